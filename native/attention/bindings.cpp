@@ -1,0 +1,116 @@
+#include "../bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "layer.h"
+#include "step.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace shoal {
+namespace {
+
+using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <typename Array>
+void require_shape(const Array& array, std::initializer_list<int64_t> shape, const char* message) {
+  require(array.ndim() == shape.size(), message);
+  size_t i = 0;
+  for (const int64_t extent : shape) require(int64_t(array.shape(i++)) == extent, message);
+}
+
+std::vector<int32_t> copy(const Ints& array, size_t ndim, const char* message) {
+  require(array.ndim() == ndim && array.size() < (size_t(1) << 31), message);
+  return {array.data(), array.data() + array.size()};
+}
+
+// Dimensions that index memory with int: refuse what would not fit.
+int extent(const Floats& array, size_t axis) {
+  require(array.shape(axis) < (size_t(1) << 31), "an array is too large");
+  return int(array.shape(axis));
+}
+
+void new_step(StepMetadata* self, const Ints& positions, const Ints& query_starts, const Ints& context_lens,
+              const Ints& block_tables, int num_blocks, int block_size, int max_context) {
+  StepArrays arrays{copy(positions, 1, "positions must have 1 dimension"),
+                    copy(query_starts, 1, "query_starts must have 1 dimension"),
+                    copy(context_lens, 1, "context_lens must have 1 dimension"),
+                    copy(block_tables, 2, "block_tables must have 2 dimensions"), int(block_tables.shape(1))};
+  require(block_tables.shape(0) == context_lens.size(), "block_tables must have one row a sequence");
+  new (self) StepMetadata(std::move(arrays), {num_blocks, block_size, max_context});
+}
+
+// The layer and the arrays that it points into.
+struct BoundLayer {
+  AttentionLayer layer;
+  Floats keys, values;
+  ConstFloats cos, sin;
+};
+
+void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
+               int rotary_dim, float scale, int window, float softcap, Floats keys, Floats values, ConstFloats cos,
+               ConstFloats sin, const std::string& isa) {
+  require(keys.ndim() == 4 && values.ndim() == 4, "keys and values must have four dimensions");
+  require(cos.ndim() == 2 && cos.shape(0) < (size_t(1) << 31), "cos and sin must be [max_context, rotary_dim / 2]");
+  const int num_blocks = extent(keys, 0), block_size = extent(keys, 3);
+  const int max_context = int(cos.shape(0));
+  require_shape(keys, {num_blocks, num_kv_heads, head_dim, block_size},
+                "keys must be [blocks, num_kv_heads, head_dim, block_size]");
+  require_shape(values, {num_blocks, num_kv_heads, block_size, head_dim},
+                "values must be [blocks, num_kv_heads, block_size, head_dim], block_size a multiple of 16");
+  require_shape(cos, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
+  require_shape(sin, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
+  const LayerView view{num_heads, num_kv_heads, head_dim,    rotary_dim,    block_size, window,
+                       scale,     softcap,      keys.data(), values.data(), cos.data(), sin.data()};
+  AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, find_kernel(isa));
+  new (self) BoundLayer{std::move(layer), std::move(keys), std::move(values), std::move(cos), std::move(sin)};
+}
+
+void run_layer(const BoundLayer& self, const ConstFloats& qkv, const Floats& out, StepMetadata& step) {
+  require_shape(qkv, {step.num_tokens(), self.layer.qkv_width()},
+                "qkv must be [rows of the step, (num_heads + 2 num_kv_heads) head_dim]");
+  require_shape(out, {step.num_tokens(), self.layer.out_width()}, "out must be [rows of the step, num_heads head_dim]");
+  const AttentionLayer::Work work = self.layer.prepare(step);
+  nb::gil_scoped_release released;
+  self.layer.run(work, {qkv.data(), out.data()});
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Kernel* kernel : supported_kernels()) names.emplace_back(kernel->name);
+  return names;
+}
+
+}  // namespace
+}  // namespace shoal
+
+void bind_attention(nb::module_& module) {
+  using namespace shoal;
+  module.def("supported_isas", &supported_isas);
+  nb::class_<ThreadPool>(module, "ThreadPool")
+      .def(nb::init<int>(), "num_threads"_a)
+      .def_prop_ro("num_threads", &ThreadPool::num_threads);
+  nb::class_<StepMetadata>(module, "StepMetadata")
+      .def("__init__", &new_step, "positions"_a.noconvert(), "query_starts"_a.noconvert(),
+           "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "num_blocks"_a, "block_size"_a, "max_context"_a)
+      .def_prop_ro("num_tokens", &StepMetadata::num_tokens)
+      .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
+  nb::class_<BoundLayer>(module, "AttentionLayer")
+      .def("__init__", &new_layer, "pool"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a, "scale"_a,
+           "window"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "cos"_a.noconvert(),
+           "sin"_a.noconvert(), "isa"_a = "")
+      .def("run", &run_layer, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg());
+}

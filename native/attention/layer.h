@@ -1,0 +1,47 @@
+// One layer's attention: spreads a call over the threads of a pool.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "../threads/thread_pool.h"
+#include "args.h"
+#include "step.h"
+
+namespace shoal {
+
+class AttentionLayer {
+ public:
+  // Throws std::invalid_argument for impossible sizes. The arrays in `view` must outlive the layer.
+  AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView& view, const CacheLimits& limits,
+                 const Kernel& kernel);
+
+  const LayerView& view() const { return view_; }
+  const CacheLimits& limits() const { return limits_; }
+  int qkv_width() const { return (view_.num_heads + 2 * view_.num_kv_heads) * view_.head_dim; }
+  int out_width() const { return view_.num_heads * view_.head_dim; }
+
+  // What `run` will do, made while the step cannot change: the cut into tiles and the number of threads.
+  struct Work {
+    StepView step;
+    const std::vector<RowRange>* appends;
+    const std::vector<RowRange>* tiles;
+    bool is_large;
+  };
+  Work prepare(StepMetadata& step) const;
+  // Rotates, appends, attends. Needs no lock of Python's.
+  void run(const Work& work, const CallView& call) const;
+
+ private:
+  int group() const { return view_.num_heads / view_.num_kv_heads; }
+  int tile_tokens() const;
+  size_t scratch_floats() const;
+  double estimate_s(const StepMetadata& step) const;
+
+  std::shared_ptr<ThreadPool> pool_;
+  LayerView view_;
+  CacheLimits limits_;
+  const Kernel& kernel_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,78 @@
+#include "step.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace shoal {
+
+StepMetadata::StepMetadata(StepArrays arrays, CacheLimits limits) : arrays_(std::move(arrays)), limits_(limits) {
+  if (limits.num_blocks < 1 || limits.max_context < 1 || limits.block_size < 1 || limits.block_size % kGroupKeys)
+    throw std::invalid_argument("blocks and context must be positive, block_size a positive multiple of 16");
+  check_rows();
+  for (int b = 0; b < num_sequences(); ++b) check_sequence(b);
+}
+
+void StepMetadata::check_rows() const {
+  const std::vector<int32_t>& starts = arrays_.query_starts;
+  const size_t sequences = arrays_.context_lens.size();
+  if (starts.size() != sequences + 1 || arrays_.block_tables.size() != sequences * size_t(arrays_.table_width))
+    throw std::invalid_argument("query_starts, context_lens and block_tables disagree on the number of sequences");
+  if (starts.front() != 0 || size_t(starts.back()) != arrays_.positions.size() ||
+      !std::is_sorted(starts.begin(), starts.end()))
+    throw std::invalid_argument("query_starts must rise from 0 to the number of rows");
+}
+
+void StepMetadata::check_sequence(int sequence) const {
+  const std::string who = "sequence " + std::to_string(sequence) + ": ";
+  const int first = arrays_.query_starts[sequence], end = arrays_.query_starts[sequence + 1];
+  const int context = arrays_.context_lens[sequence];
+  if (context < end - first || context > limits_.max_context)
+    throw std::invalid_argument(who + "context " + std::to_string(context) + " is not within its rows and " +
+                                std::to_string(limits_.max_context));
+  for (int row = first; row < end; ++row)
+    if (arrays_.positions[row] != context - (end - row))
+      throw std::invalid_argument(who + "positions are not the last ones of its context");
+  const int used = context / limits_.block_size + (context % limits_.block_size != 0);
+  const int32_t* table = arrays_.block_tables.data() + int64_t(sequence) * arrays_.table_width;
+  const auto missing = [this](int32_t block) { return block < 0 || block >= limits_.num_blocks; };
+  if (used > arrays_.table_width || std::any_of(table, table + used, missing))
+    throw std::invalid_argument(who + "its block table is too short or names a block that is not there");
+}
+
+StepView StepMetadata::view() const {
+  return {arrays_.positions.data(), arrays_.block_tables.data(), arrays_.table_width};
+}
+
+const std::vector<RowRange>& StepMetadata::ranges(int rows) {
+  const auto [entry, is_new] = ranges_.try_emplace(rows);
+  std::vector<RowRange>& found = entry->second;
+  if (!is_new) return found;
+  for (int b = 0; b < num_sequences(); ++b)
+    for (int row = arrays_.query_starts[b]; row < arrays_.query_starts[b + 1]; row += rows)
+      found.push_back({b, row, std::min(rows, arrays_.query_starts[b + 1] - row)});
+  const auto work = [this](const RowRange& range) {
+    return int64_t(range.num_rows) * (arrays_.positions[range.first_row] + 1);
+  };
+  std::stable_sort(found.begin(), found.end(),
+                   [&](const RowRange& a, const RowRange& b) { return work(a) > work(b); });
+  return found;
+}
+
+int64_t StepMetadata::num_scores(int window) const {
+  int64_t sum = 0;
+  for (const int32_t position : arrays_.positions) sum += window > 0 ? std::min(position + 1, window) : position + 1;
+  return sum;
+}
+
+int64_t StepMetadata::num_keys(int window) const {
+  int64_t sum = 0;
+  for (int b = 0; b < num_sequences(); ++b) {
+    const int rows = arrays_.query_starts[b + 1] - arrays_.query_starts[b];
+    const int context = rows > 0 ? arrays_.context_lens[b] : 0;
+    sum += window > 0 ? std::min(int64_t(context), int64_t(window) + rows) : context;
+  }
+  return sum;
+}
+
+}  // namespace shoal

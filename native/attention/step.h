@@ -1,0 +1,54 @@
+// One step's metadata, checked once and shared by all layers.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "args.h"
+
+namespace shoal {
+
+struct CacheLimits {
+  int num_blocks;
+  int block_size;
+  int max_context;
+
+  bool operator==(const CacheLimits& other) const {
+    return num_blocks == other.num_blocks && block_size == other.block_size && max_context == other.max_context;
+  }
+};
+
+struct StepArrays {
+  std::vector<int32_t> positions;     // [T]
+  std::vector<int32_t> query_starts;  // [B + 1]
+  std::vector<int32_t> context_lens;  // [B]
+  std::vector<int32_t> block_tables;  // [B, table_width]
+  int table_width;
+};
+
+class StepMetadata {
+ public:
+  // Throws std::invalid_argument for anything that would touch memory outside a sequence's own blocks.
+  StepMetadata(StepArrays arrays, CacheLimits limits);
+
+  int num_tokens() const { return int(arrays_.positions.size()); }
+  int num_sequences() const { return int(arrays_.context_lens.size()); }
+  const CacheLimits& limits() const { return limits_; }
+  StepView view() const;
+  // Rows cut into ranges of at most `rows` of one sequence, most work first. Not thread-safe.
+  const std::vector<RowRange>& ranges(int rows);
+  // Sum over rows of the keys seen, and over sequences of the keys read, where a row sees at most `window` (0: all).
+  int64_t num_scores(int window) const;
+  int64_t num_keys(int window) const;
+
+ private:
+  void check_rows() const;
+  void check_sequence(int sequence) const;
+
+  StepArrays arrays_;
+  CacheLimits limits_;
+  std::map<int, std::vector<RowRange>> ranges_;
+};
+
+}  // namespace shoal

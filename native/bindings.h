@@ -1,0 +1,7 @@
+// The parts of the Python module, one function a file.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_attention(nanobind::module_& module);
+void bind_ring(nanobind::module_& module);

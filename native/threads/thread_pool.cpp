@@ -1,0 +1,87 @@
+#include "thread_pool.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <stdexcept>
+
+#include "pause.h"
+
+namespace shoal {
+
+namespace {
+
+constexpr uint64_t kCountMask = 0xffff;  // threads at work on the open task, the caller excluded
+constexpr uint64_t kOpen = 1 << 16;      // threads may still join
+constexpr uint64_t kEpochUnit = 1 << 17;
+constexpr int kMaxThreads = 1024;
+constexpr std::chrono::microseconds kSpin(30);  // about what waking a sleeping thread costs
+
+uint64_t epoch_of(uint64_t state) { return state / kEpochUnit; }
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), owner_(getpid()) {
+  if (num_threads < 1 || num_threads > kMaxThreads)
+    throw std::invalid_argument("num_threads must be within 1 and 1024");
+  threads_ = new std::vector<std::thread>();
+  for (int i = 1; i < num_threads; ++i) threads_->emplace_back([this] { work(); });
+}
+
+ThreadPool::~ThreadPool() {
+  if (getpid() != owner_) return;
+  {
+    std::lock_guard<std::mutex> lock(sleep_mutex_);
+    stopped_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : *threads_) thread.join();
+  delete threads_;
+}
+
+void ThreadPool::run(void (*task)(void*), void* context) {
+  std::unique_lock<std::mutex> lock(caller_mutex_, std::try_to_lock);
+  if (num_threads_ == 1 || !lock.owns_lock() || getpid() != owner_) return task(context);
+  task_ = task;
+  context_ = context;
+  state_ = (epoch_of(state_) + 1) * kEpochUnit | kOpen;
+  if (sleepers_ > 0) {
+    std::lock_guard<std::mutex> sleep_lock(sleep_mutex_);
+    wake_.notify_all();
+  }
+  task(context);
+  state_ &= ~kOpen;
+  for (int spins = 0; (state_.load(std::memory_order_acquire) & kCountMask) != 0; ++spins) wait_briefly(spins);
+}
+
+bool ThreadPool::has_task(uint64_t state, uint64_t last_epoch) const {
+  return (state & kOpen) != 0 && epoch_of(state) != last_epoch;
+}
+
+void ThreadPool::work() {
+  uint64_t last_epoch = 0;
+  while (true) {
+    wait_for_task(last_epoch);
+    if (stopped_) return;
+    uint64_t state = state_;
+    if (!has_task(state, last_epoch) || !state_.compare_exchange_strong(state, state + 1)) continue;
+    last_epoch = epoch_of(state);
+    task_(context_);
+    state_ -= 1;
+  }
+}
+
+void ThreadPool::wait_for_task(uint64_t last_epoch) {
+  const auto ready = [&] { return stopped_ || has_task(state_, last_epoch); };
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  for (int spins = 0; std::chrono::steady_clock::now() < end; ++spins) {
+    if (ready()) return;
+    wait_briefly(spins);
+  }
+  std::unique_lock<std::mutex> lock(sleep_mutex_);
+  ++sleepers_;
+  wake_.wait(lock, ready);
+  --sleepers_;
+}
+
+}  // namespace shoal

@@ -1,0 +1,56 @@
+"""What load to put on a server, and the prompts it is made of."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+PromptKind = Literal["tokens", "text"]
+
+_WORDS = (
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
+    "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
+    "program", "question", "work", "government", "number", "night", "point",
+)  # fmt: skip
+"""Common words that byte-pair tokenisers keep whole, so that a word is about a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A closed loop: `concurrency` clients that each send a request, read the answer and send the next."""
+
+    base_url: str
+    """of the server, with or without /v1"""
+    model: str
+    concurrency: int
+    num_prompts: int
+    input_tokens: int = 128
+    output_tokens: int = 64
+    seed: int = 0
+    """prompts are a function of (seed, concurrency, index): no two runs of a sweep share a prefix"""
+    prompt_kind: PromptKind = "tokens"
+    """tokens: exact length as ids; text: about the length in words, for servers that take no ids"""
+    num_warmups: int = 1
+    """requests sent before the clock starts"""
+    token_id_range: tuple[int, int] = (1000, 20_000)
+    """ids are drawn from first <= id < second: inside every common vocabulary, clear of special tokens"""
+    api_key: str | None = None
+    timeout_s: float = 600.0
+    """for one request"""
+
+
+def prompts(load: Load) -> Sequence[list[int] | str]:
+    """Prompts for the warm-up and then for the run, none a prefix of another beyond chance."""
+    rng = random.Random(f"{load.seed}/{load.concurrency}")
+    return [_prompt(load, rng) for _ in range(load.num_warmups + load.num_prompts)]
+
+
+def _prompt(load: Load, rng: random.Random) -> list[int] | str:
+    match load.prompt_kind:
+        case "tokens":
+            first, end = load.token_id_range
+            return [rng.randrange(first, end) for _ in range(load.input_tokens)]
+        case "text":
+            return " ".join(rng.choices(_WORDS, k=load.input_tokens))

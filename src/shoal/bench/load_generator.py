@@ -1,0 +1,130 @@
+"""Puts a closed-loop load on an OpenAI-compatible server and measures what its clients see.
+
+Works with every server that streams /v1/completions: Shoal, vLLM, llama.cpp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import uvloop
+
+from shoal.bench.event_stream import Endpoint, parse_endpoint, post_for_events
+from shoal.bench.load import Load, prompts
+from shoal.bench.serve_report import ServeReport, summarize
+from shoal.errors import ConfigError
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Event(msgspec.Struct):
+    """The part of a chunk that matters here."""
+
+    choices: list[msgspec.Raw] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What one request came to. Mutable: filled in while it runs."""
+
+    started_s: float
+    """on time.perf_counter, as all times here"""
+    arrivals_s: list[float] = field(default_factory=list[float])
+    """of each chunk with text; a chunk is a token on all the servers named above, save where two came at once"""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    error: str | None = None
+
+    def on_event(self, data: bytes, received_s: float) -> None:
+        """Take the data of one event."""
+        if data == b"[DONE]":
+            return
+        event = _decode(data)
+        if event.choices:
+            self.arrivals_s.append(received_s)
+        if event.usage is not None:
+            self.prompt_tokens = event.usage.prompt_tokens
+            self.output_tokens = event.usage.completion_tokens
+        if event.error is not None:
+            self.error = str(event.error)
+
+
+def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) -> ServeReport:
+    """Run the load to its end in an event loop of its own.
+
+    Args:
+        on_progress: called with the number of requests that have ended.
+
+    Raises:
+        ConfigError: the load makes no sense, or the very first request fails.
+    """
+    if min(load.concurrency, load.num_prompts, load.input_tokens, load.output_tokens) < 1:
+        raise ConfigError("concurrency, number of prompts and token counts must be at least 1")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(load, on_progress or (lambda _: None)))
+
+
+async def _run(load: Load, on_progress: Callable[[int], None]) -> ServeReport:
+    endpoint = parse_endpoint(load.base_url, "/v1/completions")
+    bodies = [_body(load, prompt) for prompt in prompts(load)]
+    for body in bodies[: load.num_warmups]:
+        outcome = await _send(load, endpoint, body)
+        if outcome.error is not None:
+            raise ConfigError(f"{load.base_url} did not serve the warm-up request: {outcome.error}")
+    outcomes: list[Outcome] = []
+    queue = iter(bodies[load.num_warmups :])
+    started_s = time.perf_counter()
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(load.concurrency):
+            clients.create_task(_client(load, endpoint, queue, outcomes, on_progress))
+    return summarize(load, outcomes, duration_s=time.perf_counter() - started_s)
+
+
+async def _client(
+    load: Load, endpoint: Endpoint, queue: Iterator[bytes], outcomes: list[Outcome], on_progress: Callable[[int], None]
+) -> None:
+    for body in queue:
+        outcomes.append(await _send(load, endpoint, body))
+        on_progress(len(outcomes))
+
+
+async def _send(load: Load, endpoint: Endpoint, body: bytes) -> Outcome:
+    outcome = Outcome(started_s=time.perf_counter())
+    try:
+        async with asyncio.timeout(load.timeout_s):
+            status, answer = await post_for_events(endpoint, body, api_key=load.api_key, on_event=outcome.on_event)
+        if status != 200:
+            outcome.error = f"HTTP {status}: {answer[:500].decode(errors='replace')}"
+        elif not outcome.arrivals_s and outcome.error is None:
+            outcome.error = "the stream held no tokens"
+    except (OSError, TimeoutError, msgspec.MsgspecError) as error:
+        outcome.error = f"{type(error).__name__}: {error}"
+    outcome.output_tokens = outcome.output_tokens or len(outcome.arrivals_s)
+    outcome.prompt_tokens = outcome.prompt_tokens or load.input_tokens
+    return outcome
+
+
+def _body(load: Load, prompt: list[int] | str) -> bytes:
+    fields = {
+        "model": load.model,
+        "prompt": prompt,
+        "max_tokens": load.output_tokens,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return msgspec.json.encode(fields)

@@ -1,0 +1,84 @@
+"""Offline throughput: a closed loop of equal requests on an engine, without HTTP."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from shoal.bench.generation import Generation, generate
+from shoal.core.request import Request, RequestId
+from shoal.protocol.messages import Sampling
+from shoal.router.engine import Engine
+
+_FIRST_ORDINARY_TOKEN = 100
+"""Ids below are special tokens in most vocabularies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """What a closed loop of `concurrency` streams reached. Medians where not said otherwise."""
+
+    concurrency: int
+    num_prompts: int
+    input_tokens: int
+    output_tokens: int
+    duration_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    ttft_s: float
+    ttft_p99_s: float
+    tpot_s: float
+    tpot_p99_s: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def measure_throughput(
+    engine: Engine,
+    *,
+    vocab_size: int,
+    concurrency: int,
+    num_prompts: int,
+    input_tokens: int,
+    output_tokens: int,
+    seed: int = 0,
+    on_finished: Callable[[Generation], None] | None = None,
+) -> Throughput:
+    """Random prompts of exact length, greedy, no end token; one short warm-up round is not counted."""
+    rng = random.Random(seed)
+
+    def request(name: str, num_input: int, num_output: int) -> Request:
+        prompt = tuple(rng.randrange(_FIRST_ORDINARY_TOKEN, vocab_size) for _ in range(num_input))
+        sampling = Sampling(temperature=0.0)
+        return Request(request_id=RequestId(name), prompt_ids=prompt, max_tokens=num_output, sampling=sampling)
+
+    generate(engine, [request(f"warm-{i}", input_tokens, 4) for i in range(concurrency)], concurrency=concurrency)
+    requests = [request(f"prompt-{i}", input_tokens, output_tokens) for i in range(num_prompts)]
+    started_s = time.perf_counter()
+    results = generate(engine, requests, concurrency=concurrency, on_finished=on_finished)
+    duration_s = time.perf_counter() - started_s
+    num_output = sum(len(result.token_ids) for result in results)
+    ttfts_s = sorted(result.ttft_s for result in results)
+    tpots_s = sorted(result.tpot_s for result in results)
+    return Throughput(
+        concurrency=concurrency,
+        num_prompts=num_prompts,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        duration_s=duration_s,
+        output_tokens_per_s=num_output / duration_s,
+        total_tokens_per_s=(num_output + input_tokens * num_prompts) / duration_s,
+        ttft_s=statistics.median(ttfts_s),
+        ttft_p99_s=_percentile(ttfts_s, 0.99),
+        tpot_s=statistics.median(tpots_s),
+        tpot_p99_s=_percentile(tpots_s, 0.99),
+    )
+
+
+def _percentile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

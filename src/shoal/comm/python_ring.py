@@ -1,0 +1,87 @@
+"""The shared-memory ring without a compiler: the same memory layout, polled with growing sleeps instead of a futex.
+
+Relies on stores becoming visible in program order, as on x86-64 (Intel SDM volume 3, section 9.2.2).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable
+
+from typing_extensions import Buffer
+
+HEADER_BYTES = 4096
+_COUNTER = struct.Struct("<Q")
+_WRITTEN, _READ, _CLOSED = 0, 64, 256
+"""Offsets within the header page, those of the native ring."""
+_SHORTEST_SLEEP_S = 20e-6
+_LONGEST_SLEEP_S = 1e-3
+
+
+class PythonRing:
+    """One writer, one reader, a ring of bytes."""
+
+    def __init__(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        if size <= HEADER_BYTES:
+            raise ValueError("not a ring: too small")
+        self._memory = mmap.mmap(fd, size)
+        self._capacity = size - HEADER_BYTES
+
+    @property
+    def closed(self) -> bool:
+        """Whether either end has closed."""
+        return self._memory[_CLOSED] != 0
+
+    def close(self) -> None:
+        """Tell the other end. What was written can still be read."""
+        self._memory[_CLOSED] = 1
+
+    def write(self, source: Buffer, timeout_s: float) -> int:
+        """Bytes of `source` written within timeout_s; fewer than all on a time-out or a closed ring."""
+        view, done, deadline_s = memoryview(source).cast("B"), 0, time.monotonic() + timeout_s
+        while done < len(view) and _wait(lambda: self._space() > 0 or self.closed, deadline_s) and not self.closed:
+            written = self._counter(_WRITTEN)
+            at = written % self._capacity
+            count = min(self._space(), len(view) - done, self._capacity - at)
+            self._memory[HEADER_BYTES + at : HEADER_BYTES + at + count] = view[done : done + count]
+            _COUNTER.pack_into(self._memory, _WRITTEN, written + count)
+            done += count
+        return done
+
+    def read_into(self, target: Buffer, timeout_s: float) -> int:
+        """Bytes read into `target` within timeout_s; fewer than all on a time-out or a closed, empty ring."""
+        view, done, deadline_s = memoryview(target).cast("B"), 0, time.monotonic() + timeout_s
+        while done < len(view) and _wait(lambda: self._available() > 0 or self.closed, deadline_s):
+            read = self._counter(_READ)
+            at = read % self._capacity
+            count = min(self._available(), len(view) - done, self._capacity - at)
+            if count == 0:
+                break
+            view[done : done + count] = self._memory[HEADER_BYTES + at : HEADER_BYTES + at + count]
+            _COUNTER.pack_into(self._memory, _READ, read + count)
+            done += count
+        return done
+
+    def _counter(self, offset: int) -> int:
+        return _COUNTER.unpack_from(self._memory, offset)[0]
+
+    def _available(self) -> int:
+        return self._counter(_WRITTEN) - self._counter(_READ)
+
+    def _space(self) -> int:
+        return self._capacity - self._available()
+
+
+def _wait(ready: Callable[[], bool], deadline_s: float) -> bool:
+    """Poll with growing sleeps. False when the deadline passed first."""
+    sleep_s = _SHORTEST_SLEEP_S
+    while not ready():
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(sleep_s)
+        sleep_s = min(2 * sleep_s, _LONGEST_SLEEP_S)
+    return True

@@ -1,0 +1,27 @@
+"""What a user can ask for when a model is loaded, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchConfig:
+    """How to load and split a model."""
+
+    model: str
+    """a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME"""
+    split: str = "1"
+    """such as `pp=2`, `pp=10:20`, `dp=2,pp=2`; `1` for none"""
+    precision: str = "auto"
+    """auto | fp32 | int8 | int4"""
+    threads: int | None = None
+    """compute threads per worker; None shares the machine's cores evenly"""
+    max_seqs: int = 32
+    """sequences of one replica that may run at once, >= 1"""
+    kv_memory_bytes: int | None = None
+    """KV cache of all replicas together; None takes half of the memory that the weights leave"""
+    max_context: int | None = None
+    """longest sequence in tokens; None takes the model's own"""
+    max_step_tokens: int = 512
+    """rows of the largest flat batch, >= 1"""

@@ -1,0 +1,76 @@
+"""A plan: which worker runs which layers. Plain data; the planner makes it, everything below obeys it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """The planner's atom: an embedding, one decoder layer or the head."""
+
+    name: str
+    """`embedding`, `layer.N` or `head`"""
+    weight_bytes: int
+    """resident bytes at the plan's precision"""
+    flops_per_token: float
+    """floating-point operations (2 per multiply-add) for one token, attention over the context excluded"""
+    kv_bytes_per_token: int
+    """bytes of KV cache that one token of context takes in this block"""
+    output_bytes_per_token: int
+    """bytes that cross a cut placed after this block, per token"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One worker and its contiguous layers."""
+
+    first_layer: int
+    last_layer: int
+    """exclusive"""
+    threads: int
+    """compute threads of this worker"""
+    cores: tuple[int, ...]
+    """CPU ids the worker is pinned to; empty: not pinned"""
+    weight_bytes: int
+    kv_bytes: int
+
+    @property
+    def num_layers(self) -> int:
+        return self.last_layer - self.first_layer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaPlan:
+    """A pipeline of stages that together hold one whole model. The first owns the embedding, the last the head."""
+
+    stages: tuple[StagePlan, ...]
+    num_blocks: int
+    """KV blocks, the same number in every stage"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole decision."""
+
+    model: str
+    """as the user named it"""
+    split: str
+    """canonical split, such as `dp=2,pp=15:15`; `1` for none"""
+    precision: str
+    """auto | fp32 | int8 | int4"""
+    block_size: int
+    """tokens in a KV block"""
+    max_context: int
+    """longest sequence, prompt and output together, in tokens"""
+    max_step_tokens: int
+    """rows of the largest flat batch"""
+    max_seqs: int
+    """sequences of one replica that may run at once"""
+    replicas: tuple[ReplicaPlan, ...]
+    wide_kernels: bool = False
+    """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
+
+    @property
+    def num_workers(self) -> int:
+        return sum(len(replica.stages) for replica in self.replicas)

@@ -1,0 +1,84 @@
+"""Which KV block already holds which tokens: full blocks, found by a digest chained over everything before them.
+
+A block's digest covers its own tokens and its predecessor's digest, so equal digests mean equal contexts from the first
+token on. Source: the idea of hash-chained blocks is vLLM's automatic prefix caching; eviction is least recently used.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+DIGEST_BYTES = 16
+"""128 bits: among 2**32 blocks the chance of any two colliding is below 2**-64 (birthday bound)."""
+
+
+def extend_digests(digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int) -> None:
+    """Append the digests of the full blocks up to `num_full_blocks` that `digests` lacks.
+
+    Mutates: `digests`.
+    """
+    parent = digests[-1] if digests else b""
+    for block in range(len(digests), num_full_blocks):
+        tokens = token_ids[block * block_size : (block + 1) * block_size].tobytes()
+        parent = blake2b(parent + tokens, digest_size=DIGEST_BYTES).digest()
+        digests.append(parent)
+
+
+class PrefixIndex:
+    """Digest -> block, and the order in which unreferenced cached blocks are given up."""
+
+    __slots__ = ("_block_of", "_digest_of", "_unreferenced")
+
+    def __init__(self) -> None:
+        self._block_of: dict[bytes, int] = {}
+        self._digest_of: dict[int, bytes] = {}
+        self._unreferenced: OrderedDict[int, None] = OrderedDict()
+        """least recently used first"""
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks in the index, referenced or not."""
+        return len(self._digest_of)
+
+    @property
+    def num_evictable(self) -> int:
+        """Blocks in the index that no sequence references."""
+        return len(self._unreferenced)
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._digest_of
+
+    def lookup(self, digests: Sequence[bytes]) -> list[int]:
+        """The blocks of the longest indexed prefix of the chain, in order."""
+        found: list[int] = []
+        for digest in digests:
+            block = self._block_of.get(digest)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def register(self, digest: bytes, block: int) -> bool:
+        """Enter a referenced, fully computed block; False where its tokens or the block itself are already in."""
+        if digest in self._block_of or block in self._digest_of:
+            return False
+        self._block_of[digest] = block
+        self._digest_of[block] = digest
+        return True
+
+    def retire(self, block: int) -> None:
+        """Its last reference is gone: keep it, as the most recently used one."""
+        self._unreferenced[block] = None
+
+    def revive(self, block: int) -> None:
+        """It is referenced again and may not be evicted."""
+        del self._unreferenced[block]
+
+    def evict(self) -> int:
+        """Forget the least recently used unreferenced block and hand it over. There must be one."""
+        block, _ = self._unreferenced.popitem(last=False)
+        del self._block_of[self._digest_of.pop(block)]
+        return block

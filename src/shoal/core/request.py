@@ -1,0 +1,56 @@
+"""A language-model request and what comes back for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+from shoal.protocol.messages import Sampling, TokenLogprobs
+
+RequestId = NewType("RequestId", str)
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sequence to generate. `n` choices of an API call are n requests with different seeds."""
+
+    request_id: RequestId
+    prompt_ids: tuple[int, ...]
+    """at least one token"""
+    max_tokens: int
+    """output tokens at most, >= 1"""
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_token_ids: frozenset[int] = frozenset()
+    """ends the request; the stop token itself is counted and reported, its text is the caller's to hide"""
+    targets: tuple[int, ...] = ()
+    """teacher forcing: the output tokens to take instead of drawing them, at most max_tokens (scoring, verification)"""
+    want_logits: bool = False
+    """return the raw logits of every output position (verification)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenProduced:
+    """One more output token of a request, in order, each exactly once."""
+
+    request_id: RequestId
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+    logits: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFinished:
+    """The last event of a request, exactly once."""
+
+    request_id: RequestId
+    reason: FinishReason
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int = 0
+    """prompt tokens taken from the prefix index instead of being computed"""
+    message: str = ""
+    """why, where reason is `error`"""
+
+
+Output = TokenProduced | RequestFinished

@@ -1,0 +1,84 @@
+"""Everything one scheduler knows."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from shoal.core.kv_cache import KvCache
+from shoal.core.request import RequestId
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.sequence import Sequence
+from shoal.core.step_builder import StepInFlight
+from shoal.core.waiting_queue import WaitingQueue
+from shoal.protocol.messages import Generation, StepId
+
+
+class SchedulerState:
+    """A live sequence waits or runs; a running one is prefilling, ready, or has all its known rows in flight."""
+
+    __slots__ = (
+        "config",
+        "generation",
+        "in_flight",
+        "is_fenced",
+        "kv",
+        "next_arrival",
+        "next_step_id",
+        "num_preemptions",
+        "prefilling",
+        "prefix_hit_tokens",
+        "prefix_query_tokens",
+        "ready",
+        "running",
+        "sequences",
+        "waiting",
+    )
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.generation = Generation(config.generation)
+        self.is_fenced = False
+        """the workers are lost and not yet rebuilt: no step is sent"""
+        self.kv = KvCache(num_blocks=config.num_blocks, block_size=config.block_size)
+        self.sequences: dict[RequestId, Sequence] = {}
+        """every live request"""
+        self.waiting = WaitingQueue()
+        self.running: dict[RequestId, Sequence] = {}
+        """those that hold KV blocks"""
+        self.prefilling: Sequence | None = None
+        """the one running sequence that has prompt rows left to schedule"""
+        self.ready: deque[Sequence] = deque()
+        """running sequences whose next decode row can be scheduled, longest ready first"""
+        self.in_flight: dict[StepId, StepInFlight] = {}
+        """oldest first"""
+        self.next_step_id = 0
+        self.next_arrival = 0
+        self.num_preemptions = 0
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+
+    @property
+    def num_decoding(self) -> int:
+        """Running sequences past their prompt, or whose last prompt rows are in flight."""
+        return len(self.running) - (self.prefilling is not None)
+
+    def stop_running(self, sequence: Sequence) -> None:
+        """Take it out of the running ones. Its blocks are the caller's to release."""
+        del self.running[sequence.request.request_id]
+        if self.prefilling is sequence:
+            self.prefilling = None
+        elif sequence in self.ready:
+            self.ready.remove(sequence)
+
+    def fence(self) -> None:
+        """Forget the workers and all that they held; every live request waits to be recomputed."""
+        self.generation = Generation(self.generation + 1)
+        self.is_fenced = True
+        self.in_flight.clear()
+        self.ready.clear()
+        self.running.clear()
+        self.prefilling = None
+        self.kv = KvCache(num_blocks=self.config.num_blocks, block_size=self.config.block_size)
+        for sequence in self.sequences.values():
+            sequence.restart()
+        self.waiting.replace(self.sequences.values())

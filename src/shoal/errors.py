@@ -1,0 +1,71 @@
+"""Every error Shoal raises on purpose.
+
+ShoalError
+├── ConfigError            a flag, file or plan that cannot mean anything (CLI exit code 2)
+├── ModelLoadError         a model file that is missing, broken or of an unknown kind
+├── CapacityError          it would be right, but there is not enough memory or queue
+├── ProtocolError          bytes that break the wire format
+│   ├── LocalProtocolError     we were about to send them
+│   └── RemoteProtocolError    a peer sent them
+├── WorkerLost             a worker died, hung past its deadline or closed its link
+└── RequestError           one request cannot be served; the engine goes on
+    ├── InvalidRequest         the request itself is wrong
+    ├── RequestCancelled       the client went away
+    └── DeadlineExceeded       it did not finish in the time it was given
+
+HTTP status codes belong to the server and exit codes to the CLI; nothing here knows either.
+"""
+
+from __future__ import annotations
+
+
+class ShoalError(Exception):
+    """Base of the tree. The message is one line that names the thing and the way out."""
+
+
+class ConfigError(ShoalError):
+    """A flag, file or plan that cannot mean anything."""
+
+
+class ModelLoadError(ShoalError):
+    """A model file that is missing, broken or of an unknown kind."""
+
+
+class CapacityError(ShoalError):
+    """The request is right, but memory or queue space does not suffice."""
+
+
+class ProtocolError(ShoalError):
+    """Bytes that break the wire format."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This process was about to send bytes that break the wire format."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer sent bytes that break the wire format."""
+
+
+class WorkerLost(ShoalError):
+    """A worker died, hung past its deadline or closed its link."""
+
+
+class RequestError(ShoalError):
+    """One request cannot be served; the engine goes on."""
+
+
+class InvalidRequest(RequestError):
+    """The request itself is wrong. `param` names the offending field where there is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class RequestCancelled(RequestError):
+    """The client went away."""
+
+
+class DeadlineExceeded(RequestError):
+    """The request did not finish in the time it was given."""

@@ -1,0 +1,187 @@
+"""The header of a GGUF file: metadata and where each tensor lies, without reading any tensor or tokenizer array.
+
+The gguf package's reader builds a Python object for every token, seconds for a large vocabulary; every worker opens
+the file, so long arrays are only stepped over here and decoded when asked for.
+Source: GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
+
+from shoal.errors import ModelLoadError
+from shoal.model.weights import U8
+
+VERSIONS = (2, 3)
+SCALAR_FORMATS = {
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.BOOL: "<?",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT64: "<d",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """Where a tensor lies. `shape` has the row length last, the reverse of the file's order."""
+
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    start_bytes: int
+    row_bytes: int
+
+    @property
+    def num_rows(self) -> int:
+        return prod(self.shape[:-1])
+
+    @property
+    def stop_bytes(self) -> int:
+        return self.start_bytes + self.num_rows * self.row_bytes
+
+
+class GgufHeader:
+    """A GGUF file whose header is parsed and whose tensors are mapped, not read.
+
+    Raises:
+        ModelLoadError: not a GGUF file, of another version or byte order, or shorter than its header says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, Any] = {}
+        """scalars and strings by key; arrays are read with `array`"""
+        self.tensors: dict[str, TensorInfo] = {}
+        self._array_starts: dict[str, int] = {}
+        self._position = self._header_bytes = 0
+        try:
+            with path.open("rb") as file:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(f"{path}: cannot be read ({error})") from error
+        try:
+            self._parse()
+        except (struct.error, IndexError, ValueError, OverflowError) as error:
+            raise ModelLoadError(f"{path}: the GGUF header is corrupt near byte {self._position} ({error})") from error
+        self._check_size()
+
+    def array(self, key: str) -> list[Any] | None:
+        """An array of the metadata, decoded now; None where the file has none of that name."""
+        if key not in self._array_starts:
+            return None
+        self._position = self._array_starts[key]
+        return self._read_array()
+
+    def digest(self) -> str:
+        """SHA-256 of the whole header: the same for two files whose metadata and tensor layout are the same."""
+        return hashlib.sha256(memoryview(self._data)[: self._header_bytes]).hexdigest()
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> U8:
+        """The bytes [rows, row_bytes] of some rows of a tensor: a view of the file. Valid until this is dropped."""
+        tensor = self.tensors[name]
+        data = np.frombuffer(self._data, np.uint8, tensor.num_rows * tensor.row_bytes, tensor.start_bytes)
+        return data.reshape(tensor.num_rows, tensor.row_bytes)[start:stop]
+
+    def _parse(self) -> None:
+        if self._data[:4] != b"GGUF":
+            raise ModelLoadError(f"{self.path}: not a GGUF file (it does not begin with the bytes 'GGUF')")
+        self._position = 4
+        version = self._scalar("<I")
+        if version not in VERSIONS:
+            raise ModelLoadError(f"{self.path}: GGUF version {version} is not supported, only little-endian 2 and 3")
+        num_tensors, num_keys = self._scalar("<Q"), self._scalar("<Q")
+        for _ in range(num_keys):
+            self._read_key()
+        infos = [self._read_tensor_info() for _ in range(num_tensors)]
+        self._header_bytes = self._position
+        alignment = self.metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        data_start = -(-self._position // alignment) * alignment
+        for name, kind, shape, offset in infos:
+            self.tensors[name] = self._place(name, kind, shape, data_start + offset)
+
+    def _scalar(self, form: str) -> Any:
+        (value,) = struct.unpack_from(form, self._data, self._position)
+        self._position += struct.calcsize(form)
+        return value
+
+    def _string(self) -> str:
+        length = self._scalar("<Q")
+        if length > len(self._data) - self._position:
+            raise ValueError(f"a string of {length} bytes")
+        start = self._position
+        self._position += length
+        return self._data[start : self._position].decode("utf-8", errors="replace")
+
+    def _read_key(self) -> None:
+        key = self._string()
+        kind = GGUFValueType(self._scalar("<I"))
+        if kind == GGUFValueType.ARRAY:
+            self._array_starts[key] = self._position
+            self._skip_array()
+        else:
+            self.metadata[key] = self._value(kind)
+
+    def _value(self, kind: GGUFValueType) -> Any:
+        return self._string() if kind == GGUFValueType.STRING else self._scalar(SCALAR_FORMATS[kind])
+
+    def _array_head(self) -> tuple[GGUFValueType, int]:
+        kind, count = GGUFValueType(self._scalar("<I")), self._scalar("<Q")
+        if kind == GGUFValueType.ARRAY:
+            raise ValueError("an array of arrays")
+        if count > len(self._data) - self._position:
+            raise ValueError(f"an array of {count} items")
+        return kind, count
+
+    def _skip_array(self) -> None:
+        kind, count = self._array_head()
+        if kind != GGUFValueType.STRING:
+            self._position += count * struct.calcsize(SCALAR_FORMATS[kind])
+            return
+        position, data, unpack = self._position, self._data, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            position += 8 + unpack(data, position)[0]
+        self._position = position
+
+    def _read_array(self) -> list[Any]:
+        kind, count = self._array_head()
+        return [self._value(kind) for _ in range(count)]
+
+    def _read_tensor_info(self) -> tuple[str, int, tuple[int, ...], int]:
+        name, num_dims = self._string(), self._scalar("<I")
+        if num_dims > 8:
+            raise ValueError(f"tensor {name!r} of {num_dims} dimensions")
+        dims = [self._scalar("<Q") for _ in range(num_dims)]
+        return name, self._scalar("<I"), tuple(reversed(dims)) or (1,), self._scalar("<Q")
+
+    def _place(self, name: str, kind_number: int, shape: tuple[int, ...], start: int) -> TensorInfo:
+        try:
+            kind = GGMLQuantizationType(kind_number)
+        except ValueError:
+            raise ModelLoadError(f"{self.path}: tensor {name!r} has the unknown GGML type {kind_number}") from None
+        block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+        if shape[-1] % block_weights:
+            raise ValueError(f"tensor {name!r}: rows of {shape[-1]} do not divide into {kind.name} blocks")
+        return TensorInfo(kind=kind, shape=shape, start_bytes=start, row_bytes=shape[-1] // block_weights * block_bytes)
+
+    def _check_size(self) -> None:
+        expected = max((tensor.stop_bytes for tensor in self.tensors.values()), default=0)
+        if expected > len(self._data):
+            raise ModelLoadError(
+                f"{self.path}: truncated: its tensors need {expected} bytes, the file has {len(self._data)}; "
+                "download it again"
+            )

@@ -1,0 +1,171 @@
+"""A small vocabulary for building ONNX graphs: linear layers at any precision, norms, activations.
+
+Shapes: T tokens, D hidden, K input features, N output features, G = K / BLOCK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from shoal.errors import ModelLoadError
+from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
+
+_OPSET = 21
+_IR_VERSION = 10
+_PROTOBUF_LIMIT_BYTES = 2**31 - 1
+"""Source: protobuf's documented limit on one serialized message."""
+_FP32_COMPUTE, _INT8_COMPUTE = 0, 4
+"""MatMulNBits `accuracy_level`: fp32 activations, or 8-bit ones by block. Source: ONNX Runtime contrib operators."""
+
+
+class GraphBuilder:
+    """Collects nodes and weights of one segment, then serializes them. Methods return the name of their result."""
+
+    def __init__(self, name: str, inputs: dict[str, int], outputs: dict[str, int]) -> None:
+        """`inputs` and `outputs` map names to widths: every value is fp32 [T, width]."""
+        self._name = name
+        self._inputs = inputs
+        self._outputs = outputs
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        self._weight_bytes = 0
+        self._block_sums: dict[str, str] = {}
+        self._int4_compute_levels: list[onnx.AttributeProto] = []
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights so far."""
+        return self._weight_bytes
+
+    def node(
+        self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: object
+    ) -> str:
+        """Append a node; names its single output unless `outputs` are given. Returns the first output."""
+        names = list(outputs) or [f"{op}_{len(self._nodes)}"]
+        self._nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
+        return names[0]
+
+    def constant(self, values: npt.NDArray[np.generic]) -> str:
+        """A weight or shape."""
+        name = f"w{len(self._initializers)}"
+        self._weight_bytes += values.nbytes
+        if self._weight_bytes > _PROTOBUF_LIMIT_BYTES:
+            raise ModelLoadError(f"{self._name} holds more than 2 GB of weights; use --precision int8 or int4")
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def linear(self, x: str, weights: Sequence[Weight | None], bias: npt.NDArray[np.float32] | None = None) -> str:
+        """x [T, K] times each weight transposed, side by side: [T, sum of N]."""
+        parts = [self._matmul(x, weight) for weight in weights if weight is not None]
+        y = parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=-1)
+        return y if bias is None else self.node("Add", [y, self.constant(bias)])
+
+    def rms_norm(self, x: str, weight: npt.NDArray[np.float32], epsilon: float) -> str:
+        """x / rms(x) * weight over the last dim. Source: arXiv 1910.07467."""
+        return self.node("SimplifiedLayerNormalization", [x, self.constant(weight)], epsilon=epsilon, axis=-1)
+
+    def add_then_norm(self, x: str, skip: str, weight: npt.NDArray[np.float32], epsilon: float) -> tuple[str, str]:
+        """The residual sum x + skip and its RMS norm, in one operator. Returns (sum, norm)."""
+        total, norm = f"sum_{len(self._nodes)}", f"norm_{len(self._nodes)}"
+        self.node(
+            "SkipSimplifiedLayerNormalization",
+            [x, skip, self.constant(weight)],
+            domain="com.microsoft",
+            outputs=[norm, "", "", total],
+            epsilon=epsilon,
+        )
+        return total, norm
+
+    def split(self, x: str, widths: Sequence[int]) -> list[str]:
+        """Cut the last dim into pieces of these widths."""
+        names = [f"split_{len(self._nodes)}_{i}" for i in range(len(widths))]
+        self.node("Split", [x, self.constant(np.array(widths, np.int64))], outputs=names, axis=-1)
+        return names
+
+    def head_norm(self, x: str, num_heads: int, weight: npt.NDArray[np.float32], epsilon: float) -> str:
+        """RMS norm of every head of x [T, num_heads * head_dim] by itself."""
+        head_dim = weight.shape[0]
+        heads = self.node("Reshape", [x, self.constant(np.array([0, num_heads, head_dim], np.int64))])
+        normed = self.rms_norm(heads, weight, epsilon)
+        return self.node("Reshape", [normed, self.constant(np.array([0, num_heads * head_dim], np.int64))])
+
+    def activation(self, kind: str, x: str) -> str:
+        """silu or tanh-approximated gelu."""
+        if kind == "silu":
+            return self.node("QuickGelu", [x], domain="com.microsoft", alpha=1.0)
+        return self.node("Gelu", [x], approximate="tanh")
+
+    def softcap(self, x: str, cap: float) -> str:
+        """cap * tanh(x / cap)."""
+        factor = self.constant(np.array(cap, np.float32))
+        return self.node("Mul", [self.node("Tanh", [self.node("Div", [x, factor])]), factor])
+
+    def output(self, name: str, value: str) -> None:
+        """Give a result its output name."""
+        self.node("Identity", [value], outputs=[name])
+
+    def serialize_wide(self) -> bytes | None:
+        """The same model for wide batches: 4-bit matrices meet fp32 activations. None where there are none.
+
+        Exact and, from about 32 rows on, faster: the matrix is widened once for all rows. With 8-bit matrices ONNX
+        Runtime has no fast kernel for that. Source: benchmarks/results, section wide batches.
+        """
+        if not self._int4_compute_levels:
+            return None
+        for level in self._int4_compute_levels:
+            level.i = _FP32_COMPUTE
+        model = self.serialize()
+        for level in self._int4_compute_levels:
+            level.i = _INT8_COMPUTE
+        return model
+
+    def serialize(self) -> bytes:
+        """The finished model for narrow batches: quantized matrices meet 8-bit activations."""
+
+        def values(widths: dict[str, int]) -> list[onnx.ValueInfoProto]:
+            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["T", w]) for n, w in widths.items()]
+
+        graph = helper.make_graph(
+            self._nodes, self._name, values(self._inputs), values(self._outputs), self._initializers
+        )
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
+
+    def _matmul(self, x: str, weight: Weight) -> str:
+        match weight:
+            case DenseWeight():
+                return self.node("MatMul", [x, self.constant(weight.values_NK.T)])
+            case BlockWeight():
+                return self._block_matmul(x, weight)
+
+    def _block_matmul(self, x: str, weight: BlockWeight) -> str:
+        """Symmetric blocks through MatMulNBits; offsets as (block sums of x) times offsets, added in the same GEMM."""
+        num_out, num_in = weight.shape
+        y = self.node(
+            "MatMulNBits",
+            [x, self.constant(weight.q_NGB), self.constant(weight.scales_NG.reshape(-1))],
+            domain="com.microsoft",
+            K=num_in,
+            N=num_out,
+            bits=weight.bits,
+            block_size=BLOCK,
+            accuracy_level=_INT8_COMPUTE,
+        )
+        if weight.bits == 4:
+            self._int4_compute_levels += [a for a in self._nodes[-1].attribute if a.name == "accuracy_level"]
+        if weight.offsets_NG is None:
+            return y
+        return self.node("Gemm", [self._sums(x, num_in), self.constant(weight.offsets_NG.T), y])
+
+    def _sums(self, x: str, num_in: int) -> str:
+        """Sum of every block of BLOCK values of x: [T, G]."""
+        if x not in self._block_sums:
+            blocks = self.node("Reshape", [x, self.constant(np.array([0, num_in // BLOCK, BLOCK], np.int64))])
+            axes = self.constant(np.array([2], np.int64))
+            self._block_sums[x] = self.node("ReduceSum", [blocks, axes], keepdims=0)
+        return self._block_sums[x]

@@ -1,0 +1,76 @@
+"""The memory of a stage's paged KV cache: one key and one value array a layer, cut into blocks of tokens.
+
+Which block belongs to whom is decided by `core.kv_blocks`; this is only the memory. The layout inside a block serves
+the kernel: keys are stored with the token axis last, so that the scores of neighbouring tokens are one vector.
+
+Shapes: N blocks, H kv heads, D head_dim, S block_size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.model.decoder_config import DecoderConfig
+
+F32 = npt.NDArray[np.float32]
+
+BLOCK_SIZE_MULTIPLE = 16
+"""Tokens; the kernel scores 16 keys at a time. Source: one AVX-512 register of fp32."""
+ALIGNMENT_BYTES = 64
+"""Start of every array: one cache line, so that no vector load crosses two."""
+
+
+def kv_bytes_per_token(config: DecoderConfig, num_layers: int) -> int:
+    """Bytes of KV cache that one token of context takes in `num_layers` layers (fp32 keys and values)."""
+    return num_layers * 2 * config.num_kv_heads * config.head_dim * np.dtype(np.float32).itemsize
+
+
+class KvStorage:
+    """Zeroed keys and values of a contiguous range of layers. Pages are taken from the system when first written."""
+
+    def __init__(
+        self, config: DecoderConfig, *, first_layer: int, last_layer: int, num_blocks: int, block_size: int
+    ) -> None:
+        """Layers `first_layer` to `last_layer` (exclusive), each with `num_blocks` blocks of `block_size` tokens.
+
+        Raises: ValueError for an impossible size, MemoryError where the system refuses it.
+        """
+        if not 0 <= first_layer <= last_layer <= config.num_layers:
+            raise ValueError(f"layers {first_layer}:{last_layer} are not within the model's {config.num_layers}")
+        if num_blocks < 1 or block_size < 1 or block_size % BLOCK_SIZE_MULTIPLE:
+            raise ValueError(f"{num_blocks} blocks of {block_size} tokens: need blocks of a multiple of 16 tokens")
+        heads, dim = config.num_kv_heads, config.head_dim
+        layers = range(first_layer, last_layer)
+        self._first_layer = first_layer
+        self._keys = [_aligned_zeros((num_blocks, heads, dim, block_size)) for _ in layers]
+        self._values = [_aligned_zeros((num_blocks, heads, block_size, dim)) for _ in layers]
+
+    def keys(self, layer: int) -> F32:
+        """Keys of a layer, counted over the whole model. Shapes: [N, H, D, S]."""
+        return self._keys[self._index(layer)]
+
+    def values(self, layer: int) -> F32:
+        """Values of a layer, counted over the whole model. Shapes: [N, H, S, D]."""
+        return self._values[self._index(layer)]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes reserved; resident memory grows towards it as blocks are used."""
+        return sum(array.nbytes for array in (*self._keys, *self._values))
+
+    def _index(self, layer: int) -> int:
+        index = layer - self._first_layer
+        if not 0 <= index < len(self._keys):
+            raise ValueError(f"layer {layer} is not stored here (first {self._first_layer}, {len(self._keys)} layers)")
+        return index
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> F32:
+    """Zeros at a cache-line boundary; np.zeros takes fresh pages from calloc, which are not touched before use."""
+    num_bytes = math.prod(shape) * np.dtype(np.float32).itemsize
+    raw = np.zeros(num_bytes + ALIGNMENT_BYTES, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    return raw[start : start + num_bytes].view(np.float32).reshape(shape)

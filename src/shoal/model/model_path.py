@@ -1,0 +1,81 @@
+"""From what the user calls a model to the file or directory that holds it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from shoal.errors import ConfigError, ModelLoadError
+
+FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
+NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja")
+"""of a Hugging Face repository; the same weights often lie beside them in other formats"""
+
+
+def resolve_model(model: str) -> Path:
+    """A .gguf file or a directory with config.json; downloads `hf:` models that are not in the local cache.
+
+    Raises:
+        ConfigError: the name cannot mean a model.
+        ModelLoadError: it can, but the model is not there, or is of another kind.
+    """
+    kind, colon, name = model.partition(":")
+    if colon and kind == "pkg":
+        return _in_package(name)
+    if colon and kind == "hf":
+        return _from_hub(name)
+    return _checked(Path(model).expanduser(), model)
+
+
+def _checked(path: Path, model: str) -> Path:
+    if not model or not path.exists():
+        raise ModelLoadError(f"model {model!r} does not exist; a model is {FORMS}")
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            raise ModelLoadError(f"{path} is only the weights of a model; give the directory that holds config.json")
+        if path.suffix != ".gguf":
+            raise ModelLoadError(f"{path} is not a .gguf file; a model is {FORMS}")
+        return path
+    if (path / "config.json").exists():
+        return path
+    inside = sorted(path.glob("*.gguf"))
+    hint = f"; it holds {inside[0].name}, give that file" if inside else ""
+    raise ModelLoadError(f"{path} has no config.json{hint}")
+
+
+def _in_package(name: str) -> Path:
+    """A model file inside an installed package, found without running the package's code."""
+    module = name.replace("-", "_")
+    if not module.isidentifier():
+        raise ConfigError(f"pkg:{name} does not name a Python package")
+    spec = find_spec(module)
+    if spec is None:
+        raise ModelLoadError(
+            f"package {name!r} is not installed; install it with: pip install {name.replace('_', '-')}"
+        )
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    gguf_files = [path for root in roots for path in root.rglob("*.gguf")]
+    if gguf_files:
+        return max(gguf_files, key=lambda path: path.stat().st_size)
+    directories = sorted(path.parent for root in roots for path in root.rglob("config.json"))
+    if directories:
+        return directories[0]
+    raise ModelLoadError(f"package {name!r} holds no model: neither a .gguf file nor a config.json")
+
+
+def _from_hub(name: str) -> Path:
+    parts = name.split("/")
+    is_file = len(parts) > 2 and name.endswith(".gguf")
+    if not all(parts) or (len(parts) != 2 and not is_file):
+        raise ConfigError(f"hf:{name} is neither hf:org/name nor hf:org/name/file.gguf")
+    repository = "/".join(parts[:2])
+    import huggingface_hub as hub
+
+    try:
+        if is_file:
+            return Path(hub.hf_hub_download(repository, "/".join(parts[2:])))
+        directory = Path(hub.snapshot_download(repository, allow_patterns=list(NEEDED_FILES)))
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelLoadError(f"hf:{name} is not in the local cache and cannot be downloaded: {reason}") from error
+    return _checked(directory, f"hf:{name}")

@@ -1,0 +1,173 @@
+"""What the head and its workers say to each other: typed, versioned, no pickle.
+
+A step is described in full every time (tokens, positions, block tables, sampling). Workers keep no state about
+requests, only the KV blocks themselves, so a lost worker takes no decision with it. Integer arrays travel as
+little-endian int32 bytes.
+
+Shapes: T tokens in the flat batch, B sequences, M block-table width, R rows to sample, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+StepId = NewType("StepId", int)
+Generation = NewType("Generation", int)
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """How the next token is drawn from the logits; OpenAI's and vLLM's parameters of the same names."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus mass in (0, 1]."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Drop tokens less likely than min_p times the most likely one; in [0, 1]."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of every token already generated; in [-2, 2]."""
+    frequency_penalty: float = 0.0
+    """Subtracted per occurrence from the logit of every token already generated; in [-2, 2]."""
+    seed: int = 0
+    """Key of the random stream; with the token index it determines every draw. 0 <= seed < 2**63."""
+    num_logprobs: int | None = None
+    """None: no log-probabilities; n >= 0: the chosen token's and the n most likely tokens' log-probabilities."""
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the tokens generated so far must travel with the row."""
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+class SampleRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One row of the flat batch whose logits are wanted."""
+
+    row: int
+    """Index into the flat batch, 0 <= row < T."""
+    token_index: int
+    """Index of the token to be drawn within its request's output; keys the random stream."""
+    sampling: Sampling
+    history: bytes = b""
+    """int32 output tokens so far, only where `sampling.needs_history`."""
+    target: int | None = None
+    """Teacher forcing: take this token instead of drawing one (perplexity, verification, echo)."""
+    want_logits: bool = False
+    """Also return the row's raw logits, fp32 [V] (verification)."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
+    """One iteration of a replica: prefill chunks and decode tokens in one flat batch. Sent to every worker."""
+
+    step_id: StepId
+    generation: Generation
+    token_ids: bytes
+    """int32 [T]"""
+    positions: bytes
+    """int32 [T], position of each token within its sequence"""
+    query_starts: bytes
+    """int32 [B+1], sequence b owns rows query_starts[b]:query_starts[b+1]"""
+    context_lens: bytes
+    """int32 [B], tokens in the KV cache of each sequence once this step has run"""
+    block_tables: bytes
+    """int32 [B, M], -1 beyond a sequence's last block"""
+    samples: tuple[SampleRow, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) // 4
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.context_lens) // 4
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Natural-log probabilities at one output position, after penalties, before temperature and truncation."""
+
+    logprob: float
+    """of the chosen token"""
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+    """most likely first"""
+
+
+class SampledToken(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The answer to one SampleRow."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+    logits: bytes = b""
+    """fp32 [V], only where `want_logits`"""
+
+
+class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=2):
+    """The last stage's answer to a step, one SampledToken per SampleRow in order."""
+
+    step_id: StepId
+    generation: Generation
+    tokens: tuple[SampledToken, ...]
+    compute_s: tuple[float, ...] = ()
+    """seconds spent computing, one per stage (waiting excluded)"""
+
+
+class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=3):
+    """The first message to a worker: what to load and where its neighbours are."""
+
+    version: int
+    model_path: str
+    precision: str
+    """auto | fp32 | int8 | int4"""
+    first_layer: int
+    last_layer: int
+    """exclusive"""
+    num_layers: int
+    """of the whole model, so that both ends are known"""
+    threads: int
+    cores: tuple[int, ...]
+    """CPU ids to pin to; empty: not pinned"""
+    num_blocks: int
+    block_size: int
+    max_step_tokens: int
+    max_context: int
+    generation: Generation
+    stage_index: int
+    num_stages: int
+    wide_kernels: bool
+    """see core.plan.Plan"""
+
+
+class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):
+    """The worker is ready for steps."""
+
+    generation: Generation
+    weight_bytes: int
+    load_s: float
+
+
+class StageFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=5):
+    """The worker could not load or hit an error it cannot pass; it exits after this."""
+
+    generation: Generation
+    error: str
+    """name of the error class in shoal.errors"""
+    message: str
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=6):
+    """Loading progress of one worker."""
+
+    done: int
+    total: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=7):
+    """Finish and exit."""
+
+
+Message = Step | StepResult | LoadStage | StageLoaded | StageFailed | Progress | Shutdown

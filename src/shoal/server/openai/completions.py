@@ -1,0 +1,104 @@
+"""/v1/completions: one or more raw prompts, answers as text."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from shoal.errors import InvalidRequest
+from shoal.server.choice import ChoiceDelta, PositionLogprobs
+from shoal.server.data_plane import DataPlane, GenerationSpec, Usage
+from shoal.server.openai.form import FinishedChoice, finite, top_pairs, usage_fields
+from shoal.server.openai.schemas import CompletionBody
+
+_json = msgspec.json.Encoder().encode
+
+
+async def completion_specs(body: CompletionBody, data_plane: DataPlane) -> list[GenerationSpec]:
+    """What to generate, one spec a prompt. Raises InvalidRequest."""
+    return [
+        GenerationSpec(
+            prompt_ids=await _prompt_ids(prompt, data_plane),
+            max_tokens=body.output_tokens_limit,
+            n=body.num_choices,
+            sampling=body.sampling(body.logprobs),
+            seed=body.seed,
+            stop=body.stop,
+            stop_token_ids=frozenset(body.stop_token_ids or ()),
+            ignore_eos=bool(body.ignore_eos),
+        )
+        for prompt in body.prompt
+    ]
+
+
+async def _prompt_ids(prompt: str | tuple[int, ...], data_plane: DataPlane) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        return await data_plane.encode(prompt, add_special=True)
+    vocab_size = data_plane.tokenizer.vocab_size
+    if prompt and not 0 <= min(prompt) <= max(prompt) < vocab_size:
+        raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="prompt")
+    return prompt
+
+
+class CompletionForm:
+    """`text_completion` objects of one call."""
+
+    def __init__(self, model_name: str, *, include_usage: bool, token_text: Callable[[int], str]) -> None:
+        self._fields = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model_name,
+        }
+        self._token_text = token_text
+        head = b"data: " + _json(self._fields)[:-1]
+        self._head = head + b',"choices":[{"index":'
+        self._tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
+        self._usage_head = head + b',"choices":[],"usage":'
+
+    def opening(self, num_choices: int) -> bytes:
+        """Nothing: completions have no roles."""
+        return b""
+
+    def event(self, delta: ChoiceDelta) -> bytes:
+        """One chunk."""
+        logprobs = _json(self._logprobs(delta.logprobs)) if delta.logprobs else b"null"
+        reason = b'"%s"' % delta.finish_reason.encode() if delta.finish_reason else b"null"
+        content = b'%d,"text":%s,"logprobs":%s,"finish_reason":%s' % (delta.index, _json(delta.text), logprobs, reason)
+        return self._head + content + self._tail
+
+    def usage_event(self, usage: Usage) -> bytes:
+        """A chunk with token counts and no choices."""
+        return self._usage_head + _json(usage_fields(usage)) + b"}\n\n"
+
+    def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
+        """The whole `text_completion`."""
+        fields = {
+            **self._fields,
+            "choices": [self._choice(choice) for choice in choices],
+            "usage": usage_fields(usage),
+        }
+        return _json(fields)
+
+    def _choice(self, choice: FinishedChoice) -> dict[str, object]:
+        return {
+            "index": choice.index,
+            "text": choice.text,
+            "logprobs": self._logprobs(choice.logprobs) if choice.logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> dict[str, object]:
+        text = self._token_text
+        return {
+            "tokens": [text(position.token_id) for position in positions],
+            "token_logprobs": [finite(position.logprobs.logprob) for position in positions],
+            "top_logprobs": [
+                {text(token_id): logprob for token_id, logprob in top_pairs(position.logprobs)}
+                for position in positions
+            ],
+            "text_offset": [position.text_offset for position in positions],
+        }

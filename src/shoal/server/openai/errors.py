@@ -1,0 +1,128 @@
+"""Errors in OpenAI's form: {"error": {"message", "type", "param", "code"}}. The only place with HTTP status codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from shoal.errors import CapacityError, InvalidRequest, ShoalError, WorkerLost
+from shoal.server.body import BodyTooLarge
+from shoal.server.data_plane import ContextLengthExceeded
+
+
+class ApiError(Exception):
+    """An answer other than success. `error_type`, `param` and `code` are OpenAI's fields of these names."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        error_type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_type = error_type
+        self.param = param
+        self.code = code
+
+    def body(self) -> bytes:
+        """The JSON object of the answer."""
+        fields = {"message": str(self), "type": self.error_type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": fields})
+
+    def response(self) -> Response:
+        """The whole answer."""
+        headers = {"www-authenticate": "Bearer"} if self.status == 401 else None
+        return Response(self.body(), self.status, headers, media_type="application/json")
+
+
+def from_exception(error: Exception) -> ApiError:
+    """The answer to whatever went wrong while a call was served."""
+    match error:
+        case ApiError():
+            return error
+        case ValidationError():
+            return _from_validation(error)
+        case ContextLengthExceeded():
+            return ApiError(400, str(error), param=error.param, code="context_length_exceeded")
+        case InvalidRequest():
+            return ApiError(400, str(error), param=error.param, code="invalid_value")
+        case CapacityError():
+            return ApiError(400, str(error), code="insufficient_capacity")
+        case BodyTooLarge():
+            return ApiError(413, str(error), code="request_too_large")
+        case WorkerLost():
+            return ApiError(
+                503, f"the model's workers are gone: {error}", error_type="server_error", code="worker_lost"
+            )
+        case ClientDisconnect():
+            return ApiError(400, "the client closed the connection")
+        case HTTPException():
+            return _from_http(error)
+        case ShoalError():
+            return ApiError(500, str(error), error_type="server_error", code="internal_error")
+        case _:
+            return ApiError(
+                500, "internal error; see the server's log", error_type="server_error", code="internal_error"
+            )
+
+
+async def answer_exception(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for every kind of error."""
+    response = from_exception(error).response()
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+HANDLED: tuple[type[Exception], ...] = (
+    ApiError,
+    ValidationError,
+    ShoalError,
+    BodyTooLarge,
+    ClientDisconnect,
+    HTTPException,
+    Exception,
+)
+"""Each named, because Starlette logs a traceback for what it only knows as Exception."""
+
+
+def unknown_model(name: str) -> ApiError:
+    """The answer to a model name that is not served here."""
+    message = f"The model `{name}` does not exist: GET /v1/models lists what is served here"
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def _from_http(error: HTTPException) -> ApiError:
+    match error.status_code:
+        case 404:
+            return ApiError(
+                404, "Unknown path: see /v1/models, /v1/chat/completions, /v1/completions", code="not_found"
+            )
+        case 405:
+            return ApiError(405, "This path does not take this method", code="method_not_allowed")
+        case status:
+            return ApiError(status, str(error.detail))
+
+
+def _from_validation(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is not JSON: {message.removeprefix('Invalid JSON: ')}", code="invalid_json")
+    param = _dotted(first["loc"]) or None
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return ApiError(400, f"{param}: {message}" if param else message, param=param, code=code)
+
+
+def _dotted(location: tuple[Any, ...]) -> str:
+    """`messages[0].content` for ("messages", 0, "content")."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

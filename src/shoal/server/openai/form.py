@@ -1,0 +1,75 @@
+"""What differs between the two endpoints' answers, as an interface, and the parts they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shoal.protocol.messages import TokenLogprobs
+from shoal.server.choice import ChoiceDelta, PositionLogprobs
+from shoal.server.data_plane import Usage
+
+LOWEST_LOGPROB = -9999.0
+"""JSON has no infinity. Source: OpenAI API reference, `logprob` of very unlikely tokens."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FinishedChoice:
+    """Everything that one choice came to. Mutable: grows delta by delta."""
+
+    index: int
+    texts: list[str] = field(default_factory=list[str])
+    logprobs: list[PositionLogprobs] = field(default_factory=list[PositionLogprobs])
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.texts)
+
+    def add(self, delta: ChoiceDelta) -> None:
+        """Append what a turn added."""
+        self.texts.append(delta.text)
+        self.logprobs.extend(delta.logprobs)
+        self.finish_reason = delta.finish_reason
+
+
+class Form(Protocol):
+    """One call's answers in the JSON of one endpoint. Streamed pieces are whole server-sent events."""
+
+    def opening(self, num_choices: int) -> bytes:
+        """Events before the first token."""
+        ...
+
+    def event(self, delta: ChoiceDelta) -> bytes:
+        """What a turn added to one choice."""
+        ...
+
+    def usage_event(self, usage: Usage) -> bytes:
+        """The token counts, as the last event with data."""
+        ...
+
+    def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
+        """The body of an answer in one piece."""
+        ...
+
+
+def usage_fields(usage: Usage) -> dict[str, object]:
+    """OpenAI's `usage` object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def finite(logprob: float) -> float:
+    """The value as JSON can carry it."""
+    return max(logprob, LOWEST_LOGPROB)
+
+
+def top_pairs(logprobs: TokenLogprobs) -> list[tuple[int, float]]:
+    """The most likely tokens and their log-probabilities, most likely first."""
+    return [(token_id, finite(value)) for token_id, value in zip(logprobs.top_ids, logprobs.top_logprobs, strict=True)]

@@ -1,0 +1,104 @@
+"""The OpenAI endpoints over one data plane: read, check, generate, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.server.body import read_body
+from shoal.server.data_plane import DataPlane, GenerationSpec
+from shoal.server.disconnect import ClientGone, run_until_disconnect
+from shoal.server.openai.chat import ChatForm, chat_specs
+from shoal.server.openai.completions import CompletionForm, completion_specs
+from shoal.server.openai.errors import unknown_model
+from shoal.server.openai.form import FinishedChoice, Form
+from shoal.server.openai.schemas import ChatBody, CompletionBody, GenerationBody
+from shoal.server.openai.sse import EventStream
+
+Body = TypeVar("Body", bound=GenerationBody)
+
+
+class OpenAiApi:
+    """Handlers of /v1/*."""
+
+    def __init__(self, data_plane: DataPlane, model_name: str) -> None:
+        self._data_plane = data_plane
+        self._model_name = model_name
+        self._created_s = int(time.time())
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        return [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.completion, methods=["POST"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+        ]
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions"""
+        body = await self._read(request, ChatBody)
+        specs = await chat_specs(body, self._data_plane)
+        token_text = self._data_plane.tokenizer.token_text
+        form = ChatForm(self._model_name, include_usage=body.include_usage, token_text=token_text)
+        return await self._respond(request, body, specs, form)
+
+    async def completion(self, request: Request) -> Response:
+        """POST /v1/completions"""
+        body = await self._read(request, CompletionBody)
+        specs = await completion_specs(body, self._data_plane)
+        token_text = self._data_plane.tokenizer.token_text
+        form = CompletionForm(self._model_name, include_usage=body.include_usage, token_text=token_text)
+        return await self._respond(request, body, specs, form)
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models"""
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}"""
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._card())
+
+    async def _read(self, request: Request, schema: type[Body]) -> Body:
+        body = schema.model_validate_json(await read_body(request))
+        self._check_model(body.model)
+        return body
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self._model_name:
+            raise unknown_model(name)
+
+    def _card(self) -> dict[str, object]:
+        return {
+            "id": self._model_name,
+            "object": "model",
+            "created": self._created_s,
+            "owned_by": "shoal",
+            "max_model_len": self._data_plane.max_context,
+        }
+
+    async def _respond(
+        self, request: Request, body: GenerationBody, specs: Sequence[GenerationSpec], form: Form
+    ) -> Response:
+        num_choices = sum(spec.n for spec in specs)
+        if body.stream:
+            generation = await self._data_plane.generate(specs)
+            return EventStream(generation, form, num_choices=num_choices, include_usage=body.include_usage)
+        try:
+            return await run_until_disconnect(request.receive, self._answer(specs, form, num_choices))
+        except ClientGone:
+            return Response(status_code=400)  # nobody reads it
+
+    async def _answer(self, specs: Sequence[GenerationSpec], form: Form, num_choices: int) -> Response:
+        choices = [FinishedChoice(index=index) for index in range(num_choices)]
+        async with await self._data_plane.generate(specs) as generation:
+            async for deltas in generation:
+                for delta in deltas:
+                    choices[delta.index].add(delta)
+        return Response(form.answer(choices, generation.usage), media_type="application/json")

@@ -1,0 +1,213 @@
+"""The bodies of /v1/chat/completions and /v1/completions, checked. The only pydantic in Shoal.
+
+Fields nobody knows are ignored, as OpenAI-compatible servers do. Fields that would change the answer and that Shoal
+does not implement are refused unless they hold the value that changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from shoal.errors import InvalidRequest
+from shoal.protocol.messages import Sampling
+
+MAX_LOGPROBS = 20
+"""Source: OpenAI API reference, `top_logprobs`."""
+MAX_STOPS = 16
+MAX_CHOICES = 128
+"""Source: OpenAI API reference, `n`."""
+INT64 = 1 << 63
+
+_NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
+    "suffix": ("",),
+    "echo": (False,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "functions": ([],),
+    "repetition_penalty": (1, 1.0),
+    "min_tokens": (0,),
+    "use_beam_search": (False,),
+    "response_format": ({"type": "text"},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+}
+"""Not implemented: any other value (null aside) is refused."""
+
+
+def _stops(value: object) -> object:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return ()
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in cast(list[object], stops)):
+        raise ValueError("must be a string or a list of strings")
+    if len(cast(list[str], stops)) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} stop sequences")
+    return tuple(stop for stop in cast(list[str], stops) if stop)
+
+
+def _content(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of text parts")
+    return "\n".join(_part_text(part) for part in cast(list[object], value))
+
+
+def _part_text(part: object) -> str:
+    fields = cast(dict[str, object], part) if isinstance(part, dict) else {}
+    if fields.get("type") != "text" or not isinstance(fields.get("text"), str):
+        raise ValueError('this model takes text only: every part must be {"type": "text", "text": "..."}')
+    return cast(str, fields["text"])
+
+
+def _prompts(value: object) -> object:
+    """One prompt or several, each a string or token ids, as a tuple of prompts."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a string, a list of strings, a list of token ids or a list of such lists")
+    items = cast(list[object], value)
+    if all(type(item) is int for item in items):
+        return (tuple(items),)
+    return tuple(_prompt(item) for item in items)
+
+
+def _prompt(item: object) -> object:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, list) and all(type(token_id) is int for token_id in cast(list[object], item)):
+        return tuple(cast(list[int], item))
+    raise ValueError("must be a string, a list of strings, a list of token ids or a list of such lists")
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class StreamOptions(_Schema):
+    """`stream_options` of both endpoints."""
+
+    include_usage: bool | None = None
+
+
+class GenerationBody(_Schema):
+    """What both endpoints share. null stands for the default everywhere."""
+
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: Annotated[tuple[str, ...], BeforeValidator(_stops)] = ()
+    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _refuse_unimplemented(self) -> GenerationBody:
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL_VALUES and value is not None and value not in _NEUTRAL_VALUES[name]:
+                raise InvalidRequest(f"`{name}` is not supported by this server: leave it out", param=name)
+        return self
+
+    @property
+    def num_choices(self) -> int:
+        """Choices for each prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk of token counts."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def sampling(self, num_logprobs: int | None) -> Sampling:
+        """How tokens are drawn; OpenAI's defaults where the body is silent."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            num_logprobs=num_logprobs,
+        )
+
+
+class ChatMessage(_Schema):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str, BeforeValidator(_content)] = ""
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("`top_logprobs` needs `logprobs`: true", param="top_logprobs")
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """As in `Sampling.num_logprobs`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def output_tokens_limit(self) -> int | None:
+        """Output tokens at most; None: what the context leaves."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def template_messages(self) -> list[dict[str, Any]]:
+        """The conversation as chat templates take it; `developer` is OpenAI's newer word for `system`."""
+        return [
+            {"role": "system" if message.role == "developer" else message.role, "content": message.content}
+            for message in self.messages
+        ]
+
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""Source: OpenAI API reference, `max_tokens` of completions."""
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: Annotated[tuple[str | tuple[int, ...], ...], BeforeValidator(_prompts)]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: int | None = None
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> CompletionBody:
+        if self.best_of is not None and self.best_of != self.num_choices:
+            raise InvalidRequest("`best_of` is not supported: leave it out or set it to `n`", param="best_of")
+        if self.num_choices * len(self.prompt) > MAX_CHOICES:
+            raise InvalidRequest(
+                f"`prompt` and `n` make more than {MAX_CHOICES} choices: split the call", param="prompt"
+            )
+        return self
+
+    @property
+    def output_tokens_limit(self) -> int:
+        """Output tokens at most."""
+        return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens

@@ -1,0 +1,64 @@
+"""Answers as server-sent events (WHATWG HTML, section 9.2), written straight to the ASGI server.
+
+Per token this costs one template and one write: all events of one wake go out together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from shoal.errors import ShoalError
+from shoal.server.choice import ChoiceDelta
+from shoal.server.data_plane import Generation
+from shoal.server.disconnect import ClientGone, run_until_disconnect
+from shoal.server.openai.errors import from_exception
+from shoal.server.openai.form import Form
+
+DONE_EVENT = b"data: [DONE]\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream(Response):
+    """Streams one admitted generation; the client going away cancels it at once."""
+
+    def __init__(self, generation: Generation, form: Form, *, num_choices: int, include_usage: bool) -> None:
+        super().__init__()
+        self._generation = generation
+        self._form = form
+        self._num_choices = num_choices
+        self._include_usage = include_usage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the whole answer."""
+        async with self._generation:
+            with suppress(ClientGone):
+                await run_until_disconnect(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        async for body in self._bodies():
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _bodies(self) -> AsyncIterator[bytes]:
+        try:
+            opening = self._form.opening(self._num_choices)
+            async for deltas in self._generation:
+                yield opening + self._events(deltas)
+                opening = b""
+            yield (self._form.usage_event(self._generation.usage) if self._include_usage else b"") + DONE_EVENT
+        except ShoalError as error:
+            yield b"data: " + from_exception(error).body() + b"\n\n" + DONE_EVENT
+
+    def _events(self, deltas: Sequence[ChoiceDelta]) -> bytes:
+        if len(deltas) == 1:
+            return self._form.event(deltas[0])
+        return b"".join([self._form.event(delta) for delta in deltas])

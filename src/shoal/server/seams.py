@@ -1,0 +1,122 @@
+"""What the server needs from the engine and from the tokenizer, as interfaces that tests can fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from shoal.core.request import Output, Request, RequestId
+
+
+class EngineStats(Protocol):
+    """A snapshot of the engine's counters and levels."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests that a replica works on."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests admitted by nobody yet."""
+        ...
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV blocks in use, 0 to 1."""
+        ...
+
+    @property
+    def prefix_query_tokens(self) -> int:
+        """Prompt tokens looked up in the prefix index so far."""
+        ...
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """Prompt tokens found there so far."""
+        ...
+
+    @property
+    def num_preemptions(self) -> int:
+        """Requests put back so far because KV blocks ran out."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence, prompt and output together, in tokens."""
+        ...
+
+
+class Engine(Protocol):
+    """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""
+
+    def add(self, request: Request) -> None:
+        """Take a request. Raises InvalidRequest or CapacityError, and has then changed nothing."""
+        ...
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Give a request up; a RequestFinished follows. Does nothing for a request that has ended."""
+        ...
+
+    def turn(self, timeout_s: float) -> list[Output]:
+        """Work until there is something to report, a wake or timeout_s. Raises WorkerLost if nothing can go on."""
+        ...
+
+    def wake(self) -> None:
+        """Make the waiting turn, or else the next one, return at once. Thread-safe."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """The counters now."""
+        ...
+
+    def close(self) -> None:
+        """Stop all replicas. Idempotent."""
+        ...
+
+
+class Detokenizer(Protocol):
+    """Turns one sequence of token ids into text, piece by piece."""
+
+    def push(self, token_id: int, /) -> str:
+        """The text that this token completes; empty while a character is unfinished."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the end, unfinished characters replaced."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 <= id < vocab_size."""
+        ...
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat_prompt` works."""
+        ...
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids of a text. Must be callable from several threads at once."""
+        ...
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], /) -> str:
+        """The prompt of a conversation, special tokens written out. Raises InvalidRequest."""
+        ...
+
+    def token_text(self, token_id: int, /) -> str:
+        """The text of one token on its own."""
+        ...
+
+    def detokenizer(self, context: Sequence[int] = ..., /) -> Detokenizer:
+        """A fresh one for a sequence that goes on after `context`."""
+        ...

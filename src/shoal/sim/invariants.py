@@ -1,0 +1,159 @@
+"""What must hold after every event, whatever happens."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+
+from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.scheduler_state import SchedulerState
+from shoal.core.sequence import Sequence
+from shoal.core.waiting_queue import MAX_OVERTAKES
+from shoal.protocol.messages import Step
+from shoal.sim.reference_model import undisturbed_outcome
+
+
+def check_state(state: SchedulerState) -> None:
+    """Limits are kept, blocks are conserved, no row is in flight twice."""
+    config = state.config
+    assert len(state.in_flight) <= config.num_micro_batches, "more steps in flight than micro-batches"
+    assert len(state.running) <= config.max_seqs, "more sequences than max_seqs"
+    assert len(state.running) + len(state.waiting) == len(state.sequences), "a sequence is in no queue or in two"
+    assert not (state.is_fenced and state.in_flight), "a step is in flight to lost workers"
+    _check_rows_in_flight(state)
+    _check_blocks(state)
+
+
+def _check_rows_in_flight(state: SchedulerState) -> None:
+    ends: dict[int, int] = {}
+    counts: Counter[int] = Counter()
+    for step in state.in_flight.values():
+        in_step = [id(chunk.sequence) for chunk in step.chunks]
+        assert len(in_step) == len(set(in_step)), "a sequence is twice in one step"
+        for chunk in step.chunks:
+            key = id(chunk.sequence)
+            assert chunk.end > ends.get(key, 0), "a row is in flight twice"
+            ends[key] = chunk.end
+            counts[key] += 1
+    for sequence in state.running.values():
+        assert sequence.num_in_flight == counts[id(sequence)]
+        assert sequence.num_computed <= sequence.num_scheduled <= len(sequence.token_ids)
+        assert ends.get(id(sequence), sequence.num_computed) == sequence.num_scheduled
+    for sequence in state.waiting:
+        assert not counts[id(sequence)], "a waiting sequence is in flight"
+        assert not sequence.block_table, "a waiting sequence holds blocks"
+
+
+def _check_blocks(state: SchedulerState) -> None:
+    """Every block has as many references as sequences that hold it; the others can all be had."""
+    blocks = state.kv.blocks
+    held: Counter[int] = Counter()
+    for sequence in _holders(state):
+        assert len(sequence.block_table) == len(set(sequence.block_table)), "a block is twice in one table"
+        held.update(sequence.block_table)
+    for block in range(blocks.num_blocks):
+        assert blocks.references(block) == held[block], f"block {block}: references and holders differ"
+    assert blocks.num_free == blocks.num_blocks - len(held), "a block is lost"
+
+
+def _holders(state: SchedulerState) -> list[Sequence]:
+    """Running sequences, and cancelled ones whose step is still in flight."""
+    holders = {id(sequence): sequence for sequence in state.running.values()}
+    for step in state.in_flight.values():
+        holders.update((id(chunk.sequence), chunk.sequence) for chunk in step.chunks)
+    return list(holders.values())
+
+
+def check_step(config: SchedulerConfig, step: Step, *, generation: int) -> None:
+    """A step is well formed and within the budget."""
+    assert step.generation == generation, "a step of the wrong generation"
+    assert 0 < step.num_tokens <= config.max_step_tokens, "the token budget is broken"
+    starts, context_lens, tables = array("i"), array("i"), array("i")
+    starts.frombytes(step.query_starts)
+    context_lens.frombytes(step.context_lens)
+    tables.frombytes(step.block_tables)
+    assert starts[0] == 0
+    assert starts[-1] == step.num_tokens
+    width = len(tables) // step.num_sequences
+    num_prefill = 0
+    for i, context_len in enumerate(context_lens):
+        num_rows = starts[i + 1] - starts[i]
+        assert 0 < num_rows <= context_len <= config.max_context
+        num_prefill += num_rows if num_rows > 1 else 0
+        table = tables[i * width : (i + 1) * width]
+        num_needed = -(-context_len // config.block_size)
+        assert all(0 <= block < config.num_blocks for block in table[:num_needed]), "a row without a block"
+    assert num_prefill <= config.prefill_chunk_tokens, "the prefill chunk is too long"
+
+
+class Ledger:
+    """What the clients saw, held against what they should see."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+        self._requests: dict[RequestId, Request] = {}
+        self._tokens: dict[RequestId, list[int]] = {}
+        self.finished: dict[RequestId, RequestFinished] = {}
+
+    def add(self, request: Request) -> None:
+        """A client has sent a request."""
+        self._requests[request.request_id] = request
+        self._tokens[request.request_id] = []
+
+    def record(self, output: Output) -> None:
+        """Check one output on its way to the client."""
+        request_id = output.request_id
+        assert request_id not in self.finished, f"{request_id}: an output after the end"
+        match output:
+            case TokenProduced(token_id=token_id):
+                self._tokens[request_id].append(token_id)
+            case RequestFinished():
+                self.finished[request_id] = output
+                self._check_end(output)
+
+    def check_all_ended(self) -> None:
+        """Every request that was sent has ended (once: `record` refuses anything after it)."""
+        missing = self._requests.keys() - self.finished.keys()
+        assert not missing, f"never ended: {sorted(missing)}"
+
+    def _check_end(self, finished: RequestFinished) -> None:
+        tokens = tuple(self._tokens[finished.request_id])
+        request = self._requests[finished.request_id]
+        assert finished.num_output_tokens == len(tokens)
+        assert finished.num_prompt_tokens == len(request.prompt_ids)
+        if finished.reason == "error":
+            assert not tokens
+            return
+        expected = undisturbed_outcome(self._config, request)
+        if finished.reason == "cancelled":
+            assert tokens == expected.token_ids[: len(tokens)], f"{finished.request_id}: other tokens"
+        else:
+            assert tokens == expected.token_ids, f"{finished.request_id}: other tokens than alone"
+            assert finished.reason == expected.reason
+
+
+class FairnessWatch:
+    """No request waits while arbitrarily many younger ones of its replica are admitted."""
+
+    def __init__(self) -> None:
+        self._num_allowed: dict[RequestId, int] = {}
+        self._num_passed: dict[RequestId, int] = {}
+        self._admitted: set[RequestId] = set()
+
+    def check(self, state: SchedulerState) -> None:
+        """Call after every turn. A request may be passed MAX_OVERTAKES times for itself and each one ahead of it."""
+        never_admitted = [sequence for sequence in state.waiting if not sequence.was_admitted]
+        for place, sequence in enumerate(never_admitted):
+            self._num_allowed.setdefault(sequence.request.request_id, MAX_OVERTAKES * (place + 1))
+        for younger in state.running.values():
+            if younger.request.request_id in self._admitted:
+                continue
+            self._admitted.add(younger.request.request_id)
+            for sequence in never_admitted:
+                if sequence.arrival < younger.arrival:
+                    self._pass(sequence.request.request_id)
+
+    def _pass(self, request_id: RequestId) -> None:
+        self._num_passed[request_id] = self._num_passed.get(request_id, 0) + 1
+        assert self._num_passed[request_id] <= self._num_allowed[request_id], f"{request_id} starves"

@@ -1,0 +1,119 @@
+"""One simulated day, drawn from a seed: machines, requests, and what goes wrong when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from shoal.core.request import Request, RequestId
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.protocol.messages import Sampling
+from shoal.sim.reference_model import VOCAB_SIZE
+from shoal.sim.simulated_replica import StepCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A client sends a request, and perhaps goes away again."""
+
+    at_s: float
+    request: Request
+    cancelled_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A worker of a replica dies, and is there again later."""
+
+    at_s: float
+    replica: int
+    rebuild_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Everything a simulation run is determined by."""
+
+    seed: int
+    config: SchedulerConfig
+    costs: tuple[StepCost, ...]
+    """one a replica"""
+    arrivals: tuple[Arrival, ...]
+    losses: tuple[Loss, ...]
+    repeat_probability: float
+    """of a result arriving twice"""
+
+
+def make_scenario(seed: int) -> Scenario:
+    """Draw a scenario. Sizes are small, so that limits are hit often and a run takes milliseconds."""
+    rng = Random(seed)
+    config = _draw_config(rng)
+    costs = tuple(
+        StepCost(fixed_s=rng.uniform(0.001, 0.02), token_s=rng.uniform(0.0001, 0.002)) for _ in range(rng.randint(1, 3))
+    )
+    arrivals = _draw_arrivals(rng, config)
+    return Scenario(
+        seed=seed,
+        config=config,
+        costs=costs,
+        arrivals=arrivals,
+        losses=_draw_losses(rng, len(costs), horizon_s=arrivals[-1].at_s + 0.5),
+        repeat_probability=rng.choice((0.0, 0.1)),
+    )
+
+
+def _draw_config(rng: Random) -> SchedulerConfig:
+    block_size = rng.choice((1, 2, 4, 8))
+    max_context = rng.randint(16, 48)
+    num_blocks_of_longest = -(-max_context // block_size)
+    max_step_tokens = rng.randint(2, 32)
+    return SchedulerConfig(
+        block_size=block_size,
+        num_blocks=int(num_blocks_of_longest * rng.choice((0.7, 1.0, 1.5, 3.0, 10.0))) or 1,
+        max_seqs=rng.randint(1, 10),
+        max_step_tokens=max_step_tokens,
+        max_context=max_context,
+        prefill_chunk_tokens=rng.randint(1, max_step_tokens),
+        num_micro_batches=rng.randint(1, 4),
+    )
+
+
+def _draw_arrivals(rng: Random, config: SchedulerConfig) -> tuple[Arrival, ...]:
+    """Bursts of up to 8 requests, some of which begin with the same text."""
+    prefixes = [_draw_tokens(rng, rng.randint(0, config.max_context // 2)) for _ in range(3)]
+    arrivals: list[Arrival] = []
+    at_s = 0.0
+    for _ in range(rng.randint(1, 5)):
+        at_s += rng.expovariate(1 / 0.15)
+        for _ in range(rng.randint(1, 8)):
+            request = _draw_request(rng, RequestId(f"r{len(arrivals)}"), rng.choice(prefixes), config)
+            cancelled_at_s = at_s + rng.expovariate(1 / 0.2) if rng.random() < 0.15 else None
+            arrivals.append(Arrival(at_s=at_s, request=request, cancelled_at_s=cancelled_at_s))
+    return tuple(arrivals)
+
+
+def _draw_request(rng: Random, request_id: RequestId, prefix: tuple[int, ...], config: SchedulerConfig) -> Request:
+    """Mostly within the limits, sometimes just beyond them."""
+    prompt_ids = prefix + _draw_tokens(rng, rng.randint(0, config.max_context // 2))
+    targets = _draw_tokens(rng, rng.randint(1, 12)) if rng.random() < 0.15 else ()
+    return Request(
+        request_id=request_id,
+        prompt_ids=prompt_ids,
+        max_tokens=max(rng.randint(1, 20), len(targets)),
+        sampling=Sampling(seed=rng.getrandbits(32), presence_penalty=rng.choice((0.0, 0.0, 0.5))),
+        stop_token_ids=frozenset(_draw_tokens(rng, 3)) if rng.random() < 0.4 else frozenset(),
+        targets=targets,
+    )
+
+
+def _draw_tokens(rng: Random, count: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(VOCAB_SIZE) for _ in range(count))
+
+
+def _draw_losses(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Loss, ...]:
+    """None in half of the runs; a replica may be hit again while it is being rebuilt."""
+    count = rng.choice((0, 0, 0, 1, 2, 4))
+    return tuple(
+        Loss(at_s=rng.uniform(0, horizon_s), replica=rng.randrange(num_replicas), rebuild_s=rng.uniform(0.01, 0.5))
+        for _ in range(count)
+    )

@@ -1,0 +1,93 @@
+"""A replica in virtual time: a pipeline of stages over one paged KV memory."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from shoal.protocol.messages import SampledToken, SampleRow, Step, StepResult
+from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token
+
+_GARBAGE = 0xDEAD
+"""what KV memory holds before anything is written"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """How long a stage computes a step: fixed_s + tokens * token_s."""
+
+    fixed_s: float
+    token_s: float
+
+    def seconds(self, num_tokens: int) -> float:
+        return self.fixed_s + num_tokens * self.token_s
+
+
+class SimulatedReplica:
+    """Computes steps as real workers would, in the order in which they are sent.
+
+    Every stage writes the same slots of its own KV memory in the same order, so one memory stands for all of them.
+    """
+
+    def __init__(self, *, num_blocks: int, block_size: int, num_stages: int, cost: StepCost) -> None:
+        self._num_slots = num_blocks * block_size
+        self._block_size = block_size
+        self._num_stages = num_stages
+        self._cost = cost
+        self.restart(0.0)
+
+    def restart(self, now_s: float) -> None:
+        """New workers: empty pipeline, KV memory without content."""
+        self._slots = array("Q", (_GARBAGE,)) * self._num_slots
+        self._stage_free_s = [now_s] * self._num_stages
+
+    def run(self, step: Step, now_s: float) -> tuple[StepResult, float]:
+        """The answer to a step that is sent now, and when it arrives."""
+        tokens = self._compute(step)
+        seconds = self._cost.seconds(step.num_tokens)
+        done_s = now_s
+        for stage in range(self._num_stages):
+            done_s = max(done_s, self._stage_free_s[stage]) + seconds
+            self._stage_free_s[stage] = done_s
+        result = StepResult(
+            step_id=step.step_id,
+            generation=step.generation,
+            tokens=tokens,
+            compute_s=(seconds,) * self._num_stages,
+        )
+        return result, done_s
+
+    def _compute(self, step: Step) -> tuple[SampledToken, ...]:
+        token_ids, positions, starts = _ints(step.token_ids), _ints(step.positions), _ints(step.query_starts)
+        tables = _ints(step.block_tables)
+        width = len(tables) // step.num_sequences
+        samples = {sample.row: sample for sample in step.samples}
+        tokens: dict[int, SampledToken] = {}
+        for sequence in range(step.num_sequences):
+            table = tables[sequence * width : (sequence + 1) * width]
+            for row in range(starts[sequence], starts[sequence + 1]):
+                self._write(table, positions[row], token_ids[row])
+                if row in samples:
+                    tokens[row] = self._sample(table, positions[row], samples[row])
+        return tuple(tokens[sample.row] for sample in step.samples)
+
+    def _write(self, table: array[int], position: int, token_id: int) -> None:
+        previous = self._slots[self._slot(table, position - 1)] if position else FIRST_ENTRY
+        self._slots[self._slot(table, position)] = chain_entry(previous, token_id, position)
+
+    def _sample(self, table: array[int], position: int, sample: SampleRow) -> SampledToken:
+        if sample.target is not None:
+            return SampledToken(token_id=sample.target)
+        entries = array("Q", (self._slots[self._slot(table, p)] for p in range(position + 1)))
+        return SampledToken(token_id=draw_token(entries, sample.sampling, sample.token_index, sample.history))
+
+    def _slot(self, table: array[int], position: int) -> int:
+        block = table[position // self._block_size]
+        assert block >= 0, f"position {position} has no block"
+        return block * self._block_size + position % self._block_size
+
+
+def _ints(packed: bytes) -> array[int]:
+    values = array("i")
+    values.frombytes(packed)
+    return values

@@ -1,0 +1,45 @@
+"""`python -m shoal.worker`: what the head starts; not for use by hand."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import signal
+import socket
+import sys
+
+from shoal.comm.ring_link import RingReceiver, RingSender
+from shoal.comm.socket_link import SocketLink
+from shoal.errors import ShoalError
+from shoal.worker.runtime import WorkerRuntime
+
+_PR_SET_PDEATHSIG = 1
+"""Source: prctl(2)."""
+
+
+def main() -> int:
+    """Exit status 0 after Shutdown, 1 after an error that the head was told of."""
+    parser = argparse.ArgumentParser(prog="shoal.worker", description=__doc__)
+    parser.add_argument("--control", type=int, required=True, help="file descriptor of the socket to the head")
+    parser.add_argument("--upstream", type=int, help="file descriptor of the ring from the previous stage")
+    parser.add_argument("--downstream", type=int, help="file descriptor of the ring to the next stage")
+    arguments = parser.parse_args()
+    _die_with_parent()
+    control = SocketLink(socket.socket(fileno=arguments.control))
+    upstream = None if arguments.upstream is None else RingReceiver(arguments.upstream)
+    downstream = None if arguments.downstream is None else RingSender(arguments.downstream)
+    try:
+        WorkerRuntime(control, upstream, downstream).run()
+    except ShoalError:
+        return 1
+    return 0
+
+
+def _die_with_parent() -> None:
+    """Linux ends this process when the head ends, even by SIGKILL; elsewhere the closed control link does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""A worker's life: load a stage, then step after step until the head says goodbye or is gone.
+
+Steps come from the head in the same order to every worker of a replica, and hidden states come from the predecessor
+in that order too, so one thread that takes one of each in turn needs no queue and no matching.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import cast
+
+from shoal.comm.link import Link
+from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
+from shoal.model.open_weights import open_weights
+from shoal.model.stage import Stage, StageConfig
+from shoal.model.weights import Precision
+from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
+from shoal.protocol.messages import (
+    PROTOCOL_VERSION,
+    LoadStage,
+    Progress,
+    Shutdown,
+    StageFailed,
+    StageLoaded,
+    Step,
+    StepResult,
+)
+
+_IDLE_WAIT_S = 30.0
+_SEND_TIMEOUT_S = 30.0
+_ACTIVATION_TIMEOUT_S = 120.0
+"""How long a predecessor may take for one step before it counts as lost; a prefill on a slow machine takes seconds."""
+
+
+class WorkerRuntime:
+    """Obeys the head over `control`; takes hidden states from `upstream` and hands its own to `downstream`."""
+
+    def __init__(self, control: Link, upstream: Link | None, downstream: Link | None) -> None:
+        self._control = control
+        self._upstream = upstream
+        self._downstream = downstream
+
+    def run(self) -> None:
+        """Until Shutdown. Raises WorkerLost when the head or the predecessor is gone."""
+        load = self._next_message()
+        if not isinstance(load, LoadStage):
+            raise RemoteProtocolError(f"expected LoadStage first, got {type(load).__name__}")
+        try:
+            stage = self._load(load)
+            self._serve(stage)
+        except (ShoalError, MemoryError, ValueError) as error:
+            name = type(error).__name__
+            self._send(StageFailed(generation=load.generation, error=name, message=str(error) or name))
+            raise
+
+    def _load(self, load: LoadStage) -> Stage:
+        if load.version != PROTOCOL_VERSION:
+            raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
+        if load.cores:
+            os.sched_setaffinity(0, load.cores)
+        started_s = time.perf_counter()
+        config = StageConfig(
+            first_layer=load.first_layer,
+            last_layer=load.last_layer,
+            precision=cast(Precision, load.precision),
+            threads=load.threads,
+            num_blocks=load.num_blocks,
+            block_size=load.block_size,
+            max_step_tokens=load.max_step_tokens,
+            max_context=load.max_context,
+            wide_kernels=load.wide_kernels,
+        )
+        source = open_weights(Path(load.model_path))
+        stage = Stage(source, config, lambda done, total: self._send(Progress(done=done, total=total)))
+        load_s = time.perf_counter() - started_s
+        self._send(StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s))
+        return stage
+
+    def _serve(self, stage: Stage) -> None:
+        while True:
+            match message := self._next_message():
+                case Step():
+                    self._step(stage, message)
+                case Shutdown():
+                    return
+                case _:
+                    raise RemoteProtocolError(f"a running worker takes no {type(message).__name__}")
+
+    def _step(self, stage: Stage, step: Step) -> None:
+        arrived = self._receive_activations(step)
+        started_s = time.perf_counter()
+        result = stage.process(step, arrived.x_TD if arrived else None)
+        compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
+        ids = {"step_id": step.step_id, "generation": step.generation}
+        if isinstance(result, tuple):
+            self._send(StepResult(**ids, tokens=result, compute_s=compute_s))
+        else:
+            assert self._downstream is not None
+            parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s))
+            self._downstream.send(parts, timeout_s=_SEND_TIMEOUT_S)
+
+    def _receive_activations(self, step: Step) -> Activations | None:
+        """The hidden states of this very step, None in the first stage."""
+        if self._upstream is None:
+            return None
+        frame = self._upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)
+        if frame is None:
+            raise WorkerLost(f"no hidden states from the previous stage within {_ACTIVATION_TIMEOUT_S:.0f} s")
+        activations = unpack_activations(frame)
+        if (activations.step_id, activations.generation) != (step.step_id, step.generation):
+            raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
+        return activations
+
+    def _next_message(self) -> object:
+        while (frame := self._control.receive(timeout_s=_IDLE_WAIT_S)) is None:
+            pass
+        return decode(frame)
+
+    def _send(self, message: StageLoaded | StageFailed | Progress | StepResult) -> None:
+        self._control.send([encode(message)], timeout_s=_SEND_TIMEOUT_S)

@@ -1,0 +1,232 @@
+"""Tiny random models on disk for tests: one Hugging Face directory per family, and a GGUF file.
+
+They share one byte-level BPE tokenizer with three special tokens and a chat template, so every text can be encoded.
+PyTorch and transformers are imported only by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.quants import quantize
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VOCAB_SIZE = 320
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+CORPUS = (
+    "A shoal is many fish that swim as one. When the water is cold they keep close together, and when it is warm "
+    "they spread out over the sand. The fishermen say that a shoal never sleeps: one part rests while the other part "
+    "keeps watch. In the morning the boats go out, and in the evening the boats come home with the tide."
+)
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer with VOCAB_SIZE tokens, the special ones first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=[AddedToken(token, special=True) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([CORPUS], trainer)
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE
+    return tokenizer
+
+
+def write_tiny_tokenizer(directory: Path) -> None:
+    """The tokenizer files of a Hugging Face directory."""
+    tiny_tokenizer().save(str(directory / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def _common_settings() -> dict[str, Any]:
+    return {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.15,
+    }
+
+
+def _family_settings(family: str) -> dict[str, Any]:
+    match family:
+        case "llama" | "qwen2" | "qwen3":
+            return {"head_dim": 16}
+        case "mistral":
+            return {"head_dim": 16, "sliding_window": 24}
+        case "gemma3_text":
+            return {
+                "head_dim": 16,
+                "sliding_window": 24,
+                "query_pre_attn_scalar": 20,
+                "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            }
+        case "phi3":
+            return {"sliding_window": None, "partial_rotary_factor": 0.75}
+        case _:
+            raise ValueError(f"no tiny model of family {family!r}; there are {', '.join(FAMILIES)}")
+
+
+def tiny_hf_config(family: str, **overrides: Any) -> Any:
+    """The transformers configuration of `make_tiny_model`, with some settings replaced."""
+    from transformers import AutoConfig
+
+    settings = {**_common_settings(), **_family_settings(family), **overrides}
+    return AutoConfig.for_model(family, **settings)
+
+
+def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides: Any) -> Path:
+    """Write a random fp32 model of a family in FAMILIES, with its tokenizer, and return `directory`.
+
+    Hidden 64, 4 layers, 4 query and 2 KV heads of 16, MLP 128, vocabulary 320. Norm weights and biases are random too,
+    so that leaving one out changes the logits. `overrides` replaces settings of its configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_hf_config(family, **overrides), dtype=torch.float32)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(directory)
+    write_tiny_tokenizer(directory)
+    return directory
+
+
+def tiny_llama_tensors(*, seed: int = 0, num_layers: int = 4) -> dict[str, np.ndarray]:
+    """Random weights under their GGUF names, rows of q and k in llama.cpp's interleaved rotary order."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "attn_q": (64, 64),
+        "attn_k": (32, 64),
+        "attn_v": (32, 64),
+        "attn_output": (64, 64),
+        "ffn_gate": (128, 64),
+        "ffn_up": (128, 64),
+        "ffn_down": (64, 128),
+    }
+
+    def norm() -> np.ndarray:
+        return (1 + 0.1 * rng.standard_normal(64)).astype(np.float32)
+
+    tensors = {"token_embd.weight": 0.5 * rng.standard_normal((VOCAB_SIZE, 64), dtype=np.float32)}
+    for layer in range(num_layers):
+        tensors[f"blk.{layer}.attn_norm.weight"] = norm()
+        tensors[f"blk.{layer}.ffn_norm.weight"] = norm()
+        for name, shape in shapes.items():
+            tensors[f"blk.{layer}.{name}.weight"] = 0.15 * rng.standard_normal(shape, dtype=np.float32)
+    tensors["output_norm.weight"] = norm()
+    return tensors
+
+
+def write_gguf(
+    path: Path,
+    architecture: str,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    quant: str = "F32",
+    embedding_quant: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write matrices at `quant` (a GGML type that gguf can write) and vectors in fp32, with the tiny tokenizer."""
+    writer = gguf.GGUFWriter(path, architecture)
+    defaults = {**_default_metadata(architecture, tensors), **_tokenizer_metadata()}
+    for key, value in {**defaults, **(metadata or {})}.items():
+        _add_metadata(writer, key, value)
+    for name, values in tensors.items():
+        wanted = (embedding_quant or quant) if name == "token_embd.weight" else quant
+        kind = gguf.GGMLQuantizationType[wanted if values.ndim == 2 else "F32"]
+        writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def make_tiny_gguf(directory: Path, *, quant: str = "Q4_1", seed: int = 0) -> Path:
+    """Write a random llama-architecture GGUF file (hidden 64, 4 layers, Q8_0 embedding) and return its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"tiny-{quant}.gguf"
+    return write_gguf(path, "llama", tiny_llama_tensors(seed=seed), quant=quant, embedding_quant="Q8_0")
+
+
+def _default_metadata(architecture: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    num_layers = sum(name.endswith(".attn_norm.weight") for name in tensors)
+    return {
+        f"{architecture}.{key}": value
+        for key, value in {
+            "block_count": num_layers,
+            "context_length": 512,
+            "embedding_length": 64,
+            "feed_forward_length": 128,
+            "attention.head_count": 4,
+            "attention.head_count_kv": 2,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "rope.freq_base": 10000.0,
+            "rope.dimension_count": 16,
+        }.items()
+    }
+
+
+def _add_metadata(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, list(value))
+
+
+def _tokenizer_metadata() -> dict[str, Any]:
+    model = json.loads(tiny_tokenizer().to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token in SPECIAL_TOKENS else 1 for token in tokens],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    }

@@ -1,0 +1,182 @@
+"""A deterministic engine and a byte-level tokenizer: real implementations of the server's seams, without a model."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.core.request import FinishReason, Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.errors import CapacityError, InvalidRequest, WorkerLost
+from shoal.protocol.messages import TokenLogprobs
+
+EOS = 256
+
+
+def ids(text: str) -> list[int]:
+    """Byte tokens of a text."""
+    return list(text.encode())
+
+
+class ByteDetokenizer:
+    """Incremental UTF-8."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(bytes([token_id])) if token_id < EOS else ""
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer:
+    """A token is a byte; 256 ends a text."""
+
+    eos_token_ids = frozenset({EOS})
+    vocab_size = 257
+
+    def __init__(self, *, has_chat_template: bool = True) -> None:
+        self.has_chat_template = has_chat_template
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        return ids(text)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        if messages[0]["role"] == "assistant":
+            raise InvalidRequest("conversation roles must alternate", param="messages")
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+
+    def token_text(self, token_id: int) -> str:
+        return bytes([token_id]).decode(errors="replace") if token_id < EOS else "<eos>"
+
+    def detokenizer(self, context: Sequence[int] = ()) -> ByteDetokenizer:
+        return ByteDetokenizer()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeStats:
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_usage: float = 0.25
+    prefix_query_tokens: int = 40
+    prefix_hit_tokens: int = 16
+    num_preemptions: int = 3
+    max_context: int = 512
+
+
+def reply_to(request: Request) -> list[int]:
+    """What the fake model says: a text named in the prompt as {text}, or else one that depends on the seed."""
+    prompt = bytes(token_id for token_id in request.prompt_ids if token_id < EOS).decode(errors="replace")
+    if "{" in prompt:
+        return ids(prompt[prompt.rindex("{") + 1 : prompt.rindex("}")])
+    return ids(f"seed {request.sampling.seed} says hello")
+
+
+class FakeEngine:
+    """One token of every request a turn: `reply(request)`, then EOS for ever. Thread-safe where Engine is."""
+
+    def __init__(self, *, reply: Callable[[Request], list[int]] = reply_to, stall_after: int | None = None) -> None:
+        self.reply = reply
+        self.stall_after = stall_after
+        """produce so many tokens of a request, then wait"""
+        self.requests: list[Request] = []
+        self.cancelled: list[RequestId] = []
+        self.cancel_seen = threading.Event()
+        self.added = threading.Semaphore(0)
+        """released once for every request"""
+        self.dies_of_request: str | None = None
+        """why the turn after the next request fails"""
+        self.max_prompt_tokens = 400
+        self.num_turns = 0
+        self.closed = False
+        self._running: dict[RequestId, tuple[Request, list[int], int]] = {}
+        self._outputs: deque[Output] = deque()
+        self._woken = threading.Event()
+        self._death: str | None = None
+
+    def kill(self, reason: str) -> None:
+        """Make the next turn fail, from any thread."""
+        self._death = reason
+        self.wake()
+
+    def release(self) -> None:
+        """Let stalled requests go on, from any thread."""
+        self.stall_after = None
+        self.wake()
+
+    def add(self, request: Request) -> None:
+        if len(request.prompt_ids) > self.max_prompt_tokens:
+            raise CapacityError("the prompt can never fit into the KV memory")
+        self.requests.append(request)
+        self.added.release()
+        self._running[request.request_id] = (request, self.reply(request), 0)
+
+    def cancel(self, request_id: RequestId) -> None:
+        if request_id in self._running:
+            self.cancelled.append(request_id)
+            self._finish(request_id, "cancelled")
+            self.cancel_seen.set()
+
+    def turn(self, timeout_s: float) -> list[Output]:
+        self.num_turns += 1
+        if self._running and self.dies_of_request is not None:
+            raise WorkerLost(self.dies_of_request)
+        progress = [self._step(request_id) for request_id in list(self._running)]
+        if not any(progress) and not self._outputs:
+            self._woken.wait(timeout_s)
+        self._woken.clear()
+        if self._death is not None:
+            raise WorkerLost(self._death)
+        outputs = list(self._outputs)
+        self._outputs.clear()
+        return outputs
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def stats(self) -> FakeStats:
+        return FakeStats(num_running=len(self._running))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _step(self, request_id: RequestId) -> bool:
+        request, reply, count = self._running[request_id]
+        if self.stall_after is not None and count >= self.stall_after:
+            return False
+        token_id = reply[count] if count < len(reply) else EOS
+        self._running[request_id] = (request, reply, count + 1)
+        self._outputs.append(
+            TokenProduced(request_id=request_id, token_id=token_id, logprobs=_logprobs(request, token_id))
+        )
+        if token_id in request.stop_token_ids:
+            self._finish(request_id, "stop")
+        elif count + 1 == request.max_tokens:
+            self._finish(request_id, "length")
+        return True
+
+    def _finish(self, request_id: RequestId, reason: FinishReason) -> None:
+        request, _, count = self._running.pop(request_id)
+        self._outputs.append(
+            RequestFinished(
+                request_id=request_id,
+                reason=reason,
+                num_prompt_tokens=len(request.prompt_ids),
+                num_output_tokens=count,
+                num_cached_tokens=2,
+            )
+        )
+
+
+def _logprobs(request: Request, token_id: int) -> TokenLogprobs | None:
+    num_top = request.sampling.num_logprobs
+    if num_top is None:
+        return None
+    top_ids = (token_id, *range(65, 65 + num_top))[:num_top]
+    values = (-0.5, *(-float("inf") for _ in range(num_top)))[:num_top]
+    return TokenLogprobs(logprob=-0.5, top_ids=top_ids, top_logprobs=values)

@@ -1,0 +1,47 @@
+"""A real uvicorn server on a free loopback port, over the fake engine."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shoal.server.app import create_app
+from shoal.server.data_plane import DataPlane
+from shoal.server.metrics import ServerMetrics
+from shoal.server.serve import AppServer, bind, url_of
+from tests.server.fakes import ByteTokenizer, FakeEngine
+
+MODEL = "tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningServer:
+    url: str
+    engine: FakeEngine
+    data_plane: DataPlane
+
+
+@contextmanager
+def run_server(
+    engine: FakeEngine, *, api_key: str | None = None, has_chat_template: bool = True
+) -> Generator[RunningServer, None, None]:
+    """Serve in a thread until the block ends."""
+    tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
+    data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL))
+    app = create_app(data_plane, model_name=MODEL, api_key=api_key)
+    sock = bind("127.0.0.1", 0)
+    url = url_of(sock)
+    started: queue.Queue[None] = queue.Queue()
+    server = AppServer(app, on_started=lambda: started.put(None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    try:
+        started.get(timeout=30)
+        yield RunningServer(url=url, engine=engine, data_plane=data_plane)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert engine.closed

@@ -1,0 +1,105 @@
+"""Health, readiness by evidence, metrics that parse."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from shoal.core.health import HealthConfig
+from shoal.server.data_plane import DataPlane, GenerationSpec
+from shoal.server.metrics import ServerMetrics
+from shoal.server.readiness import ReadinessProbe
+from tests.server.fakes import ByteTokenizer, FakeEngine
+from tests.server.running_server import run_server
+
+
+def samples(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            assert sample.labels["model_name"] == "tiny"
+            reason = sample.labels.get("finished_reason")
+            if "le" not in sample.labels:
+                found[f"{sample.name}/{reason}" if reason else sample.name] = sample.value
+    return found
+
+
+def test_metrics_count_what_happened() -> None:
+    with run_server(FakeEngine()) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        http.post("/v1/completions", json={"prompt": "{abc}"})
+        http.post("/v1/completions", json={"prompt": "{abcdef}", "max_tokens": 2, "n": 2})
+        values = samples(http.get("/metrics").text)
+    expected = {
+        "shoal:prompt_tokens_total": 5 + 8 + 8,
+        "shoal:generation_tokens_total": 4 + 2 + 2,
+        "shoal:request_success_total/stop": 1,
+        "shoal:request_success_total/length": 2,
+        "shoal:time_to_first_token_seconds_count": 3,
+        "shoal:inter_token_latency_seconds_count": 3 + 1 + 1,
+        "shoal:request_time_per_output_token_seconds_count": 3,
+        "shoal:e2e_request_latency_seconds_count": 3,
+        "shoal:request_prompt_tokens_sum": 21,
+        "shoal:request_generation_tokens_sum": 8,
+        "shoal:num_requests_running": 0,
+        "shoal:num_requests_waiting": 0,
+        "shoal:kv_cache_usage_perc": 0.25,
+        "shoal:prefix_cache_queries_total": 40,
+        "shoal:prefix_cache_hits_total": 16,
+        "shoal:num_preemptions_total": 3,
+    }
+    assert {name: values.get(name) for name in expected} == expected
+
+
+def test_openmetrics_is_served_to_who_asks_for_it() -> None:
+    with run_server(FakeEngine()) as running:
+        response = httpx.get(f"{running.url}/metrics", headers={"accept": "application/openmetrics-text"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+
+
+def test_two_apps_do_not_share_metrics() -> None:
+    first, second = ServerMetrics("tiny"), ServerMetrics("tiny")
+    first.count_end("stop")
+    assert b"finished_reason" in first.expose("")[0]
+    assert b"finished_reason" not in second.expose("")[0]
+
+
+def test_health_version_and_openness_with_a_key() -> None:
+    with run_server(FakeEngine(), api_key="key") as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        assert http.get("/health").json() == {"status": "ok"}
+        assert http.get("/ready").json() == {"status": "ready"}
+        assert http.get("/metrics").status_code == 200
+        assert http.get("/version").json()["version"]
+        assert http.get("/v1/models").status_code == 401
+
+
+def test_ready_sends_a_canary_only_without_fresh_tokens() -> None:
+    engine = FakeEngine()
+    with run_server(engine) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        assert http.get("/ready").status_code == 200
+        assert [request.max_tokens for request in engine.requests] == [1]
+        assert http.get("/ready").status_code == 200
+        assert len(engine.requests) == 1
+        assert samples(http.get("/metrics").text)["shoal:generation_tokens_total"] == 0
+
+
+def test_a_canary_that_is_late_keeps_the_server_unready_until_it_answers() -> None:
+    engine = FakeEngine(stall_after=0)
+    clock = iter(range(10_000))
+
+    async def run() -> None:
+        data_plane = DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny"), clock=lambda: float(next(clock)))
+        data_plane.start()
+        probe = ReadinessProbe(data_plane, HealthConfig(window_s=1000.0, canary_deadline_s=0.5))
+        assert not await probe.is_ready()
+        assert not await probe.is_ready()
+        async with await data_plane.generate([GenerationSpec(prompt_ids=(1,), max_tokens=2)]) as generation:
+            engine.release()
+            assert [delta async for deltas in generation for delta in deltas]
+        assert await probe.is_ready()
+        await data_plane.close()
+
+    asyncio.run(run())
+    assert len(engine.requests) == 2
