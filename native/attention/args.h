@@ -1,5 +1,5 @@
-// Plain data that crosses from the dispatcher into a kernel. No inline functions and no standard containers: this header
-// is compiled with several instruction sets, and a shared inline function could be linked in from the widest of them.
+// Plain data that crosses from the dispatcher into a kernel. No inline functions and no standard containers: this
+// header is compiled with several instruction sets, and a shared inline function could be linked in from the widest.
 #pragma once
 
 #include <cstdint>

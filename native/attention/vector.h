@@ -52,8 +52,8 @@ inline float sum_lanes(Vec v) {
   return sum;
 }
 
-// e**x for x within [-87, 87] (clamped), relative error below 2e-7. x = n ln 2 + r with |r| <= ln 2 / 2: the power of two
-// is added to the exponent bits, e**r is its Taylor polynomial of degree 7 (remainder below 6e-9).
+// e**x for x within [-87, 87] (clamped), relative error below 2e-7. x = n ln 2 + r with |r| <= ln 2 / 2: the power of
+// two is added to the exponent bits, e**r is its Taylor polynomial of degree 7 (remainder below 6e-9).
 inline Vec exponential(Vec x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2**23: adding it leaves the nearest integer in the low mantissa bits
   const Vec zero = {};

@@ -1,4 +1,14 @@
-#include "ring.h"
+// A single-producer, single-consumer ring of bytes in shared memory, with frames on top.
+//
+// Layout: a header page (two counters, two sleeper words, each on a cache line of its own), then `capacity` bytes.
+// Counters grow for ever; position = counter modulo capacity. A frame is a u32 length and its bytes, and may be
+// larger than the ring: it then streams through.
+//
+// Waiting: spin briefly, yield for a while, then sleep on a futex. The other side makes the waking system call only
+// when the sleeper word says that somebody sleeps.
+
+#include "../bindings.h"
+#include "../threads/pause.h"
 
 #include <linux/futex.h>
 #include <sched.h>
@@ -8,144 +18,212 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <climits>
+#include <cstdint>
 #include <cstring>
-#include <ctime>
 #include <stdexcept>
-#include <system_error>
 
-#include "../threads/pause.h"
-
-namespace shoal {
+namespace nb = nanobind;
+using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr uint64_t kMagic = 0x31474e524c414853;  // "SHALRNG1", little-endian
-constexpr size_t kDataOffset = 4096;
-constexpr double kSpinS = 20e-6;   // a round trip on a free core takes 4 us; with fewer cores than processes, be short
-constexpr double kYieldS = 50e-6;  // about what falling asleep and being woken costs
+constexpr std::size_t kHeaderBytes = 4096;
+constexpr auto kSpin = std::chrono::microseconds(20);    // a hop between cores takes 1 to 4 us
+constexpr auto kYield = std::chrono::microseconds(100);  // beyond this a sleeping peer costs less than a busy one
 
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+struct Header {
+  alignas(64) std::atomic<std::uint64_t> written;
+  alignas(64) std::atomic<std::uint64_t> read;
+  alignas(64) std::atomic<std::uint32_t> data_event;   // futex: counts writes while the reader sleeps
+  std::atomic<std::uint32_t> reader_sleeps;
+  alignas(64) std::atomic<std::uint32_t> space_event;  // futex: counts reads while the writer sleeps
+  std::atomic<std::uint32_t> writer_sleeps;
+  alignas(64) std::atomic<std::uint32_t> closed;       // either side has closed
+};
+static_assert(sizeof(Header) <= kHeaderBytes);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, Clock::duration limit) {
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(limit).count();
+  timespec timeout{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, &timeout, nullptr, 0);
 }
 
-// Shared futexes: the two ends are in different processes.
-void futex_wait(std::atomic<uint32_t>* word, uint32_t expected, double timeout_s) {
-  timespec timeout;
-  timeout.tv_sec = time_t(timeout_s);
-  timeout.tv_nsec = long((timeout_s - double(timeout.tv_sec)) * 1e9);
-  syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, nullptr, 0);
+void futex_wake(std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void wake(std::atomic<uint32_t>* sleeping) {
-  if (sleeping->load() == 0) return;
-  sleeping->store(0);
-  syscall(SYS_futex, sleeping, FUTEX_WAKE, 1, nullptr, nullptr, 0);
-}
-
-}  // namespace
-
-RingEnd::RingEnd(int fd, bool is_writer) : is_writer_(is_writer) {
-  struct stat status;
-  if (fstat(fd, &status) != 0) throw std::system_error(errno, std::generic_category(), "ring");
-  if (size_t(status.st_size) <= kDataOffset) throw std::invalid_argument("not a ring: the file is too small");
-  void* memory = mmap(nullptr, size_t(status.st_size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (memory == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "ring");
-  header_ = static_cast<RingHeader*>(memory);
-  data_ = static_cast<char*>(memory) + kDataOffset;
-  capacity_ = size_t(status.st_size) - kDataOffset;
-  if (header_->magic != kMagic || header_->capacity != capacity_ || (capacity_ & (capacity_ - 1)) != 0) {
-    munmap(memory, size_t(status.st_size));
-    throw std::invalid_argument("not a ring: wrong header");
-  }
-}
-
-RingEnd::~RingEnd() {
-  close();
-  munmap(header_, capacity_ + kDataOffset);
-}
-
-void RingEnd::close() {
-  (is_writer_ ? header_->writer_closed : header_->reader_closed) = 1;
-  wake(is_writer_ ? &header_->reader_sleeping : &header_->writer_sleeping);
-}
-
-bool RingEnd::peer_closed() const { return (is_writer_ ? header_->reader_closed : header_->writer_closed) != 0; }
-
-size_t RingEnd::filled() const {
-  const uint64_t filled = header_->head.load() - header_->tail.load();
-  if (filled > capacity_) throw std::runtime_error("the counters of a ring are broken");
-  return size_t(filled);
-}
-
-size_t RingEnd::write_some(const char* data, size_t size) {
-  const uint64_t head = header_->head.load(std::memory_order_relaxed);
-  const size_t count = std::min(size, capacity_ - filled()), start = head & (capacity_ - 1);
-  const size_t straight = std::min(count, capacity_ - start);
-  std::memcpy(data_ + start, data, straight);
-  std::memcpy(data_, data + straight, count - straight);
-  if (count > 0) {
-    header_->head.store(head + count);
-    wake(&header_->reader_sleeping);
-  }
-  return count;
-}
-
-size_t RingEnd::read_some(char* data, size_t size) {
-  const uint64_t tail = header_->tail.load(std::memory_order_relaxed);
-  const size_t count = std::min(size, filled()), start = tail & (capacity_ - 1);
-  const size_t straight = std::min(count, capacity_ - start);
-  std::memcpy(data, data_ + start, straight);
-  std::memcpy(data + straight, data_, count - straight);
-  if (count > 0) {
-    header_->tail.store(tail + count);
-    wake(&header_->writer_sleeping);
-  }
-  return count;
-}
-
-size_t RingEnd::write(const char* data, size_t size, double timeout_s) {
-  if (!is_writer_) throw std::invalid_argument("this is the reading end");
-  const double until_s = now_s() + timeout_s;
-  size_t done = 0;
-  while (!peer_closed()) {
-    done += write_some(data + done, size - done);
-    if (done == size || !wait(until_s)) break;
-  }
-  return done;
-}
-
-size_t RingEnd::read(char* data, size_t size, double timeout_s) {
-  if (is_writer_) throw std::invalid_argument("this is the writing end");
-  const double until_s = now_s() + timeout_s;
-  size_t done = 0;
-  while (true) {
-    const bool was_closed = peer_closed();  // before reading: what was written before closing still counts
-    done += read_some(data + done, size - done);
-    if (done == size || was_closed || !wait(until_s)) return done;
-  }
-}
-
-// Waits until this end could move a byte or the other end has closed. False when the time is over.
-bool RingEnd::wait(double until_s) {
-  const auto ready = [this] { return peer_closed() || filled() != (is_writer_ ? capacity_ : 0); };
-  std::atomic<uint32_t>* sleeping = is_writer_ ? &header_->writer_sleeping : &header_->reader_sleeping;
-  const double start_s = now_s();
-  while (!ready()) {
-    const double t_s = now_s();
-    if (t_s >= until_s) return false;
-    if (t_s - start_s < kSpinS) {
-      pause_processor();
-    } else if (t_s - start_s < kSpinS + kYieldS) {
-      sched_yield();
+// Wait until ready() holds. False when the deadline passed first.
+template <typename Ready>
+bool wait_until(const Ready& ready, std::atomic<std::uint32_t>& event, std::atomic<std::uint32_t>& sleeps,
+                Clock::time_point deadline) {
+  if (ready()) return true;
+  const auto start = Clock::now();
+  for (auto now = start; now < std::min(start + kYield, deadline); now = Clock::now()) {
+    if (ready()) return true;
+    if (now < start + kSpin) {
+      shoal::pause_processor();
     } else {
-      sleeping->store(1);
-      if (!ready()) futex_wait(sleeping, 1, until_s - t_s);
-      sleeping->store(0);
+      sched_yield();
     }
   }
+  while (true) {
+    const std::uint32_t seen = event.load();
+    sleeps.store(1);
+    if (ready()) break;
+    const auto now = Clock::now();
+    if (now >= deadline) {
+      sleeps.store(0);
+      return ready();
+    }
+    futex_wait(event, seen, deadline - now);
+  }
+  sleeps.store(0);
   return true;
 }
 
-}  // namespace shoal
+void notify(std::atomic<std::uint32_t>& event, std::atomic<std::uint32_t>& sleeps) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (sleeps.load()) {
+    event.fetch_add(1);
+    futex_wake(event);
+  }
+}
+
+Clock::time_point deadline_in(double seconds) {
+  const double bounded = std::clamp(seconds, 0.0, 1e6);
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(bounded));
+}
+
+class Ring {
+ public:
+  explicit Ring(int fd) {
+    struct stat status {};
+    if (fstat(fd, &status) != 0 || status.st_size <= static_cast<off_t>(kHeaderBytes))
+      throw std::invalid_argument("not a ring: the descriptor is closed or too small");
+    bytes_ = static_cast<std::size_t>(status.st_size);
+    void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) throw std::runtime_error(std::strerror(errno));
+    header_ = static_cast<Header*>(memory);
+    data_ = static_cast<char*>(memory) + kHeaderBytes;
+    capacity_ = bytes_ - kHeaderBytes;
+  }
+
+  ~Ring() { munmap(header_, bytes_); }
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+
+  void close() {
+    header_->closed.store(1);
+    for (auto* event : {&header_->data_event, &header_->space_event}) {
+      event->fetch_add(1);
+      futex_wake(*event);
+    }
+  }
+
+  bool closed() const { return header_->closed.load() != 0; }
+
+  // Bytes written before the deadline or the peer's closing; less than `count` means one of the two.
+  std::size_t write(const char* source, std::size_t count, Clock::time_point deadline) {
+    std::size_t done = 0;
+    while (done < count) {
+      if (!wait_until([&] { return space() > 0 || closed(); }, header_->space_event, header_->writer_sleeps,
+                      deadline) ||
+          closed())
+        break;
+      const std::size_t chunk = std::min(space(), count - done);
+      const std::uint64_t written = header_->written.load(std::memory_order_relaxed);
+      copy_in(written % capacity_, source + done, chunk);
+      header_->written.store(written + chunk, std::memory_order_release);
+      notify(header_->data_event, header_->reader_sleeps);
+      done += chunk;
+    }
+    return done;
+  }
+
+  std::size_t read(char* target, std::size_t count, Clock::time_point deadline) {
+    std::size_t done = 0;
+    while (done < count) {
+      if (!wait_until([&] { return available() > 0 || closed(); }, header_->data_event, header_->reader_sleeps,
+                      deadline) ||
+          available() == 0)
+        break;
+      const std::size_t chunk = std::min(available(), count - done);
+      const std::uint64_t position = header_->read.load(std::memory_order_relaxed);
+      copy_out(position % capacity_, target + done, chunk);
+      header_->read.store(position + chunk, std::memory_order_release);
+      notify(header_->space_event, header_->writer_sleeps);
+      done += chunk;
+    }
+    return done;
+  }
+
+ private:
+  // Bytes to be read. The other process writes one of the counters: what cannot be is not taken for a size.
+  std::size_t available() const {
+    const std::uint64_t read = header_->read.load(std::memory_order_acquire);
+    const std::uint64_t filled = header_->written.load(std::memory_order_acquire) - read;
+    if (filled > capacity_) throw std::runtime_error("the counters of a ring are broken");
+    return filled;
+  }
+  std::size_t space() const { return capacity_ - available(); }
+  void copy_in(std::size_t at, const char* source, std::size_t count) {
+    const std::size_t first = std::min(count, capacity_ - at);
+    std::memcpy(data_ + at, source, first);
+    std::memcpy(data_, source + first, count - first);
+  }
+  void copy_out(std::size_t at, char* target, std::size_t count) const {
+    const std::size_t first = std::min(count, capacity_ - at);
+    std::memcpy(target, data_ + at, first);
+    std::memcpy(target + first, data_, count - first);
+  }
+
+  Header* header_;
+  char* data_;
+  std::size_t bytes_;
+  std::size_t capacity_;
+};
+
+class BufferView {
+ public:
+  BufferView(nb::handle object, int flags) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
+  }
+  ~BufferView() { PyBuffer_Release(&view_); }
+  BufferView(const BufferView&) = delete;
+  BufferView& operator=(const BufferView&) = delete;
+  char* data() const { return static_cast<char*>(view_.buf); }
+  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+ private:
+  Py_buffer view_{};
+};
+
+}  // namespace
+
+void bind_ring(nb::module_& module) {
+  nb::class_<Ring>(module, "Ring")
+    .def(nb::init<int>(), nb::arg("fd"))
+    .def("close", &Ring::close)
+    .def_prop_ro("closed", &Ring::closed)
+    .def(
+      "write",
+      [](Ring& ring, nb::handle source, double timeout_s) {
+        const BufferView view(source, PyBUF_C_CONTIGUOUS);
+        const nb::gil_scoped_release released;
+        return ring.write(view.data(), view.size(), deadline_in(timeout_s));
+      },
+      nb::arg("source"), nb::arg("timeout_s"))
+    .def(
+      "read_into",
+      [](Ring& ring, nb::handle target, double timeout_s) {
+        const BufferView view(target, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+        const nb::gil_scoped_release released;
+        return ring.read(view.data(), view.size(), deadline_in(timeout_s));
+      },
+      nb::arg("target"), nb::arg("timeout_s"));
+}

@@ -3,13 +3,6 @@
 
 #include <sys/types.h>
 
-#include <atomic>
-#include <condition_variable>
-#include <cstdint>
-#include <mutex>
-#include <thread>
-#include <vector>
-
 namespace shoal {
 
 // Threads spin for a moment after a task, then sleep: an idle pool uses no processor time.
@@ -29,21 +22,11 @@ class ThreadPool {
   void run(void (*task)(void*), void* context);
 
  private:
-  void work();
-  bool has_task(uint64_t state, uint64_t last_epoch) const;
-  void wait_for_task(uint64_t last_epoch);
+  class Workers;
 
   const int num_threads_;
   const pid_t owner_;
-  std::atomic<uint64_t> state_{0};  // threads at work, whether more may join, and the task's number; see the .cpp
-  std::atomic<bool> stopped_{false};
-  std::atomic<int> sleepers_{0};
-  void (*task_)(void*) = nullptr;
-  void* context_ = nullptr;
-  std::mutex caller_mutex_;
-  std::mutex sleep_mutex_;
-  std::condition_variable wake_;
-  std::vector<std::thread>* threads_;  // leaked in a forked child, where they cannot be joined
+  Workers* workers_;  // leaked in a forked child: destroying a condition variable would wait for absent threads
 };
 
 }  // namespace shoal

@@ -48,6 +48,18 @@ def test_blocks_are_not_shared_before_they_are_computed():
     assert not set(block_tables(first)[0]) & set(block_tables(second)[0])
 
 
+def test_blocks_enter_the_index_with_the_answer_not_before():
+    driver = Driver(make_config(block_size=4, num_micro_batches=2))
+    driver.add(make_request("a", prompt=range(16)))
+    assert [step.num_tokens for step in driver.in_flight] == [8, 8]
+    index = driver.scheduler.state.kv.blocks.index
+    assert index.num_cached == 0
+    driver.answer()
+    assert index.num_cached == 2
+    driver.answer()
+    assert index.num_cached == 4
+
+
 def test_running_sequences_share_a_prefix():
     driver = Driver(make_config(block_size=4))
     driver.add(make_request("a", prompt=range(9), max_tokens=20))
@@ -95,9 +107,10 @@ def test_sequence_in_flight_is_not_preempted():
 def test_newcomer_leaves_a_block_for_each_running_sequence():
     driver = Driver(make_config(block_size=4, num_blocks=5, max_context=20))
     driver.add(make_request("a", prompt=8, max_tokens=8))
-    driver.add(make_request("b", prompt=12, max_tokens=2))
+    driver.add(make_request("b", prompt=8, max_tokens=2))
     driver.answer()
-    assert driver.scheduler.stats().num_waiting == 1, "3 blocks are free, but one is for a"
+    stats = driver.scheduler.stats()
+    assert (stats.num_free_blocks, stats.num_waiting) == (2, 1), "b needs 2 blocks, but one is kept for a"
     driver.finish()
     assert driver.scheduler.stats().num_preemptions == 0
 
@@ -121,6 +134,15 @@ def test_nobody_passes_a_preempted_sequence():
     driver.add(make_request("late", prompt=1, max_tokens=1))
     driver.finish()
     assert list(driver.finished) == ["old", "young", "late"]
+
+
+def test_preempted_sequence_waits_before_younger_ones():
+    driver = Driver(make_config(block_size=1, num_blocks=12, max_context=13, max_seqs=2))
+    driver.add(make_request("old", prompt=3, max_tokens=10), make_request("young", prompt=5, max_tokens=4))
+    driver.add(make_request("younger", prompt=1, max_tokens=1), make_request("youngest", prompt=1, max_tokens=1))
+    driver.finish()
+    assert driver.scheduler.stats().num_preemptions == 1
+    assert list(driver.finished) == ["old", "young", "younger", "youngest"]
 
 
 def test_cancelled_while_waiting_is_gone_at_once():

@@ -1,21 +1,23 @@
 """Targets: outputs that are given, not drawn, go through prefill."""
 
 from shoal.core.events import WorkersLost, WorkersReady
+from shoal.protocol.messages import Sampling
 from tests.core.scheduler_driver import Driver, ints, make_config, make_request
 
 
-def test_targets_are_one_prefill_with_many_sampled_rows():
+def test_targets_are_one_chunk_after_the_prompt_with_many_sampled_rows():
     driver = Driver(make_config())
     driver.add(make_request("a", prompt=(1, 2, 3), max_tokens=4, targets=(7, 8, 9, 10), want_logits=True))
-    (step,) = driver.sent
-    assert ints(step.token_ids) == [1, 2, 3, 7, 8, 9]
-    assert [(s.row, s.token_index, s.target, s.want_logits) for s in step.samples] == [
-        (2, 0, 7, True),
-        (3, 1, 8, True),
-        (4, 2, 9, True),
-        (5, 3, 10, True),
-    ]
     driver.finish()
+    prompt, outputs = driver.sent
+    assert (ints(prompt.token_ids), prompt.num_output_tokens) == ([1, 2, 3], 0)
+    assert (ints(outputs.token_ids), outputs.num_output_tokens) == ([7, 8, 9], 3)
+    assert [(s.row, s.token_index, s.target, s.want_logits) for s in prompt.samples + outputs.samples] == [
+        (2, 0, 7, True),
+        (0, 1, 8, True),
+        (1, 2, 9, True),
+        (2, 3, 10, True),
+    ]
     assert driver.tokens["a"] == [7, 8, 9, 10]
     assert driver.finished["a"].reason == "length"
 
@@ -24,8 +26,8 @@ def test_targets_are_cut_into_chunks():
     driver = Driver(make_config(max_step_tokens=4, prefill_chunk_tokens=4))
     driver.add(make_request("a", prompt=3, max_tokens=8, targets=tuple(range(8))))
     driver.finish()
-    assert [step.num_tokens for step in driver.sent] == [4, 4, 2]
-    assert [[s.token_index for s in step.samples] for step in driver.sent] == [[0, 1], [2, 3, 4, 5], [6, 7]]
+    assert [step.num_tokens for step in driver.sent] == [3, 4, 3]
+    assert [[s.token_index for s in step.samples] for step in driver.sent] == [[0], [1, 2, 3, 4], [5, 6, 7]]
     assert driver.tokens["a"] == list(range(8))
 
 
@@ -42,6 +44,14 @@ def test_stop_tokens_do_not_end_forced_outputs():
     driver.add(make_request("a", max_tokens=3, targets=(5, 6, 7), stop_token_ids=frozenset({6})))
     driver.finish()
     assert driver.tokens["a"] == [5, 6, 7]
+
+
+def test_history_of_forced_outputs_ends_before_the_row():
+    driver = Driver(make_config())
+    penalized = Sampling(frequency_penalty=1.0)
+    driver.add(make_request("a", max_tokens=3, targets=(5, 6, 7), sampling=penalized))
+    driver.finish()
+    assert [ints(sample.history) for step in driver.sent for sample in step.samples] == [[], [5], [5, 6]]
 
 
 def test_single_target():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ def make_case(
         sequences=tuple(
             (magnitude * rng.standard_normal((length, shape.qkv_width))).astype(np.float32) for length in lengths
         ),
-        tables=tuple(order[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)),
+        tables=tuple(order[a:b] for a, b in itertools.pairwise(cuts)),
         cos=np.cos(angles).astype(np.float32),
         sin=np.sin(angles).astype(np.float32),
     )
@@ -81,7 +82,7 @@ class Runner:
         )
         out = np.full((qkv.shape[0], case.shape.out_width), np.nan, np.float32)
         self.layer.run(qkv, out, step)
-        return [out[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [out[a:b] for a, b in itertools.pairwise(starts)]
 
     def run_chunked(self, rng: np.random.Generator) -> list[F32]:
         """All sequences to their ends, in steps of random chunks of random sequences."""

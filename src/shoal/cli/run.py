@@ -127,11 +127,12 @@ class _Session:
         from shoal.bench.generation import generate
         from shoal.core.request import Request, RequestId, TokenProduced
 
-        tokenizer, detokenizer = self._loaded.tokenizer, self._loaded.tokenizer.detokenizer()
+        tokenizer = self._loaded.tokenizer
         if self._is_chat:
             prompt_ids = tokenizer.encode(tokenizer.chat_prompt(messages), add_special=False)
         else:
             prompt_ids = tokenizer.encode(messages[-1]["content"])
+        detokenizer = tokenizer.detokenizer(prompt_ids)
         pieces: list[str] = []
 
         def emit(text: str) -> None:

@@ -120,7 +120,7 @@ def launch(planned: PlannedModel, on_progress: ProgressCallback | None = None) -
             _start_replica(planned, replica, f"replica {index}", on_failure, progress)
             for index, replica in enumerate(plan.replicas)
         ]
-        tokenizer = load_tokenizer(planned.path)
+        tokenizer = load_tokenizer(planned.path, cache_root=_cache_root() / "tokenizers")
         for executor in executors:
             if isinstance(executor, LocalExecutor):
                 executor.wait_until_loaded(progress.advance)
@@ -205,6 +205,11 @@ def _scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
         num_micro_batches=num_stages,
         prefill_chunk_tokens=plan.max_step_tokens,
     )
+
+
+def _cache_root() -> Path:
+    """Where things that took long to make are kept. Source: XDG Base Directory Specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"
 
 
 def _total_bytes(blocks: Sequence[Block], spec: SplitSpec) -> int:

@@ -70,7 +70,12 @@ class PythonRing:
         return _COUNTER.unpack_from(self._memory, offset)[0]
 
     def _available(self) -> int:
-        return self._counter(_WRITTEN) - self._counter(_READ)
+        """Bytes to be read. The other process writes one of the counters: what cannot be is not taken for a size."""
+        read = self._counter(_READ)
+        filled = self._counter(_WRITTEN) - read
+        if not 0 <= filled <= self._capacity:
+            raise RuntimeError("the counters of a ring are broken")
+        return filled
 
     def _space(self) -> int:
         return self._capacity - self._available()

@@ -13,6 +13,7 @@ class Chunk(NamedTuple):
     """Consecutive rows of one sequence within a step."""
 
     sequence: Sequence
+    start: int
     end: int
     """first row of the sequence after the chunk"""
     num_samples: int
@@ -32,56 +33,63 @@ class StepInFlight:
 class StepBuilder:
     """One step under construction. Arrays are int32; the machines Shoal runs on are little-endian, as the wire is."""
 
-    __slots__ = ("_chunks", "_context_lens", "_positions", "_query_starts", "_samples", "_token_ids", "num_prefill")
+    __slots__ = ("_output_chunks", "_prompt_chunks", "_samples", "num_prefill", "num_tokens")
 
     def __init__(self) -> None:
-        self._chunks: list[Chunk] = []
-        self._token_ids = array("i")
-        self._positions = array("i")
-        self._query_starts = array("i", (0,))
-        self._context_lens = array("i")
+        self._output_chunks: list[Chunk] = []
+        self._prompt_chunks: list[Chunk] = []
         self._samples: list[SampleRow] = []
+        self.num_tokens = 0
         self.num_prefill = 0
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self._token_ids)
 
     def add_decode(self, sequence: Sequence) -> None:
         """Append the one row of a decoding sequence. Mutates: its scheduled rows."""
-        self._add(sequence, sequence.num_scheduled + 1)
+        self._add(sequence, 1)
 
     def add_prefill(self, sequence: Sequence, num_rows: int) -> None:
-        """Append the next `num_rows` rows of a prompt. Mutates: its scheduled rows."""
-        self._add(sequence, sequence.num_scheduled + num_rows)
+        """Append the next `num_rows` rows of a sequence, all prompt or all output. Mutates: its scheduled rows."""
+        self._add(sequence, num_rows)
         self.num_prefill += num_rows
 
     def build(self, step_id: StepId, generation: Generation) -> tuple[Step, StepInFlight]:
-        """The step to send and the record to keep."""
+        """The step to send and the record to keep. Output rows come first."""
+        chunks = self._output_chunks + self._prompt_chunks
+        token_ids, positions = array("i"), array("i")
+        query_starts, context_lens = array("i", (0,)), array("i")
+        for chunk in chunks:
+            self._add_samples(chunk, row_of_start=len(token_ids))
+            token_ids.extend(chunk.sequence.token_ids[chunk.start : chunk.end])
+            positions.extend(range(chunk.start, chunk.end))
+            query_starts.append(len(token_ids))
+            context_lens.append(chunk.end)
         step = Step(
             step_id=step_id,
             generation=generation,
-            token_ids=self._token_ids.tobytes(),
-            positions=self._positions.tobytes(),
-            query_starts=self._query_starts.tobytes(),
-            context_lens=self._context_lens.tobytes(),
-            block_tables=self._pack_block_tables(),
+            token_ids=token_ids.tobytes(),
+            positions=positions.tobytes(),
+            query_starts=query_starts.tobytes(),
+            context_lens=context_lens.tobytes(),
+            block_tables=_pack_block_tables(chunks),
+            num_output_tokens=sum(chunk.end - chunk.start for chunk in self._output_chunks),
             samples=tuple(self._samples),
         )
-        return step, StepInFlight(self._chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
+        return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
 
-    def _add(self, sequence: Sequence, end: int) -> None:
+    def _add(self, sequence: Sequence, num_rows: int) -> None:
         start = sequence.num_scheduled
-        self._token_ids.extend(sequence.token_ids[start:end])
-        self._positions.extend(range(start, end))
-        self._query_starts.append(len(self._token_ids))
-        self._context_lens.append(end)
-        first_sampled = max(start, sequence.first_sampled_row)
-        for row in range(first_sampled, end):
-            self._add_sample(sequence, row, row_in_step=len(self._token_ids) - end + row)
-        self._chunks.append(Chunk(sequence, end, max(0, end - first_sampled)))
+        end = start + num_rows
+        num_samples = max(0, end - max(start, sequence.first_sampled_row))
+        is_prompt = start < sequence.num_prompt
+        assert not is_prompt or end <= sequence.num_prompt, "a chunk holds prompt rows or output rows"
+        chunks = self._prompt_chunks if is_prompt else self._output_chunks
+        chunks.append(Chunk(sequence, start, end, num_samples))
         sequence.num_scheduled = end
         sequence.num_in_flight += 1
+        self.num_tokens += num_rows
+
+    def _add_samples(self, chunk: Chunk, *, row_of_start: int) -> None:
+        for row in range(chunk.end - chunk.num_samples, chunk.end):
+            self._add_sample(chunk.sequence, row, row_in_step=row_of_start + row - chunk.start)
 
     def _add_sample(self, sequence: Sequence, row: int, *, row_in_step: int) -> None:
         request, num_prompt = sequence.request, sequence.num_prompt
@@ -100,11 +108,12 @@ class StepBuilder:
             )
         )
 
-    def _pack_block_tables(self) -> bytes:
-        """int32 [B, M], M the longest table of this step."""
-        tables = [chunk.sequence.block_table for chunk in self._chunks]
-        width = max(map(len, tables))
-        packed = array("i", (-1,)) * (len(tables) * width)
-        for i, table in enumerate(tables):
-            packed[i * width : i * width + len(table)] = array("i", table)
-        return packed.tobytes()
+
+def _pack_block_tables(chunks: list[Chunk]) -> bytes:
+    """int32 [B, M], M the longest table of this step."""
+    tables = [chunk.sequence.block_table for chunk in chunks]
+    width = max(map(len, tables))
+    packed = array("i", (-1,)) * (len(tables) * width)
+    for i, table in enumerate(tables):
+        packed[i * width : i * width + len(table)] = array("i", table)
+    return packed.tobytes()

@@ -6,6 +6,7 @@ own and is recomputed later from its prompt and the outputs so far.
 
 Successive prefill chunks of one prompt may be in flight together: every stage runs the steps in order, so a chunk finds
 its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
+A chunk holds prompt rows or output rows, never both, and a sequence has one chunk in a step.
 """
 
 from __future__ import annotations
@@ -61,10 +62,12 @@ def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
         sequence = state.prefilling or _admit(state)
         if sequence is None:
             return
-        num_rows = min(budget, sequence.num_unscheduled)
+        num_rows = min(budget, sequence.num_unscheduled_alike)
         builder.add_prefill(sequence, num_rows)
         budget -= num_rows
         state.prefilling = sequence if sequence.num_unscheduled else None
+        if state.prefilling:
+            return
 
 
 def _prefill_budget(state: SchedulerState, *, room: int) -> int:

@@ -28,9 +28,9 @@ class SegmentGraph:
 
     name: str
     narrow: bytes
-    """for few rows: 8-bit activations where the weights are quantized"""
+    """for output tokens, which come few at a time: 8-bit activations where the weights are quantized"""
     wide: bytes | None
-    """for many rows: fp32 activations; None where that is no different or no faster"""
+    """for prompt tokens, which come many at a time: fp32 activations; None where that is no different or no faster"""
     weight_bytes: int
 
 
@@ -135,9 +135,11 @@ class _DecoderSegment:
         return self._builder.softcap(logits, cap) if cap else logits
 
     def _add_norm(self, x: str, delta: str | None, norm_name: str) -> tuple[str, str]:
+        """The residual sum and its norm. With nothing to add, zeros are: the fused operator rounds otherwise than the
+        plain norm, and a stage that begins here must say what one that goes through here says."""
         weight, epsilon = self._source.vector(norm_name), self._config.norm_epsilon
         if delta is None:
-            return x, self._builder.rms_norm(x, weight, epsilon)
+            delta = self._builder.node("Sub", [x, x])
         return self._builder.add_then_norm(x, delta, weight, epsilon)
 
     def _matrix(self, layer: int, part: str) -> Weight:

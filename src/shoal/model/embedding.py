@@ -21,7 +21,10 @@ class Embedding:
         self._scale = np.float32(scale)
 
     def rows(self, token_ids_T: npt.NDArray[np.int32]) -> F32:
-        """The embedding of each token, [T, D]. Raises IndexError for an id outside the vocabulary."""
+        """The embedding of each token, [T, D]. Raises ValueError for an id outside the vocabulary."""
+        vocab_size = self._matrix.shape[0]
+        if token_ids_T.min() < 0 or token_ids_T.max() >= vocab_size:
+            raise ValueError(f"a token id is outside the vocabulary of {vocab_size}")
         match self._matrix:
             case DenseWeight(values_NK=values):
                 rows_TD = values[token_ids_T]

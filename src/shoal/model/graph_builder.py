@@ -6,6 +6,7 @@ Shapes: T tokens, D hidden, K input features, N output features, G = K / BLOCK.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,7 @@ class GraphBuilder:
         return self._weight_bytes
 
     def node(
-        self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: object
+        self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: Any
     ) -> str:
         """Append a node; names its single output unless `outputs` are given. Returns the first output."""
         names = list(outputs) or [f"{op}_{len(self._nodes)}"]

@@ -103,9 +103,11 @@ def _candidates(scores_V: F32, sampling: Sampling) -> tuple[npt.NDArray[np.int64
 
 
 def _largest(values_V: F32, count: int) -> npt.NDArray[np.int64]:
-    """Indices of the `count` largest values, largest first; ties to the smaller index."""
-    ids_C = np.sort(np.argpartition(values_V, -count)[-count:])
-    return ids_C[np.argsort(-values_V[ids_C], kind="stable")]
+    """Indices of the `count` largest values or of all, largest first; ties to the smaller index."""
+    count = min(count, len(values_V))
+    threshold = np.partition(values_V, -count)[-count]
+    ids_C = np.flatnonzero(~(values_V < threshold))
+    return ids_C[np.argsort(-values_V[ids_C], kind="stable")][:count]
 
 
 def _nucleus(weights_V: F32, top_p: float) -> tuple[npt.NDArray[np.int64], F32]:

@@ -17,13 +17,14 @@ from shoal.model.kv_storage import KvStorage
 from shoal.model.paged_attention import AttentionLayer, AttentionShape, AttentionStep, make_attention
 from shoal.model.rope import rope_tables
 from shoal.model.sampling import sample_rows
-from shoal.model.segments import BoundSegments, Segment, set_threads
+from shoal.model.segments import Bindings, BoundSegments, Segment, set_threads
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.messages import SampledToken, SampleRow, Step
 
 F32 = npt.NDArray[np.float32]
-_WIDE_ROWS = 32
-"""Rows from which fp32 activations are faster than 8-bit ones. Source: benchmarks/results, section wide batches."""
+_FEWEST_PROMPT_ROWS = 2
+"""ONNX Runtime multiplies a single row by another kernel than several, with other bits in the result. Prompt rows go
+two at a time at least, the second being whatever is in the buffer, so that they come out the same in any chunk."""
 _HEAD_ROWS = 64
 """Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
 
@@ -66,8 +67,7 @@ class Stage:
         self._embedding = self._load_embedding(source) if self.is_first else None
         narrow, wide = self._load_segments(source, on_progress or (lambda done, total: None))
         self._allocate_buffers()
-        self._narrow = self._bind(narrow)
-        self._wide = self._bind(wide)
+        self._bind(narrow, wide)
         self._layers = self._make_attention_layers()
 
     @property
@@ -92,34 +92,47 @@ class Stage:
             x_TD = self._embedding.rows(np.frombuffer(step.token_ids, "<i4"))
         assert x_TD is not None
         self._x[0][:num_tokens] = x_TD
-        self._run_layers(step, num_tokens)
-        return self._sample(step.samples) if self.is_last else self._hand_over(num_tokens)
+        parts = self._parts(step)
+        self._run_layers(step, parts)
+        return self._sample(step.samples) if self.is_last else self._hand_over(num_tokens, parts)
 
-    def _run_layers(self, step: Step, num_tokens: int) -> None:
+    def _parts(self, step: Step) -> list[Bindings]:
+        """What to run: the segments of output rows on the first rows of the batch, those of prompt rows on the rest."""
+        num_outputs, num_tokens = step.num_output_tokens, step.num_tokens
+        if self._prompt_segments is self._output_segments:
+            return [self._output_segments.on_rows(0, num_tokens)]
+        parts = [self._output_segments.on_rows(0, num_outputs)] if num_outputs else []
+        if num_outputs < num_tokens:
+            end = max(num_tokens, num_outputs + _FEWEST_PROMPT_ROWS)
+            parts.append(self._prompt_segments.on_rows(num_outputs, end))
+        return parts
+
+    def _run_layers(self, step: Step, parts: Sequence[Bindings]) -> None:
+        """Every part has sessions of its own; attention takes all rows at once."""
         attention_step = self._attention_step(step)
-        qkv, attention = self._qkv[:num_tokens], self._attention_out[:num_tokens]
-        body, _ = self._segments_for(num_tokens)
-        for (session, binding), layer in zip(body.for_rows(num_tokens), self._layers, strict=True):
-            session.run_with_iobinding(binding)
+        qkv, attention = self._qkv[: step.num_tokens], self._attention_out[: step.num_tokens]
+        for index, layer in enumerate(self._layers):
+            for part in parts:
+                session, binding = part[index]
+                session.run_with_iobinding(binding)
             layer.run(qkv, attention, attention_step)
 
-    def _hand_over(self, num_tokens: int) -> F32:
-        _, tail = self._segments_for(num_tokens)
-        for session, binding in tail.for_rows(num_tokens):
+    def _hand_over(self, num_tokens: int, parts: Sequence[Bindings]) -> F32:
+        for part in parts:
+            session, binding = part[-1]
             session.run_with_iobinding(binding)
         return self._x_out[:num_tokens]
 
     def _sample(self, samples: Sequence[SampleRow]) -> tuple[SampledToken, ...]:
         """Finish the last layer and compute logits for the sampled rows only."""
-        _, head = self._narrow
         tokens: list[SampledToken] = []
         for start in range(0, len(samples), _HEAD_ROWS):
             rows = samples[start : start + _HEAD_ROWS]
             indices = [row.row for row in rows]
             self._head_x[: len(rows)] = self._residual[indices]
             self._head_attention[: len(rows)] = self._attention_out[indices]
-            for session, binding in head.for_rows(len(rows)):
-                session.run_with_iobinding(binding)
+            ((session, binding),) = self._head_segment.on_rows(0, len(rows))
+            session.run_with_iobinding(binding)
             tokens += sample_rows(self._logits[: len(rows)], rows)
         return tuple(tokens)
 
@@ -144,14 +157,14 @@ class Stage:
         total = config.last_layer - config.first_layer + 1
         for graph in build_segments(source, config.first_layer, config.last_layer, config.precision):
             narrow.append(Segment(graph.name, graph.narrow))
-            has_wide = config.wide_kernels and graph.wide is not None
-            wide.append(Segment(graph.name, graph.wide) if has_wide else narrow[-1])
-            self.weight_bytes += graph.weight_bytes * (2 if has_wide else 1)
+            wide_graph = graph.wide if config.wide_kernels else None
+            wide.append(narrow[-1] if wide_graph is None else Segment(graph.name, wide_graph))
+            self.weight_bytes += graph.weight_bytes * (1 if wide_graph is None else 2)
             on_progress(len(narrow), total)
         return narrow, wide
 
     def _allocate_buffers(self) -> None:
-        rows, decoder = self._config.max_step_tokens, self.decoder
+        rows, decoder = self._config.max_step_tokens + _FEWEST_PROMPT_ROWS - 1, self.decoder
 
         def buffer(num_rows: int, width: int) -> F32:
             return np.zeros((num_rows, width), np.float32)
@@ -166,21 +179,21 @@ class Stage:
         else:
             self._x_out = buffer(rows, decoder.hidden_size)
 
-    def _bind(self, segments: Sequence[Segment]) -> tuple[BoundSegments, BoundSegments]:
-        """Body and tail. The residual stream alternates between two buffers: a segment reads one, writes the other."""
-        body, tail = segments[:-1], segments[-1]
+    def _bind(self, narrow: Sequence[Segment], wide: Sequence[Segment]) -> None:
+        """The residual stream alternates between two buffers: a segment reads one and writes the other."""
+        reads = [max(index - 1, 0) % 2 for index in range(len(narrow))]
         shared = {"qkv": self._qkv, "attention": self._attention_out}
-        reads = [max(index - 1, 0) % 2 for index in range(len(segments))]
-        buffers = [shared | {"x": self._x[read], "x_out": self._x[1 - read]} for read in reads[:-1]]
+        buffers = [shared | {"x": self._x[read], "x_out": self._x[1 - read]} for read in reads]
         self._residual = self._x[reads[-1]]
         if self.is_last:
             ends = {"x": self._head_x, "attention": self._head_attention, "logits": self._logits}
+            self._head_segment = BoundSegments(narrow[-1:], [ends])
+            narrow, wide, buffers = narrow[:-1], wide[:-1], buffers[:-1]
         else:
-            ends = {"x": self._residual, "attention": self._attention_out, "x_out": self._x_out}
-        return BoundSegments(body, buffers), BoundSegments([tail], [ends])
-
-    def _segments_for(self, num_tokens: int) -> tuple[BoundSegments, BoundSegments]:
-        return self._wide if num_tokens >= _WIDE_ROWS else self._narrow
+            buffers[-1]["x_out"] = self._x_out
+        self._output_segments = BoundSegments(narrow, buffers)
+        is_one_kind = all(a is b for a, b in zip(narrow, wide, strict=True))
+        self._prompt_segments = self._output_segments if is_one_kind else BoundSegments(wide, buffers)
 
     def _make_attention_layers(self) -> list[AttentionLayer]:
         config, decoder = self._config, self.decoder

@@ -36,16 +36,17 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._settings = settings
+        self._vocab_size = backend.get_vocab_size()
         self._templates: dict[str, ChatTemplate] = {}
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
         return frozenset(self._settings.eos_token_ids)
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """Number of tokens; the model's own may be larger, padded."""
-        return self._backend.get_vocab_size()
+        return self._vocab_size
 
     @property
     def has_chat_template(self) -> bool:

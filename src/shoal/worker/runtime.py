@@ -89,7 +89,7 @@ class WorkerRuntime:
                     raise RemoteProtocolError(f"a running worker takes no {type(message).__name__}")
 
     def _step(self, stage: Stage, step: Step) -> None:
-        arrived = self._receive_activations(step)
+        arrived = self._receive_activations(step, stage.decoder.hidden_size)
         started_s = time.perf_counter()
         result = stage.process(step, arrived.x_TD if arrived else None)
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
@@ -101,7 +101,7 @@ class WorkerRuntime:
             parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s))
             self._downstream.send(parts, timeout_s=_SEND_TIMEOUT_S)
 
-    def _receive_activations(self, step: Step) -> Activations | None:
+    def _receive_activations(self, step: Step, hidden_size: int) -> Activations | None:
         """The hidden states of this very step, None in the first stage."""
         if self._upstream is None:
             return None
@@ -111,6 +111,10 @@ class WorkerRuntime:
         activations = unpack_activations(frame)
         if (activations.step_id, activations.generation) != (step.step_id, step.generation):
             raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
+        if activations.x_TD.shape != (step.num_tokens, hidden_size):
+            raise RemoteProtocolError(
+                f"hidden states of shape {activations.x_TD.shape} came, not {(step.num_tokens, hidden_size)}"
+            )
         return activations
 
     def _next_message(self) -> object:

@@ -1,0 +1,77 @@
+"""Start servers and tools under measurement, and end them for certain."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SHOAL = (sys.executable, "-m", "shoal.cli.main")
+_READY_TIMEOUT_S = 120.0
+_RUN_TIMEOUT_S = 600.0
+
+
+def shoal_json(*arguments: str, cores: Sequence[int] | None = None) -> dict[str, Any]:
+    """What `shoal ... --json` prints. `cores` restricts the process to some CPUs."""
+    with start_shoal_json(*arguments, cores=cores) as process:
+        return finish_json(process)
+
+
+def start_shoal_json(*arguments: str, cores: Sequence[int] | None = None) -> subprocess.Popen[str]:
+    """The same, started and not waited for."""
+    pin = () if cores is None else ("taskset", "-c", ",".join(map(str, cores)))
+    return subprocess.Popen([*pin, *SHOAL, *arguments, "--json"], stdout=subprocess.PIPE, text=True)
+
+
+def finish_json(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a started command and parse its one object."""
+    output, _ = process.communicate(timeout=_RUN_TIMEOUT_S)
+    if process.returncode:
+        raise SystemExit(f"{process.args} ended with status {process.returncode}")
+    return json.loads(output)
+
+
+@contextmanager
+def running(command: Sequence[str], *, health_url: str | None = None, log: Path | None = None) -> Iterator[None]:
+    """Run a server while the block runs; waits until `health_url` answers 200."""
+    with (log or Path(os.devnull)).open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            if health_url:
+                _wait_until_healthy(process, health_url)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args} ended with status {process.returncode} before it was ready")
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    raise SystemExit(f"{url} was not healthy within {_READY_TIMEOUT_S:.0f} s")

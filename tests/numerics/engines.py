@@ -1,0 +1,145 @@
+"""Whole engines in one process: pipelines whose stages are run one after the other by hand, and what they compute.
+
+Shapes: T tokens of a text, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.bench.generation import generate
+from shoal.core.request import Request, RequestId
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.model.stage import Stage, StageConfig
+from shoal.model.weights import Precision, WeightSource
+from shoal.protocol.messages import Sampling, Step, StepResult
+from shoal.router.engine import Engine
+
+F32 = npt.NDArray[np.float32]
+THREADS = 1
+"""Of every stage in the test process: ONNX Runtime's pool is one a process and is made once."""
+GREEDY = Sampling(temperature=0.0)
+
+
+class PipelineExecutor:
+    """Stages in this process; hidden states are copied from one to the next as they would be sent."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = stages
+        self._steps: deque[Step] = deque()
+        self.step_sizes: list[int] = []
+        """rows of every step so far"""
+
+    @property
+    def num_stages(self) -> int:
+        return len(self._stages)
+
+    def submit(self, step: Step) -> None:
+        self._steps.append(step)
+        self.step_sizes.append(step.num_tokens)
+
+    def poll(self) -> list[StepResult]:
+        if not self._steps:
+            return []
+        step, result = self._steps.popleft(), None
+        for stage in self._stages:
+            assert not isinstance(result, tuple)
+            result = stage.process(step, None if result is None else result.copy())
+        assert isinstance(result, tuple)
+        return [StepResult(step_id=step.step_id, generation=step.generation, tokens=result)]
+
+    def filenos(self) -> tuple[int, ...]:
+        return ()
+
+    def close(self) -> None:
+        self._steps.clear()
+
+
+def make_executor(
+    source: WeightSource,
+    *,
+    cuts: Sequence[int] = (),
+    precision: Precision = "fp32",
+    native: bool | None = None,
+    max_context: int = 256,
+) -> PipelineExecutor:
+    """A replica whose stages begin at layer 0 and at every one of `cuts`."""
+    bounds = (0, *cuts, source.config.num_layers)
+    return PipelineExecutor(
+        [
+            Stage(
+                source,
+                StageConfig(
+                    first_layer=first,
+                    last_layer=last,
+                    precision=precision,
+                    threads=THREADS,
+                    num_blocks=128,
+                    block_size=16,
+                    max_step_tokens=128,
+                    max_context=max_context,
+                    native=native,
+                ),
+            )
+            for first, last in pairwise(bounds)
+        ]
+    )
+
+
+def make_engine(executor: PipelineExecutor, **changes: Any) -> Engine:
+    """An engine over one replica; `changes` replace scheduler settings."""
+    values: dict[str, Any] = {
+        "block_size": 16,
+        "num_blocks": 128,
+        "max_seqs": 8,
+        "max_step_tokens": 128,
+        "prefill_chunk_tokens": 128,
+        "max_context": 256,
+        "num_micro_batches": executor.num_stages,
+    }
+    return Engine([(SchedulerConfig(**(values | changes)), executor)], lambda: 0.0)
+
+
+def text_logits(engine: Engine, texts: Sequence[Sequence[int]]) -> list[F32]:
+    """Logits [T, V] after every token of every text. The last target is never fed back, so any token does."""
+    requests = [
+        Request(
+            request_id=RequestId(f"text-{index}"),
+            prompt_ids=(text[0],),
+            targets=(*text[1:], 0),
+            max_tokens=len(text),
+            sampling=GREEDY,
+            want_logits=True,
+        )
+        for index, text in enumerate(texts)
+    ]
+    results = generate(engine, requests, concurrency=len(requests))
+    return [np.stack([np.frombuffer(row, "<f4") for row in result.logits]) for result in results]
+
+
+def continuations(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    sampling: Sampling = GREEDY,
+    concurrency: int | None = None,
+) -> list[list[int]]:
+    """Output tokens of every prompt."""
+    requests = [
+        Request(
+            request_id=RequestId(f"prompt-{index}"), prompt_ids=tuple(prompt), max_tokens=max_tokens, sampling=sampling
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    return [result.token_ids for result in generate(engine, requests, concurrency=concurrency or len(requests))]
+
+
+def random_tokens(num_tokens: int, *, seed: int = 0, vocab_size: int = 320) -> list[int]:
+    return np.random.default_rng(seed).integers(3, vocab_size, num_tokens).tolist()

@@ -1,0 +1,90 @@
+"""Every family against Hugging Face transformers on a tiny random fp32 model.
+
+The prompt is longer than every sliding window and than every original context of a scaled rotary embedding.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.model.open_weights import open_weights
+from tests.model.tiny_models import make_tiny_model
+from tests.numerics.engines import continuations, make_engine, make_executor, random_tokens, text_logits
+from tests.numerics.reference import load_reference, reference_logits
+
+NUM_PROMPT, NUM_OUTPUT = 90, 64
+TOLERANCE = 1e-4
+"""Logits are up to 7 in size: 1e-4 is some 100 units in the last place, after 4 layers of fp32 sums in another order."""
+FEWEST_DISTINCT = 20
+"""An answer that repeats one token would say little about the later positions."""
+
+
+def _rope(kind: str, **parameters: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **parameters}}
+
+
+LONGROPE = {
+    "original_max_position_embeddings": 64,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.05, 1.1, 1.15, 1.2, 1.25],
+    "long_factor": [1.0, 1.3, 1.6, 1.9, 2.2, 2.5],
+    "factor": 8.0,
+}
+GEMMA3_ROPE = {
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "tie_word_embeddings": False,
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama with tied embeddings": ("llama", {"tie_word_embeddings": True}),
+    "llama with llama3 rope": (
+        "llama",
+        _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64),
+    ),
+    "llama with yarn": ("llama", _rope("yarn", factor=8.0, original_max_position_embeddings=64)),
+    "llama with one kv head": ("llama", {"num_key_value_heads": 1}),
+    "mistral with a window": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 with windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2}),
+    "qwen3": ("qwen3", {}),
+    "gemma3": ("gemma3_text", {"tie_word_embeddings": False}),
+    "gemma3 with scaled rope": ("gemma3_text", GEMMA3_ROPE),
+    "gemma3 with soft caps": (
+        "gemma3_text",
+        {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0, "tie_word_embeddings": False},
+    ),
+    "phi3 with partial rotary": ("phi3", {}),
+    "phi3 with longrope": ("phi3", _rope("longrope", **LONGROPE)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_family_agrees_with_transformers(case: str, tmp_path: Path) -> None:
+    family, settings = CASES[case]
+    directory = make_tiny_model(family, tmp_path, **settings)
+    prompt = random_tokens(NUM_PROMPT)
+    engine = make_engine(make_executor(open_weights(directory)))
+
+    (logits,) = text_logits(engine, [prompt])
+    (answer,) = continuations(engine, [prompt], max_tokens=NUM_OUTPUT)
+
+    # One forward pass over prompt and answer gives the reference's greedy choice at every position: the answer is its
+    # own greedy answer exactly when all of them are equal.
+    expected = reference_logits(load_reference(directory), prompt + answer)
+    np.testing.assert_allclose(logits, expected[:NUM_PROMPT], rtol=0, atol=TOLERANCE)
+    assert answer == expected[NUM_PROMPT - 1 : -1].argmax(axis=-1).tolist()
+    assert len(set(answer)) >= FEWEST_DISTINCT
+
+
+def test_longrope_takes_the_short_list_within_the_original_context(tmp_path: Path) -> None:
+    directory = make_tiny_model("phi3", tmp_path, **_rope("longrope", **LONGROPE))
+    prompt = random_tokens(40)
+    engine = make_engine(make_executor(open_weights(directory), max_context=64), max_context=64)
+    (logits,) = text_logits(engine, [prompt])
+    expected = reference_logits(load_reference(directory), prompt)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)

@@ -1,0 +1,211 @@
+"""A worker's life over scripted links: no process, no socket, a real tiny stage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.errors import ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.protocol.codec import Activations, pack_activations, unpack_activations
+from shoal.protocol.messages import (
+    PROTOCOL_VERSION,
+    Generation,
+    LoadStage,
+    Message,
+    Progress,
+    SampleRow,
+    Sampling,
+    Shutdown,
+    StageFailed,
+    StageLoaded,
+    Step,
+    StepId,
+    StepResult,
+)
+from shoal.worker.runtime import WorkerRuntime
+from tests.model.tiny_models import make_tiny_gguf
+from tests.worker.scripted_link import ScriptedLink
+
+NUM_LAYERS, HIDDEN = 4, 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_gguf(tmp_path_factory.mktemp("model"), quant="F32")
+
+
+def load_message(model: Path, **changes: Any) -> LoadStage:
+    values: dict[str, Any] = {
+        "version": PROTOCOL_VERSION,
+        "model_path": str(model),
+        "precision": "fp32",
+        "first_layer": 0,
+        "last_layer": NUM_LAYERS,
+        "num_layers": NUM_LAYERS,
+        "threads": 1,
+        "cores": (),
+        "num_blocks": 4,
+        "block_size": 16,
+        "max_step_tokens": 16,
+        "max_context": 64,
+        "wide_kernels": False,
+        "generation": Generation(3),
+        "stage_index": 0,
+        "num_stages": 1,
+    }
+    return LoadStage(**(values | changes))
+
+
+def make_step(step_id: int = 0, **changes: Any) -> Step:
+    """Five prompt rows of one sequence; the last is sampled."""
+    values: dict[str, Any] = {
+        "step_id": StepId(step_id),
+        "generation": Generation(3),
+        "token_ids": packed([5, 6, 7, 8, 9]),
+        "positions": packed(range(5)),
+        "query_starts": packed([0, 5]),
+        "context_lens": packed([5]),
+        "block_tables": packed([0]),
+        "num_output_tokens": 0,
+        "samples": (SampleRow(row=4, token_index=0, sampling=Sampling(temperature=0.0)),),
+    }
+    return Step(**(values | changes))
+
+
+def packed(values: Any) -> bytes:
+    return np.array(list(values), "<i4").tobytes()
+
+
+def run_worker(
+    messages: list[Message | bytes], *, upstream: ScriptedLink | None = None, downstream: ScriptedLink | None = None
+) -> list[Message]:
+    """What the head hears from a worker that lives and ends well."""
+    control = ScriptedLink(messages)
+    WorkerRuntime(control, upstream, downstream).run()
+    return control.messages
+
+
+def fail_worker(
+    messages: list[Message | bytes], error: type[ShoalError], *, upstream: ScriptedLink | None = None
+) -> list[Message]:
+    """What the head hears from a worker that ends with an error."""
+    control = ScriptedLink(messages)
+    with pytest.raises(error):
+        WorkerRuntime(control, upstream, None).run()
+    return control.messages
+
+
+def test_loads_with_progress_answers_steps_and_ends(model: Path) -> None:
+    answers = run_worker([load_message(model), make_step(0), make_step(1), Shutdown()])
+    *progress, loaded, first, second = answers
+    assert progress == [Progress(done=done, total=NUM_LAYERS + 1) for done in range(1, NUM_LAYERS + 2)]
+    assert isinstance(loaded, StageLoaded)
+    assert loaded.generation == 3
+    assert loaded.weight_bytes > 0
+    assert isinstance(first, StepResult)
+    assert isinstance(second, StepResult)
+    assert (first.step_id, first.generation, second.step_id) == (0, 3, 1)
+    assert first.tokens == second.tokens
+    assert len(first.compute_s) == 1
+
+
+def test_two_workers_in_a_row_say_what_one_says(model: Path) -> None:
+    whole = run_worker([load_message(model), make_step(), Shutdown()])[-1]
+    between = ScriptedLink()
+    run_worker([load_message(model, last_layer=1), make_step(), Shutdown()], downstream=between)
+    frames = unpack_activations(memoryview(between.sent[0]))
+    assert frames.x_TD.shape == (5, HIDDEN)
+    upstream = ScriptedLink(between.sent)
+    split = run_worker([load_message(model, first_layer=1), make_step(), Shutdown()], upstream=upstream)[-1]
+    assert isinstance(whole, StepResult)
+    assert isinstance(split, StepResult)
+    assert split.tokens == whole.tokens
+    assert len(split.compute_s) == 2
+
+
+def test_a_middle_stage_says_nothing_to_the_head(model: Path) -> None:
+    between = ScriptedLink()
+    answers = run_worker([load_message(model, last_layer=2), make_step(), Shutdown()], downstream=between)
+    assert not any(isinstance(answer, StepResult) for answer in answers)
+    assert len(between.sent) == 1
+
+
+def test_what_cannot_be_loaded_is_reported(model: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.gguf"
+    truncated.write_bytes(model.read_bytes()[:20_000])
+    (failed,) = fail_worker([load_message(truncated)], ModelLoadError)
+    assert isinstance(failed, StageFailed)
+    assert (failed.error, failed.generation) == ("ModelLoadError", 3)
+    assert "truncated.gguf" in failed.message
+
+
+def test_another_protocol_version_is_refused(model: Path) -> None:
+    (failed,) = fail_worker([load_message(model, version=PROTOCOL_VERSION + 1)], RemoteProtocolError)
+    assert isinstance(failed, StageFailed)
+    assert str(PROTOCOL_VERSION + 1) in failed.message
+
+
+@pytest.mark.parametrize("first", [Shutdown(), make_step(), b"not a message"])
+def test_the_first_message_must_load(first: Message | bytes) -> None:
+    assert fail_worker([first], RemoteProtocolError) == []
+
+
+@pytest.mark.parametrize(
+    "message", [Progress(done=1, total=1), b"\x93\x01", b""], ids=["out of place", "malformed", "empty"]
+)
+def test_a_running_worker_reports_what_it_cannot_take(model: Path, message: Message | bytes) -> None:
+    answers = fail_worker([load_message(model), message], RemoteProtocolError)
+    assert isinstance(answers[-1], StageFailed)
+    assert answers[-1].error == "RemoteProtocolError"
+
+
+def test_a_step_outside_the_cache_is_reported(model: Path) -> None:
+    control = ScriptedLink([load_message(model), make_step(block_tables=packed([99]))])
+    with pytest.raises(ValueError, match="block"):
+        WorkerRuntime(control, None, None).run()
+    assert isinstance(control.messages[-1], StageFailed)
+
+
+@pytest.mark.parametrize("token_id", [320, -1])
+def test_a_token_outside_the_vocabulary_is_reported(model: Path, token_id: int) -> None:
+    control = ScriptedLink([load_message(model), make_step(token_ids=packed([5, 6, token_id, 8, 9]))])
+    with pytest.raises(ValueError, match="vocabulary"):
+        WorkerRuntime(control, None, None).run()
+    assert isinstance(control.messages[-1], StageFailed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"step_id": StepId(7)}, RemoteProtocolError),
+        ({"generation": Generation(2)}, RemoteProtocolError),
+        ({"x_TD": np.zeros((4, HIDDEN), np.float32)}, RemoteProtocolError),
+        ({"x_TD": np.zeros((5, HIDDEN + 1), np.float32)}, RemoteProtocolError),
+    ],
+    ids=["another step", "another generation", "too few rows", "too wide"],
+)
+def test_hidden_states_that_do_not_belong_are_refused(
+    model: Path, changes: dict[str, Any], error: type[ShoalError]
+) -> None:
+    values: dict[str, Any] = {
+        "step_id": StepId(0),
+        "generation": Generation(3),
+        "x_TD": np.zeros((5, HIDDEN), np.float32),
+        "compute_s": (),
+    }
+    parts = pack_activations(Activations(**(values | changes)))
+    upstream = ScriptedLink([b"".join(bytes(part) for part in parts)])
+    answers = fail_worker([load_message(model, first_layer=1), make_step()], error, upstream=upstream)
+    assert isinstance(answers[-1], StageFailed)
+
+
+def test_a_lost_predecessor_is_reported(model: Path) -> None:
+    answers = fail_worker([load_message(model, first_layer=1), make_step()], WorkerLost, upstream=ScriptedLink())
+    assert isinstance(answers[-1], StageFailed)
+    assert answers[-1].error == "WorkerLost"
+
+
+def test_a_lost_head_ends_the_worker(model: Path) -> None:
+    fail_worker([load_message(model)], WorkerLost)
+    fail_worker([], WorkerLost)
