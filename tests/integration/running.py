@@ -28,8 +28,15 @@ def launch_tiny(model: Path, *, split: str, max_seqs: int = 8) -> LoadedModel:
 
 
 def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:
+    """Steps of few rows, so that a prompt takes several."""
     return LaunchConfig(
-        model=str(model), split=split, precision="fp32", threads=1, max_seqs=max_seqs, kv_memory_bytes=1 << 24
+        model=str(model),
+        split=split,
+        precision="fp32",
+        threads=1,
+        max_seqs=max_seqs,
+        max_step_tokens=64,
+        kv_memory_bytes=1 << 24,
     )
 
 
@@ -41,10 +48,11 @@ def executors(loaded: LoadedModel) -> list[LocalExecutor]:
 
 
 def make_requests(count: int, *, max_tokens: int = 24, sampling: Sampling = GREEDY) -> list[Request]:
+    """Prompts of 9, 46, 83, ... tokens."""
     return [
         Request(
             request_id=RequestId(f"request-{index}"),
-            prompt_ids=tuple(random_tokens(9 + 7 * index, seed=index)),
+            prompt_ids=tuple(random_tokens(9 + 37 * index, seed=index)),
             max_tokens=max_tokens,
             sampling=sampling,
         )

@@ -6,14 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from shoal.comm.socket_link import SocketLink
 from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError, WorkerLost
 from shoal.protocol.codec import decode, encode
 from shoal.protocol.messages import LoadStage, Message, Shutdown, StageFailed
 
-_EXIT_GRACE_S = 2.0
+_EXIT_GRACE_S = 1.0
 _SEND_TIMEOUT_S = 10.0
 _REPORTED_ERRORS: dict[str, type[ShoalError]] = {
     error.__name__: error for error in (CapacityError, ConfigError, ModelLoadError)
@@ -81,19 +83,20 @@ class WorkerProcess:
         """Readable when `receive` has something."""
         return self._control.fileno()
 
-    def close(self) -> None:
-        """Ask it to end, then make it end; reaped in either case. Idempotent."""
+    def ask_to_end(self) -> None:
+        """Send Shutdown, if it still listens. `close` must follow."""
         if self._process.returncode is None:
-            self._end()
-        self._control.close()
+            with suppress(WorkerLost):
+                self._control.send([encode(Shutdown())], timeout_s=0.0)
 
-    def _end(self) -> None:
+    def close(self, deadline_s: float) -> None:
+        """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
         try:
-            self._control.send([encode(Shutdown())], timeout_s=0.1)
-            self._process.wait(_EXIT_GRACE_S)
-        except (WorkerLost, subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._control.close()
 
     def _failure(self) -> ShoalError | None:
         """What the worker said before its link closed."""
@@ -117,6 +120,9 @@ class WorkerProcess:
 
 
 def close_all(workers: Sequence[WorkerProcess]) -> None:
-    """Close every worker."""
+    """Ask all workers to end, then make them. They keep nothing, so one that is busy is not waited for long."""
     for worker in workers:
-        worker.close()
+        worker.ask_to_end()
+    deadline_s = time.monotonic() + _EXIT_GRACE_S
+    for worker in workers:
+        worker.close(deadline_s)

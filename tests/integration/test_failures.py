@@ -1,0 +1,146 @@
+"""Workers that die, heads that die, models that break while they load: a clear error, and nothing stays behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shoal.cluster.launch import LoadedModel, launch, plan_model
+from shoal.errors import CapacityError, ModelLoadError, WorkerLost
+from tests.integration.running import (
+    EXIT_S,
+    Transcript,
+    executors,
+    has_ended,
+    kill,
+    launch_tiny,
+    make_requests,
+    tiny_config,
+    transcribe,
+)
+from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_killed_worker_of_the_only_replica_is_named(stage: int, tiny_model: Path) -> None:
+    with launch_tiny(tiny_model, split="pp=2") as loaded:
+        pids = executors(loaded)[0].worker_pids()
+        for request in make_requests(3, max_tokens=200):
+            loaded.engine.add(request)
+        transcript = Transcript()
+        transcript.follow(loaded.engine, lambda: len(transcript.tokens.get("request-0", ())) >= 3)
+        kill(pids[stage])
+        with pytest.raises(WorkerLost) as lost:
+            transcript.finish(loaded.engine)
+        with pytest.raises(CapacityError):
+            loaded.engine.add(make_requests(1)[0])
+    assert str(lost.value) == f"replica 0 stage {stage} (pid {pids[stage]}) killed by signal {signal.SIGKILL}"
+
+
+def test_a_worker_killed_while_idle_is_noticed_at_the_next_request(tiny_model: Path) -> None:
+    with launch_tiny(tiny_model, split="pp=2") as loaded:
+        kill(executors(loaded)[0].worker_pids()[0])
+        loaded.engine.add(make_requests(1)[0])
+        with pytest.raises(WorkerLost, match="replica 0 stage 0"):
+            Transcript().finish(loaded.engine)
+
+
+@pytest.mark.parametrize("split", ["dp=2", "dp=2,pp=2"])
+def test_the_other_replica_goes_on(split: str, tiny_model: Path, unsplit: LoadedModel) -> None:
+    requests = make_requests(4, max_tokens=60)
+    expected = transcribe(unsplit.engine, requests)
+    with launch_tiny(tiny_model, split=split) as loaded:
+        for request in requests:
+            loaded.engine.add(request)
+        transcript = Transcript()
+        transcript.follow(loaded.engine, lambda: len(transcript.tokens) == len(requests))
+        victim = executors(loaded)[1].worker_pids()[-1]
+        kill(victim)
+        transcript.finish(loaded.engine)
+        assert loaded.engine.stats().num_replicas == 1
+        again = transcribe(loaded.engine, requests)
+    failed = {name for name, end in transcript.ends.items() if end.reason == "error"}
+    assert 0 < len(failed) < len(requests)
+    assert all(f"pid {victim}" in transcript.ends[name].message for name in failed)
+    for name in transcript.ends.keys() - failed:
+        assert transcript.tokens[name] == expected.tokens[name]
+    for name in failed:
+        assert transcript.tokens[name] == expected.tokens[name][: len(transcript.tokens[name])]
+    assert again.tokens == expected.tokens
+
+
+HEAD = """
+import sys
+from pathlib import Path
+from tests.integration.running import executors, launch_tiny
+loaded = launch_tiny(Path(sys.argv[1]), split="pp=2")
+print(*executors(loaded)[0].worker_pids(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_end_when_their_head_is_killed(tiny_model: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD, str(tiny_model)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as head:
+        assert head.stdout is not None
+        handles = [os.pidfd_open(int(pid)) for pid in head.stdout.readline().split()]
+        head.kill()
+        head.wait(EXIT_S)
+        ended = [has_ended(handle) for handle in handles]
+        for handle in handles:
+            os.close(handle)
+    assert ended == [True, True]
+
+
+def test_a_file_truncated_after_planning(tmp_path: Path) -> None:
+    path = make_tiny_gguf(tmp_path, quant="F32")
+    planned = plan_model(tiny_config(path, split="pp=2"))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelLoadError, match=r"tiny-F32\.gguf: truncated"):
+        launch(planned)
+
+
+def test_a_file_removed_after_planning(tmp_path: Path) -> None:
+    path = make_tiny_gguf(tmp_path, quant="F32")
+    planned = plan_model(tiny_config(path, split="dp=2"))
+    path.rename(tmp_path / "elsewhere.gguf")
+    with pytest.raises(ModelLoadError, match=r"tiny-F32.gguf"):
+        launch(planned)
+
+
+@pytest.mark.parametrize(("split", "who"), [("1", ""), ("pp=2", "replica 0 stage 1: "), ("dp=2", "replica 0 stage 0: ")])
+def test_a_missing_norm_is_named(split: str, who: str, tmp_path: Path) -> None:
+    """Planning reads the sizes of matrices only; the norm is missed by the worker that needs it, late in its loading."""
+    tensors = {name: values for name, values in tiny_llama_tensors().items() if name != "blk.3.ffn_norm.weight"}
+    planned = plan_model(tiny_config(write_gguf(tmp_path / "holed.gguf", "llama", tensors), split=split))
+    with pytest.raises(ModelLoadError, match=rf"^{who}.*holed\.gguf.*'blk\.3\.ffn_norm\.weight'"):
+        launch(planned)
+
+
+def test_an_unknown_tokenizer_ends_the_workers_that_have_started(tmp_path: Path) -> None:
+    metadata = {"tokenizer.ggml.model": "hieroglyphs"}
+    path = write_gguf(tmp_path / "odd.gguf", "llama", tiny_llama_tensors(), metadata=metadata)
+    with pytest.raises(ModelLoadError, match="hieroglyphs"):
+        launch(plan_model(tiny_config(path, split="pp=2")))
+
+
+def test_a_worker_killed_while_loading(tiny_model: Path) -> None:
+    """The first sign of progress comes from a worker that is then killed."""
+    planned = plan_model(tiny_config(tiny_model, split="pp=2"))
+
+    def kill_all(done: int, total: int) -> None:
+        for child in psutil.Process().children():
+            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+                kill(child.pid)
+
+    with pytest.raises(WorkerLost, match="killed by signal 9"):
+        launch(planned, kill_all)
