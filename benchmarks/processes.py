@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SHOAL = (sys.executable, "-m", "shoal.cli.main")
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 400.0
 _RUN_TIMEOUT_S = 600.0
 
 

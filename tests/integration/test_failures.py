@@ -83,7 +83,8 @@ sys.stdin.read()
 """
 
 
-def test_workers_end_when_their_head_is_killed(tiny_model: Path) -> None:
+@pytest.mark.parametrize("hang", [False, True], ids=["idle workers", "workers that hang"])
+def test_workers_end_when_their_head_is_killed(hang: bool, tiny_model: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HEAD, str(tiny_model)],
         stdin=subprocess.PIPE,
@@ -92,11 +93,16 @@ def test_workers_end_when_their_head_is_killed(tiny_model: Path) -> None:
         cwd=Path(__file__).parents[2],
     ) as head:
         assert head.stdout is not None
-        handles = [os.pidfd_open(int(pid)) for pid in head.stdout.readline().split()]
+        pids = [int(pid) for pid in head.stdout.readline().split()]
+        handles = [os.pidfd_open(pid) for pid in pids]
+        for pid in pids if hang else ():
+            os.kill(pid, signal.SIGSTOP)
         head.kill()
         head.wait(EXIT_S)
         ended = [has_ended(handle) for handle in handles]
-        for handle in handles:
+        for handle, has in zip(handles, ended, strict=True):
+            if not has:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
             os.close(handle)
     assert ended == [True, True]
 
@@ -117,20 +123,26 @@ def test_a_file_removed_after_planning(tmp_path: Path) -> None:
         launch(planned)
 
 
-@pytest.mark.parametrize(("split", "who"), [("1", ""), ("pp=2", "replica 0 stage 1: "), ("dp=2", "replica 0 stage 0: ")])
+@pytest.mark.parametrize(
+    ("split", "who"), [("1", ""), ("pp=2", "replica 0 stage 1: "), ("dp=2", "replica 0 stage 0: ")]
+)
 def test_a_missing_norm_is_named(split: str, who: str, tmp_path: Path) -> None:
-    """Planning reads the sizes of matrices only; the norm is missed by the worker that needs it, late in its loading."""
+    """Planning reads the sizes of matrices only; the worker that needs the norm misses it, late in its loading."""
     tensors = {name: values for name, values in tiny_llama_tensors().items() if name != "blk.3.ffn_norm.weight"}
     planned = plan_model(tiny_config(write_gguf(tmp_path / "holed.gguf", "llama", tensors), split=split))
     with pytest.raises(ModelLoadError, match=rf"^{who}.*holed\.gguf.*'blk\.3\.ffn_norm\.weight'"):
         launch(planned)
 
 
-def test_an_unknown_tokenizer_ends_the_workers_that_have_started(tmp_path: Path) -> None:
-    metadata = {"tokenizer.ggml.model": "hieroglyphs"}
-    path = write_gguf(tmp_path / "odd.gguf", "llama", tiny_llama_tensors(), metadata=metadata)
-    with pytest.raises(ModelLoadError, match="hieroglyphs"):
-        launch(plan_model(tiny_config(path, split="pp=2")))
+def test_a_failure_in_the_head_ends_the_workers_that_have_started(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModelLoadError("no tokenizer")
+
+    monkeypatch.setattr("shoal.cluster.launch.load_tokenizer", fail)
+    with pytest.raises(ModelLoadError, match="no tokenizer"):
+        launch(plan_model(tiny_config(tiny_model, split="pp=2")))
 
 
 def test_a_worker_killed_while_loading(tiny_model: Path) -> None:

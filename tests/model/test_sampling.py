@@ -13,7 +13,7 @@ from shoal.protocol.messages import SampledToken, SampleRow, Sampling
 F32 = npt.NDArray[np.float32]
 VOCAB = 50
 TOP_SIGMAS = 5.0
-"""A count further than this from its expectation does not happen by chance; seeds are fixed, so it is all or nothing."""
+"""A count further than this from its expectation is no chance; seeds are fixed, so it is all or nothing."""
 
 
 def make_logits(seed: int = 0, *, vocab: int = VOCAB, spread: float = 2.0) -> F32:

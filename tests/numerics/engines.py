@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.bench.generation import generate
+from shoal.bench.verification import greedy_with_logits
 from shoal.core.request import Request, RequestId
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.model.stage import Stage, StageConfig
@@ -107,7 +108,10 @@ def make_engine(executor: PipelineExecutor, **changes: Any) -> Engine:
 
 
 def text_logits(engine: Engine, texts: Sequence[Sequence[int]]) -> list[F32]:
-    """Logits [T, V] after every token of every text. The last target is never fed back, so any token does."""
+    """Logits [T, V] after every token of every text, forced as output after its first token.
+
+    The last target is never fed back, so any token does.
+    """
     requests = [
         Request(
             request_id=RequestId(f"text-{index}"),
@@ -121,6 +125,12 @@ def text_logits(engine: Engine, texts: Sequence[Sequence[int]]) -> list[F32]:
     ]
     results = generate(engine, requests, concurrency=len(requests))
     return [np.stack([np.frombuffer(row, "<f4") for row in result.logits]) for result in results]
+
+
+def prompt_logits(engine: Engine, prompts: Sequence[Sequence[int]]) -> F32:
+    """Logits after every whole prompt, one row each. Unlike texts, which are forced output, prompts are prefilled."""
+    results = greedy_with_logits(engine, prompts, output_tokens=1, concurrency=len(prompts))
+    return np.stack([np.frombuffer(result.logits[0], "<f4") for result in results])
 
 
 def continuations(

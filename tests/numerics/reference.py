@@ -57,6 +57,7 @@ def reference_of_weights(source: WeightSource, precision: Precision) -> Any:
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM(_llama_config(source.config)).eval()
+    model.set_attn_implementation("eager")
     state: dict[str, Any] = {}
     for name in ("embedding", "head"):
         state[TOP_NAMES[name]] = dequantize(source.matrix(name, precision))
@@ -106,5 +107,4 @@ def _llama_config(config: DecoderConfig) -> Any:
         rms_norm_eps=config.norm_epsilon,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},
         tie_word_embeddings=False,
-        attn_implementation="eager",
     )

@@ -16,13 +16,15 @@ from tests.numerics.reference import load_reference, reference_logits
 
 NUM_PROMPT, NUM_OUTPUT = 90, 64
 TOLERANCE = 1e-4
-"""Logits are up to 7 in size: 1e-4 is some 100 units in the last place, after 4 layers of fp32 sums in another order."""
+"""Logits are up to 7: 1e-4 is some 100 units in the last place, after 4 layers of fp32 sums in another order."""
 FEWEST_DISTINCT = 20
 """An answer that repeats one token would say little about the later positions."""
 
 
 def _rope(kind: str, **parameters: Any) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **parameters}}
+    """Phi-3 has its original context outside of the rotary parameters, with a default that would hide it."""
+    outside = {key: parameters[key] for key in ("original_max_position_embeddings",) if kind == "longrope"}
+    return {**outside, "rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **parameters}}
 
 
 LONGROPE = {

@@ -37,6 +37,5 @@ def test_smollm2(precision: str, tolerance: float) -> None:
     with launch(plan_model(config)) as loaded:
         tokens = loaded.tokenizer.encode(TEXT.read_text(encoding="utf-8")[:NUM_CHARACTERS], add_special=False)
         result = perplexity(loaded.engine, tokens, window_tokens=WINDOW_TOKENS, max_windows=NUM_WINDOWS)
-    print(precision, result)
     assert (result.num_windows, result.num_targets) == (NUM_WINDOWS, NUM_WINDOWS * (WINDOW_TOKENS - 1))
     assert result.perplexity == pytest.approx(REFERENCE, abs=tolerance)

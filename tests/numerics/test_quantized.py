@@ -1,6 +1,6 @@
 """Quantized stages against an fp32 forward pass over the values that their blocks stand for.
 
-What may differ is the rounding of activations to 8 bits, and the reference can do that rounding too: it says how large a
+What may differ is the rounding of activations to 8 bits. The reference can do that rounding too, and says how large a
 difference that explains. Differences are relative in the L2 norm over all logits of a text.
 """
 
@@ -12,13 +12,13 @@ import pytest
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.open_weights import open_weights
 from shoal.model.weights import F32, Precision, Weight, WeightSource
+from shoal.router.engine import Engine
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
-from tests.numerics.engines import make_engine, make_executor, random_tokens, text_logits
+from tests.numerics.engines import make_engine, make_executor, prompt_logits, random_tokens, text_logits
 from tests.numerics.reference import reference_logits, reference_of_weights, round_activations
 
 TEXT = random_tokens(90)
-NARROW, WIDE = 8, 90
-"""rows a step on either side of the number from which 4-bit matrices meet fp32 activations"""
+PROMPT_LENGTHS = (1, 2, 17, 40, 64, 90)
 EXPLAINED = 1.5
 """Times the reference's own rounding error: the kernels round at other points of the same sums."""
 EXACT = 1e-5
@@ -29,19 +29,36 @@ def difference(left: F32, right: F32) -> float:
     return float(np.linalg.norm(left - right) / np.linalg.norm(right))
 
 
-def stage_logits(source: WeightSource, precision: Precision, step_tokens: int) -> F32:
-    engine = make_engine(make_executor(source, precision=precision), prefill_chunk_tokens=step_tokens)
-    return text_logits(engine, [TEXT])[0]
+def output_logits(source: WeightSource, precision: Precision) -> F32:
+    """Of all of TEXT, as output tokens."""
+    return text_logits(make_engine(make_executor(source, precision=precision)), [TEXT])[0]
 
 
-def check(source: WeightSource, precision: Precision, *, step_tokens: int, rounds_layers: bool = True) -> None:
+def logits_after_prompts(source: WeightSource, precision: Precision) -> F32:
+    """After some beginnings of TEXT, as prompts; no cached prefixes."""
+    executor = make_executor(source, precision=precision)
+    return np.concatenate([prompt_logits(make_engine(executor), [TEXT[:length]]) for length in PROMPT_LENGTHS])
+
+
+def check_outputs(source: WeightSource, precision: Precision) -> None:
     """The stage is off by no more than rounded activations explain, and by more than nothing: they are rounded."""
+    exact, rounded = exact_and_rounded(source, precision, rounds_layers=True)
+    explained = difference(rounded, exact)
+    assert EXACT < difference(output_logits(source, precision), exact) < EXPLAINED * explained
+
+
+def check_prompts(source: WeightSource, precision: Precision, *, rounds_layers: bool) -> None:
+    exact, rounded = exact_and_rounded(source, precision, rounds_layers=rounds_layers)
+    last = [length - 1 for length in PROMPT_LENGTHS]
+    explained = difference(rounded[last], exact[last])
+    assert EXACT < difference(logits_after_prompts(source, precision), exact[last]) < EXPLAINED * explained
+
+
+def exact_and_rounded(source: WeightSource, precision: Precision, *, rounds_layers: bool) -> tuple[F32, F32]:
     model = reference_of_weights(source, precision)
     exact = reference_logits(model, TEXT)
     round_activations(model, layers=rounds_layers)
-    explained = difference(reference_logits(model, TEXT), exact)
-    logits = stage_logits(source, precision, step_tokens)
-    assert EXACT < difference(logits, exact) < EXPLAINED * explained
+    return exact, reference_logits(model, TEXT)
 
 
 @pytest.fixture(scope="module", params=["Q4_0", "Q4_1", "Q8_0"])
@@ -56,25 +73,25 @@ def float_source(tmp_path_factory: pytest.TempPathFactory) -> WeightSource:
 
 @pytest.mark.parametrize("precision", ["auto", "int8", "int4"])
 def test_blocks_of_a_file(gguf_source: WeightSource, precision: Precision) -> None:
-    check(gguf_source, precision, step_tokens=NARROW)
+    check_outputs(gguf_source, precision)
 
 
-def test_widened_blocks_of_a_file_are_exact_at_fp32(gguf_source: WeightSource) -> None:
+def test_blocks_of_a_file_are_widened_exactly_at_fp32(gguf_source: WeightSource) -> None:
     exact = reference_logits(reference_of_weights(gguf_source, "fp32"), TEXT)
-    assert difference(stage_logits(gguf_source, "fp32", WIDE), exact) < EXACT
+    assert difference(output_logits(gguf_source, "fp32"), exact) < EXACT
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_requantized_floats(float_source: WeightSource, precision: Precision) -> None:
-    check(float_source, precision, step_tokens=NARROW)
+    check_outputs(float_source, precision)
 
 
-def test_wide_steps_of_4_bits_round_only_before_the_head(float_source: WeightSource) -> None:
-    check(float_source, "int4", step_tokens=WIDE, rounds_layers=False)
+def test_prompts_meet_4_bits_exactly_up_to_the_head(float_source: WeightSource) -> None:
+    check_prompts(float_source, "int4", rounds_layers=False)
 
 
-def test_wide_steps_of_8_bits_round_everywhere(float_source: WeightSource) -> None:
-    check(float_source, "int8", step_tokens=WIDE)
+def test_prompts_meet_8_bits_rounded(float_source: WeightSource) -> None:
+    check_prompts(float_source, "int8", rounds_layers=True)
 
 
 @dataclass
@@ -108,6 +125,25 @@ class MixedSource:
         return own.get(name.rpartition(".")[2], "int8")
 
 
-@pytest.mark.parametrize("step_tokens", [NARROW, WIDE])
-def test_matrices_of_mixed_formats(float_source: WeightSource, step_tokens: int) -> None:
-    check(MixedSource(float_source), "auto", step_tokens=step_tokens)
+def test_matrices_of_mixed_formats(float_source: WeightSource) -> None:
+    check_outputs(MixedSource(float_source), "auto")
+    check_prompts(MixedSource(float_source), "auto", rounds_layers=True)
+
+
+@pytest.mark.parametrize("gguf_source", ["Q4_1"], indirect=True)
+@pytest.mark.parametrize("precision", ["auto", "int8", "int4"])
+@pytest.mark.parametrize(("cuts", "chunk_tokens"), [((2,), 128), ((1, 3), 128), ((), 1), ((), 7), ((2,), 33)], ids=str)
+def test_splits_and_chunks_change_no_bit(
+    gguf_source: WeightSource, precision: Precision, cuts: tuple[int, ...], chunk_tokens: int
+) -> None:
+    """A last bit that differs can move a rounded activation by a whole step, so quantized sums must be the same."""
+    prompts = [random_tokens(length, seed=length) for length in PROMPT_LENGTHS]
+
+    def split() -> Engine:
+        executor = make_executor(gguf_source, precision=precision, cuts=cuts)
+        return make_engine(executor, prefill_chunk_tokens=chunk_tokens)
+
+    whole = make_executor(gguf_source, precision=precision)
+    alone = [prompt_logits(make_engine(whole), [prompt]) for prompt in prompts]
+    np.testing.assert_array_equal(prompt_logits(split(), prompts), np.concatenate(alone))
+    np.testing.assert_array_equal(text_logits(split(), [TEXT])[0], text_logits(make_engine(whole), [TEXT])[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
@@ -92,8 +92,8 @@ def make_request(name: str, *, num_prompt: int = 4, max_tokens: int = 5, seed: i
     return Request(request_id=RequestId(name), prompt_ids=prompt, max_tokens=max_tokens, sampling=Sampling(seed=seed))
 
 
-def make_engine(*executors: FakeExecutor) -> Engine:
-    return Engine([(CONFIG, executor) for executor in executors], lambda: 0.0)
+def make_engine(*executors: FakeExecutor, clock: Callable[[], float] = lambda: 0.0) -> Engine:
+    return Engine([(CONFIG, executor) for executor in executors], clock)
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """The engine over replicas that are fakes: routing, waiting, cancelling, losing replicas."""
 
+import select
 import threading
+from contextlib import closing
 
+import msgspec
 import pytest
 
+from shoal.core.request import RequestId
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from tests.router.fakes import (
     TURN_S,
@@ -81,7 +85,7 @@ def test_a_wake_before_the_turn_is_not_lost_and_counts_once() -> None:
         engine.wake()
         engine.wake()
         assert engine.turn(60.0) == []
-        assert engine.turn(0.0) == []
+        assert not select.select([engine._wake_fd], [], [], 0)[0]
 
 
 def test_an_answer_ends_the_wait() -> None:
@@ -101,15 +105,15 @@ def test_cancel_while_running_while_waiting_and_after_the_end() -> None:
         for name in "abcdefghij":
             engine.add(make_request(name))
         engine.turn(0)
-        engine.cancel("a")
-        engine.cancel("j")
+        engine.cancel(RequestId("a"))
+        engine.cancel(RequestId("j"))
         outputs = engine.turn(0)
         assert {name: end.reason for name, end in ends_of(outputs).items()} == {"a": "cancelled", "j": "cancelled"}
         while engine.has_work:
             executor.answer()
             outputs += engine.turn(TURN_S)
-        engine.cancel("a")
-        engine.cancel("never there")
+        engine.cancel(RequestId("a"))
+        engine.cancel(RequestId("never there"))
         assert engine.turn(0) == []
     assert len(ends_of(outputs)) == 10
     assert tokens_of(outputs, "a") == []
@@ -120,7 +124,7 @@ def test_cancel_before_the_first_turn() -> None:
     executor = FakeExecutor()
     with open_engine(executor) as engine:
         engine.add(make_request("a"))
-        engine.cancel("a")
+        engine.cancel(RequestId("a"))
         assert ends_of(finish(engine))["a"].reason == "cancelled"
     assert executor.num_submitted == 0
 
@@ -172,6 +176,37 @@ def test_the_loss_of_the_last_replica_is_raised() -> None:
             finish(engine)
         with pytest.raises(CapacityError):
             engine.add(make_request("b"))
+        assert executor.num_closed == 1
+
+
+def test_a_replica_that_never_answers_is_lost_after_the_deadline() -> None:
+    now_s = 0.0
+    executor = FakeExecutor(answers_by_hand=True)
+    with closing(make_engine(executor, clock=lambda: now_s)) as engine:
+        engine.add(make_request("a"))
+        assert engine.turn(0) == []
+        now_s = 119.0
+        assert engine.turn(0) == []
+        executor.answer()
+        assert engine.turn(TURN_S)
+        now_s = 230.0
+        assert engine.turn(0) == []
+        now_s = 240.0
+        with pytest.raises(WorkerLost, match="no answer to a step"):
+            engine.turn(0)
+        assert executor.num_closed == 1
+
+
+def test_a_replica_that_answers_nonsense_is_lost() -> None:
+    executor = FakeExecutor(answers_by_hand=True)
+    with open_engine(executor) as engine:
+        engine.add(make_request("a"))
+        engine.turn(0)
+        step = executor.steps[0]
+        executor.steps[0] = msgspec.structs.replace(step, samples=step.samples * 2)
+        executor.answer()
+        with pytest.raises(WorkerLost, match="asked for 1 tokens"):
+            engine.turn(TURN_S)
         assert executor.num_closed == 1
 
 

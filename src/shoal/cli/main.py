@@ -55,15 +55,24 @@ def _root(
 def main() -> None:
     """Entry point. Exit status: 0 done; 1 it ran and failed; 2 what was asked for cannot be done."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        _complain(error.format_message())
+        sys.exit(error.exit_code)
     except ShoalError as error:
-        print(f"shoal: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(1 if isinstance(error, WorkerLost) else 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, whatever the message holds; none where the help was shown instead."""
+    if message:
+        print("shoal:", " ".join(message.splitlines()), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ def run(
     max_tokens: Annotated[int, typer.Option(min=1, help="Output tokens at most.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus mass.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Key of the random stream.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the random stream.")] = 0,
     split: options.Split = "1",
     precision: options.Precision = "auto",
     threads: options.Threads = None,
@@ -64,13 +65,22 @@ def run(
 
 
 def _read_prompt(prompt: str | None) -> str:
-    if prompt is None:
-        if sys.stdin.isatty():
-            raise ConfigError("nothing to answer: give --prompt TEXT, --chat, or a prompt on stdin")
-        prompt = sys.stdin.read()
-    if not prompt:
+    if prompt is None and sys.stdin.isatty():
+        raise ConfigError("nothing to answer: give --prompt TEXT, --chat, or a prompt on stdin")
+    text = _decoded(sys.stdin.read if prompt is None else lambda: prompt)
+    if not text:
         raise ConfigError("the prompt is empty")
-    return prompt
+    return text
+
+
+def _decoded(read: Callable[[], str]) -> str:
+    """What `read` gives. Python passes on bytes of arguments that are no text as lone surrogates."""
+    try:
+        text = read()
+        text.encode()
+    except UnicodeError as error:
+        raise ConfigError(f"the prompt is not UTF-8 text: {error}") from error
+    return text
 
 
 class _Session:
@@ -114,7 +124,7 @@ class _Session:
         messages: list[dict[str, str]] = []
         while True:
             try:
-                text = input("> " if sys.stdin.isatty() else "")
+                text = _decoded(lambda: input("> " if sys.stdin.isatty() else ""))
             except EOFError:
                 return
             if not text.strip():

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from shoal.comm.socket_link import SocketLink
-from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError, WorkerLost
+from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.codec import decode, encode
 from shoal.protocol.messages import LoadStage, Message, Shutdown, StageFailed
 
@@ -74,7 +74,10 @@ class WorkerProcess:
             raise self._lost(error) from error
         if frame is None:
             return None
-        message = decode(frame)
+        try:
+            message = decode(frame)
+        except RemoteProtocolError as error:
+            raise WorkerLost(f"{self.name} (pid {self.pid}) cannot be understood: {error}") from error
         if isinstance(message, StageFailed):
             raise _REPORTED_ERRORS.get(message.error, WorkerLost)(f"{self.name}: {message.message}")
         return message
@@ -99,12 +102,10 @@ class WorkerProcess:
         self._control.close()
 
     def _failure(self) -> ShoalError | None:
-        """What the worker said before its link closed."""
+        """What the worker said before its link closed, if it said why."""
         try:
             while self.receive(0.0) is not None:
                 pass
-        except WorkerLost:
-            return None
         except ShoalError as error:
             return error
         return None

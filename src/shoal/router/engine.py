@@ -16,11 +16,15 @@ from shoal.core.request import Output, Request, RequestFinished, RequestId, Toke
 from shoal.core.routing import ReplicaLoad, choose_replica
 from shoal.core.scheduler import Scheduler, SchedulerStats
 from shoal.core.scheduler_config import SchedulerConfig, check_request
-from shoal.errors import WorkerLost
+from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.router.executor import Executor
 
 _MAX_WAIT_S = 60.0
 """No wait is longer, so that a lost wake-up costs a minute and not for ever."""
+_STEP_TIMEOUT_S = 120.0
+"""A replica that answers none of its steps for so long counts as lost; a prefill on a slow machine takes seconds."""
+_LOSSES = (WorkerLost, RemoteProtocolError)
+"""A worker that answers nonsense is as lost as one that does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class _Replica:
         self.executor = executor
         self.inbox: list[Event] = []
         self.num_steps_in_flight = 0
+        self.last_sign_s = 0.0
+        """when it last answered, or was sent a step while it had none"""
         self.is_lost = False
 
     def load(self) -> ReplicaLoad:
@@ -70,6 +76,8 @@ class _Replica:
         for effect in self.scheduler.handle(events, now_s):
             match effect:
                 case SendStep(step=step):
+                    if not self.num_steps_in_flight:
+                        self.last_sign_s = now_s
                     self.executor.submit(step)
                     self.num_steps_in_flight += 1
                 case TokenProduced() | RequestFinished():
@@ -78,11 +86,15 @@ class _Replica:
                     assert_never(effect)
         return outputs
 
-    def collect(self) -> None:
-        """Move finished steps into the inbox."""
-        for result in self.executor.poll():
-            self.num_steps_in_flight -= 1
-            self.inbox.append(StepCompleted(result=result))
+    def collect(self, now_s: float) -> None:
+        """Move finished steps into the inbox. Raises WorkerLost, also when a step has been out for too long."""
+        results = self.executor.poll()
+        if results:
+            self.last_sign_s = now_s
+        elif self.num_steps_in_flight and now_s - self.last_sign_s > _STEP_TIMEOUT_S:
+            raise WorkerLost(f"no answer to a step within {_STEP_TIMEOUT_S:.0f} s")
+        self.num_steps_in_flight -= len(results)
+        self.inbox += [StepCompleted(result=result) for result in results]
 
 
 class Engine:
@@ -135,8 +147,8 @@ class Engine:
         for replica in self._replicas:
             if not replica.is_lost:
                 try:
-                    replica.collect()
-                except WorkerLost as error:
+                    replica.collect(self._clock())
+                except _LOSSES as error:
                     outputs += self._lose(replica, error)
         return outputs + self._advance()
 
@@ -175,7 +187,7 @@ class Engine:
             if replica.inbox and not replica.is_lost:
                 try:
                     outputs += replica.advance(now_s)
-                except WorkerLost as error:
+                except _LOSSES as error:
                     outputs += self._lose(replica, error)
         for output in outputs:
             if isinstance(output, RequestFinished):
@@ -192,14 +204,14 @@ class Engine:
             if fd == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
 
-    def _lose(self, replica: _Replica, error: WorkerLost) -> list[Output]:
+    def _lose(self, replica: _Replica, error: ShoalError) -> list[Output]:
         """Take a replica out of service; its requests end with an error. Raises WorkerLost when it was the last."""
         replica.is_lost = True
         for fd in replica.executor.filenos():
             self._poller.unregister(fd)
         replica.executor.close()
         if all(other.is_lost for other in self._replicas):
-            raise error
+            raise WorkerLost(str(error)) from error
         lost = [request_id for request_id, owner in self._owner.items() if owner is replica]
         for request_id in lost:
             del self._owner[request_id]

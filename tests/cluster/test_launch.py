@@ -1,0 +1,85 @@
+"""From what the user asked for to a plan, and a plan of one worker in this process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.cluster.in_process import InProcessExecutor
+from shoal.cluster.launch import launch, plan_model
+from shoal.config import LaunchConfig
+from shoal.core.request import Request, RequestId
+from shoal.errors import CapacityError, ConfigError, ModelLoadError
+from shoal.protocol.messages import Sampling
+from tests.model.tiny_models import make_tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_gguf(tmp_path_factory.mktemp("model"), quant="Q4_1")
+
+
+def config(path: Path, **changes: Any) -> LaunchConfig:
+    return LaunchConfig(**({"model": str(path), "threads": 1, "kv_memory_bytes": 1 << 20} | changes))
+
+
+def test_a_plan_says_what_was_asked_for(model: Path) -> None:
+    plan = plan_model(config(model, split="dp=2,pp=2", precision="int8", max_seqs=3, max_context=100)).plan
+    assert (plan.split, plan.precision) == ("dp=2,pp=2:2", "int8")
+    assert (plan.max_seqs, plan.max_context, plan.num_workers) == (3, 100, 4)
+    assert all(stage.threads == 1 for replica in plan.replicas for stage in replica.stages)
+
+
+def test_the_context_is_at_most_the_models(model: Path) -> None:
+    assert plan_model(config(model, max_context=100_000)).plan.max_context == 512
+    assert plan_model(config(model)).plan.max_context == 512
+
+
+def test_kv_memory_is_divided_over_the_replicas(model: Path) -> None:
+    one = plan_model(config(model, max_seqs=64)).plan
+    two = plan_model(config(model, max_seqs=64, split="dp=2")).plan
+    assert one.replicas[0].num_blocks == 2 * two.replicas[0].num_blocks
+
+
+def test_narrower_weights_are_planned_smaller(model: Path) -> None:
+    sizes = {
+        precision: plan_model(config(model, precision=precision)).plan.replicas[0].stages[0].weight_bytes
+        for precision in ("fp32", "int8", "auto")
+    }
+    assert sizes["auto"] < sizes["fp32"]
+    assert sizes["int8"] < sizes["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"split": "pp=5"}, ConfigError),
+        ({"split": "tp=2"}, ConfigError),
+        ({"precision": "fp64"}, ConfigError),
+        ({"threads": 0}, ConfigError),
+        ({"kv_memory_bytes": 100}, CapacityError),
+        ({"kv_memory_bytes": 1 << 50, "max_seqs": 1 << 30}, CapacityError),
+        ({"model": "nowhere.gguf"}, ModelLoadError),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_planned(model: Path, changes: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        plan_model(config(model, **changes))
+
+
+def test_one_worker_runs_in_this_process(model: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    with launch(plan_model(config(model)), lambda done, total: progress.append((done, total))) as loaded:
+        assert isinstance(loaded.engine._replicas[0].executor, InProcessExecutor)
+        request = Request(
+            request_id=RequestId("a"), prompt_ids=(5, 6, 7), max_tokens=4, sampling=Sampling(temperature=0.0)
+        )
+        outputs = list(loaded.engine.run([request]))
+    assert len(outputs) == 5
+    assert progress == [(done, 5) for done in range(1, 6)]
+
+
+def test_a_process_has_one_number_of_threads(model: Path) -> None:
+    with launch(plan_model(config(model))), pytest.raises(ConfigError, match="threads"):
+        launch(plan_model(config(model, threads=3)))
