@@ -22,7 +22,7 @@ from llama_cpp import LlamaCpp
 from processes import SHOAL, finish_json, free_port, running, shoal_json, start_shoal_json
 from report import write_result
 
-from shoal.model.model_path import resolve_model
+from shoal.model.formats.model_path import resolve_model
 
 _STREAMS = 16
 _LOAD = ("--input-tokens", "128", "--output-tokens", "64")

@@ -14,7 +14,7 @@ from typing import Any
 import onnxruntime as ort
 from report import write_result
 
-import shoal.model.stage as stage_module
+import shoal.model.decoder.stage as stage_module
 from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.launch import launch, plan_model
 from shoal.config import LaunchConfig

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from shoal.model.paged_attention import AttentionStep
+from shoal.model.attention.interface import AttentionStep
 
 def supported_isas() -> list[str]:
     """Instruction sets of the attention kernel that this processor can run, best first."""
@@ -17,7 +17,7 @@ class ThreadPool:
     def num_threads(self) -> int: ...
 
 class StepMetadata:
-    """See `shoal.model.paged_attention.Attention.step`. Raises ValueError, TypeError for anything but int32."""
+    """See `shoal.model.attention.interface.Attention.step`. Raises ValueError, TypeError for anything but int32."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class StepMetadata:
     def num_sequences(self) -> int: ...
 
 class AttentionLayer:
-    """See `shoal.model.paged_attention.AttentionLayer`."""
+    """See `shoal.model.attention.interface.AttentionLayer`."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.model.paged_attention import native_available
+from shoal.model.attention.paged_attention import native_available
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")
 
@@ -41,8 +41,9 @@ def test_impossible_sizes_are_refused(count: int) -> None:
 FORKING = """
 import os
 import numpy as np
-from tests.model.attention_cases import Runner, make_case
-from shoal.model.paged_attention import AttentionShape, NativeAttention
+from tests.model.attention.attention_cases import Runner, make_case
+from shoal.model.attention.interface import AttentionShape
+from shoal.model.attention.paged_attention import NativeAttention
 shape = AttentionShape(num_heads=8, num_kv_heads=4, head_dim=64, rotary_dim=64, scale=0.125)
 case = make_case(shape, (600,))
 runner = Runner(case, NativeAttention(3, case.num_blocks, case.block_size, case.max_context))

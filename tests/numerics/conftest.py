@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.model.open_weights import open_weights
+from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import WeightSource
 from tests.model.tiny_models import make_tiny_model
 

@@ -17,7 +17,7 @@ from shoal.bench.generation import generate
 from shoal.bench.verification import greedy_with_logits
 from shoal.core.request import Request, RequestId
 from shoal.core.scheduler_config import SchedulerConfig
-from shoal.model.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.messages import Sampling, Step, StepResult
 from shoal.router.engine import Engine

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.quantization import dequantize
+from shoal.model.formats.quantization import dequantize
 from shoal.model.weights import BLOCK, Precision, WeightSource
 
 F32 = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.model.open_weights import open_weights
+from shoal.model.formats.open_weights import open_weights
 from tests.model.tiny_models import make_tiny_model
 from tests.numerics.engines import continuations, make_engine, make_executor, random_tokens, text_logits
 from tests.numerics.reference import load_reference, reference_logits

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.open_weights import open_weights
+from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import F32, Precision, Weight, WeightSource
 from shoal.router.engine import Engine
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model

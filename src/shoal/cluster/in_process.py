@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from shoal.model.stage import Stage
+from shoal.model.decoder.stage import Stage
 from shoal.protocol.messages import Step, StepResult
 
 

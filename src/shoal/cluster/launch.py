@@ -18,12 +18,12 @@ from shoal.config import LaunchConfig
 from shoal.core.plan import Block, Plan, ReplicaPlan
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import ConfigError
-from shoal.model.blocks import decoder_blocks
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.model_path import resolve_model
-from shoal.model.open_weights import open_weights
-from shoal.model.stage import Stage, StageConfig
-from shoal.model.tokenizer import Tokenizer, load_tokenizer
+from shoal.model.formats.model_path import resolve_model
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.memory import check_memory
@@ -37,6 +37,10 @@ _BLOCK_SIZE = 16
 _KV_SHARE_OF_FREE_MEMORY = 0.5
 _WIDE_KERNELS_SHARE_OF_FREE_MEMORY = 0.5
 """Weights are packed a second time for wide batches only where both copies leave half of the memory free."""
+
+_SMALLEST_CHUNK_TOKENS = 64
+"""Prefill chunks are divided by the number of stages, down to this: while a pipeline fills and drains, each stage idles
+for one chunk; below it a chunk is too narrow to be computed well. Source: docs/log.md, prefill chunks."""
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -203,7 +207,7 @@ def _scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
         max_step_tokens=plan.max_step_tokens,
         max_context=plan.max_context,
         num_micro_batches=num_stages,
-        prefill_chunk_tokens=plan.max_step_tokens,
+        prefill_chunk_tokens=min(plan.max_step_tokens, max(_SMALLEST_CHUNK_TOKENS, plan.max_step_tokens // num_stages)),
     )
 
 

@@ -13,8 +13,8 @@ from typing import cast
 
 from shoal.comm.link import Link
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
-from shoal.model.open_weights import open_weights
-from shoal.model.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (

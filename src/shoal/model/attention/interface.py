@@ -1,0 +1,107 @@
+"""Attention of a flat batch over the paged KV cache: one interface, a native and a NumPy implementation.
+
+One call per layer rotates queries and keys, appends keys and values to the cache and attends. A batch mixes prefill
+chunks and decode rows freely; sequence b owns rows query_starts[b]:query_starts[b+1].
+
+Shapes: T rows, B sequences, M block-table width, N blocks, H kv heads, D head_dim, S block_size,
+Q fused width (num_heads + 2 num_kv_heads) D, O num_heads D, C max_context, R rotary_dim / 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.model.decoder_config import DecoderConfig
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """One layer's attention, or one shard's share of its heads."""
+
+    num_heads: int
+    """query heads, a multiple of num_kv_heads"""
+    num_kv_heads: int
+    head_dim: int
+    """a multiple of 8"""
+    rotary_dim: int
+    """leading dimensions that rotate; even, at most head_dim"""
+    scale: float
+    """factor on q.k"""
+    window: int = 0
+    """tokens a row sees, itself included; 0: all"""
+    softcap: float = 0.0
+    """cap * tanh(score / cap); 0: none"""
+
+    @classmethod
+    def of(cls, config: DecoderConfig, layer: int) -> AttentionShape:
+        """The whole attention of one layer of a model."""
+        return cls(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            rotary_dim=config.layer_rope(layer).rotary_dim,
+            scale=config.attention_scale,
+            window=config.window(layer),
+            softcap=config.attention_softcap,
+        )
+
+    @property
+    def qkv_width(self) -> int:
+        """Columns of the fused projection: q heads, k heads, v heads."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def out_width(self) -> int:
+        return self.num_heads * self.head_dim
+
+
+class AttentionStep(Protocol):
+    """One step's checked metadata, shared by all layers."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_sequences(self) -> int: ...
+
+
+class AttentionLayer(Protocol):
+    """The attention of one layer over its part of the cache."""
+
+    def run(self, qkv: F32, out: F32, step: AttentionStep, /) -> None:
+        """Rotate, append keys and values, attend.
+
+        Shapes: qkv [T, Q] before rotation (q heads, k heads, v heads), out [T, O]; both C-contiguous.
+        Mutates: out, and the slots of the cache that belong to the step's rows.
+        Raises: ValueError for a wrong shape or a step made for another cache, TypeError for a wrong type.
+        """
+        ...
+
+
+class Attention(Protocol):
+    """Makes layers and steps that fit each other. One a worker: it owns the compute threads."""
+
+    @property
+    def is_native(self) -> bool: ...
+
+    def layer(self, shape: AttentionShape, keys: F32, values: F32, cos: F32, sin: F32) -> AttentionLayer:
+        """The attention of one layer; keeps the arrays alive.
+
+        Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R].
+        Raises: ValueError where shapes do not fit each other.
+        """
+        ...
+
+    def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> AttentionStep:
+        """Check and copy one step's metadata; the arrays may change afterwards.
+
+        Shapes: positions [T], query_starts [B+1], context_lens [B], block_tables [B, M] (-1 beyond the last block).
+        Raises: ValueError for anything that would read or write outside a sequence's own blocks.
+        """
+        ...

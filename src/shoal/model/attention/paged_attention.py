@@ -1,0 +1,89 @@
+"""Which implementation of attention a worker uses: the native kernel where it was built, NumPy elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from shoal.model.attention.interface import F32, I32, Attention, AttentionShape
+from shoal.model.attention.paged_attention_numpy import NumpyLayer, NumpyStep
+
+if TYPE_CHECKING:
+    from shoal import _native
+
+
+def native_available() -> bool:
+    """Whether the C++ extension was built and can be imported here."""
+    try:
+        from shoal import _native  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def make_attention(
+    *, num_threads: int, num_blocks: int, block_size: int, max_context: int, native: bool | None = None
+) -> Attention:
+    """The attention of one worker.
+
+    `native` None takes the C++ kernel where it was built and NumPy otherwise; True insists; False takes NumPy.
+
+    Raises: ImportError when native is True and the extension is missing, ValueError for an impossible size.
+    """
+    if min(num_threads, num_blocks, block_size, max_context) < 1 or block_size % 16:
+        raise ValueError("threads, blocks and context must be positive, block_size a positive multiple of 16")
+    if native is None:
+        native = native_available()
+    if native:
+        return NativeAttention(num_threads, num_blocks, block_size, max_context)
+    return NumpyAttention(num_blocks, block_size, max_context)
+
+
+class NativeAttention:
+    """The C++ kernel on its own threads."""
+
+    is_native = True
+
+    def __init__(self, num_threads: int, num_blocks: int, block_size: int, max_context: int, isa: str = "") -> None:
+        """`isa` picks one of `_native.supported_isas()` for tests; empty takes the best."""
+        from shoal import _native
+
+        self._native = _native
+        self._pool = _native.ThreadPool(num_threads)
+        self._limits = (num_blocks, block_size, max_context)
+        self._isa = isa
+
+    def layer(self, shape: AttentionShape, keys: F32, values: F32, cos: F32, sin: F32) -> _native.AttentionLayer:
+        return self._native.AttentionLayer(
+            pool=self._pool,
+            **asdict(shape),
+            keys=keys,
+            values=values,
+            cos=cos,
+            sin=sin,
+            isa=self._isa,
+        )
+
+    def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> _native.StepMetadata:
+        return self._native.StepMetadata(positions, query_starts, context_lens, block_tables, *self._limits)
+
+
+class NumpyAttention:
+    """The same in NumPy: for tests and for machines without a compiler."""
+
+    is_native = False
+
+    def __init__(self, num_blocks: int, block_size: int, max_context: int) -> None:
+        self._limits = (num_blocks, block_size, max_context)
+
+    def layer(self, shape: AttentionShape, keys: F32, values: F32, cos: F32, sin: F32) -> NumpyLayer:
+        return NumpyLayer(
+            **asdict(shape),
+            keys=keys,
+            values=values,
+            cos=cos,
+            sin=sin,
+        )
+
+    def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> NumpyStep:
+        return NumpyStep(positions, query_starts, context_lens, block_tables, *self._limits)

@@ -1,0 +1,192 @@
+"""Paged attention in NumPy: the meaning of the native kernel, on the same cache layout.
+
+Shapes: T rows, B sequences, M block-table width, N blocks, H kv heads, G query heads per kv head, D head_dim,
+S block_size, L context length of one sequence, R rotary_dim / 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.model.attention.interface import F32, I32, AttentionStep
+
+
+class NumpyStep:
+    """Checked metadata of one step; see `interface.Attention.step`."""
+
+    def __init__(
+        self,
+        positions: I32,
+        query_starts: I32,
+        context_lens: I32,
+        block_tables: I32,
+        num_blocks: int,
+        block_size: int,
+        max_context: int,
+    ) -> None:
+        for name, array, ndim in (
+            ("positions", positions, 1),
+            ("query_starts", query_starts, 1),
+            ("context_lens", context_lens, 1),
+            ("block_tables", block_tables, 2),
+        ):
+            if array.dtype != np.int32:
+                raise TypeError(f"{name} must be int32, not {array.dtype}")
+            if array.ndim != ndim:
+                raise ValueError(f"{name} must have {ndim} dimensions, not {array.ndim}")
+        self.positions_T = positions.copy()
+        self.query_starts_B1 = query_starts.copy()
+        self.context_lens_B = context_lens.copy()
+        self.block_tables_BM = block_tables.copy()
+        self.limits = (num_blocks, block_size, max_context)
+        self._check_rows()
+        self._check_sequences()
+
+    @property
+    def num_tokens(self) -> int:
+        return self.positions_T.size
+
+    @property
+    def num_sequences(self) -> int:
+        return self.context_lens_B.size
+
+    def _check_rows(self) -> None:
+        starts = self.query_starts_B1
+        if starts.size != self.num_sequences + 1 or self.block_tables_BM.shape[0] != self.num_sequences:
+            raise ValueError("query_starts, context_lens and block_tables disagree on the number of sequences")
+        if starts[0] != 0 or starts[-1] != self.num_tokens or np.any(np.diff(starts) < 0):
+            raise ValueError("query_starts must rise from 0 to the number of rows")
+
+    def _check_sequences(self) -> None:
+        num_blocks, block_size, max_context = self.limits
+        for b, context in enumerate(self.context_lens_B.tolist()):
+            first, last = int(self.query_starts_B1[b]), int(self.query_starts_B1[b + 1])
+            if not last - first <= context <= max_context:
+                raise ValueError(f"sequence {b}: context {context} is not within its rows and {max_context}")
+            if np.any(self.positions_T[first:last] != np.arange(context - (last - first), context)):
+                raise ValueError(f"sequence {b}: positions are not the last ones of its context")
+            used = -(-context // block_size)
+            blocks = self.block_tables_BM[b, :used]
+            if blocks.size < used or np.any(blocks < 0) or np.any(blocks >= num_blocks):
+                raise ValueError(f"sequence {b}: its block table is too short or names a block that is not there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumpyLayer:
+    """One layer's attention; see `interface.AttentionLayer`."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    scale: float
+    window: int
+    softcap: float
+    keys: F32
+    """[N, H, D, S]"""
+    values: F32
+    """[N, H, S, D]"""
+    cos: F32
+    """[max_context, R]"""
+    sin: F32
+
+    def __post_init__(self) -> None:
+        if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise ValueError("num_heads must be a positive multiple of num_kv_heads")
+        if self.head_dim < 8 or self.head_dim % 8:
+            raise ValueError("head_dim must be a positive multiple of 8")
+        if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
+            raise ValueError("rotary_dim must be even and at most head_dim")
+        if self.window < 0 or self.softcap < 0.0:
+            raise ValueError("window and softcap must not be negative")
+        self._check_arrays()
+
+    def _check_arrays(self) -> None:
+        if self.keys.ndim != 4 or self.values.ndim != 4:
+            raise ValueError("keys and values must have four dimensions")
+        num_blocks, block_size = self.keys.shape[0], self.keys.shape[3]
+        if self.keys.shape != (num_blocks, self.num_kv_heads, self.head_dim, block_size):
+            raise ValueError("keys must be [blocks, num_kv_heads, head_dim, block_size]")
+        if self.values.shape != (num_blocks, self.num_kv_heads, block_size, self.head_dim) or block_size % 16:
+            raise ValueError("values must be [blocks, num_kv_heads, block_size, head_dim], block_size a multiple of 16")
+        if self.cos.ndim != 2 or self.cos.shape != self.sin.shape or self.cos.shape[1] != self.rotary_dim // 2:
+            raise ValueError("cos and sin must be [max_context, rotary_dim / 2]")
+
+    def run(self, qkv: F32, out: F32, step: AttentionStep, /) -> None:
+        """See `interface.AttentionLayer.run`."""
+        if not isinstance(step, NumpyStep):
+            raise TypeError("the step was made by another implementation")
+        self._check_call(qkv, out, step)
+        heads_THD = qkv.reshape(step.num_tokens, -1, self.head_dim)
+        num_rotated = self.num_heads + self.num_kv_heads
+        rotated_THD = self._rotate(heads_THD[:, :num_rotated], step.positions_T)
+        k_THD, v_THD = rotated_THD[:, self.num_heads :], heads_THD[:, num_rotated:]
+        out_THD = out.reshape(step.num_tokens, self.num_heads, self.head_dim)
+        bounds = step.query_starts_B1.tolist()
+        for b in range(step.num_sequences):
+            rows = slice(bounds[b], bounds[b + 1])
+            if rows.start < rows.stop:
+                self._append(k_THD[rows], v_THD[rows], step, b)
+        for b in range(step.num_sequences):
+            rows = slice(bounds[b], bounds[b + 1])
+            if rows.start < rows.stop:
+                out_THD[rows] = self._attend(rotated_THD[rows, : self.num_heads], step.positions_T[rows], step, b)
+
+    def _check_call(self, qkv: F32, out: F32, step: NumpyStep) -> None:
+        if qkv.dtype != np.float32 or out.dtype != np.float32:
+            raise TypeError("qkv and out must be float32")
+        if not (qkv.flags.c_contiguous and out.flags.c_contiguous):
+            raise TypeError("qkv and out must be C-contiguous")
+        if qkv.shape != (step.num_tokens, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim):
+            raise ValueError("qkv must be [rows of the step, (num_heads + 2 num_kv_heads) head_dim]")
+        if out.shape != (step.num_tokens, self.num_heads * self.head_dim):
+            raise ValueError("out must be [rows of the step, num_heads head_dim]")
+        if step.limits != (self.keys.shape[0], self.keys.shape[3], self.cos.shape[0]):
+            raise ValueError("the step was made for another number of blocks, block size or context")
+
+    def _rotate(self, x_THD: F32, positions_T: I32) -> F32:
+        """Half-split rotation: pair i is dimensions i and i + R. Source: RoFormer, arXiv 2104.09864, equation 34."""
+        half = self.rotary_dim // 2
+        cos_T1R, sin_T1R = self.cos[positions_T, None, :], self.sin[positions_T, None, :]
+        first_THR, second_THR = x_THD[..., :half], x_THD[..., half : 2 * half]
+        rotated_THD = x_THD.copy()
+        rotated_THD[..., :half] = first_THR * cos_T1R - second_THR * sin_T1R
+        rotated_THD[..., half : 2 * half] = second_THR * cos_T1R + first_THR * sin_T1R
+        return rotated_THD
+
+    def _append(self, k_THD: F32, v_THD: F32, step: NumpyStep, b: int) -> None:
+        last = int(step.context_lens_B[b])
+        positions_T = np.arange(last - k_THD.shape[0], last)
+        blocks_T = step.block_tables_BM[b, positions_T // self.keys.shape[3]]
+        slots_T = positions_T % self.keys.shape[3]
+        self.keys[blocks_T, :, :, slots_T] = k_THD
+        self.values[blocks_T, :, slots_T] = v_THD
+
+    def _attend(self, q_THD: F32, positions_T: I32, step: NumpyStep, b: int) -> F32:
+        context = int(step.context_lens_B[b])
+        blocks = step.block_tables_BM[b, : -(-context // self.keys.shape[3])]
+        k_HDL = self.keys[blocks].transpose(1, 2, 0, 3).reshape(self.num_kv_heads, self.head_dim, -1)[..., :context]
+        v_HLD = self.values[blocks].transpose(1, 0, 2, 3).reshape(self.num_kv_heads, -1, self.head_dim)[:, :context]
+        num_rows, group = q_THD.shape[0], self.num_heads // self.num_kv_heads
+        q_HTGD = q_THD.reshape(num_rows, self.num_kv_heads, group, self.head_dim).transpose(1, 0, 2, 3)
+        scores_HTGL = (q_HTGD.reshape(self.num_kv_heads, -1, self.head_dim) @ k_HDL).reshape(
+            self.num_kv_heads, num_rows, group, context
+        ) * np.float32(self.scale)
+        if self.softcap:
+            scores_HTGL = np.float32(self.softcap) * np.tanh(scores_HTGL / np.float32(self.softcap))
+        seen_TL = self._seen(positions_T, context)
+        weights_HTGL = _softmax(np.where(seen_TL[None, :, None, :], scores_HTGL, np.float32(-np.inf)))
+        out_HTGD = (weights_HTGL.reshape(self.num_kv_heads, -1, context) @ v_HLD).reshape(q_HTGD.shape)
+        return np.ascontiguousarray(out_HTGD.transpose(1, 0, 2, 3)).reshape(q_THD.shape)
+
+    def _seen(self, positions_T: I32, context: int) -> np.ndarray:
+        distance_TL = positions_T[:, None] - np.arange(context)[None, :]
+        seen_TL = distance_TL >= 0
+        return seen_TL & (distance_TL < self.window) if self.window else seen_TL
+
+
+def _softmax(scores: F32) -> F32:
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)

@@ -1,0 +1,91 @@
+"""Text to tokens and back, and messages to a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from shoal.errors import InvalidRequest
+from shoal.model.text.chat_template import ChatTemplate
+from shoal.model.text.detokenizer import Detokenizer
+from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
+
+DEFAULT_CACHE = Path("~/.cache/shoal/tokenizers")
+
+
+def load_tokenizer(path: Path, *, cache_root: Path = DEFAULT_CACHE) -> Tokenizer:
+    """The tokenizer of a path from `resolve_model`. One built from a GGUF file is kept under `cache_root`.
+
+    Raises:
+        ModelLoadError: there is none, or it is broken or of an unknown kind.
+    """
+    if path.is_dir():
+        return Tokenizer(*from_hf_directory(path))
+    return Tokenizer(*from_gguf(path, cache_root.expanduser()))
+
+
+class Tokenizer:
+    """A model's vocabulary, chat template and end-of-text tokens."""
+
+    def __init__(self, backend: Backend, settings: TokenizerSettings) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._settings = settings
+        self._vocab_size = backend.get_vocab_size()
+        self._templates: dict[str, ChatTemplate] = {}
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return frozenset(self._settings.eos_token_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens; the model's own may be larger, padded."""
+        return self._vocab_size
+
+    @property
+    def has_chat_template(self) -> bool:
+        return "default" in self._settings.chat_templates
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids. `add_special` puts BOS first where the model wants it; a chat prompt usually holds it already."""
+        return self._backend.encode(text, add_special_tokens=add_special).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of some tokens; bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token as it stands inside a text, its leading space included."""
+        anchor = self._anchor_ids
+        text = self.decode([*anchor, token_id], skip_special=False)
+        return text[len(self.decode(anchor, skip_special=False)) :]
+
+    def detokenizer(self, context: Sequence[int] = (), *, skip_special: bool = True) -> Detokenizer:
+        """A stream of text for one sequence that goes on after the tokens of `context`."""
+        return Detokenizer(lambda ids: self.decode(ids, skip_special=skip_special), context)
+
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
+        """The prompt for the assistant's next turn; encode it with `add_special=False`.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or its template refuses these messages.
+        """
+        if not self.has_chat_template:
+            raise InvalidRequest("this model has no chat template; use plain completions", "messages")
+        name = "tool_use" if tools and "tool_use" in self._settings.chat_templates else "default"
+        if name not in self._templates:
+            self._templates[name] = ChatTemplate(self._settings.chat_templates[name], self._settings.special_tokens)
+        return self._templates[name].render(messages, tools)
+
+    @cached_property
+    def _anchor_ids(self) -> list[int]:
+        """Something to decode before a single token, because some decoders drop the first token's space."""
+        return self.encode("a", add_special=False)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shoal.model.attention.kv_storage import KvStorage, kv_bytes_per_token
+from shoal.model.decoder_config import DecoderConfig, RopeConfig
+
+CONFIG = DecoderConfig(
+    family="llama",
+    num_layers=6,
+    hidden_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=128,
+    vocab_size=100,
+    max_context=256,
+    norm_epsilon=1e-5,
+    rope=RopeConfig(theta=10000.0, rotary_dim=16),
+    attention_scale=0.25,
+)
+
+
+def test_layers_are_separate_zeroed_and_aligned() -> None:
+    storage = KvStorage(CONFIG, first_layer=2, last_layer=5, num_blocks=7, block_size=32)
+    arrays = [array for layer in (2, 3, 4) for array in (storage.keys(layer), storage.values(layer))]
+    for index, array in enumerate(arrays):
+        assert array.ctypes.data % 64 == 0
+        assert not array.any()
+        array[:] = index + 1
+    for index, array in enumerate(arrays):
+        assert np.all(array == index + 1)
+    assert storage.keys(3).shape == (7, 2, 16, 32)
+    assert storage.values(3).shape == (7, 2, 32, 16)
+
+
+def test_bytes_per_token_is_what_storage_takes() -> None:
+    storage = KvStorage(CONFIG, first_layer=2, last_layer=5, num_blocks=7, block_size=32)
+    assert storage.num_bytes == 7 * 32 * kv_bytes_per_token(CONFIG, 3)
+    assert kv_bytes_per_token(CONFIG, 1) == 2 * 2 * 16 * 4
+
+
+@pytest.mark.parametrize("layer", [1, 5, -1])
+def test_layers_of_other_stages_are_refused(layer: int) -> None:
+    storage = KvStorage(CONFIG, first_layer=2, last_layer=5, num_blocks=7, block_size=32)
+    with pytest.raises(ValueError, match="not stored here"):
+        storage.keys(layer)
+    with pytest.raises(ValueError, match="not stored here"):
+        storage.values(layer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"block_size": 8}, {"block_size": 0}, {"num_blocks": 0}, {"last_layer": 7}, {"first_layer": -1}],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, int]) -> None:
+    sizes = {"first_layer": 2, "last_layer": 5, "num_blocks": 7, "block_size": 32, **changes}
+    with pytest.raises(ValueError, match=r"."):
+        KvStorage(CONFIG, **sizes)
