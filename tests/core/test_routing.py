@@ -1,11 +1,11 @@
 import pytest
 
-from shoal.core.routing import ReplicaLoad, choose_replica
+from shoal.core.routing import OUTPUT_WORK_TOKENS, ReplicaLoad, choose_replica
 from shoal.errors import CapacityError
 
 
-def load(prefill: int = 0, decode: int = 0, **changes) -> ReplicaLoad:
-    return ReplicaLoad(prefill_tokens=prefill, decode_tokens=decode, **changes)
+def load(prefill: int = 0, decoding: int = 0, **changes) -> ReplicaLoad:
+    return ReplicaLoad(prefill_tokens=prefill, num_decoding=decoding, **changes)
 
 
 def test_least_work_wins():
@@ -16,9 +16,15 @@ def test_ties_go_to_the_lowest_index():
     assert choose_replica([load(7), load(5), load(5)]) == 1
 
 
-def test_decode_tokens_weigh_more_than_prefill_tokens():
-    assert choose_replica([load(decode=100), load(prefill=120)]) == 1
-    assert choose_replica([load(decode=100), load(prefill=180)]) == 0
+def test_a_sequence_weighs_as_much_as_the_outputs_expected_of_it():
+    assert choose_replica([load(decoding=1), load(prefill=OUTPUT_WORK_TOKENS - 1)]) == 1
+    assert choose_replica([load(decoding=1), load(prefill=OUTPUT_WORK_TOKENS + 1)]) == 0
+
+
+def test_requests_that_come_together_go_to_the_replica_that_just_finished_its_own():
+    busy, idle = load(decoding=8), load()
+    assert choose_replica([busy, idle]) == 1
+    assert choose_replica([busy, load(prefill=4 * 128, decoding=4)]) == 1
 
 
 def test_faster_replica_may_have_more_to_do():
@@ -26,9 +32,9 @@ def test_faster_replica_may_have_more_to_do():
 
 
 def test_own_work_counts_between_unequal_idle_replicas():
-    loads = [load(), load(relative_speed=3.0)]
-    assert choose_replica(loads) == 0
-    assert choose_replica(loads, prompt_tokens=10, output_tokens=5) == 1
+    loads = [load(), load(prefill=300, relative_speed=2.0)]
+    assert choose_replica(loads, prompt_tokens=10) == 0
+    assert choose_replica(loads, prompt_tokens=200) == 1
 
 
 def test_fenced_replica_is_never_chosen():

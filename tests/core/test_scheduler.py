@@ -170,10 +170,10 @@ def test_stats_and_load_follow_the_work():
     assert (stats.num_free_blocks, stats.kv_usage) == (8, pytest.approx(0.2))
     assert stats.oldest_waiting_since_s == 0.0
     load = driver.scheduler.load()
-    assert (load.prefill_tokens, load.decode_tokens) == (13, 3)
+    assert (load.prefill_tokens, load.num_decoding) == (13, 2)
     driver.answer()
     load = driver.scheduler.load()
-    assert (load.prefill_tokens, load.decode_tokens) == (1 + 5, 2)
+    assert (load.prefill_tokens, load.num_decoding) == (1 + 5, 2)
     driver.finish()
     load = driver.scheduler.load(2.0)
-    assert (load.prefill_tokens, load.decode_tokens, load.relative_speed) == (0, 0, 2.0)
+    assert (load.prefill_tokens, load.num_decoding, load.relative_speed) == (0, 0, 2.0)

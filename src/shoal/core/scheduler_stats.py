@@ -48,15 +48,14 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
 
 
 def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
-    """The rows still to be computed; outputs are taken to run to their limit, forced ones are prefill."""
-    prefill_tokens = decode_tokens = 0
+    """The known rows still to be computed and the sequences whose outputs are not known; forced outputs are known."""
+    prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
         prefill_tokens += len(sequence.token_ids) - sequence.num_computed
-        if not sequence.request.targets:
-            decode_tokens += sequence.num_remaining_outputs - 1
+        num_decoding += not sequence.request.targets
     return ReplicaLoad(
         prefill_tokens=prefill_tokens,
-        decode_tokens=decode_tokens,
+        num_decoding=num_decoding,
         relative_speed=relative_speed,
         is_fenced=state.is_fenced,
     )

@@ -64,8 +64,9 @@ class _Replica:
         added = [event.request for event in self.inbox if isinstance(event, RequestAdded)]
         return replace(
             load,
-            prefill_tokens=load.prefill_tokens + sum(len(request.prompt_ids) for request in added),
-            decode_tokens=load.decode_tokens + sum(request.max_tokens for request in added),
+            prefill_tokens=load.prefill_tokens
+            + sum(len(request.prompt_ids) + len(request.targets) for request in added),
+            num_decoding=load.num_decoding + sum(not request.targets for request in added),
             is_fenced=load.is_fenced or self.is_lost,
         )
 
@@ -125,8 +126,7 @@ class Engine:
         """
         check_request(self._replicas[0].config, request)
         loads = [replica.load() for replica in self._replicas]
-        output_tokens = len(request.targets) or request.max_tokens
-        index = choose_replica(loads, prompt_tokens=len(request.prompt_ids), output_tokens=output_tokens)
+        index = choose_replica(loads, prompt_tokens=len(request.prompt_ids))
         self._owner[request.request_id] = self._replicas[index]
         self._replicas[index].inbox.append(RequestAdded(request=request))
 

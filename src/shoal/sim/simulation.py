@@ -162,7 +162,7 @@ class Simulation:
             return []
         loads = [self._load(replica, told.get(replica, [])) for replica in range(len(self._schedulers))]
         try:
-            replica = choose_replica(loads, prompt_tokens=len(request.prompt_ids), output_tokens=request.max_tokens)
+            replica = choose_replica(loads, prompt_tokens=len(request.prompt_ids))
         except CapacityError:
             self._put(now_s + _RETRY_S, _Sent(request=request))
             return []
@@ -176,7 +176,7 @@ class Simulation:
         return replace(
             load,
             prefill_tokens=load.prefill_tokens + sum(len(request.prompt_ids) for request in added),
-            decode_tokens=load.decode_tokens + sum(request.max_tokens - 1 for request in added),
+            num_decoding=load.num_decoding + len(added),
         )
 
     def _turn(self, replica: int, events: list[Event], now_s: float) -> None:

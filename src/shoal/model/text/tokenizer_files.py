@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,13 +118,12 @@ def _cached(entry: Path) -> Backend | None:
 
 def _store(entry: Path, backend: Backend) -> None:
     """Write and rename, so that a reader never sees half a file. A cache that cannot be written is no error."""
-    try:
+    with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=entry.parent, delete=False, encoding="utf-8") as file:
-            file.write(backend.to_str())
-        Path(file.name).replace(entry)
-    except OSError:
-        return
+        with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
+            file = Path(folder, entry.name)
+            file.write_text(backend.to_str(), encoding="utf-8")
+            file.replace(entry)
 
 
 def _through_transformers(path: Path) -> Backend:
