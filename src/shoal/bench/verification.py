@@ -20,7 +20,7 @@ from shoal.router.engine import Engine
 
 LOGIT_TOLERANCE = {"fp32": 1e-3, "int8": 0.5, "int4": 0.5, "auto": 0.5}
 """Largest logit difference that rounding explains. Quantized kernels round activations to 8 bits, and a difference in
-the last bit of a sum can move one of them by a whole step. Source: benchmarks/results, section verify."""
+the last bit of a sum can move one of them by a whole step. Source: docs/decisions/0002."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

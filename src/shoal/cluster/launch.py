@@ -161,18 +161,7 @@ def _start_replica(
 
 
 def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
-    plan, (stage,) = planned.plan, replica.stages
-    config = StageConfig(
-        first_layer=stage.first_layer,
-        last_layer=stage.last_layer,
-        precision=cast(Precision, plan.precision),
-        threads=stage.threads,
-        num_blocks=replica.num_blocks,
-        block_size=plan.block_size,
-        max_step_tokens=plan.max_step_tokens,
-        max_context=plan.max_context,
-        wide_kernels=plan.wide_kernels,
-    )
+    config = StageConfig.of(_load_message(planned, replica, 0))
     return Stage(planned.source, config, lambda done, total: progress.advance(1))
 
 

@@ -80,10 +80,6 @@ class Sequence:
         """The row whose logits give the next output."""
         return self.num_prompt + self.num_outputs - 1
 
-    @property
-    def num_remaining_outputs(self) -> int:
-        return self.max_tokens - self.num_outputs
-
     def append_output(self, token_id: int) -> None:
         """Take the next output. Mutates: the known tokens, unless they are forced and so known already."""
         self.num_outputs += 1

@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import cast
 
 from shoal.comm.link import Link
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.weights import Precision
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
@@ -61,17 +59,7 @@ class WorkerRuntime:
         if load.cores:
             os.sched_setaffinity(0, load.cores)
         started_s = time.perf_counter()
-        config = StageConfig(
-            first_layer=load.first_layer,
-            last_layer=load.last_layer,
-            precision=cast(Precision, load.precision),
-            threads=load.threads,
-            num_blocks=load.num_blocks,
-            block_size=load.block_size,
-            max_step_tokens=load.max_step_tokens,
-            max_context=load.max_context,
-            wide_kernels=load.wide_kernels,
-        )
+        config = StageConfig.of(load)
         source = open_weights(Path(load.model_path))
         stage = Stage(source, config, lambda done, total: self._send(Progress(done=done, total=total)))
         load_s = time.perf_counter() - started_s

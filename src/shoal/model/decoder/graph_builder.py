@@ -114,7 +114,7 @@ class GraphBuilder:
         """The same model for wide batches: 4-bit matrices meet fp32 activations. None where there are none.
 
         Exact and, from about 32 rows on, faster: the matrix is widened once for all rows. With 8-bit matrices ONNX
-        Runtime has no fast kernel for that. Source: benchmarks/results, section wide batches.
+        Runtime has no fast kernel for that. Source: docs/decisions/0002.
         """
         if not self._int4_compute_levels:
             return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from shoal.model.decoder.embedding import Embedding
 from shoal.model.decoder.sampling import sample_rows
 from shoal.model.decoder.segments import Bindings, BoundSegments, Segment, set_threads
 from shoal.model.weights import Precision, WeightSource
-from shoal.protocol.messages import SampledToken, SampleRow, Step
+from shoal.protocol.messages import LoadStage, SampledToken, SampleRow, Step
 
 F32 = npt.NDArray[np.float32]
 _FEWEST_PROMPT_ROWS = 2
@@ -51,6 +52,21 @@ class StageConfig:
     """a second copy of 4-bit weights, packed for steps of many rows: prefill is faster and exact, for memory"""
     native: bool | None = None
     """attention kernel: None takes the native one where it is installed, False the NumPy one"""
+
+    @classmethod
+    def of(cls, load: LoadStage) -> StageConfig:
+        """What a worker is told to load."""
+        return cls(
+            first_layer=load.first_layer,
+            last_layer=load.last_layer,
+            precision=cast(Precision, load.precision),
+            threads=load.threads,
+            num_blocks=load.num_blocks,
+            block_size=load.block_size,
+            max_step_tokens=load.max_step_tokens,
+            max_context=load.max_context,
+            wide_kernels=load.wide_kernels,
+        )
 
 
 class Stage:
