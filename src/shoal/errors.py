@@ -4,6 +4,7 @@ ShoalError
 ├── ConfigError            a flag, file or plan that cannot mean anything (CLI exit code 2)
 ├── ModelLoadError         a model file that is missing, broken or of an unknown kind
 ├── CapacityError          it would be right, but there is not enough memory or queue
+│   └── QueueFull              right now: try again later
 ├── ProtocolError          bytes that break the wire format
 │   ├── LocalProtocolError     we were about to send them
 │   └── RemoteProtocolError    a peer sent them
@@ -33,6 +34,14 @@ class ModelLoadError(ShoalError):
 
 class CapacityError(ShoalError):
     """The request is right, but memory or queue space does not suffice."""
+
+
+class QueueFull(CapacityError):
+    """Too much waits already. `retry_after_s` is when there is likely to be room."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ProtocolError(ShoalError):
@@ -68,4 +77,8 @@ class RequestCancelled(RequestError):
 
 
 class DeadlineExceeded(RequestError):
-    """The request did not finish in the time it was given."""
+    """The request did not finish in the time it was given, or cannot. `retry_after_s`: when the same might succeed."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

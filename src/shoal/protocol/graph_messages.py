@@ -1,0 +1,80 @@
+"""What the head and the workers of an ONNX graph say to each other.
+
+Tensors travel beside these messages on a `TensorLink`. Like steps, batches go to every worker of a replica at once and
+workers keep nothing between them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.protocol.messages import Generation, Progress, Shutdown, StageFailed, StageLoaded
+
+GRAPH_PROTOCOL_VERSION = 1
+
+
+class TensorType(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """See core.graph_plan.TensorSpec."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+class StageTensor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A tensor that crosses the boundary of a stage."""
+
+    type: TensorType
+    peers: tuple[int, ...]
+    """an input: the stage it comes from; an output: the stages it goes to. HEAD (-1) is the head."""
+
+
+class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=20):
+    """The first message to a worker: what to load and where its tensors come from and go to."""
+
+    version: int
+    generation: Generation
+    model_path: str
+    first_node: int
+    last_node: int
+    """exclusive"""
+    stage_index: int
+    num_stages: int
+    inputs: tuple[StageTensor, ...]
+    outputs: tuple[StageTensor, ...]
+    threads: int
+    cores: tuple[int, ...]
+    """CPU ids to pin to; empty: not pinned"""
+
+
+class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=21):
+    """Head to every worker: run your stage once. Beside it: the graph inputs that this stage takes."""
+
+    batch_id: int
+    generation: Generation
+
+
+class StageBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=22):
+    """Stage to stage. Beside it: the tensors that this one produces for that one; none where `error` is set."""
+
+    batch_id: int
+    generation: Generation
+    error: str | None = None
+
+
+class BatchDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=23):
+    """Every worker to the head. Beside it: the graph outputs that this stage produces; none where `error` is set."""
+
+    batch_id: int
+    generation: Generation
+    compute_s: float
+    error: str | None = None
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=24):
+    """Receiver to sender: the tensors that came with this token are no longer needed."""
+
+    token: int
+
+
+GraphMessage = LoadGraph | RunBatch | StageBatch | BatchDone | Release | StageLoaded | StageFailed | Progress | Shutdown

@@ -1,0 +1,123 @@
+"""Graph messages and the tensors beside them as bytes. The tensors themselves lie in memory that both sides map."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, cast
+
+import ml_dtypes
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import LocalProtocolError, RemoteProtocolError
+from shoal.protocol.graph_messages import GraphMessage
+
+Array = npt.NDArray[Any]
+
+_LENGTH = struct.Struct("<I")
+_MAX_RANK = 64
+"""Source: NumPy 2 refuses arrays of more dimensions."""
+
+
+class TensorRef(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where a tensor lies in the shared memory of its sender."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    num_bytes: int
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One frame on a TensorLink."""
+
+    message: GraphMessage
+    tensors: tuple[TensorRef, ...] = ()
+    token: int = -1
+    """names the memory of these tensors when it is given back; -1 where there are none"""
+    releases: tuple[int, ...] = ()
+    """tokens of frames from the other side whose tensors this side has finished with"""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """One frame. Raises LocalProtocolError where a value does not fit the wire."""
+    try:
+        return _encoder.encode(envelope)
+    except (msgspec.MsgspecError, OverflowError, TypeError) as error:
+        raise LocalProtocolError(f"cannot encode {type(envelope.message).__name__}: {error}") from error
+
+
+def decode_envelope(frame: bytes | bytearray | memoryview) -> Envelope:
+    """One frame. Raises RemoteProtocolError on anything that is not one."""
+    try:
+        return _decoder.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"malformed message: {error}") from error
+
+
+def to_bytes(array: Array) -> npt.NDArray[np.uint8]:
+    """An array's bytes, flat; a copy only where it is not contiguous. Strings: u32 length and UTF-8, in a row."""
+    if array.dtype == object:
+        return np.frombuffer(_pack_strings(array.ravel().tolist()), np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def dtype_name(array: Array) -> str:
+    """The name a dtype has on the wire and in a TensorSpec."""
+    return "string" if array.dtype == object else array.dtype.name
+
+
+def from_bytes(data: memoryview, ref: TensorRef) -> Array:
+    """The array that `ref` describes, read in place (strings are decoded). Raises RemoteProtocolError."""
+    if len(ref.shape) > _MAX_RANK or min(ref.shape, default=0) < 0:
+        raise RemoteProtocolError(f"tensor {ref.name!r} has the impossible shape {ref.shape}")
+    count = int(np.prod(ref.shape, dtype=object))
+    if ref.dtype == "string":
+        return _unpack_strings(data, count, ref)
+    dtype = _dtype_named(ref.dtype)
+    if count * dtype.itemsize != len(data):
+        raise RemoteProtocolError(f"tensor {ref.name!r} of shape {ref.shape} came with {len(data)} bytes")
+    return np.frombuffer(data, dtype, count).reshape(ref.shape)
+
+
+def _dtype_named(name: str) -> np.dtype[Any]:
+    kind = getattr(ml_dtypes, name, None)
+    try:
+        dtype = np.dtype(kind if isinstance(kind, type) else name)
+    except TypeError:
+        raise RemoteProtocolError(f"no such tensor type: {name!r}") from None
+    if dtype.hasobject:
+        raise RemoteProtocolError(f"tensors of type {name!r} do not travel")
+    return dtype
+
+
+def _pack_strings(values: Iterable[str | bytes]) -> bytes:
+    parts: list[bytes] = []
+    for value in values:
+        data = value if isinstance(value, bytes) else value.encode()
+        parts += (_LENGTH.pack(len(data)), data)
+    return b"".join(parts)
+
+
+def _unpack_strings(data: memoryview, count: int, ref: TensorRef) -> Array:
+    values: list[str] = []
+    position = 0
+    try:
+        while position < len(data):
+            (length,) = _LENGTH.unpack_from(data, position)
+            position += _LENGTH.size + length
+            values.append(str(data[position - length : position], "utf-8"))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"tensor {ref.name!r} holds broken strings: {error}") from error
+    if len(values) != count or position != len(data):
+        raise RemoteProtocolError(f"tensor {ref.name!r} of shape {ref.shape} came with {len(values)} strings")
+    strings = np.empty(count, dtype=object)
+    strings[:] = cast("list[Any]", values)
+    return strings.reshape(ref.shape)
