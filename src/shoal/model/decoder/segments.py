@@ -2,7 +2,6 @@
 
 The sessions of one process share ONNX Runtime's global thread pool. With a pool each, thirty sessions would start
 thirty spinning threads (measured on 2 cores: 182 ms a token instead of 7).
-
 """
 
 from __future__ import annotations
@@ -14,36 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from shoal.errors import ConfigError, ModelLoadError
+from shoal.errors import ModelLoadError
+from shoal.model.runtime_sessions import session_options, start_session
 
 F32 = npt.NDArray[np.float32]
 Bindings = tuple[tuple[ort.InferenceSession, ort.IOBinding], ...]
 _BINDINGS_KEPT = 96
 """Ranges of rows whose bindings are kept. Binding 31 segments anew costs 0.4 ms, a lookup nothing."""
 
-_global_pool_threads: int | None = None
-"""ONNX Runtime's global pool is one a process and is made once: this mirrors its state, it does not add any."""
-
-
-def set_threads(threads: int) -> None:
-    """Size the process's ONNX Runtime thread pool; the calling thread counts. Raises ConfigError if it has another."""
-    global _global_pool_threads
-    if _global_pool_threads is None:
-        ort.set_global_thread_pool_sizes(threads, 1)
-        _global_pool_threads = threads
-    elif _global_pool_threads != threads:
-        raise ConfigError(f"this process already computes with {_global_pool_threads} threads, not {threads}")
-
 
 class Segment:
     """One session and the names of what it takes and gives."""
 
     def __init__(self, name: str, model: bytes) -> None:
-        options = ort.SessionOptions()
-        options.use_per_session_threads = False
-        options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self.session = start_session(model, session_options())
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
             raise ModelLoadError(f"{name}: ONNX Runtime refuses the graph: {error}") from error
         self.inputs = tuple(value.name for value in self.session.get_inputs())

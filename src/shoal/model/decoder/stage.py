@@ -19,7 +19,8 @@ from shoal.model.attention.rope import rope_tables
 from shoal.model.decoder.decoder_graph import attention_width, build_segments, qkv_width
 from shoal.model.decoder.embedding import Embedding
 from shoal.model.decoder.sampling import sample_rows
-from shoal.model.decoder.segments import Bindings, BoundSegments, Segment, set_threads
+from shoal.model.decoder.segments import Bindings, BoundSegments, Segment
+from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.messages import LoadStage, SampledToken, SampleRow, Step
 
@@ -76,7 +77,7 @@ class Stage:
         self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None] | None = None
     ) -> None:
         """Reads the stage's own weights and no others. `on_progress(done, total)` counts segments."""
-        set_threads(config.threads)
+        share_pool(config.threads)
         self.decoder = source.config
         self._config = config
         self.weight_bytes = 0

@@ -1,0 +1,127 @@
+"""An ONNX file, opened: its graph with weights left where they are, checked for what would fail later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from shoal.core.graph_plan import TensorSpec
+from shoal.errors import ModelLoadError
+from shoal.model.graph.dataflow import Dataflow, sort_nodes, trace, weight_names
+from shoal.model.graph.operators import check_operators
+from shoal.model.graph.value_types import infer_specs, tensor_spec, value_info
+from shoal.model.graph.weight_tensors import check_external_data
+
+ONNX_FIRST_BYTE = b"\x08"
+"""Every exporter writes `ModelProto.ir_version`, field 1 (a varint), first. Source: onnx.proto, protobuf encoding."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GraphFile:
+    """One ONNX model. What is derived from it is computed when first asked for and kept (hence no slots)."""
+
+    path: Path
+    model: onnx.ModelProto
+    """nodes in topological order; external data not loaded; must not be changed"""
+    inputs: tuple[TensorSpec, ...]
+    """what a run must be given: initializers that are also inputs are left out"""
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where external data lie."""
+        return self.path.parent
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.model.graph.node)
+
+    @cached_property
+    def weights(self) -> frozenset[str]:
+        """Names of the initializers."""
+        return frozenset(weight_names(self.model.graph))
+
+    @cached_property
+    def dataflow(self) -> Dataflow:
+        """The graph's edges."""
+        return trace(self.model)
+
+    @cached_property
+    def value_specs(self) -> Mapping[str, TensorSpec]:
+        """Types of inputs, computed values and outputs; values that are no tensors or of unknown type are absent."""
+        return infer_specs(self.model, self.folder)
+
+
+def open_graph(path: Path) -> GraphFile:
+    """Read an ONNX file and check it. Its external data are looked for, but not read.
+
+    Raises:
+        ModelLoadError: one line that says what is wrong with the file and what to do.
+    """
+    model = _parse(path)
+    try:
+        check_operators(model)
+        check_external_data(model, path.parent)
+        sort_nodes(model.graph)
+        weights = weight_names(model.graph)
+        inputs = _specs("input", (value for value in model.graph.input if value.name not in weights))
+        outputs = _specs("output", _typed_outputs(model, path.parent))
+        if not outputs:
+            raise ModelLoadError("the graph has no outputs, so there is nothing to compute")
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{path}: {error}") from None
+    return GraphFile(path=path, model=model, inputs=inputs, outputs=outputs)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {str(path)!r}: {error.strerror}; give the path of an ONNX file") from None
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError:
+        model = onnx.ModelProto()
+    if model.ir_version and (model.graph.node or model.graph.output):
+        return model
+    if content.startswith(ONNX_FIRST_BYTE):
+        reason = f"is cut off or damaged ({len(content):,} bytes); copy or export it again"
+    else:
+        reason = "is not an ONNX file; export the model to ONNX first"
+    raise ModelLoadError(f"{str(path)!r} {reason}")
+
+
+def _specs(kind: str, values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(kind, value) for value in values)
+
+
+def _spec(kind: str, value: onnx.ValueInfoProto) -> TensorSpec:
+    spec = tensor_spec(value)
+    if spec is not None:
+        return spec
+    name = value.type.WhichOneof("value")
+    what = {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "optional", None: "of unknown type"}
+    raise ModelLoadError(f"{kind} {value.name!r} is {what.get(name, name)}, not a tensor: {_WAY_OUT[kind]}")
+
+
+_WAY_OUT = {
+    "input": "export the model with plain tensors as inputs",
+    "output": "export the model with plain tensors as outputs (skl2onnx: options={'zipmap': False})",
+}
+
+
+def _typed_outputs(model: onnx.ModelProto, folder: Path) -> list[onnx.ValueInfoProto]:
+    """The graph's outputs, with inferred types where the file gives none."""
+    outputs = list(model.graph.output)
+    untyped = [index for index, output in enumerate(outputs) if output.type.WhichOneof("value") is None]
+    specs = infer_specs(model, folder) if untyped else {}
+    for index in untyped:
+        spec = specs.get(outputs[index].name)
+        if spec is not None:
+            outputs[index] = value_info(spec)
+    return outputs

@@ -1,0 +1,82 @@
+"""What `shoal inspect` tells of an ONNX graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shoal.core.graph_plan import TensorSpec
+from shoal.model.graph.cuts import CutPoint, cut_points
+from shoal.model.graph.dataflow import nested_nodes
+from shoal.model.graph.flops import SHARDABLE_OPERATORS, node_flops
+from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.stage_model import weight_bytes, with_functions
+from shoal.model.graph.weight_tensors import inner_tensors, named_weights, num_bytes, num_elements
+
+NUM_NARROWEST = 5
+"""Cut points that the report lists: enough to see where the graph is thin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphReport:
+    """Plain facts about one graph. Symbolic dimensions count as 1 in FLOPs and bytes."""
+
+    opsets: Mapping[str, int]
+    """operator set version by domain"""
+    operators: Mapping[str, int]
+    """nodes by operator, those inside bodies included; most frequent first"""
+    num_nodes: int
+    """at the top level: what cuts count"""
+    num_parameters: int
+    """elements of all weights"""
+    weight_bytes: int
+    flops: int
+    """floating-point operations of one run, 2 per multiply-add, of products and convolutions at the top level"""
+    num_unsized: int
+    """products and convolutions left out of `flops`: inside bodies, or of unknown shape"""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    num_cuts: int
+    narrowest_cuts: tuple[CutPoint, ...]
+    """fewest bytes first"""
+    shardable_bytes: int
+    """weights of products and convolutions: what tensor parallelism could divide"""
+
+
+def describe_graph(graph: GraphFile) -> GraphReport:
+    """Collect the facts. Runs nothing; the graph's weights are not read."""
+    nodes = graph.model.graph.node
+    everywhere = list(nested_nodes(with_functions(graph, range(graph.num_nodes))))
+    weights = {name: tuple(tensor.dims) for name, tensor in named_weights(graph.model.graph).items()}
+    flops = [node_flops(node, graph.value_specs, weights) for node in nodes]
+    num_products = sum(node.op_type in SHARDABLE_OPERATORS for node in everywhere)
+    cuts = cut_points(graph)
+    return GraphReport(
+        opsets={opset.domain or "ai.onnx": opset.version for opset in graph.model.opset_import},
+        operators=dict(Counter(node.op_type for node in everywhere).most_common()),
+        num_nodes=graph.num_nodes,
+        num_parameters=_num_parameters(graph),
+        weight_bytes=weight_bytes(graph, 0, graph.num_nodes),
+        flops=sum(count for count in flops if count is not None),
+        num_unsized=num_products - sum(count is not None for count in flops),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        num_cuts=len(cuts),
+        narrowest_cuts=tuple(sorted(cuts, key=lambda cut: cut.bytes_per_run)[:NUM_NARROWEST]),
+        shardable_bytes=_shardable_bytes(graph),
+    )
+
+
+def _num_parameters(graph: GraphFile) -> int:
+    source = graph.model.graph
+    tensors = [*source.initializer, *inner_tensors(with_functions(graph, range(graph.num_nodes)))]
+    tensors += [sparse.values for sparse in source.sparse_initializer]
+    return sum(map(num_elements, tensors))
+
+
+def _shardable_bytes(graph: GraphFile) -> int:
+    """Weights that products and convolutions read directly, each once."""
+    tensors = named_weights(graph.model.graph)
+    read = {name for node in graph.model.graph.node if node.op_type in SHARDABLE_OPERATORS for name in node.input}
+    return sum(num_bytes(tensors[name]) for name in read & tensors.keys())

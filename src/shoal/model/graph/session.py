@@ -1,0 +1,154 @@
+"""One stage of a graph in an ONNX Runtime session."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
+
+from shoal.core.graph_plan import StageInput, StageOutput
+from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.stage_model import extract_stage, weight_bytes
+from shoal.model.graph.value_types import ELEMENT_TYPES
+from shoal.model.runtime_sessions import session_options, start_session
+
+Array = npt.NDArray[Any]
+
+RUNTIME_ERRORS = (
+    ort_state.EPFail,
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoModel,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""ONNX Runtime's own errors share no base class; its binding adds these two."""
+
+_NUMPY_KINDS = frozenset(
+    {"bool", "float16", "float32", "float64", "string"}
+    | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""Types that the binding takes from NumPy and gives to it; others travel as typed bytes."""
+
+
+class StageLike(Protocol):
+    """A run of nodes and what crosses its border: a stage's interface or its plan."""
+
+    @property
+    def first_node(self) -> int: ...
+    @property
+    def last_node(self) -> int: ...
+    @property
+    def inputs(self) -> tuple[StageInput, ...]: ...
+    @property
+    def outputs(self) -> tuple[StageOutput, ...]: ...
+
+
+class GraphStage:
+    """Runs one stage. One thread at a time."""
+
+    def __init__(self, graph: GraphFile, stage: StageLike, *, threads: int) -> None:
+        """Load a stage: the file itself where the stage is all of it, an extracted model otherwise.
+
+        Args:
+            graph: the whole file.
+            stage: which nodes, and the tensors at their border.
+            threads: compute threads, >= 1.
+
+        Raises:
+            ModelLoadError: ONNX Runtime cannot load it; one line.
+        """
+        taken = [taken.spec for taken in stage.inputs]
+        unread = {spec.name for spec in graph.inputs} - {spec.name for spec in taken}  # the file's session wants them
+        is_whole = stage.first_node == 0 and stage.last_node == graph.num_nodes and not unread
+        self.weight_bytes = weight_bytes(graph, stage.first_node, stage.last_node)
+        model = (
+            str(graph.path)
+            if is_whole
+            else extract_stage(
+                graph, stage.first_node, stage.last_node, stage.inputs, stage.outputs
+            ).SerializeToString()
+        )
+        self._session = open_session(graph, model, compute_options(threads))
+        self._outputs = [output.spec for output in stage.outputs]
+        self._names = [spec.name for spec in self._outputs]
+        self._is_plain = all(spec.dtype in _NUMPY_KINDS for spec in (*self._outputs, *taken))
+        self._dtypes = {spec.name: spec.dtype for spec in taken}
+
+    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute the stage's outputs. Inputs are read in place; those that the stage does not take are left alone.
+
+        Raises:
+            InvalidRequest: ONNX Runtime cannot run it on these tensors; one line with its reason.
+        """
+        feed = {name: tensors[name] for name in self._dtypes}
+        try:
+            if self._is_plain:
+                outputs = cast(list[Array], self._session.run(self._names, feed))
+                return dict(zip(self._names, outputs, strict=True))
+            return self._run_typed(feed)
+        except RUNTIME_ERRORS as error:
+            raise InvalidRequest(runtime_reason(error)) from error
+
+    def _run_typed(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The same through typed values, for the types that NumPy itself does not have."""
+        given = {name: _to_value(array, self._dtypes[name]) for name, array in tensors.items()}
+        values = self._session.run_with_ort_values(self._names, given)
+        return {spec.name: _to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
+
+
+def compute_options(threads: int) -> ort.SessionOptions:
+    """Options of every session that computes. `threads` >= 1."""
+    options = session_options(threads)
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def open_session(graph: GraphFile, model: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session on a file or on a model made of the file's parts. Raises ModelLoadError."""
+    if isinstance(model, bytes):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.folder))
+    try:
+        return start_session(model, options)
+    except RUNTIME_ERRORS as error:
+        raise ModelLoadError(f"{graph.path}: ONNX Runtime cannot load it: {runtime_reason(error)}") from error
+
+
+def runtime_reason(error: Exception) -> str:
+    """ONNX Runtime's message as one line without its own bookkeeping."""
+    text = " ".join(str(error).split())
+    head, _, rest = text.partition(" : ")
+    if head.startswith("[ONNXRuntimeError]"):
+        text = rest.partition(" : ")[2].partition(" : ")[2] or rest
+    return _SOURCE_PLACE.sub("", text)[:_REASON_CHARACTERS]
+
+
+_REASON_CHARACTERS = 400
+_SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ (?:[^()]{0,200}\([^()]*\)(?: const)?(?: \[with [^]]*\])? )?")
+"""A line of ONNX Runtime's own source and the function there, which come before the reason itself."""
+
+
+def _to_value(array: Array, dtype: str) -> ort.OrtValue:
+    if dtype in _NUMPY_KINDS:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), ELEMENT_TYPES[dtype])
+
+
+def _to_array(value: ort.OrtValue, dtype: str) -> Array:
+    if dtype in _NUMPY_KINDS:
+        return value.numpy()
+    buffer = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())  # NumPy cannot be given the type itself
+    return np.frombuffer(bytearray(buffer), np.dtype(dtype)).reshape(value.shape())
