@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +26,19 @@ class LaunchConfig:
     """longest sequence in tokens; None takes the model's own"""
     max_step_tokens: int = 512
     """rows of the largest flat batch, >= 1"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphLaunchConfig:
+    """How to load and split an ONNX graph."""
+
+    model: str
+    """an .onnx file"""
+    split: str = "1"
+    """such as `pp=2`, `pp=3:1` (shares of the time), `dp=2,pp=2`; `1` for none"""
+    threads: int | None = None
+    """compute threads per worker; None shares the machine's cores evenly"""
+    batch_dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    """batch axis of inputs and outputs, by name, where the graph itself does not tell"""
+    in_process: bool = True
+    """whether a plan of one worker computes in the calling process; a server wants its own hands free"""

@@ -1,7 +1,8 @@
 import pytest
 
 from shoal.errors import CapacityError, ConfigError
-from shoal.planner.manual import plan_from_spec, plan_warnings
+from shoal.planner.cores import thread_warnings
+from shoal.planner.manual import plan_from_spec
 from shoal.planner.split_spec import parse_split
 from tests.planner.example_blocks import make_blocks
 
@@ -70,9 +71,9 @@ def test_threads_are_what_the_user_says():
 def test_too_few_cores_pin_nobody_and_warn():
     plan = make_plan("dp=2,pp=3", cores=(0, 1))
     assert [(stage.threads, stage.cores) for stage in stages_of(plan)] == [(1, ())] * 6
-    (warning,) = plan_warnings(plan, 2)
+    (warning,) = thread_warnings([1] * plan.num_workers, 2)
     assert "6 workers with 6 threads" in warning
-    assert plan_warnings(plan, 6) == []
+    assert thread_warnings([1] * plan.num_workers, 6) == []
 
 
 def test_kv_memory_is_split_over_replicas():

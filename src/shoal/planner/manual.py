@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shoal.core.plan import Block, Plan, ReplicaPlan, StagePlan
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.balance import balance_layers, stage_costs
+from shoal.planner.cores import deal_cores
 from shoal.planner.split_spec import SplitSpec
 
 
@@ -47,11 +48,8 @@ def plan_from_spec(
     num_blocks = _count_kv_blocks(
         blocks, spec, kv_memory_bytes=kv_memory_bytes, block_size=block_size, enough_tokens=(max_seqs, max_context)
     )
-    if threads is not None and threads < 1:
-        raise ConfigError(f"--threads is {threads}, but a worker needs at least 1")
     num_workers = spec.num_replicas * len(layers)
-    threads = threads or max(1, len(cores) // num_workers)
-    pinned = _deal_cores(cores, num_workers, threads)
+    threads, pinned = deal_cores(cores, num_workers, threads)
     replicas: list[ReplicaPlan] = []
     for replica in range(spec.num_replicas):
         replica_cores = pinned[replica * len(layers) : (replica + 1) * len(layers)]
@@ -68,17 +66,6 @@ def plan_from_spec(
         max_seqs=max_seqs,
         replicas=tuple(replicas),
     )
-
-
-def plan_warnings(plan: Plan, num_cores: int) -> list[str]:
-    """What is likely not meant, one line each."""
-    num_threads = sum(stage.threads for replica in plan.replicas for stage in replica.stages)
-    if num_threads <= num_cores:
-        return []
-    return [
-        f"{plan.num_workers} workers with {num_threads} threads in all share {num_cores} cores and will slow each "
-        "other down; use fewer workers or a smaller --threads"
-    ]
 
 
 def _layers_per_stage(blocks: Sequence[Block], spec: SplitSpec) -> tuple[int, ...]:
@@ -112,13 +99,6 @@ def _count_kv_blocks(
             f"replicas; give at least {block_bytes * spec.num_replicas} with --kv-memory"
         )
     return min(enough, affordable)
-
-
-def _deal_cores(cores: Sequence[int], num_workers: int, threads: int) -> list[tuple[int, ...]]:
-    """Disjoint cores for every worker, in order, or none for any where they do not suffice."""
-    if num_workers * threads > len(cores):
-        return [()] * num_workers
-    return [tuple(cores[worker * threads : (worker + 1) * threads]) for worker in range(num_workers)]
 
 
 def _plan_stages(

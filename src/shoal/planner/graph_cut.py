@@ -1,0 +1,105 @@
+"""Where to cut a graph into pipeline stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import ConfigError
+
+SLACK = 0.02
+"""Stages this much slower than the best are as good: measured times are not more exact than that, and a cut that fewer
+bytes cross is sure to help."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutOption:
+    """A place where the graph can be cut, and what that costs."""
+
+    node: int
+    """the node behind the cut"""
+    num_bytes: int
+    """that cross it"""
+    penalty_s: float = 0.0
+    """what the stages on both sides lose by it: where it lies inside a group of nodes that could have been fused"""
+
+
+def choose_boundaries(
+    node_s: Sequence[float],
+    cuts: Sequence[CutOption],
+    num_stages: int,
+    *,
+    shares: Sequence[float] | None = None,
+    bytes_per_s: float,
+    latency_s: float,
+) -> tuple[int, ...]:
+    """The cuts between stages: the slowest stage as fast as possible, then few bytes across, then all stages even.
+
+    Exact: dynamic programming over the last cut of what lies before, first for the time of the slowest stage, then for
+    the sum of bytes (and of squared times, where those are equal) among the cuts that stay within SLACK of it.
+
+    Args:
+        node_s: seconds of each node.
+        cuts: where the graph can be cut, nodes ascending.
+        num_stages: >= 1.
+        shares: the part of the work each stage is meant to do, in any unit; None: equal parts.
+        bytes_per_s: of the links between stages.
+        latency_s: of one hand-over.
+
+    Returns:
+        num_stages - 1 nodes, ascending: each stage begins with one.
+
+    Raises:
+        ConfigError: fewer places to cut than needed.
+    """
+    if num_stages - 1 > len(cuts):
+        most = "it cannot be cut" if not cuts else f"it can be cut into at most {len(cuts) + 1} (pp={len(cuts) + 1})"
+        raise ConfigError(f"the graph does not make {num_stages} pipeline stages: {most}")
+    places = np.array([0, *(cut.node for cut in cuts), len(node_s)])
+    before_s = np.concatenate(([0.0], np.cumsum(np.asarray(node_s, np.float64))))[places]
+    crossing = np.array([0.0, *(float(cut.num_bytes) for cut in cuts), 0.0])
+    hand_over_s = np.array([0.0, *(latency_s + cut.num_bytes / bytes_per_s + cut.penalty_s for cut in cuts), 0.0])
+    relative = _relative_shares(shares, num_stages)
+    stage_s = [_stage_times(before_s, hand_over_s, share) for share in relative]
+    slowest, _ = _best(stage_s, np.maximum)
+    limit = slowest * (1 + SLACK)
+    allowed = [np.where(times <= limit, times, np.inf) for times in stage_s]
+    evenness = [(times / (limit or 1.0)) ** 2 / (2 * num_stages) for times in allowed]  # in all less than a byte
+    _, chosen = _best([crossing[np.newaxis, :] + uneven for uneven in evenness], np.add)
+    return tuple(int(places[index]) for index in chosen)
+
+
+def _relative_shares(shares: Sequence[float] | None, num_stages: int) -> list[float]:
+    """Shares with a mean of 1. A stage's time divided by its share is what all stages are to have in common."""
+    given = [1.0] * num_stages if shares is None else list(shares)
+    mean = sum(given) / len(given)
+    return [share / mean for share in given]
+
+
+def _stage_times(before_s: Floats, hand_over_s: Floats, share: float) -> Floats:
+    """[first, last]: seconds of a stage between two places, infinite where last is not behind first."""
+    compute_s = before_s[np.newaxis, :] - before_s[:, np.newaxis]
+    times = (compute_s + hand_over_s[np.newaxis, :] + hand_over_s[:, np.newaxis]) / share
+    return np.where(np.tri(len(before_s), dtype=np.bool_), np.inf, times)
+
+
+def _best(stage_costs: Sequence[Floats], combine: Any) -> tuple[float, list[int]]:
+    """The least combined cost of a way from the first place to the last, and the places between."""
+    costs = stage_costs[0][0]
+    choices: list[npt.NDArray[np.intp]] = []
+    for stage in stage_costs[1:]:
+        options: Floats = combine(costs[:, np.newaxis], stage)
+        choices.append(options.argmin(axis=0))
+        costs = options.min(axis=0)
+    way: list[int] = []
+    place = len(costs) - 1
+    for choice in reversed(choices):
+        place = int(choice[place])
+        way.append(place)
+    return float(costs[-1]), way[::-1]
