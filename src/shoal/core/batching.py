@@ -1,0 +1,262 @@
+"""How requests become batches of one model: events in, effects out. No I/O, no clock, no arrays.
+
+A request's way through it: `InferenceAdded` -> refused, or its rows wait in the queue -> a `Tick` finds a replica with
+room -> `SubmitBatch` with the oldest rows and others that fit them -> `BatchCompleted` -> `InferenceCompleted` once all
+its rows are there. A lost replica's rows go back to the queue; every request ends exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from shoal.core.batching_admission import reason_to_refuse, retry_after_s
+from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching_deadlines import Deadlines
+from shoal.core.batching_events import (
+    BatchCompleted,
+    BatchRefused,
+    Effect,
+    Event,
+    InferenceAdded,
+    InferenceCancelled,
+    InferenceCompleted,
+    InferenceFailed,
+    Part,
+    ReplicaLost,
+    SubmitBatch,
+    Tick,
+)
+from shoal.core.batching_queue import BatchingQueue, Line
+from shoal.core.batching_replicas import Choice, Replica, choose_replica, share_rows
+from shoal.core.graph_plan import BatchAxes
+from shoal.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ShoalError, WorkerLost
+
+MAX_LOSSES = 3
+"""A request that was on so many lost replicas in a row is taken to be what breaks them."""
+
+
+@dataclass(slots=True)
+class _Inference:
+    """A request that has not ended."""
+
+    request_id: str
+    arrival: int
+    signature: Hashable
+    deadline_s: float | None
+    added_s: float
+    waiting_rows: int
+    """in the queue"""
+    rows_left: int
+    """not computed: waiting or in flight"""
+
+
+class BatchScheduler:
+    """Decides for one model. All changes go through `handle`."""
+
+    def __init__(self, config: BatchingConfig, axes: BatchAxes, num_stages: Sequence[int]) -> None:
+        """Start with empty queue.
+
+        Args:
+            config: the limits.
+            axes: whether requests have rows and whether a run has a fixed number of them.
+            num_stages: one a replica, each >= 1.
+        """
+        self.config = config
+        self.replicas = tuple(Replica(index, stages) for index, stages in enumerate(num_stages))
+        """to look at only"""
+        self.max_rows = (axes.rows or config.max_batch) if axes.is_batched else 1
+        """that one batch may have"""
+        self._has_fixed_rows = not axes.is_batched or axes.rows is not None
+        self._queue = BatchingQueue()
+        self._requests: dict[str, _Inference] = {}
+        self._deadlines = Deadlines(self._waits)
+        self._next_arrival = 0
+        self._next_batch_id = 0
+        self._think_again_s: float | None = None
+
+    @property
+    def num_requests(self) -> int:
+        """Unfinished ones."""
+        return len(self._requests)
+
+    @property
+    def num_waiting_requests(self) -> int:
+        """Unfinished ones of which rows wait."""
+        return sum(request.waiting_rows > 0 for request in self._requests.values())
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in no batch yet."""
+        return self._queue.num_rows
+
+    @property
+    def wake_s(self) -> float | None:
+        """When a `Tick` may have effects though nothing else has happened; None: never."""
+        times = [time_s for time_s in (self._think_again_s, self._deadlines.first_s()) if time_s is not None]
+        return min(times, default=None)
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """Take in what has happened. Batches are formed by `Tick` only, so that requests told together run together.
+
+        Args:
+            event: in the order in which they happen. An `InferenceFailed` that answers `InferenceAdded` is a refusal.
+            now_s: monotonic.
+
+        Returns:
+            Effects to carry out in order.
+        """
+        match event:
+            case InferenceAdded():
+                return self._add(event, now_s)
+            case InferenceCancelled(request_id=request_id):
+                return self._end(request_id, RequestCancelled("the request was cancelled"))
+            case BatchCompleted(replica=replica, batch_id=batch_id):
+                return self._complete(self.replicas[replica], batch_id, now_s)
+            case BatchRefused(replica=replica, batch_id=batch_id, reason=reason):
+                return self._refuse(self.replicas[replica], batch_id, reason, now_s)
+            case ReplicaLost(replica=replica, reason=reason):
+                return self._lose(self.replicas[replica], reason, now_s)
+            case Tick():
+                return [*self._expire(now_s), *self._form_batches(now_s)]
+            case _:
+                assert_never(event)
+
+    def _add(self, event: InferenceAdded, now_s: float) -> list[Effect]:
+        assert event.request_id not in self._requests, f"request id {event.request_id} is in use"
+        error = reason_to_refuse(event, self.config, self.replicas, self._queue, max_rows=self.max_rows, now_s=now_s)
+        if error is not None:
+            return [InferenceFailed(request_id=event.request_id, error=error)]
+        request = _Inference(
+            event.request_id, self._next_arrival, event.signature, event.deadline_s, now_s, 0, event.num_rows
+        )
+        self._next_arrival += 1
+        self._requests[event.request_id] = request
+        part = Part(request_id=event.request_id, arrival=request.arrival, first_row=0, num_rows=event.num_rows)
+        self._queue.append(part, event.signature)
+        self._note_waiting(request, event.num_rows)
+        return []
+
+    def _note_waiting(self, request: _Inference, num_rows: int) -> None:
+        request.waiting_rows += num_rows
+        if request.deadline_s is not None:
+            self._deadlines.add(request.deadline_s, request.arrival, request.request_id)
+
+    def _expire(self, now_s: float) -> list[Effect]:
+        """End the requests of which rows still wait at their deadline; those wholly in flight may finish late."""
+        effects: list[Effect] = []
+        while (request_id := self._deadlines.pop_expired(now_s)) is not None:
+            retry_s = retry_after_s(self.replicas, self._queue, max_rows=self.max_rows, now_s=now_s)
+            effects += self._end(request_id, DeadlineExceeded("the request's time was up while it waited", retry_s))
+        return effects
+
+    def _waits(self, arrival: int, request_id: str) -> bool:
+        request = self._requests.get(request_id)
+        return request is not None and request.arrival == arrival and request.waiting_rows > 0
+
+    def _form_batches(self, now_s: float) -> list[Effect]:
+        """Fill the replicas that have room, the oldest rows first."""
+        effects: list[Effect] = []
+        self._think_again_s = None
+        while self._queue:
+            line = self._queue.oldest_line()
+            choice = self._choose(line, now_s)
+            if choice.replica is None:
+                self._think_again_s = choice.hold_until_s
+                break
+            effects.append(self._submit(choice.replica, line, now_s))
+        return effects
+
+    def _choose(self, line: Line, now_s: float) -> Choice:
+        """Where the next batch of a line goes, and when."""
+        is_full = line.num_rows >= self.max_rows or line.parts[0].runs_alone
+        rows = min(line.num_rows, self.max_rows)
+        waiting_rows = self._queue.num_rows
+        choice = choose_replica(self.replicas, rows=rows, waiting_rows=waiting_rows, is_full=is_full, now_s=now_s)
+        if choice.replica is None or is_full or not choice.replica.in_flight:
+            return choice
+        due_s = self._requests[line.parts[0].request_id].added_s + self.config.batch_delay_s
+        return Choice(None, due_s) if now_s < due_s else choice
+
+    def _submit(self, replica: Replica, line: Line, now_s: float) -> SubmitBatch:
+        limit = self.max_rows
+        if not self._has_fixed_rows:
+            share = share_rows(self.replicas, replica, waiting_rows=self._queue.num_rows)
+            limit = min(limit, share)
+        parts = self._queue.take(
+            line, limit=limit, max_rows=self.max_rows, min_cut_rows=min(self.config.min_cut_rows, self.max_rows)
+        )
+        for part in parts:
+            self._requests[part.request_id].waiting_rows -= part.num_rows
+        num_rows = sum(part.num_rows for part in parts)
+        batch = SubmitBatch(replica=replica.index, batch_id=self._next_batch_id, parts=parts, num_rows=num_rows)
+        self._next_batch_id += 1
+        replica.submit(batch, now_s)
+        return batch
+
+    def _complete(self, replica: Replica, batch_id: int, now_s: float) -> list[Effect]:
+        flight = replica.complete(batch_id, now_s)
+        effects: list[Effect] = []
+        for part in flight.batch.parts if flight is not None else ():
+            request = self._owner(part)
+            if request is None:
+                continue
+            request.rows_left -= part.num_rows
+            if not request.rows_left:
+                del self._requests[part.request_id]
+                effects.append(InferenceCompleted(request_id=part.request_id))
+        return effects
+
+    def _refuse(self, replica: Replica, batch_id: int, reason: str, now_s: float) -> list[Effect]:
+        """Fail the request that is to blame; where there are several, run each alone to find out which it is."""
+        flight = replica.drop(batch_id, now_s)
+        if flight is None:
+            return []
+        parts = [part for part in flight.batch.parts if self._owner(part)]
+        if len({part.request_id for part in flight.batch.parts}) > 1:
+            self._put_back([replace(part, runs_alone=True) for part in parts])
+            return []
+        return [effect for part in parts for effect in self._end(part.request_id, InvalidRequest(reason))]
+
+    def _lose(self, replica: Replica, reason: str, now_s: float) -> list[Effect]:
+        if replica.is_lost:
+            return []
+        replica.is_lost = True
+        parts = [part for flight in replica.in_flight.values() for part in flight.batch.parts if self._owner(part)]
+        replica.in_flight.clear()
+        if all(other.is_lost for other in self.replicas):
+            return [
+                effect for request_id in list(self._requests) for effect in self._end(request_id, WorkerLost(reason))
+            ]
+        suspects = {part.request_id for part in parts if part.num_losses + 1 >= MAX_LOSSES}
+        self._put_back([_after_loss(part) for part in parts if part.request_id not in suspects])
+        error = WorkerLost(f"{MAX_LOSSES} replicas in a row were lost while they computed the request; last: {reason}")
+        return [effect for request_id in sorted(suspects) for effect in self._end(request_id, error)]
+
+    def _put_back(self, parts: Sequence[Part]) -> None:
+        """Let rows wait again, ahead of everything that came later."""
+        for part in parts:
+            request = self._requests[part.request_id]
+            self._queue.put_back([part], request.signature)
+            self._note_waiting(request, part.num_rows)
+
+    def _owner(self, part: Part) -> _Inference | None:
+        """The request that a part is of; None where it has ended (its id may be in use again)."""
+        request = self._requests.get(part.request_id)
+        return request if request is not None and request.arrival == part.arrival else None
+
+    def _end(self, request_id: str, error: ShoalError) -> list[Effect]:
+        """End a request early; its rows in flight are ignored when they come. Unknown ids are ignored."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return []
+        if request.waiting_rows:
+            self._queue.drop(request_id, request.signature)
+        return [InferenceFailed(request_id=request_id, error=error)]
+
+
+def _after_loss(part: Part) -> Part:
+    """The part as it runs again; the last time alone, so that what breaks replicas takes no other request with it."""
+    num_losses = part.num_losses + 1
+    return replace(part, num_losses=num_losses, runs_alone=part.runs_alone or num_losses + 1 >= MAX_LOSSES)

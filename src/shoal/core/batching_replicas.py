@@ -1,0 +1,189 @@
+"""The replicas that a model's batches go to: what each has in flight, when it should be done, which comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from shoal.core.batching_events import SubmitBatch
+from shoal.core.batching_times import BatchTimes
+
+_FRESH_S = 10.0
+"""No replica is left idle for being slow on a measurement that is older: what was slow once is tried again. A
+judgment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A batch that was submitted and is not yet answered."""
+
+    batch: SubmitBatch
+    submitted_s: float
+
+
+class Replica:
+    """One copy of the model, as a pipeline that computes its batches in order."""
+
+    __slots__ = ("_idle_since_s", "in_flight", "index", "is_lost", "num_stages", "times")
+
+    def __init__(self, index: int, num_stages: int) -> None:
+        self.index = index
+        self.num_stages = num_stages
+        self.in_flight: dict[int, Flight] = {}
+        """by batch id, oldest first"""
+        self.times = BatchTimes()
+        self.is_lost = False
+        self._idle_since_s = 0.0
+        """when it last answered: it has worked on the oldest batch in flight at most since then"""
+
+    @property
+    def rows_in_flight(self) -> int:
+        """Of all its batches."""
+        return sum(flight.batch.num_rows for flight in self.in_flight.values())
+
+    def has_room(self, is_full: bool) -> bool:
+        """Whether it should be given another batch.
+
+        One batch a stage keeps every stage busy. One more spares the first stage the wait for the head, but rows that
+        are with the replica can no longer be joined by others, so only a batch that cannot grow goes there.
+        """
+        return not self.is_lost and len(self.in_flight) < self.num_stages + is_full
+
+    def submit(self, batch: SubmitBatch, now_s: float) -> None:
+        """Note a batch as in flight."""
+        self.in_flight[batch.batch_id] = Flight(batch, now_s)
+
+    def complete(self, batch_id: int, now_s: float) -> Flight | None:
+        """Take an answered batch out and learn from its time. None: there is no such batch."""
+        flight = self.in_flight.get(batch_id)
+        if flight is not None:
+            started_s = max(flight.submitted_s, self._idle_since_s)
+            self.times.observe(flight.batch.num_rows, now_s - started_s, now_s)
+            self.drop(batch_id, now_s)
+        return flight
+
+    def drop(self, batch_id: int, now_s: float) -> Flight | None:
+        """Take a batch out whose time says nothing. None: there is no such batch."""
+        self._idle_since_s = now_s
+        return self.in_flight.pop(batch_id, None)
+
+    def remaining_s(self, now_s: float) -> float:
+        """Until everything in flight should be answered. What is overdue by x is expected to take another x."""
+        if not self.in_flight:
+            return 0.0
+        oldest_due_s = self._oldest_due_s()
+        behind_oldest_s = self._started_s() + self._in_flight_s() - oldest_due_s
+        return behind_oldest_s + abs(oldest_due_s - now_s)
+
+    def overdue_at(self, late_s: float) -> float:
+        """When its oldest batch will be overdue by `late_s`. It must have one."""
+        return self._oldest_due_s() + late_s
+
+    def fresh_until_s(self) -> float:
+        """Until when its measured speed is believed enough to leave it idle for."""
+        return -inf if self.times.observed_s is None else self.times.observed_s + _FRESH_S
+
+    def _oldest(self) -> Flight:
+        return next(iter(self.in_flight.values()))
+
+    def _started_s(self) -> float:
+        return max(self._oldest().submitted_s, self._idle_since_s)
+
+    def _oldest_due_s(self) -> float:
+        return self._started_s() + self.times.predict(self._oldest().batch.num_rows)
+
+    def _in_flight_s(self) -> float:
+        return self.times.predict(self.rows_in_flight, len(self.in_flight))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where the next batch goes."""
+
+    replica: Replica | None
+    """None: it waits for a replica that is busy now"""
+    hold_until_s: float | None = None
+    """when to think again, whatever happens until then; None: only a batch's answer can change it"""
+
+
+_NOWHERE = Choice(None)
+
+
+def choose_replica(replicas: Sequence[Replica], *, rows: int, waiting_rows: int, is_full: bool, now_s: float) -> Choice:
+    """Send the oldest batch where it is expected to finish first; equal ones: the emptier, then the lowest index.
+
+    A busy fast replica is worth waiting for only if it would be through with *everything* that waits before the free
+    slow one is through with this batch: the more waits, the slower a replica may be and still help.
+
+    Args:
+        replicas: lost ones are passed over.
+        rows: that the batch will have.
+        waiting_rows: of all waiting requests, this batch included.
+        is_full: the batch cannot grow by waiting.
+        now_s: on the clock of the replicas.
+    """
+    free = [replica for replica in replicas if replica.has_room(is_full)]
+    if not free:
+        return _NOWHERE
+    if len(replicas) == 1:
+        return Choice(free[0])
+    finish_s, _, _, best = min(
+        (_finish_s(replica, rows, now_s), len(replica.in_flight), replica.index, replica) for replica in free
+    )
+    fresh_until_s = best.fresh_until_s()
+    if now_s >= fresh_until_s:
+        return Choice(best)
+    holds = [
+        busy.overdue_at(finish_s - busy.times.predict(waiting_rows))
+        for busy in replicas
+        if busy.in_flight and busy not in free and _finish_s(busy, waiting_rows, now_s) < finish_s
+    ]
+    return Choice(None, min(max(holds), fresh_until_s)) if holds else Choice(best)
+
+
+def _finish_s(replica: Replica, rows: int, now_s: float) -> float:
+    """Seconds until the replica would have done so many more rows; a speed that is not known counts as perfect."""
+    return replica.remaining_s(now_s) + replica.times.predict(rows)
+
+
+def share_rows(replicas: Sequence[Replica], chosen: Replica, *, waiting_rows: int) -> int:
+    """How many rows the chosen replica should take at once, so that every stage of every replica gets some.
+
+    All unfinished rows are dealt to the replicas in proportion to their speed and then evenly to their stages; one
+    replica of one stage takes everything. Without that, requests that once came together would stay together, and all
+    stages but one would always be idle.
+    """
+    if len(replicas) == 1:
+        return ceil((waiting_rows + chosen.rows_in_flight) / chosen.num_stages)
+    living = [replica for replica in replicas if not replica.is_lost]
+    total_rows = waiting_rows + sum(replica.rows_in_flight for replica in living)
+    batch_rows = ceil(total_rows / sum(replica.num_stages for replica in living))
+    are_known = all(replica.times.predict(batch_rows) > 0 for replica in living)
+    speeds = {
+        replica.index: 1.0 / replica.times.predict(batch_rows) if are_known else float(replica.num_stages)
+        for replica in living
+    }
+    return ceil(total_rows * speeds[chosen.index] / sum(speeds.values()) / chosen.num_stages)
+
+
+def drain_s(replicas: Sequence[Replica], *, rows: int, num_batches: int, now_s: float) -> float | None:
+    """Seconds until so many waiting rows would be done, spread over the replicas as water over uneven ground.
+
+    None: a replica has not been measured yet.
+    """
+    grounds: list[tuple[float, float]] = []
+    for replica in replicas:
+        if not replica.is_lost:
+            if replica.times.observed_s is None:
+                return None
+            grounds.append((replica.remaining_s(now_s), replica.times.predict(rows, num_batches)))
+    level_s, speed, filled = 0.0, 0.0, 1.0
+    for remaining_s, alone_s in sorted(grounds):
+        if speed and remaining_s >= level_s:
+            break
+        rate = 1.0 / max(alone_s, 1e-9)
+        speed += rate
+        filled += remaining_s * rate
+        level_s = filled / speed
+    return level_s

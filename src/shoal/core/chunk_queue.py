@@ -1,0 +1,169 @@
+"""Which replica computes which chunk of an offline job, and what happens to the chunks of a lost one.
+
+Chunks are pulled, not dealt: a replica gets the next one when it has room, so that a fast replica does more of them.
+When nothing is left to hand out, an idle replica gets a copy of a chunk that another one still has, and the first
+result counts.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NewType
+
+Ticket = NewType("Ticket", int)
+"""Names one chunk in one queue; ascending in the order in which chunks were added."""
+
+MAX_LOSSES = 3
+"""Lost replicas after which a chunk that was in flight on each of them is given up: one death is the machine's fault,
+three are the chunk's. The same bound as for a request that is being served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Effect: let this replica compute this chunk."""
+
+    replica: int
+    ticket: Ticket
+
+
+class ChunkQueue:
+    """The chunks that are read and not yet finished. Holds tickets only, never data."""
+
+    __slots__ = ("_copied", "_has_input", "_holders", "_in_flight", "_last_ticket", "_losses", "_waiting", "_widths")
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        """`widths`: for each replica, how many chunks it computes at once; one more waits at its door."""
+        self._widths = list(widths)
+        self._in_flight: list[list[Ticket] | None] = [[] for _ in widths]
+        self._waiting: list[Ticket] = []
+        self._holders: dict[Ticket, list[int]] = {}
+        self._copied: set[Ticket] = set()
+        self._losses: dict[Ticket, int] = {}
+        self._has_input = False
+        self._last_ticket = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a chunk may still come or is unfinished."""
+        return self._has_input or bool(self._holders)
+
+    @property
+    def wants_chunk(self) -> bool:
+        """Whether the next chunk could be handed to a replica at once, so that it is worth reading now."""
+        return self._has_input and not self._waiting and self._roomiest() is not None
+
+    @property
+    def num_living(self) -> int:
+        """Replicas that are not lost."""
+        return sum(tickets is not None for tickets in self._in_flight)
+
+    def num_in_flight(self, replica: int) -> int:
+        """Chunks handed to a replica and not answered, abandoned ones and copies included."""
+        return len(self._in_flight[replica] or ())
+
+    def start_input(self) -> None:
+        """Chunks are going to come."""
+        self._has_input = True
+
+    def end_input(self) -> None:
+        """No more chunks come."""
+        self._has_input = False
+
+    def add(self) -> Ticket:
+        """A chunk has been read."""
+        self._last_ticket += 1
+        ticket = Ticket(self._last_ticket)
+        self._waiting.append(ticket)
+        self._holders[ticket] = []
+        return ticket
+
+    def assign(self, *, copy_last: bool) -> Iterator[Assignment]:
+        """Hand out chunks while there are both chunks and room, the oldest first.
+
+        Args:
+            copy_last: at the end, idle replicas take copies of what others have not finished.
+        """
+        while self._waiting and (replica := self._roomiest()) is not None:
+            yield self._hand(self._waiting.pop(0), replica)
+        while copy_last and not self._has_input and (copy := self._choose_copy()) is not None:
+            self._copied.add(copy.ticket)
+            yield self._hand(copy.ticket, copy.replica)
+
+    def finish(self, replica: int, ticket: Ticket) -> bool:
+        """A replica has answered. True where this is the first answer and anybody waits for it."""
+        in_flight = self._in_flight[replica]
+        assert in_flight is not None, "an answer from a lost replica"
+        in_flight.remove(ticket)
+        return self._forget(ticket)
+
+    def lose(self, replica: int) -> list[Ticket]:
+        """A replica is gone: its chunks wait again, before younger ones. Returns those that are given up instead."""
+        tickets, self._in_flight[replica] = self._in_flight[replica] or [], None
+        given_up: list[Ticket] = []
+        for ticket in tickets:
+            if ticket not in self._holders:
+                continue
+            self._holders[ticket].remove(replica)
+            self._losses[ticket] = self._losses.get(ticket, 0) + 1
+            if self._losses[ticket] >= MAX_LOSSES:
+                given_up.append(ticket)
+                self._forget(ticket)
+            elif not self._holders[ticket]:
+                self._copied.discard(ticket)
+                bisect.insort(self._waiting, ticket)
+        return given_up
+
+    def abandon(self) -> None:
+        """Nobody waits for any chunk any more. Those in flight still take up room until they are answered."""
+        self._has_input = False
+        self._waiting.clear()
+        self._holders.clear()
+        self._copied.clear()
+        self._losses.clear()
+
+    def _forget(self, ticket: Ticket) -> bool:
+        self._copied.discard(ticket)
+        self._losses.pop(ticket, None)
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        return self._holders.pop(ticket, None) is not None
+
+    def _hand(self, ticket: Ticket, replica: int) -> Assignment:
+        in_flight = self._in_flight[replica]
+        assert in_flight is not None, "a chunk for a lost replica"
+        in_flight.append(ticket)
+        self._holders[ticket].append(replica)
+        return Assignment(replica=replica, ticket=ticket)
+
+    def _load(self, replica: int) -> float:
+        """Chunks in flight for each that can be computed at once."""
+        return self.num_in_flight(replica) / self._widths[replica]
+
+    def _roomiest(self) -> int | None:
+        """The least loaded replica that can take one more; equal ones: the lowest index."""
+        open_ones = [
+            replica
+            for replica, tickets in enumerate(self._in_flight)
+            if tickets is not None and len(tickets) <= self._widths[replica]
+        ]
+        return min(open_ones, key=self._load, default=None)
+
+    def _choose_copy(self) -> Assignment | None:
+        """A copy for the least loaded replica that would start on it at once.
+
+        Replicas answer in the order in which they were asked, so the chunk that has the most before it is the one that
+        a copy brings forward the most; the one a busy replica is about to finish comes last.
+        """
+        replica = self._roomiest()
+        if replica is None or self._load(replica) >= 1:
+            return None
+        candidates = [
+            (place / self._widths[other], -ticket)
+            for other, tickets in enumerate(self._in_flight)
+            if other != replica
+            for place, ticket in enumerate(tickets or ())
+            if ticket in self._holders and ticket not in self._copied and replica not in self._holders[ticket]
+        ]
+        return Assignment(replica=replica, ticket=Ticket(-max(candidates)[1])) if candidates else None

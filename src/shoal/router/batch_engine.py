@@ -1,0 +1,257 @@
+"""The shell around batching: owns one model's executors, its requests' arrays, and moves events in and effects out.
+
+Single-threaded: one thread or event loop calls `add`, `cancel` and `turn`; only `wake` may be called from another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from shoal.core.batching import BatchScheduler
+from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching_events import (
+    BatchCompleted,
+    BatchRefused,
+    Effect,
+    Event,
+    InferenceAdded,
+    InferenceCancelled,
+    InferenceCompleted,
+    InferenceFailed,
+    ReplicaLost,
+    SubmitBatch,
+    Tick,
+)
+from shoal.core.graph_plan import BatchAxes
+from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.router.batch_stats import BatchCounts, BatchStats
+from shoal.router.executor_set import ExecutorSet
+from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
+from shoal.router.inference import Inference, InferenceRequest, InferenceResult
+from shoal.router.rows import count_rows, join_rows, pad_rows, signature, split_rows
+
+__all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
+
+_LOSSES = (WorkerLost, RemoteProtocolError)
+"""A worker that answers nonsense is as lost as one that does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch that was submitted, with the requests that its parts belong to, ended ones included."""
+
+    batch: SubmitBatch
+    owners: Sequence[Inference]
+
+
+class BatchEngine:
+    """Runs requests on replicas of one model, put together to batches. Owns the executors."""
+
+    def __init__(
+        self,
+        executors: Sequence[GraphExecutor],
+        batch: BatchAxes,
+        config: BatchingConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take over the executors.
+
+        Args:
+            executors: one a replica, at least one.
+            batch: where the graph's rows are.
+            config: the limits; None: the defaults.
+            clock: seconds, monotonic; for an event loop its own `time`.
+        """
+        self._config = config or BatchingConfig()
+        self._axes = batch
+        self._clock = clock
+        self._executors = ExecutorSet(executors, self._config.batch_timeout_s)
+        self._scheduler = BatchScheduler(self._config, batch, [executor.num_stages for executor in executors])
+        self._requests: dict[str, Inference] = {}
+        self._in_flight: dict[int, _Flight] = {}
+        self._counts = BatchCounts()
+        self._ended: list[InferenceResult] = []
+        """for the next turn"""
+        self._needs_tick = False
+        self._broken: dict[int, ShoalError] = {}
+        """replicas that failed to take a batch, to be told to the scheduler after the effects under way"""
+        self._fatal: WorkerLost | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is unfinished or a result not yet handed out."""
+        return bool(self._requests or self._ended)
+
+    def add(self, request: InferenceRequest) -> None:
+        """Queue a request. Nothing is sent before the next `turn`, so that requests added together run together.
+
+        Raises:
+            InvalidRequest: no rows, or inputs that disagree on them.
+            QueueFull: too much waits already.
+            DeadlineExceeded: it cannot be done in its time.
+            WorkerLost: no replica is left.
+        """
+        num_rows = count_rows(request.inputs, self._axes)
+        now_s = self._clock()
+        if request.request_id in self._requests:
+            raise InvalidRequest(f"request id {request.request_id!r} is in use by an unfinished request", param="id")
+        event = InferenceAdded(
+            request_id=request.request_id,
+            num_rows=num_rows,
+            signature=signature(request.inputs, self._axes),
+            deadline_s=None if request.timeout_s is None else now_s + request.timeout_s,
+        )
+        for effect in self._scheduler.handle(event, now_s):
+            if isinstance(effect, InferenceFailed):
+                self._counts.num_failed += 1
+                raise effect.error
+        self._requests[request.request_id] = Inference(request, num_rows, now_s)
+        self._needs_tick = True
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request; its result, with RequestCancelled, follows. Unknown and finished ids are ignored."""
+        self._tell(InferenceCancelled(request_id=request_id), self._clock())
+        self._needs_tick = True
+
+    def turn(self, timeout_s: float) -> list[InferenceResult]:
+        """Move everything on by one notch: send what can be sent, wait at most timeout_s for answers, digest them.
+
+        With 0 it never blocks, except that executors of this process compute in it.
+
+        Returns:
+            The requests that have ended, each exactly once.
+
+        Raises:
+            WorkerLost: no replica is left, and the turns before have handed out the errors of all requests.
+        """
+        if self._fatal is not None and not self._ended:
+            raise self._fatal
+        now_s = self._clock()
+        self._tick(now_s)
+        wake_s = self.next_wake_s() if timeout_s > 0 else None
+        self._executors.wait(timeout_s if wake_s is None else min(timeout_s, wake_s - now_s))
+        self._collect()
+        self._tick(self._clock())
+        ended, self._ended = self._ended, []
+        return ended
+
+    def filenos(self) -> tuple[int, ...]:
+        """One descriptor, the same for the engine's whole life: readable when `turn` has something to do."""
+        return (self._executors.fileno(),)
+
+    def next_wake_s(self) -> float | None:
+        """When `turn` is to be called at the latest, on the clock; None: not before the descriptor is readable."""
+        if self._needs_tick or self._ended or self._fatal is not None or self._executors.computes_here():
+            return self._clock()
+        times = [time_s for time_s in (self._scheduler.wake_s, self._executors.overdue_s()) if time_s is not None]
+        return min(times, default=None)
+
+    def wake(self) -> None:
+        """Make a waiting or the next `turn` return. Thread-safe."""
+        self._executors.wake()
+
+    def stats(self) -> BatchStats:
+        """A snapshot for metrics."""
+        return self._counts.snapshot(self._scheduler)
+
+    def close(self) -> None:
+        """Stop every worker; what is unfinished gets no result. Idempotent."""
+        self._executors.close()
+
+    def _collect(self) -> None:
+        """Take in what the executors have answered."""
+        for index in self._executors.living():
+            try:
+                results = self._executors.poll(index, self._clock())
+            except _LOSSES as error:
+                self._lose(index, error, self._clock())
+                continue
+            for result in results:
+                self._digest(index, result, self._clock())
+
+    def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
+        flight = self._in_flight.pop(result.batch_id, None)
+        if flight is None:
+            return
+        batch = flight.batch
+        reason = result.error or self._store(flight, result)
+        self._needs_tick = True
+        if reason is None:
+            self._counts.note_batch(batch.num_rows)
+            self._tell(BatchCompleted(replica=index, batch_id=batch.batch_id), now_s)
+        else:
+            self._tell(BatchRefused(replica=index, batch_id=batch.batch_id, reason=reason), now_s)
+
+    def _store(self, flight: _Flight, result: BatchResult) -> str | None:
+        """Give the parts' outputs to their requests. Returns why that cannot be done, if so."""
+        batch = flight.batch
+        counts = [part.num_rows for part in batch.parts]
+        try:
+            outputs = split_rows(result.outputs, self._axes, counts, self._padded_rows(batch.num_rows))
+        except InvalidRequest as error:
+            return str(error)
+        compute_s = sum(result.compute_s)
+        for owner, part, part_outputs in zip(flight.owners, batch.parts, outputs, strict=True):
+            owner.store(part, part_outputs, compute_s=compute_s, batch_rows=batch.num_rows)
+        return None
+
+    def _tick(self, now_s: float) -> None:
+        """Let requests expire and batches form, if anything has changed."""
+        wake_s = self._scheduler.wake_s
+        while self._needs_tick or (wake_s is not None and wake_s <= now_s):
+            self._needs_tick, wake_s = False, None
+            self._tell(Tick(), now_s)
+
+    def _tell(self, event: Event, now_s: float) -> None:
+        for effect in self._scheduler.handle(event, now_s):
+            self._carry_out(effect, now_s)
+        while self._broken:
+            self._lose(*self._broken.popitem(), now_s)
+
+    def _carry_out(self, effect: Effect, now_s: float) -> None:
+        match effect:
+            case SubmitBatch():
+                self._submit(effect, now_s)
+            case InferenceCompleted(request_id=request_id):
+                self._end(request_id, None, now_s)
+            case InferenceFailed(request_id=request_id, error=error):
+                self._end(request_id, error, now_s)
+            case _:
+                assert_never(effect)
+
+    def _submit(self, batch: SubmitBatch, now_s: float) -> None:
+        owners = [self._requests[part.request_id] for part in batch.parts]
+        for owner in owners:
+            if owner.submitted_s is None:
+                owner.submitted_s = now_s
+        pieces = [owner.inputs_of(part, self._axes) for owner, part in zip(owners, batch.parts, strict=True)]
+        inputs = join_rows(pieces, self._axes)
+        ran_rows = self._padded_rows(batch.num_rows)
+        if ran_rows > batch.num_rows:
+            inputs = pad_rows(inputs, self._axes, ran_rows)
+        self._in_flight[batch.batch_id] = _Flight(batch, owners)
+        try:
+            self._executors.submit(batch.replica, Batch(batch_id=BatchId(batch.batch_id), inputs=inputs), now_s)
+        except _LOSSES as error:
+            self._broken[batch.replica] = error
+
+    def _padded_rows(self, num_rows: int) -> int:
+        return self._axes.rows if self._axes.rows is not None and self._axes.is_batched else num_rows
+
+    def _lose(self, index: int, error: ShoalError, now_s: float) -> None:
+        """Take a replica out of service; what it had runs again elsewhere, or ends with the last replica."""
+        self._executors.drop(index)
+        for batch_id in [batch_id for batch_id, flight in self._in_flight.items() if flight.batch.replica == index]:
+            del self._in_flight[batch_id]
+        self._needs_tick = True
+        if not self._executors.living():
+            self._fatal = WorkerLost(str(error))
+        self._tell(ReplicaLost(replica=index, reason=str(error)), now_s)
+
+    def _end(self, request_id: str, error: ShoalError | None, now_s: float) -> None:
+        result = self._requests.pop(request_id).end(error, self._axes, now_s)
+        self._counts.note_end(succeeded=error is None, queue_s=result.queue_s, compute_s=result.compute_s)
+        self._ended.append(result)

@@ -1,0 +1,80 @@
+"""What one model's batching has done and is doing: Triton's statistics under Shoal's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shoal.core.batching import BatchScheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStats:
+    """A snapshot. Source of the meanings: Triton's metrics, "Count" and "Inference Request" sections."""
+
+    num_rows: int
+    """computed so far: Triton's inference count, where a batch of n counts n"""
+    num_batches: int
+    """computed so far: Triton's execution count"""
+    num_succeeded: int
+    """requests that ended with outputs"""
+    num_failed: int
+    """requests that were refused or ended with an error"""
+    queue_s: float
+    """summed over the succeeded requests"""
+    compute_s: float
+    """summed over the succeeded requests, each with the whole time of its batches"""
+    batch_sizes: Mapping[int, int]
+    """computed batches by their rows, padding excluded"""
+    num_requests: int
+    """unfinished"""
+    queued_requests: int
+    """of which rows wait"""
+    queued_rows: int
+    in_flight_rows: int
+    in_flight_batches: int
+    num_replicas: int
+    """with all their workers"""
+
+
+@dataclass(slots=True)
+class BatchCounts:
+    """The counts behind `BatchStats` that only ever grow."""
+
+    num_succeeded: int = 0
+    num_failed: int = 0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    batch_sizes: dict[int, int] = field(default_factory=dict[int, int])
+
+    def note_batch(self, num_rows: int) -> None:
+        """A batch was computed."""
+        self.batch_sizes[num_rows] = self.batch_sizes.get(num_rows, 0) + 1
+
+    def note_end(self, *, succeeded: bool, queue_s: float, compute_s: float) -> None:
+        """A request has ended."""
+        if succeeded:
+            self.num_succeeded += 1
+            self.queue_s += queue_s
+            self.compute_s += compute_s
+        else:
+            self.num_failed += 1
+
+    def snapshot(self, scheduler: BatchScheduler) -> BatchStats:
+        """Together with what the scheduler is at."""
+        living = [replica for replica in scheduler.replicas if not replica.is_lost]
+        return BatchStats(
+            num_rows=sum(rows * count for rows, count in self.batch_sizes.items()),
+            num_batches=sum(self.batch_sizes.values()),
+            num_succeeded=self.num_succeeded,
+            num_failed=self.num_failed,
+            queue_s=self.queue_s,
+            compute_s=self.compute_s,
+            batch_sizes=dict(self.batch_sizes),
+            num_requests=scheduler.num_requests,
+            queued_requests=scheduler.num_waiting_requests,
+            queued_rows=scheduler.waiting_rows,
+            in_flight_rows=sum(replica.rows_in_flight for replica in living),
+            in_flight_batches=sum(len(replica.in_flight) for replica in living),
+            num_replicas=len(living),
+        )

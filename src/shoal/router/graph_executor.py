@@ -1,0 +1,71 @@
+"""The seam between decisions and workers for ONNX graphs: one executor runs the batches of one replica."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NewType, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+BatchId = NewType("BatchId", int)
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+"""Arrays by the name that the graph gives them. Strings are arrays of dtype object that hold `str` (or `bytes`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One run of the graph."""
+
+    batch_id: BatchId
+    """unique among the batches of its executor"""
+    inputs: Tensors
+    """every input of the graph, checked against its specs; must not change until the batch's result has come"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResult:
+    """What became of one Batch."""
+
+    batch_id: BatchId
+    outputs: dict[str, np.ndarray[Any, Any]]
+    """every output of the graph, owned by the receiver; empty where `error` says why there is none"""
+    compute_s: tuple[float, ...]
+    """seconds spent computing, one per stage (waiting excluded)"""
+    error: str | None = None
+    """one line: ONNX Runtime could not run this batch (shapes that do not fit each other, say); the replica goes on"""
+
+
+class GraphExecutor(Protocol):
+    """Runs batches on one replica, in the order in which they were submitted.
+
+    Implementations: in-process, local child processes. Nothing above `cluster` knows which.
+    """
+
+    @property
+    def num_stages(self) -> int:
+        """How many batches can usefully be computed at once; one more keeps the first stage from waiting."""
+        ...
+
+    def submit(self, batch: Batch) -> None:
+        """Hand over one batch. Returns before it is computed. Raises WorkerLost."""
+        ...
+
+    def poll(self) -> list[BatchResult]:
+        """Finished batches, oldest first, without blocking on a peer (an in-process executor computes one here).
+
+        Raises:
+            WorkerLost: a worker of this replica is gone; every batch in flight is lost.
+        """
+        ...
+
+    def filenos(self) -> tuple[int, ...]:
+        """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
+        ...
+
+    def close(self) -> None:
+        """Stop the workers and free everything. Idempotent."""
+        ...

@@ -1,0 +1,140 @@
+"""Rows of tensors: counting, taking, joining, padding and splitting them along the axes that a graph's plan names.
+
+Every function takes the graph's `BatchAxes`. Inputs hold exactly the graph's inputs, checked before. An input without a
+batch axis is shared by all rows; a graph that is not batched has one "row": the whole request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from shoal.core.graph_plan import BatchAxes
+from shoal.errors import InvalidRequest
+from shoal.router.graph_executor import Array, Tensors
+
+
+def count_rows(inputs: Tensors, axes: BatchAxes) -> int:
+    """How many rows a request has; 1 where the graph is not batched.
+
+    Raises:
+        InvalidRequest: no rows at all, inputs that disagree, or one without the axis.
+    """
+    if not axes.is_batched:
+        return 1
+    counts = {name: _size(name, inputs[name], axis) for name, axis in axes.inputs.items() if axis is not None}
+    num_rows = next(iter(counts.values()))
+    if len(counts) > 1 and any(count != num_rows for count in counts.values()):
+        listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise InvalidRequest(f"the inputs disagree on the number of rows: {listed}")
+    if not num_rows:
+        raise InvalidRequest(f"input {next(iter(counts))!r} has 0 rows; give at least one")
+    return num_rows
+
+
+def signature(inputs: Tensors, axes: BatchAxes) -> Hashable:
+    """What requests must have in common to share a batch: types, shapes apart from the batch axis, shared inputs.
+
+    Anything hashable, equal for equal requests; None where the graph is not batched.
+    """
+    if not axes.is_batched:
+        return None
+    return tuple([_input_signature(inputs[name], axis) for name, axis in axes.inputs.items()])
+
+
+def take_rows(inputs: Tensors, axes: BatchAxes, first: int, last: int) -> dict[str, Array]:
+    """Rows `first` to `last` (exclusive) of a request, as views; shared inputs as they are."""
+    return {name: _slice(inputs[name], axis, first, last) for name, axis in axes.inputs.items()}
+
+
+def join_rows(parts: Sequence[Tensors], axes: BatchAxes) -> dict[str, Array]:
+    """The inputs of one batch from those of parts with equal signatures, at least one. A single part is not copied."""
+    return _join(parts, axes.inputs)
+
+
+def pad_rows(inputs: Tensors, axes: BatchAxes, num_rows: int) -> dict[str, Array]:
+    """Repeat the last row until there are `num_rows`: a real row is the one padding that any graph can compute."""
+    return {name: _pad(inputs[name], axis, num_rows) for name, axis in axes.inputs.items()}
+
+
+def split_rows(
+    outputs: Mapping[str, Array], axes: BatchAxes, counts: Sequence[int], num_rows: int
+) -> list[dict[str, Array]]:
+    """Cut a batch's outputs into those of its parts, as views.
+
+    Args:
+        outputs: of one run; an output may be a multiple of the rows long, then each row has as many entries.
+        axes: of the graph.
+        counts: rows of each part, in their order in the batch.
+        num_rows: that the batch ran with, padding included; what `counts` leaves is dropped.
+
+    Raises:
+        InvalidRequest: an output whose length has nothing to do with the number of rows.
+    """
+    if len(counts) == 1 and counts[0] == num_rows:
+        return [dict(outputs)]
+    ends = np.cumsum(counts).tolist()
+    scales = {name: _entries_per_row(name, outputs[name], axis, num_rows) for name, axis in axes.outputs.items()}
+    return [
+        {
+            name: _slice(outputs[name], axis, (end - count) * scales[name], end * scales[name])
+            for name, axis in axes.outputs.items()
+        }
+        for end, count in zip(ends, counts, strict=True)
+    ]
+
+
+def join_outputs(parts: Sequence[Mapping[str, Array]], axes: BatchAxes) -> dict[str, Array]:
+    """The outputs of one request from those of its parts in row order, at least one. A single part is not copied."""
+    return _join(parts, axes.outputs)
+
+
+def _size(name: str, array: Array, axis: int) -> int:
+    try:
+        return array.shape[axis]
+    except IndexError:
+        raise InvalidRequest(f"input {name!r} has shape {array.shape}, but its rows lie along axis {axis}") from None
+
+
+def _input_signature(array: Array, axis: int | None) -> Hashable:
+    shape = array.shape
+    if axis is None:
+        values = tuple(array.ravel().tolist()) if array.dtype.hasobject else array.tobytes()
+        return array.dtype, shape, values
+    return array.dtype, (shape[1:] if axis == 0 else (*shape[:axis], None, *shape[axis + 1 :]))
+
+
+def _slice(array: Array, axis: int | None, first: int, last: int) -> Array:
+    if axis is None:
+        return array
+    return array[first:last] if axis == 0 else array[(slice(None),) * axis + (slice(first, last),)]
+
+
+def _join(parts: Sequence[Mapping[str, Array]], axes: Mapping[str, int | None]) -> dict[str, Array]:
+    first = parts[0]
+    if len(parts) == 1:
+        return dict(first)
+    return {
+        name: first[name] if axis is None else np.concatenate([part[name] for part in parts], axis)
+        for name, axis in axes.items()
+    }
+
+
+def _pad(array: Array, axis: int | None, num_rows: int) -> Array:
+    if axis is None or array.shape[axis] >= num_rows:
+        return array
+    last_row = _slice(array, axis, array.shape[axis] - 1, array.shape[axis])
+    return np.concatenate([array, np.repeat(last_row, num_rows - array.shape[axis], axis)], axis)
+
+
+def _entries_per_row(name: str, array: Array, axis: int | None, num_rows: int) -> int:
+    if axis is None:
+        return 1
+    length = array.shape[axis] if axis < array.ndim else 0
+    if length % num_rows or not length:
+        raise InvalidRequest(
+            f"output {name!r} of shape {array.shape} cannot be cut into the {num_rows} rows of the batch; "
+            "send one row at a time"
+        )
+    return length // num_rows

@@ -1,0 +1,92 @@
+"""A scheduler of batches with the little around it that the tests need: a clock, and what was submitted."""
+
+from shoal.core.batching import BatchScheduler
+from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching_events import (
+    BatchCompleted,
+    BatchRefused,
+    Effect,
+    Event,
+    InferenceAdded,
+    InferenceCancelled,
+    InferenceCompleted,
+    InferenceFailed,
+    ReplicaLost,
+    SubmitBatch,
+    Tick,
+)
+from shoal.core.graph_plan import BatchAxes
+from shoal.errors import ShoalError
+
+FREE_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=None)
+FOUR_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=4)
+NO_ROWS = BatchAxes(inputs={"x": None}, outputs={"y": None}, rows=None)
+
+
+class BatchingDriver:
+    """`add` and the like tell an event; `tick` forms batches; `answer` completes the oldest batch of a replica."""
+
+    def __init__(self, *num_stages: int, axes: BatchAxes = FREE_ROWS, **config: float) -> None:
+        self.scheduler = BatchScheduler(BatchingConfig(**config), axes, num_stages or (1,))
+        self.now_s = 0.0
+        self.in_flight: list[SubmitBatch] = []
+        self.completed: list[str] = []
+        self.failed: dict[str, ShoalError] = {}
+
+    def add(self, name: str, rows: int = 1, *, signature: str = "", deadline_s: float | None = None) -> None:
+        self.tell(InferenceAdded(request_id=name, num_rows=rows, signature=signature, deadline_s=deadline_s))
+
+    def cancel(self, name: str) -> None:
+        self.tell(InferenceCancelled(request_id=name))
+
+    def tick(self, now_s: float | None = None) -> list[SubmitBatch]:
+        """The batches that are submitted now."""
+        self.now_s = self.now_s if now_s is None else now_s
+        num_before = len(self.in_flight)
+        self.tell(Tick())
+        return self.in_flight[num_before:]
+
+    def answer(self, now_s: float | None = None, *, replica: int = 0) -> list[SubmitBatch]:
+        """The batches that are submitted because the replica's oldest one is done."""
+        self.now_s = self.now_s if now_s is None else now_s
+        batch = self.oldest(replica)
+        self.in_flight.remove(batch)
+        self.tell(BatchCompleted(replica=replica, batch_id=batch.batch_id))
+        return self.tick()
+
+    def refuse(self, *, replica: int = 0) -> list[SubmitBatch]:
+        batch = self.oldest(replica)
+        self.in_flight.remove(batch)
+        self.tell(BatchRefused(replica=replica, batch_id=batch.batch_id, reason="index out of range"))
+        return self.tick()
+
+    def lose(self, replica: int) -> list[SubmitBatch]:
+        self.in_flight = [batch for batch in self.in_flight if batch.replica != replica]
+        self.tell(ReplicaLost(replica=replica, reason=f"worker {replica} died"))
+        return self.tick()
+
+    def set_speed(self, seconds_per_row: float, *, replica: int = 0) -> None:
+        """As if the replica had just run a batch."""
+        self.scheduler.replicas[replica].times.observe(4, 4 * seconds_per_row, self.now_s)
+
+    def oldest(self, replica: int) -> SubmitBatch:
+        return next(batch for batch in self.in_flight if batch.replica == replica)
+
+    def tell(self, event: Event) -> None:
+        for effect in self.scheduler.handle(event, self.now_s):
+            self.note(effect)
+
+    def note(self, effect: Effect) -> None:
+        match effect:
+            case SubmitBatch():
+                self.in_flight.append(effect)
+            case InferenceCompleted(request_id=name):
+                self.completed.append(name)
+            case InferenceFailed(request_id=name, error=error):
+                assert name not in self.failed
+                self.failed[name] = error
+
+
+def names(batch: SubmitBatch) -> str:
+    """The requests in a batch, one letter each."""
+    return "".join(part.request_id for part in batch.parts)
