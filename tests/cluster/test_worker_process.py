@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from shoal.cluster.worker_process import WorkerProcess, close_all
+from shoal.cluster.child_process import close_all
+from shoal.cluster.worker_process import WorkerProcess
 from shoal.errors import CapacityError, ModelLoadError, WorkerLost
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import Generation, Message, Progress, StageFailed
@@ -81,7 +82,7 @@ def test_a_failure_becomes_the_error_it_names(
 def test_the_reason_is_told_even_if_the_head_was_about_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = StageFailed(generation=Generation(0), error="ValueError", message="the reason")
     with worker_that(saying(failed), monkeypatch) as worker:
-        worker._process.wait(WAIT_S)
+        worker._child._process.wait(WAIT_S)
         with pytest.raises(WorkerLost, match="the reason"):
             worker.send(b"step")
 
@@ -95,17 +96,17 @@ def test_nonsense_counts_as_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closing_ends_a_worker_that_does_not_listen_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.cluster.worker_process._EXIT_GRACE_S", 0.05)
+    monkeypatch.setattr("shoal.cluster.child_process._EXIT_GRACE_S", 0.05)
     program = saying(Progress(done=1, total=1)) + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.pause()"
     with worker_that(program, monkeypatch) as worker:
         assert worker.receive(WAIT_S) is not None
         close_all([worker])
         close_all([worker])
-        assert worker._process.returncode == -9
+        assert worker._child._process.returncode == -9
 
 
 def test_closing_lets_a_worker_end_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     with worker_that("sys.exit(len(link.recv(100)) % 2 + 3)", monkeypatch) as worker:
         worker.ask_to_end()
         worker.close(time.monotonic() + WAIT_S)
-        assert worker._process.returncode in (3, 4)
+        assert worker._child._process.returncode in (3, 4)

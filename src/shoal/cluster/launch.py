@@ -80,7 +80,7 @@ def plan_model(config: LaunchConfig) -> PlannedModel:
         CapacityError: it needs more memory than there is.
     """
     spec = parse_split(config.split)
-    precision = _precision(config.precision)
+    precision = parse_precision(config.precision)
     path = resolve_model(config.model)
     source = open_weights(path)
     available_bytes = psutil.virtual_memory().available
@@ -210,7 +210,8 @@ def _total_bytes(blocks: Sequence[Block], spec: SplitSpec) -> int:
     return spec.num_replicas * sum(block.weight_bytes for block in blocks)
 
 
-def _precision(text: str) -> Precision:
+def parse_precision(text: str) -> Precision:
+    """A precision as the user spells it. Raises ConfigError."""
     if text not in get_args(Precision):
         raise ConfigError(f"unknown precision {text!r}: use one of {', '.join(get_args(Precision))}")
     return cast(Precision, text)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from shoal.cluster.worker_process import WorkerProcess, close_all
+from shoal.cluster.child_process import close_all
+from shoal.cluster.worker_process import WorkerProcess
 from shoal.comm.ring_link import create_ring
 from shoal.errors import WorkerLost
 from shoal.protocol.codec import encode

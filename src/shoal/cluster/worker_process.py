@@ -1,54 +1,37 @@
-"""One worker as a child process: start it, load its stage, end it for certain."""
+"""One worker of a language model as a child process: its control link and what it says."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 
+from shoal.cluster.child_process import ChildProcess
 from shoal.comm.socket_link import SocketLink
-from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.codec import decode, encode
 from shoal.protocol.messages import LoadStage, Message, Shutdown, StageFailed
 
-_EXIT_GRACE_S = 1.0
 _SEND_TIMEOUT_S = 10.0
-_REPORTED_ERRORS: dict[str, type[ShoalError]] = {
-    error.__name__: error for error in (CapacityError, ConfigError, ModelLoadError)
-}
-_SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""NumPy's BLAS would start a spinning pool of its own in every worker; ONNX Runtime computes, NumPy only copies."""
 
 
 class WorkerProcess:
-    """A child that runs `shoal.worker`. It dies with this process, whatever happens to it."""
+    """A child that runs `shoal.worker`."""
 
     def __init__(self, name: str, upstream_fd: int | None, downstream_fd: int | None) -> None:
         """`upstream_fd`, `downstream_fd`: rings to the neighbouring stages; they stay the caller's to close."""
         self.name = name
         ours, theirs = socket.socketpair()
-        fds = [fd for fd in (upstream_fd, downstream_fd) if fd is not None]
-        command = [sys.executable, "-m", "shoal.worker", "--control", str(theirs.fileno())]
-        command += ["--upstream", str(upstream_fd)] if upstream_fd is not None else []
-        command += ["--downstream", str(downstream_fd)] if downstream_fd is not None else []
+        fds = {"--control": theirs.fileno(), "--upstream": upstream_fd, "--downstream": downstream_fd}
+        given = {option: fd for option, fd in fds.items() if fd is not None}
         with theirs:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno(), *fds],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | _SINGLE_THREADED_BLAS,
-                start_new_session=True,
-            )
+            arguments = [word for option, fd in given.items() for word in (option, str(fd))]
+            self._child = ChildProcess(name, "shoal.worker", arguments, list(given.values()))
         self._control = SocketLink(ours)
 
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._process.pid
+        return self._child.pid
 
     def load(self, message: LoadStage) -> None:
         """Tell the worker what to load; its answer comes through `receive`."""
@@ -59,7 +42,7 @@ class WorkerProcess:
         try:
             self._control.send([frame], timeout_s=_SEND_TIMEOUT_S)
         except WorkerLost as error:
-            raise self._failure() or self._lost(error) from error
+            raise self._failure() or self._child.lost(error) from error
 
     def receive(self, timeout_s: float) -> Message | None:
         """The next message, None after timeout_s.
@@ -71,7 +54,7 @@ class WorkerProcess:
         try:
             frame = self._control.receive(timeout_s=timeout_s)
         except WorkerLost as error:
-            raise self._lost(error) from error
+            raise self._child.lost(error) from error
         if frame is None:
             return None
         try:
@@ -79,7 +62,7 @@ class WorkerProcess:
         except RemoteProtocolError as error:
             raise WorkerLost(f"{self.name} (pid {self.pid}) cannot be understood: {error}") from error
         if isinstance(message, StageFailed):
-            raise _REPORTED_ERRORS.get(message.error, WorkerLost)(f"{self.name}: {message.message}")
+            raise self._child.reported(message)
         return message
 
     def fileno(self) -> int:
@@ -88,17 +71,13 @@ class WorkerProcess:
 
     def ask_to_end(self) -> None:
         """Send Shutdown, if it still listens. `close` must follow."""
-        if self._process.returncode is None:
+        if not self._child.is_reaped:
             with suppress(WorkerLost):
                 self._control.send([encode(Shutdown())], timeout_s=0.0)
 
     def close(self, deadline_s: float) -> None:
         """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
-        try:
-            self._process.wait(max(0.0, deadline_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._child.end(deadline_s)
         self._control.close()
 
     def _failure(self) -> ShoalError | None:
@@ -109,21 +88,3 @@ class WorkerProcess:
         except ShoalError as error:
             return error
         return None
-
-    def _lost(self, error: WorkerLost) -> WorkerLost:
-        """Why it is gone, as far as the operating system knows."""
-        try:
-            code = self._process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            return WorkerLost(f"{self.name} (pid {self.pid}): {error}")
-        how = f"killed by signal {-code}" if code < 0 else f"exited with status {code}"
-        return WorkerLost(f"{self.name} (pid {self.pid}) {how}")
-
-
-def close_all(workers: Sequence[WorkerProcess]) -> None:
-    """Ask all workers to end, then make them. They keep nothing, so one that is busy is not waited for long."""
-    for worker in workers:
-        worker.ask_to_end()
-    deadline_s = time.monotonic() + _EXIT_GRACE_S
-    for worker in workers:
-        worker.close(deadline_s)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import signal
 import socket
 import sys
 
 from shoal.comm.ring_link import RingReceiver, RingSender
 from shoal.comm.socket_link import SocketLink
 from shoal.errors import ShoalError
+from shoal.worker.parent import die_with_parent
 from shoal.worker.runtime import WorkerRuntime
-
-_PR_SET_PDEATHSIG = 1
-"""Source: prctl(2)."""
 
 
 def main() -> int:
@@ -24,7 +20,7 @@ def main() -> int:
     parser.add_argument("--upstream", type=int, help="file descriptor of the ring from the previous stage")
     parser.add_argument("--downstream", type=int, help="file descriptor of the ring to the next stage")
     arguments = parser.parse_args()
-    _die_with_parent()
+    die_with_parent()
     control = SocketLink(socket.socket(fileno=arguments.control))
     upstream = None if arguments.upstream is None else RingReceiver(arguments.upstream)
     downstream = None if arguments.downstream is None else RingSender(arguments.downstream)
@@ -33,12 +29,6 @@ def main() -> int:
     except ShoalError:
         return 1
     return 0
-
-
-def _die_with_parent() -> None:
-    """Linux ends this process when the head ends, even by SIGKILL; elsewhere the closed control link does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

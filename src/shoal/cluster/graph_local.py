@@ -1,0 +1,147 @@
+"""A replica of an ONNX graph as child processes on this machine: messages over sockets, tensors in shared memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shoal.cluster.child_process import close_all
+from shoal.cluster.graph_worker_process import GraphWorkerProcess, LinkFds
+from shoal.comm.arena import create_arena_memory
+from shoal.core.graph_plan import HEAD
+from shoal.errors import WorkerLost
+from shoal.protocol.graph_messages import BatchDone, LoadGraph, RunBatch
+from shoal.protocol.messages import StageLoaded
+from shoal.protocol.tensor_codec import Array
+from shoal.router.graph_executor import Batch, BatchId, BatchResult
+
+_LOAD_TIMEOUT_S = 600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _InFlight:
+    """A batch of which not every stage has reported yet. Mutable."""
+
+    outputs: dict[str, Array] = field(default_factory=dict[str, Array])
+    compute_s: list[float]
+    error: str | None = None
+    num_reports_missing: int
+
+
+class LocalGraphExecutor:
+    """A pipeline of child processes. Implements `router.graph_executor.GraphExecutor`."""
+
+    def __init__(self, name: str, loads: Sequence[LoadGraph]) -> None:
+        """Starts one process a stage and tells each what to load; `wait_until_loaded` must follow."""
+        self._loads = loads
+        self._workers: list[GraphWorkerProcess] = []
+        self._in_flight: dict[BatchId, _InFlight] = {}
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            self._start(name)
+            on_failure.pop_all()
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the pipeline."""
+        return len(self._workers)
+
+    def wait_until_loaded(self, on_loaded: Callable[[], None]) -> None:
+        """Block until every worker is ready; `on_loaded` is called for each.
+
+        Raises:
+            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+            WorkerLost: a worker died, or gave no sign of life for ten minutes.
+        """
+        deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
+        for worker in self._workers:
+            received = worker.receive(max(0.0, deadline_s - time.monotonic()))
+            if received is None:
+                raise WorkerLost(f"{worker.name} was not loaded within {_LOAD_TIMEOUT_S:.0f} s")
+            if not isinstance(received.message, StageLoaded):
+                raise WorkerLost(f"{worker.name} answered LoadGraph with {type(received.message).__name__}")
+            on_loaded()
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch to every stage at once, with the graph inputs that it takes."""
+        self._in_flight[batch.batch_id] = _InFlight(
+            compute_s=[0.0] * self.num_stages, num_reports_missing=self.num_stages
+        )
+        for worker, load in zip(self._workers, self._loads, strict=True):
+            own = {one.type.name: batch.inputs[one.type.name] for one in load.inputs if one.peers == (HEAD,)}
+            worker.send(RunBatch(batch_id=batch.batch_id, generation=load.generation), own)
+
+    def poll(self) -> list[BatchResult]:
+        """Results that have come; also notices a stage that is gone."""
+        results: list[BatchResult] = []
+        for stage, worker in enumerate(self._workers):
+            while (received := worker.receive(0.0)) is not None:
+                if not isinstance(received.message, BatchDone):
+                    raise WorkerLost(f"{worker.name} sent {type(received.message).__name__} while running")
+                outputs = {name: np.array(view) for name, view in received.tensors.items()}
+                worker.release(received)
+                results += self._take(stage, worker, received.message, outputs)
+        return results
+
+    def filenos(self) -> tuple[int, ...]:
+        """One descriptor a worker."""
+        return tuple(worker.fileno() for worker in self._workers)
+
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids, first stage first."""
+        return tuple(worker.pid for worker in self._workers)
+
+    def close(self) -> None:
+        """End every worker."""
+        close_all(self._workers)
+
+    def _take(
+        self, stage: int, worker: GraphWorkerProcess, done: BatchDone, outputs: dict[str, Array]
+    ) -> list[BatchResult]:
+        """Note one stage's report; the result when it was the last."""
+        batch_id = BatchId(done.batch_id)
+        entry = self._in_flight.get(batch_id)
+        if entry is None:
+            raise WorkerLost(f"{worker.name} reports on batch {batch_id}, which it was not given")
+        entry.outputs |= outputs
+        entry.compute_s[stage] = done.compute_s
+        entry.error = entry.error or done.error
+        entry.num_reports_missing -= 1
+        if entry.num_reports_missing:
+            return []
+        del self._in_flight[batch_id]
+        return [
+            BatchResult(
+                batch_id=batch_id,
+                outputs={} if entry.error else entry.outputs,
+                compute_s=tuple(entry.compute_s),
+                error=entry.error,
+            )
+        ]
+
+    def _start(self, name: str) -> None:
+        with ExitStack() as fds:
+            peers: list[dict[int, LinkFds]] = [{} for _ in self._loads]
+            for consumer, load in enumerate(self._loads):
+                for source in sorted({one.peers[0] for one in load.inputs} - {HEAD}):
+                    peers[source][consumer], peers[consumer][source] = _connect(fds)
+            for index, load in enumerate(self._loads):
+                worker = GraphWorkerProcess(f"{name} stage {index}", peers[index])
+                self._workers.append(worker)
+                worker.send(load)
+
+
+def _connect(fds: ExitStack) -> tuple[LinkFds, LinkFds]:
+    """The two ends of a link that carries tensors one way: the sender's and the receiver's."""
+    sender, receiver = socket.socketpair()
+    memory = create_arena_memory()
+    fds.callback(sender.close)
+    fds.callback(receiver.close)
+    fds.callback(os.close, memory)
+    return (sender.fileno(), memory, -1), (receiver.fileno(), -1, memory)

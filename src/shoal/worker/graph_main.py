@@ -1,0 +1,48 @@
+"""`python -m shoal.worker.graph_main`: what the head starts for a stage of an ONNX graph; not for use by hand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+
+from shoal.comm.arena import ReceivingArena, SendingArena
+from shoal.comm.socket_link import SocketLink
+from shoal.comm.tensor_link import TensorLink
+from shoal.errors import ShoalError
+from shoal.worker.graph_runtime import GraphWorker
+from shoal.worker.parent import die_with_parent
+
+
+def main() -> int:
+    """Exit status 0 after Shutdown, 1 after an error that the head was told of."""
+    parser = argparse.ArgumentParser(prog="shoal.worker.graph_main", description=__doc__)
+    parser.add_argument("--control", required=True, metavar="SOCKET:OUT:IN", help="file descriptors; -1: no memory")
+    parser.add_argument("--peer", action="append", default=[], metavar="STAGE=SOCKET:OUT:IN")
+    arguments = parser.parse_args()
+    die_with_parent()
+    control = _open_link(arguments.control)
+    peers = {int(stage): _open_link(fds) for stage, _, fds in (text.partition("=") for text in arguments.peer)}
+    try:
+        GraphWorker(control, peers).run()
+    except ShoalError:
+        return 1
+    return 0
+
+
+def _open_link(fds: str) -> TensorLink:
+    sock, outgoing, incoming = map(int, fds.split(":"))
+    link = TensorLink(
+        SocketLink(socket.socket(fileno=sock)),
+        outgoing=None if outgoing < 0 else SendingArena(outgoing),
+        incoming=None if incoming < 0 else ReceivingArena(incoming),
+    )
+    for fd in (outgoing, incoming):
+        if fd >= 0:
+            os.close(fd)
+    return link
+
+
+if __name__ == "__main__":
+    sys.exit(main())
