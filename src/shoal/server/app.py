@@ -10,7 +10,8 @@ from starlette.middleware import Middleware
 
 from shoal.server.auth import ApiKeyMiddleware
 from shoal.server.data_plane import DataPlane
-from shoal.server.openai.errors import HANDLED, answer_exception
+from shoal.server.generation_status import GenerationStatus
+from shoal.server.openai.errors import HANDLED, answer_exception, wrong_key
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.probes import Probes
 
@@ -18,7 +19,7 @@ from shoal.server.probes import Probes
 def create_app(data_plane: DataPlane, *, model_name: str, api_key: str | None = None) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
-    `app.state.data_plane` is the data plane.
+    `app.state.mortal` is the data plane.
     """
 
     @asynccontextmanager
@@ -30,11 +31,17 @@ def create_app(data_plane: DataPlane, *, model_name: str, api_key: str | None = 
             await data_plane.close()
 
     app = Starlette(
-        routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(data_plane).routes()],
-        middleware=[Middleware(ApiKeyMiddleware, api_key=api_key)] if api_key else [],
+        routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(GenerationStatus(data_plane)).routes()],
+        middleware=_guards(api_key),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.data_plane = data_plane
+    app.state.mortal = data_plane
     return app
+
+
+def _guards(api_key: str | None) -> list[Middleware]:
+    if not api_key:
+        return []
+    return [Middleware(ApiKeyMiddleware, api_key=api_key, prefix="/v1", refuse=lambda: wrong_key().response())]

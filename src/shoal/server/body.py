@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 MAX_BODY_BYTES = 8 << 20
 """Larger bodies are refused. The longest contexts in use, 1 M tokens at about 4 bytes, fit twice."""
@@ -18,11 +19,34 @@ class BodyTooLarge(Exception):
 async def read_body(request: Request, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
     """The whole body. Raises BodyTooLarge by the announced length, or else as soon as too much has come."""
     announced = request.headers.get("content-length", "")
+    return bytes(await receive_body(request.receive, announced, limit_bytes))
+
+
+async def receive_body(receive: Receive, announced: str, limit_bytes: int) -> bytes | bytearray:
+    """The whole body, without a copy where it came in one piece.
+
+    Args:
+        receive: the connection's.
+        announced: the Content-Length header; empty where there is none.
+        limit_bytes: the most that is read.
+
+    Raises:
+        BodyTooLarge: by the announced length, or else as soon as too much has come.
+        ClientDisconnect: the client went away first.
+    """
     if announced.isdigit() and int(announced) > limit_bytes:
         raise BodyTooLarge(limit_bytes)
     body = bytearray()
-    async for piece in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece: bytes = message.get("body", b"")
         if len(body) + len(piece) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
+        is_last = not message.get("more_body", False)
+        if is_last and not body:
+            return piece
         body += piece
-    return bytes(body)
+        if is_last:
+            return body

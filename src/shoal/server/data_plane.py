@@ -180,6 +180,11 @@ class DataPlane:
         """Why the engine can do no more work; None while it can."""
         return self._engine.failure
 
+    @property
+    def last_output_s(self) -> float | None:
+        """When the last token came; None before the first."""
+        return self.metrics.last_token_s
+
     def start(self) -> None:
         """Start the engine's thread for the running event loop."""
         self._engine.start(on_death=self._died)
@@ -194,7 +199,7 @@ class DataPlane:
         return await self._engine.stats()
 
     def now_s(self) -> float:
-        """The data plane's clock; `metrics.last_token_s` is read on it."""
+        """The data plane's clock."""
         return self._clock()
 
     async def encode(self, text: str, *, add_special: bool) -> tuple[int, ...]:
@@ -226,7 +231,7 @@ class DataPlane:
             choices_per_prompt=[spec.n for spec in specs],
         )
 
-    async def produce_token(self) -> bool:
+    async def send_canary(self) -> bool:
         """Generate one token outside all accounts but `last_token_s`; whether it came. Raises WorkerLost."""
         sampling = Sampling(temperature=0.0)
         request = Request(

@@ -36,6 +36,46 @@ async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
+class DisconnectWatch:
+    """Cancels the work inside its block when the client closes the connection, and raises ClientGone then.
+
+    It begins to watch only after a while: work that is done sooner costs no task.
+    """
+
+    def __init__(self, receive: Receive, after_s: float) -> None:
+        """
+        Args:
+            receive: the connection's; the request's body must have been read.
+            after_s: when to begin.
+        """
+        self._receive = receive
+        self._after_s = after_s
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_client_gone = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._worker = task
+        self._timer = asyncio.get_running_loop().call_later(self._after_s, self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._is_client_gone and kind is asyncio.CancelledError and self._worker.uncancel() == 0:
+            raise ClientGone
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(_closed(self._receive))
+        self._watcher.add_done_callback(self._end)
+
+    def _end(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled():
+            self._is_client_gone = True
+            self._worker.cancel()
+
+
 async def _closed(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

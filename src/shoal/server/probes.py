@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal.errors import WorkerLost
-from shoal.server.data_plane import DataPlane
-from shoal.server.readiness import ReadinessProbe
 
-STATS_TIMEOUT_S = 1.0
-"""A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""
+class Status(Protocol):
+    """What there is to know about whatever serves behind an app."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why no more work can be done; None while it can."""
+        ...
+
+    async def unreadiness(self) -> str | None:
+        """Why requests would not be answered now; None when one has just been."""
+        ...
+
+    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The metrics in a text format for this Accept header, and its content type."""
+        ...
 
 
 class Probes:
     """Handlers for whoever watches the server."""
 
-    def __init__(self, data_plane: DataPlane) -> None:
-        self._data_plane = data_plane
-        self._readiness = ReadinessProbe(data_plane)
+    def __init__(self, status: Status) -> None:
+        self._status = status
 
     def routes(self) -> list[Route]:
         """For the app's router."""
@@ -35,34 +43,27 @@ class Probes:
         ]
 
     async def health(self, request: Request) -> Response:
-        """Whether the engine lives."""
-        failure = self._data_plane.failure
+        """Whether the workers live."""
+        failure = self._status.failure
         return JSONResponse({"status": "ok"}) if failure is None else _unavailable(failure)
 
     async def ready(self, request: Request) -> Response:
-        """Whether tokens really come out."""
-        failure = self._data_plane.failure
-        if failure is not None:
-            return _unavailable(failure)
-        if await self._readiness.is_ready():
-            return JSONResponse({"status": "ready"})
-        return _unavailable("no token was produced lately, and a test request has produced none in time")
+        """Whether results really come out."""
+        reason = self._status.failure or await self._status.unreadiness()
+        return JSONResponse({"status": "ready"}) if reason is None else _unavailable(reason)
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text format."""
-        metrics = self._data_plane.metrics
-        with suppress(TimeoutError, WorkerLost):  # then the counters are those of the last time
-            async with asyncio.timeout(STATS_TIMEOUT_S):
-                metrics.read_engine(await self._data_plane.stats())
-        content, content_type = metrics.expose(request.headers.get("accept", ""))
+        content, content_type = await self._status.expose_metrics(request.headers.get("accept", ""))
         return Response(content, headers={"content-type": content_type})
 
     async def version(self, request: Request) -> Response:
         """The server's version."""
-        return JSONResponse({"version": _version()})
+        return JSONResponse({"version": server_version()})
 
 
-def _version() -> str:
+def server_version() -> str:
+    """The installed package's version."""
     try:
         return version("shoal-inference")
     except PackageNotFoundError:  # run from a source tree

@@ -1,4 +1,4 @@
-"""Runs an app on a socket until a signal comes or its engine dies."""
+"""Runs an app on a socket until a signal comes or its workers are gone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
 
 from shoal.errors import ConfigError, WorkerLost
-from shoal.server.data_plane import DataPlane
 
 GRACEFUL_TIMEOUT_S = 20
 """Open requests may take this long after a signal. Kubernetes kills 30 s after it."""
@@ -20,6 +20,13 @@ GRACEFUL_TIMEOUT_S = 20
 KEEP_ALIVE_S = 75
 """Longer than the 60 s after which common proxies drop idle connections, so that they close first and not in the
 middle of a request."""
+
+
+class Mortal(Protocol):
+    """What an app depends on to do any work: `app.state.mortal`."""
+
+    on_death: Callable[[str], None] | None
+    """called once, in the event loop, with the reason for which no more work can be done"""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -52,14 +59,14 @@ def serve_app(app: Starlette, sock: socket.socket, *, on_ready: Callable[[str], 
     """Serve until SIGTERM or SIGINT, then finish open requests and return.
 
     Args:
-        app: from `create_app`.
+        app: from `create_app` or `create_graph_app`.
         sock: from `bind`; closed at the end.
         on_ready: called with the URL once requests are taken.
 
     Raises:
-        WorkerLost: the engine died; requests have ended with errors.
+        WorkerLost: the workers are gone; requests have ended with errors.
     """
-    data_plane: DataPlane = app.state.data_plane
+    mortal: Mortal = app.state.mortal
     server = AppServer(app, on_started=lambda: on_ready(url_of(sock)) if on_ready else None)
     deaths: list[str] = []
 
@@ -67,7 +74,7 @@ def serve_app(app: Starlette, sock: socket.socket, *, on_ready: Callable[[str], 
         deaths.append(reason)
         server.should_exit = True
 
-    data_plane.on_death = stop
+    mortal.on_death = stop
     with _signals_not_raised_again():
         server.run(sockets=[sock])
     if deaths:

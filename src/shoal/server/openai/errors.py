@@ -101,6 +101,11 @@ def unknown_model(name: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
+def wrong_key() -> ApiError:
+    """The answer to a request without the server's key."""
+    return ApiError(401, "Missing or wrong API key: send `Authorization: Bearer KEY`", code="invalid_api_key")
+
+
 def _from_http(error: HTTPException) -> ApiError:
     match error.status_code:
         case 404:

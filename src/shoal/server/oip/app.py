@@ -1,0 +1,83 @@
+"""The application that serves ONNX models behind the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from shoal.errors import ConfigError
+from shoal.server.auth import ApiKeyMiddleware
+from shoal.server.oip.repository import ModelRepository
+from shoal.server.oip.rest.errors import HANDLED, answer_exception, wrong_key
+from shoal.server.oip.rest.routes import RestApi
+from shoal.server.oip.rpc.server import RpcServer
+from shoal.server.oip.status import RepositoryStatus
+from shoal.server.probes import Probes
+
+MAX_REQUEST_BYTES = 1 << 30
+"""Larger requests are refused by default: half of the largest message that gRPC can carry."""
+
+_OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""What orchestrators ask without a key."""
+
+
+def create_graph_app(
+    repository: ModelRepository,
+    *,
+    api_key: str | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    grpc_address: tuple[str, int] | None = None,
+) -> Starlette:
+    """The HTTP application over a repository, and the gRPC server beside it.
+
+    Its lifespan puts the repository's loaded models into service and closes them. `app.state.mortal` is the repository.
+
+    Args:
+        repository: its models may be loaded already, or be loaded by clients.
+        api_key: what clients must send as a bearer token; None: nothing.
+        max_request_bytes: larger requests are refused before they are read.
+        grpc_address: where to serve gRPC; None: nowhere.
+    """
+    status = RepositoryStatus(repository)
+    rpc = None if grpc_address is None else RpcServer(repository, status, grpc_address, api_key, max_request_bytes)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        repository.start()
+        try:
+            if rpc is not None:
+                await _start(rpc, repository)
+            yield
+        finally:
+            if rpc is not None:
+                await rpc.stop()
+            await repository.close()
+
+    app = Starlette(
+        routes=[*RestApi(repository, status, max_request_bytes).routes(), *Probes(status).routes()],
+        middleware=_guards(api_key),
+        exception_handlers=dict.fromkeys(HANDLED, answer_exception),
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.mortal = repository
+    return app
+
+
+async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
+    """uvicorn would print a traceback and end as if all were well."""
+    try:
+        await rpc.start()
+    except ConfigError as error:
+        if repository.on_death is None:
+            raise
+        repository.on_death(str(error))
+
+
+def _guards(api_key: str | None) -> list[Middleware]:
+    if not api_key:
+        return []
+    return [Middleware(ApiKeyMiddleware, api_key=api_key, prefix="/v2", refuse=wrong_key, open_paths=_OPEN_PATHS)]

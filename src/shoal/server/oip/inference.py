@@ -1,0 +1,93 @@
+"""An inference as both dialects hand it over, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shoal.errors import InvalidRequest
+from shoal.router.graph_executor import Array
+from shoal.server.oip.repository import ModelRepository
+
+MICROSECONDS = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferCall:
+    """One request of a client."""
+
+    model_name: str
+    model_version: str
+    """empty: whichever there is"""
+    request_id: str
+    """to be echoed; may be empty"""
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...]
+    """in the order of the answer; empty: all"""
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferAnswer:
+    """What came of it."""
+
+    model_name: str
+    model_version: str
+    request_id: str
+    outputs: Mapping[str, Array]
+    """those that were asked for, in their order"""
+
+
+async def run_inference(repository: ModelRepository, call: InferCall) -> InferAnswer:
+    """Run a call.
+
+    Raises:
+        UnknownModel, ModelNotReady: there is no such model, or not now.
+        InvalidRequest, QueueFull, DeadlineExceeded, WorkerLost: as `ServedModel.infer`.
+    """
+    model = repository.get(call.model_name, call.model_version)
+    names = [spec.name for spec in model.plan.outputs]
+    _check_outputs(call, names)
+    outputs = await model.infer(call.inputs, call.timeout_s)
+    return InferAnswer(
+        model_name=call.model_name,
+        model_version=model.file.version,
+        request_id=call.request_id,
+        outputs={name: outputs[name] for name in call.outputs or names},
+    )
+
+
+def gather_inputs(names: Sequence[str], arrays: Sequence[Array]) -> dict[str, Array]:
+    """Inputs by name. Raises InvalidRequest where one is given twice."""
+    inputs = dict(zip(names, arrays, strict=True))
+    if len(inputs) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"input {twice!r} is given twice")
+    return inputs
+
+
+def timeout_from(microseconds: object) -> float | None:
+    """Seconds for the request parameter `timeout`; None and 0 set no limit. Raises InvalidRequest."""
+    match microseconds:
+        case None | 0:
+            return None
+        case bool():
+            pass
+        case int() if microseconds > 0:
+            return microseconds * MICROSECONDS
+        case _:
+            pass
+    raise InvalidRequest("parameter `timeout` must be a whole number of microseconds, 0 or more", param="timeout")
+
+
+def refuse_sequences(sequence_id: object) -> None:
+    """Raises InvalidRequest for a request of a stateful sequence: state is an input and an output here."""
+    if sequence_id:
+        raise InvalidRequest("parameter `sequence_id`: no model here keeps state between requests", param="sequence_id")
+
+
+def _check_outputs(call: InferCall, names: Sequence[str]) -> None:
+    for name in call.outputs:
+        if name not in names:
+            known = ", ".join(repr(known) for known in names)
+            raise InvalidRequest(f"model {call.model_name!r} has no output {name!r}: it has {known}")

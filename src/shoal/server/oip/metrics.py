@@ -1,0 +1,86 @@
+"""Prometheus metrics of ONNX models: Triton's names under `shoal:`, times in seconds.
+
+Written out here and not by `prometheus_client`, which would add `_total` to Triton's names of counters.
+Source: Triton, "Metrics"; Prometheus, text exposition format 0.0.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shoal.router.batch_engine import BatchStats
+from shoal.server.oip.request_counts import RequestCounts
+from shoal.server.oip.served_model import ServedModel
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+BATCH_BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Powers of two around usual values of --max-batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    name: str
+    kind: Literal["counter", "gauge"]
+    help_text: str
+    read: Callable[[RequestCounts, BatchStats], float]
+
+
+_FAMILIES = (
+    _Family("request_success", "counter", "Requests that succeeded.", lambda c, s: c.num_succeeded),
+    _Family("count", "counter", "Rows inferred: a batch of n counts n.", lambda c, s: s.num_rows),
+    _Family("exec_count", "counter", "Batches run.", lambda c, s: s.num_batches),
+    _Family("pending_request_count", "gauge", "Requests waiting to be run.", lambda c, s: s.queued_requests),
+    _Family("pending_rows", "gauge", "Rows waiting to be run.", lambda c, s: s.queued_rows),
+    _Family("in_flight_batches", "gauge", "Batches being run.", lambda c, s: s.in_flight_batches),
+    _Family("replicas", "gauge", "Replicas with all their workers.", lambda c, s: s.num_replicas),
+    _Family("request_duration_seconds", "counter", "Arrival to end, of successes.", lambda c, s: c.success_s),
+    _Family("queue_duration_seconds", "counter", "Waiting, of successes.", lambda c, s: s.queue_s),
+    _Family("compute_infer_duration_seconds", "counter", "Running, of successes.", lambda c, s: s.compute_s),
+)
+"""Without their common prefix."""
+
+_PREFIX = "shoal:inference_"
+
+
+def expose_metrics(models: Iterable[ServedModel]) -> bytes:
+    """All metrics of these models, now."""
+    readings = [(_labels(model), model.counts, model.stats()) for model in models]
+    lines: list[str] = []
+    for family in _FAMILIES:
+        lines += _head(family.name, family.kind, family.help_text)
+        lines += [f"{_PREFIX}{family.name}{{{labels}}} {family.read(c, s)}" for labels, c, s in readings]
+    lines += _head("request_failure", "counter", "Requests that failed, by Triton's reasons.")
+    for labels, counts, _ in readings:
+        lines += [
+            f'{_PREFIX}request_failure{{{labels},reason="{reason}"}} {count}'
+            for reason, count in counts.num_failed.items()
+        ]
+    lines += _head("batch_size", "histogram", "Rows of the batches run.")
+    for labels, _, stats in readings:
+        lines += _histogram(labels, stats.batch_sizes)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _head(name: str, kind: str, help_text: str) -> tuple[str, str]:
+    return f"# HELP {_PREFIX}{name} {help_text}", f"# TYPE {_PREFIX}{name} {kind}"
+
+
+def _histogram(labels: str, counts: Mapping[int, int]) -> Iterator[str]:
+    for bound in BATCH_BUCKETS_ROWS:
+        below = sum(count for rows, count in counts.items() if rows <= bound)
+        yield f'{_PREFIX}batch_size_bucket{{{labels},le="{bound}"}} {below}'
+    total = sum(counts.values())
+    yield f'{_PREFIX}batch_size_bucket{{{labels},le="+Inf"}} {total}'
+    yield f"{_PREFIX}batch_size_sum{{{labels}}} {sum(rows * count for rows, count in counts.items())}"
+    yield f"{_PREFIX}batch_size_count{{{labels}}} {total}"
+
+
+def _labels(model: ServedModel) -> str:
+    return f'model="{_escaped(model.file.name)}",version="{_escaped(model.file.version)}"'
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

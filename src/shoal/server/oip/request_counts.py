@@ -1,0 +1,49 @@
+"""What a model's requests came to, as Triton counts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from shoal.errors import CapacityError, DeadlineExceeded, ShoalError, WorkerLost
+
+FailureReason = Literal["REJECTED", "CANCELED", "BACKEND", "OTHER"]
+"""Source: Triton, metric `nv_inference_request_failure`, label `reason`."""
+
+FAILURE_REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestCounts:
+    """Mutable; owned by one model."""
+
+    num_succeeded: int = 0
+    success_s: float = 0.0
+    """time from arrival to result, summed over requests that succeeded"""
+    num_failed: dict[FailureReason, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_REASONS, 0))
+    failure_s: float = 0.0
+    """the same over those that failed"""
+    last_success_unix_s: float = 0.0
+    """wall-clock time of the last result; 0 before the first"""
+
+    def succeed(self, elapsed_s: float, unix_s: float) -> None:
+        """Count a result."""
+        self.num_succeeded += 1
+        self.success_s += elapsed_s
+        self.last_success_unix_s = unix_s
+
+    def fail(self, reason: FailureReason, elapsed_s: float) -> None:
+        """Count a request that ended without one."""
+        self.num_failed[reason] += 1
+        self.failure_s += elapsed_s
+
+
+def reason_of(error: ShoalError) -> FailureReason:
+    """How to count an error."""
+    match error:
+        case CapacityError() | DeadlineExceeded():
+            return "REJECTED"
+        case WorkerLost():
+            return "BACKEND"
+        case _:
+            return "OTHER"

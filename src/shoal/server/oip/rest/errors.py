@@ -1,0 +1,97 @@
+"""Errors in the protocol's form: `{"error": "..."}`. The only place of this dialect with HTTP status codes."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from shoal.errors import (
+    CapacityError,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelLoadError,
+    QueueFull,
+    ShoalError,
+    WorkerLost,
+)
+from shoal.server.body import BodyTooLarge
+from shoal.server.oip.repository import ModelNotReady, UnknownModel
+
+_DEFAULT_RETRY_S = 1.0
+"""Where nothing better is known."""
+
+
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """An error object."""
+    return Response(msgspec.json.encode({"error": message}), status, headers, media_type="application/json")
+
+
+def wrong_key() -> Response:
+    """The answer to a request without the server's key."""
+    headers = {"www-authenticate": "Bearer"}
+    return error_response(401, "missing or wrong API key: send `Authorization: Bearer KEY`", headers)
+
+
+async def answer_exception(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler for every kind of error."""
+    return from_exception(error)
+
+
+def from_exception(error: Exception) -> Response:
+    """The answer to whatever went wrong while a call was served."""
+    match error:
+        case HTTPException():
+            return _from_http(error)
+        case QueueFull() | DeadlineExceeded():
+            return error_response(503, str(error), {"retry-after": retry_after(error)})
+        case _:
+            return error_response(_status_of(error), _message_of(error))
+
+
+def retry_after(error: QueueFull | DeadlineExceeded) -> str:
+    """Whole seconds, at least one. Source: RFC 9110, section 10.2.3."""
+    return str(max(1, math.ceil(error.retry_after_s or _DEFAULT_RETRY_S)))
+
+
+HANDLED: tuple[type[Exception], ...] = (ShoalError, BodyTooLarge, ClientDisconnect, HTTPException, Exception)
+"""Each named, because Starlette logs a traceback for what it only knows as Exception."""
+
+
+def _status_of(error: Exception) -> int:
+    match error:
+        case UnknownModel():
+            return 404
+        case ModelNotReady() | WorkerLost():
+            return 503
+        case InvalidRequest() | ModelLoadError() | ConfigError() | CapacityError() | ClientDisconnect():
+            return 400
+        case BodyTooLarge():
+            return 413
+        case _:
+            return 500
+
+
+def _message_of(error: Exception) -> str:
+    match error:
+        case ShoalError() | BodyTooLarge():
+            return str(error)
+        case ClientDisconnect():
+            return "the client closed the connection"
+        case _:
+            return "internal error; see the server's log"
+
+
+def _from_http(error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 404:
+            return error_response(404, "Not Found: see /v2 and /v2/models/NAME", headers)
+        case 405:
+            return error_response(405, "Method Not Allowed", headers)
+        case status:
+            return error_response(status, str(error.detail), headers)

@@ -1,0 +1,51 @@
+"""Errors as gRPC status codes. Source: gRPC, "Status codes and their use in gRPC"; Triton's choice among them."""
+
+from __future__ import annotations
+
+import grpc
+
+from shoal.errors import (
+    CapacityError,
+    ConfigError,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelLoadError,
+    QueueFull,
+    RequestCancelled,
+    ShoalError,
+    WorkerLost,
+)
+from shoal.server.oip.repository import ModelNotReady, UnknownModel
+
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata that tells clients when to try again. Source: gRFC A6, "Pushback"."""
+
+_MS = 1_000
+
+
+def status_of(error: ShoalError) -> grpc.StatusCode:
+    """The status code of an error."""
+    match error:
+        case UnknownModel():
+            return grpc.StatusCode.NOT_FOUND
+        case InvalidRequest() | ModelLoadError() | ConfigError():
+            return grpc.StatusCode.INVALID_ARGUMENT
+        case DeadlineExceeded():
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+        case QueueFull() | ModelNotReady() | WorkerLost():
+            return grpc.StatusCode.UNAVAILABLE
+        case CapacityError():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case RequestCancelled():
+            return grpc.StatusCode.CANCELLED
+        case _:
+            return grpc.StatusCode.INTERNAL
+
+
+def trailing_metadata(error: ShoalError) -> tuple[tuple[str, str], ...]:
+    """What else there is to say: when to try again, where that is known."""
+    match error:
+        case QueueFull() | DeadlineExceeded() if error.retry_after_s is not None:
+            return ((PUSHBACK_KEY, str(max(1, round(error.retry_after_s * _MS)))),)
+        case _:
+            return ()

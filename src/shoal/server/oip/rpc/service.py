@@ -1,0 +1,112 @@
+"""The methods of `inference.GRPCInferenceService` over one repository."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from shoal.errors import ShoalError
+from shoal.server.oip.inference import run_inference
+from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
+from shoal.server.oip.repository import ModelNotReady, ModelRepository, UnknownModel
+from shoal.server.oip.repository_calls import check_load_parameters
+from shoal.server.oip.rpc.infer_messages import call_from, response_from
+from shoal.server.oip.rpc.messages import Messages
+from shoal.server.oip.statistics import model_statistics
+from shoal.server.oip.status import RepositoryStatus
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+UNARY_METHODS = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+)
+"""Methods of one request and one response; their messages are called METHODRequest and METHODResponse."""
+
+
+class InferenceService:
+    """Each method is named as the protocol names it, in Python's spelling. Raises ShoalError; `server` answers it."""
+
+    def __init__(self, repository: ModelRepository, status: RepositoryStatus, messages: Messages) -> None:
+        self._repository = repository
+        self._status = status
+        self._messages = messages
+
+    async def server_live(self, request: Any, context: Context) -> Any:
+        """ServerLive"""
+        return self._messages.new("ServerLiveResponse", live=True)
+
+    async def server_ready(self, request: Any, context: Context) -> Any:
+        """ServerReady"""
+        is_ready = await self._status.unreadiness() is None
+        return self._messages.new("ServerReadyResponse", ready=is_ready)
+
+    async def model_ready(self, request: Any, context: Context) -> Any:
+        """ModelReady"""
+        try:
+            model = self._repository.get(request.name, request.version)
+        except (UnknownModel, ModelNotReady):
+            return self._messages.new("ModelReadyResponse", ready=False)
+        is_ready = await self._status.unreadiness_of(model) is None
+        return self._messages.new("ModelReadyResponse", ready=is_ready)
+
+    async def server_metadata(self, request: Any, context: Context) -> Any:
+        """ServerMetadata"""
+        return self._messages.new("ServerMetadataResponse", **server_metadata())
+
+    async def model_metadata(self, request: Any, context: Context) -> Any:
+        """ModelMetadata"""
+        model = self._repository.get(request.name, request.version)
+        return self._messages.new("ModelMetadataResponse", **model_metadata(model))
+
+    async def model_infer(self, request: Any, context: Context) -> Any:
+        """ModelInfer"""
+        answer = await run_inference(self._repository, call_from(request, context.time_remaining()))
+        return response_from(self._messages, answer)
+
+    async def model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        """ModelStreamInfer: one answer a request, in their order; an error ends its request and not the stream."""
+        async for request in requests:
+            try:
+                response = await self.model_infer(request, context)
+                yield self._messages.new("ModelStreamInferResponse", infer_response=response)
+            except ShoalError as error:
+                failed = self._messages.new("ModelInferResponse", id=request.id, model_name=request.model_name)
+                yield self._messages.new("ModelStreamInferResponse", error_message=str(error), infer_response=failed)
+
+    async def model_config(self, request: Any, context: Context) -> Any:
+        """ModelConfig"""
+        config = model_config(self._repository.get(request.name, request.version))
+        return self._messages.new("ModelConfigResponse", config=config)
+
+    async def model_statistics(self, request: Any, context: Context) -> Any:
+        """ModelStatistics; of all models where none is named."""
+        models = [self._repository.get(request.name, request.version)] if request.name else self._repository.models
+        return self._messages.new("ModelStatisticsResponse", model_stats=[model_statistics(model) for model in models])
+
+    async def repository_index(self, request: Any, context: Context) -> Any:
+        """RepositoryIndex"""
+        index = repository_index(self._repository, only_ready=request.ready)
+        return self._messages.new("RepositoryIndexResponse", models=index)
+
+    async def repository_model_load(self, request: Any, context: Context) -> Any:
+        """RepositoryModelLoad"""
+        check_load_parameters(request.parameters)
+        await self._repository.load(request.model_name)
+        return self._messages.new("RepositoryModelLoadResponse")
+
+    async def repository_model_unload(self, request: Any, context: Context) -> Any:
+        """RepositoryModelUnload"""
+        await self._repository.unload(request.model_name)
+        return self._messages.new("RepositoryModelUnloadResponse")

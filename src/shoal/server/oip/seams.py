@@ -1,0 +1,40 @@
+"""What the server needs from whoever loads ONNX graphs, as interfaces that tests can fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from shoal.core.graph_plan import GraphPlan
+from shoal.router.graph_executor import GraphExecutor, Tensors
+
+
+class LoadedGraph(Protocol):
+    """A graph whose workers are ready."""
+
+    @property
+    def plan(self) -> GraphPlan:
+        """How it is split, and its inputs and outputs."""
+        ...
+
+    @property
+    def executors(self) -> Sequence[GraphExecutor]:
+        """One a replica."""
+        ...
+
+    @property
+    def sample(self) -> Tensors:
+        """Small valid inputs, for canaries."""
+        ...
+
+    def close(self) -> None:
+        """Stop the workers and free everything. Idempotent."""
+        ...
+
+
+GraphLoader = Callable[[Path], LoadedGraph]
+"""Loads an ONNX file and starts its workers; blocks for as long as that takes. Raises ShoalError.
+
+Always called on threads that live as long as the server: the kernel ends workers with the thread that started them.
+"""

@@ -1,0 +1,44 @@
+"""What the probes ask of a server of ONNX models."""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
+from shoal.server.oip.repository import ModelRepository
+from shoal.server.oip.served_model import ServedModel
+from shoal.server.readiness import ReadinessProbe
+
+
+class RepositoryStatus:
+    """Implements `probes.Status`; readiness is shown by a canary through each model's workers."""
+
+    def __init__(self, repository: ModelRepository) -> None:
+        self._repository = repository
+        self._probes: WeakKeyDictionary[ServedModel, ReadinessProbe] = WeakKeyDictionary()
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be answered any more; None while any model can."""
+        return self._repository.failure
+
+    async def unreadiness(self) -> str | None:
+        """None when every loaded model has answered lately, or answers now."""
+        reasons = await asyncio.gather(*(self.unreadiness_of(model) for model in self._repository.models))
+        return next((reason for reason in reasons if reason is not None), None)
+
+    async def unreadiness_of(self, model: ServedModel) -> str | None:
+        """The same of one model."""
+        if model.failure is not None:
+            return f"{model.file.name}: {model.failure}"
+        probe = self._probes.get(model)
+        if probe is None:
+            probe = self._probes[model] = ReadinessProbe(model)
+        if await probe.is_ready():
+            return None
+        return f"{model.file.name}: no result came lately, and a test request has had none in time"
+
+    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The text format, whatever was asked for: every reader of metrics takes it."""
+        return expose_metrics(self._repository.models), CONTENT_TYPE

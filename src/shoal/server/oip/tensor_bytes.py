@@ -1,0 +1,90 @@
+"""Tensors as raw bytes: the binary tensor extension of REST and gRPC's raw contents.
+
+Elements lie row-major and little-endian, as in memory. A BYTES element is its length in 4 bytes, then its bytes.
+Source: Triton, "Binary Tensor Data Extension".
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from shoal.errors import InvalidRequest
+from shoal.router.graph_executor import Array
+from shoal.server.oip.datatypes import BYTES, dtype_of
+
+_LENGTH = struct.Struct("<I")
+
+
+def num_elements(name: str, shape: Sequence[int]) -> int:
+    """Elements of a tensor of this shape. Raises InvalidRequest for a negative size."""
+    if shape and min(shape) < 0:
+        raise InvalidRequest(f"input {name!r} has the shape {list(shape)}: no size may be negative")
+    return math.prod(shape)
+
+
+def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:
+    """An input's array. Elements of fixed size are not copied where they lie aligned: the array is read-only then.
+
+    Raises:
+        InvalidRequest: the bytes are not what datatype and shape announce.
+    """
+    count = num_elements(name, shape)
+    if datatype == BYTES:
+        return _strings(name, count, bytes(raw)).reshape(shape)
+    dtype = dtype_of(datatype, name)
+    if len(raw) != count * dtype.itemsize:
+        raise InvalidRequest(
+            f"input {name!r} has {len(raw)} bytes of data, but {datatype} of the shape {list(shape)} takes "
+            f"{count * dtype.itemsize}"
+        )
+    if datatype == "BOOL":  # any other byte than 0 is true, but only 1 may be in memory
+        return (np.frombuffer(raw, np.uint8) != 0).reshape(shape)
+    array = np.frombuffer(raw, dtype).reshape(shape)
+    return array if array.flags.aligned else array.copy()
+
+
+def bytes_of_array(array: Array) -> bytes:
+    """An output's elements."""
+    return b"".join(_string_pieces(array)) if array.dtype == object else array.tobytes()
+
+
+def text_of_element(name: str, element: bytes) -> str:
+    """One string of an input. Raises InvalidRequest where it is not UTF-8, which ONNX prescribes."""
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"input {name!r} holds a string that is not UTF-8: {error.reason}") from error
+
+
+def _strings(name: str, count: int, raw: bytes) -> Array:
+    array = np.empty(count, dtype=object)
+    num_found = 0
+    for element in _elements(name, raw):
+        if num_found < count:
+            array[num_found] = text_of_element(name, element)
+        num_found += 1
+    if num_found != count:
+        raise InvalidRequest(f"input {name!r} has {num_found} strings, but its shape takes {count}")
+    return array
+
+
+def _elements(name: str, raw: bytes) -> Iterator[bytes]:
+    first = 0
+    while first < len(raw):
+        start = first + _LENGTH.size
+        end = start + _LENGTH.unpack_from(raw, first)[0] if start <= len(raw) else start
+        if end > len(raw):
+            raise InvalidRequest(f"input {name!r}: a string's announced length goes past the end of the data")
+        yield raw[start:end]
+        first = end
+
+
+def _string_pieces(array: Array) -> Iterator[bytes]:
+    for element in array.ravel().tolist():
+        encoded = element if isinstance(element, bytes) else str(element).encode()
+        yield _LENGTH.pack(len(encoded))
+        yield encoded

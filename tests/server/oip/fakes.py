@@ -1,0 +1,149 @@
+"""Graphs without ONNX: NumPy functions behind the seams of the server, which fail when they are told to."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.core.graph_plan import BatchAxes, GraphPlan, TensorSpec
+from shoal.errors import ModelLoadError, WorkerLost
+from shoal.router.graph_executor import Batch, BatchResult, Tensors
+
+Function = Callable[[Tensors], dict[str, np.ndarray[Any, Any]]]
+
+
+class FakeGraphExecutor:
+    """Answers a batch as soon as it is submitted, or, while `is_stalled`, when `release` is called from any thread."""
+
+    num_stages = 1
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.batches: list[Batch] = []
+        """all that were submitted"""
+        self.submitted = threading.Semaphore(0)
+        """released once for every batch"""
+        self.is_stalled = False
+        self.closed = threading.Event()
+        self._is_lost = False
+        self._held: deque[Batch] = deque()
+        self._ready: deque[BatchResult] = deque()
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def submit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self._held.append(batch)
+        if not self.is_stalled:
+            self._answer_all()
+        self.submitted.release()
+
+    def poll(self) -> list[BatchResult]:
+        if self._is_lost:
+            raise WorkerLost("the fake worker is gone")
+        results = list(self._ready)
+        self._ready.clear()
+        if results:
+            os.eventfd_read(self._fd)
+        return results
+
+    def release(self) -> None:
+        self.is_stalled = False
+        self._answer_all()
+
+    def lose(self) -> None:
+        """The link breaks. From any thread."""
+        self._is_lost = True
+        os.eventfd_write(self._fd, 1)
+
+    def filenos(self) -> tuple[int, ...]:
+        return (self._fd,) if self._fd >= 0 else ()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.closed.set()
+
+    def _answer_all(self) -> None:
+        while self._held:
+            batch = self._held.popleft()
+            try:
+                outputs, error = self.function(batch.inputs), None
+            except ValueError as problem:
+                outputs, error = {}, str(problem)
+            self._ready.append(BatchResult(batch_id=batch.batch_id, outputs=outputs, compute_s=(0.001,), error=error))
+        if self._ready:
+            os.eventfd_write(self._fd, 1)
+
+
+class FakeGraph:
+    """A loaded graph on one executor."""
+
+    def __init__(self, plan: GraphPlan, sample: Tensors, function: Function) -> None:
+        self.plan = plan
+        self.sample = sample
+        self.executors = (FakeGraphExecutor(function),)
+        self.num_closed = 0
+
+    def close(self) -> None:
+        self.num_closed += 1
+        self.executors[0].close()
+
+
+def doubler() -> FakeGraph:
+    """y = 2 x for rows of four floats; z = the ids, any number a row. Refuses a row that begins with 13."""
+
+    def compute(inputs: Tensors) -> dict[str, np.ndarray[Any, Any]]:
+        if (inputs["x"][:, 0] == 13).any():
+            raise ValueError("13 brings bad luck")
+        return {"y": 2 * inputs["x"], "z": inputs["ids"].copy()}
+
+    x = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
+    ids = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
+    y = TensorSpec(name="y", dtype="float32", shape=("batch", 4))
+    z = TensorSpec(name="z", dtype="int64", shape=("batch", "length"))
+    axes = BatchAxes(inputs={"x": 0, "ids": 0}, outputs={"y": 0, "z": 0}, rows=None)
+    sample = {"x": np.ones((1, 4), np.float32), "ids": np.ones((1, 2), np.int64)}
+    return FakeGraph(_plan("doubler", (x, ids), (y, z), axes), sample, compute)
+
+
+def echo(dtype: str) -> FakeGraph:
+    """Gives one input of any shape back. Not batched."""
+    spec = TensorSpec(name="value", dtype=dtype, shape=None)
+    result = TensorSpec(name="result", dtype=dtype, shape=None)
+    axes = BatchAxes(inputs={"value": None}, outputs={"result": None}, rows=None)
+    sample = {"value": np.array(["a"], dtype=object) if dtype == "string" else np.zeros(1, np.dtype(dtype))}
+    plan = _plan(f"echo_{dtype}", (spec,), (result,), axes)
+    return FakeGraph(plan, sample, lambda inputs: {"result": inputs["value"].copy()})
+
+
+def _plan(model: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], axes: BatchAxes) -> GraphPlan:
+    return GraphPlan(model=model, split="1", inputs=inputs, outputs=outputs, batch=axes, replicas=())
+
+
+class FakeLoader:
+    """A GraphLoader over graphs by file stem."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], FakeGraph]]) -> None:
+        self.makers = dict(makers)
+        self.loaded: dict[str, list[FakeGraph]] = {}
+        """by stem, the latest last"""
+        self.threads: list[int] = []
+        """which thread loaded, each time"""
+
+    def __call__(self, path: Path) -> FakeGraph:
+        self.threads.append(threading.get_ident())
+        if path.stem not in self.makers:
+            raise ModelLoadError(f"{path} is broken")
+        graph = self.makers[path.stem]()
+        self.loaded.setdefault(path.stem, []).append(graph)
+        return graph
+
+    def executor(self, stem: str) -> FakeGraphExecutor:
+        return self.loaded[stem][-1].executors[0]

@@ -1,0 +1,32 @@
+"""With an API key, only probes and metrics are open, in both dialects."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+import tritonclient.grpc as client
+from tritonclient.utils import InferenceServerException
+
+from tests.server.oip.running import run_server
+from tests.server.oip.test_rest_errors import GOOD, check_error
+from tests.server.oip.triton_inputs import doubler_inputs
+
+
+def test_http() -> None:
+    with run_server(api_key="key") as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        for path in ("/health", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"):
+            assert http.get(path).status_code == 200
+        check_error(http.post("/v2/models/doubler/infer", json=GOOD), 401, "API key")
+        check_error(http.post("/v2/repository/models/doubler/unload"), 401)
+        headers = {"authorization": "Bearer key"}
+        assert http.post("/v2/models/doubler/infer", json=GOOD, headers=headers).status_code == 200
+
+
+def test_grpc() -> None:
+    with run_server(api_key="key") as running, client.InferenceServerClient(running.grpc_address) as grpc_client:
+        assert grpc_client.is_server_live()
+        with pytest.raises(InferenceServerException, match="API key") as caught:
+            grpc_client.infer("doubler", doubler_inputs(client))
+        assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
+        headers = {"authorization": "Bearer key"}
+        assert grpc_client.infer("doubler", doubler_inputs(client), headers=headers).as_numpy("y") is not None
