@@ -1,0 +1,210 @@
+"""A map over the files of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shoal.core.graph_plan import BatchAxes, TensorSpec
+from shoal.errors import ConfigError, InvalidRequest
+from shoal.offline.fingerprint import fingerprint
+from shoal.offline.item_sink import ItemSink
+from shoal.offline.item_source import Item, load_item
+from shoal.offline.journal import Journal
+from shoal.offline.pull import Chunk, ChunkResult
+from shoal.offline.work import Failure
+from shoal.router.graph_executor import Array, Tensors
+from shoal.router.rows import join_outputs, join_rows, pad_rows, signature, split_rows, take_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Some rows of an item, in a chunk."""
+
+    item: Item
+    content: str
+    """fingerprint of the file that they were read from"""
+    first: int
+    last: int
+    """exclusive"""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the item. Others get a chunk of their own: a chunk fails one item or whole ones."""
+        return self.last - self.first == self.item.num_rows
+
+
+@dataclass(slots=True, kw_only=True)
+class _Parts:
+    """What there is of an item that takes several chunks. Mutable."""
+
+    num_rows: int = 0
+    outputs: dict[int, dict[str, Array]] = field(default_factory=dict[int, dict[str, Array]])
+    """by first row"""
+
+
+class ItemWork:
+    """Puts items that fit each other into chunks, and their results into files. Implements `work.Work`."""
+
+    unit = "files"
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        broken: Sequence[Failure],
+        sink: ItemSink,
+        journal: Journal,
+        inputs: Sequence[TensorSpec],
+        batch: BatchAxes,
+        *,
+        batch_rows: int,
+        check: Callable[[Tensors], Tensors],
+    ) -> None:
+        """`items` in the order to compute them; `check` turns inputs into what the graph takes, or raises
+        InvalidRequest."""
+        self._sink = sink
+        self._journal = journal
+        self._inputs = inputs
+        self._batch = batch
+        self._batch_rows = batch_rows
+        self._check = check
+        self._failures = list(broken)
+        done = {record["item"]: record["content"] for record in journal.records if "item" in record}
+        self._todo = [item for item in items if not _is_done(item, sink, done)]
+        self._given: dict[int, list[_Piece]] = {}
+        self._num_given = 0
+        self._parts: dict[Item, _Parts] = {}
+        self._failed: set[Item] = set()
+        self._is_retry = False
+        self.total = len(items) + len(broken)
+        self.num_done_before = len(items) - len(self._todo)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `chunks` would give any."""
+        return bool(self._todo)
+
+    def check_first(self) -> None:
+        """Nothing: what is wrong with one file does not concern the others."""
+
+    def chunks(self) -> Iterator[Chunk]:
+        """What is not done; the second time, the items of failed chunks one by one."""
+        todo, self._todo = self._todo, []
+        pieces: list[_Piece] = []
+        inputs: list[Tensors] = []
+        for item in todo:
+            for piece, own in self._load(item):
+                if pieces and not (self._fit(pieces, piece) and self._match(inputs[0], own)):
+                    yield self._chunk(pieces, inputs)
+                    pieces, inputs = [], []
+                pieces.append(piece)
+                inputs.append(own)
+        if pieces:
+            yield self._chunk(pieces, inputs)
+        self._is_retry = True
+
+    def take(self, result: ChunkResult) -> tuple[int, list[Failure]]:
+        """Write the items that are complete; how many files, and which failed for good. Raises CapacityError."""
+        pieces = self._given.pop(result.index)
+        failures, self._failures = self._failures, []
+        if result.error is not None:
+            return 0, failures + self._fail(pieces, result.error)
+        try:
+            outputs = self._split(result.outputs, [piece.last - piece.first for piece in pieces])
+        except InvalidRequest as error:
+            return 0, failures + self._fail(pieces, str(error))
+        return sum(self._add(piece, part) for piece, part in zip(pieces, outputs, strict=True)), failures
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk. Raises CapacityError."""
+        self._sink.sync()
+
+    def finish(self) -> list[Failure]:
+        """See Work: files are finished one by one, but some may have turned out broken after the last result."""
+        failures, self._failures = self._failures, []
+        return failures
+
+    def outputs(self) -> list[str]:
+        """The folder that was written to."""
+        return [str(self._sink.folder)]
+
+    def _load(self, item: Item) -> Iterator[tuple[_Piece, Tensors]]:
+        """An item in pieces of at most a batch; none where it cannot be read or does not fit the graph."""
+        try:
+            content = fingerprint([item.path])
+            inputs = self._check(load_item(item, self._inputs, self._batch))
+        except (InvalidRequest, ConfigError) as error:
+            self._failures.append(_failure(item, str(error)))
+            return
+        step = self._batch_rows if self._batch.is_batched else item.num_rows
+        for first in range(0, item.num_rows, step):
+            piece = _Piece(item=item, content=content, first=first, last=min(item.num_rows, first + step))
+            yield piece, inputs if piece.is_whole else take_rows(inputs, self._batch, first, piece.last)
+
+    def _fit(self, pieces: Sequence[_Piece], piece: _Piece) -> bool:
+        """Whether one more goes into a chunk."""
+        if self._is_retry or not self._batch.is_batched or not (piece.is_whole and pieces[0].is_whole):
+            return False
+        return sum(one.last - one.first for one in pieces) + piece.last - piece.first <= self._batch_rows
+
+    def _match(self, first: Tensors, second: Tensors) -> bool:
+        return signature(first, self._batch) == signature(second, self._batch)
+
+    def _chunk(self, pieces: Sequence[_Piece], parts: Sequence[Tensors]) -> Chunk:
+        inputs = parts[0]
+        if self._batch.is_batched:
+            inputs = join_rows(parts, self._batch)
+            if self._batch.rows is not None:
+                inputs = pad_rows(inputs, self._batch, self._batch.rows)
+        index, self._num_given = self._num_given, self._num_given + 1
+        self._given[index] = list(pieces)
+        return Chunk(index=index, inputs=inputs)
+
+    def _split(self, outputs: dict[str, Array], counts: list[int]) -> list[dict[str, Array]]:
+        if not self._batch.is_batched:
+            return [outputs]
+        return split_rows(outputs, self._batch, counts, self._batch.rows or sum(counts))
+
+    def _add(self, piece: _Piece, outputs: dict[str, Array]) -> int:
+        """Write an item if this piece completes it; how many that makes."""
+        item = piece.item
+        if item in self._failed:
+            return 0
+        if not piece.is_whole:
+            parts = self._parts.setdefault(item, _Parts())
+            parts.outputs[piece.first] = {name: array.copy() for name, array in outputs.items()}
+            parts.num_rows += piece.last - piece.first
+            if parts.num_rows < item.num_rows:
+                return 0
+            del self._parts[item]
+            outputs = join_outputs([parts.outputs[start] for start in sorted(parts.outputs)], self._batch)
+        self._sink.write(item, outputs)
+        self._journal.add({"item": item.path.name, "content": piece.content})
+        return 1
+
+    def _fail(self, pieces: Sequence[_Piece], reason: str) -> list[Failure]:
+        """Several items failed together: each gets its own chance. One alone has failed."""
+        if len(pieces) > 1:
+            self._todo += [piece.item for piece in pieces]
+            return []
+        item = pieces[0].item
+        self._parts.pop(item, None)
+        if item in self._failed:
+            return []
+        self._failed.add(item)
+        return [_failure(item, reason)]
+
+
+def _is_done(item: Item, sink: ItemSink, done: Mapping[str, str]) -> bool:
+    """Whether an earlier run has done it, from the same content; what has changed since is done again."""
+    content = done.get(item.path.name)
+    if content is None or not sink.path(item).exists():
+        return False
+    try:
+        return fingerprint([item.path]) == content
+    except ConfigError:
+        return False  # it is computed, and named, if it can still not be read then
+
+
+def _failure(item: Item, reason: str) -> Failure:
+    return Failure(name=item.path.name, reason=reason)

@@ -1,0 +1,238 @@
+"""A map from its options to its summary: open everything, compute, keep the journal right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shoal.core.graph_plan import BatchAxes, GraphPlan
+from shoal.errors import ConfigError
+from shoal.offline.fingerprint import fingerprint
+from shoal.offline.item_sink import ItemSink
+from shoal.offline.item_source import scan_folder
+from shoal.offline.item_work import ItemWork
+from shoal.offline.journal import Journal, open_journal
+from shoal.offline.out_files import prepare_folder
+from shoal.offline.parquet_rows import load_arrow
+from shoal.offline.parquet_work import ParquetWork, staging_folder
+from shoal.offline.pull import ChunkRunner
+from shoal.offline.row_sink import RowSink
+from shoal.offline.row_source import open_rows
+from shoal.offline.row_work import RowWork
+from shoal.offline.work import Failure, Work
+from shoal.router.graph_executor import GraphExecutor, Tensors
+
+JOURNAL = ".shoal-map.jsonl"
+_COMMIT_S = 1.0
+"""How often the journal is brought up to date: a kill costs as much work at most, and an fsync a second is nothing."""
+_MAX_ROWS = 32
+_MAX_INPUT_BYTES = 1 << 20
+"""A chunk's rows and bytes by default. Small rows gain from a batch (MiniLM: 5.6 ms a row alone, 3.3 in 8, 3.1 in 32;
+docs/log.md, ONNX models); large ones, such as images, gain nothing and their inner values would fill the memory."""
+_MIN_CHUNKS_PER_SLOT = 4
+"""Chunks for each place where one can be computed, so that the last ones even out."""
+_MAX_FAILURES = 1000
+"""Failures that a summary lists; the rest are counted."""
+
+Check = Callable[[Tensors], Tensors]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapOptions:
+    """What a map is to do."""
+
+    inputs: Path
+    """a .npy, .npz or .parquet file of rows, or a folder of .npy or .npz files"""
+    output: Path
+    """a folder, or a .parquet file"""
+    batch_rows: int | None = None
+    """rows that are computed at once, >= 1; None: chosen by their size"""
+    resume: bool = False
+    """go on where an earlier run stopped"""
+
+
+@dataclass(slots=True, kw_only=True)
+class MapSummary:
+    """What a map did. Mutable while it runs."""
+
+    unit: str
+    """`rows` or `files`"""
+    total: int
+    num_done: int = 0
+    """by this run"""
+    num_done_before: int = 0
+    """by the run that this one goes on with"""
+    num_failed: int = 0
+    failures: list[Failure] = field(default_factory=list[Failure])
+    elapsed_s: float = 0.0
+    outputs: list[str] = field(default_factory=list[str])
+
+
+def prepare_output(options: MapOptions) -> None:
+    """See that the output can be written, before the model is even opened.
+
+    Raises:
+        ConfigError: it cannot, or is there already.
+    """
+    if options.output.suffix != ".parquet":
+        prepare_folder(options.output)
+        return
+    if options.output.exists():
+        raise ConfigError(f"-o {options.output} exists already; give another name, or remove it")
+    load_arrow()
+    prepare_folder(staging_folder(options.output))
+
+
+@contextmanager
+def open_map(options: MapOptions, plan: GraphPlan, model_files: Sequence[Path], check: Check) -> Iterator[MapJob]:
+    """Open input, output and journal and look at the first input, before anything is computed.
+
+    Args:
+        options: what to do.
+        plan: of the graph; its split may differ from the one of the run that this one goes on with.
+        model_files: the graph and its external data.
+        check: turns inputs into what the graph takes, or raises InvalidRequest.
+
+    Raises:
+        ConfigError: an input that does not fit, an output of another run, or another model than that of the run to
+            go on with.
+        InvalidRequest: the first rows do not fit the graph.
+        CapacityError: the output cannot be written.
+    """
+    with ExitStack() as files:
+        header = {"model": fingerprint(model_files), "batch dimension": _describe(plan.batch)}
+        make = _item_work if options.inputs.is_dir() else _row_work
+        work, journal = make(options, plan, header, check, files)
+        work.check_first()
+        yield MapJob(work, journal)
+
+
+class MapJob:
+    """A map that is ready to run."""
+
+    def __init__(self, work: Work, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds, monotonic."""
+        self._work = work
+        self._journal = journal
+        self._clock = clock
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to compute; else `run` needs no executors."""
+        return self._work.has_more
+
+    def run(
+        self,
+        executors: Sequence[GraphExecutor],
+        *,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_failure: Callable[[Failure], None] = lambda failure: None,
+    ) -> MapSummary:
+        """Compute everything that is not done. However it ends, what is done is in the journal.
+
+        Raises:
+            InvalidRequest: nothing can be computed, or the input is damaged.
+            ConfigError: outputs do not fit together.
+            CapacityError: the disk refuses.
+            WorkerLost: no replica is left.
+        """
+        work, runner = self._work, ChunkRunner(executors)
+        summary = MapSummary(unit=work.unit, total=work.total, num_done_before=work.num_done_before)
+        started_s = committed_s = self._clock()
+
+        def add(num_done: int, failures: Sequence[Failure]) -> None:
+            summary.num_done += num_done
+            summary.num_failed += len(failures)
+            summary.failures += failures[: _MAX_FAILURES - len(summary.failures)]
+            for failure in failures:
+                on_failure(failure)
+            on_progress(summary.num_done_before + summary.num_done + summary.num_failed, summary.total)
+
+        try:
+            while work.has_more:
+                for result in runner.run(work.chunks(), copy_last=True):
+                    add(*work.take(result))
+                    if self._clock() - committed_s > _COMMIT_S:
+                        self._commit()
+                        committed_s = self._clock()
+        finally:
+            self._commit()
+        add(0, work.finish())
+        summary.elapsed_s = self._clock() - started_s
+        summary.outputs = work.outputs()
+        return summary
+
+    def _commit(self) -> None:
+        """First the output, then the line that says that it is there."""
+        if self._journal.has_pending:
+            self._work.sync()
+            self._journal.commit()
+
+
+def default_batch_rows(num_rows: int, row_bytes: int, num_slots: int) -> int:
+    """Rows to compute at once.
+
+    Args:
+        num_rows: of the whole input.
+        row_bytes: of one row of all inputs.
+        num_slots: chunks that can be computed at once.
+    """
+    by_bytes = _MAX_INPUT_BYTES // max(1, row_bytes)
+    by_number = num_rows // (_MIN_CHUNKS_PER_SLOT * num_slots)
+    return max(1, min(_MAX_ROWS, by_bytes, by_number))
+
+
+def _row_work(
+    options: MapOptions, plan: GraphPlan, header: dict[str, str], check: Check, files: ExitStack
+) -> tuple[Work, Journal]:
+    source = open_rows(options.inputs, plan.inputs, plan.batch)
+    files.callback(source.close)
+    batch_rows = _batch_rows(options, plan, source.num_rows, _num_bytes(source.read(0, 1)))
+    is_parquet = options.output.suffix == ".parquet"
+    folder = staging_folder(options.output) if is_parquet else options.output
+    header["input"] = fingerprint([options.inputs])
+    journal = open_journal(folder / JOURNAL, header, resume=options.resume)
+    files.callback(journal.close)
+    names = [spec.name for spec in plan.outputs]
+    goes_on = any("rows" in record for record in journal.records)
+    sink = RowSink(folder, names, plan.batch, source.num_rows, goes_on=goes_on)
+    files.callback(sink.close)
+    work = RowWork(source, sink, journal, plan.batch, batch_rows=batch_rows, check=check)
+    return (ParquetWork(work, sink, options.output) if is_parquet else work), journal
+
+
+def _item_work(
+    options: MapOptions, plan: GraphPlan, header: dict[str, str], check: Check, files: ExitStack
+) -> tuple[Work, Journal]:
+    if options.output.suffix == ".parquet":
+        raise ConfigError(f"-o {options.output}: what comes from a folder goes into a folder")
+    if options.output.resolve() == options.inputs.resolve():
+        raise ConfigError(f"-o {options.output} is the input folder; give another one")
+    items, broken = scan_folder(options.inputs, plan.inputs, plan.batch)
+    row_bytes = max((item.row_bytes for item in items), default=1)
+    batch_rows = _batch_rows(options, plan, sum(item.num_rows for item in items), row_bytes)
+    journal = open_journal(options.output / JOURNAL, {**header, "input": "folder"}, resume=options.resume)
+    files.callback(journal.close)
+    sink = ItemSink(options.output, [spec.name for spec in plan.outputs], plan.batch)
+    if not journal.goes_on:
+        sink.refuse_existing(items)
+    return ItemWork(items, broken, sink, journal, plan.inputs, plan.batch, batch_rows=batch_rows, check=check), journal
+
+
+def _batch_rows(options: MapOptions, plan: GraphPlan, num_rows: int, row_bytes: int) -> int:
+    fixed, wanted = plan.batch.rows, options.batch_rows
+    if fixed is not None and wanted not in (None, fixed):
+        raise ConfigError(f"--batch-size {wanted}: this model fixes the batch at {fixed}")
+    num_slots = sum(len(replica.stages) + 1 for replica in plan.replicas)
+    return fixed or wanted or default_batch_rows(num_rows, row_bytes, num_slots)
+
+
+def _num_bytes(tensors: Tensors) -> int:
+    return sum(array.nbytes for array in tensors.values())
+
+
+def _describe(batch: BatchAxes) -> str:
+    return str([sorted(batch.inputs.items()), sorted(batch.outputs.items())])

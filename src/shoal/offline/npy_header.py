@@ -1,0 +1,102 @@
+"""What the start of a .npy file says, and where along one axis its rows lie in the file.
+
+Source: NumPy Enhancement Proposal 1, "A simple file format for NumPy arrays" (numpy.lib.format).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from shoal.errors import InvalidRequest
+from shoal.router.graph_executor import Array
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpyHeader:
+    """The layout of one array in a file."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    is_fortran: bool
+    """columns first"""
+    data_offset: int
+    """bytes before the first value"""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Neighboring bytes that a range of rows has in a file."""
+
+    lane: int
+    """which of the parts that follow each other in the file; rows ascend within each"""
+    offset: int
+    num_bytes: int
+
+
+def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
+    """Read the header of a .npy file that is open at its start and has `file_bytes` bytes.
+
+    Raises:
+        InvalidRequest: it is no .npy file, is cut short, or holds Python objects.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise InvalidRequest(f"{name} is a .npy file of version {version[0]}.{version[1]}, which is for records")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file)
+    except (ValueError, EOFError) as error:
+        raise InvalidRequest(f"{name} is not a .npy file: {str(error).splitlines()[0]}") from None
+    if dtype.hasobject or dtype.names:
+        kind = "Python objects" if dtype.hasobject else "records"
+        raise InvalidRequest(f"{name} holds {kind}; save plain numbers or strings (astype) instead")
+    header = NpyHeader(shape=shape, dtype=dtype, is_fortran=is_fortran, data_offset=file.tell())
+    if file_bytes < header.data_offset + header.num_bytes:
+        missing = header.data_offset + header.num_bytes - file_bytes
+        raise InvalidRequest(f"{name} is cut short: {missing} bytes of its {shape} {dtype} array are missing")
+    return header
+
+
+def row_spans(header: NpyHeader, axis: int, first: int, last: int) -> Iterator[Span]:
+    """The bytes of the rows `first` to `last` (exclusive) along `axis`, in the order of the file."""
+    shape, axis = _file_order(header, axis)
+    row_bytes = math.prod(shape[axis + 1 :]) * header.dtype.itemsize
+    for lane in range(math.prod(shape[:axis])):
+        start = header.data_offset + (lane * shape[axis] + first) * row_bytes
+        yield Span(lane=lane, offset=start, num_bytes=(last - first) * row_bytes)
+
+
+def num_lanes(header: NpyHeader, axis: int) -> int:
+    """How many spans a range of rows has."""
+    shape, axis = _file_order(header, axis)
+    return math.prod(shape[:axis])
+
+
+def empty_rows(header: NpyHeader, axis: int, num_rows: int) -> Array:
+    """An array for some rows whose memory has the order of the file."""
+    shape = (*header.shape[:axis], num_rows, *header.shape[axis + 1 :])
+    return np.empty(shape, header.dtype, order="F" if header.is_fortran else "C")
+
+
+def as_bytes(array: Array) -> memoryview:
+    """The memory of a contiguous array in its own order, without a copy."""
+    return array.reshape(-1, order="A").view(np.uint8).data if array.nbytes else memoryview(b"")
+
+
+def _file_order(header: NpyHeader, axis: int) -> tuple[Shape, int]:
+    """Shape and axis as they would be if the file were rows first."""
+    if header.is_fortran:
+        return header.shape[::-1], len(header.shape) - 1 - axis
+    return header.shape, axis

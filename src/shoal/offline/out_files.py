@@ -1,0 +1,60 @@
+"""Output files: errors that name them, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from shoal.errors import CapacityError, ConfigError
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what the system says of writing a file into one line that names it. Raises CapacityError."""
+    try:
+        yield
+    except OSError as error:
+        raise CapacityError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes its name when the block ends well, and is gone when it does not. Raises CapacityError."""
+    partial = path.with_name(f"{path.name}.part")
+    with naming(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. Raises CapacityError."""
+    with naming(path):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def prepare_folder(path: Path) -> None:
+    """Make an output folder and see that files can be written there.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    probe = path / ".shoal-probe"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"shoal")
+        probe.unlink()
+    except OSError as error:
+        probe_reason = error.strerror or str(error)
+        raise ConfigError(f"-o {path}: cannot be written: {probe_reason}; give a folder where you may write") from None

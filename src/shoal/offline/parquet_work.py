@@ -1,0 +1,77 @@
+"""A map over rows whose output is one Parquet file: made of .npy files that lie beside it until it is whole.
+
+A Parquet file cannot be gone on with once its writer is gone, nor be written out of order; the .npy files can.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from shoal.offline.out_files import naming, sync_file
+from shoal.offline.parquet_rows import write_parquet
+from shoal.offline.pull import Chunk, ChunkResult
+from shoal.offline.row_sink import RowSink
+from shoal.offline.row_work import RowWork
+from shoal.offline.work import Failure
+
+
+class ParquetWork:
+    """A RowWork and what comes after it. Implements `work.Work`."""
+
+    unit = "rows"
+
+    def __init__(self, work: RowWork, sink: RowSink, output: Path) -> None:
+        """`work` writes to `sink`, in the staging folder of `output`."""
+        self._work = work
+        self._sink = sink
+        self._output = output
+        self.total = work.total
+        self.num_done_before = work.num_done_before
+
+    @property
+    def has_more(self) -> bool:
+        """See Work."""
+        return self._work.has_more
+
+    def check_first(self) -> None:
+        """See Work."""
+        self._work.check_first()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """See Work."""
+        return self._work.chunks()
+
+    def take(self, result: ChunkResult) -> tuple[int, list[Failure]]:
+        """See Work."""
+        return self._work.take(result)
+
+    def sync(self) -> None:
+        """See Work."""
+        self._work.sync()
+
+    def finish(self) -> list[Failure]:
+        """Write the Parquet file and remove what it was made of. Raises CapacityError."""
+        failures = self._work.finish()
+        if not self._sink.is_empty:
+            self._write()
+        return failures
+
+    def outputs(self) -> list[str]:
+        """See Work."""
+        return [] if self._sink.is_empty else [str(self._output)]
+
+    def _write(self) -> None:
+        partial = self._output.with_name(f"{self._output.name}.part")
+        with naming(self._output):
+            write_parquet(partial, self._sink.paths)
+            sync_file(partial)
+            os.replace(partial, self._output)
+            shutil.rmtree(staging_folder(self._output))
+
+
+def staging_folder(output: Path) -> Path:
+    """Where rows wait until the Parquet file can be written."""
+    return output.with_name(f"{output.name}.rows")

@@ -1,0 +1,73 @@
+"""One input of any number of rows through all replicas: cut into pieces, computed side by side, joined in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shoal.core.graph_plan import BatchAxes, GraphPlan
+from shoal.errors import InvalidRequest
+from shoal.offline.pull import Chunk, ChunkRunner
+from shoal.router.graph_executor import Array, Tensors
+from shoal.router.rows import count_rows, join_outputs, pad_rows, split_rows, take_rows
+
+PIECES_PER_STAGE = 4
+"""A pipeline of S stages with m pieces computes m / (m + S - 1) of the time: with 4 S pieces at least 80 %."""
+
+
+def rows_per_piece(plan: GraphPlan, num_rows: int, wanted: int | None = None) -> int:
+    """How many rows go through the graph at once.
+
+    Args:
+        plan: decides how many pieces keep all workers busy.
+        num_rows: of the whole input.
+        wanted: the user's own number; None leaves it to the plan. A graph with a fixed batch keeps its own.
+    """
+    if not plan.batch.is_batched:
+        return num_rows
+    if plan.batch.rows is not None:
+        return plan.batch.rows
+    if wanted is not None:
+        return wanted
+    num_stages = len(plan.replicas[0].stages)
+    pieces = len(plan.replicas) * (1 if num_stages == 1 else PIECES_PER_STAGE * num_stages)
+    return max(1, -(-num_rows // pieces))
+
+
+def run_once(
+    runner: ChunkRunner, plan: GraphPlan, inputs: Tensors, *, micro_batch: int | None = None
+) -> dict[str, Array]:
+    """Compute every output for `inputs`, which have been checked.
+
+    Args:
+        runner: over the plan's replicas.
+        plan: what the replicas run.
+        inputs: every input of the graph.
+        micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
+
+    Raises:
+        InvalidRequest: ONNX Runtime cannot run these inputs, or they hold no rows.
+        WorkerLost: no replica is left.
+    """
+    axes = plan.batch
+    num_rows = count_rows(inputs, axes)
+    piece_rows = rows_per_piece(plan, num_rows, micro_batch)
+    if piece_rows >= num_rows and axes.rows is None:
+        pieces = iter((Chunk(index=0, inputs=inputs),))
+    else:
+        pieces = _cut(inputs, axes, num_rows, piece_rows)
+    parts: dict[int, dict[str, Array]] = {}
+    for result in runner.run(pieces):
+        if result.error is not None:
+            raise InvalidRequest(result.error)
+        parts[result.index] = result.outputs
+    if len(parts) == 1 and axes.rows is None:
+        return parts[0]
+    wanted = [min(piece_rows, num_rows - index * piece_rows) for index in sorted(parts)]
+    own = [split_rows(parts[index], axes, (rows,), axes.rows or rows)[0] for index, rows in enumerate(wanted)]
+    return join_outputs(own, axes)
+
+
+def _cut(inputs: Tensors, axes: BatchAxes, num_rows: int, piece_rows: int) -> Iterator[Chunk]:
+    for index, first in enumerate(range(0, num_rows, piece_rows)):
+        piece = take_rows(inputs, axes, first, min(num_rows, first + piece_rows))
+        yield Chunk(index=index, inputs=piece if axes.rows is None else pad_rows(piece, axes, axes.rows))

@@ -1,0 +1,149 @@
+"""Chunks through replicas: each result once, whatever is lost, and no more held than there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from shoal.errors import InvalidRequest, WorkerLost
+from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkRunner, run_chunks
+from shoal.router.graph_executor import Array, BatchResult, Tensors
+from tests.offline.fake_graphs import HandExecutor, InlineExecutor
+
+
+def double(inputs: Tensors) -> dict[str, Array]:
+    return {"y": 2 * inputs["x"]}
+
+
+def make_chunk(index: int) -> Chunk:
+    return Chunk(index=index, inputs={"x": np.full(3, index, np.float32)})
+
+
+def chunks(count: int) -> Iterator[Chunk]:
+    return map(make_chunk, range(count))
+
+
+def test_every_chunk_has_its_result() -> None:
+    executors = [InlineExecutor(double), InlineExecutor(double, num_stages=2)]
+    results = {result.index: result.outputs["y"] for result in run_chunks(executors, chunks(50), copy_last=True)}
+    assert sorted(results) == list(range(50))
+    for index, y in results.items():
+        np.testing.assert_array_equal(y, np.full(3, 2 * index))
+    assert all(executor.batches for executor in executors)
+
+
+def test_the_input_is_read_only_as_far_as_there_is_room() -> None:
+    num_read = num_done = most_held = 0
+
+    def count() -> Iterator[Chunk]:
+        nonlocal num_read, most_held
+        for chunk in chunks(200):
+            num_read += 1
+            most_held = max(most_held, num_read - num_done)
+            yield chunk
+
+    for _ in run_chunks([InlineExecutor(double), InlineExecutor(double, num_stages=3)], count()):
+        num_done += 1
+    assert num_done == 200
+    assert most_held <= 2 + 4
+
+
+def test_chunks_of_a_lost_replica_run_elsewhere() -> None:
+    executors = [InlineExecutor(double, lost_after=3), InlineExecutor(double)]
+    indices = [result.index for result in run_chunks(executors, chunks(20))]
+    assert sorted(indices) == list(range(20))
+    assert executors[0].num_closed == 1
+    assert executors[1].num_closed == 0
+
+
+def test_the_last_loss_ends_the_run() -> None:
+    executors = [InlineExecutor(double, lost_after=3), InlineExecutor(double, lost_after=2)]
+    results = run_chunks(executors, chunks(20))
+    with pytest.raises(WorkerLost, match="the fake worker is gone"):
+        list(results)
+
+
+def test_a_chunk_that_kills_is_given_up_and_the_others_are_done() -> None:
+    class Poisoned(InlineExecutor):
+        def poll(self) -> list[BatchResult]:
+            if self._queue and self._queue[0].inputs["x"][0] == 2:
+                raise WorkerLost("poison")
+            return super().poll()
+
+    results = {result.index: result.error for result in run_chunks([Poisoned(double) for _ in range(4)], chunks(9))}
+    assert sorted(results) == list(range(9))
+    assert [index for index, error in results.items() if error] == [2]
+
+
+def test_an_error_is_the_chunks_own() -> None:
+    def refuse_odd(inputs: Tensors) -> dict[str, Array]:
+        if inputs["x"][0] % 2:
+            raise InvalidRequest("odd")
+        return double(inputs)
+
+    results = {result.index: result.error for result in run_chunks([InlineExecutor(refuse_odd)], chunks(4))}
+    assert results == {0: None, 1: "odd", 2: None, 3: "odd"}
+
+
+def test_a_silent_replica_at_the_end_does_not_hold_up_the_job() -> None:
+    silent, quick = HandExecutor(double), InlineExecutor(double)
+    try:
+        results = [result.index for result in run_chunks([silent, quick], chunks(6), copy_last=True)]
+    finally:
+        silent.close()
+    assert sorted(results) == list(range(6))
+    assert len(silent.queue) == 2
+
+
+def test_late_answers_of_an_abandoned_run_are_not_taken_for_the_next_ones() -> None:
+    executor = HandExecutor(double, num_prompt=1)
+    runner = ChunkRunner([executor])
+    try:
+        first = runner.run(chunks(2))
+        assert next(first).index == 0
+        first.close()
+        executor.answer()
+        executor.num_prompt = 1
+        assert [(result.index, result.outputs["y"][0]) for result in runner.run([make_chunk(7)])] == [(7, 14)]
+    finally:
+        executor.close()
+
+
+def test_a_replica_that_answers_nothing_for_too_long_is_lost() -> None:
+    now_s = 0.0
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s += ANSWER_TIMEOUT_S
+        return now_s
+
+    class Silent(InlineExecutor):
+        def poll(self) -> list[BatchResult]:
+            return []
+
+    with pytest.raises(WorkerLost, match="no answer to a batch within"):
+        list(ChunkRunner([Silent(double)], clock=clock).run(chunks(1)))
+
+
+def test_the_time_that_a_replica_had_nothing_to_do_does_not_count() -> None:
+    now_s = 0.0
+
+    class Slow(InlineExecutor):
+        """Answers at every other poll."""
+
+        num_polls = 0
+
+        def poll(self) -> list[BatchResult]:
+            self.num_polls += 1
+            return super().poll() if self.num_polls % 2 == 0 else []
+
+    runner = ChunkRunner([Slow(double)], clock=lambda: now_s)
+    assert len(list(runner.run(chunks(1)))) == 1
+    now_s = 10 * ANSWER_TIMEOUT_S
+    assert len(list(runner.run(chunks(1)))) == 1
+
+
+def test_no_chunks_no_results() -> None:
+    assert list(run_chunks([InlineExecutor(double)], iter(()))) == []
