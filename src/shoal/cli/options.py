@@ -2,36 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Model = Annotated[
+from shoal.errors import ConfigError
+
+LANGUAGE = "Language models"
+GRAPH = "ONNX graphs"
+
+LanguageModel = Annotated[
     str,
     typer.Argument(help="A .gguf file, a Hugging Face directory, hf:org/name, or pkg:NAME (a model inside a package)."),
 ]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="An .onnx file; or a language model: a .gguf file, a Hugging Face directory, hf:org/name, or pkg:NAME "
+        "(a model inside a package)."
+    ),
+]
 Split = Annotated[
-    str, typer.Option(help="How to split: 1, pp=2, pp=10:20 (layers per stage), dp=2, dp=2,pp=2.", metavar="SPEC")
+    str,
+    typer.Option(
+        help="How to split: 1, pp=2, dp=2, dp=2,pp=2; pp=10:20 gives layers per stage (of an ONNX graph: shares of "
+        "the time).",
+        metavar="SPEC",
+    ),
 ]
 Precision = Annotated[
-    str, typer.Option(help="auto keeps a quantized file's own width; fp32, int8 or int4.", metavar="P")
+    str,
+    typer.Option(
+        help="auto keeps a quantized file's own width; fp32, int8 or int4.", metavar="P", rich_help_panel=LANGUAGE
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Compute threads per worker. Default: the cores shared evenly.")
 ]
-MaxSeqs = Annotated[int, typer.Option(min=1, help="Sequences of one replica that may run at once.")]
+MaxSeqs = Annotated[
+    int, typer.Option(min=1, help="Sequences of one replica that may run at once.", rich_help_panel=LANGUAGE)
+]
 KvMemory = Annotated[
-    str | None, typer.Option(help="KV cache of all replicas together, such as 512M or 4G.", metavar="BYTES")
+    str | None,
+    typer.Option(
+        help="KV cache of all replicas together, such as 512M or 4G.", metavar="BYTES", rich_help_panel=LANGUAGE
+    ),
 ]
 MaxContext = Annotated[
-    int | None, typer.Option(min=2, help="Longest sequence in tokens, prompt and output. Default: the model's own.")
+    int | None,
+    typer.Option(
+        min=2,
+        help="Longest sequence in tokens, prompt and output. Default: the model's own.",
+        rich_help_panel=LANGUAGE,
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Arrays: an .npz file with the graph's input names, or an .npy file for a graph with one input.",
+        rich_help_panel=GRAPH,
+    ),
+]
+BatchDim = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Batch axis of an input or output where the graph does not tell, such as state=1. Repeatable.",
+        metavar="NAME=AXIS",
+        rich_help_panel=GRAPH,
+    ),
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Rows that go through the graph at once. Default: enough pieces for all workers.",
+        rich_help_panel=GRAPH,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def parse_bytes(text: str | None) -> int | None:
+def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
     """`512M` as a number of bytes; K, M, G, T are powers of 1024. Raises typer.BadParameter."""
     if text is None:
         return None
@@ -40,7 +95,19 @@ def parse_bytes(text: str | None) -> int | None:
     try:
         size = int(float(number.removesuffix(unit)) * _UNITS[unit])
     except (KeyError, ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a size such as 512M or 4G", param_hint="--kv-memory") from None
+        raise typer.BadParameter(f"{text!r} is not a size such as 512M or 4G", param_hint=option) from None
     if size <= 0:
-        raise typer.BadParameter("must be more than 0", param_hint="--kv-memory")
+        raise typer.BadParameter("must be more than 0", param_hint=option)
     return size
+
+
+def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:
+    """Refuse options that were given on the command line but mean nothing for this kind of model.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in options and source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"{parameter.opts[0]} means nothing for {kind}")

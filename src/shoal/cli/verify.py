@@ -23,15 +23,41 @@ _PROMPTS = (
 )
 
 
+_LANGUAGE_ONLY = ("precision", "max_tokens")
+_GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
+
+
 def verify(
+    context: typer.Context,
     model: options.Model,
     split: Annotated[str, typer.Option(help="The split to check against the whole model.", metavar="SPEC")],
     precision: options.Precision = "auto",
     threads: options.Threads = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate for each prompt.")] = 32,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to generate for each prompt.", rich_help_panel=options.LANGUAGE)
+    ] = 32,
+    inputs: options.Inputs = None,
+    batch_dim: options.BatchDim = None,
+    micro_batch: options.MicroBatch = None,
     json: options.Json = False,
 ) -> None:
-    """Compare a split model with the whole one on the same prompts: tokens and logits. Exit status 1 on a mismatch."""
+    """Compare a split model with the whole one. Exit status 1 on a mismatch.
+
+    A language model: tokens and logits of the same prompts. An ONNX graph: every output, against plain ONNX Runtime.
+    """
+    from shoal.cli.graph_files import is_graph
+
+    if is_graph(model):
+        options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
+        from shoal.cli.graph_loading import parse_batch_dims
+        from shoal.cli.verify_graph import verify_graph
+        from shoal.config import GraphLaunchConfig
+
+        dims = parse_batch_dims(batch_dim or [])
+        graph_config = GraphLaunchConfig(model=model, split=split, threads=threads, batch_dims=dims)
+        verify_graph(graph_config, inputs=inputs, micro_batch=micro_batch, as_json=json)
+        return
+    options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.bench.generation import Generation
     from shoal.bench.verification import compare, greedy_with_logits
     from shoal.cli.loading import load_model

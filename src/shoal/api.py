@@ -1,0 +1,124 @@
+"""Shoal from Python: a model as a callable of arrays."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from shoal.cluster.graph_launch import LoadedGraph, launch_graph, plan_graph
+from shoal.config import GraphLaunchConfig
+from shoal.core.graph_plan import GraphPlan
+from shoal.errors import ConfigError, InvalidRequest
+from shoal.model.graph.input_check import check_inputs
+from shoal.model.graph.torch_export import export_module
+from shoal.offline.pull import ChunkRunner
+from shoal.offline.run_once import run_once
+from shoal.router.graph_executor import Array
+
+
+class Model:
+    """A loaded graph. Call it with arrays; close it, or use it in a `with` block. One thread at a time."""
+
+    def __init__(self, loaded: LoadedGraph, *, micro_batch: int | None = None) -> None:
+        self._loaded = loaded
+        self._runner = ChunkRunner(loaded.executors)
+        self._micro_batch = micro_batch
+
+    @property
+    def plan(self) -> GraphPlan:
+        """Which worker runs what, and the graph's inputs and outputs."""
+        return self._loaded.plan
+
+    def __call__(self, *arrays: ArrayLike, **named: ArrayLike) -> dict[str, Array]:
+        """Compute all outputs.
+
+        Args:
+            arrays: the inputs in the graph's order; or one mapping of names to arrays.
+            named: inputs by name.
+
+        Returns:
+            The outputs by name, in the graph's order.
+
+        Raises:
+            InvalidRequest: an input is missing, unknown, or of the wrong type or shape.
+            WorkerLost: no worker is left to compute on.
+        """
+        plan = self.plan
+        given = check_inputs(plan.inputs, self._by_name(arrays, named), batch=plan.batch, convert=True)
+        outputs = run_once(self._runner, plan, given, micro_batch=self._micro_batch)
+        return {spec.name: outputs[spec.name] for spec in plan.outputs}
+
+    def close(self) -> None:
+        """Stop all workers. Idempotent."""
+        self._loaded.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _by_name(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Array]:
+        if len(arrays) == 1 and isinstance(arrays[0], Mapping):
+            arrays, named = (), {**arrays[0], **named}
+        names = [spec.name for spec in self.plan.inputs]
+        if len(arrays) > len(names):
+            raise InvalidRequest(f"{len(arrays)} arrays were given, but the model takes {len(names)}: {names}")
+        if twice := set(names[: len(arrays)]) & set(named):
+            raise InvalidRequest(f"input {sorted(twice)[0]!r} is given twice, by position and by name")
+        return {name: np.asarray(value) for name, value in (*zip(names, arrays, strict=False), *named.items())}
+
+
+def load(
+    model: str | Path | Any,
+    *,
+    example_inputs: Any = None,
+    split: str = "1",
+    threads: int | None = None,
+    batch_dims: Mapping[str, int] | None = None,
+    micro_batch: int | None = None,
+) -> Model:
+    """Load an ONNX file, or a `torch.nn.Module`, split over workers on this machine.
+
+    Args:
+        model: the path of an ONNX file; or a module, which is exported with `torch.onnx.export(dynamo=True)`.
+        example_inputs: for a module: a tuple of tensors, or a mapping of argument names to tensors. Their first
+            dimension becomes the dynamic batch. For a file: arrays by name to measure with instead of made-up ones.
+        split: `1`, `pp=2`, `pp=3:1` (shares of the time), `dp=2`, `dp=2,pp=2`.
+        threads: compute threads per worker; None shares the machine's cores evenly.
+        batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell.
+        micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
+
+    Raises:
+        ConfigError: the split, the threads or a batch dimension make no sense for this model.
+        ModelLoadError: it cannot be read, exported or run.
+        CapacityError: the copies of its weights do not fit into memory.
+
+    Examples:
+        >>> with shoal.load("model.onnx", split="pp=2") as model:  # doctest: +SKIP
+        ...     y = model(x)["output"]
+    """
+    if micro_batch is not None and micro_batch < 1:
+        raise ConfigError(f"micro_batch is {micro_batch}, but must be at least 1")
+
+    def start(path: Path, sample: Mapping[str, Array] | None) -> Model:
+        config = GraphLaunchConfig(model=str(path), split=split, threads=threads, batch_dims=batch_dims or {})
+        return Model(launch_graph(plan_graph(config, sample)), micro_batch=micro_batch)
+
+    if isinstance(model, str | Path):
+        sample = None if example_inputs is None else {name: np.asarray(a) for name, a in example_inputs.items()}
+        return start(Path(model), sample)
+    folder = Path(tempfile.mkdtemp(prefix="shoal-export-"))
+    try:
+        return start(export_module(model, example_inputs, folder), None)
+    finally:
+        shutil.rmtree(folder)  # workers have read it once they are loaded

@@ -1,0 +1,127 @@
+"""Does a split graph compute what plain ONNX Runtime computes on the whole file?
+
+Both run the same rows at a time: for other numbers of rows ONNX Runtime itself chooses other kernels, which round
+differently, and that is not the split's doing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import ModelLoadError
+from shoal.model.runtime_sessions import session_options, start_session
+from shoal.router.graph_executor import Batch, BatchResult
+
+RELATIVE_TOLERANCE = 1e-5
+"""Rounding that another order of the same sums explains, relative to the output's largest value: a cut may keep ONNX
+Runtime from fusing nodes across it."""
+_HALF_TOLERANCE = 1e-2
+"""The same for 16-bit floats: a few units in the last of their 8 to 11 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputComparison:
+    """One output, split against whole."""
+
+    name: str
+    is_equal: bool
+    """bit by bit, or the same NaNs"""
+    max_difference: float
+    """largest absolute difference; infinite where shapes, types, NaNs or whole numbers differ"""
+    relative_difference: float
+    """the same, divided by the whole output's largest magnitude"""
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.is_equal or self.relative_difference <= self.tolerance
+
+
+class PlainRuntime:
+    """Nothing but ONNX Runtime on the whole file. Implements `router.graph_executor.GraphExecutor`."""
+
+    num_stages = 1
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        """Raises ModelLoadError."""
+        try:
+            self._session = start_session(path, session_options(threads))
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            raise ModelLoadError(f"plain ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._batches: deque[Batch] = deque()
+
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch."""
+        self._batches.append(batch)
+
+    def poll(self) -> list[BatchResult]:
+        """Compute the oldest batch."""
+        if not self._batches:
+            return []
+        batch = self._batches.popleft()
+        started_s = time.perf_counter()
+        try:
+            outputs: Sequence[Any] = self._session.run(self._names, dict(batch.inputs))
+            error = None
+        except Exception as refusal:  # as above
+            outputs, error = (), f"plain ONNX Runtime: {str(refusal).splitlines()[0]}"
+        return [
+            BatchResult(
+                batch_id=batch.batch_id,
+                outputs=dict(zip(self._names, outputs, strict=False)),
+                compute_s=(time.perf_counter() - started_s,),
+                error=error,
+            )
+        ]
+
+    def filenos(self) -> tuple[int, ...]:
+        """None: `poll` computes."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def compare_outputs(
+    whole: Mapping[str, npt.NDArray[Any]], split: Mapping[str, npt.NDArray[Any]]
+) -> list[OutputComparison]:
+    """Compare every output of the whole graph with the split one's."""
+    return [_compare(name, reference, split[name]) for name, reference in whole.items()]
+
+
+def _compare(name: str, reference: npt.NDArray[Any], value: npt.NDArray[Any]) -> OutputComparison:
+    tolerance = RELATIVE_TOLERANCE if reference.dtype.itemsize >= 4 else _HALF_TOLERANCE
+    difference, scale = _difference(reference, value)
+    return OutputComparison(
+        name=name,
+        is_equal=difference == 0.0,
+        max_difference=difference,
+        relative_difference=difference / scale if difference and scale else difference,
+        tolerance=tolerance,
+    )
+
+
+def _difference(reference: npt.NDArray[Any], value: npt.NDArray[Any]) -> tuple[float, float]:
+    """Largest difference and largest magnitude."""
+    if reference.shape != value.shape or reference.dtype != value.dtype:
+        return float("inf"), 1.0
+    if reference.dtype.kind in "iubOUS":
+        return (0.0 if np.array_equal(reference, value) else float("inf")), 1.0
+    wide = np.complex128 if reference.dtype.kind == "c" else np.float64
+    a, b = reference.astype(wide), value.astype(wide)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
+        a[~np.isfinite(a)], b[~np.isfinite(b)], equal_nan=True
+    ):
+        return float("inf"), 1.0
+    finite = np.isfinite(a)
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)), float(np.abs(a[finite]).max(initial=0.0))

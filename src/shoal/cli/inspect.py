@@ -1,0 +1,131 @@
+"""`shoal inspect`: what a model is made of and where it can be cut, from its headers alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal.cli import options
+
+if TYPE_CHECKING:
+    from shoal.core.plan import Block
+    from shoal.model.decoder_config import DecoderConfig
+    from shoal.model.graph.inspect import GraphReport
+
+EXAMPLE = "Example: shoal inspect model.onnx"
+
+_MB = 1e6
+
+
+def inspect(model: options.Model, precision: options.Precision = "auto", json: options.Json = False) -> None:
+    """Blocks, weights, FLOPs, cut points and what can be sharded. Nothing is computed."""
+    from shoal.cli.graph_files import is_graph
+
+    if is_graph(model):
+        from shoal.model.graph.graph_file import open_graph
+        from shoal.model.graph.inspect import describe_graph
+
+        _show_graph(model, describe_graph(open_graph(Path(model))), as_json=json)
+        return
+    from shoal.cluster.launch import parse_precision
+    from shoal.model.decoder.blocks import decoder_blocks
+    from shoal.model.formats.model_path import resolve_model
+    from shoal.model.formats.open_weights import open_weights
+
+    source = open_weights(resolve_model(model))
+    blocks = decoder_blocks(source, parse_precision(precision), wide_kernels=False)
+    _show_decoder(model, source.config, blocks, as_json=json)
+
+
+def _show_decoder(model: str, config: DecoderConfig, blocks: list[Block], *, as_json: bool) -> None:
+    from shoal.cli.output import print_json
+
+    shards = {
+        "kv_head_groups": config.num_kv_heads,
+        "query_heads_per_group": config.num_heads // config.num_kv_heads,
+        "mlp_columns": config.intermediate_size,
+        "vocabulary_rows": config.vocab_size,
+    }
+    totals = {
+        "weight_bytes": sum(block.weight_bytes for block in blocks),
+        "flops_per_token": sum(block.flops_per_token for block in blocks),
+        "kv_bytes_per_token": sum(block.kv_bytes_per_token for block in blocks),
+    }
+    if as_json:
+        rows = [asdict(block) for block in blocks]
+        cuts = config.num_layers - 1
+        print_json(
+            {"model": model, "family": config.family, **totals, "cut_points": cuts, "shards": shards, "blocks": rows}
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{model}: {config.family}, {config.max_context} tokens of context", title_justify="left")
+    for column in ("block", "weights", "MFLOP per token", "KV bytes per token", "bytes across a cut behind it"):
+        table.add_column(column, justify="left" if column == "block" else "right")
+    for _, group in groupby(blocks, key=_figures):
+        same = list(group)
+        name = same[0].name if len(same) == 1 else f"{same[0].name} ... {same[-1].name.removeprefix('layer.')}"
+        table.add_row(name, *_figures(same[0]))
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{totals['weight_bytes'] / _MB:.1f} MB",
+        f"{totals['flops_per_token'] / 1e6:.1f}",
+        str(totals["kv_bytes_per_token"]),
+        "",
+    )
+    console = Console()
+    console.print(table)
+    console.print(f"cut points: {config.num_layers - 1}, between any two layers")
+    console.print(
+        f"shards: {shards['kv_head_groups']} KV-head groups of {shards['query_heads_per_group']} query heads, "
+        f"{shards['mlp_columns']} MLP columns, {shards['vocabulary_rows']} vocabulary rows"
+    )
+
+
+def _figures(block: Block) -> tuple[str, str, str, str]:
+    return (
+        f"{block.weight_bytes / _MB:.1f} MB",
+        f"{block.flops_per_token / 1e6:.1f}",
+        str(block.kv_bytes_per_token),
+        str(block.output_bytes_per_token),
+    )
+
+
+def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from shoal.cli.graph_output import describe
+    from shoal.cli.output import print_json
+
+    if as_json:
+        print_json({"model": model, **asdict(report)})
+        return
+    opsets = ", ".join(f"{domain} {version}" for domain, version in report.opsets.items())
+    table = Table(title=f"{escape(model)}: operator sets {opsets}", title_justify="left", show_header=False)
+    unsized = f" (without {report.num_unsized} of unknown shape)" if report.num_unsized else ""
+    share = report.shardable_bytes / report.weight_bytes if report.weight_bytes else 0.0
+    rows = {
+        "inputs": "\n".join(map(describe, report.inputs)),
+        "outputs": "\n".join(map(describe, report.outputs)),
+        "nodes": str(report.num_nodes),
+        "operators": ", ".join(f"{name} {count}" for name, count in report.operators.items()),
+        "parameters": f"{report.num_parameters:,}",
+        "weights": f"{report.weight_bytes / _MB:.1f} MB",
+        "arithmetic": f"{report.flops / 1e6:.1f} MFLOP a run, open dimensions counted as 1{unsized}",
+        "shards": f"{share:.0%} of the weights are matrices and filters that could be divided",
+        "cut points": f"{report.num_cuts}: at most pp={report.num_cuts + 1}",
+        "narrowest": "\n".join(
+            f"before node {cut.node}: {', '.join(map(describe, cut.tensors)) or 'nothing crosses'}"
+            for cut in report.narrowest_cuts
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    Console().print(table)

@@ -1,0 +1,82 @@
+"""`shoal run` for an ONNX graph: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.cli.graph_files import check_writable, read_arrays, write_arrays
+from shoal.cli.graph_loading import load_graph
+from shoal.cli.graph_output import describe, graph_plan_dict
+from shoal.cli.output import note, print_json
+from shoal.config import GraphLaunchConfig
+from shoal.errors import ConfigError
+from shoal.model.graph.graph_file import open_graph
+from shoal.model.graph.input_check import check_inputs
+from shoal.offline.pull import ChunkRunner
+from shoal.offline.run_once import run_once
+from shoal.protocol.tensor_codec import Array, dtype_name
+from shoal.router.rows import count_rows
+
+_SMALL = 64
+"""Values up to this many are printed by --json."""
+
+
+def run_graph(
+    config: GraphLaunchConfig, *, inputs: Path | None, output: Path | None, micro_batch: int | None, as_json: bool
+) -> None:
+    """Compute the outputs of one file of inputs. Raises ShoalError."""
+    if output is not None:
+        check_writable(output)
+    graph = open_graph(Path(config.model))
+    if inputs is None:
+        wanted = "; ".join(map(describe, graph.inputs))
+        raise ConfigError(f"nothing to compute: give --inputs FILE.npz with {wanted}")
+    arrays = read_arrays(inputs, graph.inputs)
+    started_s = time.perf_counter()
+    with load_graph(config, quiet=as_json, sample=arrays) as loaded:
+        load_s = time.perf_counter() - started_s
+        arrays = check_inputs(graph.inputs, arrays, batch=loaded.plan.batch, convert=True)
+        started_s = time.perf_counter()
+        outputs = run_once(ChunkRunner(loaded.executors), loaded.plan, arrays, micro_batch=micro_batch)
+        run_s = time.perf_counter() - started_s
+        num_rows = count_rows(arrays, loaded.plan.batch)
+        plan = graph_plan_dict(loaded.plan)
+    outputs = {spec.name: outputs[spec.name] for spec in graph.outputs}
+    if output is not None:
+        write_arrays(output, outputs)
+    if as_json:
+        figures = {"rows": num_rows, "run_s": run_s, "load_s": load_s}
+        described = {name: _summary(array) for name, array in outputs.items()}
+        print_json({"model": config.model, **figures, "outputs": described, "plan": plan})
+        return
+    for name, array in outputs.items():
+        print(_line(name, array))
+    note(f"\n{num_rows} rows in {run_s * 1e3:.1f} ms ({num_rows / run_s:.1f} rows/s), loaded in {load_s:.1f} s")
+
+
+def _summary(array: Array) -> dict[str, Any]:
+    summary: dict[str, Any] = {"dtype": dtype_name(array), "shape": list(array.shape)}
+    if array.size <= _SMALL:
+        values = array if array.dtype.kind in "iubO" else array.astype(np.float64)
+        summary["values"] = _plain(values.tolist())
+    return summary
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinities: they become null."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _line(name: str, array: Array) -> str:
+    """One output, for the person."""
+    head = f"{name}: {dtype_name(array)} {list(array.shape)}"
+    if array.size <= _SMALL or array.dtype.kind not in "iuf":
+        return f"{head} {np.array2string(array, threshold=_SMALL, precision=6)}"
+    values = array.astype(np.float64)
+    return f"{head} min {values.min():.6g} mean {values.mean():.6g} max {values.max():.6g}"

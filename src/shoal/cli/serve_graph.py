@@ -1,0 +1,85 @@
+"""`shoal serve` for ONNX graphs: the Open Inference Protocol over any number of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.cli.output import note
+from shoal.core.batching_config import BatchingConfig
+from shoal.server.oip.app import create_graph_app
+from shoal.server.oip.model_files import find_models
+from shoal.server.oip.repository import ModelRepository
+from shoal.server.oip.seams import LoadedGraph
+from shoal.server.serve import bind, serve_app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphServeOptions:
+    """Where and how to serve."""
+
+    host: str
+    port: int
+    """0 picks a free one"""
+    grpc_port: int | None
+    """None: no gRPC; 0 picks a free one"""
+    name: str | None
+    """what to call the only model; None: as its file"""
+    max_batch: int
+    """rows that are computed together at most, >= 1"""
+    batch_delay_s: float
+    """how long a batch may wait to grow while its replica works, >= 0"""
+    max_queue_rows: int
+    """rows of a model that may wait, >= 1"""
+    max_request_bytes: int
+    """larger requests are refused before they are read"""
+    api_key: str | None
+    """what clients must send; None: nothing"""
+
+
+def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], options: GraphServeOptions) -> None:
+    """Load every model and serve them until a signal comes.
+
+    Args:
+        models: ONNX files, folders of them, or model repositories as Triton has them.
+        load: loads one file and starts its workers; called here, and later whenever a client has a model loaded.
+        options: where and how.
+
+    Raises:
+        ConfigError: an address cannot be had, or the models' names collide.
+        ModelLoadError: a model cannot be loaded.
+        WorkerLost: the workers of the last model in service are gone.
+    """
+    batching = BatchingConfig(
+        max_batch=options.max_batch, batch_delay_s=options.batch_delay_s, max_queue_rows=options.max_queue_rows
+    )
+    found = find_models(models, options.name)
+    repository = ModelRepository(lambda: find_models(models, options.name), load, batching)
+    with ExitStack() as resources:
+        sock = resources.enter_context(bind(options.host, options.port))
+        grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
+        resources.callback(repository.close_now)
+        for name in found:
+            repository.load_now(name)
+        app = create_graph_app(
+            repository,
+            api_key=options.api_key,
+            max_request_bytes=options.max_request_bytes,
+            grpc_address=grpc_address,
+        )
+        names = ", ".join(sorted(found))
+        serve_app(app, sock, on_ready=lambda url: note(_started(names, url, grpc_address)))
+
+
+def _free_address(host: str, port: int) -> tuple[str, int]:
+    """An address that gRPC, which takes no socket, can have right now. Raises ConfigError."""
+    with bind(host, port) as sock:
+        return host, sock.getsockname()[1]
+
+
+def _started(names: str, url: str, grpc_address: tuple[str, int] | None) -> str:
+    """What a user wants to read when requests can come."""
+    grpc_part = "" if grpc_address is None else f", gRPC at {grpc_address[0]}:{grpc_address[1]}"
+    return f"serving {names} at {url}/v2{grpc_part}"

@@ -1,0 +1,79 @@
+"""`shoal serve` for graphs, as far as it does not need real ones: addresses, names, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tritonclient.grpc
+
+from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
+from shoal.errors import ConfigError, ModelLoadError
+from shoal.server.serve import bind
+from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler
+from tests.server.oip.running import free_port
+from tests.server.oip.test_rest_errors import GOOD
+
+
+def options(**changes: Any) -> GraphServeOptions:
+    fields: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": free_port(),
+        "grpc_port": None,
+        "name": None,
+        "max_batch": 8,
+        "batch_delay_s": 0.0,
+        "max_queue_rows": 100,
+        "max_request_bytes": 1 << 20,
+        "api_key": None,
+    }
+    return GraphServeOptions(**(fields | changes))
+
+
+def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = options(grpc_port=free_port(), name="twice")
+    loader = FakeLoader({"doubler": doubler})
+    answers: list[Any] = []
+
+    def use() -> None:
+        """The address is taken before a model is loaded, so a client may come early and is answered later."""
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
+                answers.append(http.post("/v2/models/twice/infer", json=GOOD).json()["outputs"][0]["data"])
+            with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{chosen.grpc_port}") as grpc_client:
+                answers.append(grpc_client.is_model_ready("twice"))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    clients: list[threading.Thread] = []
+
+    def load(path: Path) -> FakeGraph:
+        clients.append(threading.Thread(target=use))
+        clients[0].start()
+        return loader(path)
+
+    serve_graphs([str(tmp_path / "doubler.onnx")], load, chosen)
+    clients[0].join(30)
+    assert answers == [[2, 4, 6, 8], True]
+    assert loader.loaded["doubler"][0].num_closed
+    assert f"serving twice at http://127.0.0.1:{chosen.port}/v2, gRPC at 127.0.0.1:" in capsys.readouterr().err
+
+
+def test_what_was_loaded_is_closed_when_the_next_model_is_broken() -> None:
+    loader = FakeLoader({"doubler": doubler})
+    with pytest.raises(ModelLoadError, match=r"other\.onnx is broken"):
+        serve_graphs(["doubler.onnx", "other.onnx"], loader, options())
+    assert loader.loaded["doubler"][0].num_closed
+
+
+@pytest.mark.parametrize("which", ["port", "grpc_port"])
+def test_an_address_in_use_is_known_before_anything_is_loaded(which: str) -> None:
+    loader = FakeLoader({"doubler": doubler})
+    with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
+        serve_graphs(["doubler.onnx"], loader, options(**{which: taken.getsockname()[1]}))
+    assert loader.threads == []
