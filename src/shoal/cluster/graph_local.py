@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from shoal.cluster.child_process import close_all
 from shoal.cluster.graph_worker_process import GraphWorkerProcess, LinkFds
 from shoal.comm.arena import create_arena_memory
+from shoal.comm.tensor_link import Received
 from shoal.core.graph_plan import HEAD
 from shoal.errors import WorkerLost
 from shoal.protocol.graph_messages import BatchDone, LoadGraph, RunBatch
@@ -29,6 +28,8 @@ class _InFlight:
     """A batch of which not every stage has reported yet. Mutable."""
 
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
+    received: list[tuple[GraphWorkerProcess, Received]] = field(default_factory=list)
+    """what to release when the outputs have been read"""
     compute_s: list[float]
     error: str | None = None
     num_reports_missing: int
@@ -84,9 +85,7 @@ class LocalGraphExecutor:
             while (received := worker.receive(0.0)) is not None:
                 if not isinstance(received.message, BatchDone):
                     raise WorkerLost(f"{worker.name} sent {type(received.message).__name__} while running")
-                outputs = {name: np.array(view) for name, view in received.tensors.items()}
-                worker.release(received)
-                results += self._take(stage, worker, received.message, outputs)
+                results += self._take(stage, worker, received.message, received)
         return results
 
     def filenos(self) -> tuple[int, ...]:
@@ -101,27 +100,32 @@ class LocalGraphExecutor:
         """End every worker."""
         close_all(self._workers)
 
-    def _take(
-        self, stage: int, worker: GraphWorkerProcess, done: BatchDone, outputs: dict[str, Array]
-    ) -> list[BatchResult]:
+    def _take(self, stage: int, worker: GraphWorkerProcess, done: BatchDone, received: Received) -> list[BatchResult]:
         """Note one stage's report; the result when it was the last."""
         batch_id = BatchId(done.batch_id)
         entry = self._in_flight.get(batch_id)
         if entry is None:
             raise WorkerLost(f"{worker.name} reports on batch {batch_id}, which it was not given")
-        entry.outputs |= outputs
+        entry.outputs |= received.tensors
+        entry.received.append((worker, received))
         entry.compute_s[stage] = done.compute_s
         entry.error = entry.error or done.error
         entry.num_reports_missing -= 1
         if entry.num_reports_missing:
             return []
         del self._in_flight[batch_id]
+
+        def release() -> None:
+            for owner, part in entry.received:
+                owner.release(part)
+
         return [
             BatchResult(
                 batch_id=batch_id,
                 outputs={} if entry.error else entry.outputs,
                 compute_s=tuple(entry.compute_s),
                 error=entry.error,
+                release=release,
             )
         ]
 

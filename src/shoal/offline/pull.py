@@ -36,7 +36,8 @@ class ChunkResult:
 
     index: int
     outputs: dict[str, Array]
-    """every output of the graph, owned by the receiver; empty where `error` says why there is none"""
+    """every output of the graph; empty where `error` says why there is none.
+    Valid until: the next result is asked for"""
     error: str | None = None
     """one line"""
 
@@ -139,9 +140,13 @@ class ChunkRunner:
     def _take(self, replica: int, result: BatchResult) -> Iterator[ChunkResult]:
         """A first answer is passed on; the chunk's data is let go before the receiver sees it."""
         ticket = Ticket(result.batch_id)
-        if self._queue.finish(replica, ticket):
-            index = self._chunks.pop(ticket).index
-            yield ChunkResult(index=index, outputs=result.outputs, error=result.error)
+        try:
+            if self._queue.finish(replica, ticket):
+                index = self._chunks.pop(ticket).index
+                yield ChunkResult(index=index, outputs=result.outputs, error=result.error)
+        finally:
+            if result.release is not None:
+                result.release()
 
     def _lose(self, replica: int, reason: str) -> Iterator[ChunkResult]:
         """Take a replica out of service; a chunk that has seen too many of them die ends with an error."""

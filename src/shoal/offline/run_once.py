@@ -8,7 +8,7 @@ from shoal.core.graph_plan import BatchAxes, GraphPlan
 from shoal.errors import InvalidRequest
 from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.router.graph_executor import Array, Tensors
-from shoal.router.rows import count_rows, join_outputs, pad_rows, split_rows, take_rows
+from shoal.router.rows import RowAssembler, count_rows, pad_rows, take_rows
 
 PIECES_PER_STAGE = 4
 """A pipeline of S stages with m pieces computes m / (m + S - 1) of the time: with 4 S pieces at least 80 %."""
@@ -55,16 +55,14 @@ def run_once(
         pieces = iter((Chunk(index=0, inputs=inputs),))
     else:
         pieces = _cut(inputs, axes, num_rows, piece_rows)
-    parts: dict[int, dict[str, Array]] = {}
+    whole = RowAssembler(axes, num_rows)
     for result in runner.run(pieces):
         if result.error is not None:
             raise InvalidRequest(result.error)
-        parts[result.index] = result.outputs
-    if len(parts) == 1 and axes.rows is None:
-        return parts[0]
-    wanted = [min(piece_rows, num_rows - index * piece_rows) for index in sorted(parts)]
-    own = [split_rows(parts[index], axes, (rows,), axes.rows or rows)[0] for index, rows in enumerate(wanted)]
-    return join_outputs(own, axes)
+        first = result.index * piece_rows
+        rows = min(piece_rows, num_rows - first)
+        whole.write(result.outputs, first, rows, axes.rows or rows)
+    return whole.outputs()
 
 
 def _cut(inputs: Tensors, axes: BatchAxes, num_rows: int, piece_rows: int) -> Iterator[Chunk]:

@@ -6,7 +6,7 @@ Single-threaded: one thread or event loop calls `add`, `cancel` and `turn`; only
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -29,7 +29,7 @@ from shoal.core.graph_plan import BatchAxes
 from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.executor_set import ExecutorSet
-from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
+from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
 from shoal.router.rows import count_rows, join_rows, pad_rows, signature, split_rows
 
@@ -173,11 +173,12 @@ class BatchEngine:
                 self._digest(index, result, self._clock())
 
     def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
+        outputs = result.take()
         flight = self._in_flight.pop(result.batch_id, None)
         if flight is None:
             return
         batch = flight.batch
-        reason = result.error or self._store(flight, result)
+        reason = result.error or self._store(flight, outputs, sum(result.compute_s))
         self._needs_tick = True
         if reason is None:
             self._counts.note_batch(batch.num_rows)
@@ -185,16 +186,15 @@ class BatchEngine:
         else:
             self._tell(BatchRefused(replica=index, batch_id=batch.batch_id, reason=reason), now_s)
 
-    def _store(self, flight: _Flight, result: BatchResult) -> str | None:
+    def _store(self, flight: _Flight, outputs: Mapping[str, Array], compute_s: float) -> str | None:
         """Give the parts' outputs to their requests. Returns why that cannot be done, if so."""
         batch = flight.batch
         counts = [part.num_rows for part in batch.parts]
         try:
-            outputs = split_rows(result.outputs, self._axes, counts, self._padded_rows(batch.num_rows))
+            parts = split_rows(outputs, self._axes, counts, self._padded_rows(batch.num_rows))
         except InvalidRequest as error:
             return str(error)
-        compute_s = sum(result.compute_s)
-        for owner, part, part_outputs in zip(flight.owners, batch.parts, outputs, strict=True):
+        for owner, part, part_outputs in zip(flight.owners, batch.parts, parts, strict=True):
             owner.store(part, part_outputs, compute_s=compute_s, batch_rows=batch.num_rows)
         return None
 

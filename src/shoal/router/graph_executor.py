@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NewType, Protocol
 
@@ -32,11 +32,22 @@ class BatchResult:
 
     batch_id: BatchId
     outputs: dict[str, np.ndarray[Any, Any]]
-    """every output of the graph, owned by the receiver; empty where `error` says why there is none"""
+    """every output of the graph; empty where `error` says why there is none. Valid until: `release` is called"""
     compute_s: tuple[float, ...]
     """seconds spent computing, one per stage (waiting excluded)"""
     error: str | None = None
     """one line: ONNX Runtime could not run this batch (shapes that do not fit each other, say); the replica goes on"""
+    release: Callable[[], None] | None = None
+    """to be called once when the outputs have been read: they lie in memory that a worker waits for. None where they
+    are the receiver's own"""
+
+    def take(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The outputs as the receiver's own, released."""
+        if self.release is None:
+            return self.outputs
+        owned = {name: np.array(view) for name, view in self.outputs.items()}
+        self.release()
+        return owned
 
 
 class GraphExecutor(Protocol):

@@ -90,6 +90,43 @@ def join_outputs(parts: Sequence[Mapping[str, Array]], axes: BatchAxes) -> dict[
     return _join(parts, axes.outputs)
 
 
+class RowAssembler:
+    """Outputs put together from pieces that come in any order: each is written where it belongs, once."""
+
+    def __init__(self, axes: BatchAxes, num_rows: int) -> None:
+        """`num_rows`: of all pieces together."""
+        self._axes = axes
+        self._num_rows = num_rows
+        self._whole: dict[str, Array] = {}
+
+    def write(self, outputs: Mapping[str, Array], first: int, num_rows: int, ran_rows: int) -> None:
+        """Take the outputs of `num_rows` rows from `first` on, which ran as `ran_rows` with padding.
+
+        Raises:
+            InvalidRequest: they do not fit to those of the other pieces, or have nothing to do with rows.
+        """
+        (own,) = split_rows(outputs, self._axes, (num_rows,), ran_rows)
+        for name, axis in self._axes.outputs.items():
+            part = own[name]
+            if axis is None:
+                self._whole.setdefault(name, np.array(part))
+                continue
+            entries = _entries_per_row(name, part, axis, num_rows)
+            shape = (*part.shape[:axis], entries * self._num_rows, *part.shape[axis + 1 :])
+            whole = self._whole[name] if name in self._whole else np.empty(shape, part.dtype)
+            if whole.shape != shape:
+                raise InvalidRequest(
+                    f"output {name!r} of shape {list(part.shape)} does not fit to other rows' {list(whole.shape)}; "
+                    "send one row at a time"
+                )
+            self._whole[name] = whole
+            _slice(whole, axis, first * entries, (first + num_rows) * entries)[...] = part
+
+    def outputs(self) -> dict[str, Array]:
+        """The whole, once every piece has been written."""
+        return self._whole
+
+
 def _size(name: str, array: Array, axis: int) -> int:
     try:
         return array.shape[axis]
