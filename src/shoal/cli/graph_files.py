@@ -39,6 +39,8 @@ def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
         raise ConfigError(f"{path} does not exist") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).strip() or type(error).__name__
+        if "pickle" in reason:  # NumPy takes whatever it does not know for one
+            reason = "it is neither, or holds Python objects"
         raise ConfigError(f"cannot read {path} as .npz or .npy: {reason.splitlines()[0]}") from error
 
 
