@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from shoal.core.graph_plan import GraphPlan
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.input_check import check_inputs
 from shoal.model.graph.torch_export import export_module
-from shoal.offline.pull import ChunkRunner
+from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.offline.run_once import run_once
 from shoal.router.graph_executor import Array
 
@@ -36,7 +36,7 @@ class Model:
         """Which worker runs what, and the graph's inputs and outputs."""
         return self._loaded.plan
 
-    def __call__(self, *arrays: ArrayLike, **named: ArrayLike) -> dict[str, Array]:
+    def __call__(self, *arrays: ArrayLike | Mapping[str, ArrayLike], **named: ArrayLike) -> dict[str, Array]:
         """Compute all outputs.
 
         Args:
@@ -54,6 +54,39 @@ class Model:
         given = check_inputs(plan.inputs, self._by_name(arrays, named), batch=plan.batch, convert=True)
         outputs = run_once(self._runner, plan, given, micro_batch=self._micro_batch)
         return {spec.name: outputs[spec.name] for spec in plan.outputs}
+
+    def stream(self, batches: Iterable[ArrayLike | Mapping[str, ArrayLike]]) -> Iterator[dict[str, Array]]:
+        """Compute one batch after the other, as many at once as keep all workers busy, results in order.
+
+        Args:
+            batches: read when there is room for one more: mappings of input names to arrays, or arrays for a model with
+                one input. Each goes through the graph as it is.
+
+        Yields:
+            The outputs of each batch. Valid until: the next ones are asked for; copy what is to be kept.
+
+        Raises:
+            InvalidRequest: a batch is not what the model takes, or cannot be computed.
+            WorkerLost: no worker is left to compute on.
+        """
+        plan = self.plan
+        chunks = (
+            Chunk(index=index, inputs=check_inputs(plan.inputs, self._by_name((batch,), {}), batch=None, convert=True))
+            for index, batch in enumerate(batches)
+        )
+        early: dict[int, dict[str, Array]] = {}
+        awaited = 0
+        for result in self._runner.run(chunks):
+            if result.error is not None:
+                raise InvalidRequest(result.error)
+            if result.index != awaited:
+                early[result.index] = {name: np.array(view) for name, view in result.outputs.items()}
+                continue
+            yield result.outputs
+            awaited += 1
+            while awaited in early:
+                yield early.pop(awaited)
+                awaited += 1
 
     def close(self) -> None:
         """Stop all workers. Idempotent."""
