@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerLost
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.cli.output import note
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.server.oip.app import create_graph_app
 from shoal.server.oip.model_files import find_models
 from shoal.server.oip.repository import ModelRepository

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import time
 from collections.abc import Callable
 
 from typing_extensions import Buffer
 
 HEADER_BYTES = 4096
-_COUNTER = struct.Struct("<Q")
+_COUNTER_BYTES = 8
 _WRITTEN, _READ, _CLOSED = 0, 64, 256
 """Offsets within the header page, those of the native ring."""
 _SHORTEST_SLEEP_S = 20e-6
@@ -30,6 +29,9 @@ class PythonRing:
             raise ValueError("not a ring: too small")
         self._memory = mmap.mmap(fd, size)
         self._capacity = size - HEADER_BYTES
+        self._counters = memoryview(self._memory)[:HEADER_BYTES].cast("Q")
+        """aligned and native, so that each is read and written in one piece; `struct`'s "<Q" goes byte by byte, and the
+        other process saw half of a carry"""
 
     @property
     def closed(self) -> bool:
@@ -48,7 +50,7 @@ class PythonRing:
             at = written % self._capacity
             count = min(self._space(), len(view) - done, self._capacity - at)
             self._memory[HEADER_BYTES + at : HEADER_BYTES + at + count] = view[done : done + count]
-            _COUNTER.pack_into(self._memory, _WRITTEN, written + count)
+            self._counters[_WRITTEN // _COUNTER_BYTES] = written + count
             done += count
         return done
 
@@ -62,12 +64,12 @@ class PythonRing:
             if count == 0:
                 break
             view[done : done + count] = self._memory[HEADER_BYTES + at : HEADER_BYTES + at + count]
-            _COUNTER.pack_into(self._memory, _READ, read + count)
+            self._counters[_READ // _COUNTER_BYTES] = read + count
             done += count
         return done
 
     def _counter(self, offset: int) -> int:
-        return _COUNTER.unpack_from(self._memory, offset)[0]
+        return self._counters[offset // _COUNTER_BYTES]
 
     def _available(self) -> int:
         """Bytes to be read. The other process writes one of the counters: what cannot be is not taken for a size."""

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from shoal.core.batching import BatchScheduler
-from shoal.core.batching_config import BatchingConfig
-from shoal.core.batching_events import (
+from shoal.core.batching.config import BatchingConfig
+from shoal.core.batching.events import (
     BatchCompleted,
     BatchRefused,
     Effect,
@@ -25,6 +24,7 @@ from shoal.core.batching_events import (
     SubmitBatch,
     Tick,
 )
+from shoal.core.batching.scheduler import BatchScheduler
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats

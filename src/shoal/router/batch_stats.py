@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shoal.core.batching import BatchScheduler
+from shoal.core.batching.scheduler import BatchScheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shoal.core.batching_events import Part
+from shoal.core.batching.events import Part
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import ShoalError
 from shoal.router.graph_executor import Array, Tensors

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.server.oip.app import MAX_REQUEST_BYTES, create_graph_app
 from shoal.server.oip.model_files import ModelFile
 from shoal.server.oip.repository import ModelRepository

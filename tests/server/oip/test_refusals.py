@@ -8,7 +8,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.errors import CapacityError, DeadlineExceeded, InvalidRequest, QueueFull, ShoalError, WorkerLost
 from shoal.server.oip.inference import timeout_from
 from shoal.server.oip.repository import ModelNotReady, UnknownModel

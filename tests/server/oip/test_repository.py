@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.errors import WorkerLost
 from shoal.server.oip.app import create_graph_app
 from shoal.server.oip.repository import ModelRepository

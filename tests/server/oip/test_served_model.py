@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import TensorSpec
 from shoal.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, QueueFull, WorkerLost
 from shoal.server.oip.model_files import ModelFile

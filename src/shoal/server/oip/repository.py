@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ConfigError, ShoalError
 from shoal.server.oip.model_files import ModelFile
 from shoal.server.oip.seams import GraphLoader

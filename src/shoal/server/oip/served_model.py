@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import GraphPlan
 from shoal.errors import ShoalError, WorkerLost
 from shoal.model.graph.input_check import check_inputs

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.core.batching_config import BatchingConfig
+from shoal.core.batching.config import BatchingConfig
 from shoal.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -11,7 +11,7 @@ from shoal.errors import (
     RequestCancelled,
     WorkerLost,
 )
-from tests.core.batching_driver import FOUR_ROWS, NO_ROWS, BatchingDriver, names
+from tests.core.batching.driver import FOUR_ROWS, NO_ROWS, BatchingDriver, names
 
 
 def test_an_idle_replica_starts_at_once() -> None:

@@ -1,7 +1,7 @@
 """The order of what waits, and where parts are cut."""
 
-from shoal.core.batching_events import Part
-from shoal.core.batching_queue import BatchingQueue
+from shoal.core.batching.events import Part
+from shoal.core.batching.queue import BatchingQueue
 
 
 def make_part(arrival: int, rows: int = 1, *, first_row: int = 0, runs_alone: bool = False) -> Part:

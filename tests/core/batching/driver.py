@@ -1,8 +1,7 @@
 """A scheduler of batches with the little around it that the tests need: a clock, and what was submitted."""
 
-from shoal.core.batching import BatchScheduler
-from shoal.core.batching_config import BatchingConfig
-from shoal.core.batching_events import (
+from shoal.core.batching.config import BatchingConfig
+from shoal.core.batching.events import (
     BatchCompleted,
     BatchRefused,
     Effect,
@@ -15,6 +14,7 @@ from shoal.core.batching_events import (
     SubmitBatch,
     Tick,
 )
+from shoal.core.batching.scheduler import BatchScheduler
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import ShoalError
 

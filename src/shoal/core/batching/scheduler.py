@@ -11,10 +11,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from shoal.core.batching_admission import reason_to_refuse, retry_after_s
-from shoal.core.batching_config import BatchingConfig
-from shoal.core.batching_deadlines import Deadlines
-from shoal.core.batching_events import (
+from shoal.core.batching.admission import reason_to_refuse, retry_after_s
+from shoal.core.batching.config import BatchingConfig
+from shoal.core.batching.deadlines import Deadlines
+from shoal.core.batching.events import (
     BatchCompleted,
     BatchRefused,
     Effect,
@@ -28,8 +28,8 @@ from shoal.core.batching_events import (
     SubmitBatch,
     Tick,
 )
-from shoal.core.batching_queue import BatchingQueue, Line
-from shoal.core.batching_replicas import Choice, Replica, choose_replica, share_rows
+from shoal.core.batching.queue import BatchingQueue, Line
+from shoal.core.batching.replicas import Choice, Replica, choose_replica, share_rows
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ShoalError, WorkerLost
 

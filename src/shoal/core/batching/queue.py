@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
-from shoal.core.batching_events import Part
+from shoal.core.batching.events import Part
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shoal.core.batching import MAX_LOSSES
-from shoal.core.batching_events import SubmitBatch
+from shoal.core.batching.events import SubmitBatch
+from shoal.core.batching.scheduler import MAX_LOSSES
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerLost
-from tests.core.batching_driver import FOUR_ROWS, FREE_ROWS, NO_ROWS, BatchingDriver
+from tests.core.batching.driver import FOUR_ROWS, FREE_ROWS, NO_ROWS, BatchingDriver
 
 LONG_S = 1e6
 

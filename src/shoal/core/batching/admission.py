@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.core.batching_config import BatchingConfig
-from shoal.core.batching_events import InferenceAdded
-from shoal.core.batching_queue import BatchingQueue
-from shoal.core.batching_replicas import Replica, drain_s
+from shoal.core.batching.config import BatchingConfig
+from shoal.core.batching.events import InferenceAdded
+from shoal.core.batching.queue import BatchingQueue
+from shoal.core.batching.replicas import Replica, drain_s
 from shoal.errors import DeadlineExceeded, QueueFull, ShoalError, WorkerLost
 
 _UNKNOWN_RETRY_S = 1.0

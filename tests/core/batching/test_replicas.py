@@ -2,10 +2,10 @@
 
 import pytest
 
-from shoal.core.batching_deadlines import Deadlines
-from shoal.core.batching_events import SubmitBatch
-from shoal.core.batching_replicas import Replica, choose_replica, drain_s, share_rows
-from shoal.core.batching_times import BatchTimes
+from shoal.core.batching.deadlines import Deadlines
+from shoal.core.batching.events import SubmitBatch
+from shoal.core.batching.replicas import Replica, choose_replica, drain_s, share_rows
+from shoal.core.batching.times import BatchTimes
 
 
 def make_replica(index: int = 0, *, row_s: float | None = None, num_stages: int = 1) -> Replica:
