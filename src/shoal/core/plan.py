@@ -1,4 +1,4 @@
-"""A plan: which worker runs which layers. Plain data; the planner makes it, everything below obeys it."""
+"""A plan: which worker runs which layers, or which part of them. Plain data, made by the planner."""
 
 from __future__ import annotations
 
@@ -22,18 +22,40 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
-    """One worker and its contiguous layers."""
+class ShardPart:
+    """Which part of every matrix of a stage one shard holds, as [first, last) ranges.
 
-    first_layer: int
-    last_layer: int
-    """exclusive"""
+    Embedding and head by vocabulary rows, attention by whole KV-head groups (a KV head and the query heads that
+    read it), the MLP by columns. Empty ranges are allowed for KV heads only: that shard has no attention.
+    """
+
+    kv_heads: tuple[int, int]
+    columns: tuple[int, int]
+    vocabulary: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One worker: a stage's layers, or a part of each of them."""
+
+    part: ShardPart
     threads: int
     """compute threads of this worker"""
     cores: tuple[int, ...]
     """CPU ids the worker is pinned to; empty: not pinned"""
     weight_bytes: int
     kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """Contiguous layers and the workers that compute them together."""
+
+    first_layer: int
+    last_layer: int
+    """exclusive"""
+    shards: tuple[ShardPlan, ...]
+    """one where the stage is not split further; the order is that of the ranks in the stage's group"""
 
     @property
     def num_layers(self) -> int:
@@ -48,6 +70,11 @@ class ReplicaPlan:
     num_blocks: int
     """KV blocks, the same number in every stage"""
 
+    @property
+    def shards(self) -> tuple[ShardPlan, ...]:
+        """All workers, stage by stage, rank by rank."""
+        return tuple(shard for stage in self.stages for shard in stage.shards)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -56,7 +83,7 @@ class Plan:
     model: str
     """as the user named it"""
     split: str
-    """canonical split, such as `dp=2,pp=15:15`; `1` for none"""
+    """canonical split, such as `dp=2,pp=15:15,tp=3:1`; `1` for none"""
     precision: str
     """auto | fp32 | int8 | int4"""
     block_size: int
@@ -68,9 +95,11 @@ class Plan:
     max_seqs: int
     """sequences of one replica that may run at once"""
     replicas: tuple[ReplicaPlan, ...]
+    notes: tuple[str, ...] = ()
+    """what a user should know about this plan, a line each"""
     wide_kernels: bool = False
     """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
 
     @property
     def num_workers(self) -> int:
-        return sum(len(replica.stages) for replica in self.replicas)
+        return sum(len(replica.shards) for replica in self.replicas)

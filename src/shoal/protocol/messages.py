@@ -13,7 +13,7 @@ from typing import NewType
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -141,6 +141,13 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     generation: Generation
     stage_index: int
     num_stages: int
+    rank: int
+    """of this shard in its stage's group"""
+    num_shards: int
+    kv_heads: tuple[int, int]
+    """see core.plan.ShardPart"""
+    columns: tuple[int, int]
+    vocabulary: tuple[int, int]
     wide_kernels: bool
     """see core.plan.Plan"""
 
