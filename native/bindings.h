@@ -4,4 +4,5 @@
 #include <nanobind/nanobind.h>
 
 void bind_attention(nanobind::module_& module);
+void bind_collective(nanobind::module_& module);
 void bind_ring(nanobind::module_& module);

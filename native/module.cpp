@@ -1,9 +1,10 @@
 #include "bindings.h"
 
 NB_MODULE(_native, module) {
-  module.doc() = "Shoal's native part: paged attention and shared-memory rings.";
+  module.doc() = "Shoal's native part: paged attention, shared-memory rings and collectives.";
   bind_attention(module);
 #ifdef __linux__
+  bind_collective(module);
   bind_ring(module);
 #endif
 }

@@ -9,31 +9,32 @@
 
 #include "../bindings.h"
 #include "../threads/pause.h"
+#include "buffer_view.h"
+#include "futex.h"
 
-#include <linux/futex.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <chrono>
-#include <climits>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
 
 namespace nb = nanobind;
-using Clock = std::chrono::steady_clock;
+using shoal::BufferView;
+using shoal::Clock;
+using shoal::deadline_in;
+using shoal::futex_wait;
+using shoal::futex_wake;
+using shoal::kSpin;
+using shoal::kYield;
 
 namespace {
 
 constexpr std::size_t kHeaderBytes = 4096;
-constexpr auto kSpin = std::chrono::microseconds(20);    // a hop between cores takes 1 to 4 us
-constexpr auto kYield = std::chrono::microseconds(100);  // beyond this a sleeping peer costs less than a busy one
 
 struct Header {
   alignas(64) std::atomic<std::uint64_t> written;
@@ -46,16 +47,6 @@ struct Header {
 };
 static_assert(sizeof(Header) <= kHeaderBytes);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
-
-void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, Clock::duration limit) {
-  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(limit).count();
-  timespec timeout{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, &timeout, nullptr, 0);
-}
-
-void futex_wake(std::atomic<std::uint32_t>& word) {
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
 
 // Wait until ready() holds. False when the deadline passed first.
 template <typename Ready>
@@ -92,11 +83,6 @@ void notify(std::atomic<std::uint32_t>& event, std::atomic<std::uint32_t>& sleep
     event.fetch_add(1);
     futex_wake(event);
   }
-}
-
-Clock::time_point deadline_in(double seconds) {
-  const double bounded = std::clamp(seconds, 0.0, 1e6);
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(bounded));
 }
 
 class Ring {
@@ -186,21 +172,6 @@ class Ring {
   char* data_;
   std::size_t bytes_;
   std::size_t capacity_;
-};
-
-class BufferView {
- public:
-  BufferView(nb::handle object, int flags) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
-  }
-  ~BufferView() { PyBuffer_Release(&view_); }
-  BufferView(const BufferView&) = delete;
-  BufferView& operator=(const BufferView&) = delete;
-  char* data() const { return static_cast<char*>(view_.buf); }
-  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
-
- private:
-  Py_buffer view_{};
 };
 
 }  // namespace

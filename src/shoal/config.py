@@ -13,7 +13,7 @@ class LaunchConfig:
     model: str
     """a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME"""
     split: str = "1"
-    """such as `pp=2`, `pp=10:20`, `dp=2,pp=2`; `1` for none"""
+    """such as `pp=2`, `pp=10:20`, `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none"""
     precision: str = "auto"
     """auto | fp32 | int8 | int4"""
     threads: int | None = None
@@ -26,6 +26,8 @@ class LaunchConfig:
     """longest sequence in tokens; None takes the model's own"""
     max_step_tokens: int = 512
     """rows of the largest flat batch, >= 1"""
+    exact_activations: bool = False
+    """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class GraphLaunchConfig:
     model: str
     """an .onnx file"""
     split: str = "1"
-    """such as `pp=2`, `pp=3:1` (shares of the time), `dp=2,pp=2`; `1` for none"""
+    """such as `pp=2`, `pp=3:1` (shares of the time), `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none"""
     threads: int | None = None
     """compute threads per worker; None shares the machine's cores evenly"""
     batch_dims: Mapping[str, int] = field(default_factory=dict[str, int])

@@ -27,7 +27,24 @@ def test_a_plan_says_what_was_asked_for(model: Path) -> None:
     plan = plan_model(config(model, split="dp=2,pp=2", precision="int8", max_seqs=3, max_context=100)).plan
     assert (plan.split, plan.precision) == ("dp=2,pp=2:2", "int8")
     assert (plan.max_seqs, plan.max_context, plan.num_workers) == (3, 100, 4)
-    assert all(stage.threads == 1 for replica in plan.replicas for stage in replica.stages)
+    assert all(shard.threads == 1 for replica in plan.replicas for shard in replica.shards)
+
+
+def test_shards_divide_what_one_worker_would_hold(model: Path) -> None:
+    whole = plan_model(config(model)).plan.replicas[0].shards[0]
+    plan = plan_model(config(model, split="tp=3:1")).plan
+    shards = plan.replicas[0].shards
+    assert (plan.split, [shard.part.columns for shard in shards]) == ("tp=3:1", [(0, 96), (96, 128)])
+    assert [shard.part.vocabulary for shard in shards] == [(0, 256), (256, 320)]
+    assert sum(shard.weight_bytes for shard in shards) == whole.weight_bytes
+    assert sum(shard.kv_bytes for shard in shards) == whole.kv_bytes
+
+
+def test_a_shard_without_attention_is_mentioned(model: Path) -> None:
+    plan = plan_model(config(model, split="tp=3")).plan
+    assert [shard.kv_bytes > 0 for shard in plan.replicas[0].shards] == [True, True, False]
+    assert len(plan.notes) == 1
+    assert "shard 2 of 3: no attention" in plan.notes[0]
 
 
 def test_the_context_is_at_most_the_models(model: Path) -> None:
@@ -43,7 +60,7 @@ def test_kv_memory_is_divided_over_the_replicas(model: Path) -> None:
 
 def test_narrower_weights_are_planned_smaller(model: Path) -> None:
     sizes = {
-        precision: plan_model(config(model, precision=precision)).plan.replicas[0].stages[0].weight_bytes
+        precision: plan_model(config(model, precision=precision)).plan.replicas[0].shards[0].weight_bytes
         for precision in ("fp32", "int8", "auto")
     }
     assert sizes["auto"] < sizes["fp32"]
@@ -54,7 +71,7 @@ def test_narrower_weights_are_planned_smaller(model: Path) -> None:
     ("changes", "error"),
     [
         ({"split": "pp=5"}, ConfigError),
-        ({"split": "tp=2"}, ConfigError),
+        ({"split": "tp=5"}, ConfigError),
         ({"precision": "fp64"}, ConfigError),
         ({"threads": 0}, ConfigError),
         ({"kv_memory_bytes": 100}, CapacityError),

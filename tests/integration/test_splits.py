@@ -10,7 +10,7 @@ from shoal.protocol.messages import Sampling
 from tests.integration.leaks import no_leaks
 from tests.integration.running import Transcript, executors, launch_tiny, make_requests, transcribe
 
-SPLITS = ("pp=2", "pp=1:2:1", "dp=2", "dp=2,pp=2")
+SPLITS = ("pp=2", "pp=1:2:1", "dp=2", "dp=2,pp=2", "tp=2", "tp=3:1", "pp=2,tp=2", "dp=2,tp=2")
 SAMPLED = Sampling(temperature=1.0, top_p=0.95, seed=42, presence_penalty=0.3)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,12 @@ from shoal.bench.verification import greedy_with_logits
 from shoal.core.request import Request, RequestId
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
-from shoal.protocol.messages import Sampling, Step, StepResult
+from shoal.planner.shares import shard_parts
+from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
 from shoal.router.engine import Engine
+from tests.numerics.thread_group import ThreadGroup, thread_groups
 
 F32 = npt.NDArray[np.float32]
 THREADS = 1
@@ -28,10 +33,39 @@ THREADS = 1
 GREEDY = Sampling(temperature=0.0)
 
 
+class ProcessesSteps(Protocol):
+    """A stage, or all shards of one."""
+
+    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]: ...
+
+
+class ShardedStage:
+    """All shards of a stage, each in a thread of its own; they must come to the same bits."""
+
+    def __init__(self, shards: Sequence[Stage], groups: Sequence[ThreadGroup]) -> None:
+        self.shards = shards
+        self._groups = groups
+
+    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
+        with ThreadPoolExecutor(len(self.shards)) as threads:
+            futures = [threads.submit(self._run, rank, step, x_TD) for rank in range(len(self.shards))]
+        first, *others = [future.result() for future in futures]
+        for other in others:
+            np.testing.assert_equal(other, first)
+        return first
+
+    def _run(self, rank: int, step: Step, x_TD: F32 | None) -> F32 | tuple[SampledToken, ...]:
+        try:
+            return self.shards[rank].process(step, x_TD)
+        except BaseException:
+            self._groups[rank].close()
+            raise
+
+
 class PipelineExecutor:
     """Stages in this process; hidden states are copied from one to the next as they would be sent."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[ProcessesSteps]) -> None:
         self._stages = stages
         self._steps: deque[Step] = deque()
         self.step_sizes: list[int] = []
@@ -66,31 +100,35 @@ def make_executor(
     source: WeightSource,
     *,
     cuts: Sequence[int] = (),
+    shares: Sequence[int] = (1,),
     precision: Precision = "fp32",
     native: bool | None = None,
     max_context: int = 256,
 ) -> PipelineExecutor:
-    """A replica whose stages begin at layer 0 and at every one of `cuts`."""
+    """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares."""
     bounds = (0, *cuts, source.config.num_layers)
-    return PipelineExecutor(
-        [
-            Stage(
-                source,
-                StageConfig(
-                    first_layer=first,
-                    last_layer=last,
-                    precision=precision,
-                    threads=THREADS,
-                    num_blocks=128,
-                    block_size=16,
-                    max_step_tokens=128,
-                    max_context=max_context,
-                    native=native,
-                ),
-            )
-            for first, last in pairwise(bounds)
-        ]
+    whole = StageConfig(
+        first_layer=0,
+        last_layer=source.config.num_layers,
+        precision=precision,
+        threads=THREADS,
+        num_blocks=128,
+        block_size=16,
+        max_step_tokens=128,
+        max_context=max_context,
+        native=native,
     )
+    spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
+    if len(shares) == 1:
+        return PipelineExecutor([Stage(source, span) for span in spans])
+    return PipelineExecutor([_sharded(source, span, shares) for span in spans])
+
+
+def _sharded(source: WeightSource, config: StageConfig, shares: Sequence[int]) -> ShardedStage:
+    parts = shard_parts(shard_atoms(source.config), shares)
+    groups = thread_groups(len(parts))
+    stages = [Stage(source, replace(config, part=part), group=group) for part, group in zip(parts, groups, strict=True)]
+    return ShardedStage(stages, groups)
 
 
 def make_engine(executor: PipelineExecutor, **changes: Any) -> Engine:

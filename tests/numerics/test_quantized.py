@@ -11,7 +11,7 @@ import pytest
 
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.weights import F32, Precision, Weight, WeightSource
+from shoal.model.weights import F32, Precision, Range, Weight, WeightSource
 from shoal.router.engine import Engine
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
 from tests.numerics.engines import make_engine, make_executor, prompt_logits, random_tokens, text_logits
@@ -104,14 +104,18 @@ class MixedSource:
     def config(self) -> DecoderConfig:
         return self.source.config
 
-    def matrix(self, name: str, precision: Precision) -> Weight:
-        return self.source.matrix(name, self._precision(name))
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        return self.source.matrix(name, self._precision(name), rows=rows, columns=columns)
 
-    def vector(self, name: str) -> F32:
-        return self.source.vector(name)
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        return self.source.vector(name, span=span)
 
-    def matrix_bytes(self, name: str, precision: Precision) -> int:
-        return self.source.matrix_bytes(name, self._precision(name))
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        return self.source.matrix_bytes(name, self._precision(name), rows=rows, columns=columns)
 
     def _precision(self, name: str) -> Precision:
         own: dict[str, Precision] = {

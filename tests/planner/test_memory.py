@@ -35,6 +35,14 @@ def test_kv_memory_counts():
         check_memory(plan, blocks=blocks, available_bytes=GIB)
 
 
+def test_all_shards_count():
+    halves = make_blocks(num_layers=4, layer_bytes=GIB // 2, end_bytes=GIB // 4, kv_bytes=0)
+    plan = make_plan("tp=2", blocks=halves)
+    check_memory(plan, blocks=BLOCKS, available_bytes=5 * GIB)
+    with pytest.raises(CapacityError, match=r"--split tp=2 needs 5\.00 GiB .* \(pp=2\)"):
+        check_memory(plan, blocks=BLOCKS, available_bytes=5 * GIB - 1)
+
+
 def test_workers_needed():
     assert count_workers_needed(BLOCKS, kv_tokens=0, available_bytes=5 * GIB) == 1
     assert count_workers_needed(BLOCKS, kv_tokens=0, available_bytes=2 * GIB) == 3

@@ -50,9 +50,15 @@ def load_message(model: Path, **changes: Any) -> LoadStage:
         "max_step_tokens": 16,
         "max_context": 64,
         "wide_kernels": False,
+        "exact_activations": False,
         "generation": Generation(3),
         "stage_index": 0,
         "num_stages": 1,
+        "rank": 0,
+        "num_shards": 1,
+        "kv_heads": (0, 2),
+        "columns": (0, 128),
+        "vocabulary": (0, 320),
     }
     return LoadStage(**(values | changes))
 
@@ -82,7 +88,7 @@ def run_worker(
 ) -> list[Message]:
     """What the head hears from a worker that lives and ends well."""
     control = ScriptedLink(messages)
-    WorkerRuntime(control, upstream, downstream).run()
+    WorkerRuntime(control, upstream, [] if downstream is None else [downstream]).run()
     return control.messages
 
 
@@ -92,7 +98,7 @@ def fail_worker(
     """What the head hears from a worker that ends with an error."""
     control = ScriptedLink(messages)
     with pytest.raises(error):
-        WorkerRuntime(control, upstream, None).run()
+        WorkerRuntime(control, upstream, []).run()
     return control.messages
 
 
@@ -163,7 +169,7 @@ def test_a_running_worker_reports_what_it_cannot_take(model: Path, message: Mess
 def test_a_step_outside_the_cache_is_reported(model: Path) -> None:
     control = ScriptedLink([load_message(model), make_step(block_tables=packed([99]))])
     with pytest.raises(ValueError, match="block"):
-        WorkerRuntime(control, None, None).run()
+        WorkerRuntime(control, None, []).run()
     assert isinstance(control.messages[-1], StageFailed)
 
 
@@ -171,7 +177,7 @@ def test_a_step_outside_the_cache_is_reported(model: Path) -> None:
 def test_a_token_outside_the_vocabulary_is_reported(model: Path, token_id: int) -> None:
     control = ScriptedLink([load_message(model), make_step(token_ids=packed([5, 6, token_id, 8, 9]))])
     with pytest.raises(ValueError, match="vocabulary"):
-        WorkerRuntime(control, None, None).run()
+        WorkerRuntime(control, None, []).run()
     assert isinstance(control.messages[-1], StageFailed)
 
 

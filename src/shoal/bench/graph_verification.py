@@ -6,8 +6,6 @@ differently, and that is not the split's doing.
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal.errors import ModelLoadError
+from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.runtime_sessions import session_options, start_session
-from shoal.router.graph_executor import Batch, BatchResult
 
 RELATIVE_TOLERANCE = 1e-5
 """Rounding that another order of the same sums explains, relative to the output's largest value: a cut may keep ONNX
@@ -47,9 +44,7 @@ class OutputComparison:
 
 
 class PlainRuntime:
-    """Nothing but ONNX Runtime on the whole file. Implements `router.graph_executor.GraphExecutor`."""
-
-    num_stages = 1
+    """Nothing but ONNX Runtime on the whole file. Implements `cluster.graph_in_process.GraphRunner`."""
 
     def __init__(self, path: Path, *, threads: int) -> None:
         """Raises ModelLoadError."""
@@ -58,38 +53,14 @@ class PlainRuntime:
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise ModelLoadError(f"plain ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
         self._names = [output.name for output in self._session.get_outputs()]
-        self._batches: deque[Batch] = deque()
 
-    def submit(self, batch: Batch) -> None:
-        """Queue a batch."""
-        self._batches.append(batch)
-
-    def poll(self) -> list[BatchResult]:
-        """Compute the oldest batch."""
-        if not self._batches:
-            return []
-        batch = self._batches.popleft()
-        started_s = time.perf_counter()
+    def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Every output of the graph. Raises InvalidRequest."""
         try:
-            outputs: Sequence[Any] = self._session.run(self._names, dict(batch.inputs))
-            error = None
-        except Exception as refusal:  # as above
-            outputs, error = (), f"plain ONNX Runtime: {str(refusal).splitlines()[0]}"
-        return [
-            BatchResult(
-                batch_id=batch.batch_id,
-                outputs=dict(zip(self._names, outputs, strict=False)),
-                compute_s=(time.perf_counter() - started_s,),
-                error=error,
-            )
-        ]
-
-    def filenos(self) -> tuple[int, ...]:
-        """None: `poll` computes."""
-        return ()
-
-    def close(self) -> None:
-        """Nothing to stop."""
+            outputs: Sequence[Any] = self._session.run(self._names, dict(tensors))
+        except Exception as error:  # as above
+            raise InvalidRequest(f"plain ONNX Runtime: {str(error).splitlines()[0]}") from error
+        return dict(zip(self._names, outputs, strict=True))
 
 
 def compare_outputs(

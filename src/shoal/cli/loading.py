@@ -15,7 +15,7 @@ def load_model(config: LaunchConfig, *, quiet: bool = False) -> LoadedModel:
     planned = plan_model(config)
     if not quiet:
         print_plan(planned.plan)
-    threads = [stage.threads for replica in planned.plan.replicas for stage in replica.stages]
+    threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         note(f"warning: {warning}")
     with progress_bar("loading") as update:

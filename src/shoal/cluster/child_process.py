@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
 
-from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError, WorkerLost
+from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.messages import StageFailed
 
 _EXIT_GRACE_S = 1.0
@@ -18,6 +20,8 @@ _REPORTED_ERRORS: dict[str, type[ShoalError]] = {
 }
 _SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """NumPy's BLAS would start a spinning pool of its own in every worker; ONNX Runtime computes, NumPy only copies."""
+
+ReceivedT = TypeVar("ReceivedT")
 
 
 class ChildProcess:
@@ -66,19 +70,101 @@ class ChildProcess:
             self._process.wait()
 
 
-class Worker(Protocol):
-    """A child that can be asked to end."""
+class ControlLink(Protocol):
+    """What every kind of control link has."""
+
+    def fileno(self) -> int:
+        """Readable when something has come."""
+        ...
+
+    def close(self) -> None:
+        """Free it. Idempotent."""
+        ...
+
+
+class Worker(ABC, Generic[ReceivedT]):
+    """A child with a control link. Subclasses know the form of what goes over it."""
+
+    def __init__(self, child: ChildProcess, control: ControlLink) -> None:
+        """Owns both."""
+        self._child = child
+        self._control = control
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return self._child.name
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._child.pid
+
+    def fileno(self) -> int:
+        """Readable when `receive` has something."""
+        return self._control.fileno()
+
+    def receive(self, timeout_s: float) -> ReceivedT | None:
+        """What the worker says next, None after timeout_s.
+
+        Raises:
+            WorkerLost: it is gone, or says that it cannot go on.
+            ModelLoadError, ConfigError, CapacityError: what it says its stage's loading failed with.
+        """
+        try:
+            received = self._next(timeout_s)
+        except WorkerLost as error:
+            raise self._child.lost(error) from error
+        except RemoteProtocolError as error:
+            raise WorkerLost(f"{self.name} (pid {self.pid}) cannot be understood: {error}") from error
+        if received is None:
+            return None
+        failure = self._failure_in(received)
+        if failure is not None:
+            raise self._child.reported(failure)
+        return received
 
     def ask_to_end(self) -> None:
         """Send Shutdown, if it still listens. `close` must follow."""
-        ...
+        if not self._child.is_reaped:
+            with suppress(WorkerLost):
+                self._say_shutdown()
 
     def close(self, deadline_s: float) -> None:
-        """Make it end by deadline_s (time.monotonic)."""
-        ...
+        """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
+        self._child.end(deadline_s)
+        self._control.close()
+
+    @abstractmethod
+    def _next(self, timeout_s: float) -> ReceivedT | None:
+        """The link's own receive. Raises WorkerLost, RemoteProtocolError."""
+
+    @abstractmethod
+    def _failure_in(self, received: ReceivedT) -> StageFailed | None:
+        """The worker's last words, if these are they."""
+
+    @abstractmethod
+    def _say_shutdown(self) -> None:
+        """Send Shutdown without waiting. Raises WorkerLost."""
+
+    def _attempt(self, send: Callable[[], None]) -> None:
+        """Send something. Raises WorkerLost, or the error that the worker ended with, if it said why."""
+        try:
+            send()
+        except WorkerLost as error:
+            raise self._last_words() or self._child.lost(error) from error
+
+    def _last_words(self) -> ShoalError | None:
+        """What the worker said before its link closed, if it said why."""
+        try:
+            while self.receive(0.0) is not None:
+                pass
+        except ShoalError as error:
+            return error
+        return None
 
 
-def close_all(workers: Sequence[Worker]) -> None:
+def close_all(workers: Sequence[Worker[Any]]) -> None:
     """Ask all workers to end, then make them. They keep nothing, so one that is busy is not waited for long."""
     for worker in workers:
         worker.ask_to_end()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,18 +15,21 @@ import psutil
 from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.local import LocalExecutor
 from shoal.config import LaunchConfig
-from shoal.core.plan import Block, Plan, ReplicaPlan
+from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.decoder_graph import count_segments
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.memory import check_memory
+from shoal.planner.shares import shard_parts
 from shoal.planner.split_spec import SplitSpec, parse_split
 from shoal.protocol.messages import PROTOCOL_VERSION, Generation, LoadStage
 from shoal.router.engine import Engine
@@ -84,17 +87,15 @@ def plan_model(config: LaunchConfig) -> PlannedModel:
     path = resolve_model(config.model)
     source = open_weights(path)
     available_bytes = psutil.virtual_memory().available
-    wide_kernels = True
-    blocks = decoder_blocks(source, precision, wide_kernels=True)
-    if _total_bytes(blocks, spec) > _WIDE_KERNELS_SHARE_OF_FREE_MEMORY * available_bytes:
-        wide_kernels = False
-        blocks = decoder_blocks(source, precision, wide_kernels=False)
+    blocks = _choose_blocks(source, precision, spec, available_bytes)
+    weight_bytes = spec.num_replicas * blocks.weight_bytes
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
-        kv_memory_bytes = int(max(0, available_bytes - _total_bytes(blocks, spec)) * _KV_SHARE_OF_FREE_MEMORY)
+        kv_memory_bytes = int(max(0, available_bytes - weight_bytes) * _KV_SHARE_OF_FREE_MEMORY)
     plan = plan_from_spec(
         model=config.model,
-        blocks=blocks,
+        shard_blocks=blocks.shards,
+        parts=blocks.parts,
         spec=spec,
         precision=precision,
         threads=config.threads,
@@ -105,9 +106,42 @@ def plan_model(config: LaunchConfig) -> PlannedModel:
         max_seqs=config.max_seqs,
         max_step_tokens=config.max_step_tokens,
     )
-    plan = replace(plan, wide_kernels=wide_kernels)
-    check_memory(plan, blocks=blocks, available_bytes=available_bytes)
+    plan = replace(plan, wide_kernels=blocks.wide_kernels, exact_activations=config.exact_activations)
+    whole = decoder_blocks(source, precision, wide_kernels=blocks.wide_kernels)
+    check_memory(plan, blocks=whole, available_bytes=available_bytes)
     return PlannedModel(path=path, plan=plan, source=source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blocks:
+    """The model's blocks, cut into shards."""
+
+    parts: tuple[ShardPart, ...]
+    shards: tuple[list[Block], ...]
+    """blocks of each shard: embedding, layers, head"""
+    wide_kernels: bool
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one replica."""
+        return sum(block.weight_bytes for blocks in self.shards for block in blocks)
+
+
+def _choose_blocks(source: WeightSource, precision: Precision, spec: SplitSpec, available_bytes: int) -> _Blocks:
+    """With a second packing of 4-bit weights where memory allows it."""
+    parts = (whole_part(source.config),)
+    if spec.num_shards > 1:
+        parts = shard_parts(shard_atoms(source.config), spec.shares)
+    sources = [ShardSource(source, part) for part in parts] if spec.num_shards > 1 else [source]
+
+    def cut(wide_kernels: bool) -> _Blocks:
+        shards = tuple(decoder_blocks(one, precision, wide_kernels=wide_kernels) for one in sources)
+        return _Blocks(parts=parts, shards=shards, wide_kernels=wide_kernels)
+
+    blocks = cut(wide_kernels=True)
+    if spec.num_replicas * blocks.weight_bytes > _WIDE_KERNELS_SHARE_OF_FREE_MEMORY * available_bytes:
+        return cut(wide_kernels=False)
+    return blocks
 
 
 def launch(planned: PlannedModel, on_progress: ProgressCallback | None = None) -> LoadedModel:
@@ -140,7 +174,11 @@ class _Progress:
     def __init__(self, plan: Plan, callback: ProgressCallback) -> None:
         self._callback = callback
         self._done = 0
-        self._total = sum(stage.num_layers + 1 for replica in plan.replicas for stage in replica.stages)
+        self._total = sum(
+            len(stage.shards) * count_segments(stage.num_layers, is_shard=len(stage.shards) > 1)
+            for replica in plan.replicas
+            for stage in replica.stages
+        )
 
     def advance(self, count: int) -> None:
         self._done += count
@@ -154,19 +192,23 @@ def _start_replica(
     plan = planned.plan
     if plan.num_workers == 1:
         return InProcessExecutor(_load_whole_model(planned, replica, progress))
-    loads = [_load_message(planned, replica, index) for index in range(len(replica.stages))]
-    executor = LocalExecutor(name, loads, planned.source.config.hidden_size)
+    stages = [
+        [_load_message(planned, replica, index, rank) for rank in range(len(stage.shards))]
+        for index, stage in enumerate(replica.stages)
+    ]
+    executor = LocalExecutor(name, stages, planned.source.config.hidden_size)
     on_failure.callback(executor.close)
     return executor
 
 
 def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
-    config = StageConfig.of(_load_message(planned, replica, 0))
+    config = StageConfig.of(_load_message(planned, replica, 0, 0))
     return Stage(planned.source, config, lambda done, total: progress.advance(1))
 
 
-def _load_message(planned: PlannedModel, replica: ReplicaPlan, index: int) -> LoadStage:
+def _load_message(planned: PlannedModel, replica: ReplicaPlan, index: int, rank: int) -> LoadStage:
     plan, stage = planned.plan, replica.stages[index]
+    shard = stage.shards[rank]
     return LoadStage(
         version=PROTOCOL_VERSION,
         model_path=str(planned.path),
@@ -174,8 +216,8 @@ def _load_message(planned: PlannedModel, replica: ReplicaPlan, index: int) -> Lo
         first_layer=stage.first_layer,
         last_layer=stage.last_layer,
         num_layers=planned.source.config.num_layers,
-        threads=stage.threads,
-        cores=stage.cores,
+        threads=shard.threads,
+        cores=shard.cores,
         num_blocks=replica.num_blocks,
         block_size=plan.block_size,
         max_step_tokens=plan.max_step_tokens,
@@ -183,7 +225,13 @@ def _load_message(planned: PlannedModel, replica: ReplicaPlan, index: int) -> Lo
         generation=Generation(0),
         stage_index=index,
         num_stages=len(replica.stages),
+        rank=rank,
+        num_shards=len(stage.shards),
+        kv_heads=shard.part.kv_heads,
+        columns=shard.part.columns,
+        vocabulary=shard.part.vocabulary,
         wide_kernels=plan.wide_kernels,
+        exact_activations=plan.exact_activations,
     )
 
 
@@ -203,11 +251,6 @@ def _scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
 def _cache_root() -> Path:
     """Where things that took long to make are kept. Source: XDG Base Directory Specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"
-
-
-def _total_bytes(blocks: Sequence[Block], spec: SplitSpec) -> int:
-    """Weights of all replicas."""
-    return spec.num_replicas * sum(block.weight_bytes for block in blocks)
 
 
 def parse_precision(text: str) -> Precision:

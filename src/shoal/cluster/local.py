@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from shoal.cluster.child_process import close_all
 from shoal.cluster.worker_process import WorkerProcess
 from shoal.comm.ring_link import create_ring
+from shoal.comm.shm_group import create_group_memory
 from shoal.errors import WorkerLost
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import LoadStage, Progress, StageLoaded, Step, StepResult
@@ -21,20 +22,27 @@ _RING_STEPS = 3
 
 
 class LocalExecutor:
-    """A pipeline of child processes. Implements `router.executor.Executor`."""
+    """A pipeline of child processes, with one or several shards in a stage. Implements `router.executor.Executor`."""
 
-    def __init__(self, name: str, loads: Sequence[LoadStage], hidden_size: int) -> None:
-        """Starts one process a stage and tells each what to load; `wait_until_loaded` must follow."""
+    def __init__(self, name: str, stages: Sequence[Sequence[LoadStage]], hidden_size: int) -> None:
+        """Starts one process a shard and tells each what to load; `wait_until_loaded` must follow.
+
+        Args:
+            name: of the replica, for messages.
+            stages: for each stage what its shards load, in the order of their ranks.
+            hidden_size: width of the hidden states between stages.
+        """
+        self._num_stages = len(stages)
         self._workers: list[WorkerProcess] = []
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
-            self._start(name, loads, hidden_size)
+            self._start(name, stages, hidden_size)
             on_failure.pop_all()
 
     @property
     def num_stages(self) -> int:
         """Stages of the pipeline."""
-        return len(self._workers)
+        return self._num_stages
 
     def wait_until_loaded(self, on_progress: Callable[[int], None]) -> None:
         """Block until every worker is ready; `on_progress(n)` counts segments as they load.
@@ -58,13 +66,13 @@ class LocalExecutor:
                         raise WorkerLost(f"{worker.name} answered LoadStage with {type(message).__name__}")
 
     def submit(self, step: Step) -> None:
-        """Send a step to every stage at once."""
+        """Send a step to every worker at once."""
         frame = encode(step)
         for worker in self._workers:
             worker.send(frame)
 
     def poll(self) -> list[StepResult]:
-        """Results that have come; also notices a stage that is gone."""
+        """Results that have come; also notices a worker that is gone."""
         results: list[StepResult] = []
         for worker in self._workers:
             while (message := worker.receive(0.0)) is not None:
@@ -78,23 +86,30 @@ class LocalExecutor:
         return tuple(worker.fileno() for worker in self._workers)
 
     def worker_pids(self) -> tuple[int, ...]:
-        """Process ids, first stage first."""
+        """Process ids, stage by stage, rank by rank."""
         return tuple(worker.pid for worker in self._workers)
 
     def close(self) -> None:
         """End every worker."""
         close_all(self._workers)
 
-    def _start(self, name: str, loads: Sequence[LoadStage], hidden_size: int) -> None:
+    def _start(self, name: str, stages: Sequence[Sequence[LoadStage]], hidden_size: int) -> None:
+        capacity = _RING_STEPS * stages[0][0].max_step_tokens * hidden_size * 4 + (1 << 16)
         with ExitStack() as fds:
-            capacity = _RING_STEPS * loads[0].max_step_tokens * hidden_size * 4 + (1 << 16)
-            rings: list[int | None] = [None]
-            for _ in loads[1:]:
-                ring = create_ring(capacity)
-                fds.callback(os.close, ring)
-                rings.append(ring)
-            rings.append(None)
-            for index, load in enumerate(loads):
-                worker = WorkerProcess(f"{name} stage {index}", rings[index], rings[index + 1])
-                self._workers.append(worker)
-                worker.load(load)
+            upstream: list[int | None] = [None] * len(stages[0])
+            for index, loads in enumerate(stages):
+                num_next = len(stages[index + 1]) if index + 1 < len(stages) else 0
+                downstream = [_kept(create_ring(capacity), fds) for _ in range(num_next)]
+                group = _kept(create_group_memory(len(loads)), fds) if len(loads) > 1 else None
+                for rank, load in enumerate(loads):
+                    label = f"{name} stage {index}" + (f" shard {rank}" if len(loads) > 1 else "")
+                    worker = WorkerProcess(label, upstream[rank], downstream[rank :: len(loads)], group)
+                    self._workers.append(worker)
+                    worker.load(load)
+                upstream = list(downstream)
+
+
+def _kept(fd: int, fds: ExitStack) -> int:
+    """This descriptor, to be closed with `fds`."""
+    fds.callback(os.close, fd)
+    return fd

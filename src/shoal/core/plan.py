@@ -99,6 +99,8 @@ class Plan:
     """what a user should know about this plan, a line each"""
     wide_kernels: bool = False
     """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
+    exact_activations: bool = False
+    """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
 
     @property
     def num_workers(self) -> int:

@@ -20,6 +20,8 @@ BLOCK = 32
 Precision = Literal["auto", "fp32", "int8", "int4"]
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
+Range = tuple[int, int]
+"""[first, last) of rows, columns or items"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +78,65 @@ class WeightSource(Protocol):
     @property
     def config(self) -> DecoderConfig: ...
 
-    def matrix(self, name: str, precision: Precision) -> Weight:
-        """A matrix at that precision; `auto` keeps a quantized file's own blocks. Raises ModelLoadError."""
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        """A matrix at that precision, or a part of it; `auto` keeps a quantized file's own blocks.
+
+        A part is exactly what the whole matrix has there, and only what it needs of the file is read.
+
+        Args:
+            name: see above.
+            precision: decided for the whole matrix, so that its parts are of one form.
+            rows: None: all. Whole heads for q and k.
+            columns: None: all. Multiples of BLOCK, where the matrix is quantized.
+
+        Raises:
+            ModelLoadError: the file has no such matrix.
+            ValueError: rows or columns that it does not have, or that cut a head or a block.
+        """
         ...
 
-    def vector(self, name: str) -> F32:
-        """A norm weight or bias in fp32, ready to multiply (Gemma's +1 already added). Raises ModelLoadError."""
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        """A norm weight or bias in fp32, or some items of it, ready to multiply (Gemma's +1 already added).
+
+        Raises:
+            ModelLoadError: the file has no such vector.
+            ValueError: items that it does not have.
+        """
         ...
 
-    def matrix_bytes(self, name: str, precision: Precision) -> int:
-        """What `matrix(name, precision).num_bytes` would be, from the header alone."""
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        """What `matrix(...).num_bytes` would be, from the header alone."""
         ...
+
+
+def resolve_range(given: Range | None, length: int) -> Range:
+    """`given`, or all of `length`. Raises ValueError where it is not within `length`."""
+    first, last = (0, length) if given is None else given
+    if not 0 <= first <= last <= length:
+        raise ValueError(f"[{first}, {last}) is not within {length}")
+    return first, last
+
+
+def cut_columns(weight: Weight, first: int, last: int) -> Weight:
+    """Columns [first, last) of a weight: views. Raises ValueError where they cut a quantization block."""
+    match weight:
+        case DenseWeight():
+            return DenseWeight(values_NK=weight.values_NK[:, first:last])
+        case BlockWeight():
+            if first % BLOCK or last % BLOCK:
+                raise ValueError(f"columns [{first}, {last}) cut a quantization block of {BLOCK}")
+            blocks = slice(first // BLOCK, last // BLOCK)
+            offsets_NG = weight.offsets_NG
+            return BlockWeight(
+                bits=weight.bits,
+                q_NGB=weight.q_NGB[:, blocks],
+                scales_NG=weight.scales_NG[:, blocks],
+                offsets_NG=None if offsets_NG is None else offsets_NG[:, blocks],
+            )
 
 
 def concatenate_rows(weights: Sequence[Weight]) -> Weight | None:

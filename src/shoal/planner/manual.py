@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
-from shoal.core.plan import Block, Plan, ReplicaPlan, StagePlan
+from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.balance import balance_layers, stage_costs
 from shoal.planner.cores import deal_cores
+from shoal.planner.shares import attention_notes
 from shoal.planner.split_spec import SplitSpec
+
+ShardBlocks = Sequence[Sequence[Block]]
+"""for every rank of a stage: embedding, layers, head, as that shard holds them"""
 
 
 def plan_from_spec(
     *,
     model: str,
-    blocks: Sequence[Block],
+    shard_blocks: ShardBlocks,
+    parts: Sequence[ShardPart],
     spec: SplitSpec,
     precision: str,
     threads: int | None,
@@ -25,16 +31,17 @@ def plan_from_spec(
     max_seqs: int,
     max_step_tokens: int,
 ) -> Plan:
-    """Spell a split out: layers, threads, cores and KV blocks of every worker.
+    """Spell a split out: layers, parts of them, threads, cores and KV blocks of every worker.
 
     Args:
         model: as the user named it.
-        blocks: embedding, layers, head.
+        shard_blocks: of every rank of the split, with the sizes and the arithmetic of its own part.
+        parts: of every rank, from which the blocks were made.
         spec: the split.
         precision: auto | fp32 | int8 | int4, already applied to the blocks' sizes.
         threads: of each worker; None: the cores divided by the workers, at least 1.
         cores: CPU ids to use. Workers are pinned to disjoint ones where there are enough, otherwise not at all.
-        kv_memory_bytes: of all replicas together.
+        kv_memory_bytes: of all workers together.
         block_size: tokens in a KV block.
         max_context: longest sequence in tokens.
         max_seqs: sequences of one replica that run at once.
@@ -44,18 +51,24 @@ def plan_from_spec(
         ConfigError: a split that the model's layers do not allow, or fewer than one thread.
         CapacityError: KV memory for less than one block.
     """
-    layers = _layers_per_stage(blocks, spec)
+    layers = _layers_per_stage(shard_blocks, spec)
     num_blocks = _count_kv_blocks(
-        blocks, spec, kv_memory_bytes=kv_memory_bytes, block_size=block_size, enough_tokens=(max_seqs, max_context)
+        shard_blocks,
+        spec,
+        kv_memory_bytes=kv_memory_bytes,
+        block_size=block_size,
+        enough_tokens=(max_seqs, max_context),
     )
-    num_workers = spec.num_replicas * len(layers)
-    threads, pinned = deal_cores(cores, num_workers, threads)
+    threads, pinned = deal_cores(cores, spec.num_workers, threads)
+    per_replica = spec.num_stages * spec.num_shards
     replicas: list[ReplicaPlan] = []
-    for replica in range(spec.num_replicas):
-        replica_cores = pinned[replica * len(layers) : (replica + 1) * len(layers)]
-        stages = _plan_stages(blocks, layers, replica_cores, threads=threads, kv_tokens=num_blocks * block_size)
+    for first in range(0, spec.num_workers, per_replica):
+        replica_cores = pinned[first : first + per_replica]
+        stages = _plan_stages(
+            shard_blocks, parts, layers, replica_cores, threads=threads, kv_tokens=num_blocks * block_size
+        )
         replicas.append(ReplicaPlan(stages=stages, num_blocks=num_blocks))
-    said = SplitSpec(num_replicas=spec.num_replicas, num_stages=len(layers), stage_layers=layers)
+    said = SplitSpec(num_replicas=spec.num_replicas, num_stages=len(layers), stage_layers=layers, shares=spec.shares)
     return Plan(
         model=model,
         split=str(said),
@@ -65,13 +78,19 @@ def plan_from_spec(
         max_step_tokens=max_step_tokens,
         max_seqs=max_seqs,
         replicas=tuple(replicas),
+        notes=attention_notes(parts),
     )
 
 
-def _layers_per_stage(blocks: Sequence[Block], spec: SplitSpec) -> tuple[int, ...]:
+def _layers_per_stage(shard_blocks: ShardBlocks, spec: SplitSpec) -> tuple[int, ...]:
+    """A stage is as slow as the shard that has the most to do for its share; stages are balanced for that."""
     if spec.stage_layers is None:
-        return balance_layers(stage_costs(blocks), spec.num_stages)
-    num_layers = len(blocks) - 2
+        of_ranks = [
+            [cost / share for cost in stage_costs(blocks)]
+            for blocks, share in zip(shard_blocks, spec.shares, strict=True)
+        ]
+        return balance_layers([max(costs) for costs in zip(*of_ranks, strict=True)], spec.num_stages)
+    num_layers = len(shard_blocks[0]) - 2
     if sum(spec.stage_layers) != num_layers:
         given = ":".join(map(str, spec.stage_layers))
         raise ConfigError(f"--split pp={given} gives {sum(spec.stage_layers)} layers, but the model has {num_layers}")
@@ -79,7 +98,7 @@ def _layers_per_stage(blocks: Sequence[Block], spec: SplitSpec) -> tuple[int, ..
 
 
 def _count_kv_blocks(
-    blocks: Sequence[Block],
+    shard_blocks: ShardBlocks,
     spec: SplitSpec,
     *,
     kv_memory_bytes: int,
@@ -89,7 +108,7 @@ def _count_kv_blocks(
     """KV blocks of one replica: its part of the memory, but no more than its sequences (count, length) can ever use."""
     max_seqs, max_context = enough_tokens
     enough = max_seqs * -(-max_context // block_size)
-    block_bytes = block_size * sum(block.kv_bytes_per_token for block in blocks)
+    block_bytes = block_size * sum(block.kv_bytes_per_token for blocks in shard_blocks for block in blocks)
     if block_bytes == 0:
         return enough
     affordable = kv_memory_bytes // spec.num_replicas // block_bytes
@@ -102,29 +121,28 @@ def _count_kv_blocks(
 
 
 def _plan_stages(
-    blocks: Sequence[Block],
+    shard_blocks: ShardBlocks,
+    parts: Sequence[ShardPart],
     layers: tuple[int, ...],
     cores: Sequence[tuple[int, ...]],
     *,
     threads: int,
     kv_tokens: int,
 ) -> tuple[StagePlan, ...]:
-    """Block 0 is the embedding, block i + 1 is layer i, the last is the head."""
+    """Block 0 is the embedding, block i + 1 is layer i, the last is the head. `cores`: stage by stage, rank by rank."""
+    num_layers = sum(layers)
     stages: list[StagePlan] = []
-    first = 0
-    for stage, num_layers in enumerate(layers):
-        last = first + num_layers
-        is_last = stage == len(layers) - 1
-        own = blocks[first + 1 if first else 0 : len(blocks) if is_last else last + 1]
-        stages.append(
-            StagePlan(
-                first_layer=first,
-                last_layer=last,
+    for stage, (first, last) in enumerate(pairwise(accumulate(layers, initial=0))):
+        own = slice(first + 1 if first else 0, last + 1 if last < num_layers else None)
+        shards = tuple(
+            ShardPlan(
+                part=part,
                 threads=threads,
-                cores=cores[stage],
-                weight_bytes=sum(block.weight_bytes for block in own),
-                kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in own),
+                cores=cores[stage * len(parts) + rank],
+                weight_bytes=sum(block.weight_bytes for block in blocks[own]),
+                kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in blocks[own]),
             )
+            for rank, (part, blocks) in enumerate(zip(parts, shard_blocks, strict=True))
         )
-        first = last
+        stages.append(StagePlan(first_layer=first, last_layer=last, shards=shards))
     return tuple(stages)

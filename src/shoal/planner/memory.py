@@ -17,15 +17,15 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int) -
 
     Args:
         plan: all of its workers run on this machine.
-        blocks: embedding, layers, head, with the sizes that the plan was made from.
+        blocks: embedding, layers, head of the whole model, at the plan's precision.
         available_bytes: memory that can be taken without swapping.
 
     Raises:
         CapacityError: saying what is needed, what there is, and how many workers of this memory would do.
     """
-    stages = [stage for replica in plan.replicas for stage in replica.stages]
-    weight_bytes = sum(stage.weight_bytes for stage in stages)
-    kv_bytes = sum(stage.kv_bytes for stage in stages)
+    shards = [shard for replica in plan.replicas for shard in replica.shards]
+    weight_bytes = sum(shard.weight_bytes for shard in shards)
+    kv_bytes = sum(shard.kv_bytes for shard in shards)
     if weight_bytes + kv_bytes <= available_bytes:
         return
     raise CapacityError(
@@ -63,7 +63,10 @@ def _way_out(plan: Plan, blocks: Sequence[Block], available_bytes: int) -> str:
     kv_tokens = plan.replicas[0].num_blocks * plan.block_size
     num_workers = count_workers_needed(blocks, kv_tokens=kv_tokens, available_bytes=available_bytes)
     if num_workers is None:
-        return "no pipeline split makes a worker's share fit; choose a smaller --precision or less --kv-memory"
+        return (
+            "no pipeline split makes a worker's share fit; cut the layers themselves (tp=2 or more), "
+            "or choose a smaller --precision or less --kv-memory"
+        )
     if num_workers == 1:
         return "1 worker with this much memory would do (--split 1)"
     return (

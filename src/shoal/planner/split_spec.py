@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
+from math import gcd
 
+from shoal.core.collectives import MAX_RANKS
 from shoal.errors import ConfigError
 
-FORMS = "1, pp=2, pp=10:20 (layers per stage), dp=2, or dp=2,pp=2"
+AXES = ("dp", "pp", "tp")
+FORMS = "1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), dp=2, or several as in dp=2,pp=2,tp=2"
 """what error messages offer"""
 
 
@@ -20,6 +24,17 @@ class SplitSpec:
     """pipeline parallel, stages of each replica, >= 1"""
     stage_layers: tuple[int, ...] | None = None
     """layers of each stage, each >= 1; None: the planner balances them"""
+    shares: tuple[int, ...] = (1,)
+    """tensor parallel: the part of every layer that each shard of a stage gets, each >= 1, without a common factor"""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of each stage."""
+        return len(self.shares)
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_replicas * self.num_stages * self.num_shards
 
     def __str__(self) -> str:
         parts: list[str] = []
@@ -29,6 +44,10 @@ class SplitSpec:
             parts.append("pp=" + ":".join(map(str, self.stage_layers)))
         elif self.num_stages > 1:
             parts.append(f"pp={self.num_stages}")
+        if len(set(self.shares)) > 1:
+            parts.append("tp=" + ":".join(map(str, self.shares)))
+        elif self.num_shards > 1:
+            parts.append(f"tp={self.num_shards}")
         return ",".join(parts) or "1"
 
 
@@ -48,18 +67,38 @@ def parse_split(text: str) -> SplitSpec:
             raise ConfigError(f"--split {text}: {axis} is given twice")
         values[axis] = value
     num_replicas = _parse_count(values["dp"], f"dp={values['dp']}", text) if "dp" in values else 1
-    if ":" not in values.get("pp", ""):
-        num_stages = _parse_count(values["pp"], f"pp={values['pp']}", text) if "pp" in values else 1
-        return SplitSpec(num_replicas=num_replicas, num_stages=num_stages)
-    layers = tuple(_parse_count(piece, f"pp={values['pp']}", text) for piece in values["pp"].split(":"))
-    return SplitSpec(num_replicas=num_replicas, num_stages=len(layers), stage_layers=layers)
+    stages = _parse_counts("pp", values.get("pp", "1"), text)
+    return SplitSpec(
+        num_replicas=num_replicas,
+        num_stages=len(stages) if len(stages) > 1 else stages[0],
+        stage_layers=tuple(stages) if len(stages) > 1 else None,
+        shares=_parse_shares(values.get("tp", "1"), text),
+    )
 
 
 def _check_axis(axis: str, part: str, text: str) -> None:
-    if axis in ("tp", "auto"):
-        raise ConfigError(f"--split {text}: {axis} is not available yet; give {FORMS}")
-    if axis not in ("dp", "pp"):
-        raise ConfigError(f"--split {text}: cannot read {part!r}; give {FORMS}")
+    if axis == "auto":
+        raise ConfigError(f"--split {text}: auto is not available yet; give {FORMS}")
+    if axis not in AXES:
+        close = get_close_matches(axis, AXES, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"--split {text}: cannot read {part!r}{hint}; give {FORMS}")
+
+
+def _parse_shares(value: str, text: str) -> tuple[int, ...]:
+    """`3` is three equal shares, `3:1` two unequal ones."""
+    counts = _parse_counts("tp", value, text)
+    num_shards = len(counts) if len(counts) > 1 else counts[0]
+    if num_shards > MAX_RANKS:
+        raise ConfigError(f"--split {text}: tp={value} makes {num_shards} shards; there can be at most {MAX_RANKS}")
+    shares = counts if len(counts) > 1 else [1] * num_shards
+    common = gcd(*shares)
+    return tuple(share // common for share in shares)
+
+
+def _parse_counts(axis: str, value: str, text: str) -> list[int]:
+    """One number, or several between colons."""
+    return [_parse_count(piece, f"{axis}={value}", text) for piece in value.split(":")]
 
 
 def _parse_count(value: str, part: str, text: str) -> int:

@@ -150,6 +150,8 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     vocabulary: tuple[int, int]
     wide_kernels: bool
     """see core.plan.Plan"""
+    exact_activations: bool
+    """see core.plan.Plan"""
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):

@@ -18,14 +18,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="shoal.worker", description=__doc__)
     parser.add_argument("--control", type=int, required=True, help="file descriptor of the socket to the head")
     parser.add_argument("--upstream", type=int, help="file descriptor of the ring from the previous stage")
-    parser.add_argument("--downstream", type=int, help="file descriptor of the ring to the next stage")
+    parser.add_argument(
+        "--downstream", type=int, action="append", default=[], help="file descriptor of a ring to the next stage"
+    )
+    parser.add_argument("--group", type=int, help="file descriptor of the memory that the stage's shards share")
     arguments = parser.parse_args()
     die_with_parent()
     control = SocketLink(socket.socket(fileno=arguments.control))
     upstream = None if arguments.upstream is None else RingReceiver(arguments.upstream)
-    downstream = None if arguments.downstream is None else RingSender(arguments.downstream)
+    downstream = [RingSender(fd) for fd in arguments.downstream]
     try:
-        WorkerRuntime(control, upstream, downstream).run()
+        WorkerRuntime(control, upstream, downstream, arguments.group).run()
     except ShoalError:
         return 1
     return 0

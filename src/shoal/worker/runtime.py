@@ -1,16 +1,20 @@
 """A worker's life: load a stage, then step after step until the head says goodbye or is gone.
 
 Steps come from the head in the same order to every worker of a replica, and hidden states come from the predecessor
-in that order too, so one thread that takes one of each in turn needs no queue and no matching.
+in that order too, so one thread that takes one of each in turn needs no queue and no matching. All shards of a stage
+end a step with the same result: the first tells the head, or each tells those of the next stage that it feeds.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from shoal.comm.link import Link
+from shoal.comm.shm_group import SharedMemoryGroup
+from shoal.core.collectives import ProcessGroup
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.formats.open_weights import open_weights
@@ -33,27 +37,39 @@ _ACTIVATION_TIMEOUT_S = 120.0
 
 
 class WorkerRuntime:
-    """Obeys the head over `control`; takes hidden states from `upstream` and hands its own to `downstream`."""
+    """Obeys the head over `control`; takes hidden states from `upstream` and hands its own to `downstream`.
 
-    def __init__(self, control: Link, upstream: Link | None, downstream: Link | None) -> None:
+    `group_fd`: memory of the group of shards that it belongs to, None where it is a whole stage.
+    """
+
+    def __init__(
+        self, control: Link, upstream: Link | None, downstream: Sequence[Link], group_fd: int | None = None
+    ) -> None:
         self._control = control
         self._upstream = upstream
         self._downstream = downstream
+        self._group_fd = group_fd
+        self._answers = True
+        """whether results go to the head from here: of the last stage's shards, from the first"""
 
     def run(self) -> None:
         """Until Shutdown. Raises WorkerLost when the head or the predecessor is gone."""
         load = self._next_message()
         if not isinstance(load, LoadStage):
             raise RemoteProtocolError(f"expected LoadStage first, got {type(load).__name__}")
+        group = self._join_group(load)
         try:
-            stage = self._load(load)
+            stage = self._load(load, group)
             self._serve(stage)
         except (ShoalError, MemoryError, ValueError) as error:
             name = type(error).__name__
             self._send(StageFailed(generation=load.generation, error=name, message=str(error) or name))
             raise
+        finally:
+            if group is not None:
+                group.close()
 
-    def _load(self, load: LoadStage) -> Stage:
+    def _load(self, load: LoadStage, group: ProcessGroup | None) -> Stage:
         if load.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
         if load.cores:
@@ -61,10 +77,18 @@ class WorkerRuntime:
         started_s = time.perf_counter()
         config = StageConfig.of(load)
         source = open_weights(Path(load.model_path))
-        stage = Stage(source, config, lambda done, total: self._send(Progress(done=done, total=total)))
+        stage = Stage(source, config, lambda done, total: self._send(Progress(done=done, total=total)), group)
         load_s = time.perf_counter() - started_s
         self._send(StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s))
         return stage
+
+    def _join_group(self, load: LoadStage) -> ProcessGroup | None:
+        if load.num_shards == 1:
+            return None
+        self._answers = load.rank == 0
+        if self._group_fd is None:
+            raise RemoteProtocolError("one of several shards was started without its group")
+        return SharedMemoryGroup(self._group_fd, rank=load.rank, size=load.num_shards, generation=load.generation)
 
     def _serve(self, stage: Stage) -> None:
         while True:
@@ -83,11 +107,12 @@ class WorkerRuntime:
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
         ids = {"step_id": step.step_id, "generation": step.generation}
         if isinstance(result, tuple):
-            self._send(StepResult(**ids, tokens=result, compute_s=compute_s))
+            if self._answers:
+                self._send(StepResult(**ids, tokens=result, compute_s=compute_s))
         else:
-            assert self._downstream is not None
             parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s))
-            self._downstream.send(parts, timeout_s=_SEND_TIMEOUT_S)
+            for link in self._downstream:
+                link.send(parts, timeout_s=_SEND_TIMEOUT_S)
 
     def _receive_activations(self, step: Step, hidden_size: int) -> Activations | None:
         """The hidden states of this very step, None in the first stage."""

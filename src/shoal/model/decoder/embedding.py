@@ -16,20 +16,42 @@ F32 = npt.NDArray[np.float32]
 class Embedding:
     """Looks rows up; a quantized matrix takes its quantized size in memory."""
 
-    def __init__(self, matrix: Weight, scale: float) -> None:
+    def __init__(self, matrix: Weight, scale: float, first_id: int = 0, vocab_size: int | None = None) -> None:
+        """
+        Args:
+            matrix: the whole vocabulary's rows or a shard's.
+            scale: what rows are multiplied by.
+            first_id: token of the matrix's first row.
+            vocab_size: tokens of the whole vocabulary; None: none after the matrix's.
+        """
         self._matrix = matrix
         self._scale = np.float32(scale)
+        self._first_id = first_id
+        self._vocab_size = first_id + matrix.shape[0] if vocab_size is None else vocab_size
 
     def rows(self, token_ids_T: npt.NDArray[np.int32]) -> F32:
-        """The embedding of each token, [T, D]. Raises ValueError for an id outside the vocabulary."""
-        vocab_size = self._matrix.shape[0]
-        if token_ids_T.min() < 0 or token_ids_T.max() >= vocab_size:
-            raise ValueError(f"a token id is outside the vocabulary of {vocab_size}")
+        """The embedding of each token, [T, D], zeros for those in other shards: the sum over the shards is whole.
+
+        Raises:
+            ValueError: an id is outside the whole vocabulary.
+        """
+        if token_ids_T.min() < 0 or token_ids_T.max() >= self._vocab_size:
+            raise ValueError(f"a token id is outside the vocabulary of {self._vocab_size}")
+        num_rows, width = self._matrix.shape
+        if num_rows == self._vocab_size:
+            return self._own_rows(token_ids_T)
+        own_T = token_ids_T - self._first_id
+        is_own_T = (own_T >= 0) & (own_T < num_rows)
+        rows_TD = np.zeros((len(own_T), width), np.float32)
+        rows_TD[is_own_T] = self._own_rows(own_T[is_own_T])
+        return rows_TD
+
+    def _own_rows(self, rows_T: npt.NDArray[np.int32]) -> F32:
         match self._matrix:
             case DenseWeight(values_NK=values):
-                rows_TD = values[token_ids_T]
+                rows_TD = values[rows_T]
             case BlockWeight():
-                rows_TD = _block_rows(self._matrix, token_ids_T)
+                rows_TD = _block_rows(self._matrix, rows_T)
         return rows_TD if self._scale == 1.0 else rows_TD * self._scale
 
 
@@ -46,4 +68,4 @@ def _block_rows(matrix: BlockWeight, rows_T: npt.NDArray[np.int32]) -> F32:
     q_TGB *= matrix.scales_NG[rows_T][..., None]
     if matrix.offsets_NG is not None:
         q_TGB += matrix.offsets_NG[rows_T][..., None]
-    return q_TGB.reshape(len(rows_T), -1)
+    return q_TGB.reshape(len(rows_T), matrix.shape[1])

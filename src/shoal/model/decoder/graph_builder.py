@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from shoal.errors import ModelLoadError
+from shoal.model.formats.quantization import dequantize
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
 
 _OPSET = 21
@@ -27,11 +28,12 @@ _FP32_COMPUTE, _INT8_COMPUTE = 0, 4
 class GraphBuilder:
     """Collects nodes and weights of one segment, then serializes them. Methods return the name of their result."""
 
-    def __init__(self, name: str, inputs: dict[str, int], outputs: dict[str, int]) -> None:
-        """`inputs` and `outputs` map names to widths: every value is fp32 [T, width]."""
+    def __init__(self, name: str, *, exact_activations: bool = False) -> None:
+        """`exact_activations`: quantized matrices meet fp32 activations everywhere, never 8-bit ones."""
         self._name = name
-        self._inputs = inputs
-        self._outputs = outputs
+        self._compute_level = _FP32_COMPUTE if exact_activations else _INT8_COMPUTE
+        self._inputs: dict[str, int] = {}
+        self._outputs: dict[str, int] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._weight_bytes = 0
@@ -106,8 +108,14 @@ class GraphBuilder:
         factor = self.constant(np.array(cap, np.float32))
         return self.node("Mul", [self.node("Tanh", [self.node("Div", [x, factor])]), factor])
 
-    def output(self, name: str, value: str) -> None:
-        """Give a result its output name."""
+    def input(self, name: str, width: int) -> str:
+        """A value from outside, fp32 [T, width]."""
+        self._inputs[name] = width
+        return name
+
+    def output(self, name: str, value: str, width: int) -> None:
+        """Hand a result, fp32 [T, width], outside under this name."""
+        self._outputs[name] = width
         self.node("Identity", [value], outputs=[name])
 
     def serialize_wide(self) -> bytes | None:
@@ -141,6 +149,9 @@ class GraphBuilder:
         match weight:
             case DenseWeight():
                 return self.node("MatMul", [x, self.constant(weight.values_NK.T)])
+            case BlockWeight() if weight.bits == 8 and self._compute_level == _FP32_COMPUTE:
+                # MatMulNBits could do it too, without a fast kernel: verifying SmolLM2 did not end within 200 s
+                return self.node("MatMul", [x, self.constant(dequantize(weight).T)])
             case BlockWeight():
                 return self._block_matmul(x, weight)
 
@@ -155,9 +166,9 @@ class GraphBuilder:
             N=num_out,
             bits=weight.bits,
             block_size=BLOCK,
-            accuracy_level=_INT8_COMPUTE,
+            accuracy_level=self._compute_level,
         )
-        if weight.bits == 4:
+        if weight.bits == 4 and self._compute_level != _FP32_COMPUTE:
             self._int4_compute_levels += [a for a in self._nodes[-1].attribute if a.name == "accuracy_level"]
         if weight.offsets_NG is None:
             return y

@@ -7,13 +7,14 @@ thirty spinning threads (measured on 2 cores: 182 ms a token instead of 7).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from shoal.errors import ModelLoadError
+from shoal.model.decoder.decoder_graph import Marker, SegmentGraph
 from shoal.model.runtime_sessions import session_options, start_session
 
 F32 = npt.NDArray[np.float32]
@@ -25,7 +26,9 @@ _BINDINGS_KEPT = 96
 class Segment:
     """One session and the names of what it takes and gives."""
 
-    def __init__(self, name: str, model: bytes) -> None:
+    def __init__(self, name: str, model: bytes, marker: Marker) -> None:
+        self.marker = marker
+        """what has to happen behind it"""
         try:
             self.session = start_session(model, session_options())
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
@@ -41,6 +44,29 @@ class Segment:
                 rows = buffers[name][start:stop]
                 bind(name, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
         return binding
+
+
+def load_segments(
+    graphs: Iterable[SegmentGraph], *, wide_kernels: bool, on_loaded: Callable[[int], None]
+) -> tuple[list[Segment], list[Segment], int]:
+    """Sessions of all graphs.
+
+    Args:
+        graphs: of a stage, in order.
+        wide_kernels: whether to have sessions of their own for many rows, where that is faster.
+        on_loaded: called with the number of segments loaded so far.
+
+    Returns:
+        The segments for few rows, those for many (the same objects where there is one kind only), resident bytes.
+    """
+    narrow, wide, weight_bytes = list[Segment](), list[Segment](), 0
+    for graph in graphs:
+        narrow.append(Segment(graph.name, graph.narrow, graph.marker))
+        wide_graph = graph.wide if wide_kernels else None
+        wide.append(narrow[-1] if wide_graph is None else Segment(graph.name, wide_graph, graph.marker))
+        weight_bytes += graph.weight_bytes * (1 if wide_graph is None else 2)
+        on_loaded(len(narrow))
+    return narrow, wide, weight_bytes
 
 
 class BoundSegments:

@@ -1,4 +1,4 @@
-"""One pipeline stage: its layers' segments, its KV cache and, at the ends, the embedding and the head.
+"""One pipeline stage or one shard of it: its layers' segments, its KV cache and, at the ends, embedding and head.
 
 Shapes: T tokens in the step, D hidden size.
 """
@@ -12,15 +12,21 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep
+from shoal.core.collectives import ProcessGroup
+from shoal.core.plan import ShardPart
+from shoal.model.attention.interface import Attention, AttentionLayer, AttentionShape, AttentionStep
 from shoal.model.attention.kv_storage import KvStorage
 from shoal.model.attention.paged_attention import make_attention
 from shoal.model.attention.rope import rope_tables
-from shoal.model.decoder.decoder_graph import attention_width, build_segments, qkv_width
+from shoal.model.decoder.decoder_graph import Marker, build_segments, build_shard_segments, count_segments
 from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.exchanges import group_exchange, run_exchange
 from shoal.model.decoder.sampling import sample_rows
-from shoal.model.decoder.segments import Bindings, BoundSegments, Segment
+from shoal.model.decoder.segments import Bindings, BoundSegments, Segment, load_segments
+from shoal.model.decoder.shard_sampling import sample_shard
+from shoal.model.decoder.stage_buffers import HEAD_ROWS, StageBuffers
 from shoal.model.runtime_sessions import share_pool
+from shoal.model.shard_source import ShardSource
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.messages import LoadStage, SampledToken, SampleRow, Step
 
@@ -28,8 +34,8 @@ F32 = npt.NDArray[np.float32]
 _FEWEST_PROMPT_ROWS = 2
 """ONNX Runtime multiplies a single row by another kernel than several, with other bits in the result. Prompt rows go
 two at a time at least, the second being whatever is in the buffer, so that they come out the same in any chunk."""
-_HEAD_ROWS = 64
-"""Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
+_COLLECTIVE_TIMEOUT_S = 120.0
+"""How long the other shards may take for their part of a layer before they count as lost; death is noticed earlier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,10 @@ class StageConfig:
     """longest sequence in tokens"""
     wide_kernels: bool = True
     """a second copy of 4-bit weights, packed for steps of many rows: prefill is faster and exact, for memory"""
+    exact_activations: bool = False
+    """no 8-bit activations anywhere: slower, but two ways to compute the same then agree but for the order of sums"""
+    part: ShardPart | None = None
+    """of every matrix; None: all of it"""
     native: bool | None = None
     """attention kernel: None takes the native one where it is installed, False the NumPy one"""
 
@@ -67,26 +77,49 @@ class StageConfig:
             max_step_tokens=load.max_step_tokens,
             max_context=load.max_context,
             wide_kernels=load.wide_kernels,
+            exact_activations=load.exact_activations,
+            part=ShardPart(kv_heads=load.kv_heads, columns=load.columns, vocabulary=load.vocabulary)
+            if load.num_shards > 1
+            else None,
         )
 
 
 class Stage:
-    """Runs steps through a contiguous range of layers. Not thread-safe; one step at a time."""
+    """Runs steps through a contiguous range of layers, together with the other shards where it is one of several.
+
+    Not thread-safe; one step at a time.
+    """
 
     def __init__(
-        self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None] | None = None
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        on_progress: Callable[[int, int], None] | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        """Reads the stage's own weights and no others. `on_progress(done, total)` counts segments."""
+        """Reads the stage's own weights and no others.
+
+        Args:
+            source: the whole model's weights.
+            config: what to hold; with `part`, this is one shard of several.
+            on_progress: called with (done, total) segments.
+            group: all shards of the stage, where there are several. They must run the same steps.
+        """
         share_pool(config.threads)
-        self.decoder = source.config
         self._config = config
+        self._group = group
+        self._whole_vocab_size = source.config.vocab_size
+        source = source if config.part is None else ShardSource(source, config.part)
+        self.decoder = source.config
+        """with this shard's own counts of heads, columns and vocabulary rows"""
         self.weight_bytes = 0
         """resident bytes of weights"""
         self._embedding = self._load_embedding(source) if self.is_first else None
         narrow, wide = self._load_segments(source, on_progress or (lambda done, total: None))
-        self._allocate_buffers()
+        self._buffers = StageBuffers(narrow, self.decoder, config.max_step_tokens + _FEWEST_PROMPT_ROWS - 1)
         self._bind(narrow, wide)
-        self._layers = self._make_attention_layers()
+        self._attention = self._make_attention()
+        self._layers = self._make_attention_layers() if self.decoder.num_heads else []
 
     @property
     def is_first(self) -> bool:
@@ -101,15 +134,18 @@ class Stage:
     def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
         """Run one step. The first stage embeds the step's tokens, every other takes `x_TD` from its predecessor.
 
-        Returns: the sampled tokens in the last stage, else the hidden states [T, D] for the next.
+        Returns: the sampled tokens in the last stage, else the hidden states [T, D] for the next; on every shard.
         Valid until: the next `process`.
-        Raises: ValueError when the step does not fit the KV cache.
+        Raises: ValueError when the step does not fit the KV cache, WorkerLost when another shard is gone.
         """
         num_tokens = step.num_tokens
-        if self._embedding is not None:
-            x_TD = self._embedding.rows(np.frombuffer(step.token_ids, "<i4"))
-        assert x_TD is not None
-        self._x[0][:num_tokens] = x_TD
+        first_x_TD = self._buffers.x[:num_tokens]
+        if self._embedding is None:
+            assert x_TD is not None
+            first_x_TD[:] = x_TD
+        else:
+            first_x_TD[:] = self._embedding.rows(np.frombuffer(step.token_ids, "<i4"))
+            self._sum_over_shards(first_x_TD)
         parts = self._parts(step)
         self._run_layers(step, parts)
         return self._sample(step.samples) if self.is_last else self._hand_over(num_tokens, parts)
@@ -126,33 +162,46 @@ class Stage:
         return parts
 
     def _run_layers(self, step: Step, parts: Sequence[Bindings]) -> None:
-        """Every part has sessions of its own; attention takes all rows at once."""
+        """Every part has sessions of its own; attention and sums over shards take all rows at once."""
         attention_step = self._attention_step(step)
-        qkv, attention = self._qkv[: step.num_tokens], self._attention_out[: step.num_tokens]
-        for index, layer in enumerate(self._layers):
+        qkv, attention = self._buffers.qkv[: step.num_tokens], self._buffers.attention[: step.num_tokens]
+        layers = iter(self._layers)
+        for index, (marker, partial) in enumerate(self._cuts):
             for part in parts:
                 session, binding = part[index]
                 session.run_with_iobinding(binding)
-            layer.run(qkv, attention, attention_step)
+            if marker is Marker.ATTENTION:
+                next(layers).run(qkv, attention, attention_step)
+            else:
+                self._sum_over_shards(partial[: step.num_tokens])
+
+    def _sum_over_shards(self, x: F32) -> None:
+        if self._group is not None:
+            self._group.all_reduce(x, timeout_s=_COLLECTIVE_TIMEOUT_S)
 
     def _hand_over(self, num_tokens: int, parts: Sequence[Bindings]) -> F32:
         for part in parts:
             session, binding = part[-1]
             session.run_with_iobinding(binding)
-        return self._x_out[:num_tokens]
+        return self._buffers.x_out[:num_tokens]
 
     def _sample(self, samples: Sequence[SampleRow]) -> tuple[SampledToken, ...]:
         """Finish the last layer and compute logits for the sampled rows only."""
         tokens: list[SampledToken] = []
-        for start in range(0, len(samples), _HEAD_ROWS):
-            rows = samples[start : start + _HEAD_ROWS]
-            indices = [row.row for row in rows]
-            self._head_x[: len(rows)] = self._residual[indices]
-            self._head_attention[: len(rows)] = self._attention_out[indices]
+        for start in range(0, len(samples), HEAD_ROWS):
+            rows = samples[start : start + HEAD_ROWS]
+            self._buffers.gather([row.row for row in rows])
             ((session, binding),) = self._head_segment.on_rows(0, len(rows))
             session.run_with_iobinding(binding)
-            tokens += sample_rows(self._logits[: len(rows)], rows)
+            tokens += self._draw(self._buffers.logits[: len(rows)], rows)
         return tuple(tokens)
+
+    def _draw(self, logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
+        part, group = self._config.part, self._group
+        if part is None or group is None:
+            return sample_rows(logits_RV, rows)
+        sampling = sample_shard(logits_RV, rows, first_id=part.vocabulary[0], vocab_size=self._whole_vocab_size)
+        return run_exchange(sampling, group_exchange(group, timeout_s=_COLLECTIVE_TIMEOUT_S))
 
     def _attention_step(self, step: Step) -> AttentionStep:
         return self._attention.step(
@@ -165,63 +214,54 @@ class Stage:
     def _load_embedding(self, source: WeightSource) -> Embedding:
         matrix = source.matrix("embedding", self._config.precision)
         self.weight_bytes += matrix.num_bytes
-        return Embedding(matrix, self.decoder.embedding_scale)
+        first_id = self._config.part.vocabulary[0] if self._config.part else 0
+        return Embedding(matrix, self.decoder.embedding_scale, first_id=first_id, vocab_size=self._whole_vocab_size)
 
     def _load_segments(
         self, source: WeightSource, on_progress: Callable[[int, int], None]
     ) -> tuple[list[Segment], list[Segment]]:
-        """The segments for few rows and those for many, the same objects where there is one kind only."""
-        config, narrow, wide = self._config, list[Segment](), list[Segment]()
-        total = config.last_layer - config.first_layer + 1
-        for graph in build_segments(source, config.first_layer, config.last_layer, config.precision):
-            narrow.append(Segment(graph.name, graph.narrow))
-            wide_graph = graph.wide if config.wide_kernels else None
-            wide.append(narrow[-1] if wide_graph is None else Segment(graph.name, wide_graph))
-            self.weight_bytes += graph.weight_bytes * (1 if wide_graph is None else 2)
-            on_progress(len(narrow), total)
+        config, is_shard = self._config, self._config.part is not None
+        total = count_segments(config.last_layer - config.first_layer, is_shard=is_shard)
+        build = build_shard_segments if is_shard else build_segments
+        graphs = build(
+            source,
+            config.first_layer,
+            config.last_layer,
+            config.precision,
+            exact_activations=config.exact_activations,
+        )
+        narrow, wide, weight_bytes = load_segments(
+            graphs, wide_kernels=config.wide_kernels, on_loaded=lambda done: on_progress(done, total)
+        )
+        self.weight_bytes += weight_bytes
         return narrow, wide
 
-    def _allocate_buffers(self) -> None:
-        rows, decoder = self._config.max_step_tokens + _FEWEST_PROMPT_ROWS - 1, self.decoder
-
-        def buffer(num_rows: int, width: int) -> F32:
-            return np.zeros((num_rows, width), np.float32)
-
-        self._x = (buffer(rows, decoder.hidden_size), buffer(rows, decoder.hidden_size))
-        self._qkv = buffer(rows, qkv_width(decoder))
-        self._attention_out = buffer(rows, attention_width(decoder))
-        if self.is_last:
-            self._head_x = buffer(_HEAD_ROWS, decoder.hidden_size)
-            self._head_attention = buffer(_HEAD_ROWS, attention_width(decoder))
-            self._logits = buffer(_HEAD_ROWS, decoder.vocab_size)
-        else:
-            self._x_out = buffer(rows, decoder.hidden_size)
-
     def _bind(self, narrow: Sequence[Segment], wide: Sequence[Segment]) -> None:
-        """The residual stream alternates between two buffers: a segment reads one and writes the other."""
-        reads = [max(index - 1, 0) % 2 for index in range(len(narrow))]
-        shared = {"qkv": self._qkv, "attention": self._attention_out}
-        buffers = [shared | {"x": self._x[read], "x_out": self._x[1 - read]} for read in reads]
-        self._residual = self._x[reads[-1]]
+        bound = self._buffers.bound
+        self._cuts = [
+            (segment.marker, buffers["partial"] if segment.marker is Marker.SUM else buffers["x"])
+            for segment, buffers in zip(narrow[:-1], bound[:-1], strict=True)
+        ]
+        """what follows each segment but the last, and the term of the sum that it wrote"""
         if self.is_last:
-            ends = {"x": self._head_x, "attention": self._head_attention, "logits": self._logits}
-            self._head_segment = BoundSegments(narrow[-1:], [ends])
-            narrow, wide, buffers = narrow[:-1], wide[:-1], buffers[:-1]
-        else:
-            buffers[-1]["x_out"] = self._x_out
-        self._output_segments = BoundSegments(narrow, buffers)
+            self._head_segment = BoundSegments(narrow[-1:], bound[-1:])
+            narrow, wide, bound = narrow[:-1], wide[:-1], bound[:-1]
+        self._output_segments = BoundSegments(narrow, bound)
         is_one_kind = all(a is b for a, b in zip(narrow, wide, strict=True))
-        self._prompt_segments = self._output_segments if is_one_kind else BoundSegments(wide, buffers)
+        self._prompt_segments = self._output_segments if is_one_kind else BoundSegments(wide, bound)
 
-    def _make_attention_layers(self) -> list[AttentionLayer]:
-        config, decoder = self._config, self.decoder
-        self._attention = make_attention(
+    def _make_attention(self) -> Attention:
+        config = self._config
+        return make_attention(
             num_threads=config.threads,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
             max_context=config.max_context,
             native=config.native,
         )
+
+    def _make_attention_layers(self) -> list[AttentionLayer]:
+        config, decoder = self._config, self.decoder
         span = range(config.first_layer, config.last_layer)
         self._kv = KvStorage(
             decoder,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 
 from shoal.model.formats.quantization import quantize_rows, widen
-from shoal.model.weights import BLOCK, F32, U8, BlockWeight, DenseWeight, Precision, Weight
+from shoal.model.weights import BLOCK, F32, U8, BlockWeight, DenseWeight, Precision, Range, Weight, cut_columns
 
 Form = Literal["dense", "own", "widened", "int8", "int4"]
 """fp32; the file's own blocks, repacked exactly; its own 4-bit blocks as 8-bit ones, also exact; 8-bit or 4-bit blocks
@@ -66,6 +67,25 @@ def form_bytes(form: Form, kind: Kind, num_rows: int, num_columns: int) -> int:
     return num_weights * bits // 8 + num_weights // BLOCK * 4 * arrays
 
 
+def check_columns(form: Form, columns: Range) -> None:
+    """Raises ValueError where columns of a matrix that takes this form would cut a quantization block."""
+    if form != "dense" and (columns[0] % BLOCK or columns[1] % BLOCK):
+        raise ValueError(f"columns [{columns[0]}, {columns[1]}) cut a quantization block of {BLOCK}")
+
+
+def columns_to_weight(rows: U8, kind: Kind, form: Form, columns: Range) -> Weight:
+    """Some columns of rows of raw bytes, exactly as `to_weight` has them; only the blocks they lie in are read.
+
+    Raises:
+        ValueError: the columns cut a quantization block.
+    """
+    check_columns(form, columns)
+    block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+    first, last = columns[0] // block_weights, -(-columns[1] // block_weights)
+    weight = to_weight(rows[:, first * block_bytes : last * block_bytes], kind, form)
+    return cut_columns(weight, columns[0] - first * block_weights, columns[1] - first * block_weights)
+
+
 def to_weight(rows: U8, kind: Kind, form: Form) -> Weight:
     """Rows of raw bytes [N, row_bytes] of a supported kind as a weight of that form."""
     match form:
@@ -85,6 +105,9 @@ def to_dense(rows: U8, kind: Kind) -> F32:
     """Rows of raw bytes as fp32 [N, K]; a view where the file holds fp32."""
     from gguf.quants import dequantize
 
+    if rows.size == 0:  # which the package does not expect
+        block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+        return np.zeros((len(rows), rows.shape[1] // block_bytes * block_weights), np.float32)
     return dequantize(rows, kind)
 
 
@@ -93,7 +116,7 @@ def _own_blocks(rows: U8, kind: Kind) -> BlockWeight:
         case Kind.Q8_0:
             return _from_q8_0(rows)
         case Kind.Q4_0:
-            blocks = rows.reshape(len(rows), -1, 18)
+            blocks = _in_blocks(rows, 18)
             return BlockWeight(bits=4, q_NGB=_interleave(blocks[..., 2:]), scales_NG=_halves(blocks, 0))
         case Kind.Q4_1:
             return _from_q4_1(rows)
@@ -105,13 +128,13 @@ def _own_blocks(rows: U8, kind: Kind) -> BlockWeight:
 
 def _from_q8_0(rows: U8) -> BlockWeight:
     """34 bytes a block: a half-precision scale and 32 signed bytes."""
-    blocks = rows.reshape(len(rows), -1, 34)
+    blocks = _in_blocks(rows, 34)
     return BlockWeight(bits=8, q_NGB=blocks[..., 2:] ^ np.uint8(0x80), scales_NG=_halves(blocks, 0))
 
 
 def _from_q4_1(rows: U8) -> BlockWeight:
     """20 bytes a block: half-precision scale and minimum, then nibbles; w = q * scale + minimum."""
-    blocks = rows.reshape(len(rows), -1, 20)
+    blocks = _in_blocks(rows, 20)
     scales_NG, minima_NG = _halves(blocks, 0), _halves(blocks, 2)
     offsets_NG = minima_NG + 8 * scales_NG
     return BlockWeight(bits=4, q_NGB=_interleave(blocks[..., 4:]), scales_NG=scales_NG, offsets_NG=offsets_NG)
@@ -122,13 +145,20 @@ def _from_q4_k(rows: U8) -> BlockWeight:
 
     Every 32 bytes of nibbles hold two sub-blocks of 32 weights: the low nibbles are one, the high nibbles the next.
     """
-    blocks = rows.reshape(len(rows), -1, 144)
+    blocks = _in_blocks(rows, 144)
     scales_NS8, minima_NS8 = _six_bit_fields(blocks[..., 4:16])
-    scales_NG = np.multiply(_halves(blocks, 0)[..., None], scales_NS8).reshape(len(rows), -1)
-    minima_NG = np.multiply(_halves(blocks, 2)[..., None], minima_NS8).reshape(len(rows), -1)
-    nibbles = _interleave(blocks[..., 16:].reshape(len(rows), -1, 32))
-    q_NGB = nibbles.reshape(len(rows), -1, BLOCK // 2)
+    num_rows, num_super_blocks = blocks.shape[:2]
+    grid = (num_rows, num_super_blocks * 8)
+    scales_NG = np.multiply(_halves(blocks, 0)[..., None], scales_NS8).reshape(grid)
+    minima_NG = np.multiply(_halves(blocks, 2)[..., None], minima_NS8).reshape(grid)
+    nibbles = _interleave(blocks[..., 16:].reshape(num_rows, num_super_blocks * 4, 32))
+    q_NGB = nibbles.reshape(*grid, BLOCK // 2)
     return BlockWeight(bits=4, q_NGB=q_NGB, scales_NG=scales_NG, offsets_NG=8 * scales_NG - minima_NG)
+
+
+def _in_blocks(rows: U8, block_bytes: int) -> U8:
+    """[N, G, block_bytes]: a view, also of rows that are cut out of longer ones, and of none."""
+    return rows.reshape(len(rows), rows.shape[1] // block_bytes, block_bytes)
 
 
 def _six_bit_fields(packed: U8) -> tuple[F32, F32]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.gguf_blocks import SUPPORTED, Form, choose_form, form_bytes, to_dense, to_weight
+from shoal.model.formats.gguf_blocks import (
+    SUPPORTED,
+    Form,
+    check_columns,
+    choose_form,
+    columns_to_weight,
+    form_bytes,
+    to_dense,
+)
 from shoal.model.formats.gguf_config import config_from_gguf
 from shoal.model.formats.gguf_header import GgufHeader, TensorInfo
-from shoal.model.weights import F32, U8, Precision, Weight
+from shoal.model.weights import F32, U8, Precision, Range, Weight, resolve_range
 
 TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
 LAYER_NAMES = {
@@ -64,27 +72,43 @@ class GgufFile:
     def config(self) -> DecoderConfig:
         return self._config
 
-    def matrix(self, name: str, precision: Precision) -> Weight:
-        """A matrix at that precision; `auto` keeps the file's own blocks. Raises ModelLoadError."""
-        part = self._locate(name)
-        kind = self._header.tensors[part.tensor].kind
-        return to_weight(self._rows(part), kind, self._form(name, part, precision))
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        """A matrix at that precision, or a part of it; `auto` keeps the file's own blocks. See `WeightSource`."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        resolved = resolve_range(columns, tensor.shape[-1])
+        return columns_to_weight(self._rows(part), tensor.kind, self._form(name, part, precision), resolved)
 
-    def vector(self, name: str) -> F32:
-        """A norm weight or bias in fp32, a copy. Raises ModelLoadError."""
-        part = self._locate(name)
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        """A norm weight or bias in fp32, a copy. See `WeightSource`."""
+        part = self._cut(self._locate(name), span)
         tensor = self._header.tensors[part.tensor]
         values = to_dense(self._header.rows(part.tensor), tensor.kind).reshape(-1)[part.start : part.stop]
         if part.heads:
             values = values[self._half_split_order(part.heads)]
         return values.astype(np.float32)
 
-    def matrix_bytes(self, name: str, precision: Precision) -> int:
-        """What `matrix(name, precision).num_bytes` would be, from the header alone."""
-        part = self._locate(name)
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        """What `matrix(...).num_bytes` would be, from the header alone."""
+        part = self._cut(self._locate(name), rows)
         tensor = self._header.tensors[part.tensor]
         form = self._form(name, part, precision)
-        return form_bytes(form, tensor.kind, part.stop - part.start, tensor.shape[-1])
+        first, last = resolve_range(columns, tensor.shape[-1])
+        check_columns(form, (first, last))
+        return form_bytes(form, tensor.kind, part.stop - part.start, last - first)
+
+    def _cut(self, part: _Part, rows: Range | None) -> _Part:
+        """Some rows of a part; whole heads, where their order is to be changed."""
+        first, last = resolve_range(rows, part.stop - part.start)
+        head_dim = self._config.head_dim
+        if part.heads and (first % head_dim or last % head_dim):
+            raise ValueError(f"rows [{first}, {last}) of {part.tensor} cut a head of {head_dim}")
+        heads = (last - first) // head_dim if part.heads else 0
+        return replace(part, start=part.start + first, stop=part.start + last, heads=heads)
 
     def _form(self, name: str, part: _Part, precision: Precision) -> Form:
         tensor, vocabulary = self._header.tensors[part.tensor], name in ("embedding", "head")

@@ -28,9 +28,9 @@ def quantize_rows(values_NK: F32, bits: Literal[4, 8]) -> Weight:
     num_rows, num_columns = values_NK.shape
     if num_columns % BLOCK:
         return DenseWeight(values_NK=np.ascontiguousarray(values_NK))
-    rows_at_once = max(1, CHUNK_WEIGHTS // num_columns)
+    rows_at_once = max(1, CHUNK_WEIGHTS // max(1, num_columns))
     quantize = _quantize_8bit if bits == 8 else _quantize_4bit
-    parts = [quantize(values_NK[row : row + rows_at_once]) for row in range(0, num_rows, rows_at_once)]
+    parts = [quantize(values_NK[row : row + rows_at_once]) for row in range(0, max(1, num_rows), rows_at_once)]
     q, scales, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
     return BlockWeight(bits=bits, q_NGB=q, scales_NG=scales, offsets_NG=offsets if bits == 4 else None)
 
@@ -62,11 +62,16 @@ def pack_nibbles(q: U8) -> U8:
 
 def unpack_nibbles(packed: U8) -> U8:
     """The inverse of `pack_nibbles`."""
-    return np.stack((packed & np.uint8(0x0F), packed >> np.uint8(4)), axis=-1).reshape(*packed.shape[:-1], -1)
+    pairs = np.stack((packed & np.uint8(0x0F), packed >> np.uint8(4)), axis=-1)
+    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
+
+
+def _in_blocks(values_NK: F32) -> F32:
+    return values_NK.reshape(len(values_NK), values_NK.shape[1] // BLOCK, BLOCK)
 
 
 def _quantize_8bit(values_NK: F32) -> tuple[U8, F32, F32]:
-    blocks_NGB = values_NK.reshape(len(values_NK), -1, BLOCK)
+    blocks_NGB = _in_blocks(values_NK)
     scales_NG = np.abs(blocks_NGB).max(axis=-1) / np.float32(127)
     q_NGB = np.rint(blocks_NGB * _reciprocal(scales_NG)[..., None]) + 128
     return q_NGB.astype(np.uint8), scales_NG, np.zeros_like(scales_NG)
@@ -74,7 +79,7 @@ def _quantize_8bit(values_NK: F32) -> tuple[U8, F32, F32]:
 
 def _quantize_4bit(values_NK: F32) -> tuple[U8, F32, F32]:
     """The best of several starting grids, each improved by fitting scale and minimum to its own roundings."""
-    blocks_NGB = values_NK.reshape(len(values_NK), -1, BLOCK)
+    blocks_NGB = _in_blocks(values_NK)
     low_NG, high_NG = blocks_NGB.min(axis=-1), blocks_NGB.max(axis=-1)
     q_NGB, scales_NG, minima_NG, gain_NG = _refine(blocks_NGB, (high_NG - low_NG) / 15, low_NG)
     for factor in RANGE_FACTORS[1:]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from gguf.constants import GGMLQuantizationType as Kind
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.gguf_blocks import Form, choose_form, form_bytes
+from shoal.model.formats.gguf_blocks import Form, check_columns, choose_form, form_bytes
 from shoal.model.formats.hf_config import config_from_hf, read_json
 from shoal.model.formats.quantization import quantize_rows
-from shoal.model.weights import F32, DenseWeight, Precision, Weight
+from shoal.model.weights import F32, DenseWeight, Precision, Range, Weight, resolve_range
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 INDEX_FILE = "model.safetensors.index.json"
@@ -85,11 +85,14 @@ class SafetensorsDir:
     def config(self) -> DecoderConfig:
         return self._config
 
-    def matrix(self, name: str, precision: Precision) -> Weight:
-        """A matrix at that precision; `auto` is fp32, for the files hold floats. Raises ModelLoadError."""
-        part = self._locate(name)
-        values_NK = _to_float32(part)
-        match self._form(name, part, precision):
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        """A matrix at that precision, or a part of it; `auto` is fp32: the files hold floats. See `WeightSource`."""
+        part = _cut(self._locate(name), rows)
+        form, resolved = self._form(name, part, precision, columns)
+        values_NK = _to_float32(part, resolved)
+        match form:
             case "int8":
                 return quantize_rows(values_NK, 8)
             case "int4":
@@ -97,20 +100,27 @@ class SafetensorsDir:
             case _:
                 return DenseWeight(values_NK=values_NK)
 
-    def vector(self, name: str) -> F32:
-        """A norm weight or bias in fp32; Gemma's norms with the 1 added that its layers add. Raises ModelLoadError."""
-        values = _to_float32(self._locate(name))
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        """A norm weight or bias in fp32; Gemma's norms with the 1 added that its layers add. See `WeightSource`."""
+        values = _to_float32(_cut(self._locate(name), span))
         adds_one = self._config.family == "gemma3" and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
-    def matrix_bytes(self, name: str, precision: Precision) -> int:
-        """What `matrix(name, precision).num_bytes` would be, from the headers alone."""
-        part = self._locate(name)
-        return form_bytes(self._form(name, part, precision), Kind.F32, part.stop - part.start, part.tensor.shape[-1])
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        """What `matrix(...).num_bytes` would be, from the headers alone."""
+        part = _cut(self._locate(name), rows)
+        form, (first, last) = self._form(name, part, precision, columns)
+        return form_bytes(form, Kind.F32, part.stop - part.start, last - first)
 
-    def _form(self, name: str, part: _Part, precision: Precision) -> Form:
-        vocabulary = name in ("embedding", "head")
-        return choose_form(Kind.F32, precision, num_columns=part.tensor.shape[-1], is_vocabulary=vocabulary)
+    def _form(self, name: str, part: _Part, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
+        """What the whole matrix becomes, and the columns of it that are wanted."""
+        num_columns = part.tensor.shape[-1]
+        form = choose_form(Kind.F32, precision, num_columns=num_columns, is_vocabulary=name in ("embedding", "head"))
+        resolved = resolve_range(columns, num_columns)
+        check_columns(form, resolved)
+        return form, resolved
 
     def _find_prefix(self) -> str:
         """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""
@@ -212,15 +222,22 @@ def _whole(tensor: _Tensor) -> _Part:
     return _Part(tensor=tensor, start=0, stop=tensor.shape[0])
 
 
-def _to_float32(part: _Part) -> F32:
-    """Rows of a tensor in fp32; a view of the file where it holds fp32."""
+def _cut(part: _Part, rows: Range | None) -> _Part:
+    first, last = resolve_range(rows, part.stop - part.start)
+    return replace(part, start=part.start + first, stop=part.start + last)
+
+
+def _to_float32(part: _Part, columns: Range | None = None) -> F32:
+    """Rows of a tensor, or some columns of them, in fp32; a view of the file where it holds fp32."""
     tensor = part.tensor
     row_items = prod(tensor.shape[1:])
     count = (part.stop - part.start) * row_items
     start = tensor.start_bytes + part.start * row_items * ITEM_BYTES[tensor.dtype]
     shape = (part.stop - part.start, *tensor.shape[1:])
+    kind = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[tensor.dtype]
+    values = np.frombuffer(tensor.data, kind, count, start).reshape(shape)
+    if columns is not None:
+        values = values[:, columns[0] : columns[1]]
     if tensor.dtype == "BF16":
-        halves = np.frombuffer(tensor.data, np.uint16, count, start)
-        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    kind = np.float32 if tensor.dtype == "F32" else np.float16
-    return np.frombuffer(tensor.data, kind, count, start).astype(np.float32, copy=False).reshape(shape)
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)

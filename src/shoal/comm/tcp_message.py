@@ -1,0 +1,154 @@
+"""The messages of a TCP group, and one that is on its way in or out of a socket.
+
+Format: a header of 32 bytes, little-endian (generation, sequence, bytes: u64; operation, rank: u32), then
+the payload. The rank is that of the sender, or in `LOST` the one that is lost.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NoReturn
+
+HEADER = struct.Struct("<QQQII")
+_JOINED_BYTES = 1 << 16
+"""Messages up to this size are sent and received in one piece: copying 64 KiB takes less time than a system call of
+both ends over a loopback (benchmarks/collectives.py)."""
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Operation(IntEnum):
+    """What a message belongs to. The last two end the group."""
+
+    SUM = 1
+    """a whole tensor, to be summed"""
+    SEGMENT = 2
+    """the receiver's segment of a tensor, to be summed"""
+    SUMMED_SEGMENT = 3
+    GATHER = 4
+    BROADCAST = 5
+    LOST = 6
+    """the named rank is lost"""
+    REFUSED = 7
+    """the ranks do not do the same"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The first bytes of a message."""
+
+    generation: int
+    sequence: int
+    """of the exchange, 1 and up"""
+    num_bytes: int
+    """of the payload"""
+    operation: int
+    rank: int
+
+    def pack(self) -> bytes:
+        """The wire form."""
+        return HEADER.pack(self.generation, self.sequence, self.num_bytes, self.operation, self.rank)
+
+    @classmethod
+    def unpack(cls, data: memoryview) -> Header:
+        """Any 32 bytes: who reads them decides whether they make sense."""
+        generation, sequence, num_bytes, operation, rank = HEADER.unpack(data)
+        return cls(generation=generation, sequence=sequence, num_bytes=num_bytes, operation=operation, rank=rank)
+
+    def __str__(self) -> str:
+        name = Operation(self.operation).name if self.operation in list(Operation) else f"{self.operation}"
+        return f"{name} number {self.sequence} of {self.num_bytes} bytes in generation {self.generation}"
+
+
+class Outgoing:
+    """A message on its way to one peer."""
+
+    def __init__(self, sock: socket.socket, rank: int, header: Header, payload: memoryview) -> None:
+        self.sock = sock
+        self.rank = rank
+        packed = header.pack()
+        joined = len(payload) <= _JOINED_BYTES
+        self._pieces = [memoryview(packed + payload)] if joined else [payload, memoryview(packed)]
+        """the next one last"""
+        self.is_started = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the socket has taken all of it."""
+        return not self._pieces
+
+    def advance(self) -> bool:
+        """Send what the socket takes. Whether it took any. Raises OSError."""
+        moved = False
+        while self._pieces:
+            piece = self._pieces.pop()
+            try:
+                count = self.sock.send(piece)
+            except _WOULD_BLOCK:
+                self._pieces.append(piece)
+                break
+            moved = self.is_started = True
+            if count < len(piece):
+                self._pieces.append(piece[count:])
+        return moved
+
+
+class Incoming:
+    """A message on its way from one peer into `target`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        rank: int,
+        expected: Header,
+        target: memoryview,
+        refuse: Callable[[int, Header, Header], NoReturn],
+    ) -> None:
+        """`refuse` is called with the rank, a header that is not the expected one, and that; it raises."""
+        self.sock = sock
+        self.rank = rank
+        self._expected = expected
+        self._expected_bytes = expected.pack()
+        self._target = target
+        self._refuse = refuse
+        joined = HEADER.size + (len(target) if len(target) <= _JOINED_BYTES else 0)
+        self._first = memoryview(bytearray(joined))
+        self._num_first = 0
+        self._num_direct = 0
+        """bytes of a large payload that are in `target`"""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it is in `target`."""
+        return self._num_first + self._num_direct == HEADER.size + len(self._target)
+
+    def advance(self) -> bool:
+        """Take what has arrived. Whether there was any. Raises OSError, and what `refuse` raises."""
+        try:
+            if self._num_first < len(self._first):
+                return self._receive_first()
+            count = self.sock.recv_into(self._target[self._num_direct :])
+        except _WOULD_BLOCK:
+            return False
+        self._num_direct += _at_least_one(count)
+        return True
+
+    def _receive_first(self) -> bool:
+        """The header, and the payload where it is small."""
+        before = self._num_first
+        self._num_first += _at_least_one(self.sock.recv_into(self._first[before:]))
+        if before < HEADER.size <= self._num_first and self._first[: HEADER.size] != self._expected_bytes:
+            self._refuse(self.rank, Header.unpack(self._first[: HEADER.size]), self._expected)
+        if self._num_first == len(self._first) > HEADER.size:
+            self._target[:] = self._first[HEADER.size :]
+        return True
+
+
+def _at_least_one(count: int) -> int:
+    if count == 0:
+        raise ConnectionResetError("closed by the peer")
+    return count

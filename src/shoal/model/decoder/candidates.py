@@ -1,0 +1,93 @@
+"""Which tokens may be drawn, and the draw: shared by sampling from whole logits and from shards of them.
+
+Shapes: V vocabulary, or one shard's part of it; C candidates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.protocol.messages import Sampling
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+_NUCLEUS_GUESS = 512
+"""Candidates sorted first when looking for the top-p nucleus; multiplied by NUCLEUS_GROWTH until it is inside."""
+NUCLEUS_GROWTH = 4
+
+
+def softmax_weights(logits_V: F32, best_logit: np.float32, temperature: float) -> F32:
+    """Unnormalized probabilities: the token of the vocabulary's best logit weighs 1."""
+    weights_V = logits_V - best_logit
+    if temperature != 1.0:
+        weights_V /= np.float32(temperature)
+    return np.exp(weights_V, out=weights_V)
+
+
+def effective_top_k(sampling: Sampling, vocab_size: int) -> int:
+    """The number of most likely tokens to keep, 0 where that is all of them."""
+    return sampling.top_k if 0 < sampling.top_k < vocab_size else 0
+
+
+def candidates(weights_V: F32, sampling: Sampling) -> tuple[I64 | None, F32]:
+    """Token ids that may be drawn (None: all) and their weights. The best token's weight is 1."""
+    top_k = effective_top_k(sampling, len(weights_V))
+    if top_k:
+        ids_C = largest(weights_V, top_k)
+        return truncate(ids_C, weights_V[ids_C], sampling, float(weights_V[ids_C].sum()))
+    if sampling.top_p < 1.0:
+        mass = float(weights_V.sum(dtype=np.float64))
+        ids_C = _nucleus_and_more(weights_V, sampling.top_p * mass)
+        return truncate(ids_C, weights_V[ids_C], sampling, mass)
+    return above_floor(None, weights_V, sampling.min_p)
+
+
+def truncate(ids_C: I64, weights_C: F32, sampling: Sampling, mass: float) -> tuple[I64, F32]:
+    """Top-p, then min-p, of candidates sorted most likely first. `mass` is what top-p is a part of."""
+    if sampling.top_p < 1.0:
+        keep = nucleus_size(weights_C, sampling.top_p * mass)
+        ids_C, weights_C = ids_C[:keep], weights_C[:keep]
+    kept_C, weights_C = above_floor(ids_C, weights_C, sampling.min_p)
+    assert kept_C is not None
+    return kept_C, weights_C
+
+
+def above_floor(ids_C: I64 | None, weights_C: F32, min_p: float) -> tuple[I64 | None, F32]:
+    """Candidates at least min_p times as likely as the best token. Ids None: all of the vocabulary, in order."""
+    if min_p <= 0.0:
+        return ids_C, weights_C
+    kept = np.flatnonzero(weights_C >= min_p)
+    return kept if ids_C is None else ids_C[kept], weights_C[kept]
+
+
+def largest(values_V: F32, count: int) -> I64:
+    """Indices of the `count` largest values or of all, largest first; ties to the smaller index."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    count = min(count, len(values_V))
+    threshold = np.partition(values_V, -count)[-count]
+    ids_C = np.flatnonzero(~(values_V < threshold))
+    return ids_C[np.argsort(-values_V[ids_C], kind="stable")][:count]
+
+
+def nucleus_size(weights_C: npt.NDArray[np.floating], mass: float) -> int:
+    """How many of the candidates, most likely first, it takes to reach that mass, or all."""
+    return min(int(np.searchsorted(np.cumsum(weights_C, dtype=np.float64), mass)) + 1, len(weights_C))
+
+
+def pick(weights_C: npt.NDArray[np.floating], u: float) -> int:
+    """Index of the candidate at u: the inverse of the cumulative distribution, for u in [0, 1)."""
+    cumulative_C = np.cumsum(weights_C, dtype=np.float64)
+    index = int(np.searchsorted(cumulative_C, u * cumulative_C[-1], side="right"))
+    return min(index, len(cumulative_C) - 1)
+
+
+def _nucleus_and_more(weights_V: F32, mass: float) -> I64:
+    """Most likely tokens, at least as many as reach the mass. Source: arXiv 1904.09751, section 3.1."""
+    count = min(_NUCLEUS_GUESS, len(weights_V))
+    while True:
+        ids_C = largest(weights_V, count)
+        if count == len(weights_V) or float(weights_V[ids_C].sum(dtype=np.float64)) >= mass:
+            return ids_C
+        count = min(NUCLEUS_GROWTH * count, len(weights_V))

@@ -1,0 +1,143 @@
+"""One shard's part of a model's weights, as if it were a smaller model.
+
+Attention is cut by KV heads with the query heads that read them, the MLP by columns, embedding and head by vocabulary
+rows: matrices into which the hidden state goes by rows, matrices out of which it comes by columns. Each shard's `o` and
+`down` products are then partial sums of the whole ones. Source: Megatron-LM, arXiv 1909.08053, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import gcd
+
+from shoal.core.plan import ShardPart
+from shoal.core.shard_atoms import ShardAtoms
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.weights import BLOCK, F32, Precision, Range, Weight, WeightSource
+
+VOCAB_ATOM = 32
+"""Vocabulary rows in a piece: a whole number of vector registers of logits on every processor (16 fp32 in AVX-512)."""
+
+
+def shard_atoms(config: DecoderConfig) -> ShardAtoms:
+    """Into what a model can be cut, however its weights are quantized."""
+    group_columns = config.num_heads // config.num_kv_heads * config.head_dim
+    quantizable = config.num_heads * config.head_dim % BLOCK == 0  # otherwise `o` is dense at any precision
+    return ShardAtoms(
+        num_kv_heads=config.num_kv_heads,
+        kv_heads_per_atom=BLOCK // gcd(BLOCK, group_columns) if quantizable else 1,
+        intermediate_size=config.intermediate_size,
+        column_atom=BLOCK,
+        vocab_size=config.vocab_size,
+        vocab_atom=VOCAB_ATOM,
+    )
+
+
+def whole_part(config: DecoderConfig) -> ShardPart:
+    """Everything: the part of the only shard of a stage."""
+    return ShardPart(
+        kv_heads=(0, config.num_kv_heads), columns=(0, config.intermediate_size), vocabulary=(0, config.vocab_size)
+    )
+
+
+class ShardSource:
+    """A shard's own rows and columns of another source, read when asked for. Implements `WeightSource`.
+
+    Norms are whole on every shard. Raises ValueError for a part that the model does not have.
+    """
+
+    def __init__(self, source: WeightSource, part: ShardPart) -> None:
+        self._source = source
+        self._part = part
+        self._config = _shard_config(source.config, part)
+
+    @property
+    def config(self) -> DecoderConfig:
+        """The shard's own: its numbers of heads, columns and vocabulary rows. Heads may be none."""
+        return self._config
+
+    @property
+    def whole_config(self) -> DecoderConfig:
+        """That of the model which this is a part of."""
+        return self._source.config
+
+    @property
+    def part(self) -> ShardPart:
+        return self._part
+
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        """The shard's part of a matrix, or of that the rows and columns counted within the part. See `WeightSource`."""
+        own_rows, own_columns = self._own_range(name, rows, columns)
+        return self._source.matrix(name, precision, rows=own_rows, columns=own_columns)
+
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        """What `matrix(...).num_bytes` would be, from the header alone."""
+        own_rows, own_columns = self._own_range(name, rows, columns)
+        return self._source.matrix_bytes(name, precision, rows=own_rows, columns=own_columns)
+
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        """The shard's items of a bias, or a whole norm. See `WeightSource`."""
+        return self._source.vector(name, span=_within(self._rows(name.removesuffix("_bias")), span))
+
+    def _own_range(self, name: str, rows: Range | None, columns: Range | None) -> tuple[Range | None, Range | None]:
+        return _within(self._rows(name), rows), _within(self._columns(name), columns)
+
+    def _rows(self, name: str) -> Range | None:
+        """The part's rows in the whole matrix; None: all."""
+        match name.rpartition(".")[2]:
+            case "embedding" | "head":
+                return self._part.vocabulary
+            case "gate" | "up":
+                return self._part.columns
+            case "q":
+                return self._query_columns()
+            case "k" | "v":
+                return _times(self._part.kv_heads, self._config.head_dim)
+            case _:
+                return None
+
+    def _columns(self, name: str) -> Range | None:
+        match name.rpartition(".")[2]:
+            case "o":
+                return self._query_columns()
+            case "down":
+                return self._part.columns
+            case _:
+                return None
+
+    def _query_columns(self) -> Range:
+        whole = self._source.config
+        return _times(self._part.kv_heads, whole.num_heads // whole.num_kv_heads * whole.head_dim)
+
+
+def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
+    limits = {"kv_heads": config.num_kv_heads, "columns": config.intermediate_size, "vocabulary": config.vocab_size}
+    for axis, limit in limits.items():
+        first, last = getattr(part, axis)
+        if not 0 <= first <= last <= limit:
+            raise ValueError(f"{axis} [{first}, {last}) of a shard are not within the model's {limit}")
+    num_kv_heads = part.kv_heads[1] - part.kv_heads[0]
+    return replace(
+        config,
+        num_heads=num_kv_heads * (config.num_heads // config.num_kv_heads),
+        num_kv_heads=num_kv_heads,
+        intermediate_size=part.columns[1] - part.columns[0],
+        vocab_size=part.vocabulary[1] - part.vocabulary[0],
+    )
+
+
+def _times(given: Range, factor: int) -> Range:
+    return given[0] * factor, given[1] * factor
+
+
+def _within(own: Range | None, given: Range | None) -> Range | None:
+    """A range counted within the shard's own, in the whole's numbering."""
+    if own is None or given is None:
+        return given if own is None else own
+    if not 0 <= given[0] <= given[1] <= own[1] - own[0]:
+        raise ValueError(f"[{given[0]}, {given[1]}) is not within the shard's {own[1] - own[0]}")
+    return own[0] + given[0], own[0] + given[1]

@@ -1,0 +1,71 @@
+"""N shards = 1 shard: every family, cut by equal and unequal shares, alone and in pipelines.
+
+TOLERANCE: the shards' terms of `o` and `down` are added in another order than one product adds them, 64 to 128 of them
+a row in fp32, in each of 4 layers; logits are up to 7.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal.errors import ConfigError
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.weights import WeightSource
+from shoal.protocol.messages import Sampling
+from tests.model.tiny_models import FAMILIES, make_tiny_gguf
+from tests.numerics.conftest import MakeSource
+from tests.numerics.engines import continuations, make_engine, make_executor, random_tokens, text_logits
+
+TOLERANCE = 1e-4
+TEXT = random_tokens(90)
+SAMPLED = Sampling(temperature=0.9, top_k=40, top_p=0.9, seed=11)
+
+
+def whole_logits(source: WeightSource) -> np.ndarray:
+    (logits,) = text_logits(make_engine(make_executor(source)), [TEXT])
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shares", [(1, 1), (2, 1), (1, 1, 1)])
+def test_shards_of_every_family(family: str, shares: tuple[int, ...], tiny_source: MakeSource) -> None:
+    """Three shards and two KV heads: one shard has no attention."""
+    source = tiny_source(family)
+    executor = make_executor(source, shares=shares)
+    (logits,) = text_logits(make_engine(executor), [TEXT])
+    np.testing.assert_allclose(logits, whole_logits(source), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_shards_in_a_pipeline(family: str, tiny_source: MakeSource) -> None:
+    source = tiny_source(family)
+    (logits,) = text_logits(make_engine(make_executor(source, cuts=(2,), shares=(1, 1))), [TEXT])
+    np.testing.assert_allclose(logits, whole_logits(source), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (3, 1)])
+def test_drawn_tokens_are_the_same(shares: tuple[int, ...], tiny_source: MakeSource) -> None:
+    source = tiny_source("llama")
+    prompts = [random_tokens(length, seed=length) for length in (20, 5, 33)]
+    whole = continuations(make_engine(make_executor(source)), prompts, max_tokens=24, sampling=SAMPLED)
+    split = continuations(make_engine(make_executor(source, shares=shares)), prompts, max_tokens=24, sampling=SAMPLED)
+    assert split == whole
+    assert len({token for tokens in whole for token in tokens}) > 20
+
+
+@pytest.mark.parametrize("quant", ["Q4_0", "Q4_1", "Q8_0"])
+def test_shards_of_quantized_files(quant: str, tmp_path: Path) -> None:
+    """8-bit activations: a last bit that differs may move one of them by a step, hence logits by more than in fp32."""
+    source = open_weights(make_tiny_gguf(tmp_path, quant=quant))
+    logits = [
+        text_logits(make_engine(make_executor(source, shares=shares, precision="auto")), [TEXT])[0]
+        for shares in ((1,), (1, 1))
+    ]
+    np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=0.5)
+    assert (logits[1].argmax(axis=-1) == logits[0].argmax(axis=-1)).mean() > 0.9
+
+
+def test_more_shards_than_pieces_are_refused(tiny_source: MakeSource) -> None:
+    with pytest.raises(ConfigError, match="give at most tp=4"):
+        make_executor(tiny_source("llama"), shares=(1,) * 5)
