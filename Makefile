@@ -7,7 +7,7 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types contracts bench clean
+.PHONY: FORCE help demo test lint types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,8 +16,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade pip
 
-# The native part is rebuilt when its sources change; Python files are used in place.
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(wildcard native/*.* native/*/*.*)
+# Python files are used in place, but the install maps every module to its file: it must be renewed when one appears,
+# moves or goes. This list changes only then.
+$(VENV)/.modules: FORCE | $(VENV)/bin/python
+	@find src -name '*.py' | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# The native part is rebuilt when its sources change.
+$(VENV)/.installed: $(VENV)/bin/python $(VENV)/.modules pyproject.toml $(wildcard native/*.* native/*/*.*)
 	@echo "Installing Shoal into $(VENV) and building its native part ..."
 	$(PIP) install --editable .
 	@touch $@

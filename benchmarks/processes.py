@@ -64,6 +64,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def wait_until_listening(port: int) -> None:
+    """Return when something accepts connections on a loopback port."""
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit(f"nothing listened on port {port} within {_READY_TIMEOUT_S:.0f} s")
+
+
 def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline_s:

@@ -1,4 +1,4 @@
-"""One multilayer perceptron computed whole, data parallel and as a pipeline: by hand with NumPy, and by Shoal.
+"""One multilayer perceptron computed whole and split in three ways: by hand with NumPy, and by Shoal.
 
     python examples/perceptron.py
     python examples/perceptron.py --sizes 64 256 256 256 10 --rows 100
@@ -75,7 +75,50 @@ def pipeline(layers: Sequence[Layer], x_BI: F32) -> F32:
     return np.concatenate([whole(second, whole(first, rows)) for rows in micro_batches])
 
 
-WAYS: Mapping[str, Callable[[Sequence[Layer], F32], F32]] = {"1": whole, "dp=2": data_parallel, "pp=2": pipeline}
+def tensor_parallel(layers: Sequence[Layer], x_BI: F32) -> F32:
+    """Two workers, each with a part of every layer and all rows."""
+    # Layers are taken in pairs, y = f2(relu(f1(x))), and each worker holds the half of both that belongs together:
+    # the first layer's weights are cut by columns, the second's by rows.
+    for first, second in zip(layers[::2], layers[1::2], strict=False):
+        # A column of weights makes one output, so each worker's columns make its slice of the outputs:
+        #     h = [relu(x @ A_left + a_left) | relu(x @ A_right + a_right)]
+        # The slices are complete values, which a nonlinearity may see, and they are concatenated, not added.
+        slices_BO = [half(x_BI) for half in _columns(first)]
+        # But nobody needs them side by side: a product's inputs are summed over, and a sum can be taken in two parts:
+        #     h @ B = h_left @ B_upper + h_right @ B_lower
+        # So each worker multiplies its slice with the rows of B that belong to it, and the partial sums are added. This
+        # all-reduce is the only time the workers talk in two layers.
+        partial_sums_BO = [h_BI @ weight_IO for h_BI, weight_IO in zip(slices_BO, _rows(second), strict=True)]
+        # The bias is added once, after the sum: if each worker added it, it would count twice. The nonlinearity comes
+        # after the sum too, because relu(u + v) is not relu(u) + relu(v).
+        sum_BO = partial_sums_BO[0] + partial_sums_BO[1] + second.bias_O
+        x_BI = sum_BO if second.is_last else np.maximum(sum_BO, 0)
+    if len(layers) % 2:
+        # A layer without a partner: its slices have to be concatenated after all (an all-gather).
+        x_BI = np.concatenate([half(x_BI) for half in _columns(layers[-1])], axis=1)
+    return x_BI
+
+
+def _columns(layer: Layer) -> list[Layer]:
+    """The layer as two layers that have half of the outputs each."""
+    weights_IO, biases_O = np.array_split(layer.weight_IO, 2, axis=1), np.array_split(layer.bias_O, 2)
+    return [
+        Layer(weight_IO=weight_IO, bias_O=bias_O, is_last=layer.is_last)
+        for weight_IO, bias_O in zip(weights_IO, biases_O, strict=True)
+    ]
+
+
+def _rows(layer: Layer) -> list[F32]:
+    """The weights that the two halves of the layer's inputs meet."""
+    return np.array_split(layer.weight_IO, 2)
+
+
+WAYS: Mapping[str, Callable[[Sequence[Layer], F32], F32]] = {
+    "1": whole,
+    "dp=2": data_parallel,
+    "tp=2": tensor_parallel,
+    "pp=2": pipeline,
+}
 """What Shoal calls each split, and what it means."""
 
 
@@ -141,7 +184,9 @@ def difference(computed: F32, expected: F32) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="One multilayer perceptron: whole, data parallel, as a pipeline.")
+    parser = argparse.ArgumentParser(
+        description="One multilayer perceptron: whole, data parallel, tensor parallel, as a pipeline."
+    )
     sizes = [64, 256, 256, 256, 10]
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=sizes, help="of the input and of every layer (%(default)s)"

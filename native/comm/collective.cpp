@@ -167,7 +167,7 @@ nb::object run_call(GroupMember& group, const Call& call, double timeout_s, cons
       failed = group.begin(call, timeout_s);
       if (!failed) failed = run();
     } catch (...) {
-      group.close();
+      group.leave_for(group.rank());
       throw;
     }
   }

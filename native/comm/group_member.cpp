@@ -37,7 +37,7 @@ bool has_ended(int pidfd) {
 GroupMember::GroupMember(int fd, int rank, int size, std::uint64_t generation, Interrupt interrupt)
     : rank_(rank), size_(size), interrupt_(std::move(interrupt)) {
   if (size < 1 || size > kMaxRanks)
-    throw std::invalid_argument("a group has 1 to " + std::to_string(kMaxRanks) + " ranks, not " + std::to_string(size));
+    throw std::invalid_argument("a group has 1 to 16 ranks, not " + std::to_string(size));
   if (rank < 0 || rank >= size)
     throw std::invalid_argument("rank " + std::to_string(rank) + " is not in a group of " + std::to_string(size));
   bytes_ = kGroupHeaderBytes + static_cast<std::size_t>(size) * 2 * kSlotBytes;
@@ -76,6 +76,11 @@ void GroupMember::close() {
   }
 }
 
+void GroupMember::leave_for(int rank) {
+  me().lost.store(1 + static_cast<std::uint32_t>(rank));
+  close();
+}
+
 Failed GroupMember::begin(const Call& call, double timeout_s) {
   if (closed()) return {Failure::kClosed, rank_};
   me().calls[++num_calls_ % 2] = call;
@@ -98,10 +103,7 @@ Failed GroupMember::round() {
     is_checked_ = true;
     failed = mismatch();
   }
-  if (failed) {
-    mine.lost.store(1 + static_cast<std::uint32_t>(failed.rank));
-    close();
-  }
+  if (failed) leave_for(failed.rank);
   return failed;
 }
 
@@ -153,18 +155,23 @@ Failed GroupMember::sleep_for(int peer) {
   return failed;
 }
 
-// Why waiting has no sense any more. What a rank published before it went counts.
+// Why waiting has no sense any more: a peer that has not come never will, or one that has came to that conclusion.
 Failed GroupMember::trouble(int awaited) {
   if (closed()) return {Failure::kClosed, rank_};
-  for (int peer = 0; peer < size_; ++peer) {
-    if (has_come(peer)) continue;
-    if (states_[peer].closed.load() != 0 && !has_come(peer)) {
-      const int lost = static_cast<int>(states_[peer].lost.load()) - 1;
-      return {Failure::kLeft, lost < 0 || lost >= size_ || lost == rank_ ? peer : lost};
+  Failed failed;
+  for (int peer = 0; peer < size_ && !failed; ++peer) {
+    const bool has_left = states_[peer].closed.load() != 0;
+    const int lost = static_cast<int>(states_[peer].lost.load()) - 1;
+    if (has_left && lost >= 0 && lost < size_ && lost != rank_) {
+      failed = {Failure::kLeft, lost};
+    } else if (has_left && (lost == rank_ || !has_come(peer))) {
+      failed = {Failure::kLeft, peer};
+    } else if (!has_come(peer) && !lives(peer) && !has_come(peer)) {
+      failed = {Failure::kDead, peer};
     }
-    if (!lives(peer) && !has_come(peer)) return {Failure::kDead, peer};
   }
-  return Clock::now() >= deadline_ && !has_come(awaited) ? Failed{Failure::kLate, awaited} : Failed{};
+  if (!failed && Clock::now() >= deadline_) failed = {Failure::kLate, awaited};
+  return has_come(awaited) ? Failed{} : failed;  // what a rank published before it went counts
 }
 
 // False once its process has ended; a rank that has not joined yet lives.

@@ -29,6 +29,8 @@ class GroupMember {
   int size() const { return size_; }
   bool closed() const { return me().closed.load() != 0; }
   void close();
+  // In the middle of a call, because of a rank: nobody who waits can finish it, and all learn whose fault it is.
+  void leave_for(int rank);
 
   // A call begins: say what it is, and when it has to end. Its first round finds peers that call something else.
   Failed begin(const Call& call, double timeout_s);

@@ -1,4 +1,4 @@
-// The memory that the ranks of a group share; src/shoal/comm/group_memory.py has the same layout and says how it is used.
+// The memory that the ranks of a group share: same layout as src/shoal/comm/group_memory.py, which says how it is used.
 #pragma once
 
 #include <atomic>

@@ -126,7 +126,8 @@ def load(
         model: the path of an ONNX file; or a module, which is exported with `torch.onnx.export(dynamo=True)`.
         example_inputs: for a module: a tuple of tensors, or a mapping of argument names to tensors. Their first
             dimension becomes the dynamic batch. For a file: arrays by name to measure with instead of made-up ones.
-        split: `1`, `pp=2`, `pp=3:1` (shares of the time), `dp=2`, `dp=2,pp=2`.
+        split: `1`, `pp=2`, `pp=3:1` (shares of the time), `tp=2`, `tp=3:1` (shares of every layer), `dp=2`, or several,
+            as in `dp=2,pp=2,tp=2`.
         threads: compute threads per worker; None shares the machine's cores evenly.
         batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell.
         micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.

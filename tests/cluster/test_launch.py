@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from shoal.cluster.in_process import InProcessExecutor
-from shoal.cluster.launch import launch, plan_model
+from shoal.cluster.launch import _load_message, launch, plan_model
+from shoal.cluster.local import LocalExecutor
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
@@ -100,3 +102,16 @@ def test_one_worker_runs_in_this_process(model: Path) -> None:
 def test_a_process_has_one_number_of_threads(model: Path) -> None:
     with launch(plan_model(config(model))), pytest.raises(ConfigError, match="threads"):
         launch(plan_model(config(model, threads=3)))
+
+
+def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
+    """Its peer, which comes first, only knows that it lost it."""
+    planned = plan_model(config(model, split="tp=2"))
+    loads = [_load_message(planned, planned.plan.replicas[0], 0, rank) for rank in range(2)]
+    loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
+    executor = LocalExecutor("replica 0", [loads], hidden_size=64)
+    try:
+        with pytest.raises(ModelLoadError, match=r"shard 1: .*nowhere\.gguf"):
+            executor.wait_until_loaded(lambda count: None)
+    finally:
+        executor.close()

@@ -12,7 +12,7 @@ import pytest
 
 from shoal.comm.tcp_exchange import Exchange
 from shoal.comm.tcp_group import TcpGroup
-from shoal.comm.tcp_message import Header, Operation
+from shoal.comm.tcp_message import HEADER, Header, Operation
 from shoal.core.collectives import F32, gather_bytes
 from shoal.errors import RemoteProtocolError, WorkerLost
 from tests.comm.tcp_ranks import WAIT_S, all_outcomes, connected, tcp_groups, tcp_pair, together
@@ -58,17 +58,15 @@ def test_sums_are_in_rank_order_on_every_rank(size: int, switch_bytes: int) -> N
     _close(groups)
 
 
-def test_the_switch_separates_the_two_ways() -> None:
-    (near, far), x = tcp_pair(), np.ones(8, np.float32)
-    group = TcpGroup({1: near}, rank=0, size=2, generation=1, switch_bytes=x.nbytes)
-    for floats, operation, num_bytes in ((x, Operation.SUM, 32), (np.ones(9, np.float32), Operation.SEGMENT, 16)):
+@pytest.mark.parametrize(("num_floats", "operation", "num_bytes"), [(8, Operation.SUM, 32), (9, Operation.SEGMENT, 16)])
+def test_the_switch_separates_the_two_ways(num_floats: int, operation: Operation, num_bytes: int) -> None:
+    near, far = tcp_pair()
+    group = TcpGroup({1: near}, rank=0, size=2, generation=1, switch_bytes=32)
+    with far:
         with pytest.raises(WorkerLost):
-            group.all_reduce(floats, timeout_s=0.0)
-        header = Header.unpack(memoryview(far.recv(32)))
-        assert (header.operation, header.num_bytes) == (operation, num_bytes)
-        group.close()
-        near, far = tcp_pair()
-        group = TcpGroup({1: near}, rank=0, size=2, generation=1, switch_bytes=x.nbytes)
+            group.all_reduce(np.ones(num_floats, np.float32), timeout_s=0.0)
+        header = Header.unpack(memoryview(far.recv(HEADER.size)))
+    assert (header.operation, header.num_bytes) == (operation, num_bytes)
     group.close()
 
 
@@ -150,7 +148,7 @@ def test_a_rank_that_is_ahead_does_not_disturb() -> None:
 
     def several(group: TcpGroup) -> list[float]:
         data = np.array([group.rank], np.float32)
-        group.broadcast(data, root=0, timeout_s=WAIT_S)  # rank 0 goes on at once
+        group.broadcast(data.data, root=0, timeout_s=WAIT_S)  # rank 0 goes on at once
         return [float(_all_reduce(group, data + number)[0]) for number in range(50)]
 
     assert together([partial(several, group) for group in groups]) == [[3.0 * number for number in range(50)]] * 3
@@ -215,6 +213,18 @@ def test_who_waits_for_a_survivor_hears_from_it_who_is_lost() -> None:
     assert "rank 2 has left" in str(outcomes[0])
     for exchange in exchanges:
         exchange.close()
+
+
+def test_the_last_words_of_a_rank_are_heard_after_its_connection_broke() -> None:
+    near, far = tcp_pair()
+    near.sendall(b"never read, so that closing the other end resets the connection")
+    far.sendall(HEADER.pack(1, 1, 0, Operation.LOST, 2))
+    assert select.select([far], [], [], WAIT_S)[0]
+    far.close()
+    exchange = Exchange({1: near}, rank=0, generation=1)
+    with pytest.raises(WorkerLost, match="rank 2 is lost, says rank 1"):
+        exchange.run(Operation.SUM, {1: memoryview(b"x")}, {1: memoryview(bytearray(1))}, deadline_s=float("inf"))
+    exchange.close()
 
 
 @pytest.mark.parametrize("num_floats", [4, 4 << 20], ids=["small", "larger than the buffers"])

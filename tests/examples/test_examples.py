@@ -37,7 +37,7 @@ def test_help(name: str) -> None:
 def test_perceptron() -> None:
     head, *rows = printed("perceptron.py", "--rows", 16)
     assert head.split()[:2] == ["split", "workers"]
-    assert [row.split()[:2] for row in rows] == [["1", "1"], ["dp=2", "2"], ["pp=2", "2"]]
+    assert [row.split()[:2] for row in rows] == [["1", "1"], ["dp=2", "2"], ["tp=2", "2"], ["pp=2", "2"]]
     assert [row.split()[0] for row in rows] == list(WAYS)
 
 

@@ -2,7 +2,8 @@
 
 Both take the same rows at once, because ONNX Runtime itself rounds otherwise where a batch has another size (2.5e-5 in
 magika's probabilities). Workers that run the very file then give the same bits. The graph of a stage may be optimized
-in another way at its ends, so fp32 sums may be taken in another order: 1e-5 of the largest number.
+in another way at its ends, and shards add up parts of sums, so fp32 sums may be taken in another order: 1e-5 of the
+largest number.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from tests.plain_runtime import plain_session
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
-SPLITS = ("1", "pp=2", "dp=2")
+SPLITS = ("1", "pp=2", "dp=2", "tp=2")
 MICRO_BATCH = 2
-TOLERANCE = {"1": 0.0, "dp=2": 0.0, "pp=2": 1e-5}
+TOLERANCE = {"1": 0.0, "dp=2": 0.0, "pp=2": 1e-5, "tp=2": 1e-5}
 """Of the largest number of an output."""
 LINES = ("Shoal swims as one", "hello world 42", "Total: 1,234.50 EUR", "Nothing is lost (twice)")
 SENTENCES = (
@@ -74,7 +75,7 @@ def computed(path: Path, inputs: Arrays, split: str) -> Any:
     with shoal.load(path, split=split, threads=1, micro_batch=MICRO_BATCH) as model:
         outputs = model(**inputs)
         num_stages = [len(replica.stages) for replica in model.plan.replicas]
-    assert num_stages == {"1": [1], "pp=2": [2], "dp=2": [1, 1]}[split]
+    assert num_stages == {"1": [1], "pp=2": [2], "dp=2": [1, 1], "tp=2": [1]}[split]
     assert_same(outputs, run_plain_in_pieces(plain_session(path), inputs), split)
     (output,) = outputs.values()
     return output

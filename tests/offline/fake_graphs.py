@@ -6,7 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from shoal.core.graph_plan import BatchAxes, Dim, GraphPlan, GraphReplicaPlan, GraphStagePlan, TensorSpec
+from shoal.core.graph_plan import (
+    BatchAxes,
+    Dim,
+    GraphPlan,
+    GraphReplicaPlan,
+    GraphShardPlan,
+    GraphStagePlan,
+    TensorSpec,
+)
 from shoal.errors import InvalidRequest, WorkerLost
 from shoal.router.graph_executor import Array, Batch, BatchResult, Tensors
 
@@ -110,9 +118,9 @@ def make_plan(
         last_node=1,
         inputs=(),
         outputs=(),
-        threads=1,
-        cores=(),
-        weight_bytes=0,
+        shards=(GraphShardPlan(threads=1, cores=(), weight_bytes=0),),
+        shares=(1,),
+        split=None,
         compute_s=None,
     )
     return GraphPlan(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.scheduler_config import SchedulerConfig
-from shoal.errors import WorkerLost
 from shoal.protocol.messages import SampledToken, SampleRow, Sampling, Step, StepResult
 from shoal.router.engine import Engine
+from tests.router.fake_replica import FakeReplica
 
 CONFIG = SchedulerConfig(
     block_size=4, num_blocks=64, max_seqs=8, max_step_tokens=64, max_context=64, prefill_chunk_tokens=64
@@ -20,56 +18,19 @@ TURN_S = 5.0
 """How long a turn may wait in these tests; reached only where something is broken."""
 
 
-class FakeExecutor:
-    """Answers a step at the next `poll`, or, with `answers_by_hand`, when `answer` is called, as a worker would."""
-
-    num_stages = 1
+class FakeExecutor(FakeReplica[Step, StepResult]):
+    """A replica that runs steps."""
 
     def __init__(self, *, answers_by_hand: bool = False) -> None:
-        self.steps: deque[Step] = deque()
+        super().__init__(answers_by_hand=answers_by_hand)
         self.num_submitted = 0
-        self.num_closed = 0
-        self.loses_at_poll = False
-        self.loses_at_submit = False
-        self._ready: deque[StepResult] = deque()
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if answers_by_hand else -1
 
-    def submit(self, step: Step) -> None:
-        if self.loses_at_submit:
-            raise WorkerLost("the fake worker is gone")
-        self.steps.append(step)
+    def submit(self, work: Step) -> None:
+        super().submit(work)
         self.num_submitted += 1
 
-    def answer(self) -> None:
-        """The oldest step is done. Thread-safe."""
-        self._ready.append(answer_step(self.steps.popleft()))
-        os.eventfd_write(self._fd, 1)
-
-    def poll(self) -> list[StepResult]:
-        if self.loses_at_poll:
-            raise WorkerLost("the fake worker is gone")
-        if self._fd < 0:
-            return [answer_step(self.steps.popleft())] if self.steps else []
-        results = list(self._ready)
-        self._ready.clear()
-        if results:
-            os.eventfd_read(self._fd)
-        return results
-
-    def lose(self) -> None:
-        """The link breaks: the descriptor becomes readable and `poll` raises."""
-        self.loses_at_poll = True
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
-
-    def filenos(self) -> tuple[int, ...]:
-        return (self._fd,) if self._fd >= 0 else ()
-
-    def close(self) -> None:
-        self.num_closed += 1
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def compute(self, work: Step) -> StepResult:
+        return answer_step(work)
 
 
 def answer_step(step: Step) -> StepResult:

@@ -91,7 +91,7 @@ def test_a_large_request_is_put_together_again_in_order() -> None:
         results: list[InferenceResult] = []
         while engine.has_work:
             for executor in (second, first):
-                while executor.batches:
+                while executor.waiting:
                     executor.answer()
             results += engine.turn(0)
     assert rows_of(results[0]) == [2 * value for value in values]
@@ -359,7 +359,7 @@ def test_an_event_loop_can_drive_it_without_a_thread() -> None:
         def pump() -> None:
             for result in engine.turn(0):
                 futures[result.request_id].set_result(rows_of(result))
-            if executor.batches:
+            if executor.waiting:
                 loop.call_soon(executor.answer)
 
         loop.add_reader(engine.filenos()[0], pump)

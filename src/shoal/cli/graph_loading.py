@@ -10,13 +10,20 @@ from shoal.cluster.graph_launch import LoadedGraph, launch_graph, plan_graph
 from shoal.config import GraphLaunchConfig
 from shoal.core.graph_plan import GraphPlan
 from shoal.errors import ConfigError
+from shoal.model.graph.graph_file import GraphFile
 from shoal.planner.cores import thread_warnings
 from shoal.router.graph_executor import Tensors
 
 
-def load_graph(config: GraphLaunchConfig, *, quiet: bool = False, sample: Tensors | None = None) -> LoadedGraph:
-    """The loaded graph; close it. `quiet` prints no plan, only warnings."""
-    planned = plan_graph(config, sample)
+def load_graph(
+    config: GraphLaunchConfig,
+    *,
+    quiet: bool = False,
+    sample: Tensors | None = None,
+    graph: GraphFile | None = None,
+) -> LoadedGraph:
+    """The loaded graph; close it. `quiet` prints no plan, only warnings; `graph`: the file, if it is open already."""
+    planned = plan_graph(config, sample, graph)
     show_plan(planned.plan, quiet=quiet)
     with progress_bar("loading") as update:
         return launch_graph(planned, update)
@@ -26,7 +33,7 @@ def show_plan(plan: GraphPlan, *, quiet: bool) -> None:
     """The plan, unless `quiet`, and what is likely not meant."""
     if not quiet:
         print_graph_plan(plan)
-    threads = [stage.threads for replica in plan.replicas for stage in replica.stages]
+    threads = [shard.threads for replica in plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         note(f"warning: {warning}")
 

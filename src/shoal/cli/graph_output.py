@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shoal.core.graph_plan import GraphPlan, GraphStagePlan, TensorSpec
+from shoal.cli.output import note
+from shoal.core.graph_plan import GraphPlan, GraphStagePlan, SplitReport, TensorSpec
 
 _MB = 1e6
 
@@ -25,20 +27,41 @@ def print_graph_plan(plan: GraphPlan) -> None:
     """The plan as a small table on stderr."""
     table = Table(title=f"{escape(plan.model)}  split {plan.split}  {_batch(plan)}", title_justify="left")
     for column in ("worker", "nodes", "threads", "cores", "weights", "time", "hands on"):
-        table.add_column(column, justify="left" if column in ("worker", "hands on") else "right")
+        justify = "left" if column in ("worker", "hands on") else "right"
+        table.add_column(column, justify=justify, no_wrap=column == "worker")
     for r, replica in enumerate(plan.replicas):
         total_s = sum(stage.compute_s or 0.0 for stage in replica.stages)
         for s, stage in enumerate(replica.stages):
-            table.add_row(
-                f"replica {r} stage {s}",
-                f"{stage.first_node}-{stage.last_node - 1}",
-                str(stage.threads),
-                ",".join(map(str, stage.cores)) or "any",
-                f"{stage.weight_bytes / _MB:.1f} MB",
-                f"{(stage.compute_s or 0.0) / total_s:.0%}" if total_s else "",
-                _crossing(stage),
-            )
+            for rank, shard in enumerate(stage.shards):
+                table.add_row(
+                    f"replica {r} stage {s}" + (f" shard {rank}" if len(stage.shards) > 1 else ""),
+                    f"{stage.first_node}-{stage.last_node - 1}",
+                    str(shard.threads),
+                    ",".join(map(str, shard.cores)) or "any",
+                    f"{shard.weight_bytes / _MB:.1f} MB",
+                    f"{(stage.compute_s or 0.0) / total_s:.0%}" if total_s else "",
+                    "" if rank else _crossing(stage),
+                )
     Console(stderr=True).print(table)
+    if (report := plan.split_report) is not None:
+        note(f"tensor parallel: {plan.split} {describe_split(report)}")
+
+
+def describe_split(report: SplitReport) -> str:
+    """Which part of the graph the shards of a stage share among them."""
+    weights, flops = split_shares(report)
+    if not report.split_weight_bytes:
+        return "splits nothing of this graph: every shard would compute all of it"
+    return (
+        f"splits {weights:.1%} of the weights and {flops:.1%} of the arithmetic, "
+        f"with {report.num_sums} sums and {report.num_gathers} gathers a run"
+    )
+
+
+def split_shares(report: SplitReport) -> tuple[float, float]:
+    """The part of the weights and of the arithmetic that is split, 0 to 1."""
+    weights = report.split_weight_bytes / report.weight_bytes if report.weight_bytes else 0.0
+    return weights, report.split_flops / report.flops if report.flops else 0.0
 
 
 def graph_plan_dict(plan: GraphPlan) -> dict[str, Any]:
@@ -50,18 +73,26 @@ def graph_plan_dict(plan: GraphPlan) -> dict[str, Any]:
             {
                 "replica": r,
                 "stage": s,
+                "shard": rank,
                 "first_node": stage.first_node,
                 "last_node": stage.last_node,
-                "threads": stage.threads,
-                "cores": list(stage.cores),
-                "weight_bytes": stage.weight_bytes,
+                "threads": shard.threads,
+                "cores": list(shard.cores),
+                "weight_bytes": shard.weight_bytes,
                 "compute_s": stage.compute_s,
                 "outputs": [one.spec.name for one in stage.outputs],
             }
             for r, replica in enumerate(plan.replicas)
             for s, stage in enumerate(replica.stages)
+            for rank, shard in enumerate(stage.shards)
         ],
+        "shards": None if plan.split_report is None else _split_dict(plan.split_report),
     }
+
+
+def _split_dict(report: SplitReport) -> dict[str, Any]:
+    weights, flops = split_shares(report)
+    return {**asdict(report), "split_weight_share": weights, "split_flops_share": flops}
 
 
 def _batch(plan: GraphPlan) -> str:

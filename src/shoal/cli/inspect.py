@@ -101,7 +101,7 @@ def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from shoal.cli.graph_output import describe
+    from shoal.cli.graph_output import describe, describe_split
     from shoal.cli.output import print_json
 
     if as_json:
@@ -110,7 +110,6 @@ def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
     opsets = ", ".join(f"{domain} {version}" for domain, version in report.opsets.items())
     table = Table(title=f"{escape(model)}: operator sets {opsets}", title_justify="left", show_header=False)
     unsized = f" (without {report.num_unsized} of unknown shape)" if report.num_unsized else ""
-    share = report.shardable_bytes / report.weight_bytes if report.weight_bytes else 0.0
     rows = {
         "inputs": "\n".join(map(describe, report.inputs)),
         "outputs": "\n".join(map(describe, report.outputs)),
@@ -119,7 +118,7 @@ def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
         "parameters": f"{report.num_parameters:,}",
         "weights": f"{report.weight_bytes / _MB:.1f} MB",
         "arithmetic": f"{report.flops / 1e6:.1f} MFLOP a run, open dimensions counted as 1{unsized}",
-        "shards": f"{share:.0%} of the weights are matrices and filters that could be divided",
+        "shards": f"tp=2 {describe_split(report.two_shards)}",
         "cut points": f"{report.num_cuts}: at most pp={report.num_cuts + 1}",
         "narrowest": "\n".join(
             f"before node {cut.node}: {', '.join(map(describe, cut.tensors)) or 'nothing crosses'}"

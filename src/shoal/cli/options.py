@@ -27,8 +27,8 @@ Model = Annotated[
 Split = Annotated[
     str,
     typer.Option(
-        help="How to split: 1, pp=2, dp=2, dp=2,pp=2; pp=10:20 gives layers per stage (of an ONNX graph: shares of "
-        "the time).",
+        help="How to split: 1, tp=2, pp=2, dp=2, or several as in dp=2,tp=2; tp=3:1 gives shares of every layer, "
+        "pp=10:20 layers per stage (of an ONNX graph: shares of the time).",
         metavar="SPEC",
     ),
 ]

@@ -37,7 +37,7 @@ def run_graph(
         raise ConfigError(f"nothing to compute: give --inputs FILE.npz with {wanted}")
     arrays = read_arrays(inputs, graph.inputs)
     started_s = time.perf_counter()
-    with load_graph(config, quiet=as_json, sample=arrays) as loaded:
+    with load_graph(config, quiet=as_json, sample=arrays, graph=graph) as loaded:
         load_s = time.perf_counter() - started_s
         arrays = check_inputs(graph.inputs, arrays, batch=loaded.plan.batch, convert=True)
         started_s = time.perf_counter()

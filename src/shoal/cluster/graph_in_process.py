@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Protocol
 
 from shoal.errors import InvalidRequest
-from shoal.model.graph.session import GraphStage
-from shoal.router.graph_executor import Batch, BatchResult
+from shoal.router.graph_executor import Array, Batch, BatchResult, Tensors
+
+
+class GraphRunner(Protocol):
+    """Something that computes a whole graph."""
+
+    def run(self, tensors: Tensors) -> dict[str, Array]:
+        """Every output of the graph. Raises InvalidRequest where these inputs cannot be computed."""
+        ...
 
 
 class InProcessGraphExecutor:
@@ -15,8 +23,8 @@ class InProcessGraphExecutor:
 
     num_stages = 1
 
-    def __init__(self, stage: GraphStage) -> None:
-        self._stage = stage
+    def __init__(self, runner: GraphRunner) -> None:
+        self._runner = runner
         self._batches: deque[Batch] = deque()
 
     def submit(self, batch: Batch) -> None:
@@ -30,7 +38,7 @@ class InProcessGraphExecutor:
         batch = self._batches.popleft()
         started_s = time.perf_counter()
         try:
-            outputs, error = self._stage.run(batch.inputs), None
+            outputs, error = self._runner.run(batch.inputs), None
         except InvalidRequest as refusal:
             outputs, error = {}, str(refusal)
         compute_s = time.perf_counter() - started_s

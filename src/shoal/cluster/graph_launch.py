@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import psutil
 from shoal.cluster.graph_in_process import InProcessGraphExecutor
 from shoal.cluster.graph_local import LocalGraphExecutor
 from shoal.config import GraphLaunchConfig
-from shoal.core.graph_plan import GraphPlan, GraphReplicaPlan, GraphStagePlan
+from shoal.core.graph_plan import GraphPlan, GraphReplicaPlan, GraphShardPlan, GraphStagePlan, SplitReport
 from shoal.core.graph_wire import load_message
 from shoal.errors import CapacityError
 from shoal.model.graph.batch_axes import guess_axes, measure_axes, take
@@ -24,6 +24,7 @@ from shoal.model.graph.node_times import estimate_nodes, measure_nodes
 from shoal.model.graph.sample_inputs import sample_inputs
 from shoal.model.graph.session import GraphStage
 from shoal.model.graph.stage_model import weight_bytes
+from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.cores import deal_cores
 from shoal.planner.graph_cut import CutOption, choose_boundaries
 from shoal.planner.split_spec import SplitSpec, parse_split
@@ -76,12 +77,13 @@ class LoadedGraph:
             executor.close()
 
 
-def plan_graph(config: GraphLaunchConfig, given: Tensors | None = None) -> PlannedGraph:
+def plan_graph(config: GraphLaunchConfig, given: Tensors | None = None, graph: GraphFile | None = None) -> PlannedGraph:
     """Open the file, find its batch axes, measure its nodes where they are to be cut, and cut.
 
     Args:
         config: what the user asked for.
         given: real inputs, of any number of rows, to measure with; None makes some up.
+        graph: `config.model`, where it is open already.
 
     Raises:
         ConfigError: the split, the threads or a batch dimension make no sense for this graph.
@@ -90,9 +92,8 @@ def plan_graph(config: GraphLaunchConfig, given: Tensors | None = None) -> Plann
         CapacityError: the copies of its weights do not fit into memory.
     """
     spec = parse_split(config.split)
-    graph = open_graph(Path(config.model))
-    num_workers = spec.num_replicas * spec.num_stages
-    threads, cores = deal_cores(sorted(os.sched_getaffinity(0)), num_workers, config.threads)
+    graph = graph or open_graph(Path(config.model))
+    threads, cores = deal_cores(sorted(os.sched_getaffinity(0)), spec.num_workers, config.threads)
     guess = guess_axes(graph.inputs, graph.outputs, config.batch_dims)
     whole = _open_whole(graph, spec, threads)
     run = whole.run if whole is not None else None
@@ -103,22 +104,26 @@ def plan_graph(config: GraphLaunchConfig, given: Tensors | None = None) -> Plann
         sample = take(given, guess, range(guess.rows or min(_SAMPLE_ROWS, count_rows(given, guess))))
     batch = guess if run is None else measure_axes(guess, config.batch_dims, run, sample)
     interfaces, times = _cut(graph, spec, sample, threads, measure=whole is not None)
-    stages = [
-        tuple(
-            _stage_plan(graph, interface, times, threads, cores[replica * spec.num_stages + stage])
-            for stage, interface in enumerate(interfaces)
+    figures = [_shard_figures(graph, interface, spec.shares) for interface in interfaces]
+    workers = iter(cores)
+    replicas = tuple(
+        GraphReplicaPlan(
+            stages=tuple(
+                _stage_plan(interface, spec.shares, known, times, threads, workers)
+                for interface, known in zip(interfaces, figures, strict=True)
+            )
         )
-        for replica in range(spec.num_replicas)
-    ]
+        for _ in range(spec.num_replicas)
+    )
     plan = GraphPlan(
         model=config.model,
         split=str(spec),
         inputs=graph.inputs,
         outputs=graph.outputs,
         batch=batch,
-        replicas=tuple(GraphReplicaPlan(stages=replica) for replica in stages),
+        replicas=replicas,
     )
-    here = whole if config.in_process and num_workers == 1 else None
+    here = whole if config.in_process and spec.num_workers == 1 else None
     return PlannedGraph(graph=graph, plan=plan, sample=sample, whole=here)
 
 
@@ -154,11 +159,14 @@ def launch_graph(planned: PlannedGraph, on_progress: Callable[[int, int], None] 
 
 def _start_replica(path: Path, replica: GraphReplicaPlan, index: int) -> LocalGraphExecutor:
     num_stages = len(replica.stages)
-    loads = [
-        load_message(stage, model_path=str(path), stage_index=position, num_stages=num_stages)
+    stages = [
+        [
+            load_message(stage, rank, model_path=str(path), stage_index=position, num_stages=num_stages)
+            for rank in range(len(stage.shards))
+        ]
         for position, stage in enumerate(replica.stages)
     ]
-    return LocalGraphExecutor(f"replica {index}", loads)
+    return LocalGraphExecutor(f"replica {index}", stages)
 
 
 def _open_whole(graph: GraphFile, spec: SplitSpec, threads: int) -> GraphStage | None:
@@ -208,21 +216,35 @@ def _cut(
     return stage_interfaces(graph, boundaries), seconds if measure else None
 
 
+def _shard_figures(
+    graph: GraphFile, interface: StageInterface, shares: tuple[int, ...]
+) -> tuple[SplitReport | None, Sequence[int]]:
+    """What is split, None for a single shard; and the bytes of weights that each shard holds."""
+    if len(shares) > 1:
+        return split_figures(graph, interface, shares)
+    return None, (weight_bytes(graph, interface.first_node, interface.last_node),)
+
+
 def _stage_plan(
-    graph: GraphFile,
     interface: StageInterface,
+    shares: tuple[int, ...],
+    figures: tuple[SplitReport | None, Sequence[int]],
     times: Sequence[float] | None,
     threads: int,
-    cores: tuple[int, ...],
+    cores: Iterator[tuple[int, ...]],
 ) -> GraphStagePlan:
+    """Takes as many of `cores` as the stage has shards."""
     first, last = interface.first_node, interface.last_node
+    report, shard_bytes = figures
     return GraphStagePlan(
         first_node=first,
         last_node=last,
         inputs=interface.inputs,
         outputs=interface.outputs,
-        threads=threads,
-        cores=cores,
-        weight_bytes=weight_bytes(graph, first, last),
+        shards=tuple(
+            GraphShardPlan(threads=threads, cores=next(cores), weight_bytes=num_bytes) for num_bytes in shard_bytes
+        ),
+        shares=shares,
+        split=report,
         compute_s=None if times is None else sum(times[first:last]),
     )

@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from shoal.cluster.child_process import close_all
-from shoal.cluster.graph_worker_process import GraphWorkerProcess, LinkFds
+from shoal.cluster.graph_worker_process import GraphWorkerProcess, LinkFds, WorkerLinks
 from shoal.comm.arena import create_arena_memory
+from shoal.comm.shm_group import create_group_memory
 from shoal.comm.tensor_link import Received
 from shoal.core.graph_plan import HEAD
 from shoal.errors import WorkerLost
@@ -25,33 +26,43 @@ _LOAD_TIMEOUT_S = 600.0
 
 @dataclass(slots=True, kw_only=True)
 class _InFlight:
-    """A batch of which not every stage has reported yet. Mutable."""
+    """A batch of which not every worker has reported yet. Mutable."""
 
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
     received: list[tuple[GraphWorkerProcess, Received]] = field(default_factory=list)
     """what to release when the outputs have been read"""
     compute_s: list[float]
+    """of each stage: its slowest shard's"""
     error: str | None = None
     num_reports_missing: int
 
 
 class LocalGraphExecutor:
-    """A pipeline of child processes. Implements `router.graph_executor.GraphExecutor`."""
+    """A pipeline of child processes, with one or several shards in a stage.
 
-    def __init__(self, name: str, loads: Sequence[LoadGraph]) -> None:
-        """Starts one process a stage and tells each what to load; `wait_until_loaded` must follow."""
-        self._loads = loads
+    Implements `router.graph_executor.GraphExecutor`.
+    """
+
+    def __init__(self, name: str, stages: Sequence[Sequence[LoadGraph]]) -> None:
+        """Starts one process a shard and tells each what to load; `wait_until_loaded` must follow.
+
+        Args:
+            name: of the replica, for messages.
+            stages: for each stage what its shards load, in the order of their ranks.
+        """
+        self._num_stages = len(stages)
+        self._loads = [load for loads in stages for load in loads]
         self._workers: list[GraphWorkerProcess] = []
         self._in_flight: dict[BatchId, _InFlight] = {}
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
-            self._start(name)
+            self._start(name, stages)
             on_failure.pop_all()
 
     @property
     def num_stages(self) -> int:
         """Stages of the pipeline."""
-        return len(self._workers)
+        return self._num_stages
 
     def wait_until_loaded(self, on_loaded: Callable[[], None]) -> None:
         """Block until every worker is ready; `on_loaded` is called for each.
@@ -70,22 +81,22 @@ class LocalGraphExecutor:
             on_loaded()
 
     def submit(self, batch: Batch) -> None:
-        """Send a batch to every stage at once, with the graph inputs that it takes."""
+        """Send a batch to every worker at once, with the graph inputs that it takes."""
         self._in_flight[batch.batch_id] = _InFlight(
-            compute_s=[0.0] * self.num_stages, num_reports_missing=self.num_stages
+            compute_s=[0.0] * self._num_stages, num_reports_missing=len(self._workers)
         )
         for worker, load in zip(self._workers, self._loads, strict=True):
             own = {one.type.name: batch.inputs[one.type.name] for one in load.inputs if one.peers == (HEAD,)}
             worker.send(RunBatch(batch_id=batch.batch_id, generation=load.generation), own)
 
     def poll(self) -> list[BatchResult]:
-        """Results that have come; also notices a stage that is gone."""
+        """Results that have come; also notices a worker that is gone."""
         results: list[BatchResult] = []
-        for stage, worker in enumerate(self._workers):
+        for worker, load in zip(self._workers, self._loads, strict=True):
             while (received := worker.receive(0.0)) is not None:
                 if not isinstance(received.message, BatchDone):
                     raise WorkerLost(f"{worker.name} sent {type(received.message).__name__} while running")
-                results += self._take(stage, worker, received.message, received)
+                results += self._take(load.stage_index, worker, received.message, received)
         return results
 
     def filenos(self) -> tuple[int, ...]:
@@ -93,7 +104,7 @@ class LocalGraphExecutor:
         return tuple(worker.fileno() for worker in self._workers)
 
     def worker_pids(self) -> tuple[int, ...]:
-        """Process ids, first stage first."""
+        """Process ids, stage by stage, rank by rank."""
         return tuple(worker.pid for worker in self._workers)
 
     def close(self) -> None:
@@ -101,14 +112,14 @@ class LocalGraphExecutor:
         close_all(self._workers)
 
     def _take(self, stage: int, worker: GraphWorkerProcess, done: BatchDone, received: Received) -> list[BatchResult]:
-        """Note one stage's report; the result when it was the last."""
+        """Note one worker's report; the result when it was the last."""
         batch_id = BatchId(done.batch_id)
         entry = self._in_flight.get(batch_id)
         if entry is None:
             raise WorkerLost(f"{worker.name} reports on batch {batch_id}, which it was not given")
         entry.outputs |= received.tensors
         entry.received.append((worker, received))
-        entry.compute_s[stage] = done.compute_s
+        entry.compute_s[stage] = max(entry.compute_s[stage], done.compute_s)
         entry.error = entry.error or done.error
         entry.num_reports_missing -= 1
         if entry.num_reports_missing:
@@ -129,16 +140,32 @@ class LocalGraphExecutor:
             )
         ]
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, stages: Sequence[Sequence[LoadGraph]]) -> None:
         with ExitStack() as fds:
-            peers: list[dict[int, LinkFds]] = [{} for _ in self._loads]
-            for consumer, load in enumerate(self._loads):
-                for source in sorted({one.peers[0] for one in load.inputs} - {HEAD}):
-                    peers[source][consumer], peers[consumer][source] = _connect(fds)
-            for index, load in enumerate(self._loads):
-                worker = GraphWorkerProcess(f"{name} stage {index}", peers[index])
-                self._workers.append(worker)
-                worker.send(load)
+            links = _lay_links(stages, fds)
+            for stage, loads in enumerate(stages):
+                for rank, load in enumerate(loads):
+                    label = f"{name} stage {stage}" + (f" shard {rank}" if len(loads) > 1 else "")
+                    worker = GraphWorkerProcess(label, links[stage][rank])
+                    self._workers.append(worker)
+                    worker.send(load)
+
+
+def _lay_links(stages: Sequence[Sequence[LoadGraph]], fds: ExitStack) -> list[list[WorkerLinks]]:
+    """Every worker's links, by stage and rank. A shard takes from the shard of its own rank, counted round."""
+    links = [[WorkerLinks() for _ in loads] for loads in stages]
+    for stage, loads in enumerate(stages):
+        for source in sorted({one.peers[0] for one in loads[0].inputs} - {HEAD}):
+            for rank, taker in enumerate(links[stage]):
+                giver = links[source][rank % len(links[source])]
+                giver_end, taker.sources[source] = _connect(fds)
+                giver.consumers.append((stage, giver_end))
+        if len(loads) > 1:
+            group = create_group_memory(len(loads))
+            fds.callback(os.close, group)
+            for member in links[stage]:
+                member.group = group
+    return links
 
 
 def _connect(fds: ExitStack) -> tuple[LinkFds, LinkFds]:

@@ -11,7 +11,7 @@ from shoal.cluster.child_process import close_all
 from shoal.cluster.worker_process import WorkerProcess
 from shoal.comm.ring_link import create_ring
 from shoal.comm.shm_group import create_group_memory
-from shoal.errors import WorkerLost
+from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import LoadStage, Progress, StageLoaded, Step, StepResult
 
@@ -51,19 +51,37 @@ class LocalExecutor:
             ModelLoadError, ConfigError, CapacityError: what a worker failed with.
             WorkerLost: a worker died, or gave no sign of life for ten minutes.
         """
+        try:
+            for worker in self._workers:
+                self._wait_for(worker, on_progress)
+        except WorkerLost as error:
+            raise self._first_cause(error) from error
+
+    def _wait_for(self, worker: WorkerProcess, on_progress: Callable[[int], None]) -> None:
+        deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
+        while True:
+            match worker.receive(max(0.0, deadline_s - time.monotonic())):
+                case Progress():
+                    deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
+                    on_progress(1)
+                case StageLoaded():
+                    return
+                case None:
+                    raise WorkerLost(f"{worker.name} gave no sign of life for {_LOAD_TIMEOUT_S:.0f} s")
+                case message:
+                    raise WorkerLost(f"{worker.name} answered LoadStage with {type(message).__name__}")
+
+    def _first_cause(self, error: WorkerLost) -> ShoalError:
+        """A shard that cannot load leaves its group, and the others say they lost it: what it says itself counts."""
         for worker in self._workers:
-            deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
-            while True:
-                match worker.receive(max(0.0, deadline_s - time.monotonic())):
-                    case Progress():
-                        deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
-                        on_progress(1)
-                    case StageLoaded():
-                        break
-                    case None:
-                        raise WorkerLost(f"{worker.name} gave no sign of life for {_LOAD_TIMEOUT_S:.0f} s")
-                    case message:
-                        raise WorkerLost(f"{worker.name} answered LoadStage with {type(message).__name__}")
+            try:
+                while worker.receive(0.0) is not None:
+                    pass
+            except WorkerLost:
+                continue
+            except ShoalError as cause:
+                return cause
+        return error
 
     def submit(self, step: Step) -> None:
         """Send a step to every worker at once."""

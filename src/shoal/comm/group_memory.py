@@ -20,7 +20,7 @@ HEADER_BYTES = 4096
 RANK_BYTES = 256
 CHUNK_BYTES = 128 << 10
 """Of a tensor that is reduced in segments, at a time: so much of it, of every rank's copy and of the sums stays in the
-second-level cache. Source: 16 MB over 2 ranks, each on a core with 2 MB of it: 2.3 ms with 64, 128, 256 and 512 KiB,
+second-level cache. Source: 16 MB over 2 ranks, each on a core with 2 MB of it: 2.4 ms with 64 KiB, 2.3 with 128 to 512,
 2.7 with 1 MiB (best of 30, 2026-11-24)."""
 SLOT_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2
 """What a rank adds to a chunk, then the sums of its segment of the chunk before: with two ranks half a chunk."""

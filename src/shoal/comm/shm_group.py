@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing_extensions import Buffer
 
 from shoal.comm.group_memory import Failure, Operation, create_group_memory
-from shoal.comm.python_group import Failed, PythonCollective
+from shoal.comm.python_group import PythonCollective
+from shoal.comm.python_member import Failed
 from shoal.core.collectives import F32
 from shoal.errors import ProtocolError, RemoteProtocolError, WorkerLost
 

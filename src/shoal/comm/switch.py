@@ -18,7 +18,8 @@ from shoal.core.collectives import F32, ProcessGroup
 
 _SIZES_BYTES = tuple(4096 * 4**step for step in range(6))
 """4 KiB, where one message costs more than its bytes, to 4 MiB, where it is the other way round on any network."""
-_ROUNDS = 5
+_ROUNDS = ((64 << 10, 25), (1 << 62, 5))
+"""(bytes up to which, sums of each kind that are timed): the two ways are closest where they are short."""
 _SETTLED_SIZES = 2
 """Sizes in a row at which segments were faster, after which larger ones are not tried."""
 _SLOW_S = 5e-3
@@ -99,7 +100,8 @@ def _measure(group: SwitchedGroup, num_bytes: int, deadline_s: float) -> Timing:
     """Rank 0's medians, known to all: the ranks must agree on whether to go on, and on the outcome."""
     x = np.zeros(num_bytes // 4, np.float32)
     times_s: dict[int, list[float]] = {_ALWAYS_ONE_SHOT: [], _ALWAYS_SEGMENTS: []}
-    for _ in range(1 + _ROUNDS):  # the first of each touches memory for the first time
+    rounds = next(rounds for up_to_bytes, rounds in _ROUNDS if num_bytes <= up_to_bytes)
+    for _ in range(1 + rounds):  # the first of each touches memory for the first time
         for switch_bytes, taken_s in times_s.items():
             group.switch_bytes = switch_bytes
             taken_s.append(_timed_sum(group, x, deadline_s))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-from shoal.comm.tcp_message import Header, Incoming, Operation, Outgoing
+from shoal.comm.tcp_message import HEADER, Header, Incoming, Operation, Outgoing
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 
 _SPIN_S = 50e-6
@@ -87,33 +87,27 @@ class Exchange:
             incoming.append(Incoming(self._peers[rank], rank, header, target, self._refuse))
         return [*self._outgoing, *incoming]
 
-    def _header(self, operation: Operation, num_bytes: int, rank: int) -> Header:
-        return Header(
-            generation=self._generation,
-            sequence=self._sequence,
-            num_bytes=num_bytes,
-            operation=operation,
-            rank=rank,
-        )
+    def _header(self, operation: Operation, num_bytes: int, rank: int) -> bytes:
+        return HEADER.pack(self._generation, self._sequence, num_bytes, operation, rank)
 
     def _drive(self, pending: list[Transfer], deadline_s: float) -> None:
         """Move everything that moves until nothing is left."""
         idle_since_s = None
-        while pending:
+        while True:
             moved = False
             for transfer in pending:
                 moved |= self._advance(transfer, pending)
             pending = [transfer for transfer in pending if not transfer.is_done]
-            if moved or not pending:
-                idle_since_s = None
-                continue
+            if not pending:
+                return
             now_s = time.monotonic()
-            idle_since_s = idle_since_s or now_s
             if now_s >= deadline_s:
                 self._give_up(pending)
-            os.sched_yield()
+            idle_since_s = now_s if moved or idle_since_s is None else idle_since_s
             if now_s - idle_since_s >= _SPIN_S:
                 _sleep(pending, deadline_s - now_s)
+            elif not moved:
+                os.sched_yield()
 
     def _advance(self, transfer: Transfer, pending: list[Transfer]) -> bool:
         try:

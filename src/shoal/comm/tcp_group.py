@@ -19,8 +19,9 @@ from shoal.comm.tcp_exchange import Exchange
 from shoal.comm.tcp_message import Operation
 from shoal.core.collectives import F32, MAX_RANKS, even_ranges
 
-DEFAULT_SWITCH_BYTES = 1 << 16
-"""Where nothing was measured (`switch.measure_switch` does). Source: benchmarks/collectives.py, loopback."""
+DEFAULT_SWITCH_BYTES = 512 << 10
+"""Where nothing was measured (`switch.measure_switch` does). Source: benchmarks/collectives.py, 2 ranks over
+the loopback."""
 
 
 class TcpGroup:
@@ -55,7 +56,7 @@ class TcpGroup:
         self._rank = rank
         self._size = size
         self._exchange = Exchange(peers, rank=rank, generation=generation)
-        self._inboxes: dict[int, F32] = {}
+        self._inboxes: dict[int, tuple[F32, memoryview]] = {}
 
     @property
     def rank(self) -> int:
@@ -105,8 +106,7 @@ class TcpGroup:
     def _sum_whole(self, x: F32, deadline_s: float) -> None:
         """One-shot: everybody gets everything, and sums all of it."""
         others, data = self._others(), _bytes_of(x.data)
-        parts = [x if rank == self._rank else self._inbox(rank, x.size) for rank in range(self._size)]
-        receives = {rank: _bytes_of(parts[rank].data) for rank in others}
+        parts, receives = self._inboxes_for(x)
         self._exchange.run(Operation.SUM, dict.fromkeys(others, data), receives, deadline_s=deadline_s)
         _sum_in_rank_order(parts, x)
 
@@ -116,19 +116,22 @@ class TcpGroup:
         segments = [x[first:last] for first, last in even_ranges(x.size, self._size)]
         views = [_bytes_of(segment.data) for segment in segments]
         own = segments[self._rank]
-        parts = [own if rank == self._rank else self._inbox(rank, own.size) for rank in range(self._size)]
-        receives = {rank: _bytes_of(parts[rank].data) for rank in others}
+        parts, receives = self._inboxes_for(own)
         self._exchange.run(Operation.SEGMENT, {r: views[r] for r in others}, receives, deadline_s=deadline_s)
         _sum_in_rank_order(parts, own)
         sums = dict.fromkeys(others, views[self._rank])
         self._exchange.run(Operation.SUMMED_SEGMENT, sums, {r: views[r] for r in others}, deadline_s=deadline_s)
 
-    def _inbox(self, rank: int, num_floats: int) -> F32:
-        """Memory for what comes from a rank, kept from call to call."""
-        inbox = self._inboxes.get(rank)
-        if inbox is None or inbox.size < num_floats:
-            inbox = self._inboxes[rank] = np.empty(num_floats, np.float32)
-        return inbox[:num_floats]
+    def _inboxes_for(self, own: F32) -> tuple[list[F32], dict[int, memoryview]]:
+        """All ranks' parts in order, those of others in memory kept from call to call, and that memory's bytes."""
+        parts, views = [own] * self._size, dict[int, memoryview]()
+        for rank in self._others():
+            inbox = self._inboxes.get(rank)
+            if inbox is None or inbox[0].size < own.size:
+                floats = np.empty(own.size, np.float32)
+                inbox = self._inboxes[rank] = floats, _bytes_of(floats.data)
+            parts[rank], views[rank] = inbox[0][: own.size], inbox[1][: own.nbytes]
+        return parts, views
 
 
 def _sum_in_rank_order(parts: Sequence[F32], out: F32) -> None:

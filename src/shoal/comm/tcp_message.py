@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
 
+from typing_extensions import Buffer
+
 HEADER = struct.Struct("<QQQII")
 _JOINED_BYTES = 1 << 16
 """Messages up to this size are sent and received in one piece: copying 64 KiB takes less time than a system call of
@@ -49,12 +51,8 @@ class Header:
     operation: int
     rank: int
 
-    def pack(self) -> bytes:
-        """The wire form."""
-        return HEADER.pack(self.generation, self.sequence, self.num_bytes, self.operation, self.rank)
-
     @classmethod
-    def unpack(cls, data: memoryview) -> Header:
+    def unpack(cls, data: Buffer) -> Header:
         """Any 32 bytes: who reads them decides whether they make sense."""
         generation, sequence, num_bytes, operation, rank = HEADER.unpack(data)
         return cls(generation=generation, sequence=sequence, num_bytes=num_bytes, operation=operation, rank=rank)
@@ -67,12 +65,11 @@ class Header:
 class Outgoing:
     """A message on its way to one peer."""
 
-    def __init__(self, sock: socket.socket, rank: int, header: Header, payload: memoryview) -> None:
+    def __init__(self, sock: socket.socket, rank: int, header: bytes, payload: memoryview) -> None:
         self.sock = sock
         self.rank = rank
-        packed = header.pack()
         joined = len(payload) <= _JOINED_BYTES
-        self._pieces = [memoryview(packed + payload)] if joined else [payload, memoryview(packed)]
+        self._pieces = [memoryview(header + payload)] if joined else [payload, memoryview(header)]
         """the next one last"""
         self.is_started = False
 
@@ -104,7 +101,7 @@ class Incoming:
         self,
         sock: socket.socket,
         rank: int,
-        expected: Header,
+        expected: bytes,
         target: memoryview,
         refuse: Callable[[int, Header, Header], NoReturn],
     ) -> None:
@@ -112,7 +109,6 @@ class Incoming:
         self.sock = sock
         self.rank = rank
         self._expected = expected
-        self._expected_bytes = expected.pack()
         self._target = target
         self._refuse = refuse
         joined = HEADER.size + (len(target) if len(target) <= _JOINED_BYTES else 0)
@@ -141,8 +137,8 @@ class Incoming:
         """The header, and the payload where it is small."""
         before = self._num_first
         self._num_first += _at_least_one(self.sock.recv_into(self._first[before:]))
-        if before < HEADER.size <= self._num_first and self._first[: HEADER.size] != self._expected_bytes:
-            self._refuse(self.rank, Header.unpack(self._first[: HEADER.size]), self._expected)
+        if before < HEADER.size <= self._num_first and self._first[: HEADER.size] != self._expected:
+            self._refuse(self.rank, Header.unpack(self._first[: HEADER.size]), Header.unpack(self._expected))
         if self._num_first == len(self._first) > HEADER.size:
             self._target[:] = self._first[HEADER.size :]
         return True

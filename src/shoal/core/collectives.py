@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 
 F32 = npt.NDArray[np.float32]
 MAX_RANKS = 16
+_LENGTH_BYTES = 8
 
 
 class ProcessGroup(Protocol):
@@ -81,10 +82,8 @@ def even_ranges(total: int, num_parts: int) -> list[tuple[int, int]]:
 
 def gather_bytes(group: ProcessGroup, payload: bytes, *, timeout_s: float) -> list[bytes]:
     """Every rank's payload, in rank order; lengths may differ and need not be known."""
-    lengths = np.zeros(group.size, np.int64)
-    group.all_gather(
-        np.array([len(payload)], np.int64), [lengths[r : r + 1] for r in range(group.size)], timeout_s=timeout_s
-    )
-    parts = [bytearray(int(length)) for length in lengths]
+    lengths = [bytearray(_LENGTH_BYTES) for _ in range(group.size)]
+    group.all_gather(len(payload).to_bytes(_LENGTH_BYTES, "little"), lengths, timeout_s=timeout_s)
+    parts = [bytearray(int.from_bytes(length, "little")) for length in lengths]
     group.all_gather(payload, parts, timeout_s=timeout_s)
     return [bytes(part) for part in parts]

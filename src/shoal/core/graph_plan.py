@@ -2,6 +2,9 @@
 
 A stage is a contiguous run of the graph's nodes in the file's (topological) order, so that tensors only ever flow
 from a lower stage to a higher one. A tensor that several stages read goes straight from its producer to each of them.
+The shards of a stage run the same nodes, each with its own part of the weights. All take the same inputs, and all end
+with the same outputs: shard `r` of a stage takes what shard `r % size` of the producing stage hands on, and the first
+shard of a stage answers the head.
 """
 
 from __future__ import annotations
@@ -63,20 +66,52 @@ class StageOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitReport:
+    """What became of a stage's weights and arithmetic when it was split over shards."""
+
+    weight_bytes: int
+    """of the whole stage"""
+    split_weight_bytes: int
+    """of these, bytes of which every shard holds only its part"""
+    flops: float
+    """floating-point operations of one run, as far as sizes are known, with a small size for dimensions that are not
+    fixed"""
+    split_flops: float
+    """of these, what the shards share among them"""
+    num_sums: int
+    """all-reduces of one run"""
+    num_gathers: int
+    """all-gathers of one run"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphShardPlan:
+    """One worker: a stage's nodes, with all of their weights or a part."""
+
+    threads: int
+    """compute threads of this worker"""
+    cores: tuple[int, ...]
+    """CPU ids the worker is pinned to; empty: not pinned"""
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GraphStagePlan:
-    """One worker and its contiguous nodes."""
+    """Contiguous nodes and the workers that compute them together."""
 
     first_node: int
     last_node: int
     """exclusive"""
     inputs: tuple[StageInput, ...]
     outputs: tuple[StageOutput, ...]
-    threads: int
-    cores: tuple[int, ...]
-    """CPU ids the worker is pinned to; empty: not pinned"""
-    weight_bytes: int
+    shards: tuple[GraphShardPlan, ...]
+    """one where the stage is not split further; the order is that of the ranks in the stage's group"""
+    shares: tuple[int, ...]
+    """what each shard is meant to hold and compute, relative to each other"""
+    split: SplitReport | None
+    """None where there is one shard"""
     compute_s: float | None
-    """measured seconds of its nodes for the sample run; None where nothing was measured"""
+    """measured seconds of its nodes for the sample run, on one worker; None where nothing was measured"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +119,11 @@ class GraphReplicaPlan:
     """A pipeline of stages that together hold the whole graph."""
 
     stages: tuple[GraphStagePlan, ...]
+
+    @property
+    def shards(self) -> tuple[GraphShardPlan, ...]:
+        """All workers, stage by stage, rank by rank."""
+        return tuple(shard for stage in self.stages for shard in stage.shards)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +133,7 @@ class GraphPlan:
     model: str
     """as the user named it"""
     split: str
-    """canonical split, such as `dp=2,pp=3:1`; `1` for none"""
+    """canonical split, such as `dp=2,pp=3:1,tp=2`; `1` for none"""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: BatchAxes
@@ -102,4 +142,19 @@ class GraphPlan:
     @property
     def num_workers(self) -> int:
         """Over all replicas."""
-        return sum(len(replica.stages) for replica in self.replicas)
+        return sum(len(replica.shards) for replica in self.replicas)
+
+    @property
+    def split_report(self) -> SplitReport | None:
+        """All stages of one replica together; None where no stage is split over shards."""
+        reports = [stage.split for stage in self.replicas[0].stages if stage.split is not None]
+        if not reports:
+            return None
+        return SplitReport(
+            weight_bytes=sum(one.weight_bytes for one in reports),
+            split_weight_bytes=sum(one.split_weight_bytes for one in reports),
+            flops=sum(one.flops for one in reports),
+            split_flops=sum(one.split_flops for one in reports),
+            num_sums=sum(one.num_sums for one in reports),
+            num_gathers=sum(one.num_gathers for one in reports),
+        )

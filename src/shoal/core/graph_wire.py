@@ -1,4 +1,4 @@
-"""A stage of a graph plan as the message that tells a worker to load it, and back."""
+"""A shard of a graph plan as the message that tells a worker to load it, and back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from shoal.protocol.graph_messages import GRAPH_PROTOCOL_VERSION, LoadGraph, Sta
 from shoal.protocol.messages import Generation
 
 
-def load_message(stage: GraphStagePlan, *, model_path: str, stage_index: int, num_stages: int) -> LoadGraph:
-    """What to tell the worker of this stage."""
+def load_message(stage: GraphStagePlan, rank: int, *, model_path: str, stage_index: int, num_stages: int) -> LoadGraph:
+    """What to tell the worker that is this shard of the stage."""
+    shard = stage.shards[rank]
     return LoadGraph(
         version=GRAPH_PROTOCOL_VERSION,
         generation=Generation(0),
@@ -19,8 +20,10 @@ def load_message(stage: GraphStagePlan, *, model_path: str, stage_index: int, nu
         num_stages=num_stages,
         inputs=tuple(StageTensor(type=_type(one.spec), peers=(one.source,)) for one in stage.inputs),
         outputs=tuple(StageTensor(type=_type(one.spec), peers=one.consumers) for one in stage.outputs),
-        threads=stage.threads,
-        cores=stage.cores,
+        shares=stage.shares,
+        rank=rank,
+        threads=shard.threads,
+        cores=shard.cores,
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.protocol.messages import Generation, Progress, Shutdown, StageFailed, StageLoaded
 
-GRAPH_PROTOCOL_VERSION = 1
+GRAPH_PROTOCOL_VERSION = 2
 
 
 class TensorType(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -42,9 +42,18 @@ class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     num_stages: int
     inputs: tuple[StageTensor, ...]
     outputs: tuple[StageTensor, ...]
+    shares: tuple[int, ...]
+    """of the stage's shards; one entry where it is not split further"""
+    rank: int
+    """which of these shards the worker is"""
     threads: int
     cores: tuple[int, ...]
     """CPU ids to pin to; empty: not pinned"""
+
+    @property
+    def num_shards(self) -> int:
+        """Workers of this stage."""
+        return len(self.shares)
 
 
 class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=21):
@@ -55,7 +64,8 @@ class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=2
 
 
 class StageBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=22):
-    """Stage to stage. Beside it: the tensors that this one produces for that one; none where `error` is set."""
+    """Stage to stage, one shard of each. Beside it: the tensors that this stage produces for that one; none where
+    `error` is set."""
 
     batch_id: int
     generation: Generation
@@ -63,7 +73,8 @@ class StageBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
 
 
 class BatchDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=23):
-    """Every worker to the head. Beside it: the graph outputs that this stage produces; none where `error` is set."""
+    """Every worker to the head. Beside it, from the first shard of a stage: the graph outputs that this stage produces;
+    none where `error` is set."""
 
     batch_id: int
     generation: Generation

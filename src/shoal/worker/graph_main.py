@@ -1,4 +1,4 @@
-"""`python -m shoal.worker.graph_main`: what the head starts for a stage of an ONNX graph; not for use by hand."""
+"""`python -m shoal.worker.graph_main`: what the head starts for a stage or shard of a graph; not for use by hand."""
 
 from __future__ import annotations
 
@@ -19,16 +19,24 @@ def main() -> int:
     """Exit status 0 after Shutdown, 1 after an error that the head was told of."""
     parser = argparse.ArgumentParser(prog="shoal.worker.graph_main", description=__doc__)
     parser.add_argument("--control", required=True, metavar="SOCKET:OUT:IN", help="file descriptors; -1: no memory")
-    parser.add_argument("--peer", action="append", default=[], metavar="STAGE=SOCKET:OUT:IN")
+    parser.add_argument("--source", action="append", default=[], metavar="STAGE=SOCKET:OUT:IN")
+    parser.add_argument("--consumer", action="append", default=[], metavar="STAGE=SOCKET:OUT:IN")
+    parser.add_argument("--group", type=int, help="file descriptor of the memory that the stage's shards share")
     arguments = parser.parse_args()
     die_with_parent()
     control = _open_link(arguments.control)
-    peers = {int(stage): _open_link(fds) for stage, _, fds in (text.partition("=") for text in arguments.peer)}
+    sources = dict(map(_open_peer, arguments.source))
+    consumers = list(map(_open_peer, arguments.consumer))
     try:
-        GraphWorker(control, peers).run()
+        GraphWorker(control, sources, consumers, arguments.group).run()
     except ShoalError:
         return 1
     return 0
+
+
+def _open_peer(text: str) -> tuple[int, TensorLink]:
+    stage, _, fds = text.partition("=")
+    return int(stage), _open_link(fds)
 
 
 def _open_link(fds: str) -> TensorLink:

@@ -3,15 +3,21 @@
 Batches come from the head in the same order to every worker of a replica, and tensors come from every predecessor in
 that order too, so one thread that takes one of each in turn needs no queue and no matching. A batch that a stage cannot
 compute goes on through the pipeline as an error in the place of tensors.
+
+The shards of a stage take the same tensors and end with the same outputs: each hands them to those shards of later
+stages that it feeds, the first answers the head.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from shoal.comm.shm_group import SharedMemoryGroup
+from shoal.comm.switch import measure_switch
 from shoal.comm.tensor_link import Received, TensorLink
 from shoal.core.graph_plan import HEAD
 from shoal.core.graph_wire import stage_inputs, stage_outputs
@@ -19,6 +25,9 @@ from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, Worker
 from shoal.model.graph.cuts import StageInterface
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.session import GraphStage
+from shoal.model.graph.shard_session import GraphShard, ShardSegments
+from shoal.model.graph.tensor_parallel.shard_model import shard_model
+from shoal.model.runtime_sessions import share_pool
 from shoal.protocol.graph_messages import GRAPH_PROTOCOL_VERSION, BatchDone, LoadGraph, RunBatch, StageBatch
 from shoal.protocol.messages import Shutdown, StageFailed, StageLoaded
 from shoal.protocol.tensor_codec import Array
@@ -26,30 +35,66 @@ from shoal.protocol.tensor_codec import Array
 _IDLE_WAIT_S = 30.0
 _SEND_TIMEOUT_S = 30.0
 _PEER_TIMEOUT_S = 600.0
-"""How long a predecessor may take for one batch before it counts as lost; one that dies is noticed at once."""
+"""How long a predecessor, or another shard of the stage, may take for one batch before it counts as lost; one that dies
+is noticed at once."""
+
+
+class Computation(Protocol):
+    """A stage, or one shard of it together with the others."""
+
+    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The stage's outputs. Raises InvalidRequest."""
+        ...
 
 
 class GraphWorker:
-    """Obeys the head over `control`; `peers` are the stages that tensors come from or go to, by index."""
+    """Obeys the head over `control`; tensors come from and go to other stages."""
 
-    def __init__(self, control: TensorLink, peers: Mapping[int, TensorLink]) -> None:
+    def __init__(
+        self,
+        control: TensorLink,
+        sources: Mapping[int, TensorLink],
+        consumers: Sequence[tuple[int, TensorLink]],
+        group_fd: int | None = None,
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            control: to the head.
+            sources: one shard of each stage that tensors come from, by stage.
+            consumers: shards that tensors go to, each with its stage.
+            group_fd: memory of the group of shards that this worker belongs to; None where it is a whole stage.
+        """
         self._control = control
-        self._peers = peers
+        self._sources = sources
+        self._consumers = consumers
+        self._group_fd = group_fd
 
     def run(self) -> None:
         """Until Shutdown. Raises WorkerLost when the head or a predecessor is gone."""
         load = self._next().message
         if not isinstance(load, LoadGraph):
             raise RemoteProtocolError(f"expected LoadGraph first, got {type(load).__name__}")
+        group = self._join_group(load)
         try:
-            self._serve(load, self._load(load))
+            self._serve(load, self._load(load, group))
         except (ShoalError, MemoryError) as error:
             name = type(error).__name__
             failed = StageFailed(generation=load.generation, error=name, message=str(error) or name)
             self._control.send(failed, timeout_s=_SEND_TIMEOUT_S)
             raise
+        finally:
+            if group is not None:
+                group.close()
 
-    def _load(self, load: LoadGraph) -> GraphStage:
+    def _join_group(self, load: LoadGraph) -> SharedMemoryGroup | None:
+        if load.num_shards == 1:
+            return None
+        if self._group_fd is None:
+            raise RemoteProtocolError("one of several shards was started without its group")
+        return SharedMemoryGroup(self._group_fd, rank=load.rank, size=load.num_shards, generation=load.generation)
+
+    def _load(self, load: LoadGraph, group: SharedMemoryGroup | None) -> Computation:
         if load.version != GRAPH_PROTOCOL_VERSION:
             raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {GRAPH_PROTOCOL_VERSION}")
         if load.cores:
@@ -61,13 +106,13 @@ class GraphWorker:
             inputs=stage_inputs(load),
             outputs=stage_outputs(load),
         )
-        stage = GraphStage(open_graph(Path(load.model_path)), interface, threads=load.threads)
+        computation, weight_bytes = _open(load, interface, group)
         load_s = time.perf_counter() - started_s
-        loaded = StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s)
+        loaded = StageLoaded(generation=load.generation, weight_bytes=weight_bytes, load_s=load_s)
         self._control.send(loaded, timeout_s=_SEND_TIMEOUT_S)
-        return stage
+        return computation
 
-    def _serve(self, load: LoadGraph, stage: GraphStage) -> None:
+    def _serve(self, load: LoadGraph, stage: Computation) -> None:
         while True:
             received = self._next()
             match received.message:
@@ -78,14 +123,14 @@ class GraphWorker:
                 case message:
                     raise RemoteProtocolError(f"a running worker takes no {type(message).__name__}")
 
-    def _run_batch(self, load: LoadGraph, stage: GraphStage, batch: RunBatch, from_head: Received) -> None:
-        tensors, arrived = dict(from_head.tensors), {}
+    def _run_batch(self, load: LoadGraph, stage: Computation, batch: RunBatch, from_head: Received) -> None:
+        arrived = {source: self._receive_from(source, batch) for source in sorted(self._sources)}
+        tensors = dict(from_head.tensors)
         error: str | None = None
-        for source in sorted({one.peers[0] for one in load.inputs} - {HEAD}):
-            arrived[source] = self._receive_from(source, batch)
-            message = arrived[source].message
+        for received in arrived.values():
+            tensors |= received.tensors
+            message = received.message
             error = error or (message.error if isinstance(message, StageBatch) else None)
-            tensors |= arrived[source].tensors
         started_s = time.perf_counter()
         outputs: dict[str, Array] = {}
         if error is None:
@@ -95,21 +140,21 @@ class GraphWorker:
                 error = str(refusal)
         compute_s = time.perf_counter() - started_s
         ids = {"batch_id": batch.batch_id, "generation": batch.generation}
-        for consumer in sorted({peer for one in load.outputs for peer in one.peers} - {HEAD}):
-            link = self._peers[consumer]
+        for consumer, link in self._consumers:
             link.collect_releases()
             own = _tensors_for(consumer, load, outputs)
             link.send(StageBatch(**ids, error=error), own, timeout_s=_SEND_TIMEOUT_S)
-        done = BatchDone(**ids, compute_s=compute_s, error=error)
         self._control.release(from_head)
-        self._control.send(done, _tensors_for(HEAD, load, outputs), timeout_s=_SEND_TIMEOUT_S)
+        answer = _tensors_for(HEAD, load, outputs) if load.rank == 0 else None
+        done = BatchDone(**ids, compute_s=compute_s, error=error)
+        self._control.send(done, answer, timeout_s=_SEND_TIMEOUT_S)
         for source, received in arrived.items():
-            self._peers[source].release(received)
-            self._peers[source].flush_releases(timeout_s=_SEND_TIMEOUT_S)
+            self._sources[source].release(received)
+            self._sources[source].flush_releases(timeout_s=_SEND_TIMEOUT_S)
 
     def _receive_from(self, source: int, batch: RunBatch) -> Received:
         """The tensors of this very batch."""
-        received = self._peers[source].receive(timeout_s=_PEER_TIMEOUT_S)
+        received = self._sources[source].receive(timeout_s=_PEER_TIMEOUT_S)
         if received is None:
             raise WorkerLost(f"no tensors from stage {source} within {_PEER_TIMEOUT_S:.0f} s")
         match received.message:
@@ -125,6 +170,19 @@ class GraphWorker:
         while (received := self._control.receive(timeout_s=_IDLE_WAIT_S)) is None:
             pass
         return received
+
+
+def _open(load: LoadGraph, interface: StageInterface, group: SharedMemoryGroup | None) -> tuple[Computation, int]:
+    """The stage, or this worker's shard of it, and the bytes of its weights."""
+    graph = open_graph(Path(load.model_path))
+    if group is None:
+        stage = GraphStage(graph, interface, threads=load.threads)
+        return stage, stage.weight_bytes
+    share_pool(load.threads)
+    model = shard_model(graph, interface, load.shares, load.rank).model
+    segments = ShardSegments(model, interface.inputs, interface.outputs, folder=graph.folder, threads=load.threads)
+    measure_switch(group, timeout_s=_PEER_TIMEOUT_S)
+    return GraphShard(segments, group, timeout_s=_PEER_TIMEOUT_S), segments.weight_bytes
 
 
 def _tensors_for(peer: int, load: LoadGraph, outputs: Mapping[str, Array]) -> dict[str, Array]:

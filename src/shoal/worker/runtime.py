@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shoal.comm.link import Link
 from shoal.comm.shm_group import SharedMemoryGroup
-from shoal.core.collectives import ProcessGroup
+from shoal.comm.switch import measure_switch
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.formats.open_weights import open_weights
@@ -32,6 +32,8 @@ from shoal.protocol.messages import (
 
 _IDLE_WAIT_S = 30.0
 _SEND_TIMEOUT_S = 30.0
+_LOAD_TIMEOUT_S = 600.0
+"""How much longer than this shard another may take to load."""
 _ACTIVATION_TIMEOUT_S = 120.0
 """How long a predecessor may take for one step before it counts as lost; a prefill on a slow machine takes seconds."""
 
@@ -69,7 +71,7 @@ class WorkerRuntime:
             if group is not None:
                 group.close()
 
-    def _load(self, load: LoadStage, group: ProcessGroup | None) -> Stage:
+    def _load(self, load: LoadStage, group: SharedMemoryGroup | None) -> Stage:
         if load.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
         if load.cores:
@@ -78,11 +80,13 @@ class WorkerRuntime:
         config = StageConfig.of(load)
         source = open_weights(Path(load.model_path))
         stage = Stage(source, config, lambda done, total: self._send(Progress(done=done, total=total)), group)
+        if group is not None:
+            measure_switch(group, timeout_s=_LOAD_TIMEOUT_S)
         load_s = time.perf_counter() - started_s
         self._send(StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s))
         return stage
 
-    def _join_group(self, load: LoadStage) -> ProcessGroup | None:
+    def _join_group(self, load: LoadStage) -> SharedMemoryGroup | None:
         if load.num_shards == 1:
             return None
         self._answers = load.rank == 0

@@ -62,7 +62,7 @@ def test_the_whole_report(tmp_path: Path) -> None:
     assert report.num_nodes == 6
     assert report.num_parameters == 8 + 2 + 4 + 3
     assert report.weight_bytes == 4 * (8 + 2 + 4) + 8 * 3
-    assert report.shardable_bytes == 4 * (8 + 2 + 4)
+    assert report.two_shards.weight_bytes == report.weight_bytes
     assert report.flops == 2 * (4 * 2 + 2 * 2)
     assert [spec.name for spec in (*report.inputs, *report.outputs)] == ["x", "y"]
     assert report.num_cuts == 4

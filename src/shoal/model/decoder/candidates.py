@@ -15,6 +15,9 @@ I64 = npt.NDArray[np.int64]
 _NUCLEUS_GUESS = 512
 """Candidates sorted first when looking for the top-p nucleus; multiplied by NUCLEUS_GROWTH until it is inside."""
 NUCLEUS_GROWTH = 4
+_PICK_CHUNK = 512
+"""Weights summed at once when looking for a draw. Measured for 49152 weights on a 2-core AVX2 machine: 26 us, as long
+with 256 or 1024, where the running sum of all takes 160 us; for 151936 weights 81 us and 1070 us."""
 
 
 def softmax_weights(logits_V: F32, best_logit: np.float32, temperature: float) -> F32:
@@ -77,10 +80,20 @@ def nucleus_size(weights_C: npt.NDArray[np.floating], mass: float) -> int:
 
 
 def pick(weights_C: npt.NDArray[np.floating], u: float) -> int:
-    """Index of the candidate at u: the inverse of the cumulative distribution, for u in [0, 1)."""
-    cumulative_C = np.cumsum(weights_C, dtype=np.float64)
-    index = int(np.searchsorted(cumulative_C, u * cumulative_C[-1], side="right"))
-    return min(index, len(cumulative_C) - 1)
+    """Index of the candidate at u: the inverse of the cumulative distribution, for u in [0, 1).
+
+    Sums of chunks say in which one it is, so that running sums are formed of that chunk alone.
+    """
+    ends = np.cumsum(np.add.reduceat(weights_C, np.arange(0, len(weights_C), _PICK_CHUNK), dtype=np.float64))
+    mass = u * ends[-1]
+    chunk = _index_at(ends, mass)
+    start = chunk * _PICK_CHUNK
+    cumulative = np.cumsum(weights_C[start : start + _PICK_CHUNK], dtype=np.float64)
+    return start + _index_at(cumulative, mass - (ends[chunk - 1] if chunk else 0.0))
+
+
+def _index_at(cumulative: npt.NDArray[np.float64], mass: float) -> int:
+    return min(int(np.searchsorted(cumulative, mass, side="right")), len(cumulative) - 1)
 
 
 def _nucleus_and_more(weights_V: F32, mass: float) -> I64:

@@ -34,8 +34,8 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 _NUCLEUS_GUESS = 128
-"""Candidates that a shard sends first when looking for the top-p nucleus: 1 KB a row. Source: decode step of one row
-in shared memory, where 1 KB takes as long as 8 bytes (benchmarks/collectives.py)."""
+"""Candidates that a shard sends first when looking for the top-p nucleus: 1 KB a row. Source: over 2 ranks in shared
+memory an all-gather of 8 bytes each takes 1.7 us, of 1 KB 2.3 us, of 16 KB 7.9 us (2-core AVX2 machine)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,12 +76,16 @@ def weight_names(graph: onnx.GraphProto) -> set[str]:
     return {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
 
 
-def trace(model: onnx.ModelProto) -> Dataflow:
-    """Follow the edges of a model whose nodes are in topological order (see `sort_nodes`)."""
+def trace(model: onnx.ModelProto, *, run_once: Collection[str] = ()) -> Dataflow:
+    """Follow the edges of a model whose nodes are in topological order (see `sort_nodes`).
+
+    Args:
+        run_once: operators that are no constants even where they read weights only, beside the random ones.
+    """
     graph = model.graph
     reads = tuple(_node_reads(node) for node in graph.node)
     writes = tuple(tuple(name for name in node.output if name) for node in graph.node)
-    constant = _constant_nodes(model, reads, writes)
+    constant = _constant_nodes(model, reads, writes, run_once)
     needed = _needed_nodes(reads, writes, {output.name for output in graph.output})
     return Dataflow(
         reads=reads,
@@ -151,10 +155,13 @@ def _captured(body: onnx.GraphProto) -> Iterator[str]:
 
 
 def _constant_nodes(
-    model: onnx.ModelProto, reads: tuple[tuple[str, ...], ...], writes: tuple[tuple[str, ...], ...]
+    model: onnx.ModelProto,
+    reads: tuple[tuple[str, ...], ...],
+    writes: tuple[tuple[str, ...], ...],
+    run_once: Collection[str],
 ) -> frozenset[int]:
     values = weight_names(model.graph)
-    random = _random_operators(model)
+    random = _random_operators(model).union(run_once)
     nodes: set[int] = set()
     for index, node in enumerate(model.graph.node):
         if values.issuperset(reads[index]) and not _uses(node, random):

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shoal.core.graph_plan import TensorSpec
-from shoal.model.graph.cuts import CutPoint, cut_points
+from shoal.core.graph_plan import SplitReport, TensorSpec
+from shoal.model.graph.cuts import CutPoint, cut_points, stage_interfaces
 from shoal.model.graph.dataflow import nested_nodes
 from shoal.model.graph.flops import SHARDABLE_OPERATORS, node_flops
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.stage_model import weight_bytes, with_functions
-from shoal.model.graph.weight_tensors import inner_tensors, named_weights, num_bytes, num_elements
+from shoal.model.graph.tensor_parallel.shard_model import split_figures
+from shoal.model.graph.weight_tensors import inner_tensors, named_weights, num_elements
 
 NUM_NARROWEST = 5
 """Cut points that the report lists: enough to see where the graph is thin."""
@@ -40,8 +41,8 @@ class GraphReport:
     num_cuts: int
     narrowest_cuts: tuple[CutPoint, ...]
     """fewest bytes first"""
-    shardable_bytes: int
-    """weights of products and convolutions: what tensor parallelism could divide"""
+    two_shards: SplitReport
+    """what two equal shards would share between them"""
 
 
 def describe_graph(graph: GraphFile) -> GraphReport:
@@ -52,6 +53,7 @@ def describe_graph(graph: GraphFile) -> GraphReport:
     flops = [node_flops(node, graph.value_specs, weights) for node in nodes]
     num_products = sum(node.op_type in SHARDABLE_OPERATORS for node in everywhere)
     cuts = cut_points(graph)
+    (whole,) = stage_interfaces(graph, ())
     return GraphReport(
         opsets={opset.domain or "ai.onnx": opset.version for opset in graph.model.opset_import},
         operators=dict(Counter(node.op_type for node in everywhere).most_common()),
@@ -64,7 +66,7 @@ def describe_graph(graph: GraphFile) -> GraphReport:
         outputs=graph.outputs,
         num_cuts=len(cuts),
         narrowest_cuts=tuple(sorted(cuts, key=lambda cut: cut.bytes_per_run)[:NUM_NARROWEST]),
-        shardable_bytes=_shardable_bytes(graph),
+        two_shards=split_figures(graph, whole, (1, 1))[0],
     )
 
 
@@ -73,10 +75,3 @@ def _num_parameters(graph: GraphFile) -> int:
     tensors = [*source.initializer, *inner_tensors(with_functions(graph, range(graph.num_nodes)))]
     tensors += [sparse.values for sparse in source.sparse_initializer]
     return sum(map(num_elements, tensors))
-
-
-def _shardable_bytes(graph: GraphFile) -> int:
-    """Weights that products and convolutions read directly, each once."""
-    tensors = named_weights(graph.model.graph)
-    read = {name for node in graph.model.graph.node if node.op_type in SHARDABLE_OPERATORS for name in node.input}
-    return sum(num_bytes(tensors[name]) for name in read & tensors.keys())

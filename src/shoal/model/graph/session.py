@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 
 from shoal.core.graph_plan import StageInput, StageOutput
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.ort_values import NUMPY_KINDS, Array, to_array, to_value
 from shoal.model.graph.stage_model import extract_stage, weight_bytes
-from shoal.model.graph.value_types import ELEMENT_TYPES
 from shoal.model.runtime_sessions import session_options, start_session
-
-Array = npt.NDArray[Any]
 
 RUNTIME_ERRORS = (
     ort_state.EPFail,
@@ -35,12 +30,6 @@ RUNTIME_ERRORS = (
     ValueError,
 )
 """ONNX Runtime's own errors share no base class; its binding adds these two."""
-
-_NUMPY_KINDS = frozenset(
-    {"bool", "float16", "float32", "float64", "string"}
-    | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
-)
-"""Types that the binding takes from NumPy and gives to it; others travel as typed bytes."""
 
 
 class StageLike(Protocol):
@@ -84,7 +73,7 @@ class GraphStage:
         self._session = open_session(graph, model, compute_options(threads))
         self._outputs = [output.spec for output in stage.outputs]
         self._names = [spec.name for spec in self._outputs]
-        self._is_plain = all(spec.dtype in _NUMPY_KINDS for spec in (*self._outputs, *taken))
+        self._is_plain = all(spec.dtype in NUMPY_KINDS for spec in (*self._outputs, *taken))
         self._dtypes = {spec.name: spec.dtype for spec in taken}
 
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -104,9 +93,9 @@ class GraphStage:
 
     def _run_typed(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """The same through typed values, for the types that NumPy itself does not have."""
-        given = {name: _to_value(array, self._dtypes[name]) for name, array in tensors.items()}
+        given = {name: to_value(array, self._dtypes[name]) for name, array in tensors.items()}
         values = self._session.run_with_ort_values(self._names, given)
-        return {spec.name: _to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
+        return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
 
 
 def compute_options(threads: int) -> ort.SessionOptions:
@@ -139,16 +128,3 @@ def runtime_reason(error: Exception) -> str:
 _REASON_CHARACTERS = 400
 _SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ (?:[^()]{0,200}\([^()]*\)(?: const)?(?: \[with [^]]*\])? )?")
 """A line of ONNX Runtime's own source and the function there, which come before the reason itself."""
-
-
-def _to_value(array: Array, dtype: str) -> ort.OrtValue:
-    if dtype in _NUMPY_KINDS:
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), ELEMENT_TYPES[dtype])
-
-
-def _to_array(value: ort.OrtValue, dtype: str) -> Array:
-    if dtype in _NUMPY_KINDS:
-        return value.numpy()
-    buffer = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())  # NumPy cannot be given the type itself
-    return np.frombuffer(bytearray(buffer), np.dtype(dtype)).reshape(value.shape())

@@ -72,6 +72,13 @@ def weight_bytes(graph: GraphFile, first_node: int, last_node: int) -> int:
     return dense + sparse + inner_bytes(with_functions(graph, nodes))
 
 
+def model_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all weights of a model that holds nothing it does not need."""
+    dense = sum(map(num_bytes, model.graph.initializer))
+    sparse = sum(map(sparse_bytes, model.graph.sparse_initializer))
+    return dense + sparse + inner_bytes([*model.graph.node, *(node for f in model.functions for node in f.node)])
+
+
 def with_functions(graph: GraphFile, nodes: Iterable[int]) -> list[onnx.NodeProto]:
     """These nodes and those of the model's own functions that they call, each function once."""
     found = [graph.model.graph.node[node] for node in nodes]

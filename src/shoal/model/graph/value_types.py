@@ -12,7 +12,13 @@ import ml_dtypes  # noqa: F401  teaches NumPy the names of bfloat16 and the smal
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx.helper import make_tensor_value_info, tensor_dtype_to_np_dtype
+from onnx.helper import (
+    make_optional_type_proto,
+    make_sequence_type_proto,
+    make_tensor_type_proto,
+    make_tensor_value_info,
+    tensor_dtype_to_np_dtype,
+)
 
 from shoal.core.graph_plan import Dim, TensorSpec
 from shoal.model.graph.weight_tensors import SMALL_WEIGHT_BYTES, num_bytes, read_if_small
@@ -47,6 +53,11 @@ def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec | None:
 def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
     """The inverse of `tensor_spec`."""
     return make_tensor_value_info(spec.name, ELEMENT_TYPES[spec.dtype], spec.shape)
+
+
+def dtype_of_element(element_type: int) -> str:
+    """The dtype name that Shoal uses for one of ONNX's element types."""
+    return _DTYPES[element_type]
 
 
 def infer_specs(model: onnx.ModelProto, folder: Path) -> dict[str, TensorSpec]:
@@ -149,6 +160,19 @@ def _runtime_spec(output: ort.NodeArg) -> TensorSpec | None:
     # ONNX Runtime shows an unknown rank as it shows a scalar
     shape = tuple(dim if isinstance(dim, int) else dim or None for dim in output.shape) or None
     return TensorSpec(name=output.name, dtype=_RUNTIME_DTYPES[element], shape=shape)
+
+
+def output_type(output: ort.NodeArg) -> onnx.TypeProto:
+    """What ONNX Runtime says of a session's output, as the format says it."""
+    wrappers = output.type.split("(")
+    if wrappers[0] == "tensor":
+        spec = _runtime_spec(output)
+        assert spec is not None, f"ONNX Runtime calls a type {output.type!r}"
+        return value_info(spec).type
+    inner = make_tensor_type_proto(ELEMENT_TYPES[_RUNTIME_DTYPES[wrappers[-1].rstrip(")")]], None)
+    for wrapper in reversed(wrappers[:-2]):
+        inner = make_sequence_type_proto(inner) if wrapper == "seq" else make_optional_type_proto(inner)
+    return inner
 
 
 def element_bytes(dtype: str) -> int:

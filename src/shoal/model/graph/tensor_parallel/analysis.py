@@ -1,0 +1,163 @@
+"""The symbolic phase: every node in order gets a step, or is left to compute the whole on every rank.
+
+The walk is repeated while a node asks for other segments or a split is found not to pay. Choices only ever grow, so
+that it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import onnx
+
+from shoal.core.graph_plan import TensorSpec
+from shoal.model.graph.dataflow import Dataflow, nested_nodes
+from shoal.model.graph.tensor_parallel.constants import Constants
+from shoal.model.graph.tensor_parallel.convolutions import convolution, transposed_convolution
+from shoal.model.graph.tensor_parallel.costs import useless_origins
+from shoal.model.graph.tensor_parallel.joining import concat, gather, slice_out, split_apart
+from shoal.model.graph.tensor_parallel.layouts import Split, SplitClasses
+from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS
+from shoal.model.graph.tensor_parallel.operator_kinds import BROADCASTING, UNARY
+from shoal.model.graph.tensor_parallel.pointwise import broadcasting, unary
+from shoal.model.graph.tensor_parallel.products import gemm, matmul
+from shoal.model.graph.tensor_parallel.reshaping import (
+    expand,
+    flatten,
+    reshape,
+    shape_of,
+    squeeze,
+    transpose,
+    unsqueeze,
+)
+from shoal.model.graph.tensor_parallel.shape_rules import follow
+from shoal.model.graph.tensor_parallel.steps import Step
+from shoal.model.graph.tensor_parallel.symbolic_shapes import SymbolicShapes
+from shoal.model.graph.tensor_parallel.tracer import SPLIT_DTYPES, Choices, SegmentsNeeded, Tracer
+from shoal.model.graph.tensor_parallel.windows import (
+    channel_norm,
+    layer_norm,
+    pad,
+    pooling,
+    reduction,
+    resize,
+    softmax,
+)
+
+Rule = Callable[[Tracer, onnx.NodeProto], Step | None]
+MIN_OPSET = 11
+"""In older operator sets lists of numbers that the rewritten graph computes are attributes: their graphs stay whole."""
+_MAX_WALKS = 200
+"""Far more than any network needs; what is not settled then stays whole."""
+
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(UNARY, unary),
+    **dict.fromkeys(BROADCASTING, broadcasting),
+    **dict.fromkeys((f"Reduce{name}" for name in _REDUCTIONS), reduction),
+    **dict.fromkeys(
+        ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"), pooling
+    ),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), channel_norm),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_norm),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
+    "Concat": concat,
+    "Conv": convolution,
+    "ConvTranspose": transposed_convolution,
+    "Expand": expand,
+    "Flatten": flatten,
+    "Gather": gather,
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "Pad": pad,
+    "Reshape": reshape,
+    "Shape": shape_of,
+    "Slice": slice_out,
+    "Split": split_apart,
+    "Squeeze": squeeze,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}
+"""Operators of ai.onnx. Every other one reads whole values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The graph that is split."""
+
+    model: onnx.ModelProto
+    flow: Dataflow
+    constants: Constants
+    specs: Mapping[str, TensorSpec]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default domain."""
+        versions = [found.version for found in self.model.opset_import if found.domain in DEFAULT_DOMAINS]
+        return max(versions, default=0)
+
+    @property
+    def has_scan(self) -> bool:
+        """Whether a `Scan` is in it. ONNX Runtime must find the shapes in its body, which meeting places would hide."""
+        nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
+        return any(node.op_type == "Scan" for node in nested_nodes(nodes))
+
+    def active_nodes(self) -> Iterator[tuple[int, onnx.NodeProto]]:
+        """Nodes that depend on inputs, in order."""
+        return ((index, node) for index, node in enumerate(self.model.graph.node) if index in self.flow.active)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What the symbolic phase found."""
+
+    steps: Mapping[int, Step]
+    """by node; nodes that are not in it compute the whole"""
+    layouts: Mapping[str, Split]
+    """values that are split"""
+    classes: SplitClasses
+    shapes: SymbolicShapes
+
+
+def decide(stage: Stage, num_ranks: int) -> Decisions:
+    """Split what can be split and pays."""
+    choices = Choices(segments={})
+    if stage.opset < MIN_OPSET or stage.has_scan:
+        choices = replace(choices, whole=frozenset(range(len(stage.model.graph.node))))
+    for _ in range(_MAX_WALKS):
+        try:
+            found = _walk(stage, choices, num_ranks)
+        except SegmentsNeeded as needed:
+            choices = replace(choices, segments=needed.segments)
+            continue
+        useless = useless_origins(stage, found) - choices.whole
+        if not useless:
+            return found
+        choices = replace(choices, whole=choices.whole | useless)
+    return _walk(stage, Choices(whole=frozenset(stage.flow.active), segments={}), num_ranks)
+
+
+def _walk(stage: Stage, choices: Choices, num_ranks: int) -> Decisions:
+    shapes = SymbolicShapes(stage.specs, stage.constants)
+    trace = Tracer(shapes, stage.constants, choices, num_ranks)
+    rules = dict(RULES) | dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), partial(softmax, opset=stage.opset))
+    steps: dict[int, Step] = {}
+    for index, node in stage.active_nodes():
+        follow(shapes, node)
+        trace.node = index
+        rule = rules.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
+        step = rule(trace, node) if rule is not None and _may_split(trace, node) else None
+        if step is not None:
+            steps[index] = step
+            trace.layouts.update(
+                (name, split) for name, split in zip(node.output, step.outputs, strict=False) if split is not None
+            )
+    return Decisions(steps=steps, layouts=trace.layouts, classes=trace.classes, shapes=shapes)
+
+
+def _may_split(trace: Tracer, node: onnx.NodeProto) -> bool:
+    """Whether the results are of a type that may be split, or only the sizes of one that is."""
+    names = [name for name in node.output if name]
+    return node.op_type == "Shape" or all(trace.shapes.dtype(name) in SPLIT_DTYPES for name in names)

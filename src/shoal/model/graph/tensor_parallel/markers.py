@@ -1,0 +1,20 @@
+"""The nodes at which ranks meet, as `segments` cuts the graph at them. ONNX Runtime knows none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx.helper import make_node
+
+from shoal.model.graph.segments import ALL_GATHER, ALL_REDUCE, MARKER_DOMAIN
+
+
+def all_reduce(part: str, total: str) -> onnx.NodeProto:
+    """A marker: every rank's `part` added up."""
+    return make_node(ALL_REDUCE, [part], [total], domain=MARKER_DOMAIN)
+
+
+def all_gather(part: str, whole: str, axis: int, sizes: Sequence[int]) -> onnx.NodeProto:
+    """A marker: every rank's `part` one after the other; `sizes` of them along the axis."""
+    return make_node(ALL_GATHER, [part], [whole], domain=MARKER_DOMAIN, axis=axis, sizes=list(sizes))

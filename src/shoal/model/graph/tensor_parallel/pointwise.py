@@ -1,0 +1,41 @@
+"""Operators that compute every element on its own."""
+
+from __future__ import annotations
+
+import onnx
+
+from shoal.model.graph.tensor_parallel.steps import Local, Operand, Step, Whole
+from shoal.model.graph.tensor_parallel.tracer import Tracer
+
+
+def unary(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """The result lies as the input does."""
+    split = trace.layout(node.input[0])
+    if split is None:
+        return None
+    return Step(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
+
+
+def broadcasting(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """The result lies as the first input does that is split and that the others can follow."""
+    for name in node.input:
+        split, rank = trace.layout(name), trace.rank(name)
+        if split is not None and rank is not None and (step := _following(trace, node, name, rank)):
+            return step
+    return None
+
+
+def _following(trace: Tracer, node: onnx.NodeProto, leader: str, rank: int) -> Step | None:
+    split = trace.layouts[leader]
+    pairs: list[tuple[int, int]] = []
+    operands: list[Operand] = []
+    ranks = [rank]
+    for name in node.input:
+        operand = Local() if name == leader else trace.aligned_operand(name, rank - split.axis, split, pairs)
+        if operand is None:
+            return None
+        operands.append(operand)
+        ranks.append(trace.rank(name) or 0)
+    if not trace.classes.constrain(pairs):
+        return None
+    return Step(operands=tuple(operands), outputs=(split.at(max(ranks) - rank + split.axis),))

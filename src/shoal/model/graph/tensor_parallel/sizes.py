@@ -1,0 +1,44 @@
+"""Sizes of dimensions as products of a number and names, so that reshapes can be followed without knowing the batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """`number` times the named sizes, such as 12 * batch."""
+
+    number: int
+    names: tuple[str, ...] = ()
+    """sorted; a name stands once per power"""
+
+    @property
+    def fixed(self) -> int | None:
+        """The size where no name is in it."""
+        return None if self.names else self.number
+
+    def times(self, other: Size) -> Size:
+        """The product."""
+        return Size(self.number * other.number, tuple(sorted((*self.names, *other.names))))
+
+    def over(self, other: Size) -> Size | None:
+        """The quotient; None where it is not certain to be whole."""
+        if other.number == 0 or self.number % other.number or Counter(other.names) - Counter(self.names):
+            return None
+        left = Counter(self.names) - Counter(other.names)
+        return Size(self.number // other.number, tuple(sorted(left.elements())))
+
+
+ONE = Size(1)
+Shape = tuple[Size, ...]
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product of all; 1 for none."""
+    total = ONE
+    for size in sizes:
+        total = total.times(size)
+    return total

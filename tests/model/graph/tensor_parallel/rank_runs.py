@@ -1,0 +1,50 @@
+"""A stage rewritten for every rank and run in one thread, collectives by hand."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tests.model.graph.lockstep import run_lockstep
+
+from shoal.core.graph_plan import SplitReport
+from shoal.model.graph.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.shard_session import ShardSegments
+from shoal.model.graph.tensor_parallel.shard_model import ShardModel, shard_model
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def whole_stage(graph: GraphFile) -> StageInterface:
+    """The graph as one stage."""
+    (stage,) = stage_interfaces(graph, [])
+    return stage
+
+
+def shard_models(graph: GraphFile, shares: Sequence[int]) -> list[ShardModel]:
+    """Of every rank."""
+    return [shard_model(graph, whole_stage(graph), shares, rank) for rank in range(len(shares))]
+
+
+def run_ranks(
+    graph: GraphFile, shares: Sequence[int], arrays: Arrays
+) -> tuple[list[dict[str, np.ndarray]], SplitReport]:
+    """Every rank's outputs, and what was split."""
+    stage, shards = whole_stage(graph), shard_models(graph, shares)
+    segments = [
+        ShardSegments(shard.model, stage.inputs, stage.outputs, folder=graph.folder, threads=1) for shard in shards
+    ]
+    return run_lockstep(segments, arrays), shards[0].report
+
+
+def assert_close(found: Sequence[Arrays], expected: Arrays, tolerance: float) -> None:
+    """Every rank has the whole: the same bits on all, the reference's numbers within `tolerance` of the largest."""
+    for outputs in found:
+        assert list(outputs) == list(expected)
+        for name, values in expected.items():
+            assert (outputs[name].dtype, outputs[name].shape) == (values.dtype, values.shape), name
+            np.testing.assert_array_equal(outputs[name], found[0][name], err_msg=name)
+            if values.dtype.kind == "f":
+                largest = max(1.0, float(np.abs(values).max(initial=0)))
+                assert np.abs(outputs[name] - values).max(initial=0) <= tolerance * largest, name
+            else:
+                np.testing.assert_array_equal(outputs[name], values, err_msg=name)

@@ -1,0 +1,71 @@
+"""Networks as both of torch's exporters write them: the whole's numbers on every rank, nearly all of it split."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.model.graph.graph_cases import run_whole
+from tests.model.graph.tensor_parallel.networks import NETWORKS
+from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks
+from tests.real_models import quiet_export
+
+from shoal.model.graph.graph_file import GraphFile, open_graph
+
+ROUNDING = 1e-5
+NUM_COLLECTIVES = {
+    "encoder": (4, 0),
+    "encoder, sequence first": (4, 0),
+    "encoder, norm first": (4, 0),
+    "fused attention": (2, 0),
+    "chunked attention": (2, 0),
+    "gated perceptron": (1, 0),
+    "convolutional": (5, 1),
+    "skip network": (1, 0),
+}
+"""Sums and gathers: two sums a layer; one a pair of convolutions, one for what weighs channels, the last product."""
+
+
+def export(name: str, folder: Path, *, dynamo: bool, is_open: bool) -> GraphFile:
+    """The network with random numbers, its batch and tokens open or fixed."""
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    axes = {0: "batch", 1: "tokens"} if len(shape) == 3 else {0: "batch"}
+    keywords: dict[str, object] = {"dynamo": dynamo, "input_names": ["x"]}
+    if is_open:
+        keywords |= {"dynamic_shapes": (axes,)} if dynamo else {"dynamic_axes": {"x": axes}}
+    path = folder / "model.onnx"
+    with quiet_export(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the older exporter says that it is old, and warns of constants
+        torch.onnx.export(make().eval(), (torch.randn(shape),), path, **keywords)  # type: ignore[arg-type]
+    return open_graph(path)
+
+
+@pytest.mark.parametrize(
+    ("dynamo", "is_open"), [(True, True), (False, True), (False, False)], ids=["new", "old", "old, fixed sizes"]
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_split_and_right(name: str, dynamo: bool, is_open: bool, tmp_path: Path) -> None:
+    graph = export(name, tmp_path, dynamo=dynamo, is_open=is_open)
+    x = np.random.default_rng(0).standard_normal(NETWORKS[name][1], np.float32)
+    expected = run_whole(graph, {"x": x})
+    for shares in ((2, 1), (1, 1, 1)):
+        found, report = run_ranks(graph, shares, {"x": x})
+        assert_close(found, expected, ROUNDING)
+        assert report.split_flops > 0.95 * report.flops
+        assert report.split_weight_bytes > 0.9 * report.weight_bytes
+        assert (report.num_sums, report.num_gathers) == NUM_COLLECTIVES[name]
+
+
+@pytest.mark.parametrize("shares", [(1, 1, 1, 1, 1), (7, 1)], ids=str)
+def test_more_ranks_than_heads_and_odd_shares(shares: Sequence[int], tmp_path: Path) -> None:
+    """Five ranks cannot share four heads: attention stays together, the rest is split."""
+    graph = export("encoder", tmp_path, dynamo=True, is_open=True)
+    x = np.random.default_rng(0).standard_normal((3, 4, 32), np.float32)
+    found, report = run_ranks(graph, shares, {"x": x})
+    assert_close(found, run_whole(graph, {"x": x}), ROUNDING)
+    assert report.split_flops > 0.4 * report.flops
