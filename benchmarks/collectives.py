@@ -12,6 +12,8 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from collective_ranks import COPY, GLOO, RAW, RAW_POLLING, SHARED_MEMORY, SWITCHES, TCP, Key, Samples, measure_group
 from report import write_result
@@ -49,6 +51,7 @@ def main() -> None:
         print(f"{num_ranks} ranks", file=sys.stderr, flush=True)
         samples |= measure_group(num_ranks, given.rounds, _SIZES_BYTES)
     lines = [*_goal_table(samples), "", *_size_table(samples, given.ranks), "", *_switch_lines(samples, given.ranks)]
+    lines += ["", f"gloo is that of torch {version('torch')}" if find_spec("torch") else "torch is not installed"]
     print("\n".join(lines))
     command = f"python benchmarks/collectives.py --rounds {given.rounds} --ranks {' '.join(map(str, given.ranks))}"
     print(write_result("collectives", lines, command=command))

@@ -18,8 +18,8 @@ from typing_extensions import Buffer
 
 HEADER = struct.Struct("<QQQII")
 _JOINED_BYTES = 1 << 16
-"""Messages up to this size are sent and received in one piece: copying 64 KiB takes less time than a system call of
-both ends over a loopback (benchmarks/collectives.py)."""
+"""Messages up to this size are sent and received in one piece, payload and header copied together. Source:
+benchmarks/collectives.py, sums of 2 ranks with and without: 4 KB 19 and 24 us, 64 KB 62 and 76 us."""
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 

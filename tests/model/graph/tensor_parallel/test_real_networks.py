@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.model.graph.graph_cases import run_whole
 from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks
-from tests.real_models import export_minilm, magika, ocr_classifier, ocr_detector, ocr_recognizer, silero_vad
+from tests.real_models import magika, ocr_classifier, ocr_detector, ocr_recognizer, silero_vad
 
 from shoal.model.graph.graph_file import open_graph
 
@@ -45,9 +45,9 @@ def test_a_network_inside_the_branches_of_an_if_stays_whole() -> None:
     assert report.split_flops == report.num_sums == report.num_gathers == 0
 
 
-def test_the_sentence_encoder_takes_two_sums_a_layer(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_sentence_encoder_takes_two_sums_a_layer(minilm: Path) -> None:
     """Word embeddings are half of its weights; they are only looked up, so every rank keeps them."""
-    graph = open_graph(export_minilm(tmp_path_factory.mktemp("minilm")))
+    graph = open_graph(minilm)
     mask = np.array([[1] * 9, [1] * 5 + [0] * 4])
     arrays = {"input_ids": CHANCE.integers(1, 2000, (2, 9)), "attention_mask": mask}
     expected = run_whole(graph, arrays)

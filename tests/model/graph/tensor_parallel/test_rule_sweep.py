@@ -28,7 +28,8 @@ from shoal.model.runtime_sessions import session_options
 
 ROUNDING = 1e-5
 """Sums in another order, of small cases."""
-MIN_RAN, MIN_SPLIT = 1300, 1000
+MIN_RAN, MIN_SPLIT = 1700, 1650
+"""Of 1739 variants that ONNX Runtime 1.32 runs; 1709 are split, the others have too few numbers on an axis."""
 MAX_ELEMENTS = 20_000
 WITH_WEIGHTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 RANDOM = ("test_bernoulli", "test_dropout", "test_random", "test_multinomial")

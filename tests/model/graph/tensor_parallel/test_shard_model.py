@@ -213,3 +213,27 @@ def test_rows_that_are_merged_with_heads_can_be_gathered(tmp_path: Path) -> None
     for shares in ((1, 1), (2, 1), (1, 1, 1)):
         report = check(graph, shares, x=floats(3, 5, 64))
         assert report.num_gathers == 1
+
+
+def test_packed_weights_stay_packed_and_whole(tmp_path: Path) -> None:
+    text = """g (float[n, 64] x) => (float[n, 64] y) {
+        w = DequantizeLinear(q, scale, zero)  h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }"""
+    scale, zero = np.array(0.1, np.float32), np.array(3, np.int8)
+    packed = CHANCE.integers(-9, 9, (64, 64), np.int8)
+    graph = make(tmp_path, text, q=packed, scale=scale, zero=zero, v=floats(64, 64))
+    check(graph, (1, 1), x=floats(2, 64))
+    held = {w.name: tuple(w.dims) for w in shard_models(graph, (1, 1))[0].model.graph.initializer}
+    assert held["q"] == (64, 64)
+
+
+def test_ranks_never_draw_random_numbers_for_one_sum(tmp_path: Path) -> None:
+    text = """g (float[n, 64] x) => (float[n, 32] y) {
+        h = MatMul(x, w1)  e = RandomNormalLike(h)  a = Add(h, e)  y = MatMul(a, w2) }"""
+    graph = make(tmp_path, text, w1=floats(64, 48), w2=floats(48, 32))
+    assert markers(shard_models(graph, (1, 1))[0].model) == []
+
+
+def test_dropout_outside_training_lets_a_split_through(tmp_path: Path) -> None:
+    text = "g (float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, w1)  d = Dropout(h)  y = MatMul(d, w2) }"
+    report = check(make(tmp_path, text, w1=floats(64, 48), w2=floats(48, 32)), (2, 1), x=floats(3, 64))
+    assert (report.num_sums, report.num_gathers) == (1, 0)

@@ -13,15 +13,15 @@ from functools import partial
 import onnx
 
 from shoal.core.graph_plan import TensorSpec
-from shoal.model.graph.dataflow import Dataflow, nested_nodes
+from shoal.model.graph.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
 from shoal.model.graph.tensor_parallel.constants import Constants
 from shoal.model.graph.tensor_parallel.convolutions import convolution, transposed_convolution
 from shoal.model.graph.tensor_parallel.costs import useless_origins
 from shoal.model.graph.tensor_parallel.joining import concat, gather, slice_out, split_apart
 from shoal.model.graph.tensor_parallel.layouts import Split, SplitClasses
-from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS
+from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS, input_name
 from shoal.model.graph.tensor_parallel.operator_kinds import BROADCASTING, UNARY
-from shoal.model.graph.tensor_parallel.pointwise import broadcasting, unary
+from shoal.model.graph.tensor_parallel.pointwise import broadcasting, dropout, unary
 from shoal.model.graph.tensor_parallel.products import gemm, matmul
 from shoal.model.graph.tensor_parallel.reshaping import (
     expand,
@@ -64,6 +64,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layer_norm),
     **dict.fromkeys(("Resize", "Upsample"), resize),
     "Concat": concat,
+    "Dropout": dropout,
     "Conv": convolution,
     "ConvTranspose": transposed_convolution,
     "Expand": expand,
@@ -99,10 +100,13 @@ class Stage:
         return max(versions, default=0)
 
     @property
-    def has_scan(self) -> bool:
-        """Whether a `Scan` is in it. ONNX Runtime must find the shapes in its body, which meeting places would hide."""
+    def must_be_whole(self) -> bool:
+        """Whether it draws random numbers, which ranks would draw differently, or has a `Scan`.
+
+        ONNX Runtime must find every shape in the body of a `Scan`, and meeting places hide shapes.
+        """
         nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
-        return any(node.op_type == "Scan" for node in nested_nodes(nodes))
+        return any(node.op_type == "Scan" or _is_random(node) for node in nested_nodes(nodes))
 
     def active_nodes(self) -> Iterator[tuple[int, onnx.NodeProto]]:
         """Nodes that depend on inputs, in order."""
@@ -121,10 +125,16 @@ class Decisions:
     shapes: SymbolicShapes
 
 
+def _is_random(node: onnx.NodeProto) -> bool:
+    """`Dropout` is not, unless it may be told at run time that it trains."""
+    may_draw = node.op_type != "Dropout" or bool(input_name(node, 2))
+    return node.op_type in RANDOM_OPERATORS and may_draw
+
+
 def decide(stage: Stage, num_ranks: int) -> Decisions:
     """Split what can be split and pays."""
     choices = Choices(segments={})
-    if stage.opset < MIN_OPSET or stage.has_scan:
+    if stage.opset < MIN_OPSET or stage.must_be_whole:
         choices = replace(choices, whole=frozenset(range(len(stage.model.graph.node))))
     for _ in range(_MAX_WALKS):
         try:

@@ -16,7 +16,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from shoal.model.graph.dataflow import Dataflow
-from shoal.model.graph.weight_tensors import BITS, named_weights, num_bytes
+from shoal.model.graph.weight_tensors import BITS, SMALL_WEIGHT_BYTES, named_weights, num_bytes
 from shoal.model.runtime_sessions import session_options, start_session
 
 Array = npt.NDArray[Any]
@@ -96,9 +96,18 @@ class Constants:
         is_view = node is not None and node.op_type in ("Identity", "Transpose") and node.domain in ("", "ai.onnx")
         return node if is_view and name in self else None
 
+    def _is_packed(self, name: str) -> bool:
+        tensor = self._tensors[name]
+        return tensor.data_type != onnx.TensorProto.FLOAT and num_bytes(tensor) > SMALL_WEIGHT_BYTES
+
     def _compute(self, name: str) -> Array | None:
-        """What ONNX Runtime makes of it, for constants that are computed."""
+        """What ONNX Runtime makes of it, for constants that are computed from floats.
+
+        Packed weights are not unpacked here: a part of the floats would take more memory than all of the integers.
+        """
         nodes, values = self._flow.nodes_for([name], 0, len(self._model.graph.node))
+        if any(self._is_packed(source) for source in values & self._tensors.keys()):
+            return None
         model = onnx.ModelProto(
             ir_version=self._model.ir_version,
             opset_import=self._model.opset_import,

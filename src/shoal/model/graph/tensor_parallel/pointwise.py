@@ -16,6 +16,11 @@ def unary(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return Step(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
 
 
+def dropout(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """Outside training it does nothing; where somebody reads the mask it is left alone."""
+    return unary(trace, node) if len([name for name in node.output if name]) == 1 else None
+
+
 def broadcasting(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     """The result lies as the first input does that is split and that the others can follow."""
     for name in node.input:

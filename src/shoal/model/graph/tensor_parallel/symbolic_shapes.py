@@ -50,7 +50,8 @@ class SymbolicShapes:
         """NumPy's name of the element type."""
         if name in self.constants:
             kind = self.constants.kind(name)
-            return None if kind is None else kind.dtype.name
+            if kind is not None:
+                return kind.dtype.name
         spec = self._specs.get(name)
         return None if spec is None else spec.dtype
 
@@ -79,7 +80,8 @@ class SymbolicShapes:
     def _first_shape(self, name: str) -> Shape | None:
         if name in self.constants:
             kind = self.constants.kind(name)
-            return None if kind is None else tuple(map(Size, kind.shape))
+            if kind is not None:
+                return tuple(map(Size, kind.shape))
         spec = self._specs.get(name)
         if spec is None or spec.shape is None:
             return None
