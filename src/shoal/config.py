@@ -5,6 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shoal.errors import ConfigError
+
+_SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(size: str | int, what: str) -> int:
+    """`512M` as a number of bytes; K, M, G, T are powers of 1024. Raises ConfigError, naming `what`."""
+    number = str(size).lower().removesuffix("b").removesuffix("i")
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    try:
+        num_bytes = int(float(number.removesuffix(unit)) * _SIZE_UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ConfigError(f"{what}: {size!r} is not a size such as 512M or 4G") from None
+    if num_bytes <= 0:
+        raise ConfigError(f"{what} must be more than 0")
+    return num_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchConfig:

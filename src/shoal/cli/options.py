@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shoal.config import parse_size
 from shoal.errors import ConfigError
 
 LANGUAGE = "Language models"
@@ -83,22 +84,10 @@ MicroBatch = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
 
 def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
-    """`512M` as a number of bytes; K, M, G, T are powers of 1024. Raises typer.BadParameter."""
-    if text is None:
-        return None
-    number = text.lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    try:
-        size = int(float(number.removesuffix(unit)) * _UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a size such as 512M or 4G", param_hint=option) from None
-    if size <= 0:
-        raise typer.BadParameter("must be more than 0", param_hint=option)
-    return size
+    """`512M` as a number of bytes; None stays None. Raises ConfigError, naming the option."""
+    return None if text is None else parse_size(text, option)
 
 
 def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:

@@ -212,7 +212,7 @@ def _load_message(planned: PlannedModel, replica: ReplicaPlan, index: int, rank:
     return LoadStage(
         version=PROTOCOL_VERSION,
         model_path=str(planned.path),
-        precision=plan.precision,
+        precision=stage.precision,
         first_layer=stage.first_layer,
         last_layer=stage.last_layer,
         num_layers=planned.source.config.num_layers,

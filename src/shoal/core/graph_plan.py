@@ -127,6 +127,15 @@ class GraphReplicaPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedRows:
+    """What a plan is expected to reach when it always has enough to do."""
+
+    rows_per_s: float
+    latency_s: float
+    """of one micro-batch alone"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GraphPlan:
     """The whole decision."""
 
@@ -138,6 +147,10 @@ class GraphPlan:
     outputs: tuple[TensorSpec, ...]
     batch: BatchAxes
     replicas: tuple[GraphReplicaPlan, ...]
+    shape: str = ""
+    """what the graph looks like, for a person and to tell whether a stored plan belongs to a graph"""
+    predicted: PredictedRows | None = None
+    """None where the split was said by hand"""
 
     @property
     def num_workers(self) -> int:

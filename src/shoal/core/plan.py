@@ -45,6 +45,8 @@ class ShardPlan:
     """CPU ids the worker is pinned to; empty: not pinned"""
     weight_bytes: int
     kv_bytes: int
+    cpu_quota: float | None = None
+    """share of its cores' time that the worker is held to; None: all"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class StagePlan:
     first_layer: int
     last_layer: int
     """exclusive"""
+    precision: str
+    """of its matrices: auto | fp32 | int8 | int4"""
     shards: tuple[ShardPlan, ...]
     """one where the stage is not split further; the order is that of the ranks in the stage's group"""
 
@@ -77,6 +81,24 @@ class ReplicaPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedSpeed:
+    """What a plan is expected to reach under the load it was made for."""
+
+    streams: int
+    """requests that are always under way"""
+    prompt_tokens: int
+    """of each request"""
+    output_tokens: int
+    """of each request"""
+    output_tokens_per_s: float
+    """of all streams together"""
+    ttft_s: float
+    """time to first token"""
+    tpot_s: float
+    """time per output token of one stream, after the first"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The whole decision."""
 
@@ -85,7 +107,7 @@ class Plan:
     split: str
     """canonical split, such as `dp=2,pp=15:15,tp=3:1`; `1` for none"""
     precision: str
-    """auto | fp32 | int8 | int4"""
+    """auto | fp32 | int8 | int4, as the user asked for; stages say their own"""
     block_size: int
     """tokens in a KV block"""
     max_context: int
@@ -101,6 +123,10 @@ class Plan:
     """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
     exact_activations: bool = False
     """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
+    shape: str = ""
+    """what the model looks like, for a person and to tell whether a stored plan belongs to a model"""
+    predicted: PredictedSpeed | None = None
+    """None where the split was said by hand"""
 
     @property
     def num_workers(self) -> int:

@@ -65,7 +65,13 @@ def plan_from_spec(
     for first in range(0, spec.num_workers, per_replica):
         replica_cores = pinned[first : first + per_replica]
         stages = _plan_stages(
-            shard_blocks, parts, layers, replica_cores, threads=threads, kv_tokens=num_blocks * block_size
+            shard_blocks,
+            parts,
+            layers,
+            replica_cores,
+            threads=threads,
+            kv_tokens=num_blocks * block_size,
+            precision=precision,
         )
         replicas.append(ReplicaPlan(stages=stages, num_blocks=num_blocks))
     said = SplitSpec(num_replicas=spec.num_replicas, num_stages=len(layers), stage_layers=layers, shares=spec.shares)
@@ -128,6 +134,7 @@ def _plan_stages(
     *,
     threads: int,
     kv_tokens: int,
+    precision: str,
 ) -> tuple[StagePlan, ...]:
     """Block 0 is the embedding, block i + 1 is layer i, the last is the head. `cores`: stage by stage, rank by rank."""
     num_layers = sum(layers)
@@ -144,5 +151,5 @@ def _plan_stages(
             )
             for rank, (part, blocks) in enumerate(zip(parts, shard_blocks, strict=True))
         )
-        stages.append(StagePlan(first_layer=first, last_layer=last, shards=shards))
+        stages.append(StagePlan(first_layer=first, last_layer=last, precision=precision, shards=shards))
     return tuple(stages)

@@ -1,0 +1,101 @@
+"""How fast workers and links are for one model: measured by `shoal profile`, or estimated from a machine's rates.
+
+A worker's time for a step is a sum over its blocks; a block's time has a part that every shard of it pays in full
+(starting kernels, norms) and a part that shrinks with the share of the matrices that the shard holds. Both depend on
+the rows of the step, prompt rows and output rows apart, because they are computed with different kernels.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Seconds as a function of rows: linear between measured points, and on along the last two."""
+
+    rows: tuple[int, ...]
+    """ascending, at least one"""
+    seconds: tuple[float, ...]
+    """one for each of `rows`"""
+
+    def at(self, rows: float) -> float:
+        """Seconds at any number of rows; below the first point, those of the first point; 0 for 0 rows."""
+        if rows <= 0:
+            return 0.0
+        if len(self.rows) == 1 or rows <= self.rows[0]:
+            return self.seconds[0]
+        right = min(bisect_left(self.rows, rows), len(self.rows) - 1)
+        left = right - 1
+        slope = (self.seconds[right] - self.seconds[left]) / (self.rows[right] - self.rows[left])
+        return self.seconds[left] + slope * (rows - self.rows[left])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSpeed:
+    """One part of a model (attention matrices of a layer, its MLP, the head) on one worker."""
+
+    decode: Curve
+    """output rows: what shrinks with the share"""
+    prefill: Curve
+    """prompt rows: what shrinks with the share"""
+    fixed_s: float
+    """of every step, whatever the share and the rows"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpeed:
+    """One model at one precision on one worker."""
+
+    attention: BlockSpeed
+    """of one layer: q, k, v, o and everything that a shard without KV heads does not compute"""
+    mlp: BlockSpeed
+    """of one layer: gate, up, down, norms"""
+    head: BlockSpeed
+    """rows are sampled rows"""
+    decode_context_s: float
+    """of attention in one layer, all heads: seconds for an output row and a token of context"""
+    prefill_context_s: float
+    """the same for a prompt row"""
+    step_s: float
+    """of every step: taking the message in, embedding, sampling, handing over"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSpeed:
+    """Moving bytes from one worker to another, or a sum over a group of them."""
+
+    latency_s: float
+    bytes_per_s: float
+
+    def seconds(self, num_bytes: float) -> float:
+        """For one message, or one all-reduce of so many bytes."""
+        return self.latency_s + num_bytes / self.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerClass:
+    """Workers that are alike: the same speeds, the same memory, the same links."""
+
+    name: str
+    count: int
+    threads: int
+    memory_bytes: int
+    """for weights and KV of one worker"""
+    alone: Mapping[str, WorkerSpeed]
+    """by precision: while the machine's other workers are idle"""
+    busy: Mapping[str, WorkerSpeed]
+    """by precision: while they all compute"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The workers that a plan may use."""
+
+    classes: tuple[WorkerClass, ...]
+    links: tuple[tuple[LinkSpeed, ...], ...]
+    """[from class][to class]: hidden states between stages; the diagonal is for two workers of one class"""
+    sums: tuple[tuple[LinkSpeed, ...], ...]
+    """[class][class]: an all-reduce between two ranks; a group's is its slowest pair's"""
