@@ -223,10 +223,10 @@ void bind_collective(nb::module_& module) {
   nb::class_<GroupMember>(module, "Collective")
     .def(
       "__init__",
-      [](GroupMember* self, int fd, int rank, int size, std::uint64_t generation) {
-        new (self) GroupMember(fd, rank, size, generation, look_for_signals);
+      [](GroupMember* self, int fd, int rank, int size, std::uint64_t generation, bool stays_awake) {
+        new (self) GroupMember(fd, rank, size, generation, stays_awake, look_for_signals);
       },
-      nb::arg("fd"), nb::arg("rank"), nb::arg("size"), nb::arg("generation"))
+      nb::arg("fd"), nb::arg("rank"), nb::arg("size"), nb::arg("generation"), nb::arg("stays_awake") = true)
     .def("close", &GroupMember::close)
     .def_prop_ro("closed", &GroupMember::closed)
     .def("call_of",

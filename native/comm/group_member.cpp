@@ -34,8 +34,9 @@ bool has_ended(int pidfd) {
 
 }  // namespace
 
-GroupMember::GroupMember(int fd, int rank, int size, std::uint64_t generation, Interrupt interrupt)
-    : rank_(rank), size_(size), interrupt_(std::move(interrupt)) {
+GroupMember::GroupMember(
+  int fd, int rank, int size, std::uint64_t generation, bool stays_awake, Interrupt interrupt)
+    : rank_(rank), size_(size), interrupt_(std::move(interrupt)), stays_awake_(stays_awake) {
   if (size < 1 || size > kMaxRanks)
     throw std::invalid_argument("a group has 1 to 16 ranks, not " + std::to_string(size));
   if (rank < 0 || rank >= size)
@@ -116,7 +117,7 @@ Failed GroupMember::mismatch() const {
 }
 
 Failed GroupMember::wait_for(int peer) {
-  if (has_come(peer) || stay_awake(peer)) return {};
+  if (has_come(peer) || (stays_awake_ && stay_awake(peer))) return {};
   while (true) {
     const Failed failed = sleep_for(peer);
     if (failed || has_come(peer)) return failed;

@@ -20,7 +20,8 @@ class GroupMember {
   // Looks for signals and may throw; called between two slices of sleep.
   using Interrupt = std::function<void()>;
 
-  GroupMember(int fd, int rank, int size, std::uint64_t generation, Interrupt interrupt);
+  // `stays_awake`: whether to spin and yield before sleeping; not where CPU time is rationed and waiting would use it up.
+  GroupMember(int fd, int rank, int size, std::uint64_t generation, bool stays_awake, Interrupt interrupt);
   ~GroupMember();
   GroupMember(const GroupMember&) = delete;
   GroupMember& operator=(const GroupMember&) = delete;
@@ -64,6 +65,7 @@ class GroupMember {
   std::size_t bytes_;
   RankState* states_ = nullptr;
   char* slots_ = nullptr;
+  bool stays_awake_;
   Clock::duration spin_;
   std::uint64_t step_ = 0;
   std::uint64_t num_calls_ = 0;

@@ -36,11 +36,21 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return request.param
 
 
-def make_groups(size: int, *, switch_bytes: int | None = None, generation: int = 3) -> list[SharedMemoryGroup]:
+def make_groups(
+    size: int, *, switch_bytes: int | None = None, generation: int = 3, sleepers: frozenset[int] = frozenset()
+) -> list[SharedMemoryGroup]:
+    """`sleepers`: ranks that do not stay awake while they wait."""
     fd = create_group_memory(size)
     try:
         return [
-            SharedMemoryGroup(fd, rank=rank, size=size, generation=generation, switch_bytes=switch_bytes)
+            SharedMemoryGroup(
+                fd,
+                rank=rank,
+                size=size,
+                generation=generation,
+                switch_bytes=switch_bytes,
+                stays_awake=rank not in sleepers,
+            )
             for rank in range(size)
         ]
     finally:
@@ -58,6 +68,21 @@ def sum_in_rank_order(size: int, count: int) -> F32:
     for rank in range(1, size):
         total = total + tensor(rank, count)
     return total
+
+
+@pytest.mark.parametrize("sleepers", [frozenset({1}), frozenset({0, 1, 2})])
+def test_ranks_that_sleep_while_they_wait_get_the_same_sums(sleepers: frozenset[int]) -> None:
+    groups = make_groups(3, sleepers=sleepers)
+
+    def all_sums(rank: int) -> list[F32]:
+        tensors = [tensor(rank, count) for count in (1, 1000, _SLOT + 1)]
+        for x in tensors:
+            groups[rank].all_reduce(x, timeout_s=_WAIT_S)
+        return tensors
+
+    for sums in run_ranks(3, all_sums):
+        for x in sums:
+            np.testing.assert_array_equal(x, sum_in_rank_order(3, x.size))
 
 
 @pytest.mark.parametrize("switch_bytes", [_AT_ONCE, _IN_SEGMENTS])

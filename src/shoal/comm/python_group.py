@@ -17,7 +17,8 @@ _FLOAT_BYTES = 4
 class PythonCollective:
     """One rank's end. Calls return None, or why they failed: then the rank has left the group."""
 
-    def __init__(self, fd: int, rank: int, size: int, generation: int) -> None:
+    def __init__(self, fd: int, rank: int, size: int, generation: int, stays_awake: bool = True) -> None:
+        del stays_awake  # it sleeps between any two looks
         self._member = PythonMember(fd, rank, size, generation)
 
     @property

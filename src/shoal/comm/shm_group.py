@@ -31,7 +31,16 @@ DEFAULT_SWITCH_BYTES = 8 << 10
 class SharedMemoryGroup:
     """See `ProcessGroup`. One thread of a rank calls at a time; `close` may come from any thread."""
 
-    def __init__(self, fd: int, *, rank: int, size: int, generation: int, switch_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        rank: int,
+        size: int,
+        generation: int,
+        switch_bytes: int | None = None,
+        stays_awake: bool = True,
+    ) -> None:
         """Join; the first call waits for the others, this does not.
 
         Args:
@@ -40,11 +49,13 @@ class SharedMemoryGroup:
             rank: 0 <= rank < size; each joins once.
             generation: the same on all ranks, or the first call raises RemoteProtocolError.
             switch_bytes: tensors above go in segments. The same on all ranks.
+            stays_awake: whether to spin and yield before sleeping. Not where CPU time is rationed: waiting would use up
+                the ration (docs/log.md, 2026-11-26).
 
         Raises:
             ValueError: fd is not the memory of such a group, or the rank has joined before.
         """
-        self._collective = Collective(fd, rank, size, generation)
+        self._collective = Collective(fd, rank, size, generation, stays_awake)
         self._rank, self._size = rank, size
         self.switch_bytes = DEFAULT_SWITCH_BYTES if switch_bytes is None else switch_bytes
         """tensors above this many bytes are reduced in segments; may be set between calls, on all ranks alike"""

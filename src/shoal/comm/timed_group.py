@@ -1,0 +1,55 @@
+"""A group that knows how long its calls took: exchanging data, and waiting for ranks that come later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
+from shoal.core.collectives import F32, ProcessGroup
+
+
+class TimedGroup:
+    """Passes everything on to another group. Implements `core.collectives.ProcessGroup`."""
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
+        self._wait_s = 0.0
+
+    @property
+    def rank(self) -> int:
+        """See ProcessGroup."""
+        return self._group.rank
+
+    @property
+    def size(self) -> int:
+        """See ProcessGroup."""
+        return self._group.size
+
+    def take_wait_s(self) -> float:
+        """Seconds spent in calls since this was last asked."""
+        wait_s, self._wait_s = self._wait_s, 0.0
+        return wait_s
+
+    def all_reduce(self, x: F32, *, timeout_s: float) -> None:
+        """See ProcessGroup."""
+        started_s = time.perf_counter()
+        self._group.all_reduce(x, timeout_s=timeout_s)
+        self._wait_s += time.perf_counter() - started_s
+
+    def all_gather(self, part: Buffer, out: Sequence[Buffer], *, timeout_s: float) -> None:
+        """See ProcessGroup."""
+        started_s = time.perf_counter()
+        self._group.all_gather(part, out, timeout_s=timeout_s)
+        self._wait_s += time.perf_counter() - started_s
+
+    def broadcast(self, data: Buffer, *, root: int, timeout_s: float) -> None:
+        """See ProcessGroup."""
+        started_s = time.perf_counter()
+        self._group.broadcast(data, root=root, timeout_s=timeout_s)
+        self._wait_s += time.perf_counter() - started_s
+
+    def close(self) -> None:
+        """See ProcessGroup."""
+        self._group.close()
