@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
-from shoal.planner.balance import balance_layers, stage_costs
+from shoal.planner.balance import balance_layers, observed_speeds, stage_costs
 from tests.planner.example_blocks import make_blocks
 
 
@@ -74,3 +74,33 @@ def test_head_counts_only_for_the_rows_that_are_sampled():
     blocks = make_blocks(num_layers=2, layer_flops=10.0, head_flops=30.0)
     assert stage_costs(blocks) == [0.0, 10.0, 10.0, 10.0]
     assert stage_costs(blocks, prompt_tokens_per_output=0.0)[-1] == 30.0
+
+
+def test_stages_are_as_unequal_as_their_speeds():
+    assert balance_layers([0.0, *[1.0] * 12, 0.0], 2, speeds=[3.0, 1.0]) == (9, 3)
+    assert balance_layers([0.0, *[1.0] * 12, 0.0], 3, speeds=[1.0, 4.0, 1.0]) == (2, 8, 2)
+
+
+def test_observed_speeds_count_the_ends_where_they_lie():
+    costs = [1.0, 2.0, 2.0, 2.0, 4.0]
+    assert observed_speeds(costs, (1, 2), (1.5, 4.0)) == [2.0, 2.0]
+    assert observed_speeds(costs, (3,), (11.0,)) == [1.0]
+
+
+@given(
+    st.lists(st.floats(0.1, 10.0), min_size=3, max_size=8),
+    st.lists(st.floats(0.2, 5.0), min_size=1, max_size=3),
+)
+def test_with_speeds_no_other_cut_has_a_quicker_slowest_stage(costs: list[float], speeds: list[float]):
+    num_layers = len(costs) - 2
+    if len(speeds) > num_layers:
+        return
+
+    def slowest(layers: tuple[int, ...]) -> float:
+        return max(
+            cost / own for cost, own in zip(observed_speeds(costs, layers, [1.0] * len(layers)), speeds, strict=True)
+        )
+
+    cuts = combinations(range(1, num_layers), len(speeds) - 1)
+    every = [tuple(last - first for first, last in pairwise((0, *cut, num_layers))) for cut in cuts]
+    assert slowest(balance_layers(costs, len(speeds), speeds=speeds)) <= min(map(slowest, every)) * (1 + 1e-6)

@@ -35,7 +35,7 @@ def test_forms(text, spec, canonical):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("auto", "auto is not available yet"),
+        ("auto,dp=2", "auto plans the whole split"),
         ("tpp=2", "'tpp=2' (did you mean tp?)"),
         ("DP=2", "'DP=2'; give"),
         ("tp=17", "17 shards; there can be at most 16"),

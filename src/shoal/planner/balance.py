@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from shoal.core.plan import Block
 from shoal.errors import ConfigError
@@ -26,7 +26,9 @@ def stage_costs(blocks: Sequence[Block], prompt_tokens_per_output: float = PROMP
     return costs
 
 
-def balance_layers(block_costs: Sequence[float], num_stages: int) -> tuple[int, ...]:
+def balance_layers(
+    block_costs: Sequence[float], num_stages: int, *, speeds: Sequence[float] | None = None
+) -> tuple[int, ...]:
     """Layers per stage such that the costliest stage is as cheap as possible, then all as equal as possible.
 
     Exact: dynamic programming over the first cut of what is left, once for the largest stage cost, then once for the
@@ -35,6 +37,7 @@ def balance_layers(block_costs: Sequence[float], num_stages: int) -> tuple[int, 
     Args:
         block_costs: of the embedding (always on the first stage), each layer, and the head (always on the last).
         num_stages: each gets at least one layer.
+        speeds: of each stage's workers, in any unit; None: all alike.
 
     Raises:
         ConfigError: more stages than layers.
@@ -46,36 +49,55 @@ def balance_layers(block_costs: Sequence[float], num_stages: int) -> tuple[int, 
         )
     before = list(accumulate(block_costs[1:-1], initial=0.0))
 
-    def cost(first: int, last: int) -> float:
+    def cost(stage: int, first: int, last: int) -> float:
         """Of a stage with the layers first:last."""
         ends = (block_costs[0] if first == 0 else 0.0) + (block_costs[-1] if last == num_layers else 0.0)
-        return before[last] - before[first] + ends
+        return (before[last] - before[first] + ends) / (1.0 if speeds is None else speeds[stage])
 
     largest, _ = _best_cuts(num_layers, num_stages, cost, max)
     limit = largest * (1 + 1e-9)
 
-    def squared(first: int, last: int) -> float:
-        return cost(first, last) ** 2 if cost(first, last) <= limit else float("inf")
+    def squared(stage: int, first: int, last: int) -> float:
+        own = cost(stage, first, last)
+        return own**2 if own <= limit else float("inf")
 
     _, layers = _best_cuts(num_layers, num_stages, squared, lambda one, rest: one + rest)
     return layers
 
 
+def observed_speeds(block_costs: Sequence[float], layers: Sequence[int], stage_s: Sequence[float]) -> list[float]:
+    """Cost per second of each stage's workers, from the time that its layers really took.
+
+    Args:
+        block_costs: see `balance_layers`.
+        layers: of each stage.
+        stage_s: seconds of each stage for the same step.
+    """
+    spans = pairwise(accumulate(layers, initial=0))
+    last_layer = len(block_costs) - 2
+    blocks = [(0 if first == 0 else first + 1, last + 2 if last == last_layer else last + 1) for first, last in spans]
+    return [sum(block_costs[first:last]) / seconds for (first, last), seconds in zip(blocks, stage_s, strict=True)]
+
+
 def _best_cuts(
     num_layers: int,
     num_stages: int,
-    cost: Callable[[int, int], float],
+    cost: Callable[[int, int, int], float],
     combine: Callable[[float, float], float],
 ) -> tuple[float, tuple[int, ...]]:
     """The cut into contiguous stages with the least combined cost, and that cost. Ties: the longer first stage."""
-    best = {first: (cost(first, num_layers), (num_layers - first,)) for first in range(num_layers)}
+    last_stage = num_stages - 1
+    best = {first: (cost(last_stage, first, num_layers), (num_layers - first,)) for first in range(num_layers)}
     for num_behind in range(1, num_stages):
-        shorter = best
+        shorter, stage = best, last_stage - num_behind
         best: dict[int, tuple[float, tuple[int, ...]]] = {}
         for first in range(num_layers - num_behind):
             best[first] = min(
                 (
-                    (combine(cost(first, cut), shorter[cut][0]), (cut - first, *shorter[cut][1]))
+                    (
+                        combine(cost(stage, first, cut), shorter[cut][0]),
+                        (cut - first, *shorter[cut][1]),
+                    )
                     for cut in range(num_layers - num_behind, first, -1)
                 ),
                 key=lambda option: option[0],

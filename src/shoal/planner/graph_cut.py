@@ -10,12 +10,32 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import ConfigError
+from shoal.planner.speeds import LinkSpeed
 
 SLACK = 0.02
 """Stages this much slower than the best are as good: measured times are not more exact than that, and a cut that fewer
 bytes cross is sure to help."""
 
+BROKEN_FUSION = 0.05
+"""What a cut inside a group of nodes that ONNX Runtime fuses is taken to cost, of a stage's fair share of the time. The
+true cost is a node or two; this much keeps most cuts between groups, where a split gives the same bits as the whole."""
+LINK = LinkSpeed(latency_s=100e-6, bytes_per_s=2e9)
+"""Between two workers of this machine: a frame over a socket pair and the wake-up of a sleeping reader; one copy into
+shared memory and the first read of it. Source: docs/log.md, tensor links."""
+
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutPlace:
+    """A place where the graph can be cut, whatever the number of stages."""
+
+    node: int
+    """the node behind the cut"""
+    num_bytes: int
+    """that cross it"""
+    breaks_fusion: bool = False
+    """whether it lies inside a group of nodes that could have been fused"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +48,20 @@ class CutOption:
     """that cross it"""
     penalty_s: float = 0.0
     """what the stages on both sides lose by it: where it lies inside a group of nodes that could have been fused"""
+
+
+def cut_stages(
+    node_s: Sequence[float], places: Sequence[CutPlace], num_stages: int, *, shares: Sequence[float] | None = None
+) -> tuple[int, ...]:
+    """`choose_boundaries` for workers of this machine; a cut that breaks a fusion costs BROKEN_FUSION."""
+    penalty_s = BROKEN_FUSION * sum(node_s) / num_stages
+    options = [
+        CutOption(node=place.node, num_bytes=place.num_bytes, penalty_s=penalty_s if place.breaks_fusion else 0.0)
+        for place in places
+    ]
+    return choose_boundaries(
+        node_s, options, num_stages, shares=shares, bytes_per_s=LINK.bytes_per_s, latency_s=LINK.latency_s
+    )
 
 
 def choose_boundaries(

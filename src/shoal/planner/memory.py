@@ -9,7 +9,7 @@ from shoal.core.plan import Block, Plan
 from shoal.errors import CapacityError
 from shoal.planner.balance import balance_layers
 
-_GIB = 1 << 30
+_MIB, _GIB = 1 << 20, 1 << 30
 
 
 def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int) -> None:
@@ -29,8 +29,9 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int) -
     if weight_bytes + kv_bytes <= available_bytes:
         return
     raise CapacityError(
-        f"--split {plan.split} needs {_gib(weight_bytes + kv_bytes)} of memory ({_gib(weight_bytes)} for weights, "
-        f"{_gib(kv_bytes)} for KV), but {_gib(available_bytes)} are free; {_way_out(plan, blocks, available_bytes)}"
+        f"--split {plan.split} needs {format_bytes(weight_bytes + kv_bytes)} of memory ({format_bytes(weight_bytes)} "
+        f"for weights, {format_bytes(kv_bytes)} for KV), but {format_bytes(available_bytes)} are free; "
+        f"{_way_out(plan, blocks, available_bytes)}"
     )
 
 
@@ -75,5 +76,6 @@ def _way_out(plan: Plan, blocks: Sequence[Block], available_bytes: int) -> str:
     )
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:.2f} GiB"
+def format_bytes(num_bytes: int) -> str:
+    """A size for a person: `1.50 GiB`, or `0.50 MiB` below a GiB."""
+    return f"{num_bytes / _GIB:.2f} GiB" if num_bytes >= _GIB else f"{num_bytes / _MIB:.2f} MiB"

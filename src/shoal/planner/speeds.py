@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +33,24 @@ class Curve:
         return self.seconds[left] + slope * (rows - self.rows[left])
 
 
+ZERO = Curve(rows=(1,), seconds=(0.0,))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSpeed:
-    """One part of a model (attention matrices of a layer, its MLP, the head) on one worker."""
+    """One part of a model (attention matrices of a layer, its MLP, the head) on one worker.
+
+    A shard with a share takes `fixed_s + fixed_row_s * rows + share * curve.at(rows)`.
+    """
 
     decode: Curve
     """output rows: what shrinks with the share"""
     prefill: Curve
     """prompt rows: what shrinks with the share"""
-    fixed_s: float
+    fixed_s: float = 0.0
     """of every step, whatever the share and the rows"""
+    fixed_row_s: float = 0.0
+    """of every row, whatever the share"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +62,14 @@ class WorkerSpeed:
     mlp: BlockSpeed
     """of one layer: gate, up, down, norms"""
     head: BlockSpeed
-    """rows are sampled rows"""
-    decode_context_s: float
-    """of attention in one layer, all heads: seconds for an output row and a token of context"""
+    """rows are sampled rows; only its decode curve is used"""
+    decode_context: Curve
+    """of attention in one layer, all heads: seconds for so many output rows and one token of context of each. Not
+    proportional to the rows: the keys and values of many do not stay in a cache"""
     prefill_context_s: float
-    """the same for a prompt row"""
+    """the same for a single prompt row"""
     step_s: float
-    """of every step: taking the message in, embedding, sampling, handing over"""
+    """of every step: taking it in, looking tokens up"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,3 +108,7 @@ class Fleet:
     """[from class][to class]: hidden states between stages; the diagonal is for two workers of one class"""
     sums: tuple[tuple[LinkSpeed, ...], ...]
     """[class][class]: an all-reduce between two ranks; a group's is its slowest pair's"""
+    turn: Curve = field(default=ZERO)
+    """of the head for every step of so many sequences: scheduling, taking results in"""
+    message_s: float = 0.0
+    """of a step on its way to a child process and its result back; not paid where the only worker is the head itself"""

@@ -9,6 +9,8 @@ from math import gcd
 from shoal.core.collectives import MAX_RANKS
 from shoal.errors import ConfigError
 
+AUTO = "auto"
+"""The split that is planned. It stands alone, in the place of one that is said by hand."""
 AXES = ("dp", "pp", "tp")
 FORMS = "1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), dp=2, or several as in dp=2,pp=2,tp=2"
 """what error messages offer"""
@@ -77,8 +79,8 @@ def parse_split(text: str) -> SplitSpec:
 
 
 def _check_axis(axis: str, part: str, text: str) -> None:
-    if axis == "auto":
-        raise ConfigError(f"--split {text}: auto is not available yet; give {FORMS}")
+    if axis == AUTO:
+        raise ConfigError(f"--split {text}: auto plans the whole split, alone; give auto, or {FORMS}")
     if axis not in AXES:
         close = get_close_matches(axis, AXES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,121 @@
+"""A plan under consideration: replicas of stages of groups, and what is predicted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shoal.planner.choice.groups import Group
+from shoal.planner.choice.kinds import Kind, kind_of_split
+from shoal.planner.choice.stage_times import StageCosts
+from shoal.planner.placement import PlacedReplica, PlacedShard, PlacedStage
+from shoal.planner.predict import Prediction, predict
+from shoal.planner.search.group_shares import GroupShares
+from shoal.planner.search.pipeline import Pipeline
+from shoal.planner.speeds import Fleet
+from shoal.planner.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenStage:
+    """Layers and the workers that hold them."""
+
+    group: Group
+    first_layer: int
+    last_layer: int
+    """exclusive"""
+    shares: GroupShares | None
+    """None: a single worker"""
+    fractions: tuple[tuple[float, float, float], ...]
+    """of every member: KV heads, columns, vocabulary"""
+    memory_bytes: tuple[int, ...]
+    """of every member: weights, and the KV of the streams that were asked for"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A whole plan for one fleet."""
+
+    fleet: Fleet
+    replicas: tuple[tuple[ChosenStage, ...], ...]
+    prediction: Prediction
+    """under the asked load"""
+    lone_request_s: float
+    """a request's time while it is the only one"""
+    searched_tokens_per_s: float
+    """what the search took it to reach: the figure that its bound is a bound on"""
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind of split it is."""
+        return kind_of(self.replicas)
+
+    @property
+    def num_workers(self) -> int:
+        return sum(len(stage.group.members) for replica in self.replicas for stage in replica)
+
+    def request_s(self, workload: Workload) -> float:
+        """A request's time under the asked load."""
+        return self.prediction.ttft_s + (workload.output_tokens - 1) * self.prediction.tpot_s
+
+
+def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
+    """One word for a split."""
+    return kind_of_split(
+        num_replicas=len(replicas),
+        is_cut=any(len(replica) > 1 for replica in replicas),
+        is_sharded=any(not stage.group.is_single for replica in replicas for stage in replica),
+    )
+
+
+def make_candidate(costs: StageCosts, pipelines: Sequence[Pipeline], workload: Workload) -> Candidate:
+    """What a search found, with its prediction under the real load."""
+    replicas = tuple(_chosen_stages(costs, pipeline) for pipeline in pipelines)
+    placed = [_place(replica) for replica in replicas]
+    hidden_bytes = costs.model.hidden_bytes
+    alone = predict(placed, costs.fleet, replace(workload, streams=1), hidden_bytes=hidden_bytes)
+    return Candidate(
+        fleet=costs.fleet,
+        replicas=replicas,
+        prediction=predict(placed, costs.fleet, workload, hidden_bytes=hidden_bytes),
+        lone_request_s=alone.ttft_s + (workload.output_tokens - 1) * alone.tpot_s,
+        searched_tokens_per_s=workload.output_tokens * sum(one.streams_per_s for one in pipelines),
+    )
+
+
+def _chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, ...]:
+    stages: list[ChosenStage] = []
+    for stage in pipeline.stages:
+        group = costs.groups[stage.group]
+        shares = None if group.is_single else costs.shares(group, stage.first, stage.last, pipeline.rows)
+        stages.append(
+            ChosenStage(
+                group=group,
+                first_layer=stage.first,
+                last_layer=stage.last,
+                shares=shares,
+                fractions=((1.0, 1.0, 1.0),) if shares is None else tuple(costs.fractions(shares)),
+                memory_bytes=costs.stage_bytes(group, stage.first, stage.last, pipeline.rows),
+            )
+        )
+    return tuple(stages)
+
+
+def _place(replica: Sequence[ChosenStage]) -> PlacedReplica:
+    return PlacedReplica(
+        stages=tuple(
+            PlacedStage(
+                num_layers=stage.last_layer - stage.first_layer,
+                precision=stage.group.precision,
+                shards=tuple(
+                    PlacedShard(
+                        worker_class=index, attention=heads, mlp=columns, vocabulary=rows, memory_bytes=num_bytes
+                    )
+                    for index, (heads, columns, rows), num_bytes in zip(
+                        stage.group.members, stage.fractions, stage.memory_bytes, strict=True
+                    )
+                ),
+            )
+            for stage in replica
+        )
+    )

@@ -1,0 +1,212 @@
+"""The choice of a plan: the best of each kind is searched for, predicted under the asked load, and compared.
+
+"Do not split" and "whole copies" always stand beside the others and often win. Where several fleets can be made of the
+same machines (few workers of many threads, or many of few), each is searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from shoal.errors import CapacityError, ConfigError
+from shoal.planner.choice.candidate import Candidate, make_candidate
+from shoal.planner.choice.goal import Goal, choose_simplest
+from shoal.planner.choice.groups import make_groups
+from shoal.planner.choice.kinds import KINDS, Kind
+from shoal.planner.choice.model_sizes import ModelSizes
+from shoal.planner.choice.no_fit import why_nothing_fits
+from shoal.planner.choice.stage_times import StageCosts
+from shoal.planner.search.pipeline import Pipeline
+from shoal.planner.search.problem import ReplicaProblem, StageTimes
+from shoal.planner.search.replica import best_replica
+from shoal.planner.search.replicas import Replicas, best_replicas
+from shoal.planner.speeds import Fleet
+from shoal.planner.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The best plan of one kind, or why there is none."""
+
+    kind: Kind
+    candidate: Candidate | None
+    reason: str
+    """why it was not taken; empty: it was"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The plan that was chosen and what it was chosen from."""
+
+    best: Candidate
+    alternatives: tuple[Alternative, ...]
+    """one of every kind, in the order of KINDS"""
+    bound_tokens_per_s: float
+    """that no plan for these workers exceeds, by the same speeds"""
+
+    @property
+    def gap(self) -> float:
+        """By how much, at most, a better plan could be better: (bound - found) / bound."""
+        return max(0.0, 1.0 - self.best.searched_tokens_per_s / self.bound_tokens_per_s)
+
+
+def choose(
+    fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, goal: Goal, precisions: Sequence[str]
+) -> Choice:
+    """Compare every kind of split.
+
+    Args:
+        fleets: what can be made of the machines; a plan uses one of them.
+        model: sizes at all of `precisions`.
+        workload: the load to plan for.
+        goal: what counts.
+        precisions: that a stage may have.
+
+    Raises:
+        CapacityError: the model fits nowhere; says what is missing and the smallest change that would do.
+        ConfigError: no plan meets the latency target; says which comes nearest.
+    """
+    searches = [_FleetSearch(fleet, model, workload, precisions) for fleet in fleets]
+    candidates = [candidate for search in searches for candidate in search.candidates()]
+    if not candidates:
+        raise CapacityError(why_nothing_fits(fleets, model, workload, precisions))
+    best_of_kind: dict[Kind, Candidate | None] = {kind: _best(kind, candidates, workload, goal) for kind in KINDS}
+    allowed = [one for one in best_of_kind.values() if one is not None and _meets(one, workload, goal)]
+    if not allowed:
+        raise ConfigError(_nearest_to_target(candidates, workload, goal))
+    best = choose_simplest(allowed, lambda one: _score(one, goal))
+    return Choice(
+        best=best,
+        alternatives=tuple(_alternative(kind, one, best, workload, goal) for kind, one in best_of_kind.items()),
+        bound_tokens_per_s=max(search.bound_tokens_per_s() for search in searches),
+    )
+
+
+def _score(candidate: Candidate, goal: Goal) -> float:
+    return goal.score(candidate.prediction.output_tokens_per_s, candidate.lone_request_s)
+
+
+def _meets(candidate: Candidate, workload: Workload, goal: Goal) -> bool:
+    return goal.latency_slo_s is None or candidate.request_s(workload) <= goal.latency_slo_s
+
+
+def _best(kind: Kind, candidates: Iterable[Candidate], workload: Workload, goal: Goal) -> Candidate | None:
+    """Of a kind: first those that meet the target, then by the objective, then with fewer workers."""
+    return max(
+        (one for one in candidates if one.kind == kind),
+        key=lambda one: (_meets(one, workload, goal), _score(one, goal), -one.num_workers),
+        default=None,
+    )
+
+
+def _alternative(
+    kind: Kind, candidate: Candidate | None, best: Candidate, workload: Workload, goal: Goal
+) -> Alternative:
+    if candidate is None:
+        reason = "none fits, or none is better than a simpler kind"
+    elif candidate is best:
+        reason = ""
+    elif not _meets(candidate, workload, goal):
+        reason = f"a request takes {candidate.request_s(workload):.3g} s, of {goal.latency_slo_s:g} s allowed"
+    else:
+        worse = 1.0 - _score(candidate, goal) / _score(best, goal)
+        reason = f"{worse:.0%} worse" if worse > 0 else "not enough better to split more"
+    return Alternative(kind=kind, candidate=candidate, reason=reason)
+
+
+def _nearest_to_target(candidates: Sequence[Candidate], workload: Workload, goal: Goal) -> str:
+    nearest = min(candidates, key=lambda one: one.request_s(workload))
+    return (
+        f"no plan answers a request within {goal.latency_slo_s:g} s under this load; the nearest, {nearest.kind} on "
+        f"{nearest.num_workers} workers, takes {nearest.request_s(workload):.3g} s; allow that, or fewer streams"
+    )
+
+
+class _FleetSearch:
+    """Everything that is searched for on one fleet."""
+
+    def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> None:
+        groups = make_groups(fleet, precisions, max_shards=model.atoms.max_shards)
+
+        def costs(load: Workload, *, is_alone: bool) -> StageCosts:
+            return StageCosts(
+                fleet=fleet,
+                model=model,
+                workload=load,
+                groups=groups,
+                kv_streams=workload.streams,
+                is_alone=is_alone,
+            )
+
+        lone_stream = replace(workload, streams=1)
+        self._workload = workload
+        self._lone = costs(lone_stream, is_alone=True)
+        """one stream in all"""
+        self._lone_worker = self._lone if workload.streams == 1 else costs(workload, is_alone=True)
+        """all streams on one worker"""
+        self._loaded = self._lone if workload.streams == 1 else costs(workload, is_alone=False)
+        """all streams on all workers"""
+
+    def candidates(self) -> Iterator[Candidate]:
+        """The best of every kind under the load, and the best of every kind for a lone request."""
+        streams = self._workload.streams
+        found = [(self._lone_worker, pipelines) for pipelines in _search_single(self._lone_worker, streams)]
+        found += [(self._loaded, pipelines) for pipelines in self._replicas()]
+        for costs, count in dict.fromkeys([(self._loaded, streams), (self._lone, 1)]):
+            found += [(costs, pipelines) for pipelines in _search_one_replica(costs, count)]
+        for costs, pipelines in found:
+            yield make_candidate(costs, pipelines, self._workload)
+
+    def bound_tokens_per_s(self) -> float:
+        """A lone worker is quicker than its busy self, so that its own figure counts too."""
+        singles = [one.streams_per_s for (one,) in _search_single(self._lone_worker, self._workload.streams)]
+        return self._workload.output_tokens * max([self._best_replicas.bound_streams_per_s, *singles])
+
+    def _replicas(self) -> Iterator[Sequence[Pipeline]]:
+        """Whole copies, and anything."""
+        problem = self._loaded.problem()
+        if sum(problem.counts) == 1 or self._workload.streams == 1:
+            return
+        copies = best_replicas(problem.restricted(single_workers=True, max_stages=1), self._workload.streams)
+        yield from (one.pipelines for one in (copies, self._best_replicas) if one.pipelines)
+
+    @cached_property
+    def _best_replicas(self) -> Replicas:
+        return best_replicas(self._loaded.problem(), self._workload.streams)
+
+
+def _search_single(costs: StageCosts, streams: int) -> Iterator[Sequence[Pipeline]]:
+    problem = costs.problem(max_stages=1).restricted(single_workers=True)
+    if pipeline := best_replica(problem, streams):
+        yield [pipeline]
+
+
+def _search_one_replica(costs: StageCosts, streams: int) -> Iterator[Sequence[Pipeline]]:
+    """A pipeline, a tensor group, and the best of all."""
+    problem = costs.problem()
+    if sum(problem.counts) == 1:
+        return
+    for one in (_without_whole_stages(problem.restricted(single_workers=True)), _only_groups(costs), problem):
+        if pipeline := best_replica(one, streams):
+            yield [pipeline]
+
+
+def _without_whole_stages(problem: ReplicaProblem) -> ReplicaProblem:
+    """Two stages at least."""
+
+    def times(rows: int) -> StageTimes:
+        given = problem.times(rows)
+        work_s = given.work_s.copy()
+        work_s[:, 0, problem.num_blocks] = np.inf
+        return replace(given, work_s=work_s)
+
+    return replace(problem, times=times)
+
+
+def _only_groups(costs: StageCosts) -> ReplicaProblem:
+    """One stage, of several shards."""
+    return replace(costs.problem(max_stages=1), usable=tuple(not group.is_single for group in costs.groups))

@@ -1,0 +1,63 @@
+"""Which workers may hold a stage together: every single one, and tensor groups of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from math import comb
+
+from shoal.core.collectives import MAX_RANKS
+from shoal.planner.speeds import Fleet
+
+_MOST_MIXED_GROUPS = 260
+"""Groups of unlike workers are tried while there are no more of them than this: all subsets of 8 different workers."""
+_LIKE_SIZES = (2, 3, 4, 6, 8, 12, 16)
+"""Sizes of groups of like workers where the fleet is too large to try every mix. Source: what engines that split evenly
+offer, and thirds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Workers that hold a stage, by class, and the precision of its matrices."""
+
+    members: tuple[int, ...]
+    """class of each rank, ascending"""
+    precision: str
+
+    @property
+    def is_single(self) -> bool:
+        return len(self.members) == 1
+
+    def used(self, num_classes: int) -> tuple[int, ...]:
+        """Workers of each class."""
+        return tuple(self.members.count(index) for index in range(num_classes))
+
+
+def make_groups(fleet: Fleet, precisions: Sequence[str], *, max_shards: int) -> tuple[Group, ...]:
+    """Single workers first, then groups by size, each at every precision.
+
+    Args:
+        fleet: the workers.
+        precisions: that a stage may have.
+        max_shards: into how many the model can be cut.
+    """
+    singles: Iterator[tuple[int, ...]] = ((index,) for index in range(len(fleet.classes)))
+    members = [*singles, *_tensor_groups(fleet, min(max_shards, MAX_RANKS))]
+    return tuple(Group(members=group, precision=precision) for group in members for precision in precisions)
+
+
+def _tensor_groups(fleet: Fleet, limit: int) -> Iterator[tuple[int, ...]]:
+    counts = [one.count for one in fleet.classes]
+    num_workers, num_classes = sum(counts), len(counts)
+    sizes = range(2, min(num_workers, limit) + 1)
+    if sum(comb(num_classes + size - 1, size) for size in sizes) > _MOST_MIXED_GROUPS:
+        for size in _LIKE_SIZES:
+            for index, count in enumerate(counts):
+                if size <= min(count, limit):
+                    yield (index,) * size
+        return
+    for size in sizes:
+        for group in combinations_with_replacement(range(num_classes), size):
+            if all(group.count(index) <= counts[index] for index in group):
+                yield group

@@ -1,0 +1,118 @@
+"""A language model as the choice of a plan sees it: what its pieces weigh, and into what they can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.core.shard_atoms import ShardAtoms
+from shoal.planner.search.problem import Floats
+
+_MOST_VOCABULARY_UNITS = 64
+"""Pieces in which the choice deals out the vocabulary: finer ones change nothing that could be measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionSizes:
+    """Resident bytes of weights at one precision."""
+
+    attention_bytes: tuple[int, ...]
+    """of each layer: q, k, v, o"""
+    mlp_bytes: tuple[int, ...]
+    """of each layer: gate, up, down"""
+    embedding_bytes: int
+    head_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the whole model."""
+        return sum(self.attention_bytes) + sum(self.mlp_bytes) + self.embedding_bytes + self.head_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """Sizes at every precision that a plan may use."""
+
+    name: str
+    """as the user named it"""
+    hidden_bytes: int
+    """of one row's hidden state, as it crosses a link"""
+    kv_bytes_per_token: int
+    """of one layer, all heads"""
+    atoms: ShardAtoms
+    by_precision: Mapping[str, PrecisionSizes]
+    max_context: int
+    """tokens of the longest sequence"""
+
+    @property
+    def num_layers(self) -> int:
+        return len(next(iter(self.by_precision.values())).attention_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageBytes:
+    """What a stage holds, in the parts that shards divide differently."""
+
+    attention: int
+    """weights, and the KV of all its streams"""
+    mlp: int
+    vocabulary: int
+    """embedding and head, where it has them"""
+
+    @property
+    def total(self) -> int:
+        """Of all of it, on one worker."""
+        return self.attention + self.mlp + self.vocabulary
+
+
+class StageBytesTable:
+    """Bytes of any range of layers at one precision, for a number of tokens whose KV is kept.
+
+    `attention`, `mlp` and `vocabulary` hold those of the layers first:last at [first, last], as StageBytes has them.
+    """
+
+    def __init__(self, model: ModelSizes, precision: str, kv_tokens: int) -> None:
+        sizes = model.by_precision[precision]
+        kv_bytes = kv_tokens * model.kv_bytes_per_token
+        self._attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes
+        self._mlp = np.array(sizes.mlp_bytes, np.float64)
+        self.attention = _range_sums(self._attention)
+        self.mlp = _range_sums(self._mlp)
+        self.vocabulary = np.zeros_like(self.mlp)
+        self.vocabulary[0, :] += sizes.embedding_bytes
+        self.vocabulary[:, -1] += sizes.head_bytes
+
+    def of(self, first: int, last: int) -> StageBytes:
+        """Of the layers first:last, with the embedding where they begin the model and the head where they end it."""
+        return StageBytes(
+            attention=int(self.attention[first, last]),
+            mlp=int(self.mlp[first, last]),
+            vocabulary=int(self.vocabulary[first, last]),
+        )
+
+    def largest(self, num_layers: int, *, vocabulary: int) -> StageBytes:
+        """Of any so many layers, at most."""
+        return StageBytes(
+            attention=int(num_layers * self._attention.max()),
+            mlp=int(num_layers * self._mlp.max()),
+            vocabulary=vocabulary,
+        )
+
+    @property
+    def total(self) -> Floats:
+        """Of all of a stage, on one worker: [first, last]."""
+        return self.attention + self.mlp + self.vocabulary
+
+
+def _range_sums(values: Floats) -> Floats:
+    """[first, last]: the sum of values[first:last]."""
+    before = np.concatenate(([0.0], np.cumsum(values)))
+    return before[np.newaxis, :] - before[:, np.newaxis]
+
+
+def vocabulary_units(atoms: ShardAtoms) -> tuple[int, int]:
+    """How many pieces of the vocabulary are dealt out, and the rows of each but the last."""
+    atoms_per_unit = -(-atoms.num_vocab_atoms // _MOST_VOCABULARY_UNITS)
+    return -(-atoms.num_vocab_atoms // atoms_per_unit), atoms_per_unit * atoms.vocab_atom

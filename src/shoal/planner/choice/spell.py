@@ -1,0 +1,236 @@
+"""From a candidate to a plan that can be run: whole numbers of heads, columns and rows, cores, KV blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.shard_atoms import ShardAtoms
+from shoal.core.share_rounding import ranges_of, round_shares
+from shoal.errors import CapacityError
+from shoal.planner.choice.candidate import Candidate, ChosenStage
+from shoal.planner.choice.model_sizes import vocabulary_units
+from shoal.planner.shares import attention_notes
+from shoal.planner.workload import Workload
+
+_KV_SHARE_OF_REST = 0.5
+"""Of the memory that a worker's weights leave, what its KV cache may take."""
+
+BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
+"""embedding, layers and head of a shard with such a part, at a precision"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker of a class sits."""
+
+    cores: tuple[int, ...]
+    """CPU ids; empty: not of this machine"""
+    cpu_quota: float | None = None
+    """None: all of their time"""
+    machine: str | None = None
+    """None: this one"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What every replica is to be able to take."""
+
+    block_size: int
+    """tokens in a KV block"""
+    max_context: int
+    """tokens of the longest sequence"""
+    max_step_tokens: int
+    max_seqs: int
+    kv_memory_bytes: int | None = None
+    """of all replicas together; None: half of what the weights leave"""
+
+
+def spell_plan(
+    candidate: Candidate,
+    *,
+    model: str,
+    shape: str,
+    precision: str,
+    atoms: ShardAtoms,
+    workload: Workload,
+    places: Sequence[Sequence[Place]],
+    blocks_of: BlocksOf,
+    limits: Limits,
+    wide_kernels: bool,
+) -> Plan:
+    """The plan of a candidate.
+
+    Args:
+        candidate: what was chosen.
+        model: as the user named it.
+        shape: see core.plan.Plan.
+        precision: as the user asked for it.
+        atoms: of the whole model.
+        workload: that it was chosen for.
+        places: of the workers of each class of the candidate's fleet, in the order in which they are taken.
+        blocks_of: exact sizes of a shard.
+        limits: of every replica.
+        wide_kernels: see core.plan.Plan.
+
+    Raises:
+        CapacityError: a worker's memory leaves no room for one KV block.
+    """
+    free = [iter(own) for own in places]
+    speller = _Speller(candidate, atoms, blocks_of, free)
+    replicas = tuple(
+        speller.replica(replica, limits, share=1 / len(candidate.replicas)) for replica in candidate.replicas
+    )
+    predicted = candidate.prediction
+    return Plan(
+        model=model,
+        split=describe(replicas),
+        precision=precision,
+        block_size=limits.block_size,
+        max_context=limits.max_context,
+        max_step_tokens=limits.max_step_tokens,
+        max_seqs=limits.max_seqs,
+        replicas=replicas,
+        notes=tuple(dict.fromkeys(note for replica in replicas for note in _notes(replica))),
+        wide_kernels=wide_kernels,
+        shape=shape,
+        predicted=PredictedSpeed(
+            streams=workload.streams,
+            prompt_tokens=workload.prompt_tokens,
+            output_tokens=workload.output_tokens,
+            output_tokens_per_s=predicted.output_tokens_per_s,
+            ttft_s=predicted.ttft_s,
+            tpot_s=predicted.tpot_s,
+        ),
+    )
+
+
+class _Speller:
+    def __init__(
+        self, candidate: Candidate, atoms: ShardAtoms, blocks_of: BlocksOf, free: Sequence[Iterator[Place]]
+    ) -> None:
+        self._classes = candidate.fleet.classes
+        self._atoms, self._blocks_of, self._free = atoms, blocks_of, free
+
+    def replica(self, chosen: Sequence[ChosenStage], limits: Limits, *, share: float) -> ReplicaPlan:
+        """`share`: of the KV memory that was asked for in all."""
+        stages = [self._stage(stage) for stage in chosen]
+        num_blocks = self._count_blocks(chosen, stages, limits, share)
+        kv_tokens = num_blocks * limits.block_size
+        return ReplicaPlan(stages=tuple(self._with_kv(stage, kv_tokens) for stage in stages), num_blocks=num_blocks)
+
+    def _stage(self, stage: ChosenStage) -> StagePlan:
+        shards: list[ShardPlan] = []
+        for index, part in zip(stage.group.members, self._parts(stage), strict=True):
+            place = next(self._free[index])
+            shards.append(
+                ShardPlan(
+                    part=part,
+                    threads=self._classes[index].threads,
+                    cores=place.cores,
+                    cpu_quota=place.cpu_quota,
+                    machine=place.machine,
+                    weight_bytes=sum(block.weight_bytes for block in self._own_blocks(stage, part)),
+                    kv_bytes=0,
+                )
+            )
+        return StagePlan(
+            first_layer=stage.first_layer,
+            last_layer=stage.last_layer,
+            precision=stage.group.precision,
+            shards=tuple(shards),
+        )
+
+    def _parts(self, stage: ChosenStage) -> tuple[ShardPart, ...]:
+        atoms, shares = self._atoms, stage.shares
+        whole = ShardPart(
+            kv_heads=(0, atoms.num_kv_heads), columns=(0, atoms.intermediate_size), vocabulary=(0, atoms.vocab_size)
+        )
+        if shares is None:
+            return (whole,)
+        num_units, unit_rows = vocabulary_units(atoms)
+        vocabulary = shares.vocabulary
+        if not any(vocabulary):  # in the middle of a pipeline nobody holds rows, but every shard says which were its
+            vocabulary = round_shares(num_units, shares.columns, at_least=1)
+        spans = zip(
+            ranges_of(shares.heads, atom=atoms.kv_heads_per_atom, total=atoms.num_kv_heads),
+            ranges_of(shares.columns, atom=atoms.column_atom, total=atoms.intermediate_size),
+            ranges_of(vocabulary, atom=unit_rows, total=atoms.vocab_size),
+            strict=True,
+        )
+        return tuple(ShardPart(kv_heads=heads, columns=columns, vocabulary=rows) for heads, columns, rows in spans)
+
+    def _own_blocks(self, stage: ChosenStage | StagePlan, part: ShardPart) -> Sequence[Block]:
+        """Block 0 is the embedding, block i + 1 is layer i, the last is the head."""
+        precision = stage.group.precision if isinstance(stage, ChosenStage) else stage.precision
+        blocks = self._blocks_of(part, precision)
+        first = stage.first_layer + 1 if stage.first_layer else 0
+        last = stage.last_layer + 1 if stage.last_layer < len(blocks) - 2 else len(blocks)
+        return blocks[first:last]
+
+    def _kv_bytes_per_token(self, stage: StagePlan, shard: ShardPlan) -> int:
+        return sum(block.kv_bytes_per_token for block in self._own_blocks(stage, shard.part))
+
+    def _with_kv(self, stage: StagePlan, kv_tokens: int) -> StagePlan:
+        shards = tuple(
+            replace(shard, kv_bytes=kv_tokens * self._kv_bytes_per_token(stage, shard)) for shard in stage.shards
+        )
+        return replace(stage, shards=shards)
+
+    def _count_blocks(
+        self, chosen: Sequence[ChosenStage], stages: Sequence[StagePlan], limits: Limits, share: float
+    ) -> int:
+        """What the worker with the least room for it affords, but no more than the sequences can ever use."""
+        enough = limits.max_seqs * -(-limits.max_context // limits.block_size)
+        workers = [
+            (self._classes[index].memory_bytes - shard.weight_bytes, self._kv_bytes_per_token(stage, shard))
+            for chosen_stage, stage in zip(chosen, stages, strict=True)
+            for index, shard in zip(chosen_stage.group.members, stage.shards, strict=True)
+        ]
+        tokens = [rest * _KV_SHARE_OF_REST / per_token for rest, per_token in workers if per_token]
+        if limits.kv_memory_bytes is not None:
+            in_all = sum(per_token for _, per_token in workers)
+            tokens = [limits.kv_memory_bytes * share / in_all] if in_all else []
+        affordable = int(min(tokens, default=enough * limits.block_size) // limits.block_size)
+        if affordable < 1:
+            if limits.kv_memory_bytes is None:
+                raise CapacityError("the weights leave no room for a single KV block; use a smaller --precision")
+            needed = sum(per_token for _, per_token in workers) * limits.block_size / share
+            raise CapacityError(
+                f"{limits.kv_memory_bytes} bytes of KV memory hold no block of {limits.block_size} tokens; "
+                f"give at least {round(needed)} with --kv-memory"
+            )
+        return min(enough, affordable)
+
+
+def describe(replicas: Sequence[ReplicaPlan]) -> str:
+    """A split as `--split` would say it, as far as that goes: unlike replicas stand side by side with a plus."""
+    texts = [_describe_replica(replica) for replica in replicas]
+    if len(set(texts)) > 1:
+        return " + ".join(texts)
+    if len(texts) == 1:
+        return texts[0]
+    return f"dp={len(texts)}" if texts[0] == "1" else f"dp={len(texts)},{texts[0]}"
+
+
+def _describe_replica(replica: ReplicaPlan) -> str:
+    layers = ":".join(str(stage.num_layers) for stage in replica.stages)
+    groups = [_describe_shards(stage) for stage in replica.stages]
+    parts = [f"pp={layers}"] if len(replica.stages) > 1 else []
+    if any(groups):
+        parts.append("tp=" + (groups[0] if len(set(groups)) == 1 else "|".join(group or "1" for group in groups)))
+    return ",".join(parts) or "1"
+
+
+def _describe_shards(stage: StagePlan) -> str:
+    """Equal shares as their number, others as columns; nothing for a single worker."""
+    if len(stage.shards) == 1:
+        return ""
+    columns = [shard.part.columns[1] - shard.part.columns[0] for shard in stage.shards]
+    return str(len(columns)) if len(set(columns)) == 1 else ":".join(map(str, columns))
+
+
+def _notes(replica: ReplicaPlan) -> Iterator[str]:
+    for stage in replica.stages:
+        yield from attention_notes([shard.part for shard in stage.shards])

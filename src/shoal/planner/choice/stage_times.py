@@ -1,0 +1,242 @@
+"""From speeds and sizes to what the search takes: seconds of every possible stage, infinite where it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+
+from shoal.planner.choice.groups import Group
+from shoal.planner.choice.model_sizes import ModelSizes, StageBytes, StageBytesTable, vocabulary_units
+from shoal.planner.search.group_shares import GroupShares, Member, best_group_shares
+from shoal.planner.search.problem import Bools, Floats, ReplicaProblem, StageTimes
+from shoal.planner.speeds import Fleet
+from shoal.planner.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
+from shoal.planner.workload import Workload
+
+_CHUNK_STAGES = 2
+"""Prefill chunks are as long as in a pipeline of so many stages: the search does not know the number in advance. What
+is shown is predicted with the real one."""
+_NEXT_TO_NOTHING_S = 1e-12
+"""of an atom whose time is not known or does not matter: it still goes where there are fewer"""
+_ENDLESS_BYTES = 1 << 62
+
+Ends = tuple[bool, bool]
+"""whether a stage begins the model (and has the embedding), whether it ends it (and has the head)"""
+_ALL_ENDS: tuple[Ends, ...] = ((False, False), (False, True), (True, False), (True, True))
+
+
+class StageCosts:
+    """Times and shares of all stages of one fleet under one workload."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        model: ModelSizes,
+        workload: Workload,
+        groups: Sequence[Group],
+        kv_streams: int,
+        is_alone: bool,
+    ) -> None:
+        """For one search.
+
+        Args:
+            fleet: the workers.
+            model: sizes at the groups' precisions.
+            workload: that times are for.
+            groups: that may hold a stage.
+            kv_streams: whose KV all replicas together have to keep, at least those of the workload.
+            is_alone: only one worker of the fleet computes at a time, so single workers have their `alone` speeds.
+        """
+        self.fleet, self.model, self.groups = fleet, model, tuple(groups)
+        self._workload, self._is_alone = workload, is_alone
+        context = min(model.max_context, workload.prompt_tokens + workload.output_tokens)
+        self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
+        self._work = cache(self._make_work)
+        self._bytes = cache(self._make_bytes)
+        self._shares = cache(self._make_shares)
+        self._times = cache(self._make_times)
+
+    def problem(self, *, max_stages: int | None = None) -> ReplicaProblem:
+        """For `planner.search`: groups have the same indexes there as in `groups`."""
+        counts = tuple(one.count for one in self.fleet.classes)
+        return ReplicaProblem(
+            num_blocks=self.model.num_layers,
+            counts=counts,
+            groups=tuple(group.used(len(counts)) for group in self.groups),
+            times=self.times,
+            max_stages=max_stages,
+        )
+
+    def times(self, rows: int) -> StageTimes:
+        """For micro-batches of so many rows."""
+        return self._times(rows)
+
+    def shares(self, group: Group, first: int, last: int, rows: int) -> GroupShares | None:
+        """Atoms of every member of a tensor group for such a stage; None where they do not fit."""
+        ends = (first == 0, last == self.model.num_layers)
+        needed = self._bytes(group.precision, rows).of(first, last)
+        usual = self._shares(group, 1, ends, rows, False)
+        if usual is not None and self._fits(group, usual, needed):
+            return usual
+        tight = self._shares(group, last - first, ends, rows, True)
+        return tight if tight is not None and self._fits(group, tight, needed) else None
+
+    def stage_bytes(self, group: Group, first: int, last: int, rows: int) -> tuple[int, ...]:
+        """Weights and KV of every member."""
+        needed = self._bytes(group.precision, rows).of(first, last)
+        if group.is_single:
+            return (needed.total,)
+        shares = self.shares(group, first, last, rows)
+        assert shares is not None
+        return self._member_bytes(shares, needed)
+
+    def fractions(self, shares: GroupShares) -> list[tuple[float, float, float]]:
+        """Every member's part of the KV heads, the columns and the vocabulary."""
+        vocabulary = sum(shares.vocabulary)
+        return [
+            (heads / sum(shares.heads), columns / sum(shares.columns), rows / vocabulary if vocabulary else 0.0)
+            for heads, columns, rows in zip(shares.heads, shares.columns, shares.vocabulary, strict=True)
+        ]
+
+    def _make_times(self, rows: int) -> StageTimes:
+        work_s = np.stack([self._group_times(group, rows) for group in self.groups])
+        return StageTimes(work_s=work_s, hop_s=self._hops(rows))
+
+    def _hops(self, rows: int) -> Floats:
+        """[from, to]: seconds of a wave between two groups, over the slowest of their links."""
+        work = self._work(0, self.groups[0].precision, rows)
+        seconds = [
+            [transfer_seconds(link, work, hidden_bytes=self.model.hidden_bytes) for link in links]
+            for links in self.fleet.links
+        ]
+        between = np.array(seconds, np.float64)
+        to_group = np.stack([between[:, group.members].max(axis=1) for group in self.groups], axis=1)
+        return np.stack([to_group[group.members, :].max(axis=0) for group in self.groups])
+
+    def _group_times(self, group: Group, rows: int) -> Floats:
+        """[first, last]: seconds of a stage."""
+        table = self._bytes(group.precision, rows)
+        if not group.is_single:
+            return self._tensor_times(group, table, rows)
+        one = self.fleet.classes[group.members[0]]
+        work = self._work(group.members[0], group.precision, rows)
+        times = self._linear(lambda num_layers, ends: work.whole_s(num_layers, has_head=ends[1]))
+        return np.where(table.total <= one.memory_bytes, times, np.inf)
+
+    def _tensor_times(self, group: Group, table: StageBytesTable, rows: int) -> Floats:
+        """With the shares that are best where memory is no object, and where these do not fit with others that do."""
+        usual = {ends: self._shares(group, 1, ends, rows, False) for ends in _ALL_ENDS}
+        if None in usual.values():
+            return np.full_like(table.mlp, np.inf)
+
+        def seconds(num_layers: int, ends: Ends) -> float:
+            shares = usual[ends]
+            assert shares is not None
+            return self._shared_s(group, shares, num_layers, ends, rows)
+
+        times = self._linear(seconds)
+        fits = np.ones_like(times, np.bool_)
+        for ends, shares in usual.items():
+            assert shares is not None
+            parts = zip(self.fractions(shares), group.members, strict=True)
+            for (heads, columns, vocabulary), index in parts:
+                own = heads * table.attention + columns * table.mlp + vocabulary * table.vocabulary
+                fits &= ~self._at_ends(ends) | (own <= self.fleet.classes[index].memory_bytes)
+        memory_bytes = sum(self.fleet.classes[index].memory_bytes for index in group.members)
+        may_fit = ~fits & np.isfinite(times) & (table.total <= memory_bytes)
+        times[~fits] = np.inf
+        for first, last in np.argwhere(may_fit).tolist():
+            if (shares := self.shares(group, first, last, rows)) is not None:
+                ends = (first == 0, last == self.model.num_layers)
+                times[first, last] = self._shared_s(group, shares, last - first, ends, rows)
+        return times
+
+    def _linear(self, seconds: Callable[[int, Ends], float]) -> Floats:
+        """[first, last] of something that grows linearly with the layers, with other lines at the model's ends."""
+        num_layers = np.arange(self.model.num_layers + 1)
+        layers = num_layers[np.newaxis, :] - num_layers[:, np.newaxis]
+        times = np.full(layers.shape, np.inf)
+        for ends in _ALL_ENDS:
+            one, two = seconds(1, ends), seconds(2, ends)
+            where = self._at_ends(ends) & (layers > 0)
+            times[where] = (one + (layers - 1) * (two - one))[where]
+        return times
+
+    def _at_ends(self, ends: Ends) -> Bools:
+        """[first, last]: whether such a stage begins and ends the model, or not, as said."""
+        number = np.arange(self.model.num_layers + 1)
+        return ((number[:, np.newaxis] == 0) == ends[0]) & ((number[np.newaxis, :] == self.model.num_layers) == ends[1])
+
+    def _shared_s(self, group: Group, shares: GroupShares, num_layers: int, ends: Ends, rows: int) -> float:
+        works = [self._work(index, group.precision, rows) for index in group.members]
+        links = [self.fleet.sums[one][other] for one, other in combinations(group.members, 2)]
+        sum_s = max(transfer_seconds(link, works[0], hidden_bytes=self.model.hidden_bytes) for link in links)
+        parts = self.fractions(shares)
+        seconds = group_seconds(works, parts, num_layers=num_layers, has_head=ends[1], sum_s=sum_s)
+        return seconds + (sum_s if ends[0] else 0.0)
+
+    def _make_work(self, index: int, precision: str, rows: int) -> Work:
+        one = self.fleet.classes[index]
+        speed = (one.alone if self._is_alone else one.busy)[precision]
+        return wave_work(speed, self._workload, requests=rows, chunk_tokens=prefill_chunk(_CHUNK_STAGES))
+
+    def _make_bytes(self, precision: str, rows: int) -> StageBytesTable:
+        """A replica has a micro-batch for each of its stages at most, or it is the only one and has everything."""
+        streams = self._kv_streams
+        if self._workload.streams > 1:
+            streams = min(streams, rows * sum(one.count for one in self.fleet.classes))
+        return StageBytesTable(self.model, precision, streams * self._kv_tokens_per_stream)
+
+    def _make_shares(self, group: Group, num_layers: int, ends: Ends, rows: int, is_tight: bool) -> GroupShares | None:
+        """`is_tight`: memory decides, with every layer as large as the largest; otherwise as if there were enough, and
+        then the number of layers changes nothing."""
+        atoms, table = self.model.atoms, self._bytes(group.precision, rows)
+        first, last = (0 if ends[0] else 1), (self.model.num_layers if ends[1] else 0)
+        needed = table.largest(num_layers, vocabulary=int(table.vocabulary[first, last]))
+        members = [
+            self._member(
+                self._work(index, group.precision, rows),
+                num_layers,
+                has_head=ends[1],
+                needed=needed,
+                memory_bytes=self.fleet.classes[index].memory_bytes if is_tight else _ENDLESS_BYTES,
+            )
+            for index in group.members
+        ]
+        return best_group_shares(
+            members,
+            num_heads=atoms.num_kv_atoms,
+            num_columns=atoms.num_column_atoms,
+            num_vocabulary=vocabulary_units(atoms)[0] if any(ends) else 0,
+        )
+
+    def _member(self, work: Work, num_layers: int, *, has_head: bool, needed: StageBytes, memory_bytes: int) -> Member:
+        atoms = self.model.atoms
+        num_units, _ = vocabulary_units(atoms)
+        head_s = work.head_s if has_head else _NEXT_TO_NOTHING_S
+        return Member(
+            head_s=num_layers * work.attention_s / atoms.num_kv_atoms + _NEXT_TO_NOTHING_S,
+            head_fixed_s=num_layers * work.attention_fixed_s,
+            column_s=num_layers * work.mlp_s / atoms.num_column_atoms + _NEXT_TO_NOTHING_S,
+            column_fixed_s=num_layers * work.mlp_fixed_s,
+            head_bytes=-(-needed.attention // atoms.num_kv_atoms),
+            column_bytes=-(-needed.mlp // atoms.num_column_atoms),
+            memory_bytes=memory_bytes,
+            vocabulary_s=head_s / num_units,
+            vocabulary_fixed_s=work.head_fixed_s if has_head else 0.0,
+            vocabulary_bytes=-(-needed.vocabulary // num_units),
+        )
+
+    def _fits(self, group: Group, shares: GroupShares, needed: StageBytes) -> bool:
+        limits = [self.fleet.classes[index].memory_bytes for index in group.members]
+        return all(own <= limit for own, limit in zip(self._member_bytes(shares, needed), limits, strict=True))
+
+    def _member_bytes(self, shares: GroupShares, needed: StageBytes) -> tuple[int, ...]:
+        return tuple(
+            round(heads * needed.attention + columns * needed.mlp + rows * needed.vocabulary)
+            for heads, columns, rows in self.fractions(shares)
+        )

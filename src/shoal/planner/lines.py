@@ -1,0 +1,53 @@
+"""Straight lines through measured points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """start_s + row_s * rows."""
+
+    start_s: float = 0.0
+    row_s: float = 0.0
+
+    def at(self, rows: float) -> float:
+        """Its height."""
+        return self.start_s + self.row_s * rows
+
+
+def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> Line:
+    """Least squares of relative errors with both coefficients at least 0; nothing where there are no points.
+
+    Args:
+        points: rows, what the line is to be there, and the whole time that it is a part of, > 0.
+        most: part of the whole that the line may be at any of the points; it is lowered to that.
+    """
+    if not points:
+        return Line()
+    rows, values, wholes = (np.array(column, np.float64) for column in zip(*points, strict=True))
+    columns = np.stack([1 / wholes, rows / wholes], axis=1)
+    wanted = values / wholes
+    candidates = [np.linalg.lstsq(columns, wanted)[0]] if len(points) > 1 else []
+    for axis in (0, 1):
+        alone = np.zeros(2)
+        alone[axis] = max(0.0, columns[:, axis] @ wanted / (columns[:, axis] @ columns[:, axis]))
+        candidates.append(alone)
+    allowed = [candidate for candidate in candidates if (candidate >= 0).all()]
+    start_s, row_s = min(allowed, key=lambda line: float(((columns @ line - wanted) ** 2).sum()))
+    factor = min(1.0, float((most * wholes / np.maximum(start_s + row_s * rows, _LEAST)).min()))
+    return Line(start_s=float(start_s) * factor, row_s=float(row_s) * factor)
+
+
+def slope(pairs: Sequence[tuple[float, float]]) -> float:
+    """Of the least-squares line through (x, y) pairs; 0 where all x are equal."""
+    mean_x = sum(x for x, _ in pairs) / len(pairs)
+    mean_y = sum(y for _, y in pairs) / len(pairs)
+    spread = sum((x - mean_x) ** 2 for x, _ in pairs)
+    return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / spread if spread else 0.0

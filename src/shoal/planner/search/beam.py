@@ -1,0 +1,134 @@
+"""One replica out of a large fleet: a beam search over stages. Not exact.
+
+For a number of stages and a limit on each of them, stages are put on one group after the other, and of all ways to do
+so only those are kept that have covered the most blocks. Where middle blocks are alike and hops are short, the order
+of the groups hardly matters and the beam keeps what a knapsack would; what it finds is a pipeline in any case. The
+limit is bisected on a grid, and numbers of stages that could not be better even with workers without end are left
+out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from shoal.planner.search.coverage import reach
+from shoal.planner.search.least_sum import least_sum_bound
+from shoal.planner.search.pipeline import Pipeline, PlacedStage, micro_batches, timed_pipeline
+from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
+
+_WIDTH = 32
+"""Ways that are kept. Source: twice as many found nothing better in `benchmarks/planner_search.py`."""
+_PRECISION = 2e-3
+"""Limits that differ by less than this part are not told apart."""
+
+
+def beam_replica(problem: ReplicaProblem, num_streams: int) -> Pipeline | None:
+    """A pipeline with a short period for so many streams; None where none was found."""
+    compact, group_ids = problem.compact()
+    bounds = [(_bound_s(compact, count, num_streams), count) for count in range(1, compact.stage_limit + 1)]
+    best: Pipeline | None = None
+    for bound_s, num_stages in sorted(bounds):
+        period_s = np.inf if best is None else best.period_s
+        if bound_s < period_s * (1 - _PRECISION):
+            found = _with_stages(compact, num_stages, num_streams, low_s=bound_s, high_s=period_s)
+            best = found if found is not None and found.period_s < period_s else best
+    if best is None:
+        return None
+    return replace(best, stages=tuple(replace(stage, group=int(group_ids[stage.group])) for stage in best.stages))
+
+
+def _bound_s(problem: ReplicaProblem, num_stages: int, num_streams: int) -> float:
+    """No pipeline of so many stages has a shorter period: workers without end, found by bisection over a grid."""
+    num_micro_batches, rows = micro_batches(num_stages, num_streams)
+    times = problem.times(rows)
+    stage_s = times.work_s.min(axis=0, initial=np.inf)
+    finite = stage_s[stage_s < np.inf]
+    if not len(finite):
+        return np.inf
+    limits: Floats = np.geomspace(float(finite.min()), float(finite.max()), 256)
+    farthest = reach(stage_s[np.newaxis], limits)[:, 0]
+    covered = np.zeros(len(limits), np.int64)
+    for _ in range(num_stages):
+        covered = farthest[np.arange(len(limits)), covered]
+    index = int(np.searchsorted(covered, problem.num_blocks))
+    if index == len(limits):
+        return np.inf
+    return max(least_sum_bound(times, num_stages), num_micro_batches * float(limits[max(0, index - 1)]))
+
+
+def _with_stages(
+    problem: ReplicaProblem, num_stages: int, num_streams: int, *, low_s: float, high_s: float
+) -> Pipeline | None:
+    """The best that bisection finds with exactly so many stages and a period between these."""
+    num_micro_batches, rows = micro_batches(num_stages, num_streams)
+    times = problem.times(rows)
+    low, high = low_s / num_micro_batches, high_s / num_micro_batches
+    if high == np.inf:
+        high = float(times.work_s[times.work_s < np.inf].max(initial=low))
+    best: Pipeline | None = None
+    limit = high * (1 - _PRECISION) if high_s < np.inf else high
+    while limit >= low:
+        stages = _stages_within(problem, times, num_stages, limit)
+        if stages is None:
+            low = limit
+        else:
+            found = timed_pipeline(problem, stages, num_streams)
+            best = found if best is None or found.period_s < best.period_s else best
+            high = min(limit, found.longest_s)
+        if high <= low * (1 + _PRECISION):
+            break
+        limit = float(np.sqrt(low * high)) if low > 0 else high / 2
+    return best
+
+
+def _stages_within(
+    problem: ReplicaProblem, times: StageTimes, num_stages: int, limit: float
+) -> tuple[PlacedStage, ...] | None:
+    """Stages and hops of at most `limit` seconds that cover all blocks. Shapes: W ways, G groups, C classes."""
+    farthest = reach(times.work_s, np.array([limit]))[0]
+    linked = times.hop_s <= limit
+    uses = np.array(problem.groups)
+    left_WC, covered_W, last_W = np.array([problem.counts]), np.zeros(1, np.int64), np.full(1, -1)
+    history: list[tuple[Ints, Ints, Ints]] = []
+    for _ in range(num_stages):
+        blocks_WG = farthest[:, covered_W].T
+        fits_WG = (left_WC[:, np.newaxis] >= uses).all(axis=2)
+        if history:
+            fits_WG &= linked[last_W]
+        ways, groups = np.nonzero(fits_WG)
+        kept = _best_ways(left_WC[ways] - uses[groups], groups, blocks_WG[ways, groups])
+        if not len(kept):
+            return None
+        ways, groups = ways[kept], groups[kept]
+        left_WC, covered_W, last_W = left_WC[ways] - uses[groups], blocks_WG[ways, groups], groups
+        history.append((ways, groups, covered_W))
+    if covered_W[0] < problem.num_blocks:
+        return None
+    return _spell_out(history, problem.num_blocks)
+
+
+def _best_ways(left: Ints, groups: Ints, blocks: Ints) -> Ints:
+    """Positions of those that cover the most blocks with the fewest workers, one for each state."""
+    order = np.lexsort((groups, -left.sum(axis=1), -blocks))[: 8 * _WIDTH]
+    states = np.column_stack([left[order], groups[order]])
+    first = np.sort(np.unique(states, axis=0, return_index=True)[1])
+    return order[first][:_WIDTH]
+
+
+def _spell_out(history: list[tuple[Ints, Ints, Ints]], num_blocks: int) -> tuple[PlacedStage, ...]:
+    """Follow the first way back; each stage leaves at least one block for every stage behind it."""
+    way = 0
+    groups: list[int] = []
+    lasts: list[int] = []
+    for ways, chosen, covered in reversed(history):
+        lasts.append(min(int(covered[way]), num_blocks - len(groups)))
+        groups.append(int(chosen[way]))
+        way = int(ways[way])
+    firsts = [*lasts[1:], 0]
+    stages = [
+        PlacedStage(group=group, first=first, last=last)
+        for group, first, last in zip(groups, firsts, lasts, strict=True)
+    ]
+    return tuple(reversed(stages))

@@ -1,0 +1,243 @@
+"""Unequal shares of a tensor group: how many heads, columns and vocabulary pieces each member gets.
+
+Attention, MLP and head each wait for their slowest member, so the stage takes the sum of three maxima. Where memory
+does not bind, the three are independent and each is solved by dealing the pieces out one by one to whoever would be
+done first; with equal fixed costs that is D'Hondt's rule, as in `core.share_rounding`. Where the shares so found do
+not fit, memory couples the three. Heads are few: without vocabulary all ways to deal them out are tried, and for each
+the columns are again dealt out one by one, up to what memory is left for. Otherwise a small integer programme decides
+(three whole numbers a member): HiGHS, exact but for its tolerance of a millionth of the memory, and some 100 times
+slower.
+
+Source: Gross's greedy for separable convex resource allocation (Ibaraki and Katoh, Resource Allocation Problems,
+1988).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from shoal.planner.search.highs import least_cost
+from shoal.planner.search.problem import Floats, Ints
+
+_MAX_DEALS = 10_000
+"""Ways to deal heads out that are tried one by one: 8 heads to 8 members, 32 to 4. That takes a few milliseconds."""
+_MARGIN = 1e-6
+"""Part of the memory that is set aside when rounding HiGHS' answer has exceeded it; its feasibility tolerance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One worker of a tensor group, for one stage. Seconds in any unit, for one layer or for all."""
+
+    head_s: float
+    """attention for each head atom"""
+    head_fixed_s: float
+    """attention of a member that has any heads"""
+    column_s: float
+    """MLP for each column atom"""
+    column_fixed_s: float
+    """MLP of every member"""
+    head_bytes: int
+    """of a head atom in all layers of the stage: weights and KV"""
+    column_bytes: int
+    """of a column atom in all layers of the stage"""
+    memory_bytes: int
+    """for all of these"""
+    vocabulary_s: float = 0.0
+    """embedding or head for each vocabulary atom"""
+    vocabulary_fixed_s: float = 0.0
+    """embedding or head of every member, where the stage has one"""
+    vocabulary_bytes: int = 0
+    """of a vocabulary atom"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupShares:
+    """What each member gets."""
+
+    heads: tuple[int, ...]
+    """head atoms; 0 where a member has no attention"""
+    columns: tuple[int, ...]
+    vocabulary: tuple[int, ...]
+    """all 0 where the stage has no vocabulary"""
+    seconds: float
+    """slowest attention + slowest MLP + slowest vocabulary part"""
+
+
+def best_group_shares(
+    members: Sequence[Member], *, num_heads: int, num_columns: int, num_vocabulary: int = 0
+) -> GroupShares | None:
+    """The shares with the least time; None where memory does not hold everything or there are too few pieces.
+
+    Args:
+        members: at least one.
+        num_heads: head atoms in all, any number of them to a member.
+        num_columns: column atoms in all, at least one to every member.
+        num_vocabulary: vocabulary atoms in all, at least one to every member; 0: the stage has none.
+    """
+    if num_columns < len(members) or 0 < num_vocabulary < len(members):
+        return None
+    totals = (num_heads, num_columns, num_vocabulary)
+    heads = _deal(num_heads, [(member.head_s, member.head_fixed_s) for member in members], at_least=0)
+    columns = _deal(num_columns, [(member.column_s, member.column_fixed_s) for member in members], at_least=1)
+    rows = [(member.vocabulary_s, member.vocabulary_fixed_s) for member in members]
+    vocabulary = _deal(num_vocabulary, rows, at_least=min(1, num_vocabulary))
+    shares = _timed(members, heads, columns, vocabulary)
+    if _fits(members, shares):
+        return shares
+    if num_vocabulary == 0 and comb(num_heads + len(members) - 1, num_heads) <= _MAX_DEALS:
+        return _by_heads(members, num_heads, num_columns)
+    for margin in (0.0, _MARGIN):
+        counts = _solve(members, totals, memory_part=1 - margin)
+        if counts is None:
+            return None
+        shares = _timed(members, *counts)
+        if _fits(members, shares):
+            return shares
+    return None
+
+
+def _deal(
+    num_atoms: int, costs: Sequence[tuple[float, float]], *, at_least: int, caps: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """One by one to the member that would be done first. `costs`: for each atom, and once; `caps`: hold all atoms."""
+    counts = [at_least] * len(costs)
+    waiting = [
+        (fixed + each * (at_least + 1), index)
+        for index, (each, fixed) in enumerate(costs)
+        if caps is None or at_least < caps[index]
+    ]
+    heapify(waiting)
+    for _ in range(num_atoms - sum(counts)):
+        index = waiting[0][1]
+        counts[index] += 1
+        if caps is not None and counts[index] == caps[index]:
+            heappop(waiting)
+        else:
+            each, fixed = costs[index]
+            heapreplace(waiting, (fixed + each * (counts[index] + 1), index))
+    return tuple(counts)
+
+
+def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> GroupShares | None:
+    """Try all ways to deal the heads out. Shapes: X ways, n members."""
+    heads_Xn = _all_deals(num_heads, len(members))
+    free_Xn = np.array([member.memory_bytes for member in members]) - heads_Xn * [m.head_bytes for m in members]
+    room_Xn = np.minimum(free_Xn // [max(1, member.column_bytes) for member in members], num_columns)
+    room_Xn = np.where((np.array([m.column_bytes for m in members]) == 0) & (free_Xn >= 0), num_columns, room_Xn)
+    possible = (room_Xn >= 1).all(axis=1) & (room_Xn.sum(axis=1) >= num_columns)
+    heads_Xn, room_Xn = heads_Xn[possible], room_Xn[possible]
+    if not len(heads_Xn):
+        return None
+    attention_Xn = heads_Xn * [member.head_s for member in members] + [member.head_fixed_s for member in members]
+    attention_s = np.where(heads_Xn > 0, attention_Xn, 0.0).max(axis=1)
+    way = int((attention_s + _column_seconds(members, room_Xn, num_columns)).argmin())
+    costs = [(member.column_s, member.column_fixed_s) for member in members]
+    columns = _deal(num_columns, costs, at_least=1, caps=room_Xn[way].tolist())
+    return _timed(members, tuple(heads_Xn[way].tolist()), columns, (0,) * len(members))
+
+
+def _all_deals(num_atoms: int, num_members: int) -> Ints:
+    """[X, n]: all ways to write num_atoms as an ordered sum, by where the members' shares are parted."""
+    parted = list(combinations(range(num_atoms + num_members - 1), num_members - 1))
+    ends = np.array(parted, np.int64).reshape(len(parted), num_members - 1)
+    return np.diff(ends, axis=1, prepend=-1, append=num_atoms + num_members - 1) - 1
+
+
+def _column_seconds(members: Sequence[Member], room_Xn: Ints, num_columns: int) -> Floats:
+    """[X]: time of the slowest MLP when columns go to whoever would be done first, while there is room."""
+    counts = np.arange(1, num_columns + 1)
+    each_s: Floats = np.array([member.column_fixed_s + member.column_s * counts for member in members])
+    levels: Floats = np.unique(each_s)
+    done_Tn = np.array([np.searchsorted(times, levels, "right") for times in each_s]).T
+    low = np.full(len(room_Xn), int(np.searchsorted(levels, each_s[:, 0].max())))  # everybody has one
+    high = np.full(len(room_Xn), len(levels) - 1)
+    while (low < high).any():
+        middle = (low + high) // 2
+        enough = np.minimum(room_Xn, done_Tn[middle]).sum(axis=1) >= num_columns
+        low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
+    return levels[low]
+
+
+def _timed(
+    members: Sequence[Member], heads: tuple[int, ...], columns: tuple[int, ...], vocabulary: tuple[int, ...]
+) -> GroupShares:
+    pairs = zip(members, heads, strict=True)
+    attention_s = max(member.head_fixed_s + member.head_s * count if count else 0.0 for member, count in pairs)
+    pairs = zip(members, columns, strict=True)
+    mlp_s = max(member.column_fixed_s + member.column_s * count for member, count in pairs)
+    pairs = zip(members, vocabulary, strict=True)
+    ends_s = max(member.vocabulary_fixed_s + member.vocabulary_s * count if count else 0.0 for member, count in pairs)
+    seconds = float(attention_s + mlp_s + ends_s)
+    return GroupShares(heads=heads, columns=columns, vocabulary=vocabulary, seconds=seconds)
+
+
+def _fits(members: Sequence[Member], shares: GroupShares) -> bool:
+    return all(
+        heads * member.head_bytes + columns * member.column_bytes + rows * member.vocabulary_bytes
+        <= member.memory_bytes
+        for member, heads, columns, rows in zip(members, shares.heads, shares.columns, shares.vocabulary, strict=True)
+    )
+
+
+def _solve(
+    members: Sequence[Member], totals: tuple[int, int, int], *, memory_part: float
+) -> tuple[tuple[int, ...], ...] | None:
+    """The integer programme. Variables: heads, columns, vocabulary, "has heads" of every member, then three maxima."""
+    n = len(members)
+    scale = max(member.column_fixed_s + member.column_s * totals[1] for member in members) or 1.0
+    parts = [
+        ([member.head_s / scale for member in members], [member.head_fixed_s / scale for member in members]),
+        ([member.column_s / scale for member in members], [member.column_fixed_s / scale for member in members]),
+        (
+            [member.vocabulary_s / scale for member in members],
+            [member.vocabulary_fixed_s / scale for member in members],
+        ),
+    ]
+    sizes = [
+        [member.head_bytes, member.column_bytes, member.vocabulary_bytes, max(member.memory_bytes, 1)]
+        for member in members
+    ]
+    rows: list[Floats] = []
+    lows: list[float] = []
+    highs: list[float] = []
+
+    def require(low: float, high: float, **terms: dict[int, float]) -> None:
+        row = np.zeros(4 * n + 3)
+        for index, factor in terms["terms"].items():
+            row[index] = factor
+        rows.append(row)
+        lows.append(low)
+        highs.append(high)
+
+    for kind, total in enumerate(totals):
+        require(total, total, terms={kind * n + i: 1.0 for i in range(n)})
+        each, fixed = parts[kind]
+        for i in range(n):
+            terms = {kind * n + i: each[i], 4 * n + kind: -1.0}
+            if kind == 0:
+                terms[3 * n + i] = fixed[i]
+            require(-np.inf, -fixed[i] if kind == 1 or (kind == 2 and total) else 0.0, terms=terms)
+    for i in range(n):
+        require(-np.inf, 0.0, terms={i: 1.0, 3 * n + i: -float(totals[0])})
+        terms = {kind * n + i: sizes[i][kind] / sizes[i][3] for kind in range(3)}
+        require(-np.inf, members[i].memory_bytes / sizes[i][3] * memory_part, terms=terms)
+    at_least = np.array([0] * n + [1] * n + [min(1, totals[2])] * n + [0] * (n + 3), np.float64)
+    at_most = np.array([totals[0]] * n + [totals[1]] * n + [totals[2]] * n + [1] * n + [np.inf] * 3)
+    values = least_cost(
+        np.array([0.0] * (4 * n) + [1.0] * 3),
+        rows=(np.array(rows), np.array(lows), np.array(highs)),
+        bounds=(at_least, at_most),
+        whole=np.array([1] * (4 * n) + [0] * 3),
+        relative_gap=0.0,
+    )
+    if values is None:
+        return None
+    counts = [int(count) for count in np.rint(values[: 3 * n])]
+    return tuple(counts[:n]), tuple(counts[n : 2 * n]), tuple(counts[2 * n :])

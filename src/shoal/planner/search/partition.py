@@ -1,0 +1,166 @@
+"""The best set of replicas for a small fleet: exact, over all ways to share workers and streams among replicas.
+
+A dynamic programme over (workers, streams) that puts one replica after the other. What a replica does with some of the
+workers need not be known for all of them: the programme starts from rates that are certainly not too low, and those of
+the replicas that it picks are replaced by the true ones (`best_replica`) until it picks only true ones. Nothing can
+then be better, since everything else was judged too well. That is best-first search as in A*, with the whole programme
+in the place of the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from shoal.planner.search.coverage import covered, reach_grid
+from shoal.planner.search.fleet_states import fleet_states
+from shoal.planner.search.pipeline import Pipeline, micro_batches
+from shoal.planner.search.problem import Floats, Ints, ReplicaProblem
+from shoal.planner.search.replica import best_replica, least_sum_bound
+
+_NUM_LIMITS = 40
+"""Limits of a stage on which first guesses are based, each as many times the one before. Source: more of them cost more
+than the searches that they save, `benchmarks/planner_search.py`."""
+
+
+def best_partition(
+    problem: ReplicaProblem, num_streams: int, stream_counts: Sequence[int], *, max_searches: int
+) -> tuple[list[Pipeline], float]:
+    """The replicas that together advance the most streams per second.
+
+    Args:
+        problem: few enough workers for an exact search.
+        num_streams: of all replicas together, at most.
+        stream_counts: what a single one may have.
+        max_searches: for single replicas; when there have been so many, the best of what is known has to do.
+
+    Returns:
+        The replicas, and streams per second that no others exceed: what they advance, unless the searches were too few.
+    """
+    compact, group_ids = problem.compact()
+    rates = _upper_rates(compact, stream_counts)
+    known = np.zeros_like(rates)
+    shares = _Shares.of(compact.counts, num_streams, stream_counts)
+    exact: dict[tuple[int, int], Pipeline | None] = {}
+    while True:
+        chosen, bound = shares.best(rates)
+        unknown = [pick for pick in dict.fromkeys(chosen) if pick not in exact]
+        if not unknown or len(exact) >= max_searches:
+            break
+        for state, index in unknown:
+            workers = tuple(int(count) for count in shares.used[state])
+            found = best_replica(replace(compact, counts=workers), stream_counts[index])
+            exact[state, index] = found
+            rates[state, index] = known[state, index] = 0.0 if found is None else found.streams_per_s
+    if unknown:
+        chosen, _ = shares.best(known)
+    pipelines = [exact[pick] for pick in chosen]
+    return [_told(pipeline, group_ids) for pipeline in pipelines if pipeline is not None], bound
+
+
+def _told(pipeline: Pipeline, group_ids: Ints) -> Pipeline:
+    stages = [replace(stage, group=int(group_ids[stage.group])) for stage in pipeline.stages]
+    return replace(pipeline, stages=tuple(stages))
+
+
+def _upper_rates(problem: ReplicaProblem, stream_counts: Sequence[int]) -> Floats:
+    """[state, index of stream_counts]: streams per second that no replica of just these workers exceeds."""
+    states = fleet_states(problem)
+    rates = np.zeros((states.num_states, len(stream_counts)))
+    by_rows: dict[int, list[Floats]] = {}
+    for index, num_streams in enumerate(stream_counts):
+        for num_stages in range(1, problem.stage_limit + 1):
+            num_micro_batches, rows = micro_batches(num_stages, num_streams)
+            if rows not in by_rows:
+                by_rows[rows] = _lower_limits(problem, rows)
+            longest_s, sum_s = by_rows[rows][num_stages - 1], least_sum_bound(problem.times(rows), num_stages)
+            period_s = np.maximum(longest_s * num_micro_batches, sum_s)
+            rates[:, index] = np.maximum(rates[:, index], num_streams / period_s)
+    return rates
+
+
+def _lower_limits(problem: ReplicaProblem, rows: int) -> list[Floats]:
+    """For 1, 2, ... stages, [state]: seconds that the slowest stage of just these workers takes at least."""
+    work_s = problem.times(rows).work_s
+    finite = work_s[np.isfinite(work_s)]
+    states = fleet_states(problem)
+    floor = float(work_s.min(axis=0).diagonal(1).max())
+    if not len(finite) or floor == np.inf:
+        return [np.full(states.num_states, np.inf)] * problem.stage_limit
+    limits = np.geomspace(max(floor, float(finite.max()) * 1e-6), float(finite.max()) * (1 + 1e-9), _NUM_LIMITS)
+    at_least = np.concatenate([[floor], limits[:-1], [np.inf]])
+    by_stages = covered(states, reach_grid(work_s, limits), problem.stage_limit)[1:]
+    return [at_least[np.count_nonzero(blocks < problem.num_blocks, axis=1)] for blocks in by_stages]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Shares:
+    """All ways to give some workers and streams to a first replica and the rest to others. Shapes: [U] states."""
+
+    used: Ints
+    """[U, class]"""
+    options: list[tuple[Ints, Ints]]
+    """of each state: what the replica with the first of the workers may have, and the state that is left"""
+    idle: Ints
+    """[U] the state without the first of the workers"""
+    cost: Ints
+    """streams of each option of the stream counts; none where there are more streams than all replicas can have"""
+    num_streams: int
+
+    @staticmethod
+    def of(counts: tuple[int, ...], num_streams: int, stream_counts: Sequence[int]) -> _Shares:
+        used = np.indices([count + 1 for count in counts]).reshape(len(counts), -1).T
+        strides = [prod(count + 1 for count in counts[index + 1 :]) for index in range(len(counts))]
+        unlimited = num_streams >= max(stream_counts) * sum(counts)
+        options: list[tuple[Ints, Ints]] = []
+        idle = np.zeros(len(used), np.int64)
+        for state in range(1, len(used)):
+            first = int(np.flatnonzero(used[state])[0])
+            idle[state] = state - strides[first]
+            inside = np.flatnonzero(np.all(used[: state + 1] <= used[state], axis=1) & (used[: state + 1, first] > 0))
+            options.append((inside, state - inside))
+        return _Shares(
+            used=used,
+            options=[(np.zeros(0, np.int64), np.zeros(0, np.int64)), *options],
+            idle=idle,
+            cost=np.zeros(len(stream_counts), np.int64) if unlimited else np.array(stream_counts),
+            num_streams=0 if unlimited else num_streams,
+        )
+
+    def best(self, rates: Floats) -> tuple[list[tuple[int, int]], float]:
+        """The replicas with the highest sum of rates, each as state of its workers and index of its streams; the sum.
+
+        Args:
+            rates: [U, index of the stream counts].
+        """
+        totals = self._totals(rates)
+        chosen: list[tuple[int, int]] = []
+        state, streams = len(self.used) - 1, self.num_streams
+        while state:
+            ways = self._ways(rates, totals, state)[:, :, streams]
+            best = int(ways.argmax()) if ways.size else 0
+            if not ways.size or ways.flat[best] <= totals[self.idle[state], streams]:
+                state = int(self.idle[state])
+                continue
+            option, index = (int(part) for part in np.unravel_index(best, ways.shape))
+            chosen.append((int(self.options[state][0][option]), index))
+            state, streams = int(self.options[state][1][option]), streams - int(self.cost[index])
+        return chosen, float(totals[-1, -1])
+
+    def _totals(self, rates: Floats) -> Floats:
+        """[U, streams + 1]: most with these workers and so many streams at most."""
+        totals = np.zeros((len(self.used), self.num_streams + 1))
+        for state in range(1, len(self.used)):
+            ways = self._ways(rates, totals, state)
+            totals[state] = np.maximum(totals[self.idle[state]], ways.max(axis=(0, 1), initial=0.0))
+        return totals
+
+    def _ways(self, rates: Floats, totals: Floats, state: int) -> Floats:
+        """[option, index of the stream counts, streams + 1]; minus infinity where there are not so many streams."""
+        inside, rest = self.options[state]
+        left = np.arange(self.num_streams + 1) - self.cost[:, np.newaxis]
+        ways = rates[inside][:, :, np.newaxis] + totals[rest][:, np.maximum(left, 0)]
+        return np.where(left >= 0, ways, -np.inf)

@@ -1,0 +1,82 @@
+"""What the search is given: stages and links in seconds, workers in classes. It knows nothing of models and
+machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StageTimes:
+    """How long every possible stage takes for one wave of one micro-batch of a certain number of rows.
+
+    Shapes: G groups, L blocks.
+    """
+
+    work_s: Floats
+    """[group, first, last], [G, L + 1, L + 1]: seconds of the blocks first:last, the embedding with block 0 and the
+    head with block L - 1. Infinite where last <= first and where memory does not suffice; more blocks never take
+    less"""
+    hop_s: Floats
+    """[from, to], [G, G]: seconds of handing a wave on; infinite where there is no link"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReplicaProblem:
+    """A model to be cut into stages, and the workers that there are."""
+
+    num_blocks: int
+    """that can be cut between, >= 1"""
+    counts: tuple[int, ...]
+    """workers of each class"""
+    groups: tuple[tuple[int, ...], ...]
+    """[group][class]: workers that hold a stage together; one at least in every group"""
+    times: Callable[[int], StageTimes]
+    """by rows of a micro-batch. A pure function; a search asks once for each number of rows"""
+    max_stages: int | None = None
+    """of one replica; None: no limit"""
+    usable: tuple[bool, ...] | None = None
+    """of each group; None: all of them. So a search over fewer groups speaks of the same indexes"""
+
+    def restricted(self, *, single_workers: bool = False, max_stages: int | None = None) -> ReplicaProblem:
+        """The same with fewer choices: stages of one worker only, fewer stages."""
+        usable = self.usable or (True,) * len(self.groups)
+        if single_workers:
+            usable = tuple(may and sum(group) == 1 for may, group in zip(usable, self.groups, strict=True))
+        limits = [limit for limit in (self.max_stages, max_stages) if limit is not None]
+        return replace(self, usable=usable, max_stages=min(limits, default=None))
+
+    @property
+    def stage_limit(self) -> int:
+        """Most stages that a replica can have."""
+        limit = self.num_blocks if self.max_stages is None else self.max_stages
+        return min(limit, self.num_blocks, sum(self.counts))
+
+    def compact(self) -> tuple[ReplicaProblem, Ints]:
+        """Without the groups that may not be used or for which there are not enough workers.
+
+        Returns:
+            The problem, which remembers times that it has asked for; and the former index of each of its groups.
+        """
+        fits = [all(use <= count for use, count in zip(group, self.counts, strict=True)) for group in self.groups]
+        usable = self.usable or (True,) * len(self.groups)
+        kept = np.flatnonzero(np.array(fits, np.bool_) & np.array(usable, np.bool_)).astype(np.int64)
+
+        @cache
+        def times(rows: int) -> StageTimes:
+            every = self.times(rows)
+            if len(kept) == len(self.groups):
+                return every
+            return StageTimes(work_s=every.work_s[kept], hop_s=every.hop_s[np.ix_(kept, kept)])
+
+        groups = tuple(self.groups[index] for index in kept)
+        return replace(self, groups=groups, usable=None, times=times), kept

@@ -1,0 +1,214 @@
+"""The best single pipeline: the one with the shortest period, and all that trade its way through for its period.
+
+Exact, in two steps for each number of stages. First the smallest limit of a stage with which all blocks can be
+covered at all (`coverage`), a bisection over the distinct times; hops are ignored and so are sums, thus it bounds the
+period from below, and the pipeline found with it often has just that period. Only where its bound is better than the
+best pipeline so far, the exact programme (`least_sum`) decides: the least sum never grows with the limit while m
+times the limit does, so the period is smallest where the two cross, another bisection.
+
+Fleets with more states than `MAX_STATES` are searched by `beam` instead, which is not exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shoal.planner.search.beam import beam_replica
+from shoal.planner.search.coverage import Covering, covering, least_limit
+from shoal.planner.search.fleet_states import FleetStates, count_states, fleet_states
+from shoal.planner.search.least_sum import least_sum_bound, least_sums
+from shoal.planner.search.pipeline import Pipeline, micro_batches, timed_pipeline
+from shoal.planner.search.problem import Ints, ReplicaProblem, StageTimes
+
+MAX_STATES = 1024
+"""Counts of used workers up to which the search is exact: ten workers that are all different."""
+
+SAME = 1e-9
+"""Periods that differ by no more than this part are the same: sums of doubles in another order differ by less."""
+
+
+def is_exact(problem: ReplicaProblem) -> bool:
+    """Whether the fleet is small enough for an exact search."""
+    return count_states(problem) <= MAX_STATES
+
+
+def best_replica(problem: ReplicaProblem, num_streams: int) -> Pipeline | None:
+    """The pipeline with the shortest period for so many streams; None where nothing fits.
+
+    Of those with the same period the one with the fewest workers, then the fewest stages, then the first in the order
+    of used workers by class and of groups from the last stage to the first.
+
+    Args:
+        problem: workers and times.
+        num_streams: >= 1, all of them in this replica.
+    """
+    if not is_exact(problem):
+        return beam_replica(problem, num_streams)
+    search = _Search.of(problem)
+    shapes = [_Shape.of(search, num_stages, num_streams) for num_stages in range(1, problem.stage_limit + 1)]
+    best: Pipeline | None = None
+    bounds: list[tuple[float, _Shape]] = []
+    for shape in shapes:
+        period_s = np.inf if best is None else best.period_s
+        bound_s, found = _cover(search, shape, period_s * (1 - SAME), num_streams)
+        bounds.append((bound_s, shape))
+        if found is not None and found.period_s < period_s:
+            best = found
+    for bound_s, shape in sorted(bounds, key=lambda bound: bound[0]):
+        period_s = np.inf if best is None else best.period_s
+        if bound_s < period_s * (1 - SAME):
+            best = _improve(search, shape, best, bound_s=bound_s, num_streams=num_streams)
+    return None if best is None else search.told(_fewest_workers(search, shapes, best))
+
+
+def replica_front(problem: ReplicaProblem, num_streams: int, *, step: float = 0.0) -> tuple[Pipeline, ...]:
+    """Pipelines of which none is both quicker through (`sum_s`) and quicker round (m times `longest_s`) than another.
+
+    Args:
+        problem: workers and times, few enough workers for an exact search.
+        num_streams: >= 1.
+        step: the next pipeline of the same number of stages is quicker round by at least this part. 0: all of them.
+
+    Returns:
+        By rising sum.
+    """
+    search = _Search.of(problem)
+    found: list[Pipeline] = []
+    for num_stages in range(1, problem.stage_limit + 1):
+        shape = _Shape.of(search, num_stages, num_streams)
+        limit = np.inf
+        while True:
+            sums = least_sums(search.states, shape.times, num_stages, limit)
+            if sums.least_s == np.inf:
+                break
+            found.append(timed_pipeline(search.problem, sums.stages(sums.least_s), num_streams))
+            limit = float(np.nextafter(found[-1].longest_s * (1 - step), 0.0))
+    return tuple(map(search.told, _non_dominated(found)))
+
+
+def _non_dominated(pipelines: list[Pipeline]) -> tuple[Pipeline, ...]:
+    """Figures that differ by no more than SAME are the same."""
+    front: list[Pipeline] = []
+    for pipeline in sorted(pipelines, key=lambda pipeline: (pipeline.sum_s, _round_s(pipeline), pipeline.num_workers)):
+        if front and _round_s(pipeline) >= _round_s(front[-1]) * (1 - SAME):
+            continue
+        if front and pipeline.sum_s <= front[-1].sum_s * (1 + SAME):
+            front.pop()
+        front.append(pipeline)
+    return tuple(front)
+
+
+def _round_s(pipeline: Pipeline) -> float:
+    return pipeline.num_micro_batches * pipeline.longest_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Search:
+    problem: ReplicaProblem
+    """only with groups that may be used; asks for times once for each number of rows"""
+    states: FleetStates
+    group_ids: Ints
+    """of the groups in the problem as it was given"""
+
+    @staticmethod
+    def of(problem: ReplicaProblem) -> _Search:
+        compact, group_ids = problem.compact()
+        return _Search(problem=compact, states=fleet_states(compact), group_ids=group_ids)
+
+    def told(self, pipeline: Pipeline) -> Pipeline:
+        """In the group indexes of the given problem."""
+        stages = [replace(stage, group=int(self.group_ids[stage.group])) for stage in pipeline.stages]
+        return replace(pipeline, stages=tuple(stages))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Shape:
+    """A number of stages, and what follows from it."""
+
+    num_stages: int
+    num_micro_batches: int
+    times: StageTimes
+
+    @staticmethod
+    def of(search: _Search, num_stages: int, num_streams: int) -> _Shape:
+        num_micro_batches, rows = micro_batches(num_stages, num_streams)
+        return _Shape(num_stages=num_stages, num_micro_batches=num_micro_batches, times=search.problem.times(rows))
+
+
+def _cover(search: _Search, shape: _Shape, below_s: float, num_streams: int) -> tuple[float, Pipeline | None]:
+    """A bound on the period of such pipelines, and one that may reach it. Infinite, None: none is below below_s."""
+    ceiling = below_s / shape.num_micro_batches
+    sum_bound_s = least_sum_bound(shape.times, shape.num_stages, ceiling)
+    if sum_bound_s >= below_s:
+        return np.inf, None
+    floor = float(shape.times.work_s.min(axis=0).diagonal(1).max())
+    limit = least_limit(search.states, shape.times.work_s, shape.num_stages, ceiling, floor)
+    if limit is None:
+        return np.inf, None
+    cover = covering(search.states, shape.times.work_s, shape.num_stages, limit)
+    stages = cover.stages(int(cover.complete[0]))
+    found = None if stages is None else timed_pipeline(search.problem, stages, num_streams)
+    return max(sum_bound_s, shape.num_micro_batches * limit), found
+
+
+def _improve(
+    search: _Search, shape: _Shape, best: Pipeline | None, *, bound_s: float, num_streams: int
+) -> Pipeline | None:
+    """The better of `best` and the best pipeline of this shape.
+
+    With F(limit) for the least sum: no pipeline of the shape has a period below min(F, m * limit), since those within
+    the limit have F at least and the others m * limit at least; and one within the limit has max(F, m * limit) at most.
+    """
+    m = shape.num_micro_batches
+    low_s, high_s = bound_s, np.inf if best is None else best.period_s * (1 - SAME)
+    limit, solved = high_s / m, 0.0
+    values = np.concatenate([shape.times.work_s.reshape(-1), shape.times.hop_s.reshape(-1)])
+    while True:
+        sums = least_sums(search.states, shape.times, shape.num_stages, limit)
+        if sums.least_s < high_s:
+            found = timed_pipeline(search.problem, sums.stages(sums.least_s), num_streams)
+            if found.period_s < high_s:
+                best, high_s = found, found.period_s * (1 - SAME)
+        if sums.least_s >= m * limit:
+            solved = limit
+        low_s = max(low_s, min(sums.least_s, m * limit))
+        values = values[(values > solved) & (values * m < high_s)]
+        if not len(values):
+            return best
+        between = values[values * m > low_s]
+        limit = float(np.partition(between, len(between) // 2)[len(between) // 2] if len(between) else values.max())
+
+
+def _fewest_workers(search: _Search, shapes: list[_Shape], best: Pipeline) -> Pipeline:
+    """Among all pipelines with this period, the one with the fewest workers and then the fewest stages."""
+    within_s = best.period_s * (1 + SAME)
+    for shape in shapes:
+        limit = within_s / shape.num_micro_batches
+        cover = covering(search.states, shape.times.work_s, shape.num_stages, limit)
+        fewest = (int(search.states.num_workers[cover.complete[:1]].sum()), shape.num_stages)
+        if not len(cover.complete) or fewest >= (best.num_workers, len(best.stages)):
+            continue
+        found = _with_fewest_workers(search, shape, cover, within_s=within_s, num_streams=best.num_streams)
+        if found is not None and (found.num_workers, len(found.stages)) < (best.num_workers, len(best.stages)):
+            best = found
+    return best
+
+
+def _with_fewest_workers(
+    search: _Search, shape: _Shape, cover: Covering, *, within_s: float, num_streams: int
+) -> Pipeline | None:
+    """Of this shape and a period of at most within_s: the first that may cover, if it does, otherwise the exact way."""
+    limit = within_s / shape.num_micro_batches
+    if least_sum_bound(shape.times, shape.num_stages, limit) > within_s:
+        return None
+    stages = cover.stages(int(cover.complete[0]))
+    if stages is not None:
+        found = timed_pipeline(search.problem, stages, num_streams)
+        if found.period_s <= within_s:
+            return found
+    sums = least_sums(search.states, shape.times, shape.num_stages, limit)
+    if sums.least_s > within_s:
+        return None
+    return timed_pipeline(search.problem, sums.stages(within_s), num_streams)

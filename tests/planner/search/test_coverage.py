@@ -1,0 +1,31 @@
+"""How far stages reach within a limit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.planner.search.coverage import reach, reach_back, reach_grid
+from tests.planner.search.random_fleets import small_problem
+
+
+def test_reach_is_the_longest_stage_within_the_limit() -> None:
+    for seed in range(10):
+        work_s = small_problem(seed).times(2).work_s
+        limits = np.unique(work_s[work_s < np.inf])[::3]
+        if not len(limits):
+            continue
+        places = range(work_s.shape[1])
+        expected = [
+            [[max([a, *(b for b in places if times[a, b] <= limit)]) for a in places] for times in work_s]
+            for limit in limits
+        ]
+        assert reach(work_s, limits).tolist() == expected
+        assert reach_grid(work_s, limits).tolist() == expected
+
+
+def test_reach_back_is_the_longest_stage_that_ends_there() -> None:
+    work_s = small_problem(3).times(1).work_s
+    limit = float(np.median(work_s[work_s < np.inf]))
+    places = range(work_s.shape[1])
+    expected = [[min([b, *(a for a in places if times[a, b] <= limit)]) for b in places] for times in work_s]
+    assert reach_back(work_s, limit).tolist() == expected
