@@ -44,6 +44,7 @@ _MESSAGES: list[Message] = [
         generation=Generation(1),
         tokens=(SampledToken(token_id=5, logprobs=TokenLogprobs(logprob=-0.5, top_ids=(1,), top_logprobs=(-0.1,))),),
         compute_s=(0.25, 0.5),
+        wait_s=(0.0, 0.125),
     ),
     LoadStage(
         version=1,
@@ -116,10 +117,13 @@ def test_mutated_messages_are_a_remote_error_or_a_message(message: Message, data
 @pytest.mark.parametrize("shape", [(0, 4), (1, 1), (7, 64)])
 def test_hidden_states_survive_the_wire(shape: tuple[int, int]) -> None:
     x_TD = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    sent = Activations(step_id=StepId(4), generation=Generation(2), x_TD=x_TD, compute_s=(0.5,))
+    sent = Activations(
+        step_id=StepId(4), generation=Generation(2), x_TD=x_TD, compute_s=(0.5, 0.75), wait_s=(0.0, 0.25)
+    )
     frame = b"".join(bytes(part) for part in pack_activations(sent))
     received = unpack_activations(memoryview(frame))
-    assert (received.step_id, received.generation, received.compute_s) == (4, 2, (0.5,))
+    assert (received.step_id, received.generation) == (4, 2)
+    assert (received.compute_s, received.wait_s) == ((0.5, 0.75), (0.0, 0.25))
     np.testing.assert_array_equal(received.x_TD, x_TD)
 
 
@@ -127,7 +131,7 @@ def test_hidden_states_survive_the_wire(shape: tuple[int, int]) -> None:
 @given(st.binary(max_size=120), st.integers(0, 150))
 def test_malformed_hidden_states_are_a_remote_error(tail: bytes, cut: int) -> None:
     x_TD = np.ones((2, 3), np.float32)
-    good = Activations(step_id=StepId(4), generation=Generation(2), x_TD=x_TD, compute_s=(0.5,))
+    good = Activations(step_id=StepId(4), generation=Generation(2), x_TD=x_TD, compute_s=(0.5,), wait_s=(0.0,))
     frame = b"".join(bytes(part) for part in pack_activations(good))
     broken = frame[:cut] + tail
     if broken == frame or (len(broken) == len(frame) and broken[:32] == frame[:32]):

@@ -199,6 +199,7 @@ def test_hidden_states_that_do_not_belong_are_refused(
         "generation": Generation(3),
         "x_TD": np.zeros((5, HIDDEN), np.float32),
         "compute_s": (),
+        "wait_s": (),
     }
     parts = pack_activations(Activations(**(values | changes)))
     upstream = ScriptedLink([b"".join(bytes(part) for part in parts)])

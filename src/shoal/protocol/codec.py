@@ -17,9 +17,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
 _ACTIVATIONS = struct.Struct("<4sHHqqII")
-"""magic, version, number of compute times, step id, generation, tokens, hidden size"""
+"""magic, version, number of stages behind it, step id, generation, tokens, hidden size; two times a stage follow"""
 _MAGIC = b"SHAV"
-_ACTIVATIONS_VERSION = 1
+_ACTIVATIONS_VERSION = 2
 _MAX_STAGES = 1024
 
 
@@ -48,17 +48,20 @@ class Activations:
     x_TD: npt.NDArray[np.float32]
     """Valid until: the frame's link receives again."""
     compute_s: tuple[float, ...]
-    """seconds that each earlier stage computed on this step"""
+    """seconds that each earlier stage spent on this step"""
+    wait_s: tuple[float, ...]
+    """of those, in collectives; as many"""
 
 
 def pack_activations(activations: Activations) -> Sequence[memoryview | bytes]:
     """The parts of a frame, the hidden states without a copy."""
     num_tokens, hidden_size = activations.x_TD.shape
-    times = struct.pack(f"<{len(activations.compute_s)}d", *activations.compute_s)
+    num_stages = len(activations.compute_s)
+    times = struct.pack(f"<{2 * num_stages}d", *activations.compute_s, *activations.wait_s)
     header = _ACTIVATIONS.pack(
         _MAGIC,
         _ACTIVATIONS_VERSION,
-        len(activations.compute_s),
+        num_stages,
         activations.step_id,
         activations.generation,
         num_tokens,
@@ -71,12 +74,18 @@ def unpack_activations(frame: memoryview) -> Activations:
     """Read a frame in place. Raises RemoteProtocolError where it is malformed, truncated or of another version."""
     if len(frame) < _ACTIVATIONS.size:
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes has no header")
-    magic, version, num_times, step_id, generation, num_tokens, hidden_size = _ACTIVATIONS.unpack_from(frame)
+    magic, version, num_stages, step_id, generation, num_tokens, hidden_size = _ACTIVATIONS.unpack_from(frame)
     if magic != _MAGIC or version != _ACTIVATIONS_VERSION:
         raise RemoteProtocolError("not an activation frame of this version")
-    times_end = _ACTIVATIONS.size + 8 * num_times
-    if num_times > _MAX_STAGES or len(frame) != times_end + 4 * num_tokens * hidden_size:
+    times_end = _ACTIVATIONS.size + 2 * 8 * num_stages
+    if num_stages > _MAX_STAGES or len(frame) != times_end + 4 * num_tokens * hidden_size:
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes does not match its header")
     x = np.frombuffer(frame, "<f4", offset=times_end).reshape(num_tokens, hidden_size)
-    times = struct.unpack_from(f"<{num_times}d", frame, _ACTIVATIONS.size)
-    return Activations(step_id=StepId(step_id), generation=Generation(generation), x_TD=x, compute_s=times)
+    times = struct.unpack_from(f"<{2 * num_stages}d", frame, _ACTIVATIONS.size)
+    return Activations(
+        step_id=StepId(step_id),
+        generation=Generation(generation),
+        x_TD=x,
+        compute_s=times[:num_stages],
+        wait_s=times[num_stages:],
+    )

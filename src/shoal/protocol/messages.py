@@ -13,7 +13,7 @@ from typing import NewType
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -116,7 +116,9 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     generation: Generation
     tokens: tuple[SampledToken, ...]
     compute_s: tuple[float, ...] = ()
-    """seconds spent computing, one per stage (waiting excluded)"""
+    """seconds spent on the step, one per stage (waiting for the stage before it excluded)"""
+    wait_s: tuple[float, ...] = ()
+    """of those, seconds in collectives, waiting for other shards included; empty, or one per stage"""
 
 
 class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=3):
@@ -152,6 +154,8 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """see core.plan.Plan"""
     exact_activations: bool
     """see core.plan.Plan"""
+    cpu_quota: float | None = None
+    """see core.plan.ShardPlan; the head sees to it, the worker must not use it up waiting"""
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):
@@ -160,6 +164,8 @@ class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     generation: Generation
     weight_bytes: int
     load_s: float
+    row_s: float = 0.0
+    """seconds that this worker then took for a single row; 0: not measured"""
 
 
 class StageFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=5):

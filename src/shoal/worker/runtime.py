@@ -15,6 +15,7 @@ from pathlib import Path
 from shoal.comm.link import Link
 from shoal.comm.shm_group import SharedMemoryGroup
 from shoal.comm.switch import measure_switch
+from shoal.comm.timed_group import TimedGroup
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.formats.open_weights import open_weights
@@ -29,13 +30,15 @@ from shoal.protocol.messages import (
     Step,
     StepResult,
 )
+from shoal.worker.row_time import measure_row
 
 _IDLE_WAIT_S = 30.0
-_SEND_TIMEOUT_S = 30.0
+_SEND_TIMEOUT_S = 600.0
 _LOAD_TIMEOUT_S = 600.0
 """How much longer than this shard another may take to load."""
-_ACTIVATION_TIMEOUT_S = 120.0
-"""How long a predecessor may take for one step before it counts as lost; a prefill on a slow machine takes seconds."""
+_ACTIVATION_TIMEOUT_S = 600.0
+"""How long a predecessor may take for one step before it counts as lost. It is the head that decides which worker hangs
+(core/recovery/patience); this only bounds the wait where the head itself does."""
 
 
 class WorkerRuntime:
@@ -51,6 +54,8 @@ class WorkerRuntime:
         self._upstream = upstream
         self._downstream = downstream
         self._group_fd = group_fd
+        self._timed_group: TimedGroup | None = None
+        """the group as the stage sees it"""
         self._answers = True
         """whether results go to the head from here: of the last stage's shards, from the first"""
 
@@ -79,11 +84,18 @@ class WorkerRuntime:
         started_s = time.perf_counter()
         config = StageConfig.of(load)
         source = open_weights(Path(load.model_path))
-        stage = Stage(source, config, lambda done, total: self._send(Progress(done=done, total=total)), group)
+        self._timed_group = TimedGroup(group) if group else None
+        stage = Stage(
+            source, config, lambda done, total: self._send(Progress(done=done, total=total)), self._timed_group
+        )
         if group is not None:
             measure_switch(group, timeout_s=_LOAD_TIMEOUT_S)
+        row_s = measure_row(stage)
+        if self._timed_group is not None:
+            self._timed_group.take_wait_s()
         load_s = time.perf_counter() - started_s
-        self._send(StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s))
+        loaded = StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s, row_s=row_s)
+        self._send(loaded)
         return stage
 
     def _join_group(self, load: LoadStage) -> SharedMemoryGroup | None:
@@ -92,7 +104,13 @@ class WorkerRuntime:
         self._answers = load.rank == 0
         if self._group_fd is None:
             raise RemoteProtocolError("one of several shards was started without its group")
-        return SharedMemoryGroup(self._group_fd, rank=load.rank, size=load.num_shards, generation=load.generation)
+        return SharedMemoryGroup(
+            self._group_fd,
+            rank=load.rank,
+            size=load.num_shards,
+            generation=load.generation,
+            stays_awake=load.cpu_quota is None,
+        )
 
     def _serve(self, stage: Stage) -> None:
         while True:
@@ -109,12 +127,13 @@ class WorkerRuntime:
         started_s = time.perf_counter()
         result = stage.process(step, arrived.x_TD if arrived else None)
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
+        wait_s = (*(arrived.wait_s if arrived else ()), self._timed_group.take_wait_s() if self._timed_group else 0.0)
         ids = {"step_id": step.step_id, "generation": step.generation}
         if isinstance(result, tuple):
             if self._answers:
-                self._send(StepResult(**ids, tokens=result, compute_s=compute_s))
+                self._send(StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s))
         else:
-            parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s))
+            parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s))
             for link in self._downstream:
                 link.send(parts, timeout_s=_SEND_TIMEOUT_S)
 

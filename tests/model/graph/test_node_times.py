@@ -46,6 +46,13 @@ def test_every_node_without_a_name_is_charged(tmp_path: Path) -> None:
     assert not any(node.name for node in graph.model.graph.node)
 
 
+def test_what_a_node_writes_is_known_in_bytes(tmp_path: Path) -> None:
+    times = measure_nodes(make_graph(tmp_path, GELU), x(8), threads=1)
+    exp, div, erf, add, mul, gelu, tanh = times.output_bytes
+    assert div == erf == add == mul == 0
+    assert exp == gelu == tanh == 8 * 64 * 4
+
+
 def test_a_fusion_is_charged_to_the_node_that_it_ends_with(tmp_path: Path) -> None:
     times = measure_nodes(make_graph(tmp_path, GELU), x(8192), threads=1)
     exp, div, erf, add, mul, gelu, tanh = times.seconds

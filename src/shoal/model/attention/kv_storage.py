@@ -61,6 +61,11 @@ class KvStorage:
         """Bytes reserved; resident memory grows towards it as blocks are used."""
         return sum(array.nbytes for array in (*self._keys, *self._values))
 
+    def touch(self) -> None:
+        """Take all pages from the system now."""
+        for array in (*self._keys, *self._values):
+            array.fill(0.0)
+
     def _index(self, layer: int) -> int:
         index = layer - self._first_layer
         if not 0 <= index < len(self._keys):

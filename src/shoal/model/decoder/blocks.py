@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shoal.core.plan import Block
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Precision, WeightSource
 
 _FP32_BYTES = 4
-_LAYER_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+_ATTENTION_MATRICES, _MLP_MATRICES = ("q", "k", "v", "o"), ("gate", "up", "down")
 
 
 def decoder_blocks(source: WeightSource, precision: Precision, *, wide_kernels: bool) -> list[Block]:
@@ -35,7 +37,7 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, wide_kernels: 
     layers = [
         Block(
             name=f"layer.{layer}",
-            weight_bytes=_layer_bytes(source, precision, layer, wide_kernels),
+            weight_bytes=sum(layer_bytes(source, precision, layer, wide_kernels=wide_kernels)),
             flops_per_token=_layer_flops(config),
             kv_bytes_per_token=kv_bytes_per_token(config, 1),
             output_bytes_per_token=hidden_bytes,
@@ -45,10 +47,15 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, wide_kernels: 
     return [embedding, *layers, head]
 
 
-def _layer_bytes(source: WeightSource, precision: Precision, layer: int, wide_kernels: bool) -> int:
-    num_bytes = sum(source.matrix_bytes(f"layers.{layer}.{part}", precision) for part in _LAYER_MATRICES)
-    is_4_bit = num_bytes < _layer_flops(source.config) / 2  # less than a byte a weight
-    return 2 * num_bytes if wide_kernels and is_4_bit else num_bytes
+def layer_bytes(source: WeightSource, precision: Precision, layer: int, *, wide_kernels: bool) -> tuple[int, int]:
+    """Resident bytes of a layer's attention matrices and of its MLP's. See `decoder_blocks` for `wide_kernels`."""
+
+    def size(parts: Sequence[str]) -> int:
+        return sum(source.matrix_bytes(f"layers.{layer}.{part}", precision) for part in parts)
+
+    attention, mlp = size(_ATTENTION_MATRICES), size(_MLP_MATRICES)
+    is_4_bit = attention + mlp < _layer_flops(source.config) / 2  # less than a byte a weight
+    return (2 * attention, 2 * mlp) if wide_kernels and is_4_bit else (attention, mlp)
 
 
 def _layer_flops(config: DecoderConfig) -> float:

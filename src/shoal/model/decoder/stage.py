@@ -34,8 +34,9 @@ F32 = npt.NDArray[np.float32]
 _FEWEST_PROMPT_ROWS = 2
 """ONNX Runtime multiplies a single row by another kernel than several, with other bits in the result. Prompt rows go
 two at a time at least, the second being whatever is in the buffer, so that they come out the same in any chunk."""
-_COLLECTIVE_TIMEOUT_S = 120.0
-"""How long the other shards may take for their part of a layer before they count as lost; death is noticed earlier."""
+_COLLECTIVE_TIMEOUT_S = 600.0
+"""How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
+which worker hangs is for the head to decide (core/recovery/patience); this only bounds the wait where the head does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,11 @@ class Stage:
     def is_last(self) -> bool:
         """Whether this stage owns the head and samples."""
         return self._config.last_layer == self.decoder.num_layers
+
+    def touch_kv(self) -> None:
+        """Take the KV cache's memory from the system now, not as steps write to it: for measuring."""
+        if self._layers:
+            self._kv.touch()
 
     def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
         """Run one step. The first stage embeds the step's tokens, every other takes `x_TD` from its predecessor.

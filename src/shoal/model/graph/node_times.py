@@ -46,6 +46,8 @@ class NodeTimes:
     """of each node of the file, in order; nodes that were optimized away take none"""
     kept_values: frozenset[str]
     """values that are still there after the optimizer's fusions: a cut through these alone keeps all of them whole"""
+    output_bytes: tuple[int, ...]
+    """of each node of the file: what it writes; 0 for nodes whose values are not there after the optimization"""
 
 
 def measure_nodes(graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]], *, threads: int) -> NodeTimes:
@@ -75,8 +77,8 @@ def measure_nodes(graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]], *, t
             raise ConfigError(f"{graph.path} cannot be measured on these inputs: {runtime_reason(error)}") from error
         events = json.loads(Path(session.end_profiling()).read_text())
         optimized = _read_nodes(folder / "optimized.onnx")
-    seconds = _charge(graph, optimized, _seconds_by_name(events))
-    return NodeTimes(seconds=tuple(seconds), kept_values=kept)
+    seconds, output_bytes = _charge(graph, optimized, _seconds_by_name(events), _bytes_by_name(events))
+    return NodeTimes(seconds=seconds, kept_values=kept, output_bytes=output_bytes)
 
 
 def estimate_nodes(graph: GraphFile) -> list[float]:
@@ -139,10 +141,23 @@ def _seconds_by_name(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: statistics.median(values[_WARM_UP_RUNS:]) for name, values in times.items()}
 
 
-def _charge(graph: GraphFile, optimized: Sequence[onnx.NodeProto], seconds: Mapping[str, float]) -> list[float]:
-    """Seconds of each node of the file."""
+def _bytes_by_name(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What each optimized node writes in a run."""
+    kernels = (event for event in events if event.get("cat") == "Node" and event["name"].endswith(_EVENT_SUFFIX))
+    return {
+        event["name"].removesuffix(_EVENT_SUFFIX): int(event.get("args", {}).get("output_size", 0)) for event in kernels
+    }
+
+
+def _charge(
+    graph: GraphFile,
+    optimized: Sequence[onnx.NodeProto],
+    seconds: Mapping[str, float],
+    num_bytes: Mapping[str, int],
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Seconds, and bytes written, of each node of the file."""
     producer = graph.dataflow.producer
-    charged = [0.0] * graph.num_nodes
+    charged_s, written = [0.0] * graph.num_nodes, [0] * graph.num_nodes
     stands_for: dict[str, int] = {}
     for node in optimized:
         values = [*node.output, _NEW_LAYOUT.sub("", node.name)]
@@ -150,5 +165,6 @@ def _charge(graph: GraphFile, optimized: Sequence[onnx.NodeProto], seconds: Mapp
         if index is None:
             index = max((stands_for[name] for name in node.input if name in stands_for), default=0)
         stands_for.update(dict.fromkeys(node.output, index))
-        charged[index] += seconds.get(node.name, 0.0)
-    return charged
+        charged_s[index] += seconds.get(node.name, 0.0)
+        written[index] = max(written[index], num_bytes.get(node.name, 0))
+    return tuple(charged_s), tuple(written)

@@ -1,0 +1,128 @@
+"""Measure what workers on this machine do, with a model or without, unless that is known already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from shoal.cluster.profile.cache import ProfileCache, profile_folder
+from shoal.cluster.profile.machine import Machine, this_machine
+from shoal.cluster.profile.measurer import ClassSpeed, LinkTimes, Measurer, TeamMeasurer
+from shoal.cluster.profile.model_file import open_model
+from shoal.cluster.profile.rates import LayoutRates
+from shoal.cluster.profile.slots import Slot, kinds_of
+from shoal.model.weights import Precision
+from shoal.planner.speeds import Fleet, LinkSpeed, WorkerClass
+
+_NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
+"""Of a worker that has no other: never used."""
+
+Progress = Callable[[str], None]
+StartMeasuring = Callable[[Sequence[Slot]], AbstractContextManager[Measurer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRates:
+    """What this machine does, whatever the model."""
+
+    machine: Machine
+    layouts: tuple[LayoutRates, ...]
+    """in the order in which they were asked for"""
+
+
+def measure_fleet(
+    path: Path,
+    precisions: Sequence[Precision],
+    slots: Sequence[Slot],
+    *,
+    wide_kernels: bool = True,
+    refresh: bool = False,
+    on_progress: Progress = lambda what: None,
+    start: StartMeasuring = TeamMeasurer,
+) -> Fleet:
+    """A worker on each of the slots, with a model.
+
+    Args:
+        path: of the model, from `resolve_model`.
+        precisions: at which to measure it.
+        slots: on disjoint cores. Alike ones are one class, in the order in which they first come.
+        wide_kernels: whether 4-bit weights are held in two packings; see core.plan.Plan.
+        refresh: measure what is known, too.
+        on_progress: called with what is being measured.
+        start: who measures what has to be.
+
+    Raises:
+        ConfigError: a quota that cannot be kept here.
+        ModelLoadError: the model is missing, broken or of an unknown kind.
+        CapacityError: it does not fit into memory.
+        WorkerLost: a measuring process died or did not answer.
+    """
+    models = {precision: open_model(path, precision, wide_kernels=wide_kernels) for precision in precisions}
+    kept_links = ProfileCache(profile_folder(), LinkTimes)
+    kept_speeds = ProfileCache(profile_folder(), tuple[ClassSpeed, ...])
+    with start(slots) as measurer:
+        links = kept_links.get_or_measure(_key("links", slots), measurer.links, refresh=refresh)
+        speeds = {
+            precision: kept_speeds.get_or_measure(
+                _key("model", slots, model=model.shape),
+                lambda model=model: measurer.speeds(model, on_progress),
+                refresh=refresh,
+            )
+            for precision, model in models.items()
+        }
+    return _fleet(slots, links, speeds)
+
+
+def measure_machine(
+    layouts: Sequence[Sequence[Slot]], *, refresh: bool = False, start: StartMeasuring = TeamMeasurer
+) -> MachineRates:
+    """What workers do whatever the model, at each division of the machine. Raises ConfigError, WorkerLost."""
+    kept = ProfileCache(profile_folder(), LayoutRates)
+    rates: list[LayoutRates] = []
+    for slots in layouts:
+        with start(slots) as measurer:
+            rates.append(kept.get_or_measure(_key("rates", slots), measurer.rates, refresh=refresh))
+    return MachineRates(machine=this_machine(), layouts=tuple(rates))
+
+
+def class_of_each(slots: Sequence[Slot]) -> list[int]:
+    """Which class of the fleet each slot is in."""
+    kinds = [slot.kind for slot in kinds_of(slots)]
+    return [kinds.index(slot.kind) for slot in slots]
+
+
+def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, Sequence[ClassSpeed]]) -> Fleet:
+    kinds = kinds_of(slots)
+    memory_bytes = psutil.virtual_memory().available // len(slots)
+    ring = _NO_LINK if links.pair is None else links.pair.ring
+    sums = _NO_LINK if links.pair is None else links.pair.sums
+    return Fleet(
+        classes=tuple(
+            WorkerClass(
+                name=str(kind),
+                count=sum(slot.kind == kind.kind for slot in slots),
+                threads=kind.threads,
+                memory_bytes=memory_bytes,
+                alone={precision: classes[index].alone for precision, classes in speeds.items()},
+                busy={precision: classes[index].busy for precision, classes in speeds.items()},
+            )
+            for index, kind in enumerate(kinds)
+        ),
+        links=((ring,) * len(kinds),) * len(kinds),
+        sums=((sums,) * len(kinds),) * len(kinds),
+        turn=links.turn,
+        message_s=links.message_s,
+    )
+
+
+def _key(what: str, slots: Sequence[Slot], **more: object) -> dict[str, object]:
+    return {
+        "what": what,
+        "machine": asdict(this_machine()),
+        "slots": [(list(slot.cores), slot.cpu_quota) for slot in slots],
+        **more,
+    }

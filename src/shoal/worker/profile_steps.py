@@ -1,0 +1,77 @@
+"""Steps for measuring: real ones in all but their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.profile_messages import TimeStep
+
+I32 = npt.NDArray[np.int32]
+_NO_BLOCK = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sequence:
+    """Rows of one sequence, behind those that the KV cache has."""
+
+    num_rows: int
+    past_tokens: int
+
+    @property
+    def end(self) -> int:
+        return self.past_tokens + self.num_rows
+
+
+def blocks_needed(asked: TimeStep, block_size: int) -> int:
+    """KV blocks that the step's sequences take together."""
+    return sum(-(-one.end // block_size) for one in _sequences(asked))
+
+
+def make_step(asked: TimeStep, *, block_size: int, vocab_size: int) -> Step:
+    """The step that is asked for; every sequence has blocks of its own, as many rows as can be look tokens up."""
+    sequences = _sequences(asked)
+    num_rows = [one.num_rows for one in sequences]
+    positions = np.concatenate([np.arange(one.past_tokens, one.end) for one in sequences])
+    token_ids = np.arange(len(positions)) * 97 % vocab_size
+    samples = tuple(
+        SampleRow(row=row, token_index=0, sampling=Sampling(temperature=0.0))
+        for row in range(len(positions) if asked.is_sampled else 0)
+    )
+    return Step(
+        step_id=StepId(0),
+        generation=Generation(0),
+        token_ids=_pack(token_ids),
+        positions=_pack(positions),
+        query_starts=_pack(np.concatenate([[0], np.cumsum(num_rows)])),
+        context_lens=_pack(np.array([one.end for one in sequences])),
+        block_tables=_pack(_block_tables(sequences, block_size)),
+        num_output_tokens=asked.output_rows,
+        samples=samples,
+    )
+
+
+def _sequences(asked: TimeStep) -> list[_Sequence]:
+    sequences = [_Sequence(num_rows=1, past_tokens=asked.past_tokens)] * asked.output_rows
+    left = asked.prompt_rows
+    while left > 0:
+        sequences.append(_Sequence(num_rows=min(left, asked.prompt_tokens), past_tokens=asked.past_tokens))
+        left -= asked.prompt_tokens
+    return sequences
+
+
+def _block_tables(sequences: list[_Sequence], block_size: int) -> I32:
+    counts = [-(-one.end // block_size) for one in sequences]
+    tables = np.full((len(counts), max(counts)), _NO_BLOCK, np.int32)
+    first = 0
+    for table, count in zip(tables, counts, strict=True):
+        table[:count] = np.arange(first, first + count)
+        first += count
+    return tables
+
+
+def _pack(values: npt.NDArray[np.generic]) -> bytes:
+    return values.astype("<i4").tobytes()

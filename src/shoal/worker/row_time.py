@@ -1,0 +1,43 @@
+"""How long a stage takes for a single row, before it has done anything else.
+
+It is what the head's patience starts from (core/recovery/patience). The first steps also touch weights and buffers for
+the first time, which a request need not wait for.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from shoal.model.decoder.stage import Stage
+from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+
+_NUM_STEPS = 2
+"""the first one warms up"""
+
+
+def measure_row(stage: Stage) -> float:
+    """Seconds of one output row at position 0, in KV block 0, which must not be in use. All shards of a stage call it.
+
+    Raises: as `Stage.process`.
+    """
+    zero, one = np.zeros(1, "<i4").tobytes(), np.ones(1, "<i4").tobytes()
+    step = Step(
+        step_id=StepId(0),
+        generation=Generation(0),
+        token_ids=zero,
+        positions=zero,
+        query_starts=zero + one,
+        context_lens=one,
+        block_tables=zero,
+        num_output_tokens=1,
+        samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0)),),
+    )
+    x_TD = None if stage.is_first else np.zeros((1, stage.decoder.hidden_size), np.float32)
+    seconds = 0.0
+    for _ in range(_NUM_STEPS):
+        started_s = time.perf_counter()
+        stage.process(step, x_TD)
+        seconds = time.perf_counter() - started_s
+    return seconds
