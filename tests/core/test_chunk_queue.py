@@ -75,14 +75,37 @@ def test_no_copy_unless_asked_for() -> None:
     assert list(queue.assign(copy_last=False)) == [Assignment(replica=0, ticket=Ticket(1))]
 
 
-def test_a_chunk_is_copied_once_and_its_first_result_counts() -> None:
-    queue = make_queue(1, 1, 1)
+def test_the_first_result_of_a_copied_chunk_counts() -> None:
+    queue = make_queue(1, 1)
     ticket = queue.add()
     queue.end_input()
     assert [assignment.replica for assignment in queue.assign(copy_last=True)] == [0, 1]
     assert queue.finish(1, ticket)
     assert not queue.has_work
     assert not queue.finish(0, ticket)
+
+
+def test_no_replica_is_idle_while_there_is_a_chunk_that_it_has_not_got() -> None:
+    queue = make_queue(1, 1, 1)
+    ticket = queue.add()
+    queue.end_input()
+    assert [assignment.replica for assignment in queue.assign(copy_last=True)] == [0, 1, 2]
+    assert list(queue.assign(copy_last=True)) == []
+    assert queue.finish(2, ticket)
+
+
+def test_what_the_fewest_replicas_have_is_copied_first() -> None:
+    queue = make_queue(1, 1, 1)
+    given = fill(queue)
+    queue.end_input()
+    for ticket in on_replica(given, 2):
+        queue.finish(2, Ticket(ticket))
+    (first_copy,) = queue.assign(copy_last=True)
+    for ticket in on_replica(given, 1):
+        if ticket != first_copy.ticket:
+            queue.finish(1, Ticket(ticket))
+    copies = [assignment.ticket for assignment in queue.assign(copy_last=True)]
+    assert first_copy.ticket not in copies
 
 
 def test_the_chunks_of_a_lost_replica_go_before_younger_ones() -> None:
@@ -199,9 +222,9 @@ class ChunkQueueMachine(RuleBasedStateMachine):
         assert self.queue.has_work == (self.has_input or bool(self.unfinished))
 
     @invariant()
-    def at_most_two_replicas_compute_a_chunk(self) -> None:
-        held = [ticket for tickets in self.in_flight.values() for ticket in tickets]
-        assert all(held.count(ticket) <= 2 for ticket in held)
+    def copies_are_made_only_at_the_end(self) -> None:
+        held = [ticket for tickets in self.in_flight.values() for ticket in tickets if ticket in self.unfinished]
+        assert not self.has_input or len(held) == len(set(held))
 
     def teardown(self) -> None:
         """Whatever has happened, what is left can be finished."""

@@ -3,6 +3,7 @@
 import pytest
 
 from shoal.core.events import SendStep, StepCompleted
+from shoal.core.prefix_index import reusable_digests
 from shoal.core.request import RequestFinished
 from shoal.core.scheduler_config import check_request, output_limit
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, RemoteProtocolError
@@ -177,3 +178,37 @@ def test_stats_and_load_follow_the_work():
     driver.finish()
     load = driver.scheduler.load(2.0)
     assert (load.prefill_tokens, load.num_decoding, load.relative_speed) == (0, 0, 2.0)
+
+
+def test_looking_up_a_prefix_changes_nothing_and_finds_what_admission_would():
+    driver = Driver(make_config(block_size=4))
+    prompt = [7, 8, 9, 10, 11, 12, 13, 14, 15]
+    driver.add(make_request("a", prompt=prompt, max_tokens=2))
+    driver.finish()
+    digests = reusable_digests(prompt, 4)
+    before = driver.scheduler.stats()
+    assert driver.scheduler.cached_tokens(digests) == 8
+    assert driver.scheduler.cached_tokens(reusable_digests(prompt[:8], 4)) == 4, "its last row is always computed"
+    assert driver.scheduler.cached_tokens(reusable_digests([1, *prompt], 4)) == 0
+    assert driver.scheduler.stats() == before
+    driver.add(make_request("b", prompt=prompt, max_tokens=1))
+    driver.finish()
+    assert driver.finished["b"].num_cached_tokens == 8
+
+
+def test_a_replica_is_overloaded_where_requests_wait_for_a_place_or_for_memory():
+    driver = Driver(make_config(max_seqs=2, block_size=4, num_blocks=64, prefill_chunk_tokens=4))
+    driver.add(make_request("a", prompt=8))
+    driver.add(make_request("b", prompt=8))
+    driver.tell()
+    assert not driver.scheduler.load().is_overloaded, "b only waits for its turn"
+    while driver.scheduler.stats().num_running < 2:
+        driver.answer()
+    driver.add(make_request("c"))
+    driver.tell()
+    assert driver.scheduler.load().is_overloaded
+    small = Driver(make_config(block_size=4, num_blocks=3))
+    small.add(make_request("a", prompt=8))
+    small.add(make_request("b", prompt=8))
+    small.tell()
+    assert small.scheduler.load().is_overloaded

@@ -16,11 +16,14 @@ ResultT = TypeVar("ResultT")
 class FakeReplica(ABC, Generic[WorkT, ResultT]):
     """Answers at the next `poll`, or, with `answers_by_hand`, when `answer` is called, as a worker would."""
 
-    def __init__(self, *, answers_by_hand: bool = False, num_stages: int = 1) -> None:
+    def __init__(self, *, answers_by_hand: bool = False, num_stages: int = 1, is_loading: bool = False) -> None:
         self.num_stages = num_stages
         self.waiting: deque[WorkT] = deque()
         """submitted and not answered, oldest first"""
         self.num_closed = 0
+        self.is_loading = is_loading
+        self.row_s = 0.0
+        self.culprit: int | None = None
         self.loses_at_poll = False
         self.loses_at_submit = False
         self._ready: deque[ResultT] = deque()
@@ -51,6 +54,18 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
             os.eventfd_read(self._fd)
         return results
 
+    def finish_loading(self) -> None:
+        """The workers are ready."""
+        self.is_loading = False
+        os.eventfd_write(self._fd, 1)
+
+    def poll_loading(self) -> bool:
+        if self.loses_at_poll:
+            raise WorkerLost("the fake worker is gone")
+        if not self.is_loading:
+            os.eventfd_read(self._fd)
+        return not self.is_loading
+
     def lose(self) -> None:
         """The link breaks: the descriptor becomes readable and `poll` raises."""
         self.loses_at_poll = True
@@ -59,6 +74,9 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
 
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,) if self._fd >= 0 else ()
+
+    def kill(self) -> bool:
+        return True
 
     def close(self) -> None:
         self.num_closed += 1

@@ -21,8 +21,8 @@ TURN_S = 5.0
 class FakeExecutor(FakeReplica[Step, StepResult]):
     """A replica that runs steps."""
 
-    def __init__(self, *, answers_by_hand: bool = False) -> None:
-        super().__init__(answers_by_hand=answers_by_hand)
+    def __init__(self, *, answers_by_hand: bool = False, is_loading: bool = False) -> None:
+        super().__init__(answers_by_hand=answers_by_hand, is_loading=is_loading)
         self.num_submitted = 0
 
     def submit(self, work: Step) -> None:

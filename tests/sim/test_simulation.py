@@ -1,14 +1,16 @@
-"""Whole days in virtual time: bursts, losses, cancelled requests, short memory. Invariants hold after every turn."""
+"""Whole days in virtual time: bursts, cancelled requests, short memory; workers that crash, hang, slow down, fail to
+start or are replaced, requests that break them, links that lose, repeat, delay. Invariants hold after every event."""
 
 from pathlib import Path
 
 import pytest
 
+from shoal.core.request import RequestFinished
 from shoal.sim.scenario import Scenario, make_scenario
 from shoal.sim.simulation import Report, Simulation
 
-NUM_SEEDS = 400
-SEEDS_PER_TEST = 50
+NUM_SEEDS = 2000
+SEEDS_PER_TEST = 100
 KEPT_SEEDS = [
     int(line.split()[0])
     for line in (Path(__file__).parent / "kept_seeds.txt").read_text().splitlines()
@@ -29,7 +31,9 @@ def test_invariants_hold(first):
     for seed in range(first, first + SEEDS_PER_TEST):
         scenario, report = run(seed)
         assert len(report.finished) == len(scenario.arrivals)
-        assert report.ended_at_s <= latest_end_s(scenario)
+        assert report.ended_at_s <= latest_end_s(scenario, report)
+        if not report.num_losses:
+            assert not any(failed_for_workers(end) for end in report.finished.values())
 
 
 def test_kept_seeds_hold():
@@ -38,16 +42,25 @@ def test_kept_seeds_hold():
         run(seed)
 
 
-def latest_end_s(scenario: Scenario) -> float:
+def failed_for_workers(end: RequestFinished) -> bool:
+    return end.reason == "error" and ("in a row" in end.message or "no replica" in end.message)
+
+
+def latest_end_s(scenario: Scenario, report: Report) -> float:
     """A bounded wait for everybody: as if all requests ran one after the other, a token a step, on the slowest replica.
 
-    Twice that, because lost and preempted work is done again.
+    Twice that, because preempted work is done again; and once more for each loss, with the time for noticing a worker
+    that hangs in the longest step, at the most patient, and for starting another.
     """
-    config = scenario.config
+    config, recovery = scenario.config, scenario.recovery
     num_rows = sum(len(a.request.prompt_ids) + a.request.max_tokens for a in scenario.arrivals)
-    step_s = max(cost.seconds(1) for cost in scenario.costs) * config.num_micro_batches
-    idle_s = scenario.arrivals[-1].at_s + sum(loss.at_s + loss.rebuild_s for loss in scenario.losses)
-    return idle_s + 2 * num_rows * step_s
+    slowest = max([1.0, *(fault.factor for fault in scenario.faults if hasattr(fault, "factor"))])
+    row_s = slowest * max(cost.seconds(1) for cost in scenario.costs) * config.num_micro_batches
+    step_s = slowest * max(cost.seconds(config.max_step_tokens) for cost in scenario.costs) * config.num_micro_batches
+    noticing_s = max(recovery.worker_timeout_s, 64 * step_s) + recovery.load_timeout_s
+    starting_s = recovery.max_backoff_s + 3 * scenario.starting.longest_s
+    last_s = max([scenario.arrivals[-1].at_s, *(fault.at_s + 0.5 for fault in scenario.faults)])
+    return last_s + (1 + report.num_losses) * (2 * num_rows * row_s + noticing_s + starting_s)
 
 
 def test_same_seed_same_trace():
@@ -59,10 +72,14 @@ def test_other_seed_other_trace():
 
 
 def test_scenarios_reach_what_they_are_for():
-    reports = [run(seed)[1] for seed in range(60)]
-    reasons = {finished.reason for report in reports for finished in report.finished.values()}
-    assert reasons == {"stop", "length", "cancelled", "error"}
+    reports = [run(seed)[1] for seed in range(120)]
+    ends = [end for report in reports for end in report.finished.values()]
+    assert {end.reason for end in ends} == {"stop", "length", "cancelled", "error"}
+    assert sum(failed_for_workers(end) for end in ends) > 10
     assert sum(report.num_preemptions for report in reports) > 10
     assert sum(report.prefix_hit_tokens for report in reports) > 100
-    traces = [line for report in reports for line in report.trace]
-    assert sum("workers lost" in line for line in traces) > 10
+    assert sum(report.num_losses for report in reports) > 100
+    assert sum(report.num_replays for report in reports) > 100
+    lines = [line for report in reports for line in report.lines()]
+    for reason in ("the link is broken", "no answer to a step", "could not be loaded", "out of order", "that load"):
+        assert any("StopWorkers" in line and reason in line for line in lines), reason

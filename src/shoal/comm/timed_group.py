@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from typing_extensions import Buffer
 
@@ -13,8 +13,9 @@ from shoal.core.collectives import F32, ProcessGroup
 class TimedGroup:
     """Passes everything on to another group. Implements `core.collectives.ProcessGroup`."""
 
-    def __init__(self, group: ProcessGroup) -> None:
+    def __init__(self, group: ProcessGroup, clock: Callable[[], float] = time.perf_counter) -> None:
         self._group = group
+        self._clock = clock
         self._wait_s = 0.0
 
     @property
@@ -34,21 +35,21 @@ class TimedGroup:
 
     def all_reduce(self, x: F32, *, timeout_s: float) -> None:
         """See ProcessGroup."""
-        started_s = time.perf_counter()
+        started_s = self._clock()
         self._group.all_reduce(x, timeout_s=timeout_s)
-        self._wait_s += time.perf_counter() - started_s
+        self._wait_s += self._clock() - started_s
 
     def all_gather(self, part: Buffer, out: Sequence[Buffer], *, timeout_s: float) -> None:
         """See ProcessGroup."""
-        started_s = time.perf_counter()
+        started_s = self._clock()
         self._group.all_gather(part, out, timeout_s=timeout_s)
-        self._wait_s += time.perf_counter() - started_s
+        self._wait_s += self._clock() - started_s
 
     def broadcast(self, data: Buffer, *, root: int, timeout_s: float) -> None:
         """See ProcessGroup."""
-        started_s = time.perf_counter()
+        started_s = self._clock()
         self._group.broadcast(data, root=root, timeout_s=timeout_s)
-        self._wait_s += time.perf_counter() - started_s
+        self._wait_s += self._clock() - started_s
 
     def close(self) -> None:
         """See ProcessGroup."""

@@ -1,8 +1,8 @@
 """Which replica computes which chunk of an offline job, and what happens to the chunks of a lost one.
 
 Chunks are pulled, not dealt: a replica gets the next one when it has room, so that a fast replica does more of them.
-When nothing is left to hand out, an idle replica gets a copy of a chunk that another one still has, and the first
-result counts.
+When nothing is left to hand out, an idle replica gets a copy of a chunk that others still have, and the first result
+counts. It never stays idle while there is such a chunk: the slower the others are, the more this is worth.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Assignment:
 class ChunkQueue:
     """The chunks that are read and not yet finished. Holds tickets only, never data."""
 
-    __slots__ = ("_copied", "_has_input", "_holders", "_in_flight", "_last_ticket", "_losses", "_waiting", "_widths")
+    __slots__ = ("_has_input", "_holders", "_in_flight", "_last_ticket", "_losses", "_waiting", "_widths")
 
     def __init__(self, widths: Sequence[int]) -> None:
         """`widths`: for each replica, how many chunks it computes at once; one more waits at its door."""
@@ -39,7 +39,6 @@ class ChunkQueue:
         self._in_flight: list[list[Ticket] | None] = [[] for _ in widths]
         self._waiting: list[Ticket] = []
         self._holders: dict[Ticket, list[int]] = {}
-        self._copied: set[Ticket] = set()
         self._losses: dict[Ticket, int] = {}
         self._has_input = False
         self._last_ticket = 0
@@ -88,7 +87,6 @@ class ChunkQueue:
         while self._waiting and (replica := self._roomiest()) is not None:
             yield self._hand(self._waiting.pop(0), replica)
         while copy_last and not self._has_input and (copy := self._choose_copy()) is not None:
-            self._copied.add(copy.ticket)
             yield self._hand(copy.ticket, copy.replica)
 
     def finish(self, replica: int, ticket: Ticket) -> bool:
@@ -111,7 +109,6 @@ class ChunkQueue:
                 given_up.append(ticket)
                 self._forget(ticket)
             elif not self._holders[ticket]:
-                self._copied.discard(ticket)
                 bisect.insort(self._waiting, ticket)
         return given_up
 
@@ -120,11 +117,9 @@ class ChunkQueue:
         self._has_input = False
         self._waiting.clear()
         self._holders.clear()
-        self._copied.clear()
         self._losses.clear()
 
     def _forget(self, ticket: Ticket) -> bool:
-        self._copied.discard(ticket)
         self._losses.pop(ticket, None)
         if ticket in self._waiting:
             self._waiting.remove(ticket)
@@ -153,17 +148,18 @@ class ChunkQueue:
     def _choose_copy(self) -> Assignment | None:
         """A copy for the least loaded replica that would start on it at once.
 
-        Replicas answer in the order in which they were asked, so the chunk that has the most before it is the one that
-        a copy brings forward the most; the one a busy replica is about to finish comes last.
+        Chunks that the fewest replicas have come first. Replicas answer in the order in which they were asked, so among
+        those the chunk that has the most before it is the one that a copy brings forward the most; the one that a busy
+        replica is about to finish comes last.
         """
         replica = self._roomiest()
         if replica is None or self._load(replica) >= 1:
             return None
         candidates = [
-            (place / self._widths[other], -ticket)
+            (-len(self._holders[ticket]), place / self._widths[other], -ticket)
             for other, tickets in enumerate(self._in_flight)
             if other != replica
             for place, ticket in enumerate(tickets or ())
-            if ticket in self._holders and ticket not in self._copied and replica not in self._holders[ticket]
+            if ticket in self._holders and replica not in self._holders[ticket]
         ]
-        return Assignment(replica=replica, ticket=Ticket(-max(candidates)[1])) if candidates else None
+        return Assignment(replica=replica, ticket=Ticket(-max(candidates)[-1])) if candidates else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.core.request import Output, Request, RequestId
+from shoal.core.request import Output, Progress, Request, RequestId
 from shoal.protocol.messages import Step, StepResult
 
 
@@ -13,11 +13,20 @@ class RequestAdded:
     """A request has arrived at this replica."""
 
     request: Request
+    progress: Progress | None = None
+    """where it goes on, which began on other workers"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCancelled:
     """The client went away. An id that is unknown or has ended is ignored: the two may cross."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestWithdrawn:
+    """The request goes on on another replica; it must hold no blocks here. An unknown id is ignored."""
 
     request_id: RequestId
 
@@ -33,13 +42,18 @@ class StepCompleted:
 class WorkersLost:
     """A worker of this replica is gone. Nothing late from the old generation is believed, no step is sent."""
 
+    reason: str = ""
+    """for the clients of requests that are blamed"""
+    on_purpose: bool = False
+    """the workers were stopped to be replaced: nobody is to blame"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersReady:
     """The replica's workers are whole again, with empty KV memory, in the scheduler's present generation."""
 
 
-Event = RequestAdded | RequestCancelled | StepCompleted | WorkersLost | WorkersReady
+Event = RequestAdded | RequestCancelled | RequestWithdrawn | StepCompleted | WorkersLost | WorkersReady
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,4 +63,12 @@ class SendStep:
     step: Step
 
 
-Effect = SendStep | Output
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """Give this request to another replica."""
+
+    request: Request
+    progress: Progress
+
+
+Effect = SendStep | HandOver | Output

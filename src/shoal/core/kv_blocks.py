@@ -33,6 +33,10 @@ class KvBlocks:
         """How many sequences hold the block."""
         return self._references[block]
 
+    def all_references(self) -> list[int]:
+        """The same of every block."""
+        return self._references.copy()
+
     def allocate(self) -> int | None:
         """A block with one reference whose content is undefined; None where every block is referenced."""
         if self._free:

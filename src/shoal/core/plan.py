@@ -47,6 +47,8 @@ class ShardPlan:
     kv_bytes: int
     cpu_quota: float | None = None
     """share of its cores' time that the worker is held to; None: all"""
+    machine: str | None = None
+    """that the worker is planned for, where a file described it; None: this one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,13 @@ def extend_digests(digests: list[bytes], token_ids: array[int], block_size: int,
         digests.append(parent)
 
 
+def reusable_digests(prompt_ids: Sequence[int], block_size: int) -> list[bytes]:
+    """Digests of the blocks that a new request may find in an index: of all but the one with its last prompt row."""
+    digests: list[bytes] = []
+    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size)
+    return digests
+
+
 class PrefixIndex:
     """Digest -> block, and the order in which unreferenced cached blocks are given up."""
 

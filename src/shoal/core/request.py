@@ -30,6 +30,20 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a request has behind it when it goes on on other workers: its outputs are computed again, not told again."""
+
+    outputs: tuple[int, ...]
+    """tokens that the client has received"""
+    num_cached_tokens: int | None
+    """prompt tokens that it once took from a prefix index; None: it has never been admitted"""
+    added_s: float
+    """when it first came, on the clock of `Scheduler.handle`"""
+    num_losses: int
+    """times in a row, without a token between, that workers were lost while they computed it"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenProduced:
     """One more output token of a request, in order, each exactly once."""
 

@@ -13,14 +13,17 @@ from typing import assert_never
 from shoal.core.events import (
     Effect,
     Event,
+    HandOver,
     RequestAdded,
     RequestCancelled,
+    RequestWithdrawn,
     SendStep,
     StepCompleted,
     WorkersLost,
     WorkersReady,
 )
-from shoal.core.request import FinishReason, Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.recovery.strikes import is_condemned, verdict
+from shoal.core.request import FinishReason, Progress, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.routing import ReplicaLoad
 from shoal.core.scheduler_config import SchedulerConfig, check_request, output_limit
 from shoal.core.scheduler_state import SchedulerState
@@ -38,8 +41,15 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
         self._state = SchedulerState(config)
-        self._outputs: list[Output] = []
+        self._outputs: list[Effect] = []
         """of the turn under way"""
+
+    def successor(self, config: SchedulerConfig) -> Scheduler:
+        """One for other workers of the same replica, with other limits. It counts on where this one, empty, stops."""
+        assert not self.has_unfinished, "requests must be handed over first"
+        successor = Scheduler(config)
+        successor.state.count_on(self._state)
+        return successor
 
     @property
     def state(self) -> SchedulerState:
@@ -63,6 +73,10 @@ class Scheduler:
     def load(self, relative_speed: float = 1.0) -> ReplicaLoad:
         """The work still to be done here, for `choose_replica`."""
         return measure_load(self._state, relative_speed)
+
+    def cached_tokens(self, digests: Seq[bytes]) -> int:
+        """Leading prompt tokens, given by their digests (prefix_index), that would not be computed here again."""
+        return len(self._state.kv.blocks.index.lookup(digests)) * self.config.block_size
 
     def handle(self, events: Seq[Event], now_s: float) -> list[Effect]:
         """One turn: take in everything that has happened, then form as many steps as may be in flight.
@@ -98,12 +112,14 @@ class Scheduler:
         match event:
             case StepCompleted(result=result):
                 self._complete(result)
-            case RequestAdded(request=request):
-                self._add(request, now_s)
+            case RequestAdded(request=request, progress=progress):
+                self._add(request, progress, now_s)
             case RequestCancelled(request_id=request_id):
                 self._cancel(request_id)
+            case RequestWithdrawn(request_id=request_id):
+                self._withdraw(request_id)
             case WorkersLost():
-                self._state.fence()
+                self._lose_workers(event)
             case WorkersReady():
                 self._state.is_fenced = False
             case _:
@@ -127,19 +143,52 @@ class Scheduler:
                     f"its answer has {len(result.tokens)}"
                 )
 
-    def _add(self, request: Request, now_s: float) -> None:
+    def _add(self, request: Request, progress: Progress | None, now_s: float) -> None:
         state = self._state
         assert request.request_id not in state.sequences, f"request id {request.request_id} is in use"
         try:
             check_request(self.config, request)
         except ShoalError as error:
-            self._outputs.append(_refuse(request, str(error)))
+            self._outputs.append(_refuse(request, progress, str(error)))
             return
         max_tokens = output_limit(self.config, request)
-        sequence = Sequence(request, arrival=state.next_arrival, added_s=now_s, max_tokens=max_tokens)
+        added_s = progress.added_s if progress else now_s
+        sequence = Sequence(request, arrival=(added_s, state.next_arrival), added_s=added_s, max_tokens=max_tokens)
         state.next_arrival += 1
         state.sequences[request.request_id] = sequence
-        state.waiting.append(sequence)
+        if progress:
+            self._resume(sequence, progress)
+        else:
+            state.waiting.append(sequence)
+
+    def _resume(self, sequence: Sequence, progress: Progress) -> None:
+        """Let it wait by its age. It may have more tokens already than there is room for here."""
+        sequence.resume(progress)
+        if sequence.is_suspect:
+            self._state.suspects.append(sequence)
+        if sequence.num_outputs >= sequence.max_tokens:
+            self._finish(sequence, "length")
+        else:
+            self._state.waiting.put_back(sequence)
+
+    def _withdraw(self, request_id: RequestId) -> None:
+        sequence = self._state.sequences.get(request_id)
+        if sequence is None:
+            return
+        self._state.waiting.remove(sequence)
+        self._state.forget(sequence)
+        self._outputs.append(HandOver(request=sequence.request, progress=sequence.progress()))
+
+    def _lose_workers(self, lost: WorkersLost) -> None:
+        """Every request waits to be computed again, but for those that have lost too many workers."""
+        state = self._state
+        if not lost.on_purpose:
+            for sequence in state.running.values():
+                sequence.num_losses += sequence.num_in_flight > 0
+        state.fence()
+        for sequence in [one for one in state.waiting if is_condemned(one.num_losses)]:
+            state.waiting.remove(sequence)
+            self._finish(sequence, "error", verdict(lost.reason))
 
     def _cancel(self, request_id: RequestId) -> None:
         state = self._state
@@ -189,6 +238,7 @@ class Scheduler:
             state.ready.append(sequence)
 
     def _take_token(self, sequence: Sequence, token: SampledToken) -> None:
+        self._acquit(sequence)
         sequence.append_output(token.token_id)
         self._outputs.append(
             TokenProduced(
@@ -199,8 +249,14 @@ class Scheduler:
             )
         )
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        del self._state.sequences[sequence.request.request_id]
+    def _acquit(self, sequence: Sequence) -> None:
+        """A token has come: it does not break workers."""
+        if sequence.is_suspect:
+            self._state.suspects.remove(sequence)
+        sequence.num_losses = 0
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, message: str = "") -> None:
+        self._state.forget(sequence)
         self._outputs.append(
             RequestFinished(
                 request_id=sequence.request.request_id,
@@ -208,6 +264,7 @@ class Scheduler:
                 num_prompt_tokens=sequence.num_prompt,
                 num_output_tokens=sequence.num_outputs,
                 num_cached_tokens=sequence.num_cached_tokens,
+                message=message,
             )
         )
 
@@ -220,11 +277,11 @@ def _finish_reason(sequence: Sequence) -> FinishReason | None:
     return "length" if sequence.num_outputs >= sequence.max_tokens else None
 
 
-def _refuse(request: Request, message: str) -> RequestFinished:
+def _refuse(request: Request, progress: Progress | None, message: str) -> RequestFinished:
     return RequestFinished(
         request_id=request.request_id,
         reason="error",
         num_prompt_tokens=len(request.prompt_ids),
-        num_output_tokens=0,
+        num_output_tokens=len(progress.outputs) if progress else 0,
         message=message,
     )

@@ -25,12 +25,15 @@ class SchedulerState:
         "next_arrival",
         "next_step_id",
         "num_preemptions",
+        "num_replays",
         "prefilling",
         "prefix_hit_tokens",
         "prefix_query_tokens",
         "ready",
+        "replayed_tokens",
         "running",
         "sequences",
+        "suspects",
         "waiting",
     )
 
@@ -49,11 +52,17 @@ class SchedulerState:
         """the one running sequence that has prompt rows left to schedule"""
         self.ready: deque[Sequence] = deque()
         """running sequences whose next decode row can be scheduled, longest ready first"""
+        self.suspects: list[Sequence] = []
+        """live ones that are to be tried alone, one after the other, before anything else goes on"""
         self.in_flight: dict[StepId, StepInFlight] = {}
         """oldest first"""
         self.next_step_id = 0
         self.next_arrival = 0
         self.num_preemptions = 0
+        self.num_replays = 0
+        """times that a request which had begun was taken from lost workers"""
+        self.replayed_tokens = 0
+        """rows that lost workers had computed and others must compute again"""
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
 
@@ -70,6 +79,20 @@ class SchedulerState:
         elif sequence in self.ready:
             self.ready.remove(sequence)
 
+    def forget(self, sequence: Sequence) -> None:
+        """It has ended here. It must be neither waiting nor running."""
+        del self.sequences[sequence.request.request_id]
+        if sequence.is_suspect:
+            self.suspects.remove(sequence)
+
+    def count_on(self, other: SchedulerState) -> None:
+        """Take over what must not start again from nothing. Mutates: this state, which must be fresh."""
+        self.generation = other.generation
+        self.next_step_id, self.next_arrival = other.next_step_id, other.next_arrival
+        self.num_preemptions, self.num_replays = other.num_preemptions, other.num_replays
+        self.replayed_tokens = other.replayed_tokens
+        self.prefix_query_tokens, self.prefix_hit_tokens = other.prefix_query_tokens, other.prefix_hit_tokens
+
     def fence(self) -> None:
         """Forget the workers and all that they held; every live request waits to be recomputed."""
         self.generation = Generation(self.generation + 1)
@@ -80,5 +103,8 @@ class SchedulerState:
         self.prefilling = None
         self.kv = KvCache(num_blocks=self.config.num_blocks, block_size=self.config.block_size)
         for sequence in self.sequences.values():
+            self.num_replays += sequence.num_scheduled > 0
+            self.replayed_tokens += sequence.num_computed
             sequence.restart()
         self.waiting.replace(self.sequences.values())
+        self.suspects = [sequence for sequence in self.waiting if sequence.is_suspect]

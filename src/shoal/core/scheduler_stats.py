@@ -27,6 +27,10 @@ class SchedulerStats:
     """those of them that were found in the prefix index"""
     num_preemptions: int
     """so far"""
+    num_replays: int
+    """times that a request which had begun was taken from lost workers, so far"""
+    replayed_tokens: int
+    """tokens that lost workers had computed and others must compute again, so far"""
     oldest_waiting_since_s: float | None
     """when the oldest waiting request was added, on the clock of `Scheduler.handle`; None where none waits"""
 
@@ -43,6 +47,8 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
         prefix_query_tokens=state.prefix_query_tokens,
         prefix_hit_tokens=state.prefix_hit_tokens,
         num_preemptions=state.num_preemptions,
+        num_replays=state.num_replays,
+        replayed_tokens=state.replayed_tokens,
         oldest_waiting_since_s=next((sequence.added_s for sequence in state.waiting), None),
     )
 
@@ -58,4 +64,11 @@ def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
         num_decoding=num_decoding,
         relative_speed=relative_speed,
         is_fenced=state.is_fenced,
+        is_overloaded=_is_overloaded(state),
     )
+
+
+def _is_overloaded(state: SchedulerState) -> bool:
+    """Whether requests wait for a place or for memory, and not just for their turn to be computed."""
+    num_running = len(state.running)
+    return bool(state.waiting) and (num_running >= state.config.max_seqs or state.kv.blocks.num_free <= num_running)

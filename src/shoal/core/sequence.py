@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from array import array
 
-from shoal.core.request import Request
+from shoal.core.recovery.strikes import is_suspect
+from shoal.core.request import Progress, Request
+
+Arrival = tuple[float, int]
+"""When a request first came and its number among those of one replica: smaller is older."""
 
 
 class Sequence:
@@ -26,6 +30,7 @@ class Sequence:
         "num_cached_tokens",
         "num_computed",
         "num_in_flight",
+        "num_losses",
         "num_outputs",
         "num_overtaken",
         "num_prompt",
@@ -36,10 +41,10 @@ class Sequence:
         "was_admitted",
     )
 
-    def __init__(self, request: Request, *, arrival: int, added_s: float, max_tokens: int) -> None:
+    def __init__(self, request: Request, *, arrival: Arrival, added_s: float, max_tokens: int) -> None:
         self.request = request
         self.arrival = arrival
-        """order of arrival; smaller is older and goes first"""
+        """the oldest goes first"""
         self.added_s = added_s
         self.max_tokens = max_tokens
         """output tokens after which it ends with `length`"""
@@ -60,6 +65,8 @@ class Sequence:
         self.num_cached_tokens = 0
         self.num_overtaken = 0
         """younger requests admitted while it was the oldest waiting one"""
+        self.num_losses = 0
+        """see Progress.num_losses"""
         self.was_admitted = False
         self.is_preempted = False
         self.is_cancelled = False
@@ -79,6 +86,30 @@ class Sequence:
     def first_sampled_row(self) -> int:
         """The row whose logits give the next output."""
         return self.num_prompt + self.num_outputs - 1
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to be tried alone, because it may be what breaks workers."""
+        return is_suspect(self.num_losses)
+
+    def progress(self) -> Progress:
+        """What is to be known of it elsewhere."""
+        outputs = self.request.targets or self.token_ids[self.num_prompt :]
+        return Progress(
+            outputs=tuple(outputs[: self.num_outputs]),
+            num_cached_tokens=self.num_cached_tokens if self.was_admitted else None,
+            added_s=self.added_s,
+            num_losses=self.num_losses,
+        )
+
+    def resume(self, progress: Progress) -> None:
+        """Go on from there. Mutates: a fresh sequence."""
+        for token_id in progress.outputs:
+            self.append_output(token_id)
+        self.num_losses = progress.num_losses
+        if progress.num_cached_tokens is not None:
+            self.was_admitted = True
+            self.num_cached_tokens = progress.num_cached_tokens
 
     def append_output(self, token_id: int) -> None:
         """Take the next output. Mutates: the known tokens, unless they are forced and so known already."""

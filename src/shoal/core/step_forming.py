@@ -7,6 +7,9 @@ own and is recomputed later from its prompt and the outputs so far.
 Successive prefill chunks of one prompt may be in flight together: every stage runs the steps in order, so a chunk finds
 its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
 A chunk holds prompt rows or output rows, never both, and a sequence has one chunk in a step.
+
+A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
+admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
 """
 
 from __future__ import annotations
@@ -21,14 +24,42 @@ from shoal.protocol.messages import Step, StepId
 def form_step(state: SchedulerState) -> Step | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
     builder = StepBuilder()
-    _add_decodes(state, builder)
-    _add_prefills(state, builder)
+    suspect = state.suspects[0] if state.suspects else None
+    if suspect is None or state.prefilling not in (None, suspect):
+        _add_decodes(state, builder)
+        _add_prefills(state, builder)
+    elif not _others_in_flight(state, suspect):
+        _add_trial(state, builder, suspect)
     if not builder.num_tokens:
         return None
     step, in_flight = builder.build(StepId(state.next_step_id), state.generation)
     state.next_step_id += 1
     state.in_flight[step.step_id] = in_flight
     return step
+
+
+def _others_in_flight(state: SchedulerState, suspect: Sequence) -> bool:
+    return any(chunk.sequence is not suspect for step in state.in_flight.values() for chunk in step.chunks)
+
+
+def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -> None:
+    """The next rows of a suspect; those that run keep their blocks, as far as it leaves them any, and pause."""
+    if suspect.request.request_id not in state.running and not _start_trial(state, suspect):
+        return
+    num_rows = min(suspect.num_unscheduled_alike, state.config.prefill_chunk_tokens)
+    if num_rows:
+        builder.add_prefill(suspect, num_rows)
+    state.prefilling = suspect if suspect.num_unscheduled else None
+
+
+def _start_trial(state: SchedulerState, suspect: Sequence) -> bool:
+    """Make room, which there is at the latest when it is alone."""
+    while len(state.running) >= state.config.max_seqs or not state.kv.admit(suspect, reserve=0):
+        if not state.running or not _preempt_youngest(state):
+            return False
+    state.waiting.remove(suspect)
+    _note_admission(state, suspect)
+    return True
 
 
 def _add_decodes(state: SchedulerState, builder: StepBuilder) -> None:
@@ -98,11 +129,15 @@ def _admit(state: SchedulerState) -> Sequence | None:
 
     One block a running sequence stays free, or the newcomer would soon be preempted again.
     """
-    if len(state.running) >= state.config.max_seqs:
+    if state.suspects or len(state.running) >= state.config.max_seqs:
         return None
     sequence = state.waiting.admit_next(state.kv, reserve=len(state.running))
-    if sequence is None:
-        return None
+    if sequence is not None:
+        _note_admission(state, sequence)
+    return sequence
+
+
+def _note_admission(state: SchedulerState, sequence: Sequence) -> None:
     state.running[sequence.request.request_id] = sequence
     sequence.is_preempted = False
     if not sequence.was_admitted:
@@ -110,4 +145,3 @@ def _admit(state: SchedulerState) -> Sequence | None:
         sequence.num_cached_tokens = sequence.num_computed
         state.prefix_query_tokens += sequence.num_prompt
         state.prefix_hit_tokens += sequence.num_computed
-    return sequence

@@ -35,6 +35,8 @@ class BatchStats:
     in_flight_batches: int
     num_replicas: int
     """with all their workers"""
+    rows_per_s: float
+    """of these together, by their latest batches, while they have something to do"""
 
 
 @dataclass(slots=True)
@@ -77,4 +79,5 @@ class BatchCounts:
             in_flight_rows=sum(replica.rows_in_flight for replica in living),
             in_flight_batches=sum(len(replica.in_flight) for replica in living),
             num_replicas=len(living),
+            rows_per_s=sum(replica.times.rows_per_s for replica in living),
         )

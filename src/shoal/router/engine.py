@@ -1,6 +1,6 @@
-"""The shell around the decisions: owns every replica's scheduler and executor, moves events in and effects out.
+"""The shell around the decisions: owns every replica's workers, moves events in and effects out.
 
-Single-threaded: one thread calls `add`, `cancel` and `turn`; only `wake` may be called from another.
+Single-threaded: one thread calls `add`, `cancel`, `turn` and `replace_replica`; only `wake` may be called from another.
 """
 
 from __future__ import annotations
@@ -8,149 +8,131 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import assert_never
 
-from shoal.core.events import Event, RequestAdded, RequestCancelled, SendStep, StepCompleted
+from shoal.core.events import RequestAdded, RequestCancelled
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import (
+    FleetEffect,
+    FleetEvent,
+    GiveUp,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    StartWorkers,
+    StepAnswered,
+    StopWorkers,
+    SubmitStep,
+    Tick,
+    WorkersProgressed,
+)
+from shoal.core.recovery.fleet import Fleet
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
-from shoal.core.routing import ReplicaLoad, choose_replica
-from shoal.core.scheduler import Scheduler, SchedulerStats
-from shoal.core.scheduler_config import SchedulerConfig, check_request
-from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
-from shoal.router.executor import Executor
+from shoal.core.routing import Routing
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.slow_workers import describe
+from shoal.errors import ShoalError, WorkerLost
+from shoal.protocol.messages import Generation
+from shoal.router.engine_stats import EngineStats, take_stats
+from shoal.router.executor import Executor, ReplicaRecipe
+from shoal.router.replica_workers import Ready, Replaced, ReplicaWorkers
+
+__all__ = ["Engine", "EngineStats"]
 
 _MAX_WAIT_S = 60.0
 """No wait is longer, so that a lost wake-up costs a minute and not for ever."""
-_STEP_TIMEOUT_S = 120.0
-"""A replica that answers none of its steps for so long counts as lost; a prefill on a slow machine takes seconds."""
-_LOSSES = (WorkerLost, RemoteProtocolError)
-"""A worker that answers nonsense is as lost as one that does not answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """What the engine is doing, summed over its replicas."""
-
-    num_running: int
-    num_waiting: int
-    kv_usage: float
-    """share of KV blocks in use, 0 to 1"""
-    prefix_query_tokens: int
-    prefix_hit_tokens: int
-    num_preemptions: int
-    max_context: int
-    """tokens, prompt and output together"""
-    num_replicas: int
-    """replicas that still have their workers"""
-    replicas: tuple[SchedulerStats, ...]
-
-
-class _Replica:
-    """One scheduler, the executor that runs its steps, and the events it has not seen yet."""
-
-    def __init__(self, config: SchedulerConfig, executor: Executor) -> None:
-        self.config = config
-        self.scheduler = Scheduler(config)
-        self.executor = executor
-        self.inbox: list[Event] = []
-        self.num_steps_in_flight = 0
-        self.last_sign_s = 0.0
-        """when it last answered, or was sent a step while it had none"""
-        self.is_lost = False
-
-    def load(self) -> ReplicaLoad:
-        """Expected work, requests in the inbox included."""
-        load = self.scheduler.load()
-        added = [event.request for event in self.inbox if isinstance(event, RequestAdded)]
-        return replace(
-            load,
-            prefill_tokens=load.prefill_tokens
-            + sum(len(request.prompt_ids) + len(request.targets) for request in added),
-            num_decoding=load.num_decoding + sum(not request.targets for request in added),
-            is_fenced=load.is_fenced or self.is_lost,
-        )
-
-    def advance(self, now_s: float) -> list[Output]:
-        """Let the scheduler see the inbox; send the steps it forms. Returns what is for the clients."""
-        events, self.inbox = self.inbox, []
-        outputs: list[Output] = []
-        for effect in self.scheduler.handle(events, now_s):
-            match effect:
-                case SendStep(step=step):
-                    if not self.num_steps_in_flight:
-                        self.last_sign_s = now_s
-                    self.executor.submit(step)
-                    self.num_steps_in_flight += 1
-                case TokenProduced() | RequestFinished():
-                    outputs.append(effect)
-                case _:
-                    assert_never(effect)
-        return outputs
-
-    def collect(self, now_s: float) -> None:
-        """Move finished steps into the inbox. Raises WorkerLost, also when a step has been out for too long."""
-        results = self.executor.poll()
-        if results:
-            self.last_sign_s = now_s
-        elif self.num_steps_in_flight and now_s - self.last_sign_s > _STEP_TIMEOUT_S:
-            raise WorkerLost(f"no answer to a step within {_STEP_TIMEOUT_S:.0f} s")
-        self.num_steps_in_flight -= len(results)
-        self.inbox += [StepCompleted(result=result) for result in results]
+_REAP_S = 0.01
+"""Between two looks at processes that were killed."""
 
 
 class Engine:
     """Runs requests on replicas. `clock` gives seconds, monotonic."""
 
-    def __init__(self, replicas: Sequence[tuple[SchedulerConfig, Executor]], clock: Callable[[], float]) -> None:
-        self._replicas = [_Replica(config, executor) for config, executor in replicas]
+    def __init__(
+        self,
+        replicas: Sequence[tuple[SchedulerConfig, Executor]],
+        clock: Callable[[], float],
+        *,
+        recipes: Sequence[ReplicaRecipe] = (),
+        row_s: Sequence[float] = (),
+        recovery: RecoveryConfig | None = None,
+        report: Callable[[str], None] | None = None,
+        routing: Routing = "earliest-finish",
+    ) -> None:
+        """Take over the executors.
+
+        Args:
+            replicas: limits and loaded workers, one a replica, at least one.
+            clock: see above.
+            recipes: how workers are started again, one a replica; empty: a lost replica stays lost.
+            row_s: seconds that the workers of each replica took for a single row; empty: not known.
+            recovery: when workers count as lost and how they are restarted; None: the defaults.
+            report: told what a person who watches the server should know, a line each.
+            routing: which replica a request goes to.
+        """
+        recovery = recovery or RecoveryConfig()
+        if not recipes:
+            recovery = replace(recovery, max_failures=1)
+        self._fleet = Fleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
-        self._owner: dict[RequestId, _Replica] = {}
+        self._report = report or _say_nothing
         self._poller = select.poll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._wake_fd, select.POLLIN)
-        for replica in self._replicas:
-            for fd in replica.executor.filenos():
-                self._poller.register(fd, select.POLLIN)
+        self._workers = [
+            ReplicaWorkers(executor, recipe, self._poller)
+            for (_, executor), recipe in zip(replicas, recipes or [None] * len(replicas), strict=True)
+        ]
+        self._broken: dict[int, ShoalError] = {}
+        """replicas that failed to take a step, to be told to the fleet after the effects under way"""
+        self._death = ""
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call this at the end of every turn, in the engine's thread. It may replace replicas."""
+        self._watchers.append(watcher)
 
     @property
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
-        return bool(self._owner)
+        return self._fleet.has_work
+
+    @property
+    def executors(self) -> list[Executor]:
+        """Of the replicas that have their workers, to look at only."""
+        return [workers.serving for workers in self._workers if workers.serving is not None]
 
     def add(self, request: Request) -> None:
-        """Hand a request to the replica with the least expected work.
+        """Hand a request to the replica that is expected to have finished it first.
 
         Raises:
             InvalidRequest: it can never be served as it is.
             CapacityError: it can never fit into the KV memory, or no replica is left.
         """
-        check_request(self._replicas[0].config, request)
-        loads = [replica.load() for replica in self._replicas]
-        index = choose_replica(loads, prompt_tokens=len(request.prompt_ids))
-        self._owner[request.request_id] = self._replicas[index]
-        self._replicas[index].inbox.append(RequestAdded(request=request))
+        self._fleet.check(request)
+        self._fleet.handle(RequestAdded(request=request), self._clock())
 
     def cancel(self, request_id: RequestId) -> None:
         """Stop a request; its RequestFinished follows. Unknown and finished ids are ignored."""
-        if replica := self._owner.get(request_id):
-            replica.inbox.append(RequestCancelled(request_id=request_id))
+        self._fleet.handle(RequestCancelled(request_id=request_id), self._clock())
 
     def turn(self, timeout_s: float) -> list[Output]:
         """Move everything on by one notch: send what can be sent, wait at most timeout_s for results, digest them.
 
         Raises:
-            WorkerLost: no replica is left to go on with.
+            WorkerLost: no replica is left to go on with, and none will be.
         """
         outputs = self._advance()
-        if not outputs:
-            self._wait(timeout_s)
-        for replica in self._replicas:
-            if not replica.is_lost:
-                try:
-                    replica.collect(self._clock())
-                except _LOSSES as error:
-                    outputs += self._lose(replica, error)
-        return outputs + self._advance()
+        if not self._fleet.is_dead:
+            self._collect(self._wait(0.0 if outputs else timeout_s), outputs)
+            outputs += self._advance()
+        if self._fleet.is_dead and not outputs:
+            raise WorkerLost(self._death)
+        for watcher in self._watchers:
+            watcher()
+        return outputs
 
     def wake(self) -> None:
         """Make a waiting or the next `turn` return. Thread-safe."""
@@ -165,67 +147,128 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics."""
-        stats = tuple(replica.scheduler.stats() for replica in self._replicas)
-        waiting_in_inbox = sum(isinstance(event, RequestAdded) for replica in self._replicas for event in replica.inbox)
-        return EngineStats(
-            num_running=sum(one.num_running for one in stats),
-            num_waiting=sum(one.num_waiting for one in stats) + waiting_in_inbox,
-            kv_usage=sum(one.kv_usage for one in stats) / len(stats),
-            prefix_query_tokens=sum(one.prefix_query_tokens for one in stats),
-            prefix_hit_tokens=sum(one.prefix_hit_tokens for one in stats),
-            num_preemptions=sum(one.num_preemptions for one in stats),
-            max_context=self._replicas[0].config.max_context,
-            num_replicas=sum(not replica.is_lost for replica in self._replicas),
-            replicas=stats,
-        )
+        return take_stats(self._fleet)
 
-    def _advance(self) -> list[Output]:
-        """Send the steps that can be sent; forget the requests that ended."""
-        outputs: list[Output] = []
-        now_s = self._clock()
-        for replica in self._replicas:
-            if replica.inbox and not replica.is_lost:
-                try:
-                    outputs += replica.advance(now_s)
-                except _LOSSES as error:
-                    outputs += self._lose(replica, error)
-        for output in outputs:
-            if isinstance(output, RequestFinished):
-                self._owner.pop(output.request_id, None)
-        return outputs
+    def replace_replica(self, index: int, recipe: ReplicaRecipe, done: Replaced | None = None) -> None:
+        """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
 
-    def _wait(self, timeout_s: float) -> None:
-        """Sleep until a worker answers or `wake` is called; not at all where `poll` is what computes."""
-        computes_here = any(
-            replica.num_steps_in_flight and not replica.executor.filenos() for replica in self._replicas
-        )
-        timeout_ms = 0 if computes_here else min(timeout_s, _MAX_WAIT_S) * 1e3
-        for fd, _ in self._poller.poll(timeout_ms):
-            if fd == self._wake_fd:
-                os.eventfd_read(self._wake_fd)
+        Returns at once; the turns to come do it. Until then, and where it fails, the old workers serve.
 
-    def _lose(self, replica: _Replica, error: ShoalError) -> list[Output]:
-        """Take a replica out of service; its requests end with an error. Raises WorkerLost when it was the last."""
-        replica.is_lost = True
-        for fd in replica.executor.filenos():
-            self._poller.unregister(fd)
-        replica.executor.close()
-        if all(other.is_lost for other in self._replicas):
-            raise WorkerLost(str(error)) from error
-        lost = [request_id for request_id, owner in self._owner.items() if owner is replica]
-        for request_id in lost:
-            del self._owner[request_id]
-        return [
-            RequestFinished(
-                request_id=request_id, reason="error", num_prompt_tokens=0, num_output_tokens=0, message=str(error)
-            )
-            for request_id in lost
-        ]
+        Args:
+            index: of the replica.
+            recipe: for these workers and all that follow them.
+            done: told None when the new workers serve, or why they never will.
+
+        Raises:
+            ShoalError: the new workers cannot even be started.
+        """
+        generation = Generation(self._fleet.replicas[index].scheduler.generation + 1)
+        self._workers[index].begin_replacement(recipe, generation, done or (lambda error: None), self._clock())
 
     def close(self) -> None:
         """Stop every worker. Idempotent."""
-        for replica in self._replicas:
-            replica.executor.close()
+        for workers in self._workers:
+            workers.close()
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
             self._wake_fd = -1
+
+    def _advance(self) -> list[Output]:
+        """Let the fleet decide on everything that it was told, and carry it out."""
+        outputs: list[Output] = []
+        self._tell(Tick(), outputs)
+        while self._broken:
+            index, error = self._broken.popitem()
+            self._tell(ReplicaLost(replica=index, reason=str(error)), outputs)
+            self._tell(Tick(), outputs)
+        return outputs
+
+    def _wait(self, timeout_s: float) -> AbstractSet[int]:
+        """Sleep until a worker answers, `wake` is called or something is due; not at all where `poll` computes.
+
+        Returns the readable descriptors.
+        """
+        until_s = [timeout_s, _MAX_WAIT_S]
+        if (wake_s := self._fleet.wake_s()) is not None:
+            until_s.append(wake_s - self._clock())
+        if any(workers.is_ending for workers in self._workers):
+            until_s.append(_REAP_S)
+        if any(workers.computes_here for workers in self._workers):
+            until_s.append(0.0)
+        readable = {fd for fd, _ in self._poller.poll(max(0.0, min(until_s)) * 1e3)}
+        if self._wake_fd in readable:
+            os.eventfd_read(self._wake_fd)
+        return readable
+
+    def _collect(self, readable: AbstractSet[int], outputs: list[Output]) -> None:
+        """Tell the fleet what the workers say."""
+        for index, workers in enumerate(self._workers):
+            workers.reap()
+            try:
+                for result in workers.poll():
+                    self._tell(StepAnswered(replica=index, result=result), outputs)
+                ready = self._look_at_loading(index, readable, outputs)
+            except ShoalError as error:
+                self._tell(ReplicaLost(replica=index, reason=str(error), worker=workers.culprit), outputs)
+                ready = None
+            ready = workers.poll_replacement(readable, self._clock()) or ready
+            if ready is not None:
+                self._make_ready(index, ready, outputs)
+
+    def _look_at_loading(self, index: int, readable: AbstractSet[int], outputs: list[Output]) -> Ready | None:
+        if not self._workers[index].is_loading_at(readable):
+            return None
+        self._tell(WorkersProgressed(replica=index), outputs)
+        return self._workers[index].poll_loading()
+
+    def _make_ready(self, index: int, ready: Ready, outputs: list[Output]) -> None:
+        self._broken.pop(index, None)
+        lost_s = self._fleet.replicas[index].life.lost_s
+        self._tell(ReplicaReady(replica=index, config=ready.config, row_s=ready.row_s), outputs)
+        if lost_s is None:
+            self._report(f"replica {index} goes on with other workers")
+        else:
+            self._report(f"replica {index} has its workers again after {self._clock() - lost_s:.1f} s")
+
+    def _tell(self, event: FleetEvent, outputs: list[Output]) -> None:
+        for effect in self._fleet.handle(event, self._clock()):
+            self._carry_out(effect, outputs)
+
+    def _carry_out(self, effect: FleetEffect, outputs: list[Output]) -> None:
+        match effect:
+            case SubmitStep():
+                self._submit(effect)
+            case StopWorkers(replica=index, reason=reason):
+                self._broken.pop(index, None)
+                self._workers[index].stop()
+                self._report(f"replica {index} is lost: {reason}")
+            case StartWorkers():
+                self._start(effect)
+            case GiveUp(replica=index, reason=reason):
+                self._death = reason
+                self._report(f"replica {index} is given up: {reason}")
+            case ReportSpeed(replica=index, change=change):
+                self._report(f"replica {index}: {describe(change)}")
+            case TokenProduced() | RequestFinished():
+                outputs.append(effect)
+            case _:
+                assert_never(effect)
+
+    def _submit(self, effect: SubmitStep) -> None:
+        """Steps for workers that are known to be gone go nowhere: the fleet is about to hear of it."""
+        if effect.replica in self._broken:
+            return
+        try:
+            self._workers[effect.replica].submit(effect.step)
+        except ShoalError as error:
+            self._broken[effect.replica] = error
+
+    def _start(self, effect: StartWorkers) -> None:
+        try:
+            self._workers[effect.replica].start(effect.generation, effect.without)
+        except ShoalError as error:
+            self._broken[effect.replica] = error
+
+
+def _say_nothing(line: str) -> None:
+    """Nobody watches."""

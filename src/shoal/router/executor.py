@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shoal.protocol.messages import Step, StepResult
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.protocol.messages import Generation, Step, StepResult
 
 
 class Executor(Protocol):
@@ -34,6 +35,51 @@ class Executor(Protocol):
         """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
         ...
 
+    def kill(self) -> bool:
+        """Make every worker end, without waiting for it. Call it again until it says that all of them have ended."""
+        ...
+
     def close(self) -> None:
-        """Stop the workers and free everything. Idempotent."""
+        """Stop the workers, wait until they have ended, and free everything. Idempotent."""
+        ...
+
+
+class StartingExecutor(Executor, Protocol):
+    """One whose workers may still be loading."""
+
+    @property
+    def row_s(self) -> float:
+        """Seconds that the loaded workers took for a single row; 0: not known."""
+        ...
+
+    @property
+    def culprit(self) -> int | None:
+        """The worker, stage by stage and rank by rank, that the latest error was about; None: not known."""
+        ...
+
+    def poll_loading(self) -> bool:
+        """Take in what loading workers say, without blocking; whether all of them are ready for steps.
+
+        To be called when a descriptor of `filenos` is readable.
+
+        Raises:
+            WorkerLost: a worker is gone.
+            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+        """
+        ...
+
+
+class ReplicaRecipe(Protocol):
+    """How the workers of one replica are started."""
+
+    def start(self, generation: Generation, without: int | None) -> tuple[SchedulerConfig, StartingExecutor]:
+        """Start them. Returns at once, while they load.
+
+        Args:
+            generation: of the workers.
+            without: a worker, stage by stage and rank by rank, that could not be restarted: do without it if possible.
+
+        Raises:
+            ShoalError: it cannot even be begun.
+        """
         ...

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Collection
 
+from shoal.core.recovery.fleet import Fleet
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.core.scheduler_state import SchedulerState
@@ -55,8 +57,10 @@ def _check_blocks(state: SchedulerState) -> None:
     for sequence in _holders(state):
         assert len(sequence.block_table) == len(set(sequence.block_table)), "a block is twice in one table"
         held.update(sequence.block_table)
-    for block in range(blocks.num_blocks):
-        assert blocks.references(block) == held[block], f"block {block}: references and holders differ"
+    expected = [0] * blocks.num_blocks
+    for block, count in held.items():
+        expected[block] = count
+    assert blocks.all_references() == expected, "references and holders of a block differ"
     assert blocks.num_free == blocks.num_blocks - len(held), "a block is lost"
 
 
@@ -116,6 +120,24 @@ class Ledger:
                 self.finished[request_id] = output
                 self._check_end(output)
 
+    def end_all(self, message: str) -> None:
+        """Nothing can go on: whoever serves tells every client."""
+        for request_id in self.unfinished():
+            request = self._requests[request_id]
+            self.record(
+                RequestFinished(
+                    request_id=request_id,
+                    reason="error",
+                    num_prompt_tokens=len(request.prompt_ids),
+                    num_output_tokens=len(self._tokens[request_id]),
+                    message=message,
+                )
+            )
+
+    def unfinished(self) -> list[RequestId]:
+        """Requests that have not ended; they may not have been sent either."""
+        return [request_id for request_id in self._requests if request_id not in self.finished]
+
     def check_all_ended(self) -> None:
         """Every request that was sent has ended (once: `record` refuses anything after it)."""
         missing = self._requests.keys() - self.finished.keys()
@@ -126,12 +148,10 @@ class Ledger:
         request = self._requests[finished.request_id]
         assert finished.num_output_tokens == len(tokens)
         assert finished.num_prompt_tokens == len(request.prompt_ids)
-        if finished.reason == "error":
-            assert not tokens
         if finished.reason in ("error", "cancelled") and not tokens:
             return
         expected = undisturbed_outcome(self._config, request)
-        if finished.reason == "cancelled":
+        if finished.reason in ("error", "cancelled"):
             assert tokens == expected.token_ids[: len(tokens)], f"{finished.request_id}: other tokens"
         else:
             assert tokens == expected.token_ids, f"{finished.request_id}: other tokens than alone"
@@ -142,23 +162,48 @@ class FairnessWatch:
     """No request waits while arbitrarily many younger ones of its replica are admitted."""
 
     def __init__(self) -> None:
-        self._num_allowed: dict[RequestId, int] = {}
+        self._ahead: dict[RequestId, set[RequestId]] = {}
+        """for each request that waits, those that were seen waiting ahead of it"""
         self._num_passed: dict[RequestId, int] = {}
         self._admitted: set[RequestId] = set()
 
     def check(self, state: SchedulerState) -> None:
-        """Call after every turn. A request may be passed MAX_OVERTAKES times for itself and each one ahead of it."""
+        """Call after every turn. A request may be passed MAX_OVERTAKES times for itself and each one ahead of it.
+
+        Those that are tried alone pass everybody: there are few of them, and each passes once.
+        """
         never_admitted = [sequence for sequence in state.waiting if not sequence.was_admitted]
-        for place, sequence in enumerate(never_admitted):
-            self._num_allowed.setdefault(sequence.request.request_id, MAX_OVERTAKES * (place + 1))
+        self._note_waiting([sequence.request.request_id for sequence in never_admitted])
         for younger in state.running.values():
             if younger.request.request_id in self._admitted:
                 continue
             self._admitted.add(younger.request.request_id)
             for sequence in never_admitted:
-                if sequence.arrival < younger.arrival:
+                if sequence.arrival < younger.arrival and not younger.is_suspect:
                     self._pass(sequence.request.request_id)
+
+    def _note_waiting(self, waiting: list[RequestId]) -> None:
+        """One that went elsewhere and comes back waits anew."""
+        for gone in self._ahead.keys() - waiting:
+            del self._ahead[gone]
+            self._num_passed.pop(gone, None)
+        for place, request_id in enumerate(waiting):
+            self._ahead.setdefault(request_id, set()).update(waiting[:place])
 
     def _pass(self, request_id: RequestId) -> None:
         self._num_passed[request_id] = self._num_passed.get(request_id, 0) + 1
-        assert self._num_passed[request_id] <= self._num_allowed[request_id], f"{request_id} starves"
+        num_allowed = MAX_OVERTAKES * (1 + len(self._ahead[request_id]))
+        assert self._num_passed[request_id] <= num_allowed, f"{request_id} starves"
+
+
+def check_fleet(fleet: Fleet, unfinished: Collection[RequestId]) -> None:
+    """Every unfinished request that was sent is with exactly one replica, or on its way there; no other one is."""
+    places: Counter[RequestId] = Counter()
+    for replica in fleet.replicas:
+        assert not (replica.life.is_given_up and replica.scheduler.has_unfinished), "a request is with a lost replica"
+        assert replica.scheduler.state.is_fenced == (not replica.is_serving), "fenced, or lost, but not both"
+        places.update(replica.scheduler.state.sequences.keys())
+        assert not replica.inbox, "a scheduler was not told something"
+    assert all(count == 1 for count in places.values()), "a request is with two replicas"
+    assert places.keys() <= set(unfinished), "a request goes on after its end"
+    assert fleet.has_work == bool(places)

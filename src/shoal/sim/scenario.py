@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request, RequestId
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import Sampling
+from shoal.sim.faults import Crash, Fault, Hang, Network, Poison, Replacement, Slowdown, Starting
 from shoal.sim.reference_model import VOCAB_SIZE
 from shoal.sim.simulated_replica import StepCost
 
@@ -22,26 +24,19 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """A worker of a replica dies, and is there again later."""
-
-    at_s: float
-    replica: int
-    rebuild_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """Everything a simulation run is determined by."""
 
     seed: int
     config: SchedulerConfig
+    recovery: RecoveryConfig
     costs: tuple[StepCost, ...]
     """one a replica"""
     arrivals: tuple[Arrival, ...]
-    losses: tuple[Loss, ...]
-    repeat_probability: float
-    """of a result arriving twice"""
+    faults: tuple[Fault, ...]
+    poisons: tuple[Poison, ...]
+    network: Network
+    starting: Starting
 
 
 def make_scenario(seed: int) -> Scenario:
@@ -52,13 +47,28 @@ def make_scenario(seed: int) -> Scenario:
         StepCost(fixed_s=rng.uniform(0.001, 0.02), token_s=rng.uniform(0.0001, 0.002)) for _ in range(rng.randint(1, 3))
     )
     arrivals = _draw_arrivals(rng, config)
+    is_quiet = rng.random() < 0.25
     return Scenario(
         seed=seed,
         config=config,
+        recovery=RecoveryConfig(
+            worker_timeout_s=rng.uniform(0.1, 0.5), load_timeout_s=0.5, backoff_s=0.05, max_backoff_s=0.5, settled_s=0.5
+        ),
         costs=costs,
         arrivals=arrivals,
-        losses=_draw_losses(rng, len(costs), horizon_s=arrivals[-1].at_s + 0.5),
-        repeat_probability=rng.choice((0.0, 0.1)),
+        faults=() if is_quiet else _draw_faults(rng, len(costs), horizon_s=arrivals[-1].at_s + 0.5),
+        poisons=() if is_quiet or rng.random() < 0.7 else _draw_poisons(rng, arrivals),
+        network=Network(
+            repeat_probability=rng.choice((0.0, 0.1)),
+            drop_probability=0.0 if is_quiet else rng.choice((0.0, 0.0, 0.01)),
+            delay_s=rng.choice((0.0, 0.01)),
+            late_probability=rng.choice((0.0, 0.5)),
+        ),
+        starting=Starting(
+            shortest_s=0.01,
+            longest_s=rng.uniform(0.02, 0.4),
+            failure_probability=rng.choice((0.0, 0.0, 0.3)),
+        ),
     )
 
 
@@ -110,10 +120,38 @@ def _draw_tokens(rng: Random, count: int) -> tuple[int, ...]:
     return tuple(rng.randrange(VOCAB_SIZE) for _ in range(count))
 
 
-def _draw_losses(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Loss, ...]:
-    """None in half of the runs; a replica may be hit again while it is being rebuilt."""
-    count = rng.choice((0, 0, 0, 1, 2, 4))
+def _draw_faults(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Fault, ...]:
+    """Alone, in quick succession, or everywhere at once."""
+    faults: list[Fault] = []
+    for _ in range(rng.choice((0, 1, 1, 2, 4))):
+        at_s, kind = rng.uniform(0, horizon_s), rng.choice(("crash", "crash", "hang", "slow", "replace"))
+        hit = range(num_replicas) if rng.random() < 0.2 else [rng.randrange(num_replicas)]
+        faults += [_draw_fault(rng, kind, at_s, replica) for replica in hit]
+    return tuple(faults)
+
+
+def _draw_fault(rng: Random, kind: str, at_s: float, replica: int) -> Fault:
+    match kind:
+        case "crash":
+            return Crash(at_s=at_s, replica=replica, noticed_after_s=rng.choice((0.0, rng.uniform(0, 0.05))))
+        case "hang":
+            return Hang(at_s=at_s, replica=replica)
+        case "slow":
+            return Slowdown(at_s=at_s, replica=replica, factor=rng.uniform(2, 30))
+        case _:
+            return Replacement(
+                at_s=at_s, replica=replica, load_s=rng.uniform(0.01, 0.3), num_micro_batches=rng.randint(1, 4)
+            )
+
+
+def _draw_poisons(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Poison, ...]:
+    """One request, rarely two. Its row is in its prompt, or one that it may never come to."""
+    chosen = rng.sample(arrivals, min(len(arrivals), rng.choice((1, 1, 2))))
     return tuple(
-        Loss(at_s=rng.uniform(0, horizon_s), replica=rng.randrange(num_replicas), rebuild_s=rng.uniform(0.01, 0.5))
-        for _ in range(count)
+        Poison(
+            request_id=arrival.request.request_id,
+            row=rng.randrange(len(arrival.request.prompt_ids) + 6),
+            hangs=rng.random() < 0.3,
+        )
+        for arrival in chosen
     )

@@ -41,6 +41,10 @@ class SimulatedReplica:
         self._slots = array("Q", (_GARBAGE,)) * self._num_slots
         self._stage_free_s = [now_s] * self._num_stages
 
+    def slow_down(self, factor: float) -> None:
+        """Every step takes so many times as long from now on."""
+        self._cost = StepCost(fixed_s=self._cost.fixed_s * factor, token_s=self._cost.token_s * factor)
+
     def run(self, step: Step, now_s: float) -> tuple[StepResult, float]:
         """The answer to a step that is sent now, and when it arrives."""
         tokens = self._compute(step)

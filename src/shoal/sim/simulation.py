@@ -1,4 +1,4 @@
-"""Runs a scenario in virtual time through the same core as production: routing, one scheduler a replica, faults."""
+"""Runs a scenario in virtual time through the same core as production: a fleet that decides, a shell that obeys."""
 
 from __future__ import annotations
 
@@ -7,34 +7,40 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
 
-from shoal.core.events import (
-    Effect,
-    Event,
-    RequestAdded,
-    RequestCancelled,
-    SendStep,
-    StepCompleted,
-    WorkersLost,
-    WorkersReady,
+from shoal.core.events import RequestAdded, RequestCancelled
+from shoal.core.recovery.events import (
+    FleetEffect,
+    FleetEvent,
+    GiveUp,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    StartWorkers,
+    StepAnswered,
+    StopWorkers,
+    SubmitStep,
+    Tick,
+    WorkersProgressed,
 )
+from shoal.core.recovery.fleet import Fleet
 from shoal.core.request import Request, RequestFinished, RequestId, TokenProduced
-from shoal.core.routing import ReplicaLoad, choose_replica
-from shoal.core.scheduler import Scheduler
-from shoal.errors import CapacityError
-from shoal.protocol.messages import Step, StepResult
-from shoal.sim.invariants import FairnessWatch, Ledger, check_state, check_step
-from shoal.sim.scenario import Loss, Scenario
-from shoal.sim.simulated_replica import SimulatedReplica
+from shoal.errors import ShoalError
+from shoal.protocol.messages import StepResult
+from shoal.sim.blame import BlameWatch
+from shoal.sim.faults import Crash, Fault, Hang, Poison, Replacement, Slowdown
+from shoal.sim.invariants import FairnessWatch, Ledger, check_fleet, check_state, check_step
+from shoal.sim.scenario import Scenario
+from shoal.sim.simulated_workers import SimulatedWorkers
+from shoal.sim.trace import describe
 
 MAX_TURNS = 100_000
 """a run that takes longer goes in circles"""
-_RETRY_S = 0.05
-"""pause before a request that no replica could take is tried again"""
+_POISON_NOTICED_S = 0.003
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sent:
-    """A request reaches the router."""
+    """A request reaches the server."""
 
     request: Request
 
@@ -47,31 +53,55 @@ class _Abandoned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rebuilt:
+class _Loaded:
+    """Workers that were started are ready, or not."""
+
     replica: int
-    generation: int
-    """the loss that it answers; a later loss makes it void"""
+    workers: SimulatedWorkers
+    fails: bool
+    is_replacement: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Broken:
+    """The links of dead workers are seen to be broken."""
+
+    replica: int
+    workers: SimulatedWorkers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answered:
     replica: int
+    workers: SimulatedWorkers
     result: StepResult
 
 
-_Happening = _Sent | _Abandoned | Loss | _Rebuilt | _Answered
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Due:
+    """The fleet wanted to be woken."""
+
+
+_Happening = _Sent | _Abandoned | Fault | _Loaded | _Broken | _Answered | _Due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What came of a scenario. Equal seeds give equal reports."""
 
-    trace: tuple[str, ...]
-    """one line for everything that a scheduler was told or wanted, in order"""
+    trace: tuple[tuple[float, FleetEvent | FleetEffect], ...]
+    """everything that the fleet was told or wanted, in order, and when"""
     finished: dict[RequestId, RequestFinished]
     ended_at_s: float
     num_preemptions: int
     prefix_hit_tokens: int
+    num_losses: int
+    num_replays: int
+    num_given_up: int
+
+    def lines(self) -> list[str]:
+        """The trace, for people."""
+        return [f"{at_s:.6f} {describe(happened)}" for at_s, happened in self.trace]
 
 
 class Simulation:
@@ -81,23 +111,23 @@ class Simulation:
         config = scenario.config
         self._scenario = scenario
         self._rng = Random(scenario.seed)
-        self._schedulers = [Scheduler(config) for _ in scenario.costs]
-        self._replicas = [
-            SimulatedReplica(
-                num_blocks=config.num_blocks,
-                block_size=config.block_size,
-                num_stages=config.num_micro_batches,
-                cost=cost,
-            )
-            for cost in scenario.costs
-        ]
-        self._replica_of: dict[RequestId, int] = {}
+        self._poisons = {poison.request_id: poison for poison in scenario.poisons}
+        self._workers = [self._make_workers(index, now_s=0.0) for index in range(len(scenario.costs))]
+        """the latest of each replica: serving, being started or stopped"""
+        self._fleet = Fleet(
+            [config] * len(scenario.costs), scenario.recovery, [workers.row_s for workers in self._workers]
+        )
         self._abandoned: set[RequestId] = set()
         self._queue: list[tuple[float, int, _Happening]] = []
         self._num_queued = 0
-        self._trace: list[str] = []
+        self._next_due_s: float | None = None
+        self._trace: list[tuple[float, FleetEvent | FleetEffect]] = []
         self._ledger = Ledger(config)
+        self._blame = BlameWatch()
         self._fairness = [FairnessWatch() for _ in scenario.costs]
+        self._num_given_up = 0
+        self._touched: set[int] = set()
+        """replicas whose scheduler may have changed since the latest check"""
 
     def run(self) -> Report:
         """Everything until nothing is left to happen."""
@@ -107,8 +137,11 @@ class Simulation:
             if not self._queue:
                 return self._conclude(now_s)
             now_s = self._queue[0][0]
-            for replica, events in self._gather(now_s).items():
-                self._turn(replica, events, now_s)
+            while self._queue and self._queue[0][0] == now_s:
+                self._happen(heapq.heappop(self._queue)[2], now_s)
+            self._tell(Tick(), now_s)
+            self._check()
+            self._queue_wake(now_s)
         raise AssertionError(f"seed {self._scenario.seed}: no end after {MAX_TURNS} turns")
 
     def _queue_scenario(self) -> None:
@@ -117,128 +150,189 @@ class Simulation:
             self._put(arrival.at_s, _Sent(request=arrival.request))
             if arrival.cancelled_at_s is not None:
                 self._put(arrival.cancelled_at_s, _Abandoned(request_id=arrival.request.request_id))
-        for loss in self._scenario.losses:
-            self._put(loss.at_s, loss)
+        for fault in self._scenario.faults:
+            self._put(fault.at_s, fault)
 
     def _put(self, at_s: float, happening: _Happening) -> None:
         heapq.heappush(self._queue, (at_s, self._num_queued, happening))
         self._num_queued += 1
 
-    def _gather(self, now_s: float) -> dict[int, list[Event]]:
-        """Everything that happens at this instant, by the replica that is told."""
-        told: dict[int, list[Event]] = {}
-        while self._queue and self._queue[0][0] == now_s:
-            happening = heapq.heappop(self._queue)[2]
-            for replica, event in self._translate(happening, now_s, told):
-                told.setdefault(replica, []).append(event)
-        return told
+    def _queue_wake(self, now_s: float) -> None:
+        """As a shell would sleep: until the fleet is due, or something happens before."""
+        due_s = self._fleet.wake_s()
+        if due_s is not None and (self._next_due_s is None or due_s < self._next_due_s):
+            self._next_due_s = due_s
+            self._put(max(due_s, now_s), _Due())
 
-    def _translate(self, happening: _Happening, now_s: float, told: dict[int, list[Event]]) -> list[tuple[int, Event]]:
+    def _make_workers(self, replica: int, now_s: float, num_micro_batches: int | None = None) -> SimulatedWorkers:
+        config = self._scenario.config
+        if num_micro_batches is not None:
+            config = replace(config, num_micro_batches=num_micro_batches)
+        return SimulatedWorkers(config, self._scenario.costs[replica], self._scenario.network, self._rng, now_s)
+
+    def _happen(self, happening: _Happening, now_s: float) -> None:
         match happening:
             case _Sent(request=request):
-                return self._route(request, now_s, told)
+                self._send_request(request, now_s)
             case _Abandoned(request_id=request_id):
                 self._abandoned.add(request_id)
-                replica = self._replica_of.get(request_id)
-                return [] if replica is None else [(replica, RequestCancelled(request_id=request_id))]
-            case Loss(replica=replica, rebuild_s=rebuild_s):
-                generation = self._schedulers[replica].generation + 1
-                self._put(now_s + rebuild_s, _Rebuilt(replica=replica, generation=generation))
-                return [(replica, WorkersLost())]
-            case _Rebuilt(replica=replica, generation=generation):
-                if generation != self._schedulers[replica].generation:
-                    return []
-                self._replicas[replica].restart(now_s)
-                return [(replica, WorkersReady())]
-            case _Answered(replica=replica, result=result):
-                return [(replica, StepCompleted(result=result))]
+                self._tell(RequestCancelled(request_id=request_id), now_s)
+            case Crash(replica=replica, noticed_after_s=noticed_after_s):
+                self._workers[replica].is_silent = True
+                self._put(now_s + noticed_after_s, _Broken(replica=replica, workers=self._workers[replica]))
+            case Hang(replica=replica):
+                self._workers[replica].is_silent = True
+            case Slowdown(replica=replica, factor=factor):
+                self._workers[replica].slow_down(factor)
+            case Replacement(replica=replica, load_s=load_s, num_micro_batches=num_micro_batches):
+                workers = self._make_workers(replica, now_s, num_micro_batches)
+                loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
+                self._put(now_s + load_s, loaded)
+            case _Loaded():
+                self._finish_loading(happening, now_s)
+            case _Broken(replica=replica, workers=workers):
+                if not workers.is_stopped:
+                    self._tell(ReplicaLost(replica=replica, reason="the link is broken", worker=0), now_s)
+            case _Answered(replica=replica, workers=workers, result=result):
+                self._answer(replica, workers, result, now_s)
+            case _Due():
+                self._next_due_s = None
             case _:
                 assert_never(happening)
 
-    def _route(self, request: Request, now_s: float, told: dict[int, list[Event]]) -> list[tuple[int, Event]]:
-        """Pick a replica, or come back later; an abandoned request ends here."""
-        if request.request_id in self._abandoned:
-            self._ledger.record(_end_unrouted(request))
-            return []
-        loads = [self._load(replica, told.get(replica, [])) for replica in range(len(self._schedulers))]
+    def _send_request(self, request: Request, now_s: float) -> None:
+        """A client that is gone by then, or that is refused, ends here."""
         try:
-            replica = choose_replica(loads, prompt_tokens=len(request.prompt_ids))
-        except CapacityError:
-            self._put(now_s + _RETRY_S, _Sent(request=request))
-            return []
-        self._replica_of[request.request_id] = replica
-        return [(replica, RequestAdded(request=request))]
+            self._fleet.check(request)
+        except ShoalError as error:
+            self._ledger.record(_refused(request, str(error)))
+            return
+        self._tell(RequestAdded(request=request), now_s)
 
-    def _load(self, replica: int, told: list[Event]) -> ReplicaLoad:
-        """The scheduler's own load and what it will be told in this very turn."""
-        load = self._schedulers[replica].load(1.0 / self._scenario.costs[replica].seconds(1))
-        added = [event.request for event in told if isinstance(event, RequestAdded)]
-        return replace(
-            load,
-            prefill_tokens=load.prefill_tokens + sum(len(request.prompt_ids) for request in added),
-            num_decoding=load.num_decoding + len(added),
-        )
+    def _finish_loading(self, loaded: _Loaded, now_s: float) -> None:
+        replica, workers = loaded.replica, loaded.workers
+        if workers.is_stopped or (workers.is_silent and not loaded.fails):
+            return
+        if loaded.fails:
+            self._tell(ReplicaLost(replica=replica, reason="it could not be loaded", worker=0), now_s)
+            return
+        if loaded.is_replacement:
+            self._workers[replica].is_stopped = True
+            self._workers[replica] = workers
+            self._blame.note_stopped(replica)
+        config = workers.config
+        self._tell(ReplicaReady(replica=replica, config=config, row_s=workers.row_s), now_s)
 
-    def _turn(self, replica: int, events: list[Event], now_s: float) -> None:
-        scheduler = self._schedulers[replica]
-        for event in events:
-            self._trace.append(f"{now_s:.6f} replica {replica} <- {_describe(event)}")
-        for effect in scheduler.handle(events, now_s):
-            self._trace.append(f"{now_s:.6f} replica {replica} -> {_describe(effect)}")
-            if isinstance(effect, SendStep):
-                self._send(replica, effect.step, now_s)
-            else:
+    def _answer(self, replica: int, workers: SimulatedWorkers, result: StepResult, now_s: float) -> None:
+        if not workers.still_says():
+            return
+        if result.generation == self._fleet.replicas[replica].scheduler.generation:
+            self._blame.note_answered(replica, result.step_id)
+        self._tell(StepAnswered(replica=replica, result=result), now_s)
+
+    def _tell(self, event: FleetEvent, now_s: float) -> None:
+        self._trace.append((now_s, event))
+        self._touched.update(replica.index for replica in self._fleet.replicas if replica.inbox)
+        effects = self._fleet.handle(event, now_s)
+        for effect in effects:  # steps come first, but what was answered before them is known
+            if isinstance(effect, TokenProduced):
+                self._blame.note_token(effect.request_id)
+        for effect in effects:
+            self._trace.append((now_s, effect))
+            self._carry_out(effect, now_s)
+
+    def _carry_out(self, effect: FleetEffect, now_s: float) -> None:
+        match effect:
+            case SubmitStep():
+                self._submit(effect, now_s)
+            case StopWorkers(replica=replica):
+                self._touched.update(range(len(self._workers)))
+                self._workers[replica].is_stopped = True
+                self._blame.note_lost(replica)
+            case StartWorkers(replica=replica, without=without):
+                self._start(replica, without, now_s)
+            case GiveUp():
+                self._num_given_up += 1
+                if self._fleet.is_dead:
+                    self._ledger.end_all("no replica is left")
+            case ReportSpeed():
+                pass
+            case TokenProduced():
                 self._ledger.record(effect)
-        check_state(scheduler.state)
-        self._fairness[replica].check(scheduler.state)
+            case RequestFinished(request_id=request_id):
+                if effect.reason == "error" and "in a row" in effect.message:
+                    self._blame.check_condemned(request_id)
+                self._ledger.record(effect)
+            case _:
+                assert_never(effect)
 
-    def _send(self, replica: int, step: Step, now_s: float) -> None:
-        check_step(self._scenario.config, step, generation=self._schedulers[replica].generation)
-        result, done_s = self._replicas[replica].run(step, now_s)
-        self._put(done_s, _Answered(replica=replica, result=result))
-        if self._rng.random() < self._scenario.repeat_probability:
-            self._put(done_s + self._rng.uniform(0, 0.1), _Answered(replica=replica, result=result))
+    def _submit(self, effect: SubmitStep, now_s: float) -> None:
+        """Send a step, and let it break its workers if it holds what does."""
+        replica, step = effect.replica, effect.step
+        scheduler = self._fleet.replicas[replica].scheduler
+        check_step(scheduler.config, step, generation=scheduler.generation)
+        chunks = scheduler.state.in_flight[step.step_id].chunks
+        self._blame.note_sent(replica, step.step_id, [chunk.sequence.request.request_id for chunk in chunks])
+        workers = self._workers[replica]
+        poisons = [self._poisons.get(chunk.sequence.request.request_id) for chunk in chunks]
+        for chunk, poison in zip(chunks, poisons, strict=True):
+            if poison is not None and chunk.start <= poison.row < chunk.end:
+                self._break(replica, workers, poison, now_s)
+        for at_s, result in workers.run(step, now_s):
+            self._put(at_s, _Answered(replica=replica, workers=workers, result=result))
+
+    def _break(self, replica: int, workers: SimulatedWorkers, poison: Poison, now_s: float) -> None:
+        if not workers.is_silent and not poison.hangs:
+            self._put(now_s + _POISON_NOTICED_S, _Broken(replica=replica, workers=workers))
+        workers.is_silent = True
+
+    def _start(self, replica: int, without: int | None, now_s: float) -> None:
+        """Loading takes its time, shows progress half-way, and may fail. Without a worker there is one stage less."""
+        starting = self._scenario.starting
+        stages = self._scenario.config.num_micro_batches
+        workers = self._make_workers(replica, now_s, stages if without is None else max(1, stages - 1))
+        self._workers[replica] = workers
+        load_s = self._rng.uniform(starting.shortest_s, starting.longest_s)
+        self._tell(WorkersProgressed(replica=replica), now_s)
+        fails = self._rng.random() < starting.failure_probability
+        self._put(now_s + load_s, _Loaded(replica=replica, workers=workers, fails=fails))
+
+    def _check(self) -> None:
+        for replica in self._touched:
+            state = self._fleet.replicas[replica].scheduler.state
+            check_state(state)
+            self._fairness[replica].check(state)
+        self._touched.clear()
+        if not self._fleet.is_dead:
+            unfinished = self._ledger.unfinished()
+            check_fleet(self._fleet, unfinished)
+            assert self._abandoned.isdisjoint(unfinished), "a request goes on though its client went away"
 
     def _conclude(self, now_s: float) -> Report:
         self._ledger.check_all_ended()
-        for scheduler in self._schedulers:
-            assert not scheduler.has_unfinished, "something is left over"
-            assert scheduler.stats().kv_usage == 0.0, "blocks leak"
+        schedulers = [replica.scheduler for replica in self._fleet.replicas]
+        if not self._fleet.is_dead:
+            assert not self._fleet.has_work, "something is left over"
+            for scheduler in schedulers:
+                assert not scheduler.has_unfinished, "something is left over"
+                assert scheduler.stats().kv_usage == 0.0, "blocks leak"
         return Report(
             trace=tuple(self._trace),
             finished=self._ledger.finished,
             ended_at_s=now_s,
-            num_preemptions=sum(scheduler.stats().num_preemptions for scheduler in self._schedulers),
-            prefix_hit_tokens=sum(scheduler.stats().prefix_hit_tokens for scheduler in self._schedulers),
+            num_preemptions=sum(scheduler.stats().num_preemptions for scheduler in schedulers),
+            prefix_hit_tokens=sum(scheduler.stats().prefix_hit_tokens for scheduler in schedulers),
+            num_losses=self._fleet.stats().num_losses,
+            num_replays=sum(scheduler.stats().num_replays for scheduler in schedulers),
+            num_given_up=self._num_given_up,
         )
 
 
-def _end_unrouted(request: Request) -> RequestFinished:
+def _refused(request: Request, message: str) -> RequestFinished:
     return RequestFinished(
         request_id=request.request_id,
-        reason="cancelled",
+        reason="error",
         num_prompt_tokens=len(request.prompt_ids),
         num_output_tokens=0,
+        message=message,
     )
-
-
-def _describe(happened: Event | Effect) -> str:
-    match happened:
-        case RequestAdded(request=request):
-            return f"added {request.request_id}"
-        case RequestCancelled(request_id=request_id):
-            return f"cancelled {request_id}"
-        case StepCompleted(result=result):
-            return f"result {result.step_id}.{result.generation} {[token.token_id for token in result.tokens]}"
-        case SendStep(step=step):
-            return f"step {step.step_id}.{step.generation} {step.num_tokens} rows of {step.num_sequences}"
-        case TokenProduced():
-            return f"token {happened.request_id} {happened.token_id}"
-        case RequestFinished():
-            return f"finished {happened.request_id} {happened.reason}"
-        case WorkersLost():
-            return "workers lost"
-        case WorkersReady():
-            return "workers ready"
-        case _:
-            assert_never(happened)

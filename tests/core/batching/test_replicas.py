@@ -35,6 +35,16 @@ def test_times_of_one_size_are_proportional() -> None:
     assert times.observed_s == 2.0
 
 
+def test_the_rate_is_that_of_the_latest_batches() -> None:
+    times = BatchTimes()
+    assert times.rows_per_s == 0.0
+    times.observe(4, 2.0, 1.0)
+    assert times.rows_per_s == pytest.approx(2.0)
+    for _ in range(60):
+        times.observe(10, 1.0, 2.0)
+    assert times.rows_per_s == pytest.approx(10.0, rel=0.01)
+
+
 def test_times_of_several_sizes_tell_what_a_batch_and_what_a_row_costs() -> None:
     times = BatchTimes()
     for rows in (1, 8, 3, 32):

@@ -36,6 +36,11 @@ class BatchTimes:
         """Seconds for so many rows in so many batches; 0.0 before the first observation."""
         return self._fixed_s * num_batches + self._slope_s * num_rows
 
+    @property
+    def rows_per_s(self) -> float:
+        """Of the latest batches, while there was something to do; 0.0 before the first observation."""
+        return self._rows / self._seconds if self._seconds > 0 else 0.0
+
     def _fit(self) -> None:
         proportional_s = self._seconds / self._rows
         spread = self._count * self._rows_squared - self._rows * self._rows

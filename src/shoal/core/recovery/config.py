@@ -1,0 +1,35 @@
+"""How patient recovery is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryConfig:
+    """When workers count as lost, and how they are restarted. Raises ConfigError where a value is out of range."""
+
+    worker_timeout_s: float = 2.0
+    """silence after which workers that owe an answer count as lost, > 0; longer where steps take long (patience.py)"""
+    load_timeout_s: float = 10.0
+    """silence after which workers that load count as lost, > 0; more where loading took long before"""
+    backoff_s: float = 0.5
+    """before the second restart in a row, > 0; the first is at once, each further one waits twice as long"""
+    max_backoff_s: float = 30.0
+    """and no longer than this, >= backoff_s"""
+    max_failures: int = 6
+    """failures in a row after which a replica is given up, >= 1"""
+    replan_after: int = 3
+    """failures in a row of one worker to load after which its replica is planned anew without it, >= 1"""
+    settled_s: float = 10.0
+    """workers that were there for so long, or answered a step, have not failed in a row when they are lost, > 0"""
+
+    def __post_init__(self) -> None:
+        for name in ("worker_timeout_s", "load_timeout_s", "backoff_s", "settled_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be above 0")
+        for name, minimum in {"max_failures": 1, "replan_after": 1, "max_backoff_s": self.backoff_s}.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {minimum}")

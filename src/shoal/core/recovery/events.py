@@ -1,0 +1,100 @@
+"""What happens to a model's replicas (events) and what the fleet wants done (effects)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.core.events import RequestAdded, RequestCancelled
+from shoal.core.request import Output
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.slow_workers import SpeedEvent
+from shoal.protocol.messages import Generation, Step, StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepAnswered:
+    """A replica's workers have answered a step."""
+
+    replica: int
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersProgressed:
+    """Workers that are being started have shown a sign of life."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReady:
+    """A replica has new workers, with empty KV memory: instead of lost ones, or of running ones, which end."""
+
+    replica: int
+    config: SchedulerConfig
+    """what these workers may use"""
+    row_s: float = 0.0
+    """seconds that they took for a single row; 0: not known"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLost:
+    """A worker of a replica is gone, while it worked or while it was being started."""
+
+    replica: int
+    reason: str
+    worker: int | None = None
+    """which, stage by stage, rank by rank; None: not known"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed, or everything has been told that is known by now."""
+
+
+FleetEvent = RequestAdded | RequestCancelled | StepAnswered | WorkersProgressed | ReplicaReady | ReplicaLost | Tick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitStep:
+    """Send this step to every worker of the replica."""
+
+    replica: int
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWorkers:
+    """End what is left of the replica's workers, now; nothing that they still say is to be told."""
+
+    replica: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWorkers:
+    """Start the replica's workers; `ReplicaReady` or `ReplicaLost` is to follow."""
+
+    replica: int
+    generation: Generation
+    without: int | None
+    """a worker that cannot be restarted: plan the replica anew without it, if that can be done"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """This replica is not started again."""
+
+    replica: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSpeed:
+    """Tell whoever watches that a worker has slowed down, or recovered."""
+
+    replica: int
+    change: SpeedEvent
+
+
+FleetEffect = SubmitStep | StopWorkers | StartWorkers | GiveUp | ReportSpeed | Output

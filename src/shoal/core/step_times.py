@@ -1,0 +1,196 @@
+"""How long a stage takes for a step, learned from the steps that it has run.
+
+A step's time is a sum: output rows and prompt rows go through different kernels, so each kind has a part that every
+step with such rows pays, a part for a row, and a part for a row and a token of its context.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from math import sqrt
+from typing import NamedTuple
+
+from shoal.protocol.messages import Step
+
+_DECAY = 0.99
+"""Weight of the past at every step: about a hundred steps count, a few seconds of decoding. A judgment."""
+_RESCALE = 1e6
+"""Weights grow instead of the past's being multiplied; they are brought back down here, far from losing digits."""
+_PRIOR_STEPS = 8.0
+"""What a prediction weighs, in steps: in what has been seen it is soon outvoted, in what has not it stands."""
+_NO_PRIOR_STEPS = 0.05
+"""The same without a prediction: only enough to share out what the steps seen so far cannot tell apart."""
+
+
+class StepShape(NamedTuple):
+    """What a step's time depends on."""
+
+    output_rows: int
+    output_context: int
+    """tokens of context, summed over the output rows"""
+    prompt_rows: int
+    prompt_context: int
+
+    @classmethod
+    def of(cls, step: Step) -> StepShape:
+        """Of a step that is to be sent."""
+        starts, contexts = _ints(step.query_starts), _ints(step.context_lens)
+        output_context = prompt_context = 0
+        for index, context in enumerate(contexts):
+            rows = starts[index + 1] - starts[index]
+            seen = rows * context - rows * (rows - 1) // 2
+            if starts[index] < step.num_output_tokens:
+                output_context += seen
+            else:
+                prompt_context += seen
+        return cls(step.num_output_tokens, output_context, step.num_tokens - step.num_output_tokens, prompt_context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """Seconds that one stage takes, by what is in a step; all >= 0."""
+
+    output_step_s: float
+    """of every step with output rows"""
+    output_row_s: float
+    output_context_s: float
+    """for an output row and a token of its context"""
+    prompt_step_s: float
+    prompt_row_s: float
+    prompt_context_s: float
+
+    def seconds(self, shape: StepShape) -> float:
+        """For one step."""
+        return self.output_seconds(shape) + self.prompt_seconds(shape)
+
+    def output_seconds(self, shape: StepShape) -> float:
+        """What its output rows add."""
+        if not shape.output_rows:
+            return 0.0
+        rows_s = self.output_row_s * shape.output_rows
+        return self.output_step_s + rows_s + self.output_context_s * shape.output_context
+
+    def prompt_seconds(self, shape: StepShape) -> float:
+        """What its prompt rows add."""
+        if not shape.prompt_rows:
+            return 0.0
+        rows_s = self.prompt_row_s * shape.prompt_rows
+        return self.prompt_step_s + rows_s + self.prompt_context_s * shape.prompt_context
+
+
+class StepTimes:
+    """Fits a StageCost to the latest steps, by least squares of the *relative* error with fading weights.
+
+    Relative, so that a decode step counts as much as a prefill step fifty times its length, and so that a step that
+    took ten times too long says little: what is fitted is how long a step takes when nothing disturbs it.
+    """
+
+    __slots__ = ("_cost", "_moments", "_prior", "_products", "_weight", "_weight_sum", "num_outputs", "num_prompts")
+
+    def __init__(self, predicted: StageCost | None = None) -> None:
+        """`predicted`: what the plan expects of this stage, if it does."""
+        self._prior = predicted
+        self._moments = [[0.0] * 6 for _ in range(6)]
+        self._products = [0.0] * 6
+        self._weight = 1.0
+        self._weight_sum = 0.0
+        self._cost = predicted
+        self.num_outputs = 0
+        """steps with output rows so far"""
+        self.num_prompts = 0
+        """steps with prompt rows so far"""
+
+    def observe(self, shape: StepShape, seconds: float) -> None:
+        """A step has taken so long. One that took no time says nothing."""
+        if seconds <= 0.0:
+            return
+        self.num_outputs += shape.output_rows > 0
+        self.num_prompts += shape.prompt_rows > 0
+        parts = [(index, value / seconds) for index, value in enumerate(_features(shape)) if value]
+        self._weight /= _DECAY
+        self._weight_sum += self._weight
+        for index, value in parts:
+            weighted = self._weight * value
+            self._products[index] += weighted
+            moments = self._moments[index]
+            for other, other_value in parts:
+                moments[other] += weighted * other_value
+        self._cost = None
+        if self._weight > _RESCALE:
+            self._rescale()
+
+    def cost(self) -> StageCost:
+        """The fit to what was observed so far; without observations the prediction, or nothing but zeros."""
+        if self._cost is None:
+            self._cost = StageCost(**dict(zip(_NAMES, self._fit(), strict=True)))
+        return self._cost
+
+    def _fit(self) -> list[float]:
+        """Leave out the most negative term until none is: more rows never take less time."""
+        if not self._weight_sum:
+            return [0.0] * 6
+        moments, products = self._with_prior()
+        terms = [index for index in range(6) if moments[index][index] > 0.0]
+        while True:
+            values = _solve([[moments[i][j] for j in terms] for i in terms], [products[i] for i in terms])
+            shares = [value * sqrt(moments[index][index]) for index, value in zip(terms, values, strict=True)]
+            if min(shares, default=0.0) >= 0.0:
+                break
+            terms.pop(shares.index(min(shares)))
+        fitted = dict(zip(terms, values, strict=True))
+        return [fitted.get(index, self._unseen(index)) for index in range(6)]
+
+    def _with_prior(self) -> tuple[list[list[float]], list[float]]:
+        """Each term is drawn to its prediction, or to zero, as if so many typical steps had said so."""
+        moments, products = [list(row) for row in self._moments], list(self._products)
+        strength = (_PRIOR_STEPS if self._prior else _NO_PRIOR_STEPS) * self._weight
+        for index in range(6):
+            pull = strength * moments[index][index] / self._weight_sum
+            moments[index][index] += pull
+            products[index] += pull * self._prior_value(index)
+        return moments, products
+
+    def _prior_value(self, index: int) -> float:
+        return astuple(self._prior)[index] if self._prior else 0.0
+
+    def _unseen(self, index: int) -> float:
+        """A term that no step had keeps its prediction; one that turned out negative is nothing."""
+        return 0.0 if self._moments[index][index] > 0.0 else self._prior_value(index)
+
+    def _rescale(self) -> None:
+        factor, self._weight = 1.0 / self._weight, 1.0
+        self._weight_sum *= factor
+        self._products = [value * factor for value in self._products]
+        self._moments = [[value * factor for value in row] for row in self._moments]
+
+
+_NAMES = ("output_step_s", "output_row_s", "output_context_s", "prompt_step_s", "prompt_row_s", "prompt_context_s")
+
+
+def _features(shape: StepShape) -> Sequence[float]:
+    """In the order of StageCost."""
+    outputs, output_context, prompts, prompt_context = shape
+    return (outputs > 0, outputs, output_context, prompts > 0, prompts, prompt_context)
+
+
+def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """Gaussian elimination of a positive definite system. Mutates: both."""
+    size = len(right)
+    for pivot in range(size):
+        for row in range(pivot + 1, size):
+            factor = matrix[row][pivot] / matrix[pivot][pivot]
+            for column in range(pivot, size):
+                matrix[row][column] -= factor * matrix[pivot][column]
+            right[row] -= factor * right[pivot]
+    for row in reversed(range(size)):
+        known = sum(matrix[row][column] * right[column] for column in range(row + 1, size))
+        right[row] = (right[row] - known) / matrix[row][row]
+    return right
+
+
+def _ints(packed: bytes) -> array[int]:
+    values = array("i")
+    values.frombytes(packed)
+    return values

@@ -1,0 +1,72 @@
+"""What an engine shows of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.core.events import RequestAdded
+from shoal.core.recovery.fleet import Fleet
+from shoal.core.scheduler_stats import SchedulerStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What the engine is doing, summed over its replicas."""
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    """share of KV blocks in use, 0 to 1"""
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    num_preemptions: int
+    max_context: int
+    """tokens, prompt and output together"""
+    max_running: int
+    """sequences that may run at once, on all replicas that are not given up"""
+    num_replicas: int
+    """replicas that have their workers"""
+    num_recovering: int
+    """replicas whose workers are lost and are to be started again"""
+    num_losses: int
+    """times that workers were lost, so far"""
+    num_replays: int
+    """times that a request which had begun was taken from lost workers, so far"""
+    replayed_tokens: int
+    """tokens that lost workers had computed and others must compute again, so far"""
+    num_recoveries: int
+    """times that a lost replica had workers again, so far"""
+    recoveries_s: tuple[float, ...]
+    """for how long replicas had no workers, the latest recoveries in order"""
+    slowdowns: tuple[tuple[float, ...], ...]
+    """see FleetStats"""
+    stage_s: tuple[tuple[float, ...], ...]
+    """for each replica and stage, mean seconds of the latest steps"""
+    replicas: tuple[SchedulerStats, ...]
+
+
+def take_stats(fleet: Fleet) -> EngineStats:
+    """The counts as they are now."""
+    of_replicas = tuple(replica.scheduler.stats() for replica in fleet.replicas)
+    of_fleet = fleet.stats()
+    in_inbox = sum(isinstance(event, RequestAdded) for replica in fleet.replicas for event in replica.inbox)
+    return EngineStats(
+        num_running=sum(one.num_running for one in of_replicas),
+        num_waiting=sum(one.num_waiting for one in of_replicas) + in_inbox,
+        kv_usage=sum(one.kv_usage for one in of_replicas) / len(of_replicas),
+        prefix_query_tokens=sum(one.prefix_query_tokens for one in of_replicas),
+        prefix_hit_tokens=sum(one.prefix_hit_tokens for one in of_replicas),
+        num_preemptions=sum(one.num_preemptions for one in of_replicas),
+        max_context=fleet.replicas[0].scheduler.config.max_context,
+        max_running=sum(one.scheduler.config.max_seqs for one in fleet.replicas if not one.is_given_up),
+        num_replicas=of_fleet.num_serving,
+        num_recovering=of_fleet.num_recovering,
+        num_losses=of_fleet.num_losses,
+        num_replays=sum(one.num_replays for one in of_replicas),
+        replayed_tokens=sum(one.replayed_tokens for one in of_replicas),
+        num_recoveries=of_fleet.num_recoveries,
+        recoveries_s=of_fleet.recoveries_s,
+        slowdowns=of_fleet.slowdowns,
+        stage_s=tuple(replica.meter.stage_s() for replica in fleet.replicas),
+        replicas=of_replicas,
+    )

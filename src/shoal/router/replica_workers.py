@@ -1,0 +1,190 @@
+"""The executors of one replica: the one that serves or is being started, one that may be to replace it, old ones."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.errors import ShoalError, WorkerLost
+from shoal.protocol.messages import Generation, Step, StepResult
+from shoal.router.executor import Executor, ReplicaRecipe, StartingExecutor
+
+_REPLACEMENT_TIMEOUT_S = 600.0
+"""For workers that are to replace running ones, from the last sign of progress: nobody waits for them."""
+
+Replaced = Callable[[ShoalError | None], None]
+"""told when a replacement serves, or why it does not"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """Workers that were started and are not ready."""
+
+    config: SchedulerConfig
+    executor: StartingExecutor
+
+
+@dataclass(slots=True)
+class _Replacement:
+    """Such workers, to be put in the place of others."""
+
+    workers: _Loading
+    recipe: ReplicaRecipe
+    done: Replaced
+    last_sign_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Workers that are ready for steps."""
+
+    config: SchedulerConfig
+    row_s: float
+
+
+class ReplicaWorkers:
+    """Registers every executor's descriptors with the poller while it may have something to say."""
+
+    def __init__(self, executor: Executor, recipe: ReplicaRecipe | None, poller: select.poll) -> None:
+        self._recipe = recipe
+        self._poller = poller
+        self._serving: Executor | None = executor
+        self._loading: _Loading | None = None
+        self._replacement: _Replacement | None = None
+        self._ending: list[Executor] = []
+        self._num_steps_out = 0
+        self._watch(executor)
+
+    @property
+    def computes_here(self) -> bool:
+        """Whether `poll` is what computes, and there is something to compute."""
+        return self._serving is not None and bool(self._num_steps_out) and not self._serving.filenos()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether steps can be submitted."""
+        return self._serving is not None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether processes have been told to end and have not."""
+        return bool(self._ending)
+
+    @property
+    def serving(self) -> Executor | None:
+        """To look at only."""
+        return self._serving
+
+    @property
+    def culprit(self) -> int | None:
+        """The worker that the latest failure to load was about."""
+        return None if self._loading is None else self._loading.executor.culprit
+
+    def submit(self, step: Step) -> None:
+        """Send a step to the workers. Raises WorkerLost."""
+        assert self._serving is not None
+        self._serving.submit(step)
+        self._num_steps_out += 1
+
+    def poll(self) -> list[StepResult]:
+        """What has been answered. Raises ShoalError: the workers are lost."""
+        if self._serving is None:
+            return []
+        results = self._serving.poll()
+        self._num_steps_out -= len(results)
+        return results
+
+    def start(self, generation: Generation, without: int | None) -> None:
+        """Start the workers again. Raises ShoalError."""
+        if self._recipe is None:
+            raise WorkerLost("nobody knows how its workers are started")
+        self._loading = _Loading(*self._recipe.start(generation, without))
+        self._watch(self._loading.executor)
+
+    def is_loading_at(self, fds: AbstractSet[int]) -> bool:
+        """Whether one of these descriptors is of workers that are being started."""
+        return self._loading is not None and not fds.isdisjoint(self._loading.executor.filenos())
+
+    def poll_loading(self) -> Ready | None:
+        """Look at workers that are being started; when they are ready they serve. Raises ShoalError."""
+        loading = self._loading
+        if loading is None or not loading.executor.poll_loading():
+            return None
+        return self._take_over(loading)
+
+    def begin_replacement(self, recipe: ReplicaRecipe, generation: Generation, done: Replaced, now_s: float) -> None:
+        """Start others beside those that serve. Raises ShoalError; an earlier replacement that loads is dropped."""
+        self._drop_replacement(WorkerLost("another replacement was asked for"))
+        workers = _Loading(*recipe.start(generation, None))
+        self._replacement = _Replacement(workers, recipe, done, now_s)
+        self._watch(workers.executor)
+
+    def poll_replacement(self, fds: AbstractSet[int], now_s: float) -> Ready | None:
+        """Look at them; when they are ready they serve, and those that did end."""
+        new = self._replacement
+        if new is None:
+            return None
+        try:
+            if not fds.isdisjoint(new.workers.executor.filenos()):
+                new.last_sign_s = now_s
+                if new.workers.executor.poll_loading():
+                    return self._replace(new)
+            if now_s - new.last_sign_s > _REPLACEMENT_TIMEOUT_S:
+                raise WorkerLost(f"no sign of life within {_REPLACEMENT_TIMEOUT_S:.0f} s")
+        except ShoalError as error:
+            self._drop_replacement(error)
+        return None
+
+    def stop(self) -> None:
+        """End those that serve or are being started, without waiting for them."""
+        for executor in (self._serving, self._loading.executor if self._loading else None):
+            if executor is not None:
+                self._end(executor)
+        self._serving = self._loading = None
+
+    def reap(self) -> None:
+        """Forget those that have ended meanwhile."""
+        for executor in [executor for executor in self._ending if executor.kill()]:
+            executor.close()
+            self._ending.remove(executor)
+
+    def close(self) -> None:
+        """End all and wait for it. Idempotent."""
+        self._recipe = None  # it may hold the model's file open
+        self._drop_replacement(WorkerLost("the engine was closed"))
+        loading = self._loading.executor if self._loading else None
+        for executor in (self._serving, loading, *self._ending):
+            if executor is not None:
+                executor.close()
+        self._ending.clear()
+
+    def _replace(self, new: _Replacement) -> Ready:
+        self.stop()
+        self._recipe, self._replacement = new.recipe, None
+        ready = self._take_over(new.workers)
+        new.done(None)
+        return ready
+
+    def _take_over(self, loading: _Loading) -> Ready:
+        self._serving, self._loading = loading.executor, None
+        self._num_steps_out = 0
+        return Ready(loading.config, loading.executor.row_s)
+
+    def _drop_replacement(self, error: ShoalError) -> None:
+        new, self._replacement = self._replacement, None
+        if new is not None:
+            self._end(new.workers.executor)
+            new.done(error)
+
+    def _watch(self, executor: Executor) -> None:
+        for fd in executor.filenos():
+            self._poller.register(fd, select.POLLIN)
+
+    def _end(self, executor: Executor) -> None:
+        for fd in executor.filenos():
+            self._poller.unregister(fd)
+        self._ending.append(executor)
+        self.reap()

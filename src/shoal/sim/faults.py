@@ -1,0 +1,81 @@
+"""What goes wrong in a simulated day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.core.request import RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """A worker of a replica dies, whatever it does: works, is idle, or is being started."""
+
+    at_s: float
+    replica: int
+    noticed_after_s: float
+    """when the broken link is seen; steps sent until then go nowhere"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hang:
+    """A worker stops where it is; its links stay open."""
+
+    at_s: float
+    replica: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slowdown:
+    """The present workers of a replica take several times as long from now on."""
+
+    at_s: float
+    replica: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """Somebody has other workers started for a replica, with other limits, to put them in the place of the present."""
+
+    at_s: float
+    replica: int
+    load_s: float
+    num_micro_batches: int
+
+
+Fault = Crash | Hang | Slowdown | Replacement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poison:
+    """A request that breaks every worker that computes its row `row`."""
+
+    request_id: RequestId
+    row: int
+    hangs: bool
+    """workers stop instead of dying"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What links do to results."""
+
+    repeat_probability: float
+    """of a result arriving twice"""
+    drop_probability: float
+    """of a result never arriving"""
+    delay_s: float
+    """at most, for each; they stay in order"""
+    late_probability: float
+    """of a result arriving although its workers were stopped meanwhile"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starting:
+    """How starting workers goes."""
+
+    shortest_s: float
+    longest_s: float
+    failure_probability: float
+    """of dying on the way"""

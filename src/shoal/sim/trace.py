@@ -1,0 +1,57 @@
+"""One line for each thing that a fleet is told or wants."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from shoal.core.events import RequestAdded, RequestCancelled
+from shoal.core.recovery.events import (
+    FleetEffect,
+    FleetEvent,
+    GiveUp,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    StartWorkers,
+    StepAnswered,
+    StopWorkers,
+    SubmitStep,
+    Tick,
+    WorkersProgressed,
+)
+from shoal.core.request import RequestFinished, TokenProduced
+
+
+def describe(happened: FleetEvent | FleetEffect) -> str:
+    """It, in a few words."""
+    match happened:
+        case RequestAdded(request=request):
+            return f"added {request.request_id}"
+        case RequestCancelled(request_id=request_id):
+            return f"cancelled {request_id}"
+        case StepAnswered(replica=replica, result=result):
+            tokens = [token.token_id for token in result.tokens]
+            return f"replica {replica} answered {result.step_id}.{result.generation} {tokens}"
+        case SubmitStep(replica=replica, step=step):
+            rows = f"{step.num_tokens} rows of {step.num_sequences}"
+            return f"replica {replica} step {step.step_id}.{step.generation} {rows}"
+        case TokenProduced():
+            return f"token {happened.request_id} {happened.token_id}"
+        case RequestFinished():
+            return f"finished {happened.request_id} {happened.reason}"
+        case ReplicaLost(replica=replica, reason=reason) | StopWorkers(replica=replica, reason=reason):
+            return f"{_name(happened)} {replica}: {reason}"
+        case GiveUp(replica=replica, reason=reason):
+            return f"{_name(happened)} {replica}: {reason}"
+        case ReplicaReady(replica=replica) | WorkersProgressed(replica=replica) | ReportSpeed(replica=replica):
+            return f"{_name(happened)} {replica}"
+        case StartWorkers(replica=replica, generation=generation, without=without):
+            return f"{_name(happened)} {replica}.{generation} without {without}"
+        case Tick():
+            return "tick"
+        case _:
+            assert_never(happened)
+
+
+def _name(happened: object) -> str:
+    return type(happened).__name__
