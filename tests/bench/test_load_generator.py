@@ -7,13 +7,16 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
 
 from shoal.bench.event_stream import parse_endpoint
-from shoal.bench.load import Load, prompts
+from shoal.bench.load import Load, arrival_times, prompts
 from shoal.bench.load_generator import run_load
+from shoal.bench.serve_report import format_report
 from shoal.errors import ConfigError
 
 CHUNK = b'data: {"choices":[{"text":"x"}],"usage":null}\n\n'
@@ -25,8 +28,8 @@ Script = Callable[[int], tuple[int, Sequence[bytes]]]
 
 
 @contextmanager
-def scripted_server(script: Script) -> Generator[tuple[str, list[dict[str, Any]]], None, None]:
-    """Its URL and the bodies that it got."""
+def scripted_server(script: Script, *, serial: bool = True) -> Generator[tuple[str, list[dict[str, Any]]], None, None]:
+    """Its URL and the bodies that it got. `serial`: the script is asked for one request at a time."""
     bodies: list[dict[str, Any]] = []
     lock = threading.Lock()
 
@@ -36,7 +39,9 @@ def scripted_server(script: Script) -> Generator[tuple[str, list[dict[str, Any]]
         def do_POST(self) -> None:
             with lock:
                 bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                status, pieces = script(len(bodies) - 1)
+                number = len(bodies) - 1
+                answer = script(number) if serial else None
+            status, pieces = answer or script(number)
             self.send_response(status)
             self.send_header("content-type", "text/event-stream" if status == 200 else "application/json")
             self.send_header("transfer-encoding", "chunked")
@@ -143,6 +148,53 @@ def test_prompts_are_reproducible_and_share_no_prefix() -> None:
 
 def test_text_prompts_have_about_the_length() -> None:
     assert [len(prompt.split()) for prompt in prompts(load("http://x", prompt_kind="text"))] == [5] * 5
+
+
+def test_an_open_loop_sends_in_its_own_time_whatever_is_answered() -> None:
+    all_there = threading.Event()
+
+    def script(number: int) -> tuple[int, Sequence[bytes]]:
+        if number == 6:
+            all_there.set()
+        return 200, [CHUNK, USAGE, DONE] if number == 0 or all_there.wait(30.0) else []
+
+    with scripted_server(script, serial=False) as (url, bodies):
+        report = run_load(load(url, concurrency=None, request_rate=500.0, num_prompts=6))
+    assert (report.num_successful, report.num_failed, len(bodies)) == (6, 0, 7)
+    assert (report.concurrency, report.request_rate) == (None, 500.0)
+    assert "Request rate configured (RPS):           500.00" in format_report(report)
+
+
+def test_a_request_that_could_not_be_sent_in_time_counts_from_when_it_was_due() -> None:
+    """Else a generator that falls behind would flatter the server."""
+    with scripted_server(lambda _: (200, [CHUNK, USAGE, DONE])) as (url, _):
+        report = run_load(load(url, concurrency=None, request_rate=1e6, num_prompts=30))
+    assert report.e2el.p99_s > 0.5 * report.duration_s
+
+
+def test_arrivals_are_a_reproducible_poisson_process() -> None:
+    times = arrival_times(5.0, 4000, seed=1)
+    gaps = [later - earlier for earlier, later in pairwise([0.0, *times])]
+    assert times == arrival_times(5.0, 4000, seed=1)
+    assert times != arrival_times(5.0, 4000, seed=2)
+    assert min(gaps) > 0
+    assert mean(gaps) == pytest.approx(0.2, rel=0.05)
+    assert stdev(gaps) == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"request_rate": 1.0}, "either a concurrency or a request rate"),
+        ({"concurrency": None}, "either a concurrency or a request rate"),
+        ({"concurrency": None, "request_rate": 0.0}, "more than 0"),
+        ({"concurrency": None, "request_rate": float("inf")}, "more than 0"),
+        ({"concurrency": None, "request_rate": float("nan")}, "more than 0"),
+    ],
+)
+def test_a_loop_that_is_neither_closed_nor_open_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_load(load("http://x", **changes))
 
 
 @pytest.mark.parametrize("field", ["concurrency", "num_prompts", "input_tokens", "output_tokens"])

@@ -6,7 +6,7 @@ import codecs
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shoal.core.request import FinishReason, Output, Request, RequestFinished, RequestId, TokenProduced
@@ -67,6 +67,15 @@ class FakeStats:
     prefix_hit_tokens: int = 16
     num_preemptions: int = 3
     max_context: int = 512
+    max_running: int = 256
+    num_replicas: int = 2
+    num_recovering: int = 0
+    num_losses: int = 0
+    num_replays: int = 0
+    replayed_tokens: int = 0
+    num_recoveries: int = 0
+    recoveries_s: tuple[float, ...] = ()
+    slowdowns: tuple[tuple[float, ...], ...] = ((1.0, 2.5), (1.25,))
 
 
 def reply_to(request: Request) -> list[int]:
@@ -91,13 +100,18 @@ class FakeEngine:
         """released once for every request"""
         self.dies_of_request: str | None = None
         """why the turn after the next request fails"""
+        self.verdict: str | None = None
+        """what the turn after the next wake fails all requests with"""
         self.max_prompt_tokens = 400
+        self.base_stats = FakeStats()
+        """what `stats` says but for the requests that run"""
         self.num_turns = 0
         self.closed = False
         self._running: dict[RequestId, tuple[Request, list[int], int]] = {}
         self._outputs: deque[Output] = deque()
         self._woken = threading.Event()
         self._death: str | None = None
+        self._hang: threading.Event | None = None
 
     def kill(self, reason: str) -> None:
         """Make the next turn fail, from any thread."""
@@ -108,6 +122,17 @@ class FakeEngine:
         """Let stalled requests go on, from any thread."""
         self.stall_after = None
         self.wake()
+
+    def condemn(self, verdict: str) -> None:
+        """Fail every request and go on, from any thread."""
+        self.verdict = verdict
+        self.wake()
+
+    def hang(self) -> threading.Event:
+        """Make the next turn last until the event that is returned is set, from any thread."""
+        self._hang = threading.Event()
+        self.wake()
+        return self._hang
 
     def add(self, request: Request) -> None:
         if len(request.prompt_ids) > self.max_prompt_tokens:
@@ -124,6 +149,12 @@ class FakeEngine:
 
     def turn(self, timeout_s: float) -> list[Output]:
         self.num_turns += 1
+        if self._hang is not None:
+            self._hang.wait(30)
+        if self.verdict is not None:
+            for request_id in list(self._running):
+                self._finish(request_id, "error", self.verdict)
+            self.verdict = None
         if self._running and self.dies_of_request is not None:
             raise WorkerLost(self.dies_of_request)
         progress = [self._step(request_id) for request_id in list(self._running)]
@@ -140,7 +171,7 @@ class FakeEngine:
         self._woken.set()
 
     def stats(self) -> FakeStats:
-        return FakeStats(num_running=len(self._running))
+        return replace(self.base_stats, num_running=len(self._running))
 
     def close(self) -> None:
         self.closed = True
@@ -160,7 +191,7 @@ class FakeEngine:
             self._finish(request_id, "length")
         return True
 
-    def _finish(self, request_id: RequestId, reason: FinishReason) -> None:
+    def _finish(self, request_id: RequestId, reason: FinishReason, message: str = "") -> None:
         request, _, count = self._running.pop(request_id)
         self._outputs.append(
             RequestFinished(
@@ -169,6 +200,7 @@ class FakeEngine:
                 num_prompt_tokens=len(request.prompt_ids),
                 num_output_tokens=count,
                 num_cached_tokens=2,
+                message=message,
             )
         )
 

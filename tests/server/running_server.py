@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from shoal.core.admission import AdmissionConfig
 from shoal.server.app import create_app
 from shoal.server.data_plane import DataPlane
 from shoal.server.metrics import ServerMetrics
@@ -26,11 +27,15 @@ class RunningServer:
 
 @contextmanager
 def run_server(
-    engine: FakeEngine, *, api_key: str | None = None, has_chat_template: bool = True
+    engine: FakeEngine,
+    *,
+    api_key: str | None = None,
+    has_chat_template: bool = True,
+    admission: AdmissionConfig | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
-    data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL))
+    data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
     app = create_app(data_plane, model_name=MODEL, api_key=api_key)
     sock = bind("127.0.0.1", 0)
     url = url_of(sock)

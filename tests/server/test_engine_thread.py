@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from shoal.core.admission import AdmissionConfig
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import CapacityError, WorkerLost
-from shoal.server.engine_thread import EngineThread, OutputStream
+from shoal.server.engine_thread import EngineThread
+from shoal.server.output_stream import OutputStream
 from tests.server.fakes import EOS, FakeEngine, ids
 
 
@@ -31,7 +34,7 @@ async def drain(stream: OutputStream) -> list[Output]:
 
 def with_thread(engine: FakeEngine, body: Callable[[EngineThread], Awaitable[None]]) -> None:
     async def run() -> None:
-        thread = EngineThread(engine)
+        thread = EngineThread(engine, AdmissionConfig(), time.monotonic)
         thread.start()
         try:
             await body(thread)
@@ -99,7 +102,7 @@ def test_death_ends_every_request_and_is_told_once() -> None:
     deaths: list[str] = []
 
     async def run() -> None:
-        thread = EngineThread(engine)
+        thread = EngineThread(engine, AdmissionConfig(), time.monotonic)
         thread.start(on_death=deaths.append)
         stream = await thread.submit([request("a"), request("b")])
         engine.kill("worker 1 died")
@@ -127,7 +130,7 @@ def test_a_bug_in_the_engine_is_a_death_too() -> None:
 
 def test_closing_ends_open_requests() -> None:
     async def run() -> None:
-        thread = EngineThread(FakeEngine(stall_after=0))
+        thread = EngineThread(FakeEngine(stall_after=0), AdmissionConfig(), time.monotonic)
         thread.start()
         stream = await thread.submit([request("a")])
         await thread.close()

@@ -8,10 +8,13 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.core.health import HealthConfig
-from shoal.server.data_plane import DataPlane, GenerationSpec
+from shoal.server.data_plane import DataPlane
+from shoal.server.draining import Drain
+from shoal.server.generation import GenerationSpec
+from shoal.server.generation_status import HANG_S, GenerationStatus
 from shoal.server.metrics import ServerMetrics
 from shoal.server.readiness import ReadinessProbe
-from tests.server.fakes import ByteTokenizer, FakeEngine
+from tests.server.fakes import ByteTokenizer, FakeEngine, FakeStats
 from tests.server.running_server import run_server
 
 
@@ -20,7 +23,7 @@ def samples(text: str) -> dict[str, float]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             assert sample.labels["model_name"] == "tiny"
-            reason = sample.labels.get("finished_reason")
+            reason = sample.labels.get("finished_reason") or sample.labels.get("reason")
             if "le" not in sample.labels:
                 found[f"{sample.name}/{reason}" if reason else sample.name] = sample.value
     return found
@@ -50,6 +53,18 @@ def test_metrics_count_what_happened() -> None:
         "shoal:num_preemptions_total": 3,
     }
     assert {name: values.get(name) for name in expected} == expected
+
+
+def test_slow_workers_are_named() -> None:
+    with run_server(FakeEngine()) as running:
+        text = httpx.get(f"{running.url}/metrics").text
+    found = {
+        (sample.labels["replica"], sample.labels["stage"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "shoal:worker_slowdown"
+    }
+    assert found == {("0", "0"): 1.0, ("0", "1"): 2.5, ("1", "0"): 1.25}
 
 
 def test_openmetrics_is_served_to_who_asks_for_it() -> None:
@@ -103,3 +118,69 @@ def test_a_canary_that_is_late_keeps_the_server_unready_until_it_answers() -> No
 
     asyncio.run(run())
     assert len(engine.requests) == 2
+
+
+def test_without_any_replica_the_server_is_healthy_and_not_ready() -> None:
+    engine = FakeEngine()
+    with run_server(engine) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        assert http.post("/v1/completions", json={"prompt": "{abc}"}).status_code == 200
+        engine.base_stats = FakeStats(num_replicas=0, num_recovering=2)
+        assert http.get("/health").status_code == 200
+        assert http.get("/ready").status_code == 503
+        assert "2 replicas have lost their workers" in http.get("/ready").json()["reason"]
+        engine.base_stats = FakeStats(num_replicas=1, num_recovering=1)
+        assert http.get("/ready").status_code == 200
+    assert len(engine.requests) == 1
+
+
+def test_losses_and_recoveries_are_counted() -> None:
+    engine = FakeEngine()
+    with run_server(engine) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        engine.base_stats = FakeStats(
+            num_replicas=1,
+            num_recovering=1,
+            num_losses=3,
+            num_replays=5,
+            replayed_tokens=77,
+            num_recoveries=2,
+            recoveries_s=(0.5, 2.0),
+        )
+        first = samples(http.get("/metrics").text)
+        again = samples(http.get("/metrics").text)
+        engine.base_stats = FakeStats(num_recoveries=3, recoveries_s=(0.5, 2.0, 4.0))
+        last = samples(http.get("/metrics").text)
+    expected = {
+        "shoal:replicas": 1,
+        "shoal:replicas_recovering": 1,
+        "shoal:worker_losses_total": 3,
+        "shoal:request_replays_total": 5,
+        "shoal:replayed_tokens_total": 77,
+        "shoal:recovery_seconds_count": 2,
+        "shoal:recovery_seconds_sum": 2.5,
+    }
+    assert {name: first.get(name) for name in expected} == expected
+    assert {name: again.get(name) for name in expected} == expected
+    assert (last["shoal:recovery_seconds_count"], last["shoal:recovery_seconds_sum"]) == (3, 6.5)
+
+
+def test_an_engine_that_hangs_is_unhealthy_until_it_moves() -> None:
+    engine = FakeEngine()
+    now_s = [100.0]
+
+    async def run() -> None:
+        data_plane = DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny"), clock=lambda: now_s[0])
+        data_plane.start()
+        status = GenerationStatus(data_plane, Drain())
+        assert status.failure is None
+        await data_plane.stats()
+        hang = engine.hang()
+        assert status.failure is None
+        now_s[0] += HANG_S + 1
+        assert status.failure is not None
+        assert "has not moved for 31 s" in status.failure
+        hang.set()
+        await data_plane.stats()
+        assert status.failure is None
+        await data_plane.close()
+
+    asyncio.run(run())

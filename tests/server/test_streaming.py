@@ -147,3 +147,22 @@ def dying_server():
     engine.dies_of_request = "worker died"
     with run_server(engine) as running:
         yield running
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_breaks_workers_is_told_so_and_the_server_goes_on(stream: bool) -> None:
+    engine = FakeEngine(stall_after=0)
+    with run_server(engine) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        body = {"prompt": "{abc}", "stream": stream}
+        waiting = raw_post(running.url, json.dumps(body).encode())
+        wait_for_requests(engine, 1)
+        engine.condemn("3 replicas in a row were lost while they computed this request")
+        answer = waiting.recv(65_536)
+        engine.release()
+        assert http.post(COMPLETIONS, json={"prompt": "{abc}"}).status_code == 200
+        assert http.get("/health").status_code == 200
+        waiting.close()
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert (error["type"], error["code"]) == ("server_error", "request_failed")
+    assert error["message"].startswith("3 replicas in a row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +20,21 @@ _WORDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A closed loop: `concurrency` clients that each send a request, read the answer and send the next."""
+    """A closed loop: `concurrency` clients that each send a request, read the answer and send the next. Or an open one:
+    requests come by chance, `request_rate` a second on average, whether those before them are answered or not."""
 
     base_url: str
     """of the server, with or without /v1"""
     model: str
-    concurrency: int
+    concurrency: int | None = None
+    """clients of a closed loop, >= 1; None: an open loop"""
+    request_rate: float | None = None
+    """requests/s of an open loop, > 0; None: a closed loop"""
     num_prompts: int
     input_tokens: int = 128
     output_tokens: int = 64
     seed: int = 0
-    """prompts are a function of (seed, concurrency, index): no two runs of a sweep share a prefix"""
+    """prompts are a function of (seed, concurrency or rate, index): no two runs of a sweep share a prefix"""
     prompt_kind: PromptKind = "tokens"
     """tokens: exact length as ids; text: about the length in words, for servers that take no ids"""
     num_warmups: int = 1
@@ -43,8 +48,14 @@ class Load:
 
 def prompts(load: Load) -> Sequence[list[int] | str]:
     """Prompts for the warm-up and then for the run, none a prefix of another beyond chance."""
-    rng = random.Random(f"{load.seed}/{load.concurrency}")
+    rng = random.Random(f"{load.seed}/{load.concurrency or load.request_rate}")
     return [_prompt(load, rng) for _ in range(load.num_warmups + load.num_prompts)]
+
+
+def arrival_times(rate: float, count: int, seed: int) -> list[float]:
+    """Seconds from the start at which `count` requests come: a Poisson process of `rate` a second."""
+    rng = random.Random(f"{seed}/{rate}/arrivals")
+    return list(itertools.accumulate(rng.expovariate(rate) for _ in range(count)))
 
 
 def _prompt(load: Load, rng: random.Random) -> list[int] | str:

@@ -1,4 +1,4 @@
-"""Puts a closed-loop load on an OpenAI-compatible server and measures what its clients see.
+"""Puts a load on an OpenAI-compatible server and measures what its clients see.
 
 Works with every server that streams /v1/completions: Shoal, vLLM, llama.cpp.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import msgspec
 import uvloop
 
 from shoal.bench.event_stream import Endpoint, parse_endpoint, post_for_events
-from shoal.bench.load import Load, prompts
+from shoal.bench.load import Load, arrival_times, prompts
 from shoal.bench.serve_report import ServeReport, summarize
 from shoal.errors import ConfigError
 
@@ -41,7 +42,7 @@ class Outcome:
     """What one request came to. Mutable: filled in while it runs."""
 
     started_s: float
-    """on time.perf_counter, as all times here"""
+    """when it was to be sent, on time.perf_counter, as all times here"""
     arrivals_s: list[float] = field(default_factory=list[float])
     """of each chunk with text; a chunk is a token on all the servers named above, save where two came at once"""
     prompt_tokens: int = 0
@@ -71,8 +72,13 @@ def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) ->
     Raises:
         ConfigError: the load makes no sense, or the very first request fails.
     """
-    if min(load.concurrency, load.num_prompts, load.input_tokens, load.output_tokens) < 1:
+    if (load.concurrency is None) == (load.request_rate is None):
+        raise ConfigError("a load has either a concurrency or a request rate")
+    num_clients = 1 if load.concurrency is None else load.concurrency
+    if min(num_clients, load.num_prompts, load.input_tokens, load.output_tokens) < 1:
         raise ConfigError("concurrency, number of prompts and token counts must be at least 1")
+    if load.request_rate is not None and not 0.0 < load.request_rate < inf:
+        raise ConfigError(f"the request rate must be more than 0 requests/s, not {load.request_rate:g}")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(load, on_progress or (lambda _: None)))
 
@@ -81,28 +87,45 @@ async def _run(load: Load, on_progress: Callable[[int], None]) -> ServeReport:
     endpoint = parse_endpoint(load.base_url, "/v1/completions")
     bodies = [_body(load, prompt) for prompt in prompts(load)]
     for body in bodies[: load.num_warmups]:
-        outcome = await _send(load, endpoint, body)
+        outcome = await _send(load, endpoint, body, time.perf_counter())
         if outcome.error is not None:
             raise ConfigError(f"{load.base_url} did not serve the warm-up request: {outcome.error}")
     outcomes: list[Outcome] = []
-    queue = iter(bodies[load.num_warmups :])
+
+    async def answer(body: bytes, due_s: float) -> None:
+        outcomes.append(await _send(load, endpoint, body, due_s))
+        on_progress(len(outcomes))
+
     started_s = time.perf_counter()
-    async with asyncio.TaskGroup() as clients:
-        for _ in range(load.concurrency):
-            clients.create_task(_client(load, endpoint, queue, outcomes, on_progress))
+    await _send_all(load, bodies[load.num_warmups :], answer, started_s)
     return summarize(load, outcomes, duration_s=time.perf_counter() - started_s)
 
 
-async def _client(
-    load: Load, endpoint: Endpoint, queue: Iterator[bytes], outcomes: list[Outcome], on_progress: Callable[[int], None]
+async def _send_all(
+    load: Load, bodies: Sequence[bytes], answer: Callable[[bytes, float], Awaitable[None]], started_s: float
 ) -> None:
-    for body in queue:
-        outcomes.append(await _send(load, endpoint, body))
-        on_progress(len(outcomes))
+    """Returns when the last request is answered."""
+    queue = iter(bodies)
+
+    async def client() -> None:
+        for body in queue:
+            await answer(body, time.perf_counter())
+
+    async def visitor(body: bytes, due_s: float) -> None:
+        await asyncio.sleep(due_s - time.perf_counter())
+        await answer(body, due_s)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(load.concurrency or 0):
+            tasks.create_task(client())
+        if load.request_rate is not None:
+            times = arrival_times(load.request_rate, len(bodies), load.seed)
+            for body, at_s in zip(bodies, times, strict=True):
+                tasks.create_task(visitor(body, started_s + at_s))
 
 
-async def _send(load: Load, endpoint: Endpoint, body: bytes) -> Outcome:
-    outcome = Outcome(started_s=time.perf_counter())
+async def _send(load: Load, endpoint: Endpoint, body: bytes, due_s: float) -> Outcome:
+    outcome = Outcome(started_s=due_s)
     try:
         async with asyncio.timeout(load.timeout_s):
             status, answer = await post_for_events(endpoint, body, api_key=load.api_key, on_event=outcome.on_event)

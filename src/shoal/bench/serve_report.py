@@ -29,7 +29,10 @@ class ServeReport:
     """All figures of one run. Latencies and token counts are those of the successful requests."""
 
     model: str
-    concurrency: int
+    concurrency: int | None
+    """None: an open loop"""
+    request_rate: float | None
+    """requests/s that were sent; None: a closed loop"""
     num_successful: int
     num_failed: int
     first_error: str | None
@@ -62,6 +65,7 @@ def summarize(load: Load, requests: Sequence[MeasuredRequest], *, duration_s: fl
     return ServeReport(
         model=load.model,
         concurrency=load.concurrency,
+        request_rate=load.request_rate,
         num_successful=len(good),
         num_failed=len(errors),
         first_error=errors[0] if errors else None,
@@ -90,7 +94,7 @@ def format_report(report: ServeReport) -> str:
         f"{' Serving Benchmark Result ':=^{WIDTH}}",
         _line("Successful requests:", report.num_successful),
         _line("Failed requests:", report.num_failed),
-        _line("Maximum request concurrency:", report.concurrency),
+        _loop_line(report),
         _line("Benchmark duration (s):", report.duration_s),
         _line("Total input tokens:", report.total_input_tokens),
         _line("Total generated tokens:", report.total_output_tokens),
@@ -106,6 +110,12 @@ def format_report(report: ServeReport) -> str:
     if report.first_error is not None:
         lines.append(f"first error: {report.first_error}")
     return "\n".join(lines)
+
+
+def _loop_line(report: ServeReport) -> str:
+    if report.request_rate is not None:
+        return _line("Request rate configured (RPS):", float(report.request_rate))
+    return _line("Maximum request concurrency:", report.concurrency or 0)
 
 
 def _section(title: str, short: str, values: Distribution) -> list[str]:

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.responses import Response
 
 from shoal.server.auth import ApiKeyMiddleware
 from shoal.server.data_plane import DataPlane
+from shoal.server.draining import Drain, DrainMiddleware, ShuttingDown
 from shoal.server.generation_status import GenerationStatus
-from shoal.server.openai.errors import HANDLED, answer_exception, wrong_key
+from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_key
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.probes import Probes
 
@@ -19,7 +21,7 @@ from shoal.server.probes import Probes
 def create_app(data_plane: DataPlane, *, model_name: str, api_key: str | None = None) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
-    `app.state.mortal` is the data plane.
+    `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
     @asynccontextmanager
@@ -30,18 +32,30 @@ def create_app(data_plane: DataPlane, *, model_name: str, api_key: str | None = 
         finally:
             await data_plane.close()
 
+    drain = Drain()
+    status = GenerationStatus(data_plane, drain)
     app = Starlette(
-        routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(GenerationStatus(data_plane)).routes()],
-        middleware=_guards(api_key),
+        routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(status).routes()],
+        middleware=_guards(api_key, drain, data_plane),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.mortal = data_plane
+    app.state.drain = drain
     return app
 
 
-def _guards(api_key: str | None) -> list[Middleware]:
-    if not api_key:
-        return []
-    return [Middleware(ApiKeyMiddleware, api_key=api_key, prefix="/v1", refuse=lambda: wrong_key().response())]
+def _guards(api_key: str | None, drain: Drain, data_plane: DataPlane) -> list[Middleware]:
+    def refuse(error: ShuttingDown) -> Response:
+        data_plane.metrics.count_refusal("draining")
+        return from_exception(error).response()
+
+    guards = [Middleware(DrainMiddleware, drain=drain, prefix="/v1", refuse=refuse)]
+    if api_key:
+        guards.insert(0, Middleware(ApiKeyMiddleware, api_key=api_key, prefix="/v1", refuse=_refuse_key))
+    return guards
+
+
+def _refuse_key() -> Response:
+    return wrong_key().response()

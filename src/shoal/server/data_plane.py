@@ -6,19 +6,20 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from types import TracebackType
 
 import msgspec
 
-from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
-from shoal.errors import InvalidRequest, WorkerLost
+from shoal.core.admission import AdmissionConfig
+from shoal.core.request import Request, RequestId, TokenProduced
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from shoal.protocol.messages import Sampling
-from shoal.server.choice import Choice, ChoiceDelta
-from shoal.server.engine_thread import EngineThread, OutputStream
+from shoal.server.choice import Choice
+from shoal.server.engine_thread import EngineThread
+from shoal.server.generation import Generation, GenerationSpec
 from shoal.server.metrics import RequestTimer, ServerMetrics
+from shoal.server.output_stream import OutputStream
 from shoal.server.seams import Engine, EngineStats, Tokenizer
 from shoal.server.text_stream import TextStream
 
@@ -34,121 +35,6 @@ class ContextLengthExceeded(InvalidRequest):
     """Prompt and output together do not fit the model's context."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationSpec:
-    """One prompt of an API call and how to continue it."""
-
-    prompt_ids: tuple[int, ...]
-    max_tokens: int | None = None
-    """output tokens at most, >= 1; None: what the context leaves"""
-    n: int = 1
-    """independent continuations, >= 1"""
-    sampling: Sampling = field(default_factory=Sampling)
-    """its seed is replaced, see `seed`"""
-    seed: int | None = None
-    """choice i uses seed + i; None: random"""
-    stop: tuple[str, ...] = ()
-    """the text ends before the first of these"""
-    stop_token_ids: frozenset[int] = frozenset()
-    """end the text, in addition to the model's own"""
-    ignore_eos: bool = False
-    """go on past the model's own end tokens"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Token counts of an API call."""
-
-    prompt_tokens: int
-    """each prompt once, whatever n is"""
-    completion_tokens: int
-    """of all choices, stop tokens included"""
-    cached_tokens: int
-    """prompt tokens that the first choice of each prompt took from the prefix index"""
-
-
-class Generation:
-    """A running API call: an async iterator of what each wake brought, to be used as an async context manager.
-
-    Leaving the context cancels whatever still runs.
-    """
-
-    def __init__(
-        self,
-        engine: EngineThread,
-        stream: OutputStream,
-        choices: dict[RequestId, Choice],
-        timers: dict[RequestId, RequestTimer],
-        num_prompt_tokens: int,
-        choices_per_prompt: Sequence[int],
-    ) -> None:
-        self._engine = engine
-        self._stream = stream
-        self._choices = choices
-        self._timers = timers
-        self._num_prompt_tokens = num_prompt_tokens
-        self._choices_per_prompt = choices_per_prompt
-        self._num_open = len(choices)
-
-    async def __aenter__(self) -> Generation:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._engine.abandon(self._stream)
-        for timer in self._timers.values():
-            timer.finish("abort")
-
-    async def __aiter__(self) -> AsyncIterator[list[ChoiceDelta]]:
-        """Deltas, several of one wake together.
-
-        Raises:
-            WorkerLost: the engine ended a request with an error.
-        """
-        while self._num_open:
-            touched = {output.request_id: self._take(output) for output in await self._stream.take()}
-            deltas = [delta for choice in touched.values() if (delta := choice.take_delta()) is not None]
-            if deltas:
-                yield deltas
-
-    @property
-    def usage(self) -> Usage:
-        """Token counts, final once the iteration has ended."""
-        choices = list(self._choices.values())
-        cached, first = 0, 0
-        for num_choices in self._choices_per_prompt:
-            cached += choices[first].num_cached_tokens
-            first += num_choices
-        return Usage(
-            prompt_tokens=self._num_prompt_tokens,
-            completion_tokens=sum(choice.num_tokens for choice in choices),
-            cached_tokens=cached,
-        )
-
-    def _take(self, output: Output) -> Choice:
-        choice = self._choices[output.request_id]
-        if isinstance(output, TokenProduced):
-            self._take_token(choice, output)
-        else:
-            self._end(choice, output)
-        return choice
-
-    def _take_token(self, choice: Choice, output: TokenProduced) -> None:
-        if choice.finish_reason is None:
-            self._timers[output.request_id].token()
-            choice.add_token(output)
-            if choice.finish_reason is not None:
-                self._engine.cancel(output.request_id)
-
-    def _end(self, choice: Choice, output: RequestFinished) -> None:
-        self._num_open -= 1
-        choice.end(output)
-        self._timers[output.request_id].finish(choice.finish_reason or output.reason)
-        if output.reason == "error":
-            raise WorkerLost(output.message or "the request was lost with its worker")
-
-
 class DataPlane:
     """Owns the engine's thread; everything a dialect needs to serve a call."""
 
@@ -158,14 +44,27 @@ class DataPlane:
         tokenizer: Tokenizer,
         *,
         metrics: ServerMetrics,
+        admission: AdmissionConfig | None = None,
+        request_timeout_s: float | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            engine: does the work.
+            tokenizer: of the model.
+            metrics: what is counted.
+            admission: how much may wait; None: the default.
+            request_timeout_s: the most time that any call may take; None: any.
+            draw_seed: for requests without a seed.
+            clock: monotonic seconds.
+        """
         self.tokenizer = tokenizer
         self.metrics = metrics
         self.on_death: Callable[[str], None] | None = None
         """called once, in the event loop, with the reason for which the engine can do no more work"""
-        self._engine = EngineThread(engine)
+        self._engine = EngineThread(engine, admission or AdmissionConfig(), clock)
+        self._request_timeout_s = request_timeout_s
         self._draw_seed = draw_seed
         self._clock = clock
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-tokenizer")
@@ -179,6 +78,10 @@ class DataPlane:
     def failure(self) -> str | None:
         """Why the engine can do no more work; None while it can."""
         return self._engine.failure
+
+    def engine_silent_s(self) -> float:
+        """See `EngineThread.silent_s`."""
+        return self._engine.silent_s()
 
     @property
     def last_output_s(self) -> float | None:
@@ -211,24 +114,32 @@ class DataPlane:
             await loop.run_in_executor(self._encoder, lambda: self.tokenizer.encode(text, add_special=add_special))
         )
 
-    async def generate(self, specs: Sequence[GenerationSpec]) -> Generation:
+    async def generate(self, specs: Sequence[GenerationSpec], timeout_s: float | None = None) -> Generation:
         """Start a call with one or more prompts; all of them are admitted or none.
 
         Choice i of prompt p has index p * n + i when every prompt asks for n choices.
 
+        Args:
+            specs: the prompts.
+            timeout_s: the most time that the call may take; None: as long as any call.
+
         Raises:
             InvalidRequest, ContextLengthExceeded, CapacityError: a prompt cannot be served.
+            QueueFull: not now.
+            DeadlineExceeded: the engine has not taken it up in time.
             WorkerLost: the engine can do no more work.
         """
+        self._check_room(sum(spec.n for spec in specs))
+        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
         requests, choices, timers = self._expand(specs)
-        stream = await self._engine.submit(requests)
         return Generation(
             self._engine,
-            stream,
+            await self._submit(requests, timeout_s),
             choices,
             timers,
             num_prompt_tokens=sum(len(spec.prompt_ids) for spec in specs),
             choices_per_prompt=[spec.n for spec in specs],
+            timeout_s=timeout_s,
         )
 
     async def send_canary(self) -> bool:
@@ -245,6 +156,20 @@ class DataPlane:
         if came:
             self.metrics.last_token_s = self._clock()
         return came
+
+    def _check_room(self, num_requests: int) -> None:
+        try:
+            self._engine.check_room(num_requests)
+        except QueueFull:
+            self.metrics.count_refusal("queue_full")
+            raise
+
+    async def _submit(self, requests: Sequence[Request], timeout_s: float | None) -> OutputStream:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._engine.submit(requests)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the engine is busy", self._engine.retry_after_s()) from error
 
     def _expand(
         self, specs: Sequence[GenerationSpec]

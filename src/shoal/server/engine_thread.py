@@ -14,8 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from shoal.core.admission import AdmissionConfig, EndRate, reason_to_refuse
 from shoal.core.request import Output, Request, RequestFinished, RequestId
 from shoal.errors import CapacityError, RequestError, ShoalError, WorkerLost
+from shoal.server.output_stream import OutputStream
 from shoal.server.seams import Engine, EngineStats
 
 TURN_TIMEOUT_S = 60.0
@@ -23,32 +25,6 @@ TURN_TIMEOUT_S = 60.0
 
 CLOSE_TIMEOUT_S = 30.0
 """How long closing waits for the engine to stop its workers before the thread is left behind as a daemon."""
-
-
-class OutputStream:
-    """What comes back for the requests of one submission, in order, read by one task of the event loop."""
-
-    def __init__(self, request_ids: Sequence[RequestId]) -> None:
-        self.open_ids = set(request_ids)
-        """requests that have not ended, as far as the loop knows"""
-        self._pending: list[Output] = []
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def take(self) -> list[Output]:
-        """Everything that came since the last call, at least one output. Not to be called after the last end."""
-        if not self._pending:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        taken, self._pending = self._pending, []
-        return taken
-
-    def put(self, output: Output) -> None:
-        """Add one output and wake the reader."""
-        self._pending.append(output)
-        if isinstance(output, RequestFinished):
-            self.open_ids.discard(output.request_id)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +49,38 @@ _Command = _Submit | _Cancel | _ReadStats
 class EngineThread:
     """The only user of the engine. Its methods belong to the event loop that called `start`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, admission: AdmissionConfig, clock: Callable[[], float]) -> None:
+        """
+        Args:
+            engine: not started by anybody else.
+            admission: how much may wait.
+            clock: monotonic seconds.
+        """
         self._engine = engine
-        self.max_context = engine.stats().max_context
+        self._admission = admission
+        self._clock = clock
+        self._end_rate = EndRate()
+        stats = engine.stats()
+        self.max_context = stats.max_context
         """longest sequence in tokens"""
+        self._max_running = stats.max_running
         self.failure: str | None = None
         """why the engine can do no more work; None while it can"""
         self._commands: deque[_Command] = deque()
         self._streams: dict[RequestId, OutputStream] = {}
         self._acks: set[asyncio.Future[Any]] = set()
+        self._question: asyncio.Future[EngineStats] | None = None
+        """the latest one of `silent_s`"""
+        self._asked_s = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_death: Callable[[str], None] | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._stopping
 
     def start(self, *, on_death: Callable[[str], None] | None = None) -> None:
         """Start the thread; `on_death` is called in the running loop, with the reason, if the engine breaks."""
@@ -94,8 +89,25 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="shoal-engine", daemon=True)
         self._thread.start()
 
+    def check_room(self, num_requests: int) -> None:
+        """Raises QueueFull where so many requests more are too many."""
+        refusal = reason_to_refuse(
+            self._admission,
+            num_new=num_requests,
+            num_unfinished=len(self._streams),
+            max_running=self._max_running,
+            rate=self._end_rate,
+            now_s=self._clock(),
+        )
+        if refusal is not None:
+            raise refusal
+
+    def retry_after_s(self) -> float:
+        """When the next place is likely to be free."""
+        return self._end_rate.expected_s(1, self._clock())
+
     async def submit(self, requests: Sequence[Request]) -> OutputStream:
-        """Hand over requests, all of them or none.
+        """Hand over requests, all of them or none, whether there is room or not.
 
         Raises:
             InvalidRequest, CapacityError: the engine refused one of them.
@@ -103,6 +115,8 @@ class EngineThread:
         """
         stream = OutputStream([request.request_id for request in requests])
         ack = self._new_ack()
+        if not self._streams:
+            self._end_rate.note_start(self._clock())
         self._streams.update((request.request_id, stream) for request in requests)
         self._command(_Submit(requests=tuple(requests), ack=ack))
         try:
@@ -128,9 +142,15 @@ class EngineThread:
 
     async def stats(self) -> EngineStats:
         """The engine's counters now. Raises WorkerLost."""
-        ack: asyncio.Future[EngineStats] = self._new_ack()
-        self._command(_ReadStats(ack=ack))
-        return await ack
+        stats = await self._ask_for_stats()
+        self._max_running = stats.max_running
+        return stats
+
+    def silent_s(self) -> float:
+        """For how long the engine has not answered a question; it is asked one, so that the next call can tell."""
+        if self._question is None or self._question.done():
+            self._question, self._asked_s = self._ask_for_stats(), self._clock()
+        return self._clock() - self._asked_s
 
     async def close(self) -> None:
         """Stop the thread and the engine; requests that are still open end with an error. Idempotent."""
@@ -142,14 +162,25 @@ class EngineThread:
 
     # in the event loop
 
+    def _ask_for_stats(self) -> asyncio.Future[EngineStats]:
+        ack: asyncio.Future[EngineStats] = self._new_ack()
+        self._command(_ReadStats(ack=ack))
+        return ack
+
     def _new_ack(self) -> asyncio.Future[Any]:
         if self.failure is not None:
             raise WorkerLost(self.failure)
         assert self._loop is not None, "start() comes first"
         ack = self._loop.create_future()
         self._acks.add(ack)
-        ack.add_done_callback(self._acks.discard)
+        ack.add_done_callback(self._settled)
         return ack
+
+    def _settled(self, ack: asyncio.Future[Any]) -> None:
+        """An error that nobody waits for is no news."""
+        self._acks.discard(ack)
+        if not ack.cancelled():
+            ack.exception()
 
     def _command(self, command: _Command) -> None:
         self._commands.append(command)
@@ -171,6 +202,7 @@ class EngineThread:
         for output in outputs:
             if isinstance(output, RequestFinished):
                 stream = self._streams.pop(output.request_id, None)
+                self._end_rate.note_end(self._clock())
             else:
                 stream = self._streams.get(output.request_id)
             if stream is not None:

@@ -7,26 +7,40 @@ from contextlib import suppress
 
 from shoal.errors import WorkerLost
 from shoal.server.data_plane import DataPlane
+from shoal.server.draining import Drain, ShuttingDown
 from shoal.server.readiness import ReadinessProbe
+from shoal.server.seams import EngineStats
 
 STATS_TIMEOUT_S = 1.0
 """A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""
+HANG_S = 30.0
+"""The engine only ever passes messages on, within milliseconds; workers compute. A judgment: three probes of
+Kubernetes, so that a machine that stands still for a while does not count."""
 
 
 class GenerationStatus:
     """Implements `probes.Status`."""
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    def __init__(self, data_plane: DataPlane, drain: Drain) -> None:
         self._data_plane = data_plane
+        self._drain = drain
         self._readiness = ReadinessProbe(data_plane)
 
     @property
     def failure(self) -> str | None:
         """Why the engine can do no more work; None while it can."""
-        return self._data_plane.failure
+        if self._data_plane.failure is not None:
+            return self._data_plane.failure
+        silent_s = self._data_plane.engine_silent_s()
+        return None if silent_s < HANG_S else f"the engine has not moved for {silent_s:.0f} s"
 
     async def unreadiness(self) -> str | None:
-        """None when a token came lately, or comes now."""
+        """None when a token came lately, or comes now, and there are workers that could make more."""
+        if self._drain.is_on:
+            return str(ShuttingDown())
+        stats = await self._read_stats()
+        if stats is not None and not stats.num_replicas:
+            return f"{stats.num_recovering} replicas have lost their workers, which are being started again"
         if await self._readiness.is_ready():
             return None
         return "no token was produced lately, and a test request has produced none in time"
@@ -34,7 +48,14 @@ class GenerationStatus:
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The server's metrics with the engine's counters."""
         metrics = self._data_plane.metrics
-        with suppress(TimeoutError, WorkerLost):  # then the counters are those of the last time
-            async with asyncio.timeout(STATS_TIMEOUT_S):
-                metrics.read_engine(await self._data_plane.stats())
+        stats = await self._read_stats()
+        if stats is not None:
+            metrics.read_engine(stats)
         return metrics.expose(accept)
+
+    async def _read_stats(self) -> EngineStats | None:
+        """The engine's counters; None where it has no time now, or can do no more work."""
+        with suppress(TimeoutError, WorkerLost):
+            async with asyncio.timeout(STATS_TIMEOUT_S):
+                return await self._data_plane.stats()
+        return None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
+from shoal.core.plan import PredictedSpeed
 from shoal.server.seams import EngineStats
 
 # Source of the buckets: vLLM's metrics of the same names, so that existing dashboards and alerts keep their meaning.
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 REQUEST_BUCKETS_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+RECOVERY_BUCKETS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 40, 80, 160, 320)
+"""A judgment: a small model's workers are back within a second or two, a large one loads for minutes."""
 LENGTH_BUCKETS_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
@@ -34,6 +37,20 @@ class _EngineCollector:
         yield self._counter("prefix_cache_queries", "Prompt tokens looked up in the cache.", stats.prefix_query_tokens)
         yield self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_hit_tokens)
         yield self._counter("num_preemptions", "Requests put back for want of KV blocks.", stats.num_preemptions)
+        yield self._gauge("replicas", "Replicas with all their workers.", stats.num_replicas)
+        yield self._gauge("replicas_recovering", "Replicas whose workers are started again.", stats.num_recovering)
+        yield self._counter("worker_losses", "Times that a replica lost workers.", stats.num_losses)
+        yield self._counter("request_replays", "Times that a request went on on other workers.", stats.num_replays)
+        yield self._counter("replayed_tokens", "Tokens computed again for that.", stats.replayed_tokens)
+        yield self._slowdowns(stats.slowdowns)
+
+    def _slowdowns(self, slowdowns: Sequence[Sequence[float]]) -> Metric:
+        help_text = "Time of a stage's latest steps over the time expected of them; 1 is as expected."
+        family = GaugeMetricFamily("shoal:worker_slowdown", help_text, labels=["model_name", "replica", "stage"])
+        for replica, stages in enumerate(slowdowns):
+            for stage, factor in enumerate(stages):
+                family.add_metric([self._model_name, str(replica), str(stage)], factor)
+        return family
 
     def _gauge(self, name: str, help_text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"shoal:{name}", help_text, labels=["model_name"])
@@ -49,7 +66,8 @@ class _EngineCollector:
 class ServerMetrics:
     """All metrics of one app. Counted in the event loop only."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, predicted: PredictedSpeed | None = None) -> None:
+        """`predicted`: by the planner, to stand beside what is measured; None where the split was said by hand."""
         self.model_name = model_name
         self.last_token_s: float | None = None
         """when the last token came, on the data plane's clock; None before the first"""
@@ -61,6 +79,9 @@ class ServerMetrics:
         self._success = Counter(
             "shoal:request_success", "Requests by end.", ["model_name", "finished_reason"], registry=self._registry
         )
+        self._refusals = Counter(
+            "shoal:request_refusals", "Calls refused, by reason.", ["model_name", "reason"], registry=self._registry
+        )
         self.ttft_s = self._histogram("time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS_S)
         self.itl_s = self._histogram("inter_token_latency_seconds", "Between two tokens.", TOKEN_BUCKETS_S)
         self.tpot_s = self._histogram(
@@ -71,6 +92,22 @@ class ServerMetrics:
         self.request_generation_tokens = self._histogram(
             "request_generation_tokens", "Output length.", LENGTH_BUCKETS_TOKENS
         )
+        self._recovery_s = self._histogram("recovery_seconds", "Loss of workers to new ones.", RECOVERY_BUCKETS_S)
+        self._num_recoveries = 0
+        if predicted is not None:
+            self._expose_predicted(predicted)
+
+    def _expose_predicted(self, predicted: PredictedSpeed) -> None:
+        load = f"{predicted.streams} streams of {predicted.prompt_tokens} + {predicted.output_tokens} tokens"
+        for name, help_text, value in (
+            ("output_tokens_per_second", "Output tokens/s", predicted.output_tokens_per_s),
+            ("time_to_first_token_seconds", "Arrival to first token", predicted.ttft_s),
+            ("time_per_output_token_seconds", "Per token after a request's first", predicted.tpot_s),
+        ):
+            gauge = Gauge(
+                f"shoal:predicted_{name}", f"{help_text}, as planned.", ["model_name", "load"], registry=self._registry
+            )
+            gauge.labels(self.model_name, load).set(value)
 
     def timer(self, num_prompt_tokens: int, arrival_s: float, clock: Callable[[], float]) -> RequestTimer:
         """Start to measure one request."""
@@ -80,9 +117,17 @@ class ServerMetrics:
         """Count a request that ended with stop, length, abort or error."""
         self._success.labels(self.model_name, finished_reason).inc()
 
+    def count_refusal(self, reason: str) -> None:
+        """Count a call that was not taken: queue_full or draining."""
+        self._refusals.labels(self.model_name, reason).inc()
+
     def read_engine(self, stats: EngineStats) -> None:
         """Take a fresh snapshot of the engine's counters for the next exposition."""
         self._engine.stats = stats
+        num_new = stats.num_recoveries - self._num_recoveries
+        self._num_recoveries = stats.num_recoveries
+        for recovery_s in stats.recoveries_s[-num_new:] if num_new else ():
+            self._recovery_s.observe(recovery_s)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """The metrics in the text format that the Accept header asks for, and its content type."""

@@ -46,6 +46,51 @@ class EngineStats(Protocol):
         """Longest sequence, prompt and output together, in tokens."""
         ...
 
+    @property
+    def max_running(self) -> int:
+        """Requests that can run at once."""
+        ...
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that have their workers."""
+        ...
+
+    @property
+    def num_recovering(self) -> int:
+        """Replicas that have lost workers and are to have them again."""
+        ...
+
+    @property
+    def num_losses(self) -> int:
+        """Times that a replica's workers were lost, so far."""
+        ...
+
+    @property
+    def num_replays(self) -> int:
+        """Times that a request which had begun was taken from lost workers, so far."""
+        ...
+
+    @property
+    def replayed_tokens(self) -> int:
+        """Tokens that lost workers had computed and others must compute again, so far."""
+        ...
+
+    @property
+    def num_recoveries(self) -> int:
+        """Times that a lost replica had workers again, so far."""
+        ...
+
+    @property
+    def recoveries_s(self) -> Sequence[float]:
+        """For how long a replica had no workers, the latest recoveries in order."""
+        ...
+
+    @property
+    def slowdowns(self) -> Sequence[Sequence[float]]:
+        """For each stage of each replica, how many times as long as expected its latest steps took."""
+        ...
+
 
 class Engine(Protocol):
     """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from types import FrameType
 from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
 
 from shoal.errors import ConfigError, WorkerLost
+from shoal.server.draining import DRAIN_TIMEOUT_S, Drain
 
-GRACEFUL_TIMEOUT_S = 20
-"""Open requests may take this long after a signal. Kubernetes kills 30 s after it."""
+CUT_OFF_S = 2
+"""For the errors of requests that did not finish in time to be sent."""
 
 KEEP_ALIVE_S = 75
 """Longer than the 60 s after which common proxies drop idle connections, so that they close first and not in the
@@ -27,6 +28,10 @@ class Mortal(Protocol):
 
     on_death: Callable[[str], None] | None
     """called once, in the event loop, with the reason for which no more work can be done"""
+
+    async def close(self) -> None:
+        """End all work; requests that are still open end with an error. Idempotent."""
+        ...
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -55,28 +60,41 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def serve_app(app: Starlette, sock: socket.socket, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then finish open requests and return.
+def serve_app(
+    app: Starlette,
+    sock: socket.socket,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    on_drain: Callable[[int], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then refuse new requests, finish the open ones and return.
 
     Args:
         app: from `create_app` or `create_graph_app`.
         sock: from `bind`; closed at the end.
         on_ready: called with the URL once requests are taken.
+        drain_timeout_s: how long open requests may take after the signal. A second signal ends them at once.
+        on_drain: called with their number after the signal, if there are any.
 
     Raises:
         WorkerLost: the workers are gone; requests have ended with errors.
     """
-    mortal: Mortal = app.state.mortal
-    server = AppServer(app, on_started=lambda: on_ready(url_of(sock)) if on_ready else None)
+    server = AppServer(
+        app,
+        on_started=lambda: on_ready(url_of(sock)) if on_ready else None,
+        drain_timeout_s=drain_timeout_s,
+        on_drain=on_drain,
+    )
     deaths: list[str] = []
 
     def stop(reason: str) -> None:
         deaths.append(reason)
         server.should_exit = True
 
+    mortal: Mortal = app.state.mortal
     mortal.on_death = stop
-    with _signals_not_raised_again():
-        server.run(sockets=[sock])
+    server.run(sockets=[sock])
     if deaths:
         raise WorkerLost(deaths[0])
 
@@ -88,9 +106,17 @@ def url_of(sock: socket.socket) -> str:
 
 
 class AppServer(uvicorn.Server):
-    """uvicorn, set up for one app; `on_started` is called in its event loop once requests are taken."""
+    """uvicorn, set up for one app, with listeners that stay open while it drains: new requests get an answer."""
 
-    def __init__(self, app: Starlette, *, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        *,
+        on_started: Callable[[], None],
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        on_drain: Callable[[int], None] | None = None,
+    ) -> None:
+        """As `serve_app`; `on_started` is called in the event loop once requests are taken."""
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -100,10 +126,15 @@ class AppServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACEFUL_TIMEOUT_S,
+            timeout_graceful_shutdown=CUT_OFF_S,
         )
         super().__init__(config)
         self._on_started = on_started
+        self._on_drain = on_drain
+        self._drain_timeout_s = drain_timeout_s
+        self._drained_by_s: float | None = None
+        self._drain: Drain = app.state.drain
+        self._mortal: Mortal = app.state.mortal
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
@@ -111,16 +142,29 @@ class AppServer(uvicorn.Server):
         if self.started:
             self._on_started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come: the first lets open requests finish, the second ends them, a third kills."""
+        if self._drain.is_on:
+            self.should_exit = True
+            signal.signal(sig, signal.SIG_DFL)
+        self._drain.is_on = True
 
-@contextmanager
-def _signals_not_raised_again() -> Generator[None, None, None]:
-    """uvicorn raises the signal that ended it once more, for whoever handled it before: here nobody is to die of it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; asked ten times a second."""
+        return await super().on_tick(counter) or self._is_drained()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listeners and end what is left."""
+        if self._drain.num_open:
+            await self._mortal.close()
+        await super().shutdown(sockets)
+
+    def _is_drained(self) -> bool:
+        if not self._drain.is_on:
+            return False
+        now_s, num_open = time.monotonic(), self._drain.num_open
+        if self._drained_by_s is None:
+            self._drained_by_s = now_s + self._drain_timeout_s
+            if num_open and self._on_drain is not None:
+                self._on_drain(num_open)
+        return not num_open or now_s >= self._drained_by_s

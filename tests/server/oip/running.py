@@ -29,6 +29,7 @@ class RunningServer:
     grpc_address: str
     loader: FakeLoader
     repository: ModelRepository
+    server: AppServer
 
 
 def echoes() -> dict[str, Callable[[], FakeGraph]]:
@@ -67,6 +68,7 @@ def run_server(
             grpc_address="{}:{}".format(*grpc_address),
             loader=loader,
             repository=repository,
+            server=server,
         )
     finally:
         server.should_exit = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from shoal.core.graph_plan import PredictedRows
+from tests.server.oip.fakes import FakeGraph, doubler
 from tests.server.oip.running import run_server
 from tests.server.oip.test_rest_errors import GOOD
 
@@ -43,6 +47,21 @@ def test_metrics_count_what_happened() -> None:
     compute_s = families["shoal:inference_compute_infer_duration_seconds"].samples[0].value
     assert 0.002 <= compute_s <= 0.0021
     assert families["shoal:inference_request_duration_seconds"].samples[0].value > 0
+    assert families["shoal:inference_rows_per_second"].samples[0].value > 0
+    assert families["shoal:inference_predicted_rows_per_second"].samples == []
+
+
+def test_a_prediction_stands_beside_what_was_measured() -> None:
+    def planned() -> FakeGraph:
+        graph = doubler()
+        graph.plan = replace(graph.plan, predicted=PredictedRows(rows_per_s=123.5, latency_s=0.01))
+        return graph
+
+    with run_server({"doubler": planned}) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        lines = http.get("/metrics").text.splitlines()
+    labels = '{model="doubler",version="1"}'
+    assert f"shoal:inference_predicted_rows_per_second{labels} 123.5" in lines
+    assert f"shoal:inference_rows_per_second{labels} 0.0" in lines
 
 
 def test_readiness_runs_the_sample_and_believes_it_for_a_while() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from shoal.errors import ConfigError
 from shoal.server.auth import ApiKeyMiddleware
+from shoal.server.draining import Drain, DrainMiddleware
 from shoal.server.oip.repository import ModelRepository
-from shoal.server.oip.rest.errors import HANDLED, answer_exception, wrong_key
+from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_key
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.rpc.server import RpcServer
 from shoal.server.oip.status import RepositoryStatus
@@ -21,7 +23,7 @@ MAX_REQUEST_BYTES = 1 << 30
 """Larger requests are refused by default: half of the largest message that gRPC can carry."""
 
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""What orchestrators ask without a key."""
+"""What orchestrators ask without a key, and of a server that is about to end."""
 
 
 def create_graph_app(
@@ -33,7 +35,8 @@ def create_graph_app(
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
-    Its lifespan puts the repository's loaded models into service and closes them. `app.state.mortal` is the repository.
+    Its lifespan puts the repository's loaded models into service and closes them. `app.state.mortal` is the repository,
+    `app.state.drain` what counts and refuses requests.
 
     Args:
         repository: its models may be loaded already, or be loaded by clients.
@@ -41,8 +44,11 @@ def create_graph_app(
         max_request_bytes: larger requests are refused before they are read.
         grpc_address: where to serve gRPC; None: nowhere.
     """
-    status = RepositoryStatus(repository)
-    rpc = None if grpc_address is None else RpcServer(repository, status, grpc_address, api_key, max_request_bytes)
+    drain = Drain()
+    status = RepositoryStatus(repository, drain)
+    rpc = None
+    if grpc_address is not None:
+        rpc = RpcServer(repository, status, drain, grpc_address, api_key, max_request_bytes)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
@@ -58,12 +64,13 @@ def create_graph_app(
 
     app = Starlette(
         routes=[*RestApi(repository, status, max_request_bytes).routes(), *Probes(status).routes()],
-        middleware=_guards(api_key),
+        middleware=_guards(api_key, drain),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.mortal = repository
+    app.state.drain = drain
     return app
 
 
@@ -77,7 +84,7 @@ async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
         repository.on_death(str(error))
 
 
-def _guards(api_key: str | None) -> list[Middleware]:
-    if not api_key:
-        return []
-    return [Middleware(ApiKeyMiddleware, api_key=api_key, prefix="/v2", refuse=wrong_key, open_paths=_OPEN_PATHS)]
+def _guards(api_key: str | None, drain: Drain) -> list[Middleware]:
+    common: dict[str, Any] = {"prefix": "/v2", "open_paths": _OPEN_PATHS}
+    key = [Middleware(ApiKeyMiddleware, api_key=api_key, refuse=wrong_key, **common)] if api_key else []
+    return [*key, Middleware(DrainMiddleware, drain=drain, refuse=from_exception, **common)]

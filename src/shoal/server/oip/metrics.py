@@ -36,6 +36,7 @@ _FAMILIES = (
     _Family("pending_rows", "gauge", "Rows waiting to be run.", lambda c, s: s.queued_rows),
     _Family("in_flight_batches", "gauge", "Batches being run.", lambda c, s: s.in_flight_batches),
     _Family("replicas", "gauge", "Replicas with all their workers.", lambda c, s: s.num_replicas),
+    _Family("rows_per_second", "gauge", "Of all replicas, by their latest batches.", lambda c, s: s.rows_per_s),
     _Family("request_duration_seconds", "counter", "Arrival to end, of successes.", lambda c, s: c.success_s),
     _Family("queue_duration_seconds", "counter", "Waiting, of successes.", lambda c, s: s.queue_s),
     _Family("compute_infer_duration_seconds", "counter", "Running, of successes.", lambda c, s: s.compute_s),
@@ -47,11 +48,16 @@ _PREFIX = "shoal:inference_"
 
 def expose_metrics(models: Iterable[ServedModel]) -> bytes:
     """All metrics of these models, now."""
+    models = list(models)
     readings = [(_labels(model), model.counts, model.stats()) for model in models]
     lines: list[str] = []
     for family in _FAMILIES:
         lines += _head(family.name, family.kind, family.help_text)
         lines += [f"{_PREFIX}{family.name}{{{labels}}} {family.read(c, s)}" for labels, c, s in readings]
+    lines += _head("predicted_rows_per_second", "gauge", "What the chosen split was expected to reach.")
+    for model in models:
+        if model.plan.predicted is not None:
+            lines.append(f"{_PREFIX}predicted_rows_per_second{{{_labels(model)}}} {model.plan.predicted.rows_per_s}")
     lines += _head("request_failure", "counter", "Requests that failed, by Triton's reasons.")
     for labels, counts, _ in readings:
         lines += [

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ConfigError, ShoalError
+from shoal.server.draining import DRAIN_TIMEOUT_S
 from shoal.server.oip.model_files import ModelFile
 from shoal.server.oip.seams import GraphLoader
 from shoal.server.oip.served_model import ServedModel
@@ -18,9 +19,6 @@ from shoal.server.oip.served_model import ServedModel
 T = TypeVar("T")
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 """Source: Triton, "Model Repository Extension", states of the index."""
-
-DRAIN_TIMEOUT_S = 20.0
-"""How long the open requests of a model that is unloaded may still take, as long as those of a server that ends."""
 
 _UNLOADED = "unloaded"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakKeyDictionary
 
+from shoal.server.draining import Drain, ShuttingDown
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.served_model import ServedModel
@@ -14,8 +15,9 @@ from shoal.server.readiness import ReadinessProbe
 class RepositoryStatus:
     """Implements `probes.Status`; readiness is shown by a canary through each model's workers."""
 
-    def __init__(self, repository: ModelRepository) -> None:
+    def __init__(self, repository: ModelRepository, drain: Drain) -> None:
         self._repository = repository
+        self._drain = drain
         self._probes: WeakKeyDictionary[ServedModel, ReadinessProbe] = WeakKeyDictionary()
 
     @property
@@ -25,6 +27,8 @@ class RepositoryStatus:
 
     async def unreadiness(self) -> str | None:
         """None when every loaded model has answered lately, or answers now."""
+        if self._drain.is_on:
+            return str(ShuttingDown())
         reasons = await asyncio.gather(*(self.unreadiness_of(model) for model in self._repository.models))
         return next((reason for reason in reasons if reason is not None), None)
 

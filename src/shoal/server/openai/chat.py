@@ -10,7 +10,8 @@ import msgspec
 
 from shoal.errors import InvalidRequest
 from shoal.server.choice import ChoiceDelta, PositionLogprobs
-from shoal.server.data_plane import DataPlane, GenerationSpec, Usage
+from shoal.server.data_plane import DataPlane
+from shoal.server.generation import GenerationSpec, Usage
 from shoal.server.openai.form import FinishedChoice, finite, top_pairs, usage_fields
 from shoal.server.openai.schemas import ChatBody
 

@@ -10,13 +10,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from shoal.errors import CapacityError, InvalidRequest, ShoalError, WorkerLost
+from shoal.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    RequestError,
+    ShoalError,
+    WorkerLost,
+)
 from shoal.server.body import BodyTooLarge
 from shoal.server.data_plane import ContextLengthExceeded
+from shoal.server.draining import ShuttingDown
+from shoal.server.retry_after import retry_after
 
 
 class ApiError(Exception):
-    """An answer other than success. `error_type`, `param` and `code` are OpenAI's fields of these names."""
+    """An answer other than success. `error_type`, `param` and `code` are OpenAI's fields of these names.
+
+    `retry_after_s`: when the same is likely to succeed; 0: as soon as can be said; None: not by waiting.
+    """
 
     def __init__(
         self,
@@ -26,12 +39,14 @@ class ApiError(Exception):
         error_type: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.error_type = error_type
         self.param = param
         self.code = code
+        self.retry_after_s = retry_after_s
 
     def body(self) -> bytes:
         """The JSON object of the answer."""
@@ -40,7 +55,9 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The whole answer."""
-        headers = {"www-authenticate": "Bearer"} if self.status == 401 else None
+        headers = {"www-authenticate": "Bearer"} if self.status == 401 else {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = retry_after(self.retry_after_s)
         return Response(self.body(), self.status, headers, media_type="application/json")
 
 
@@ -55,6 +72,8 @@ def from_exception(error: Exception) -> ApiError:
             return ApiError(400, str(error), param=error.param, code="context_length_exceeded")
         case InvalidRequest():
             return ApiError(400, str(error), param=error.param, code="invalid_value")
+        case QueueFull():
+            return _overloaded(error)
         case CapacityError():
             return ApiError(400, str(error), code="insufficient_capacity")
         case BodyTooLarge():
@@ -63,6 +82,12 @@ def from_exception(error: Exception) -> ApiError:
             return ApiError(
                 503, f"the model's workers are gone: {error}", error_type="server_error", code="worker_lost"
             )
+        case DeadlineExceeded():
+            return _too_late(error)
+        case RequestError():
+            return ApiError(500, str(error), error_type="server_error", code="request_failed")
+        case ShuttingDown():
+            return ApiError(503, str(error), error_type="server_error", code="shutting_down", retry_after_s=0.0)
         case ClientDisconnect():
             return ApiError(400, "the client closed the connection")
         case HTTPException():
@@ -104,6 +129,24 @@ def unknown_model(name: str) -> ApiError:
 def wrong_key() -> ApiError:
     """The answer to a request without the server's key."""
     return ApiError(401, "Missing or wrong API key: send `Authorization: Bearer KEY`", code="invalid_api_key")
+
+
+def _overloaded(error: QueueFull) -> ApiError:
+    return ApiError(
+        429,
+        f"the server is overloaded: {error}",
+        error_type="rate_limit_error",
+        code="rate_limit_exceeded",
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def _too_late(error: DeadlineExceeded) -> ApiError:
+    """503 where another time or server would do, 504 where the answer itself takes longer than the client waits."""
+    status = 504 if error.retry_after_s is None else 503
+    return ApiError(
+        status, str(error), error_type="server_error", code="deadline_exceeded", retry_after_s=error.retry_after_s
+    )
 
 
 def _from_http(error: HTTPException) -> ApiError:

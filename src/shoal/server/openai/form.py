@@ -8,7 +8,7 @@ from typing import Protocol
 
 from shoal.protocol.messages import TokenLogprobs
 from shoal.server.choice import ChoiceDelta, PositionLogprobs
-from shoal.server.data_plane import Usage
+from shoal.server.generation import Usage
 
 LOWEST_LOGPROB = -9999.0
 """JSON has no infinity. Source: OpenAI API reference, `logprob` of very unlikely tokens."""

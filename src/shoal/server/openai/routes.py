@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal.server.body import read_body
-from shoal.server.data_plane import DataPlane, GenerationSpec
+from shoal.server.data_plane import DataPlane
 from shoal.server.disconnect import ClientGone, run_until_disconnect
+from shoal.server.generation import GenerationSpec
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_specs
 from shoal.server.openai.errors import unknown_model
@@ -88,16 +89,18 @@ class OpenAiApi:
     ) -> Response:
         num_choices = sum(spec.n for spec in specs)
         if body.stream:
-            generation = await self._data_plane.generate(specs)
+            generation = await self._data_plane.generate(specs, body.timeout)
             return EventStream(generation, form, num_choices=num_choices, include_usage=body.include_usage)
         try:
-            return await run_until_disconnect(request.receive, self._answer(specs, form, num_choices))
+            return await run_until_disconnect(request.receive, self._answer(specs, body.timeout, form, num_choices))
         except ClientGone:
             return Response(status_code=400)  # nobody reads it
 
-    async def _answer(self, specs: Sequence[GenerationSpec], form: Form, num_choices: int) -> Response:
+    async def _answer(
+        self, specs: Sequence[GenerationSpec], timeout_s: float | None, form: Form, num_choices: int
+    ) -> Response:
         choices = [FinishedChoice(index=index) for index in range(num_choices)]
-        async with await self._data_plane.generate(specs) as generation:
+        async with await self._data_plane.generate(specs, timeout_s) as generation:
             async for deltas in generation:
                 for delta in deltas:
                     choices[delta.index].add(delta)

@@ -19,6 +19,8 @@ MAX_STOPS = 16
 MAX_CHOICES = 128
 """Source: OpenAI API reference, `n`."""
 INT64 = 1 << 63
+MAX_TIMEOUT_S = 86_400.0
+"""A day: nobody waits longer."""
 
 _NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "suffix": ("",),
@@ -116,6 +118,8 @@ class GenerationBody(_Schema):
     user: str | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    """seconds in which the answer must be finished: not OpenAI's, as some gateways know it"""
 
     @model_validator(mode="after")
     def _refuse_unimplemented(self) -> GenerationBody:

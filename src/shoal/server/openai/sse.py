@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from shoal.errors import ShoalError
 from shoal.server.choice import ChoiceDelta
-from shoal.server.data_plane import Generation
 from shoal.server.disconnect import ClientGone, run_until_disconnect
+from shoal.server.generation import Generation
 from shoal.server.openai.errors import from_exception
 from shoal.server.openai.form import Form
 
@@ -43,20 +43,27 @@ class EventStream(Response):
                 await run_until_disconnect(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        async for body in self._bodies():
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+        """The status waits for the first token, so that what goes wrong before it has a status of its own."""
+        is_started = False
+        try:
+            async for body in self._bodies():
+                if not is_started:
+                    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+                    is_started = True
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except ShoalError as error:
+            if not is_started:
+                raise
+            event = b"data: " + from_exception(error).body() + b"\n\n" + DONE_EVENT
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _bodies(self) -> AsyncIterator[bytes]:
-        try:
-            opening = self._form.opening(self._num_choices)
-            async for deltas in self._generation:
-                yield opening + self._events(deltas)
-                opening = b""
-            yield (self._form.usage_event(self._generation.usage) if self._include_usage else b"") + DONE_EVENT
-        except ShoalError as error:
-            yield b"data: " + from_exception(error).body() + b"\n\n" + DONE_EVENT
+        opening = self._form.opening(self._num_choices)
+        async for deltas in self._generation:
+            yield opening + self._events(deltas)
+            opening = b""
+        yield (self._form.usage_event(self._generation.usage) if self._include_usage else b"") + DONE_EVENT
 
     def _events(self, deltas: Sequence[ChoiceDelta]) -> bytes:
         if len(deltas) == 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,10 +18,9 @@ from shoal.errors import (
     WorkerLost,
 )
 from shoal.server.body import BodyTooLarge
+from shoal.server.draining import ShuttingDown
 from shoal.server.oip.repository import ModelNotReady, UnknownModel
-
-_DEFAULT_RETRY_S = 1.0
-"""Where nothing better is known."""
+from shoal.server.retry_after import retry_after
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -48,14 +45,11 @@ def from_exception(error: Exception) -> Response:
         case HTTPException():
             return _from_http(error)
         case QueueFull() | DeadlineExceeded():
-            return error_response(503, str(error), {"retry-after": retry_after(error)})
+            return error_response(503, str(error), {"retry-after": retry_after(error.retry_after_s)})
+        case ShuttingDown():
+            return error_response(503, str(error), {"retry-after": retry_after(None)})
         case _:
             return error_response(_status_of(error), _message_of(error))
-
-
-def retry_after(error: QueueFull | DeadlineExceeded) -> str:
-    """Whole seconds, at least one. Source: RFC 9110, section 10.2.3."""
-    return str(max(1, math.ceil(error.retry_after_s or _DEFAULT_RETRY_S)))
 
 
 HANDLED: tuple[type[Exception], ...] = (ShoalError, BodyTooLarge, ClientDisconnect, HTTPException, Exception)

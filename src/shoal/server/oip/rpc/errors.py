@@ -15,6 +15,7 @@ from shoal.errors import (
     ShoalError,
     WorkerLost,
 )
+from shoal.server.draining import ShuttingDown
 from shoal.server.oip.repository import ModelNotReady, UnknownModel
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -32,7 +33,7 @@ def status_of(error: ShoalError) -> grpc.StatusCode:
             return grpc.StatusCode.INVALID_ARGUMENT
         case DeadlineExceeded():
             return grpc.StatusCode.DEADLINE_EXCEEDED
-        case QueueFull() | ModelNotReady() | WorkerLost():
+        case QueueFull() | ModelNotReady() | WorkerLost() | ShuttingDown():
             return grpc.StatusCode.UNAVAILABLE
         case CapacityError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -11,13 +11,14 @@ import grpc.aio
 
 from shoal.errors import ConfigError, ShoalError
 from shoal.server.auth import ApiKeyCheck
+from shoal.server.draining import Drain
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import PACKAGE
 from shoal.server.oip.rpc.service import UNARY_METHODS, Context, InferenceService
 from shoal.server.oip.status import RepositoryStatus
-from shoal.server.serve import GRACEFUL_TIMEOUT_S
+from shoal.server.serve import CUT_OFF_S
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
@@ -33,12 +34,13 @@ class RpcServer:
         self,
         repository: ModelRepository,
         status: RepositoryStatus,
+        drain: Drain,
         address: tuple[str, int],
         api_key: str | None,
         max_request_bytes: int,
     ) -> None:
         self._messages = Messages()
-        self._service = InferenceService(repository, status, self._messages)
+        self._service = InferenceService(repository, status, drain, self._messages)
         self._address = address
         self._check = ApiKeyCheck(api_key) if api_key else None
         self._max_request_bytes = max_request_bytes
@@ -61,9 +63,9 @@ class RpcServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Let open requests finish, for a while."""
+        """End it. Requests that are still open had their time before; their errors may still be sent."""
         if self._server is not None:
-            await self._server.stop(GRACEFUL_TIMEOUT_S)
+            await self._server.stop(CUT_OFF_S)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         handlers = {name: self._unary_handler(name) for name in UNARY_METHODS}

@@ -8,6 +8,7 @@ from typing import Any
 import grpc.aio
 
 from shoal.errors import ShoalError
+from shoal.server.draining import Drain
 from shoal.server.oip.inference import run_inference
 from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository import ModelNotReady, ModelRepository, UnknownModel
@@ -38,9 +39,10 @@ UNARY_METHODS = (
 class InferenceService:
     """Each method is named as the protocol names it, in Python's spelling. Raises ShoalError; `server` answers it."""
 
-    def __init__(self, repository: ModelRepository, status: RepositoryStatus, messages: Messages) -> None:
+    def __init__(self, repository: ModelRepository, status: RepositoryStatus, drain: Drain, messages: Messages) -> None:
         self._repository = repository
         self._status = status
+        self._drain = drain
         self._messages = messages
 
     async def server_live(self, request: Any, context: Context) -> Any:
@@ -72,7 +74,8 @@ class InferenceService:
 
     async def model_infer(self, request: Any, context: Context) -> Any:
         """ModelInfer"""
-        answer = await run_inference(self._repository, call_from(request, context.time_remaining()))
+        with self._drain.request():
+            answer = await run_inference(self._repository, call_from(request, context.time_remaining()))
         return response_from(self._messages, answer)
 
     async def model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:

@@ -1,0 +1,136 @@
+"""Requests whose answers can be compared: the same body gets the same answer, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from shoal.bench.chaos.config import ChaosConfig
+from shoal.bench.event_stream import Endpoint, post_for_events
+from shoal.bench.load import Load, prompts
+
+_LOGPROBS_EVERY = 4
+"""Every so many requests want log-probabilities, which must be right as well."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What one request came to. Mutable: filled in while it runs. Times on the clock that it is given."""
+
+    started_s: float
+    ended_s: float = 0.0
+    arrivals_s: list[float] = field(default_factory=list[float])
+    """of each piece of text"""
+    text: str = ""
+    finish_reason: str | None = None
+    num_tokens: int = 0
+    token_logprobs: list[float] = field(default_factory=list[float])
+    error: str | None = None
+
+    @property
+    def latency_s(self) -> float:
+        """From sending to the end."""
+        return self.ended_s - self.started_s
+
+    def equals(self, other: Answer) -> bool:
+        """Whether a client could not tell them apart, but for log-probabilities' last bits."""
+        return (
+            self.text == other.text
+            and self.finish_reason == other.finish_reason
+            and self.num_tokens == other.num_tokens
+            and len(self.token_logprobs) == len(other.token_logprobs)
+        )
+
+    def logprob_difference(self, other: Answer) -> float:
+        """The largest, of answers that are equal."""
+        pairs = zip(self.token_logprobs, other.token_logprobs, strict=True)
+        return max((abs(mine - theirs) for mine, theirs in pairs), default=0.0)
+
+    def on_event(self, data: bytes, received_s: float) -> None:
+        """Take the data of one event."""
+        if data == b"[DONE]":
+            return
+        event = _decode(data)
+        for choice in event.choices:
+            self.arrivals_s.append(received_s)
+            self.text += choice.text
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            if choice.logprobs is not None:
+                self.token_logprobs += choice.logprobs.token_logprobs
+        if event.usage is not None:
+            self.num_tokens = event.usage.completion_tokens
+        if event.error is not None:
+            self.error = str(event.error)
+
+
+class _Logprobs(msgspec.Struct):
+    token_logprobs: list[float]
+
+
+class _Choice(msgspec.Struct):
+    text: str
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
+    """Streamed completions, greedy and drawn with a seed in turn."""
+    load = Load(
+        base_url="",
+        model=model,
+        concurrency=config.clients,
+        num_prompts=config.num_requests,
+        input_tokens=config.input_tokens,
+        seed=config.seed,
+        prompt_kind="text",
+        num_warmups=0,
+    )
+    return [_body(config, model, index, prompt) for index, prompt in enumerate(prompts(load))]
+
+
+async def send(endpoint: Endpoint, body: bytes, clock: Callable[[], float]) -> Answer:
+    """Ask and read to the end; whatever goes wrong is in the answer. Times are of `time.perf_counter`."""
+    answer = Answer(started_s=clock())
+    try:
+        status, rest = await post_for_events(endpoint, body, api_key=None, on_event=answer.on_event)
+        if status != 200:
+            answer.error = f"HTTP {status}: {rest[:500].decode(errors='replace')}"
+        elif answer.error is None and answer.finish_reason is None:
+            answer.error = "the stream ended early"
+    except (OSError, msgspec.MsgspecError) as error:
+        answer.error = f"{type(error).__name__}: {error}"
+    answer.ended_s = clock()
+    return answer
+
+
+def _body(config: ChaosConfig, model: str, index: int, prompt: list[int] | str) -> bytes:
+    fields: dict[str, Any] = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": config.output_tokens,
+        "temperature": 0.0 if index % 2 == 0 else 1.0,
+        "top_p": 0.95,
+        "seed": config.seed + index,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if index % _LOGPROBS_EVERY >= _LOGPROBS_EVERY - 2:
+        fields["logprobs"] = 1
+    return msgspec.json.encode(fields)

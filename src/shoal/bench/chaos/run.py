@@ -1,0 +1,139 @@
+"""Use a server, kill its workers meanwhile, and compare every answer with what it would have been."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import httpx
+import uvloop
+
+from shoal.bench.chaos.config import ChaosConfig
+from shoal.bench.chaos.killer import Killer
+from shoal.bench.chaos.report import ChaosReport, Comparison, summarize
+from shoal.bench.chaos.requests import Answer, request_bodies, send
+from shoal.bench.chaos.resources import resources_of
+from shoal.bench.chaos.server_process import MODEL_NAME, running_server
+from shoal.bench.chaos.watcher import Watcher
+from shoal.bench.event_stream import Endpoint, parse_endpoint
+from shoal.errors import ConfigError
+
+_SCRAPE_TIMEOUT_S = 10.0
+
+Progress = Callable[[int, int], None]
+"""told how many requests have ended, of how many: each once without kills and once with them"""
+
+
+def run_chaos(config: ChaosConfig, on_progress: Progress | None = None) -> ChaosReport:
+    """The whole run in an event loop of its own: without kills first, then with them.
+
+    Raises:
+        ConfigError: the server did not even answer without kills.
+        WorkerLost: it did not start, or did not recover.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(config, on_progress or (lambda done, total: None)))
+
+
+async def _run(config: ChaosConfig, on_progress: Progress) -> ChaosReport:
+    async with (
+        running_server(config.model, config.server_options) as server,
+        httpx.AsyncClient(timeout=_SCRAPE_TIMEOUT_S) as client,
+    ):
+        endpoint = parse_endpoint(server.url, "/v1/completions")
+        bodies = request_bodies(config, MODEL_NAME)
+        undisturbed = await _undisturbed(config, endpoint, bodies, on_progress)
+        killer = Killer(config, server)
+        watcher = Watcher(server, killer, client)
+        await watcher.look()
+        before = resources_of(server.pid)
+        comparisons = await _disturbed(config, endpoint, bodies, undisturbed, (killer, watcher), on_progress)
+        wave = list(enumerate(bodies[: config.clients]))
+        await watcher.wait_until_whole(lambda: _ask_all(config, endpoint, wave, lambda index, answer: None))
+        after = resources_of(server.pid)
+        status = await server.end()
+    return summarize(
+        comparisons,
+        undisturbed,
+        killer.kills,
+        recoveries_s=watcher.recoveries_s,
+        num_losses=watcher.grown("shoal:worker_losses_total"),
+        num_replays=watcher.grown("shoal:request_replays_total"),
+        tokens_replayed=watcher.grown("shoal:replayed_tokens_total"),
+        resources=(before, after),
+        server_exit_status=status,
+        is_stopping=config.signal_name == "stop",
+    )
+
+
+async def _undisturbed(
+    config: ChaosConfig, endpoint: Endpoint, bodies: Sequence[bytes], on_progress: Progress
+) -> list[Answer]:
+    """The answer to every request, in order. Raises ConfigError where one fails."""
+    answers: dict[int, Answer] = {}
+
+    def take(index: int, answer: Answer) -> None:
+        answers[index] = answer
+        on_progress(len(answers), 2 * len(bodies))
+
+    await _ask_all(config, endpoint, enumerate(bodies), take)
+    error = next((answer.error for answer in answers.values() if answer.error is not None), None)
+    if error is not None:
+        raise ConfigError(f"the server cannot answer even without kills: {error}")
+    return [answers[index] for index in range(len(bodies))]
+
+
+async def _disturbed(
+    config: ChaosConfig,
+    endpoint: Endpoint,
+    bodies: Sequence[bytes],
+    undisturbed: Sequence[Answer],
+    disturbers: tuple[Killer, Watcher],
+    on_progress: Progress,
+) -> list[Comparison]:
+    comparisons: list[Comparison] = []
+
+    def take(index: int, answer: Answer) -> None:
+        comparisons.append(Comparison(answer=answer, undisturbed=undisturbed[index]))
+        on_progress(len(bodies) + len(comparisons), max(2 * len(bodies), len(bodies) + len(comparisons)))
+
+    tasks = [asyncio.create_task(disturber.run()) for disturber in disturbers]
+    try:
+        await _ask_all(config, endpoint, _numbered(bodies, config.minutes), take)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    return comparisons
+
+
+async def _ask_all(
+    config: ChaosConfig,
+    endpoint: Endpoint,
+    numbered: Iterable[tuple[int, bytes]],
+    take: Callable[[int, Answer], None],
+) -> None:
+    """Every client asks one after the other, until nothing is left to ask."""
+    waiting = iter(numbered)
+
+    async def client() -> None:
+        for index, body in waiting:
+            take(index, await send(endpoint, body, time.perf_counter))
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(config.clients):
+            tasks.create_task(client())
+
+
+def _numbered(bodies: Sequence[bytes], minutes: float | None) -> Iterator[tuple[int, bytes]]:
+    """Each once, or all again and again while there is time."""
+    if minutes is None:
+        yield from enumerate(bodies)
+        return
+    end_s = time.perf_counter() + minutes * 60.0
+    for index, body in itertools.cycle(enumerate(bodies)):
+        if time.perf_counter() >= end_s:
+            return
+        yield index, body

@@ -1,0 +1,80 @@
+"""Follows what the server counts while workers are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+import httpx
+
+from shoal.bench.chaos.killer import Killer
+from shoal.bench.chaos.server_process import ServerProcess
+from shoal.errors import WorkerLost
+
+_PERIOD_S = 0.2
+"""Between two looks: recoveries that end closer together are told by their mean."""
+_SETTLE_TIMEOUT_S = 120.0
+
+
+class Watcher:
+    """Reads /metrics, again and again."""
+
+    def __init__(self, server: ServerProcess, killer: Killer, client: httpx.AsyncClient) -> None:
+        self.recoveries_s: list[float] = []
+        """for how long replicas had no workers, one a recovery"""
+        self._server = server
+        self._killer = killer
+        self._client = client
+        self._first: Mapping[str, float] = {}
+        self._last: Mapping[str, float] = {}
+
+    def grown(self, name: str) -> int:
+        """By how much a counter has grown since the first look."""
+        return round(self._last.get(name, 0.0) - self._first.get(name, 0.0))
+
+    async def look(self) -> None:
+        """Once. Raises httpx.HTTPError."""
+        before, self._last = self._last, await self._server.metrics(self._client)
+        self._first = self._first or self._last
+        self._killer.num_serving = round(self._last.get("shoal:replicas", 0.0))
+        self._killer.num_recovering = round(self._last.get("shoal:replicas_recovering", 0.0))
+        num_new = _growth(before, self._last, "shoal:recovery_seconds_count") if before else 0.0
+        if num_new:
+            mean_s = _growth(before, self._last, "shoal:recovery_seconds_sum") / num_new
+            self.recoveries_s += [mean_s] * round(num_new)
+
+    async def run(self) -> None:
+        """Until it is cancelled, or the server is gone."""
+        while self._server.exit_status is None:
+            with suppress(httpx.HTTPError):
+                await self.look()
+            await asyncio.sleep(_PERIOD_S)
+
+    async def wait_until_whole(self, use: Callable[[], Awaitable[None]]) -> None:
+        """Until every replica has its workers again.
+
+        Args:
+            use: puts work on all replicas: a worker that is not asked anything is not missed.
+
+        Raises:
+            WorkerLost: the server has ended, or does not recover.
+        """
+        end_s = time.perf_counter() + _SETTLE_TIMEOUT_S
+        while not self._is_over():
+            if self._server.exit_status is not None:
+                raise WorkerLost(f"the server ended with status {self._server.exit_status}: {self._server.last_words}")
+            if time.perf_counter() > end_s:
+                raise WorkerLost(f"the server has not recovered within {_SETTLE_TIMEOUT_S:.0f} s after the last kill")
+            await use()
+            with suppress(httpx.HTTPError):
+                await self.look()
+            await asyncio.sleep(_PERIOD_S)
+
+    def _is_over(self) -> bool:
+        return not self._killer.num_recovering and all(kill.gone_s is not None for kill in self._killer.kills)
+
+
+def _growth(before: Mapping[str, float], after: Mapping[str, float], name: str) -> float:
+    return after.get(name, 0.0) - before.get(name, 0.0)

@@ -1,0 +1,83 @@
+"""A server that is about to end: no new requests, those that are open may finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shoal.errors import ShoalError
+
+DRAIN_TIMEOUT_S = 25.0
+"""Open requests may take so long after a signal, by default. Kubernetes kills 30 s after it."""
+
+
+class ShuttingDown(ShoalError):
+    """The server takes no new requests. Another one behind the same address may answer at once."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down: send the request again, to another one")
+
+
+class Drain:
+    """Shared by everything that takes requests."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        """whether new requests are refused"""
+        self.num_open = 0
+        """requests that have not been answered to their end"""
+
+    @contextmanager
+    def request(self) -> Generator[None, None, None]:
+        """Counts a request as open. Raises ShuttingDown."""
+        if self.is_on:
+            raise ShuttingDown
+        self.num_open += 1
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+
+
+class DrainMiddleware:
+    """Counts an API's requests and refuses new ones while the server drains."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        drain: Drain,
+        prefix: str,
+        refuse: Callable[[ShuttingDown], Response],
+        open_paths: frozenset[str] = frozenset(),
+    ) -> None:
+        """
+        Args:
+            app: what answers.
+            drain: the server's.
+            prefix: paths that begin so are the API's,
+            open_paths: but for these.
+            refuse: the answer while the server drains, in the form of the API.
+        """
+        self._app = app
+        self._drain = drain
+        self._prefix = prefix
+        self._refuse = refuse
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http" or not self._guards(scope["path"]):
+            await self._app(scope, receive, send)
+        elif self._drain.is_on:
+            response = self._refuse(ShuttingDown())
+            response.headers["connection"] = "close"
+            await response(scope, receive, send)
+        else:
+            with self._drain.request():
+                await self._app(scope, receive, send)
+
+    def _guards(self, path: str) -> bool:
+        return path.startswith(self._prefix) and path not in self._open_paths
