@@ -16,7 +16,8 @@ from report import write_result
 
 import shoal.model.decoder.stage as stage_module
 from shoal.cluster.in_process import InProcessExecutor
-from shoal.cluster.launch import launch, plan_model
+from shoal.cluster.launch import launch
+from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.protocol.messages import Sampling

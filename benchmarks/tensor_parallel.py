@@ -5,7 +5,7 @@ of one thread (DIR holds llama-server, llama-bench and ggml-rpc-server). Models:
 and random weights in TinyLlama's shape (`random_llama.py`). Every round measures every contender once, in turn. Decode
 is counted without the prompt, 64 tokens after 8; prefill is the time to the first token after a prompt of 512.
 
-A worker is held to a third of a core by a control group's CPU quota, which needs root and version 1 of control groups.
+A worker is held to a third of a core by a control group's CPU quota, which needs root.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import psutil
-from cpu_quota import held_to, why_not
 from llama_cpp import LlamaCpp
 from processes import shoal_json
 from random_llama import random_llama
@@ -24,8 +23,11 @@ from ratios import Samples, Target, measure_rounds, ratio_table, sample_table
 from report import write_result
 
 from shoal.bench.throughput import measure_throughput
-from shoal.cluster.launch import launch, plan_model
+from shoal.cluster.cpu_quota import why_not
+from shoal.cluster.launch import launch
+from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
+from shoal.core.plan import Plan
 from shoal.model.formats.model_path import resolve_model
 
 _UNIT = "tokens/s"
@@ -119,20 +121,24 @@ def _held(model: str, split: str) -> float:
     config = LaunchConfig(
         model=model, split=split, threads=1, max_seqs=1, max_context=_PROMPT_TOKENS + _OUTPUT_TOKENS + 1
     )
-    before = set(psutil.Process().children())
-    with launch(plan_model(config)) as loaded:
-        workers = set(psutil.Process().children()) - before
-        last = max(workers, key=lambda worker: (worker.create_time(), worker.pid))  # started in the order of ranks
-        with held_to(_HELD_SHARE, last.pid):
-            result = measure_throughput(
-                loaded.engine,
-                vocab_size=loaded.decoder.vocab_size,
-                concurrency=1,
-                num_prompts=3,
-                input_tokens=_PROMPT_TOKENS,
-                output_tokens=_OUTPUT_TOKENS,
-            )
+    planned = plan_model(config)
+    with launch(replace(planned, plan=_last_held(planned.plan))) as loaded:
+        result = measure_throughput(
+            loaded.engine,
+            vocab_size=loaded.decoder.vocab_size,
+            concurrency=1,
+            num_prompts=3,
+            input_tokens=_PROMPT_TOKENS,
+            output_tokens=_OUTPUT_TOKENS,
+        )
     return 1.0 / result.tpot_s
+
+
+def _last_held(plan: Plan) -> Plan:
+    (replica,) = plan.replicas
+    (stage,) = replica.stages
+    shards = (*stage.shards[:-1], replace(stage.shards[-1], cpu_quota=_HELD_SHARE))
+    return replace(plan, replicas=(replace(replica, stages=(replace(stage, shards=shards),)),))
 
 
 def _llama_decode(llama: LlamaCpp, *, threads: int, rpc_workers: int = 0) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shoal.cluster.graph_launch import LoadedGraph, launch_graph, plan_graph
-from shoal.config import GraphLaunchConfig
+from shoal.cluster.graph_launch import LoadedGraph, launch_graph
+from shoal.cluster.graph_planning import plan_graph
+from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.graph_plan import GraphPlan
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.input_check import check_inputs
@@ -116,6 +117,7 @@ def load(
     *,
     example_inputs: Any = None,
     split: str = "1",
+    objective: str = "balanced",
     threads: int | None = None,
     batch_dims: Mapping[str, int] | None = None,
     micro_batch: int | None = None,
@@ -127,7 +129,8 @@ def load(
         example_inputs: for a module: a tuple of tensors, or a mapping of argument names to tensors. Their first
             dimension becomes the dynamic batch. For a file: arrays by name to measure with instead of made-up ones.
         split: `1`, `pp=2`, `pp=3:1` (shares of the time), `tp=2`, `tp=3:1` (shares of every layer), `dp=2`, or several,
-            as in `dp=2,pp=2,tp=2`.
+            as in `dp=2,pp=2,tp=2`; or `auto`: measure this machine with the model, once, and choose.
+        objective: of `auto`: `throughput`, `latency`, or the best product of both.
         threads: compute threads per worker; None shares the machine's cores evenly.
         batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell.
         micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
@@ -136,6 +139,7 @@ def load(
         ConfigError: the split, the threads or a batch dimension make no sense for this model.
         ModelLoadError: it cannot be read, exported or run.
         CapacityError: the copies of its weights do not fit into memory.
+        WorkerLost: a worker died while the model was measured or loaded.
 
     Examples:
         >>> with shoal.load("model.onnx", split="pp=2") as model:  # doctest: +SKIP
@@ -145,7 +149,14 @@ def load(
         raise ConfigError(f"micro_batch is {micro_batch}, but must be at least 1")
 
     def start(path: Path, sample: Mapping[str, Array] | None) -> Model:
-        config = GraphLaunchConfig(model=str(path), split=split, threads=threads, batch_dims=batch_dims or {})
+        config = GraphLaunchConfig(
+            model=str(path),
+            split=split,
+            planning=PlanningConfig(objective=objective),
+            micro_batch=micro_batch,
+            threads=threads,
+            batch_dims=batch_dims or {},
+        )
         return Model(launch_graph(plan_graph(config, sample)), micro_batch=micro_batch)
 
     if isinstance(model, str | Path):

@@ -24,13 +24,39 @@ def parse_size(size: str | int, what: str) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanningConfig:
+    """What `--split auto` plans for, and with which machines."""
+
+    objective: str = "balanced"
+    """throughput | latency | balanced"""
+    streams: int = 1
+    """requests that are always under way, >= 1"""
+    prompt_tokens: int = 128
+    """of a request, >= 1"""
+    output_tokens: int = 64
+    """of a request, >= 1"""
+    latency_slo_s: float | None = None
+    """longest time of a whole request under that load; None: any"""
+    precision_floor: str | None = None
+    """the least precision that a stage may have where that pays; None: only the one that was asked for"""
+    cluster_file: str | None = None
+    """YAML that describes the machines; None: this one"""
+    refresh: bool = False
+    """measure anew what was measured before"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchConfig:
     """How to load and split a model."""
 
     model: str
     """a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME"""
     split: str = "1"
-    """such as `pp=2`, `pp=10:20`, `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none"""
+    """such as `pp=2`, `pp=10:20`, `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none; `auto`: as `planning` says"""
+    plan_file: str | None = None
+    """a stored plan, in the place of a split"""
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    """for `auto`"""
     precision: str = "auto"
     """auto | fp32 | int8 | int4"""
     threads: int | None = None
@@ -45,6 +71,12 @@ class LaunchConfig:
     """rows of the largest flat batch, >= 1"""
     exact_activations: bool = False
     """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
+    in_process: bool = True
+    """whether a plan of one worker computes in the calling process; a server wants it to be restarted when it dies"""
+    replans: bool = False
+    """whether a pipeline whose workers change speed is given other layers while it runs"""
+    routing: str = "earliest-finish"
+    """which replica a request goes to: earliest-finish | round-robin"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +86,14 @@ class GraphLaunchConfig:
     model: str
     """an .onnx file"""
     split: str = "1"
-    """such as `pp=2`, `pp=3:1` (shares of the time), `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none"""
+    """such as `pp=2`, `pp=3:1` (shares of the time), `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none; `auto`: as `planning`
+    says"""
+    plan_file: str | None = None
+    """a stored plan, in the place of a split"""
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    """for `auto`: of it, the objective, the latency target (of one micro-batch) and whether to measure anew"""
+    micro_batch: int | None = None
+    """rows that go through the graph at once, to plan for, >= 1; None: those of the sample"""
     threads: int | None = None
     """compute threads per worker; None shares the machine's cores evenly"""
     batch_dims: Mapping[str, int] = field(default_factory=dict[str, int])

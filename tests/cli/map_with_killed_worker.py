@@ -7,8 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from shoal.cluster.graph_launch import launch_graph, plan_graph
+from shoal.cluster.graph_launch import launch_graph
 from shoal.cluster.graph_local import LocalGraphExecutor
+from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig
 from shoal.model.graph.input_check import check_inputs
 from shoal.offline.map_job import MapOptions, open_map, prepare_output

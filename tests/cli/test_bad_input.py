@@ -36,6 +36,28 @@ def test_options(shoal: Shoal, model: Path, arguments: list[str], named: str) ->
     assert named in shoal("run", model, "--prompt", "x", "--threads", 1, "--json", *arguments).complaint
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--request-rate", "2", "--concurrency", "4"], "exclude each other"),
+        (["--request-rate", "fast"], "--request-rate"),
+        (["--request-rate", "0"], "--request-rate"),
+        (["--request-rate", "2,inf"], "--request-rate"),
+        (["--concurrency", "1.5"], "--concurrency"),
+        (["--concurrency", "0"], "--concurrency"),
+    ],
+    ids=" ".join,
+)
+def test_loads(shoal: Shoal, arguments: list[str], named: str) -> None:
+    url = ("--base-url", "http://127.0.0.1:1", "--model", "m")
+    assert named in shoal("bench", "serve", *url, "--json", *arguments).complaint
+
+
+def test_a_rule_for_routing(shoal: Shoal, model: Path) -> None:
+    complaint = shoal("serve", model, "--port", 0, "--routing", "random").complaint
+    assert "unknown routing 'random': use one of earliest-finish, round-robin" in complaint
+
+
 def test_a_missing_model(shoal: Shoal, tmp_path: Path) -> None:
     assert "none.gguf" in shoal("run", tmp_path / "none.gguf", "--prompt", "x").complaint
 
@@ -102,9 +124,9 @@ def test_a_model_that_needs_more_memory_than_there_is(
         available = 100_000
 
     monkeypatch.setattr("psutil.virtual_memory", Little)
-    complaint = shoal("run", model, "--prompt", "x", "--kv-memory", "64K").complaint
+    complaint = shoal("run", model, "--prompt", "x", "--kv-memory", "64K", "--split", "1").complaint
     assert "workers" in complaint
-    assert "GiB" in complaint
+    assert "MiB" in complaint
 
 
 def test_commands_that_do_not_exist(shoal: Shoal) -> None:

@@ -72,7 +72,7 @@ def test_rows_are_those_of_the_reference(shoal: Shoal, perceptron: Path, tmp_pat
 
 def test_a_person_sees_the_plan_and_the_rate(shoal: Shoal, perceptron: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", **make_inputs(20))
-    command = ("map", perceptron, "--inputs", tmp_path / "rows.npz", "-o", tmp_path / "out")
+    command = ("map", perceptron, "--inputs", tmp_path / "rows.npz", "-o", tmp_path / "out", "--split", "1")
     first = shoal(*command)
     assert (first.status, first.stdout) == (0, "")
     assert "replica 0 stage 0" in first.stderr
@@ -90,7 +90,7 @@ def test_a_folder_with_broken_files(shoal: Shoal, perceptron: Path, tmp_path: Pa
     np.savez(tmp_path / "in" / "refused.npz", x=inputs["x"][0], labels=np.int64(99))
     np.savez(tmp_path / "in" / "narrow.npz", x=inputs["x"][0][:3], labels=np.int64(0))
     (tmp_path / "in" / "noise.npz").write_text("noise")
-    result = shoal("map", perceptron, "--inputs", tmp_path / "in", "-o", tmp_path / "out")
+    result = shoal("map", perceptron, "--inputs", tmp_path / "in", "-o", tmp_path / "out", "--split", "1")
     assert result.status == 1
     failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert sorted(line.split(":")[1].strip() for line in failed) == ["narrow.npz", "noise.npz", "refused.npz"]
@@ -106,7 +106,8 @@ def test_parquet_to_parquet(shoal: Shoal, perceptron: Path, tmp_path: Path) -> N
     columns = {name: pa.array(values.tolist()) for name, values in inputs.items()}
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     out = tmp_path / "y.parquet"
-    assert shoal("map", perceptron, "--inputs", tmp_path / "rows.parquet", "-o", out, "--json").json["done"] == 30
+    command = ("map", perceptron, "--inputs", tmp_path / "rows.parquet", "-o", out, "--split", "1")
+    assert shoal(*command, "--json").json["done"] == 30
     y = np.array(pq.read_table(out)["y"].to_pylist())
     np.testing.assert_allclose(y, reference(perceptron, inputs), rtol=1e-5, atol=1e-6)
 

@@ -48,8 +48,10 @@ def test_verify_ends_with_1_on_a_mismatch(
     assert "MISMATCH" in result.stderr
 
 
-def test_verify_needs_a_split(shoal: Shoal, model: Path) -> None:
-    assert "--split" in shoal("verify", model).complaint
+def test_verify_chooses_a_split_where_none_is_given(shoal: Shoal, model: Path) -> None:
+    result = shoal("verify", model, "--max-tokens", 4, "--threads", 1, "--json").json
+    assert result["agrees"]
+    assert result["plan"]["predicted"]["streams"] == 1
 
 
 @pytest.fixture

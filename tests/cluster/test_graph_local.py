@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from shoal.cluster.graph_in_process import InProcessGraphExecutor
-from shoal.cluster.graph_launch import LoadedGraph, launch_graph, plan_graph
+from shoal.cluster.graph_launch import LoadedGraph, launch_graph
 from shoal.cluster.graph_local import LocalGraphExecutor
+from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor

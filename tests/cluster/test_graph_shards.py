@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from shoal.cluster.graph_launch import LoadedGraph, PlannedGraph, launch_graph, plan_graph
+from shoal.cluster.graph_launch import LoadedGraph, launch_graph
 from shoal.cluster.graph_local import LocalGraphExecutor
+from shoal.cluster.graph_planning import PlannedGraph, plan_graph
 from shoal.config import GraphLaunchConfig
 from shoal.core.graph_wire import load_message
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost

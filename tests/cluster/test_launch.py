@@ -7,12 +7,14 @@ import pytest
 from msgspec import structs
 
 from shoal.cluster.in_process import InProcessExecutor
-from shoal.cluster.launch import _load_message, launch, plan_model
+from shoal.cluster.launch import launch
 from shoal.cluster.local import LocalExecutor
+from shoal.cluster.planning import plan_model
+from shoal.cluster.replica_recipe import load_message
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
-from shoal.protocol.messages import Sampling
+from shoal.protocol.messages import Generation, Sampling
 from tests.model.tiny_models import make_tiny_gguf
 
 
@@ -90,7 +92,7 @@ def test_what_cannot_be_planned(model: Path, changes: dict[str, Any], error: typ
 def test_one_worker_runs_in_this_process(model: Path) -> None:
     progress: list[tuple[int, int]] = []
     with launch(plan_model(config(model)), lambda done, total: progress.append((done, total))) as loaded:
-        assert isinstance(loaded.engine._replicas[0].executor, InProcessExecutor)
+        assert isinstance(loaded.engine.executors[0], InProcessExecutor)
         request = Request(
             request_id=RequestId("a"), prompt_ids=(5, 6, 7), max_tokens=4, sampling=Sampling(temperature=0.0)
         )
@@ -107,11 +109,15 @@ def test_a_process_has_one_number_of_threads(model: Path) -> None:
 def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
     """Its peer, which comes first, only knows that it lost it."""
     planned = plan_model(config(model, split="tp=2"))
-    loads = [_load_message(planned, planned.plan.replicas[0], 0, rank) for rank in range(2)]
+    plan, layers = planned.plan, planned.source.config.num_layers
+    loads = [
+        load_message(planned.path, plan, plan.replicas[0], 0, rank, num_layers=layers, generation=Generation(0))
+        for rank in range(2)
+    ]
     loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
     executor = LocalExecutor("replica 0", [loads], hidden_size=64)
     try:
         with pytest.raises(ModelLoadError, match=r"shard 1: .*nowhere\.gguf"):
-            executor.wait_until_loaded(lambda count: None)
+            executor.wait_until_loaded()
     finally:
         executor.close()

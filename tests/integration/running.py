@@ -8,9 +8,11 @@ import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from shoal.cluster.launch import LoadedModel, launch, plan_model
+from shoal.cluster.launch import LoadedModel, launch
 from shoal.cluster.local import LocalExecutor
+from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
@@ -23,8 +25,8 @@ EXIT_S = 20.0
 """How long a process may take to end."""
 
 
-def launch_tiny(model: Path, *, split: str, max_seqs: int = 8) -> LoadedModel:
-    return launch(plan_model(tiny_config(model, split=split, max_seqs=max_seqs)))
+def launch_tiny(model: Path, *, split: str, max_seqs: int = 8, recovery: RecoveryConfig | None = None) -> LoadedModel:
+    return launch(plan_model(tiny_config(model, split=split, max_seqs=max_seqs)), recovery=recovery)
 
 
 def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:
@@ -42,7 +44,7 @@ def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:
 
 def executors(loaded: LoadedModel) -> list[LocalExecutor]:
     """The child-process executors of every replica."""
-    replicas = [replica.executor for replica in loaded.engine._replicas]
+    replicas = loaded.engine.executors
     assert all(isinstance(executor, LocalExecutor) for executor in replicas)
     return [executor for executor in replicas if isinstance(executor, LocalExecutor)]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shoal.cluster.launch import LoadedModel, launch, plan_model
+from shoal.cluster.launch import LoadedModel, launch
+from shoal.cluster.planning import plan_model
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import CapacityError, ModelLoadError, WorkerLost
 from tests.integration.running import (
     EXIT_S,
@@ -24,10 +26,12 @@ from tests.integration.running import (
 )
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
+NO_RESTART = RecoveryConfig(max_failures=1)
+
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_killed_worker_of_the_only_replica_is_named(stage: int, tiny_model: Path) -> None:
-    with launch_tiny(tiny_model, split="pp=2") as loaded:
+    with launch_tiny(tiny_model, split="pp=2", recovery=NO_RESTART) as loaded:
         pids = executors(loaded)[0].worker_pids()
         for request in make_requests(3, max_tokens=200):
             loaded.engine.add(request)
@@ -41,36 +45,37 @@ def test_a_killed_worker_of_the_only_replica_is_named(stage: int, tiny_model: Pa
     assert str(lost.value) == f"replica 0 stage {stage} (pid {pids[stage]}) killed by signal {signal.SIGKILL}"
 
 
-def test_a_worker_killed_while_idle_is_noticed_at_the_next_request(tiny_model: Path) -> None:
-    with launch_tiny(tiny_model, split="pp=2") as loaded:
-        kill(executors(loaded)[0].worker_pids()[0])
-        loaded.engine.add(make_requests(1)[0])
-        with pytest.raises(WorkerLost, match="replica 0 stage 0"):
-            Transcript().finish(loaded.engine)
-
-
 @pytest.mark.parametrize("split", ["dp=2", "dp=2,pp=2"])
-def test_the_other_replica_goes_on(split: str, tiny_model: Path, unsplit: LoadedModel) -> None:
+def test_the_other_replica_takes_over(split: str, tiny_model: Path, unsplit: LoadedModel) -> None:
     requests = make_requests(4, max_tokens=60)
     expected = transcribe(unsplit.engine, requests)
-    with launch_tiny(tiny_model, split=split) as loaded:
+    with launch_tiny(tiny_model, split=split, recovery=NO_RESTART) as loaded:
         for request in requests:
             loaded.engine.add(request)
         transcript = Transcript()
         transcript.follow(loaded.engine, lambda: len(transcript.tokens) == len(requests))
-        victim = executors(loaded)[1].worker_pids()[-1]
-        kill(victim)
+        kill(executors(loaded)[1].worker_pids()[-1])
         transcript.finish(loaded.engine)
         assert loaded.engine.stats().num_replicas == 1
+        assert 0 < loaded.engine.stats().num_replays < len(requests)
         again = transcribe(loaded.engine, requests)
-    failed = {name for name, end in transcript.ends.items() if end.reason == "error"}
-    assert 0 < len(failed) < len(requests)
-    assert all(f"pid {victim}" in transcript.ends[name].message for name in failed)
-    for name in transcript.ends.keys() - failed:
-        assert transcript.tokens[name] == expected.tokens[name]
-    for name in failed:
-        assert transcript.tokens[name] == expected.tokens[name][: len(transcript.tokens[name])]
-    assert again.tokens == expected.tokens
+    assert transcript.tokens == again.tokens == expected.tokens
+    assert {end.reason for end in transcript.ends.values()} == {"length"}
+
+
+def test_workers_that_can_never_be_loaded_again_end_it(tmp_path: Path) -> None:
+    """Each failure in a row is told, then the last one is raised."""
+    path = make_tiny_gguf(tmp_path, quant="F32")
+    told: list[str] = []
+    recovery = RecoveryConfig(max_failures=3, backoff_s=0.01)
+    with launch(plan_model(tiny_config(path, split="pp=2")), recovery=recovery, report=told.append) as loaded:
+        loaded.engine.add(make_requests(1)[0])
+        path.rename(tmp_path / "elsewhere.gguf")
+        kill(executors(loaded)[0].worker_pids()[0])
+        with pytest.raises(WorkerLost, match=r"3 failures in a row.*tiny-F32\.gguf"):
+            Transcript().finish(loaded.engine)
+    assert ["is lost" in line for line in told] == [True, True, True, False]
+    assert "is given up" in told[-1]
 
 
 HEAD = """

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shoal.bench.perplexity import perplexity
-from shoal.cluster.launch import launch, plan_model
+from shoal.cluster.launch import launch
+from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
 
 TEXT = Path(__file__).parents[3] / "shared" / "data" / "perplexity.txt"

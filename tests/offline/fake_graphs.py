@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shoal.core.graph_plan import (
     BatchAxes,
@@ -52,6 +52,26 @@ class InlineExecutor:
 
     def close(self) -> None:
         self.num_closed += 1
+
+
+class ScriptedExecutor(InlineExecutor):
+    """At each poll does what its script says: answers so many batches, or is lost (-1); 1 each after its end."""
+
+    def __init__(self, function: Function, script: Sequence[int], *, num_stages: int = 1) -> None:
+        super().__init__(function, num_stages=num_stages)
+        self._script = iter(script)
+        self.is_lost = False
+
+    def submit(self, batch: Batch) -> None:
+        assert not self.is_lost
+        super().submit(batch)
+
+    def poll(self) -> list[BatchResult]:
+        count = next(self._script, 1)
+        if count < 0:
+            self.is_lost = True
+            raise WorkerLost("the fake worker is gone")
+        return [result for _ in range(count) for result in super(ScriptedExecutor, self).poll()]
 
 
 class HandExecutor:

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from shoal.core.graph_plan import BatchAxes
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, WorkerLost
 from shoal.offline import row_sink
 from shoal.offline.map_job import JOURNAL, default_batch_rows
+from shoal.offline.row_sink import RowSink
 from shoal.router.graph_executor import Array, Tensors
-from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
+from tests.offline.fake_graphs import InlineExecutor, ScriptedExecutor, make_plan, spec
 from tests.offline.map_cases import BAD, Job, affine
 
 
@@ -122,6 +125,29 @@ def test_an_output_that_is_not_along_its_axis(tmp_path: Path) -> None:
     inputs, _ = job.rows(8)
     with pytest.raises(ConfigError, match=r"output y has shape \(3, 3\) for 4 rows"):
         job.run(inputs)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_unsteady_and_lost_replicas_write_every_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = Random(seed)
+    written: list[int] = []
+    write = RowSink.write
+
+    def count(sink: RowSink, first: int, outputs: Mapping[str, Array], num_rows: int) -> None:
+        written.extend(range(first, first + num_rows))
+        write(sink, first, outputs, num_rows)
+
+    monkeypatch.setattr(RowSink, "write", count)
+    scripts = [[rng.choice((0, 0, 1, 2)) for _ in range(20)] for _ in range(4)]
+    for script in scripts[:2]:
+        script[rng.randrange(20)] = -1
+    job = Job(tmp_path)
+    inputs, expected = job.rows(60)
+    job.run(inputs, executors=[ScriptedExecutor(affine, script) for script in scripts])
+    np.testing.assert_array_equal(job.result(), expected)
+    assert sorted(written) == list(range(60))
 
 
 class TestFailingRows:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest, WorkerLost
 from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkRunner, run_chunks
 from shoal.router.graph_executor import Array, BatchResult, Tensors
-from tests.offline.fake_graphs import HandExecutor, InlineExecutor
+from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor
 
 
 def double(inputs: Tensors) -> dict[str, Array]:
@@ -147,3 +149,24 @@ def test_the_time_that_a_replica_had_nothing_to_do_does_not_count() -> None:
 
 def test_no_chunks_no_results() -> None:
     assert list(run_chunks([InlineExecutor(double)], iter(()))) == []
+
+
+scripts = st.lists(st.integers(0, 3) | st.just(-1), max_size=30)
+
+
+@given(st.integers(0, 40), st.lists(st.tuples(scripts, st.integers(1, 3)), max_size=4), scripts, st.booleans())
+def test_whatever_the_order_of_answers_and_losses_every_chunk_has_one_result(
+    count: int, others: list[tuple[list[int], int]], survivor: list[int], copy_last: bool
+) -> None:
+    executors = [ScriptedExecutor(double, script, num_stages=num_stages) for script, num_stages in others]
+    executors.append(ScriptedExecutor(double, [max(0, answers) for answers in survivor]))
+    results = [
+        (result.index, result.error, result.outputs.get("y"))
+        for result in run_chunks(executors, chunks(count), copy_last=copy_last)
+    ]
+    assert sorted(index for index, _, _ in results) == list(range(count))
+    for index, error, y in results:
+        if error is None:
+            np.testing.assert_array_equal(y, np.full(3, 2 * index))
+        else:
+            assert "given up after 3 replicas" in error

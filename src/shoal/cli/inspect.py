@@ -29,7 +29,7 @@ def inspect(model: options.Model, precision: options.Precision = "auto", json: o
 
         _show_graph(model, describe_graph(open_graph(Path(model))), as_json=json)
         return
-    from shoal.cluster.launch import parse_precision
+    from shoal.cluster.planning import parse_precision
     from shoal.model.decoder.blocks import decoder_blocks
     from shoal.model.formats.model_path import resolve_model
     from shoal.model.formats.open_weights import open_weights

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from shoal.cli.output import note, print_plan, progress_bar
-from shoal.cluster.launch import LoadedModel, launch, plan_model
+from shoal.cli.output import measuring, note, print_plan, progress_bar
+from shoal.cli.plan_output import print_choice
+from shoal.cluster.launch import LoadedModel, launch
+from shoal.cluster.planning import PlannedModel, plan_model
 from shoal.config import LaunchConfig
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.planner.cores import thread_warnings
 
 
-def load_model(config: LaunchConfig, *, quiet: bool = False) -> LoadedModel:
-    """The loaded model; close it. `quiet` prints no plan, only warnings."""
-    planned = plan_model(config)
+def load_model(
+    config: LaunchConfig,
+    *,
+    quiet: bool = False,
+    recovery: RecoveryConfig | None = None,
+    report: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """The loaded model; close it.
+
+    Args:
+        config: what the user asked for.
+        quiet: print no plan, only warnings.
+        recovery, report: see `launch`.
+    """
+    with measuring(quiet=quiet) as tell:
+        planned = plan_model(config, tell)
+    return load_planned(planned, quiet=quiet, recovery=recovery, report=report)
+
+
+def load_planned(
+    planned: PlannedModel,
+    *,
+    quiet: bool = False,
+    recovery: RecoveryConfig | None = None,
+    report: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """The same from its plan on."""
     if not quiet:
         print_plan(planned.plan)
+        if planned.auto is not None:
+            print_choice(planned.auto)
     threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         note(f"warning: {warning}")
     with progress_bar("loading") as update:
-        return launch(planned, update)
+        return launch(planned, update, recovery=recovery, report=report)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,9 @@ import typer
 from shoal.cli import options
 
 if TYPE_CHECKING:
-    from shoal.cluster.graph_launch import PlannedGraph
+    from shoal.cluster.graph_planning import PlannedGraph
+    from shoal.config import GraphLaunchConfig
+    from shoal.core.graph_plan import PredictedRows
     from shoal.offline.map_job import MapJob, MapSummary
     from shoal.offline.work import Failure
 
@@ -19,6 +23,8 @@ EXAMPLE = "Example: shoal map model.onnx --inputs rows.npz -o out/ --split dp=2"
 
 _MAX_NOTES = 20
 """Failures that are shown as they come; a person does not read more, and --json lists them."""
+_SLOTS_PER_WORKER = 2
+"""Chunks that a whole copy has at once: one is computed, one lies ready."""
 
 Model = Annotated[str, typer.Argument(help="An .onnx file.")]
 Inputs = Annotated[
@@ -45,10 +51,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier r
 
 
 def map_command(
+    context: typer.Context,
     model: Model,
     inputs: Inputs,
     output: Output,
-    split: options.Split = "1",
+    split: options.Split = "auto",
+    plan: options.PlanFile = None,
     batch_size: BatchSize = None,
     batch_dim: options.BatchDim = None,
     threads: options.Threads = None,
@@ -56,33 +64,65 @@ def map_command(
     json: options.Json = False,
 ) -> None:
     """Compute a graph for every row of a file or every file of a folder. Exit status 1 where some could not be."""
-    from shoal.cli.graph_loading import parse_batch_dims, show_plan
+    from shoal.cli.graph_loading import parse_batch_dims, plan_for_command, show_plan
     from shoal.cli.graph_output import graph_plan_dict
+    from shoal.cli.graph_plan_output import predicted_dict
     from shoal.cli.output import print_json
-    from shoal.cluster.graph_launch import plan_graph
-    from shoal.config import GraphLaunchConfig
+    from shoal.config import GraphLaunchConfig, PlanningConfig
     from shoal.model.graph.input_check import check_inputs
     from shoal.offline.map_job import MapOptions, open_map, prepare_output
+    from shoal.planner.split_spec import AUTO
     from shoal.router.graph_executor import Tensors
 
-    map_options = MapOptions(inputs=inputs, output=output, batch_rows=batch_size, resume=resume)
-    config = GraphLaunchConfig(model=model, split=split, threads=threads, batch_dims=parse_batch_dims(batch_dim or []))
+    config = GraphLaunchConfig(
+        model=model,
+        split=split,
+        plan_file=options.given_plan(context, plan),
+        planning=PlanningConfig(objective="throughput"),
+        threads=threads,
+        batch_dims=parse_batch_dims(batch_dim or []),
+    )
+    is_auto = split == AUTO and plan is None
+    min_slots = _SLOTS_PER_WORKER * len(os.sched_getaffinity(0)) if is_auto else 1
+    map_options = MapOptions(inputs=inputs, output=output, batch_rows=batch_size, min_slots=min_slots, resume=resume)
     prepare_output(map_options)
-    planned = plan_graph(config)
-    plan = planned.plan
+    planned = plan_for_command(replace(config, split="1") if is_auto else config, quiet=json)
+    found = planned.plan
 
     def check(tensors: Tensors) -> Tensors:
-        return check_inputs(plan.inputs, tensors, batch=plan.batch, convert=True)
+        return check_inputs(found.inputs, tensors, batch=found.batch, convert=True)
 
-    with open_map(map_options, plan, _files(planned), check) as job:
-        show_plan(plan, quiet=json)
+    with open_map(map_options, found, _files(planned), check) as job:
+        if is_auto and job.has_work:
+            planned = _plan_for(job, config, planned, quiet=json)
+        show_plan(planned, quiet=json)
         summary = _run(job, planned, quiet=json)
+    predicted = planned.plan.predicted
     if json:
-        print_json({"model": model, **_summary_dict(summary), "plan": graph_plan_dict(plan)})
+        figures = {**_summary_dict(summary), "predicted": predicted_dict(predicted)}
+        print_json({"model": model, **figures, "plan": graph_plan_dict(planned.plan)})
     else:
-        _print_summary(summary)
+        _print_summary(summary, predicted)
     if summary.num_failed:
         raise typer.Exit(1)
+
+
+def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, quiet: bool) -> PlannedGraph:
+    """The split for chunks like the first one: for its very rows, if the graph runs on them."""
+    from shoal.cli.graph_loading import plan_for_command
+    from shoal.errors import InvalidRequest
+    from shoal.router.rows import count_rows
+
+    first = job.first_inputs
+    if first is None:
+        return plan_for_command(config, graph=whole.graph, quiet=quiet)
+    config = replace(config, micro_batch=count_rows(first, whole.plan.batch))
+    if whole.whole is not None:
+        try:
+            whole.whole.run(first)
+        except InvalidRequest:
+            first = None  # a row that cannot be computed says nothing of the others
+    return plan_for_command(config, first, whole.graph, quiet=quiet)
 
 
 def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
@@ -132,15 +172,17 @@ def _summary_dict(summary: MapSummary) -> dict[str, Any]:
     }
 
 
-def _print_summary(summary: MapSummary) -> None:
+def _print_summary(summary: MapSummary, predicted: PredictedRows | None) -> None:
+    from shoal.cli.graph_plan_output import describe_error
     from shoal.cli.output import note
 
     unit = summary.unit
     before = f", {summary.num_done_before} done before" if summary.num_done_before else ""
     failed = f", {summary.num_failed} failed" if summary.num_failed else ""
+    error = describe_error(predicted, _per_s(summary)) if unit == "rows" else ""
     note(
-        f"{summary.num_done} {unit} in {summary.elapsed_s:.2f} s ({_per_s(summary):.1f} {unit}/s){before}{failed}"
-        f" -> {', '.join(summary.outputs) or 'nothing'}"
+        f"{summary.num_done} {unit} in {summary.elapsed_s:.2f} s ({_per_s(summary):.1f} {unit}/s{error})"
+        f"{before}{failed} -> {', '.join(summary.outputs) or 'nothing'}"
     )
 
 

@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 
 LANGUAGE = "Language models"
 GRAPH = "ONNX graphs"
+PLANNING = "Planning (--split auto)"
 
 LanguageModel = Annotated[
     str,
@@ -28,8 +29,8 @@ Model = Annotated[
 Split = Annotated[
     str,
     typer.Option(
-        help="How to split: 1, tp=2, pp=2, dp=2, or several as in dp=2,tp=2; tp=3:1 gives shares of every layer, "
-        "pp=10:20 layers per stage (of an ONNX graph: shares of the time).",
+        help="How to split: auto (measure and choose), 1, tp=2, pp=2, dp=2, or several as in dp=2,tp=2; tp=3:1 gives "
+        "shares of every layer, pp=10:20 layers per stage (of an ONNX graph: shares of the time).",
         metavar="SPEC",
     ),
 ]
@@ -82,12 +83,73 @@ MicroBatch = Annotated[
         rich_help_panel=GRAPH,
     ),
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="A plan from `shoal plan -o FILE`, in the place of --split.", metavar="FILE"),
+]
+Objective = Annotated[
+    str,
+    typer.Option(
+        help="throughput: most tokens/s (of a graph: rows/s) under the load; latency: the fastest lone request; "
+        "balanced: both.",
+        metavar="GOAL",
+        rich_help_panel=PLANNING,
+        autocompletion=lambda: ["throughput", "latency", "balanced"],
+    ),
+]
+Streams = Annotated[
+    int, typer.Option(min=1, help="Requests that are always under way.", rich_help_panel=PLANNING, metavar="N")
+]
+PromptTokens = Annotated[
+    int, typer.Option(min=1, help="Prompt tokens of a typical request.", rich_help_panel=PLANNING, metavar="N")
+]
+OutputTokens = Annotated[
+    int, typer.Option(min=1, help="Output tokens of a typical request.", rich_help_panel=PLANNING, metavar="N")
+]
+LatencySlo = Annotated[
+    float | None,
+    typer.Option(help="Seconds that a whole request may take under that load.", rich_help_panel=PLANNING, metavar="S"),
+]
+Cluster = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML that describes the machines (docs/planning.md). Default: this one.",
+        metavar="FILE",
+        rich_help_panel=PLANNING,
+    ),
+]
+PrecisionFloor = Annotated[
+    str | None,
+    typer.Option(
+        help="Let stages go down to this precision (int8, int4) where that pays.",
+        metavar="P",
+        rich_help_panel=PLANNING,
+    ),
+]
+Refresh = Annotated[
+    bool, typer.Option("--refresh", help="Measure anew what was measured before.", rich_help_panel=PLANNING)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 
 def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
     """`512M` as a number of bytes; None stays None. Raises ConfigError, naming the option."""
     return None if text is None else parse_size(text, option)
+
+
+def text(path: Path | None) -> str | None:
+    """A path as plain data."""
+    return None if path is None else str(path)
+
+
+def given_plan(context: typer.Context, plan: Path | None) -> str | None:
+    """The plan file as the launch configuration takes it. Raises ConfigError beside --split."""
+    if plan is None:
+        return None
+    source = context.get_parameter_source("split")
+    if source is not None and source.name == "COMMANDLINE":
+        raise ConfigError("--plan takes the place of --split; give one of them")
+    return str(plan)
 
 
 def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:

@@ -6,20 +6,28 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shoal.core.plan import Plan, ShardPlan, StagePlan
+from shoal.core.plan import Plan, PredictedSpeed, ShardPlan, StagePlan
 
 _MB = 1e6
+_PIPE_WIDTH = 130
+"""columns that a table takes where there is no terminal"""
 
 
 def note(text: str) -> None:
     """A line for the person, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def note_drain(num_open: int, timeout_s: float) -> None:
+    """What a person wants to read when a server got a signal and is still there."""
+    note(f"no new requests; {num_open} open ones may finish within {timeout_s:g} s; another signal ends them now")
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -39,27 +47,65 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def measuring(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yields what is told what is being measured: a spinner on a terminal, one line in a pipe, nothing if quiet."""
+    if quiet:
+        yield lambda what: None
+    elif sys.stderr.isatty():
+        with Console(stderr=True).status("planning") as status:
+            yield lambda what: status.update(f"measuring this machine with the model (once): {what}")
+    else:
+        told: list[str] = []
+
+        def tell(what: str) -> None:
+            if not told:
+                note("measuring this machine with the model; the figures are kept")
+            told.append(what)
+
+        yield tell
+
+
+def print_table(table: Table, *, to_stderr: bool = False) -> None:
+    """A table at its full width, also in a pipe."""
+    terminal = Console(stderr=to_stderr)
+    Console(stderr=to_stderr, width=terminal.width if terminal.is_terminal else _PIPE_WIDTH).print(table)
+
+
 def print_plan(plan: Plan) -> None:
     """The plan as a small table on stderr, and what is worth knowing about it."""
     table = Table(title=f"{plan.model}  split {plan.split}  precision {plan.precision}", title_justify="left")
     is_sharded = any(len(stage.shards) > 1 for replica in plan.replicas for stage in replica.stages)
     parts = ("KV heads", "MLP columns", "vocabulary") if is_sharded else ()
-    for column in ("worker", "layers", *parts, "threads", "cores", "weights", "KV cache"):
+    is_mixed = len({stage.precision for replica in plan.replicas for stage in replica.stages}) > 1
+    precision = ("precision",) if is_mixed else ()
+    for column in ("worker", "layers", *precision, *parts, "threads", "cores", "weights", "KV cache"):
         table.add_column(column, justify="left" if column == "worker" else "right")
     for name, stage, shard in _workers(plan):
         part = shard.part
         table.add_row(
             name,
             _span(stage.first_layer, stage.last_layer),
+            *((stage.precision,) if is_mixed else ()),
             *(_span(*span) for span in (part.kv_heads, part.columns, part.vocabulary) if is_sharded),
             str(shard.threads),
-            ",".join(map(str, shard.cores)) or "any",
+            _where(shard),
             f"{shard.weight_bytes / _MB:.0f} MB",
             f"{shard.kv_bytes / _MB:.0f} MB",
         )
-    Console(stderr=True).print(table)
+    print_table(table, to_stderr=True)
     for line in plan.notes:
         note(line)
+
+
+def compare_speeds(predicted: PredictedSpeed, output_tokens_per_s: float, ttft_s: float, tpot_s: float) -> str:
+    """One line: what was predicted beside what was measured."""
+    error = predicted.output_tokens_per_s / output_tokens_per_s - 1.0
+    return (
+        f"predicted {predicted.output_tokens_per_s:.1f} output tokens/s ({error:+.0%}), time to first token "
+        f"{predicted.ttft_s:.3f} s (measured {ttft_s:.3f}), time per output token {predicted.tpot_s * 1e3:.1f} ms "
+        f"(measured {tpot_s * 1e3:.1f})"
+    )
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
@@ -70,6 +116,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
         "max_context": plan.max_context,
         "max_seqs": plan.max_seqs,
         "notes": list(plan.notes),
+        "predicted": None if plan.predicted is None else asdict(plan.predicted),
         "workers": [
             {
                 "replica": r,
@@ -77,11 +124,14 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
                 "shard": rank,
                 "first_layer": stage.first_layer,
                 "last_layer": stage.last_layer,
+                "precision": stage.precision,
                 "kv_heads": list(shard.part.kv_heads),
                 "columns": list(shard.part.columns),
                 "vocabulary": list(shard.part.vocabulary),
                 "threads": shard.threads,
                 "cores": list(shard.cores),
+                "cpu_quota": shard.cpu_quota,
+                "machine": shard.machine,
                 "weight_bytes": shard.weight_bytes,
                 "kv_bytes": shard.kv_bytes,
             }
@@ -98,6 +148,12 @@ def _workers(plan: Plan) -> Iterator[tuple[str, StagePlan, ShardPlan]]:
         for s, stage in enumerate(replica.stages):
             for rank, shard in enumerate(stage.shards):
                 yield f"replica {r} stage {s}" + (f" shard {rank}" if len(stage.shards) > 1 else ""), stage, shard
+
+
+def _where(shard: ShardPlan) -> str:
+    """Cores and how much of them, or the machine."""
+    cores = shard.machine or ",".join(map(str, shard.cores)) or "any"
+    return cores if shard.cpu_quota is None else f"{cores} at {shard.cpu_quota:.0%}"
 
 
 def _span(first: int, last: int) -> str:

@@ -33,6 +33,7 @@ _LANGUAGE_ONLY = (
     "precision",
     "kv_memory",
     "max_context",
+    "cluster",
 )
 _GRAPH_ONLY = ("inputs", "output", "batch_dim", "micro_batch")
 
@@ -72,7 +73,9 @@ def run(
     ] = None,
     batch_dim: options.BatchDim = None,
     micro_batch: options.MicroBatch = None,
-    split: options.Split = "1",
+    split: options.Split = "auto",
+    plan: options.PlanFile = None,
+    cluster: options.Cluster = None,
     precision: options.Precision = "auto",
     threads: options.Threads = None,
     kv_memory: options.KvMemory = None,
@@ -89,7 +92,14 @@ def run(
         from shoal.config import GraphLaunchConfig
 
         dims = parse_batch_dims(batch_dim or [])
-        graph_config = GraphLaunchConfig(model=model, split=split, threads=threads, batch_dims=dims)
+        graph_config = GraphLaunchConfig(
+            model=model,
+            split=split,
+            plan_file=options.given_plan(context, plan),
+            threads=threads,
+            batch_dims=dims,
+            micro_batch=micro_batch,
+        )
         run_graph(graph_config, inputs=inputs, output=output, micro_batch=micro_batch, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
@@ -99,12 +109,14 @@ def run(
         raise ConfigError("--top-p must be above 0")
     text = None if chat else _read_prompt(prompt)
     from shoal.cli.loading import load_model
-    from shoal.config import LaunchConfig
+    from shoal.config import LaunchConfig, PlanningConfig
     from shoal.protocol.messages import Sampling
 
     config = LaunchConfig(
         model=model,
         split=split,
+        plan_file=options.given_plan(context, plan),
+        planning=PlanningConfig(cluster_file=options.text(cluster)),
         precision=precision,
         threads=threads,
         max_seqs=1,
@@ -175,6 +187,10 @@ class _Session:
                 f"time to first token {generation.ttft_s * 1e3:.0f} ms "
                 f"({len(generation.request.prompt_ids)} prompt tokens), loaded in {load_s:.1f} s"
             )
+            predicted = self._loaded.plan.predicted
+            if predicted is not None and predicted.streams == 1 and tokens_per_s:
+                error = 1.0 / predicted.tpot_s / tokens_per_s - 1.0
+                note(f"predicted {1.0 / predicted.tpot_s:.1f} tokens/s after the first token ({error:+.0%})")
 
     def converse(self) -> None:
         """Turn by turn until end of input."""

@@ -11,6 +11,7 @@ import numpy as np
 from shoal.cli.graph_files import check_writable, read_arrays, write_arrays
 from shoal.cli.graph_loading import load_graph
 from shoal.cli.graph_output import describe, graph_plan_dict
+from shoal.cli.graph_plan_output import describe_error, predicted_dict
 from shoal.cli.output import note, print_json
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError
@@ -44,18 +45,25 @@ def run_graph(
         outputs = run_once(ChunkRunner(loaded.executors), loaded.plan, arrays, micro_batch=micro_batch)
         run_s = time.perf_counter() - started_s
         num_rows = count_rows(arrays, loaded.plan.batch)
-        plan = graph_plan_dict(loaded.plan)
+        plan, predicted = graph_plan_dict(loaded.plan), loaded.plan.predicted
     outputs = {spec.name: outputs[spec.name] for spec in graph.outputs}
     if output is not None:
         write_arrays(output, outputs)
     if as_json:
-        figures = {"rows": num_rows, "run_s": run_s, "load_s": load_s}
+        figures = {
+            "rows": num_rows,
+            "run_s": run_s,
+            "rows_per_s": num_rows / run_s,
+            "load_s": load_s,
+            "predicted": predicted_dict(predicted),
+        }
         described = {name: _summary(array) for name, array in outputs.items()}
         print_json({"model": config.model, **figures, "outputs": described, "plan": plan})
         return
     for name, array in outputs.items():
         print(_line(name, array))
-    note(f"\n{num_rows} rows in {run_s * 1e3:.1f} ms ({num_rows / run_s:.1f} rows/s), loaded in {load_s:.1f} s")
+    rate = f"{num_rows / run_s:.1f} rows/s{describe_error(predicted, num_rows / run_s)}"
+    note(f"\n{num_rows} rows in {run_s * 1e3:.1f} ms ({rate}), loaded in {load_s:.1f} s")
 
 
 def _summary(array: Array) -> dict[str, Any]:

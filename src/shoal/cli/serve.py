@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Annotated
 
@@ -15,8 +16,22 @@ EXAMPLE = (
     "shoal serve detector.onnx recognizer.onnx --split dp=2 --grpc-port 8001"
 )
 
-_LANGUAGE_ONLY = ("precision", "max_seqs", "kv_memory", "max_context")
-_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_queue", "max_request", "batch_dim")
+_LANGUAGE_ONLY = (
+    "precision",
+    "max_seqs",
+    "kv_memory",
+    "max_context",
+    "routing",
+    "precision_floor",
+    "replan",
+    "prompt_tokens",
+    "output_tokens",
+    "request_timeout",
+    "worker_timeout",
+    "streams",
+    "cluster",
+)
+_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim")
 
 
 def serve(
@@ -32,15 +47,51 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name clients ask for. Default: from MODEL.")] = None,
-    split: options.Split = "1",
+    split: options.Split = "auto",
+    plan: options.PlanFile = None,
     threads: options.Threads = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="Key that clients must send as a bearer token.")
     ] = None,
+    max_queue: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Requests that may wait (of ONNX graphs: rows, per model); more are told to come back later. "
+            "Default: 1024 (4096 rows).",
+        ),
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
+    ] = 25.0,
     precision: options.Precision = "auto",
     max_seqs: options.MaxSeqs = 32,
     kv_memory: options.KvMemory = None,
     max_context: options.MaxContext = None,
+    routing: Annotated[
+        str,
+        typer.Option(
+            help="Which replica a request goes to: earliest-finish, or round-robin to compare with.",
+            metavar="RULE",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = "earliest-finish",
+    request_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Seconds that a request may take. Default: any; clients may set `timeout` themselves.",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = None,
+    worker_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Seconds of silence after which a worker is taken for hung; more where steps take long.",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = 2.0,
     grpc_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Also serve gRPC on this port.", rich_help_panel=options.GRAPH),
@@ -56,13 +107,25 @@ def serve(
             rich_help_panel=options.GRAPH,
         ),
     ] = 0.0,
-    max_queue: Annotated[
-        int, typer.Option(min=1, help="Rows that may wait, per model.", rich_help_panel=options.GRAPH)
-    ] = 4096,
     max_request: Annotated[
         str, typer.Option(help="Largest request body.", metavar="BYTES", rich_help_panel=options.GRAPH)
     ] = "1G",
     batch_dim: options.BatchDim = None,
+    objective: options.Objective = "balanced",
+    streams: options.Streams = 8,
+    prompt_tokens: options.PromptTokens = 128,
+    output_tokens: options.OutputTokens = 64,
+    latency_slo: options.LatencySlo = None,
+    precision_floor: options.PrecisionFloor = None,
+    cluster: options.Cluster = None,
+    replan: Annotated[
+        bool,
+        typer.Option(
+            "--replan",
+            help="Move layers between the stages of a pipeline whose workers change speed, where that pays.",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = False,
 ) -> None:
     """Serve models to clients that exist already.
 
@@ -83,27 +146,43 @@ def serve(
     options.refuse(context, _GRAPH_ONLY, "a language model")
     (model,) = models
     from shoal.cli.loading import load_model
-    from shoal.config import LaunchConfig
-    from shoal.server.app import create_app
-    from shoal.server.data_plane import DataPlane
-    from shoal.server.metrics import ServerMetrics
-    from shoal.server.serve import bind, serve_app
+    from shoal.cli.serve_language import LanguageServeOptions, serve_language
+    from shoal.config import LaunchConfig, PlanningConfig
+    from shoal.core.recovery.config import RecoveryConfig
+    from shoal.server.serve import bind
 
     config = LaunchConfig(
         model=model,
         split=split,
+        plan_file=options.given_plan(context, plan),
+        planning=PlanningConfig(
+            objective=objective,
+            streams=streams,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            latency_slo_s=latency_slo,
+            precision_floor=precision_floor,
+            cluster_file=options.text(cluster),
+        ),
         precision=precision,
         threads=threads,
         max_seqs=max_seqs,
         kv_memory_bytes=options.parse_bytes(kv_memory),
         max_context=max_context,
+        in_process=False,
+        routing=routing,
+        replans=replan,
     )
-    sock = bind(host, port)
-    model_name = name or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf")
-    with sock, load_model(config) as loaded:
-        data_plane = DataPlane(loaded.engine, loaded.tokenizer, metrics=ServerMetrics(model_name))
-        app = create_app(data_plane, model_name=model_name, api_key=api_key)
-        serve_app(app, sock, on_ready=lambda url: note(f"serving {model_name} at {url}"))
+    serve_options = LanguageServeOptions(
+        name=name or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf"),
+        api_key=api_key,
+        max_queue=max_queue,
+        request_timeout_s=request_timeout,
+        drain_timeout_s=drain_timeout,
+    )
+    recovery = RecoveryConfig(worker_timeout_s=worker_timeout)
+    with bind(host, port) as sock, load_model(config, recovery=recovery, report=note) as loaded:
+        serve_language(loaded, sock, serve_options)
 
 
 def _is_repository(model: str) -> bool:
@@ -113,19 +192,28 @@ def _is_repository(model: str) -> bool:
 
 
 def _serve_graphs(context: typer.Context, models: list[str]) -> None:
-    from shoal.cli.graph_loading import parse_batch_dims
+    from shoal.cli.graph_loading import parse_batch_dims, plan_for_command
+    from shoal.cli.graph_plan_output import print_graph_choice
     from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
-    from shoal.cluster.graph_launch import LoadedGraph, launch_graph, plan_graph
-    from shoal.config import GraphLaunchConfig
+    from shoal.cluster.graph_launch import LoadedGraph, launch_graph
+    from shoal.config import GraphLaunchConfig, PlanningConfig
 
     given = context.params
-    dims = parse_batch_dims(given["batch_dim"] or [])
+    config = GraphLaunchConfig(
+        model="",
+        split=given["split"],
+        plan_file=options.given_plan(context, given["plan"]),
+        planning=PlanningConfig(objective=given["objective"], latency_slo_s=given["latency_slo"]),
+        threads=given["threads"],
+        batch_dims=parse_batch_dims(given["batch_dim"] or []),
+        in_process=False,
+    )
 
     def load(path: Path) -> LoadedGraph:
-        config = GraphLaunchConfig(
-            model=str(path), split=given["split"], threads=given["threads"], batch_dims=dims, in_process=False
-        )
-        return launch_graph(plan_graph(config))
+        planned = plan_for_command(replace(config, model=str(path)), quiet=False)
+        if planned.auto is not None:
+            print_graph_choice(planned.auto)
+        return launch_graph(planned)
 
     serve_options = GraphServeOptions(
         host=given["host"],
@@ -134,8 +222,9 @@ def _serve_graphs(context: typer.Context, models: list[str]) -> None:
         name=given["name"],
         max_batch=given["max_batch"],
         batch_delay_s=given["batch_delay"],
-        max_queue_rows=given["max_queue"],
+        max_queue_rows=given["max_queue"] or 4096,
         max_request_bytes=options.parse_bytes(given["max_request"], "--max-request") or 0,
         api_key=given["api_key"],
+        drain_timeout_s=given["drain_timeout"],
     )
     serve_graphs(models, load, serve_options)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.cli.output import note
+from shoal.cli.output import note, note_drain
 from shoal.core.batching.config import BatchingConfig
 from shoal.server.oip.app import create_graph_app
 from shoal.server.oip.model_files import find_models
@@ -37,6 +37,8 @@ class GraphServeOptions:
     """larger requests are refused before they are read"""
     api_key: str | None
     """what clients must send; None: nothing"""
+    drain_timeout_s: float
+    """how long open requests may take after a signal, >= 0"""
 
 
 def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], options: GraphServeOptions) -> None:
@@ -70,7 +72,13 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             grpc_address=grpc_address,
         )
         names = ", ".join(sorted(found))
-        serve_app(app, sock, on_ready=lambda url: note(_started(names, url, grpc_address)))
+        serve_app(
+            app,
+            sock,
+            on_ready=lambda url: note(_started(names, url, grpc_address)),
+            drain_timeout_s=options.drain_timeout_s,
+            on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
+        )
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

@@ -23,14 +23,18 @@ _PROMPTS = (
 )
 
 
-_LANGUAGE_ONLY = ("precision", "max_tokens")
+_LANGUAGE_ONLY = ("precision", "max_tokens", "cluster")
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
 
 def verify(
     context: typer.Context,
     model: options.Model,
-    split: Annotated[str, typer.Option(help="The split to check against the whole model.", metavar="SPEC")],
+    split: Annotated[
+        str, typer.Option(help="The split to check against the whole model; auto: what is chosen here.", metavar="SPEC")
+    ] = "auto",
+    plan: options.PlanFile = None,
+    cluster: options.Cluster = None,
     precision: options.Precision = "auto",
     threads: options.Threads = None,
     max_tokens: Annotated[
@@ -55,19 +59,26 @@ def verify(
         from shoal.config import GraphLaunchConfig
 
         dims = parse_batch_dims(batch_dim or [])
-        graph_config = GraphLaunchConfig(model=model, split=split, threads=threads, batch_dims=dims)
+        graph_config = GraphLaunchConfig(
+            model=model,
+            split=split,
+            plan_file=options.given_plan(context, plan),
+            threads=threads,
+            batch_dims=dims,
+            micro_batch=micro_batch,
+        )
         verify_graph(graph_config, inputs=inputs, micro_batch=micro_batch, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.bench.generation import Generation
     from shoal.bench.verification import EXACT_TOLERANCE, LOGIT_TOLERANCE, compare, greedy_with_logits
-    from shoal.cli.loading import load_model
-    from shoal.cli.output import note, plan_dict, print_json, progress_bar
-    from shoal.config import LaunchConfig
-    from shoal.planner.split_spec import parse_split
+    from shoal.cli.loading import load_planned
+    from shoal.cli.output import measuring, note, plan_dict, print_json, progress_bar
+    from shoal.cluster.planning import PlannedModel, plan_model
+    from shoal.config import LaunchConfig, PlanningConfig
 
-    def generations(config: LaunchConfig) -> tuple[list[Generation], dict[str, object]]:
-        with load_model(config, quiet=json) as loaded, progress_bar(f"split {config.split}") as update:
+    def generations(planned: PlannedModel) -> tuple[list[Generation], dict[str, object]]:
+        with load_planned(planned, quiet=json) as loaded, progress_bar(f"split {planned.plan.split}") as update:
             prompts = [loaded.tokenizer.encode(text) for text in _PROMPTS]
             done = 0
 
@@ -82,18 +93,24 @@ def verify(
             )
             return results, plan_dict(loaded.plan)
 
-    is_sharded = parse_split(split).num_shards > 1
     config = LaunchConfig(
         model=model,
         split=split,
+        plan_file=options.given_plan(context, plan),
+        planning=PlanningConfig(cluster_file=options.text(cluster)),
         precision=precision,
         threads=threads,
         max_seqs=4,
         max_context=512,
-        exact_activations=is_sharded,
     )
-    split_results, plan = generations(config)
-    whole_results, _ = generations(replace(config, split="1"))
+    with measuring(quiet=json) as tell:
+        planned = plan_model(config, tell)
+    is_sharded = any(len(stage.shards) > 1 for replica in planned.plan.replicas for stage in replica.stages)
+    planned = replace(planned, plan=replace(planned.plan, exact_activations=is_sharded))
+    split_results, chosen = generations(planned)
+    threads = planned.plan.replicas[0].shards[0].threads  # a process that computes itself keeps its number of threads
+    whole = replace(config, split="1", plan_file=None, threads=threads, exact_activations=is_sharded)
+    whole_results, _ = generations(plan_model(whole))
     tolerance = EXACT_TOLERANCE if is_sharded else LOGIT_TOLERANCE[precision]
     result = compare(whole_results, split_results, tolerance)
     if json:
@@ -108,7 +125,7 @@ def verify(
                 "exact_activations": is_sharded,
                 "num_prompts": result.num_prompts,
                 "num_tokens": result.num_tokens,
-                "plan": plan,
+                "plan": chosen,
             }
         )
     else:

@@ -15,6 +15,8 @@ from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProto
 from shoal.protocol.messages import StageFailed
 
 _EXIT_GRACE_S = 1.0
+_EXIT_S = 0.1
+"""Longest wait between the closing of a process's links and its end, to say how it ended: the head serves others."""
 _REPORTED_ERRORS: dict[str, type[ShoalError]] = {
     error.__name__: error for error in (CapacityError, ConfigError, ModelLoadError)
 }
@@ -44,6 +46,11 @@ class ChildProcess:
         return self._process.pid
 
     @property
+    def was_killed(self) -> bool:
+        """Whether a signal has ended it."""
+        return (self._process.poll() or 0) < 0
+
+    @property
     def is_reaped(self) -> bool:
         """Whether it is known to have ended."""
         return self._process.returncode is not None
@@ -51,7 +58,7 @@ class ChildProcess:
     def lost(self, error: Exception) -> WorkerLost:
         """Why it is gone, as far as the operating system knows; `error` is how that was noticed."""
         try:
-            code = self._process.wait(0.5)
+            code = self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             return WorkerLost(f"{self.name} (pid {self.pid}): {error}")
         how = f"killed by signal {-code}" if code < 0 else f"exited with status {code}"
@@ -60,6 +67,12 @@ class ChildProcess:
     def reported(self, failure: StageFailed) -> ShoalError:
         """The error that the worker says it ended with."""
         return _REPORTED_ERRORS.get(failure.error, WorkerLost)(f"{self.name}: {failure.message}")
+
+    def kill(self) -> bool:
+        """Make it end, without waiting. Whether it has ended and is reaped; call again until it is."""
+        if self._process.poll() is None:
+            self._process.kill()
+        return self._process.poll() is not None
 
     def end(self, deadline_s: float) -> None:
         """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
@@ -100,6 +113,11 @@ class Worker(ABC, Generic[ReceivedT]):
         """Process id."""
         return self._child.pid
 
+    @property
+    def was_killed(self) -> bool:
+        """See ChildProcess.was_killed."""
+        return self._child.was_killed
+
     def fileno(self) -> int:
         """Readable when `receive` has something."""
         return self._control.fileno()
@@ -130,6 +148,10 @@ class Worker(ABC, Generic[ReceivedT]):
             with suppress(WorkerLost):
                 self._say_shutdown()
 
+    def kill(self) -> bool:
+        """See ChildProcess.kill."""
+        return self._child.kill()
+
     def close(self, deadline_s: float) -> None:
         """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
         self._child.end(deadline_s)
@@ -152,10 +174,10 @@ class Worker(ABC, Generic[ReceivedT]):
         try:
             send()
         except WorkerLost as error:
-            raise self._last_words() or self._child.lost(error) from error
+            raise self.failure() or self._child.lost(error) from error
 
-    def _last_words(self) -> ShoalError | None:
-        """What the worker said before its link closed, if it said why."""
+    def failure(self) -> ShoalError | None:
+        """Why it is gone, in its own words if it said why; None: it is not. Whatever else it has said is dropped."""
         try:
             while self.receive(0.0) is not None:
                 pass

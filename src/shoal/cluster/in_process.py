@@ -37,6 +37,10 @@ class InProcessExecutor:
         """None: there is nobody to wait for."""
         return ()
 
+    def kill(self) -> bool:
+        """There is nobody to end."""
+        return True
+
     def close(self) -> None:
         """Nothing outlives the process's own memory."""
         self._steps.clear()

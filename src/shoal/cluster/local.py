@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from shoal.cluster.child_process import close_all
+from shoal.cluster.cpu_quota import held
 from shoal.cluster.worker_process import WorkerProcess
 from shoal.comm.ring_link import create_ring
 from shoal.comm.shm_group import create_group_memory
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.codec import encode
-from shoal.protocol.messages import LoadStage, Progress, StageLoaded, Step, StepResult
+from shoal.protocol.messages import LoadStage, Message, Progress, StageLoaded, Step, StepResult
 
 _LOAD_TIMEOUT_S = 600.0
 """From the last sign of progress; a large model on a slow disk loads for minutes but shows progress."""
@@ -22,66 +22,106 @@ _RING_STEPS = 3
 
 
 class LocalExecutor:
-    """A pipeline of child processes, with one or several shards in a stage. Implements `router.executor.Executor`."""
+    """A pipeline of child processes, with one or several shards in a stage.
 
-    def __init__(self, name: str, stages: Sequence[Sequence[LoadStage]], hidden_size: int) -> None:
-        """Starts one process a shard and tells each what to load; `wait_until_loaded` must follow.
+    Implements `router.executor.StartingExecutor`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[Sequence[LoadStage]],
+        hidden_size: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Starts one process a shard and tells each what to load; no step before `poll_loading` says so.
 
         Args:
             name: of the replica, for messages.
             stages: for each stage what its shards load, in the order of their ranks.
             hidden_size: width of the hidden states between stages.
+            on_progress: called with a number of segments as they load.
         """
         self._num_stages = len(stages)
         self._workers: list[WorkerProcess] = []
+        self._quotas = ExitStack()
+        """control groups of workers that are held to a part of their cores"""
+        self._on_progress = on_progress or (lambda count: None)
+        self._loading: dict[int, WorkerProcess] = {}
+        """workers that are not ready, by their place"""
+        self._stage_row_s = [0.0] * len(stages)
+        self._stage_of = [index for index, loads in enumerate(stages) for _ in loads]
+        self._culprit: int | None = None
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._start(name, stages, hidden_size)
             on_failure.pop_all()
+        self._loading = dict(enumerate(self._workers))
 
     @property
     def num_stages(self) -> int:
         """Stages of the pipeline."""
         return self._num_stages
 
-    def wait_until_loaded(self, on_progress: Callable[[int], None]) -> None:
-        """Block until every worker is ready; `on_progress(n)` counts segments as they load.
+    @property
+    def row_s(self) -> float:
+        """Seconds for a single row to pass all stages, once they are loaded."""
+        return sum(self._stage_row_s)
+
+    @property
+    def culprit(self) -> int | None:
+        """The worker that failed to load; None: none did."""
+        return self._culprit
+
+    def poll_loading(self) -> bool:
+        """See `StartingExecutor.poll_loading`."""
+        self._look(0.0)
+        return not self._loading
+
+    def wait_until_loaded(self) -> None:
+        """Block until every worker is ready.
 
         Raises:
             ModelLoadError, ConfigError, CapacityError: what a worker failed with.
             WorkerLost: a worker died, or gave no sign of life for ten minutes.
         """
-        try:
-            for worker in self._workers:
-                self._wait_for(worker, on_progress)
-        except WorkerLost as error:
-            raise self._first_cause(error) from error
+        while self._loading:
+            self._look(_LOAD_TIMEOUT_S)
 
-    def _wait_for(self, worker: WorkerProcess, on_progress: Callable[[int], None]) -> None:
-        deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
-        while True:
-            match worker.receive(max(0.0, deadline_s - time.monotonic())):
-                case Progress():
-                    deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
-                    on_progress(1)
-                case StageLoaded():
-                    return
-                case None:
-                    raise WorkerLost(f"{worker.name} gave no sign of life for {_LOAD_TIMEOUT_S:.0f} s")
-                case message:
-                    raise WorkerLost(f"{worker.name} answered LoadStage with {type(message).__name__}")
-
-    def _first_cause(self, error: WorkerLost) -> ShoalError:
-        """A shard that cannot load leaves its group, and the others say they lost it: what it says itself counts."""
-        for worker in self._workers:
+    def _look(self, timeout_s: float) -> None:
+        """Take in what loading workers have said, after waiting for the first of them to say something."""
+        for index, worker in list(self._loading.items()):
             try:
-                while worker.receive(0.0) is not None:
-                    pass
-            except WorkerLost:
-                continue
-            except ShoalError as cause:
-                return cause
-        return error
+                while index in self._loading and (message := worker.receive(timeout_s)) is not None:
+                    self._take(index, message)
+                    timeout_s = 0.0
+            except ShoalError as error:
+                raise self._first_cause(index, error) from error
+            if timeout_s:
+                raise WorkerLost(f"{worker.name} gave no sign of life for {timeout_s:.0f} s")
+
+    def _take(self, index: int, message: Message) -> None:
+        match message:
+            case Progress():
+                self._on_progress(1)
+            case StageLoaded(row_s=row_s):
+                stage = self._stage_of[index]
+                self._stage_row_s[stage] = max(self._stage_row_s[stage], row_s)
+                del self._loading[index]
+            case _:
+                raise WorkerLost(f"{self._workers[index].name} answered LoadStage with {type(message).__name__}")
+
+    def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
+        """A shard that cannot load leaves its group, and the others say they lost it: what it says itself counts."""
+        causes = {index: error}
+        for other, worker in enumerate(self._workers):
+            if other != index and (cause := worker.failure()) is not None:
+                causes[other] = cause
+        self._culprit = min(causes, key=lambda one: (isinstance(causes[one], WorkerLost), not self._was_killed(one)))
+        return causes[self._culprit]
+
+    def _was_killed(self, index: int) -> bool:
+        return self._workers[index].was_killed
 
     def submit(self, step: Step) -> None:
         """Send a step to every worker at once."""
@@ -107,9 +147,18 @@ class LocalExecutor:
         """Process ids, stage by stage, rank by rank."""
         return tuple(worker.pid for worker in self._workers)
 
+    def kill(self) -> bool:
+        """End every worker without waiting for it; whether all have ended."""
+        num_ended = sum(worker.kill() for worker in self._workers)
+        if num_ended < len(self._workers):
+            return False
+        self._quotas.close()
+        return True
+
     def close(self) -> None:
         """End every worker."""
         close_all(self._workers)
+        self._quotas.close()
 
     def _start(self, name: str, stages: Sequence[Sequence[LoadStage]], hidden_size: int) -> None:
         capacity = _RING_STEPS * stages[0][0].max_step_tokens * hidden_size * 4 + (1 << 16)
@@ -123,6 +172,9 @@ class LocalExecutor:
                     label = f"{name} stage {index}" + (f" shard {rank}" if len(loads) > 1 else "")
                     worker = WorkerProcess(label, upstream[rank], downstream[rank :: len(loads)], group)
                     self._workers.append(worker)
+                    if load.cpu_quota is not None:
+                        quota = held(worker.pid, load.cpu_quota, num_cores=max(1, len(load.cores)))
+                        self._quotas.enter_context(quota)
                     worker.load(load)
                 upstream = list(downstream)
 

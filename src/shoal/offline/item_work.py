@@ -84,8 +84,9 @@ class ItemWork:
         """Whether `chunks` would give any."""
         return bool(self._todo)
 
-    def check_first(self) -> None:
+    def check_first(self) -> Tensors | None:
         """Nothing: what is wrong with one file does not concern the others."""
+        return None
 
     def chunks(self) -> Iterator[Chunk]:
         """What is not done; the second time, the items of failed chunks one by one."""

@@ -50,6 +50,8 @@ class MapOptions:
     """a folder, or a .parquet file"""
     batch_rows: int | None = None
     """rows that are computed at once, >= 1; None: chosen by their size"""
+    min_slots: int = 1
+    """chunks that can be computed at once, at least, where that is decided later, >= 1"""
     resume: bool = False
     """go on where an earlier run stopped"""
 
@@ -106,15 +108,23 @@ def open_map(options: MapOptions, plan: GraphPlan, model_files: Sequence[Path], 
         header = {"model": fingerprint(model_files), "batch dimension": _describe(plan.batch)}
         make = _item_work if options.inputs.is_dir() else _row_work
         work, journal = make(options, plan, header, check, files)
-        work.check_first()
-        yield MapJob(work, journal)
+        yield MapJob(work, journal, first_inputs=work.check_first())
 
 
 class MapJob:
     """A map that is ready to run."""
 
-    def __init__(self, work: Work, journal: Journal, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        work: Work,
+        journal: Journal,
+        *,
+        first_inputs: Tensors | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`clock` gives seconds, monotonic."""
+        self.first_inputs = first_inputs
+        """of the first chunk, to plan with; None where that is not known before"""
         self._work = work
         self._journal = journal
         self._clock = clock
@@ -227,7 +237,7 @@ def _batch_rows(options: MapOptions, plan: GraphPlan, num_rows: int, row_bytes: 
     if fixed is not None and wanted not in (None, fixed):
         raise ConfigError(f"--batch-size {wanted}: this model fixes the batch at {fixed}")
     num_slots = sum(len(replica.stages) + 1 for replica in plan.replicas)
-    return fixed or wanted or default_batch_rows(num_rows, row_bytes, num_slots)
+    return fixed or wanted or default_batch_rows(num_rows, row_bytes, max(num_slots, options.min_slots))
 
 
 def _num_bytes(tensors: Tensors) -> int:

@@ -16,6 +16,7 @@ from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.row_sink import RowSink
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure
+from shoal.router.graph_executor import Tensors
 
 
 class ParquetWork:
@@ -36,9 +37,9 @@ class ParquetWork:
         """See Work."""
         return self._work.has_more
 
-    def check_first(self) -> None:
+    def check_first(self) -> Tensors | None:
         """See Work."""
-        self._work.check_first()
+        return self._work.check_first()
 
     def chunks(self) -> Iterator[Chunk]:
         """See Work."""

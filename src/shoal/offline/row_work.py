@@ -53,20 +53,18 @@ class RowWork:
         self.total = source.num_rows
         self.num_done_before = source.num_rows - sum(last - first for first, last in self._todo)
 
-    def check_first(self) -> None:
-        """Look at the first rows, so that what does not fit shows before anything is started. Raises InvalidRequest."""
-        if self._todo:
-            first, last = next(_cut(self._todo, self._batch_rows))
-            self._check(self._source.read(first, last))
+    def check_first(self) -> Tensors | None:
+        """The first chunk, so that what does not fit shows before anything is started. Raises InvalidRequest."""
+        if not self._todo:
+            return None
+        return self._read(*next(_cut(self._todo, self._batch_rows)))
 
     def chunks(self) -> Iterator[Chunk]:
         """Rows that are not done, ascending; the second time, the failed ones one by one. Raises InvalidRequest."""
         todo, self._todo = self._todo, []
         batch_rows, self._batch_rows = self._batch_rows, 1
         for first, last in _cut(todo, batch_rows):
-            inputs = self._check(self._source.read(first, last))
-            if self._batch.rows is not None:
-                inputs = pad_rows(inputs, self._batch, self._batch.rows)
+            inputs = self._read(first, last)
             self._given[self._num_given] = (first, last)
             yield Chunk(index=self._num_given, inputs=inputs)
             self._num_given += 1
@@ -102,6 +100,11 @@ class RowWork:
     def outputs(self) -> list[str]:
         """The files that were written."""
         return [] if self._sink.is_empty else [str(path) for path in self._sink.paths.values()]
+
+    def _read(self, first: int, last: int) -> Tensors:
+        """What a run takes for these rows."""
+        inputs = self._check(self._source.read(first, last))
+        return inputs if self._batch.rows is None else pad_rows(inputs, self._batch, self._batch.rows)
 
     def _fail(self, first: int, last: int, reason: str) -> list[Failure]:
         """Several rows failed together: each gets its own chance. One alone has failed."""

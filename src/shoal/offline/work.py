@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.offline.pull import Chunk, ChunkResult
+from shoal.router.graph_executor import Tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,12 @@ class Work(Protocol):
         """Whether `chunks` would give any now."""
         ...
 
-    def check_first(self) -> None:
-        """Look at the first input before anything is started. Raises InvalidRequest."""
+    def check_first(self) -> Tensors | None:
+        """What is to be computed first, looked at before anything is started; None where that is not known before.
+
+        Raises:
+            InvalidRequest: it does not fit the graph.
+        """
         ...
 
     def chunks(self) -> Iterator[Chunk]:

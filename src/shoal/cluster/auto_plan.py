@@ -1,0 +1,178 @@
+"""`--split auto`: measure the machines with the model, choose among all kinds of split, spell the choice out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from shoal.cluster.fleets import PlacedFleet, fleet_from_file, local_fleets, read_cluster_file
+from shoal.config import PlanningConfig
+from shoal.core.plan import Block, Plan, ShardPart
+from shoal.errors import ConfigError
+from shoal.model.attention.kv_storage import kv_bytes_per_token
+from shoal.model.decoder.blocks import decoder_blocks, layer_bytes
+from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.choice.choose import Choice, choose
+from shoal.planner.choice.goal import Goal, make_goal
+from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
+from shoal.planner.choice.spell import Limits, spell_plan
+from shoal.planner.workload import Workload
+
+_HIDDEN_ITEM_BYTES = 4
+_LOWER: tuple[Precision, ...] = ("int8", "int4")
+"""precisions below fp32, from the better to the worse"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoPlan:
+    """What was chosen, and from what."""
+
+    plan: Plan
+    choice: Choice
+    workload: Workload
+    goal: Goal
+    planning_s: float
+    """searching and comparing, measuring excluded"""
+
+
+def plan_automatically(
+    planning: PlanningConfig,
+    *,
+    model: str,
+    shape: str,
+    path: Path,
+    source: WeightSource,
+    precision: Precision,
+    threads: int | None,
+    limits: Limits,
+    wide_kernels: bool,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> AutoPlan:
+    """Plan for the machines at hand, or for those of a file.
+
+    Args:
+        planning: the load, the goal and the machines.
+        model: as the user named it.
+        shape: see core.plan.Plan.
+        path: of the model.
+        source: its headers.
+        precision: that was asked for.
+        threads: of each worker on this machine; None: whatever is best.
+        limits: of every replica.
+        wide_kernels: see core.plan.Plan.
+        on_progress: told what is being measured.
+
+    Raises:
+        ConfigError: the planning or the cluster file makes no sense, or no plan meets the latency target.
+        CapacityError: the model fits nowhere.
+    """
+    workload, goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
+    precisions = _precisions(precision, planning.precision_floor)
+    fleets = find_fleets(planning, path, source, precisions, threads, wide_kernels, on_progress)
+    sizes = model_sizes(model, source, precisions, wide_kernels=wide_kernels)
+    started_s = time.perf_counter()
+    choice = choose([one.fleet for one in fleets], sizes, workload, goal, precisions)
+    planning_s = time.perf_counter() - started_s
+    places = next(one.places for one in fleets if one.fleet is choice.best.fleet)
+
+    @cache
+    def blocks_of(part: ShardPart, at_precision: str) -> Sequence[Block]:
+        is_whole = part == whole_part(source.config)
+        own = source if is_whole else ShardSource(source, part)
+        return decoder_blocks(own, cast(Precision, at_precision), wide_kernels=wide_kernels)
+
+    plan = spell_plan(
+        choice.best,
+        model=model,
+        shape=shape,
+        precision=precision,
+        atoms=sizes.atoms,
+        workload=workload,
+        places=places,
+        blocks_of=blocks_of,
+        limits=limits,
+        wide_kernels=wide_kernels,
+    )
+    return AutoPlan(plan=plan, choice=choice, workload=workload, goal=goal, planning_s=planning_s)
+
+
+def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision], *, wide_kernels: bool) -> ModelSizes:
+    """A model's sizes at some precisions, from its headers."""
+    config = source.config
+
+    def sizes(precision: Precision) -> PrecisionSizes:
+        layers = [
+            layer_bytes(source, precision, layer, wide_kernels=wide_kernels) for layer in range(config.num_layers)
+        ]
+        return PrecisionSizes(
+            attention_bytes=tuple(attention for attention, _ in layers),
+            mlp_bytes=tuple(mlp for _, mlp in layers),
+            embedding_bytes=source.matrix_bytes("embedding", precision),
+            head_bytes=source.matrix_bytes("head", precision),
+        )
+
+    return ModelSizes(
+        name=name,
+        hidden_bytes=config.hidden_size * _HIDDEN_ITEM_BYTES,
+        kv_bytes_per_token=kv_bytes_per_token(config, 1),
+        atoms=shard_atoms(config),
+        by_precision={precision: sizes(precision) for precision in precisions},
+        max_context=config.max_context,
+    )
+
+
+def _workload(planning: PlanningConfig) -> Workload:
+    return Workload(
+        streams=planning.streams, prompt_tokens=planning.prompt_tokens, output_tokens=planning.output_tokens
+    )
+
+
+def _precisions(precision: Precision, floor: str | None) -> tuple[Precision, ...]:
+    """What was asked for, and everything below it down to the floor."""
+    if floor is None or floor == precision:
+        return (precision,)
+    if floor not in _LOWER:
+        raise ConfigError(f"the precision floor is {floor!r}; use one of {', '.join(_LOWER)}")
+    lower = _LOWER[: _LOWER.index(floor) + 1]
+    if precision in lower:
+        lower = lower[lower.index(precision) + 1 :]
+    return (precision, *lower)
+
+
+def find_fleets(
+    planning: PlanningConfig,
+    path: Path,
+    source: WeightSource,
+    precisions: Sequence[Precision],
+    threads: int | None,
+    wide_kernels: bool,
+    on_progress: Callable[[str], None],
+) -> list[PlacedFleet]:
+    """The machines that a plan may use, measured. Arguments and errors as for `plan_automatically`."""
+    if planning.cluster_file is None:
+        return local_fleets(
+            path,
+            precisions,
+            threads=threads,
+            wide_kernels=wide_kernels,
+            refresh=planning.refresh,
+            on_progress=on_progress,
+        )
+    if threads is not None:
+        raise ConfigError("--threads goes with this machine alone; a cluster file says the cores of each machine")
+    return [
+        fleet_from_file(
+            read_cluster_file(planning.cluster_file),
+            path,
+            source,
+            precisions,
+            wide_kernels=wide_kernels,
+            refresh=planning.refresh,
+            on_progress=on_progress,
+        )
+    ]

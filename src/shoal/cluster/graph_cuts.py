@@ -1,0 +1,38 @@
+"""From a graph's cut points and a sample run to what the planner chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shoal.core.graph_plan import TensorSpec
+from shoal.model.graph.cuts import cut_points, spec_bytes
+from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.node_times import NodeTimes
+from shoal.planner.graph_cut import CutPlace
+
+
+def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...]:
+    """Every place where the graph can be cut, with the bytes that crossed it in the sample run.
+
+    Args:
+        graph: the file.
+        times: of the sample run; None where nothing ran: bytes are then the file's, with 1 for every open dimension.
+    """
+    return tuple(
+        CutPlace(
+            node=cut.node,
+            num_bytes=sum(_bytes(graph, spec, times) for spec in cut.tensors),
+            breaks_fusion=times is not None and not _are_kept(cut.tensors, times),
+        )
+        for cut in cut_points(graph)
+    )
+
+
+def _bytes(graph: GraphFile, spec: TensorSpec, times: NodeTimes | None) -> int:
+    """Of a tensor; a node with several outputs counts with all of them."""
+    seen = 0 if times is None else times.output_bytes[graph.dataflow.producer[spec.name]]
+    return seen or spec_bytes(spec)
+
+
+def _are_kept(tensors: Iterable[TensorSpec], times: NodeTimes) -> bool:
+    return {spec.name for spec in tensors} <= times.kept_values

@@ -1,0 +1,72 @@
+"""The input that a graph is measured with, and where its rows are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.config import GraphLaunchConfig
+from shoal.core.graph_plan import BatchAxes
+from shoal.errors import ConfigError
+from shoal.model.graph.batch_axes import guess_axes, measure_axes, take, vary_rows
+from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.input_check import check_inputs
+from shoal.model.graph.sample_inputs import sample_inputs
+from shoal.model.graph.session import GraphStage
+from shoal.router.graph_executor import Tensors
+from shoal.router.rows import count_rows
+
+_SAMPLE_ROWS = 4
+"""Rows of given inputs to measure with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSample:
+    """A valid input."""
+
+    inputs: Tensors
+    batch: BatchAxes
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the input; 1 where the graph is not batched."""
+        return count_rows(self.inputs, self.batch)
+
+    def with_rows(self, num_rows: int | None) -> GraphSample:
+        """So many rows, made of these; None, or a graph that does not take any number of them: as it is."""
+        if num_rows is None or not self.batch.is_batched or self.batch.rows is not None:
+            return self
+        return GraphSample(inputs=vary_rows(self.inputs, self.batch, num_rows), batch=self.batch)
+
+
+def open_sample(
+    config: GraphLaunchConfig,
+    graph: GraphFile,
+    whole: GraphStage | None,
+    given: Tensors | None,
+    known: BatchAxes | None = None,
+) -> GraphSample:
+    """Take rows of the given input, or make some up until the graph runs; find the batch axes by running it.
+
+    Args:
+        config: for the axes that the user named, and the rows of a micro-batch.
+        graph: the file.
+        whole: runs it; None takes everything untried.
+        given: real inputs; None makes some up.
+        known: axes that are not to be looked for.
+
+    Raises:
+        ConfigError: no made-up input runs, or a named axis is none.
+        InvalidRequest: the given inputs are not the graph's.
+    """
+    if config.micro_batch is not None and config.micro_batch < 1:
+        raise ConfigError(f"a micro-batch of {config.micro_batch} rows: it needs at least 1")
+    guess = known or guess_axes(graph.inputs, graph.outputs, config.batch_dims)
+    run = whole.run if whole is not None else None
+    if given is None:
+        inputs: Tensors = sample_inputs(graph.inputs, run, axes=guess)
+    else:
+        given = check_inputs(graph.inputs, given, batch=guess, convert=True)
+        wanted = config.micro_batch or _SAMPLE_ROWS
+        inputs = take(given, guess, range(guess.rows or min(wanted, count_rows(given, guess))))
+    batch = guess if known or run is None else measure_axes(guess, config.batch_dims, run, inputs)
+    return GraphSample(inputs=inputs, batch=batch)

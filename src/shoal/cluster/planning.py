@@ -1,0 +1,224 @@
+"""From what the user asked for to a plan: a split said by hand, a stored plan, or one that is chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast, get_args
+
+import psutil
+
+from shoal.cluster.auto_plan import AutoPlan, find_fleets, plan_automatically
+from shoal.config import LaunchConfig
+from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.routing import Routing, parse_routing
+from shoal.errors import ConfigError
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.model_path import resolve_model
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.choice.spell import Limits
+from shoal.planner.manual import plan_from_spec
+from shoal.planner.memory import check_memory
+from shoal.planner.plan_check import check_plan
+from shoal.planner.plan_file import check_shape, read_plan
+from shoal.planner.shares import shard_parts
+from shoal.planner.speeds import Fleet
+from shoal.planner.split_spec import SplitSpec, parse_split
+
+AUTO = "auto"
+_BLOCK_SIZE = 16
+"""Tokens in a KV block. Source: arXiv 2309.06180, section 7.2: 16 loses little to fragmentation at any length."""
+_KV_SHARE_OF_FREE_MEMORY = 0.5
+_WIDE_KERNELS_SHARE_OF_FREE_MEMORY = 0.5
+"""Weights are packed a second time for wide batches only where both copies leave half of the memory free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """A model that is resolved and planned, with nothing started yet."""
+
+    path: Path
+    plan: Plan
+    source: WeightSource
+    in_process: bool = True
+    """see LaunchConfig.in_process"""
+    auto: AutoPlan | None = None
+    """what the plan was chosen from; None: it was given"""
+    routing: Routing = "earliest-finish"
+    """which replica a request goes to"""
+    replans: bool = False
+    """see LaunchConfig.replans"""
+
+
+def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedModel:
+    """Resolve the model and decide its split; weights are read only to measure, for `auto`.
+
+    Args:
+        config: what the user asked for.
+        on_progress: told what is being measured.
+
+    Raises:
+        ConfigError: the split, plan, precision, routing or limits make no sense for this model.
+        ModelLoadError: the file is missing, broken or of an unknown kind.
+        CapacityError: it needs more memory than there is.
+    """
+    spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
+    routing = parse_routing(config.routing)
+    path = resolve_model(config.model)
+    source = open_weights(path)
+    precision = parse_precision(config.precision)
+    auto: AutoPlan | None = None
+    if config.plan_file is not None:
+        plan = _stored_plan(config.plan_file, config, source)
+    elif spec is None:
+        auto = _auto_plan(config, path, source, precision, on_progress)
+        plan = auto.plan
+    else:
+        plan = _plan_by_hand(config, spec, source, precision)
+    plan = replace(plan, shape=model_shape(source.config), exact_activations=config.exact_activations)
+    if not any(shard.machine for replica in plan.replicas for shard in replica.shards):
+        whole = decoder_blocks(source, precision, wide_kernels=plan.wide_kernels)
+        check_memory(plan, blocks=whole, available_bytes=psutil.virtual_memory().available)
+    return PlannedModel(
+        path=path,
+        plan=plan,
+        source=source,
+        in_process=config.in_process,
+        auto=auto,
+        routing=routing,
+        replans=config.replans,
+    )
+
+
+def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> list[Fleet]:
+    """What `auto` would choose from: every division of this machine, or the machines of the cluster file.
+
+    Raises:
+        ConfigError, ModelLoadError, CapacityError: as for `plan_model`.
+        WorkerLost: a measuring process died or did not answer.
+    """
+    path = resolve_model(config.model)
+    source, precision = open_weights(path), parse_precision(config.precision)
+    wide_kernels = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available).wide_kernels
+    fleets = find_fleets(config.planning, path, source, (precision,), config.threads, wide_kernels, on_progress)
+    return [one.fleet for one in fleets]
+
+
+def model_shape(config: DecoderConfig) -> str:
+    """What a model looks like, in one line."""
+    return (
+        f"{config.family}, {config.num_layers} layers of {config.hidden_size}, {config.num_heads} heads in "
+        f"{config.num_kv_heads} groups, {config.intermediate_size} MLP columns, {config.vocab_size} tokens"
+    )
+
+
+def parse_precision(text: str) -> Precision:
+    """A precision as the user spells it. Raises ConfigError."""
+    if text not in get_args(Precision):
+        raise ConfigError(f"unknown precision {text!r}: use one of {', '.join(get_args(Precision))}")
+    return cast(Precision, text)
+
+
+def _stored_plan(name: str, config: LaunchConfig, source: WeightSource) -> Plan:
+    try:
+        text = Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the plan {name}: {error}") from error
+    plan = read_plan(text, name)
+    if not isinstance(plan, Plan):
+        raise ConfigError(f"{name} is a plan for an ONNX graph, but {config.model} is a language model")
+    check_shape(plan, model_shape(source.config), config.model)
+    try:
+        check_plan(plan, num_layers=source.config.num_layers, atoms=shard_atoms(source.config))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return replace(plan, model=config.model)
+
+
+def _auto_plan(
+    config: LaunchConfig, path: Path, source: WeightSource, precision: Precision, on_progress: Callable[[str], None]
+) -> AutoPlan:
+    blocks = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available)
+    return plan_automatically(
+        config.planning,
+        model=config.model,
+        shape=model_shape(source.config),
+        path=path,
+        source=source,
+        precision=precision,
+        threads=config.threads,
+        limits=Limits(
+            block_size=_BLOCK_SIZE,
+            max_context=_max_context(config, source),
+            max_step_tokens=config.max_step_tokens,
+            max_seqs=config.max_seqs,
+            kv_memory_bytes=config.kv_memory_bytes,
+        ),
+        wide_kernels=blocks.wide_kernels,
+        on_progress=on_progress,
+    )
+
+
+def _plan_by_hand(config: LaunchConfig, spec: SplitSpec, source: WeightSource, precision: Precision) -> Plan:
+    available_bytes = psutil.virtual_memory().available
+    blocks = _choose_blocks(source, precision, spec, available_bytes)
+    kv_memory_bytes = config.kv_memory_bytes
+    if kv_memory_bytes is None:
+        rest = available_bytes - spec.num_replicas * blocks.weight_bytes
+        kv_memory_bytes = int(max(0, rest) * _KV_SHARE_OF_FREE_MEMORY)
+    plan = plan_from_spec(
+        model=config.model,
+        shard_blocks=blocks.shards,
+        parts=blocks.parts,
+        spec=spec,
+        precision=precision,
+        threads=config.threads,
+        cores=sorted(os.sched_getaffinity(0)),
+        kv_memory_bytes=kv_memory_bytes,
+        block_size=_BLOCK_SIZE,
+        max_context=_max_context(config, source),
+        max_seqs=config.max_seqs,
+        max_step_tokens=config.max_step_tokens,
+    )
+    return replace(plan, wide_kernels=blocks.wide_kernels)
+
+
+def _max_context(config: LaunchConfig, source: WeightSource) -> int:
+    return min(config.max_context or source.config.max_context, source.config.max_context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blocks:
+    """The model's blocks, cut into shards."""
+
+    parts: tuple[ShardPart, ...]
+    shards: tuple[list[Block], ...]
+    """blocks of each shard: embedding, layers, head"""
+    wide_kernels: bool
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of one replica."""
+        return sum(block.weight_bytes for blocks in self.shards for block in blocks)
+
+
+def _choose_blocks(source: WeightSource, precision: Precision, spec: SplitSpec, available_bytes: int) -> _Blocks:
+    """With a second packing of 4-bit weights where memory allows it."""
+    parts = (whole_part(source.config),)
+    if spec.num_shards > 1:
+        parts = shard_parts(shard_atoms(source.config), spec.shares)
+    sources = [ShardSource(source, part) for part in parts] if spec.num_shards > 1 else [source]
+
+    def cut(wide_kernels: bool) -> _Blocks:
+        shards = tuple(decoder_blocks(one, precision, wide_kernels=wide_kernels) for one in sources)
+        return _Blocks(parts=parts, shards=shards, wide_kernels=wide_kernels)
+
+    blocks = cut(wide_kernels=True)
+    if spec.num_replicas * blocks.weight_bytes > _WIDE_KERNELS_SHARE_OF_FREE_MEMORY * available_bytes:
+        return cut(wide_kernels=False)
+    return blocks

@@ -1,0 +1,141 @@
+"""`--replan`: a pipeline whose workers have changed speed is given other layers, where the move pays for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, cast
+
+import psutil
+
+from shoal.cluster.planning import PlannedModel
+from shoal.cluster.replica_recipe import LocalRecipe
+from shoal.core.plan import Block
+from shoal.core.replan import weigh_move
+from shoal.core.slow_workers import SLOWED_FACTOR
+from shoal.errors import ShoalError
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.weights import Precision
+from shoal.planner.relayer import Relayering, relayer, with_layers
+from shoal.router.engine_stats import EngineStats
+from shoal.router.executor import ReplicaRecipe
+
+_EVERY_S = 2.0
+"""Between two looks. A slowdown must have lasted for longer than that anyway before a move can pay."""
+_STANDSTILL_S = 2.0
+"""That requests wait while what they have computed is computed again; the new workers load beside the old ones. A
+judgment: some hundred tokens of context for each of some requests."""
+_FORGET = 0.9
+"""Weight of the past in the mean number of requests, at every look: about 20 s count."""
+
+
+class Replaceable(Protocol):
+    """The part of `router.engine.Engine` that this needs."""
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        ...
+
+    def replace_replica(
+        self, index: int, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None
+    ) -> None:
+        """See `Engine.replace_replica`."""
+        ...
+
+
+class _Watched:
+    """What is remembered of a replica."""
+
+    def __init__(self) -> None:
+        self.slow_since_s: float | None = None
+        self.mean_requests = 0.0
+        self.is_moving = False
+
+
+class Replanner:
+    """Looks at the engine's figures now and then. Belongs to the engine's thread."""
+
+    def __init__(
+        self,
+        planned: PlannedModel,
+        engine: Replaceable,
+        clock: Callable[[], float],
+        report: Callable[[str], None],
+    ) -> None:
+        self._planned, self._plan, self._engine = planned, planned.plan, engine
+        self._clock, self._report = clock, report
+        self._watched = [_Watched() for _ in self._plan.replicas]
+        self._next_s = clock() + _EVERY_S
+        self._blocks: Sequence[Block] | None = None
+
+    def look(self) -> None:
+        """To be called often; does something every few seconds."""
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + _EVERY_S
+        stats = self._engine.stats()
+        for index, (slowdowns, stage_s) in enumerate(zip(stats.slowdowns, stats.stage_s, strict=True)):
+            watched, num_requests = self._watched[index], stats.replicas[index].num_running
+            watched.mean_requests = _FORGET * watched.mean_requests + (1 - _FORGET) * num_requests
+            if not watched.is_moving:
+                self._consider(index, slowdowns, stage_s, num_requests, now_s)
+
+    def _consider(
+        self, index: int, slowdowns: Sequence[float], stage_s: Sequence[float], num_requests: int, now_s: float
+    ) -> None:
+        replica, watched = self._plan.replicas[index], self._watched[index]
+        is_pipeline = len(replica.stages) > 1 and len(replica.shards) == len(replica.stages)
+        if not is_pipeline or len(stage_s) != len(replica.stages) or max(slowdowns) < SLOWED_FACTOR:
+            watched.slow_since_s = None
+            return
+        if watched.slow_since_s is None:
+            watched.slow_since_s = now_s
+        layers = [stage.num_layers for stage in replica.stages]
+        best = relayer(self._whole_blocks(), layers, stage_s)
+        move = weigh_move(
+            stage_s,
+            best.stage_s,
+            standstill_s=_STANDSTILL_S,
+            lasted_s=now_s - watched.slow_since_s,
+            num_requests=num_requests,
+            mean_requests=watched.mean_requests,
+        )
+        if move.pays and self._fits_beside():
+            self._move(index, best, move.gain)
+
+    def _move(self, index: int, best: Relayering, gain: float) -> None:
+        replica, watched = self._plan.replicas[index], self._watched[index]
+        moved = with_layers(replica, best.layers, self._whole_blocks(), block_size=self._plan.block_size)
+        replicas = (*self._plan.replicas[:index], moved, *self._plan.replicas[index + 1 :])
+        plan = replace(self._plan, replicas=replicas)
+        before = ":".join(str(stage.num_layers) for stage in replica.stages)
+        after = ":".join(map(str, best.layers))
+
+        def done(error: ShoalError | None) -> None:
+            watched.is_moving, watched.slow_since_s = False, None
+            if error is None:
+                self._plan = replace(
+                    self._plan, replicas=(*self._plan.replicas[:index], moved, *self._plan.replicas[index + 1 :])
+                )
+            else:
+                self._report(f"replica {index} keeps its layers: {error}")
+
+        self._report(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
+        watched.is_moving = True
+        try:
+            self._engine.replace_replica(
+                index, LocalRecipe(self._planned.path, self._planned.source, plan, index), done
+            )
+        except ShoalError as error:
+            done(error)
+
+    def _fits_beside(self) -> bool:
+        """The old workers keep their memory until the new ones have loaded."""
+        return sum(block.weight_bytes for block in self._whole_blocks()) < psutil.virtual_memory().available
+
+    def _whole_blocks(self) -> Sequence[Block]:
+        if self._blocks is None:
+            precision = cast(Precision, self._plan.precision)
+            self._blocks = decoder_blocks(self._planned.source, precision, wide_kernels=self._plan.wide_kernels)
+        return self._blocks

@@ -1,0 +1,121 @@
+"""How the workers of a planned replica are started on this machine, the first time and after every loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from shoal.cluster.local import LocalExecutor
+from shoal.core.plan import Plan, ReplicaPlan
+from shoal.core.scheduler_config import SchedulerConfig
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.shard_source import whole_part
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.fewer_workers import plan_without
+from shoal.protocol.messages import PROTOCOL_VERSION, Generation, LoadStage
+
+_SMALLEST_CHUNK_TOKENS = 64
+"""Prefill chunks are divided by the number of stages, down to this: while a pipeline fills and drains, each stage idles
+for one chunk; below it a chunk is too narrow to be computed well. Source: docs/log.md, prefill chunks."""
+
+
+class LocalRecipe:
+    """Child processes, all of them anew each time. Implements `router.executor.ReplicaRecipe`."""
+
+    def __init__(
+        self,
+        path: Path,
+        source: WeightSource,
+        plan: Plan,
+        index: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            path: of the model's file or directory.
+            source: the same, open.
+            plan: of all replicas.
+            index: of this one.
+            on_progress: called with a number of segments as they load.
+        """
+        self._path = path
+        self._source = source
+        self._plan = plan
+        self._replica = plan.replicas[index]
+        self._name = f"replica {index}"
+        self._on_progress = on_progress
+
+    def start(self, generation: Generation, without: int | None) -> tuple[SchedulerConfig, LocalExecutor]:
+        """See `ReplicaRecipe.start`. A replica of one worker cannot do without it and is started as it is."""
+        replica = self._replica if without is None else self._plan_without(without) or self._replica
+        num_layers = self._source.config.num_layers
+        stages = [
+            [
+                load_message(self._path, self._plan, replica, index, rank, num_layers=num_layers, generation=generation)
+                for rank in range(len(stage.shards))
+            ]
+            for index, stage in enumerate(replica.stages)
+        ]
+        executor = LocalExecutor(self._name, stages, self._source.config.hidden_size, self._on_progress)
+        return scheduler_config(self._plan, replica), executor
+
+    def _plan_without(self, worker: int) -> ReplicaPlan | None:
+        plan, source = self._plan, self._source
+        blocks = decoder_blocks(source, cast(Precision, plan.precision), wide_kernels=plan.wide_kernels)
+        return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
+
+
+def load_message(
+    path: Path,
+    plan: Plan,
+    replica: ReplicaPlan,
+    index: int,
+    rank: int,
+    *,
+    num_layers: int,
+    generation: Generation,
+) -> LoadStage:
+    """What one worker is told to load: shard `rank` of stage `index`. `num_layers`: of the model."""
+    stage = replica.stages[index]
+    shard = stage.shards[rank]
+    return LoadStage(
+        version=PROTOCOL_VERSION,
+        model_path=str(path),
+        precision=stage.precision,
+        first_layer=stage.first_layer,
+        last_layer=stage.last_layer,
+        num_layers=num_layers,
+        threads=shard.threads,
+        cores=shard.cores,
+        num_blocks=replica.num_blocks,
+        block_size=plan.block_size,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        generation=generation,
+        stage_index=index,
+        num_stages=len(replica.stages),
+        rank=rank,
+        num_shards=len(stage.shards),
+        kv_heads=shard.part.kv_heads,
+        columns=shard.part.columns,
+        vocabulary=shard.part.vocabulary,
+        wide_kernels=plan.wide_kernels,
+        exact_activations=plan.exact_activations,
+        cpu_quota=shard.cpu_quota,
+    )
+
+
+def scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
+    """What the scheduler of a replica may use."""
+    num_stages = len(replica.stages)
+    return SchedulerConfig(
+        block_size=plan.block_size,
+        num_blocks=replica.num_blocks,
+        max_seqs=plan.max_seqs,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        num_micro_batches=num_stages,
+        prefill_chunk_tokens=min(plan.max_step_tokens, max(_SMALLEST_CHUNK_TOKENS, plan.max_step_tokens // num_stages)),
+    )

@@ -1,0 +1,125 @@
+"""`shoal serve` with real workers: overload, the end of a server, clients that leave while workers are missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.running import EXIT_S, has_ended
+from tests.integration.served import Served, served, wait_until
+from tests.server.test_streaming import raw_post, text_of
+
+COMPLETIONS = "/v1/completions"
+COUNTS = ("fds", "threads", "children", "memfds", "memfd_bytes")
+LONG = {"prompt": "A shoal is", "max_tokens": 400, "ignore_eos": True, "temperature": 0.0}
+
+
+def test_a_signal_drains_and_then_everything_is_gone(tiny_model: Path) -> None:
+    with served(tiny_model, "--split", "pp=2") as server, httpx.Client(base_url=server.url, timeout=EXIT_S) as http:
+        expected = http.post(COMPLETIONS, json=LONG).json()["choices"][0]["text"]
+        handles = [os.pidfd_open(pid) for pid in server.workers()]
+        with http.stream("POST", COMPLETIONS, json={**LONG, "stream": True}) as response:
+            lines: Iterator[str] = (line for line in response.iter_lines() if line)
+            first = next(lines)
+            os.kill(server.workers()[0], signal.SIGSTOP)
+            server.process.terminate()
+            wait_until(lambda: http.get("/ready").status_code == 503)
+            refused = httpx.post(f"{server.url}{COMPLETIONS}", json=LONG, timeout=EXIT_S)
+            assert http.get("/health").status_code == 200
+            os.kill(server.workers()[0], signal.SIGCONT)
+            *texts, done = lines
+        assert server.process.wait(EXIT_S) == 0
+        ended = [has_ended(handle) for handle in handles]
+        for handle in handles:
+            os.close(handle)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.url}/health", timeout=EXIT_S)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert done == "data: [DONE]"
+    assert "".join(map(text_of, [first, *texts])) == expected
+    assert ended == [True, True]
+
+
+def test_a_second_signal_ends_at_once(tiny_model: Path) -> None:
+    with served(tiny_model, "--split", "pp=2") as server, httpx.Client(base_url=server.url, timeout=EXIT_S) as http:
+        handles = [os.pidfd_open(pid) for pid in server.workers()]
+        os.kill(server.workers()[0], signal.SIGSTOP)
+        waiting = raw_post(server.url, json.dumps(LONG).encode())
+        wait_until(lambda: server.metric("num_requests_running") == 1)
+        server.process.send_signal(signal.SIGINT)
+        wait_until(lambda: http.get("/ready").status_code == 503)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(EXIT_S) == 0
+        assert [has_ended(handle) for handle in handles] == [True, True]
+        for handle in handles:
+            os.close(handle)
+        assert waiting.recv(64).startswith(b"HTTP/1.1 503 ")
+        waiting.close()
+
+
+def test_a_full_queue_answers_429(tiny_model: Path) -> None:
+    options = ("--split", "pp=2", "--max-seqs", "1", "--max-queue", "1")
+    with served(tiny_model, *options) as server, httpx.Client(base_url=server.url, timeout=EXIT_S) as http:
+        os.kill(server.workers()[0], signal.SIGSTOP)
+        waiting = [raw_post(server.url, json.dumps(LONG).encode()) for _ in range(2)]
+        wait_until(lambda: server.metric("num_requests_running") + server.metric("num_requests_waiting") == 2)
+        refused = http.post(COMPLETIONS, json=LONG)
+        os.kill(server.workers()[0], signal.SIGCONT)
+        statuses = [sock.recv(15) for sock in waiting]
+        for sock in waiting:
+            sock.close()
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert statuses == [b"HTTP/1.1 200 OK"] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_workers_are_missing_is_forgotten(stream: bool, tiny_model: Path) -> None:
+    with served(tiny_model, "--split", "pp=2") as server, httpx.Client(base_url=server.url, timeout=EXIT_S) as http:
+        leaving = _long_request(server, stream)
+        os.kill(server.workers()[1], signal.SIGKILL)
+        wait_until(lambda: server.metric("replicas") == 0)
+        assert http.get("/ready").status_code == 503
+        assert http.get("/health").status_code == 200
+        leaving.close()
+        wait_until(lambda: server.metric("num_requests_running") + server.metric("num_requests_waiting") == 0)
+        wait_until(lambda: server.metric("replicas") == 1)
+        assert http.post(COMPLETIONS, json=LONG).json()["usage"]["completion_tokens"] == 400
+        assert server.metric("worker_losses_total") == 1
+        assert server.metric("recovery_seconds_count") == 1
+
+
+def _long_request(server: Served, stream: bool) -> socket.socket:
+    """A request that is being computed."""
+    sock = raw_post(server.url, json.dumps({**LONG, "stream": stream}).encode())
+    if stream:
+        assert sock.recv(15) == b"HTTP/1.1 200 OK"
+    else:
+        wait_until(lambda: server.metric("num_requests_running") == 1)
+    return sock
+
+
+def test_chaos_with_a_small_model(tiny_model: Path) -> None:
+    options = ("--split", "dp=2", "--precision", "fp32", "--threads", "1", "--kill-every", "1.5", "--minutes", "0.1")
+    load = ("--clients", "4", "--requests", "8", "--output-tokens", "60", "--json")
+    command = [sys.executable, "-m", "shoal.cli.main", "bench", "chaos", str(tiny_model), *options, *load]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    assert report["kills"] >= 2
+    assert report["success"] >= 32
+    assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
+    assert report["max_logprob_difference"] < 1e-3
+    assert report["losses"] >= report["recoveries"] >= 1
+    assert report["recovery_s_max"] >= report["recovery_s_p50"] > 0
+    assert report["server_exit_status"] == 0
+    before, after = report["resources_before"], report["resources_after"]
+    assert [after[name] for name in COUNTS] == [before[name] for name in COUNTS]
