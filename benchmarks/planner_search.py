@@ -1,9 +1,9 @@
 """The planner's search: right against brute force, how long it takes, and how far below its bound it stays.
 
-`python benchmarks/planner_search.py`; `--clusters 500 --rounds 5` change the run. Clusters are random but seeded: one to
-six workers in mixed classes, up to twelve blocks, unequal links, some of them missing, and memory for a part of the
-model. Of each, one replica is compared with all orders, groups and cuts for 1, 3, 8 and 40 streams, and sets of replicas
-with all partitions for 4 streams. Shares of tensor groups have clusters of their own.
+`python benchmarks/planner_search.py`; `--clusters 500 --rounds 5` change the run. Clusters are random but seeded: one
+to six workers in mixed classes, up to twelve blocks, unequal links, some of them missing, and memory for a part of
+the model. Of each, one replica is compared with all orders, groups and cuts for 1, 3, 8 and 40 streams, and sets of
+replicas with all partitions for 4 streams. Shares of tensor groups have clusters of their own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 from report import write_result
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1]))  # the tests know random fleets and brute force already
+from tests.planner.search.brute_force import best_periods, best_shares, best_total
+from tests.planner.search.random_fleets import mixed_fleet, small_problem
+
 from shoal.planner.search.group_shares import Member, best_group_shares
 from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica
 from shoal.planner.search.replicas import best_replicas, counts_to_try
-from tests.planner.search.brute_force import best_periods, best_shares, best_total
-from tests.planner.search.random_fleets import mixed_fleet, small_problem
 
 _STREAMS = (1, 3, 8, 40)
 _REPLICA_STREAMS = 4

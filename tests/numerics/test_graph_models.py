@@ -3,7 +3,7 @@
 Both take the same rows at once, because ONNX Runtime itself rounds otherwise where a batch has another size (2.5e-5 in
 magika's probabilities). Workers that run the very file then give the same bits. The graph of a stage may be optimized
 in another way at its ends, and shards add up parts of sums, so fp32 sums may be taken in another order: 1e-5 of the
-largest number.
+largest number, 2e-5 for shards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 SPLITS = ("1", "pp=2", "dp=2", "tp=2")
 MICRO_BATCH = 2
-TOLERANCE = {"1": 0.0, "dp=2": 0.0, "pp=2": 1e-5, "tp=2": 1e-5}
+TOLERANCE = {"1": 0.0, "dp=2": 0.0, "pp=2": 1e-5, "tp=2": 2e-5}
+"""With AVX2, tp=2 of the text detector is off by 1.08e-5 (10 of 204800 values are beyond 1e-5)."""
 """Of the largest number of an output."""
 LINES = ("Shoal swims as one", "hello world 42", "Total: 1,234.50 EUR", "Nothing is lost (twice)")
 SENTENCES = (

@@ -8,7 +8,8 @@ cost, then no plan exceeds ratio times what all workers and streams cost: that i
 how well the LP was solved. HiGHS then chooses whole numbers of the columns.
 
 Source: Gilmore and Gomory, A linear programming approach to the cutting-stock problem, Operations Research 9 (1961);
-the bound: Farley, A note on bounding a class of linear programming problems, Operations Research 38 (1990); HiGHS: Huangfu and Hall, Parallelizing the dual revised simplex method, Mathematical Programming Computation 10 (2018).
+the bound: Farley, A note on bounding a class of linear programming problems, Operations Research 38 (1990); HiGHS:
+Huangfu and Hall, Parallelizing the dual revised simplex method, Mathematical Programming Computation 10 (2018).
 """
 
 from __future__ import annotations

@@ -152,11 +152,11 @@ def _all_deals(num_atoms: int, num_members: int) -> Ints:
 
 def _column_seconds(members: Sequence[Member], room_Xn: Ints, num_columns: int) -> Floats:
     """[X]: time of the slowest MLP when columns go to whoever would be done first, while there is room."""
-    counts = np.arange(1, num_columns + 1)
-    each_s: Floats = np.array([member.column_fixed_s + member.column_s * counts for member in members])
+    counts: Ints = np.arange(1, num_columns + 1)
+    each_s: Floats = np.array([m.column_fixed_s + m.column_s * counts for m in members], np.float64)
     levels: Floats = np.unique(each_s)
-    done_Tn = np.array([np.searchsorted(times, levels, "right") for times in each_s]).T
-    low = np.full(len(room_Xn), int(np.searchsorted(levels, each_s[:, 0].max())))  # everybody has one
+    done_Tn: Ints = np.stack([np.searchsorted(each_s[index], levels, "right") for index in range(len(members))], axis=1)
+    low = np.full(len(room_Xn), int(np.searchsorted(levels, float(each_s[:, 0].max()))))  # everybody has one
     high = np.full(len(room_Xn), len(levels) - 1)
     while (low < high).any():
         middle = (low + high) // 2
