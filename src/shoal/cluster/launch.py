@@ -68,7 +68,8 @@ def launch(
     if elsewhere := {shard.machine for replica in plan.replicas for shard in replica.shards if shard.machine}:
         raise ConfigError(f"machine {min(elsewhere)} is only described; a plan that needs it cannot be run from here")
     progress = _Progress(plan, on_progress or (lambda done, total: None))
-    if plan.num_workers == 1 and planned.in_process:
+    is_held = any(shard.cpu_quota is not None for replica in plan.replicas for shard in replica.shards)
+    if plan.num_workers == 1 and planned.in_process and not is_held:
         (replica,) = plan.replicas
         executor = InProcessExecutor(_load_whole_model(planned, replica, progress))
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
