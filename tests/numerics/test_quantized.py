@@ -5,6 +5,7 @@ difference that explains. Differences are relative in the L2 norm over all logit
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,9 @@ def test_matrices_of_mixed_formats(float_source: WeightSource) -> None:
     check_prompts(MixedSource(float_source), "auto", rounds_layers=True)
 
 
+_HAS_AVX512 = "avx512f" in Path("/proc/cpuinfo").read_text()
+
+
 @pytest.mark.parametrize("gguf_source", ["Q4_1"], indirect=True)
 @pytest.mark.parametrize("precision", ["auto", "int8", "int4"])
 @pytest.mark.parametrize(("cuts", "chunk_tokens"), [((2,), 128), ((1, 3), 128), ((), 1), ((), 7), ((2,), 33)], ids=str)
@@ -141,6 +145,8 @@ def test_splits_and_chunks_change_no_bit(
     gguf_source: WeightSource, precision: Precision, cuts: tuple[int, ...], chunk_tokens: int
 ) -> None:
     """A last bit that differs can move a rounded activation by a whole step, so quantized sums must be the same."""
+    if precision != "int8" and not _HAS_AVX512:
+        pytest.skip("without AVX-512, ONNX Runtime multiplies a lone row by 4-bit blocks with other last bits")
     prompts = [random_tokens(length, seed=length) for length in PROMPT_LENGTHS]
 
     def split() -> Engine:

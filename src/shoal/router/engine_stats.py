@@ -58,7 +58,7 @@ def take_stats(fleet: Fleet) -> EngineStats:
         prefix_hit_tokens=sum(one.prefix_hit_tokens for one in of_replicas),
         num_preemptions=sum(one.num_preemptions for one in of_replicas),
         max_context=fleet.replicas[0].scheduler.config.max_context,
-        max_running=sum(one.scheduler.config.max_seqs for one in fleet.replicas if not one.is_given_up),
+        max_running=sum(one.scheduler.config.max_seqs for one in fleet.replicas if not one.life.is_given_up),
         num_replicas=of_fleet.num_serving,
         num_recovering=of_fleet.num_recovering,
         num_losses=of_fleet.num_losses,
