@@ -13,11 +13,8 @@ from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.shard_source import whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.fewer_workers import plan_without
+from shoal.planner.work import prefill_chunk
 from shoal.protocol.messages import PROTOCOL_VERSION, Generation, LoadStage
-
-_SMALLEST_CHUNK_TOKENS = 64
-"""Prefill chunks are divided by the number of stages, down to this: while a pipeline fills and drains, each stage idles
-for one chunk; below it a chunk is too narrow to be computed well. Source: docs/log.md, prefill chunks."""
 
 
 class LocalRecipe:
@@ -117,5 +114,5 @@ def scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
         max_step_tokens=plan.max_step_tokens,
         max_context=plan.max_context,
         num_micro_batches=num_stages,
-        prefill_chunk_tokens=min(plan.max_step_tokens, max(_SMALLEST_CHUNK_TOKENS, plan.max_step_tokens // num_stages)),
+        prefill_chunk_tokens=prefill_chunk(num_stages, plan.max_step_tokens),
     )

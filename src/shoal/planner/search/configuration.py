@@ -30,7 +30,6 @@ _REFINED = 5e-3
 """Only those worth this part more than they cost are weighed by the seconds of their stages and hops."""
 _COARSE = 16
 """Of the limits, one in so many is priced until that finds no more columns."""
-DEBUG = True
 _ROUNDS = 60
 _SECONDS_PRICES = (0.2, 0.8)
 _INTEGER_GAP = 2e-3
