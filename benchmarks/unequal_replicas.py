@@ -25,7 +25,7 @@ from shoal.bench.load import arrival_times
 from shoal.bench.percentiles import Distribution, distribution
 from shoal.cluster.cpu_quota import held, why_not
 from shoal.cluster.launch import LoadedModel, launch
-from shoal.cluster.local import LocalExecutor
+from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
 from shoal.core.recovery.fleet_replica import FleetReplica
@@ -160,7 +160,7 @@ def running(model: str, rule: str) -> Iterator[LoadedModel]:
         model=model, split="dp=2", threads=1, routing=rule, max_context=2 * (_PROMPT_TOKENS + _OUTPUT_TOKENS)
     )
     with launch(plan_model(config)) as loaded:
-        (pid,) = cast(LocalExecutor, loaded.engine.executors[_SLOW]).worker_pids()
+        (pid,) = cast(PipelineExecutor, loaded.engine.executors[_SLOW]).worker_pids()
         with held(pid, _SHARE):
             yield loaded
 

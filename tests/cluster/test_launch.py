@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from shoal.cluster.fabric import Place
 from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.launch import launch
-from shoal.cluster.local import LocalExecutor
+from shoal.cluster.local_fabric import LocalFabric
+from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import plan_model
 from shoal.cluster.replica_recipe import load_message
 from shoal.config import LaunchConfig
@@ -110,14 +112,13 @@ def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
     """Its peer, which comes first, only knows that it lost it."""
     planned = plan_model(config(model, split="tp=2"))
     plan, layers = planned.plan, planned.source.config.num_layers
-    loads = [
-        load_message(planned.path, plan, plan.replicas[0], 0, rank, num_layers=layers, generation=Generation(0))
-        for rank in range(2)
-    ]
+    loads = [load_message(planned.path, plan, plan.replicas[0], 0, rank, num_layers=layers) for rank in range(2)]
     loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
-    executor = LocalExecutor("replica 0", [loads], hidden_size=64)
+    places = [Place(label=f"shard {rank}", load=load, machine=None) for rank, load in enumerate(loads)]
+    fabric = LocalFabric(max_step_tokens=plan.max_step_tokens, hidden_size=64)
+    executor = PipelineExecutor([places], fabric, Generation(0))
     try:
         with pytest.raises(ModelLoadError, match=r"shard 1: .*nowhere\.gguf"):
-            executor.wait_until_loaded()
+            executor.wait_until_loaded(60.0)
     finally:
         executor.close()

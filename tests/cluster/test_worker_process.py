@@ -30,7 +30,7 @@ def worker_that(program: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worke
         return real([sys.executable, "-c", prelude + program, *command[3:]], **options)
 
     monkeypatch.setattr("subprocess.Popen", start)
-    worker = WorkerProcess("replica 1 stage 2", None)
+    worker = WorkerProcess("replica 1 stage 2")
     try:
         yield worker
     finally:

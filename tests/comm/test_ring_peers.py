@@ -13,7 +13,7 @@ import pytest
 
 from shoal.comm import ring_link
 from shoal.comm.python_ring import PythonRing
-from shoal.comm.ring_link import RingReceiver, RingSender, create_ring, process_alive
+from shoal.comm.ring_link import RingReceiver, RingSender, close_ring, create_ring, process_alive
 from shoal.errors import RemoteProtocolError, WorkerLost
 
 _WAIT_S = 60.0
@@ -125,3 +125,13 @@ def test_a_file_that_is_no_ring_is_refused() -> None:
     with pytest.raises(ValueError, match="not a ring"):
         RingReceiver(fd)
     os.close(fd)
+
+
+def test_a_ring_is_closed_from_outside(ring: int) -> None:
+    """As the head does it, whose workers wait in it."""
+    sender, receiver = RingSender(ring), RingReceiver(ring)
+    close_ring(ring)
+    with pytest.raises(WorkerLost, match="closed"):
+        receiver.receive(timeout_s=_WAIT_S)
+    with pytest.raises(WorkerLost, match="closed"):
+        sender.send([b"x"], timeout_s=_WAIT_S)

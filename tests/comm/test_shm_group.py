@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shoal.comm import shm_group
 from shoal.comm.group_memory import CHUNK_BYTES, SLOT_BYTES
 from shoal.comm.python_group import PythonCollective
-from shoal.comm.shm_group import SharedMemoryGroup, create_group_memory
+from shoal.comm.shm_group import SharedMemoryGroup, close_group, create_group_memory
 from shoal.core.collectives import gather_bytes
 from shoal.errors import RemoteProtocolError, WorkerLost
 from tests.comm.ranks import run_failing_ranks, run_ranks
@@ -328,3 +328,23 @@ def test_both_versions_have_the_same_layout(implementation: str, switch_bytes: i
 
     for x in run_ranks(2, reduce):
         np.testing.assert_array_equal(x, sum_in_rank_order(2, 3 * _SLOT + 5))
+
+
+def test_closing_a_group_from_outside_ends_the_wait_for_a_rank_that_never_joined() -> None:
+    fd = create_group_memory(2)
+    try:
+        group = SharedMemoryGroup(fd, rank=0, size=2, generation=3)
+
+        def run(task: int) -> None:
+            if task == 0:
+                _sum(10)(group)
+            else:
+                close_group(fd, 2)
+
+        errors = run_failing_ranks(2, run)
+        assert isinstance(errors[0], WorkerLost)
+        assert errors[1] is None
+        with pytest.raises(ValueError, match="joined"):
+            SharedMemoryGroup(fd, rank=1, size=2, generation=3)
+    finally:
+        os.close(fd)

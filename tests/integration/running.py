@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from shoal.cluster.launch import LoadedModel, launch
-from shoal.cluster.local import LocalExecutor
-from shoal.cluster.planning import plan_model
+from shoal.cluster.local_fabric import LocalFabric
+from shoal.cluster.pipeline_executor import PipelineExecutor
+from shoal.cluster.planning import PlannedModel, plan_model
 from shoal.config import LaunchConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
@@ -29,6 +30,11 @@ def launch_tiny(model: Path, *, split: str, max_seqs: int = 8, recovery: Recover
     return launch(plan_model(tiny_config(model, split=split, max_seqs=max_seqs)), recovery=recovery)
 
 
+def fabric_for(planned: PlannedModel) -> LocalFabric:
+    """What makes the workers of a plan."""
+    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+
+
 def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:
     """Steps of few rows, so that a prompt takes several."""
     return LaunchConfig(
@@ -42,11 +48,11 @@ def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:
     )
 
 
-def executors(loaded: LoadedModel) -> list[LocalExecutor]:
+def executors(loaded: LoadedModel) -> list[PipelineExecutor]:
     """The child-process executors of every replica."""
     replicas = loaded.engine.executors
-    assert all(isinstance(executor, LocalExecutor) for executor in replicas)
-    return [executor for executor in replicas if isinstance(executor, LocalExecutor)]
+    assert all(isinstance(executor, PipelineExecutor) for executor in replicas)
+    return [executor for executor in replicas if isinstance(executor, PipelineExecutor)]
 
 
 def make_requests(count: int, *, max_tokens: int = 24, sampling: Sampling = GREEDY) -> list[Request]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,52 @@ def test_requests_go_on(number: signal.Signals, split: str, tiny_model: Path, ex
         assert stats.replayed_tokens > 0
         assert len(stats.recoveries_s) == stats.num_recoveries > 0
         assert len(os.listdir("/proc/self/fd")) == num_fds
+
+
+@pytest.mark.parametrize("split", ["pp=2", "tp=2"])
+@pytest.mark.parametrize("dies", [0, 1])
+def test_only_the_lost_worker_loads_again(dies: int, split: str, tiny_model: Path, expected: Transcript) -> None:
+    with launch_tiny(tiny_model, split=split, recovery=RECOVERY) as loaded:
+        run = Run(loaded, expected)
+        before = run.pids()
+        run.start(REQUESTS)
+        run.decode_until(5)
+        os.kill(before[dies], signal.SIGKILL)
+        run.finish(f"{dies} of {split}")
+        after = run.pids()
+        assert (after[dies] == before[dies], after[1 - dies] == before[1 - dies]) == (False, True)
+        assert loaded.engine.stats().num_losses == 1
+
+
+def test_a_hung_worker_takes_its_replica_along(tiny_model: Path, expected: Transcript) -> None:
+    """Nobody knows which of the silent ones it is."""
+    with launch_tiny(tiny_model, split="pp=2", recovery=RECOVERY) as loaded:
+        run = Run(loaded, expected)
+        before = run.pids()
+        run.start(REQUESTS)
+        run.decode_until(5)
+        os.kill(before[1], signal.SIGSTOP)
+        run.finish("hung")
+        assert not set(before) & set(run.pids())
+
+
+def test_workers_lost_at_the_first_start_are_started_again(tiny_model: Path, expected: Transcript) -> None:
+    """The first child that appears is killed while it loads."""
+    struck: list[int] = []
+
+    def strike() -> None:
+        while not struck:
+            struck.extend(child.pid for child in psutil.Process().children())
+        os.kill(struck[0], signal.SIGKILL)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    with launch_tiny(tiny_model, split="pp=2", recovery=RECOVERY) as loaded:
+        striker.join()
+        run = Run(loaded, expected)
+        run.start(REQUESTS)
+        run.finish("at the first start")
+        assert struck[0] not in run.pids()
 
 
 def test_a_worker_lost_inside_a_collective(tiny_model: Path, expected: Transcript) -> None:

@@ -15,7 +15,7 @@ from shoal.errors import CapacityError, ShoalError
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import ReplicaRecipe
-from tests.integration.running import Transcript, make_requests, tiny_config, transcribe
+from tests.integration.running import Transcript, fabric_for, make_requests, tiny_config, transcribe
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ class Watch:
     def __init__(self, planned: PlannedModel, engine: FakeEngine) -> None:
         self.now_s = 0.0
         self.lines: list[str] = []
-        self.replanner = Replanner(planned, engine, lambda: self.now_s, self.lines.append)
+        self.replanner = Replanner(planned, engine, fabric_for(planned), lambda: self.now_s, self.lines.append)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -112,7 +112,7 @@ def test_requests_go_on_through_a_move(tiny_model: Path, planned: PlannedModel) 
         shown.show(slowdowns=(1.0, 4.0), stage_s=(0.01, 0.04))
         moves = _Moving(loaded.engine, shown)
         watch = Watch(planned, shown)
-        watch.replanner = Replanner(planned, moves, lambda: watch.now_s, watch.lines.append)
+        watch.replanner = Replanner(planned, moves, fabric_for(planned), lambda: watch.now_s, watch.lines.append)
         for request in requests:
             loaded.engine.add(request)
         transcript = Transcript()

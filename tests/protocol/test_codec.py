@@ -11,6 +11,7 @@ from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     Generation,
+    LinkLost,
     LoadStage,
     Message,
     Progress,
@@ -24,6 +25,7 @@ from shoal.protocol.messages import (
     StepId,
     StepResult,
     TokenLogprobs,
+    Wire,
 )
 
 _STEP = Step(
@@ -59,7 +61,6 @@ _MESSAGES: list[Message] = [
         block_size=16,
         max_step_tokens=64,
         max_context=128,
-        generation=Generation(0),
         stage_index=0,
         num_stages=2,
         rank=1,
@@ -72,6 +73,9 @@ _MESSAGES: list[Message] = [
     ),
     StageLoaded(generation=Generation(0), weight_bytes=10, load_s=0.1),
     StageFailed(generation=Generation(0), error="ModelLoadError", message="gone"),
+    Wire(generation=Generation(2), upstream="", downstream=("host:7000/a", "host:7000/b"), group=("", "")),
+    Wire(generation=Generation(2)),
+    LinkLost(generation=Generation(2), message="gone"),
     Progress(done=1, total=2),
     Shutdown(),
 ]

@@ -21,6 +21,7 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
         self.waiting: deque[WorkT] = deque()
         """submitted and not answered, oldest first"""
         self.num_closed = 0
+        self.num_fenced = 0
         self.is_loading = is_loading
         self.row_s = 0.0
         self.culprit: int | None = None
@@ -74,6 +75,9 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
 
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,) if self._fd >= 0 else ()
+
+    def fence(self) -> None:
+        self.num_fenced += 1
 
     def kill(self) -> bool:
         return True

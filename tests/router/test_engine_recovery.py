@@ -13,6 +13,7 @@ from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import ModelLoadError, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.engine import Engine
+from shoal.router.executor import Executor
 from tests.router.fakes import (
     CONFIG,
     TURN_S,
@@ -34,8 +35,12 @@ class FakeRecipe:
         self.executors = list(executors)
         self.config = config
         self.starts: list[tuple[Generation, int | None]] = []
+        self.previous: list[Executor | None] = []
 
-    def start(self, generation: Generation, without: int | None) -> tuple[SchedulerConfig, FakeExecutor]:
+    def start(
+        self, generation: Generation, without: int | None, previous: Executor | None
+    ) -> tuple[SchedulerConfig, FakeExecutor]:
+        self.previous.append(previous)
         self.starts.append((generation, without))
         executor = self.executors.pop(0)
         if isinstance(executor, ShoalError):

@@ -18,6 +18,7 @@ class ScriptedLink:
     def __init__(self, incoming: Iterable[Message | bytes] = ()) -> None:
         self._incoming = deque(frame if isinstance(frame, bytes) else encode(frame) for frame in incoming)
         self.sent: list[bytes] = []
+        self.is_closed = False
 
     @property
     def messages(self) -> list[Message]:
@@ -37,3 +38,4 @@ class ScriptedLink:
 
     def close(self) -> None:
         self._incoming.clear()
+        self.is_closed = True

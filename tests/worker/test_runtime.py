@@ -1,5 +1,6 @@
 """A worker's life over scripted links: no process, no socket, a real tiny stage."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from shoal.protocol.codec import Activations, pack_activations, unpack_activatio
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
     Generation,
+    LinkLost,
     LoadStage,
     Message,
     Progress,
@@ -22,7 +24,9 @@ from shoal.protocol.messages import (
     Step,
     StepId,
     StepResult,
+    Wire,
 )
+from shoal.worker.links import StageLinks
 from shoal.worker.runtime import WorkerRuntime
 from tests.model.tiny_models import make_tiny_gguf
 from tests.worker.scripted_link import ScriptedLink
@@ -51,7 +55,6 @@ def load_message(model: Path, **changes: Any) -> LoadStage:
         "max_context": 64,
         "wide_kernels": False,
         "exact_activations": False,
-        "generation": Generation(3),
         "stage_index": 0,
         "num_stages": 1,
         "rank": 0,
@@ -83,27 +86,41 @@ def packed(values: Any) -> bytes:
     return np.array(list(values), "<i4").tobytes()
 
 
-def run_worker(
-    messages: list[Message | bytes], *, upstream: ScriptedLink | None = None, downstream: ScriptedLink | None = None
-) -> list[Message]:
+class ScriptedConnector:
+    """Hands out links that were made beforehand, in order; an error in their place is raised."""
+
+    def __init__(self, *links: StageLinks | ShoalError) -> None:
+        self.links = list(links)
+        self.wires: list[Wire] = []
+
+    def connect(self, wire: Wire, load: LoadStage) -> StageLinks:
+        self.wires.append(wire)
+        links = self.links.pop(0)
+        if isinstance(links, ShoalError):
+            raise links
+        return links
+
+
+WIRE = Wire(generation=Generation(3))
+
+
+def run_worker(messages: list[Message | bytes], *links: StageLinks | ShoalError) -> list[Message]:
     """What the head hears from a worker that lives and ends well."""
     control = ScriptedLink(messages)
-    WorkerRuntime(control, upstream, [] if downstream is None else [downstream]).run()
+    WorkerRuntime(control, ScriptedConnector(*(links or [StageLinks()]))).run()
     return control.messages
 
 
-def fail_worker(
-    messages: list[Message | bytes], error: type[ShoalError], *, upstream: ScriptedLink | None = None
-) -> list[Message]:
+def fail_worker(messages: list[Message | bytes], error: type[Exception], match: str | None = None) -> list[Message]:
     """What the head hears from a worker that ends with an error."""
     control = ScriptedLink(messages)
-    with pytest.raises(error):
-        WorkerRuntime(control, upstream, []).run()
+    with pytest.raises(error, match=match):
+        WorkerRuntime(control, ScriptedConnector(StageLinks())).run()
     return control.messages
 
 
 def test_loads_with_progress_answers_steps_and_ends(model: Path) -> None:
-    answers = run_worker([load_message(model), make_step(0), make_step(1), Shutdown()])
+    answers = run_worker([load_message(model), WIRE, make_step(0), make_step(1), Shutdown()])
     *progress, loaded, first, second = answers
     assert progress == [Progress(done=done, total=NUM_LAYERS + 1) for done in range(1, NUM_LAYERS + 2)]
     assert isinstance(loaded, StageLoaded)
@@ -117,13 +134,14 @@ def test_loads_with_progress_answers_steps_and_ends(model: Path) -> None:
 
 
 def test_two_workers_in_a_row_say_what_one_says(model: Path) -> None:
-    whole = run_worker([load_message(model), make_step(), Shutdown()])[-1]
+    whole = run_worker([load_message(model), WIRE, make_step(), Shutdown()])[-1]
     between = ScriptedLink()
-    run_worker([load_message(model, last_layer=1), make_step(), Shutdown()], downstream=between)
+    sending = [load_message(model, last_layer=1), WIRE, make_step(), Shutdown()]
+    run_worker(sending, StageLinks(downstream=[between]))
     frames = unpack_activations(memoryview(between.sent[0]))
     assert frames.x_TD.shape == (5, HIDDEN)
-    upstream = ScriptedLink(between.sent)
-    split = run_worker([load_message(model, first_layer=1), make_step(), Shutdown()], upstream=upstream)[-1]
+    receiving = [load_message(model, first_layer=1), WIRE, make_step(), Shutdown()]
+    split = run_worker(receiving, StageLinks(upstream=ScriptedLink(between.sent)))[-1]
     assert isinstance(whole, StepResult)
     assert isinstance(split, StepResult)
     assert split.tokens == whole.tokens
@@ -132,7 +150,8 @@ def test_two_workers_in_a_row_say_what_one_says(model: Path) -> None:
 
 def test_a_middle_stage_says_nothing_to_the_head(model: Path) -> None:
     between = ScriptedLink()
-    answers = run_worker([load_message(model, last_layer=2), make_step(), Shutdown()], downstream=between)
+    messages = [load_message(model, last_layer=2), WIRE, make_step(), Shutdown()]
+    answers = run_worker(messages, StageLinks(downstream=[between]))
     assert not any(isinstance(answer, StepResult) for answer in answers)
     assert len(between.sent) == 1
 
@@ -142,7 +161,7 @@ def test_what_cannot_be_loaded_is_reported(model: Path, tmp_path: Path) -> None:
     truncated.write_bytes(model.read_bytes()[:20_000])
     (failed,) = fail_worker([load_message(truncated)], ModelLoadError)
     assert isinstance(failed, StageFailed)
-    assert (failed.error, failed.generation) == ("ModelLoadError", 3)
+    assert failed.error == "ModelLoadError"
     assert "truncated.gguf" in failed.message
 
 
@@ -167,33 +186,28 @@ def test_a_running_worker_reports_what_it_cannot_take(model: Path, message: Mess
 
 
 def test_a_step_outside_the_cache_is_reported(model: Path) -> None:
-    control = ScriptedLink([load_message(model), make_step(block_tables=packed([99]))])
-    with pytest.raises(ValueError, match="block"):
-        WorkerRuntime(control, None, []).run()
-    assert isinstance(control.messages[-1], StageFailed)
+    answers = fail_worker([load_message(model), WIRE, make_step(block_tables=packed([99]))], ValueError, "block")
+    assert isinstance(answers[-1], StageFailed)
+    assert answers[-1].generation == WIRE.generation
 
 
 @pytest.mark.parametrize("token_id", [320, -1])
 def test_a_token_outside_the_vocabulary_is_reported(model: Path, token_id: int) -> None:
-    control = ScriptedLink([load_message(model), make_step(token_ids=packed([5, 6, token_id, 8, 9]))])
-    with pytest.raises(ValueError, match="vocabulary"):
-        WorkerRuntime(control, None, []).run()
-    assert isinstance(control.messages[-1], StageFailed)
+    step = make_step(token_ids=packed([5, 6, token_id, 8, 9]))
+    assert isinstance(fail_worker([load_message(model), WIRE, step], ValueError, "vocabulary")[-1], StageFailed)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    "changes",
     [
-        ({"step_id": StepId(7)}, RemoteProtocolError),
-        ({"generation": Generation(2)}, RemoteProtocolError),
-        ({"x_TD": np.zeros((4, HIDDEN), np.float32)}, RemoteProtocolError),
-        ({"x_TD": np.zeros((5, HIDDEN + 1), np.float32)}, RemoteProtocolError),
+        {"step_id": StepId(7)},
+        {"generation": Generation(2)},
+        {"x_TD": np.zeros((4, HIDDEN), np.float32)},
+        {"x_TD": np.zeros((5, HIDDEN + 1), np.float32)},
     ],
     ids=["another step", "another generation", "too few rows", "too wide"],
 )
-def test_hidden_states_that_do_not_belong_are_refused(
-    model: Path, changes: dict[str, Any], error: type[ShoalError]
-) -> None:
+def test_hidden_states_that_do_not_belong_end_the_link(model: Path, changes: dict[str, Any]) -> None:
     values: dict[str, Any] = {
         "step_id": StepId(0),
         "generation": Generation(3),
@@ -203,14 +217,48 @@ def test_hidden_states_that_do_not_belong_are_refused(
     }
     parts = pack_activations(Activations(**(values | changes)))
     upstream = ScriptedLink([b"".join(bytes(part) for part in parts)])
-    answers = fail_worker([load_message(model, first_layer=1), make_step()], error, upstream=upstream)
-    assert isinstance(answers[-1], StageFailed)
+    messages = [load_message(model, first_layer=1), WIRE, make_step(), Shutdown()]
+    lost = run_worker(messages, StageLinks(upstream=upstream))[-1]
+    assert isinstance(lost, LinkLost)
+    assert "hidden states of" in lost.message
+    assert upstream.is_closed
 
 
-def test_a_lost_predecessor_is_reported(model: Path) -> None:
-    answers = fail_worker([load_message(model, first_layer=1), make_step()], WorkerLost, upstream=ScriptedLink())
-    assert isinstance(answers[-1], StageFailed)
-    assert answers[-1].error == "WorkerLost"
+def test_a_worker_outlives_its_neighbours_and_is_wired_to_others(model: Path) -> None:
+    """It says that they are gone, passes over steps of their time, and computes with new ones without loading again."""
+    between = ScriptedLink()
+    messages = [load_message(model, last_layer=1), WIRE, make_step(), Shutdown()]
+    run_worker(messages, StageLinks(downstream=[between]))
+    later = Wire(generation=Generation(4))
+    answers = run_worker(
+        [
+            load_message(model, first_layer=1),
+            WIRE,
+            make_step(),
+            make_step(1),
+            later,
+            make_step(2),
+            make_step(generation=Generation(4)),
+            Shutdown(),
+        ],
+        StageLinks(upstream=ScriptedLink()),
+        StageLinks(upstream=ScriptedLink([frame_of(between.sent[0], generation=4)])),
+    )
+    kinds = [type(answer) for answer in answers if not isinstance(answer, Progress)]
+    assert kinds == [StageLoaded, LinkLost, StageLoaded, StepResult]
+    generations = [getattr(answer, "generation", 4) for answer in answers[-4:]]
+    assert generations == [3, 3, 4, 4]
+
+
+def frame_of(frame: bytes, *, generation: int) -> bytes:
+    """The same hidden states in another generation."""
+    own = replace(unpack_activations(memoryview(frame)), generation=Generation(generation))
+    return b"".join(bytes(part) for part in pack_activations(own))
+
+
+def test_neighbours_that_do_not_come_are_reported(model: Path) -> None:
+    answers = run_worker([load_message(model), WIRE, make_step(), Shutdown()], WorkerLost("nobody came"))
+    assert answers[-1] == LinkLost(generation=Generation(3), message="nobody came")
 
 
 def test_a_lost_head_ends_the_worker(model: Path) -> None:

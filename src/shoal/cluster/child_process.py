@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.messages import StageFailed
@@ -186,7 +186,19 @@ class Worker(ABC, Generic[ReceivedT]):
         return None
 
 
-def close_all(workers: Sequence[Worker[Any]]) -> None:
+class EndingWorker(Protocol):
+    """What can be ended."""
+
+    def ask_to_end(self) -> None:
+        """Say goodbye, if it still listens."""
+        ...
+
+    def close(self, deadline_s: float) -> None:
+        """Let it end by itself until deadline_s (time.monotonic), then make it end. Idempotent."""
+        ...
+
+
+def close_all(workers: Sequence[EndingWorker]) -> None:
     """Ask all workers to end, then make them. They keep nothing, so one that is busy is not waited for long."""
     for worker in workers:
         worker.ask_to_end()

@@ -9,20 +9,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.cluster.first_start import FirstStart
 from shoal.cluster.in_process import InProcessExecutor
-from shoal.cluster.local import LocalExecutor
+from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replanner import Replanner
-from shoal.cluster.replica_recipe import LocalRecipe, load_message, scheduler_config
+from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler_config
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import ConfigError
 from shoal.model.decoder.decoder_graph import count_segments
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
-from shoal.protocol.messages import Generation
 from shoal.router.engine import Engine
 
 ProgressCallback = Callable[[int, int], None]
@@ -62,9 +61,9 @@ def launch(
 
     Raises:
         ModelLoadError: a weight is missing, broken or of an unknown kind.
-        WorkerLost: a worker died while loading.
+        WorkerLost: workers died while loading, again and again.
     """
-    plan = planned.plan
+    plan, recovery, report = planned.plan, recovery or RecoveryConfig(), report or (lambda line: None)
     if elsewhere := {shard.machine for replica in plan.replicas for shard in replica.shards if shard.machine}:
         raise ConfigError(f"machine {min(elsewhere)} is only described; a plan that needs it cannot be run from here")
     progress = _Progress(plan, on_progress or (lambda done, total: None))
@@ -75,17 +74,14 @@ def launch(
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
         return _loaded(planned, _load_tokenizer(planned), engine)
     with ExitStack() as on_failure:
+        fabric = LocalFabric(max_step_tokens=plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
         recipes = [
-            LocalRecipe(planned.path, planned.source, plan, index, progress.advance)
+            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance)
             for index in range(len(plan.replicas))
         ]
-        started: list[tuple[SchedulerConfig, LocalExecutor]] = []
-        for recipe in recipes:
-            started.append(recipe.start(Generation(0), None))
-            on_failure.callback(started[-1][1].close)
+        starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
         tokenizer = _load_tokenizer(planned)
-        for _, executor in started:
-            executor.wait_until_loaded()
+        started = [start.wait() for start in starts]
         engine = Engine(
             started,
             time.monotonic,
@@ -96,7 +92,7 @@ def launch(
             routing=planned.routing,
         )
         if planned.replans:
-            engine.watch(Replanner(planned, engine, time.monotonic, report or (lambda line: None)).look)
+            engine.watch(Replanner(planned, engine, fabric, time.monotonic, report).look)
         on_failure.pop_all()
     return _loaded(planned, tokenizer, engine)
 
@@ -132,7 +128,7 @@ class _Progress:
 
 def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
     num_layers = planned.source.config.num_layers
-    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers, generation=Generation(0))
+    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers)
     config = StageConfig.of(load)
     return Stage(planned.source, config, lambda done, total: progress.advance(1))
 

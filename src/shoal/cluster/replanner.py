@@ -8,8 +8,9 @@ from typing import Protocol, cast
 
 import psutil
 
+from shoal.cluster.fabric import Fabric
 from shoal.cluster.planning import PlannedModel
-from shoal.cluster.replica_recipe import LocalRecipe
+from shoal.cluster.replica_recipe import PipelineRecipe
 from shoal.core.plan import Block
 from shoal.core.replan import weigh_move
 from shoal.core.slow_workers import SLOWED_FACTOR
@@ -59,11 +60,12 @@ class Replanner:
         self,
         planned: PlannedModel,
         engine: Replaceable,
+        fabric: Fabric,
         clock: Callable[[], float],
         report: Callable[[str], None],
     ) -> None:
         self._planned, self._plan, self._engine = planned, planned.plan, engine
-        self._clock, self._report = clock, report
+        self._fabric, self._clock, self._report = fabric, clock, report
         self._watched = [_Watched() for _ in self._plan.replicas]
         self._next_s = clock() + _EVERY_S
         self._blocks: Sequence[Block] | None = None
@@ -124,9 +126,8 @@ class Replanner:
         self._report(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
         watched.is_moving = True
         try:
-            self._engine.replace_replica(
-                index, LocalRecipe(self._planned.path, self._planned.source, plan, index), done
-            )
+            recipe = PipelineRecipe(self._planned.path, self._planned.source, plan, index, self._fabric)
+            self._engine.replace_replica(index, recipe, done)
         except ShoalError as error:
             done(error)
 

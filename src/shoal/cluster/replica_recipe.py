@@ -1,4 +1,4 @@
-"""How the workers of a planned replica are started on this machine, the first time and after every loss."""
+"""How the workers of a planned replica are started, the first time and after every loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from shoal.cluster.local import LocalExecutor
+from shoal.cluster.fabric import Fabric, Place
+from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.model.decoder.blocks import decoder_blocks
@@ -15,10 +16,14 @@ from shoal.model.weights import Precision, WeightSource
 from shoal.planner.fewer_workers import plan_without
 from shoal.planner.work import prefill_chunk
 from shoal.protocol.messages import PROTOCOL_VERSION, Generation, LoadStage
+from shoal.router.executor import Executor
 
 
-class LocalRecipe:
-    """Child processes, all of them anew each time. Implements `router.executor.ReplicaRecipe`."""
+class PipelineRecipe:
+    """Workers that a fabric makes, after a loss only those that are gone.
+
+    Implements `router.executor.ReplicaRecipe`.
+    """
 
     def __init__(
         self,
@@ -26,6 +31,7 @@ class LocalRecipe:
         source: WeightSource,
         plan: Plan,
         index: int,
+        fabric: Fabric,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         """Start nothing yet.
@@ -35,6 +41,7 @@ class LocalRecipe:
             source: the same, open.
             plan: of all replicas.
             index: of this one.
+            fabric: makes the workers.
             on_progress: called with a number of segments as they load.
         """
         self._path = path
@@ -42,21 +49,37 @@ class LocalRecipe:
         self._plan = plan
         self._replica = plan.replicas[index]
         self._name = f"replica {index}"
+        self._fabric = fabric
         self._on_progress = on_progress
 
-    def start(self, generation: Generation, without: int | None) -> tuple[SchedulerConfig, LocalExecutor]:
+    def start(
+        self, generation: Generation, without: int | None, previous: Executor | None
+    ) -> tuple[SchedulerConfig, PipelineExecutor]:
         """See `ReplicaRecipe.start`. A replica of one worker cannot do without it and is started as it is."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
+        executor = PipelineExecutor(
+            self._places(replica),
+            self._fabric,
+            generation,
+            previous=previous if isinstance(previous, PipelineExecutor) else None,
+            on_progress=self._on_progress,
+        )
+        return scheduler_config(self._plan, replica), executor
+
+    def _places(self, replica: ReplicaPlan) -> list[list[Place]]:
         num_layers = self._source.config.num_layers
-        stages = [
+        return [
             [
-                load_message(self._path, self._plan, replica, index, rank, num_layers=num_layers, generation=generation)
-                for rank in range(len(stage.shards))
+                Place(
+                    label=f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else ""),
+                    load=load_message(self._path, self._plan, replica, index, rank, num_layers=num_layers),
+                    machine=shard.machine,
+                    cpu_quota=shard.cpu_quota,
+                )
+                for rank, shard in enumerate(stage.shards)
             ]
             for index, stage in enumerate(replica.stages)
         ]
-        executor = LocalExecutor(self._name, stages, self._source.config.hidden_size, self._on_progress)
-        return scheduler_config(self._plan, replica), executor
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, source = self._plan, self._source
@@ -72,7 +95,6 @@ def load_message(
     rank: int,
     *,
     num_layers: int,
-    generation: Generation,
 ) -> LoadStage:
     """What one worker is told to load: shard `rank` of stage `index`. `num_layers`: of the model."""
     stage = replica.stages[index]
@@ -90,7 +112,6 @@ def load_message(
         block_size=plan.block_size,
         max_step_tokens=plan.max_step_tokens,
         max_context=plan.max_context,
-        generation=generation,
         stage_index=index,
         num_stages=len(replica.stages),
         rank=rank,

@@ -4,46 +4,69 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from shoal.cluster.child_process import ChildProcess, Worker
+from shoal.cluster.cpu_quota import held
 from shoal.comm.socket_link import SocketLink
+from shoal.errors import WorkerLost
 from shoal.protocol.codec import decode, encode
-from shoal.protocol.messages import LoadStage, Message, Shutdown, StageFailed
+from shoal.protocol.messages import Message, Shutdown, StageFailed, Wire
 
 _SEND_TIMEOUT_S = 10.0
 
 
 class WorkerProcess(Worker[Message]):
-    """A child that runs `shoal.worker`."""
+    """A child that runs `shoal.worker`. Implements `cluster.fabric.StageWorker`."""
 
-    def __init__(
-        self, name: str, upstream_fd: int | None, downstream_fds: Sequence[int] = (), group_fd: int | None = None
-    ) -> None:
-        """The descriptors stay the caller's to close.
-
-        Args:
-            name: for messages.
-            upstream_fd: ring from the previous stage.
-            downstream_fds: rings to shards of the next stage.
-            group_fd: memory of the group of shards that this one belongs to.
-        """
+    def __init__(self, name: str) -> None:
+        """`name`: for messages."""
         ours, theirs = socket.socketpair()
-        given = [("--control", theirs.fileno()), ("--upstream", upstream_fd), ("--group", group_fd)]
-        given += [("--downstream", fd) for fd in downstream_fds]
-        fds = [(option, fd) for option, fd in given if fd is not None]
-        with theirs:
-            arguments = [word for option, fd in fds for word in (option, str(fd))]
-            child = ChildProcess(name, "shoal.worker", arguments, [fd for _, fd in fds])
+        our_handover, their_handover = socket.socketpair()
+        with theirs, their_handover:
+            fds = [theirs.fileno(), their_handover.fileno()]
+            child = ChildProcess(name, "shoal.worker", ["--control", str(fds[0]), "--handover", str(fds[1])], fds)
+        our_handover.setblocking(False)
+        self._handover = our_handover
+        """for the descriptors of its links"""
         self._link = SocketLink(ours)
+        self._quota = ExitStack()
+        """the control group that it is in"""
         super().__init__(child, self._link)
 
-    def load(self, message: LoadStage) -> None:
-        """Tell the worker what to load; its answer comes through `receive`."""
+    def hold(self, cpu_quota: float, *, num_cores: int) -> None:
+        """Hold it to this share of so many cores' time for as long as it lives. Raises ConfigError."""
+        self._quota.enter_context(held(self.pid, cpu_quota, num_cores=num_cores))
+
+    def wire(self, message: Wire, fds: Sequence[int]) -> None:
+        """Tell it who its neighbours are, and hand it its ends of the links to them. Raises WorkerLost."""
+
+        def hand_over() -> None:
+            try:
+                socket.send_fds(self._handover, [b"\0"], fds)
+            except OSError as error:
+                raise WorkerLost(f"link closed while handing descriptors over: {error}") from error
+
+        if fds:
+            self._attempt(hand_over)
         self.send(encode(message))
 
     def send(self, frame: bytes) -> None:
         """One encoded message. Raises WorkerLost."""
         self._attempt(lambda: self._link.send([frame], timeout_s=_SEND_TIMEOUT_S))
+
+    def kill(self) -> bool:
+        """See `Worker.kill`."""
+        has_ended = super().kill()
+        if has_ended:
+            self._quota.close()
+        return has_ended
+
+    def close(self, deadline_s: float) -> None:
+        """See `Worker.close`."""
+        super().close(deadline_s)
+        self._handover.close()
+        self._quota.close()
 
     def _next(self, timeout_s: float) -> Message | None:
         frame = self._link.receive(timeout_s=timeout_s)

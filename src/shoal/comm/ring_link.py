@@ -39,6 +39,11 @@ def create_ring(capacity_bytes: int) -> int:
     return fd
 
 
+def close_ring(fd: int) -> None:
+    """Close a ring as either end would: both learn of it."""
+    Ring(fd).close()
+
+
 def process_alive(pidfd: int) -> PeerAlive:
     """Whether the process behind a descriptor of `os.pidfd_open` still runs; one not yet waited for counts as dead."""
     poll = select.poll()

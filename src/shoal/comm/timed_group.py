@@ -1,4 +1,7 @@
-"""A group that knows how long its calls took: exchanging data, and waiting for ranks that come later."""
+"""A group that knows how long its calls took: exchanging data, and waiting for ranks that come later.
+
+Behind it one group may follow another, when the ranks of the first are gone.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,15 @@ from shoal.core.collectives import F32, ProcessGroup
 class TimedGroup:
     """Passes everything on to another group. Implements `core.collectives.ProcessGroup`."""
 
-    def __init__(self, group: ProcessGroup, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._group = group
+    def __init__(self, group: ProcessGroup | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        """`group`: None until `renew`, before which nothing can be called."""
+        self._behind = group
         self._clock = clock
         self._wait_s = 0.0
+
+    def renew(self, group: ProcessGroup) -> None:
+        """Pass everything on to this one from now on. The one before is its owner's to close."""
+        self._behind = group
 
     @property
     def rank(self) -> int:
@@ -27,6 +35,11 @@ class TimedGroup:
     def size(self) -> int:
         """See ProcessGroup."""
         return self._group.size
+
+    @property
+    def _group(self) -> ProcessGroup:
+        assert self._behind is not None, "the group has not been joined"
+        return self._behind
 
     def take_wait_s(self) -> float:
         """Seconds spent in calls since this was last asked."""

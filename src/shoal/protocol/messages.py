@@ -13,7 +13,7 @@ from typing import NewType
 
 import msgspec
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -122,7 +122,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
 
 
 class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=3):
-    """The first message to a worker: what to load and where its neighbours are."""
+    """The first message to a worker: what to load."""
 
     version: int
     model_path: str
@@ -140,7 +140,6 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     block_size: int
     max_step_tokens: int
     max_context: int
-    generation: Generation
     stage_index: int
     num_stages: int
     rank: int
@@ -159,7 +158,7 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):
-    """The worker is ready for steps."""
+    """The worker has loaded its part, has its links and is ready for steps of this generation."""
 
     generation: Generation
     weight_bytes: int
@@ -188,4 +187,26 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=7
     """Finish and exit."""
 
 
-Message = Step | StepResult | LoadStage | StageLoaded | StageFailed | Progress | Shutdown
+class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
+    """Who a worker's neighbours are from now on; its links to earlier ones are cut and no earlier step counts.
+
+    Each neighbour is named by where it is reached; empty: on this machine, by a descriptor that the head hands over.
+    """
+
+    generation: Generation
+    upstream: str | None = None
+    """the shard of the stage before that feeds this one; None: it is the first"""
+    downstream: tuple[str, ...] = ()
+    """shards of the next stage that this one feeds"""
+    group: tuple[str, ...] = ()
+    """all shards of this stage by rank; empty: it is the only one"""
+
+
+class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
+    """A neighbour is gone. This worker keeps what it has loaded and waits for others to be wired to."""
+
+    generation: Generation
+    message: str
+
+
+Message = Step | StepResult | LoadStage | StageLoaded | StageFailed | Progress | Shutdown | Wire | LinkLost

@@ -238,14 +238,15 @@ class Engine:
         match effect:
             case SubmitStep():
                 self._submit(effect)
-            case StopWorkers(replica=index, reason=reason):
+            case StopWorkers(replica=index, reason=reason, keep=keep):
                 self._broken.pop(index, None)
-                self._workers[index].stop()
+                self._workers[index].stop(keep=keep)
                 self._report(f"replica {index} is lost: {reason}")
             case StartWorkers():
                 self._start(effect)
             case GiveUp(replica=index, reason=reason):
                 self._death = reason
+                self._workers[index].end_fenced()
                 self._report(f"replica {index} is given up: {reason}")
             case ReportSpeed(replica=index, change=change):
                 self._report(f"replica {index}: {describe(change)}")

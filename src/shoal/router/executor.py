@@ -35,6 +35,13 @@ class Executor(Protocol):
         """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
         ...
 
+    def fence(self) -> None:
+        """Let go of every step, at once: the workers are cut off from each other, and what they say no longer counts.
+
+        Those that live keep what they have loaded, for a recipe's next start; `kill` or `close` must follow.
+        """
+        ...
+
     def kill(self) -> bool:
         """Make every worker end, without waiting for it. Call it again until it says that all of them have ended."""
         ...
@@ -72,12 +79,15 @@ class StartingExecutor(Executor, Protocol):
 class ReplicaRecipe(Protocol):
     """How the workers of one replica are started."""
 
-    def start(self, generation: Generation, without: int | None) -> tuple[SchedulerConfig, StartingExecutor]:
+    def start(
+        self, generation: Generation, without: int | None, previous: Executor | None
+    ) -> tuple[SchedulerConfig, StartingExecutor]:
         """Start them. Returns at once, while they load.
 
         Args:
             generation: of the workers.
             without: a worker, stage by stage and rank by rank, that could not be restarted: do without it if possible.
+            previous: fenced; workers of it may be used again and are no longer its own then.
 
         Raises:
             ShoalError: it cannot even be begun.

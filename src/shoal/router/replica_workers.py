@@ -54,6 +54,8 @@ class ReplicaWorkers:
         self._serving: Executor | None = executor
         self._loading: _Loading | None = None
         self._replacement: _Replacement | None = None
+        self._fenced: Executor | None = None
+        """lost workers of which some may be used again"""
         self._ending: list[Executor] = []
         self._num_steps_out = 0
         self._watch(executor)
@@ -101,8 +103,11 @@ class ReplicaWorkers:
         """Start the workers again. Raises ShoalError."""
         if self._recipe is None:
             raise WorkerLost("nobody knows how its workers are started")
-        self._loading = _Loading(*self._recipe.start(generation, without))
-        self._watch(self._loading.executor)
+        try:
+            self._loading = _Loading(*self._recipe.start(generation, without, self._fenced))
+            self._watch(self._loading.executor)
+        finally:
+            self.end_fenced()
 
     def is_loading_at(self, fds: AbstractSet[int]) -> bool:
         """Whether one of these descriptors is of workers that are being started."""
@@ -118,7 +123,7 @@ class ReplicaWorkers:
     def begin_replacement(self, recipe: ReplicaRecipe, generation: Generation, done: Replaced, now_s: float) -> None:
         """Start others beside those that serve. Raises ShoalError; an earlier replacement that loads is dropped."""
         self._drop_replacement(WorkerLost("another replacement was asked for"))
-        workers = _Loading(*recipe.start(generation, None))
+        workers = _Loading(*recipe.start(generation, None, None))
         self._replacement = _Replacement(workers, recipe, done, now_s)
         self._watch(workers.executor)
 
@@ -138,12 +143,27 @@ class ReplicaWorkers:
             self._drop_replacement(error)
         return None
 
-    def stop(self) -> None:
-        """End those that serve or are being started, without waiting for them."""
-        for executor in (self._serving, self._loading.executor if self._loading else None):
-            if executor is not None:
-                self._end(executor)
+    def stop(self, *, keep: bool) -> None:
+        """Those that serve or are being started do so no longer.
+
+        Args:
+            keep: the living for the next start, which must follow, or `end_fenced`; else all are ended.
+        """
+        executor = self._loading.executor if self._loading else self._serving
         self._serving = self._loading = None
+        if executor is not None:
+            self._unwatch(executor)
+            executor.fence()
+            self._fenced = executor
+        if not keep:
+            self.end_fenced()
+
+    def end_fenced(self) -> None:
+        """End what is left of lost workers, without waiting for them."""
+        if self._fenced is not None:
+            self._ending.append(self._fenced)
+            self._fenced = None
+            self.reap()
 
     def reap(self) -> None:
         """Forget those that have ended meanwhile."""
@@ -156,13 +176,14 @@ class ReplicaWorkers:
         self._recipe = None  # it may hold the model's file open
         self._drop_replacement(WorkerLost("the engine was closed"))
         loading = self._loading.executor if self._loading else None
-        for executor in (self._serving, loading, *self._ending):
+        for executor in (self._serving, loading, self._fenced, *self._ending):
             if executor is not None:
                 executor.close()
+        self._fenced = None
         self._ending.clear()
 
     def _replace(self, new: _Replacement) -> Ready:
-        self.stop()
+        self.stop(keep=False)
         self._recipe, self._replacement = new.recipe, None
         ready = self._take_over(new.workers)
         new.done(None)
@@ -176,15 +197,15 @@ class ReplicaWorkers:
     def _drop_replacement(self, error: ShoalError) -> None:
         new, self._replacement = self._replacement, None
         if new is not None:
-            self._end(new.workers.executor)
+            self._unwatch(new.workers.executor)
+            self._ending.append(new.workers.executor)
+            self.reap()
             new.done(error)
 
     def _watch(self, executor: Executor) -> None:
         for fd in executor.filenos():
             self._poller.register(fd, select.POLLIN)
 
-    def _end(self, executor: Executor) -> None:
+    def _unwatch(self, executor: Executor) -> None:
         for fd in executor.filenos():
             self._poller.unregister(fd)
-        self._ending.append(executor)
-        self.reap()

@@ -3,17 +3,18 @@
 Steps come from the head in the same order to every worker of a replica, and hidden states come from the predecessor
 in that order too, so one thread that takes one of each in turn needs no queue and no matching. All shards of a stage
 end a step with the same result: the first tells the head, or each tells those of the next stage that it feeds.
+
+A worker outlives its neighbours: when one is gone it says so, keeps what it has loaded, passes over the steps that are
+still on their way and waits to be wired to others. It ends with the head, or with an error of its own.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from shoal.comm.link import Link
-from shoal.comm.shm_group import SharedMemoryGroup
 from shoal.comm.switch import measure_switch
 from shoal.comm.timed_group import TimedGroup
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
@@ -22,6 +23,8 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
+    Generation,
+    LinkLost,
     LoadStage,
     Progress,
     Shutdown,
@@ -29,7 +32,9 @@ from shoal.protocol.messages import (
     StageLoaded,
     Step,
     StepResult,
+    Wire,
 )
+from shoal.worker.links import Connector, StageLinks
 from shoal.worker.row_time import measure_row
 
 _IDLE_WAIT_S = 30.0
@@ -42,121 +47,131 @@ _ACTIVATION_TIMEOUT_S = 600.0
 
 
 class WorkerRuntime:
-    """Obeys the head over `control`; takes hidden states from `upstream` and hands its own to `downstream`.
+    """Obeys the head over `control`; `connector` lays the links to its neighbours."""
 
-    `group_fd`: memory of the group of shards that it belongs to, None where it is a whole stage.
-    """
-
-    def __init__(
-        self, control: Link, upstream: Link | None, downstream: Sequence[Link], group_fd: int | None = None
-    ) -> None:
+    def __init__(self, control: Link, connector: Connector) -> None:
         self._control = control
-        self._upstream = upstream
-        self._downstream = downstream
-        self._group_fd = group_fd
-        self._timed_group: TimedGroup | None = None
-        """the group as the stage sees it"""
-        self._answers = True
-        """whether results go to the head from here: of the last stage's shards, from the first"""
+        self._connector = connector
+        self._links: StageLinks | None = None
+        """None: a neighbour is gone"""
+        self._generation = Generation(0)
+        self._group = TimedGroup()
 
     def run(self) -> None:
-        """Until Shutdown. Raises WorkerLost when the head or the predecessor is gone."""
+        """Until Shutdown. Raises WorkerLost when the head is gone, and what the worker itself fails with."""
         load = self._next_message()
         if not isinstance(load, LoadStage):
             raise RemoteProtocolError(f"expected LoadStage first, got {type(load).__name__}")
-        group = self._join_group(load)
         try:
-            stage = self._load(load, group)
-            self._serve(stage)
+            self._serve(load, *self._load(load))
         except (ShoalError, MemoryError, ValueError) as error:
             name = type(error).__name__
-            self._send(StageFailed(generation=load.generation, error=name, message=str(error) or name))
+            self._send(StageFailed(generation=self._generation, error=name, message=str(error) or name))
             raise
         finally:
-            if group is not None:
-                group.close()
+            self._close_links()
 
-    def _load(self, load: LoadStage, group: SharedMemoryGroup | None) -> Stage:
+    def _load(self, load: LoadStage) -> tuple[Stage, float]:
+        """The stage, and the seconds that it took."""
         if load.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
         if load.cores:
             os.sched_setaffinity(0, load.cores)
         started_s = time.perf_counter()
-        config = StageConfig.of(load)
-        source = open_weights(Path(load.model_path))
-        self._timed_group = TimedGroup(group) if group else None
         stage = Stage(
-            source, config, lambda done, total: self._send(Progress(done=done, total=total)), self._timed_group
+            open_weights(Path(load.model_path)),
+            StageConfig.of(load),
+            lambda done, total: self._send(Progress(done=done, total=total)),
+            self._group if load.num_shards > 1 else None,
         )
-        if group is not None:
-            measure_switch(group, timeout_s=_LOAD_TIMEOUT_S)
-        row_s = measure_row(stage)
-        if self._timed_group is not None:
-            self._timed_group.take_wait_s()
-        load_s = time.perf_counter() - started_s
-        loaded = StageLoaded(generation=load.generation, weight_bytes=stage.weight_bytes, load_s=load_s, row_s=row_s)
-        self._send(loaded)
-        return stage
+        return stage, time.perf_counter() - started_s
 
-    def _join_group(self, load: LoadStage) -> SharedMemoryGroup | None:
-        if load.num_shards == 1:
-            return None
-        self._answers = load.rank == 0
-        if self._group_fd is None:
-            raise RemoteProtocolError("one of several shards was started without its group")
-        return SharedMemoryGroup(
-            self._group_fd,
-            rank=load.rank,
-            size=load.num_shards,
-            generation=load.generation,
-            stays_awake=load.cpu_quota is None,
-        )
-
-    def _serve(self, stage: Stage) -> None:
+    def _serve(self, load: LoadStage, stage: Stage, load_s: float) -> None:
         while True:
             match message := self._next_message():
                 case Step():
-                    self._step(stage, message)
+                    if message.generation == self._generation and self._links is not None:
+                        self._step(load, stage, message, self._links)
+                case Wire():
+                    self._join(load, stage, message, load_s)
                 case Shutdown():
                     return
                 case _:
                     raise RemoteProtocolError(f"a running worker takes no {type(message).__name__}")
 
-    def _step(self, stage: Stage, step: Step) -> None:
-        arrived = self._receive_activations(step, stage.decoder.hidden_size)
+    def _join(self, load: LoadStage, stage: Stage, wire: Wire, load_s: float) -> None:
+        """Take other neighbours, and tell the head when they have come."""
+        self._close_links()
+        self._generation = wire.generation
+        try:
+            links = self._links = self._connector.connect(wire, load)
+            if links.group is not None:
+                self._group.renew(links.group)
+                measure_switch(links.group, timeout_s=_LOAD_TIMEOUT_S)
+            row_s = measure_row(stage)
+        except WorkerLost as error:
+            self._lose_neighbour(error)
+            return
+        self._group.take_wait_s()
+        loaded = StageLoaded(generation=wire.generation, weight_bytes=stage.weight_bytes, load_s=load_s, row_s=row_s)
+        self._send(loaded)
+
+    def _step(self, load: LoadStage, stage: Stage, step: Step, links: StageLinks) -> None:
+        try:
+            result = self._compute(stage, step, links)
+        except (WorkerLost, RemoteProtocolError) as error:
+            self._lose_neighbour(error)
+            return
+        if result is not None and load.rank == 0:
+            self._send(result)
+
+    def _compute(self, stage: Stage, step: Step, links: StageLinks) -> StepResult | None:
+        """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
+        arrived = _receive_activations(links.upstream, step, stage.decoder.hidden_size)
         started_s = time.perf_counter()
         result = stage.process(step, arrived.x_TD if arrived else None)
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
-        wait_s = (*(arrived.wait_s if arrived else ()), self._timed_group.take_wait_s() if self._timed_group else 0.0)
+        wait_s = (*(arrived.wait_s if arrived else ()), self._group.take_wait_s())
         ids = {"step_id": step.step_id, "generation": step.generation}
         if isinstance(result, tuple):
-            if self._answers:
-                self._send(StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s))
-        else:
-            parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s))
-            for link in self._downstream:
-                link.send(parts, timeout_s=_SEND_TIMEOUT_S)
+            return StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s)
+        parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s))
+        for link in links.downstream:
+            link.send(parts, timeout_s=_SEND_TIMEOUT_S)
+        return None
 
-    def _receive_activations(self, step: Step, hidden_size: int) -> Activations | None:
-        """The hidden states of this very step, None in the first stage."""
-        if self._upstream is None:
-            return None
-        frame = self._upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)
-        if frame is None:
-            raise WorkerLost(f"no hidden states from the previous stage within {_ACTIVATION_TIMEOUT_S:.0f} s")
-        activations = unpack_activations(frame)
-        if (activations.step_id, activations.generation) != (step.step_id, step.generation):
-            raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
-        if activations.x_TD.shape != (step.num_tokens, hidden_size):
-            raise RemoteProtocolError(
-                f"hidden states of shape {activations.x_TD.shape} came, not {(step.num_tokens, hidden_size)}"
-            )
-        return activations
+    def _lose_neighbour(self, error: ShoalError) -> None:
+        """It is gone, or cannot be understood, which is as bad. Those that wait for this worker learn of it, and the
+        head does."""
+        self._close_links()
+        self._send(LinkLost(generation=self._generation, message=str(error)))
+
+    def _close_links(self) -> None:
+        if self._links is not None:
+            self._links.close()
+            self._links = None
 
     def _next_message(self) -> object:
         while (frame := self._control.receive(timeout_s=_IDLE_WAIT_S)) is None:
             pass
         return decode(frame)
 
-    def _send(self, message: StageLoaded | StageFailed | Progress | StepResult) -> None:
+    def _send(self, message: StageLoaded | StageFailed | Progress | StepResult | LinkLost) -> None:
         self._control.send([encode(message)], timeout_s=_SEND_TIMEOUT_S)
+
+
+def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) -> Activations | None:
+    """The hidden states of this very step, None in the first stage."""
+    if upstream is None:
+        return None
+    frame = upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)
+    if frame is None:
+        raise WorkerLost(f"no hidden states from the previous stage within {_ACTIVATION_TIMEOUT_S:.0f} s")
+    activations = unpack_activations(frame)
+    if (activations.step_id, activations.generation) != (step.step_id, step.generation):
+        raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
+    if activations.x_TD.shape != (step.num_tokens, hidden_size):
+        raise RemoteProtocolError(
+            f"hidden states of shape {activations.x_TD.shape} came, not {(step.num_tokens, hidden_size)}"
+        )
+    return activations

@@ -65,10 +65,12 @@ class SubmitStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopWorkers:
-    """End what is left of the replica's workers, now; nothing that they still say is to be told."""
+    """The replica's workers are lost: nothing that they still say is to be told."""
 
     replica: int
     reason: str
+    keep: bool
+    """the living may be used again by `StartWorkers` or end with `GiveUp`, which follows; else all end now"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ class StartWorkers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
-    """This replica is not started again."""
+    """This replica is not started again; what is left of its workers ends."""
 
     replica: int
     reason: str

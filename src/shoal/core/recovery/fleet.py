@@ -173,11 +173,14 @@ class Fleet:
         effects = self._pass_on(replica, replica.become_ready(ready.config, ready.row_s, now_s), now_s)
         return effects + self._rehome(now_s)
 
-    def _lose(self, replica: FleetReplica, reason: str, worker: int | None, now_s: float) -> list[FleetEffect]:
+    def _lose(
+        self, replica: FleetReplica, reason: str, worker: int | None, now_s: float, *, keep: bool = True
+    ) -> list[FleetEffect]:
+        """`keep`: whether those of its workers that live can be trusted."""
         if replica.life.phase not in (Phase.SERVING, Phase.STARTING):
             return []
         self._num_losses += 1
-        effects: list[FleetEffect] = [StopWorkers(replica=replica.index, reason=reason)]
+        effects: list[FleetEffect] = [StopWorkers(replica=replica.index, reason=reason, keep=keep)]
         end = replica.life.lose(reason, worker, now_s)
         effects += self._pass_on(replica, replica.lose(reason, now_s), now_s)
         if end is not None:
@@ -206,7 +209,7 @@ class Fleet:
         for replica in self.replicas:
             overdue_s = replica.overdue_s()
             if overdue_s is not None and overdue_s <= now_s:
-                effects += self._lose(replica, replica.mistrust(now_s), None, now_s)
+                effects += self._lose(replica, replica.mistrust(now_s), None, now_s, keep=False)
         return effects
 
     def _start_due(self, now_s: float) -> list[FleetEffect]:
@@ -227,7 +230,7 @@ class Fleet:
                 try:
                     effects += self._pass_on(replica, replica.take_turn(now_s), now_s)
                 except RemoteProtocolError as error:
-                    effects += self._lose(replica, str(error), None, now_s)
+                    effects += self._lose(replica, str(error), None, now_s, keep=False)
         return effects
 
     def _pass_on(self, replica: FleetReplica, effects: Sequence[Effect], now_s: float) -> list[FleetEffect]:
