@@ -131,7 +131,7 @@ def test_nobody_passes_a_preempted_sequence():
     driver.add(make_request("old", prompt=3, max_tokens=10), make_request("young", prompt=5, max_tokens=4))
     while not driver.scheduler.stats().num_preemptions:
         driver.answer()
-    driver.add(make_request("late", prompt=1, max_tokens=1))
+    driver.add(make_request("late", prompt=1, max_tokens=4))
     driver.finish()
     assert list(driver.finished) == ["old", "young", "late"]
 
@@ -139,7 +139,7 @@ def test_nobody_passes_a_preempted_sequence():
 def test_preempted_sequence_waits_before_younger_ones():
     driver = Driver(make_config(block_size=1, num_blocks=12, max_context=13, max_seqs=2))
     driver.add(make_request("old", prompt=3, max_tokens=10), make_request("young", prompt=5, max_tokens=4))
-    driver.add(make_request("younger", prompt=1, max_tokens=1), make_request("youngest", prompt=1, max_tokens=1))
+    driver.add(make_request("younger", prompt=1, max_tokens=3), make_request("youngest", prompt=1, max_tokens=3))
     driver.finish()
     assert driver.scheduler.stats().num_preemptions == 1
     assert list(driver.finished) == ["old", "young", "younger", "youngest"]

@@ -48,8 +48,8 @@ class SchedulerState:
         self.waiting = WaitingQueue()
         self.running: dict[RequestId, Sequence] = {}
         """those that hold KV blocks"""
-        self.prefilling: Sequence | None = None
-        """the one running sequence that has prompt rows left to schedule"""
+        self.prefilling: list[Sequence] = []
+        """running sequences that have known rows left to schedule, in the order in which they were admitted"""
         self.ready: deque[Sequence] = deque()
         """running sequences whose next decode row can be scheduled, longest ready first"""
         self.suspects: list[Sequence] = []
@@ -69,13 +69,13 @@ class SchedulerState:
     @property
     def num_decoding(self) -> int:
         """Running sequences past their prompt, or whose last prompt rows are in flight."""
-        return len(self.running) - (self.prefilling is not None)
+        return len(self.running) - len(self.prefilling)
 
     def stop_running(self, sequence: Sequence) -> None:
         """Take it out of the running ones. Its blocks are the caller's to release."""
         del self.running[sequence.request.request_id]
-        if self.prefilling is sequence:
-            self.prefilling = None
+        if sequence in self.prefilling:
+            self.prefilling.remove(sequence)
         elif sequence in self.ready:
             self.ready.remove(sequence)
 
@@ -100,7 +100,7 @@ class SchedulerState:
         self.in_flight.clear()
         self.ready.clear()
         self.running.clear()
-        self.prefilling = None
+        self.prefilling.clear()
         self.kv = KvCache(num_blocks=self.config.num_blocks, block_size=self.config.block_size)
         for sequence in self.sequences.values():
             self.num_replays += sequence.num_scheduled > 0

@@ -1,12 +1,13 @@
 """What goes into the next step of a replica.
 
-Decode rows first, then prompt rows of the oldest request that has some, as far as the step's budget goes, cut so that
+Decode rows first, then known rows of the oldest requests that have some, as far as the step's budget goes, cut so that
 the micro-batches in flight are equally long (micro_batches.py). When blocks run out the youngest sequence gives up its
 own and is recomputed later from its prompt and the outputs so far.
 
 Successive prefill chunks of one prompt may be in flight together: every stage runs the steps in order, so a chunk finds
 its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
-A chunk holds prompt rows or output rows, never both, and a sequence has one chunk in a step.
+A chunk holds prompt rows or output rows, never both, and a sequence has one chunk in a step: of requests that are
+computed again, the prompts of all go first, then the outputs of all.
 
 A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
 admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
@@ -25,7 +26,7 @@ def form_step(state: SchedulerState) -> Step | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
     builder = StepBuilder()
     suspect = state.suspects[0] if state.suspects else None
-    if suspect is None or state.prefilling not in (None, suspect):
+    if suspect is None or any(sequence is not suspect for sequence in state.prefilling):
         _add_decodes(state, builder)
         _add_prefills(state, builder)
     elif not _others_in_flight(state, suspect):
@@ -46,10 +47,8 @@ def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -
     """The next rows of a suspect; those that run keep their blocks, as far as it leaves them any, and pause."""
     if suspect.request.request_id not in state.running and not _start_trial(state, suspect):
         return
-    num_rows = min(suspect.num_unscheduled_alike, state.config.prefill_chunk_tokens)
-    if num_rows:
-        builder.add_prefill(suspect, num_rows)
-    state.prefilling = suspect if suspect.num_unscheduled else None
+    if suspect in state.prefilling:
+        _add_rows(state, builder, suspect, state.config.prefill_chunk_tokens)
 
 
 def _start_trial(state: SchedulerState, suspect: Sequence) -> bool:
@@ -89,16 +88,21 @@ def _preempt_youngest(state: SchedulerState) -> bool:
 
 def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
     budget = _prefill_budget(state, room=state.config.max_step_tokens - builder.num_tokens)
+    under_way = iter(tuple(state.prefilling))
     while budget > 0:
-        sequence = state.prefilling or _admit(state)
+        sequence = next(under_way, None) or _admit(state)
         if sequence is None:
             return
-        num_rows = min(budget, sequence.num_unscheduled_alike)
-        builder.add_prefill(sequence, num_rows)
-        budget -= num_rows
-        state.prefilling = sequence if sequence.num_unscheduled else None
-        if state.prefilling:
-            return
+        budget -= _add_rows(state, builder, sequence, budget)
+
+
+def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, limit: int) -> int:
+    """Known rows of one sequence that has some left, as many as one chunk may hold. Returns how many."""
+    num_rows = min(limit, sequence.num_unscheduled_alike)
+    builder.add_prefill(sequence, num_rows)
+    if not sequence.num_unscheduled:
+        state.prefilling.remove(sequence)
+    return num_rows
 
 
 def _prefill_budget(state: SchedulerState, *, room: int) -> int:
@@ -114,7 +118,7 @@ def _prefill_budget(state: SchedulerState, *, room: int) -> int:
 
 def _count_pending(state: SchedulerState, *, enough: int) -> int:
     """Prompt rows that are next in line, counted up to about `enough`."""
-    num_pending = state.prefilling.num_unscheduled if state.prefilling else 0
+    num_pending = sum(sequence.num_unscheduled for sequence in state.prefilling)
     num_places = state.config.max_seqs - len(state.running)
     for sequence in state.waiting:
         if num_places <= 0 or num_pending >= enough:
@@ -139,6 +143,7 @@ def _admit(state: SchedulerState) -> Sequence | None:
 
 def _note_admission(state: SchedulerState, sequence: Sequence) -> None:
     state.running[sequence.request.request_id] = sequence
+    state.prefilling.append(sequence)
     sequence.is_preempted = False
     if not sequence.was_admitted:
         sequence.was_admitted = True
