@@ -26,7 +26,7 @@ from tests.integration.running import (
 )
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
-NO_RESTART = RecoveryConfig(max_failures=1)
+NO_RESTART = RecoveryConfig(max_failures=1, crash_loop_s=0.0)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -67,7 +67,7 @@ def test_workers_that_can_never_be_loaded_again_end_it(tmp_path: Path) -> None:
     """Each failure in a row is told, then the last one is raised."""
     path = make_tiny_gguf(tmp_path, quant="F32")
     told: list[str] = []
-    recovery = RecoveryConfig(max_failures=3, backoff_s=0.01)
+    recovery = RecoveryConfig(max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
     with launch(plan_model(tiny_config(path, split="pp=2")), recovery=recovery, report=told.append) as loaded:
         loaded.engine.add(make_requests(1)[0])
         path.rename(tmp_path / "elsewhere.gguf")

@@ -25,7 +25,7 @@ from tests.router.fakes import (
     tokens_of,
 )
 
-RECOVERY = RecoveryConfig(max_failures=3, backoff_s=0.01)
+RECOVERY = RecoveryConfig(max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
 
 
 class FakeRecipe:

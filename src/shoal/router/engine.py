@@ -74,7 +74,7 @@ class Engine:
         """
         recovery = recovery or RecoveryConfig()
         if not recipes:
-            recovery = replace(recovery, max_failures=1)
+            recovery = replace(recovery, max_failures=1, crash_loop_s=0.0)
         self._fleet = Fleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
         self._report = report or _say_nothing

@@ -20,7 +20,9 @@ class RecoveryConfig:
     max_backoff_s: float = 30.0
     """and no longer than this, >= backoff_s"""
     max_failures: int = 6
-    """failures in a row after which a replica is given up, >= 1"""
+    """failures in a row after which a replica is given up, >= 1 ..."""
+    crash_loop_s: float = 30.0
+    """... if they took at least so long, >= 0: whatever kills workers from outside may be over soon"""
     replan_after: int = 3
     """failures in a row of one worker to load after which its replica is planned anew without it, >= 1"""
     settled_s: float = 10.0
@@ -30,6 +32,7 @@ class RecoveryConfig:
         for name in ("worker_timeout_s", "load_timeout_s", "backoff_s", "settled_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be above 0")
-        for name, minimum in {"max_failures": 1, "replan_after": 1, "max_backoff_s": self.backoff_s}.items():
+        minima = {"max_failures": 1, "crash_loop_s": 0.0, "replan_after": 1, "max_backoff_s": self.backoff_s}
+        for name, minimum in minima.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {minimum}")

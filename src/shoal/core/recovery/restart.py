@@ -3,8 +3,9 @@
 A failure is a loss of workers that neither answered a step nor were there for a while: they could not be loaded, died
 of their first step, or were killed faster than they could be of use. Workers that did their work and then died are
 started again at once, however often that happens; nobody's requests fail of it. Failures in a row are a crash loop:
-each restart waits twice as long as the one before, and after the last the replica is given up. That is final, also for
-the last replica: whoever supervises the server sees it end and can do more than this process can.
+each restart waits twice as long as the one before, and after enough of them in a long enough time the replica is given
+up. That is final, also for the last replica: whoever supervises the server sees it end and can do more than this
+process can.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Loss:
     was_well: bool
     """they had answered a step, or were there for `settled_s`"""
     was_loading: bool
+    at_s: float
+    """on a monotonic clock"""
     worker: int | None = None
     """which of them is to blame, stage by stage, rank by rank; None: not known"""
 
@@ -34,17 +37,22 @@ class FailureHistory:
     """the one that failed to load the last times"""
     num_worker_failures: int = 0
     """how many of the last failures were its"""
+    first_s: float = 0.0
+    """when the first of them was"""
+    last_s: float = 0.0
 
     def after(self, loss: Loss) -> FailureHistory:
         """With one more loss."""
         if loss.was_well:
-            return FailureHistory(num_failures=1)
-        num_failures = self.num_failures + 1
-        if not loss.was_loading or loss.worker is None:
-            return FailureHistory(num_failures=num_failures)
-        is_same = loss.worker == self.worker
-        num_worker_failures = self.num_worker_failures + 1 if is_same else 1
-        return FailureHistory(num_failures=num_failures, worker=loss.worker, num_worker_failures=num_worker_failures)
+            return FailureHistory(num_failures=1, first_s=loss.at_s, last_s=loss.at_s)
+        worker = loss.worker if loss.was_loading else None
+        return FailureHistory(
+            num_failures=self.num_failures + 1,
+            worker=worker,
+            num_worker_failures=0 if worker is None else self.num_worker_failures * (worker == self.worker) + 1,
+            first_s=self.first_s if self.num_failures else loss.at_s,
+            last_s=loss.at_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,7 @@ class Restart:
 
 def decide_restart(config: RecoveryConfig, history: FailureHistory) -> Restart | None:
     """What to do after the latest loss in the history; None: give the replica up."""
-    if history.num_failures >= config.max_failures:
+    if history.num_failures >= config.max_failures and history.last_s - history.first_s >= config.crash_loop_s:
         return None
     num_waits = history.num_failures - 1
     delay_s = 0.0 if num_waits <= 0 else min(config.max_backoff_s, config.backoff_s * 2.0 ** (num_waits - 1))

@@ -82,6 +82,7 @@ class WorkerLife:
             was_well=self.is_serving and (self._has_worked or was_long_there),
             was_loading=self.phase is Phase.STARTING,
             worker=worker,
+            at_s=now_s,
         )
         self._history = self._history.after(loss)
         self.lost_s = now_s if self.lost_s is None else self.lost_s
