@@ -68,10 +68,12 @@ def _rows(report: ChaosReport, *, is_long: bool) -> list[Row]:
     rows = [
         Row(what="failed", target="0", measured=str(report.failed), reached=report.failed == 0),
         Row(what="not as undisturbed", target="0", measured=str(report.mismatched), reached=report.mismatched == 0),
-        _seconds("replica rebuilt, longest", report.recovery_s_max, _REBUILT_S),
+        _seconds("replica rebuilt, median", report.recovery_s_p50, _REBUILT_S),
+        _seconds("replica rebuilt, longest (killed again while loading)", report.recovery_s_max, _REBUILT_S),
     ]
     if report.moved_pause_s_max:
-        rows.append(_seconds("first token elsewhere, longest", report.moved_pause_s_max, _MOVED_S))
+        rows.append(_seconds("first token elsewhere, slowest stream, median kill", report.moved_pause_s_p50, _MOVED_S))
+        rows.append(_seconds("first token elsewhere, slowest stream, worst kill", report.moved_pause_s_max, _MOVED_S))
     if report.noticed_s_max is not None:
         rows.append(_seconds("hung worker noticed, longest", report.noticed_s_max, _NOTICED_S))
     if is_long:

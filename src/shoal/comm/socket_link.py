@@ -1,4 +1,4 @@
-"""Frames over a stream socket: a Unix socket pair inside a machine, TCP between machines.
+"""Frames over a stream socket: a Unix socket pair inside a machine, TLS over TCP between machines.
 
 Format: u32 little-endian length, then the payload.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from typing_extensions import Buffer
 
@@ -18,6 +20,10 @@ from shoal.errors import LocalProtocolError, RemoteProtocolError, WorkerLost
 
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
+_RECORD_BYTES = 1 << 14
+"""What goes at once over TLS. Source: RFC 8446, section 5.1."""
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""The last two come over TLS. Version 1.3 reads only to read and writes only to write: there is no renegotiation."""
 _GONE = (ConnectionError, BrokenPipeError, OSError)
 
 
@@ -29,6 +35,8 @@ class SocketLink:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
+        is_tls = isinstance(sock, ssl.SSLSocket)
+        self._send_some: Callable[[list[memoryview]], int] = partial(_send_record, sock) if is_tls else sock.sendmsg
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
         self._writable = select.poll()
@@ -49,8 +57,8 @@ class SocketLink:
         pending = [memoryview(_LENGTH.pack(length)), *(view for view in views if view)]
         while pending:
             try:
-                sent = self._sock.sendmsg(pending)
-            except BlockingIOError:
+                sent = self._send_some(pending)
+            except _WOULD_BLOCK:
                 self._wait(self._writable, deadline_s, "the peer takes no more bytes")
                 continue
             except _GONE as error:
@@ -63,7 +71,7 @@ class SocketLink:
         while (frame := self._take()) is None:
             try:
                 self._read()
-            except BlockingIOError:
+            except _WOULD_BLOCK:
                 remaining_s = deadline_s - time.monotonic()
                 if remaining_s <= 0 or not self._readable.poll(remaining_s * 1e3):
                     return None
@@ -109,7 +117,7 @@ class SocketLink:
             self._make_room(len(self._buffer) - self._start + _READ_BYTES)
         try:
             count = self._sock.recv_into(memoryview(self._buffer)[self._end :])
-        except BlockingIOError:
+        except _WOULD_BLOCK:
             raise
         except _GONE as error:
             raise WorkerLost(f"link closed: {error}") from error
@@ -130,3 +138,13 @@ def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
             return [part[sent:], *parts[index + 1 :]]
         sent -= len(part)
     return []
+
+
+def _send_record(sock: ssl.SSLSocket, parts: list[memoryview]) -> int:
+    """The first bytes of the parts, small ones joined. After SSLWantWriteError it must be called with the same again."""
+    first = parts[0]
+    if len(first) < _RECORD_BYTES and len(parts) > 1:
+        first = bytearray(first)
+        for part in parts[1:]:
+            first += part[: _RECORD_BYTES - len(first)]
+    return sock.send(first)

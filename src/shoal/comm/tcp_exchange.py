@@ -154,7 +154,7 @@ class Exchange:
         """No more bytes from this rank. What it has said can still be read, as it might not after a close."""
         for sock in self._peers.values():
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_WR)
+                socket.socket.shutdown(sock, socket.SHUT_WR)  # that of a TLS socket would drop its keys
 
 
 def _sleep(pending: list[Transfer], longest_s: float) -> None:

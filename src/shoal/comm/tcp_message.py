@@ -85,8 +85,9 @@ class Outgoing:
             piece = self._pieces.pop()
             try:
                 count = self.sock.send(piece)
-            except _WOULD_BLOCK:
+            except _WOULD_BLOCK as error:
                 self._pieces.append(piece)
+                self.is_started |= isinstance(error, ssl.SSLWantWriteError)  # part of a TLS record may have gone
                 break
             moved = self.is_started = True
             if count < len(piece):

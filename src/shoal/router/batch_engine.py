@@ -20,23 +20,26 @@ from shoal.core.batching.events import (
     InferenceCancelled,
     InferenceCompleted,
     InferenceFailed,
-    ReplicaLost,
+    ReplicaReady,
+    ReportRecovery,
+    StartWorkers,
+    StopWorkers,
     SubmitBatch,
     Tick,
 )
+from shoal.core.batching.lives import without_restart
 from shoal.core.batching.scheduler import BatchScheduler
 from shoal.core.graph_plan import BatchAxes
-from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import GiveUp, ReplicaLost
+from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.executor_set import ExecutorSet
-from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor
+from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphRecipe
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
 from shoal.router.rows import count_rows, join_rows, pad_rows, signature, split_rows
 
 __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
-
-_LOSSES = (WorkerLost, RemoteProtocolError)
-"""A worker that answers nonsense is as lost as one that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class BatchEngine:
         batch: BatchAxes,
         config: BatchingConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        recipes: Sequence[GraphRecipe] = (),
+        recovery: RecoveryConfig | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """Take over the executors.
 
@@ -64,21 +71,28 @@ class BatchEngine:
             batch: where the graph's rows are.
             config: the limits; None: the defaults.
             clock: seconds, monotonic; for an event loop its own `time`.
+            recipes: how workers are started again, one a replica; empty: a lost replica stays lost.
+            recovery: how they are restarted; None: the defaults.
+            report: told what a person who watches the server should know, a line each.
         """
+        recovery = recovery or RecoveryConfig()
         self._config = config or BatchingConfig()
         self._axes = batch
         self._clock = clock
-        self._executors = ExecutorSet(executors, self._config.batch_timeout_s)
-        self._scheduler = BatchScheduler(self._config, batch, [executor.num_stages for executor in executors])
+        self._num_replicas = len(executors)
+        self._executors = ExecutorSet(executors, recipes, self._config.batch_timeout_s, report)
+        self._scheduler = BatchScheduler(
+            self._config,
+            batch,
+            [executor.num_stages for executor in executors],
+            recovery if recipes else without_restart(recovery),
+        )
         self._requests: dict[str, Inference] = {}
         self._in_flight: dict[int, _Flight] = {}
         self._counts = BatchCounts()
         self._ended: list[InferenceResult] = []
         """for the next turn"""
         self._needs_tick = False
-        self._broken: dict[int, ShoalError] = {}
-        """replicas that failed to take a batch, to be told to the scheduler after the effects under way"""
-        self._fatal: WorkerLost | None = None
 
     @property
     def has_work(self) -> bool:
@@ -92,7 +106,7 @@ class BatchEngine:
             InvalidRequest: no rows, or inputs that disagree on them.
             QueueFull: too much waits already.
             DeadlineExceeded: it cannot be done in its time.
-            WorkerLost: no replica is left.
+            WorkerLost: no replica is left, and none will be.
         """
         num_rows = count_rows(request.inputs, self._axes)
         now_s = self._clock()
@@ -125,10 +139,12 @@ class BatchEngine:
             The requests that have ended, each exactly once.
 
         Raises:
-            WorkerLost: no replica is left, and the turns before have handed out the errors of all requests.
+            WorkerLost: no replica is left, none will be, and the turns before have handed out the errors of all
+                requests.
         """
-        if self._fatal is not None and not self._ended:
-            raise self._fatal
+        death = self._scheduler.death
+        if death is not None and not self._ended:
+            raise WorkerLost(death)
         now_s = self._clock()
         self._tick(now_s)
         wake_s = self.next_wake_s() if timeout_s > 0 else None
@@ -144,10 +160,11 @@ class BatchEngine:
 
     def next_wake_s(self) -> float | None:
         """When `turn` is to be called at the latest, on the clock; None: not before the descriptor is readable."""
-        if self._needs_tick or self._ended or self._fatal is not None or self._executors.computes_here():
-            return self._clock()
-        times = [time_s for time_s in (self._scheduler.wake_s, self._executors.overdue_s()) if time_s is not None]
-        return min(times, default=None)
+        now_s = self._clock()
+        if self._needs_tick or self._ended or self._scheduler.death is not None:
+            return now_s
+        times = (self._scheduler.wake_s, self._executors.wake_s(now_s))
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
     def wake(self) -> None:
         """Make a waiting or the next `turn` return. Thread-safe."""
@@ -163,14 +180,15 @@ class BatchEngine:
 
     def _collect(self) -> None:
         """Take in what the executors have answered."""
-        for index in self._executors.living():
+        self._executors.reap()
+        for index in range(self._num_replicas):
             try:
-                results = self._executors.poll(index, self._clock())
-            except _LOSSES as error:
-                self._lose(index, error, self._clock())
-                continue
-            for result in results:
-                self._digest(index, result, self._clock())
+                for result in self._executors.poll(index, self._clock()):
+                    self._digest(index, result, self._clock())
+                if self._executors.poll_loading(index):
+                    self._learn(ReplicaReady(replica=index))
+            except ShoalError as error:
+                self._learn(ReplicaLost(replica=index, reason=str(error), worker=self._executors.culprit(index)))
 
     def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
         outputs = result.take()
@@ -208,8 +226,11 @@ class BatchEngine:
     def _tell(self, event: Event, now_s: float) -> None:
         for effect in self._scheduler.handle(event, now_s):
             self._carry_out(effect, now_s)
-        while self._broken:
-            self._lose(*self._broken.popitem(), now_s)
+
+    def _learn(self, event: ReplicaReady | ReplicaLost) -> None:
+        """Tell what has become of a replica, so that rows go elsewhere."""
+        self._needs_tick = True
+        self._tell(event, self._clock())
 
     def _carry_out(self, effect: Effect, now_s: float) -> None:
         match effect:
@@ -219,6 +240,11 @@ class BatchEngine:
                 self._end(request_id, None, now_s)
             case InferenceFailed(request_id=request_id, error=error):
                 self._end(request_id, error, now_s)
+            case StopWorkers(replica=index):
+                self._forget_flights(index)
+                self._executors.carry_out(effect)
+            case StartWorkers() | GiveUp() | ReportRecovery():
+                self._executors.carry_out(effect)
             case _:
                 assert_never(effect)
 
@@ -233,23 +259,14 @@ class BatchEngine:
         if ran_rows > batch.num_rows:
             inputs = pad_rows(inputs, self._axes, ran_rows)
         self._in_flight[batch.batch_id] = _Flight(batch, owners)
-        try:
-            self._executors.submit(batch.replica, Batch(batch_id=BatchId(batch.batch_id), inputs=inputs), now_s)
-        except _LOSSES as error:
-            self._broken[batch.replica] = error
+        self._executors.submit(batch.replica, Batch(batch_id=BatchId(batch.batch_id), inputs=inputs), now_s)
 
     def _padded_rows(self, num_rows: int) -> int:
         return self._axes.rows if self._axes.rows is not None and self._axes.is_batched else num_rows
 
-    def _lose(self, index: int, error: ShoalError, now_s: float) -> None:
-        """Take a replica out of service; what it had runs again elsewhere, or ends with the last replica."""
-        self._executors.drop(index)
+    def _forget_flights(self, index: int) -> None:
         for batch_id in [batch_id for batch_id, flight in self._in_flight.items() if flight.batch.replica == index]:
             del self._in_flight[batch_id]
-        self._needs_tick = True
-        if not self._executors.living():
-            self._fatal = WorkerLost(str(error))
-        self._tell(ReplicaLost(replica=index, reason=str(error)), now_s)
 
     def _end(self, request_id: str, error: ShoalError | None, now_s: float) -> None:
         result = self._requests.pop(request_id).end(error, self._axes, now_s)

@@ -37,6 +37,14 @@ class BatchStats:
     """with all their workers"""
     rows_per_s: float
     """of these together, by their latest batches, while they have something to do"""
+    num_recovering: int
+    """replicas whose workers are lost and are to be started again"""
+    num_losses: int
+    """times that workers were lost, so far"""
+    num_recoveries: int
+    """times that a lost replica had workers again, so far"""
+    recovery_s: float
+    """for how long replicas had no workers, summed over the recoveries"""
 
 
 @dataclass(slots=True)
@@ -64,6 +72,7 @@ class BatchCounts:
 
     def snapshot(self, scheduler: BatchScheduler) -> BatchStats:
         """Together with what the scheduler is at."""
+        lives = scheduler.life_stats()
         living = [replica for replica in scheduler.replicas if not replica.is_lost]
         return BatchStats(
             num_rows=sum(rows * count for rows, count in self.batch_sizes.items()),
@@ -78,6 +87,10 @@ class BatchCounts:
             queued_rows=scheduler.waiting_rows,
             in_flight_rows=sum(replica.rows_in_flight for replica in living),
             in_flight_batches=sum(len(replica.in_flight) for replica in living),
-            num_replicas=len(living),
+            num_replicas=lives.num_serving,
             rows_per_s=sum(replica.times.rows_per_s for replica in living),
+            num_recovering=lives.num_recovering,
+            num_losses=lives.num_losses,
+            num_recoveries=lives.num_recoveries,
+            recovery_s=lives.recovery_s,
         )

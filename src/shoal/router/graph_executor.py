@@ -77,6 +77,36 @@ class GraphExecutor(Protocol):
         """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
         ...
 
+    def kill(self) -> bool:
+        """Make every worker end, without waiting for it. Call it again until it says that all of them have ended."""
+        ...
+
     def close(self) -> None:
-        """Stop the workers and free everything. Idempotent."""
+        """Stop the workers, wait until they have ended, and free everything. Idempotent."""
+        ...
+
+
+class StartingGraphExecutor(GraphExecutor, Protocol):
+    """One whose workers may still be loading."""
+
+    @property
+    def culprit(self) -> int | None:
+        """The worker, stage by stage and rank by rank, that the latest error was about; None: not known."""
+        ...
+
+    def poll_loading(self) -> bool:
+        """Take in what loading workers say, without blocking; whether all of them are ready for batches.
+
+        Raises:
+            WorkerLost: a worker is gone.
+            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+        """
+        ...
+
+
+class GraphRecipe(Protocol):
+    """How the workers of one replica are started."""
+
+    def start(self) -> StartingGraphExecutor:
+        """Start them. Returns at once, while they load. Raises ShoalError: it cannot even be begun."""
         ...

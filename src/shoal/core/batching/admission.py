@@ -35,9 +35,9 @@ def reason_to_refuse(
         max_rows: of one batch.
         now_s: on the clock of the request's deadline.
     """
-    living = [replica for replica in replicas if not replica.is_lost]
-    if not living:
+    if all(replica.life.is_given_up for replica in replicas):
         return WorkerLost("no replica of the model is left")
+    living = [replica for replica in replicas if not replica.is_lost]
     if queue and queue.num_rows + event.num_rows > config.max_queue_rows:
         excess = min(queue.num_rows + event.num_rows - config.max_queue_rows, queue.num_rows)
         retry_s = retry_after_s(replicas, queue, max_rows=max_rows, now_s=now_s, rows=excess)

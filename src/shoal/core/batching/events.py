@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from shoal.core.recovery.events import GiveUp, ReplicaLost
 from shoal.errors import ShoalError
+
+MAX_LOSSES = 3
+"""A request that was on so many lost replicas in a row is taken to be what breaks them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,11 @@ class Part:
     def order(self) -> tuple[int, int]:
         """The oldest request first, its rows in their order."""
         return self.arrival, self.first_row
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether one more loss ends its request: it has its replica to itself then, so that no other is blamed."""
+        return self.num_losses + 1 >= MAX_LOSSES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +76,10 @@ class BatchRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaLost:
-    """A worker of the replica is gone for good, and with it every batch that it had."""
+class ReplicaReady:
+    """A lost replica has workers again."""
 
     replica: int
-    reason: str
-    """one line"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ class Tick:
     """All that has happened is told: now let requests expire and form batches."""
 
 
-Event = InferenceAdded | InferenceCancelled | BatchCompleted | BatchRefused | ReplicaLost | Tick
+Event = InferenceAdded | InferenceCancelled | BatchCompleted | BatchRefused | ReplicaLost | ReplicaReady | Tick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,4 +117,31 @@ class InferenceFailed:
     error: ShoalError
 
 
-Effect = SubmitBatch | InferenceCompleted | InferenceFailed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWorkers:
+    """The replica's workers are lost: make them end; nothing that they still say is to be told."""
+
+    replica: int
+    reason: str
+    """one line"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWorkers:
+    """Start the replica's workers; `ReplicaReady` or `ReplicaLost` is to follow."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRecovery:
+    """Tell whoever watches that a replica has its workers again."""
+
+    replica: int
+    pause_s: float
+    """for how long it had none"""
+
+
+LifeEffect = StopWorkers | StartWorkers | GiveUp | ReportRecovery
+
+Effect = LifeEffect | SubmitBatch | InferenceCompleted | InferenceFailed

@@ -8,6 +8,7 @@ from math import ceil, inf
 
 from shoal.core.batching.events import SubmitBatch
 from shoal.core.batching.times import BatchTimes
+from shoal.core.recovery.worker_life import WorkerLife
 
 _FRESH_S = 10.0
 """No replica is left idle for being slow on a measurement that is older: what was slow once is tried again. A
@@ -25,30 +26,38 @@ class Flight:
 class Replica:
     """One copy of the model, as a pipeline that computes its batches in order."""
 
-    __slots__ = ("_idle_since_s", "in_flight", "index", "is_lost", "num_stages", "times")
+    __slots__ = ("_idle_since_s", "in_flight", "index", "life", "num_stages", "times")
 
-    def __init__(self, index: int, num_stages: int) -> None:
+    def __init__(self, index: int, num_stages: int, life: WorkerLife) -> None:
         self.index = index
+        self.life = life
         self.num_stages = num_stages
         self.in_flight: dict[int, Flight] = {}
         """by batch id, oldest first"""
         self.times = BatchTimes()
-        self.is_lost = False
+        """kept when its workers are lost: others will be as fast"""
         self._idle_since_s = 0.0
         """when it last answered: it has worked on the oldest batch in flight at most since then"""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has no workers now."""
+        return not self.life.is_serving
 
     @property
     def rows_in_flight(self) -> int:
         """Of all its batches."""
         return sum(flight.batch.num_rows for flight in self.in_flight.values())
 
-    def has_room(self, is_full: bool) -> bool:
-        """Whether it should be given another batch.
+    def has_room(self, *, is_full: bool, is_suspect: bool) -> bool:
+        """Whether it should be given another batch. One that holds a suspect takes no other beside it.
 
         One batch a stage keeps every stage busy. One more spares the first stage the wait for the head, but rows that
         are with the replica can no longer be joined by others, so only a batch that cannot grow goes there.
         """
-        return not self.is_lost and len(self.in_flight) < self.num_stages + is_full
+        if self.is_lost or any(part.is_suspect for flight in self.in_flight.values() for part in flight.batch.parts):
+            return False
+        return not self.in_flight if is_suspect else len(self.in_flight) < self.num_stages + is_full
 
     def submit(self, batch: SubmitBatch, now_s: float) -> None:
         """Note a batch as in flight."""
@@ -110,7 +119,15 @@ class Choice:
 _NOWHERE = Choice(None)
 
 
-def choose_replica(replicas: Sequence[Replica], *, rows: int, waiting_rows: int, is_full: bool, now_s: float) -> Choice:
+def choose_replica(
+    replicas: Sequence[Replica],
+    *,
+    rows: int,
+    waiting_rows: int,
+    is_full: bool,
+    is_suspect: bool = False,
+    now_s: float,
+) -> Choice:
     """Send the oldest batch where it is expected to finish first; equal ones: the emptier, then the lowest index.
 
     A busy fast replica is worth waiting for only if it would be through with *everything* that waits before the free
@@ -121,9 +138,10 @@ def choose_replica(replicas: Sequence[Replica], *, rows: int, waiting_rows: int,
         rows: that the batch will have.
         waiting_rows: of all waiting requests, this batch included.
         is_full: the batch cannot grow by waiting.
+        is_suspect: it needs a replica to itself.
         now_s: on the clock of the replicas.
     """
-    free = [replica for replica in replicas if replica.has_room(is_full)]
+    free = [replica for replica in replicas if replica.has_room(is_full=is_full, is_suspect=is_suspect)]
     if not free:
         return _NOWHERE
     if len(replicas) == 1:
@@ -170,7 +188,7 @@ def share_rows(replicas: Sequence[Replica], chosen: Replica, *, waiting_rows: in
 def drain_s(replicas: Sequence[Replica], *, rows: int, num_batches: int, now_s: float) -> float | None:
     """Seconds until so many waiting rows would be done, spread over the replicas as water over uneven ground.
 
-    None: a replica has not been measured yet.
+    None: a replica has not been measured yet, or none has workers.
     """
     grounds: list[tuple[float, float]] = []
     for replica in replicas:
@@ -178,6 +196,8 @@ def drain_s(replicas: Sequence[Replica], *, rows: int, num_batches: int, now_s: 
             if replica.times.observed_s is None:
                 return None
             grounds.append((replica.remaining_s(now_s), replica.times.predict(rows, num_batches)))
+    if not grounds:
+        return None
     level_s, speed, filled = 0.0, 0.0, 1.0
     for remaining_s, alone_s in sorted(grounds):
         if speed and remaining_s >= level_s:

@@ -2,7 +2,8 @@
 
 A request's way through it: `InferenceAdded` -> refused, or its rows wait in the queue -> a `Tick` finds a replica with
 room -> `SubmitBatch` with the oldest rows and others that fit them -> `BatchCompleted` -> `InferenceCompleted` once all
-its rows are there. A lost replica's rows go back to the queue; every request ends exactly once.
+its rows are there. A lost replica's rows go back to the queue, for other replicas or for its own next workers; every
+request ends exactly once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from shoal.core.batching.admission import reason_to_refuse, retry_after_s
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.batching.deadlines import Deadlines
 from shoal.core.batching.events import (
+    MAX_LOSSES,
     BatchCompleted,
     BatchRefused,
     Effect,
@@ -24,17 +26,18 @@ from shoal.core.batching.events import (
     InferenceCompleted,
     InferenceFailed,
     Part,
-    ReplicaLost,
+    ReplicaReady,
     SubmitBatch,
     Tick,
 )
+from shoal.core.batching.lives import LifeStats, ReplicaLives
 from shoal.core.batching.queue import BatchingQueue, Line
 from shoal.core.batching.replicas import Choice, Replica, choose_replica, share_rows
 from shoal.core.graph_plan import BatchAxes
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import ReplicaLost
+from shoal.core.recovery.worker_life import WorkerLife
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ShoalError, WorkerLost
-
-MAX_LOSSES = 3
-"""A request that was on so many lost replicas in a row is taken to be what breaks them."""
 
 
 @dataclass(slots=True)
@@ -55,17 +58,26 @@ class _Inference:
 class BatchScheduler:
     """Decides for one model. All changes go through `handle`."""
 
-    def __init__(self, config: BatchingConfig, axes: BatchAxes, num_stages: Sequence[int]) -> None:
-        """Start with empty queue.
+    def __init__(
+        self,
+        config: BatchingConfig,
+        axes: BatchAxes,
+        num_stages: Sequence[int],
+        recovery: RecoveryConfig | None = None,
+    ) -> None:
+        """Start with an empty queue and workers everywhere.
 
         Args:
             config: the limits.
             axes: whether requests have rows and whether a run has a fixed number of them.
             num_stages: one a replica, each >= 1.
+            recovery: how lost workers are started again; None: the defaults.
         """
+        recovery = recovery or RecoveryConfig()
         self.config = config
-        self.replicas = tuple(Replica(index, stages) for index, stages in enumerate(num_stages))
+        self.replicas = tuple(Replica(index, stages, WorkerLife(recovery)) for index, stages in enumerate(num_stages))
         """to look at only"""
+        self._lives = ReplicaLives([replica.life for replica in self.replicas])
         self.max_rows = (axes.rows or config.max_batch) if axes.is_batched else 1
         """that one batch may have"""
         self._has_fixed_rows = not axes.is_batched or axes.rows is not None
@@ -75,6 +87,11 @@ class BatchScheduler:
         self._next_arrival = 0
         self._next_batch_id = 0
         self._think_again_s: float | None = None
+
+    @property
+    def death(self) -> str | None:
+        """Why no replica has workers or will have some; None: one has or will."""
+        return self._lives.death
 
     @property
     def num_requests(self) -> int:
@@ -94,8 +111,12 @@ class BatchScheduler:
     @property
     def wake_s(self) -> float | None:
         """When a `Tick` may have effects though nothing else has happened; None: never."""
-        times = [time_s for time_s in (self._think_again_s, self._deadlines.first_s()) if time_s is not None]
-        return min(times, default=None)
+        times = (self._think_again_s, self._deadlines.first_s(), self._lives.wake_s())
+        return min((time_s for time_s in times if time_s is not None), default=None)
+
+    def life_stats(self) -> LifeStats:
+        """How the replicas' workers are."""
+        return self._lives.stats()
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in what has happened. Batches are formed by `Tick` only, so that requests told together run together.
@@ -116,10 +137,15 @@ class BatchScheduler:
                 return self._complete(self.replicas[replica], batch_id, now_s)
             case BatchRefused(replica=replica, batch_id=batch_id, reason=reason):
                 return self._refuse(self.replicas[replica], batch_id, reason, now_s)
-            case ReplicaLost(replica=replica, reason=reason):
-                return self._lose(self.replicas[replica], reason, now_s)
+            case ReplicaLost():
+                return self._lose(event, now_s)
+            case ReplicaReady(replica=replica):
+                return [*self._lives.become_ready(replica, now_s)]
             case Tick():
-                return [*self._expire(now_s), *self._form_batches(now_s)]
+                effects: list[Effect] = [*self._lives.tick(now_s)]
+                return effects + (
+                    self._expire(now_s) + self._form_batches(now_s) if self.death is None else self._die()
+                )
             case _:
                 assert_never(event)
 
@@ -173,7 +199,14 @@ class BatchScheduler:
         is_full = line.num_rows >= self.max_rows or line.parts[0].runs_alone
         rows = min(line.num_rows, self.max_rows)
         waiting_rows = self._queue.num_rows
-        choice = choose_replica(self.replicas, rows=rows, waiting_rows=waiting_rows, is_full=is_full, now_s=now_s)
+        choice = choose_replica(
+            self.replicas,
+            rows=rows,
+            waiting_rows=waiting_rows,
+            is_full=is_full,
+            is_suspect=line.parts[0].is_suspect,
+            now_s=now_s,
+        )
         if choice.replica is None or is_full or not choice.replica.in_flight:
             return choice
         due_s = self._requests[line.parts[0].request_id].added_s + self.config.batch_delay_s
@@ -196,6 +229,7 @@ class BatchScheduler:
         return batch
 
     def _complete(self, replica: Replica, batch_id: int, now_s: float) -> list[Effect]:
+        replica.life.note_work()
         flight = replica.complete(batch_id, now_s)
         effects: list[Effect] = []
         for part in flight.batch.parts if flight is not None else ():
@@ -210,6 +244,7 @@ class BatchScheduler:
 
     def _refuse(self, replica: Replica, batch_id: int, reason: str, now_s: float) -> list[Effect]:
         """Fail the request that is to blame; where there are several, run each alone to find out which it is."""
+        replica.life.note_work()
         flight = replica.drop(batch_id, now_s)
         if flight is None:
             return []
@@ -219,20 +254,24 @@ class BatchScheduler:
             return []
         return [effect for part in parts for effect in self._end(part.request_id, InvalidRequest(reason))]
 
-    def _lose(self, replica: Replica, reason: str, now_s: float) -> list[Effect]:
-        if replica.is_lost:
-            return []
-        replica.is_lost = True
+    def _lose(self, lost: ReplicaLost, now_s: float) -> list[Effect]:
+        """Its rows run again, ahead of later ones; if no replica has or will have workers, everything ends."""
+        effects: list[Effect] = [*self._lives.lose(lost.replica, lost.reason, lost.worker, now_s)]
+        replica = self.replicas[lost.replica]
         parts = [part for flight in replica.in_flight.values() for part in flight.batch.parts if self._owner(part)]
         replica.in_flight.clear()
-        if all(other.is_lost for other in self.replicas):
-            return [
-                effect for request_id in list(self._requests) for effect in self._end(request_id, WorkerLost(reason))
-            ]
-        suspects = {part.request_id for part in parts if part.num_losses + 1 >= MAX_LOSSES}
+        if self.death is not None:
+            return effects + self._die()
+        suspects = {part.request_id for part in parts if part.is_suspect}
         self._put_back([_after_loss(part) for part in parts if part.request_id not in suspects])
-        error = WorkerLost(f"{MAX_LOSSES} replicas in a row were lost while they computed the request; last: {reason}")
-        return [effect for request_id in sorted(suspects) for effect in self._end(request_id, error)]
+        error = WorkerLost(
+            f"{MAX_LOSSES} replicas in a row were lost while they computed the request; last: {lost.reason}"
+        )
+        return effects + [end for request_id in sorted(suspects) for end in self._end(request_id, error)]
+
+    def _die(self) -> list[Effect]:
+        error = WorkerLost(self.death or "")
+        return [effect for request_id in list(self._requests) for effect in self._end(request_id, error)]
 
     def _put_back(self, parts: Sequence[Part]) -> None:
         """Let rows wait again, ahead of everything that came later."""
@@ -258,5 +297,5 @@ class BatchScheduler:
 
 def _after_loss(part: Part) -> Part:
     """The part as it runs again; the last time alone, so that what breaks replicas takes no other request with it."""
-    num_losses = part.num_losses + 1
-    return replace(part, num_losses=num_losses, runs_alone=part.runs_alone or num_losses + 1 >= MAX_LOSSES)
+    after = replace(part, num_losses=part.num_losses + 1)
+    return replace(after, runs_alone=after.runs_alone or after.is_suspect)
