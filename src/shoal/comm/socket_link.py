@@ -141,7 +141,7 @@ def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
 
 
 def _send_record(sock: ssl.SSLSocket, parts: list[memoryview]) -> int:
-    """The first bytes of the parts, small ones joined. After SSLWantWriteError it must be called with the same again."""
+    """The first bytes of the parts, small ones joined. To be called with the same again after SSLWantWriteError."""
     first = parts[0]
     if len(first) < _RECORD_BYTES and len(parts) > 1:
         first = bytearray(first)

@@ -1,0 +1,166 @@
+"""Who belongs to a cluster: one authority a cluster start, and certificates that it signs for the start's processes.
+
+The authority's private key never leaves the process that made it; whoever shall join is handed `Credentials`. They name
+nobody: being signed is what counts, for addresses are not known ahead and every process may take any place.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+VALID_FOR = datetime.timedelta(days=90)
+"""Links are laid anew whenever a worker is lost, so it must outlast the cluster. Keys live in memory alone and end with
+their processes."""
+_CLOCK_SKEW = datetime.timedelta(hours=24)
+"""How far behind another machine's clock may be, a wrong time zone included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What a process needs to join. Plain data, to be handed over only where strangers cannot read it."""
+
+    authority_pem: bytes
+    """the certificate of the one authority that is trusted"""
+    certificate_pem: bytes
+    key_pem: bytes = field(repr=False)
+    """the private key of the certificate, not encrypted"""
+
+
+class ClusterAuthority:
+    """Signs certificates for the processes of one cluster start. Raises ConfigError where `cryptography` is missing."""
+
+    def __init__(self, *, valid_for: datetime.timedelta = VALID_FOR) -> None:
+        """`valid_for`: from now, of the authority and of what it signs."""
+        self._expires = datetime.datetime.now(datetime.UTC) + valid_for
+        self._key = _new_key()
+        self._certificate = _sign("shoal cluster", self._key, self._expires, authority=None, authority_key=self._key)
+
+    def issue(self) -> Credentials:
+        """Credentials with a key of their own."""
+        key = _new_key()
+        certificate = _sign("shoal process", key, self._expires, authority=self._certificate, authority_key=self._key)
+        return Credentials(
+            authority_pem=_certificate_pem(self._certificate),
+            certificate_pem=_certificate_pem(certificate),
+            key_pem=_key_pem(key),
+        )
+
+
+def listening_context(credentials: Credentials) -> ssl.SSLContext:
+    """For the side that is connected to. Raises ConfigError where the credentials make no sense."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
+    context.num_tickets = 0  # nobody resumes a session, and a ticket would be a way in of its own
+    return context
+
+
+def connecting_context(credentials: Credentials) -> ssl.SSLContext:
+    """For the side that connects. Raises ConfigError where the credentials make no sense."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
+
+
+def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
+    """TLS 1.3 between peers that both show a certificate of the one authority."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.options |= ssl.OP_NO_TICKET
+    try:
+        context.load_verify_locations(cadata=credentials.authority_pem.decode())
+        _load_key(context, credentials)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"these are no credentials of a cluster: {error}") from error
+    return context
+
+
+def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """The module `ssl` reads keys from files only: this one is memory that nobody else can open by a name."""
+    with os.fdopen(os.memfd_create("shoal-credentials"), "wb") as file:
+        file.write(credentials.certificate_pem + credentials.key_pem)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+
+
+def _new_key() -> EllipticCurvePrivateKey:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ModuleNotFoundError:
+        _say_what_is_missing()
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _say_what_is_missing() -> NoReturn:
+    raise ConfigError("links between machines need cryptography: pip install 'shoal-inference[ray]'") from None
+
+
+def _sign(
+    common_name: str,
+    key: EllipticCurvePrivateKey,
+    expires: datetime.datetime,
+    *,
+    authority: x509.Certificate | None,
+    authority_key: EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """A certificate of a key, or that of an authority where none is given. Source: RFC 5280, section 4.2."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    is_authority = authority is None
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject if authority is None else authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(datetime.datetime.now(datetime.UTC), expires) - _CLOCK_SKEW)
+        .not_valid_after(expires)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None), critical=True)
+        .add_extension(_key_usage(is_authority), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
+    )
+    if not is_authority:
+        purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+        builder = builder.add_extension(purposes, critical=False)
+    return builder.sign(authority_key, SHA256())
+
+
+def _key_usage(is_authority: bool) -> x509.KeyUsage:
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _certificate_pem(certificate: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
