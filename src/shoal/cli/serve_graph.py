@@ -14,6 +14,7 @@ from shoal.server.oip.model_files import find_models
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.seams import LoadedGraph
 from shoal.server.serve import bind, serve_app
+from shoal.server.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class GraphServeOptions:
     """larger requests are refused before they are read"""
     api_key: str | None
     """what clients must send; None: nothing"""
+    tls: TlsFiles | None
+    """of HTTPS and of gRPC; None: neither is encrypted"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
 
@@ -52,13 +55,13 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
         ModelLoadError: a model cannot be loaded.
-        WorkerLost: the workers of the last model in service are gone.
+        WorkerLost: the workers of the last model in service are gone for good.
     """
     batching = BatchingConfig(
         max_batch=options.max_batch, batch_delay_s=options.batch_delay_s, max_queue_rows=options.max_queue_rows
     )
     found = find_models(models, options.name)
-    repository = ModelRepository(lambda: find_models(models, options.name), load, batching)
+    repository = ModelRepository(lambda: find_models(models, options.name), load, batching, report=note)
     with ExitStack() as resources:
         sock = resources.enter_context(bind(options.host, options.port))
         grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
@@ -70,11 +73,13 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             api_key=options.api_key,
             max_request_bytes=options.max_request_bytes,
             grpc_address=grpc_address,
+            tls=options.tls,
         )
         names = ", ".join(sorted(found))
         serve_app(
             app,
             sock,
+            tls=options.tls,
             on_ready=lambda url: note(_started(names, url, grpc_address)),
             drain_timeout_s=options.drain_timeout_s,
             on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),

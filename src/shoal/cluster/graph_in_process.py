@@ -48,6 +48,10 @@ class InProcessGraphExecutor:
         """None: there is nobody to wait for."""
         return ()
 
+    def kill(self) -> bool:
+        """There is no worker to wait for."""
+        return True
+
     def close(self) -> None:
         """Nothing outlives the process's own memory."""
         self._batches.clear()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal.cluster.graph_in_process import InProcessGraphExecutor
 from shoal.cluster.graph_planning import PlannedGraph
-from shoal.cluster.graph_replicas import start_replicas
+from shoal.cluster.graph_replicas import graph_recipes, start_replicas
 from shoal.core.graph_plan import GraphPlan
-from shoal.router.graph_executor import GraphExecutor, Tensors
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.router.graph_executor import GraphExecutor, GraphRecipe, Tensors
+
+_LOAD_TIMEOUT_S = 60.0
+_LOADING_TIMES_EXPECTED = 6.0
+"""Of the first loading, which the workers of a graph are silent for: others may be computing beside the next one, and
+the file may have left the page cache. Both are judgments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +28,10 @@ class LoadedGraph:
     """one a replica"""
     sample: Tensors
     """a small valid input"""
+    recipes: Sequence[GraphRecipe] = ()
+    """how workers are started again, one a replica; empty: there are none that could be lost"""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """how they are"""
 
     def __enter__(self) -> LoadedGraph:
         return self
@@ -29,13 +40,23 @@ class LoadedGraph:
         self.close()
 
     def close(self) -> None:
-        """Stop all workers. Idempotent."""
+        """Stop the workers that were started first. Idempotent."""
         for executor in self.executors:
             executor.close()
 
 
-def launch_graph(planned: PlannedGraph, on_progress: Callable[[int, int], None] | None = None) -> LoadedGraph:
+def launch_graph(
+    planned: PlannedGraph,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    recovery: RecoveryConfig | None = None,
+) -> LoadedGraph:
     """Start the workers of a plan and load their stages; `on_progress(done, total)` counts workers.
+
+    Args:
+        planned: from `plan_graph`.
+        on_progress: see above.
+        recovery: how lost workers are to be restarted; None: the defaults, with time enough to load.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
@@ -52,6 +73,10 @@ def launch_graph(planned: PlannedGraph, on_progress: Callable[[int, int], None] 
         if on_progress is not None:
             on_progress(loaded, plan.num_workers)
 
-    return LoadedGraph(
-        plan=plan, executors=start_replicas(planned.graph.path, plan.replicas, count), sample=planned.sample
-    )
+    recipes = graph_recipes(planned.graph.path, plan.replicas)
+    started_s = time.monotonic()
+    executors = start_replicas(recipes, count)
+    load_s = time.monotonic() - started_s
+    if recovery is None:
+        recovery = RecoveryConfig(load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s))
+    return LoadedGraph(plan=plan, executors=executors, sample=planned.sample, recipes=recipes, recovery=recovery)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from shoal.comm.arena import create_arena_memory
 from shoal.comm.shm_group import create_group_memory
 from shoal.comm.tensor_link import Received
 from shoal.core.graph_plan import HEAD
-from shoal.errors import WorkerLost
+from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.graph_messages import BatchDone, LoadGraph, RunBatch
 from shoal.protocol.messages import StageLoaded
 from shoal.protocol.tensor_codec import Array
@@ -40,11 +41,11 @@ class _InFlight:
 class LocalGraphExecutor:
     """A pipeline of child processes, with one or several shards in a stage.
 
-    Implements `router.graph_executor.GraphExecutor`.
+    Implements `router.graph_executor.StartingGraphExecutor`.
     """
 
     def __init__(self, name: str, stages: Sequence[Sequence[LoadGraph]]) -> None:
-        """Starts one process a shard and tells each what to load; `wait_until_loaded` must follow.
+        """Starts one process a shard and tells each what to load; no batch before `poll_loading` says so.
 
         Args:
             name: of the replica, for messages.
@@ -54,15 +55,37 @@ class LocalGraphExecutor:
         self._loads = [load for loads in stages for load in loads]
         self._workers: list[GraphWorkerProcess] = []
         self._in_flight: dict[BatchId, _InFlight] = {}
+        self._loading: set[int] = set()
+        """places of workers that are not ready"""
+        self._culprit: int | None = None
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._start(name, stages)
             on_failure.pop_all()
+        self._loading = set(range(len(self._workers)))
 
     @property
     def num_stages(self) -> int:
         """Stages of the pipeline."""
         return self._num_stages
+
+    @property
+    def culprit(self) -> int | None:
+        """The worker that the latest error was about; None: there was none."""
+        return self._culprit
+
+    def poll_loading(self) -> bool:
+        """See `StartingGraphExecutor.poll_loading`."""
+        for index in sorted(self._loading):
+            received = self._receive(index)
+            if received is None:
+                continue
+            if not isinstance(received.message, StageLoaded):
+                raise WorkerLost(
+                    f"{self._workers[index].name} answered LoadGraph with {type(received.message).__name__}"
+                )
+            self._loading.remove(index)
+        return not self._loading
 
     def wait_until_loaded(self, on_loaded: Callable[[], None]) -> None:
         """Block until every worker is ready; `on_loaded` is called for each.
@@ -72,13 +95,16 @@ class LocalGraphExecutor:
             WorkerLost: a worker died, or gave no sign of life for ten minutes.
         """
         deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
-        for worker in self._workers:
-            received = worker.receive(max(0.0, deadline_s - time.monotonic()))
-            if received is None:
-                raise WorkerLost(f"{worker.name} was not loaded within {_LOAD_TIMEOUT_S:.0f} s")
-            if not isinstance(received.message, StageLoaded):
-                raise WorkerLost(f"{worker.name} answered LoadGraph with {type(received.message).__name__}")
-            on_loaded()
+        num_loading = len(self._loading)
+        while num_loading:
+            fds = [self._workers[index].fileno() for index in self._loading]
+            if not select.select(fds, [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+                silent = self._workers[min(self._loading)].name
+                raise WorkerLost(f"{silent} was not loaded within {_LOAD_TIMEOUT_S:.0f} s")
+            self.poll_loading()
+            for _ in range(num_loading - len(self._loading)):
+                on_loaded()
+            num_loading = len(self._loading)
 
     def submit(self, batch: Batch) -> None:
         """Send a batch to every worker at once, with the graph inputs that it takes."""
@@ -92,8 +118,8 @@ class LocalGraphExecutor:
     def poll(self) -> list[BatchResult]:
         """Results that have come; also notices a worker that is gone."""
         results: list[BatchResult] = []
-        for worker, load in zip(self._workers, self._loads, strict=True):
-            while (received := worker.receive(0.0)) is not None:
+        for index, (worker, load) in enumerate(zip(self._workers, self._loads, strict=True)):
+            while (received := self._receive(index)) is not None:
                 if not isinstance(received.message, BatchDone):
                     raise WorkerLost(f"{worker.name} sent {type(received.message).__name__} while running")
                 results += self._take(load.stage_index, worker, received.message, received)
@@ -107,9 +133,32 @@ class LocalGraphExecutor:
         """Process ids, stage by stage, rank by rank."""
         return tuple(worker.pid for worker in self._workers)
 
+    def kill(self) -> bool:
+        """End every worker without waiting for it; whether all have ended."""
+        num_ended = sum(worker.kill() for worker in self._workers)
+        return num_ended == len(self._workers)
+
     def close(self) -> None:
         """End every worker."""
         close_all(self._workers)
+
+    def _receive(self, index: int) -> Received | None:
+        """What a worker says next, without waiting. Raises the first cause of what it cannot go on for."""
+        try:
+            return self._workers[index].receive(0.0)
+        except ShoalError as error:
+            raise self._first_cause(index, error) from error
+
+    def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
+        """Those who wait for a worker that is gone say that they lost it: what became of that one counts."""
+        causes = {index: error}
+        for other, worker in enumerate(self._workers):
+            if other != index and (cause := worker.failure()) is not None:
+                causes[other] = cause
+        self._culprit = min(
+            causes, key=lambda one: (isinstance(causes[one], WorkerLost), not self._workers[one].was_killed)
+        )
+        return causes[self._culprit]
 
     def _take(self, stage: int, worker: GraphWorkerProcess, done: BatchDone, received: Received) -> list[BatchResult]:
         """Note one worker's report; the result when it was the last."""

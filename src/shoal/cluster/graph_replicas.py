@@ -50,8 +50,41 @@ def spell_replicas(
     )
 
 
+class LocalGraphRecipe:
+    """Child processes on this machine, all of them new. Implements `router.graph_executor.GraphRecipe`."""
+
+    def __init__(self, path: Path, replica: GraphReplicaPlan, index: int) -> None:
+        """Start nothing yet.
+
+        Args:
+            path: of the graph's file, which must be there at every start.
+            replica: what its workers load.
+            index: of the replica.
+        """
+        self._path = path
+        self._replica = replica
+        self._index = index
+
+    def start(self) -> LocalGraphExecutor:
+        """See `GraphRecipe.start`."""
+        num_stages = len(self._replica.stages)
+        stages = [
+            [
+                load_message(stage, rank, model_path=str(self._path), stage_index=position, num_stages=num_stages)
+                for rank in range(len(stage.shards))
+            ]
+            for position, stage in enumerate(self._replica.stages)
+        ]
+        return LocalGraphExecutor(f"replica {self._index}", stages)
+
+
+def graph_recipes(path: Path, replicas: Sequence[GraphReplicaPlan]) -> list[LocalGraphRecipe]:
+    """One a replica, for the graph at `path`."""
+    return [LocalGraphRecipe(path, replica, index) for index, replica in enumerate(replicas)]
+
+
 def start_replicas(
-    path: Path, replicas: Sequence[GraphReplicaPlan], on_loaded: Callable[[], None] = lambda: None
+    recipes: Sequence[LocalGraphRecipe], on_loaded: Callable[[], None] = lambda: None
 ) -> tuple[LocalGraphExecutor, ...]:
     """Start all workers and wait until they are loaded; `on_loaded` is called for each.
 
@@ -61,26 +94,14 @@ def start_replicas(
     """
     with ExitStack() as on_failure:
         executors: list[LocalGraphExecutor] = []
-        for index, replica in enumerate(replicas):
-            executor = _start_replica(path, replica, index)
+        for recipe in recipes:
+            executor = recipe.start()
             on_failure.callback(executor.close)
             executors.append(executor)
         for executor in executors:
             executor.wait_until_loaded(on_loaded)
         on_failure.pop_all()
     return tuple(executors)
-
-
-def _start_replica(path: Path, replica: GraphReplicaPlan, index: int) -> LocalGraphExecutor:
-    num_stages = len(replica.stages)
-    stages = [
-        [
-            load_message(stage, rank, model_path=str(path), stage_index=position, num_stages=num_stages)
-            for rank in range(len(stage.shards))
-        ]
-        for position, stage in enumerate(replica.stages)
-    ]
-    return LocalGraphExecutor(f"replica {index}", stages)
 
 
 def _shard_figures(

@@ -10,28 +10,39 @@ from shoal.core.batching.events import (
     InferenceCancelled,
     InferenceCompleted,
     InferenceFailed,
-    ReplicaLost,
+    ReplicaReady,
+    ReportRecovery,
+    StartWorkers,
+    StopWorkers,
     SubmitBatch,
     Tick,
 )
 from shoal.core.batching.scheduler import BatchScheduler
 from shoal.core.graph_plan import BatchAxes
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import GiveUp, ReplicaLost
 from shoal.errors import ShoalError
 
 FREE_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=None)
 FOUR_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=4)
 NO_ROWS = BatchAxes(inputs={"x": None}, outputs={"y": None}, rows=None)
+NEVER_AGAIN = RecoveryConfig(max_failures=1, crash_loop_s=0.0)
+"""A lost replica is given up at once."""
 
 
 class BatchingDriver:
     """`add` and the like tell an event; `tick` forms batches; `answer` completes the oldest batch of a replica."""
 
-    def __init__(self, *num_stages: int, axes: BatchAxes = FREE_ROWS, **config: float) -> None:
-        self.scheduler = BatchScheduler(BatchingConfig(**config), axes, num_stages or (1,))
+    def __init__(
+        self, *num_stages: int, axes: BatchAxes = FREE_ROWS, recovery: RecoveryConfig = NEVER_AGAIN, **config: float
+    ) -> None:
+        self.scheduler = BatchScheduler(BatchingConfig(**config), axes, num_stages or (1,), recovery)
         self.now_s = 0.0
         self.in_flight: list[SubmitBatch] = []
         self.completed: list[str] = []
         self.failed: dict[str, ShoalError] = {}
+        self.life: list[tuple[str, int]] = []
+        """what was wanted done with workers, and of which replica"""
 
     def add(self, name: str, rows: int = 1, *, signature: str = "", deadline_s: float | None = None) -> None:
         self.tell(InferenceAdded(request_id=name, num_rows=rows, signature=signature, deadline_s=deadline_s))
@@ -65,6 +76,10 @@ class BatchingDriver:
         self.tell(ReplicaLost(replica=replica, reason=f"worker {replica} died"))
         return self.tick()
 
+    def be_ready(self, replica: int) -> list[SubmitBatch]:
+        self.tell(ReplicaReady(replica=replica))
+        return self.tick()
+
     def set_speed(self, seconds_per_row: float, *, replica: int = 0) -> None:
         """As if the replica had just run a batch."""
         self.scheduler.replicas[replica].times.observe(4, 4 * seconds_per_row, self.now_s)
@@ -85,6 +100,8 @@ class BatchingDriver:
             case InferenceFailed(request_id=name, error=error):
                 assert name not in self.failed
                 self.failed[name] = error
+            case StopWorkers() | StartWorkers() | GiveUp() | ReportRecovery():
+                self.life.append((type(effect).__name__, effect.replica))
 
 
 def names(batch: SubmitBatch) -> str:

@@ -6,11 +6,13 @@ from shoal.core.batching.deadlines import Deadlines
 from shoal.core.batching.events import SubmitBatch
 from shoal.core.batching.replicas import Replica, choose_replica, drain_s, share_rows
 from shoal.core.batching.times import BatchTimes
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.worker_life import WorkerLife
 
 
 def make_replica(index: int = 0, *, row_s: float | None = None, num_stages: int = 1) -> Replica:
     """Idle; measured at time 0 where a speed is given."""
-    replica = Replica(index, num_stages)
+    replica = Replica(index, num_stages, WorkerLife(RecoveryConfig()))
     if row_s is not None:
         replica.times.observe(1, row_s, 0.0)
     return replica
@@ -104,7 +106,7 @@ def test_an_idle_replica_is_preferred_to_the_extra_place_of_a_busy_one() -> None
 
 def test_a_lost_replica_is_passed_over() -> None:
     lost, other = make_replica(0, row_s=0.1), make_replica(1, row_s=1.0)
-    lost.is_lost = True
+    lost.life.lose("its worker died", None, 0.0)
     assert choose(lost, other) == (1, None)
     assert choose(lost) == (None, None)
 
@@ -138,7 +140,7 @@ def test_shares_follow_the_speeds_and_then_the_stages() -> None:
     assert share_rows([fast, slow], slow, waiting_rows=40) == 10
     submit(slow, 8)
     assert share_rows([fast, slow], fast, waiting_rows=32) == 15
-    slow.is_lost = True
+    slow.life.lose("its worker died", None, 0.0)
     assert share_rows([fast, slow], fast, waiting_rows=32) == 16
 
 
@@ -153,7 +155,7 @@ def test_what_waits_drains_through_all_replicas_once_they_are_free() -> None:
     submit(second, 4)
     assert drain_s([first, second], rows=10, num_batches=1, now_s=0.0) == pytest.approx(7.0)
     assert drain_s([first, second], rows=2, num_batches=1, now_s=0.0) == pytest.approx(2.0)
-    second.is_lost = True
+    second.life.lose("its worker died", None, 0.0)
     assert drain_s([first, second], rows=10, num_batches=1, now_s=0.0) == pytest.approx(10.0)
     assert drain_s([first, make_replica(1)], rows=10, num_batches=1, now_s=0.0) is None
 

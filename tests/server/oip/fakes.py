@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from shoal.core.graph_plan import BatchAxes, GraphPlan, TensorSpec
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ModelLoadError, WorkerLost
 from shoal.router.graph_executor import Batch, BatchResult, Tensors
 
@@ -64,6 +65,9 @@ class FakeGraphExecutor:
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,) if self._fd >= 0 else ()
 
+    def kill(self) -> bool:
+        return True
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -89,6 +93,8 @@ class FakeGraph:
         self.plan = plan
         self.sample = sample
         self.executors = (FakeGraphExecutor(function),)
+        self.recipes = ()
+        self.recovery = RecoveryConfig()
         self.num_closed = 0
 
     def close(self) -> None:

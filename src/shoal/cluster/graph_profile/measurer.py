@@ -11,7 +11,7 @@ import psutil
 
 from shoal.cluster.graph_in_process import InProcessGraphExecutor
 from shoal.cluster.graph_profile.batch_times import quickest, time_batches, warm_up
-from shoal.cluster.graph_replicas import spell_replicas, start_replicas
+from shoal.cluster.graph_replicas import graph_recipes, spell_replicas, start_replicas
 from shoal.model.graph.cuts import stage_interfaces
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.node_times import NodeTimes, estimate_nodes, measure_nodes
@@ -129,7 +129,7 @@ class ReplicaMeasurer:
         """Workers that hold the whole graph in each replica, as one stage."""
         _, cores = deal_cores(self._cores, spec.num_workers, threads)
         replicas = spell_replicas(self._graph, spec, (), threads=threads, cores=cores)
-        executors = start_replicas(self._graph.path, replicas)
+        executors = start_replicas(graph_recipes(self._graph.path, replicas))
         try:
             yield executors
         finally:

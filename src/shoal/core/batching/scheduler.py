@@ -142,12 +142,15 @@ class BatchScheduler:
             case ReplicaReady(replica=replica):
                 return [*self._lives.become_ready(replica, now_s)]
             case Tick():
-                effects: list[Effect] = [*self._lives.tick(now_s)]
-                return effects + (
-                    self._expire(now_s) + self._form_batches(now_s) if self.death is None else self._die()
-                )
+                return self._tick(now_s)
             case _:
                 assert_never(event)
+
+    def _tick(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = [*self._lives.tick(now_s)]
+        if self.death is not None:
+            return effects + self._die()
+        return effects + self._expire(now_s) + self._form_batches(now_s)
 
     def _add(self, event: InferenceAdded, now_s: float) -> list[Effect]:
         assert event.request_id not in self._requests, f"request id {event.request_id} is in use"

@@ -18,6 +18,7 @@ from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.rpc.server import RpcServer
 from shoal.server.oip.status import RepositoryStatus
 from shoal.server.probes import Probes
+from shoal.server.tls import TlsFiles
 
 MAX_REQUEST_BYTES = 1 << 30
 """Larger requests are refused by default: half of the largest message that gRPC can carry."""
@@ -32,6 +33,7 @@ def create_graph_app(
     api_key: str | None = None,
     max_request_bytes: int = MAX_REQUEST_BYTES,
     grpc_address: tuple[str, int] | None = None,
+    tls: TlsFiles | None = None,
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
@@ -43,12 +45,13 @@ def create_graph_app(
         api_key: what clients must send as a bearer token; None: nothing.
         max_request_bytes: larger requests are refused before they are read.
         grpc_address: where to serve gRPC; None: nowhere.
+        tls: of gRPC; None: without TLS.
     """
     drain = Drain()
     status = RepositoryStatus(repository, drain)
     rpc = None
     if grpc_address is not None:
-        rpc = RpcServer(repository, status, drain, grpc_address, api_key, max_request_bytes)
+        rpc = RpcServer(repository, status, drain, grpc_address, api_key, max_request_bytes, tls)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:

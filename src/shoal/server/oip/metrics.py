@@ -36,6 +36,8 @@ _FAMILIES = (
     _Family("pending_rows", "gauge", "Rows waiting to be run.", lambda c, s: s.queued_rows),
     _Family("in_flight_batches", "gauge", "Batches being run.", lambda c, s: s.in_flight_batches),
     _Family("replicas", "gauge", "Replicas with all their workers.", lambda c, s: s.num_replicas),
+    _Family("replicas_recovering", "gauge", "Replicas whose workers are started again.", lambda c, s: s.num_recovering),
+    _Family("worker_losses", "counter", "Times that a replica lost workers.", lambda c, s: s.num_losses),
     _Family("rows_per_second", "gauge", "Of all replicas, by their latest batches.", lambda c, s: s.rows_per_s),
     _Family("request_duration_seconds", "counter", "Arrival to end, of successes.", lambda c, s: c.success_s),
     _Family("queue_duration_seconds", "counter", "Waiting, of successes.", lambda c, s: s.queue_s),
@@ -67,6 +69,10 @@ def expose_metrics(models: Iterable[ServedModel]) -> bytes:
     lines += _head("batch_size", "histogram", "Rows of the batches run.")
     for labels, _, stats in readings:
         lines += _histogram(labels, stats.batch_sizes)
+    lines += _head("recovery_seconds", "summary", "Loss of workers to new ones.")
+    for labels, _, stats in readings:
+        lines.append(f"{_PREFIX}recovery_seconds_sum{{{labels}}} {stats.recovery_s}")
+        lines.append(f"{_PREFIX}recovery_seconds_count{{{labels}}} {stats.num_recoveries}")
     return ("\n".join(lines) + "\n").encode()
 
 

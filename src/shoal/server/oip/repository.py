@@ -58,6 +58,8 @@ class ModelRepository:
         load: GraphLoader,
         batching: BatchingConfig,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         """
         Args:
@@ -65,6 +67,7 @@ class ModelRepository:
             load: loads one of them.
             batching: for every model.
             clock: monotonic seconds.
+            report: told what becomes of models' workers, a line each.
         """
         self.on_death: Callable[[str], None] | None = None
         """called in the event loop, with the reason, when the last model in service has lost its workers"""
@@ -72,6 +75,7 @@ class ModelRepository:
         self._load = load
         self._batching = batching
         self._clock = clock
+        self._report = report
         self._entries: dict[str, _Entry] = {}
         self._changes = asyncio.Lock()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-loader")
@@ -219,7 +223,13 @@ class ModelRepository:
     def _build(self, file: ModelFile) -> ServedModel:
         loaded = self._load(file.path)
         try:
-            return ServedModel(file, loaded, self._batching, self._clock)
+            return ServedModel(
+                file,
+                loaded,
+                self._batching,
+                self._clock,
+                report=lambda line: self._report(f"{file.name}: {line}"),
+            )
         except BaseException:
             loaded.close()
             raise

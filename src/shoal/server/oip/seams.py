@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.core.graph_plan import GraphPlan
-from shoal.router.graph_executor import GraphExecutor, Tensors
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.router.graph_executor import GraphExecutor, GraphRecipe, Tensors
 
 
 class LoadedGraph(Protocol):
@@ -21,6 +22,16 @@ class LoadedGraph(Protocol):
     @property
     def executors(self) -> Sequence[GraphExecutor]:
         """One a replica."""
+        ...
+
+    @property
+    def recipes(self) -> Sequence[GraphRecipe]:
+        """How workers are started again, one a replica; empty: a lost replica stays lost."""
+        ...
+
+    @property
+    def recovery(self) -> RecoveryConfig:
+        """How lost workers are restarted."""
         ...
 
     @property

@@ -30,8 +30,13 @@ class ServedModel:
         loaded: LoadedGraph,
         batching: BatchingConfig,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        report: Callable[[str], None] | None = None,
     ) -> None:
-        """Raises ModelLoadError where the protocol cannot name a type of the graph's inputs or outputs."""
+        """`report` is told what becomes of workers, a line each.
+
+        Raises ModelLoadError where the protocol cannot name a type of the graph's inputs or outputs.
+        """
         check_datatypes((*loaded.plan.inputs, *loaded.plan.outputs))
         self.file = file
         self.batching = batching
@@ -40,7 +45,15 @@ class ServedModel:
         """why it can do no more work; None while it can"""
         self._loaded = loaded
         self._clock = clock
-        self._engine = BatchEngine(loaded.executors, loaded.plan.batch, batching, clock)
+        self._engine = BatchEngine(
+            loaded.executors,
+            loaded.plan.batch,
+            batching,
+            clock,
+            recipes=loaded.recipes,
+            recovery=loaded.recovery,
+            report=report,
+        )
         self._canaries = CanaryCounts()
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
         self._ids = itertools.count()
@@ -70,7 +83,8 @@ class ServedModel:
         return self._canaries.left_out_of(self._engine.stats())
 
     def start(self, on_death: Callable[[str], None]) -> None:
-        """Begin to serve in the running loop; `on_death` is called once, with the reason, if all workers are lost."""
+        """Begin to serve in the running loop; `on_death` is called once, with the reason, if all workers are lost
+        and will not be started again."""
         self._loop = asyncio.get_running_loop()
         self._on_death = on_death
         for fd in self._engine.filenos():

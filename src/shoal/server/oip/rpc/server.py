@@ -19,6 +19,7 @@ from shoal.server.oip.rpc.schema import PACKAGE
 from shoal.server.oip.rpc.service import UNARY_METHODS, Context, InferenceService
 from shoal.server.oip.status import RepositoryStatus
 from shoal.server.serve import CUT_OFF_S
+from shoal.server.tls import TlsFiles
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
@@ -38,12 +39,14 @@ class RpcServer:
         address: tuple[str, int],
         api_key: str | None,
         max_request_bytes: int,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._messages = Messages()
         self._service = InferenceService(repository, status, drain, self._messages)
         self._address = address
         self._check = ApiKeyCheck(api_key) if api_key else None
         self._max_request_bytes = max_request_bytes
+        self._tls = tls
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -57,10 +60,17 @@ class RpcServer:
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, self._handlers())])
         host, port = self._address
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            self._listen(self._server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {host}:{port} for gRPC: choose another --grpc-port") from error
         await self._server.start()
+
+    def _listen(self, server: grpc.aio.Server, address: str) -> None:
+        if self._tls is None:
+            server.add_insecure_port(address)
+            return
+        identity = (self._tls.key.read_bytes(), self._tls.cert.read_bytes())
+        server.add_secure_port(address, grpc.ssl_server_credentials([identity]))
 
     async def stop(self) -> None:
         """End it. Requests that are still open had their time before; their errors may still be sent."""
