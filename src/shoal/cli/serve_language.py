@@ -12,6 +12,7 @@ from shoal.server.app import create_app
 from shoal.server.data_plane import DataPlane
 from shoal.server.metrics import ServerMetrics
 from shoal.server.serve import serve_app
+from shoal.server.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class LanguageServeOptions:
     """requests that may wait, >= 1; None: the default"""
     request_timeout_s: float | None
     """the most time that a request may take, > 0; None: any"""
+    tls: TlsFiles | None
+    """of HTTPS; None: HTTP"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
 
@@ -42,6 +45,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
     serve_app(
         create_app(data_plane, model_name=options.name, api_key=options.api_key),
         sock,
+        tls=options.tls,
         on_ready=lambda url: note(f"serving {options.name} at {url}"),
         drain_timeout_s=options.drain_timeout_s,
         on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from shoal.errors import ConfigError, WorkerLost
 from shoal.server.draining import DRAIN_TIMEOUT_S, Drain
+from shoal.server.tls import TlsFiles
 
 CUT_OFF_S = 2
 """For the errors of requests that did not finish in time to be sent."""
@@ -64,6 +65,7 @@ def serve_app(
     app: Starlette,
     sock: socket.socket,
     *,
+    tls: TlsFiles | None = None,
     on_ready: Callable[[str], None] | None = None,
     drain_timeout_s: float = DRAIN_TIMEOUT_S,
     on_drain: Callable[[int], None] | None = None,
@@ -73,6 +75,7 @@ def serve_app(
     Args:
         app: from `create_app` or `create_graph_app`.
         sock: from `bind`; closed at the end.
+        tls: from `check_tls`; None: without TLS.
         on_ready: called with the URL once requests are taken.
         drain_timeout_s: how long open requests may take after the signal. A second signal ends them at once.
         on_drain: called with their number after the signal, if there are any.
@@ -82,7 +85,8 @@ def serve_app(
     """
     server = AppServer(
         app,
-        on_started=lambda: on_ready(url_of(sock)) if on_ready else None,
+        tls=tls,
+        on_started=lambda: on_ready(url_of(sock, tls)) if on_ready else None,
         drain_timeout_s=drain_timeout_s,
         on_drain=on_drain,
     )
@@ -99,10 +103,11 @@ def serve_app(
         raise WorkerLost(deaths[0])
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: socket.socket, tls: TlsFiles | None = None) -> str:
     """Where clients on this machine reach a listening socket."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class AppServer(uvicorn.Server):
@@ -113,12 +118,15 @@ class AppServer(uvicorn.Server):
         app: Starlette,
         *,
         on_started: Callable[[], None],
+        tls: TlsFiles | None = None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         on_drain: Callable[[int], None] | None = None,
     ) -> None:
         """As `serve_app`; `on_started` is called in the event loop once requests are taken."""
         config = uvicorn.Config(
             app,
+            ssl_certfile=tls and tls.cert,
+            ssl_keyfile=tls and tls.key,
             http="httptools",
             ws="none",
             lifespan="on",

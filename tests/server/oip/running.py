@@ -14,6 +14,7 @@ from shoal.server.oip.app import MAX_REQUEST_BYTES, create_graph_app
 from shoal.server.oip.model_files import ModelFile
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.serve import AppServer, bind, url_of
+from shoal.server.tls import TlsFiles
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler, echo
 
 _INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
@@ -44,6 +45,7 @@ def run_server(
     batching: BatchingConfig | None = None,
     api_key: str | None = None,
     max_request_bytes: int = MAX_REQUEST_BYTES,
+    tls: TlsFiles | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends. `load`: what to load at the start; None: everything."""
     loader = FakeLoader(makers or {"doubler": doubler})
@@ -53,18 +55,20 @@ def run_server(
     for name in loader.makers if load is None else load:
         repository.load_now(name)
     grpc_address = ("127.0.0.1", free_port())
-    app = create_graph_app(repository, api_key=api_key, max_request_bytes=max_request_bytes, grpc_address=grpc_address)
+    app = create_graph_app(
+        repository, api_key=api_key, max_request_bytes=max_request_bytes, grpc_address=grpc_address, tls=tls
+    )
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[None] = queue.Queue()
-    server = AppServer(app, on_started=lambda: started.put(None))
+    server = AppServer(app, tls=tls, on_started=lambda: started.put(None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
-    url = url_of(sock)
+    url = url_of(sock, tls)
     try:
         started.get(timeout=30)
         yield RunningServer(
             url=url,
-            address=url.removeprefix("http://"),
+            address=url.partition("://")[2],
             grpc_address="{}:{}".format(*grpc_address),
             loader=loader,
             repository=repository,
