@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shoal.errors import ConfigError
 
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def cache_root() -> Path:
+    """Where things that took long to make are kept. Source: XDG Base Directory Specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"
 
 
 def parse_size(size: str | int, what: str) -> int:
@@ -39,8 +46,8 @@ class PlanningConfig:
     """longest time of a whole request under that load; None: any"""
     precision_floor: str | None = None
     """the least precision that a stage may have where that pays; None: only the one that was asked for"""
-    cluster_file: str | None = None
-    """YAML that describes the machines; None: this one"""
+    cluster: str | None = None
+    """`ray`: the machines of the running Ray cluster; or YAML that describes machines; None: this one"""
     refresh: bool = False
     """measure anew what was measured before"""
 

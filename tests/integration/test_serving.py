@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -107,6 +109,52 @@ def _long_request(server: Served, stream: bool) -> socket.socket:
     else:
         wait_until(lambda: server.metric("num_requests_running") == 1)
     return sock
+
+
+def test_what_a_client_sees_of_several_choices_does_not_change(tiny_model: Path) -> None:
+    """Workers die again and again while two choices are drawn, one of which ends with a stop string."""
+    body = {"prompt": "A shoal is", "n": 2, "max_tokens": 150, "seed": 5, "logprobs": 1, "ignore_eos": True}
+    with served(tiny_model, "--split", "pp=2") as server, httpx.Client(base_url=server.url, timeout=EXIT_S) as http:
+        unstopped = _streamed(http, body)
+        body["stop"] = unstopped.texts[0][100:106]
+        undisturbed = _streamed(http, body)
+        disturbed = _streamed(http, body, lambda: os.kill(server.workers()[-1], signal.SIGKILL))
+        losses = server.metric("worker_losses_total")
+    assert undisturbed.reasons[0] == "stop"
+    assert undisturbed.texts[0] in unstopped.texts[0]
+    assert disturbed == undisturbed
+    assert losses >= 3
+
+
+@dataclass
+class _Seen:
+    """What came of a streamed completion with two choices."""
+
+    texts: list[str] = field(default_factory=lambda: ["", ""])
+    reasons: list[str | None] = field(default_factory=lambda: [None, None])
+    tokens: list[list[str]] = field(default_factory=lambda: [[], []])
+    usage: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def _streamed(http: httpx.Client, body: dict[str, Any], strike: Callable[[], None] = lambda: None) -> _Seen:
+    """`strike` is called after every 20 events; the stream goes on with whatever is left."""
+    seen, num_events = _Seen(), 0
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    with http.stream("POST", COMPLETIONS, json=body) as response:
+        for line in response.iter_lines():
+            if not line or line == "data: [DONE]":
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            for choice in event["choices"]:
+                index = choice["index"]
+                seen.texts[index] += choice["text"]
+                seen.reasons[index] = choice["finish_reason"] or seen.reasons[index]
+                seen.tokens[index] += (choice["logprobs"] or {"tokens": []})["tokens"]
+            seen.usage = event["usage"] or seen.usage
+            num_events += 1
+            if num_events % 20 == 0:
+                strike()
+    return seen
 
 
 _CONNECTIONS_ABOUT_TO_CLOSE = 2

@@ -26,6 +26,7 @@ from shoal.protocol.messages import (
     StepResult,
     TokenLogprobs,
     Wire,
+    Wired,
 )
 
 _STEP = Step(
@@ -71,7 +72,8 @@ _MESSAGES: list[Message] = [
         wide_kernels=True,
         exact_activations=False,
     ),
-    StageLoaded(generation=Generation(0), weight_bytes=10, load_s=0.1),
+    StageLoaded(weight_bytes=10, load_s=0.1),
+    Wired(generation=Generation(2), row_s=0.01),
     StageFailed(generation=Generation(0), error="ModelLoadError", message="gone"),
     Wire(generation=Generation(2), upstream="", downstream=("host:7000/a", "host:7000/b"), group=("", "")),
     Wire(generation=Generation(2)),

@@ -25,6 +25,7 @@ from shoal.protocol.messages import (
     StepId,
     StepResult,
     Wire,
+    Wired,
 )
 from shoal.worker.links import StageLinks
 from shoal.worker.runtime import WorkerRuntime
@@ -121,11 +122,12 @@ def fail_worker(messages: list[Message | bytes], error: type[Exception], match: 
 
 def test_loads_with_progress_answers_steps_and_ends(model: Path) -> None:
     answers = run_worker([load_message(model), WIRE, make_step(0), make_step(1), Shutdown()])
-    *progress, loaded, first, second = answers
+    *progress, loaded, wired, first, second = answers
     assert progress == [Progress(done=done, total=NUM_LAYERS + 1) for done in range(1, NUM_LAYERS + 2)]
     assert isinstance(loaded, StageLoaded)
-    assert loaded.generation == 3
     assert loaded.weight_bytes > 0
+    assert isinstance(wired, Wired)
+    assert wired.generation == 3
     assert isinstance(first, StepResult)
     assert isinstance(second, StepResult)
     assert (first.step_id, first.generation, second.step_id) == (0, 3, 1)
@@ -245,7 +247,7 @@ def test_a_worker_outlives_its_neighbours_and_is_wired_to_others(model: Path) ->
         StageLinks(upstream=ScriptedLink([frame_of(between.sent[0], generation=4)])),
     )
     kinds = [type(answer) for answer in answers if not isinstance(answer, Progress)]
-    assert kinds == [StageLoaded, LinkLost, StageLoaded, StepResult]
+    assert kinds == [StageLoaded, Wired, LinkLost, Wired, StepResult]
     generations = [getattr(answer, "generation", 4) for answer in answers[-4:]]
     assert generations == [3, 3, 4, 4]
 

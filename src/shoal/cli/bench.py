@@ -53,7 +53,7 @@ def throughput(
             streams=concurrency,
             prompt_tokens=input_tokens,
             output_tokens=output_tokens,
-            cluster_file=options.text(cluster),
+            cluster=options.text(cluster),
         ),
         precision=precision,
         threads=threads,

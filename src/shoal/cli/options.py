@@ -113,8 +113,9 @@ LatencySlo = Annotated[
 Cluster = Annotated[
     Path | None,
     typer.Option(
-        help="YAML that describes the machines (docs/planning.md). Default: this one.",
-        metavar="FILE",
+        help="ray: the machines of the running Ray cluster (docs/cluster.md); or YAML that describes machines "
+        "(docs/planning.md). Default: this one.",
+        metavar="ray|FILE",
         rich_help_panel=PLANNING,
     ),
 ]

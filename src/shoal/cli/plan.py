@@ -84,12 +84,14 @@ def plan(
             output_tokens=output_tokens,
             latency_slo_s=latency_slo,
             precision_floor=precision_floor,
-            cluster_file=options.text(cluster),
+            cluster=options.text(cluster),
             refresh=refresh,
         ),
     )
     with measuring(quiet=json) as tell:
-        auto = plan_model(config, tell).auto
+        planned = plan_model(config, tell)
+    planned.close()
+    auto = planned.auto
     assert auto is not None
     if output is not None:
         output.write_text(write_plan(auto.plan))

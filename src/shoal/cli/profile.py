@@ -50,7 +50,7 @@ def profile(
         model=model,
         precision=precision,
         threads=threads,
-        planning=PlanningConfig(cluster_file=options.text(cluster), refresh=refresh),
+        planning=PlanningConfig(cluster=options.text(cluster), refresh=refresh),
     )
     with measuring(quiet=json) as tell:
         fleets = measure_fleets(config, tell)

@@ -116,7 +116,7 @@ def run(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(cluster_file=options.text(cluster)),
+        planning=PlanningConfig(cluster=options.text(cluster)),
         precision=precision,
         threads=threads,
         max_seqs=1,

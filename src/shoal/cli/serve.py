@@ -174,7 +174,7 @@ def serve(
             output_tokens=output_tokens,
             latency_slo_s=latency_slo,
             precision_floor=precision_floor,
-            cluster_file=options.text(cluster),
+            cluster=options.text(cluster),
         ),
         precision=precision,
         threads=threads,

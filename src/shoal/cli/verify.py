@@ -97,7 +97,7 @@ def verify(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(cluster_file=options.text(cluster)),
+        planning=PlanningConfig(cluster=options.text(cluster)),
         precision=precision,
         threads=threads,
         max_seqs=4,
@@ -109,7 +109,14 @@ def verify(
     planned = replace(planned, plan=replace(planned.plan, exact_activations=is_sharded))
     split_results, chosen = generations(planned)
     threads = planned.plan.replicas[0].shards[0].threads  # a process that computes itself keeps its number of threads
-    whole = replace(config, split="1", plan_file=None, threads=threads, exact_activations=is_sharded)
+    whole = replace(
+        config,
+        split="1",
+        plan_file=None,
+        planning=PlanningConfig(),
+        threads=threads,
+        exact_activations=is_sharded,
+    )
     whole_results, _ = generations(plan_model(whole))
     tolerance = EXACT_TOLERANCE if is_sharded else LOGIT_TOLERANCE[precision]
     result = compare(whole_results, split_results, tolerance)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from shoal.cluster.fleets import PlacedFleet, fleet_from_file, local_fleets, read_cluster_file
+from shoal.cluster.machines import Machines
 from shoal.config import PlanningConfig
 from shoal.core.plan import Block, Plan, ShardPart
 from shoal.errors import ConfigError
@@ -51,6 +52,7 @@ def plan_automatically(
     threads: int | None,
     limits: Limits,
     wide_kernels: bool,
+    machines: Machines | None = None,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> AutoPlan:
     """Plan for the machines at hand, or for those of a file.
@@ -65,6 +67,7 @@ def plan_automatically(
         threads: of each worker on this machine; None: whatever is best.
         limits: of every replica.
         wide_kernels: see core.plan.Plan.
+        machines: to plan for; None: this one, or those of the file.
         on_progress: told what is being measured.
 
     Raises:
@@ -73,7 +76,7 @@ def plan_automatically(
     """
     workload, goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
     precisions = _precisions(precision, planning.precision_floor)
-    fleets = find_fleets(planning, path, source, precisions, threads, wide_kernels, on_progress)
+    fleets = find_fleets(planning, path, source, precisions, threads, wide_kernels, machines, on_progress)
     sizes = model_sizes(model, source, precisions, wide_kernels=wide_kernels)
     started_s = time.perf_counter()
     choice = choose([one.fleet for one in fleets], sizes, workload, goal, precisions)
@@ -151,10 +154,19 @@ def find_fleets(
     precisions: Sequence[Precision],
     threads: int | None,
     wide_kernels: bool,
+    machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> list[PlacedFleet]:
     """The machines that a plan may use, measured. Arguments and errors as for `plan_automatically`."""
-    if planning.cluster_file is None:
+    if threads is not None and (machines is not None or planning.cluster is not None):
+        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
+    if machines is not None:
+        return [
+            machines.measure(
+                path, precisions, wide_kernels=wide_kernels, refresh=planning.refresh, on_progress=on_progress
+            )
+        ]
+    if planning.cluster is None:
         return local_fleets(
             path,
             precisions,
@@ -163,11 +175,9 @@ def find_fleets(
             refresh=planning.refresh,
             on_progress=on_progress,
         )
-    if threads is not None:
-        raise ConfigError("--threads goes with this machine alone; a cluster file says the cores of each machine")
     return [
         fleet_from_file(
-            read_cluster_file(planning.cluster_file),
+            read_cluster_file(planning.cluster),
             path,
             source,
             precisions,

@@ -1,4 +1,4 @@
-"""A worker as a child process: start it, say why it is gone, end it for certain."""
+"""A worker as a process: start it, say why it is gone, end it for certain."""
 
 from __future__ import annotations
 
@@ -26,8 +26,49 @@ _SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 ReceivedT = TypeVar("ReceivedT")
 
 
+def worker_environment() -> dict[str, str]:
+    """The environment variables of a worker."""
+    return os.environ | _SINGLE_THREADED_BLAS
+
+
+class Child(Protocol):
+    """The process behind a worker, on this machine or another."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 while it is being started."""
+        ...
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it is known that a signal has ended it."""
+        ...
+
+    @property
+    def is_reaped(self) -> bool:
+        """Whether it is known to have ended."""
+        ...
+
+    def lost(self, error: Exception) -> WorkerLost:
+        """Why it is gone, as far as is known; `error` is how that was noticed."""
+        ...
+
+    def kill(self) -> bool:
+        """Make it end, without waiting. Whether it has ended; call again until it has."""
+        ...
+
+    def end(self, deadline_s: float) -> None:
+        """Let it end by itself until deadline_s (time.monotonic), then make it end. Idempotent."""
+        ...
+
+
 class ChildProcess:
-    """It dies with this process (strictly: with the thread that made it), whatever happens to it."""
+    """Implements `Child`. It dies with this process, strictly with the thread that made it, whatever happens to it."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
         """Run `python -m module arguments`, handing it `fds`, which stay the caller's to close."""
@@ -36,7 +77,7 @@ class ChildProcess:
             [sys.executable, "-m", module, *arguments],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
-            env=os.environ | _SINGLE_THREADED_BLAS,
+            env=worker_environment(),
             start_new_session=True,
         )
 
@@ -63,10 +104,6 @@ class ChildProcess:
             return WorkerLost(f"{self.name} (pid {self.pid}): {error}")
         how = f"killed by signal {-code}" if code < 0 else f"exited with status {code}"
         return WorkerLost(f"{self.name} (pid {self.pid}) {how}")
-
-    def reported(self, failure: StageFailed) -> ShoalError:
-        """The error that the worker says it ended with."""
-        return _REPORTED_ERRORS.get(failure.error, WorkerLost)(f"{self.name}: {failure.message}")
 
     def kill(self) -> bool:
         """Make it end, without waiting. Whether it has ended and is reaped; call again until it is."""
@@ -98,7 +135,7 @@ class ControlLink(Protocol):
 class Worker(ABC, Generic[ReceivedT]):
     """A child with a control link. Subclasses know the form of what goes over it."""
 
-    def __init__(self, child: ChildProcess, control: ControlLink) -> None:
+    def __init__(self, child: Child, control: ControlLink) -> None:
         """Owns both."""
         self._child = child
         self._control = control
@@ -139,7 +176,7 @@ class Worker(ABC, Generic[ReceivedT]):
             return None
         failure = self._failure_in(received)
         if failure is not None:
-            raise self._child.reported(failure)
+            raise _REPORTED_ERRORS.get(failure.error, WorkerLost)(f"{self.name}: {failure.message}")
         return received
 
     def ask_to_end(self) -> None:

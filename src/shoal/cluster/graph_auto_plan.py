@@ -52,7 +52,7 @@ def choose_graph_plan(
         CapacityError: the weights do not fit.
         ModelLoadError, WorkerLost: measuring failed.
     """
-    if planning.cluster_file is not None:
+    if planning.cluster is not None:
         raise ConfigError("an ONNX graph is planned for this machine: leave the cluster file out")
     goal = make_goal(planning.objective, planning.latency_slo_s)
     speeds = measure_graph(setting, measurer, refresh=planning.refresh, on_progress=on_progress)

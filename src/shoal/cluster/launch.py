@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.cluster.fabric import Fabric
 from shoal.cluster.first_start import FirstStart
 from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.local_fabric import LocalFabric
+from shoal.cluster.machines import Machines
 from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replanner import Replanner
 from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler_config
+from shoal.config import cache_root
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.errors import ConfigError
 from shoal.model.decoder.decoder_graph import count_segments
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.decoder_config import DecoderConfig
@@ -36,12 +37,16 @@ class LoadedModel:
     decoder: DecoderConfig
     tokenizer: Tokenizer
     engine: Engine
+    machines: Machines | None = None
+    """that the workers run on; None: this one"""
 
     def __enter__(self) -> LoadedModel:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.engine.close()
+        if self.machines is not None:
+            self.machines.close()
 
 
 def launch(
@@ -50,6 +55,7 @@ def launch(
     *,
     recovery: RecoveryConfig | None = None,
     report: Callable[[str], None] | None = None,
+    fabric: Fabric | None = None,
 ) -> LoadedModel:
     """Start the workers of a plan and load their stages.
 
@@ -58,23 +64,23 @@ def launch(
         on_progress: called with (done, total) segments of all workers.
         recovery: when workers count as lost and how they are restarted; None: the defaults.
         report: told what happens to workers later, a line each.
+        fabric: makes the workers; None: child processes on this machine.
 
     Raises:
         ModelLoadError: a weight is missing, broken or of an unknown kind.
         WorkerLost: workers died while loading, again and again.
     """
     plan, recovery, report = planned.plan, recovery or RecoveryConfig(), report or (lambda line: None)
-    if elsewhere := {shard.machine for replica in plan.replicas for shard in replica.shards if shard.machine}:
-        raise ConfigError(f"machine {min(elsewhere)} is only described; a plan that needs it cannot be run from here")
     progress = _Progress(plan, on_progress or (lambda done, total: None))
-    is_held = any(shard.cpu_quota is not None for replica in plan.replicas for shard in replica.shards)
-    if plan.num_workers == 1 and planned.in_process and not is_held:
+    is_plain = not any(shard.cpu_quota or shard.machine for replica in plan.replicas for shard in replica.shards)
+    if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
         (replica,) = plan.replicas
         executor = InProcessExecutor(_load_whole_model(planned, replica, progress))
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
         return _loaded(planned, _load_tokenizer(planned), engine)
     with ExitStack() as on_failure:
-        fabric = LocalFabric(max_step_tokens=plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+        on_failure.callback(planned.close)
+        fabric = fabric or _fabric(planned)
         recipes = [
             PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance)
             for index in range(len(plan.replicas))
@@ -97,14 +103,25 @@ def launch(
     return _loaded(planned, tokenizer, engine)
 
 
+def _fabric(planned: PlannedModel) -> Fabric:
+    if planned.machines is not None:
+        return planned.machines.fabric()
+    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+
+
 def _loaded(planned: PlannedModel, tokenizer: Tokenizer, engine: Engine) -> LoadedModel:
     return LoadedModel(
-        path=planned.path, plan=planned.plan, decoder=planned.source.config, tokenizer=tokenizer, engine=engine
+        path=planned.path,
+        plan=planned.plan,
+        decoder=planned.source.config,
+        tokenizer=tokenizer,
+        engine=engine,
+        machines=planned.machines,
     )
 
 
 def _load_tokenizer(planned: PlannedModel) -> Tokenizer:
-    return load_tokenizer(planned.path, cache_root=_cache_root() / "tokenizers")
+    return load_tokenizer(planned.path, cache_root=cache_root() / "tokenizers")
 
 
 class _Progress:
@@ -131,8 +148,3 @@ def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Pr
     load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers)
     config = StageConfig.of(load)
     return Stage(planned.source, config, lambda done, total: progress.advance(1))
-
-
-def _cache_root() -> Path:
-    """Where things that took long to make are kept. Source: XDG Base Directory Specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"

@@ -11,6 +11,7 @@ from shoal.cluster.fabric import Place, StageWorker
 from shoal.cluster.worker_process import WorkerProcess
 from shoal.comm.ring_link import close_ring, create_ring
 from shoal.comm.shm_group import close_group, create_group_memory
+from shoal.errors import ConfigError
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import Generation, Wire
 
@@ -29,6 +30,8 @@ class LocalFabric:
 
     def start(self, place: Place) -> WorkerProcess:
         """See `Fabric.start`."""
+        if place.machine is not None:
+            raise ConfigError(f"machine {place.machine} is not at hand; a plan that needs it cannot be run from here")
         worker = WorkerProcess(place.label)
         with ExitStack() as on_failure:
             on_failure.callback(worker.close, deadline_s=0.0)

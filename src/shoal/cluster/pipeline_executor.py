@@ -10,7 +10,17 @@ from shoal.cluster.child_process import close_all
 from shoal.cluster.fabric import Fabric, Place, StageWorker, Wiring
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.codec import encode
-from shoal.protocol.messages import Generation, LinkLost, LoadStage, Message, Progress, StageLoaded, Step, StepResult
+from shoal.protocol.messages import (
+    Generation,
+    LinkLost,
+    LoadStage,
+    Message,
+    Progress,
+    StageLoaded,
+    Step,
+    StepResult,
+    Wired,
+)
 
 
 class PipelineExecutor:
@@ -40,18 +50,25 @@ class PipelineExecutor:
         self._on_progress = on_progress or (lambda count: None)
         self._workers: dict[int, StageWorker] = {}
         """by their place"""
+        self._fabric = fabric
         self._wiring: Wiring | None = None
         self._loading: set[int] = set()
-        """places of workers that are not ready"""
+        """places of workers that have not loaded"""
+        self._joining: set[int] = set()
+        """places of workers that have not said that they have their neighbours"""
         self._stage_row_s = [0.0] * len(stages)
         self._culprit: int | None = None
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             for index, place in enumerate(self._places):
-                self._workers[index] = (previous and previous.surrender(place.load)) or fabric.start(place)
-            self._wiring = fabric.wire(self._by_stage(), generation)
+                if survivor := previous and previous.surrender(place.load):
+                    self._workers[index] = survivor
+                else:
+                    self._workers[index] = fabric.start(place)
+                    self._loading.add(index)
+                self._joining.add(index)
+            self._wire_if_loaded()
             on_failure.pop_all()
-        self._loading = set(self._workers)
 
     @property
     def num_stages(self) -> int:
@@ -70,9 +87,10 @@ class PipelineExecutor:
 
     def poll_loading(self) -> bool:
         """See `StartingExecutor.poll_loading`."""
-        for index in sorted(self._loading):
+        for index in sorted(self._joining):
             self._look(index)
-        return not self._loading
+        self._wire_if_loaded()
+        return not self._joining
 
     def wait_until_loaded(self, silence_s: float) -> None:
         """Block until every worker is ready.
@@ -89,7 +107,7 @@ class PipelineExecutor:
             poll.register(worker.fileno(), select.POLLIN)
         while not self.poll_loading():
             if not poll.poll(silence_s * 1e3):
-                silent = self._workers[min(self._loading)].name
+                silent = self._workers[min(self._loading or self._joining)].name
                 raise WorkerLost(f"{silent} gave no sign of life for {silence_s:.0f} s while it was loading")
 
     def submit(self, step: Step) -> None:
@@ -140,10 +158,10 @@ class PipelineExecutor:
         close_all(list(self._workers.values()))
 
     def _look(self, index: int) -> None:
-        """Take in what a loading worker has said."""
+        """Take in what a worker has said that is not ready."""
         worker = self._workers[index]
         try:
-            while index in self._loading and (message := worker.receive(0.0)) is not None:
+            while index in self._joining and (message := worker.receive(0.0)) is not None:
                 self._take(index, message)
         except ShoalError as error:
             raise self._first_cause(index, error) from error
@@ -152,16 +170,18 @@ class PipelineExecutor:
         match message:
             case Progress():
                 self._on_progress(1)
-            case StageLoaded(row_s=row_s, generation=self._generation):
+            case StageLoaded():
+                self._loading.discard(index)
+            case Wired() | StepResult() | LinkLost() if message.generation != self._generation:
+                """It belonged to others before."""
+            case Wired(row_s=row_s):
                 stage = self._places[index].load.stage_index
                 self._stage_row_s[stage] = max(self._stage_row_s[stage], row_s)
-                self._loading.remove(index)
-            case StageLoaded() | StepResult() | LinkLost() if message.generation != self._generation:
-                """It belonged to others before."""
+                self._joining.remove(index)
             case LinkLost():
                 raise WorkerLost(f"{self._workers[index].name}: {message.message}")
             case _:
-                raise WorkerLost(f"{self._workers[index].name} answered LoadStage with {type(message).__name__}")
+                raise WorkerLost(f"{self._workers[index].name} sent {type(message).__name__} before it was ready")
 
     def _result_in(self, message: Message, worker: StageWorker) -> list[StepResult]:
         match message:
@@ -183,6 +203,10 @@ class PipelineExecutor:
 
     def _was_killed(self, index: int) -> bool:
         return self._workers[index].was_killed
+
+    def _wire_if_loaded(self) -> None:
+        if not self._loading and self._wiring is None:
+            self._wiring = self._fabric.wire(self._by_stage(), self._generation)
 
     def _cut(self) -> None:
         if self._wiring is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
@@ -11,6 +12,7 @@ from typing import cast, get_args
 import psutil
 
 from shoal.cluster.auto_plan import AutoPlan, find_fleets, plan_automatically
+from shoal.cluster.machines import Machines, open_machines
 from shoal.config import LaunchConfig
 from shoal.core.plan import Block, Plan, ShardPart
 from shoal.core.routing import Routing, parse_routing
@@ -22,6 +24,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits
+from shoal.planner.machine_places import place_on_machines
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.memory import check_memory
 from shoal.planner.plan_check import check_plan
@@ -53,6 +56,13 @@ class PlannedModel:
     """which replica a request goes to"""
     replans: bool = False
     """see LaunchConfig.replans"""
+    machines: Machines | None = None
+    """that the plan is for; None: this one"""
+
+    def close(self) -> None:
+        """Leave other machines. Idempotent; not needed where the plan is launched."""
+        if self.machines is not None:
+            self.machines.close()
 
 
 def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedModel:
@@ -66,20 +76,35 @@ def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda
         ConfigError: the split, plan, precision, routing or limits make no sense for this model.
         ModelLoadError: the file is missing, broken or of an unknown kind.
         CapacityError: it needs more memory than there is.
+        WorkerLost: another machine does not answer.
     """
+    with ExitStack() as on_failure:
+        machines = open_machines(config.planning.cluster)
+        if machines is not None:
+            on_failure.callback(machines.close)
+        planned = _plan_for(config, machines, on_progress)
+        on_failure.pop_all()
+    return planned
+
+
+def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Callable[[str], None]) -> PlannedModel:
+    """See `plan_model`."""
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing = parse_routing(config.routing)
     path = resolve_model(config.model)
     source = open_weights(path)
     precision = parse_precision(config.precision)
+    if machines is not None:
+        on_progress("whether all machines have the model")
+        machines.check_model(path)
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, source)
     elif spec is None:
-        auto = _auto_plan(config, path, source, precision, on_progress)
+        auto = _auto_plan(config, path, source, precision, machines, on_progress)
         plan = auto.plan
     else:
-        plan = _plan_by_hand(config, spec, source, precision)
+        plan = _plan_by_hand(config, spec, source, precision, machines)
     plan = replace(plan, shape=model_shape(source.config), exact_activations=config.exact_activations)
     if not any(shard.machine for replica in plan.replicas for shard in replica.shards):
         whole = decoder_blocks(source, precision, wide_kernels=plan.wide_kernels)
@@ -92,6 +117,7 @@ def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda
         auto=auto,
         routing=routing,
         replans=config.replans,
+        machines=machines,
     )
 
 
@@ -105,7 +131,14 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
     path = resolve_model(config.model)
     source, precision = open_weights(path), parse_precision(config.precision)
     wide_kernels = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available).wide_kernels
-    fleets = find_fleets(config.planning, path, source, (precision,), config.threads, wide_kernels, on_progress)
+    machines = open_machines(config.planning.cluster)
+    try:
+        fleets = find_fleets(
+            config.planning, path, source, (precision,), config.threads, wide_kernels, machines, on_progress
+        )
+    finally:
+        if machines is not None:
+            machines.close()
     return [one.fleet for one in fleets]
 
 
@@ -141,7 +174,12 @@ def _stored_plan(name: str, config: LaunchConfig, source: WeightSource) -> Plan:
 
 
 def _auto_plan(
-    config: LaunchConfig, path: Path, source: WeightSource, precision: Precision, on_progress: Callable[[str], None]
+    config: LaunchConfig,
+    path: Path,
+    source: WeightSource,
+    precision: Precision,
+    machines: Machines | None,
+    on_progress: Callable[[str], None],
 ) -> AutoPlan:
     blocks = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available)
     return plan_automatically(
@@ -160,12 +198,16 @@ def _auto_plan(
             kv_memory_bytes=config.kv_memory_bytes,
         ),
         wide_kernels=blocks.wide_kernels,
+        machines=machines,
         on_progress=on_progress,
     )
 
 
-def _plan_by_hand(config: LaunchConfig, spec: SplitSpec, source: WeightSource, precision: Precision) -> Plan:
-    available_bytes = psutil.virtual_memory().available
+def _plan_by_hand(
+    config: LaunchConfig, spec: SplitSpec, source: WeightSource, precision: Precision, machines: Machines | None
+) -> Plan:
+    """On several machines as if all had the memory of the smallest."""
+    available_bytes = psutil.virtual_memory().available if machines is None else _memory_of(machines, spec)
     blocks = _choose_blocks(source, precision, spec, available_bytes)
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
@@ -185,7 +227,12 @@ def _plan_by_hand(config: LaunchConfig, spec: SplitSpec, source: WeightSource, p
         max_seqs=config.max_seqs,
         max_step_tokens=config.max_step_tokens,
     )
-    return replace(plan, wide_kernels=blocks.wide_kernels)
+    plan = replace(plan, wide_kernels=blocks.wide_kernels)
+    return plan if machines is None else place_on_machines(plan, machines.cores(), config.threads)
+
+
+def _memory_of(machines: Machines, spec: SplitSpec) -> int:
+    return machines.free_memory_bytes() * min(len(machines.cores()), spec.num_workers)
 
 
 def _max_context(config: LaunchConfig, source: WeightSource) -> int:

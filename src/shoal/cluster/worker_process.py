@@ -6,18 +6,17 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from shoal.cluster.child_process import ChildProcess, Worker
+from shoal.cluster.child_process import ChildProcess
 from shoal.cluster.cpu_quota import held
+from shoal.cluster.message_worker import MessageWorker
 from shoal.comm.socket_link import SocketLink
 from shoal.errors import WorkerLost
-from shoal.protocol.codec import decode, encode
-from shoal.protocol.messages import Message, Shutdown, StageFailed, Wire
-
-_SEND_TIMEOUT_S = 10.0
+from shoal.protocol.codec import encode
+from shoal.protocol.messages import Wire
 
 
-class WorkerProcess(Worker[Message]):
-    """A child that runs `shoal.worker`. Implements `cluster.fabric.StageWorker`."""
+class WorkerProcess(MessageWorker):
+    """A child that runs `shoal.worker`."""
 
     def __init__(self, name: str) -> None:
         """`name`: for messages."""
@@ -29,10 +28,9 @@ class WorkerProcess(Worker[Message]):
         our_handover.setblocking(False)
         self._handover = our_handover
         """for the descriptors of its links"""
-        self._link = SocketLink(ours)
         self._quota = ExitStack()
         """the control group that it is in"""
-        super().__init__(child, self._link)
+        super().__init__(child, SocketLink(ours))
 
     def hold(self, cpu_quota: float, *, num_cores: int) -> None:
         """Hold it to this share of so many cores' time for as long as it lives. Raises ConfigError."""
@@ -51,10 +49,6 @@ class WorkerProcess(Worker[Message]):
             self._attempt(hand_over)
         self.send(encode(message))
 
-    def send(self, frame: bytes) -> None:
-        """One encoded message. Raises WorkerLost."""
-        self._attempt(lambda: self._link.send([frame], timeout_s=_SEND_TIMEOUT_S))
-
     def kill(self) -> bool:
         """See `Worker.kill`."""
         has_ended = super().kill()
@@ -67,13 +61,3 @@ class WorkerProcess(Worker[Message]):
         super().close(deadline_s)
         self._handover.close()
         self._quota.close()
-
-    def _next(self, timeout_s: float) -> Message | None:
-        frame = self._link.receive(timeout_s=timeout_s)
-        return None if frame is None else decode(frame)
-
-    def _failure_in(self, received: Message) -> StageFailed | None:
-        return received if isinstance(received, StageFailed) else None
-
-    def _say_shutdown(self) -> None:
-        self._link.send([encode(Shutdown())], timeout_s=0.0)

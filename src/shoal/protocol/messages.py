@@ -158,13 +158,10 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):
-    """The worker has loaded its part, has its links and is ready for steps of this generation."""
+    """The worker has loaded its part."""
 
-    generation: Generation
     weight_bytes: int
     load_s: float
-    row_s: float = 0.0
-    """seconds that this worker then took for a single row; 0: not measured"""
 
 
 class StageFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=5):
@@ -188,7 +185,8 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=7
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
-    """Who a worker's neighbours are from now on; its links to earlier ones are cut and no earlier step counts.
+    """To a worker that has loaded: who its neighbours are from now on. It is cut off from others, and no earlier step
+    counts.
 
     Each neighbour is named by where it is reached; empty: on this machine, by a descriptor that the head hands over.
     """
@@ -202,6 +200,14 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
     """all shards of this stage by rank; empty: it is the only one"""
 
 
+class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):
+    """The worker has its neighbours and is ready for steps."""
+
+    generation: Generation
+    row_s: float
+    """seconds that it took for a single row"""
+
+
 class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
     """A neighbour is gone. This worker keeps what it has loaded and waits for others to be wired to."""
 
@@ -209,4 +215,4 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9
     message: str
 
 
-Message = Step | StepResult | LoadStage | StageLoaded | StageFailed | Progress | Shutdown | Wire | LinkLost
+Message = Step | StepResult | LoadStage | StageLoaded | StageFailed | Progress | Shutdown | Wire | Wired | LinkLost

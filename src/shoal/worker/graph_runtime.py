@@ -108,7 +108,7 @@ class GraphWorker:
         )
         computation, weight_bytes = _open(load, interface, group)
         load_s = time.perf_counter() - started_s
-        loaded = StageLoaded(generation=load.generation, weight_bytes=weight_bytes, load_s=load_s)
+        loaded = StageLoaded(weight_bytes=weight_bytes, load_s=load_s)
         self._control.send(loaded, timeout_s=_SEND_TIMEOUT_S)
         return computation
 

@@ -33,14 +33,15 @@ from shoal.protocol.messages import (
     Step,
     StepResult,
     Wire,
+    Wired,
 )
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.row_time import measure_row
 
 _IDLE_WAIT_S = 30.0
 _SEND_TIMEOUT_S = 600.0
-_LOAD_TIMEOUT_S = 600.0
-"""How much longer than this shard another may take to load."""
+_JOIN_TIMEOUT_S = 60.0
+"""How long measuring a group may take, whose ranks have all loaded."""
 _ACTIVATION_TIMEOUT_S = 600.0
 """How long a predecessor may take for one step before it counts as lost. It is the head that decides which worker hangs
 (core/recovery/patience); this only bounds the wait where the head itself does."""
@@ -63,7 +64,7 @@ class WorkerRuntime:
         if not isinstance(load, LoadStage):
             raise RemoteProtocolError(f"expected LoadStage first, got {type(load).__name__}")
         try:
-            self._serve(load, *self._load(load))
+            self._serve(load, self._load(load))
         except (ShoalError, MemoryError, ValueError) as error:
             name = type(error).__name__
             self._send(StageFailed(generation=self._generation, error=name, message=str(error) or name))
@@ -71,8 +72,7 @@ class WorkerRuntime:
         finally:
             self._close_links()
 
-    def _load(self, load: LoadStage) -> tuple[Stage, float]:
-        """The stage, and the seconds that it took."""
+    def _load(self, load: LoadStage) -> Stage:
         if load.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
         if load.cores:
@@ -84,22 +84,23 @@ class WorkerRuntime:
             lambda done, total: self._send(Progress(done=done, total=total)),
             self._group if load.num_shards > 1 else None,
         )
-        return stage, time.perf_counter() - started_s
+        self._send(StageLoaded(weight_bytes=stage.weight_bytes, load_s=time.perf_counter() - started_s))
+        return stage
 
-    def _serve(self, load: LoadStage, stage: Stage, load_s: float) -> None:
+    def _serve(self, load: LoadStage, stage: Stage) -> None:
         while True:
             match message := self._next_message():
                 case Step():
                     if message.generation == self._generation and self._links is not None:
                         self._step(load, stage, message, self._links)
                 case Wire():
-                    self._join(load, stage, message, load_s)
+                    self._join(load, stage, message)
                 case Shutdown():
                     return
                 case _:
                     raise RemoteProtocolError(f"a running worker takes no {type(message).__name__}")
 
-    def _join(self, load: LoadStage, stage: Stage, wire: Wire, load_s: float) -> None:
+    def _join(self, load: LoadStage, stage: Stage, wire: Wire) -> None:
         """Take other neighbours, and tell the head when they have come."""
         self._close_links()
         self._generation = wire.generation
@@ -107,14 +108,13 @@ class WorkerRuntime:
             links = self._links = self._connector.connect(wire, load)
             if links.group is not None:
                 self._group.renew(links.group)
-                measure_switch(links.group, timeout_s=_LOAD_TIMEOUT_S)
+                measure_switch(links.group, timeout_s=_JOIN_TIMEOUT_S)
             row_s = measure_row(stage)
         except WorkerLost as error:
             self._lose_neighbour(error)
             return
         self._group.take_wait_s()
-        loaded = StageLoaded(generation=wire.generation, weight_bytes=stage.weight_bytes, load_s=load_s, row_s=row_s)
-        self._send(loaded)
+        self._send(Wired(generation=wire.generation, row_s=row_s))
 
     def _step(self, load: LoadStage, stage: Stage, step: Step, links: StageLinks) -> None:
         try:
@@ -156,7 +156,7 @@ class WorkerRuntime:
             pass
         return decode(frame)
 
-    def _send(self, message: StageLoaded | StageFailed | Progress | StepResult | LinkLost) -> None:
+    def _send(self, message: StageLoaded | StageFailed | Progress | StepResult | Wired | LinkLost) -> None:
         self._control.send([encode(message)], timeout_s=_SEND_TIMEOUT_S)
 
 

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from shoal.config import cache_root
+
 VERSION = 1
 """Of what is kept: raised when measurements get another meaning."""
 
@@ -77,7 +79,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 def profile_folder() -> Path:
     """Where measurements are kept. Source: XDG Base Directory Specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal" / "profiles"
+    return cache_root() / "profiles"
 
 
 def _digest(key: Mapping[str, object]) -> str:

@@ -11,7 +11,7 @@ from shoal.cluster.profile.process import ProfileTeam, seconds_of
 from shoal.planner.speeds import LinkSpeed
 from shoal.protocol.profile_messages import PAIR, Echo, TimeFrames, TimeSums
 
-_SMALL_BYTES, _LARGE_BYTES = 4 << 10, 1 << 20
+SMALL_BYTES, LARGE_BYTES = 4 << 10, 1 << 20
 """Hidden states of a few output rows, and of a chunk of prompt rows."""
 _SMALL_COUNT, _LARGE_COUNT = 40, 15
 _PAUSE_S = 2e-3
@@ -57,15 +57,15 @@ def measure_message(team: ProfileTeam) -> float:
 
 
 def link_speed(small_s: float, large_s: float) -> LinkSpeed:
-    """Latency and bandwidth from the times of _SMALL_BYTES and _LARGE_BYTES. Neither comes out negative: where the
+    """Latency and bandwidth from the times of SMALL_BYTES and LARGE_BYTES. Neither comes out negative: where the
     large message took no longer, or all of its time is bytes, the other is what the small one shows."""
-    per_byte_s = max(0.0, large_s - small_s) / (_LARGE_BYTES - _SMALL_BYTES)
-    latency_s = max(0.0, small_s - _SMALL_BYTES * per_byte_s)
-    return LinkSpeed(latency_s=latency_s, bytes_per_s=1 / per_byte_s if per_byte_s else _SMALL_BYTES / small_s)
+    per_byte_s = max(0.0, large_s - small_s) / (LARGE_BYTES - SMALL_BYTES)
+    latency_s = max(0.0, small_s - SMALL_BYTES * per_byte_s)
+    return LinkSpeed(latency_s=latency_s, bytes_per_s=1 / per_byte_s if per_byte_s else SMALL_BYTES / small_s)
 
 
 def _link(measure: Callable[[int, int], float]) -> LinkSpeed:
-    return link_speed(measure(_SMALL_BYTES, _SMALL_COUNT), measure(_LARGE_BYTES, _LARGE_COUNT))
+    return link_speed(measure(SMALL_BYTES, _SMALL_COUNT), measure(LARGE_BYTES, _LARGE_COUNT))
 
 
 def _frames_s(team: ProfileTeam, link: str, num_bytes: int, count: int) -> float:

@@ -1,0 +1,57 @@
+"""Several machines, as planning and launching see them; who finds and reaches them does not matter here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from shoal.cluster.fabric import Fabric
+from shoal.cluster.fleets import PlacedFleet
+from shoal.model.weights import Precision
+from shoal.planner.machine_places import MachineCores
+
+
+class Machines(Protocol):
+    """They are at hand until `close`."""
+
+    def cores(self) -> Sequence[MachineCores]:
+        """Of each machine, the largest first."""
+        ...
+
+    def free_memory_bytes(self) -> int:
+        """Of the machine that has least."""
+        ...
+
+    def check_model(self, path: Path) -> None:
+        """Raises ModelLoadError where a machine does not have the same model at the same path."""
+        ...
+
+    def measure(
+        self,
+        path: Path,
+        precisions: Sequence[Precision],
+        *,
+        wide_kernels: bool,
+        refresh: bool,
+        on_progress: Callable[[str], None],
+    ) -> PlacedFleet:
+        """One worker on each machine, and the links between them. Raises as `profile.fleet.measure_fleet`."""
+        ...
+
+    def fabric(self) -> Fabric:
+        """Makes workers there."""
+        ...
+
+    def close(self) -> None:
+        """Leave them; what was started there ends. Idempotent."""
+        ...
+
+
+def open_machines(name: str | None) -> Machines | None:
+    """`ray`: those of the running Ray cluster. None, or the name of a file: this machine alone. Raises ConfigError."""
+    if name != "ray":
+        return None
+    from shoal.cluster.ray.cluster import RayCluster
+
+    return RayCluster()

@@ -1,0 +1,225 @@
+"""A running Ray cluster: its machines, and an agent on each. Ray places and watches; it carries nothing of a model."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shoal.cluster.fleets import PlacedFleet
+from shoal.cluster.profile.slots import Slot
+from shoal.cluster.ray.agent import DISTRIBUTION, MachineAgent, MachineFacts
+from shoal.cluster.ray.measuring import RayMachine, measure_links, measure_machines
+from shoal.cluster.ray.model_identity import identify
+from shoal.cluster.remote.fabric import RemoteFabric
+from shoal.cluster.remote.host import StartedWorker
+from shoal.comm.tls_identity import Credentials
+from shoal.errors import ConfigError, ModelLoadError, WorkerLost
+from shoal.model.weights import Precision
+from shoal.planner.choice.spell import Place
+from shoal.planner.machine_places import MachineCores
+from shoal.planner.speeds import Fleet
+
+_START_TIMEOUT_S = 60.0
+"""For an agent: Ray starts a Python process on its machine."""
+_CALL_TIMEOUT_S = 90.0
+"""For what an agent does at once; longer than it gives a worker to start."""
+_CALLS_AT_ONCE = 64
+"""of one agent: each worker's end is waited for by one"""
+
+
+class RayCluster:
+    """Connected while it is open; what was started through it ends with it, or with this process.
+
+    Implements `cluster.machines.Machines`.
+    """
+
+    def __init__(self) -> None:
+        """Find the machines and start an agent on each.
+
+        Raises:
+            ConfigError: Ray is not installed, no cluster runs, or a machine has another version of Shoal.
+        """
+        self._ray = _import_ray()
+        _connect(self._ray)
+        try:
+            self._machines = self._find_machines()
+        except BaseException:
+            self._ray.shutdown()
+            raise
+
+    @property
+    def machines(self) -> tuple[RayMachine, ...]:
+        """Those that lived when the cluster was opened, the largest first."""
+        return self._machines
+
+    def cores(self) -> Sequence[MachineCores]:
+        """See `Machines.cores`."""
+        return [MachineCores(name=machine.name, cores=machine.facts.cores) for machine in self._machines]
+
+    def free_memory_bytes(self) -> int:
+        """See `Machines.free_memory_bytes`."""
+        return min(machine.facts.free_memory_bytes for machine in self._machines)
+
+    def fabric(self) -> RemoteFabric:
+        """See `Machines.fabric`."""
+        return RemoteFabric({machine.name: _RayHost(self._ray, machine) for machine in self._machines})
+
+    def measure(
+        self,
+        path: Path,
+        precisions: Sequence[Precision],
+        *,
+        wide_kernels: bool,
+        refresh: bool,
+        on_progress: Callable[[str], None],
+    ) -> PlacedFleet:
+        """See `Machines.measure`."""
+        fleets = measure_machines(
+            self._machines,
+            lambda machine: machine.agent.measure.remote(
+                str(path), precisions, Slot(cores=machine.facts.cores), wide_kernels, refresh
+            ),
+            self.get,
+            on_progress,
+        )
+        links = measure_links(self._machines, self.get, on_progress)
+        return PlacedFleet(
+            fleet=Fleet(
+                classes=tuple(
+                    replace(fleet.classes[0], name=machine.name, count=1)
+                    for machine, fleet in zip(self._machines, fleets, strict=True)
+                ),
+                links=links,
+                sums=links,
+                turn=fleets[0].turn,
+                message_s=max(link.latency_s for row in links for link in row),
+            ),
+            places=tuple((Place(cores=machine.facts.cores, machine=machine.name),) for machine in self._machines),
+        )
+
+    def check_model(self, path: Path) -> None:
+        """See `Machines.check_model`."""
+        own = identify(path)
+        asked = [(machine, machine.agent.identify.remote(str(path))) for machine in self._machines]
+        for machine, reference in asked:
+            theirs = self.get(reference, machine.name)
+            if theirs is None:
+                raise ModelLoadError(f"machine {machine.name} has no {path}; copy it there")
+            if theirs != own:
+                raise ModelLoadError(f"{path} on machine {machine.name} is another file than here; copy it there")
+
+    def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
+        """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""
+        return _answer(self._ray, reference, who, timeout_s)
+
+    def close(self) -> None:
+        """Leave the cluster: agents end, and workers with them. Idempotent."""
+        self._ray.shutdown()
+
+    def _find_machines(self) -> tuple[RayMachine, ...]:
+        ray = self._ray
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        actor = ray.remote(num_cpus=0, max_concurrency=_CALLS_AT_ONCE)(MachineAgent)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        agents = [
+            actor.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(node["NodeManagerAddress"])
+            for node in nodes
+        ]
+        references = [agent.facts.remote() for agent in agents]
+        facts: list[MachineFacts] = [
+            _answer(ray, reference, node["NodeManagerAddress"], _START_TIMEOUT_S)
+            for node, reference in zip(nodes, references, strict=True)
+        ]
+        hostnames = Counter(fact.hostname for fact in facts)
+        machines = [
+            RayMachine(
+                name=fact.hostname if hostnames[fact.hostname] == 1 else node["NodeManagerAddress"],
+                address=node["NodeManagerAddress"],
+                facts=fact,
+                agent=agent,
+            )
+            for node, agent, fact in zip(nodes, agents, facts, strict=True)
+        ]
+        _check_versions(machines)
+        return tuple(sorted(machines, key=lambda machine: (-len(machine.facts.cores), machine.name)))
+
+
+class _RayHost:
+    """Implements `WorkerHost` by a machine's agent."""
+
+    def __init__(self, ray: ModuleType, machine: RayMachine) -> None:
+        self._ray = ray
+        self._machine = machine
+        self._ends: dict[int, Any] = {}
+        """by process id: the agent's answer to come when it has ended"""
+
+    @property
+    def name(self) -> str:
+        """See `WorkerHost.name`."""
+        return self._machine.name
+
+    def start(self, credentials: Credentials) -> StartedWorker:
+        """See `WorkerHost.start`."""
+        return _answer(self._ray, self._machine.agent.start.remote(credentials), self.name, _CALL_TIMEOUT_S)
+
+    def end(self, worker: StartedWorker) -> None:
+        """See `WorkerHost.end`."""
+        self._machine.agent.end.remote(worker)
+
+    def has_ended(self, worker: StartedWorker) -> bool:
+        """See `WorkerHost.has_ended`. Where the agent is gone, so are its workers."""
+        if worker.pid not in self._ends:
+            self._ends[worker.pid] = self._machine.agent.wait_for_end.remote(worker)
+        ended, _ = self._ray.wait([self._ends[worker.pid]], timeout=0)
+        if ended:
+            del self._ends[worker.pid]
+        return bool(ended)
+
+
+def _import_ray() -> ModuleType:
+    try:
+        import ray.util.scheduling_strategies
+
+        import ray
+    except ModuleNotFoundError:
+        raise ConfigError("--cluster ray needs Ray: pip install 'shoal-inference[ray]'") from None
+    return ray
+
+
+def _connect(ray: ModuleType) -> None:
+    try:
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        ray.init(address=address, namespace="shoal", log_to_driver=False, logging_level="ERROR")
+    except ConnectionError:
+        raise ConfigError(
+            "no Ray cluster runs here; start one with: ray start --head, and on every other machine: "
+            "ray start --address HEAD:6379"
+        ) from None
+
+
+def _check_versions(machines: list[RayMachine]) -> None:
+    own = version(DISTRIBUTION)
+    for machine in machines:
+        if machine.facts.version != own:
+            theirs = machine.facts.version
+            raise ConfigError(f"machine {machine.name} has Shoal {theirs}, this one {own}; install the same everywhere")
+
+
+def _answer(ray: ModuleType, reference: Any, who: str, timeout_s: float) -> Any:
+    """What an agent says. Raises WorkerLost, and errors of ours that it raises."""
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except ray.exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise WorkerLost(f"machine {who} does not answer: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,98 @@
+"""A link that is still being made: it can be written to and waited for at once."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+
+from typing_extensions import Buffer
+
+from shoal.comm.link import Link
+from shoal.errors import ShoalError, WorkerLost
+
+_SEND_TIMEOUT_S = 10.0
+"""For what was kept: a few small messages."""
+
+
+class DeferredLink:
+    """Implements `Link`. All methods are for one thread; another one makes the connection and ends with it."""
+
+    def __init__(self, connect: Callable[[], Link], name: str) -> None:
+        """Begin.
+
+        Args:
+            connect: may block; raises ShoalError. Called in a thread of its own.
+            name: of that thread.
+        """
+        self._connect = connect
+        self._made: Link | None = None
+        self._error: ShoalError | None = None
+        self._link: Link | None = None
+        """once this side has taken note of it"""
+        self._pending: list[bytes] = []
+        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        """one descriptor for both: the end of connecting, then what the link receives"""
+        self._epoll.register(self._done, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether the thread is still at it."""
+        return self._thread.is_alive()
+
+    def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
+        """See `Link.send`. Kept until there is a link."""
+        if self._is_there(0.0):
+            assert self._link is not None
+            self._link.send(parts, timeout_s=timeout_s)
+        else:
+            self._pending.append(b"".join(parts))
+
+    def receive(self, *, timeout_s: float) -> memoryview | None:
+        """See `Link.receive`."""
+        if not self._is_there(timeout_s):
+            return None
+        assert self._link is not None
+        return self._link.receive(timeout_s=timeout_s)
+
+    def fileno(self) -> int:
+        """See `Link.fileno`."""
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """See `Link.close`. Waits for the thread, whose own deadlines bound that."""
+        self._thread.join()
+        if self._made is not None:
+            self._made.close()
+        if self._done >= 0:
+            os.close(self._done)
+            self._done = -1
+        self._epoll.close()
+
+    def _run(self) -> None:
+        try:
+            self._made = self._connect()
+        except ShoalError as error:
+            self._error = error
+        finally:
+            os.eventfd_write(self._done, 1)
+
+    def _is_there(self, timeout_s: float) -> bool:
+        """Whether there is a link, after waiting for it at most so long. Raises WorkerLost where there will be none."""
+        if self._link is not None:
+            return True
+        if not self._epoll.poll(timeout_s):
+            return False
+        if self._made is None:
+            raise WorkerLost(str(self._error or "the connection was not made"))
+        self._epoll.unregister(self._done)
+        self._epoll.register(self._made.fileno(), select.EPOLLIN)
+        self._link = self._made
+        for frame in self._pending:
+            self._link.send([frame], timeout_s=_SEND_TIMEOUT_S)
+        self._pending.clear()
+        return True

@@ -1,0 +1,66 @@
+"""Workers on several machines, wired by TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from shoal.cluster.fabric import Place, StageWorker
+from shoal.cluster.remote.host import WorkerHost
+from shoal.cluster.remote.worker import RemoteWorker
+from shoal.comm.tls_identity import ClusterAuthority
+from shoal.errors import ConfigError
+from shoal.protocol.codec import encode
+from shoal.protocol.messages import Generation, Wire
+from shoal.worker.remote_links import make_name
+
+
+class RemoteFabric:
+    """Implements `cluster.fabric.Fabric`. Its certificates are made here and are worth nothing elsewhere."""
+
+    def __init__(self, hosts: Mapping[str, WorkerHost]) -> None:
+        """`hosts`: by the names of machines in plans. Raises ConfigError where certificates cannot be made."""
+        self._hosts = hosts
+        self._authority = ClusterAuthority()
+        self._credentials = self._authority.issue()
+
+    def start(self, place: Place) -> RemoteWorker:
+        """See `Fabric.start`."""
+        host = self._hosts.get(place.machine or "")
+        if host is None:
+            raise ConfigError(f"machine {place.machine} is not in the cluster (there: {', '.join(self._hosts)})")
+        worker = RemoteWorker(place.label, host, own=self._authority.issue(), heads=self._credentials)
+        worker.send(encode(place.load))
+        return worker
+
+    def wire(self, workers: Sequence[Sequence[StageWorker]], generation: Generation) -> SelfCutting:
+        """See `Fabric.wire`. A shard takes from the shard of its own rank, counted round."""
+        stages = [[cast(RemoteWorker, worker) for worker in shards] for shards in workers]
+        for index, shards in enumerate(stages):
+            following = stages[index + 1] if index + 1 < len(stages) else []
+            for rank, worker in enumerate(shards):
+                takers = range(rank, len(following), len(shards))
+                wire = Wire(
+                    generation=generation,
+                    upstream=make_name(None, _link_key(generation, index, rank)) if index else None,
+                    downstream=tuple(
+                        make_name(following[taker].address, _link_key(generation, index + 1, taker)) for taker in takers
+                    ),
+                    group=tuple(make_name(member.address, f"stage-{index}") for member in shards)
+                    if len(shards) > 1
+                    else (),
+                )
+                worker.send(encode(wire))
+        return SelfCutting()
+
+
+class SelfCutting:
+    """Implements `cluster.fabric.Wiring`: a connection ends with either end, and who loses one leaves the others."""
+
+    def cut(self) -> None:
+        """Nothing waits for ever that the head would have to free."""
+
+
+def _link_key(generation: Generation, stage: int, rank: int) -> str:
+    """As whom the shard that feeds this one comes to it."""
+    return f"{generation}/stage-{stage}/shard-{rank}"

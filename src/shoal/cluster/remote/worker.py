@@ -1,0 +1,99 @@
+"""A worker on another machine: started by a thread, so that the head never waits for it."""
+
+from __future__ import annotations
+
+import time
+
+from shoal.cluster.message_worker import MessageWorker
+from shoal.cluster.remote.deferred_link import DeferredLink
+from shoal.cluster.remote.host import StartedWorker, WorkerHost
+from shoal.comm.link import Link
+from shoal.comm.tls_identity import Credentials
+from shoal.comm.tls_link import Address, connect_tls
+from shoal.errors import WorkerLost
+from shoal.worker.remote_main import CONTROL_KEY
+
+_CONNECT_TIMEOUT_S = 10.0
+_POLL_S = 0.01
+
+
+class RemoteChild:
+    """The process on its machine. Implements `cluster.child_process.Child`."""
+
+    def __init__(self, name: str, host: WorkerHost) -> None:
+        self.name = name
+        self._host = host
+        self._started: StartedWorker | None = None
+        self._is_unwanted = False
+        self._was_told_to_end = False
+
+    @property
+    def pid(self) -> int:
+        """See `Child.pid`."""
+        return self._started.pid if self._started is not None else 0
+
+    @property
+    def address(self) -> Address:
+        """Where it listens. It must have been started."""
+        assert self._started is not None
+        return self._started.address
+
+    @property
+    def was_killed(self) -> bool:
+        """Its machine does not say."""
+        return False
+
+    @property
+    def is_reaped(self) -> bool:
+        """See `Child.is_reaped`."""
+        return self._was_told_to_end
+
+    def start(self, own: Credentials, heads: Credentials) -> Link:
+        """Start it and connect to it; blocks. Raises WorkerLost, RemoteProtocolError."""
+        started = self._started = self._host.start(own)
+        if self._is_unwanted:
+            self._host.end(started)
+            raise WorkerLost(f"{self.name} is not wanted any more")
+        return connect_tls(started.address, heads, key=CONTROL_KEY, timeout_s=_CONNECT_TIMEOUT_S)
+
+    def lost(self, error: Exception) -> WorkerLost:
+        """See `Child.lost`."""
+        process = f" (pid {self.pid})" if self.pid else ""
+        return WorkerLost(f"{self.name}{process} on {self._host.name}: {error}")
+
+    def kill(self) -> bool:
+        """See `Child.kill`."""
+        self._is_unwanted = True
+        if self._started is None:
+            return False
+        if not self._was_told_to_end:
+            self._was_told_to_end = True
+            self._host.end(self._started)
+        return self._host.has_ended(self._started)
+
+    def end(self, deadline_s: float) -> None:
+        """See `Child.end`."""
+        while self._started is not None and not self._host.has_ended(self._started):
+            if time.monotonic() >= deadline_s:
+                self.kill()
+                return
+            time.sleep(_POLL_S)
+
+
+class RemoteWorker(MessageWorker):
+    """Its control link is there at once and carries what is sent as soon as it can."""
+
+    def __init__(self, name: str, host: WorkerHost, *, own: Credentials, heads: Credentials) -> None:
+        """`own`: the worker's credentials; `heads`: this process's."""
+        self._process = RemoteChild(name, host)
+        self._deferred = DeferredLink(lambda: self._process.start(own, heads), f"start {name}")
+        super().__init__(self._process, self._deferred)
+
+    @property
+    def address(self) -> Address:
+        """Where its neighbours find it. It must have said something."""
+        return self._process.address
+
+    def kill(self) -> bool:
+        """See `Worker.kill`. One that is still being started is ended when it has been."""
+        return super().kill() and not self._deferred.is_connecting

@@ -1,0 +1,80 @@
+"""A worker's links to neighbours on other machines: TLS connections, let in by each worker's own listener.
+
+A neighbour's name is "host:port/key": where its listener is, and as whom to come. For one that comes here, "/key".
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from shoal.comm.tcp_group import TcpGroup
+from shoal.comm.tls_identity import Credentials
+from shoal.comm.tls_link import Address, connect_tls
+from shoal.comm.tls_listener import TlsListener
+from shoal.comm.tls_mesh import connect_tls_mesh
+from shoal.errors import RemoteProtocolError
+from shoal.protocol.messages import LoadStage, Wire
+from shoal.worker.links import StageLinks
+
+_CONNECT_TIMEOUT_S = 5.0
+"""Neighbours have loaded and were told at the same time; the head counts silence as loss after 10 s."""
+
+
+class TlsConnector:
+    """Implements `worker.links.Connector`."""
+
+    def __init__(self, listener: TlsListener, credentials: Credentials) -> None:
+        """Both stay the caller's to close."""
+        self._listener = listener
+        self._credentials = credentials
+
+    def connect(self, wire: Wire, load: LoadStage) -> StageLinks:
+        """See `Connector`. Connects to all before it waits for any: listeners let neighbours in by themselves."""
+        deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
+        with ExitStack() as on_failure:
+            downstream = [
+                connect_tls(address, self._credentials, key=key, timeout_s=_left_s(deadline_s))
+                for address, key in map(parse_name, wire.downstream)
+            ]
+            for link in downstream:
+                on_failure.callback(link.close)
+            group = self._join(wire, load, deadline_s) if wire.group else None
+            if group is not None:
+                on_failure.callback(group.close)
+            upstream = None
+            if wire.upstream is not None:
+                upstream = self._listener.take(parse_name(wire.upstream)[1], timeout_s=_left_s(deadline_s))
+            on_failure.pop_all()
+        return StageLinks(upstream=upstream, downstream=downstream, group=group)
+
+    def _join(self, wire: Wire, load: LoadStage, deadline_s: float) -> TcpGroup:
+        names = [parse_name(name) for name in wire.group]
+        peers = connect_tls_mesh(
+            [address for address, _ in names],
+            name=names[0][1],
+            rank=load.rank,
+            generation=wire.generation,
+            listener=self._listener,
+            credentials=self._credentials,
+            timeout_s=_left_s(deadline_s),
+        )
+        return TcpGroup(peers, rank=load.rank, size=len(names), generation=wire.generation)
+
+
+def make_name(address: Address | None, key: str) -> str:
+    """How a neighbour is named in `Wire`; `address`: None where it comes by itself."""
+    return f"/{key}" if address is None else f"{address[0]}:{address[1]}/{key}"
+
+
+def parse_name(name: str) -> tuple[Address, str]:
+    """Address and key. Raises RemoteProtocolError where it is no such name."""
+    where, slash, key = name.partition("/")
+    host, _, port = where.rpartition(":")
+    if not slash or not key or (where and not port.isdigit()):
+        raise RemoteProtocolError(f"{name!r} names no neighbour")
+    return (host, int(port) if where else 0), key
+
+
+def _left_s(deadline_s: float) -> float:
+    return max(0.0, deadline_s - time.monotonic())

@@ -1,0 +1,105 @@
+"""Workers that are reached over the network, all of them on the loopback: the same tokens, the same recovery."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from shoal.cluster.fabric import Place
+from shoal.cluster.launch import LoadedModel, launch
+from shoal.cluster.pipeline_executor import PipelineExecutor
+from shoal.cluster.planning import plan_model
+from shoal.cluster.remote.fabric import RemoteFabric
+from shoal.cluster.remote.host import LocalHost
+from shoal.cluster.replica_recipe import load_message
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.request import Request
+from shoal.errors import ModelLoadError
+from shoal.protocol.messages import Generation
+from tests.integration.leaks import no_leaks
+from tests.integration.running import Transcript, executors, make_requests, tiny_config, transcribe
+from tests.model.tiny_models import make_tiny_gguf
+
+pytest.importorskip("cryptography")
+REQUESTS = make_requests(4, max_tokens=30)
+RECOVERY = RecoveryConfig(worker_timeout_s=1.0, load_timeout_s=8.0, backoff_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_gguf(tmp_path_factory.mktemp("model"), quant="F32")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path) -> Transcript:
+    with launch(plan_model(tiny_config(tiny_model, split="1"))) as loaded:
+        return transcribe(loaded.engine, REQUESTS)
+
+
+@pytest.fixture
+def host(expected: Transcript) -> Iterator[LocalHost]:
+    with no_leaks():
+        host = LocalHost("127.0.0.1")
+        yield host
+        host.close()
+
+
+def launch_remote(model: Path, split: str, host: LocalHost) -> LoadedModel:
+    planned = plan_model(tiny_config(model, split=split))
+    return launch(planned, fabric=RemoteFabric({"": host}), recovery=RECOVERY)
+
+
+def tokens_of(transcript: Transcript, requests: list[Request]) -> list[list[int]]:
+    return [transcript.tokens[request.request_id] for request in requests]
+
+
+@pytest.mark.parametrize("split", ["1", "pp=2", "tp=2", "dp=2", "pp=2,tp=2"])
+def test_tokens_are_those_of_the_whole_model(
+    split: str, tiny_model: Path, expected: Transcript, host: LocalHost
+) -> None:
+    with launch_remote(tiny_model, split, host) as loaded:
+        assert tokens_of(transcribe(loaded.engine, REQUESTS), REQUESTS) == tokens_of(expected, REQUESTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2,pp=2"])
+def test_requests_survive_a_lost_worker(
+    split: str, number: signal.Signals, tiny_model: Path, expected: Transcript, host: LocalHost
+) -> None:
+    with launch_remote(tiny_model, split, host) as loaded:
+        engine, transcript = loaded.engine, Transcript()
+        before = [pid for executor in executors(loaded) for pid in executor.worker_pids()]
+        for request in REQUESTS:
+            engine.add(request)
+        transcript.follow(engine, lambda: len(transcript.tokens.get("request-3", ())) >= 3)
+        os.kill(before[0], number)
+        transcript.finish(engine)
+        transcript.follow(engine, lambda: not engine.stats().num_recovering)
+        assert tokens_of(transcript, REQUESTS) == tokens_of(expected, REQUESTS)
+        after = [pid for executor in executors(loaded) for pid in executor.worker_pids()]
+        assert before[0] not in after
+        assert (before[1] in after) == (number is signal.SIGKILL), "whoever is not suspected keeps its weights"
+
+
+def test_what_cannot_be_loaded_is_named(tiny_model: Path, host: LocalHost) -> None:
+    planned = plan_model(tiny_config(tiny_model, split="1"))
+    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    place = Place(label="stage 0", load=structs.replace(load, model_path="nowhere.gguf"), machine=None)
+    executor = PipelineExecutor([[place]], RemoteFabric({"": host}), Generation(0))
+    try:
+        with pytest.raises(ModelLoadError, match=r"stage 0: .*nowhere\.gguf"):
+            executor.wait_until_loaded(60.0)
+    finally:
+        executor.close()
+
+
+def test_a_worker_that_is_not_wanted_any_more_ends_while_it_is_being_started(tiny_model: Path, host: LocalHost) -> None:
+    planned = plan_model(tiny_config(tiny_model, split="1"))
+    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    place = Place(label="stage 0", load=load, machine=None)
+    PipelineExecutor([[place]], RemoteFabric({"": host}), Generation(0)).close()

@@ -1,0 +1,186 @@
+"""Several hosts on one machine: network namespaces, joined by a bridge in a namespace of its own, a raylet in each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_PREFIX = f"shoal-{os.getpid()}"
+_SUBNET = "10.213.7"
+_PORT = 6379
+_OBJECT_STORE_BYTES = 80 << 20
+_COMMAND_TIMEOUT_S = 120.0
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
+
+
+def why_not() -> str | None:
+    """Why there can be no hosts here; None where there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "network namespaces need the ip command"
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError:
+        return "Ray is not installed"
+    probe = subprocess.run(["ip", "netns", "add", f"{_PREFIX}-probe"], capture_output=True)
+    if probe.returncode:
+        return "no network namespace may be made here"
+    subprocess.run(["ip", "netns", "del", f"{_PREFIX}-probe"], check=True)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One namespace."""
+
+    namespace: str
+    address: str
+
+    def command(self, *words: str) -> list[str]:
+        """The same command, in the namespace."""
+        return ["ip", "netns", "exec", self.namespace, *words]
+
+    def set_link(self, is_up: bool) -> None:
+        """Plug its cable in, or pull it: bytes vanish, no connection is told."""
+        _run("ip", "-n", self.namespace, "link", "set", "eth0", "up" if is_up else "down")
+
+    def limit(self, bits_per_s: int) -> None:
+        """Send no faster than that."""
+        rate = f"{bits_per_s}bit"
+        _run(
+            *("tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", "tbf"),
+            *("rate", rate, "burst", "32kbit", "latency", "400ms"),
+        )
+
+    def unlimited(self) -> None:
+        """As before `limit`."""
+        _run("tc", "-n", self.namespace, "qdisc", "del", "dev", "eth0", "root")
+
+
+@contextmanager
+def hosts(count: int) -> Iterator[list[Host]]:
+    """So many hosts that reach each other, and nobody else does."""
+    switch = f"{_PREFIX}-switch"
+    with ExitStack() as undo:
+        _add_namespace(switch, undo)
+        _run("ip", "-n", switch, "link", "add", "br0", "type", "bridge")
+        _run("ip", "-n", switch, "link", "set", "br0", "up")
+        made = [Host(namespace=f"{_PREFIX}-{index}", address=f"{_SUBNET}.{index + 1}") for index in range(count)]
+        for index, host in enumerate(made):
+            _add_namespace(host.namespace, undo)
+            _run(
+                *("ip", "-n", switch, "link", "add", f"port{index}", "type", "veth", "peer", "name", "eth0"),
+                *("netns", host.namespace),
+            )
+            _run("ip", "-n", switch, "link", "set", f"port{index}", "master", "br0", "up")
+            _run("ip", "-n", host.namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                _run("ip", "-n", host.namespace, "link", "set", device, "up")
+        yield made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayHosts:
+    """Hosts of one Ray cluster, the first being its head."""
+
+    hosts: Sequence[Host]
+    environment: dict[str, str]
+
+    def shoal(self, *arguments: str) -> list[str]:
+        """A `shoal` command on the first host."""
+        return self.hosts[0].command(sys.executable, "-m", "shoal.cli.main", *arguments)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        return subprocess.run(
+            self.shoal(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_TIMEOUT_S,
+        )
+
+
+@contextmanager
+def ray_hosts(count: int) -> Iterator[RayHosts]:
+    """A Ray cluster over so many hosts."""
+    with hosts(count) as made, ExitStack() as undo:
+        folder = Path(tempfile.mkdtemp(prefix="shoal-ray-"))
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        environment = os.environ | {
+            "RAY_ADDRESS": f"{made[0].address}:{_PORT}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+        for index, host in enumerate(made):
+            join = ("--head", f"--port={_PORT}") if not index else (f"--address={made[0].address}:{_PORT}",)
+            temp = (f"--temp-dir={folder / 'r'}", "--include-dashboard=false") if not index else ()
+            command = host.command(
+                *(*_RAY, "start", *join, *temp, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
+                *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"),
+            )
+            starting = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            undo.callback(_end, starting)
+            _wait_until_joined(made[0], environment, index + 1)
+        yield RayHosts(hosts=made, environment=environment)
+
+
+def _wait_until_joined(head: Host, environment: dict[str, str], count: int) -> None:
+    """Ray itself knows when a machine is there."""
+    program = (
+        "import os, ray, time\n"
+        f"deadline_s = time.monotonic() + {_COMMAND_TIMEOUT_S}\n"
+        "while True:\n"
+        "    try:\n"
+        "        ray.init(address=os.environ['RAY_ADDRESS'], log_to_driver=False, logging_level='ERROR')\n"
+        f"        if sum(node['Alive'] for node in ray.nodes()) >= {count}: break\n"
+        "        ray.shutdown()\n"
+        "    except Exception:\n"
+        "        if time.monotonic() > deadline_s: raise\n"
+        "    time.sleep(0.2)\n"
+    )
+    subprocess.run(
+        head.command(sys.executable, "-c", program),
+        env=environment,
+        check=True,
+        timeout=_COMMAND_TIMEOUT_S,
+        capture_output=True,
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """`ray start --block` ends what it has started when it is asked to."""
+    process.terminate()
+    try:
+        process.wait(30.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _add_namespace(name: str, undo: ExitStack) -> None:
+    _run("ip", "netns", "add", name)
+    undo.callback(_delete_namespace, name)
+
+
+def _delete_namespace(name: str) -> None:
+    """Whoever still runs in it is one of ours."""
+    pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+    for pid in pids:
+        subprocess.run(["kill", "-9", pid], capture_output=True)
+    _run("ip", "netns", "del", name)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S)
+    assert not done.returncode, f"{' '.join(command)}: {done.stderr}"
