@@ -94,8 +94,12 @@ class TlsListener:
             entrance.close()
 
     def _admit(self, key: str, sock: ssl.SSLSocket) -> None:
-        """One that comes again takes the place of its earlier connection."""
+        """One that comes again takes the place of its earlier connection.
+
+        Whoever hears that it was accepted finds it here: both happen under the lock. Raises OSError where it is gone.
+        """
         with self._changed:
+            sock.send(ACCEPTED)
             earlier = self._waiting.pop(key, None)
             if earlier is None and len(self._waiting) == _MAX_WAITING:
                 earlier = self._waiting.pop(next(iter(self._waiting)))
@@ -133,7 +137,6 @@ class _Caller:
             key = self._heard[LENGTH.size :].decode()
         except UnicodeDecodeError as error:
             raise RemoteProtocolError("it says hello with something that is no text") from error
-        self.sock.send(ACCEPTED)
         return key
 
     def _hear(self, num_bytes: int) -> None:
@@ -208,7 +211,11 @@ class _Entrance:
             self._drop(caller, error)
         else:
             self._forget(caller)
-            self._admit(key, caller.sock)
+            try:
+                self._admit(key, caller.sock)
+            except OSError as error:
+                caller.sock.close()
+                self._refuse(caller.peer, error)
 
     def _drop(self, caller: _Caller, why: Exception) -> None:
         self._forget(caller)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ _START_TIMEOUT_S = 60.0
 """For an agent: Ray starts a Python process on its machine."""
 _CALL_TIMEOUT_S = 90.0
 """For what an agent does at once; longer than it gives a worker to start."""
+_REACH_TIMEOUT_S = 5.0
 _CALLS_AT_ONCE = 64
 """of one agent: each worker's end is waited for by one"""
 
@@ -193,14 +195,22 @@ def _import_ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType) -> None:
+    address = os.environ.get("RAY_ADDRESS", "auto")
     try:
-        address = os.environ.get("RAY_ADDRESS", "auto")
+        _check_that_somebody_listens(address)
         ray.init(address=address, namespace="shoal", log_to_driver=False, logging_level="ERROR")
-    except ConnectionError:
+    except OSError:
         raise ConfigError(
             "no Ray cluster runs here; start one with: ray start --head, and on every other machine: "
             "ray start --address HEAD:6379"
         ) from None
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Ray itself goes on trying for minutes. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_REACH_TIMEOUT_S).close()
 
 
 def _check_versions(machines: list[RayMachine]) -> None:
