@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
+from shoal.comm.link import Link
 from shoal.comm.tcp_group import TcpGroup
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address, connect_tls
@@ -33,12 +34,11 @@ class TlsConnector:
         """See `Connector`. Connects to all before it waits for any: listeners let neighbours in by themselves."""
         deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
         with ExitStack() as on_failure:
-            downstream = [
-                connect_tls(address, self._credentials, key=key, timeout_s=_left_s(deadline_s))
-                for address, key in map(parse_name, wire.downstream)
-            ]
-            for link in downstream:
+            downstream: list[Link] = []
+            for address, key in map(parse_name, wire.downstream):
+                link = connect_tls(address, self._credentials, key=key, timeout_s=_left_s(deadline_s))
                 on_failure.callback(link.close)
+                downstream.append(link)
             group = self._join(wire, load, deadline_s) if wire.group else None
             if group is not None:
                 on_failure.callback(group.close)

@@ -74,6 +74,7 @@ class LocalHost:
             port = _hand_credentials_over(process, credentials)
         except (OSError, ValueError) as error:
             process.kill()
+            process.wait(_END_TIMEOUT_S)
             raise WorkerLost(f"no worker could be started on {self._address}: {error}") from error
         self._processes[process.pid] = process
         return StartedWorker(pid=process.pid, address=(self._address, port))
