@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.messages import StageFailed
@@ -223,19 +223,30 @@ class Worker(ABC, Generic[ReceivedT]):
         return None
 
 
-class EndingWorker(Protocol):
-    """What can be ended."""
+def first_cause(workers: Mapping[int, Worker[Any]], index: int, error: ShoalError) -> tuple[int, ShoalError]:
+    """Whose fault it is that a worker cannot go on, and why.
 
-    def ask_to_end(self) -> None:
-        """Say goodbye, if it still listens."""
-        ...
+    Those who wait for a worker that is gone say that they lost it: what it says itself counts, then who was killed.
 
-    def close(self, deadline_s: float) -> None:
-        """Let it end by itself until deadline_s (time.monotonic), then make it end. Idempotent."""
-        ...
+    Args:
+        workers: of one replica, by their places.
+        index: of the one that failed.
+        error: what it failed with.
+    """
+    causes = {index: error}
+    for other, worker in workers.items():
+        if other != index and (cause := worker.failure()) is not None:
+            causes[other] = cause
+    culprit = min(causes, key=lambda one: (isinstance(causes[one], WorkerLost), not workers[one].was_killed))
+    return culprit, causes[culprit]
 
 
-def close_all(workers: Sequence[EndingWorker]) -> None:
+def kill_all(workers: Collection[Worker[Any]]) -> bool:
+    """Make all workers end, without waiting; whether they have. Call it again until they have."""
+    return sum(worker.kill() for worker in workers) == len(workers)
+
+
+def close_all(workers: Collection[Worker[Any]]) -> None:
     """Ask all workers to end, then make them. They keep nothing, so one that is busy is not waited for long."""
     for worker in workers:
         worker.ask_to_end()

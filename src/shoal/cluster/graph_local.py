@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from shoal.cluster.child_process import close_all
+from shoal.cluster.child_process import close_all, first_cause, kill_all
 from shoal.cluster.graph_worker_process import GraphWorkerProcess, LinkFds, WorkerLinks
 from shoal.comm.arena import create_arena_memory
 from shoal.comm.shm_group import create_group_memory
@@ -97,8 +97,10 @@ class LocalGraphExecutor:
         deadline_s = time.monotonic() + _LOAD_TIMEOUT_S
         num_loading = len(self._loading)
         while num_loading:
-            fds = [self._workers[index].fileno() for index in self._loading]
-            if not select.select(fds, [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+            poll = select.poll()
+            for index in self._loading:
+                poll.register(self._workers[index].fileno(), select.POLLIN)
+            if not poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3):
                 silent = self._workers[min(self._loading)].name
                 raise WorkerLost(f"{silent} was not loaded within {_LOAD_TIMEOUT_S:.0f} s")
             self.poll_loading()
@@ -135,8 +137,7 @@ class LocalGraphExecutor:
 
     def kill(self) -> bool:
         """End every worker without waiting for it; whether all have ended."""
-        num_ended = sum(worker.kill() for worker in self._workers)
-        return num_ended == len(self._workers)
+        return kill_all(self._workers)
 
     def close(self) -> None:
         """End every worker."""
@@ -147,18 +148,8 @@ class LocalGraphExecutor:
         try:
             return self._workers[index].receive(0.0)
         except ShoalError as error:
-            raise self._first_cause(index, error) from error
-
-    def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
-        """Those who wait for a worker that is gone say that they lost it: what became of that one counts."""
-        causes = {index: error}
-        for other, worker in enumerate(self._workers):
-            if other != index and (cause := worker.failure()) is not None:
-                causes[other] = cause
-        self._culprit = min(
-            causes, key=lambda one: (isinstance(causes[one], WorkerLost), not self._workers[one].was_killed)
-        )
-        return causes[self._culprit]
+            self._culprit, cause = first_cause(dict(enumerate(self._workers)), index, error)
+            raise cause from error
 
     def _take(self, stage: int, worker: GraphWorkerProcess, done: BatchDone, received: Received) -> list[BatchResult]:
         """Note one worker's report; the result when it was the last."""

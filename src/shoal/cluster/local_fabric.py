@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import cast
 
-from shoal.cluster.fabric import Place, StageWorker
+from shoal.cluster.fabric import Place
+from shoal.cluster.message_worker import MessageWorker
 from shoal.cluster.worker_process import WorkerProcess
 from shoal.comm.ring_link import close_ring, create_ring
 from shoal.comm.shm_group import close_group, create_group_memory
@@ -41,7 +42,7 @@ class LocalFabric:
             on_failure.pop_all()
         return worker
 
-    def wire(self, workers: Sequence[Sequence[StageWorker]], generation: Generation) -> LocalWiring:
+    def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> LocalWiring:
         """See `Fabric.wire`. They must be its own. A shard takes from the shard of its own rank, counted round."""
         wiring = LocalWiring()
         with ExitStack() as on_failure:

@@ -11,7 +11,7 @@ _SEND_TIMEOUT_S = 10.0
 
 
 class MessageWorker(Worker[Message]):
-    """Implements `cluster.fabric.StageWorker`."""
+    """A worker to which messages are sent as frames."""
 
     def __init__(self, child: Child, link: Link) -> None:
         """Owns both."""

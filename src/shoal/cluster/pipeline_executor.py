@@ -6,8 +6,9 @@ import select
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from shoal.cluster.child_process import close_all
-from shoal.cluster.fabric import Fabric, Place, StageWorker, Wiring
+from shoal.cluster.child_process import close_all, first_cause, kill_all
+from shoal.cluster.fabric import Fabric, Place, Wiring
+from shoal.cluster.message_worker import MessageWorker
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import (
@@ -48,7 +49,7 @@ class PipelineExecutor:
         self._places = [place for places in stages for place in places]
         self._generation = generation
         self._on_progress = on_progress or (lambda count: None)
-        self._workers: dict[int, StageWorker] = {}
+        self._workers: dict[int, MessageWorker] = {}
         """by their place"""
         self._fabric = fabric
         self._wiring: Wiring | None = None
@@ -87,7 +88,7 @@ class PipelineExecutor:
 
     def poll_loading(self) -> bool:
         """See `StartingExecutor.poll_loading`."""
-        for index in sorted(self._joining):
+        for index in self._workers:
             self._look(index)
         self._wire_if_loaded()
         return not self._joining
@@ -139,7 +140,7 @@ class PipelineExecutor:
         """See `Executor.fence`."""
         self._cut()
 
-    def surrender(self, load: LoadStage) -> StageWorker | None:
+    def surrender(self, load: LoadStage) -> MessageWorker | None:
         """Give a worker away that has loaded this, if one lives; it is no longer this executor's."""
         for index, worker in self._workers.items():
             if self._places[index].load == load and index not in self._loading and worker.failure() is None:
@@ -149,19 +150,18 @@ class PipelineExecutor:
     def kill(self) -> bool:
         """End every worker without waiting for it; whether all have ended."""
         self._cut()
-        num_ended = sum(worker.kill() for worker in self._workers.values())
-        return num_ended == len(self._workers)
+        return kill_all(self._workers.values())
 
     def close(self) -> None:
         """End every worker."""
         self._cut()
-        close_all(list(self._workers.values()))
+        close_all(self._workers.values())
 
     def _look(self, index: int) -> None:
-        """Take in what a worker has said that is not ready."""
+        """Take in what a worker has said, or that it is gone, also if it was ready before the others."""
         worker = self._workers[index]
         try:
-            while index in self._joining and (message := worker.receive(0.0)) is not None:
+            while (message := worker.receive(0.0)) is not None:
                 self._take(index, message)
         except ShoalError as error:
             raise self._first_cause(index, error) from error
@@ -183,7 +183,7 @@ class PipelineExecutor:
             case _:
                 raise WorkerLost(f"{self._workers[index].name} sent {type(message).__name__} before it was ready")
 
-    def _result_in(self, message: Message, worker: StageWorker) -> list[StepResult]:
+    def _result_in(self, message: Message, worker: MessageWorker) -> list[StepResult]:
         match message:
             case StepResult():
                 return [message]
@@ -193,16 +193,8 @@ class PipelineExecutor:
                 raise WorkerLost(f"{worker.name} sent {type(message).__name__} while running")
 
     def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
-        """Those who wait for a worker that is gone say that they lost it: what it says itself counts."""
-        causes = {index: error}
-        for other, worker in self._workers.items():
-            if other != index and (cause := worker.failure()) is not None:
-                causes[other] = cause
-        self._culprit = min(causes, key=lambda one: (isinstance(causes[one], WorkerLost), not self._was_killed(one)))
-        return causes[self._culprit]
-
-    def _was_killed(self, index: int) -> bool:
-        return self._workers[index].was_killed
+        self._culprit, cause = first_cause(self._workers, index, error)
+        return cause
 
     def _wire_if_loaded(self) -> None:
         if not self._loading and self._wiring is None:
@@ -213,6 +205,6 @@ class PipelineExecutor:
             self._wiring.cut()
             self._wiring = None
 
-    def _by_stage(self) -> list[list[StageWorker]]:
+    def _by_stage(self) -> list[list[MessageWorker]]:
         rest = iter(self._workers.values())
         return [[next(rest) for _ in places] for places in self._stages]

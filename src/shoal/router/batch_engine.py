@@ -27,7 +27,6 @@ from shoal.core.batching.events import (
     SubmitBatch,
     Tick,
 )
-from shoal.core.batching.lives import without_restart
 from shoal.core.batching.scheduler import BatchScheduler
 from shoal.core.graph_plan import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
@@ -85,7 +84,7 @@ class BatchEngine:
             self._config,
             batch,
             [executor.num_stages for executor in executors],
-            recovery if recipes else without_restart(recovery),
+            recovery if recipes else recovery.without_restart(),
         )
         self._requests: dict[str, Inference] = {}
         self._in_flight: dict[int, _Flight] = {}

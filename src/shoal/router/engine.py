@@ -9,7 +9,6 @@ import os
 import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import assert_never
 
 from shoal.core.events import RequestAdded, RequestCancelled
@@ -74,7 +73,7 @@ class Engine:
         """
         recovery = recovery or RecoveryConfig()
         if not recipes:
-            recovery = replace(recovery, max_failures=1, crash_loop_s=0.0)
+            recovery = recovery.without_restart()
         self._fleet = Fleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
         self._report = report or _say_nothing

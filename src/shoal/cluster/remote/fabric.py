@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from shoal.cluster.fabric import Place, StageWorker
+from shoal.cluster.fabric import Place
+from shoal.cluster.message_worker import MessageWorker
 from shoal.cluster.remote.host import WorkerHost
 from shoal.cluster.remote.worker import RemoteWorker
 from shoal.comm.tls_identity import ClusterAuthority
@@ -33,7 +34,7 @@ class RemoteFabric:
         worker.send(encode(place.load))
         return worker
 
-    def wire(self, workers: Sequence[Sequence[StageWorker]], generation: Generation) -> SelfCutting:
+    def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> SelfCutting:
         """See `Fabric.wire`. A shard takes from the shard of its own rank, counted round."""
         stages = [[cast(RemoteWorker, worker) for worker in shards] for shards in workers]
         for index, shards in enumerate(stages):

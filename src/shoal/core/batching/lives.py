@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shoal.core.batching.events import LifeEffect, ReportRecovery, StartWorkers, StopWorkers
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp
 from shoal.core.recovery.worker_life import Phase, WorkerLife
 
@@ -93,8 +92,3 @@ class ReplicaLives:
             num_recoveries=self._num_recoveries,
             recovery_s=self._recovery_s,
         )
-
-
-def without_restart(recovery: RecoveryConfig) -> RecoveryConfig:
-    """The same for workers that nobody knows how to start again."""
-    return replace(recovery, max_failures=1, crash_loop_s=0.0)

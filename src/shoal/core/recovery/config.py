@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError
 
@@ -27,6 +27,10 @@ class RecoveryConfig:
     """failures in a row of one worker to load after which its replica is planned anew without it, >= 1"""
     settled_s: float = 10.0
     """workers that were there for so long, or answered a step, have not failed in a row when they are lost, > 0"""
+
+    def without_restart(self) -> RecoveryConfig:
+        """The same for workers that nobody knows how to start again: the first loss is the last."""
+        return replace(self, max_failures=1, crash_loop_s=0.0)
 
     def __post_init__(self) -> None:
         for name in ("worker_timeout_s", "load_timeout_s", "backoff_s", "settled_s"):
