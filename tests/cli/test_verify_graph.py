@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from examples.perceptron import make_layers, to_onnx
 from onnx import helper, save
 
+from examples.perceptron import make_layers, to_onnx
 from shoal.bench.graph_verification import PlainRuntime
 from tests.cli.conftest import Shoal
 from tests.cluster.graphs import floats, save_graph

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from examples.images import LINES, draw_page
 from examples.perceptron import WAYS
-
 from tests.real_models import package_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

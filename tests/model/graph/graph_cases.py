@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from tests.plain_runtime import plain_session
 
 from shoal.core.graph_plan import TensorSpec
 from shoal.model.graph.cuts import stage_interfaces
@@ -15,6 +14,7 @@ from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.stage_model import extract_stage
 from shoal.model.graph.value_types import ELEMENT_TYPES
 from shoal.model.runtime_sessions import session_options
+from tests.plain_runtime import plain_session
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 Values = dict[str, Any]

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import real_models
-from tests.model.graph.graph_cases import make_graph
 
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import ConfigError
@@ -14,6 +12,8 @@ from shoal.model.graph.cuts import stage_interfaces
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.sample_inputs import sample_inputs
 from shoal.model.graph.session import GraphStage
+from tests import real_models
+from tests.model.graph.graph_cases import make_graph
 
 
 def find(graph: GraphFile, **named: int) -> BatchAxes:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.model.graph.graph_cases import assert_same, make_graph, run_stages, run_whole
 
 from shoal.core.graph_plan import HEAD, StageInput, StageOutput
 from shoal.errors import ConfigError
 from shoal.model.graph.cuts import StageInterface, cut_points, stage_interfaces
 from shoal.model.graph.graph_file import GraphFile
+from tests.model.graph.graph_cases import assert_same, make_graph, run_stages, run_whole
 
 X = {"x": np.array([[-1.5, 2, 3, -4], [0.5, -6, 7, 8]], np.float32)}
 SKIP = """

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from tests.model.graph.graph_cases import make_graph
 
 from shoal.errors import ModelLoadError
 from shoal.model.graph.dataflow import sort_nodes
+from tests.model.graph.graph_cases import make_graph
 
 CAPTURES = """
 g (float[N] x, bool c) => (float[N] y) <float[1] w = {2}> {

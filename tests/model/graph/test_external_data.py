@@ -8,12 +8,12 @@ import onnx
 import pytest
 from onnx.external_data_helper import set_external_data
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
-from tests.model.graph.graph_cases import HEADER, assert_same, run_stages, run_whole, save_graph
 
 from shoal.errors import ModelLoadError
 from shoal.model.graph.cuts import cut_points
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.stage_model import weight_bytes
+from tests.model.graph.graph_cases import HEADER, assert_same, run_stages, run_whole, save_graph
 
 TWO_LAYERS = """
 g (float[N,4] x) => (float[M,2] y) {

@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx.helper import make_node
-from tests.model.graph.graph_cases import make_graph, save_graph
 
 from shoal.core.graph_plan import TensorSpec
 from shoal.errors import ModelLoadError
 from shoal.model.graph.graph_file import open_graph
+from tests.model.graph.graph_cases import make_graph, save_graph
 
 PLAIN = "g (float[N,4] x) => (float[N,4] y) <float[4] w = {1,2,3,4}> { a = Add(x, w)  y = Relu(a) }"
 

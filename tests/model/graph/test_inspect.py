@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.model.graph.graph_cases import make_graph
 
 from shoal.model.graph.inspect import describe_graph
+from tests.model.graph.graph_cases import make_graph
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
 

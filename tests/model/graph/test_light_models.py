@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.model.graph.graph_cases import assert_same, run_stages, run_whole
 
 from shoal.model.graph.cuts import cut_points, stage_interfaces
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.stage_model import weight_bytes
+from tests.model.graph.graph_cases import assert_same, run_stages, run_whole
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 NAMES = ["bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet"]

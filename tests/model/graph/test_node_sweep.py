@@ -14,11 +14,11 @@ import pytest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 from onnx.helper import make_node, make_tensor_value_info, tensor_dtype_to_np_dtype
-from tests.model.graph.graph_cases import make_session, run_stages, run_whole
 
 from shoal.errors import ModelLoadError
 from shoal.model.graph.cuts import cut_points
 from shoal.model.graph.graph_file import GraphFile, open_graph
+from tests.model.graph.graph_cases import make_session, run_stages, run_whole
 
 MIN_RAN = 1650
 """Of 1884 cases in onnx 1.23, ONNX Runtime 1.32 runs 1762; 1654 run in two stages, 26 have sequences or optionals at

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests import real_models
-from tests.model.graph.graph_cases import HEADER, make_graph
 
 from shoal.errors import ConfigError
 from shoal.model.graph import node_times
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.node_times import estimate_nodes, measure_nodes
+from tests import real_models
+from tests.model.graph.graph_cases import HEADER, make_graph
 
 LAYERS = """g (float[N, 64] x) => (float[N, 64] y) {
     a = Exp(x) b = Tanh(a) c = Add(b, x) d = Erf(c) e = Cos(d) y = Sub(e, x) }"""

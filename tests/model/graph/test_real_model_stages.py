@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.model.graph.graph_cases import run_stages, run_whole
-from tests.real_models import magika, ocr_classifier, ocr_detector, ocr_recognizer, silero_vad
 
 from shoal.model.graph.cuts import cut_points, stage_interfaces
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.stage_model import weight_bytes
+from tests.model.graph.graph_cases import run_stages, run_whole
+from tests.real_models import magika, ocr_classifier, ocr_detector, ocr_recognizer, silero_vad
 
 ROUNDING = 1e-5
 """Of the largest value: a cut inside a group of nodes that ONNX Runtime would fuse changes the last bits."""

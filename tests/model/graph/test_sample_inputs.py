@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import real_models
-from tests.model.graph.graph_cases import make_graph
 
 from shoal.core.graph_plan import BatchAxes, Dim, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
@@ -15,6 +13,8 @@ from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.input_check import check_inputs
 from shoal.model.graph.sample_inputs import sample_inputs
 from shoal.model.graph.session import GraphStage
+from tests import real_models
+from tests.model.graph.graph_cases import make_graph
 
 
 def spec(name: str, dtype: str, *shape: Dim) -> TensorSpec:

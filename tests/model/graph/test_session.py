@@ -5,13 +5,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.model.graph.graph_cases import make_graph
 
 from shoal.core.graph_plan import StageInput, StageOutput
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.graph.cuts import StageInterface, stage_interfaces
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.session import GraphStage
+from tests.model.graph.graph_cases import make_graph
 
 ADD = "g (float[N] a, float[N] b) => (float[N] y) { s = Add(a, b) y = Neg(s) }"
 

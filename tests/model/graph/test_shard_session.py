@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.model.graph.lockstep import run_lockstep
 
 from shoal.core.graph_plan import HEAD, StageInput, StageOutput, TensorSpec
 from shoal.errors import InvalidRequest, RemoteProtocolError, WorkerLost
 from shoal.model.graph.segments import MARKER_DOMAIN, Gathering, Reduction, cut_at_markers
 from shoal.model.graph.shard_session import GraphShard, ShardSegments
+from tests.model.graph.lockstep import run_lockstep
 
 RANDOM = np.random.default_rng(0)
 SIZES = (3, 5)

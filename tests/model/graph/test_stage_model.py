@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tests.model.graph.graph_cases import make_graph, make_session
 
 from shoal.model.graph.cuts import stage_interfaces
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.stage_model import extract_stage, weight_bytes
+from tests.model.graph.graph_cases import make_graph, make_session
 
 SHARED = """
 g (float[N,4] x) => (float[N,4] y) <float[4] w = {1,2,3,4}, float[4] late = {1,2,3,4}, float[4] unused = {1,2,3,4}> {

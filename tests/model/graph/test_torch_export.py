@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.plain_runtime import plain_session
 
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.torch_export import export_module
+from tests.plain_runtime import plain_session
 
 
 class Scaled(torch.nn.Module):

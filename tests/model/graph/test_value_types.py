@@ -4,10 +4,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from tests.model.graph.graph_cases import make_graph, save_graph
 
 from shoal.core.graph_plan import TensorSpec
 from shoal.model.graph.value_types import ELEMENT_TYPES, infer_specs, tensor_spec, value_info
+from tests.model.graph.graph_cases import make_graph, save_graph
 
 MICROSOFT = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
 

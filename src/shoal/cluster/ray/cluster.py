@@ -186,9 +186,8 @@ class _RayHost:
 
 def _import_ray() -> ModuleType:
     try:
-        import ray.util.scheduling_strategies
-
         import ray
+        import ray.util.scheduling_strategies
     except ModuleNotFoundError:
         raise ConfigError("--cluster ray needs Ray: pip install 'shoal-inference[ray]'") from None
     return ray

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tests.model.graph.lockstep import run_lockstep
 
 from shoal.core.graph_plan import SplitReport
 from shoal.model.graph.cuts import StageInterface, stage_interfaces
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.shard_session import ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import ShardModel, shard_model
+from tests.model.graph.lockstep import run_lockstep
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from shoal.model.graph.graph_file import GraphFile, open_graph
 from tests.model.graph.graph_cases import run_whole
 from tests.model.graph.tensor_parallel.networks import NETWORKS
 from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks
 from tests.real_models import quiet_export
-
-from shoal.model.graph.graph_file import GraphFile, open_graph
 
 ROUNDING = 1e-5
 NUM_COLLECTIVES = {

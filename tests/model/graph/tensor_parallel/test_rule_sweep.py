@@ -17,14 +17,14 @@ from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
-from tests.model.graph.graph_cases import run_session, to_numpy, to_runtime
-from tests.model.graph.tensor_parallel.rank_runs import run_ranks
-from tests.plain_runtime import plain_session
 
 import shoal.model.graph.tensor_parallel.analysis as analysis
 from shoal.errors import ModelLoadError, ShoalError
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.runtime_sessions import session_options
+from tests.model.graph.graph_cases import run_session, to_numpy, to_runtime
+from tests.model.graph.tensor_parallel.rank_runs import run_ranks
+from tests.plain_runtime import plain_session
 
 ROUNDING = 1e-5
 """Sums in another order, of small cases."""

@@ -5,8 +5,6 @@ from pathlib import Path
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.model.graph.tensor_parallel.rank_runs import whole_stage
-from tests.model.graph.tensor_parallel.test_shard_model import make
 
 from shoal.model.graph.dataflow import trace
 from shoal.model.graph.stage_model import extract_stage
@@ -14,6 +12,8 @@ from shoal.model.graph.tensor_parallel.constants import Constants
 from shoal.model.graph.tensor_parallel.shape_rules import follow
 from shoal.model.graph.tensor_parallel.sizes import ONE, Size, product
 from shoal.model.graph.tensor_parallel.symbolic_shapes import SymbolicShapes
+from tests.model.graph.tensor_parallel.rank_runs import whole_stage
+from tests.model.graph.tensor_parallel.test_shard_model import make
 
 BATCH, TOKENS = Size(1, ("batch",)), Size(1, ("tokens",))
 sizes = st.builds(

@@ -7,14 +7,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx.numpy_helper import from_array
-from tests.model.graph.graph_cases import HEADER, run_whole
-from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, shard_models, whole_stage
 
 from shoal.core.graph_plan import SplitReport
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.segments import MARKER_DOMAIN
 from shoal.model.graph.stage_model import model_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
+from tests.model.graph.graph_cases import HEADER, run_whole
+from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, shard_models, whole_stage
 
 ROUNDING = 1e-5
 """Parts of sums are added in another order."""
