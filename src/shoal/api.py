@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,11 +25,16 @@ from shoal.router.graph_executor import Array
 
 
 class Model:
-    """A loaded graph. Call it with arrays; close it, or use it in a `with` block. One thread at a time."""
+    """A loaded graph. Call it with arrays; close it, or use it in a `with` block. One thread at a time.
 
-    def __init__(self, loaded: LoadedGraph, *, micro_batch: int | None = None) -> None:
+    A worker that dies is started again, and what it had not finished is computed anew, by others where there are some.
+    """
+
+    def __init__(self, loaded: LoadedGraph, owned: ExitStack, *, micro_batch: int | None = None) -> None:
+        """Take over a loaded graph and `owned`, which is closed after it."""
         self._loaded = loaded
-        self._runner = ChunkRunner(loaded.executors)
+        self._owned = owned
+        self._runner = ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery)
         self._micro_batch = micro_batch
 
     @property
@@ -49,7 +54,7 @@ class Model:
 
         Raises:
             InvalidRequest: an input is missing, unknown, or of the wrong type or shape.
-            WorkerLost: no worker is left to compute on.
+            WorkerLost: no worker is left to compute on, and none could be started again.
         """
         plan = self.plan
         given = check_inputs(plan.inputs, self._by_name(arrays, named), batch=plan.batch, convert=True)
@@ -68,7 +73,7 @@ class Model:
 
         Raises:
             InvalidRequest: a batch is not what the model takes, or cannot be computed.
-            WorkerLost: no worker is left to compute on.
+            WorkerLost: no worker is left to compute on, and none could be started again.
         """
         plan = self.plan
         chunks = (
@@ -91,7 +96,8 @@ class Model:
 
     def close(self) -> None:
         """Stop all workers. Idempotent."""
-        self._loaded.close()
+        self._runner.close()
+        self._owned.close()
 
     def __enter__(self) -> Model:
         return self
@@ -148,7 +154,15 @@ def load(
     if micro_batch is not None and micro_batch < 1:
         raise ConfigError(f"micro_batch is {micro_batch}, but must be at least 1")
 
-    def start(path: Path, sample: Mapping[str, Array] | None) -> Model:
+    with ExitStack() as owned:
+        sample = None
+        if isinstance(model, str | Path):
+            path = Path(model)
+            if example_inputs is not None:
+                sample = {name: np.asarray(array) for name, array in example_inputs.items()}
+        else:  # the file stays as long as the model: workers that are lost are started from it again
+            folder = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="shoal-export-")))
+            path = export_module(model, example_inputs, folder)
         config = GraphLaunchConfig(
             model=str(path),
             split=split,
@@ -157,13 +171,4 @@ def load(
             threads=threads,
             batch_dims=batch_dims or {},
         )
-        return Model(launch_graph(plan_graph(config, sample)), micro_batch=micro_batch)
-
-    if isinstance(model, str | Path):
-        sample = None if example_inputs is None else {name: np.asarray(a) for name, a in example_inputs.items()}
-        return start(Path(model), sample)
-    folder = Path(tempfile.mkdtemp(prefix="shoal-export-"))
-    try:
-        return start(export_module(model, example_inputs, folder), None)
-    finally:
-        shutil.rmtree(folder)  # workers have read it once they are loaded
+        return Model(launch_graph(plan_graph(config, sample)), owned.pop_all(), micro_batch=micro_batch)

@@ -13,6 +13,7 @@ from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig
 from shoal.model.graph.input_check import check_inputs
 from shoal.offline.map_job import MapOptions, open_map, prepare_output
+from shoal.offline.pull import ChunkRunner
 
 
 def main(model: Path, inputs: Path, out: Path) -> None:
@@ -27,7 +28,8 @@ def main(model: Path, inputs: Path, out: Path) -> None:
         first = loaded.executors[0]
         assert isinstance(first, LocalGraphExecutor)
         os.kill(first.worker_pids()[0], signal.SIGKILL)
-        assert job.run(loaded.executors).num_done == 100
+        with ChunkRunner(loaded.executors) as runner:
+            assert job.run(runner).num_done == 100
 
 
 if __name__ == "__main__":

@@ -151,6 +151,20 @@ def test_a_chunk_that_takes_three_replicas_with_it_is_given_up() -> None:
     assert not queue.has_work
 
 
+def test_a_chunk_that_was_there_at_two_losses_runs_alone() -> None:
+    queue = make_queue(1)
+    first, second = (assignment.ticket for assignment in fill(queue))
+    for _ in range(MAX_LOSSES - 1):
+        assert queue.lose(0) == []
+        queue.restore(0)
+        again = [assignment.ticket for assignment in queue.assign(copy_last=True)]
+    assert again == [first]
+    assert queue.lose(0) == [first]
+    queue.restore(0)
+    assert [assignment.ticket for assignment in queue.assign(copy_last=True)] == [second]
+    assert queue.finish(0, second)
+
+
 def test_abandoned_chunks_take_up_room_until_they_are_answered() -> None:
     queue = make_queue(1)
     given = fill(queue)
@@ -163,7 +177,7 @@ def test_abandoned_chunks_take_up_room_until_they_are_answered() -> None:
 
 
 class ChunkQueueMachine(RuleBasedStateMachine):
-    """Every chunk is answered exactly once or given up, whatever replicas do, as long as one lives."""
+    """Every chunk is answered exactly once or given up, whatever replicas do, as long as one lives or comes back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +217,7 @@ class ChunkQueueMachine(RuleBasedStateMachine):
         assert self.queue.finish(replica, ticket) == (ticket in self.unfinished)
         self.unfinished.discard(ticket)
 
-    @precondition(lambda self: len(self.living) > 1)
+    @precondition(lambda self: self.living)
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
         replica = data.draw(st.sampled_from(sorted(self.living)))
@@ -212,6 +226,13 @@ class ChunkQueueMachine(RuleBasedStateMachine):
         given_up = set(self.queue.lose(replica))
         assert given_up <= self.unfinished
         self.unfinished -= given_up
+
+    @precondition(lambda self: len(self.living) < len(self.widths))
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        replica = data.draw(st.sampled_from(sorted(set(self.in_flight) - self.living)))
+        self.living.add(replica)
+        self.queue.restore(replica)
 
     @invariant()
     def no_replica_holds_more_than_its_share(self) -> None:
@@ -228,6 +249,9 @@ class ChunkQueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever has happened, what is left can be finished."""
+        if not self.living:
+            self.living.add(0)
+            self.queue.restore(0)
         self.queue.end_input()
         self.has_input = False
         while self.unfinished:

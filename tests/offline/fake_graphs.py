@@ -50,6 +50,9 @@ class InlineExecutor:
     def filenos(self) -> tuple[int, ...]:
         return ()
 
+    def kill(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.num_closed += 1
 
@@ -106,6 +109,9 @@ class HandExecutor:
 
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,)
+
+    def kill(self) -> bool:
+        return True
 
     def close(self) -> None:
         self.num_closed += 1

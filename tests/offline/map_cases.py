@@ -10,6 +10,7 @@ import numpy as np
 from shoal.core.graph_plan import BatchAxes, GraphPlan
 from shoal.errors import InvalidRequest
 from shoal.offline.map_job import MapOptions, MapSummary, open_map, prepare_output
+from shoal.offline.pull import ChunkRunner
 from shoal.offline.work import Failure
 from shoal.router.graph_executor import Array, GraphExecutor, Tensors
 from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
@@ -62,7 +63,8 @@ class Job:
         with open_map(options, self.plan, [self.model], check) as job:
             ticks: Iterable[int] = iter(range(0, 10**9, 10))
             job._clock = clock or (lambda: float(next(iter(ticks))))
-            return job.run(executors or [InlineExecutor(self.function)], on_failure=self.failures.append)
+            with ChunkRunner(executors or [InlineExecutor(self.function)]) as runner:
+                return job.run(runner, on_failure=self.failures.append)
 
     def rows(self, count: int, name: str = "x.npy", *, width: int = 3) -> tuple[Path, Array]:
         """A file of rows, and what is to come out."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.errors import InvalidRequest, WorkerLost
-from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkRunner, run_chunks
-from shoal.router.graph_executor import Array, BatchResult, Tensors
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.errors import InvalidRequest, ShoalError, WorkerLost
+from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkResult, ChunkRunner
+from shoal.router.graph_executor import Array, BatchResult, GraphExecutor, Tensors
 from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor
 
 
@@ -25,6 +26,13 @@ def make_chunk(index: int) -> Chunk:
 
 def chunks(count: int) -> Iterator[Chunk]:
     return map(make_chunk, range(count))
+
+
+def run_chunks(
+    executors: Sequence[GraphExecutor], chunks: Iterable[Chunk], *, copy_last: bool = False
+) -> Iterator[ChunkResult]:
+    with ChunkRunner(executors) as runner:
+        yield from runner.run(chunks, copy_last=copy_last)
 
 
 def test_every_chunk_has_its_result() -> None:
@@ -57,7 +65,7 @@ def test_chunks_of_a_lost_replica_run_elsewhere() -> None:
     indices = [result.index for result in run_chunks(executors, chunks(20))]
     assert sorted(indices) == list(range(20))
     assert executors[0].num_closed == 1
-    assert executors[1].num_closed == 0
+    assert executors[1].num_closed == 1
 
 
 def test_the_last_loss_ends_the_run() -> None:
@@ -145,6 +153,77 @@ def test_the_time_that_a_replica_had_nothing_to_do_does_not_count() -> None:
     assert len(list(runner.run(chunks(1)))) == 1
     now_s = 10 * ANSWER_TIMEOUT_S
     assert len(list(runner.run(chunks(1)))) == 1
+
+
+class Restarted(InlineExecutor):
+    """Workers that were started again: ready at once."""
+
+    culprit = None
+
+    def poll_loading(self) -> bool:
+        return True
+
+
+class Recipe:
+    """Hands out what was made beforehand; an error in its place is raised."""
+
+    def __init__(self, *executors: Restarted | ShoalError) -> None:
+        self.executors = list(executors)
+
+    def start(self) -> Restarted:
+        executor = self.executors.pop(0)
+        if isinstance(executor, ShoalError):
+            raise executor
+        return executor
+
+
+RECOVERY = RecoveryConfig(max_failures=5, crash_loop_s=0.0, backoff_s=0.001)
+
+
+def run_restarting(
+    first: InlineExecutor, *later: Restarted | ShoalError, count: int = 9
+) -> tuple[list[ChunkResult], list[str]]:
+    told: list[str] = []
+    with ChunkRunner([first], recipes=[Recipe(*later)], recovery=RECOVERY, report=told.append) as runner:
+        return list(runner.run(chunks(count))), told
+
+
+def test_the_only_replica_is_started_again_and_does_the_rest() -> None:
+    first, second = InlineExecutor(double, lost_after=3), Restarted(double)
+    results, told = run_restarting(first, second)
+    assert sorted(result.index for result in results) == list(range(9))
+    assert (len(first.batches), len(second.batches)) == (3, 6)
+    assert (first.num_closed, second.num_closed) == (1, 1)
+    assert told[0] == "replica 0 is lost: the fake worker is gone"
+    assert "has its workers again" in told[1]
+
+
+def test_a_start_that_fails_is_tried_again() -> None:
+    results, _ = run_restarting(InlineExecutor(double, lost_after=3), WorkerLost("no memory"), Restarted(double))
+    assert sorted(result.index for result in results) == list(range(9))
+
+
+def test_a_chunk_that_kills_every_worker_of_the_only_replica_is_given_up() -> None:
+    def kill_at_two(inputs: Tensors) -> dict[str, Array]:
+        if inputs["x"][0] == 2:
+            raise WorkerLost("poison")
+        return double(inputs)
+
+    results, _ = run_restarting(InlineExecutor(kill_at_two), *(Restarted(kill_at_two) for _ in range(3)))
+    assert sorted(result.index for result in results) == list(range(9))
+    assert [result.index for result in results if result.error] == [2]
+
+
+def test_workers_that_never_start_again_end_the_run() -> None:
+    with pytest.raises(WorkerLost, match="no memory"):
+        run_restarting(InlineExecutor(double, lost_after=3), *[WorkerLost("no memory")] * 9)
+
+
+def test_a_lost_replica_serves_the_next_run() -> None:
+    lost = InlineExecutor(double, lost_after=1)
+    with ChunkRunner([lost], recipes=[Recipe(Restarted(double))], recovery=RECOVERY) as runner:
+        assert len(list(runner.run(chunks(1)))) == 1
+        assert len(list(runner.run(chunks(4)))) == 4
 
 
 def test_no_chunks_no_results() -> None:

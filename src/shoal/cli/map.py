@@ -129,6 +129,7 @@ def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
     """Start the workers, if there is anything to do, and compute."""
     from shoal.cli.output import note, progress_bar
     from shoal.cluster.graph_launch import launch_graph
+    from shoal.offline.pull import ChunkRunner
 
     num_noted = 0
 
@@ -138,13 +139,19 @@ def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
         if not quiet and num_noted <= _MAX_NOTES:
             note(f"failed: {failure.name}: {failure.reason}")
 
+    def report(line: str) -> None:
+        if not quiet:
+            note(line)
+
     with ExitStack() as workers:
-        executors = ()
+        runner = ChunkRunner(())
         if job.has_work:
             with progress_bar("loading") as update:
-                executors = workers.enter_context(launch_graph(planned, update)).executors
+                loaded = workers.enter_context(launch_graph(planned, update))
+            runner = ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=report)
+        workers.enter_context(runner)
         with progress_bar("computing") as update:
-            return job.run(executors, on_progress=update, on_failure=show)
+            return job.run(runner, on_progress=update, on_failure=show)
 
 
 def _files(planned: PlannedGraph) -> list[Path]:

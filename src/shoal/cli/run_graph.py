@@ -42,7 +42,8 @@ def run_graph(
         load_s = time.perf_counter() - started_s
         arrays = check_inputs(graph.inputs, arrays, batch=loaded.plan.batch, convert=True)
         started_s = time.perf_counter()
-        outputs = run_once(ChunkRunner(loaded.executors), loaded.plan, arrays, micro_batch=micro_batch)
+        with ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=note) as runner:
+            outputs = run_once(runner, loaded.plan, arrays, micro_batch=micro_batch)
         run_s = time.perf_counter() - started_s
         num_rows = count_rows(arrays, loaded.plan.batch)
         plan, predicted = graph_plan_dict(loaded.plan), loaded.plan.predicted

@@ -35,11 +35,13 @@ def verify_graph(config: GraphLaunchConfig, *, inputs: Path | None, micro_batch:
         if given is None:
             given = vary_rows(loaded.sample, plan.batch, plan.batch.rows or _SAMPLE_ROWS)
         arrays = check_inputs(graph.inputs, given, batch=plan.batch, convert=True)
-        split = run_once(ChunkRunner(loaded.executors), plan, arrays, micro_batch=micro_batch)
+        with ChunkRunner(loaded.executors) as runner:
+            split = run_once(runner, plan, arrays, micro_batch=micro_batch)
 
     def run_plain(*, is_optimized: bool) -> dict[str, Array]:
         plain = PlainRuntime(graph.path, threads=plan.replicas[0].shards[0].threads, is_optimized=is_optimized)
-        return run_once(ChunkRunner([InProcessGraphExecutor(plain)]), plan, arrays, micro_batch=micro_batch)
+        with ChunkRunner([InProcessGraphExecutor(plain)]) as runner:
+            return run_once(runner, plan, arrays, micro_batch=micro_batch)
 
     whole = run_plain(is_optimized=True)
     comparisons = compare_outputs(whole, split)

@@ -1,6 +1,9 @@
 """Which replica computes which chunk of an offline job, and what happens to the chunks of a lost one.
 
 Chunks are pulled, not dealt: a replica gets the next one when it has room, so that a fast replica does more of them.
+A chunk that was in flight on two lost replicas is suspect: it runs where nothing else does, so that those beside it are
+not given up with it.
+
 When nothing is left to hand out, an idle replica gets a copy of a chunk that others still have, and the first result
 counts. It never stays idle while there is such a chunk: the slower the others are, the more this is worth.
 """
@@ -51,12 +54,7 @@ class ChunkQueue:
     @property
     def wants_chunk(self) -> bool:
         """Whether the next chunk could be handed to a replica at once, so that it is worth reading now."""
-        return self._has_input and not self._waiting and self._roomiest() is not None
-
-    @property
-    def num_living(self) -> int:
-        """Replicas that are not lost."""
-        return sum(tickets is not None for tickets in self._in_flight)
+        return self._has_input and not self._waiting and self._roomiest(alone=False) is not None
 
     def num_in_flight(self, replica: int) -> int:
         """Chunks handed to a replica and not answered, abandoned ones and copies included."""
@@ -84,7 +82,7 @@ class ChunkQueue:
         Args:
             copy_last: at the end, idle replicas take copies of what others have not finished.
         """
-        while self._waiting and (replica := self._roomiest()) is not None:
+        while self._waiting and (replica := self._roomiest(alone=self._is_suspect(self._waiting[0]))) is not None:
             yield self._hand(self._waiting.pop(0), replica)
         while copy_last and not self._has_input and (copy := self._choose_copy()) is not None:
             yield self._hand(copy.ticket, copy.replica)
@@ -112,6 +110,11 @@ class ChunkQueue:
                 bisect.insort(self._waiting, ticket)
         return given_up
 
+    def restore(self, replica: int) -> None:
+        """A lost replica is there again, with nothing to do."""
+        assert self._in_flight[replica] is None, "it was not lost"
+        self._in_flight[replica] = []
+
     def abandon(self) -> None:
         """Nobody waits for any chunk any more. Those in flight still take up room until they are answered."""
         self._has_input = False
@@ -136,23 +139,28 @@ class ChunkQueue:
         """Chunks in flight for each that can be computed at once."""
         return self.num_in_flight(replica) / self._widths[replica]
 
-    def _roomiest(self) -> int | None:
-        """The least loaded replica that can take one more; equal ones: the lowest index."""
+    def _is_suspect(self, ticket: Ticket) -> bool:
+        return self._losses.get(ticket, 0) == MAX_LOSSES - 1
+
+    def _roomiest(self, *, alone: bool) -> int | None:
+        """The least loaded replica that can take one more, `alone`: that has none; equal ones: the lowest index."""
         open_ones = [
             replica
             for replica, tickets in enumerate(self._in_flight)
-            if tickets is not None and len(tickets) <= self._widths[replica]
+            if tickets is not None
+            and len(tickets) <= (0 if alone else self._widths[replica])
+            and not any(map(self._is_suspect, tickets))
         ]
         return min(open_ones, key=self._load, default=None)
 
     def _choose_copy(self) -> Assignment | None:
-        """A copy for the least loaded replica that would start on it at once.
+        """A copy, of a chunk that is not suspect, for the least loaded replica that would start on it at once.
 
         Chunks that the fewest replicas have come first. Replicas answer in the order in which they were asked, so among
         those the chunk that has the most before it is the one that a copy brings forward the most; the one that a busy
         replica is about to finish comes last.
         """
-        replica = self._roomiest()
+        replica = self._roomiest(alone=False)
         if replica is None or self._load(replica) >= 1:
             return None
         candidates = [
@@ -160,6 +168,6 @@ class ChunkQueue:
             for other, tickets in enumerate(self._in_flight)
             if other != replica
             for place, ticket in enumerate(tickets or ())
-            if ticket in self._holders and replica not in self._holders[ticket]
+            if ticket in self._holders and replica not in self._holders[ticket] and not self._is_suspect(ticket)
         ]
         return Assignment(replica=replica, ticket=Ticket(-max(candidates)[-1])) if candidates else None

@@ -23,7 +23,7 @@ from shoal.offline.row_sink import RowSink
 from shoal.offline.row_source import open_rows
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure, Work
-from shoal.router.graph_executor import GraphExecutor, Tensors
+from shoal.router.graph_executor import Tensors
 
 JOURNAL = ".shoal-map.jsonl"
 _COMMIT_S = 1.0
@@ -131,12 +131,12 @@ class MapJob:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is anything to compute; else `run` needs no executors."""
+        """Whether there is anything to compute; else `run` needs no replicas."""
         return self._work.has_more
 
     def run(
         self,
-        executors: Sequence[GraphExecutor],
+        runner: ChunkRunner,
         *,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         on_failure: Callable[[Failure], None] = lambda failure: None,
@@ -147,9 +147,9 @@ class MapJob:
             InvalidRequest: nothing can be computed, or the input is damaged.
             ConfigError: outputs do not fit together.
             CapacityError: the disk refuses.
-            WorkerLost: no replica is left.
+            WorkerLost: no replica is left, and none can be started again.
         """
-        work, runner = self._work, ChunkRunner(executors)
+        work = self._work
         summary = MapSummary(unit=work.unit, total=work.total, num_done_before=work.num_done_before)
         started_s = committed_s = self._clock()
 

@@ -8,10 +8,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shoal.core.batching.events import SubmitBatch
 from shoal.core.batching.scheduler import MAX_LOSSES
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.worker_life import Phase
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerLost
-from tests.core.batching.driver import FOUR_ROWS, FREE_ROWS, NO_ROWS, BatchingDriver
+from tests.core.batching.driver import FOUR_ROWS, FREE_ROWS, NEVER_AGAIN, NO_ROWS, BatchingDriver
 
 LONG_S = 1e6
+RESTARTING = RecoveryConfig(max_failures=4, crash_loop_s=0.0, load_timeout_s=20.0)
 
 
 class BatchingMachine(RuleBasedStateMachine):
@@ -22,9 +25,10 @@ class BatchingMachine(RuleBasedStateMachine):
         max_queue_rows=st.sampled_from((5, 1000)),
         min_cut_rows=st.integers(1, 4),
         batch_delay_s=st.sampled_from((0.0, 2.0)),
+        recovery=st.sampled_from((NEVER_AGAIN, RESTARTING)),
     )
-    def start(self, num_stages, axes, **config):
-        self.driver = BatchingDriver(*num_stages, axes=axes, **config)
+    def start(self, num_stages, axes, recovery, **config):
+        self.driver = BatchingDriver(*num_stages, axes=axes, recovery=recovery, **config)
         self.has_rows = axes is not NO_ROWS
         self.rows: dict[str, int] = {}
         self.signatures: dict[str, str] = {}
@@ -71,6 +75,21 @@ class BatchingMachine(RuleBasedStateMachine):
         self.lost.add(replica)
         self.driver.lose(replica)
 
+    @precondition(lambda self: self.in_phase(Phase.STARTING))
+    @rule(data=st.data())
+    def come_back(self, data):
+        replica = data.draw(st.sampled_from(self.in_phase(Phase.STARTING)))
+        self.lost.discard(replica)
+        self.driver.be_ready(replica)
+
+    @precondition(lambda self: self.in_phase(Phase.STARTING))
+    @rule(data=st.data())
+    def fail_to_load(self, data):
+        self.driver.lose(data.draw(st.sampled_from(self.in_phase(Phase.STARTING))))
+
+    def in_phase(self, phase):
+        return [replica.index for replica in self.driver.scheduler.replicas if replica.life.phase is phase]
+
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
     def cancel(self, data):
@@ -101,7 +120,7 @@ class BatchingMachine(RuleBasedStateMachine):
             assert int(batch.parts[0].request_id) == min(waiting)
             later = [part for other in batches if other.batch_id > batch.batch_id for part in other.parts]
             waiting = {int(part.request_id) for part in later} | {int(n) for n in self.unfinished() if self.waiting(n)}
-        assert self.driver.in_flight or not waiting
+        assert self.driver.in_flight or not waiting or not self.in_phase(Phase.SERVING)
 
     @invariant()
     def batches_are_allowed(self):
@@ -133,8 +152,7 @@ class BatchingMachine(RuleBasedStateMachine):
                 case InvalidRequest():
                     assert name in self.refused
                 case WorkerLost():
-                    all_lost = len(self.lost) == len(self.driver.scheduler.replicas)
-                    assert all_lost or self.losses[name] >= MAX_LOSSES
+                    assert self.driver.scheduler.death is not None or self.losses[name] >= MAX_LOSSES
                 case DeadlineExceeded() | QueueFull():
                     assert error.retry_after_s is not None
                     assert error.retry_after_s > 0
@@ -146,15 +164,21 @@ class BatchingMachine(RuleBasedStateMachine):
             return
         self.tick(0.0)
         for _ in range(2000):
-            if not self.driver.in_flight:
+            if not self.driver.in_flight and not self.unfinished():
                 break
+            for replica in self.in_phase(Phase.STARTING):
+                self.lost.discard(replica)
+                self.driver.be_ready(replica)
+            if not self.driver.in_flight:
+                self.tick(1.0)
+                continue
             batch = self.driver.in_flight[0]
             self.mark_computed(batch)
             self.driver.answer(self.driver.now_s + 0.1, replica=batch.replica)
         self.rows_are_conserved()
         assert not self.unfinished()
         self.driver.tick(self.driver.now_s + LONG_S)
-        assert self.driver.scheduler.wake_s is None
+        assert self.driver.scheduler.wake_s is None or self.in_phase(Phase.WAITING) or self.in_phase(Phase.STARTING)
 
 
 TestBatching = BatchingMachine.TestCase

@@ -1,0 +1,98 @@
+"""Workers of ONNX graphs that are killed: what they had not finished is computed by others or by their successors."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal.cluster.graph_launch import LoadedGraph, launch_graph
+from shoal.cluster.graph_local import LocalGraphExecutor
+from shoal.cluster.graph_planning import plan_graph
+from shoal.config import GraphLaunchConfig
+from shoal.offline.pull import Chunk, ChunkRunner
+from shoal.router.batch_engine import BatchEngine, InferenceRequest
+from tests.cluster.graphs import skip_chain
+from tests.integration.leaks import no_leaks
+from tests.plain_runtime import plain_session
+
+TURN_S = 30.0
+NUM_CHUNKS = 60
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Path]:
+    path = skip_chain(tmp_path / "chain.onnx")
+    plain_session(path)  # before leaks are looked for: ONNX Runtime keeps what it opens
+    with no_leaks():
+        yield path
+
+
+def launch(path: Path, split: str) -> LoadedGraph:
+    return launch_graph(plan_graph(GraphLaunchConfig(model=str(path), split=split, threads=1)))
+
+
+def kill_worker(loaded: LoadedGraph, replica: int, worker: int) -> None:
+    executor = loaded.executors[replica]
+    assert isinstance(executor, LocalGraphExecutor)
+    os.kill(executor.worker_pids()[worker], signal.SIGKILL)
+
+
+def rows(index: int) -> np.ndarray:
+    return np.random.default_rng(index).standard_normal((3, 8), np.float32)
+
+
+@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2", "dp=2,pp=2"])
+def test_a_killed_worker_costs_no_chunk(split: str, chain: Path) -> None:
+    told: list[str] = []
+    outputs: dict[int, np.ndarray] = {}
+    chunks = (Chunk(index=index, inputs={"x": rows(index)}) for index in range(NUM_CHUNKS))
+    with (
+        launch(chain, split) as loaded,
+        ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=told.append) as runner,
+    ):
+        for result in runner.run(chunks, copy_last=True):
+            assert (result.error, result.index in outputs) == (None, False)
+            outputs[result.index] = np.array(result.outputs["y"])
+            if len(outputs) == NUM_CHUNKS // 3:
+                kill_worker(loaded, 0, -1)
+    whole = plain_session(chain)
+    for index in range(NUM_CHUNKS):
+        np.testing.assert_allclose(outputs[index], whole.run(["y"], {"x": rows(index)})[0], rtol=1e-5, atol=1e-6)
+    assert told[0].startswith("replica 0 is lost")
+
+
+def test_a_loaded_model_answers_after_its_worker_was_killed(chain: Path) -> None:
+    with shoal.load(chain, split="pp=2", threads=1) as model:
+        before = model(rows(0))["y"]
+        kill_worker(model._loaded, 0, 0)
+        np.testing.assert_array_equal(model(rows(0))["y"], before)
+        np.testing.assert_array_equal(model(rows(0))["y"], before)
+
+
+@pytest.mark.parametrize("split", ["pp=2", "dp=2"])
+def test_served_requests_outlive_a_killed_worker(split: str, chain: Path) -> None:
+    with launch(chain, split) as loaded:
+        engine = BatchEngine(loaded.executors, loaded.plan.batch, recipes=loaded.recipes, recovery=loaded.recovery)
+        try:
+            outputs: dict[str, np.ndarray] = {}
+            for index in range(20):
+                engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
+            engine.turn(0.0)
+            kill_worker(loaded, 0, 0)
+            while engine.has_work or not engine.stats().num_recoveries:
+                for result in engine.turn(TURN_S):
+                    assert result.error is None
+                    outputs[result.request_id] = result.outputs["y"]
+            assert engine.stats().num_losses == engine.stats().num_recoveries == 1
+        finally:
+            engine.close()
+    whole = plain_session(chain)
+    assert len(outputs) == 20
+    for name, y in outputs.items():
+        np.testing.assert_allclose(y, whole.run(["y"], {"x": rows(int(name))})[0], rtol=1e-5, atol=1e-6)
