@@ -7,7 +7,7 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test lint types contracts bench clean
+.PHONY: FORCE help demo test fuzz lint types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 
 test: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev ## Feed broken bytes to everything that reads a socket (SECONDS=600)
+	$(BIN)/python -m tests.fuzz $(or $(SECONDS),600)
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .

@@ -48,6 +48,9 @@ class PlanningConfig:
     """the least precision that a stage may have where that pays; None: only the one that was asked for"""
     cluster: str | None = None
     """`ray`: the machines of the running Ray cluster; or YAML that describes machines; None: this one"""
+    link_precision: str = "auto"
+    """of hidden states between machines: fp32, fp16 or int8; auto: less than fp32 where the planner finds that it pays
+    """
     refresh: bool = False
     """measure anew what was measured before"""
 

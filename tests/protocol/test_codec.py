@@ -127,7 +127,7 @@ def test_hidden_states_survive_the_wire(shape: tuple[int, int]) -> None:
         step_id=StepId(4), generation=Generation(2), x_TD=x_TD, compute_s=(0.5, 0.75), wait_s=(0.0, 0.25)
     )
     frame = b"".join(bytes(part) for part in pack_activations(sent))
-    received = unpack_activations(memoryview(frame))
+    received = unpack_activations(memoryview(frame), shape=shape)
     assert (received.step_id, received.generation) == (4, 2)
     assert (received.compute_s, received.wait_s) == ((0.5, 0.75), (0.0, 0.25))
     np.testing.assert_array_equal(received.x_TD, x_TD)
@@ -143,4 +143,12 @@ def test_malformed_hidden_states_are_a_remote_error(tail: bytes, cut: int) -> No
     if broken == frame or (len(broken) == len(frame) and broken[:32] == frame[:32]):
         return
     with pytest.raises(RemoteProtocolError):
-        unpack_activations(memoryview(broken))
+        unpack_activations(memoryview(broken), shape=(2, 3))
+
+
+def test_hidden_states_of_another_shape_are_refused() -> None:
+    x_TD = np.ones((2, 3), np.float32)
+    sent = Activations(step_id=StepId(4), generation=Generation(2), x_TD=x_TD, compute_s=(0.5,), wait_s=(0.0,))
+    frame = b"".join(bytes(part) for part in pack_activations(sent))
+    with pytest.raises(RemoteProtocolError, match="hidden states of shape"):
+        unpack_activations(memoryview(frame), shape=(3, 2))

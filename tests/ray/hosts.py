@@ -54,10 +54,10 @@ class Host:
 
     def limit(self, bits_per_s: int) -> None:
         """Send no faster than that."""
-        rate = f"{bits_per_s}bit"
+        rate, burst = f"{bits_per_s}bit", f"{max(32_000, bits_per_s // 200)}bit"
         _run(
             *("tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", "tbf"),
-            *("rate", rate, "burst", "32kbit", "latency", "400ms"),
+            *("rate", rate, "burst", burst, "latency", "400ms"),
         )
 
     def unlimited(self) -> None:
@@ -93,6 +93,8 @@ class RayHosts:
 
     hosts: Sequence[Host]
     environment: dict[str, str]
+    only_here: Path
+    """a folder that is empty on the last host"""
 
     def shoal(self, *arguments: str) -> list[str]:
         """A `shoal` command on the first host."""
@@ -120,10 +122,15 @@ def ray_hosts(count: int) -> Iterator[RayHosts]:
             "RAY_USAGE_STATS_ENABLED": "0",
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
+        only_here, empty = folder / "only-here", folder / "empty"
+        only_here.mkdir()
+        empty.mkdir()
         for index, host in enumerate(made):
+            hide = f"mount --bind {empty} {only_here} && " if index == count - 1 else ""
             join = ("--head", f"--port={_PORT}") if not index else (f"--address={made[0].address}:{_PORT}",)
             temp = (f"--temp-dir={folder / 'r'}", "--include-dashboard=false") if not index else ()
             command = host.command(
+                *("sh", "-c", hide + 'exec "$@"', "sh"),
                 *(*_RAY, "start", *join, *temp, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
                 *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"),
             )
@@ -132,7 +139,7 @@ def ray_hosts(count: int) -> Iterator[RayHosts]:
             )
             undo.callback(_end, starting)
             _wait_until_joined(made[0], environment, index + 1)
-        yield RayHosts(hosts=made, environment=environment)
+        yield RayHosts(hosts=made, environment=environment, only_here=only_here)
 
 
 def _wait_until_joined(head: Host, environment: dict[str, str], count: int) -> None:

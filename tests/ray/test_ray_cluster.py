@@ -6,9 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from shoal.protocol.codec import Activations, pack_activations
+from shoal.protocol.messages import Generation, StepId
 from tests.ray.hosts import RayHosts
+from tests.ray.wire import captured
 
 OPTIONS = ("--precision", "fp32", "--threads", "1", "--cluster", "ray")
 
@@ -41,3 +45,49 @@ def test_without_a_cluster_one_line_says_how_to_start_one(cluster: RayHosts, mod
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100.0)
     assert done.returncode != 0
     assert "ray start --head" in done.stderr
+
+
+def test_hidden_states_cannot_be_read_from_the_wire(cluster: RayHosts, model: Path, tmp_path: Path) -> None:
+    """Every frame of them begins with the same bytes, which are on the wire where nothing hides them."""
+    header = b"SHAV\x03\x00\x01\x00"
+    with captured(cluster.hosts[1], tmp_path / "wire"):
+        done = cluster.run("run", str(model), "--split", "pp=2", "--prompt", "hello", "--max-tokens", "8", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "wire").read_bytes()) > 20_000
+    assert header not in (tmp_path / "wire").read_bytes()
+    frame = b"".join(
+        map(
+            bytes,
+            pack_activations(
+                Activations(
+                    step_id=StepId(1),
+                    generation=Generation(0),
+                    x_TD=np.zeros((1, 4), np.float32),
+                    compute_s=(0.1,),
+                    wait_s=(0.0,),
+                )
+            ),
+        )
+    )
+    assert frame.startswith(header)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_narrower_hidden_states_say_nearly_the_same(precision: str, cluster: RayHosts, model: Path) -> None:
+    options = ("--split", "pp=2", "--max-tokens", "4", "--json", "--link-precision", precision)
+    done = cluster.run("verify", str(model), *options, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["link_precision"] == result["plan"]["link_precision"] == precision
+    assert 0 < result["max_logit_difference"] < result["tolerance"]
+
+
+def test_a_machine_that_lacks_the_model_is_sent_what_it_needs(cluster: RayHosts, model: Path) -> None:
+    """The last host sees an empty folder where the model is."""
+    lonely = cluster.only_here / "lonely.gguf"
+    lonely.write_bytes(model.read_bytes())
+    commands = [cluster.run("verify", str(lonely), "--split", "pp=3", "--max-tokens", "4", *OPTIONS) for _ in range(2)]
+    for done in commands:
+        assert done.returncode == 0, done.stderr
+    assert "of the model that it lacked" in commands[0].stderr
+    assert "of the model that it lacked" not in commands[1].stderr, "it has it from the first time"

@@ -25,6 +25,7 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
         self.is_loading = is_loading
         self.row_s = 0.0
         self.culprit: int | None = None
+        self.silent: int | None = None
         self.loses_at_poll = False
         self.loses_at_submit = False
         self._ready: deque[ResultT] = deque()

@@ -76,6 +76,8 @@ class FakeStats:
     num_recoveries: int = 0
     recoveries_s: tuple[float, ...] = ()
     slowdowns: tuple[tuple[float, ...], ...] = ((1.0, 2.5), (1.25,))
+    stage_s: tuple[tuple[float, ...], ...] = ((0.01, 0.02), (0.03,))
+    states: tuple[str, ...] = ("serving", "starting")
 
 
 def reply_to(request: Request) -> list[int]:

@@ -170,7 +170,7 @@ def test_an_engine_that_hangs_is_unhealthy_until_it_moves() -> None:
     async def run() -> None:
         data_plane = DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny"), clock=lambda: now_s[0])
         data_plane.start()
-        status = GenerationStatus(data_plane, Drain())
+        status = GenerationStatus(data_plane, Drain(), {})
         assert status.failure is None
         await data_plane.stats()
         hang = engine.hang()
@@ -184,3 +184,21 @@ def test_an_engine_that_hangs_is_unhealthy_until_it_moves() -> None:
         await data_plane.close()
 
     asyncio.run(run())
+
+
+def test_status_says_what_the_server_is_made_of() -> None:
+    with run_server(FakeEngine()) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        http.post("/v1/completions", json={"prompt": "{abc}"})
+        (model,) = http.get("/status").json()["models"]
+    assert (model["name"], model["kind"]) == ("tiny", "language model")
+    assert [replica["state"] for replica in model["replicas"]] == ["serving", "starting"]
+    assert model["replicas"][0]["stages"][1] == {"step_s": 0.02, "slowdown": 2.5}
+    assert (model["counters"]["prompt_tokens"], model["counters"]["generation_tokens"]) == (5, 4)
+
+
+def test_status_needs_the_key() -> None:
+    with run_server(FakeEngine(), api_key="secret") as running:
+        assert httpx.get(f"{running.url}/status").status_code == 401
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        answer = httpx.get(f"{running.url}/status", headers={"authorization": "Bearer secret"})
+        assert answer.status_code == 200

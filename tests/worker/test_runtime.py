@@ -140,7 +140,7 @@ def test_two_workers_in_a_row_say_what_one_says(model: Path) -> None:
     between = ScriptedLink()
     sending = [load_message(model, last_layer=1), WIRE, make_step(), Shutdown()]
     run_worker(sending, StageLinks(downstream=[between]))
-    frames = unpack_activations(memoryview(between.sent[0]))
+    frames = unpack_activations(memoryview(between.sent[0]), shape=(5, HIDDEN))
     assert frames.x_TD.shape == (5, HIDDEN)
     receiving = [load_message(model, first_layer=1), WIRE, make_step(), Shutdown()]
     split = run_worker(receiving, StageLinks(upstream=ScriptedLink(between.sent)))[-1]
@@ -196,7 +196,7 @@ def test_a_step_outside_the_cache_is_reported(model: Path) -> None:
 @pytest.mark.parametrize("token_id", [320, -1])
 def test_a_token_outside_the_vocabulary_is_reported(model: Path, token_id: int) -> None:
     step = make_step(token_ids=packed([5, 6, token_id, 8, 9]))
-    assert isinstance(fail_worker([load_message(model), WIRE, step], ValueError, "vocabulary")[-1], StageFailed)
+    assert isinstance(fail_worker([load_message(model), WIRE, step], RemoteProtocolError, "token id")[-1], StageFailed)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_worker_outlives_its_neighbours_and_is_wired_to_others(model: Path) ->
 
 def frame_of(frame: bytes, *, generation: int) -> bytes:
     """The same hidden states in another generation."""
-    own = replace(unpack_activations(memoryview(frame)), generation=Generation(generation))
+    own = replace(unpack_activations(memoryview(frame), shape=(5, HIDDEN)), generation=Generation(generation))
     return b"".join(bytes(part) for part in pack_activations(own))
 
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from shoal.cli import bench, inspect, perplexity, plan, profile, run, serve, verify
+from shoal.cli import bench, inspect, perplexity, plan, profile, run, serve, status, verify
 from shoal.cli import map as map_rows
 from shoal.errors import ShoalError, WorkerLost
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("map", epilog=map_rows.EXAMPLE)(map_rows.map_command)
+app.command("status", epilog=status.EXAMPLE)(status.status)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)

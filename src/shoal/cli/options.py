@@ -119,6 +119,16 @@ Cluster = Annotated[
         rich_help_panel=PLANNING,
     ),
 ]
+LinkPrecision = Annotated[
+    str,
+    typer.Option(
+        help="Of hidden states between machines: fp32, fp16, int8; auto: less than fp32 where --split auto finds that "
+        "the links hold it back.",
+        metavar="auto|P",
+        rich_help_panel=PLANNING,
+        autocompletion=lambda: ["auto", "fp32", "fp16", "int8"],
+    ),
+]
 PrecisionFloor = Annotated[
     str | None,
     typer.Option(

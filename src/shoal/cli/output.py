@@ -96,6 +96,8 @@ def print_plan(plan: Plan) -> None:
     print_table(table, to_stderr=True)
     for line in plan.notes:
         note(line)
+    if plan.link_precision != "fp32":
+        note(f"hidden states go from machine to machine as {plan.link_precision}")
 
 
 def compare_speeds(predicted: PredictedSpeed, output_tokens_per_s: float, ttft_s: float, tpot_s: float) -> str:
@@ -113,6 +115,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     return {
         "split": plan.split,
         "precision": plan.precision,
+        "link_precision": plan.link_precision,
         "max_context": plan.max_context,
         "max_seqs": plan.max_seqs,
         "notes": list(plan.notes),

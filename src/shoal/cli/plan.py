@@ -15,7 +15,16 @@ EXAMPLE = (
     "shoal plan model.onnx --micro-batch 8 --explain"
 )
 
-_LANGUAGE_ONLY = ("streams", "prompt_tokens", "output_tokens", "cluster", "precision", "precision_floor", "max_context")
+_LANGUAGE_ONLY = (
+    "streams",
+    "prompt_tokens",
+    "output_tokens",
+    "cluster",
+    "link_precision",
+    "precision",
+    "precision_floor",
+    "max_context",
+)
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
 
@@ -28,6 +37,7 @@ def plan(
     output_tokens: options.OutputTokens = 64,
     latency_slo: options.LatencySlo = None,
     cluster: options.Cluster = None,
+    link_precision: options.LinkPrecision = "auto",
     precision: options.Precision = "auto",
     precision_floor: options.PrecisionFloor = None,
     threads: options.Threads = None,
@@ -85,6 +95,7 @@ def plan(
             latency_slo_s=latency_slo,
             precision_floor=precision_floor,
             cluster=options.text(cluster),
+            link_precision=link_precision,
             refresh=refresh,
         ),
     )

@@ -34,6 +34,7 @@ _LANGUAGE_ONLY = (
     "kv_memory",
     "max_context",
     "cluster",
+    "link_precision",
 )
 _GRAPH_ONLY = ("inputs", "output", "batch_dim", "micro_batch")
 
@@ -76,6 +77,7 @@ def run(
     split: options.Split = "auto",
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
+    link_precision: options.LinkPrecision = "auto",
     precision: options.Precision = "auto",
     threads: options.Threads = None,
     kv_memory: options.KvMemory = None,
@@ -116,7 +118,7 @@ def run(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(cluster=options.text(cluster)),
+        planning=PlanningConfig(cluster=options.text(cluster), link_precision=link_precision),
         precision=precision,
         threads=threads,
         max_seqs=1,

@@ -33,6 +33,7 @@ _LANGUAGE_ONLY = (
     "worker_timeout",
     "streams",
     "cluster",
+    "link_precision",
 )
 _GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim")
 
@@ -128,6 +129,7 @@ def serve(
     latency_slo: options.LatencySlo = None,
     precision_floor: options.PrecisionFloor = None,
     cluster: options.Cluster = None,
+    link_precision: options.LinkPrecision = "auto",
     replan: Annotated[
         bool,
         typer.Option(
@@ -175,6 +177,7 @@ def serve(
             latency_slo_s=latency_slo,
             precision_floor=precision_floor,
             cluster=options.text(cluster),
+            link_precision=link_precision,
         ),
         precision=precision,
         threads=threads,

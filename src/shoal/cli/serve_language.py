@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from shoal.cli.output import note, note_drain
+from shoal.cli.output import note, note_drain, plan_dict
 from shoal.cluster.launch import LoadedModel
 from shoal.core.admission import AdmissionConfig
 from shoal.server.app import create_app
@@ -43,7 +43,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         request_timeout_s=options.request_timeout_s,
     )
     serve_app(
-        create_app(data_plane, model_name=options.name, api_key=options.api_key),
+        create_app(data_plane, model_name=options.name, api_key=options.api_key, plan=plan_dict(loaded.plan)),
         sock,
         tls=options.tls,
         on_ready=lambda url: note(f"serving {options.name} at {url}"),

@@ -23,7 +23,7 @@ _PROMPTS = (
 )
 
 
-_LANGUAGE_ONLY = ("precision", "max_tokens", "cluster")
+_LANGUAGE_ONLY = ("precision", "max_tokens", "cluster", "link_precision")
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
 
@@ -35,6 +35,7 @@ def verify(
     ] = "auto",
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
+    link_precision: options.LinkPrecision = "auto",
     precision: options.Precision = "auto",
     threads: options.Threads = None,
     max_tokens: Annotated[
@@ -71,7 +72,13 @@ def verify(
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.bench.generation import Generation
-    from shoal.bench.verification import EXACT_TOLERANCE, LOGIT_TOLERANCE, compare, greedy_with_logits
+    from shoal.bench.verification import (
+        EXACT_TOLERANCE,
+        LINK_TOLERANCE,
+        LOGIT_TOLERANCE,
+        compare,
+        greedy_with_logits,
+    )
     from shoal.cli.loading import load_planned
     from shoal.cli.output import measuring, note, plan_dict, print_json, progress_bar
     from shoal.cluster.planning import PlannedModel, plan_model
@@ -97,7 +104,7 @@ def verify(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(cluster=options.text(cluster)),
+        planning=PlanningConfig(cluster=options.text(cluster), link_precision=link_precision),
         precision=precision,
         threads=threads,
         max_seqs=4,
@@ -119,7 +126,9 @@ def verify(
     )
     whole_results, _ = generations(plan_model(whole))
     tolerance = EXACT_TOLERANCE if is_sharded else LOGIT_TOLERANCE[precision]
-    result = compare(whole_results, split_results, tolerance)
+    link_precision = planned.plan.link_precision
+    lossy = LINK_TOLERANCE.get(link_precision, 0.0)
+    result = compare(whole_results, split_results, max(tolerance, lossy), max(EXACT_TOLERANCE, lossy))
     if json:
         print_json(
             {
@@ -130,16 +139,19 @@ def verify(
                 "max_logit_difference": result.max_logit_difference,
                 "tolerance": result.tolerance,
                 "exact_activations": is_sharded,
+                "link_precision": link_precision,
                 "num_prompts": result.num_prompts,
                 "num_tokens": result.num_tokens,
                 "plan": chosen,
             }
         )
     else:
+        how = ", fp32 activations" * is_sharded
+        how += f", {link_precision} between machines" * (link_precision != "fp32")
         note(
             f"{'agrees' if result.agrees else 'MISMATCH'}: {result.num_equal_tokens} of {result.num_tokens} tokens "
             f"equal over {result.num_prompts} prompts{_ties(result.num_ties)}, largest logit difference "
-            f"{result.max_logit_difference:.2g} (tolerance {result.tolerance:g}{', fp32 activations' * is_sharded})"
+            f"{result.max_logit_difference:.2g} (tolerance {result.tolerance:g}{how})"
         )
     if not result.agrees:
         raise typer.Exit(1)

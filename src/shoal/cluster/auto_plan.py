@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,9 @@ from shoal.planner.choice.choose import Choice, choose
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
 from shoal.planner.choice.spell import Limits, spell_plan
+from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.workload import Workload
+from shoal.protocol.hidden_codec import LinkPrecision
 
 _HIDDEN_ITEM_BYTES = 4
 _LOWER: tuple[Precision, ...] = ("int8", "int4")
@@ -75,13 +77,20 @@ def plan_automatically(
         CapacityError: the model fits nowhere.
     """
     workload, goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
+    link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
     precisions = _precisions(precision, planning.precision_floor)
     fleets = find_fleets(planning, path, source, precisions, threads, wide_kernels, machines, on_progress)
     sizes = model_sizes(model, source, precisions, wide_kernels=wide_kernels)
     started_s = time.perf_counter()
-    choice = choose([one.fleet for one in fleets], sizes, workload, goal, precisions)
+    chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
+    for link_precision in link_precisions:
+        over = [replace(one, fleet=over_links(one.fleet, link_precision)) for one in fleets]
+        choice = choose([one.fleet for one in over], sizes, workload, goal, precisions)
+        if chosen is None or pays(choice.score(goal), chosen[1].score(goal)):
+            chosen = (link_precision, choice, next(one for one in over if one.fleet is choice.best.fleet))
+    assert chosen is not None
+    link_precision, choice, placed = chosen
     planning_s = time.perf_counter() - started_s
-    places = next(one.places for one in fleets if one.fleet is choice.best.fleet)
 
     @cache
     def blocks_of(part: ShardPart, at_precision: str) -> Sequence[Block]:
@@ -96,11 +105,12 @@ def plan_automatically(
         precision=precision,
         atoms=sizes.atoms,
         workload=workload,
-        places=places,
+        places=placed.places,
         blocks_of=blocks_of,
         limits=limits,
         wide_kernels=wide_kernels,
     )
+    plan = replace(plan, link_precision=link_precision)
     return AutoPlan(plan=plan, choice=choice, workload=workload, goal=goal, planning_s=planning_s)
 
 
@@ -163,7 +173,12 @@ def find_fleets(
     if machines is not None:
         return [
             machines.measure(
-                path, precisions, wide_kernels=wide_kernels, refresh=planning.refresh, on_progress=on_progress
+                path,
+                source.config.num_layers,
+                precisions,
+                wide_kernels=wide_kernels,
+                refresh=planning.refresh,
+                on_progress=on_progress,
             )
         ]
     if planning.cluster is None:

@@ -80,6 +80,8 @@ def launch(
         return _loaded(planned, _load_tokenizer(planned), engine)
     with ExitStack() as on_failure:
         on_failure.callback(planned.close)
+        if planned.machines is not None:
+            planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         recipes = [
             PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance)

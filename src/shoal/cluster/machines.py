@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shoal.cluster.fabric import Fabric
 from shoal.cluster.fleets import PlacedFleet
+from shoal.core.plan import Plan
 from shoal.model.weights import Precision
 from shoal.planner.machine_places import MachineCores
 
@@ -23,13 +24,23 @@ class Machines(Protocol):
         """Of the machine that has least."""
         ...
 
-    def check_model(self, path: Path) -> None:
-        """Raises ModelLoadError where a machine does not have the same model at the same path."""
+    def find_model(self, path: Path) -> None:
+        """Ask which machines have the same model at the same path. To be called first. Raises ModelLoadError."""
+        ...
+
+    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+        """Send those that lack the model what the plan's workers need there.
+
+        Raises:
+            WorkerLost: a machine is gone.
+            ModelLoadError, CapacityError: the model cannot be read here or kept there.
+        """
         ...
 
     def measure(
         self,
         path: Path,
+        num_layers: int,
         precisions: Sequence[Precision],
         *,
         wide_kernels: bool,

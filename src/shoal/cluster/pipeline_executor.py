@@ -86,6 +86,12 @@ class PipelineExecutor:
         """The worker that failed to load; None: none did."""
         return self._culprit
 
+    @property
+    def silent(self) -> int | None:
+        """See `StartingExecutor.silent`."""
+        missing = self._loading or self._joining
+        return next(iter(missing)) if len(missing) == 1 else None
+
     def poll_loading(self) -> bool:
         """See `StartingExecutor.poll_loading`."""
         for index in self._workers:

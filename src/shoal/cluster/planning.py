@@ -24,6 +24,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits
+from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.machine_places import place_on_machines
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.memory import check_memory
@@ -91,12 +92,13 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     """See `plan_model`."""
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing = parse_routing(config.routing)
+    link_precisions = parse_link_precisions(config.planning.link_precision)
     path = resolve_model(config.model)
     source = open_weights(path)
     precision = parse_precision(config.precision)
     if machines is not None:
         on_progress("whether all machines have the model")
-        machines.check_model(path)
+        machines.find_model(path)
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, source)
@@ -106,6 +108,8 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     else:
         plan = _plan_by_hand(config, spec, source, precision, machines)
     plan = replace(plan, shape=model_shape(source.config), exact_activations=config.exact_activations)
+    if len(link_precisions) == 1:
+        plan = replace(plan, link_precision=link_precisions[0])
     if not any(shard.machine for replica in plan.replicas for shard in replica.shards):
         whole = decoder_blocks(source, precision, wide_kernels=plan.wide_kernels)
         check_memory(plan, blocks=whole, available_bytes=psutil.virtual_memory().available)
@@ -133,6 +137,8 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
     wide_kernels = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available).wide_kernels
     machines = open_machines(config.planning.cluster)
     try:
+        if machines is not None:
+            machines.find_model(path)
         fleets = find_fleets(
             config.planning, path, source, (precision,), config.threads, wide_kernels, machines, on_progress
         )

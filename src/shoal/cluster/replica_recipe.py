@@ -99,6 +99,7 @@ def load_message(
     """What one worker is told to load: shard `rank` of stage `index`. `num_layers`: of the model."""
     stage = replica.stages[index]
     shard = stage.shards[rank]
+    machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
     return LoadStage(
         version=PROTOCOL_VERSION,
         model_path=str(path),
@@ -121,6 +122,7 @@ def load_message(
         vocabulary=shard.part.vocabulary,
         wide_kernels=plan.wide_kernels,
         exact_activations=plan.exact_activations,
+        link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
     )
 

@@ -101,11 +101,15 @@ class SocketLink:
         return memoryview(self._buffer)[begin : self._start]
 
     def _make_room(self, frame_bytes: int) -> None:
-        """Move the unread bytes to the front of a buffer that holds the whole frame. Never grows one that is lent."""
+        """Free room behind the unread bytes for the rest of a frame, or for as much again as has come of it: what a
+        peer announces takes no memory before it comes. Never grows a buffer that is lent."""
         if self._start + frame_bytes <= len(self._buffer):
             return
         unread = self._buffer[self._start : self._end]
-        self._buffer = bytearray(max(frame_bytes, _READ_BYTES))
+        num_bytes = max(len(self._buffer), min(frame_bytes, 2 * len(unread)))
+        if self._start == 0 and num_bytes == len(self._buffer):
+            return
+        self._buffer = bytearray(num_bytes)
         self._buffer[: len(unread)] = unread
         self._start, self._end = 0, len(unread)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.protocol.hidden_codec import LinkPrecision
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -125,6 +127,8 @@ class Plan:
     """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
     exact_activations: bool = False
     """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
+    link_precision: LinkPrecision = "fp32"
+    """of hidden states between stages on different machines; inside a machine they stay fp32"""
     shape: str = ""
     """what the model looks like, for a person and to tell whether a stored plan belongs to a model"""
     predicted: PredictedSpeed | None = None

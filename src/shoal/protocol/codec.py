@@ -1,4 +1,4 @@
-"""Messages and activations as bytes: MessagePack for messages, a fixed header and raw fp32 for hidden states."""
+"""Messages and activations as bytes: MessagePack for messages, a fixed header and raw numbers for hidden states."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
+from shoal.protocol.hidden_codec import LINK_PRECISIONS, LinkPrecision, pack_hidden, unpack_hidden
 from shoal.protocol.messages import Generation, Message, StepId
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
-_ACTIVATIONS = struct.Struct("<4sHHqqII")
-"""magic, version, number of stages behind it, step id, generation, tokens, hidden size; two times a stage follow"""
+_ACTIVATIONS = struct.Struct("<4sBBHqqII")
+"""magic, version, precision, number of stages behind it, step id, generation, tokens, hidden size; two times a stage
+follow, then the hidden states"""
 _MAGIC = b"SHAV"
-_ACTIVATIONS_VERSION = 2
+_ACTIVATIONS_VERSION = 3
 _MAX_STAGES = 1024
 
 
@@ -46,46 +48,52 @@ class Activations:
     step_id: StepId
     generation: Generation
     x_TD: npt.NDArray[np.float32]
-    """Valid until: the frame's link receives again."""
+    """Received in fp32, valid until: the frame's link receives again."""
     compute_s: tuple[float, ...]
     """seconds that each earlier stage spent on this step"""
     wait_s: tuple[float, ...]
     """of those, in collectives; as many"""
 
 
-def pack_activations(activations: Activations) -> Sequence[memoryview | bytes]:
-    """The parts of a frame, the hidden states without a copy."""
+def pack_activations(activations: Activations, precision: LinkPrecision = "fp32") -> Sequence[memoryview | bytes]:
+    """The parts of a frame, with hidden states at a precision."""
     num_tokens, hidden_size = activations.x_TD.shape
     num_stages = len(activations.compute_s)
     times = struct.pack(f"<{2 * num_stages}d", *activations.compute_s, *activations.wait_s)
     header = _ACTIVATIONS.pack(
         _MAGIC,
         _ACTIVATIONS_VERSION,
+        LINK_PRECISIONS.index(precision),
         num_stages,
         activations.step_id,
         activations.generation,
         num_tokens,
         hidden_size,
     )
-    return header, times, np.ascontiguousarray(activations.x_TD).reshape(-1).view(np.uint8).data
+    return header, times, *pack_hidden(activations.x_TD, precision)
 
 
-def unpack_activations(frame: memoryview) -> Activations:
-    """Read a frame in place. Raises RemoteProtocolError where it is malformed, truncated or of another version."""
+def unpack_activations(frame: memoryview, *, shape: tuple[int, int]) -> Activations:
+    """Read a frame, fp32 in place.
+
+    Raises:
+        RemoteProtocolError: it is malformed, truncated, of another version, or not of `shape`, which is [T, D].
+    """
     if len(frame) < _ACTIVATIONS.size:
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes has no header")
-    magic, version, num_stages, step_id, generation, num_tokens, hidden_size = _ACTIVATIONS.unpack_from(frame)
+    magic, version, code, num_stages, step_id, generation, num_tokens, hidden_size = _ACTIVATIONS.unpack_from(frame)
     if magic != _MAGIC or version != _ACTIVATIONS_VERSION:
         raise RemoteProtocolError("not an activation frame of this version")
+    if (num_tokens, hidden_size) != shape:
+        raise RemoteProtocolError(f"hidden states of shape {(num_tokens, hidden_size)} came, not {shape}")
     times_end = _ACTIVATIONS.size + 2 * 8 * num_stages
-    if num_stages > _MAX_STAGES or len(frame) != times_end + 4 * num_tokens * hidden_size:
+    if num_stages > _MAX_STAGES or len(frame) < times_end or code >= len(LINK_PRECISIONS):
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes does not match its header")
-    x = np.frombuffer(frame, "<f4", offset=times_end).reshape(num_tokens, hidden_size)
     times = struct.unpack_from(f"<{2 * num_stages}d", frame, _ACTIVATIONS.size)
     return Activations(
         step_id=StepId(step_id),
         generation=Generation(generation),
-        x_TD=x,
+        x_TD=unpack_hidden(frame[times_end:], *shape, LINK_PRECISIONS[int(code)]),
         compute_s=times[:num_stages],
         wait_s=times[num_stages:],
     )

@@ -13,7 +13,9 @@ from typing import NewType
 
 import msgspec
 
-PROTOCOL_VERSION = 4
+from shoal.protocol.hidden_codec import LinkPrecision
+
+PROTOCOL_VERSION = 5
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -153,6 +155,8 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """see core.plan.Plan"""
     exact_activations: bool
     """see core.plan.Plan"""
+    link_precision: LinkPrecision = "fp32"
+    """of the hidden states that it sends to the next stage"""
     cpu_quota: float | None = None
     """see core.plan.ShardPlan; the head sees to it, the worker must not use it up waiting"""
 

@@ -17,6 +17,8 @@ from shoal.protocol.graph_messages import GraphMessage
 Array = npt.NDArray[Any]
 
 _LENGTH = struct.Struct("<I")
+_NUMBERS = "biufc"
+"""NumPy's kinds of types that travel, beside those of ml_dtypes and strings"""
 _MAX_RANK = 64
 """Source: NumPy 2 refuses arrays of more dimensions."""
 
@@ -88,12 +90,12 @@ def from_bytes(data: memoryview, ref: TensorRef) -> Array:
 
 
 def _dtype_named(name: str) -> np.dtype[Any]:
-    kind = getattr(ml_dtypes, name, None)
+    small = getattr(ml_dtypes, name, None)
     try:
-        dtype = np.dtype(kind if isinstance(kind, type) else name)
-    except TypeError:
+        dtype = np.dtype(small if isinstance(small, type) else name)
+    except (TypeError, ValueError, SyntaxError):
         raise RemoteProtocolError(f"no such tensor type: {name!r}") from None
-    if dtype.hasobject:
+    if dtype.hasobject or not dtype.itemsize or (dtype.kind not in _NUMBERS and not isinstance(small, type)):
         raise RemoteProtocolError(f"tensors of type {name!r} do not travel")
     return dtype
 

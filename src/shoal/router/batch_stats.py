@@ -43,6 +43,8 @@ class BatchStats:
     """times that workers were lost, so far"""
     num_recoveries: int
     """times that a lost replica had workers again, so far"""
+    states: tuple[str, ...]
+    """of each replica's workers, see Phase"""
     recovery_s: float
     """for how long replicas had no workers, summed over the recoveries"""
 
@@ -92,5 +94,6 @@ class BatchCounts:
             num_recovering=lives.num_recovering,
             num_losses=lives.num_losses,
             num_recoveries=lives.num_recoveries,
+            states=tuple(replica.life.phase.word for replica in scheduler.replicas),
             recovery_s=lives.recovery_s,
         )

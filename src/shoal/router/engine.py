@@ -217,7 +217,7 @@ class Engine:
     def _look_at_loading(self, index: int, readable: AbstractSet[int], outputs: list[Output]) -> Ready | None:
         if not self._workers[index].is_loading_at(readable):
             return None
-        self._tell(WorkersProgressed(replica=index), outputs)
+        self._tell(WorkersProgressed(replica=index, silent=self._workers[index].silent), outputs)
         return self._workers[index].poll_loading()
 
     def _make_ready(self, index: int, ready: Ready, outputs: list[Output]) -> None:
@@ -242,7 +242,7 @@ class Engine:
                 self._workers[index].stop(keep=keep)
                 self._report(f"replica {index} is lost: {reason}")
             case StartWorkers():
-                self._start(effect)
+                self._start(effect, outputs)
             case GiveUp(replica=index, reason=reason):
                 self._death = reason
                 self._workers[index].end_fenced()
@@ -263,11 +263,14 @@ class Engine:
         except ShoalError as error:
             self._broken[effect.replica] = error
 
-    def _start(self, effect: StartWorkers) -> None:
+    def _start(self, effect: StartWorkers, outputs: list[Output]) -> None:
+        workers = self._workers[effect.replica]
         try:
-            self._workers[effect.replica].start(effect.generation, effect.without)
+            workers.start(effect.generation, effect.without)
         except ShoalError as error:
             self._broken[effect.replica] = error
+        else:
+            self._tell(WorkersProgressed(replica=effect.replica, silent=workers.silent), outputs)
 
 
 def _say_nothing(line: str) -> None:

@@ -42,6 +42,8 @@ class EngineStats:
     """see FleetStats"""
     stage_s: tuple[tuple[float, ...], ...]
     """for each replica and stage, mean seconds of the latest steps"""
+    states: tuple[str, ...]
+    """of each replica's workers, see Phase"""
     replicas: tuple[SchedulerStats, ...]
 
 
@@ -68,5 +70,6 @@ def take_stats(fleet: Fleet) -> EngineStats:
         recoveries_s=of_fleet.recoveries_s,
         slowdowns=of_fleet.slowdowns,
         stage_s=tuple(replica.meter.stage_s() for replica in fleet.replicas),
+        states=tuple(replica.life.phase.word for replica in fleet.replicas),
         replicas=of_replicas,
     )

@@ -64,6 +64,11 @@ class StartingExecutor(Executor, Protocol):
         """The worker, stage by stage and rank by rank, that the latest error was about; None: not known."""
         ...
 
+    @property
+    def silent(self) -> int | None:
+        """The only worker, so counted, that is not ready; None: several are not, or none."""
+        ...
+
     def poll_loading(self) -> bool:
         """Take in what loading workers say, without blocking; whether all of them are ready for steps.
 

@@ -85,6 +85,11 @@ class ReplicaWorkers:
         """The worker that the latest failure to load was about."""
         return None if self._loading is None else self._loading.executor.culprit
 
+    @property
+    def silent(self) -> int | None:
+        """The only worker that is not ready, of those that are being started."""
+        return None if self._loading is None else self._loading.executor.silent
+
     def submit(self, step: Step) -> None:
         """Send a step to the workers. Raises WorkerLost."""
         assert self._serving is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,12 +16,15 @@ from shoal.server.draining import Drain, DrainMiddleware, ShuttingDown
 from shoal.server.generation_status import GenerationStatus
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_key
 from shoal.server.openai.routes import OpenAiApi
-from shoal.server.probes import Probes
+from shoal.server.probes import STATUS_PATH, Probes
 
 
-def create_app(data_plane: DataPlane, *, model_name: str, api_key: str | None = None) -> Starlette:
+def create_app(
+    data_plane: DataPlane, *, model_name: str, api_key: str | None = None, plan: Mapping[str, Any] | None = None
+) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
+    `plan` is what `/status` says of how the model is split.
     `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -33,7 +37,7 @@ def create_app(data_plane: DataPlane, *, model_name: str, api_key: str | None = 
             await data_plane.close()
 
     drain = Drain()
-    status = GenerationStatus(data_plane, drain)
+    status = GenerationStatus(data_plane, drain, plan or {})
     app = Starlette(
         routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain, data_plane),
@@ -53,7 +57,7 @@ def _guards(api_key: str | None, drain: Drain, data_plane: DataPlane) -> list[Mi
 
     guards = [Middleware(DrainMiddleware, drain=drain, prefix="/v1", refuse=refuse)]
     if api_key:
-        guards.insert(0, Middleware(ApiKeyMiddleware, api_key=api_key, prefix="/v1", refuse=_refuse_key))
+        guards.insert(0, Middleware(ApiKeyMiddleware, api_key=api_key, prefix=("/v1", STATUS_PATH), refuse=_refuse_key))
     return guards
 
 

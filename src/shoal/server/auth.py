@@ -28,7 +28,7 @@ class ApiKeyMiddleware:
         self,
         app: ASGIApp,
         api_key: str,
-        prefix: str,
+        prefix: str | tuple[str, ...],
         refuse: Callable[[], Response],
         open_paths: frozenset[str] = frozenset(),
     ) -> None:
@@ -36,7 +36,7 @@ class ApiKeyMiddleware:
         Args:
             app: what is guarded.
             api_key: the key.
-            prefix: paths that begin so need it,
+            prefix: paths that begin so, or in one of these ways, need it,
             open_paths: but for these.
             refuse: the answer without it, in the form of the API.
         """

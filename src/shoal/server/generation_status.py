@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from shoal.errors import WorkerLost
 from shoal.server.data_plane import DataPlane
@@ -21,9 +23,11 @@ Kubernetes, so that a machine that stands still for a while does not count."""
 class GenerationStatus:
     """Implements `probes.Status`."""
 
-    def __init__(self, data_plane: DataPlane, drain: Drain) -> None:
+    def __init__(self, data_plane: DataPlane, drain: Drain, plan: Mapping[str, Any]) -> None:
+        """`plan`: of the model, as plain data."""
         self._data_plane = data_plane
         self._drain = drain
+        self._plan = plan
         self._readiness = ReadinessProbe(data_plane)
 
     @property
@@ -44,6 +48,27 @@ class GenerationStatus:
         if await self._readiness.is_ready():
             return None
         return "no token was produced lately, and a test request has produced none in time"
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """The model; without counters while the engine has no time."""
+        metrics, stats = self._data_plane.metrics, await self._read_stats()
+        counters: dict[str, Any] = metrics.token_counts()
+        replicas: list[dict[str, Any]] = []
+        if stats is not None:
+            names = ("num_running", "num_waiting", "num_losses", "num_recoveries", "num_replays")
+            counters |= {name.removeprefix("num_"): getattr(stats, name) for name in names}
+            replicas = [
+                {
+                    "state": state,
+                    "stages": [
+                        {"step_s": step_s, "slowdown": slowdown}
+                        for step_s, slowdown in zip(stage_s, slowdowns, strict=True)
+                    ],
+                }
+                for state, stage_s, slowdowns in zip(stats.states, stats.stage_s, stats.slowdowns, strict=True)
+            ]
+        model = {"name": metrics.model_name, "kind": "language model", "plan": self._plan}
+        return [{**model, "replicas": replicas, "counters": counters}]
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The server's metrics with the engine's counters."""

@@ -63,6 +63,9 @@ class _EngineCollector:
         return family
 
 
+_TOKEN_COUNTERS = ("prompt_tokens", "generation_tokens")
+
+
 class ServerMetrics:
     """All metrics of one app. Counted in the event loop only."""
 
@@ -128,6 +131,12 @@ class ServerMetrics:
         self._num_recoveries = stats.num_recoveries
         for recovery_s in stats.recoveries_s[-num_new:] if num_new else ():
             self._recovery_s.observe(recovery_s)
+
+    def token_counts(self) -> dict[str, int]:
+        """Prompt tokens of finished prefills and tokens generated so far."""
+        labels = {"model_name": self.model_name}
+        values = {name: self._registry.get_sample_value(f"shoal:{name}_total", labels) for name in _TOKEN_COUNTERS}
+        return {name: int(value or 0) for name, value in values.items()}
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """The metrics in the text format that the Accept header asks for, and its content type."""

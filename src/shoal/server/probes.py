@@ -1,13 +1,16 @@
-"""/health, /ready, /metrics and /version."""
+"""/health, /ready, /metrics, /status and /version."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+STATUS_PATH = "/status"
+"""Says more than the others, so it needs the key where there is one."""
 
 
 class Status(Protocol):
@@ -20,6 +23,10 @@ class Status(Protocol):
 
     async def unreadiness(self) -> str | None:
         """Why requests would not be answered now; None when one has just been."""
+        ...
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Each model: `name`, `kind`, `plan`, `replicas` with their `state`, and `counters`, as plain data."""
         ...
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
@@ -39,6 +46,7 @@ class Probes:
             Route("/health", self.health, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
+            Route(STATUS_PATH, self.status, methods=["GET"]),
             Route("/version", self.version, methods=["GET"]),
         ]
 
@@ -56,6 +64,10 @@ class Probes:
         """Prometheus text format."""
         content, content_type = await self._status.expose_metrics(request.headers.get("accept", ""))
         return Response(content, headers={"content-type": content_type})
+
+    async def status(self, request: Request) -> Response:
+        """What the server is made of and how it fares: `shoal status`."""
+        return JSONResponse({"version": server_version(), "models": await self._status.describe()})
 
     async def version(self, request: Request) -> Response:
         """The server's version."""

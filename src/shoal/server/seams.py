@@ -91,6 +91,16 @@ class EngineStats(Protocol):
         """For each stage of each replica, how many times as long as expected its latest steps took."""
         ...
 
+    @property
+    def stage_s(self) -> Sequence[Sequence[float]]:
+        """For each stage of each replica, mean seconds of its latest steps; 0 before the first."""
+        ...
+
+    @property
+    def states(self) -> Sequence[str]:
+        """Of each replica's workers: serving, waiting (to be started again), starting or given up."""
+        ...
+
 
 class Engine(Protocol):
     """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""

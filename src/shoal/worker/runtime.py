@@ -37,6 +37,7 @@ from shoal.protocol.messages import (
 )
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.row_time import measure_row
+from shoal.worker.step_check import check_step
 
 _IDLE_WAIT_S = 30.0
 _SEND_TIMEOUT_S = 600.0
@@ -92,6 +93,7 @@ class WorkerRuntime:
             match message := self._next_message():
                 case Step():
                     if message.generation == self._generation and self._links is not None:
+                        check_step(message, max_tokens=load.max_step_tokens, vocab_size=stage.vocab_size)
                         self._step(load, stage, message, self._links)
                 case Wire():
                     self._join(load, stage, message)
@@ -118,14 +120,14 @@ class WorkerRuntime:
 
     def _step(self, load: LoadStage, stage: Stage, step: Step, links: StageLinks) -> None:
         try:
-            result = self._compute(stage, step, links)
+            result = self._compute(load, stage, step, links)
         except (WorkerLost, RemoteProtocolError) as error:
             self._lose_neighbour(error)
             return
         if result is not None and load.rank == 0:
             self._send(result)
 
-    def _compute(self, stage: Stage, step: Step, links: StageLinks) -> StepResult | None:
+    def _compute(self, load: LoadStage, stage: Stage, step: Step, links: StageLinks) -> StepResult | None:
         """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
         arrived = _receive_activations(links.upstream, step, stage.decoder.hidden_size)
         started_s = time.perf_counter()
@@ -135,7 +137,8 @@ class WorkerRuntime:
         ids = {"step_id": step.step_id, "generation": step.generation}
         if isinstance(result, tuple):
             return StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s)
-        parts = pack_activations(Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s))
+        activations = Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s)
+        parts = pack_activations(activations, load.link_precision)
         for link in links.downstream:
             link.send(parts, timeout_s=_SEND_TIMEOUT_S)
         return None
@@ -167,11 +170,7 @@ def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) ->
     frame = upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)
     if frame is None:
         raise WorkerLost(f"no hidden states from the previous stage within {_ACTIVATION_TIMEOUT_S:.0f} s")
-    activations = unpack_activations(frame)
+    activations = unpack_activations(frame, shape=(step.num_tokens, hidden_size))
     if (activations.step_id, activations.generation) != (step.step_id, step.generation):
         raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
-    if activations.x_TD.shape != (step.num_tokens, hidden_size):
-        raise RemoteProtocolError(
-            f"hidden states of shape {activations.x_TD.shape} came, not {(step.num_tokens, hidden_size)}"
-        )
     return activations

@@ -178,6 +178,32 @@ def test_silence_while_loading_is_a_loss_too():
     assert names(driver.pass_time(0.5)) == ["StartWorkers"]
 
 
+def test_a_worker_for_which_all_others_wait_in_vain_is_left_out_in_the_end():
+    driver = FleetDriver(1, replace(RECOVERY, max_failures=9))
+    driver.lose(0)
+    for _ in range(RECOVERY.replan_after):
+        driver.tell(WorkersProgressed(replica=0, silent=1))
+        assert names(driver.pass_time(RECOVERY.load_timeout_s)) == ["StopWorkers"]
+        (start,) = driver.pass_time(RECOVERY.max_backoff_s)
+    assert isinstance(start, StartWorkers)
+    assert start.without == 1
+
+
+def test_once_it_is_known_how_long_loading_takes_a_hung_worker_is_noticed_sooner():
+    driver = FleetDriver(1)
+    driver.lose(0)
+    driver.now_s += 0.5
+    driver.make_ready(0)
+    driver.add(make_request("a"))
+    driver.answer(0)
+    driver.lose(0)
+    assert driver.pass_time(1.9) == []
+    assert names(driver.pass_time(0.2)) == ["StopWorkers"]
+    assert names(driver.pass_time(0.5)) == ["StartWorkers"]
+    assert driver.pass_time(3.9) == [], "it may have become slow"
+    assert names(driver.pass_time(0.2)) == ["StopWorkers"]
+
+
 def test_answers_that_make_no_sense_are_a_loss():
     driver = FleetDriver(2)
     driver.add(make_request("a"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +15,10 @@ import psutil
 from shoal.cluster.profile.fleet import measure_fleet
 from shoal.cluster.profile.slots import Slot
 from shoal.cluster.ray.link_times import answer_pings, time_pings
-from shoal.cluster.ray.model_identity import ModelIdentity, identify
 from shoal.cluster.remote.host import LocalHost, StartedWorker
+from shoal.cluster.remote.model_identity import ModelIdentity, identify
+from shoal.cluster.remote.model_store import store_folder
+from shoal.cluster.remote.model_stream import Receiver, receive_model
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address
 from shoal.model.weights import Precision
@@ -71,9 +73,18 @@ class MachineAgent:
         while not self._host.has_ended(worker):
             time.sleep(_POLL_S)
 
-    def identify(self, path: str) -> ModelIdentity | None:
-        """What is at that path here; None: nothing."""
-        return identify(Path(path)) if Path(path).exists() else None
+    def find_model(self, path: str, identity: ModelIdentity) -> tuple[bool, str]:
+        """Whether that model is at that path here, and where it will be if it has to be brought."""
+        here, folder = Path(path), store_folder(identity)
+        has_it = here.exists() and identify(here) == identity
+        is_file = len(identity.files) == 1 and identity.files[0][0] == here.name
+        return has_it, str(folder / here.name if is_file else folder)
+
+    def receive_model(
+        self, credentials: Credentials, identity: ModelIdentity, wanted: Mapping[str, list[int]]
+    ) -> Receiver:
+        """See `model_stream.receive_model`."""
+        return receive_model(self._address, credentials, identity, wanted)
 
     def measure(
         self, path: str, precisions: Sequence[Precision], slot: Slot, wide_kernels: bool, refresh: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,20 +17,24 @@ from shoal.cluster.fleets import PlacedFleet
 from shoal.cluster.profile.slots import Slot
 from shoal.cluster.ray.agent import DISTRIBUTION, MachineAgent, MachineFacts
 from shoal.cluster.ray.measuring import RayMachine, measure_links, measure_machines
-from shoal.cluster.ray.model_identity import identify
+from shoal.cluster.ray.models import ModelPlaces
 from shoal.cluster.remote.fabric import RemoteFabric
 from shoal.cluster.remote.host import StartedWorker
 from shoal.comm.tls_identity import Credentials
-from shoal.errors import ConfigError, ModelLoadError, WorkerLost
+from shoal.core.plan import Plan
+from shoal.errors import ConfigError, WorkerLost
 from shoal.model.weights import Precision
 from shoal.planner.choice.spell import Place
 from shoal.planner.machine_places import MachineCores
 from shoal.planner.speeds import Fleet
+from shoal.protocol.messages import LoadStage
 
 _START_TIMEOUT_S = 60.0
 """For an agent: Ray starts a Python process on its machine."""
 _CALL_TIMEOUT_S = 90.0
 """For what an agent does at once; longer than it gives a worker to start."""
+_LOOK_S = 0.2
+"""Between two looks whether a worker is still wanted."""
 _REACH_TIMEOUT_S = 5.0
 _CALLS_AT_ONCE = 64
 """of one agent: each worker's end is waited for by one"""
@@ -51,6 +56,7 @@ class RayCluster:
         _connect(self._ray)
         try:
             self._machines = self._find_machines()
+            self._models: ModelPlaces | None = None
         except BaseException:
             self._ray.shutdown()
             raise
@@ -70,11 +76,12 @@ class RayCluster:
 
     def fabric(self) -> RemoteFabric:
         """See `Machines.fabric`."""
-        return RemoteFabric({machine.name: _RayHost(self._ray, machine) for machine in self._machines})
+        return RemoteFabric({machine.name: _RayHost(self._ray, machine, self._models) for machine in self._machines})
 
     def measure(
         self,
         path: Path,
+        num_layers: int,
         precisions: Sequence[Precision],
         *,
         wide_kernels: bool,
@@ -82,10 +89,14 @@ class RayCluster:
         on_progress: Callable[[str], None],
     ) -> PlacedFleet:
         """See `Machines.measure`."""
+        models = self._models
+        assert models is not None
+        for name in models.lacking:
+            models.bring(name, (0, num_layers), num_layers, on_progress)
         fleets = measure_machines(
             self._machines,
             lambda machine: machine.agent.measure.remote(
-                str(path), precisions, Slot(cores=machine.facts.cores), wide_kernels, refresh
+                models.path_on(machine.name), precisions, Slot(cores=machine.facts.cores), wide_kernels, refresh
             ),
             self.get,
             on_progress,
@@ -105,16 +116,18 @@ class RayCluster:
             places=tuple((Place(cores=machine.facts.cores, machine=machine.name),) for machine in self._machines),
         )
 
-    def check_model(self, path: Path) -> None:
-        """See `Machines.check_model`."""
-        own = identify(path)
-        asked = [(machine, machine.agent.identify.remote(str(path))) for machine in self._machines]
-        for machine, reference in asked:
-            theirs = self.get(reference, machine.name)
-            if theirs is None:
-                raise ModelLoadError(f"machine {machine.name} has no {path}; copy it there")
-            if theirs != own:
-                raise ModelLoadError(f"{path} on machine {machine.name} is another file than here; copy it there")
+    def find_model(self, path: Path) -> None:
+        """See `Machines.find_model`."""
+        self._models = ModelPlaces(path, self._machines, self.get)
+
+    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+        """See `Machines.bring_model`."""
+        assert self._models is not None
+        for replica in plan.replicas:
+            for stage in replica.stages:
+                for machine in dict.fromkeys(shard.machine for shard in stage.shards):
+                    layers = (stage.first_layer, stage.last_layer)
+                    self._models.bring(machine or "", layers, num_layers, on_progress)
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""
@@ -155,9 +168,10 @@ class RayCluster:
 class _RayHost:
     """Implements `WorkerHost` by a machine's agent."""
 
-    def __init__(self, ray: ModuleType, machine: RayMachine) -> None:
+    def __init__(self, ray: ModuleType, machine: RayMachine, models: ModelPlaces | None) -> None:
         self._ray = ray
         self._machine = machine
+        self._models = models
         self._ends: dict[int, Any] = {}
         """by process id: the agent's answer to come when it has ended"""
 
@@ -166,9 +180,24 @@ class _RayHost:
         """See `WorkerHost.name`."""
         return self._machine.name
 
-    def start(self, credentials: Credentials) -> StartedWorker:
+    def model_path(self, path: str) -> str:
+        """See `WorkerHost.model_path`."""
+        return path if self._models is None else self._models.path_on(self.name)
+
+    def provide(self, load: LoadStage, is_wanted: Callable[[], bool]) -> None:
+        """See `WorkerHost.provide`."""
+        if self._models is not None:
+            layers = (load.first_layer, load.last_layer)
+            self._models.bring(self.name, layers, load.num_layers, is_wanted=is_wanted)
+
+    def start(self, credentials: Credentials, is_wanted: Callable[[], bool]) -> StartedWorker:
         """See `WorkerHost.start`."""
-        return _answer(self._ray, self._machine.agent.start.remote(credentials), self.name, _CALL_TIMEOUT_S)
+        reference = self._machine.agent.start.remote(credentials)
+        deadline_s = time.monotonic() + _CALL_TIMEOUT_S
+        while not self._ray.wait([reference], timeout=_LOOK_S)[0]:
+            if time.monotonic() >= deadline_s or not is_wanted():
+                raise WorkerLost(f"machine {self.name} has started no worker")
+        return _answer(self._ray, reference, self.name, _LOOK_S)
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""

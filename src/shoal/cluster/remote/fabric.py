@@ -30,9 +30,7 @@ class RemoteFabric:
         host = self._hosts.get(place.machine or "")
         if host is None:
             raise ConfigError(f"machine {place.machine} is not in the cluster (there: {', '.join(self._hosts)})")
-        worker = RemoteWorker(place.label, host, own=self._authority.issue(), heads=self._credentials)
-        worker.send(encode(place.load))
-        return worker
+        return RemoteWorker(place.label, host, place.load, own=self._authority.issue(), heads=self._credentials)
 
     def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> SelfCutting:
         """See `Fabric.wire`. A shard takes from the shard of its own rank, counted round."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import select
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,9 +17,12 @@ from shoal.cluster.child_process import worker_environment
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address
 from shoal.errors import WorkerLost
+from shoal.protocol.messages import LoadStage
 
 _START_TIMEOUT_S = 60.0
 """For Python and its imports, on a slow disk."""
+_LOOK_S = 0.2
+"""Between two looks whether a worker is still wanted."""
 _END_TIMEOUT_S = 5.0
 """For the kernel to end a killed process and free its memory."""
 
@@ -39,8 +44,22 @@ class WorkerHost(Protocol):
         """For messages."""
         ...
 
-    def start(self, credentials: Credentials) -> StartedWorker:
-        """Start a worker with these credentials; blocks, from any thread. Raises WorkerLost."""
+    def start(self, credentials: Credentials, is_wanted: Callable[[], bool]) -> StartedWorker:
+        """Start a worker with these credentials; blocks, from any thread, but not long once it is not wanted any more.
+
+        Raises WorkerLost.
+        """
+        ...
+
+    def model_path(self, path: str) -> str:
+        """Where the model that is at that path here is on the machine."""
+        ...
+
+    def provide(self, load: LoadStage, is_wanted: Callable[[], bool]) -> None:
+        """See to it that the machine has what a worker loads; blocks, from any thread, as `start` does.
+
+        Raises WorkerLost, ModelLoadError, CapacityError.
+        """
         ...
 
     def end(self, worker: StartedWorker) -> None:
@@ -67,17 +86,24 @@ class LocalHost:
         """See `WorkerHost.name`."""
         return self._address
 
-    def start(self, credentials: Credentials) -> StartedWorker:
+    def start(self, credentials: Credentials, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
         """See `WorkerHost.start`."""
         process = self._parent.submit(self._spawn).result()
         try:
-            port = _hand_credentials_over(process, credentials)
+            port = _hand_credentials_over(process, credentials, is_wanted)
         except (OSError, ValueError) as error:
             process.kill()
             process.wait(_END_TIMEOUT_S)
             raise WorkerLost(f"no worker could be started on {self._address}: {error}") from error
         self._processes[process.pid] = process
         return StartedWorker(pid=process.pid, address=(self._address, port))
+
+    def model_path(self, path: str) -> str:
+        """See `WorkerHost.model_path`."""
+        return path
+
+    def provide(self, load: LoadStage, is_wanted: Callable[[], bool]) -> None:
+        """See `WorkerHost.provide`. What is here is here."""
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
@@ -111,7 +137,9 @@ class LocalHost:
         )
 
 
-def _hand_credentials_over(process: subprocess.Popen[bytes], credentials: Credentials) -> int:
+def _hand_credentials_over(
+    process: subprocess.Popen[bytes], credentials: Credentials, is_wanted: Callable[[], bool]
+) -> int:
     """The port at which the worker then listens. Raises OSError, ValueError where it says none."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -120,6 +148,8 @@ def _hand_credentials_over(process: subprocess.Popen[bytes], credentials: Creden
         process.stdin.close()
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN)
-        if not poll.poll(_START_TIMEOUT_S * 1e3):
-            raise TimeoutError(f"it said nothing within {_START_TIMEOUT_S:.0f} s")
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while not poll.poll(_LOOK_S * 1e3):
+            if time.monotonic() >= deadline_s or not is_wanted():
+                raise TimeoutError(f"it said nothing within {_START_TIMEOUT_S:.0f} s, or was not wanted any more")
         return int(process.stdout.readline())

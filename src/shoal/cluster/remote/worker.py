@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from msgspec import structs
+
 from shoal.cluster.message_worker import MessageWorker
 from shoal.cluster.remote.deferred_link import DeferredLink
 from shoal.cluster.remote.host import StartedWorker, WorkerHost
@@ -11,6 +13,8 @@ from shoal.comm.link import Link
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address, connect_tls
 from shoal.errors import WorkerLost
+from shoal.protocol.codec import encode
+from shoal.protocol.messages import LoadStage
 from shoal.worker.remote_main import CONTROL_KEY
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -26,6 +30,7 @@ class RemoteChild:
         self._started: StartedWorker | None = None
         self._is_unwanted = False
         self._was_told_to_end = False
+        self._never_was = False
 
     @property
     def pid(self) -> int:
@@ -48,9 +53,14 @@ class RemoteChild:
         """See `Child.is_reaped`."""
         return self._was_told_to_end
 
-    def start(self, own: Credentials, heads: Credentials) -> Link:
-        """Start it and connect to it; blocks. Raises WorkerLost, RemoteProtocolError."""
-        started = self._started = self._host.start(own)
+    def start(self, load: LoadStage, own: Credentials, heads: Credentials) -> Link:
+        """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
+        try:
+            self._host.provide(load, lambda: not self._is_unwanted)
+            started = self._started = self._host.start(own, lambda: not self._is_unwanted)
+        except BaseException:
+            self._never_was = True
+            raise
         if self._is_unwanted:
             self._host.end(started)
             raise WorkerLost(f"{self.name} is not wanted any more")
@@ -65,7 +75,7 @@ class RemoteChild:
         """See `Child.kill`."""
         self._is_unwanted = True
         if self._started is None:
-            return False
+            return self._never_was
         if not self._was_told_to_end:
             self._was_told_to_end = True
             self._host.end(self._started)
@@ -83,11 +93,20 @@ class RemoteChild:
 class RemoteWorker(MessageWorker):
     """Its control link is there at once and carries what is sent as soon as it can."""
 
-    def __init__(self, name: str, host: WorkerHost, *, own: Credentials, heads: Credentials) -> None:
-        """`own`: the worker's credentials; `heads`: this process's."""
+    def __init__(self, name: str, host: WorkerHost, load: LoadStage, *, own: Credentials, heads: Credentials) -> None:
+        """Start it and tell it what to load.
+
+        Args:
+            name: for messages.
+            host: where it runs.
+            load: what it loads, with the model's path here.
+            own: the worker's credentials.
+            heads: this process's.
+        """
         self._process = RemoteChild(name, host)
-        self._deferred = DeferredLink(lambda: self._process.start(own, heads), f"start {name}")
+        self._deferred = DeferredLink(lambda: self._process.start(load, own, heads), f"start {name}")
         super().__init__(self._process, self._deferred)
+        self.send(encode(structs.replace(load, model_path=host.model_path(load.model_path))))
 
     @property
     def address(self) -> Address:

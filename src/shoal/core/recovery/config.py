@@ -14,7 +14,7 @@ class RecoveryConfig:
     worker_timeout_s: float = 2.0
     """silence after which workers that owe an answer count as lost, > 0; longer where steps take long (patience.py)"""
     load_timeout_s: float = 10.0
-    """silence after which workers that load count as lost, > 0; more where loading took long before"""
+    """silence after which workers that load count as lost, > 0; less where they were quick before, more where slow"""
     backoff_s: float = 0.5
     """before the second restart in a row, > 0; the first is at once, each further one waits twice as long"""
     max_backoff_s: float = 30.0

@@ -21,9 +21,11 @@ class StepAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersProgressed:
-    """Workers that are being started have shown a sign of life."""
+    """Workers that are being started have shown a sign of life, or have just been started."""
 
     replica: int
+    silent: int | None = None
+    """the worker, stage by stage and rank by rank, that all others wait for; None: several are not ready"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

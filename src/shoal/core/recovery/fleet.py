@@ -122,8 +122,8 @@ class Fleet:
                     return []
                 changes = self.replicas[index].take_answer(result, now_s)
                 return [ReportSpeed(replica=index, change=change) for change in changes]
-            case WorkersProgressed(replica=index):
-                self.replicas[index].life.note_progress(now_s)
+            case WorkersProgressed(replica=index, silent=silent):
+                self.replicas[index].life.note_progress(now_s, silent)
                 return []
             case ReplicaReady():
                 return self._make_ready(event, now_s)
@@ -209,7 +209,8 @@ class Fleet:
         for replica in self.replicas:
             overdue_s = replica.overdue_s()
             if overdue_s is not None and overdue_s <= now_s:
-                effects += self._lose(replica, replica.mistrust(now_s), None, now_s, keep=False)
+                worker = None if replica.is_serving else replica.life.silent
+                effects += self._lose(replica, replica.mistrust(now_s), worker, now_s, keep=False)
         return effects
 
     def _start_due(self, now_s: float) -> list[FleetEffect]:

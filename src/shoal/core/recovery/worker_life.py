@@ -20,6 +20,11 @@ class Phase(Enum):
     STARTING = auto()
     GIVEN_UP = auto()
 
+    @property
+    def word(self) -> str:
+        """For a person."""
+        return self.name.lower().replace("_", " ")
+
 
 class WorkerLife:
     """Changes by its methods only; the rest is to look at. `now_s` is on one monotonic clock."""
@@ -31,6 +36,8 @@ class WorkerLife:
         """when they are to be started again, while they wait for that"""
         self.without: int | None = None
         """the worker that the next start is to do without"""
+        self.silent: int | None = None
+        """the worker that all others wait for, while they are being started; None: not known"""
         self.lost_s: float | None = None
         """when they were lost; None while they serve"""
         self._recovery = recovery
@@ -65,9 +72,9 @@ class WorkerLife:
         """They have answered something."""
         self._has_worked = True
 
-    def note_progress(self, now_s: float) -> None:
-        """While they are being started, they live."""
-        self._last_sign_s = now_s
+    def note_progress(self, now_s: float, silent: int | None = None) -> None:
+        """While they are being started, they live; all others wait for `silent`, if it is given."""
+        self._last_sign_s, self.silent = now_s, silent
 
     def lose(self, reason: str, worker: int | None, now_s: float) -> str | None:
         """They are lost. Returns why they are given up; None: they will be started again.
@@ -96,7 +103,7 @@ class WorkerLife:
 
     def start(self, now_s: float) -> None:
         """They are being started again."""
-        self.phase = Phase.STARTING
+        self.phase, self.silent = Phase.STARTING, None
         self._started_s = self._last_sign_s = now_s
 
     def become_ready(self, now_s: float) -> None:
@@ -115,7 +122,17 @@ class WorkerLife:
         """When they will count as lost, if they go on loading without a sign; None: they do not load."""
         if self.phase is not Phase.STARTING:
             return None
-        return self._last_sign_s + max(self._recovery.load_timeout_s, _LOADING_TIMES_EXPECTED * self._longest_load_s)
+        return self._last_sign_s + self._loading_patience_s()
+
+    def _loading_patience_s(self) -> float:
+        """Once it is known how long they load, not much longer than that, so that a hung one is noticed soon; with each
+        failure twice as long, in case the machine has become slow."""
+        expected_s = _LOADING_TIMES_EXPECTED * self._longest_load_s
+        longest_s = max(self._recovery.load_timeout_s, expected_s)
+        if not self._longest_load_s:
+            return longest_s
+        doublings = self._history.num_failures - 1
+        return min(longest_s, max(self._recovery.worker_timeout_s, expected_s) * 2.0**doublings)
 
     def loading_silence(self, now_s: float) -> str:
         """What to say of that."""

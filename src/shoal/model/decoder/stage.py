@@ -109,7 +109,8 @@ class Stage:
         share_pool(config.threads)
         self._config = config
         self._group = group
-        self._whole_vocab_size = source.config.vocab_size
+        self.vocab_size = source.config.vocab_size
+        """of the whole model"""
         source = source if config.part is None else ShardSource(source, config.part)
         self.decoder = source.config
         """with this shard's own counts of heads, columns and vocabulary rows"""
@@ -206,7 +207,7 @@ class Stage:
         part, group = self._config.part, self._group
         if part is None or group is None:
             return sample_rows(logits_RV, rows)
-        sampling = sample_shard(logits_RV, rows, first_id=part.vocabulary[0], vocab_size=self._whole_vocab_size)
+        sampling = sample_shard(logits_RV, rows, first_id=part.vocabulary[0], vocab_size=self.vocab_size)
         return run_exchange(sampling, group_exchange(group, timeout_s=_COLLECTIVE_TIMEOUT_S))
 
     def _attention_step(self, step: Step) -> AttentionStep:
@@ -221,7 +222,7 @@ class Stage:
         matrix = source.matrix("embedding", self._config.precision)
         self.weight_bytes += matrix.num_bytes
         first_id = self._config.part.vocabulary[0] if self._config.part else 0
-        return Embedding(matrix, self.decoder.embedding_scale, first_id=first_id, vocab_size=self._whole_vocab_size)
+        return Embedding(matrix, self.decoder.embedding_scale, first_id=first_id, vocab_size=self.vocab_size)
 
     def _load_segments(
         self, source: WeightSource, on_progress: Callable[[int, int], None]

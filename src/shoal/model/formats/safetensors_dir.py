@@ -78,7 +78,7 @@ class SafetensorsDir:
         self._config = config_from_hf(directory)
         self._tensors: dict[str, _Tensor] = {}
         for path in _weight_files(directory):
-            self._tensors |= _read_header(path)
+            self._tensors |= read_header(path)
         self._prefix = self._find_prefix()
 
     @property
@@ -190,7 +190,8 @@ def _weight_files(directory: Path) -> list[Path]:
     return files
 
 
-def _read_header(path: Path) -> dict[str, _Tensor]:
+def read_header(path: Path) -> dict[str, _Tensor]:
+    """Where one file's tensors lie. Raises ModelLoadError."""
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

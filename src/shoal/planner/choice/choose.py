@@ -53,6 +53,10 @@ class Choice:
         """By how much, at most, a better plan could be better: (bound - found) / bound."""
         return max(0.0, 1.0 - self.best.searched_tokens_per_s / self.bound_tokens_per_s)
 
+    def score(self, goal: Goal) -> float:
+        """Of the plan that was chosen; the higher the better."""
+        return _score(self.best, goal)
+
 
 def choose(
     fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, goal: Goal, precisions: Sequence[str]

@@ -17,7 +17,7 @@ from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_excepti
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.rpc.server import RpcServer
 from shoal.server.oip.status import RepositoryStatus
-from shoal.server.probes import Probes
+from shoal.server.probes import STATUS_PATH, Probes
 from shoal.server.tls import TlsFiles
 
 MAX_REQUEST_BYTES = 1 << 30
@@ -88,6 +88,7 @@ async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
 
 
 def _guards(api_key: str | None, drain: Drain) -> list[Middleware]:
-    common: dict[str, Any] = {"prefix": "/v2", "open_paths": _OPEN_PATHS}
-    key = [Middleware(ApiKeyMiddleware, api_key=api_key, refuse=wrong_key, **common)] if api_key else []
-    return [*key, Middleware(DrainMiddleware, drain=drain, refuse=from_exception, **common)]
+    common: dict[str, Any] = {"open_paths": _OPEN_PATHS}
+    guarded = ("/v2", STATUS_PATH)
+    key = [Middleware(ApiKeyMiddleware, api_key=api_key, prefix=guarded, refuse=wrong_key, **common)] if api_key else []
+    return [*key, Middleware(DrainMiddleware, drain=drain, prefix="/v2", refuse=from_exception, **common)]

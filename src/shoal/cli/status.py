@@ -1,0 +1,118 @@
+"""`shoal status`: what a running server is made of and how it fares."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from shoal.cli import options
+
+EXAMPLE = "Examples: shoal status   |   shoal status http://10.0.0.7:8000 --json"
+
+_TIMEOUT_S = 10.0
+_RATE_S = 1.0
+"""Between the two looks that a rate is taken from."""
+_RATES = {"prompt_tokens": "prompt tokens/s", "generation_tokens": "output tokens/s", "rows": "rows/s"}
+"""counters in /status, and what they are a second"""
+
+
+def status(
+    url: Annotated[str, typer.Argument(help="Of the server.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="SHOAL_API_KEY", help="Bearer token to send.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Show a running server's machines, workers, plan, links and rates. Exit status 1 if it does not answer."""
+    from shoal.cli.output import print_json
+
+    before_s, before = time.monotonic(), _ask(url, api_key)
+    time.sleep(_RATE_S)
+    after_s, after = time.monotonic(), _ask(url, api_key)
+    for earlier, model in zip(before["models"], after["models"], strict=False):
+        model["rates"] = {
+            name: (model["counters"][name] - earlier["counters"].get(name, 0)) / (after_s - before_s)
+            for name in _RATES
+            if name in model["counters"]
+        }
+    if json:
+        print_json(after)
+        return
+    print(f"shoal {after['version']} at {url}")
+    for model in after["models"]:
+        _show(model)
+
+
+def _ask(url: str, api_key: str | None) -> dict[str, Any]:
+    """Raises WorkerLost, ConfigError."""
+    import httpx
+
+    from shoal.errors import ConfigError, WorkerLost
+
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        response = httpx.get(f"{url.rstrip('/')}/status", headers=headers, timeout=_TIMEOUT_S)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise ConfigError(f"{url} is no address of a server: {error}") from error
+    except httpx.HTTPError as error:
+        raise WorkerLost(f"no server answers at {url}: {error}") from error
+    if response.status_code == 401:
+        raise ConfigError(f"the server at {url} wants a key: --api-key, or SHOAL_API_KEY")
+    if response.status_code != 200:
+        raise ConfigError(f"what answers at {url} is no Shoal server of this version (status {response.status_code})")
+    return response.json()
+
+
+def _show(model: dict[str, Any]) -> None:
+    """One model, for the person."""
+    from rich.table import Table
+
+    from shoal.cli.output import print_table
+
+    plan, counters = model["plan"], model["counters"]
+    rates = ", ".join(f"{model['rates'][name]:.1f} {what}" for name, what in _RATES.items() if name in model["rates"])
+    print(f"\n{model['name']} ({model['kind']}, split {plan['split']}): {rates}")
+    print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counters.items() if name not in _RATES))
+    table = Table()
+    for column in ("machine", "worker", "state", "holds", "threads", "weights", "a step", "as expected"):
+        table.add_column(column, justify="left" if column in ("machine", "worker", "state") else "right")
+    for worker in sorted(plan["workers"], key=lambda one: one.get("machine") or ""):
+        replica = model["replicas"][worker["replica"]]
+        stages = replica.get("stages", ())
+        stage = stages[worker["stage"]] if worker["stage"] < len(stages) else {}
+        table.add_row(
+            worker.get("machine") or "here",
+            f"replica {worker['replica']} stage {worker['stage']} shard {worker['shard']}",
+            replica["state"],
+            _holds(worker),
+            str(worker["threads"]),
+            f"{worker['weight_bytes'] / 1e6:.0f} MB",
+            f"{stage['step_s'] * 1e3:.1f} ms" if stage.get("step_s") else "",
+            f"{stage['slowdown']:.2f} x" if stage else "",
+        )
+    print_table(table, to_stderr=False)
+    for line in _links(plan):
+        print(line)
+
+
+def _holds(worker: Mapping[str, Any]) -> str:
+    for first, last, what in (("first_layer", "last_layer", "layers"), ("first_node", "last_node", "nodes")):
+        if first in worker:
+            return f"{what} {worker[first]}-{worker[last] - 1}"
+    return ""
+
+
+def _links(plan: Mapping[str, Any]) -> list[str]:
+    """Between which machines hidden states go, and how."""
+    stages: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for worker in plan["workers"]:
+        stages[worker["replica"], worker["stage"]].add(worker.get("machine") or "here")
+    lines: dict[str, None] = {}
+    for (replica, stage), machines in stages.items():
+        for one in sorted(machines):
+            for other in sorted(stages.get((replica, stage + 1), ())):
+                how = "shared memory" if one == other else f"TLS, hidden states in {plan.get('link_precision', 'fp32')}"
+                lines[f"{one} -> {other}: {how}"] = None
+    return list(lines)

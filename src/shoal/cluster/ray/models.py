@@ -1,0 +1,97 @@
+"""Where each machine of a cluster has the model, and bringing it to those that have not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shoal.cluster.ray.measuring import RayMachine
+from shoal.cluster.remote.model_identity import identify
+from shoal.cluster.remote.model_stream import Receiver, send_model
+from shoal.comm.tls_identity import ClusterAuthority
+from shoal.model.formats.needed_chunks import needed_chunks
+
+_MB = 1e6
+Layers = tuple[int, int]
+"""[first, last)"""
+
+
+class ModelPlaces:
+    """Of one model. `bring` may be called from several threads at once."""
+
+    def __init__(self, path: Path, machines: Sequence[RayMachine], get: Callable[..., Any]) -> None:
+        """Ask every machine whether it has the same files at the same path.
+
+        Args:
+            path: of the model here.
+            machines: all of them.
+            get: waits for an agent's answer, see `RayCluster.get`.
+
+        Raises:
+            ModelLoadError: the model cannot be read.
+            WorkerLost: a machine does not answer.
+        """
+        self._path, self._get = path, get
+        self._identity = identify(path)
+        self._machines = {machine.name: machine for machine in machines}
+        asked = [(machine, machine.agent.find_model.remote(str(path), self._identity)) for machine in machines]
+        self._stored: dict[str, str] = {}
+        """paths on the machines that lack it"""
+        for machine, reference in asked:
+            has_it, stored = get(reference, machine.name)
+            if not has_it:
+                self._stored[machine.name] = stored
+        self._brought: dict[str, set[Layers]] = {name: set() for name in self._stored}
+        self._lock = threading.Lock()
+        self._authority = ClusterAuthority()
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Machines that have it only as far as it is brought."""
+        return tuple(self._stored)
+
+    def path_on(self, machine: str) -> str:
+        """Where a worker on that machine finds the model."""
+        return self._stored.get(machine, str(self._path))
+
+    def bring(
+        self,
+        machine: str,
+        layers: Layers,
+        num_layers: int,
+        tell: Callable[[str], None] = lambda line: None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """See to it that a machine has some layers, with embedding and head where they begin or end the model.
+
+        Args:
+            machine: by name.
+            layers: [first, last).
+            num_layers: of the model.
+            tell: told how far it is.
+            is_wanted: asked between two chunks.
+
+        Raises:
+            WorkerLost: the machine is gone, or nobody wants it any more.
+            ModelLoadError, CapacityError: the model cannot be read here or kept there.
+        """
+        if machine not in self._stored or layers in self._brought[machine]:
+            return
+        wanted = needed_chunks(self._path, *layers, num_layers)
+        agent = self._machines[machine].agent
+        receiver: Receiver = self._get(
+            agent.receive_model.remote(self._authority.issue(), self._identity, wanted), machine
+        )
+        told = -1
+
+        def show(done: int, total: int) -> None:
+            nonlocal told
+            if total and (tenths := 10 * done // total) > told:
+                told = tenths
+                tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
+
+        send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
+        with self._lock:
+            self._brought[machine].add(layers)

@@ -1,0 +1,82 @@
+"""Which parts of a model's files some of its layers need, by what the files' headers say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from math import prod
+from pathlib import Path
+
+from shoal.model.formats.gguf_header import GgufHeader
+from shoal.model.formats.safetensors_dir import ITEM_BYTES, read_header
+
+CHUNK_BYTES = 1 << 20
+"""In which files are cut, counted from their beginning."""
+
+_LAYER = re.compile(r"(?:^|\.)(?:blk|layers)\.(\d+)\.")
+_EMBEDDINGS = ("token_embd.weight", "embed_tokens.weight")
+_HEADS = ("output.weight", "lm_head.weight")
+
+Span = tuple[int, int]
+"""[first, last) byte"""
+
+
+def needed_chunks(path: Path, first_layer: int, last_layer: int, num_layers: int) -> dict[str, list[int]]:
+    """For each file of a model, relative to its folder, the chunks that hold more than tensors of other layers.
+
+    Args:
+        path: a GGUF file or a Hugging Face directory.
+        first_layer: that is held; 0 has the embedding.
+        last_layer: exclusive; `num_layers` has the head.
+        num_layers: of the model.
+
+    Raises:
+        ModelLoadError: a header is broken.
+    """
+    root = path if path.is_dir() else path.parent
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    spans = {file: _tensor_spans(file) for file in files}
+    names = [name for of_file in spans.values() for name in of_file]
+    has_head_of_its_own = any(name.endswith(_HEADS) for name in names)
+
+    def is_needed(name: str) -> bool:
+        if layer := _LAYER.search(name):
+            return first_layer <= int(layer[1]) < last_layer
+        if name.endswith(_HEADS) and not name.endswith(_EMBEDDINGS):
+            return last_layer == num_layers
+        if name.endswith(_EMBEDDINGS):
+            return first_layer == 0 or (last_layer == num_layers and not has_head_of_its_own)
+        return True
+
+    return {
+        str(file.relative_to(root)): list(
+            _chunks_outside(file.stat().st_size, (span for name, span in of_file.items() if not is_needed(name)))
+        )
+        for file, of_file in spans.items()
+    }
+
+
+def _tensor_spans(file: Path) -> dict[str, Span]:
+    """Where a file's tensors lie; none in a file of another kind."""
+    if file.suffix == ".gguf":
+        return {name: (one.start_bytes, one.stop_bytes) for name, one in GgufHeader(file).tensors.items()}
+    if file.suffix == ".safetensors":
+        return {
+            name: (one.start_bytes, one.start_bytes + prod(one.shape) * ITEM_BYTES[one.dtype])
+            for name, one in read_header(file).items()
+        }
+    return {}
+
+
+def _chunks_outside(num_bytes: int, unwanted: Iterable[Span]) -> Iterator[int]:
+    """Chunks with a byte in none of the spans."""
+    joined: list[list[int]] = []
+    for start, stop in sorted(unwanted):
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], stop)
+        else:
+            joined.append([start, stop])
+    for chunk in range(-(-num_bytes // CHUNK_BYTES)):
+        first, last = chunk * CHUNK_BYTES, min(num_bytes, (chunk + 1) * CHUNK_BYTES)
+        if not any(start <= first and last <= stop for start, stop in joined):
+            yield chunk

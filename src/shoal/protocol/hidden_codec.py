@@ -1,0 +1,85 @@
+"""Hidden states as bytes, at the precision that a link carries: fp32 as they are, fp16, or 8 bits in blocks.
+
+8 bits: each row is cut into blocks of 64 values, and a block is one fp32 scale, its largest magnitude / 127, and 64
+signed codes. A row's outliers cost only their own block its precision. Scales of all rows come first, then all codes.
+
+Shapes: T tokens, D hidden size, N blocks of a row, the last one filled up with zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import RemoteProtocolError
+
+LinkPrecision = Literal["fp32", "fp16", "int8"]
+LINK_PRECISIONS: tuple[LinkPrecision, ...] = ("fp32", "fp16", "int8")
+"""from the exact one to the smallest"""
+
+_BLOCK = 64
+_LARGEST_CODE = 127
+_FP16_MAX = 65504.0
+
+F32 = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+def hidden_bytes(num_tokens: int, hidden_size: int, precision: LinkPrecision) -> int:
+    """Bytes that hidden states [T, D] take on the link."""
+    if precision == "int8":
+        return num_tokens * _num_blocks(hidden_size) * (4 + _BLOCK)
+    return num_tokens * hidden_size * (2 if precision == "fp16" else 4)
+
+
+def pack_hidden(x_TD: F32, precision: LinkPrecision) -> list[memoryview]:
+    """The parts of a frame; at fp32 without a copy. fp16 clips what is beyond its range."""
+    match precision:
+        case "fp32":
+            return [_raw(x_TD)]
+        case "fp16":
+            return [_raw(np.clip(x_TD, -_FP16_MAX, _FP16_MAX).astype(np.float16))]
+        case "int8":
+            blocks_TNB = _blocks(x_TD)
+            scales_TN = np.abs(blocks_TNB).max(axis=2) / np.float32(_LARGEST_CODE)
+            inverse_TN = np.divide(1.0, scales_TN, out=np.zeros_like(scales_TN), where=scales_TN > 0)
+            codes_TNB = np.rint(blocks_TNB * inverse_TN[..., np.newaxis]).astype(np.int8)
+            return [_raw(scales_TN), _raw(codes_TNB)]
+
+
+def unpack_hidden(data: memoryview, num_tokens: int, hidden_size: int, precision: LinkPrecision) -> F32:
+    """Hidden states [T, D]; at fp32 read in place. Raises RemoteProtocolError where there are not so many bytes."""
+    if len(data) != hidden_bytes(num_tokens, hidden_size, precision):
+        raise RemoteProtocolError(f"{len(data)} bytes are not {num_tokens} x {hidden_size} values in {precision}")
+    match precision:
+        case "fp32":
+            return np.frombuffer(data, "<f4").reshape(num_tokens, hidden_size)
+        case "fp16":
+            return np.frombuffer(data, "<f2").astype(np.float32).reshape(num_tokens, hidden_size)
+        case "int8":
+            num_blocks = _num_blocks(hidden_size)
+            scales_TN = np.frombuffer(data, "<f4", num_tokens * num_blocks).reshape(num_tokens, num_blocks)
+            codes = np.frombuffer(data, np.int8, offset=scales_TN.nbytes)
+            blocks_TNB = codes.reshape(num_tokens, num_blocks, _BLOCK).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # a broken scale breaks its block, as in fp32
+                blocks_TNB *= scales_TN[..., np.newaxis]
+            return blocks_TNB.reshape(num_tokens, num_blocks * _BLOCK)[:, :hidden_size]
+
+
+def _num_blocks(hidden_size: int) -> int:
+    return -(-hidden_size // _BLOCK)
+
+
+def _blocks(x_TD: F32) -> F32:
+    """[T, N, 64]"""
+    num_tokens, hidden_size = x_TD.shape
+    num_blocks = _num_blocks(hidden_size)
+    if missing := num_blocks * _BLOCK - hidden_size:
+        x_TD = np.pad(x_TD, ((0, 0), (0, missing)))
+    return x_TD.reshape(num_tokens, num_blocks, _BLOCK)
+
+
+def _raw(array: npt.NDArray[np.generic]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

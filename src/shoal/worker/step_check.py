@@ -1,0 +1,59 @@
+"""Whether a step that came over a link can be run at all: checked before anything is computed from it.
+
+What concerns attention (positions, sequences, block tables) is checked where it is used, natively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from shoal.errors import RemoteProtocolError
+from shoal.protocol.messages import SampleRow, Step
+
+
+def check_step(step: Step, *, max_tokens: int, vocab_size: int) -> None:
+    """Raises RemoteProtocolError where sizes, rows or token ids are out of bounds.
+
+    Args:
+        step: as it came.
+        max_tokens: rows of the largest flat batch.
+        vocab_size: of the whole model.
+    """
+    arrays = {name: getattr(step, name) for name in ("token_ids", "positions", "query_starts", "context_lens")}
+    for name, data in {**arrays, "block_tables": step.block_tables}.items():
+        if len(data) % 4:
+            raise RemoteProtocolError(f"{name} of {len(data)} bytes holds no whole number of values")
+    if not 1 <= step.num_tokens <= max_tokens or len(step.positions) != len(step.token_ids):
+        raise RemoteProtocolError(
+            f"a step of {step.num_tokens} tokens at {len(step.positions) // 4} positions, of at most {max_tokens}"
+        )
+    num_sequences = step.num_sequences
+    if not num_sequences or len(step.query_starts) != 4 * (num_sequences + 1):
+        raise RemoteProtocolError(f"{num_sequences} sequences with {len(step.query_starts) // 4} starts")
+    if len(step.block_tables) % (4 * num_sequences):
+        raise RemoteProtocolError(f"{len(step.block_tables) // 4} blocks are no table of {num_sequences} sequences")
+    if not 0 <= step.num_output_tokens <= step.num_tokens:
+        raise RemoteProtocolError(f"{step.num_output_tokens} output tokens of {step.num_tokens}")
+    _check_ids("token", step.token_ids, vocab_size)
+    _check_samples(step.samples, step.num_tokens, vocab_size)
+
+
+def _check_samples(samples: Iterable[SampleRow], num_tokens: int, vocab_size: int) -> None:
+    for sample in samples:
+        if not 0 <= sample.row < num_tokens:
+            raise RemoteProtocolError(f"row {sample.row} of {num_tokens} is to be sampled")
+        if sample.target is not None and not 0 <= sample.target < vocab_size:
+            raise RemoteProtocolError(f"token {sample.target} of {vocab_size} is to be taken")
+        if sample.history:
+            _check_ids("earlier token", sample.history, vocab_size)
+
+
+def _check_ids(what: str, data: bytes, vocab_size: int) -> None:
+    """Negative ones are beyond any vocabulary when they are read without a sign."""
+    if len(data) % 4:
+        raise RemoteProtocolError(f"{what} ids of {len(data)} bytes")
+    ids = np.frombuffer(data, "<u4")
+    if ids.size and int(ids.max()) >= vocab_size:
+        raise RemoteProtocolError(f"a {what} id is not below {vocab_size}")
