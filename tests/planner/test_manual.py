@@ -3,6 +3,8 @@ import pytest
 from shoal.core.plan import ShardPart
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.cores import thread_warnings
+from shoal.planner.fewer_workers import plan_without
+from shoal.planner.machine_places import MachineCores, place_on_machines
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.split_spec import parse_split
 from tests.planner.example_blocks import make_blocks
@@ -153,3 +155,28 @@ def test_shards_without_attention_are_noted():
     parts = [make_part(rank, 3, num_kv_heads=2) for rank in range(3)]
     (note,) = make_plan("tp=3", parts=parts).notes
     assert "shard 0 of 3: no attention" in note
+
+
+def make_fewer(plan, worker):
+    whole = ShardPart(kv_heads=(0, 4), columns=(0, 128), vocabulary=(0, 320))
+    return plan_without(plan, plan.replicas[0], worker, blocks=make_blocks(), whole=whole)
+
+
+@pytest.mark.parametrize("split", ["pp=3", "tp=3", "pp=2,tp=2"])
+def test_a_replica_without_one_worker_is_a_pipeline_of_the_others(split):
+    plan = make_plan(split)
+    fewer = make_fewer(plan, 1)
+    assert [len(stage.shards) for stage in fewer.stages] == [1] * (len(plan.replicas[0].shards) - 1)
+    assert (fewer.stages[0].first_layer, fewer.stages[-1].last_layer) == (0, 30)
+    assert fewer.num_blocks == plan.replicas[0].num_blocks
+
+
+def test_on_several_machines_the_others_stay_where_they_are():
+    machines = [MachineCores(name=name, cores=(0, 1)) for name in "abc"]
+    fewer = make_fewer(place_on_machines(make_plan("pp=3"), machines, None), 1)
+    assert [shard.machine for shard in fewer.shards] == ["a", "c"]
+    assert [shard.threads for shard in fewer.shards] == [2, 2]
+
+
+def test_nothing_is_left_of_a_single_worker():
+    assert make_fewer(make_plan("1"), 0) is None

@@ -21,7 +21,7 @@ OPTIONS = ("--cluster", "ray", "--precision", "fp32", "--name", "tiny", "--port"
 
 @dataclass
 class Server:
-    url: str
+    url: str = ""
     lines: list[str] = field(default_factory=list)
     """what it has reported"""
 
@@ -31,14 +31,15 @@ def served(cluster: RayHosts, model: Path, split: str) -> Iterator[Server]:
     command = cluster.shoal("serve", str(model), "--split", split, *OPTIONS)
     with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        server = Server()
         try:
-            line = next(line for line in process.stderr if line.startswith("serving "))
-            server = Server(url=line.split()[-1])
+            server.url = next(line for line in process.stderr if line.startswith("serving ")).split()[-1]
             threading.Thread(target=server.lines.extend, args=(process.stderr,), daemon=True).start()
             yield server
         finally:
             process.terminate()
             process.wait(60.0)
+            print(*server.lines, sep="\n")
 
 
 def start_streams(cluster: RayHosts, url: str) -> subprocess.Popen[str]:

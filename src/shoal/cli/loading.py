@@ -48,5 +48,7 @@ def load_planned(
     threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         note(f"warning: {warning}")
+    if report is None and not quiet:
+        report = note
     with progress_bar("loading") as update:
         return launch(planned, update, recovery=recovery, report=report)

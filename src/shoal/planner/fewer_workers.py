@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart
+from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.split_spec import SplitSpec
 
@@ -44,4 +44,14 @@ def plan_without(
         max_seqs=plan.max_seqs,
         max_step_tokens=plan.max_step_tokens,
     )
-    return replace(fewer.replicas[0], num_blocks=replica.num_blocks)
+    stages = fewer.replicas[0].stages
+    if others[0].machine is not None:
+        stages = tuple(_moved(stage, to) for stage, to in zip(stages, others, strict=False))
+    return ReplicaPlan(stages=stages, num_blocks=replica.num_blocks)
+
+
+def _moved(stage: StagePlan, to: ShardPlan) -> StagePlan:
+    """The same stage of one worker in the place of another worker, which has its own cores on its own machine."""
+    (shard,) = stage.shards
+    own = replace(shard, machine=to.machine, cores=to.cores, threads=to.threads, cpu_quota=to.cpu_quota)
+    return replace(stage, shards=(own,))

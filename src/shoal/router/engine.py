@@ -217,8 +217,10 @@ class Engine:
     def _look_at_loading(self, index: int, readable: AbstractSet[int], outputs: list[Output]) -> Ready | None:
         if not self._workers[index].is_loading_at(readable):
             return None
-        self._tell(WorkersProgressed(replica=index, silent=self._workers[index].silent), outputs)
-        return self._workers[index].poll_loading()
+        ready = self._workers[index].poll_loading()
+        if ready is None:
+            self._tell(WorkersProgressed(replica=index, silent=self._workers[index].silent), outputs)
+        return ready
 
     def _make_ready(self, index: int, ready: Ready, outputs: list[Output]) -> None:
         self._broken.pop(index, None)
