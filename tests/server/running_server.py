@@ -26,6 +26,26 @@ class RunningServer:
     data_plane: DataPlane
 
 
+PLAN = {
+    "split": "pp=1:1",
+    "link_precision": "int8",
+    "workers": [
+        {
+            "replica": 0,
+            "stage": stage,
+            "shard": 0,
+            "first_layer": stage,
+            "last_layer": stage + 1,
+            "threads": 1,
+            "machine": machine,
+            "weight_bytes": 1_000_000,
+        }
+        for stage, machine in enumerate("ab")
+    ],
+}
+"""what `/status` says of the split"""
+
+
 @contextmanager
 def run_server(
     engine: FakeEngine,
@@ -38,7 +58,7 @@ def run_server(
     """Serve in a thread until the block ends."""
     tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
     data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
-    app = create_app(data_plane, model_name=MODEL, api_key=api_key)
+    app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=PLAN)
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)
     started: queue.Queue[None] = queue.Queue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -34,10 +35,16 @@ def run_chaos(config: ChaosConfig, on_progress: Progress | None = None) -> Chaos
         WorkerLost: it did not start, or did not recover.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(config, on_progress or (lambda done, total: None)))
+        try:
+            return runner.run(_run(config, on_progress or (lambda done, total: None)))
+        except asyncio.CancelledError:  # by SIGTERM, see `_run`
+            raise KeyboardInterrupt from None
 
 
 async def _run(config: ChaosConfig, on_progress: Progress) -> ChaosReport:
+    own = asyncio.current_task()
+    assert own is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # the server must not outlive this
     async with (
         running_server(config.model, config.server_options) as server,
         httpx.AsyncClient(timeout=_SCRAPE_TIMEOUT_S) as client,

@@ -1,0 +1,36 @@
+"""`shoal status` against a server in this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.server.fakes import FakeEngine
+from tests.server.running_server import run_server
+
+
+def shoal_status(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shoal.cli.main", "status", *arguments], capture_output=True, text=True, timeout=60.0
+    )
+
+
+def test_a_person_and_a_program_read_the_same() -> None:
+    with run_server(FakeEngine(), api_key="secret") as running:
+        shown = shoal_status(running.url, "--api-key", "secret")
+        told = json.loads(shoal_status(running.url, "--api-key", "secret", "--json").stdout)
+        refused = shoal_status(running.url)
+    assert shown.returncode == 0, shown.stderr
+    assert "tiny (language model, split pp=1:1)" in shown.stdout
+    assert "a -> b: TLS, hidden states in int8" in shown.stdout
+    assert "serving" in shown.stdout
+    (model,) = told["models"]
+    assert model["rates"] == {"prompt_tokens": 0.0, "generation_tokens": 0.0}
+    assert (refused.returncode, "--api-key" in refused.stderr) == (2, True)
+
+
+def test_nobody_there_is_one_line() -> None:
+    done = shoal_status("http://127.0.0.1:1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "no server answers at http://127.0.0.1:1" in done.stderr
