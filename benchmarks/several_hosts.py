@@ -1,8 +1,8 @@
 """A pipeline over two hosts against one host and against llama.cpp: `python benchmarks/several_hosts.py`, as root.
 
-The hosts are network namespaces of this machine, joined by a bridge, with a raylet in each; both compute with one
-thread and share this machine's cores and memory, so that what differs is the link between them. 16 streams of 128 + 64
-tokens, SmolLM2-135M at its file's own 4 bits.
+The hosts are network namespaces of this machine, joined by a bridge, with a raylet in each; each computes with one
+thread on a core of its own, and they share this machine's memory, so that what differs is the link between them. 16
+streams of 128 + 64 tokens, SmolLM2-135M at its file's own 4 bits.
 
 * `pp=2` over both hosts against `pp=2` in one (offline, in turn), the link unlimited.
 * The same over a link of 100 Mbit/s, at every precision of hidden states, served, against llama.cpp with an RPC server
@@ -56,7 +56,7 @@ def main() -> None:
     if reason := why_not():
         raise SystemExit(reason)
     rounds = int(os.environ.get("ROUNDS", "3"))
-    with ray_hosts(2) as cluster:
+    with ray_hosts(2, has_own_core=True) as cluster:
         contenders = {
             "one host": lambda: _offline(cluster, "--split", "pp=2", "--threads", "1"),
             "two hosts": lambda: _offline(cluster, *_ACROSS),
@@ -105,8 +105,9 @@ def _llama_served(cluster: RayHosts, program: Path) -> float:
     names = ("ggml-rpc-server", "rpc-server")
     rpc = next(path for name in names if (path := program.with_name(name)).exists())
     with ExitStack() as stack:
-        for host in cluster.hosts:
-            stack.enter_context(running(host.command(str(rpc), "-H", host.address, "-p", str(_RPC_PORT), "-t", "1")))
+        for core, host in enumerate(cluster.hosts):
+            command = host.command("taskset", "-c", str(core), str(rpc), "-H", host.address, "-p", str(_RPC_PORT))
+            stack.enter_context(running([*command, "-t", "1"]))
         time.sleep(1.0)
         first = cluster.hosts[0]
         workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)

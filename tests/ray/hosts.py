@@ -54,7 +54,7 @@ class Host:
 
     def limit(self, bits_per_s: int) -> None:
         """Send no faster than that."""
-        rate, burst = f"{bits_per_s}bit", f"{max(32_000, bits_per_s // 200)}bit"
+        rate, burst = f"{bits_per_s}bit", str(max(4096, bits_per_s // 1600))  # bytes: 5 ms
         _run(
             *("tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", "tbf"),
             *("rate", rate, "burst", burst, "latency", "400ms"),
@@ -112,8 +112,8 @@ class RayHosts:
 
 
 @contextmanager
-def ray_hosts(count: int) -> Iterator[RayHosts]:
-    """A Ray cluster over so many hosts."""
+def ray_hosts(count: int, *, has_own_core: bool = False) -> Iterator[RayHosts]:
+    """A Ray cluster over so many hosts; with `has_own_core`, each has the one of this machine that has its number."""
     with hosts(count) as made, ExitStack() as undo:
         folder = Path(tempfile.mkdtemp(prefix="shoal-ray-"))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -130,6 +130,7 @@ def ray_hosts(count: int) -> Iterator[RayHosts]:
             join = ("--head", f"--port={_PORT}") if not index else (f"--address={made[0].address}:{_PORT}",)
             temp = (f"--temp-dir={folder / 'r'}", "--include-dashboard=false") if not index else ()
             command = host.command(
+                *(("taskset", "-c", str(index)) if has_own_core else ()),
                 *("sh", "-c", hide + 'exec "$@"', "sh"),
                 *(*_RAY, "start", *join, *temp, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
                 *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"),
