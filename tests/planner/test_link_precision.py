@@ -25,7 +25,7 @@ def test_narrower_states_make_links_faster_and_nothing_else() -> None:
     for rows, others in zip(narrow.links, fleet.links, strict=True):
         for one, other in zip(rows, others, strict=True):
             assert one.latency_s == other.latency_s
-            assert one.bytes_per_s / other.bytes_per_s == pytest.approx(64 / 17)
+            assert one.bytes_per_s / other.bytes_per_s == pytest.approx(4096 / (16 * 68 + 8 * 6))
 
 
 def test_a_little_better_is_not_worth_it() -> None:

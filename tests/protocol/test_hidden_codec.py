@@ -40,7 +40,24 @@ def test_what_comes_is_near_what_was_sent(shape: tuple[int, int], precision: Lin
 def test_smaller_ones_take_less() -> None:
     sizes = [hidden_bytes(16, 576, precision) for precision in LINK_PRECISIONS]
     assert sizes[1] / sizes[0] == 1 / 2
-    assert sizes[2] / sizes[0] == pytest.approx(17 / 64)
+    assert sizes[2] / sizes[0] == pytest.approx((9 * 68 + 8 * 6) / (4 * 576))
+
+
+def test_large_values_come_as_they_are_and_cost_the_others_nothing() -> None:
+    x_TD = np.random.default_rng(0).standard_normal((3, 576), np.float32)
+    quiet_TD = unpack_hidden(memoryview(pack(x_TD, "int8")), 3, 576, "int8")
+    x_TD[:, 70] = 20000.0
+    loud_TD = unpack_hidden(memoryview(pack(x_TD, "int8")), 3, 576, "int8")
+    assert (loud_TD[:, 70] == 20000.0).all()
+    error, quiet_error = (np.abs(np.delete(one - x_TD, 70, axis=1)).max() for one in (loud_TD, quiet_TD))
+    assert error < 1.2 * quiet_error
+
+
+def test_a_place_outside_the_row_is_refused() -> None:
+    data = bytearray(pack(make_hidden((1, 64)), "int8"))
+    data[8 * 4 + 4 : 8 * 4 + 4 + 2] = b"\xff\xff"
+    with pytest.raises(RemoteProtocolError, match="not among the 64"):
+        unpack_hidden(memoryview(data), 1, 64, "int8")
 
 
 def test_zeros_stay_zeros() -> None:

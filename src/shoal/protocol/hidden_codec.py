@@ -1,9 +1,11 @@
 """Hidden states as bytes, at the precision that a link carries: fp32 as they are, fp16, or 8 bits in blocks.
 
 8 bits: each row is cut into blocks of 64 values, and a block is one fp32 scale, its largest magnitude / 127, and 64
-signed codes. A row's outliers cost only their own block its precision. Scales of all rows come first, then all codes.
+signed codes. A decoder's hidden states have a few channels that are 10 to 100 times as large as all others (source:
+LLM.int8(), arXiv 2208.07339), so the 8 largest values of each row go as they are, and count as 0 in their blocks. In
+the order: their values, the scales, their places, the codes, of all rows each.
 
-Shapes: T tokens, D hidden size, N blocks of a row, the last one filled up with zeros.
+Shapes: T tokens, D hidden size, N blocks of a row, the last one filled up with zeros, L large values of a row.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ LINK_PRECISIONS: tuple[LinkPrecision, ...] = ("fp32", "fp16", "int8")
 """from the exact one to the smallest"""
 
 _BLOCK = 64
+_NUM_LARGE = 8
 _LARGEST_CODE = 127
 _FP16_MAX = 65504.0
 
@@ -30,7 +33,7 @@ Bytes = npt.NDArray[np.uint8]
 def hidden_bytes(num_tokens: int, hidden_size: int, precision: LinkPrecision) -> int:
     """Bytes that hidden states [T, D] take on the link."""
     if precision == "int8":
-        return num_tokens * _num_blocks(hidden_size) * (4 + _BLOCK)
+        return num_tokens * (_num_blocks(hidden_size) * (4 + _BLOCK) + _num_large(hidden_size) * (4 + 2))
     return num_tokens * hidden_size * (2 if precision == "fp16" else 4)
 
 
@@ -42,11 +45,16 @@ def pack_hidden(x_TD: F32, precision: LinkPrecision) -> list[memoryview]:
         case "fp16":
             return [_raw(np.clip(x_TD, -_FP16_MAX, _FP16_MAX).astype(np.float16))]
         case "int8":
-            blocks_TNB = _blocks(x_TD)
+            num_large = _num_large(x_TD.shape[1])
+            places_TL = np.argpartition(-np.abs(x_TD), num_large - 1, axis=1)[:, :num_large]
+            large_TL = np.take_along_axis(x_TD, places_TL, axis=1)
+            rest_TD = x_TD.copy()
+            np.put_along_axis(rest_TD, places_TL, 0.0, axis=1)
+            blocks_TNB = _blocks(rest_TD)
             scales_TN = np.abs(blocks_TNB).max(axis=2) / np.float32(_LARGEST_CODE)
             inverse_TN = np.divide(1.0, scales_TN, out=np.zeros_like(scales_TN), where=scales_TN > 0)
             codes_TNB = np.rint(blocks_TNB * inverse_TN[..., np.newaxis]).astype(np.int8)
-            return [_raw(scales_TN), _raw(codes_TNB)]
+            return [_raw(large_TL), _raw(scales_TN), _raw(places_TL.astype("<u2")), _raw(codes_TNB)]
 
 
 def unpack_hidden(data: memoryview, num_tokens: int, hidden_size: int, precision: LinkPrecision) -> F32:
@@ -59,13 +67,28 @@ def unpack_hidden(data: memoryview, num_tokens: int, hidden_size: int, precision
         case "fp16":
             return np.frombuffer(data, "<f2").astype(np.float32).reshape(num_tokens, hidden_size)
         case "int8":
-            num_blocks = _num_blocks(hidden_size)
-            scales_TN = np.frombuffer(data, "<f4", num_tokens * num_blocks).reshape(num_tokens, num_blocks)
-            codes = np.frombuffer(data, np.int8, offset=scales_TN.nbytes)
-            blocks_TNB = codes.reshape(num_tokens, num_blocks, _BLOCK).astype(np.float32)
-            with np.errstate(over="ignore", invalid="ignore"):  # a broken scale breaks its block, as in fp32
-                blocks_TNB *= scales_TN[..., np.newaxis]
-            return blocks_TNB.reshape(num_tokens, num_blocks * _BLOCK)[:, :hidden_size]
+            return _unpack_int8(data, num_tokens, hidden_size)
+
+
+def _unpack_int8(data: memoryview, num_tokens: int, hidden_size: int) -> F32:
+    num_blocks, num_large = _num_blocks(hidden_size), _num_large(hidden_size)
+    floats = np.frombuffer(data, "<f4", num_tokens * (num_large + num_blocks))
+    large_TL = floats[: num_tokens * num_large].reshape(num_tokens, num_large)
+    scales_TN = floats[num_tokens * num_large :].reshape(num_tokens, num_blocks)
+    places = np.frombuffer(data, "<u2", num_tokens * num_large, floats.nbytes)
+    codes = np.frombuffer(data, np.int8, offset=floats.nbytes + places.nbytes)
+    if places.size and int(places.max()) >= hidden_size:
+        raise RemoteProtocolError(f"a large value is not among the {hidden_size} of its row")
+    blocks_TNB = codes.reshape(num_tokens, num_blocks, _BLOCK).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # a broken scale breaks its block, as in fp32
+        blocks_TNB *= scales_TN[..., np.newaxis]
+    x_TD = blocks_TNB.reshape(num_tokens, num_blocks * _BLOCK)[:, :hidden_size]
+    np.put_along_axis(x_TD, places.reshape(num_tokens, num_large).astype(np.intp), large_TL, axis=1)
+    return x_TD
+
+
+def _num_large(hidden_size: int) -> int:
+    return min(_NUM_LARGE, hidden_size)
 
 
 def _num_blocks(hidden_size: int) -> int:
