@@ -21,6 +21,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request
 from shoal.errors import ModelLoadError
 from shoal.protocol.messages import Generation
+from tests.cluster.remote.delay_proxy import FarHost
 from tests.integration.leaks import no_leaks
 from tests.integration.running import Transcript, executors, make_requests, tiny_config, transcribe
 from tests.model.tiny_models import make_tiny_gguf
@@ -84,6 +85,20 @@ def test_requests_survive_a_lost_worker(
         after = [pid for executor in executors(loaded) for pid in executor.worker_pids()]
         assert before[0] not in after
         assert (before[1] in after) == (number is signal.SIGKILL), "whoever is not suspected keeps its weights"
+
+
+@pytest.mark.parametrize("split", ["pp=2", "tp=2"])
+def test_links_that_take_long_change_nothing_but_the_time(
+    split: str, tiny_model: Path, expected: Transcript, host: LocalHost
+) -> None:
+    far = FarHost(delay_s=0.005)
+    try:
+        with launch_remote(tiny_model, split, far) as loaded:
+            transcript = transcribe(loaded.engine, REQUESTS)
+            assert tokens_of(transcript, REQUESTS) == tokens_of(expected, REQUESTS)
+            assert not loaded.engine.stats().num_losses
+    finally:
+        far.close()
 
 
 def test_what_cannot_be_loaded_is_named(tiny_model: Path, host: LocalHost) -> None:
