@@ -34,13 +34,13 @@ def test_verify_ends_with_1_on_a_mismatch(
 ) -> None:
     honest = verification.compare
 
-    def tampered(whole: list[Any], split: list[Any], precision: str) -> verification.Verification:
+    def tampered(whole: list[Any], split: list[Any], *tolerances: float) -> verification.Verification:
         last = split[-1]
         if what == "a token":
             wrong = replace(last, token_ids=[*last.token_ids[:-1], (last.token_ids[-1] + 1) % 320])
         else:
             wrong = replace(last, logits=[*last.logits[:-1], bytes(len(last.logits[-1]))])
-        return honest(whole, [*split[:-1], wrong], precision)
+        return honest(whole, [*split[:-1], wrong], *tolerances)
 
     monkeypatch.setattr(verification, "compare", tampered)
     result = shoal("verify", model, "--split", "pp=2", "--threads", 1, "--max-tokens", 4)
