@@ -18,7 +18,7 @@ from shoal.cluster.ray.link_times import answer_pings, time_pings
 from shoal.cluster.remote.host import LocalHost, StartedWorker
 from shoal.cluster.remote.model_identity import ModelIdentity, identify
 from shoal.cluster.remote.model_store import store_folder
-from shoal.cluster.remote.model_stream import Receiver, receive_model
+from shoal.cluster.remote.model_stream import receive_model
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address
 from shoal.model.weights import Precision
@@ -82,7 +82,7 @@ class MachineAgent:
 
     def receive_model(
         self, credentials: Credentials, identity: ModelIdentity, wanted: Mapping[str, list[int]]
-    ) -> Receiver:
+    ) -> Address:
         """See `model_stream.receive_model`."""
         return receive_model(self._address, credentials, identity, wanted)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from shoal.cluster.ray.measuring import RayMachine
 from shoal.cluster.remote.model_identity import identify
-from shoal.cluster.remote.model_stream import Receiver, send_model
+from shoal.cluster.remote.model_stream import send_model
 from shoal.comm.tls_identity import ClusterAuthority
+from shoal.comm.tls_link import Address
 from shoal.model.formats.needed_chunks import needed_chunks
 
 _MB = 1e6
@@ -44,7 +44,6 @@ class ModelPlaces:
             if not has_it:
                 self._stored[machine.name] = stored
         self._brought: dict[str, set[Layers]] = {name: set() for name in self._stored}
-        self._lock = threading.Lock()
         self._authority = ClusterAuthority()
 
     @property
@@ -81,7 +80,7 @@ class ModelPlaces:
             return
         wanted = needed_chunks(self._path, *layers, num_layers)
         agent = self._machines[machine].agent
-        receiver: Receiver = self._get(
+        receiver: Address = self._get(
             agent.receive_model.remote(self._authority.issue(), self._identity, wanted), machine
         )
         told = -1
@@ -93,5 +92,4 @@ class ModelPlaces:
                 tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
 
         send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
-        with self._lock:
-            self._brought[machine].add(layers)
+        self._brought[machine].add(layers)

@@ -11,7 +11,6 @@ import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -31,13 +30,6 @@ _SILENCE_S = 60.0
 """Neither side is silent for so long: a megabyte takes a second at 10 Mbit/s, and checking what is there is local."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receiver:
-    """The one who lacks a model."""
-
-    address: Address
-
-
 class _Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Of the receiver: first what it lacks, and then that it has kept it, or why it cannot."""
 
@@ -47,8 +39,8 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 def receive_model(
     host: str, credentials: Credentials, identity: ModelIdentity, wanted: Mapping[str, list[int]]
-) -> Receiver:
-    """Listen for one `send_model`, in a thread that ends with it.
+) -> Address:
+    """Listen for one `send_model`, in a thread that ends with it. Returns where.
 
     Args:
         host: on which to listen.
@@ -74,12 +66,12 @@ def receive_model(
                     pass  # until the sender has heard it and leaves
 
     threading.Thread(target=receive, name="shoal-model-receiver", daemon=True).start()
-    return Receiver(address=listener.address)
+    return listener.address
 
 
 def send_model(
     path: Path,
-    receiver: Receiver,
+    receiver: Address,
     credentials: Credentials,
     on_progress: Callable[[int, int], None],
     is_wanted: Callable[[], bool] = lambda: True,
@@ -91,7 +83,7 @@ def send_model(
         ModelLoadError: the file cannot be read here, or kept there.
     """
     root = path if path.is_dir() else path.parent
-    link = connect_tls(receiver.address, credentials, key=_KEY, timeout_s=_CONNECT_TIMEOUT_S)
+    link = connect_tls(receiver, credentials, key=_KEY, timeout_s=_CONNECT_TIMEOUT_S)
     try:
         chunks = [(name, chunk) for name, own in _hear(link, _SILENCE_S).chunks.items() for chunk in own]
         total = len(chunks) * CHUNK_BYTES
