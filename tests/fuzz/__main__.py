@@ -12,7 +12,7 @@ import time
 
 from tests.fuzz.corpus import FOLDER, read_corpus
 from tests.fuzz.mutate import mutate
-from tests.fuzz.targets import REFUSALS, TARGETS
+from tests.fuzz.targets import TARGETS, find_flaw
 
 _BATCH = 1000
 
@@ -30,11 +30,7 @@ def main() -> int:
             corpus = read_corpus(name)
             for _ in range(_BATCH):
                 data = mutate(corpus, source)
-                try:
-                    target(data)
-                except REFUSALS:
-                    pass
-                except Exception as error:
+                if error := find_flaw(target, data):
                     path = FOLDER / name / f"found-{hashlib.sha256(data).hexdigest()[:12]}.bin"
                     path.write_bytes(data)
                     print(f"{name}: {type(error).__name__}: {error}; kept as {path}")

@@ -73,4 +73,14 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "envelope": read_envelope,
     "frames": read_frames,
 }
-REFUSALS = (RemoteProtocolError, WorkerLost)
+
+
+def find_flaw(read: Callable[[bytes], None], data: bytes) -> Exception | None:
+    """What comes out of a target other than a clear refusal."""
+    try:
+        read(data)
+    except (RemoteProtocolError, WorkerLost):
+        return None
+    except Exception as error:
+        return error
+    return None
