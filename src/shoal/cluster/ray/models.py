@@ -76,7 +76,8 @@ class ModelPlaces:
             WorkerLost: the machine is gone, or nobody wants it any more.
             ModelLoadError, CapacityError: the model cannot be read here or kept there.
         """
-        if machine not in self._stored or layers in self._brought[machine]:
+        brought = self._brought.get(machine)
+        if brought is None or any(first <= layers[0] and layers[1] <= last for first, last in tuple(brought)):
             return
         wanted = needed_chunks(self._path, *layers, num_layers)
         agent = self._machines[machine].agent
@@ -92,4 +93,4 @@ class ModelPlaces:
                 tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
 
         send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
-        self._brought[machine].add(layers)
+        brought.add(layers)
