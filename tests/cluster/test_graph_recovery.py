@@ -80,19 +80,18 @@ def test_served_requests_outlive_a_killed_worker(split: str, chain: Path) -> Non
     with launch(chain, split) as loaded:
         engine = BatchEngine(loaded.executors, loaded.plan.batch, recipes=loaded.recipes, recovery=loaded.recovery)
         try:
-            outputs: dict[str, np.ndarray] = {}
             for index in range(20):
                 engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
-            engine.turn(0.0)
+            results = list(engine.turn(0.0))
             kill_worker(loaded, 0, 0)
             while engine.has_work or not engine.stats().num_recoveries:
-                for result in engine.turn(TURN_S):
-                    assert result.error is None
-                    outputs[result.request_id] = result.outputs["y"]
+                results += engine.turn(TURN_S)
             assert engine.stats().num_losses == engine.stats().num_recoveries == 1
         finally:
             engine.close()
     whole = plain_session(chain)
-    assert len(outputs) == 20
-    for name, y in outputs.items():
-        np.testing.assert_allclose(y, whole.run(["y"], {"x": rows(int(name))})[0], rtol=1e-5, atol=1e-6)
+    assert sorted(int(result.request_id) for result in results) == list(range(20))
+    for result in results:
+        assert result.error is None
+        y = whole.run(["y"], {"x": rows(int(result.request_id))})[0]
+        np.testing.assert_allclose(result.outputs["y"], y, rtol=1e-5, atol=1e-6)

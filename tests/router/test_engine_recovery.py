@@ -201,11 +201,61 @@ def test_a_second_replacement_drops_the_first() -> None:
         assert [type(result) for result in results] == [WorkerLost, type(None)]
 
 
+def test_a_replica_that_joins_takes_part_when_it_has_loaded() -> None:
+    old, new = by_hand(), by_hand(is_loading=True)
+    results: list[ShoalError | None] = []
+    with restarting((old, FakeRecipe())) as (engine, told):
+        engine.add_replica(FakeRecipe(new), results.append)
+        engine.add(make_request("a", max_tokens=1))
+        engine.turn(0)
+        assert engine.stats().num_replicas == 1
+        new.finish_loading()
+        engine.turn(TURN_S)
+        assert results == [None]
+        assert engine.executors == [old, new]
+        engine.add(make_request("b", max_tokens=1))
+        engine.turn(0)
+        old.answer()
+        new.answer()
+        outputs = engine.turn(TURN_S)
+        while engine.has_work:
+            outputs += engine.turn(TURN_S)
+        assert {end.reason for end in ends_of(outputs).values()} == {"length"}
+    assert told == ["replica 1 has joined"]
+
+
+def test_a_replica_that_joins_is_started_again_when_it_is_lost() -> None:
+    old, new, again = by_hand(), by_hand(is_loading=True), by_hand(is_loading=True)
+    with restarting((old, FakeRecipe())) as (engine, told):
+        engine.add_replica(FakeRecipe(new, again))
+        new.finish_loading()
+        engine.turn(TURN_S)
+        new.lose()
+        engine.turn(TURN_S)
+        engine.turn(0)
+        again.finish_loading()
+        engine.turn(TURN_S)
+        assert engine.executors == [old, again]
+    assert [line.split(" is lost")[0] for line in told[:2]] == ["replica 1 has joined", "replica 1"]
+
+
+def test_a_replica_that_cannot_join_is_forgotten() -> None:
+    old, new = by_hand(), by_hand(is_loading=True)
+    results: list[ShoalError | None] = []
+    with restarting((old, FakeRecipe())) as (engine, told):
+        engine.add_replica(FakeRecipe(new), results.append)
+        new.lose()
+        engine.turn(TURN_S)
+        assert isinstance(results[0], WorkerLost)
+        assert (new.num_closed, engine.stats().num_replicas, told) == (1, 1, [])
+
+
 def test_closing_ends_workers_that_are_being_started() -> None:
-    old, again, new = by_hand(), by_hand(is_loading=True), by_hand(is_loading=True)
+    old, again, new, other = by_hand(), *(by_hand(is_loading=True) for _ in range(3))
     with restarting((old, FakeRecipe(again))) as (engine, _):
         old.lose()
         engine.turn(TURN_S)
         engine.turn(0)
         engine.replace_replica(0, FakeRecipe(new))
-    assert [executor.num_closed for executor in (old, again, new)] == [1, 1, 1]
+        engine.add_replica(FakeRecipe(other))
+    assert [executor.num_closed for executor in (old, again, new, other)] == [1, 1, 1, 1]

@@ -72,7 +72,8 @@ def test_other_seed_other_trace():
 
 
 def test_scenarios_reach_what_they_are_for():
-    reports = [run(seed)[1] for seed in range(120)]
+    runs = [run(seed) for seed in range(120)]
+    reports = [report for _, report in runs]
     ends = [end for report in reports for end in report.finished.values()]
     assert {end.reason for end in ends} == {"stop", "length", "cancelled", "error"}
     assert sum(failed_for_workers(end) for end in ends) > 10
@@ -81,5 +82,7 @@ def test_scenarios_reach_what_they_are_for():
     assert sum(report.num_losses for report in reports) > 100
     assert sum(report.num_replays for report in reports) > 100
     lines = [line for report in reports for line in report.lines()]
+    by_newcomers = [f"replica {len(scenario.costs)} step" for scenario, _ in runs]
+    assert any(step in line for (_, report), step in zip(runs, by_newcomers, strict=True) for line in report.lines())
     for reason in ("the link is broken", "no answer to a step", "could not be loaded", "out of order", "that load"):
         assert any("StopWorkers" in line and reason in line for line in lines), reason

@@ -1,6 +1,6 @@
 """The shell around the decisions: owns every replica's workers, moves events in and effects out.
 
-Single-threaded: one thread calls `add`, `cancel`, `turn` and `replace_replica`; only `wake` may be called from another.
+Single-threaded: one thread calls `add`, `cancel`, `turn`, `replace_replica` and `add_replica`; only `wake` may be called from another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from shoal.core.recovery.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
+    ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
     ReportSpeed,
@@ -84,13 +85,15 @@ class Engine:
             ReplicaWorkers(executor, recipe, self._poller)
             for (_, executor), recipe in zip(replicas, recipes or [None] * len(replicas), strict=True)
         ]
+        self._joining: list[ReplicaWorkers] = []
+        """of replicas to come"""
         self._broken: dict[int, ShoalError] = {}
         """replicas that failed to take a step, to be told to the fleet after the effects under way"""
         self._death = ""
         self._watchers: list[Callable[[], None]] = []
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Call this at the end of every turn, in the engine's thread. It may replace replicas."""
+        """Call this at the end of every turn, in the engine's thread. It may replace and add replicas."""
         self._watchers.append(watcher)
 
     @property
@@ -164,9 +167,23 @@ class Engine:
         generation = Generation(self._fleet.replicas[index].scheduler.generation + 1)
         self._workers[index].begin_replacement(recipe, generation, done or (lambda error: None), self._clock())
 
+    def add_replica(self, recipe: ReplicaRecipe, done: Replaced | None = None) -> None:
+        """Start one more replica, which takes part once its workers are ready. Returns at once.
+
+        Args:
+            recipe: for its workers.
+            done: told None when they are about to serve, or why they never will.
+
+        Raises:
+            ShoalError: they cannot even be started.
+        """
+        workers = ReplicaWorkers(None, recipe, self._poller)
+        workers.begin_replacement(recipe, Generation(0), done or (lambda error: None), self._clock())
+        self._joining.append(workers)
+
     def close(self) -> None:
         """Stop every worker. Idempotent."""
-        for workers in self._workers:
+        for workers in (*self._workers, *self._joining):
             workers.close()
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
@@ -190,7 +207,7 @@ class Engine:
         until_s = [timeout_s, _MAX_WAIT_S]
         if (wake_s := self._fleet.wake_s()) is not None:
             until_s.append(wake_s - self._clock())
-        if any(workers.is_ending for workers in self._workers):
+        if any(workers.is_ending for workers in (*self._workers, *self._joining)):
             until_s.append(_REAP_S)
         if any(workers.computes_here for workers in self._workers):
             until_s.append(0.0)
@@ -213,6 +230,20 @@ class Engine:
             ready = workers.poll_replacement(readable, self._clock()) or ready
             if ready is not None:
                 self._make_ready(index, ready, outputs)
+        if self._joining:
+            self._collect_joining(readable, outputs)
+
+    def _collect_joining(self, readable: AbstractSet[int], outputs: list[Output]) -> None:
+        """Those that are ready are replicas; those that never will be are forgotten once they have ended."""
+        for workers in tuple(self._joining):
+            workers.reap()
+            ready = workers.poll_replacement(readable, self._clock())
+            if ready is not None:
+                self._workers.append(workers)
+                self._tell(ReplicaJoined(config=ready.config, row_s=ready.row_s), outputs)
+                self._report(f"replica {len(self._workers) - 1} has joined")
+            if ready is not None or not (workers.has_replacement or workers.is_ending):
+                self._joining.remove(workers)
 
     def _look_at_loading(self, index: int, readable: AbstractSet[int], outputs: list[Output]) -> Ready | None:
         if not self._workers[index].is_loading_at(readable):

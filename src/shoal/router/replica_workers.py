@@ -48,7 +48,7 @@ class Ready:
 class ReplicaWorkers:
     """Registers every executor's descriptors with the poller while it may have something to say."""
 
-    def __init__(self, executor: Executor, recipe: ReplicaRecipe | None, poller: select.poll) -> None:
+    def __init__(self, executor: Executor | None, recipe: ReplicaRecipe | None, poller: select.poll) -> None:
         self._recipe = recipe
         self._poller = poller
         self._serving: Executor | None = executor
@@ -58,7 +58,8 @@ class ReplicaWorkers:
         """lost workers of which some may be used again"""
         self._ending: list[Executor] = []
         self._num_steps_out = 0
-        self._watch(executor)
+        if executor is not None:
+            self._watch(executor)
 
     @property
     def computes_here(self) -> bool:
@@ -74,6 +75,11 @@ class ReplicaWorkers:
     def is_ending(self) -> bool:
         """Whether processes have been told to end and have not."""
         return bool(self._ending)
+
+    @property
+    def has_replacement(self) -> bool:
+        """Whether workers load that are to serve later."""
+        return self._replacement is not None
 
     @property
     def serving(self) -> Executor | None:

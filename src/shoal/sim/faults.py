@@ -44,7 +44,16 @@ class Replacement:
     num_micro_batches: int
 
 
-Fault = Crash | Hang | Slowdown | Replacement
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """One more replica has loaded, its workers being alike those of another. No fault, but a change like one."""
+
+    at_s: float
+    replica: int
+    """the other"""
+
+
+Fault = Crash | Hang | Slowdown | Replacement | Joining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

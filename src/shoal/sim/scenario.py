@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request, RequestId
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import Sampling
-from shoal.sim.faults import Crash, Fault, Hang, Network, Poison, Replacement, Slowdown, Starting
+from shoal.sim.faults import Crash, Fault, Hang, Joining, Network, Poison, Replacement, Slowdown, Starting
 from shoal.sim.reference_model import VOCAB_SIZE
 from shoal.sim.simulated_replica import StepCost
 
@@ -48,7 +48,7 @@ def make_scenario(seed: int) -> Scenario:
     )
     arrivals = _draw_arrivals(rng, config)
     is_quiet = rng.random() < 0.25
-    return Scenario(
+    drawn = Scenario(
         seed=seed,
         config=config,
         recovery=RecoveryConfig(
@@ -70,6 +70,10 @@ def make_scenario(seed: int) -> Scenario:
             failure_probability=rng.choice((0.0, 0.0, 0.3)),
         ),
     )
+    if rng.random() < 0.8:
+        return drawn
+    joining = Joining(at_s=rng.uniform(0, arrivals[-1].at_s + 0.2), replica=rng.randrange(len(costs)))
+    return replace(drawn, faults=(*drawn.faults, joining))
 
 
 def _draw_config(rng: Random) -> SchedulerConfig:

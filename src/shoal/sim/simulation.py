@@ -12,6 +12,7 @@ from shoal.core.recovery.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
+    ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
     ReportSpeed,
@@ -27,7 +28,7 @@ from shoal.core.request import Request, RequestFinished, RequestId, TokenProduce
 from shoal.errors import ShoalError
 from shoal.protocol.messages import StepResult
 from shoal.sim.blame import BlameWatch
-from shoal.sim.faults import Crash, Fault, Hang, Poison, Replacement, Slowdown
+from shoal.sim.faults import Crash, Fault, Hang, Joining, Poison, Replacement, Slowdown
 from shoal.sim.invariants import FairnessWatch, Ledger, check_fleet, check_state, check_step
 from shoal.sim.scenario import Scenario
 from shoal.sim.simulated_workers import SimulatedWorkers
@@ -112,6 +113,7 @@ class Simulation:
         self._scenario = scenario
         self._rng = Random(scenario.seed)
         self._poisons = {poison.request_id: poison for poison in scenario.poisons}
+        self._costs = list(scenario.costs)
         self._workers = [self._make_workers(index, now_s=0.0) for index in range(len(scenario.costs))]
         """the latest of each replica: serving, being started or stopped"""
         self._fleet = Fleet(
@@ -168,7 +170,7 @@ class Simulation:
         config = self._scenario.config
         if num_micro_batches is not None:
             config = replace(config, num_micro_batches=num_micro_batches)
-        return SimulatedWorkers(config, self._scenario.costs[replica], self._scenario.network, self._rng, now_s)
+        return SimulatedWorkers(config, self._costs[replica], self._scenario.network, self._rng, now_s)
 
     def _happen(self, happening: _Happening, now_s: float) -> None:
         match happening:
@@ -188,6 +190,8 @@ class Simulation:
                 workers = self._make_workers(replica, now_s, num_micro_batches)
                 loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
                 self._put(now_s + load_s, loaded)
+            case Joining(replica=replica):
+                self._join(replica, now_s)
             case _Loaded():
                 self._finish_loading(happening, now_s)
             case _Broken(replica=replica, workers=workers):
@@ -222,6 +226,16 @@ class Simulation:
             self._blame.note_stopped(replica)
         config = workers.config
         self._tell(ReplicaReady(replica=replica, config=config, row_s=workers.row_s), now_s)
+
+    def _join(self, alike: int, now_s: float) -> None:
+        """A fleet of which nothing is left has ended."""
+        if self._fleet.is_dead:
+            return
+        self._costs.append(self._costs[alike])
+        workers = self._make_workers(len(self._workers), now_s)
+        self._workers.append(workers)
+        self._fairness.append(FairnessWatch())
+        self._tell(ReplicaJoined(config=workers.config, row_s=workers.row_s), now_s)
 
     def _answer(self, replica: int, workers: SimulatedWorkers, result: StepResult, now_s: float) -> None:
         if not workers.still_says():

@@ -9,6 +9,7 @@ from shoal.core.recovery.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
+    ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
     ReportSpeed,
@@ -47,6 +48,8 @@ def describe(happened: FleetEvent | FleetEffect) -> str:
             return f"{_name(happened)} {replica}"
         case StartWorkers(replica=replica, generation=generation, without=without):
             return f"{_name(happened)} {replica}.{generation} without {without}"
+        case ReplicaJoined():
+            return _name(happened)
         case Tick():
             return "tick"
         case _:

@@ -12,6 +12,7 @@ from shoal.core.recovery.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
+    ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
     StartWorkers,
@@ -273,6 +274,32 @@ def test_other_workers_take_the_place_of_running_ones():
     assert driver.fleet.stats().num_losses == 0
     assert driver.fleet.stats().num_recoveries == 0
     assert driver.fleet.replicas[0].scheduler.stats().num_replays == 2
+
+
+def test_what_waits_for_room_goes_to_a_replica_that_joins():
+    driver = FleetDriver(1)
+    requests = [make_request(f"r{index}", max_tokens=3) for index in range(2 * CONFIG.max_seqs)]
+    driver.add(*requests)
+    assert driver.fleet.replicas[0].scheduler.stats().num_waiting == CONFIG.max_seqs
+    driver.owed.append([])
+    driver.tell(ReplicaJoined(config=CONFIG, row_s=0.001))
+    stats = [replica.scheduler.stats() for replica in driver.fleet.replicas]
+    assert [one.num_running for one in stats] == [CONFIG.max_seqs] * 2
+    assert [one.num_waiting for one in stats] == [0, 0]
+    driver.finish()
+    assert {len(tokens) for tokens in driver.tokens.values()} == {3}
+    assert len(driver.finished) == len(requests)
+
+
+def test_a_replica_that_joins_takes_what_others_have_lost():
+    driver = FleetDriver(1)
+    driver.add(make_request("a", max_tokens=3))
+    driver.answer(0)
+    driver.lose(0)
+    driver.owed.append([])
+    driver.tell(ReplicaJoined(config=CONFIG, row_s=0.001))
+    driver.finish()
+    assert driver.finished["a"].num_output_tokens == 3
 
 
 def test_a_request_that_takes_down_every_replica_is_failed_and_the_others_go_on():

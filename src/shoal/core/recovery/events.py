@@ -40,6 +40,16 @@ class ReplicaReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaJoined:
+    """One more replica has workers. Its index is the number of replicas before it."""
+
+    config: SchedulerConfig
+    """what these workers may use"""
+    row_s: float = 0.0
+    """seconds that they took for a single row; 0: not known"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLost:
     """A worker of a replica is gone, while it worked or while it was being started."""
 
@@ -54,7 +64,16 @@ class Tick:
     """Time has passed, or everything has been told that is known by now."""
 
 
-FleetEvent = RequestAdded | RequestCancelled | StepAnswered | WorkersProgressed | ReplicaReady | ReplicaLost | Tick
+FleetEvent = (
+    RequestAdded
+    | RequestCancelled
+    | StepAnswered
+    | WorkersProgressed
+    | ReplicaReady
+    | ReplicaJoined
+    | ReplicaLost
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from shoal.core.recovery.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
+    ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
     ReportSpeed,
@@ -62,13 +63,15 @@ class Fleet:
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
             routing: which replica a request goes to.
         """
-        recovery = recovery or RecoveryConfig()
+        self._recovery = recovery or RecoveryConfig()
         speeds = row_s or [0.0] * len(configs)
-        self.replicas = tuple(
-            FleetReplica(index, config, recovery, seconds)
+        self.replicas = [
+            FleetReplica(index, config, self._recovery, seconds)
             for index, (config, seconds) in enumerate(zip(configs, speeds, strict=True))
-        )
+        ]
         """to look at only"""
+        self._has_newcomer = False
+        """a replica has joined since the latest tick"""
         self._placement = Placement(routing)
         self._owner: dict[RequestId, FleetReplica] = {}
         self._num_losses = 0
@@ -127,10 +130,15 @@ class Fleet:
                 return []
             case ReplicaReady():
                 return self._make_ready(event, now_s)
+            case ReplicaJoined(config=config, row_s=row_s):
+                self.replicas.append(FleetReplica(len(self.replicas), config, self._recovery, row_s))
+                self._has_newcomer = True
+                return self._rehome(now_s)
             case ReplicaLost(replica=index, reason=reason, worker=worker):
                 return self._lose(self.replicas[index], reason, worker, now_s)
             case Tick():
-                return [*self._notice_silence(now_s), *self._take_turns(now_s), *self._start_due(now_s)]
+                silences, turns = self._notice_silence(now_s), self._take_turns(now_s)
+                return [*silences, *turns, *self._share_with_newcomer(now_s), *self._start_due(now_s)]
             case _:
                 assert_never(event)
 
@@ -189,17 +197,35 @@ class Fleet:
 
     def _rehome(self, now_s: float) -> list[FleetEffect]:
         """Requests of replicas that will not have workers soon go on where there are some, the oldest first."""
-        effects: list[FleetEffect] = []
         candidates = self._candidates()
+        leaving = [
+            (replica, replica.withdraw_all(now_s))
+            for replica in self.replicas
+            if candidates and replica not in candidates and not _is_worth_waiting_for(replica, now_s)
+        ]
+        return self._place_anew(leaving, candidates, now_s)
+
+    def _share_with_newcomer(self, now_s: float) -> list[FleetEffect]:
+        """Requests that wait for room are given out again, the oldest first, as if they came now."""
+        if not self._has_newcomer:
+            return []
+        self._has_newcomer = False
+        serving = [replica for replica in self.replicas if replica.is_serving]
+        effects = self._place_anew([(one, one.withdraw_waiting(now_s)) for one in serving], serving, now_s)
+        return effects + self._take_turns(now_s)
+
+    def _place_anew(
+        self,
+        told: Sequence[tuple[FleetReplica, Sequence[Effect]]],
+        candidates: Sequence[FleetReplica],
+        now_s: float,
+    ) -> list[FleetEffect]:
+        """Place what replicas hand over; all else that they say is passed on."""
+        effects: list[FleetEffect] = []
         handed_over: list[HandOver] = []
-        for replica in self.replicas:
-            if not candidates or replica in candidates or _is_worth_waiting_for(replica, now_s):
-                continue
-            for effect in replica.withdraw_all(now_s):
-                if isinstance(effect, HandOver):
-                    handed_over.append(effect)
-                else:
-                    effects += self._pass_on(replica, [effect], now_s)
+        for replica, said in told:
+            handed_over += [effect for effect in said if isinstance(effect, HandOver)]
+            effects += self._pass_on(replica, [effect for effect in said if not isinstance(effect, HandOver)], now_s)
         for one in sorted(handed_over, key=lambda one: one.progress.added_s):
             self._place(one.request, one.progress, candidates, now_s)
         return effects

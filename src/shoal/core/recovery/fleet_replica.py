@@ -116,6 +116,11 @@ class FleetReplica:
         self.inbox += [RequestWithdrawn(request_id=request_id) for request_id in self.scheduler.state.sequences]
         return effects + self.take_turn(now_s)
 
+    def withdraw_waiting(self, now_s: float) -> list[Effect]:
+        """Hand over the requests that hold no KV blocks, of a replica that has been told everything."""
+        self.inbox += [RequestWithdrawn(request_id=one.request.request_id) for one in self.scheduler.state.waiting]
+        return self.take_turn(now_s) if self.inbox else []
+
     def overdue_s(self) -> float | None:
         """When its workers will count as lost for being silent; None: they owe nothing."""
         return self._patience.overdue_s() if self.is_serving else self.life.loading_overdue_s()

@@ -70,20 +70,30 @@ def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
 
 def make_candidate(costs: StageCosts, pipelines: Sequence[Pipeline], workload: Workload) -> Candidate:
     """What a search found, with its prediction under the real load."""
-    replicas = tuple(_chosen_stages(costs, pipeline) for pipeline in pipelines)
+    replicas = tuple(chosen_stages(costs, pipeline) for pipeline in pipelines)
+    found = predict_candidate(costs.fleet, replicas, workload, hidden_bytes=costs.model.hidden_bytes)
+    searched = workload.output_tokens * sum(one.streams_per_s for one in pipelines)
+    return replace(found, searched_tokens_per_s=searched)
+
+
+def predict_candidate(
+    fleet: Fleet, replicas: tuple[tuple[ChosenStage, ...], ...], workload: Workload, *, hidden_bytes: float
+) -> Candidate:
+    """Replicas that were not searched for together, with their prediction."""
     placed = [_place(replica) for replica in replicas]
-    hidden_bytes = costs.model.hidden_bytes
-    alone = predict(placed, costs.fleet, replace(workload, streams=1), hidden_bytes=hidden_bytes)
+    alone = predict(placed, fleet, replace(workload, streams=1), hidden_bytes=hidden_bytes)
+    prediction = predict(placed, fleet, workload, hidden_bytes=hidden_bytes)
     return Candidate(
-        fleet=costs.fleet,
+        fleet=fleet,
         replicas=replicas,
-        prediction=predict(placed, costs.fleet, workload, hidden_bytes=hidden_bytes),
+        prediction=prediction,
         lone_request_s=alone.ttft_s + (workload.output_tokens - 1) * alone.tpot_s,
-        searched_tokens_per_s=workload.output_tokens * sum(one.streams_per_s for one in pipelines),
+        searched_tokens_per_s=prediction.output_tokens_per_s,
     )
 
 
-def _chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, ...]:
+def chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, ...]:
+    """The stages of one replica, with the shares of every member."""
     stages: list[ChosenStage] = []
     for stage in pipeline.stages:
         group = costs.groups[stage.group]
