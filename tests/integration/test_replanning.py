@@ -11,6 +11,7 @@ import pytest
 from shoal.cluster.launch import launch
 from shoal.cluster.planning import PlannedModel, plan_model
 from shoal.cluster.replanner import Replanner
+from shoal.cluster.running_plan import ChangeableEngine, RunningPlan
 from shoal.errors import CapacityError, ShoalError
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
@@ -40,6 +41,9 @@ class FakeEngine:
         self.moves.append(index)
         self.done = done
 
+    def add_replica(self, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None) -> None:
+        raise AssertionError("nobody has joined")
+
     def show(self, *, slowdowns: tuple[float, ...], stage_s: tuple[float, ...], num_running: int = 8) -> None:
         (replica,) = self.stats_shown.replicas
         self.stats_shown = replace(
@@ -59,10 +63,14 @@ def fake(planned: PlannedModel) -> FakeEngine:
 class Watch:
     """A replanner and the clock that it looks at."""
 
-    def __init__(self, planned: PlannedModel, engine: FakeEngine) -> None:
+    def __init__(self, planned: PlannedModel, engine: ChangeableEngine) -> None:
         self.now_s = 0.0
         self.lines: list[str] = []
-        self.replanner = Replanner(planned, engine, fabric_for(planned), lambda: self.now_s, self.lines.append)
+        self.watch(planned, engine)
+
+    def watch(self, planned: PlannedModel, engine: ChangeableEngine) -> None:
+        running = RunningPlan(planned, engine, fabric_for(planned))
+        self.replanner = Replanner(running, planned.source, lambda: self.now_s, self.lines.append)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -112,7 +120,7 @@ def test_requests_go_on_through_a_move(tiny_model: Path, planned: PlannedModel) 
         shown.show(slowdowns=(1.0, 4.0), stage_s=(0.01, 0.04))
         moves = _Moving(loaded.engine, shown)
         watch = Watch(planned, shown)
-        watch.replanner = Replanner(planned, moves, fabric_for(planned), lambda: watch.now_s, watch.lines.append)
+        watch.watch(planned, moves)
         for request in requests:
             loaded.engine.add(request)
         transcript = Transcript()
@@ -149,3 +157,6 @@ class _Moving:
             done(error)
 
         self._engine.replace_replica(index, recipe, finished)
+
+    def add_replica(self, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None) -> None:
+        raise AssertionError("nobody has joined")

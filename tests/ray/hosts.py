@@ -17,6 +17,9 @@ _SUBNET = "10.213.7"
 _PORT = 6379
 _OBJECT_STORE_BYTES = 80 << 20
 _COMMAND_TIMEOUT_S = 120.0
+_HEALTH_CHECKS = "100"
+"""that a host may miss until Ray takes it for dead and its raylet ends: tests pull cables for longer than Ray's default
+of 5 and put them back"""
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 
@@ -94,11 +97,17 @@ class RayHosts:
     hosts: Sequence[Host]
     environment: dict[str, str]
     only_here: Path
-    """a folder that is empty on the last host"""
+    """a folder that is empty on the last host that is part of the cluster from the beginning"""
 
     def shoal(self, *arguments: str) -> list[str]:
         """A `shoal` command on the first host."""
         return self.hosts[0].command(sys.executable, "-m", "shoal.cli.main", *arguments)
+
+    @contextmanager
+    def joined(self, host: Host) -> Iterator[None]:
+        """A raylet on a host that has none, for so long."""
+        with _raylet(host, self.hosts[0], self.environment, ("sh", "-c", 'exec "$@"', "sh")):
+            yield
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
@@ -112,38 +121,58 @@ class RayHosts:
 
 
 @contextmanager
-def ray_hosts(count: int, *, has_own_core: bool = False) -> Iterator[RayHosts]:
-    """A Ray cluster over so many hosts; with `has_own_core`, each has the one of this machine that has its number."""
-    with hosts(count) as made, ExitStack() as undo:
+def ray_hosts(count: int, *, num_late: int = 0, has_own_core: bool = False) -> Iterator[RayHosts]:
+    """A Ray cluster over so many hosts.
+
+    Args:
+        count: of hosts that are part of it from the beginning.
+        num_late: further hosts, see `RayHosts.joined`.
+        has_own_core: each has the one of this machine that has its number.
+    """
+    with hosts(count + num_late) as made, ExitStack() as undo:
         folder = Path(tempfile.mkdtemp(prefix="shoal-ray-"))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = os.environ | {
             "RAY_ADDRESS": f"{made[0].address}:{_PORT}",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_health_check_failure_threshold": _HEALTH_CHECKS,
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         only_here, empty = folder / "only-here", folder / "empty"
         only_here.mkdir()
         empty.mkdir()
-        for index, host in enumerate(made):
+        for index, host in enumerate(made[:count]):
             hide = f"mount --bind {empty} {only_here} && " if index == count - 1 else ""
-            join = ("--head", f"--port={_PORT}") if not index else (f"--address={made[0].address}:{_PORT}",)
-            temp = (f"--temp-dir={folder / 'r'}", "--include-dashboard=false") if not index else ()
-            command = host.command(
-                *(("taskset", "-c", str(index)) if has_own_core else ()),
-                *("sh", "-c", hide + 'exec "$@"', "sh"),
-                *(*_RAY, "start", *join, *temp, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
-                *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"),
-            )
-            starting = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-            undo.callback(_end, starting)
-            _wait_until_joined(made[0], environment, index + 1)
+            pin = ("taskset", "-c", str(index)) if has_own_core else ()
+            head = None if index == 0 else made[0]
+            start = (*pin, "sh", "-c", hide + 'exec "$@"', "sh")
+            undo.enter_context(_raylet(host, head, environment, start, temp=folder / "r"))
         yield RayHosts(hosts=made, environment=environment, only_here=only_here)
 
 
-def _wait_until_joined(head: Host, environment: dict[str, str], count: int) -> None:
+@contextmanager
+def _raylet(
+    host: Host, head: Host | None, environment: dict[str, str], start: Sequence[str], temp: Path | None = None
+) -> Iterator[None]:
+    """One that has joined; of the head itself, where that is None. `start`: words before the command."""
+    join = ("--head", f"--port={_PORT}") if head is None else (f"--address={head.address}:{_PORT}",)
+    folder = (f"--temp-dir={temp}", "--include-dashboard=false") if head is None else ()
+    command = host.command(
+        *start,
+        *(*_RAY, "start", *join, *folder, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
+        *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"),
+    )
+    starting = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_until_joined(head or host, environment, host.address)
+        yield
+    finally:
+        _end(starting)
+
+
+def _wait_until_joined(head: Host, environment: dict[str, str], address: str) -> None:
     """Ray itself knows when a machine is there."""
     program = (
         "import os, ray, time\n"
@@ -151,7 +180,7 @@ def _wait_until_joined(head: Host, environment: dict[str, str], count: int) -> N
         "while True:\n"
         "    try:\n"
         "        ray.init(address=os.environ['RAY_ADDRESS'], log_to_driver=False, logging_level='ERROR')\n"
-        f"        if sum(node['Alive'] for node in ray.nodes()) >= {count}: break\n"
+        f"        if any(node['Alive'] and node['NodeManagerAddress'] == '{address}' for node in ray.nodes()): break\n"
         "        ray.shutdown()\n"
         "    except Exception:\n"
         "        if time.monotonic() > deadline_s: raise\n"

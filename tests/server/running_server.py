@@ -58,7 +58,7 @@ def run_server(
     """Serve in a thread until the block ends."""
     tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
     data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
-    app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=PLAN)
+    app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=lambda: PLAN)
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)
     started: queue.Queue[None] = queue.Queue()

@@ -170,7 +170,7 @@ def test_an_engine_that_hangs_is_unhealthy_until_it_moves() -> None:
     async def run() -> None:
         data_plane = DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny"), clock=lambda: now_s[0])
         data_plane.start()
-        status = GenerationStatus(data_plane, Drain(), {})
+        status = GenerationStatus(data_plane, Drain(), dict)
         assert status.failure is None
         await data_plane.stats()
         hang = engine.hang()

@@ -43,7 +43,12 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         request_timeout_s=options.request_timeout_s,
     )
     serve_app(
-        create_app(data_plane, model_name=options.name, api_key=options.api_key, plan=plan_dict(loaded.plan)),
+        create_app(
+            data_plane,
+            model_name=options.name,
+            api_key=options.api_key,
+            plan=lambda: plan_dict(loaded.running_plan),
+        ),
         sock,
         tls=options.tls,
         on_ready=lambda url: note(f"serving {options.name} at {url}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,12 @@ from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.blocks import decoder_blocks, layer_bytes
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
+from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import Choice, choose
+from shoal.planner.choice.extend import Extension, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
-from shoal.planner.choice.spell import Limits, spell_plan
+from shoal.planner.choice.spell import Limits, describe, spell_plan
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.workload import Workload
 from shoal.protocol.hidden_codec import LinkPrecision
@@ -41,77 +43,168 @@ class AutoPlan:
     goal: Goal
     planning_s: float
     """searching and comparing, measuring excluded"""
+    placed: PlacedFleet
+    """the machines that it was chosen for, as they were measured"""
+    planner: AutoPlanner
+    """that made it"""
 
 
-def plan_automatically(
-    planning: PlanningConfig,
-    *,
-    model: str,
-    shape: str,
-    path: Path,
-    source: WeightSource,
-    precision: Precision,
-    threads: int | None,
-    limits: Limits,
-    wide_kernels: bool,
-    machines: Machines | None = None,
-    on_progress: Callable[[str], None] = lambda what: None,
-) -> AutoPlan:
-    """Plan for the machines at hand, or for those of a file.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedPlan:
+    """A plan of which one replica is new, or another than before, because machines have joined."""
 
-    Args:
-        planning: the load, the goal and the machines.
-        model: as the user named it.
-        shape: see core.plan.Plan.
-        path: of the model.
-        source: its headers.
-        precision: that was asked for.
-        threads: of each worker on this machine; None: whatever is best.
-        limits: of every replica.
-        wide_kernels: see core.plan.Plan.
-        machines: to plan for; None: this one, or those of the file.
-        on_progress: told what is being measured.
+    plan: Plan
+    extension: Extension
 
-    Raises:
-        ConfigError: the planning or the cluster file makes no sense, or no plan meets the latency target.
-        CapacityError: the model fits nowhere.
-    """
-    workload, goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
-    link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
-    precisions = _precisions(precision, planning.precision_floor)
-    fleets = find_fleets(planning, path, source, precisions, threads, wide_kernels, machines, on_progress)
-    sizes = model_sizes(model, source, precisions, wide_kernels=wide_kernels)
-    started_s = time.perf_counter()
-    chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
-    for link_precision in link_precisions:
-        over = [replace(one, fleet=over_links(one.fleet, link_precision)) for one in fleets]
-        choice = choose([one.fleet for one in over], sizes, workload, goal, precisions)
-        if chosen is None or pays(choice.score(goal), chosen[1].score(goal)):
-            chosen = (link_precision, choice, next(one for one in over if one.fleet is choice.best.fleet))
-    assert chosen is not None
-    link_precision, choice, placed = chosen
-    planning_s = time.perf_counter() - started_s
 
-    @cache
-    def blocks_of(part: ShardPart, at_precision: str) -> Sequence[Block]:
-        is_whole = part == whole_part(source.config)
-        own = source if is_whole else ShardSource(source, part)
-        return decoder_blocks(own, cast(Precision, at_precision), wide_kernels=wide_kernels)
+class AutoPlanner:
+    """Plans one model for whatever machines there are."""
 
-    plan = spell_plan(
-        choice.best,
-        model=model,
-        shape=shape,
-        precision=precision,
-        atoms=sizes.atoms,
-        workload=workload,
-        places=placed.places,
-        blocks_of=blocks_of,
-        limits=limits,
-        wide_kernels=wide_kernels,
-    )
-    plan = replace(plan, link_precision=link_precision)
-    return AutoPlan(plan=plan, choice=choice, workload=workload, goal=goal, planning_s=planning_s)
+    def __init__(
+        self,
+        planning: PlanningConfig,
+        *,
+        model: str,
+        shape: str,
+        path: Path,
+        source: WeightSource,
+        precision: Precision,
+        threads: int | None,
+        limits: Limits,
+        wide_kernels: bool,
+        machines: Machines | None = None,
+    ) -> None:
+        """Plan nothing yet.
+
+        Args:
+            planning: the load, the goal and the machines.
+            model: as the user named it.
+            shape: see core.plan.Plan.
+            path: of the model.
+            source: its headers.
+            precision: that was asked for.
+            threads: of each worker on this machine; None: whatever is best.
+            limits: of every replica.
+            wide_kernels: see core.plan.Plan.
+            machines: to plan for; None: this one, or those of the file.
+
+        Raises:
+            ConfigError: the planning makes no sense.
+        """
+        self._planning, self._model, self._shape, self._path = planning, model, shape, path
+        self._source, self._precision, self._threads = source, precision, threads
+        self._limits, self._wide_kernels, self._machines = limits, wide_kernels, machines
+        self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
+        self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
+        self._precisions = _precisions(precision, planning.precision_floor)
+        self._sizes = model_sizes(model, source, self._precisions, wide_kernels=wide_kernels)
+        self._blocks_of = cache(self._read_blocks)
+
+    def plan(self, on_progress: Callable[[str], None] = lambda what: None) -> AutoPlan:
+        """Measure and choose.
+
+        Args:
+            on_progress: told what is being measured.
+
+        Raises:
+            ConfigError: the cluster file makes no sense, or no plan meets the latency target.
+            CapacityError: the model fits nowhere.
+        """
+        fleets = find_fleets(
+            self._planning,
+            self._path,
+            self._source,
+            self._precisions,
+            self._threads,
+            self._wide_kernels,
+            self._machines,
+            on_progress,
+        )
+        started_s = time.perf_counter()
+        chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
+        for link_precision in self._link_precisions:
+            over = [replace(one, fleet=over_links(one.fleet, link_precision)) for one in fleets]
+            choice = choose([one.fleet for one in over], self._sizes, self._workload, self._goal, self._precisions)
+            if chosen is None or pays(choice.score(self._goal), chosen[1].score(self._goal)):
+                index = next(index for index, one in enumerate(over) if one.fleet is choice.best.fleet)
+                chosen = (link_precision, choice, fleets[index])
+        assert chosen is not None
+        link_precision, choice, placed = chosen
+        planning_s = time.perf_counter() - started_s
+        return AutoPlan(
+            plan=replace(self._spell(choice.best, placed), link_precision=link_precision),
+            choice=choice,
+            workload=self._workload,
+            goal=self._goal,
+            planning_s=planning_s,
+            placed=placed,
+            planner=self,
+        )
+
+    def measure_joined(self, known: PlacedFleet, on_progress: Callable[[str], None]) -> PlacedFleet:
+        """The machines that are known, and after them those that have joined since. Raises as `Machines.measure`."""
+        assert self._machines is not None
+        return self._machines.measure(
+            self._path,
+            self._precisions,
+            wide_kernels=self._wide_kernels,
+            refresh=self._planning.refresh,
+            on_progress=on_progress,
+            known=known,
+        )
+
+    def extend(
+        self,
+        plan: Plan,
+        present: Replicas,
+        placed: PlacedFleet,
+        *,
+        idle: Sequence[int],
+        open_replicas: Collection[int],
+    ) -> ExtendedPlan | None:
+        """The best use of machines that are idle; None where none pays.
+
+        Args:
+            plan: that runs.
+            present: its replicas, as they were chosen.
+            placed: all machines, of one worker each.
+            idle: classes of the idle ones.
+            open_replicas: indexes of those that may be cut anew.
+        """
+        found = extend(
+            present,
+            over_links(placed.fleet, plan.link_precision),
+            idle=idle,
+            open_replicas=open_replicas,
+            model=self._sizes,
+            workload=self._workload,
+            goal=self._goal,
+            precisions=self._precisions,
+        )
+        if found is None:
+            return None
+        spelled = self._spell(found.candidate, placed).replicas[found.replica]
+        replicas = (*plan.replicas[: found.replica], spelled, *plan.replicas[found.replica + 1 :])
+        return ExtendedPlan(plan=replace(plan, replicas=replicas, split=describe(replicas)), extension=found)
+
+    def _spell(self, candidate: Candidate, placed: PlacedFleet) -> Plan:
+        return spell_plan(
+            candidate,
+            model=self._model,
+            shape=self._shape,
+            precision=self._precision,
+            atoms=self._sizes.atoms,
+            workload=self._workload,
+            places=placed.places,
+            blocks_of=self._blocks_of,
+            limits=self._limits,
+            wide_kernels=self._wide_kernels,
+        )
+
+    def _read_blocks(self, part: ShardPart, at_precision: str) -> Sequence[Block]:
+        is_whole = part == whole_part(self._source.config)
+        own = self._source if is_whole else ShardSource(self._source, part)
+        return decoder_blocks(own, cast(Precision, at_precision), wide_kernels=self._wide_kernels)
 
 
 def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision], *, wide_kernels: bool) -> ModelSizes:
@@ -167,14 +260,13 @@ def find_fleets(
     machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> list[PlacedFleet]:
-    """The machines that a plan may use, measured. Arguments and errors as for `plan_automatically`."""
+    """The machines that a plan may use, measured. Arguments and errors as for `AutoPlanner`."""
     if threads is not None and (machines is not None or planning.cluster is not None):
         raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
     if machines is not None:
         return [
             machines.measure(
                 path,
-                source.config.num_layers,
                 precisions,
                 wide_kernels=wide_kernels,
                 refresh=planning.refresh,

@@ -11,11 +11,13 @@ from pathlib import Path
 from shoal.cluster.fabric import Fabric
 from shoal.cluster.first_start import FirstStart
 from shoal.cluster.in_process import InProcessExecutor
+from shoal.cluster.joining import Joining
 from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.machines import Machines
 from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replanner import Replanner
 from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler_config
+from shoal.cluster.running_plan import RunningPlan
 from shoal.config import cache_root
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
@@ -37,13 +39,24 @@ class LoadedModel:
     decoder: DecoderConfig
     tokenizer: Tokenizer
     engine: Engine
+    running: RunningPlan | None = None
+    """None: the plan never changes"""
     machines: Machines | None = None
     """that the workers run on; None: this one"""
+    joining: Joining | None = None
+    """looks for more of them"""
+
+    @property
+    def running_plan(self) -> Plan:
+        """As it is now; `plan` is as it was at first."""
+        return self.plan if self.running is None else self.running.plan
 
     def __enter__(self) -> LoadedModel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.joining is not None:
+            self.joining.close()
         self.engine.close()
         if self.machines is not None:
             self.machines.close()
@@ -77,7 +90,13 @@ def launch(
         (replica,) = plan.replicas
         executor = InProcessExecutor(_load_whole_model(planned, replica, progress))
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
-        return _loaded(planned, _load_tokenizer(planned), engine)
+        return LoadedModel(
+            path=planned.path,
+            plan=plan,
+            decoder=planned.source.config,
+            tokenizer=_load_tokenizer(planned),
+            engine=engine,
+        )
     with ExitStack() as on_failure:
         on_failure.callback(planned.close)
         if planned.machines is not None:
@@ -99,27 +118,32 @@ def launch(
             report=report,
             routing=planned.routing,
         )
+        running = RunningPlan(planned, engine, fabric)
         if planned.replans:
-            engine.watch(Replanner(planned, engine, fabric, time.monotonic, report).look)
+            engine.watch(Replanner(running, planned.source, time.monotonic, report).look)
+        joining: Joining | None = None
+        if planned.machines is not None:
+            auto = planned.auto if planned.replans else None
+            joining = Joining(planned.machines, running, auto, wake=engine.wake, report=report)
+            engine.watch(joining.look)
+            joining.start()
         on_failure.pop_all()
-    return _loaded(planned, tokenizer, engine)
+    return LoadedModel(
+        path=planned.path,
+        plan=plan,
+        decoder=planned.source.config,
+        tokenizer=tokenizer,
+        engine=engine,
+        running=running,
+        machines=planned.machines,
+        joining=joining,
+    )
 
 
 def _fabric(planned: PlannedModel) -> Fabric:
     if planned.machines is not None:
         return planned.machines.fabric()
     return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
-
-
-def _loaded(planned: PlannedModel, tokenizer: Tokenizer, engine: Engine) -> LoadedModel:
-    return LoadedModel(
-        path=planned.path,
-        plan=planned.plan,
-        decoder=planned.source.config,
-        tokenizer=tokenizer,
-        engine=engine,
-        machines=planned.machines,
-    )
 
 
 def _load_tokenizer(planned: PlannedModel) -> Tokenizer:

@@ -40,14 +40,42 @@ class Machines(Protocol):
     def measure(
         self,
         path: Path,
-        num_layers: int,
         precisions: Sequence[Precision],
         *,
         wide_kernels: bool,
         refresh: bool,
         on_progress: Callable[[str], None],
+        known: PlacedFleet | None = None,
     ) -> PlacedFleet:
-        """One worker on each machine, and the links between them. Raises as `profile.fleet.measure_fleet`."""
+        """One worker on each machine, and the links between them. Raises as `profile.fleet.measure_fleet`.
+
+        Args:
+            path: of the model.
+            precisions: at which to measure it.
+            wide_kernels: see core.plan.Plan.
+            refresh: measure what is known on the machines, too.
+            on_progress: told what is being measured.
+            known: machines that were measured before; they come first, as they were.
+        """
+        ...
+
+    def find_joined(self) -> Sequence[str]:
+        """Look for machines that have joined, or have come back, since the last time; they can be used from now on.
+
+        Blocks for seconds, in any one thread.
+
+        Raises:
+            ConfigError: a machine that has joined has another version of Shoal; it is left out.
+            WorkerLost: a machine that has joined does not answer.
+        """
+        ...
+
+    def living(self) -> frozenset[str]:
+        """Those that were there when machines were last looked for, by name."""
+        ...
+
+    def stop_waiting(self) -> None:
+        """Whoever waits for a machine in another thread gets a WorkerLost, now and from now on."""
         ...
 
     def fabric(self) -> Fabric:

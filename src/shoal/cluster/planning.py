@@ -11,7 +11,7 @@ from typing import cast, get_args
 
 import psutil
 
-from shoal.cluster.auto_plan import AutoPlan, find_fleets, plan_automatically
+from shoal.cluster.auto_plan import AutoPlan, AutoPlanner, find_fleets
 from shoal.cluster.machines import Machines, open_machines
 from shoal.config import LaunchConfig
 from shoal.core.plan import Block, Plan, ShardPart
@@ -188,7 +188,7 @@ def _auto_plan(
     on_progress: Callable[[str], None],
 ) -> AutoPlan:
     blocks = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available)
-    return plan_automatically(
+    return AutoPlanner(
         config.planning,
         model=config.model,
         shape=model_shape(source.config),
@@ -205,8 +205,7 @@ def _auto_plan(
         ),
         wide_kernels=blocks.wide_kernels,
         machines=machines,
-        on_progress=on_progress,
-    )
+    ).plan(on_progress)
 
 
 def _plan_by_hand(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import cast
 
 import psutil
 
-from shoal.cluster.fabric import Fabric
-from shoal.cluster.planning import PlannedModel
-from shoal.cluster.replica_recipe import PipelineRecipe
+from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Block
 from shoal.core.replan import weigh_move
 from shoal.core.slow_workers import SLOWED_FACTOR
 from shoal.errors import ShoalError
 from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.weights import Precision
+from shoal.model.weights import Precision, WeightSource
 from shoal.planner.relayer import Relayering, relayer, with_layers
-from shoal.router.engine_stats import EngineStats
-from shoal.router.executor import ReplicaRecipe
 
 _EVERY_S = 2.0
 """Between two looks. A slowdown must have lasted for longer than that anyway before a move can pay."""
@@ -30,27 +27,12 @@ _FORGET = 0.9
 """Weight of the past in the mean number of requests, at every look: about 20 s count."""
 
 
-class Replaceable(Protocol):
-    """The part of `router.engine.Engine` that this needs."""
-
-    def stats(self) -> EngineStats:
-        """A snapshot."""
-        ...
-
-    def replace_replica(
-        self, index: int, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None
-    ) -> None:
-        """See `Engine.replace_replica`."""
-        ...
-
-
 class _Watched:
     """What is remembered of a replica."""
 
     def __init__(self) -> None:
         self.slow_since_s: float | None = None
         self.mean_requests = 0.0
-        self.is_moving = False
 
 
 class Replanner:
@@ -58,15 +40,14 @@ class Replanner:
 
     def __init__(
         self,
-        planned: PlannedModel,
-        engine: Replaceable,
-        fabric: Fabric,
+        running: RunningPlan,
+        source: WeightSource,
         clock: Callable[[], float],
         report: Callable[[str], None],
     ) -> None:
-        self._planned, self._plan, self._engine = planned, planned.plan, engine
-        self._fabric, self._clock, self._report = fabric, clock, report
-        self._watched = [_Watched() for _ in self._plan.replicas]
+        """`source`: of the model."""
+        self._running, self._source, self._clock, self._report = running, source, clock, report
+        self._watched: defaultdict[int, _Watched] = defaultdict(_Watched)
         self._next_s = clock() + _EVERY_S
         self._blocks: Sequence[Block] | None = None
 
@@ -76,17 +57,17 @@ class Replanner:
         if now_s < self._next_s:
             return
         self._next_s = now_s + _EVERY_S
-        stats = self._engine.stats()
+        stats = self._running.stats()
         for index, (slowdowns, stage_s) in enumerate(zip(stats.slowdowns, stats.stage_s, strict=True)):
             watched, num_requests = self._watched[index], stats.replicas[index].num_running
             watched.mean_requests = _FORGET * watched.mean_requests + (1 - _FORGET) * num_requests
-            if not watched.is_moving:
+            if not self._running.is_changing(index):
                 self._consider(index, slowdowns, stage_s, num_requests, now_s)
 
     def _consider(
         self, index: int, slowdowns: Sequence[float], stage_s: Sequence[float], num_requests: int, now_s: float
     ) -> None:
-        replica, watched = self._plan.replicas[index], self._watched[index]
+        replica, watched = self._running.plan.replicas[index], self._watched[index]
         is_pipeline = len(replica.stages) > 1 and len(replica.shards) == len(replica.stages)
         if not is_pipeline or len(stage_s) != len(replica.stages) or max(slowdowns) < SLOWED_FACTOR:
             watched.slow_since_s = None
@@ -107,29 +88,20 @@ class Replanner:
             self._move(index, best, move.gain)
 
     def _move(self, index: int, best: Relayering, gain: float) -> None:
-        replica, watched = self._plan.replicas[index], self._watched[index]
-        moved = with_layers(replica, best.layers, self._whole_blocks(), block_size=self._plan.block_size)
-        replicas = (*self._plan.replicas[:index], moved, *self._plan.replicas[index + 1 :])
-        plan = replace(self._plan, replicas=replicas)
+        plan, watched = self._running.plan, self._watched[index]
+        replica = plan.replicas[index]
+        moved = with_layers(replica, best.layers, self._whole_blocks(), block_size=plan.block_size)
         before = ":".join(str(stage.num_layers) for stage in replica.stages)
         after = ":".join(map(str, best.layers))
 
         def done(error: ShoalError | None) -> None:
-            watched.is_moving, watched.slow_since_s = False, None
-            if error is None:
-                self._plan = replace(
-                    self._plan, replicas=(*self._plan.replicas[:index], moved, *self._plan.replicas[index + 1 :])
-                )
-            else:
+            watched.slow_since_s = None
+            if error is not None:
                 self._report(f"replica {index} keeps its layers: {error}")
 
         self._report(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
-        watched.is_moving = True
-        try:
-            recipe = PipelineRecipe(self._planned.path, self._planned.source, plan, index, self._fabric)
-            self._engine.replace_replica(index, recipe, done)
-        except ShoalError as error:
-            done(error)
+        replicas = (*plan.replicas[:index], moved, *plan.replicas[index + 1 :])
+        self._running.change(index, replace(plan, replicas=replicas), done)
 
     def _fits_beside(self) -> bool:
         """The old workers keep their memory until the new ones have loaded."""
@@ -137,6 +109,7 @@ class Replanner:
 
     def _whole_blocks(self) -> Sequence[Block]:
         if self._blocks is None:
-            precision = cast(Precision, self._plan.precision)
-            self._blocks = decoder_blocks(self._planned.source, precision, wide_kernels=self._plan.wide_kernels)
+            plan = self._running.plan
+            precision = cast(Precision, plan.precision)
+            self._blocks = decoder_blocks(self._source, precision, wide_kernels=plan.wide_kernels)
         return self._blocks

@@ -1,6 +1,6 @@
 """The shell around the decisions: owns every replica's workers, moves events in and effects out.
 
-Single-threaded: one thread calls `add`, `cancel`, `turn`, `replace_replica` and `add_replica`; only `wake` may be called from another.
+Single-threaded: one thread calls all methods; only `wake` may be called from another.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class EngineStats:
     """for each replica and stage, mean seconds of the latest steps"""
     states: tuple[str, ...]
     """of each replica's workers, see Phase"""
+    reduced: tuple[bool, ...]
+    """for each replica, whether it does without a worker that could not be started again"""
     replicas: tuple[SchedulerStats, ...]
 
 
@@ -71,5 +73,6 @@ def take_stats(fleet: Fleet) -> EngineStats:
         slowdowns=of_fleet.slowdowns,
         stage_s=tuple(replica.meter.stage_s() for replica in fleet.replicas),
         states=tuple(replica.life.phase.word for replica in fleet.replicas),
+        reduced=tuple(replica.life.is_reduced for replica in fleet.replicas),
         replicas=of_replicas,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,11 +20,11 @@ from shoal.server.probes import STATUS_PATH, Probes
 
 
 def create_app(
-    data_plane: DataPlane, *, model_name: str, api_key: str | None = None, plan: Mapping[str, Any] | None = None
+    data_plane: DataPlane, *, model_name: str, api_key: str | None = None, plan: Callable[[], Mapping[str, Any]] = dict
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
-    `plan` is what `/status` says of how the model is split.
+    `plan` tells `/status` how the model is split now.
     `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -37,7 +37,7 @@ def create_app(
             await data_plane.close()
 
     drain = Drain()
-    status = GenerationStatus(data_plane, drain, plan or {})
+    status = GenerationStatus(data_plane, drain, plan)
     app = Starlette(
         routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain, data_plane),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,8 +23,8 @@ Kubernetes, so that a machine that stands still for a while does not count."""
 class GenerationStatus:
     """Implements `probes.Status`."""
 
-    def __init__(self, data_plane: DataPlane, drain: Drain, plan: Mapping[str, Any]) -> None:
-        """`plan`: of the model, as plain data."""
+    def __init__(self, data_plane: DataPlane, drain: Drain, plan: Callable[[], Mapping[str, Any]]) -> None:
+        """`plan`: of the model as it is now, as plain data."""
         self._data_plane = data_plane
         self._drain = drain
         self._plan = plan
@@ -67,7 +67,7 @@ class GenerationStatus:
                 }
                 for state, stage_s, slowdowns in zip(stats.states, stats.stage_s, stats.slowdowns, strict=True)
             ]
-        model = {"name": metrics.model_name, "kind": "language model", "plan": self._plan}
+        model = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
         return [{**model, "replicas": replicas, "counters": counters}]
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:

@@ -33,6 +33,10 @@ class ModelFile:
     shape: str
     """digest of all that its speed depends on"""
 
+    @property
+    def num_layers(self) -> int:
+        return len(self.blocks) - 2
+
 
 def open_model(path: Path, precision: Precision, *, wide_kernels: bool) -> ModelFile:
     """Read a model's headers. Raises ModelLoadError."""

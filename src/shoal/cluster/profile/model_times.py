@@ -65,6 +65,12 @@ def time_model(team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_pro
     return [_timed_model(busy, alone, index) for index in range(len(ranks))]
 
 
+def timed_layers(model: ModelFile) -> set[tuple[int, int]]:
+    """[first, last) of all parts of a model that are timed on one worker, and on workers that share layers."""
+    parts = plan_parts(model.blocks, model.atoms, LIMITS, with_shards=True)
+    return {(part.first_layer, part.last_layer) for part in parts}
+
+
 def typical_seconds(seconds: Sequence[float], slot: Slot) -> float:
     """Of many runs, the median; under a CPU quota, where some wait for long and the others not at all, the mean."""
     return statistics.median(seconds) if slot.cpu_quota == 1 else statistics.fmean(seconds)

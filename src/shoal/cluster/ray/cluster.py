@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,9 +15,12 @@ from types import ModuleType
 from typing import Any
 
 from shoal.cluster.fleets import PlacedFleet
+from shoal.cluster.profile.model_file import open_model
+from shoal.cluster.profile.model_times import timed_layers
 from shoal.cluster.profile.slots import Slot
-from shoal.cluster.ray.agent import DISTRIBUTION, MachineAgent, MachineFacts
-from shoal.cluster.ray.measuring import RayMachine, measure_links, measure_machines
+from shoal.cluster.ray.agent import DISTRIBUTION, MachineAgent
+from shoal.cluster.ray.machine import RayMachine, name_of_joined
+from shoal.cluster.ray.measuring import measure_links, measure_machines, place_machines
 from shoal.cluster.ray.models import ModelPlaces
 from shoal.cluster.remote.fabric import RemoteFabric
 from shoal.cluster.remote.host import StartedWorker
@@ -24,9 +28,7 @@ from shoal.comm.tls_identity import Credentials
 from shoal.core.plan import Plan
 from shoal.errors import ConfigError, WorkerLost
 from shoal.model.weights import Precision
-from shoal.planner.choice.spell import Place
 from shoal.planner.machine_places import MachineCores
-from shoal.planner.speeds import Fleet
 from shoal.protocol.messages import LoadStage
 
 _START_TIMEOUT_S = 60.0
@@ -34,8 +36,10 @@ _START_TIMEOUT_S = 60.0
 _CALL_TIMEOUT_S = 90.0
 """For what an agent does at once; longer than it gives a worker to start."""
 _LOOK_S = 0.2
-"""Between two looks whether a worker is still wanted."""
+"""Between two looks whether somebody still waits; and for an answer that is there."""
 _REACH_TIMEOUT_S = 5.0
+_ATTEMPTS = 3
+"""to start an agent on a machine that has joined"""
 _CALLS_AT_ONCE = 64
 """of one agent: each worker's end is waited for by one"""
 
@@ -53,72 +57,98 @@ class RayCluster:
             ConfigError: Ray is not installed, no cluster runs, or a machine has another version of Shoal.
         """
         self._ray = _import_ray()
+        self._machines: dict[str, RayMachine] = {}
+        """by name, those that are gone included"""
+        self._living: frozenset[str] = frozenset()
+        self._models: ModelPlaces | None = None
+        self._hosts: dict[str, _RayHost] = {}
+        """of machines on which workers can be started"""
+        self._attempts: Counter[str] = Counter()
+        """to start an agent, by the id of a node that has none"""
+        self._is_leaving = threading.Event()
         _connect(self._ray)
         try:
-            self._machines = self._find_machines()
-            self._models: ModelPlaces | None = None
+            found = self._start_agents(self._living_nodes())
+            _check_versions(found)
+            hostnames = Counter(machine.facts.hostname for machine in found)
+            named = [
+                replace(one, name=one.facts.hostname) if hostnames[one.facts.hostname] == 1 else one for one in found
+            ]
+            for machine in sorted(named, key=lambda machine: (-len(machine.facts.cores), machine.name)):
+                self._machines[machine.name] = machine
+            self._living = frozenset(self._machines)
         except BaseException:
             self._ray.shutdown()
             raise
 
-    @property
-    def machines(self) -> tuple[RayMachine, ...]:
-        """Those that lived when the cluster was opened, the largest first."""
-        return self._machines
-
     def cores(self) -> Sequence[MachineCores]:
         """See `Machines.cores`."""
-        return [MachineCores(name=machine.name, cores=machine.facts.cores) for machine in self._machines]
+        return [MachineCores(name=name, cores=machine.facts.cores) for name, machine in self._machines.items()]
 
     def free_memory_bytes(self) -> int:
         """See `Machines.free_memory_bytes`."""
-        return min(machine.facts.free_memory_bytes for machine in self._machines)
+        return min(machine.facts.free_memory_bytes for machine in self._machines.values())
 
     def fabric(self) -> RemoteFabric:
-        """See `Machines.fabric`."""
-        return RemoteFabric({machine.name: _RayHost(self._ray, machine, self._models) for machine in self._machines})
+        """See `Machines.fabric`. It learns of machines that join."""
+        self._hosts.update((name, self._host(machine)) for name, machine in self._machines.items())
+        return RemoteFabric(self._hosts)
+
+    def find_joined(self) -> Sequence[str]:
+        """See `Machines.find_joined`."""
+        nodes = self._living_nodes()
+        ids = {node["NodeID"] for node in nodes}
+        self._living = frozenset(name for name, machine in self._machines.items() if machine.node_id in ids)
+        known = {machine.node_id for machine in self._machines.values()}
+        fresh = [node for node in nodes if node["NodeID"] not in known and self._attempts[node["NodeID"]] < _ATTEMPTS]
+        if not fresh:
+            return ()
+        self._attempts.update(node["NodeID"] for node in fresh)
+        return [self._take_in(machine) for machine in self._start_agents(fresh)]
+
+    def living(self) -> frozenset[str]:
+        """See `Machines.living`."""
+        return self._living
+
+    def stop_waiting(self) -> None:
+        """See `Machines.stop_waiting`."""
+        self._is_leaving.set()
 
     def measure(
         self,
         path: Path,
-        num_layers: int,
         precisions: Sequence[Precision],
         *,
         wide_kernels: bool,
         refresh: bool,
         on_progress: Callable[[str], None],
+        known: PlacedFleet | None = None,
     ) -> PlacedFleet:
-        """See `Machines.measure`."""
+        """See `Machines.measure`. Machines that lack the model are sent the layers that are timed."""
         models = self._models
         assert models is not None
-        for name in models.lacking:
-            models.bring(name, (0, num_layers), num_layers, on_progress)
+        old = [] if known is None else [self._machines[one.name] for one in known.fleet.classes]
+        new = [machine for name, machine in self._machines.items() if name in self._living and machine not in old]
+        for precision in precisions:
+            timed = open_model(path, precision, wide_kernels=wide_kernels)
+            for machine in new:
+                for layers in timed_layers(timed):
+                    models.bring(machine.name, layers, timed.num_layers, on_progress)
         fleets = measure_machines(
-            self._machines,
+            new,
             lambda machine: machine.agent.measure.remote(
                 models.path_on(machine.name), precisions, Slot(cores=machine.facts.cores), wide_kernels, refresh
             ),
             self.get,
             on_progress,
         )
-        links = measure_links(self._machines, self.get, on_progress)
-        return PlacedFleet(
-            fleet=Fleet(
-                classes=tuple(
-                    replace(fleet.classes[0], name=machine.name, count=1)
-                    for machine, fleet in zip(self._machines, fleets, strict=True)
-                ),
-                links=links,
-                sums=links,
-                turn=fleets[0].turn,
-                message_s=max(link.latency_s for row in links for link in row),
-            ),
-            places=tuple((Place(cores=machine.facts.cores, machine=machine.name),) for machine in self._machines),
-        )
+        reachable = [machine for machine in (*old, *new) if machine.name in self._living]
+        between = measure_links(reachable, new, self.get, on_progress)
+        return place_machines(known, new, fleets, between)
 
     def find_model(self, path: Path) -> None:
         """See `Machines.find_model`."""
-        self._models = ModelPlaces(path, self._machines, self.get)
+        self._models = ModelPlaces(path, list(self._machines.values()), self.get)
 
     def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
         """See `Machines.bring_model`."""
@@ -131,38 +161,57 @@ class RayCluster:
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""
-        return _answer(self._ray, reference, who, timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while not self._ray.wait([reference], timeout=_LOOK_S)[0]:
+            if time.monotonic() >= deadline_s or self._is_leaving.is_set():
+                raise WorkerLost(f"machine {who} has not answered")
+        return _answer(self._ray, reference, who)
 
     def close(self) -> None:
         """Leave the cluster: agents end, and workers with them. Idempotent."""
         self._ray.shutdown()
 
-    def _find_machines(self) -> tuple[RayMachine, ...]:
-        ray = self._ray
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        actor = ray.remote(num_cpus=0, max_concurrency=_CALLS_AT_ONCE)(MachineAgent)
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+    def _living_nodes(self) -> list[Any]:
+        try:
+            return [node for node in self._ray.nodes() if node["Alive"]]
+        except Exception as error:  # Ray raises what it likes where its head is gone
+            raise WorkerLost(f"Ray's head does not answer: {_first_line(error)}") from error
+
+    def _start_agents(self, nodes: Sequence[Any]) -> list[RayMachine]:
+        """One on each node, which is named by its address at first."""
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        actor = self._ray.remote(num_cpus=0, max_concurrency=_CALLS_AT_ONCE)(MachineAgent)
         agents = [
             actor.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(node["NodeManagerAddress"])
             for node in nodes
         ]
         references = [agent.facts.remote() for agent in agents]
-        facts: list[MachineFacts] = [
-            _answer(ray, reference, node["NodeManagerAddress"], _START_TIMEOUT_S)
-            for node, reference in zip(nodes, references, strict=True)
-        ]
-        hostnames = Counter(fact.hostname for fact in facts)
-        machines = [
+        return [
             RayMachine(
-                name=fact.hostname if hostnames[fact.hostname] == 1 else node["NodeManagerAddress"],
+                node_id=node["NodeID"],
+                name=node["NodeManagerAddress"],
                 address=node["NodeManagerAddress"],
-                facts=fact,
+                facts=self.get(reference, node["NodeManagerAddress"], _START_TIMEOUT_S),
                 agent=agent,
             )
-            for node, agent, fact in zip(nodes, agents, facts, strict=True)
+            for node, agent, reference in zip(nodes, agents, references, strict=True)
         ]
-        _check_versions(machines)
-        return tuple(sorted(machines, key=lambda machine: (-len(machine.facts.cores), machine.name)))
+
+    def _take_in(self, joined: RayMachine) -> str:
+        """A machine that has joined; one that has come back goes on under its name."""
+        _check_versions([joined])
+        name = name_of_joined(joined, list(self._machines.values()), self._living)
+        machine = replace(joined, name=name)
+        if self._models is not None:
+            self._models.add(machine)
+        self._machines[name] = machine
+        self._living |= {name}
+        if self._hosts:
+            self._hosts[name] = self._host(machine)
+        return name
+
+    def _host(self, machine: RayMachine) -> _RayHost:
+        return _RayHost(self._ray, machine, self._models)
 
 
 class _RayHost:
@@ -197,7 +246,7 @@ class _RayHost:
         while not self._ray.wait([reference], timeout=_LOOK_S)[0]:
             if time.monotonic() >= deadline_s or not is_wanted():
                 raise WorkerLost(f"machine {self.name} has started no worker")
-        return _answer(self._ray, reference, self.name, _LOOK_S)
+        return _answer(self._ray, reference, self.name)
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
@@ -241,7 +290,7 @@ def _check_that_somebody_listens(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_REACH_TIMEOUT_S).close()
 
 
-def _check_versions(machines: list[RayMachine]) -> None:
+def _check_versions(machines: Sequence[RayMachine]) -> None:
     own = version(DISTRIBUTION)
     for machine in machines:
         if machine.facts.version != own:
@@ -249,10 +298,10 @@ def _check_versions(machines: list[RayMachine]) -> None:
             raise ConfigError(f"machine {machine.name} has Shoal {theirs}, this one {own}; install the same everywhere")
 
 
-def _answer(ray: ModuleType, reference: Any, who: str, timeout_s: float) -> Any:
-    """What an agent says. Raises WorkerLost, and errors of ours that it raises."""
+def _answer(ray: ModuleType, reference: Any, who: str) -> Any:
+    """What an agent has said. Raises WorkerLost, and errors of ours that it raises."""
     try:
-        return ray.get(reference, timeout=timeout_s)
+        return ray.get(reference, timeout=_LOOK_S)
     except ray.exceptions.RayTaskError as error:
         raise error.as_instanceof_cause() from None
     except (ray.exceptions.RayError, TimeoutError) as error:

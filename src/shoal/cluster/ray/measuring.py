@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, permutations
 from typing import Any
 
-from shoal.cluster.ray.agent import MachineFacts
+from shoal.cluster.fleets import PlacedFleet
+from shoal.cluster.ray.machine import RayMachine
 from shoal.comm.tls_identity import ClusterAuthority
+from shoal.planner.choice.spell import Place
 from shoal.planner.speeds import Fleet, LinkSpeed
 
 _MEASURE_TIMEOUT_S = 600.0
 _LINK_TIMEOUT_S = 60.0
 _NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
 """From a machine with one worker to itself: never used."""
+_UNREACHABLE = LinkSpeed(latency_s=1e6, bytes_per_s=1.0)
+"""To a machine that is gone."""
 Get = Callable[[Any, str, float], Any]
 """see `RayCluster.get`"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayMachine:
-    """One machine that is part of the cluster."""
-
-    name: str
-    address: str
-    facts: MachineFacts
-    agent: Any
-    """handle of the actor"""
 
 
 def measure_machines(
@@ -43,7 +36,7 @@ def measure_machines(
     """
     fleets: dict[str, Fleet] = {}
     computers = [list(parts) for _, parts in groupby(sorted(machines, key=_boot_id), key=_boot_id)]
-    for turn in range(max(map(len, computers))):
+    for turn in range(max(map(len, computers), default=0)):
         measured = [parts[turn] for parts in computers if turn < len(parts)]
         on_progress(", ".join(machine.name for machine in measured))
         references = [ask(machine) for machine in measured]
@@ -53,19 +46,63 @@ def measure_machines(
 
 
 def measure_links(
-    machines: Sequence[RayMachine], get: Get, on_progress: Callable[[str], None]
-) -> tuple[tuple[LinkSpeed, ...], ...]:
-    """[from machine][to machine], one after the other: they may share a wire."""
+    machines: Sequence[RayMachine], new: Sequence[RayMachine], get: Get, on_progress: Callable[[str], None]
+) -> dict[tuple[str, str], LinkSpeed]:
+    """From machine to machine, where one of them is new; one after the other, since they may share a wire."""
     authority = ClusterAuthority()
+    links: dict[tuple[str, str], LinkSpeed] = {}
+    for one, other in permutations(machines, 2):
+        if one in new or other in new:
+            on_progress(f"link from {one.name} to {other.name}")
+            address = get(other.agent.answer_pings.remote(authority.issue()), other.name, _LINK_TIMEOUT_S)
+            pings = one.agent.time_pings.remote(address, authority.issue())
+            links[one.name, other.name] = get(pings, one.name, _LINK_TIMEOUT_S)
+    return links
 
-    def between(one: RayMachine, other: RayMachine) -> LinkSpeed:
-        if one is other:
+
+def place_machines(
+    known: PlacedFleet | None,
+    new: Sequence[RayMachine],
+    fleets: Sequence[Fleet],
+    links: Mapping[tuple[str, str], LinkSpeed],
+) -> PlacedFleet:
+    """Machines that were known, as they were, and then new ones: one worker of a class of its own on each.
+
+    Args:
+        known: None: there were none.
+        new: at least one, unless some were known.
+        fleets: the worker of each new one, as it was measured alone.
+        links: between two machines of which one is new; where there is none, no plan will use it.
+    """
+    old = () if known is None else known.fleet.classes
+    classes = (
+        *old,
+        *(replace(one.classes[0], name=machine.name, count=1) for machine, one in zip(new, fleets, strict=True)),
+    )
+
+    def between(row: int, column: int) -> LinkSpeed:
+        if row == column:
             return _NO_LINK
-        on_progress(f"link from {one.name} to {other.name}")
-        address = get(other.agent.answer_pings.remote(authority.issue()), other.name, _LINK_TIMEOUT_S)
-        return get(one.agent.time_pings.remote(address, authority.issue()), one.name, _LINK_TIMEOUT_S)
+        if known is not None and max(row, column) < len(old):
+            return known.fleet.links[row][column]
+        return links.get((classes[row].name, classes[column].name), _UNREACHABLE)
 
-    return tuple(tuple(between(one, other) for other in machines) for one in machines)
+    indexes = range(len(classes))
+    matrix = tuple(tuple(between(row, column) for column in indexes) for row in indexes)
+    slowest_s = max([0.0, *(link.latency_s for link in links.values())])
+    return PlacedFleet(
+        fleet=Fleet(
+            classes=classes,
+            links=matrix,
+            sums=matrix,
+            turn=fleets[0].turn if known is None else known.fleet.turn,
+            message_s=slowest_s if known is None else max(known.fleet.message_s, slowest_s),
+        ),
+        places=(
+            *(() if known is None else known.places),
+            *((Place(cores=machine.facts.cores, machine=machine.name),) for machine in new),
+        ),
+    )
 
 
 def _boot_id(machine: RayMachine) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shoal.cluster.ray.measuring import RayMachine
+from shoal.cluster.ray.machine import RayMachine
 from shoal.cluster.remote.model_identity import identify
 from shoal.cluster.remote.model_stream import send_model
 from shoal.comm.tls_identity import ClusterAuthority
@@ -35,21 +35,19 @@ class ModelPlaces:
         """
         self._path, self._get = path, get
         self._identity = identify(path)
-        self._machines = {machine.name: machine for machine in machines}
-        asked = [(machine, machine.agent.find_model.remote(str(path), self._identity)) for machine in machines]
+        self._machines: dict[str, RayMachine] = {}
         self._stored: dict[str, str] = {}
         """paths on the machines that lack it"""
-        for machine, reference in asked:
-            has_it, stored = get(reference, machine.name)
-            if not has_it:
-                self._stored[machine.name] = stored
-        self._brought: dict[str, set[Layers]] = {name: set() for name in self._stored}
+        self._brought: dict[str, set[Layers]] = {}
+        """to those"""
         self._authority = ClusterAuthority()
+        asked = [(machine, self._ask(machine)) for machine in machines]
+        for machine, reference in asked:
+            self._note(machine, reference)
 
-    @property
-    def lacking(self) -> tuple[str, ...]:
-        """Machines that have it only as far as it is brought."""
-        return tuple(self._stored)
+    def add(self, machine: RayMachine) -> None:
+        """One that has joined, or has come back. Raises WorkerLost."""
+        self._note(machine, self._ask(machine))
 
     def path_on(self, machine: str) -> str:
         """Where a worker on that machine finds the model."""
@@ -94,3 +92,15 @@ class ModelPlaces:
 
         send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
         brought.add(layers)
+
+    def _ask(self, machine: RayMachine) -> Any:
+        return machine.agent.find_model.remote(str(self._path), self._identity)
+
+    def _note(self, machine: RayMachine, reference: Any) -> None:
+        """What it has answered."""
+        has_it, stored = self._get(reference, machine.name)
+        self._stored.pop(machine.name, None)
+        self._brought.pop(machine.name, None)
+        if not has_it:
+            self._stored[machine.name], self._brought[machine.name] = stored, set()
+        self._machines[machine.name] = machine

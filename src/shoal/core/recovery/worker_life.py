@@ -40,6 +40,8 @@ class WorkerLife:
         """the worker that all others wait for, while they are being started; None: not known"""
         self.lost_s: float | None = None
         """when they were lost; None while they serve"""
+        self.is_reduced = False
+        """they were last started without one that could not be had"""
         self._recovery = recovery
         self._history = FailureHistory()
         self._has_worked = False
@@ -108,8 +110,10 @@ class WorkerLife:
 
     def become_ready(self, now_s: float) -> None:
         """They are there again, or others are in their place."""
-        if self.phase is Phase.STARTING:
+        is_own_start = self.phase is Phase.STARTING
+        if is_own_start:
             self._longest_load_s = max(self._longest_load_s, now_s - self._started_s)
+        self.is_reduced = is_own_start and self.without is not None
         self.phase, self.lost_s, self._ready_s, self._has_worked = Phase.SERVING, None, now_s, False
 
     def expected_in_s(self, now_s: float) -> float | None:

@@ -1,0 +1,181 @@
+"""Machines that join while a model is served: replicas that lost them have them back, new ones are put to use.
+
+Looking for machines, measuring them and planning take seconds, so they have a thread of their own (`step`); what comes
+of it is carried out in the engine's thread (`look`). New machines are used under `--replan`, and only where the planner
+chose the split: one that was said by hand is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from shoal.cluster.auto_plan import AutoPlan, ExtendedPlan
+from shoal.cluster.machines import Machines
+from shoal.cluster.running_plan import RunningPlan
+from shoal.core.plan import ReplicaPlan
+from shoal.core.recovery.worker_life import Phase
+from shoal.errors import ShoalError
+
+_EVERY_S = 5.0
+"""Between two looks for machines: one question to Ray's head. Nobody waits for them."""
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class Joining:
+    """Of one served model."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        running: RunningPlan,
+        auto: AutoPlan | None,
+        *,
+        wake: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            machines: that the model is served on.
+            running: the plan and its engine.
+            auto: how the plan was chosen; None: new machines are not to be used.
+            wake: makes the engine's thread look. Thread-safe.
+            report: told what a person should know, a line each. Thread-safe.
+        """
+        self._machines, self._running, self._auto = machines, running, auto
+        self._wake, self._report = wake, report
+        self._num_arrivals = 0
+        """times that machines have joined"""
+        self._restored_at: dict[int, int] = {}
+        """by replica, the number of arrivals when it was last given back its workers"""
+        self._present = () if auto is None else auto.choice.best.replicas
+        self._placed = None if auto is None else auto.placed
+        self._is_to_plan = False
+        self._proposed: ExtendedPlan | None = None
+        self._to_make: ExtendedPlan | None = None
+        self._proposals: SimpleQueue[ExtendedPlan] = SimpleQueue()
+        self._outcomes: SimpleQueue[ShoalError | None] = SimpleQueue()
+        self._latest_trouble = ""
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="shoal-joining", daemon=True)
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no longer. Idempotent."""
+        self._is_closing.set()
+        self._machines.stop_waiting()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def step(self) -> None:
+        """Look for machines and think about them; in the thread that watches. Raises ShoalError."""
+        joined = self._machines.find_joined()
+        if joined:
+            self._report(f"joined: {', '.join(joined)}")
+            self._num_arrivals += 1
+            self._is_to_plan = True
+            self._wake()
+        self._take_outcome()
+        if self._is_to_plan and self._proposed is None:
+            self._is_to_plan = False
+            self._propose()
+
+    def look(self) -> None:
+        """Carry out what is to be done; in the engine's thread, often."""
+        if self._num_arrivals:
+            self._restore()
+        if self._to_make is None:
+            with suppress(Empty):
+                self._to_make = self._proposals.get_nowait()
+        if self._to_make is not None and not self._running.is_changing(self._to_make.extension.replica):
+            made, self._to_make = self._to_make, None
+            self._running.change(made.extension.replica, made.plan, self._outcomes.put)
+
+    def _watch(self) -> None:
+        while not self._is_closing.wait(_EVERY_S):
+            try:
+                self.step()
+            except ShoalError as error:
+                self._note_trouble(str(error))
+            else:
+                self._latest_trouble = ""
+
+    def _note_trouble(self, what: str) -> None:
+        if what != self._latest_trouble and not self._is_closing.is_set():
+            self._latest_trouble = what
+            self._report(f"machines that joined are not used: {what}")
+
+    def _propose(self) -> None:
+        """Measure what is new, and hand a plan over if one pays."""
+        auto, known = self._auto, self._placed
+        if auto is None or known is None:
+            return
+        self._placed = placed = auto.planner.measure_joined(known, lambda what: None)
+        names, living = [one.name for one in placed.fleet.classes], self._machines.living()
+        used_by = [{member for stage in one for member in stage.group.members} for one in self._present]
+        used = set().union(*used_by)
+        found = auto.planner.extend(
+            self._running.plan,
+            self._present,
+            placed,
+            idle=[index for index, name in enumerate(names) if name in living and index not in used],
+            open_replicas=[
+                index for index, own in enumerate(used_by) if all(names[member] in living for member in own)
+            ],
+        )
+        if found is None:
+            return
+        index, gain = found.extension.replica, found.extension.gain
+        where = ", ".join(_machines_of(found.plan.replicas[index]))
+        is_new = index == len(self._present)
+        what = f"replica {index} is made on {where}" if is_new else f"replica {index} is cut anew over {where}"
+        self._report(f"{what}, {gain:.0%} better expected")
+        self._proposed = found
+        self._proposals.put(found)
+        self._wake()
+
+    def _take_outcome(self) -> None:
+        if self._proposed is None:
+            return
+        with suppress(Empty):
+            error = self._outcomes.get_nowait()
+            made, self._proposed = self._proposed, None
+            if error is None:
+                self._present = made.extension.candidate.replicas
+                self._is_to_plan = True  # there may be more of them than one replica could use
+            else:
+                self._note_trouble(str(error))
+
+    def _restore(self) -> None:
+        """Replicas that had to do without a worker, or were given up, whose machines are all there again."""
+        living, stats = self._machines.living(), self._running.stats()
+        for index, replica in enumerate(self._running.plan.replicas):
+            is_lacking = stats.reduced[index] or stats.states[index] == Phase.GIVEN_UP.word
+            is_new_try = self._restored_at.get(index) != self._num_arrivals
+            if (
+                is_lacking
+                and is_new_try
+                and not self._running.is_changing(index)
+                and living.issuperset(_machines_of(replica))
+            ):
+                self._restored_at[index] = self._num_arrivals
+                self._report(f"replica {index} is given back its workers on {', '.join(_machines_of(replica))}")
+                self._running.change(index, self._running.plan, self._done_restoring(index))
+
+    def _done_restoring(self, index: int) -> Callable[[ShoalError | None], None]:
+        def done(error: ShoalError | None) -> None:
+            if error is not None:
+                self._report(f"replica {index} goes on as it is: {error}")
+
+        return done
+
+
+def _machines_of(replica: ReplicaPlan) -> dict[str, None]:
+    """In order, each once."""
+    return dict.fromkeys(shard.machine or "" for shard in replica.shards)

@@ -1,0 +1,83 @@
+"""The plan by which an engine's replicas run now, and changing one of them while all others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from shoal.cluster.fabric import Fabric
+from shoal.cluster.planning import PlannedModel
+from shoal.cluster.replica_recipe import PipelineRecipe
+from shoal.core.plan import Plan
+from shoal.errors import ShoalError
+from shoal.planner.choice.spell import describe
+from shoal.router.engine_stats import EngineStats
+from shoal.router.executor import ReplicaRecipe
+
+Done = Callable[[ShoalError | None], None]
+"""told None when the change is made, or why it is not"""
+
+
+class ChangeableEngine(Protocol):
+    """The part of `router.engine.Engine` that this needs."""
+
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        ...
+
+    def replace_replica(self, index: int, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+        """See `Engine.replace_replica`."""
+        ...
+
+    def add_replica(self, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+        """See `Engine.add_replica`."""
+        ...
+
+
+class RunningPlan:
+    """Belongs to the engine's thread; only `plan` may be read from another."""
+
+    def __init__(self, planned: PlannedModel, engine: ChangeableEngine, fabric: Fabric) -> None:
+        self._planned, self._engine, self._fabric = planned, engine, fabric
+        self._plan = planned.plan
+        self._changing: set[int] = set()
+
+    @property
+    def plan(self) -> Plan:
+        """As it is now; a change that is not made yet does not count."""
+        return self._plan
+
+    def is_changing(self, index: int) -> bool:
+        """Whether a replica is being changed, or is to come."""
+        return index in self._changing
+
+    def stats(self) -> EngineStats:
+        """Of the engine."""
+        return self._engine.stats()
+
+    def change(self, index: int, plan: Plan, done: Done) -> None:
+        """Give a replica the workers that it has in a plan, or add it where there is none. Returns at once.
+
+        Args:
+            index: of a replica that is not being changed.
+            plan: of which only this replica counts.
+            done: told when it is made, or why it is not; perhaps at once.
+        """
+        self._changing.add(index)
+
+        def finish(error: ShoalError | None) -> None:
+            self._changing.discard(index)
+            if error is None:
+                replicas = (*self._plan.replicas[:index], plan.replicas[index], *self._plan.replicas[index + 1 :])
+                self._plan = replace(self._plan, replicas=replicas, split=describe(replicas))
+            done(error)
+
+        recipe = PipelineRecipe(self._planned.path, self._planned.source, plan, index, self._fabric)
+        try:
+            if index < len(self._plan.replicas):
+                self._engine.replace_replica(index, recipe, finish)
+            else:
+                self._engine.add_replica(recipe, finish)
+        except ShoalError as error:
+            finish(error)
