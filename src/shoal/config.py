@@ -84,7 +84,7 @@ class LaunchConfig:
     in_process: bool = True
     """whether a plan of one worker computes in the calling process; a server wants it to be restarted when it dies"""
     replans: bool = False
-    """whether a pipeline whose workers change speed is given other layers while it runs"""
+    """whether, while it runs, slowed pipelines are given other layers and machines that join are put to use"""
     routing: str = "earliest-finish"
     """which replica a request goes to: earliest-finish | round-robin"""
 

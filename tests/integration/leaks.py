@@ -51,7 +51,7 @@ def no_leaks() -> Iterator[None]:
     if _leaks(before, _Held.now()):
         gc.collect()  # a cycle may hold a descriptor a little longer; collecting every time would take seconds
     leaks = _leaks(before, _Held.now())
-    assert not leaks
+    assert not leaks, leaks
 
 
 def _leaks(before: _Held, after: _Held) -> list[object]:

@@ -97,17 +97,23 @@ class RayHosts:
     hosts: Sequence[Host]
     environment: dict[str, str]
     only_here: Path
-    """a folder that is empty on the last host that is part of the cluster from the beginning"""
+    """a folder that is empty on the last host, as long as that stays"""
+    raylets: dict[Host, ExitStack]
+    """that run, and how to end them"""
 
     def shoal(self, *arguments: str) -> list[str]:
         """A `shoal` command on the first host."""
         return self.hosts[0].command(sys.executable, "-m", "shoal.cli.main", *arguments)
 
-    @contextmanager
-    def joined(self, host: Host) -> Iterator[None]:
-        """A raylet on a host that has none, for so long."""
-        with _raylet(host, self.hosts[0], self.environment, ("sh", "-c", 'exec "$@"', "sh")):
-            yield
+    def leave(self, host: Host) -> None:
+        """As a machine does that is switched off: its raylet ends, and all that it has started."""
+        self.raylets.pop(host).close()
+
+    def join(self, host: Host) -> None:
+        """Start a raylet on a host that has none; it is part of the cluster when this returns."""
+        self.raylets[host] = ExitStack()
+        start = ("sh", "-c", 'exec "$@"', "sh")
+        self.raylets[host].enter_context(_raylet(host, self.hosts[0], self.environment, start))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
@@ -121,15 +127,9 @@ class RayHosts:
 
 
 @contextmanager
-def ray_hosts(count: int, *, num_late: int = 0, has_own_core: bool = False) -> Iterator[RayHosts]:
-    """A Ray cluster over so many hosts.
-
-    Args:
-        count: of hosts that are part of it from the beginning.
-        num_late: further hosts, see `RayHosts.joined`.
-        has_own_core: each has the one of this machine that has its number.
-    """
-    with hosts(count + num_late) as made, ExitStack() as undo:
+def ray_hosts(count: int, *, has_own_core: bool = False) -> Iterator[RayHosts]:
+    """A Ray cluster over so many hosts; with `has_own_core`, each has the one of this machine that has its number."""
+    with hosts(count) as made, ExitStack() as undo:
         folder = Path(tempfile.mkdtemp(prefix="shoal-ray-"))
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = os.environ | {
@@ -141,13 +141,16 @@ def ray_hosts(count: int, *, num_late: int = 0, has_own_core: bool = False) -> I
         only_here, empty = folder / "only-here", folder / "empty"
         only_here.mkdir()
         empty.mkdir()
-        for index, host in enumerate(made[:count]):
+        raylets: dict[Host, ExitStack] = {}
+        undo.callback(lambda: [raylets[host].close() for host in reversed(made) if host in raylets])
+        for index, host in enumerate(made):
             hide = f"mount --bind {empty} {only_here} && " if index == count - 1 else ""
             pin = ("taskset", "-c", str(index)) if has_own_core else ()
-            head = None if index == 0 else made[0]
             start = (*pin, "sh", "-c", hide + 'exec "$@"', "sh")
-            undo.enter_context(_raylet(host, head, environment, start, temp=folder / "r"))
-        yield RayHosts(hosts=made, environment=environment, only_here=only_here)
+            raylets[host] = ExitStack()
+            head = made[0] if index else None
+            raylets[host].enter_context(_raylet(host, head, environment, start, temp=folder / "r"))
+        yield RayHosts(hosts=made, environment=environment, only_here=only_here, raylets=raylets)
 
 
 @contextmanager

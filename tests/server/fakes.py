@@ -78,6 +78,7 @@ class FakeStats:
     slowdowns: tuple[tuple[float, ...], ...] = ((1.0, 2.5), (1.25,))
     stage_s: tuple[tuple[float, ...], ...] = ((0.01, 0.02), (0.03,))
     states: tuple[str, ...] = ("serving", "starting")
+    reduced: tuple[bool, ...] = (True, False)
 
 
 def reply_to(request: Request) -> list[int]:

@@ -192,6 +192,7 @@ def test_status_says_what_the_server_is_made_of() -> None:
         (model,) = http.get("/status").json()["models"]
     assert (model["name"], model["kind"]) == ("tiny", "language model")
     assert [replica["state"] for replica in model["replicas"]] == ["serving", "starting"]
+    assert [replica["is_reduced"] for replica in model["replicas"]] == [True, False]
     assert model["replicas"][0]["stages"][1] == {"step_s": 0.02, "slowdown": 2.5}
     assert (model["counters"]["prompt_tokens"], model["counters"]["generation_tokens"]) == (5, 4)
 

@@ -42,8 +42,9 @@ def throughput(
     from shoal.bench.generation import Generation
     from shoal.bench.throughput import measure_throughput
     from shoal.cli.loading import load_model
-    from shoal.cli.output import compare_speeds, note, plan_dict, print_json, progress_bar
+    from shoal.cli.output import compare_speeds, note, print_json, progress_bar
     from shoal.config import LaunchConfig, PlanningConfig
+    from shoal.planner.plan_data import plan_dict
 
     config = LaunchConfig(
         model=model,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from shoal.cli.output import note
 from shoal.core.graph_plan import GraphPlan, GraphStagePlan, SplitReport, TensorSpec
+from shoal.planner.plan_data import split_shares
 
 _MB = 1e6
 
@@ -56,43 +54,6 @@ def describe_split(report: SplitReport) -> str:
         f"splits {weights:.1%} of the weights and {flops:.1%} of the arithmetic, "
         f"with {report.num_sums} sums and {report.num_gathers} gathers a run"
     )
-
-
-def split_shares(report: SplitReport) -> tuple[float, float]:
-    """The part of the weights and of the arithmetic that is split, 0 to 1."""
-    weights = report.split_weight_bytes / report.weight_bytes if report.weight_bytes else 0.0
-    return weights, report.split_flops / report.flops if report.flops else 0.0
-
-
-def graph_plan_dict(plan: GraphPlan) -> dict[str, Any]:
-    """The plan as plain data."""
-    return {
-        "split": plan.split,
-        "batch_axes": {**plan.batch.inputs, **plan.batch.outputs},
-        "workers": [
-            {
-                "replica": r,
-                "stage": s,
-                "shard": rank,
-                "first_node": stage.first_node,
-                "last_node": stage.last_node,
-                "threads": shard.threads,
-                "cores": list(shard.cores),
-                "weight_bytes": shard.weight_bytes,
-                "compute_s": stage.compute_s,
-                "outputs": [one.spec.name for one in stage.outputs],
-            }
-            for r, replica in enumerate(plan.replicas)
-            for s, stage in enumerate(replica.stages)
-            for rank, shard in enumerate(stage.shards)
-        ],
-        "shards": None if plan.split_report is None else _split_dict(plan.split_report),
-    }
-
-
-def _split_dict(report: SplitReport) -> dict[str, Any]:
-    weights, flops = split_shares(report)
-    return {**asdict(report), "split_weight_share": weights, "split_flops_share": flops}
 
 
 def _batch(plan: GraphPlan) -> str:

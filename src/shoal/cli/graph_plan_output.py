@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from shoal.cli.graph_output import graph_plan_dict
 from shoal.cli.output import note, print_table
 from shoal.cluster.graph_auto_plan import GraphAutoPlan
 from shoal.core.graph_plan import PredictedRows
 from shoal.planner.graph_choice.candidate import GraphCandidate
 from shoal.planner.graph_choice.choose import GraphAlternative
+from shoal.planner.plan_data import graph_plan_dict
 
 _MB = 1e6
 

@@ -65,12 +65,12 @@ def map_command(
 ) -> None:
     """Compute a graph for every row of a file or every file of a folder. Exit status 1 where some could not be."""
     from shoal.cli.graph_loading import parse_batch_dims, plan_for_command, show_plan
-    from shoal.cli.graph_output import graph_plan_dict
     from shoal.cli.graph_plan_output import predicted_dict
     from shoal.cli.output import print_json
     from shoal.config import GraphLaunchConfig, PlanningConfig
     from shoal.model.graph.input_check import check_inputs
     from shoal.offline.map_job import MapOptions, open_map, prepare_output
+    from shoal.planner.plan_data import graph_plan_dict
     from shoal.planner.split_spec import AUTO
     from shoal.router.graph_executor import Tensors
 

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -108,41 +107,6 @@ def compare_speeds(predicted: PredictedSpeed, output_tokens_per_s: float, ttft_s
         f"{predicted.ttft_s:.3f} s (measured {ttft_s:.3f}), time per output token {predicted.tpot_s * 1e3:.1f} ms "
         f"(measured {tpot_s * 1e3:.1f})"
     )
-
-
-def plan_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data."""
-    return {
-        "split": plan.split,
-        "precision": plan.precision,
-        "link_precision": plan.link_precision,
-        "max_context": plan.max_context,
-        "max_seqs": plan.max_seqs,
-        "notes": list(plan.notes),
-        "predicted": None if plan.predicted is None else asdict(plan.predicted),
-        "workers": [
-            {
-                "replica": r,
-                "stage": s,
-                "shard": rank,
-                "first_layer": stage.first_layer,
-                "last_layer": stage.last_layer,
-                "precision": stage.precision,
-                "kv_heads": list(shard.part.kv_heads),
-                "columns": list(shard.part.columns),
-                "vocabulary": list(shard.part.vocabulary),
-                "threads": shard.threads,
-                "cores": list(shard.cores),
-                "cpu_quota": shard.cpu_quota,
-                "machine": shard.machine,
-                "weight_bytes": shard.weight_bytes,
-                "kv_bytes": shard.kv_bytes,
-            }
-            for r, replica in enumerate(plan.replicas)
-            for s, stage in enumerate(replica.stages)
-            for rank, shard in enumerate(stage.shards)
-        ],
-    }
 
 
 def _workers(plan: Plan) -> Iterator[tuple[str, StagePlan, ShardPlan]]:

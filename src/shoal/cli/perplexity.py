@@ -25,9 +25,10 @@ def perplexity(
     """Perplexity of a text, in windows that do not overlap; the first token of each is not scored."""
     from shoal.bench.perplexity import perplexity as measure
     from shoal.cli.loading import load_model
-    from shoal.cli.output import note, plan_dict, print_json, progress_bar
+    from shoal.cli.output import note, print_json, progress_bar
     from shoal.config import LaunchConfig
     from shoal.errors import ConfigError
+    from shoal.planner.plan_data import plan_dict
 
     try:
         content = text.read_text(encoding="utf-8")

@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-from shoal.cli.output import note, plan_dict, print_table
+from shoal.cli.output import note, print_table
 from shoal.cluster.auto_plan import AutoPlan
 from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.choose import Alternative
+from shoal.planner.plan_data import plan_dict
 
 _MB = 1e6
 

@@ -167,7 +167,8 @@ class _Session:
 
     def answer_once(self, text: str, *, load_s: float, as_json: bool) -> None:
         """One prompt, then the figures."""
-        from shoal.cli.output import note, plan_dict, print_json
+        from shoal.cli.output import note, print_json
+        from shoal.planner.plan_data import plan_dict
 
         answer, generation = self._answer([{"role": "user", "content": text}])
         num_tokens, elapsed_s = len(generation.token_ids), generation.token_times_s[-1] - generation.token_times_s[0]

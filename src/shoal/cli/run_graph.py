@@ -10,7 +10,7 @@ import numpy as np
 
 from shoal.cli.graph_files import check_writable, read_arrays, write_arrays
 from shoal.cli.graph_loading import load_graph
-from shoal.cli.graph_output import describe, graph_plan_dict
+from shoal.cli.graph_output import describe
 from shoal.cli.graph_plan_output import describe_error, predicted_dict
 from shoal.cli.output import note, print_json
 from shoal.config import GraphLaunchConfig
@@ -19,6 +19,7 @@ from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.input_check import check_inputs
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.run_once import run_once
+from shoal.planner.plan_data import graph_plan_dict
 from shoal.protocol.tensor_codec import Array, dtype_name
 from shoal.router.rows import count_rows
 

@@ -134,7 +134,8 @@ def serve(
         bool,
         typer.Option(
             "--replan",
-            help="Move layers between the stages of a pipeline whose workers change speed, where that pays.",
+            help="Move layers between the stages of a pipeline whose workers change speed, and use machines that join "
+            "the cluster, where that pays.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = False,

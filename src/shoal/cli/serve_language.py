@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from shoal.cli.output import note, note_drain, plan_dict
+from shoal.cli.output import note, note_drain
 from shoal.cluster.launch import LoadedModel
 from shoal.core.admission import AdmissionConfig
+from shoal.planner.plan_data import plan_dict
 from shoal.server.app import create_app
 from shoal.server.data_plane import DataPlane
 from shoal.server.metrics import ServerMetrics

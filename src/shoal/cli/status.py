@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -79,13 +79,12 @@ def _show(model: dict[str, Any]) -> None:
     for column in ("machine", "worker", "state", "holds", "threads", "weights", "a step", "as expected"):
         table.add_column(column, justify="left" if column in ("machine", "worker", "state") else "right")
     for worker in sorted(plan["workers"], key=lambda one: one.get("machine") or ""):
-        replica = model["replicas"][worker["replica"]]
-        stages = replica.get("stages", ())
-        stage = stages[worker["stage"]] if worker["stage"] < len(stages) else {}
+        replica = _at(model["replicas"], worker["replica"])
+        stage = _at(replica.get("stages", ()), worker["stage"])
         table.add_row(
             worker.get("machine") or "here",
             f"replica {worker['replica']} stage {worker['stage']} shard {worker['shard']}",
-            replica["state"],
+            replica.get("state", "") + (", without a worker" if replica.get("is_reduced") else ""),
             _holds(worker),
             str(worker["threads"]),
             f"{worker['weight_bytes'] / 1e6:.0f} MB",
@@ -95,6 +94,11 @@ def _show(model: dict[str, Any]) -> None:
     print_table(table, to_stderr=False)
     for line in _links(plan):
         print(line)
+
+
+def _at(told: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
+    """Nothing where the server had no time to say it."""
+    return told[index] if index < len(told) else {}
 
 
 def _holds(worker: Mapping[str, Any]) -> str:

@@ -80,9 +80,10 @@ def verify(
         greedy_with_logits,
     )
     from shoal.cli.loading import load_planned
-    from shoal.cli.output import measuring, note, plan_dict, print_json, progress_bar
+    from shoal.cli.output import measuring, note, print_json, progress_bar
     from shoal.cluster.planning import PlannedModel, plan_model
     from shoal.config import LaunchConfig, PlanningConfig
+    from shoal.planner.plan_data import plan_dict
 
     def generations(planned: PlannedModel) -> tuple[list[Generation], dict[str, object]]:
         with load_planned(planned, quiet=json) as loaded, progress_bar(f"split {planned.plan.split}") as update:

@@ -12,7 +12,6 @@ from rich.table import Table
 from shoal.bench.graph_verification import OutputComparison, PlainRuntime, compare_outputs
 from shoal.cli.graph_files import read_arrays
 from shoal.cli.graph_loading import load_graph
-from shoal.cli.graph_output import graph_plan_dict
 from shoal.cli.output import note, print_json
 from shoal.cluster.graph_in_process import InProcessGraphExecutor
 from shoal.config import GraphLaunchConfig
@@ -21,6 +20,7 @@ from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.input_check import check_inputs
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.run_once import run_once
+from shoal.planner.plan_data import graph_plan_dict
 from shoal.router.graph_executor import Array
 
 _SAMPLE_ROWS = 4

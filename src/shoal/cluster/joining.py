@@ -72,6 +72,7 @@ class Joining:
         self._machines.stop_waiting()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_TIMEOUT_S)
+        self._auto = None  # it holds the model's file open
 
     def step(self) -> None:
         """Look for machines and think about them; in the thread that watches. Raises ShoalError."""
@@ -86,6 +87,15 @@ class Joining:
             self._is_to_plan = False
             self._propose()
 
+    def try_step(self) -> None:
+        """The same; trouble that stays is reported once."""
+        try:
+            self.step()
+        except ShoalError as error:
+            self._note_trouble(str(error))
+        else:
+            self._latest_trouble = ""
+
     def look(self) -> None:
         """Carry out what is to be done; in the engine's thread, often."""
         if self._num_arrivals:
@@ -99,12 +109,7 @@ class Joining:
 
     def _watch(self) -> None:
         while not self._is_closing.wait(_EVERY_S):
-            try:
-                self.step()
-            except ShoalError as error:
-                self._note_trouble(str(error))
-            else:
-                self._latest_trouble = ""
+            self.try_step()
 
     def _note_trouble(self, what: str) -> None:
         if what != self._latest_trouble and not self._is_closing.is_set():

@@ -58,6 +58,8 @@ class LoadedModel:
         if self.joining is not None:
             self.joining.close()
         self.engine.close()
+        if self.running is not None:
+            self.running.close()
         if self.machines is not None:
             self.machines.close()
 

@@ -39,7 +39,8 @@ class RunningPlan:
     """Belongs to the engine's thread; only `plan` may be read from another."""
 
     def __init__(self, planned: PlannedModel, engine: ChangeableEngine, fabric: Fabric) -> None:
-        self._planned, self._engine, self._fabric = planned, engine, fabric
+        self._planned: PlannedModel | None = planned
+        self._engine, self._fabric = engine, fabric
         self._plan = planned.plan
         self._changing: set[int] = set()
 
@@ -56,6 +57,10 @@ class RunningPlan:
         """Of the engine."""
         return self._engine.stats()
 
+    def close(self) -> None:
+        """Change nothing from now on, and let go of the model's file. Idempotent."""
+        self._planned = None
+
     def change(self, index: int, plan: Plan, done: Done) -> None:
         """Give a replica the workers that it has in a plan, or add it where there is none. Returns at once.
 
@@ -64,6 +69,8 @@ class RunningPlan:
             plan: of which only this replica counts.
             done: told when it is made, or why it is not; perhaps at once.
         """
+        planned = self._planned
+        assert planned is not None
         self._changing.add(index)
 
         def finish(error: ShoalError | None) -> None:
@@ -73,7 +80,7 @@ class RunningPlan:
                 self._plan = replace(self._plan, replicas=replicas, split=describe(replicas))
             done(error)
 
-        recipe = PipelineRecipe(self._planned.path, self._planned.source, plan, index, self._fabric)
+        recipe = PipelineRecipe(planned.path, planned.source, plan, index, self._fabric)
         try:
             if index < len(self._plan.replicas):
                 self._engine.replace_replica(index, recipe, finish)

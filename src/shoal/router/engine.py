@@ -185,6 +185,7 @@ class Engine:
         """Stop every worker. Idempotent."""
         for workers in (*self._workers, *self._joining):
             workers.close()
+        self._watchers.clear()  # they may hold the model's file open
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
             self._wake_fd = -1

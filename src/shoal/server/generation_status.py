@@ -60,12 +60,15 @@ class GenerationStatus:
             replicas = [
                 {
                     "state": state,
+                    "is_reduced": is_reduced,
                     "stages": [
                         {"step_s": step_s, "slowdown": slowdown}
                         for step_s, slowdown in zip(stage_s, slowdowns, strict=True)
                     ],
                 }
-                for state, stage_s, slowdowns in zip(stats.states, stats.stage_s, stats.slowdowns, strict=True)
+                for state, is_reduced, stage_s, slowdowns in zip(
+                    stats.states, stats.reduced, stats.stage_s, stats.slowdowns, strict=True
+                )
             ]
         model = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
         return [{**model, "replicas": replicas, "counters": counters}]

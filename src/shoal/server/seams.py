@@ -101,6 +101,11 @@ class EngineStats(Protocol):
         """Of each replica's workers: serving, waiting (to be started again), starting or given up."""
         ...
 
+    @property
+    def reduced(self) -> Sequence[bool]:
+        """For each replica, whether it does without a worker that could not be started again."""
+        ...
+
 
 class Engine(Protocol):
     """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from shoal.planner.plan_data import graph_plan_dict
 from shoal.server.draining import Drain, ShuttingDown
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
 from shoal.server.oip.repository import ModelRepository
@@ -49,25 +50,11 @@ class RepositoryStatus:
         return [self._describe(model) for model in self._repository.models]
 
     def _describe(self, model: ServedModel) -> dict[str, Any]:
-        plan, stats = model.plan, model.stats()
-        workers = [
-            {
-                "replica": r,
-                "stage": s,
-                "shard": rank,
-                "first_node": stage.first_node,
-                "last_node": stage.last_node,
-                "threads": shard.threads,
-                "weight_bytes": shard.weight_bytes,
-            }
-            for r, replica in enumerate(plan.replicas)
-            for s, stage in enumerate(replica.stages)
-            for rank, shard in enumerate(stage.shards)
-        ]
+        stats = model.stats()
         return {
             "name": model.file.name,
             "kind": "ONNX graph",
-            "plan": {"split": plan.split, "workers": workers},
+            "plan": graph_plan_dict(model.plan),
             "replicas": [{"state": state} for state in stats.states],
             "counters": {
                 "rows": stats.num_rows,

@@ -1,0 +1,275 @@
+"""Machines that join while a model is served: fakes of machines, whose workers are real processes of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from shoal.cluster import fabric
+from shoal.cluster.auto_plan import AutoPlanner
+from shoal.cluster.fleets import PlacedFleet
+from shoal.cluster.joining import Joining
+from shoal.cluster.launch import launch
+from shoal.cluster.local_fabric import LocalFabric
+from shoal.cluster.planning import PlannedModel, model_shape
+from shoal.cluster.running_plan import RunningPlan
+from shoal.cluster.worker_process import WorkerProcess
+from shoal.config import PlanningConfig
+from shoal.core.plan import Plan
+from shoal.errors import CapacityError, ShoalError, WorkerLost
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.choice.spell import Limits, Place
+from shoal.planner.machine_places import MachineCores
+from shoal.router.engine_stats import EngineStats
+from shoal.router.executor import ReplicaRecipe
+from tests.integration.running import make_requests, transcribe
+from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet
+
+Done = Callable[[ShoalError | None], None]
+
+
+class AllHere(LocalFabric):
+    """Whatever machine a worker is for, it is a process here."""
+
+    def start(self, place: fabric.Place) -> WorkerProcess:
+        return super().start(replace(place, machine=None))
+
+
+def fabric_for(planned: PlannedModel) -> AllHere:
+    return AllHere(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+
+
+class FakeMachines:
+    """Implements `Machines`: those that are named, all alike, far from each other."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.arriving: list[str] = []
+        self.gone: set[str] = set()
+        self.trouble: ShoalError | None = None
+
+    def find_joined(self) -> Sequence[str]:
+        if self.trouble is not None:
+            raise self.trouble
+        joined, self.arriving = self.arriving, []
+        self.names += [name for name in joined if name not in self.names]
+        self.gone -= set(joined)
+        return joined
+
+    def living(self) -> frozenset[str]:
+        return frozenset(self.names) - self.gone
+
+    def measure(
+        self,
+        path: Path,
+        precisions: Sequence[Precision],
+        *,
+        wide_kernels: bool,
+        refresh: bool,
+        on_progress: Callable[[str], None],
+        known: PlacedFleet | None = None,
+    ) -> PlacedFleet:
+        classes = [make_class(name, slowness={"fp32": 1.0}) for name in self.names]
+        return PlacedFleet(
+            fleet=make_fleet(*classes, link=SLOW_LINK, sums=SLOW_LINK),
+            places=tuple((Place(cores=(0,), machine=name),) for name in self.names),
+        )
+
+    def stop_waiting(self) -> None:
+        pass
+
+    def cores(self) -> Sequence[MachineCores]:
+        raise NotImplementedError
+
+    def free_memory_bytes(self) -> int:
+        raise NotImplementedError
+
+    def find_model(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+        raise NotImplementedError
+
+    def fabric(self) -> fabric.Fabric:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def plan_on(machines: FakeMachines, path: Path, source: WeightSource) -> PlannedModel:
+    auto = AutoPlanner(
+        PlanningConfig(objective="throughput", streams=16),
+        model="tiny",
+        shape=model_shape(source.config),
+        path=path,
+        source=source,
+        precision="fp32",
+        threads=None,
+        limits=Limits(block_size=16, max_context=256, max_step_tokens=64, max_seqs=8, kv_memory_bytes=1 << 24),
+        wide_kernels=False,
+        machines=machines,
+    ).plan()
+    return PlannedModel(path=path, plan=auto.plan, source=source, in_process=False, auto=auto, replans=True)
+
+
+@dataclass
+class FakeEngine:
+    """Shows what it is told to, and remembers what it was asked for."""
+
+    stats_shown: EngineStats
+    asked: list[str] = field(default_factory=list)
+    done: list[Done | None] = field(default_factory=list)
+
+    def stats(self) -> EngineStats:
+        return self.stats_shown
+
+    def replace_replica(self, index: int, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+        self.asked.append(f"replace {index}")
+        self.done.append(done)
+
+    def add_replica(self, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+        self.asked.append("add")
+        self.done.append(done)
+
+    def finish(self, error: ShoalError | None = None) -> None:
+        """What was asked for last."""
+        done = self.done[-1]
+        assert done is not None
+        done(error)
+        if error is None and self.asked[-1] == "add":
+            shown = self.stats_shown
+            self.stats_shown = replace(shown, states=shown.states * 2, reduced=shown.reduced * 2)
+
+
+class Watch:
+    """A fake engine whose machines are watched."""
+
+    def __init__(self, machines: FakeMachines, planned: PlannedModel, *, uses_new: bool = True) -> None:
+        with launch(replace(planned, replans=False), fabric=fabric_for(planned)) as loaded:
+            self.engine = FakeEngine(loaded.engine.stats())
+        self.lines: list[str] = []
+        self.running = RunningPlan(planned, self.engine, fabric_for(planned))
+        self.joining = Joining(
+            machines,
+            self.running,
+            planned.auto if uses_new else None,
+            wake=lambda: None,
+            report=self.lines.append,
+        )
+
+    def turn(self) -> None:
+        self.joining.step()
+        self.joining.look()
+
+
+@pytest.fixture(scope="module")
+def source(tiny_model: Path) -> WeightSource:
+    return open_weights(tiny_model)
+
+
+@pytest.fixture
+def machines() -> FakeMachines:
+    return FakeMachines("a")
+
+
+@pytest.fixture
+def planned(machines: FakeMachines, tiny_model: Path, source: WeightSource) -> PlannedModel:
+    return plan_on(machines, tiny_model, source)
+
+
+def test_a_machine_that_joins_becomes_a_replica_that_serves(machines: FakeMachines, planned: PlannedModel) -> None:
+    requests = make_requests(6, max_tokens=8)
+    with launch(replace(planned, replans=False), fabric=fabric_for(planned)) as loaded:
+        running = RunningPlan(planned, loaded.engine, fabric_for(planned))
+        lines: list[str] = []
+        joining = Joining(machines, running, planned.auto, wake=loaded.engine.wake, report=lines.append)
+        expected = transcribe(loaded.engine, requests)
+        machines.arriving = ["b"]
+        joining.step()
+        joining.look()
+        while len(running.plan.replicas) == 1:
+            loaded.engine.turn(1.0)
+        again = transcribe(loaded.engine, [replace(one, request_id=one.request_id + "-again") for one in requests])
+        assert all(one.num_running == 0 for one in loaded.engine.stats().replicas)
+        assert loaded.engine.stats().num_replicas == 2
+        joining.step()
+        joining.look()
+    assert {name.removesuffix("-again"): tokens for name, tokens in again.tokens.items()} == expected.tokens
+    assert [shard.machine for replica in running.plan.replicas for shard in replica.shards] == ["a", "b"]
+    assert running.plan.split == "dp=2"
+    assert lines == ["joined: b", lines[1]]
+    assert lines[1].startswith("replica 1 is made on b, ")
+
+
+def test_two_that_join_at_once_are_used_one_after_the_other(machines: FakeMachines, planned: PlannedModel) -> None:
+    watch = Watch(machines, planned)
+    machines.arriving = ["b", "c"]
+    watch.turn()
+    watch.turn()
+    assert watch.engine.asked == ["add"], "one change at a time"
+    watch.engine.finish()
+    watch.turn()
+    assert watch.engine.asked == ["add", "add"]
+    assert watch.lines[-1].startswith("replica 2 is made on ")
+
+
+def test_a_replica_that_cannot_join_is_told_and_not_tried_again(machines: FakeMachines, planned: PlannedModel) -> None:
+    watch = Watch(machines, planned)
+    machines.arriving = ["b"]
+    watch.turn()
+    watch.engine.finish(CapacityError("no memory"))
+    watch.turn()
+    watch.turn()
+    assert watch.engine.asked == ["add"]
+    assert watch.lines[-1] == "machines that joined are not used: no memory"
+    assert len(watch.running.plan.replicas) == 1
+
+
+def test_a_split_said_by_hand_is_kept(machines: FakeMachines, planned: PlannedModel) -> None:
+    watch = Watch(machines, planned, uses_new=False)
+    machines.arriving = ["b"]
+    watch.turn()
+    assert (watch.lines, watch.engine.asked) == (["joined: b"], [])
+
+
+@pytest.mark.parametrize("state", ["reduced", "given up"])
+def test_a_machine_that_comes_back_gives_its_replica_back(
+    state: str, machines: FakeMachines, planned: PlannedModel
+) -> None:
+    watch = Watch(machines, planned)
+    shown = watch.engine.stats_shown
+    machines.gone = {"a"}
+    watch.turn()
+    if state == "reduced":
+        watch.engine.stats_shown = replace(shown, reduced=(True,))
+    else:
+        watch.engine.stats_shown = replace(shown, states=("given up",))
+    watch.turn()
+    assert watch.engine.asked == []
+    machines.arriving = ["a"]
+    watch.turn()
+    assert watch.engine.asked == ["replace 0"]
+    watch.engine.finish(WorkerLost("gone again"))
+    watch.turn()
+    assert watch.engine.asked == ["replace 0"], "not before it comes back once more"
+    machines.arriving = ["a"]
+    watch.turn()
+    assert watch.engine.asked == ["replace 0"] * 2
+    assert "replica 0 goes on as it is: gone again" in watch.lines
+
+
+def test_trouble_is_told_once(machines: FakeMachines, planned: PlannedModel) -> None:
+    machines.trouble = WorkerLost("Ray's head does not answer")
+    watch = Watch(machines, planned)
+    for _ in range(2):
+        watch.joining.try_step()
+    machines.trouble = None
+    watch.joining.try_step()
+    machines.trouble = WorkerLost("Ray's head does not answer")
+    watch.joining.try_step()
+    assert watch.lines == ["machines that joined are not used: Ray's head does not answer"] * 2

@@ -1,0 +1,58 @@
+"""A served model on the hosts, and streams that follow it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.ray.hosts import RayHosts
+
+NUM_STREAMS, NUM_TOKENS = 6, 90
+OPTIONS = ("--cluster", "ray", "--precision", "fp32", "--name", "tiny", "--port", "0", "--kv-memory", "16M")
+
+
+class Server:
+    """What is known of it."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.lines: list[str] = []
+        """what it has reported"""
+        self._has_more = threading.Condition()
+
+    def follow(self, stderr: Iterable[str]) -> None:
+        """Take in what it reports, in a thread of its own."""
+        for line in stderr:
+            with self._has_more:
+                self.lines.append(line)
+                self._has_more.notify_all()
+
+    def wait_for(self, line: str) -> None:
+        """Until it has reported this."""
+        with self._has_more:
+            assert self._has_more.wait_for(lambda: f"{line}\n" in self.lines, timeout=60.0), line
+
+
+@contextmanager
+def served(cluster: RayHosts, model: Path, split: str) -> Iterator[Server]:
+    command = cluster.shoal("serve", str(model), "--split", split, *OPTIONS)
+    with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        server = Server()
+        try:
+            server.url = next(line for line in process.stderr if line.startswith("serving ")).split()[-1]
+            threading.Thread(target=server.follow, args=(process.stderr,), daemon=True).start()
+            yield server
+        finally:
+            process.terminate()
+            process.wait(60.0)
+            print(*server.lines, sep="\n")
+
+
+def start_streams(cluster: RayHosts, url: str) -> subprocess.Popen[str]:
+    command = (sys.executable, "-m", "tests.ray.streams", url, str(NUM_STREAMS), str(NUM_TOKENS))
+    return subprocess.Popen(cluster.hosts[0].command(*command), stdout=subprocess.PIPE, text=True)
