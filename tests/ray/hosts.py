@@ -106,7 +106,8 @@ class RayHosts:
         return self.hosts[0].command(sys.executable, "-m", "shoal.cli.main", *arguments)
 
     def leave(self, host: Host) -> None:
-        """As a machine does that is switched off: its raylet ends, and all that it has started."""
+        """As a machine does that is switched off: its raylet ends at once, and all that it has started."""
+        _end_all(host.namespace)
         self.raylets.pop(host).close()
 
     def join(self, host: Host) -> None:
@@ -214,11 +215,14 @@ def _add_namespace(name: str, undo: ExitStack) -> None:
 
 
 def _delete_namespace(name: str) -> None:
-    """Whoever still runs in it is one of ours."""
-    pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
-    for pid in pids:
-        subprocess.run(["kill", "-9", pid], capture_output=True)
+    _end_all(name)
     _run("ip", "netns", "del", name)
+
+
+def _end_all(namespace: str) -> None:
+    """Whoever runs in it is one of ours."""
+    pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True).stdout.split()
+    subprocess.run(["kill", "-9", *pids], capture_output=True)
 
 
 def _run(*command: str) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,7 @@ _CALL_TIMEOUT_S = 90.0
 _LOOK_S = 0.2
 """Between two looks whether somebody still waits; and for an answer that is there."""
 _REACH_TIMEOUT_S = 5.0
+_REACHED_AT_ONCE = 32
 _ATTEMPTS = 3
 """to start an agent on a machine that has joined"""
 _CALLS_AT_ONCE = 64
@@ -68,7 +70,9 @@ class RayCluster:
         self._is_leaving = threading.Event()
         _connect(self._ray)
         try:
-            found = self._start_agents(self._living_nodes())
+            found = self._start_agents(_reachable(self._living_nodes()))
+            if not found:
+                raise ConfigError("no machine of the Ray cluster can be reached from here")
             _check_versions(found)
             hostnames = Counter(machine.facts.hostname for machine in found)
             named = [
@@ -101,6 +105,7 @@ class RayCluster:
         self._living = frozenset(name for name, machine in self._machines.items() if machine.node_id in ids)
         known = {machine.node_id for machine in self._machines.values()}
         fresh = [node for node in nodes if node["NodeID"] not in known and self._attempts[node["NodeID"]] < _ATTEMPTS]
+        fresh = _reachable(fresh)
         if not fresh:
             return ()
         self._attempts.update(node["NodeID"] for node in fresh)
@@ -288,6 +293,23 @@ def _check_that_somebody_listens(address: str) -> None:
     host, _, port = address.rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=_REACH_TIMEOUT_S).close()
+
+
+def _reachable(nodes: Sequence[Any]) -> list[Any]:
+    """Ray believes for a while that a machine lives which has been switched off."""
+    if not nodes:
+        return []
+
+    def reaches(node: Any) -> bool:
+        try:
+            address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+            socket.create_connection(address, timeout=_REACH_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(min(len(nodes), _REACHED_AT_ONCE)) as pool:
+        return [node for node, is_there in zip(nodes, pool.map(reaches, nodes), strict=True) if is_there]
 
 
 def _check_versions(machines: Sequence[RayMachine]) -> None:
