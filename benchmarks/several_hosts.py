@@ -8,6 +8,7 @@ streams of 128 + 64 tokens, SmolLM2-135M at its file's own 4 bits.
 * The same over a link of 100 Mbit/s, at every precision of hidden states, served, against llama.cpp with an RPC server
   on each host, over the same link (LLAMA_SERVER=/path/to/llama-server).
 * From the start of `shoal serve` on a running cluster to the first token.
+* What a server of one host gains when the other joins (`--replan`), and how long it takes from the join on.
 
 ROUNDS=3 sets the number of rounds.
 """
@@ -63,6 +64,7 @@ def main() -> None:
         }
         open_samples = measure_rounds(contenders, rounds, _UNIT)
         starts_s = [_start_s(cluster) for _ in range(rounds + 1)][1:]
+        joins = [_join(cluster) for _ in range(rounds)]
         for host in cluster.hosts:
             host.limit(_SLOW_BITS_PER_S)
         slow_samples = measure_rounds(_slow_contenders(cluster), rounds, _UNIT)
@@ -75,6 +77,12 @@ def main() -> None:
         f"{', '.join(f'{one:.1f}' for one in starts_s)}; target {_START_TARGET_S:g} s, "
         f"{'reached' if start_s < _START_TARGET_S else 'not reached'})"
     )
+    alone, together, join_s = (statistics.median(figures) for figures in zip(*joins, strict=True))
+    lines += [
+        "",
+        f"A host joins a server of one: {together / alone:.2f} times the tokens/s ({alone:.1f} before, {together:.1f} "
+        f"after), serving {join_s:.1f} s after it was part of the cluster. Medians.",
+    ]
     print("\n".join(lines))
     given = "LLAMA_SERVER=... " * ("LLAMA_SERVER" in os.environ)
     print(write_result("several-hosts", lines, command=f"{given}ROUNDS={rounds} python benchmarks/several_hosts.py"))
@@ -97,7 +105,7 @@ def _offline(cluster: RayHosts, *options: str) -> float:
 
 
 def _served(cluster: RayHosts, *options: str) -> float:
-    with _shoal_server(cluster, *options):
+    with _shoal_server(cluster, *_ACROSS, *options):
         return _load(cluster, "model")
 
 
@@ -129,7 +137,7 @@ def _load(cluster: RayHosts, name: str) -> float:
 def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
     first = cluster.hosts[0]
     where = ("--host", first.address, "--port", str(_PORT), "--name", "model", "--api-key", "key")
-    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(_STREAMS), *_ACROSS, *options)
+    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(_STREAMS), *options)
     process = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until(first, "health")
@@ -142,10 +150,28 @@ def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
 def _start_s(cluster: RayHosts) -> float:
     """Seconds from the command to the first token of a request that waits for the server."""
     first, started_s = cluster.hosts[0], time.perf_counter()
-    with _shoal_server(cluster):
+    with _shoal_server(cluster, *_ACROSS):
         body = json.dumps({"model": "model", "prompt": "Hello", "max_tokens": 1})
         _fetch(first, "v1/completions", body)
         return time.perf_counter() - started_s
+
+
+def _join(cluster: RayHosts) -> tuple[float, float, float]:
+    """Tokens/s of one host, of both, and seconds from when the second is part of the cluster to when it serves."""
+    joining = cluster.hosts[1]
+    cluster.leave(joining)
+    with _shoal_server(
+        cluster, "--cluster", "ray", "--replan", "--streams", str(_STREAMS), "--objective", "throughput"
+    ):
+        alone = _load(cluster, "model")
+        cluster.join(joining)
+        started_s = time.perf_counter()
+        status = cluster.shoal("status", f"http://{cluster.hosts[0].address}:{_PORT}", "--json")
+        while len(_json(status, cluster)["models"][0]["replicas"]) == 1:
+            if time.perf_counter() - started_s > _TIMEOUT_S:
+                raise SystemExit("the host that has joined is not used")
+        join_s = time.perf_counter() - started_s
+        return alone, _load(cluster, "model"), join_s
 
 
 def _wait_until(host: Host, path: str) -> None:
