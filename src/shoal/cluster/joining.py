@@ -49,6 +49,8 @@ class Joining:
         self._wake, self._report = wake, report
         self._num_arrivals = 0
         """times that machines have joined"""
+        self._is_to_restore = False
+        """replicas are to be looked at"""
         self._restored_at: dict[int, int] = {}
         """by replica, the number of arrivals when it was last given back its workers"""
         self._present = () if auto is None else auto.choice.best.replicas
@@ -81,6 +83,8 @@ class Joining:
             self._report(f"joined: {', '.join(joined)}")
             self._num_arrivals += 1
             self._is_to_plan = True
+        if self._num_arrivals:
+            self._is_to_restore = True
             self._wake()
         self._take_outcome()
         if self._is_to_plan and self._proposed is None:
@@ -98,7 +102,8 @@ class Joining:
 
     def look(self) -> None:
         """Carry out what is to be done; in the engine's thread, often."""
-        if self._num_arrivals:
+        if self._is_to_restore:
+            self._is_to_restore = False
             self._restore()
         if self._to_make is None:
             with suppress(Empty):
