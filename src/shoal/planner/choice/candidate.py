@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.kinds import Kind, kind_of_split
 from shoal.planner.choice.stage_times import StageCosts
@@ -53,6 +54,10 @@ class Candidate:
     @property
     def num_workers(self) -> int:
         return sum(len(stage.group.members) for replica in self.replicas for stage in replica)
+
+    def score(self, goal: Goal) -> float:
+        """The higher the better."""
+        return goal.score(self.prediction.output_tokens_per_s, self.lone_request_s)
 
     def request_s(self, workload: Workload) -> float:
         """A request's time under the asked load."""

@@ -55,7 +55,7 @@ class Choice:
 
     def score(self, goal: Goal) -> float:
         """Of the plan that was chosen; the higher the better."""
-        return _score(self.best, goal)
+        return self.best.score(goal)
 
 
 def choose(
@@ -82,16 +82,12 @@ def choose(
     allowed = [one for one in best_of_kind.values() if one is not None and _meets(one, workload, goal)]
     if not allowed:
         raise ConfigError(_nearest_to_target(candidates, workload, goal))
-    best = choose_simplest(allowed, lambda one: _score(one, goal))
+    best = choose_simplest(allowed, lambda one: one.score(goal))
     return Choice(
         best=best,
         alternatives=tuple(_alternative(kind, one, best, workload, goal) for kind, one in best_of_kind.items()),
         bound_tokens_per_s=max(search.bound_tokens_per_s() for search in searches),
     )
-
-
-def _score(candidate: Candidate, goal: Goal) -> float:
-    return goal.score(candidate.prediction.output_tokens_per_s, candidate.lone_request_s)
 
 
 def _meets(candidate: Candidate, workload: Workload, goal: Goal) -> bool:
@@ -102,7 +98,7 @@ def _best(kind: Kind, candidates: Iterable[Candidate], workload: Workload, goal:
     """Of a kind: first those that meet the target, then by the objective, then with fewer workers."""
     return max(
         (one for one in candidates if one.kind == kind),
-        key=lambda one: (_meets(one, workload, goal), _score(one, goal), -one.num_workers),
+        key=lambda one: (_meets(one, workload, goal), one.score(goal), -one.num_workers),
         default=None,
     )
 
@@ -117,7 +113,7 @@ def _alternative(
     elif not _meets(candidate, workload, goal):
         reason = f"a request takes {candidate.request_s(workload):.3g} s, of {goal.latency_slo_s:g} s allowed"
     else:
-        worse = 1.0 - _score(candidate, goal) / _score(best, goal)
+        worse = 1.0 - candidate.score(goal) / best.score(goal)
         reason = f"{worse:.0%} worse" if worse > 0 else "not enough better to split more"
     return Alternative(kind=kind, candidate=candidate, reason=reason)
 

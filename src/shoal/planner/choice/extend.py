@@ -59,11 +59,11 @@ def extend(
     """
     found = _Extending(fleet, model, workload, precisions)
     before = found.predicted(present)
-    score = _score(before, goal)
+    score = before.score(goal)
     best: Extension | None = None
     for at, replica in found.changes(present, idle, open_replicas):
         candidate = found.predicted((*present[:at], replica, *present[at + 1 :]))
-        gain = _score(candidate, goal) / score - 1.0
+        gain = candidate.score(goal) / score - 1.0
         if _meets(candidate, before, workload, goal) and gain >= max(SMALLEST_GAIN, best.gain if best else 0.0):
             best = Extension(candidate=candidate, replica=at, gain=gain)
     return best
@@ -103,10 +103,6 @@ class _Extending:
         counts = tuple(int(index in workers) for index in range(len(self._fleet.classes)))
         pipeline = best_replica(replace(problem, counts=counts), -(-self._workload.streams // num_replicas))
         return None if pipeline is None else chosen_stages(self._costs, pipeline)
-
-
-def _score(candidate: Candidate, goal: Goal) -> float:
-    return goal.score(candidate.prediction.output_tokens_per_s, candidate.lone_request_s)
 
 
 def _meets(candidate: Candidate, before: Candidate, workload: Workload, goal: Goal) -> bool:
