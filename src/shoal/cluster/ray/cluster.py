@@ -134,11 +134,12 @@ class RayCluster:
         assert models is not None
         old = [] if known is None else [self._machines[one.name] for one in known.fleet.classes]
         new = [machine for name, machine in self._machines.items() if name in self._living and machine not in old]
-        for precision in precisions:
+        lacking = [machine.name for machine in new if models.lacks(machine.name)]
+        for precision in precisions if lacking else ():
             timed = open_model(path, precision, wide_kernels=wide_kernels)
-            for machine in new:
+            for name in lacking:
                 for layers in timed_layers(timed):
-                    models.bring(machine.name, layers, timed.num_layers, on_progress)
+                    models.bring(name, layers, timed.num_layers, on_progress)
         fleets = measure_machines(
             new,
             lambda machine: machine.agent.measure.remote(
@@ -166,10 +167,7 @@ class RayCluster:
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""
-        deadline_s = time.monotonic() + timeout_s
-        while not self._ray.wait([reference], timeout=_LOOK_S)[0]:
-            if time.monotonic() >= deadline_s or self._is_leaving.is_set():
-                raise WorkerLost(f"machine {who} has not answered")
+        _wait(self._ray, reference, f"machine {who} has not answered", timeout_s, lambda: not self._is_leaving.is_set())
         return _answer(self._ray, reference, who)
 
     def close(self) -> None:
@@ -247,10 +245,7 @@ class _RayHost:
     def start(self, credentials: Credentials, is_wanted: Callable[[], bool]) -> StartedWorker:
         """See `WorkerHost.start`."""
         reference = self._machine.agent.start.remote(credentials)
-        deadline_s = time.monotonic() + _CALL_TIMEOUT_S
-        while not self._ray.wait([reference], timeout=_LOOK_S)[0]:
-            if time.monotonic() >= deadline_s or not is_wanted():
-                raise WorkerLost(f"machine {self.name} has started no worker")
+        _wait(self._ray, reference, f"machine {self.name} has started no worker", _CALL_TIMEOUT_S, is_wanted)
         return _answer(self._ray, reference, self.name)
 
     def end(self, worker: StartedWorker) -> None:
@@ -318,6 +313,14 @@ def _check_versions(machines: Sequence[RayMachine]) -> None:
         if machine.facts.version != own:
             theirs = machine.facts.version
             raise ConfigError(f"machine {machine.name} has Shoal {theirs}, this one {own}; install the same everywhere")
+
+
+def _wait(ray: ModuleType, reference: Any, complaint: str, timeout_s: float, is_wanted: Callable[[], bool]) -> None:
+    """Until an agent has answered. Raises WorkerLost with the complaint where it has not, or nobody wants it to."""
+    deadline_s = time.monotonic() + timeout_s
+    while not ray.wait([reference], timeout=_LOOK_S)[0]:
+        if time.monotonic() >= deadline_s or not is_wanted():
+            raise WorkerLost(complaint)
 
 
 def _answer(ray: ModuleType, reference: Any, who: str) -> Any:

@@ -49,6 +49,10 @@ class ModelPlaces:
         """One that has joined, or has come back. Raises WorkerLost."""
         self._note(machine, self._ask(machine))
 
+    def lacks(self, machine: str) -> bool:
+        """Whether it has the model only as far as it is brought."""
+        return machine in self._stored
+
     def path_on(self, machine: str) -> str:
         """Where a worker on that machine finds the model."""
         return self._stored.get(machine, str(self._path))
