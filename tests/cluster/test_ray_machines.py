@@ -18,7 +18,7 @@ QUICK, SLOW = LinkSpeed(latency_s=1e-4, bytes_per_s=1e9), LinkSpeed(latency_s=1e
 
 def machine(hostname: str, address: str, *, name: str | None = None) -> RayMachine:
     facts = MachineFacts(hostname=hostname, boot_id=address, cores=(0, 1), free_memory_bytes=1 << 30, version="1")
-    return RayMachine(node_id=address, name=name or hostname, address=address, facts=facts, agent=None)
+    return RayMachine(node_id=address, name=name or hostname, address=address, raylet_port=1, facts=facts, agent=None)
 
 
 A, B = machine("a", "10.0.0.1"), machine("b", "10.0.0.2")

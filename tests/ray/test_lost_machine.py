@@ -1,4 +1,5 @@
-"""A machine whose cable is pulled in the middle of streams: no request fails, and none says anything else."""
+"""A machine whose cable is pulled in the middle of streams: no request fails, and none says anything else. Plugged in
+again, it has its layers again."""
 
 from __future__ import annotations
 
@@ -26,4 +27,10 @@ def test_no_stream_fails(split: str, cluster: RayHosts, model: Path) -> None:
             finally:
                 lost.set_link(True)
         assert said == expected
-    assert any("is lost" in line for line in server.lines), "the cable was pulled too late"
+        assert any("is lost" in line for line in server.lines), "the cable was pulled too late"
+        if split == "pp=2":
+            server.wait_for(f"joined: {lost.address}")
+            server.wait_for(f"replica 0 is given back its workers on {cluster.hosts[0].address}, {lost.address}")
+            server.wait_for("replica 0 goes on with other workers")
+        with start_streams(cluster, server.url) as streams:
+            assert json.loads(streams.communicate(timeout=60.0)[0].splitlines()[-1]) == expected

@@ -60,7 +60,7 @@ class Machines(Protocol):
         ...
 
     def find_joined(self) -> Sequence[str]:
-        """Look for machines that have joined, or have come back, since the last time; they can be used from now on.
+        """Look for machines that have joined, or can be reached again, since the last time, to be used from now on.
 
         Blocks for seconds, in any one thread.
 

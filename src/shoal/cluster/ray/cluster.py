@@ -38,7 +38,8 @@ _CALL_TIMEOUT_S = 90.0
 """For what an agent does at once; longer than it gives a worker to start."""
 _LOOK_S = 0.2
 """Between two looks whether somebody still waits; and for an answer that is there."""
-_REACH_TIMEOUT_S = 5.0
+_REACH_TIMEOUT_S = 3.0
+"""For the kernel of another machine to take a connection; one lost packet costs 1 s."""
 _REACHED_AT_ONCE = 32
 _ATTEMPTS = 3
 """to start an agent on a machine that has joined"""
@@ -62,6 +63,8 @@ class RayCluster:
         self._machines: dict[str, RayMachine] = {}
         """by name, those that are gone included"""
         self._living: frozenset[str] = frozenset()
+        self._missed: set[str] = set()
+        """names of those that could not be reached since they were last looked for"""
         self._models: ModelPlaces | None = None
         self._hosts: dict[str, _RayHost] = {}
         """of machines on which workers can be started"""
@@ -100,16 +103,16 @@ class RayCluster:
 
     def find_joined(self) -> Sequence[str]:
         """See `Machines.find_joined`."""
-        nodes = self._living_nodes()
+        nodes = _reachable(self._living_nodes())
         ids = {node["NodeID"] for node in nodes}
-        self._living = frozenset(name for name, machine in self._machines.items() if machine.node_id in ids)
+        living = frozenset(name for name, machine in self._machines.items() if machine.node_id in ids)
+        back = living - (self._living - self._missed)
+        self._missed -= back
+        self._living = living
         known = {machine.node_id for machine in self._machines.values()}
         fresh = [node for node in nodes if node["NodeID"] not in known and self._attempts[node["NodeID"]] < _ATTEMPTS]
-        fresh = _reachable(fresh)
-        if not fresh:
-            return ()
         self._attempts.update(node["NodeID"] for node in fresh)
-        return [self._take_in(machine) for machine in self._start_agents(fresh)]
+        return [*sorted(back), *(self._take_in(machine) for machine in self._start_agents(fresh))]
 
     def living(self) -> frozenset[str]:
         """See `Machines.living`."""
@@ -194,6 +197,7 @@ class RayCluster:
                 node_id=node["NodeID"],
                 name=node["NodeManagerAddress"],
                 address=node["NodeManagerAddress"],
+                raylet_port=node["NodeManagerPort"],
                 facts=self.get(reference, node["NodeManagerAddress"], _START_TIMEOUT_S),
                 agent=agent,
             )
@@ -214,16 +218,20 @@ class RayCluster:
         return name
 
     def _host(self, machine: RayMachine) -> _RayHost:
-        return _RayHost(self._ray, machine, self._models)
+        return _RayHost(self._ray, machine, self._models, self._missed.add)
 
 
 class _RayHost:
     """Implements `WorkerHost` by a machine's agent."""
 
-    def __init__(self, ray: ModuleType, machine: RayMachine, models: ModelPlaces | None) -> None:
+    def __init__(
+        self, ray: ModuleType, machine: RayMachine, models: ModelPlaces | None, miss: Callable[[str], None]
+    ) -> None:
+        """`miss`: told its name when it cannot be reached. Thread-safe."""
         self._ray = ray
         self._machine = machine
         self._models = models
+        self._miss = miss
         self._ends: dict[int, Any] = {}
         """by process id: the agent's answer to come when it has ended"""
 
@@ -238,6 +246,7 @@ class _RayHost:
 
     def provide(self, load: LoadStage, is_wanted: Callable[[], bool]) -> None:
         """See `WorkerHost.provide`."""
+        self._check_that_it_is_there()
         if self._models is not None:
             layers = (load.first_layer, load.last_layer)
             self._models.bring(self.name, layers, load.num_layers, is_wanted=is_wanted)
@@ -260,6 +269,12 @@ class _RayHost:
         if ended:
             del self._ends[worker.pid]
         return bool(ended)
+
+    def _check_that_it_is_there(self) -> None:
+        """Ray would wait for it for minutes. Raises WorkerLost."""
+        if not _is_reachable(self._machine.address, self._machine.raylet_port):
+            self._miss(self.name)
+            raise WorkerLost(f"machine {self.name} cannot be reached")
 
 
 def _import_ray() -> ModuleType:
@@ -296,15 +311,18 @@ def _reachable(nodes: Sequence[Any]) -> list[Any]:
         return []
 
     def reaches(node: Any) -> bool:
-        try:
-            address = (node["NodeManagerAddress"], node["NodeManagerPort"])
-            socket.create_connection(address, timeout=_REACH_TIMEOUT_S).close()
-        except OSError:
-            return False
-        return True
+        return _is_reachable(node["NodeManagerAddress"], node["NodeManagerPort"])
 
     with ThreadPoolExecutor(min(len(nodes), _REACHED_AT_ONCE)) as pool:
         return [node for node, is_there in zip(nodes, pool.map(reaches, nodes), strict=True) if is_there]
+
+
+def _is_reachable(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=_REACH_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _check_versions(machines: Sequence[RayMachine]) -> None:

@@ -17,6 +17,8 @@ class RayMachine:
     """Ray's, another one each time that the machine joins"""
     name: str
     address: str
+    raylet_port: int
+    """at which Ray's own process listens there"""
     facts: MachineFacts
     agent: Any
     """handle of the actor"""
