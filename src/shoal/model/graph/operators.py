@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import onnx
 import onnxruntime as ort
@@ -78,7 +79,8 @@ def _check_nodes(
             )
 
 
-def _runtime_operators() -> dict[tuple[str, str], int]:
+@cache
+def _runtime_operators() -> Mapping[tuple[str, str], int]:
     """The first version of every operator that ONNX Runtime has, by domain and name."""
     versions: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for schema in ort_state.get_all_operator_schema():
