@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,10 @@ from tests.integration.running import TURN_S, Transcript, executors, launch_tiny
 from tests.numerics.engines import random_tokens
 
 SPLITS = ("pp=2", "dp=2", "tp=2", "dp=2,pp=2")
-RECOVERY = RecoveryConfig(worker_timeout_s=1.0, load_timeout_s=8.0, backoff_s=0.1)
+QUICK = RecoveryConfig(worker_timeout_s=1.0, load_timeout_s=8.0, backoff_s=0.1)
+"""where workers hang"""
+PATIENT = replace(QUICK, worker_timeout_s=30.0)
+"""where they die: a slow machine is nothing to be noticed"""
 SAMPLED = Sampling(temperature=1.0, top_p=0.95, seed=7, presence_penalty=0.3, num_logprobs=1)
 LONG_PROMPT = Request(
     request_id=RequestId("long"),
@@ -50,6 +53,12 @@ class Run:
     def pids(self) -> list[int]:
         """Of all workers that serve."""
         return [pid for executor in executors(self.loaded) for pid in executor.worker_pids()]
+
+    def busy_pids(self) -> list[int]:
+        """Of those that compute for a request: who hangs without being asked for anything is not noticed."""
+        stats = self.loaded.engine.stats().replicas
+        busy = [one for one, of in zip(executors(self.loaded), stats, strict=True) if of.num_running]
+        return [pid for executor in busy for pid in executor.worker_pids()]
 
     def finish(self, point: str) -> None:
         """To the end of every request, and until every replica is whole again."""
@@ -86,14 +95,14 @@ def expected(unsplit: LoadedModel) -> Transcript:
 def during_prefill(run: Run, strike: Callable[[int], None]) -> None:
     run.start([LONG_PROMPT])
     run.transcript.take(run.loaded.engine.turn(0))
-    strike(run.pids()[0])
+    strike(run.busy_pids()[0])
     assert not run.transcript.tokens
 
 
 def in_mid_decode(run: Run, strike: Callable[[int], None]) -> None:
     run.start(REQUESTS)
     run.decode_until(5)
-    strike(run.pids()[-1])
+    strike(run.busy_pids()[-1])
 
 
 def while_idle(run: Run, strike: Callable[[int], None]) -> None:
@@ -137,7 +146,8 @@ POINTS = {
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("number", POINTS, ids=lambda number: signal.Signals(number).name)
 def test_requests_go_on(number: signal.Signals, split: str, tiny_model: Path, expected: Transcript) -> None:
-    with launch_tiny(tiny_model, split=split, recovery=RECOVERY) as loaded:
+    recovery = QUICK if number == signal.SIGSTOP else PATIENT
+    with launch_tiny(tiny_model, split=split, recovery=recovery) as loaded:
         run = Run(loaded, expected)
         num_fds = len(os.listdir("/proc/self/fd"))
         for point in POINTS[number]:
@@ -155,7 +165,7 @@ def test_requests_go_on(number: signal.Signals, split: str, tiny_model: Path, ex
 @pytest.mark.parametrize("split", ["pp=2", "tp=2"])
 @pytest.mark.parametrize("dies", [0, 1])
 def test_only_the_lost_worker_loads_again(dies: int, split: str, tiny_model: Path, expected: Transcript) -> None:
-    with launch_tiny(tiny_model, split=split, recovery=RECOVERY) as loaded:
+    with launch_tiny(tiny_model, split=split, recovery=PATIENT) as loaded:
         run = Run(loaded, expected)
         before = run.pids()
         run.start(REQUESTS)
@@ -169,7 +179,7 @@ def test_only_the_lost_worker_loads_again(dies: int, split: str, tiny_model: Pat
 
 def test_a_hung_worker_takes_its_replica_along(tiny_model: Path, expected: Transcript) -> None:
     """Nobody knows which of the silent ones it is."""
-    with launch_tiny(tiny_model, split="pp=2", recovery=RECOVERY) as loaded:
+    with launch_tiny(tiny_model, split="pp=2", recovery=QUICK) as loaded:
         run = Run(loaded, expected)
         before = run.pids()
         run.start(REQUESTS)
@@ -190,7 +200,7 @@ def test_workers_lost_at_the_first_start_are_started_again(tiny_model: Path, exp
 
     striker = threading.Thread(target=strike)
     striker.start()
-    with launch_tiny(tiny_model, split="pp=2", recovery=RECOVERY) as loaded:
+    with launch_tiny(tiny_model, split="pp=2", recovery=PATIENT) as loaded:
         striker.join()
         run = Run(loaded, expected)
         run.start(REQUESTS)
@@ -200,7 +210,7 @@ def test_workers_lost_at_the_first_start_are_started_again(tiny_model: Path, exp
 
 def test_a_worker_lost_inside_a_collective(tiny_model: Path, expected: Transcript) -> None:
     """One shard stands still, so that the other is waiting for it in a sum when it dies."""
-    with launch_tiny(tiny_model, split="tp=2", recovery=RECOVERY) as loaded:
+    with launch_tiny(tiny_model, split="tp=2", recovery=PATIENT) as loaded:
         run = Run(loaded, expected)
         run.start(REQUESTS)
         run.decode_until(5)
@@ -214,7 +224,7 @@ def test_a_worker_lost_inside_a_collective(tiny_model: Path, expected: Transcrip
 
 
 def test_a_worker_lost_while_a_hung_one_is_not_noticed(tiny_model: Path, expected: Transcript) -> None:
-    with launch_tiny(tiny_model, split="dp=2,pp=2", recovery=RECOVERY) as loaded:
+    with launch_tiny(tiny_model, split="dp=2,pp=2", recovery=QUICK) as loaded:
         run = Run(loaded, expected)
         run.start(REQUESTS)
         run.decode_until(5)
@@ -226,12 +236,12 @@ def test_a_worker_lost_while_a_hung_one_is_not_noticed(tiny_model: Path, expecte
 
 def test_killed_again_and_again_while_it_works(tiny_model: Path, expected: Transcript) -> None:
     """More often than failures in a row are allowed: each time it has done some work."""
-    with launch_tiny(tiny_model, split="pp=2", recovery=RECOVERY) as loaded:
+    with launch_tiny(tiny_model, split="pp=2", recovery=PATIENT) as loaded:
         run = Run(loaded, expected)
         run.start(REQUESTS)
-        for num_tokens in range(2, 2 + 3 * (RECOVERY.max_failures + 1), 3):
+        for num_tokens in range(2, 2 + 3 * (PATIENT.max_failures + 1), 3):
             run.decode_until(num_tokens)
             os.kill(run.pids()[num_tokens % 2], signal.SIGKILL)
             run.follow(lambda: bool(loaded.engine.stats().num_recovering))
         run.finish("again and again")
-        assert loaded.engine.stats().num_losses == RECOVERY.max_failures + 1
+        assert loaded.engine.stats().num_losses == PATIENT.max_failures + 1

@@ -69,13 +69,14 @@ def test_every_later_load_happens_on_one_thread_that_stays() -> None:
 
 def test_a_model_loaded_anew_replaces_the_old_one_when_its_requests_have_ended() -> None:
     with run_server(TWO) as running, client_of(running) as http, ThreadPoolExecutor(2) as pool:
-        old = running.loader.executor("one")
+        old, old_model = running.loader.executor("one"), running.repository.get("one")
         old.is_stalled = True
         request = pool.submit(infer, http, "one")
         old.submitted.acquire(timeout=30)
         load = pool.submit(http.post, "/v2/repository/models/one/load")
-        until(lambda: len(running.loader.loaded["one"]) == 2)
-        until(lambda: infer(http, "one").status_code == 200 and bool(running.loader.executor("one").batches))
+        until(lambda: running.repository.get("one") is not old_model)
+        assert infer(http, "one").status_code == 200
+        assert running.loader.executor("one").batches
         assert not request.done()
         old.release()
         assert request.result(30).status_code == 200
