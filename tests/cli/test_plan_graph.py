@@ -105,4 +105,5 @@ def test_what_means_nothing_is_refused(shoal: Shoal, chain: Path, rows: Path, tm
     both = ("run", chain, "--inputs", rows, "--plan", file)
     assert "--plan takes the place of --split" in shoal(*both, "--split", "1").complaint
     assert "plan.yaml" in shoal(*both).complaint
+    assert shoal("plan", chain).status == 0  # measures, and says so, if no test has before
     assert "within 1e-09 s" in shoal("plan", chain, "--latency-slo", 1e-9).complaint
