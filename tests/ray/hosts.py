@@ -100,6 +100,8 @@ class RayHosts:
     """a folder that is empty on the last host, as long as that stays"""
     raylets: dict[Host, ExitStack]
     """that run, and how to end them"""
+    pins: dict[Host, Sequence[str]]
+    """words before a command that hold it to the host's own core, if it has one"""
 
     def shoal(self, *arguments: str) -> list[str]:
         """A `shoal` command on the first host."""
@@ -113,7 +115,7 @@ class RayHosts:
     def join(self, host: Host) -> None:
         """Start a raylet on a host that has none; it is part of the cluster when this returns."""
         self.raylets[host] = ExitStack()
-        self.raylets[host].enter_context(_raylet(host, self.hosts[0], self.environment, ()))
+        self.raylets[host].enter_context(_raylet(host, self.hosts[0], self.environment, self.pins[host]))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
@@ -142,15 +144,17 @@ def ray_hosts(count: int, *, has_own_core: bool = False) -> Iterator[RayHosts]:
         only_here.mkdir()
         empty.mkdir()
         raylets: dict[Host, ExitStack] = {}
+        pins: dict[Host, Sequence[str]] = {
+            host: ("taskset", "-c", str(core)) if has_own_core else () for core, host in enumerate(made)
+        }
         undo.callback(lambda: [raylets[host].close() for host in reversed(made) if host in raylets])
         for index, host in enumerate(made):
             hide = f"mount --bind {empty} {only_here} && " if index == count - 1 else ""
-            pin = ("taskset", "-c", str(index)) if has_own_core else ()
-            start = (*pin, "sh", "-c", hide + 'exec "$@"', "sh")
+            start = (*pins[host], "sh", "-c", hide + 'exec "$@"', "sh")
             raylets[host] = ExitStack()
             head = made[0] if index else None
             raylets[host].enter_context(_raylet(host, head, environment, start, temp=folder / "r"))
-        yield RayHosts(hosts=made, environment=environment, only_here=only_here, raylets=raylets)
+        yield RayHosts(hosts=made, environment=environment, only_here=only_here, raylets=raylets, pins=pins)
 
 
 @contextmanager

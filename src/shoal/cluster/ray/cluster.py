@@ -64,7 +64,7 @@ class RayCluster:
         """by name, those that are gone included"""
         self._living: frozenset[str] = frozenset()
         self._missed: set[str] = set()
-        """names of those that could not be reached since they were last looked for"""
+        """names of those that could not be reached, until it is told that they can"""
         self._models: ModelPlaces | None = None
         self._hosts: dict[str, _RayHost] = {}
         """of machines on which workers can be started"""
@@ -106,13 +106,15 @@ class RayCluster:
         nodes = _reachable(self._living_nodes())
         ids = {node["NodeID"] for node in nodes}
         living = frozenset(name for name, machine in self._machines.items() if machine.node_id in ids)
-        back = living - (self._living - self._missed)
-        self._missed -= back
+        self._missed |= living - self._living
         self._living = living
         known = {machine.node_id for machine in self._machines.values()}
         fresh = [node for node in nodes if node["NodeID"] not in known and self._attempts[node["NodeID"]] < _ATTEMPTS]
         self._attempts.update(node["NodeID"] for node in fresh)
-        return [*sorted(back), *(self._take_in(machine) for machine in self._start_agents(fresh))]
+        joined = [self._take_in(machine) for machine in self._start_agents(fresh)]
+        back = self._missed & living
+        self._missed -= back
+        return [*sorted(back), *joined]
 
     def living(self) -> frozenset[str]:
         """See `Machines.living`."""
@@ -213,6 +215,7 @@ class RayCluster:
             self._models.add(machine)
         self._machines[name] = machine
         self._living |= {name}
+        self._missed.discard(name)
         if self._hosts:
             self._hosts[name] = self._host(machine)
         return name
