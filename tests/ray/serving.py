@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.ray.hosts import RayHosts
 
-NUM_STREAMS, NUM_TOKENS = 6, 400
+NUM_STREAMS, NUM_TOKENS = 6, 240
 """So many that a cable is pulled long before their end."""
 OPTIONS = ("--cluster", "ray", "--precision", "fp32", "--name", "tiny", "--port", "0", "--kv-memory", "16M")
 

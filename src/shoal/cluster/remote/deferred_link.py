@@ -45,8 +45,9 @@ class DeferredLink:
         return self._thread.is_alive()
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `Link.send`. Kept until there is a link."""
-        if self._is_there(0.0):
+        """See `Link.send`. Kept until there is a link; that there will be none is told by `receive`, to whoever knows
+        by then which worker that was."""
+        if self._made is not None and self._is_there(0.0):
             assert self._link is not None
             self._link.send(parts, timeout_s=timeout_s)
         else:
