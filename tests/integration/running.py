@@ -6,6 +6,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from shoal.cluster.launch import LoadedModel, launch
@@ -24,6 +25,10 @@ TURN_S = 20.0
 """How long a turn may wait in these tests; reached only where something is broken."""
 EXIT_S = 20.0
 """How long a process may take to end."""
+QUICK = RecoveryConfig(worker_timeout_s=1.0, load_timeout_s=8.0, backoff_s=0.1)
+"""Where workers hang."""
+PATIENT = replace(QUICK, worker_timeout_s=30.0)
+"""Where they die: a slow machine is nothing to be noticed."""
 
 
 def launch_tiny(model: Path, *, split: str, max_seqs: int = 8, recovery: RecoveryConfig | None = None) -> LoadedModel:

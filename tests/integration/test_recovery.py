@@ -6,24 +6,28 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
 
 from shoal.cluster.launch import LoadedModel
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request, RequestId
 from shoal.protocol.messages import Sampling
-from tests.integration.running import TURN_S, Transcript, executors, launch_tiny, make_requests, transcribe
+from tests.integration.running import (
+    PATIENT,
+    QUICK,
+    TURN_S,
+    Transcript,
+    executors,
+    launch_tiny,
+    make_requests,
+    transcribe,
+)
 from tests.numerics.engines import random_tokens
 
 SPLITS = ("pp=2", "dp=2", "tp=2", "dp=2,pp=2")
-QUICK = RecoveryConfig(worker_timeout_s=1.0, load_timeout_s=8.0, backoff_s=0.1)
-"""where workers hang"""
-PATIENT = replace(QUICK, worker_timeout_s=30.0)
-"""where they die: a slow machine is nothing to be noticed"""
 SAMPLED = Sampling(temperature=1.0, top_p=0.95, seed=7, presence_penalty=0.3, num_logprobs=1)
 LONG_PROMPT = Request(
     request_id=RequestId("long"),

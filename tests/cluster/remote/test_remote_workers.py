@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,11 @@ from shoal.errors import ModelLoadError
 from shoal.protocol.messages import Generation
 from tests.cluster.remote.delay_proxy import FarHost
 from tests.integration.leaks import no_leaks
-from tests.integration.running import Transcript, executors, make_requests, tiny_config, transcribe
+from tests.integration.running import PATIENT, QUICK, Transcript, executors, make_requests, tiny_config, transcribe
 from tests.model.tiny_models import make_tiny_gguf
 
 pytest.importorskip("cryptography")
 REQUESTS = make_requests(4, max_tokens=30)
-QUICK = RecoveryConfig(worker_timeout_s=1.0, load_timeout_s=8.0, backoff_s=0.1)
-"""where workers hang"""
-PATIENT = replace(QUICK, worker_timeout_s=30.0)
-"""where they do not: a slow machine is nothing to be noticed"""
 
 
 @pytest.fixture(scope="module")
