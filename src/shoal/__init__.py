@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.api import Model, load
 
 __all__ = ["Model", "load"]
+
+# ONNX Runtime's Linux build would otherwise write a device id into the user's cache and look up a host of its vendor.
+# It reads the variable when it is first imported; workers inherit it. Who wants telemetry sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,9 @@ HTTP status codes belong to the server and exit codes to the CLI; nothing here k
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ShoalError(Exception):
     """Base of the tree. The message is one line that names the thing and the way out."""
@@ -82,3 +85,30 @@ class DeadlineExceeded(RequestError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+@contextmanager
+def while_reading(what: object, error: type[ShoalError] = ModelLoadError) -> Iterator[None]:
+    """Whatever a damaged file makes its parser raise becomes one error that names the file.
+
+    Parsers check what they know can be wrong and say it better; this is the net under them, since a file can be wrong
+    in more ways than anyone has thought of.
+
+    Args:
+        what: the file, as the user named it.
+        error: the class of the error.
+
+    Raises:
+        CapacityError: the file asks for more memory than there is.
+        ShoalError: an `error`, or one that the block raised itself.
+    """
+    try:
+        yield
+    except ShoalError:
+        raise
+    except MemoryError as cause:
+        raise CapacityError(f"{what}: reading it needs more memory than there is") from cause
+    except OSError as cause:
+        raise error(f"{what}: {cause.strerror or cause}") from cause
+    except Exception as cause:
+        raise error(f"{what}: damaged ({type(cause).__name__}: {cause})") from cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
 
@@ -61,13 +62,17 @@ def _root(
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done; 1 it ran and failed; 2 what was asked for cannot be done."""
+    """Entry point. Exit status: 0 done; 1 it ran and failed; 2 what was asked for cannot be done.
+
+    An error is one line on stderr. With SHOAL_DEBUG=1 in the environment its traceback comes first.
+    """
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
         _complain(error.format_message())
         sys.exit(error.exit_code)
     except ShoalError as error:
+        _show_traceback()
         _complain(str(error))
         sys.exit(1 if isinstance(error, WorkerLost) else 2)
     except BrokenPipeError:
@@ -75,6 +80,16 @@ def main() -> None:
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except Exception as error:
+        _show_traceback()
+        _complain(f"internal error: {type(error).__name__}: {error} (SHOAL_DEBUG=1 shows where)")
+        sys.exit(1)
+
+
+def _show_traceback() -> None:
+    """For those who look for the cause of an error."""
+    if os.environ.get("SHOAL_DEBUG") == "1":
+        traceback.print_exc()
 
 
 def _complain(message: str) -> None:

@@ -31,6 +31,15 @@ def worker_environment() -> dict[str, str]:
     return os.environ | _SINGLE_THREADED_BLAS
 
 
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of Shoal's modules in this Python.
+
+    `python -m` alone would put the current folder in front of the module search path, so that a downloaded model's
+    folder could bring its own `numpy.py`; `-P` (Python 3.11) keeps it out.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 class Child(Protocol):
     """The process behind a worker, on this machine or another."""
 
@@ -71,10 +80,10 @@ class ChildProcess:
     """Implements `Child`. It dies with this process, strictly with the thread that made it, whatever happens to it."""
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
-        """Run `python -m module arguments`, handing it `fds`, which stay the caller's to close."""
+        """Run a module with these arguments, handing it `fds`, which stay the caller's to close."""
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            module_command(module, *arguments),
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             env=worker_environment(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import psutil
 
+from shoal.cluster.child_process import module_command
 from shoal.errors import WorkerLost
 
 MODEL_NAME = "model"
@@ -108,7 +108,7 @@ async def running_server(model: str, options: Sequence[str]) -> AsyncGenerator[S
     """Serve a model while the block runs. Raises WorkerLost where it does not start."""
     arguments = ("serve", model, "--name", MODEL_NAME, "--port", "0", *options)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shoal.cli.main", *arguments, stderr=asyncio.subprocess.PIPE
+        *module_command("shoal.cli.main", *arguments), stderr=asyncio.subprocess.PIPE
     )
     server = ServerProcess(process)
     try:

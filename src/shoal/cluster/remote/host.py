@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from shoal.cluster.child_process import worker_environment
+from shoal.cluster.child_process import module_command, worker_environment
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address
 from shoal.errors import WorkerLost
@@ -129,7 +128,7 @@ class LocalHost:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "shoal.worker.remote_main", self._address],
+            module_command("shoal.worker.remote_main", self._address),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=worker_environment(),

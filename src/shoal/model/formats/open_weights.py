@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.errors import while_reading
 from shoal.model.formats.gguf_file import GgufFile
 from shoal.model.formats.safetensors_dir import SafetensorsDir
 from shoal.model.weights import WeightSource
@@ -15,4 +16,5 @@ def open_weights(path: Path) -> WeightSource:
     Raises:
         ModelLoadError: broken, truncated, or of an architecture or quantization that is not supported.
     """
-    return SafetensorsDir(path) if path.is_dir() else GgufFile(path)
+    with while_reading(path):
+        return SafetensorsDir(path) if path.is_dir() else GgufFile(path)
