@@ -32,12 +32,28 @@ def test_last_prompt_token_is_always_computed():
     assert driver.tokens["b"] == driver.tokens["a"]
 
 
-def test_answers_are_reused_by_the_next_turn_of_a_chat():
+def test_the_next_turn_of_a_chat_reuses_the_prompt_and_not_the_answer():
+    """What was computed as output is no substitute for the same tokens as a prompt (decision 0013)."""
     driver = Driver(make_config(block_size=4))
-    driver.add(make_request("a", prompt=(1, 2, 3), max_tokens=6))
+    driver.add(make_request("a", prompt=range(1, 9), max_tokens=8))
     driver.finish()
-    driver.add(make_request("b", prompt=(1, 2, 3, *driver.tokens["a"], 9)))
-    assert ints(driver.in_flight[0].positions) == [8, 9]
+    second_turn = (*range(1, 9), *driver.tokens["a"], 50)
+    driver.add(make_request("b", prompt=second_turn))
+    assert ints(driver.in_flight[0].positions) == list(range(8, 17))
+    driver.finish()
+    driver.add(make_request("c", prompt=(*second_turn, *driver.tokens["b"], 60)))
+    assert ints(driver.in_flight[0].positions)[0] == 16, "by then the first answer has been a prompt"
+
+
+def test_a_preempted_request_finds_its_own_outputs_again():
+    driver = Driver(make_config(block_size=2, num_blocks=8, max_context=14))
+    driver.add(make_request("old", prompt=4, max_tokens=8))
+    driver.add(make_request("young", prompt=2, max_tokens=8))
+    driver.finish()
+    assert driver.scheduler.stats().num_preemptions > 0
+    replay = next(step for step in driver.sent if 3 in ints(step.positions) and ints(step.positions)[0] > 0)
+    assert replay.num_output_tokens > 0
+    assert len(driver.tokens["young"]) == 8
 
 
 def test_blocks_are_not_shared_before_they_are_computed():

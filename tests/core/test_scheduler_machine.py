@@ -84,6 +84,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ledger.add(request)
         self.tell(RequestAdded(request=request))
 
+    @precondition(lambda self: self.ledger.finished)
+    @rule(data=st.data(), words=st.lists(tokens, min_size=1, max_size=4), max_tokens=st.integers(1, 8))
+    def go_on_talking(self, data, words, max_tokens):
+        """The next turn of a conversation: what were outputs is a prompt now."""
+        request_id = data.draw(st.sampled_from(sorted(self.ledger.finished)))
+        request = Request(
+            request_id=RequestId(str(self.num_requests)),
+            prompt_ids=(*self.ledger.transcript(request_id), *words),
+            max_tokens=max_tokens,
+            sampling=Sampling(seed=self.num_requests),
+        )
+        self.num_requests += 1
+        self.ledger.add(request)
+        self.tell(RequestAdded(request=request))
+
     @precondition(lambda self: self.answers)
     @rule()
     def answer(self):

@@ -138,6 +138,10 @@ class Ledger:
         """Requests that have not ended; they may not have been sent either."""
         return [request_id for request_id in self._requests if request_id not in self.finished]
 
+    def transcript(self, request_id: RequestId) -> tuple[int, ...]:
+        """The prompt of a request and what came for it so far."""
+        return (*self._requests[request_id].prompt_ids, *self._tokens[request_id])
+
     def check_all_ended(self) -> None:
         """Every request that was sent has ended (once: `record` refuses anything after it)."""
         missing = self._requests.keys() - self.finished.keys()

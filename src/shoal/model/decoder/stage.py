@@ -160,12 +160,12 @@ class Stage:
     def _parts(self, step: Step) -> list[Bindings]:
         """What to run: the segments of output rows on the first rows of the batch, those of prompt rows on the rest."""
         num_outputs, num_tokens = step.num_output_tokens, step.num_tokens
-        if self._prompt_segments is self._output_segments:
+        if num_outputs == num_tokens:
             return [self._output_segments.on_rows(0, num_tokens)]
+        if self._prompt_segments is self._output_segments:
+            return [self._output_segments.on_rows(0, max(num_tokens, _FEWEST_PROMPT_ROWS))]
         parts = [self._output_segments.on_rows(0, num_outputs)] if num_outputs else []
-        if num_outputs < num_tokens:
-            end = max(num_tokens, num_outputs + _FEWEST_PROMPT_ROWS)
-            parts.append(self._prompt_segments.on_rows(num_outputs, end))
+        parts.append(self._prompt_segments.on_rows(num_outputs, max(num_tokens, num_outputs + _FEWEST_PROMPT_ROWS)))
         return parts
 
     def _run_layers(self, step: Step, parts: Sequence[Bindings]) -> None:
