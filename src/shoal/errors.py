@@ -3,6 +3,7 @@
 ShoalError
 ├── ConfigError            a flag, file or plan that cannot mean anything (CLI exit code 2)
 ├── ModelLoadError         a model file that is missing, broken or of an unknown kind
+│   └── ModelChanged           it is no longer the file that was opened first
 ├── CapacityError          it would be right, but there is not enough memory or queue
 │   └── QueueFull              right now: try again later
 ├── ProtocolError          bytes that break the wire format
@@ -33,6 +34,10 @@ class ConfigError(ShoalError):
 
 class ModelLoadError(ShoalError):
     """A model file that is missing, broken or of an unknown kind."""
+
+
+class ModelChanged(ModelLoadError):
+    """A model file that is no longer the one that was opened first; loading it again would mix weights."""
 
 
 class CapacityError(ShoalError):

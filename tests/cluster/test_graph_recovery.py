@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import shoal
@@ -15,6 +16,7 @@ from shoal.cluster.graph_launch import LoadedGraph, launch_graph
 from shoal.cluster.graph_local import LocalGraphExecutor
 from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig
+from shoal.errors import WorkerLost
 from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.router.batch_engine import BatchEngine, InferenceRequest
 from tests.cluster.graphs import skip_chain
@@ -41,6 +43,11 @@ def kill_worker(loaded: LoadedGraph, replica: int, worker: int) -> None:
     executor = loaded.executors[replica]
     assert isinstance(executor, LocalGraphExecutor)
     os.kill(executor.worker_pids()[worker], signal.SIGKILL)
+
+
+def turn_for_ever(engine: BatchEngine) -> None:
+    while True:
+        engine.turn(TURN_S)
 
 
 def rows(index: int) -> np.ndarray:
@@ -73,6 +80,32 @@ def test_a_loaded_model_answers_after_its_worker_was_killed(chain: Path) -> None
         kill_worker(model._loaded, 0, 0)
         np.testing.assert_array_equal(model(rows(0))["y"], before)
         np.testing.assert_array_equal(model(rows(0))["y"], before)
+
+
+@pytest.mark.parametrize("replaced", ["chain.onnx", "weights.data"])
+def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tmp_path: Path) -> None:
+    """Two graphs of one structure: without a comparison the answers would be of neither."""
+    for folder in ("served", "update"):
+        (tmp_path / folder).mkdir()
+        model = onnx.load(skip_chain(tmp_path / folder / "chain.onnx"))
+        path = tmp_path / folder / "chain.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="weights.data", size_threshold=0)
+    with launch(tmp_path / "served" / "chain.onnx", "pp=2") as loaded:
+        told: list[str] = []
+        engine = BatchEngine(
+            loaded.executors, loaded.plan.batch, recipes=loaded.recipes, recovery=loaded.recovery, report=told.append
+        )
+        try:
+            (tmp_path / "update" / replaced).replace(tmp_path / "served" / replaced)
+            kill_worker(loaded, 0, 1)
+            engine.add(InferenceRequest(request_id="a", inputs={"x": rows(0)}))
+            with pytest.raises(WorkerLost, match="has changed since the server started; start it again") as raised:
+                turn_for_ever(engine)
+            assert replaced in str(raised.value)
+            assert engine.stats().num_losses == 2
+        finally:
+            engine.close()
+    assert told[-1].startswith("replica 0 is given up: ")
 
 
 @pytest.mark.parametrize("split", ["pp=2", "dp=2"])

@@ -15,6 +15,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import CapacityError, ModelLoadError, WorkerLost
 from tests.integration.running import (
     EXIT_S,
+    PATIENT,
     Transcript,
     executors,
     has_ended,
@@ -116,8 +117,23 @@ def test_a_file_truncated_after_planning(tmp_path: Path) -> None:
     path = make_tiny_gguf(tmp_path, quant="F32")
     planned = plan_model(tiny_config(path, split="pp=2"))
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ModelLoadError, match=r"tiny-F32\.gguf: truncated"):
+    with pytest.raises(ModelLoadError, match=r"tiny-F32\.gguf"):
         launch(planned)
+
+
+def test_weights_of_two_files_are_never_mixed(tmp_path: Path) -> None:
+    """Two models of one shape, the second moved over the first while it is served, as an update does; then one of two
+    stages dies. Its successor would read the second model."""
+    path = make_tiny_gguf(tmp_path / "live", quant="F32", seed=0)
+    told: list[str] = []
+    with launch(plan_model(tiny_config(path, split="pp=2")), recovery=PATIENT, report=told.append) as loaded:
+        make_tiny_gguf(tmp_path / "update", quant="F32", seed=1).replace(path)
+        (executor,) = executors(loaded)
+        kill(executor.worker_pids()[1])
+        with pytest.raises(WorkerLost, match="has changed since the server started; start it again"):
+            Transcript().follow(loaded.engine, lambda: False)
+        assert loaded.engine.stats().num_losses == 2
+    assert "has its workers again" not in " ".join(told)
 
 
 def test_a_file_removed_after_planning(tmp_path: Path) -> None:

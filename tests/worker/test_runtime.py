@@ -1,13 +1,16 @@
 """A worker's life over scripted links: no process, no socket, a real tiny stage."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import Buffer
 
-from shoal.errors import ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.errors import ModelChanged, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.model.file_states import CHANGED, model_states
 from shoal.protocol.codec import Activations, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
@@ -165,6 +168,35 @@ def test_what_cannot_be_loaded_is_reported(model: Path, tmp_path: Path) -> None:
     assert isinstance(failed, StageFailed)
     assert failed.error == "ModelLoadError"
     assert "truncated.gguf" in failed.message
+
+
+def test_other_files_than_the_heads_are_not_loaded(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(model.read_bytes())
+    files = model_states(path)
+    make_tiny_gguf(tmp_path, quant="F32", seed=1).replace(path)
+    (failed,) = fail_worker([load_message(path, files=files)], ModelChanged)
+    assert isinstance(failed, StageFailed)
+    assert failed.error == "ModelChanged"
+    assert failed.message == f"{CHANGED} (model.gguf)"
+
+
+def test_files_that_are_replaced_while_they_are_read_are_refused(model: Path, tmp_path: Path) -> None:
+    """The worker tells its progress after each segment; the file goes with the first sign of it."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(model.read_bytes())
+    other = make_tiny_gguf(tmp_path, quant="F32", seed=1)
+
+    class ReplacingLink(ScriptedLink):
+        def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
+            if other.exists():
+                other.replace(path)
+            super().send(parts, timeout_s=timeout_s)
+
+    control = ReplacingLink([load_message(path, files=model_states(path))])
+    with pytest.raises(ModelChanged, match="has changed"):
+        WorkerRuntime(control, ScriptedConnector(StageLinks())).run()
+    assert not any(isinstance(message, StageLoaded) for message in control.messages)
 
 
 def test_another_protocol_version_is_refused(model: Path) -> None:

@@ -11,14 +11,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from shoal.errors import CapacityError, ConfigError, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.errors import (
+    CapacityError,
+    ConfigError,
+    ModelChanged,
+    ModelLoadError,
+    RemoteProtocolError,
+    ShoalError,
+    WorkerLost,
+)
 from shoal.protocol.messages import StageFailed
 
 _EXIT_GRACE_S = 1.0
 _EXIT_S = 0.1
 """Longest wait between the closing of a process's links and its end, to say how it ended: the head serves others."""
 _REPORTED_ERRORS: dict[str, type[ShoalError]] = {
-    error.__name__: error for error in (CapacityError, ConfigError, ModelLoadError)
+    error.__name__: error for error in (CapacityError, ConfigError, ModelChanged, ModelLoadError)
 }
 _SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """NumPy's BLAS would start a spinning pool of its own in every worker; ONNX Runtime computes, NumPy only copies."""

@@ -73,7 +73,7 @@ def launch_graph(
         if on_progress is not None:
             on_progress(loaded, plan.num_workers)
 
-    recipes = graph_recipes(planned.graph.path, plan.replicas)
+    recipes = graph_recipes(planned.graph, plan.replicas)
     started_s = time.monotonic()
     executors = start_replicas(recipes, count)
     load_s = time.monotonic() - started_s

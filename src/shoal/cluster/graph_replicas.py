@@ -14,6 +14,7 @@ from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split_spec import SplitSpec
+from shoal.protocol.messages import FileState
 
 
 def spell_replicas(
@@ -53,14 +54,16 @@ def spell_replicas(
 class LocalGraphRecipe:
     """Child processes on this machine, all of them new. Implements `router.graph_executor.GraphRecipe`."""
 
-    def __init__(self, path: Path, replica: GraphReplicaPlan, index: int) -> None:
+    def __init__(self, path: Path, replica: GraphReplicaPlan, index: int, files: tuple[FileState, ...] = ()) -> None:
         """Start nothing yet.
 
         Args:
             path: of the graph's file, which must be there at every start.
             replica: what its workers load.
             index: of the replica.
+            files: the graph's, as they were when it was opened.
         """
+        self._files = files
         self._path = path
         self._replica = replica
         self._index = index
@@ -70,7 +73,14 @@ class LocalGraphRecipe:
         num_stages = len(self._replica.stages)
         stages = [
             [
-                load_message(stage, rank, model_path=str(self._path), stage_index=position, num_stages=num_stages)
+                load_message(
+                    stage,
+                    rank,
+                    model_path=str(self._path),
+                    stage_index=position,
+                    num_stages=num_stages,
+                    files=self._files,
+                )
                 for rank in range(len(stage.shards))
             ]
             for position, stage in enumerate(self._replica.stages)
@@ -78,9 +88,9 @@ class LocalGraphRecipe:
         return LocalGraphExecutor(f"replica {self._index}", stages)
 
 
-def graph_recipes(path: Path, replicas: Sequence[GraphReplicaPlan]) -> list[LocalGraphRecipe]:
-    """One a replica, for the graph at `path`."""
-    return [LocalGraphRecipe(path, replica, index) for index, replica in enumerate(replicas)]
+def graph_recipes(graph: GraphFile, replicas: Sequence[GraphReplicaPlan]) -> list[LocalGraphRecipe]:
+    """One a replica."""
+    return [LocalGraphRecipe(graph.path, replica, index, graph.files) for index, replica in enumerate(replicas)]
 
 
 def start_replicas(

@@ -24,6 +24,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.model.decoder.decoder_graph import count_segments
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.file_states import model_states, unchanged
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
 
@@ -105,7 +106,7 @@ def launch(
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         recipes = [
-            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance)
+            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance, planned.files)
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
@@ -175,4 +176,5 @@ def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Pr
     num_layers = planned.source.config.num_layers
     load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers)
     config = StageConfig.of(load)
-    return Stage(planned.source, config, lambda done, total: progress.advance(1))
+    with unchanged(planned.files, lambda: model_states(planned.path)):
+        return Stage(planned.source, config, lambda done, total: progress.advance(1))

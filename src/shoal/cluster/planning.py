@@ -19,6 +19,7 @@ from shoal.core.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.file_states import model_states
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
@@ -33,6 +34,7 @@ from shoal.planner.plan_file import check_shape, read_plan
 from shoal.planner.shares import shard_parts
 from shoal.planner.speeds import Fleet
 from shoal.planner.split_spec import SplitSpec, parse_split
+from shoal.protocol.messages import FileState
 
 AUTO = "auto"
 _BLOCK_SIZE = 16
@@ -59,6 +61,8 @@ class PlannedModel:
     """see LaunchConfig.replans"""
     machines: Machines | None = None
     """that the plan is for; None: this one"""
+    files: tuple[FileState, ...] = ()
+    """the model's, as they were when `source` was opened"""
 
     def close(self) -> None:
         """Leave other machines. Idempotent; not needed where the plan is launched."""
@@ -94,6 +98,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     routing = parse_routing(config.routing)
     link_precisions = parse_link_precisions(config.planning.link_precision)
     path = resolve_model(config.model)
+    files = model_states(path)
     source = open_weights(path)
     precision = parse_precision(config.precision)
     if machines is not None:
@@ -122,6 +127,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         routing=routing,
         replans=config.replans,
         machines=machines,
+        files=files,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -12,7 +13,7 @@ from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Block
 from shoal.core.replan import weigh_move
 from shoal.core.slow_workers import SLOWED_FACTOR
-from shoal.errors import ShoalError
+from shoal.errors import ModelChanged, ShoalError
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.relayer import Relayering, relayer, with_layers
@@ -97,6 +98,8 @@ class Replanner:
             watched.slow_since_s = None
             if error is not None:
                 self._report(f"replica {index} keeps its layers: {error}")
+            if isinstance(error, ModelChanged):
+                self._next_s = math.inf  # others that load would fail alike
 
         self._report(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
         self._running.change(index, moved, done)

@@ -15,7 +15,7 @@ from shoal.model.shard_source import whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.fewer_workers import plan_without
 from shoal.planner.work import prefill_chunk
-from shoal.protocol.messages import PROTOCOL_VERSION, Generation, LoadStage
+from shoal.protocol.messages import PROTOCOL_VERSION, FileState, Generation, LoadStage
 from shoal.router.executor import Executor
 
 
@@ -33,6 +33,7 @@ class PipelineRecipe:
         index: int,
         fabric: Fabric,
         on_progress: Callable[[int], None] | None = None,
+        files: tuple[FileState, ...] = (),
     ) -> None:
         """Start nothing yet.
 
@@ -43,7 +44,9 @@ class PipelineRecipe:
             index: of this one.
             fabric: makes the workers.
             on_progress: called with a number of segments as they load.
+            files: the model's, as they were when it was opened.
         """
+        self._files = files
         self._path = path
         self._source = source
         self._plan = plan
@@ -72,7 +75,15 @@ class PipelineRecipe:
             [
                 Place(
                     label=f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else ""),
-                    load=load_message(self._path, self._plan, replica, index, rank, num_layers=num_layers),
+                    load=load_message(
+                        self._path,
+                        self._plan,
+                        replica,
+                        index,
+                        rank,
+                        num_layers=num_layers,
+                        files=() if shard.machine else self._files,
+                    ),
                     machine=shard.machine,
                     cpu_quota=shard.cpu_quota,
                 )
@@ -95,8 +106,9 @@ def load_message(
     rank: int,
     *,
     num_layers: int,
+    files: tuple[FileState, ...] = (),
 ) -> LoadStage:
-    """What one worker is told to load: shard `rank` of stage `index`. `num_layers`: of the model."""
+    """What one worker is told to load: shard `rank` of stage `index`. For `num_layers` and `files` see LoadStage."""
     stage = replica.stages[index]
     shard = stage.shards[rank]
     machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
@@ -124,6 +136,7 @@ def load_message(
         exact_activations=plan.exact_activations,
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
+        files=files,
     )
 
 

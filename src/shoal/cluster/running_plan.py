@@ -79,7 +79,9 @@ class RunningPlan:
                 self._plan = self._with(index, replica)
             done(error)
 
-        recipe = PipelineRecipe(planned.path, planned.source, self._with(index, replica), index, self._fabric)
+        recipe = PipelineRecipe(
+            planned.path, planned.source, self._with(index, replica), index, self._fabric, files=planned.files
+        )
         try:
             if index < len(self._plan.replicas):
                 self._engine.replace_replica(index, recipe, finish)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from shoal.core.graph_plan import GraphStagePlan, StageInput, StageOutput, TensorSpec
 from shoal.protocol.graph_messages import GRAPH_PROTOCOL_VERSION, LoadGraph, StageTensor, TensorType
-from shoal.protocol.messages import Generation
+from shoal.protocol.messages import FileState, Generation
 
 
-def load_message(stage: GraphStagePlan, rank: int, *, model_path: str, stage_index: int, num_stages: int) -> LoadGraph:
+def load_message(
+    stage: GraphStagePlan,
+    rank: int,
+    *,
+    model_path: str,
+    stage_index: int,
+    num_stages: int,
+    files: tuple[FileState, ...] = (),
+) -> LoadGraph:
     """What to tell the worker that is this shard of the stage."""
     shard = stage.shards[rank]
     return LoadGraph(
@@ -24,6 +32,7 @@ def load_message(stage: GraphStagePlan, rank: int, *, model_path: str, stage_ind
         rank=rank,
         threads=shard.threads,
         cores=shard.cores,
+        files=files,
     )
 
 

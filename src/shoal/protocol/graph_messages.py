@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.protocol.messages import Generation, Progress, Shutdown, StageFailed, StageLoaded
+from shoal.protocol.messages import FileState, Generation, Progress, Shutdown, StageFailed, StageLoaded
 
-GRAPH_PROTOCOL_VERSION = 2
+GRAPH_PROTOCOL_VERSION = 3
 
 
 class TensorType(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -49,6 +49,8 @@ class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     threads: int
     cores: tuple[int, ...]
     """CPU ids to pin to; empty: not pinned"""
+    files: tuple[FileState, ...] = ()
+    """the graph's file and those of its external data, as the head opened them"""
 
     @property
     def num_shards(self) -> int:

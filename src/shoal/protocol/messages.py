@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.protocol.hidden_codec import LinkPrecision
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -123,6 +123,19 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     """of those, seconds in collectives, waiting for other shards included; empty, or one per stage"""
 
 
+class FileState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A file as it was on this machine at one moment: another state means that the content may be another."""
+
+    name: str
+    """relative to the model's folder"""
+    num_bytes: int
+    mtime_ns: int
+    """of the latest change"""
+    inode: int
+    header_sha256: str
+    """of the first bytes, in hex"""
+
+
 class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=3):
     """The first message to a worker: what to load."""
 
@@ -159,6 +172,8 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """of the hidden states that it sends to the next stage"""
     cpu_quota: float | None = None
     """see core.plan.ShardPlan; the head sees to it, the worker must not use it up waiting"""
+    files: tuple[FileState, ...] = ()
+    """the model's files as the head opened them; empty where the worker's machine has files of its own"""
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):

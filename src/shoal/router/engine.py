@@ -33,7 +33,7 @@ from shoal.core.request import Output, Request, RequestFinished, RequestId, Toke
 from shoal.core.routing import Routing
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.core.slow_workers import describe
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import ModelChanged, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import Executor, ReplicaRecipe
@@ -196,7 +196,8 @@ class Engine:
         self._tell(Tick(), outputs)
         while self._broken:
             index, error = self._broken.popitem()
-            self._tell(ReplicaLost(replica=index, reason=str(error)), outputs)
+            is_final = isinstance(error, ModelChanged)
+            self._tell(ReplicaLost(replica=index, reason=str(error), is_final=is_final), outputs)
             self._tell(Tick(), outputs)
         return outputs
 
@@ -226,7 +227,9 @@ class Engine:
                     self._tell(StepAnswered(replica=index, result=result), outputs)
                 ready = self._look_at_loading(index, readable, outputs)
             except ShoalError as error:
-                self._tell(ReplicaLost(replica=index, reason=str(error), worker=workers.culprit), outputs)
+                is_final = isinstance(error, ModelChanged)
+                lost = ReplicaLost(replica=index, reason=str(error), worker=workers.culprit, is_final=is_final)
+                self._tell(lost, outputs)
                 ready = None
             ready = workers.poll_replacement(readable, self._clock()) or ready
             if ready is not None:

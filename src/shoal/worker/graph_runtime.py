@@ -22,6 +22,7 @@ from shoal.comm.tensor_link import Received, TensorLink
 from shoal.core.graph_plan import HEAD
 from shoal.core.graph_wire import stage_inputs, stage_outputs
 from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.model.file_states import file_states, unchanged
 from shoal.model.graph.cuts import StageInterface
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.session import GraphStage
@@ -106,7 +107,9 @@ class GraphWorker:
             inputs=stage_inputs(load),
             outputs=stage_outputs(load),
         )
-        computation, weight_bytes = _open(load, interface, group)
+        folder = Path(load.model_path).parent
+        with unchanged(load.files, lambda: file_states(folder, [file.name for file in load.files])):
+            computation, weight_bytes = _open(load, interface, group)
         load_s = time.perf_counter() - started_s
         loaded = StageLoaded(weight_bytes=weight_bytes, load_s=load_s)
         self._control.send(loaded, timeout_s=_SEND_TIMEOUT_S)

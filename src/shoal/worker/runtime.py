@@ -19,6 +19,7 @@ from shoal.comm.switch import measure_switch
 from shoal.comm.timed_group import TimedGroup
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.file_states import model_states, unchanged
 from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
@@ -79,12 +80,14 @@ class WorkerRuntime:
         if load.cores:
             os.sched_setaffinity(0, load.cores)
         started_s = time.perf_counter()
-        stage = Stage(
-            open_weights(Path(load.model_path)),
-            StageConfig.of(load),
-            lambda done, total: self._send(Progress(done=done, total=total)),
-            self._group if load.num_shards > 1 else None,
-        )
+        path = Path(load.model_path)
+        with unchanged(load.files, lambda: model_states(path)):
+            stage = Stage(
+                open_weights(path),
+                StageConfig.of(load),
+                lambda done, total: self._send(Progress(done=done, total=total)),
+                self._group if load.num_shards > 1 else None,
+            )
         self._send(StageLoaded(weight_bytes=stage.weight_bytes, load_s=time.perf_counter() - started_s))
         return stage
 

@@ -91,6 +91,18 @@ def names(effects: list[FleetEffect]) -> list[str]:
     return [type(effect).__name__ for effect in effects]
 
 
+def test_workers_that_would_fail_alike_are_not_started_again():
+    driver = FleetDriver(2)
+    driver.add(make_request("a"), make_request("b"))
+    effects = driver.lose(0, reason="the file has changed", is_final=True)
+    assert names(effects) == ["StopWorkers", "GiveUp"]
+    assert effects[-1] == GiveUp(replica=0, reason="the file has changed")
+    driver.finish()
+    driver.pass_time(1000.0)
+    assert driver.tokens.keys() == {"a", "b"}
+    assert driver.fleet.replicas[0].life.is_given_up
+
+
 def test_requests_go_on_at_a_living_replica_and_the_lost_one_is_started_again():
     driver = FleetDriver(2)
     driver.add(make_request("a"), make_request("b"))

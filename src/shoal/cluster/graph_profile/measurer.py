@@ -129,7 +129,7 @@ class ReplicaMeasurer:
         """Workers that hold the whole graph in each replica, as one stage."""
         _, cores = deal_cores(self._cores, spec.num_workers, threads)
         replicas = spell_replicas(self._graph, spec, (), threads=threads, cores=cores)
-        executors = start_replicas(graph_recipes(self._graph.path, replicas))
+        executors = start_replicas(graph_recipes(self._graph, replicas))
         try:
             yield executors
         finally:

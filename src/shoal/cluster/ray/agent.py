@@ -77,7 +77,7 @@ class MachineAgent:
         """Whether that model is at that path here, and where it will be if it has to be brought."""
         here, folder = Path(path), store_folder(identity)
         has_it = here.exists() and identify(here) == identity
-        is_file = len(identity.files) == 1 and identity.files[0][0] == here.name
+        is_file = here.name in [name for name, *_ in identity.files]
         return has_it, str(folder / here.name if is_file else folder)
 
     def receive_model(

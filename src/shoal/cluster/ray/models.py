@@ -11,6 +11,8 @@ from shoal.cluster.remote.model_identity import identify
 from shoal.cluster.remote.model_stream import send_model
 from shoal.comm.tls_identity import ClusterAuthority
 from shoal.comm.tls_link import Address
+from shoal.errors import ModelChanged
+from shoal.model.file_states import CHANGED, model_states, unchanged
 from shoal.model.formats.needed_chunks import needed_chunks
 
 _MB = 1e6
@@ -34,7 +36,9 @@ class ModelPlaces:
             WorkerLost: a machine does not answer.
         """
         self._path, self._get = path, get
-        self._identity = identify(path)
+        self._states = model_states(path)
+        with unchanged(self._states, lambda: model_states(path)):
+            self._identity = identify(path)
         self._machines: dict[str, RayMachine] = {}
         self._stored: dict[str, str] = {}
         """paths on the machines that lack it"""
@@ -76,10 +80,14 @@ class ModelPlaces:
 
         Raises:
             WorkerLost: the machine is gone, or nobody wants it any more.
+            ModelChanged: the files here or there are others than at first.
             ModelLoadError, CapacityError: the model cannot be read here or kept there.
         """
         brought = self._brought.get(machine)
-        if brought is None or any(first <= layers[0] and layers[1] <= last for first, last in tuple(brought)):
+        if brought is None:
+            self._check_that_it_has_it(machine)
+            return
+        if any(first <= layers[0] and layers[1] <= last for first, last in tuple(brought)):
             return
         wanted = needed_chunks(self._path, *layers, num_layers)
         agent = self._machines[machine].agent
@@ -94,8 +102,15 @@ class ModelPlaces:
                 told = tenths
                 tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
 
-        send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
+        with unchanged(self._states, lambda: model_states(self._path)):
+            send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
         brought.add(layers)
+
+    def _check_that_it_has_it(self, machine: str) -> None:
+        """The same files as when it was asked first. Raises ModelChanged, WorkerLost."""
+        has_it, _ = self._get(self._ask(self._machines[machine]), machine)
+        if not has_it:
+            raise ModelChanged(f"{machine}: {CHANGED}")
 
     def _ask(self, machine: RayMachine) -> Any:
         return machine.agent.find_model.remote(str(self._path), self._identity)

@@ -42,14 +42,16 @@ class ReplicaLives:
         """Why no replica has workers or will have some; None: one has or will."""
         return self._last_end if all(life.is_given_up for life in self._lives) else None
 
-    def lose(self, index: int, reason: str, worker: int | None, now_s: float) -> list[LifeEffect]:
-        """A replica's workers are gone. No effects: that was known, or it had none."""
+    def lose(
+        self, index: int, reason: str, worker: int | None, now_s: float, *, is_final: bool = False
+    ) -> list[LifeEffect]:
+        """A replica's workers are gone. No effects: that was known, or it had none. `is_final`: see `ReplicaLost`."""
         life = self._lives[index]
         if life.phase not in (Phase.SERVING, Phase.STARTING):
             return []
         self._num_losses += 1
         effects: list[LifeEffect] = [StopWorkers(replica=index, reason=reason)]
-        end = life.lose(reason, worker, now_s)
+        end = life.lose(reason, worker, now_s, is_final=is_final)
         if end is not None:
             self._last_end = end
             effects.append(GiveUp(replica=index, reason=end))

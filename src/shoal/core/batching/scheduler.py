@@ -259,7 +259,9 @@ class BatchScheduler:
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[Effect]:
         """Its rows run again, ahead of later ones; if no replica has or will have workers, everything ends."""
-        effects: list[Effect] = [*self._lives.lose(lost.replica, lost.reason, lost.worker, now_s)]
+        effects: list[Effect] = [
+            *self._lives.lose(lost.replica, lost.reason, lost.worker, now_s, is_final=lost.is_final)
+        ]
         replica = self.replicas[lost.replica]
         parts = [part for flight in replica.in_flight.values() for part in flight.batch.parts if self._owner(part)]
         replica.in_flight.clear()

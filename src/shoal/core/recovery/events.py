@@ -57,6 +57,8 @@ class ReplicaLost:
     reason: str
     worker: int | None = None
     """which, stage by stage, rank by rank; None: not known"""
+    is_final: bool = False
+    """whether others that are started instead would fail alike"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

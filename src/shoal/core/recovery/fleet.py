@@ -134,8 +134,8 @@ class Fleet:
                 self.replicas.append(FleetReplica(len(self.replicas), config, self._recovery, row_s))
                 self._has_newcomer = True
                 return self._rehome(now_s)
-            case ReplicaLost(replica=index, reason=reason, worker=worker):
-                return self._lose(self.replicas[index], reason, worker, now_s)
+            case ReplicaLost(replica=index, reason=reason, worker=worker, is_final=is_final):
+                return self._lose(self.replicas[index], reason, worker, now_s, is_final=is_final)
             case Tick():
                 silences, turns = self._notice_silence(now_s), self._take_turns(now_s)
                 return [*silences, *turns, *self._share_with_newcomer(now_s), *self._start_due(now_s)]
@@ -182,14 +182,21 @@ class Fleet:
         return effects + self._rehome(now_s)
 
     def _lose(
-        self, replica: FleetReplica, reason: str, worker: int | None, now_s: float, *, keep: bool = True
+        self,
+        replica: FleetReplica,
+        reason: str,
+        worker: int | None,
+        now_s: float,
+        *,
+        keep: bool = True,
+        is_final: bool = False,
     ) -> list[FleetEffect]:
-        """`keep`: whether those of its workers that live can be trusted."""
+        """`keep`: whether those of its workers that live can be trusted. `is_final`: see `ReplicaLost`."""
         if replica.life.phase not in (Phase.SERVING, Phase.STARTING):
             return []
         self._num_losses += 1
         effects: list[FleetEffect] = [StopWorkers(replica=replica.index, reason=reason, keep=keep)]
-        end = replica.life.lose(reason, worker, now_s)
+        end = replica.life.lose(reason, worker, now_s, is_final=is_final)
         effects += self._pass_on(replica, replica.lose(reason, now_s), now_s)
         if end is not None:
             effects.append(GiveUp(replica=replica.index, reason=end))

@@ -78,13 +78,14 @@ class WorkerLife:
         """While they are being started, they live; all others wait for `silent`, if it is given."""
         self._last_sign_s, self.silent = now_s, silent
 
-    def lose(self, reason: str, worker: int | None, now_s: float) -> str | None:
+    def lose(self, reason: str, worker: int | None, now_s: float, *, is_final: bool = False) -> str | None:
         """They are lost. Returns why they are given up; None: they will be started again.
 
         Args:
             reason: how they were lost.
             worker: which of them is to blame; None: not known.
             now_s: see above.
+            is_final: others that are started instead would fail alike.
         """
         was_long_there = now_s - self._ready_s >= self._recovery.settled_s
         loss = Loss(
@@ -95,6 +96,9 @@ class WorkerLife:
         )
         self._history = self._history.after(loss)
         self.lost_s = now_s if self.lost_s is None else self.lost_s
+        if is_final:
+            self.phase = Phase.GIVEN_UP
+            return reason
         restart = decide_restart(self._recovery, self._history)
         if restart is None:
             self.phase = Phase.GIVEN_UP

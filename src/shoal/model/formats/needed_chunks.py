@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
+from shoal.model.file_states import model_files
 from shoal.model.formats.gguf_header import GgufHeader
 from shoal.model.formats.safetensors_dir import ITEM_BYTES, read_header
 
@@ -33,9 +34,7 @@ def needed_chunks(path: Path, first_layer: int, last_layer: int, num_layers: int
     Raises:
         ModelLoadError: a header is broken.
     """
-    root = path if path.is_dir() else path.parent
-    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-    spans = {file: _tensor_spans(file) for file in files}
+    spans = {file: _tensor_spans(file) for file in model_files(path)}
     names = [name for of_file in spans.values() for name in of_file]
     has_head_of_its_own = any(name.endswith(_HEADS) for name in names)
 
@@ -49,7 +48,7 @@ def needed_chunks(path: Path, first_layer: int, last_layer: int, num_layers: int
         return True
 
     return {
-        str(file.relative_to(root)): list(
+        file.name: list(
             _chunks_outside(file.stat().st_size, (span for name, span in of_file.items() if not is_needed(name)))
         )
         for file, of_file in spans.items()

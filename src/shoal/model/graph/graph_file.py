@@ -12,10 +12,12 @@ from google.protobuf.message import DecodeError
 
 from shoal.core.graph_plan import TensorSpec
 from shoal.errors import ModelLoadError
+from shoal.model.file_states import file_states, state_of
 from shoal.model.graph.dataflow import Dataflow, sort_nodes, trace, weight_names
 from shoal.model.graph.operators import check_operators
 from shoal.model.graph.value_types import infer_specs, tensor_spec, value_info
-from shoal.model.graph.weight_tensors import check_external_data
+from shoal.model.graph.weight_tensors import check_external_data, external_files
+from shoal.protocol.messages import FileState
 
 ONNX_FIRST_BYTE = b"\x08"
 """Every exporter writes `ModelProto.ir_version`, field 1 (a varint), first. Source: onnx.proto, protobuf encoding."""
@@ -31,6 +33,8 @@ class GraphFile:
     inputs: tuple[TensorSpec, ...]
     """what a run must be given: initializers that are also inputs are left out"""
     outputs: tuple[TensorSpec, ...]
+    files: tuple[FileState, ...] = ()
+    """that it was read from, and those of its external data, as they were then"""
 
     @property
     def folder(self) -> Path:
@@ -63,10 +67,11 @@ def open_graph(path: Path) -> GraphFile:
     Raises:
         ModelLoadError: one line that says what is wrong with the file and what to do.
     """
-    model = _parse(path)
+    model, own = _parse(path)
     try:
         check_operators(model)
         check_external_data(model, path.parent)
+        external = file_states(path.parent, external_files(model))
         sort_nodes(model.graph)
         weights = weight_names(model.graph)
         inputs = _specs("input", (value for value in model.graph.input if value.name not in weights))
@@ -75,12 +80,19 @@ def open_graph(path: Path) -> GraphFile:
             raise ModelLoadError("the graph has no outputs, so there is nothing to compute")
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from None
-    return GraphFile(path=path, model=model, inputs=inputs, outputs=outputs)
+    return GraphFile(
+        path=path,
+        model=model,
+        inputs=inputs,
+        outputs=outputs,
+        files=tuple(sorted((own, *external), key=lambda file: file.name)),
+    )
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            state, content = state_of(file, path.name), file.read()
     except OSError as error:
         raise ModelLoadError(f"cannot read {str(path)!r}: {error.strerror}; give the path of an ONNX file") from None
     try:
@@ -88,7 +100,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except DecodeError:
         model = onnx.ModelProto()
     if model.ir_version and (model.graph.node or model.graph.output):
-        return model
+        return model, state
     if content.startswith(ONNX_FIRST_BYTE):
         reason = f"is cut off or damaged ({len(content):,} bytes); copy or export it again"
     else:

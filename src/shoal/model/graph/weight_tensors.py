@@ -88,10 +88,19 @@ def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
     Raises:
         ModelLoadError: a file is missing, too short or outside the model's folder.
     """
+    for tensor in _external_tensors(model):
+        _check_external(tensor, folder)
+
+
+def external_files(model: onnx.ModelProto) -> set[str]:
+    """Names of the files that hold external data, relative to the model's folder."""
+    return {ExternalDataInfo(tensor).location for tensor in _external_tensors(model)}
+
+
+def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     tensors = [*model.graph.initializer, *inner_tensors(model.graph.node)]
     tensors += [tensor for function in model.functions for tensor in inner_tensors(function.node)]
-    for tensor in filter(uses_external_data, tensors):
-        _check_external(tensor, folder)
+    return filter(uses_external_data, tensors)
 
 
 def read_if_small(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
