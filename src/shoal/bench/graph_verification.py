@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.model.graph.ort_values import NUMPY_KINDS, to_array, to_value
+from shoal.model.graph.value_types import is_exact, runtime_spec
 from shoal.model.runtime_sessions import session_options, start_session
 
 RELATIVE_TOLERANCE = 1e-5
 """Rounding that another order of the same sums explains, relative to the output's largest value: a cut may keep ONNX
 Runtime from fusing nodes across it."""
 _HALF_TOLERANCE = 1e-2
-"""The same for 16-bit floats: a few units in the last of their 8 to 11 bits."""
+"""The same for 16-bit floats: a few units in the last of their 8 to 11 bits. Smaller floats: their own last unit."""
 _OWN_ROUNDING_FACTOR = 4.0
 """Rounding of a split, over the rounding of the whole graph when nothing but the order of its arithmetic changes. A
 sigmoid far below its middle, for example, is exact to 2^-24 of 1, not of its small value. Source: the OCR detector on
@@ -62,15 +65,29 @@ class PlainRuntime:
             self._session = start_session(path, options)
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise ModelLoadError(f"plain ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
-        self._names = [output.name for output in self._session.get_outputs()]
+        self._inputs = _dtypes(self._session.get_inputs())
+        self._outputs = _dtypes(self._session.get_outputs())
 
     def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Every output of the graph. Raises InvalidRequest."""
         try:
-            outputs: Sequence[Any] = self._session.run(self._names, dict(tensors))
+            if NUMPY_KINDS.issuperset((*self._inputs.values(), *self._outputs.values())):
+                outputs: Sequence[Any] = self._session.run(list(self._outputs), dict(tensors))
+                return dict(zip(self._outputs, outputs, strict=True))
+            return self._run_typed(tensors)
         except Exception as error:  # as above
             raise InvalidRequest(f"plain ONNX Runtime: {str(error).splitlines()[0]}") from error
-        return dict(zip(self._names, outputs, strict=True))
+
+    def _run_typed(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """The same for types that NumPy itself does not have."""
+        given = {name: to_value(tensors[name], dtype) for name, dtype in self._inputs.items()}
+        values = self._session.run_with_ort_values(list(self._outputs), given)
+        return {name: to_array(value, self._outputs[name]) for name, value in zip(self._outputs, values, strict=True)}
+
+
+def _dtypes(ends: Sequence[ort.NodeArg]) -> dict[str, str]:
+    """Dtypes of a session's inputs or outputs, by name."""
+    return {end.name: spec.dtype for end in ends if (spec := runtime_spec(end)) is not None}
 
 
 def compare_outputs(
@@ -94,7 +111,7 @@ def compare_outputs(
 def _compare(
     name: str, reference: npt.NDArray[Any], value: npt.NDArray[Any], reordered: npt.NDArray[Any] | None
 ) -> OutputComparison:
-    tolerance = RELATIVE_TOLERANCE if reference.dtype.itemsize >= 4 else _HALF_TOLERANCE
+    tolerance = _usual_tolerance(reference.dtype)
     if reordered is not None:
         own_difference, own_scale = _difference(reference, reordered)
         own_rounding = _OWN_ROUNDING_FACTOR * own_difference / (own_scale or 1.0)
@@ -109,11 +126,17 @@ def _compare(
     )
 
 
+def _usual_tolerance(dtype: np.dtype[Any]) -> float:
+    if dtype.itemsize >= 4:
+        return RELATIVE_TOLERANCE
+    return _HALF_TOLERANCE if dtype.itemsize == 2 or is_exact(dtype) else float(ml_dtypes.finfo(dtype).eps)
+
+
 def _difference(reference: npt.NDArray[Any], value: npt.NDArray[Any]) -> tuple[float, float]:
     """Largest difference and largest magnitude."""
     if reference.shape != value.shape or reference.dtype != value.dtype:
         return float("inf"), 1.0
-    if reference.dtype.kind in "iubOUS":
+    if is_exact(reference.dtype):
         return (0.0 if np.array_equal(reference, value) else float("inf")), 1.0
     wide = np.complex128 if reference.dtype.kind == "c" else np.float64
     a, b = reference.astype(wide), value.astype(wide)

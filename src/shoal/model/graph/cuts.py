@@ -17,12 +17,6 @@ from shoal.model.graph.dataflow import Dataflow
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.value_types import element_bytes
 
-CROSSING_DTYPES = frozenset(
-    {"bool", "bfloat16", "float16", "float32", "float64"}
-    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-)
-"""Types that may travel between stages: those that ONNX Runtime takes and gives as plain buffers, without strings."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutPoint:
@@ -51,7 +45,7 @@ class StageInterface:
 
 
 def spec_bytes(spec: TensorSpec) -> int:
-    """Bytes of one tensor (no strings), with 1 for every dimension that is not fixed."""
+    """Bytes of one tensor, with 1 for every dimension that is not fixed and for the length of a text."""
     return element_bytes(spec.dtype) * math.prod(dim if isinstance(dim, int) else 1 for dim in spec.shape or ())
 
 
@@ -69,7 +63,7 @@ def cut_points(graph: GraphFile) -> list[CutPoint]:
         for name in [name for name in crossing if last_reader[name] <= node]:
             del crossing[name]
         crossing.update(dict.fromkeys(name for name in flow.writes[node] if last_reader.get(name, -1) > node))
-        tensors = [specs[name] for name in crossing if name in specs and specs[name].dtype in CROSSING_DTYPES]
+        tensors = [specs[name] for name in crossing if name in specs]
         if len(tensors) == len(crossing):
             cuts.append(CutPoint(node=node + 1, tensors=tuple(tensors)))
     return cuts

@@ -22,10 +22,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.flops import node_flops
 from shoal.model.graph.graph_file import GraphFile
-from shoal.model.graph.session import RUNTIME_ERRORS, compute_options, open_session, runtime_reason
+from shoal.model.graph.ort_values import to_value
+from shoal.model.graph.session import compute_options, open_session, refusing
 from shoal.model.graph.weight_tensors import named_weights
 
 _WARM_UP_RUNS = 1
@@ -71,14 +72,22 @@ def measure_nodes(graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]], *, t
         options.profile_file_prefix = str(folder / "profile")
         session = open_session(graph, model, options)
         try:
-            for _ in range(_WARM_UP_RUNS + _RUNS):
-                session.run(None, dict(inputs))
-        except RUNTIME_ERRORS as error:
-            raise ConfigError(f"{graph.path} cannot be measured on these inputs: {runtime_reason(error)}") from error
+            with refusing():
+                _run(session, graph, inputs)
+        except InvalidRequest as error:
+            raise ConfigError(f"{graph.path} cannot be measured on these inputs: {error}") from error
         events = json.loads(Path(session.end_profiling()).read_text())
         optimized = _read_nodes(folder / "optimized.onnx")
     seconds, output_bytes = _charge(graph, optimized, _seconds_by_name(events), _bytes_by_name(events))
     return NodeTimes(seconds=seconds, kept_values=kept, output_bytes=output_bytes)
+
+
+def _run(session: ort.InferenceSession, graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Run the whole graph as often as is wanted; NumPy has not all types that it may take and hand out."""
+    values = {spec.name: to_value(inputs[spec.name], spec.dtype) for spec in graph.inputs}
+    names = [spec.name for spec in graph.outputs]
+    for _ in range(_WARM_UP_RUNS + _RUNS):
+        session.run_with_ort_values(names, values)
 
 
 def estimate_nodes(graph: GraphFile) -> list[float]:

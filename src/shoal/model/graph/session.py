@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol, cast
 
 import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 
 from shoal.core.graph_plan import StageInput, StageOutput
-from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.errors import InvalidRequest, ModelLoadError, ShoalError
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.ort_values import NUMPY_KINDS, Array, to_array, to_value
 from shoal.model.graph.stage_model import extract_stage, weight_bytes
@@ -83,19 +84,32 @@ class GraphStage:
             InvalidRequest: ONNX Runtime cannot run it on these tensors; one line with its reason.
         """
         feed = {name: tensors[name] for name in self._dtypes}
-        try:
+        with refusing():
             if self._is_plain:
                 outputs = cast(list[Array], self._session.run(self._names, feed))
                 return dict(zip(self._names, outputs, strict=True))
             return self._run_typed(feed)
-        except RUNTIME_ERRORS as error:
-            raise InvalidRequest(runtime_reason(error)) from error
 
     def _run_typed(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """The same through typed values, for the types that NumPy itself does not have."""
         given = {name: to_value(array, self._dtypes[name]) for name, array in tensors.items()}
         values = self._session.run_with_ort_values(self._names, given)
         return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Whatever ONNX Runtime or its binding raises while it computes is the fault of what it was given to compute.
+
+    Raises:
+        InvalidRequest: one line with the reason.
+    """
+    try:
+        yield
+    except ShoalError:
+        raise
+    except Exception as error:  # ONNX Runtime raises a class of its own per status code, its binding any of Python's
+        raise InvalidRequest(runtime_reason(error) or type(error).__name__) from error
 
 
 def compute_options(threads: int) -> ort.SessionOptions:

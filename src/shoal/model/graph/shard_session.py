@@ -19,7 +19,7 @@ from shoal.core.graph_plan import StageInput, StageOutput
 from shoal.errors import InvalidRequest, ModelLoadError, WorkerLost
 from shoal.model.graph.ort_values import Array, as_array, to_value
 from shoal.model.graph.segments import Gathering, Reduction, Segment, cut_at_markers, segment_model
-from shoal.model.graph.session import RUNTIME_ERRORS, compute_options, runtime_reason
+from shoal.model.graph.session import RUNTIME_ERRORS, compute_options, refusing, runtime_reason
 from shoal.model.graph.stage_model import model_bytes
 from shoal.model.graph.value_types import output_type
 from shoal.model.runtime_sessions import start_session
@@ -97,7 +97,8 @@ class ShardSegments:
         Raises:
             InvalidRequest: ONNX Runtime cannot run a segment on these tensors.
         """
-        values = {name: to_value(tensors[name], dtype) for name, dtype in self._dtypes.items()}
+        with refusing():
+            values = {name: to_value(tensors[name], dtype) for name, dtype in self._dtypes.items()}
         for segment, marker in zip(self._segments, (*self._markers, None), strict=True):
             segment.run(values)
             match marker:
@@ -109,7 +110,8 @@ class ShardSegments:
                     pass
                 case _:
                     assert_never(marker)
-        return {name: as_array(values[name]) for name in self._outputs}
+        with refusing():
+            return {name: as_array(values[name]) for name in self._outputs}
 
 
 class GraphShard:
@@ -191,14 +193,12 @@ class _LoadedSegment:
         if self._session is None:
             return
         binding = self._session.io_binding()  # one a run: values that it has handed out look into it
-        try:
+        with refusing():
             for name in self._inputs:
                 binding.bind_ortvalue_input(name, values[name])
             for name in self._outputs:
                 binding.bind_output(name)
             self._session.run_with_iobinding(binding)
-        except RUNTIME_ERRORS as error:
-            raise InvalidRequest(runtime_reason(error)) from error
         binding.clear_binding_inputs()
         values.update(zip(self._outputs, binding.get_outputs(), strict=True))
 

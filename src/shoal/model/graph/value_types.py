@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes  # noqa: F401  teaches NumPy the names of bfloat16 and the smaller floats
 import numpy as np
@@ -149,11 +150,12 @@ def _infer_with_runtime(skeleton: onnx.ModelProto, names: Iterable[str], folder:
         session = start_session(asked.SerializeToString(), options)
     except Exception:  # ONNX Runtime raises a class of its own per status code
         return {}  # whoever builds the real session will hear why
-    specs = (_runtime_spec(output) for output in session.get_outputs() if output.name in wanted)
+    specs = (runtime_spec(output) for output in session.get_outputs() if output.name in wanted)
     return {spec.name: spec for spec in specs if spec is not None}
 
 
-def _runtime_spec(output: ort.NodeArg) -> TensorSpec | None:
+def runtime_spec(output: ort.NodeArg) -> TensorSpec | None:
+    """What ONNX Runtime says of a session's input or output; None where it is no (dense) tensor."""
     kind, _, element = output.type.rstrip(")").partition("(")
     if kind != "tensor" or element not in _RUNTIME_DTYPES:
         return None
@@ -166,7 +168,7 @@ def output_type(output: ort.NodeArg) -> onnx.TypeProto:
     """What ONNX Runtime says of a session's output, as the format says it."""
     wrappers = output.type.split("(")
     if wrappers[0] == "tensor":
-        spec = _runtime_spec(output)
+        spec = runtime_spec(output)
         assert spec is not None, f"ONNX Runtime calls a type {output.type!r}"
         return value_info(spec).type
     inner = make_tensor_type_proto(ELEMENT_TYPES[_RUNTIME_DTYPES[wrappers[-1].rstrip(")")]], None)
@@ -176,5 +178,10 @@ def output_type(output: ort.NodeArg) -> onnx.TypeProto:
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes of one element of a non-string tensor."""
-    return np.dtype(dtype).itemsize
+    """Bytes of one element as an array holds it; of a text 1, since nobody knows."""
+    return 1 if dtype == "string" else np.dtype(dtype).itemsize
+
+
+def is_exact(dtype: np.dtype[Any]) -> bool:
+    """Whether its values are compared for equality: whole numbers (also of fewer bits than NumPy has), texts."""
+    return dtype.kind in "iubOUS" or dtype.name in ("int4", "uint4", "int2", "uint2")

@@ -7,6 +7,7 @@ import numpy as np
 from shoal.core.graph_plan import SplitReport
 from shoal.model.graph.cuts import StageInterface, stage_interfaces
 from shoal.model.graph.graph_file import GraphFile
+from shoal.model.graph.session import GraphStage
 from shoal.model.graph.shard_session import ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import ShardModel, shard_model
 from tests.model.graph.lockstep import run_lockstep
@@ -29,11 +30,27 @@ def run_ranks(
     graph: GraphFile, shares: Sequence[int], arrays: Arrays
 ) -> tuple[list[dict[str, np.ndarray]], SplitReport]:
     """Every rank's outputs, and what was split."""
-    stage, shards = whole_stage(graph), shard_models(graph, shares)
-    segments = [
-        ShardSegments(shard.model, stage.inputs, stage.outputs, folder=graph.folder, threads=1) for shard in shards
-    ]
-    return run_lockstep(segments, arrays), shards[0].report
+    report = shard_model(graph, whole_stage(graph), shares, 0).report
+    return run_lockstep(_segments(graph, whole_stage(graph), shares), arrays), report
+
+
+def run_split(
+    graph: GraphFile, boundaries: Sequence[int], shares: Sequence[int], arrays: Arrays
+) -> dict[str, np.ndarray]:
+    """The graph's outputs, from stages one after the other, each as the workers have it."""
+    values = dict(arrays)
+    for stage in stage_interfaces(graph, boundaries):
+        taken = {one.spec.name: values[one.spec.name] for one in stage.inputs}
+        if len(shares) == 1:
+            values |= GraphStage(graph, stage, threads=1).run(taken)
+        else:
+            values |= run_lockstep(_segments(graph, stage, shares), taken)[0]
+    return {spec.name: values[spec.name] for spec in graph.outputs}
+
+
+def _segments(graph: GraphFile, stage: StageInterface, shares: Sequence[int]) -> list[ShardSegments]:
+    shards = [shard_model(graph, stage, shares, rank).model for rank in range(len(shares))]
+    return [ShardSegments(shard, stage.inputs, stage.outputs, folder=graph.folder, threads=1) for shard in shards]
 
 
 def assert_close(found: Sequence[Arrays], expected: Arrays, tolerance: float) -> None:

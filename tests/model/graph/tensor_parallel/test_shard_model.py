@@ -9,12 +9,13 @@ import pytest
 from onnx.numpy_helper import from_array
 
 from shoal.core.graph_plan import SplitReport
+from shoal.model.graph.cuts import cut_points
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.segments import MARKER_DOMAIN
 from shoal.model.graph.stage_model import model_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from tests.model.graph.graph_cases import HEADER, run_whole
-from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, shard_models, whole_stage
+from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, run_split, shard_models, whole_stage
 
 ROUNDING = 1e-5
 """Parts of sums are added in another order."""
@@ -237,3 +238,38 @@ def test_dropout_outside_training_lets_a_split_through(tmp_path: Path) -> None:
     text = "g (float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, w1)  d = Dropout(h)  y = MatMul(d, w2) }"
     report = check(make(tmp_path, text, w1=floats(64, 48), w2=floats(48, 32)), (2, 1), x=floats(3, 64))
     assert (report.num_sums, report.num_gathers) == (1, 0)
+
+
+def test_a_scalar_index_stays_a_scalar_on_shards(tmp_path: Path) -> None:
+    text = """g (float[N,S,64] x, int64 i) => (float[N,64] y) {
+        h = MatMul(x, a)  k = Relu(h)  o = MatMul(k, b)  y = Gather <axis = 1> (o, i)
+    }"""
+    graph = make(tmp_path, text, a=floats(64, 128), b=floats(128, 64))
+    report = check(graph, (1, 1), x=floats(2, 3, 64), i=np.array(1))
+    assert report.num_sums == 1
+
+
+def test_a_scalar_size_crosses_a_cut_between_shards(tmp_path: Path) -> None:
+    text = """g (float[N,S,64] x) => (float[N,S,64] y)
+        <int64 i0 = {0}, int64[1] z = {0}, int64[1] m1 = {-1}, int64[1] k64 = {64}> {
+        h = MatMul(x, a)  k = Relu(h)  o = MatMul(k, b)
+        sh = Shape(o)  n = Gather(sh, i0)
+        p = MatMul(o, a)  q = Relu(p)  c = MatMul(q, b)
+        u = Unsqueeze(n, z)  t = Concat <axis = 0> (u, m1, k64)  y = Reshape(c, t)
+    }"""
+    graph = make(tmp_path, text, a=floats(64, 128) / 8, b=floats(128, 64) / 8)
+    arrays = {"x": floats(2, 3, 64)}
+    expected = run_whole(graph, arrays)
+    places = [cut.node for cut in cut_points(graph)]
+    assert any(spec.name == "n" for cut in cut_points(graph) for spec in cut.tensors)
+    for node in places:
+        found = run_split(graph, [node], (1, 1), arrays)
+        np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_texts_go_through_shards(tmp_path: Path) -> None:
+    text = """g (string[N,2] s, float[N,64] x) => (string[N,2] t, float[N,64] y) {
+        t = Identity(s)  h = MatMul(x, a)  k = Relu(h)  y = MatMul(k, b)
+    }"""
+    graph = make(tmp_path, text, a=floats(64, 128), b=floats(128, 64))
+    check(graph, (1, 1), s=np.array([["a", "日"]], object), x=floats(1, 64))
