@@ -1,4 +1,4 @@
-"""A command takes no module from the current folder, keeps nothing but its own cache and asks nothing of the network."""
+"""A command imports nothing from the current folder, keeps nothing but its own cache, asks nothing of the network."""
 
 import os
 import shutil

@@ -11,8 +11,8 @@ _MARKERS = bytes((0x90, 0x9F, 0xC0, 0xC1, 0xC4, 0xC6, 0xCA, 0xCB, 0xCF, 0xD3, 0x
 """MessagePack's bytes for lengths and kinds"""
 
 
-def mutate(corpus: Sequence[bytes], source: random.Random) -> bytes:
-    """One of the corpus after one to six changes."""
+def mutate(corpus: Sequence[bytes], source: random.Random, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """One of the corpus after one to six changes, cut at max_bytes."""
     data = bytearray(source.choice(corpus))
     for _ in range(source.randint(1, 6)):
         position = source.randint(0, len(data))
@@ -38,4 +38,4 @@ def mutate(corpus: Sequence[bytes], source: random.Random) -> bytes:
             case _:
                 end = position + source.randint(1, 16)
                 data[position:position] = data[position:end] * source.randint(1, 4)
-    return bytes(data[:MAX_BYTES])
+    return bytes(data[:max_bytes])

@@ -26,8 +26,9 @@ from math import isfinite
 import msgspec
 
 from shoal.config import parse_size
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, while_reading
 from shoal.planner.speeds import LinkSpeed
+from shoal.planner.yaml_text import parse_yaml
 
 _MAX_MACHINES = 100_000
 
@@ -123,17 +124,16 @@ def parse_cluster_file(text: str, name: str) -> ClusterFile:
     Raises:
         ConfigError: what is wrong, where, and what would be right, in one line.
     """
-    try:
-        cluster = msgspec.yaml.decode(text, type=ClusterFile, strict=False)  # YAML 1.1 reads 1e9 as a word
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {error}{_hint(str(error))}") from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
-    try:
-        _check_machines(cluster.machines)
-        _check_links(cluster)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    content = parse_yaml(text, name)
+    with while_reading(name, ConfigError):
+        try:
+            cluster = msgspec.convert(content, ClusterFile, strict=False)  # YAML 1.1 reads 1e9 as a word
+            _check_machines(cluster.machines)
+            _check_links(cluster)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{name}: {error}{_hint(str(error))}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
     return cluster
 
 

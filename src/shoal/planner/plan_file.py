@@ -12,7 +12,8 @@ import yaml
 
 from shoal.core.graph_plan import GraphPlan
 from shoal.core.plan import Plan
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, while_reading
+from shoal.planner.yaml_text import parse_yaml
 
 FILE_VERSION = 1
 _VERSION_KEY = "shoal_plan"
@@ -34,23 +35,21 @@ def read_plan(text: str, name: str) -> Plan | GraphPlan:
     Raises:
         ConfigError: it is no plan, of another version, or holds what no plan has. `name` is the file's.
     """
-    try:
-        content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    content: Any = parse_yaml(text, name)
     if not isinstance(content, dict) or _VERSION_KEY not in content:
         raise ConfigError(f"{name} is no plan; make one with: shoal plan MODEL -o {name}")
     values = cast(dict[str, Any], content)
     if values.pop(_VERSION_KEY) != FILE_VERSION:
         raise ConfigError(f"{name} was written by another version of Shoal; make it anew with shoal plan")
-    made_of = _KINDS.get(values.pop("kind", ""))
-    if made_of is None:
+    kind = values.pop("kind", None)
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(f"{name}: kind must be one of {', '.join(_KINDS)}")
-    try:
-        _refuse_unknown(values, made_of, "")
-        return msgspec.convert(values, made_of)
-    except (msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"{name}: {error}") from error
+    with while_reading(name, ConfigError):
+        try:
+            _refuse_unknown(values, _KINDS[kind], "")
+            return msgspec.convert(values, _KINDS[kind])
+        except (msgspec.ValidationError, ConfigError) as error:
+            raise ConfigError(f"{name}: {error}") from error
 
 
 def check_shape(plan: Plan | GraphPlan, shape: str, model: str) -> None:

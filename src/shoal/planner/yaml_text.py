@@ -1,0 +1,40 @@
+"""YAML that people write by hand, as plain data: plans and descriptions of machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from shoal.errors import ConfigError, while_reading
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases: a few lines of them can stand for more data than fits into memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse what refers to another place of the file."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"*{event.anchor} is an alias: write it out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """What the text says, as dictionaries, lists and scalars.
+
+    Args:
+        text: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ConfigError: it is no YAML, nested too deeply, or has aliases.
+    """
+    with while_reading(name, ConfigError):
+        try:
+            return yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{name} is nested too deeply") from error
