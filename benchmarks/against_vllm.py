@@ -53,7 +53,7 @@ def _vllm(vllm: str, model: str, port: int) -> AbstractContextManager[None]:
 def _load(base_url: str) -> float:
     """Output tokens/s of twice as many requests as streams."""
     streams = ("--concurrency", str(_STREAMS), "--num-prompts", str(2 * _STREAMS))
-    tokens = ("--input-tokens", "128", "--output-tokens", "64")
+    tokens = ("--prompt-tokens", "128", "--output-tokens", "64")
     return shoal_json("bench", "serve", "--base-url", base_url, "--model", "model", *streams, *tokens)["runs"][0][
         "output_tokens_per_s"
     ]

@@ -121,7 +121,7 @@ def measure(candidate: Candidate) -> Mapping[str, float]:
     options = ("--split", candidate.split, "--threads", str(candidate.threads), "--precision", candidate.precision)
     num_prompts = _WAVES[candidate.streams] * candidate.streams
     load = ("--concurrency", str(candidate.streams), "--num-prompts", str(num_prompts))
-    lengths = ("--input-tokens", str(_PROMPT_TOKENS), "--output-tokens", str(_OUTPUT_TOKENS))
+    lengths = ("--prompt-tokens", str(_PROMPT_TOKENS), "--output-tokens", str(_OUTPUT_TOKENS))
     return shoal_json("bench", "throughput", _MODEL, *options, *load, *lengths)
 
 

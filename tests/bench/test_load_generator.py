@@ -67,7 +67,7 @@ def scripted_server(script: Script, *, serial: bool = True) -> Generator[tuple[s
 
 
 def load(url: str, **changes: Any) -> Load:
-    fields: dict[str, Any] = {"model": "m", "concurrency": 2, "num_prompts": 4, "input_tokens": 5, "output_tokens": 3}
+    fields: dict[str, Any] = {"model": "m", "concurrency": 2, "num_prompts": 4, "prompt_tokens": 5, "output_tokens": 3}
     return Load(**{"base_url": url, **fields, **changes})
 
 
@@ -197,7 +197,7 @@ def test_a_loop_that_is_neither_closed_nor_open_is_refused(changes: dict[str, An
         run_load(load("http://x", **changes))
 
 
-@pytest.mark.parametrize("field", ["concurrency", "num_prompts", "input_tokens", "output_tokens"])
+@pytest.mark.parametrize("field", ["concurrency", "num_prompts", "prompt_tokens", "output_tokens"])
 def test_a_load_of_nothing_is_refused(field: str) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         run_load(load("http://x", **{field: 0}))

@@ -94,7 +94,7 @@ def test_perplexity_with_windows_beyond_the_context(shoal: Shoal, model: Path, t
 
 
 def test_throughput(shoal: Shoal, model: Path) -> None:
-    sizes = ("--concurrency", 3, "--num-prompts", 4, "--input-tokens", 10, "--output-tokens", 5)
+    sizes = ("--concurrency", 3, "--num-prompts", 4, "--prompt-tokens", 10, "--output-tokens", 5)
     value = shoal("bench", "throughput", model, *sizes, "--threads", 1, "--json").json
     assert (value["concurrency"], value["num_prompts"], value["output_tokens"]) == (3, 4, 5)
     assert 0 < value["output_tokens_per_s"] < value["total_tokens_per_s"]
@@ -104,5 +104,5 @@ def test_throughput(shoal: Shoal, model: Path) -> None:
 
 
 def test_throughput_beyond_the_context(shoal: Shoal, model: Path) -> None:
-    sizes = ("--input-tokens", 600, "--output-tokens", 5, "--concurrency", 1)
+    sizes = ("--prompt-tokens", 600, "--output-tokens", 5, "--concurrency", 1)
     assert "512" in shoal("bench", "throughput", model, *sizes, "--threads", 1, "--json").complaint

@@ -55,6 +55,30 @@ def test_a_seed_decides_what_is_drawn(shoal: Shoal, model: Path) -> None:
     assert len({text(seed) for seed in range(4)}) > 1
 
 
+def test_an_answer_ends_before_a_stop_text(shoal: Shoal, model: Path) -> None:
+    whole = shoal("run", model, "--prompt", "the tide", "--json", *SMALL).json
+    stop = whole["text"][5:8]
+    cut = shoal("run", model, "--prompt", "the tide", "--json", "--stop", "no such text", "--stop", stop, *SMALL).json
+    assert cut["text"] == whole["text"][: whole["text"].index(stop)]
+    assert cut["finish_reason"] == "stop"
+    assert cut["completion_tokens"] <= whole["completion_tokens"]
+
+
+def test_a_system_message_comes_first(shoal: Shoal, model: Path) -> None:
+    def num_prompt_tokens(*arguments: str) -> int:
+        return shoal("run", model, "--prompt", "the tide", "--json", *arguments, *SMALL).json["prompt_tokens"]
+
+    assert num_prompt_tokens("--system", "Be brief.") > num_prompt_tokens()
+
+
+def test_top_k_of_one_is_greedy(shoal: Shoal, model: Path) -> None:
+    def text(*arguments: object) -> str:
+        return shoal("run", model, "--prompt", "the tide", "--json", *arguments, *SMALL).json["text"]
+
+    assert text("--temperature", 1.5, "--top-k", 1) == text() == text("--temperature", 1.5, "--min-p", 1.0)
+    assert text("--frequency-penalty", 2, "--presence-penalty", 2) != text()
+
+
 def test_a_split_run_says_the_same(shoal: Shoal, model: Path) -> None:
     arguments = ("--precision", "fp32", "--json", *SMALL)
     whole = shoal("run", model, "--prompt", "the tide", *arguments).json

@@ -26,6 +26,8 @@ def test_a_person_and_a_program_read_the_same() -> None:
     assert "a -> b: TLS, hidden states in int8" in shown.stdout
     assert "serving" in shown.stdout
     assert "without a worker" in " ".join(shown.stdout.split())
+    assert "shard" not in shown.stdout
+    assert "usual" in shown.stdout
     (model,) = told["models"]
     assert model["rates"] == {"prompt_tokens": 0.0, "generation_tokens": 0.0}
     assert (refused.returncode, "--api-key" in refused.stderr) == (2, True)

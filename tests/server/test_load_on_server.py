@@ -16,7 +16,7 @@ def test_every_token_is_counted_on_both_sides() -> None:
             model=MODEL,
             concurrency=4,
             num_prompts=8,
-            input_tokens=20,
+            prompt_tokens=20,
             output_tokens=30,
             token_id_range=(0, 256),
         )

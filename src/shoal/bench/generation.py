@@ -44,6 +44,7 @@ def generate(
     concurrency: int,
     on_finished: Callable[[Generation], None] | None = None,
     on_token: Callable[[TokenProduced], None] | None = None,
+    on_end: Callable[[RequestFinished], None] | None = None,
 ) -> list[Generation]:
     """Run requests with at most `concurrency` unfinished at any time. Returns them in the given order.
 
@@ -72,6 +73,8 @@ def generate(
                 case RequestFinished():
                     num_open -= 1
                     _finish(generation, output)
+                    if on_end:
+                        on_end(output)
                     if on_finished:
                         on_finished(generation)
     return list(results.values())

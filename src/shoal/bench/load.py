@@ -31,7 +31,7 @@ class Load:
     request_rate: float | None = None
     """requests/s of an open loop, > 0; None: a closed loop"""
     num_prompts: int
-    input_tokens: int = 128
+    prompt_tokens: int = 128
     output_tokens: int = 64
     seed: int = 0
     """prompts are a function of (seed, concurrency or rate, index): no two runs of a sweep share a prefix"""
@@ -62,6 +62,6 @@ def _prompt(load: Load, rng: random.Random) -> list[int] | str:
     match load.prompt_kind:
         case "tokens":
             first, end = load.token_id_range
-            return [rng.randrange(first, end) for _ in range(load.input_tokens)]
+            return [rng.randrange(first, end) for _ in range(load.prompt_tokens)]
         case "text":
-            return " ".join(rng.choices(_WORDS, k=load.input_tokens))
+            return " ".join(rng.choices(_WORDS, k=load.prompt_tokens))

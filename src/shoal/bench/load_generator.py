@@ -75,7 +75,7 @@ def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) ->
     if (load.concurrency is None) == (load.request_rate is None):
         raise ConfigError("a load has either a concurrency or a request rate")
     num_clients = 1 if load.concurrency is None else load.concurrency
-    if min(num_clients, load.num_prompts, load.input_tokens, load.output_tokens) < 1:
+    if min(num_clients, load.num_prompts, load.prompt_tokens, load.output_tokens) < 1:
         raise ConfigError("concurrency, number of prompts and token counts must be at least 1")
     if load.request_rate is not None and not 0.0 < load.request_rate < inf:
         raise ConfigError(f"the request rate must be more than 0 requests/s, not {load.request_rate:g}")
@@ -136,7 +136,7 @@ async def _send(load: Load, endpoint: Endpoint, body: bytes, due_s: float) -> Ou
     except (OSError, TimeoutError, msgspec.MsgspecError) as error:
         outcome.error = f"{type(error).__name__}: {error}"
     outcome.output_tokens = outcome.output_tokens or len(outcome.arrivals_s)
-    outcome.prompt_tokens = outcome.prompt_tokens or load.input_tokens
+    outcome.prompt_tokens = outcome.prompt_tokens or load.prompt_tokens
     return outcome
 
 

@@ -60,7 +60,7 @@ def summarize(load: Load, requests: Sequence[MeasuredRequest], *, duration_s: fl
     """The report of a run that took duration_s."""
     good = [request for request in requests if request.error is None]
     errors = [request.error for request in requests if request.error is not None]
-    input_tokens = sum(request.prompt_tokens for request in good)
+    prompt_tokens = sum(request.prompt_tokens for request in good)
     output_tokens = sum(request.output_tokens for request in good)
     return ServeReport(
         model=load.model,
@@ -70,11 +70,11 @@ def summarize(load: Load, requests: Sequence[MeasuredRequest], *, duration_s: fl
         num_failed=len(errors),
         first_error=errors[0] if errors else None,
         duration_s=duration_s,
-        total_input_tokens=input_tokens,
+        total_input_tokens=prompt_tokens,
         total_output_tokens=output_tokens,
         requests_per_s=len(good) / duration_s,
         output_tokens_per_s=output_tokens / duration_s,
-        total_tokens_per_s=(input_tokens + output_tokens) / duration_s,
+        total_tokens_per_s=(prompt_tokens + output_tokens) / duration_s,
         ttft=distribution([request.arrivals_s[0] - request.started_s for request in good]),
         tpot=distribution(list(_tpots_s(good))),
         itl=distribution([b - a for request in good for a, b in itertools.pairwise(request.arrivals_s)]),

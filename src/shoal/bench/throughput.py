@@ -23,7 +23,7 @@ class Throughput:
 
     concurrency: int
     num_prompts: int
-    input_tokens: int
+    prompt_tokens: int
     output_tokens: int
     duration_s: float
     output_tokens_per_s: float
@@ -44,7 +44,7 @@ def measure_throughput(
     vocab_size: int,
     concurrency: int,
     num_prompts: int,
-    input_tokens: int,
+    prompt_tokens: int,
     output_tokens: int,
     seed: int = 0,
     on_finished: Callable[[Generation], None] | None = None,
@@ -57,8 +57,8 @@ def measure_throughput(
         sampling = Sampling(temperature=0.0)
         return Request(request_id=RequestId(name), prompt_ids=prompt, max_tokens=num_output, sampling=sampling)
 
-    generate(engine, [request(f"warm-{i}", input_tokens, 4) for i in range(concurrency)], concurrency=concurrency)
-    requests = [request(f"prompt-{i}", input_tokens, output_tokens) for i in range(num_prompts)]
+    generate(engine, [request(f"warm-{i}", prompt_tokens, 4) for i in range(concurrency)], concurrency=concurrency)
+    requests = [request(f"prompt-{i}", prompt_tokens, output_tokens) for i in range(num_prompts)]
     started_s = time.perf_counter()
     results = generate(engine, requests, concurrency=concurrency, on_finished=on_finished)
     duration_s = time.perf_counter() - started_s
@@ -68,11 +68,11 @@ def measure_throughput(
     return Throughput(
         concurrency=concurrency,
         num_prompts=num_prompts,
-        input_tokens=input_tokens,
+        prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         duration_s=duration_s,
         output_tokens_per_s=num_output / duration_s,
-        total_tokens_per_s=(num_output + input_tokens * num_prompts) / duration_s,
+        total_tokens_per_s=(num_output + prompt_tokens * num_prompts) / duration_s,
         ttft_s=statistics.median(ttfts_s),
         ttft_p99_s=_percentile(ttfts_s, 0.99),
         tpot_s=statistics.median(tpots_s),

@@ -16,7 +16,7 @@ LevelT = TypeVar("LevelT", int, float)
 app = typer.Typer(help="Measure a server or a split under load.", no_args_is_help=True)
 app.command("chaos", epilog=bench_chaos.EXAMPLE)(bench_chaos.chaos)
 
-InputTokens = Annotated[int, typer.Option(min=1, help="Prompt tokens of each request.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Prompt tokens of each request.")]
 OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each request.")]
 
 
@@ -32,7 +32,7 @@ def throughput(
     link_precision: options.LinkPrecision = "auto",
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 16,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests. Default: twice the streams.")] = None,
-    input_tokens: InputTokens = 128,
+    prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
     precision: options.Precision = "auto",
     threads: options.Threads = None,
@@ -53,7 +53,7 @@ def throughput(
         planning=PlanningConfig(
             objective="throughput",
             streams=concurrency,
-            prompt_tokens=input_tokens,
+            prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             cluster=options.text(cluster),
             link_precision=link_precision,
@@ -61,7 +61,7 @@ def throughput(
         precision=precision,
         threads=threads,
         max_seqs=concurrency,
-        max_context=input_tokens + output_tokens + 1,
+        max_context=prompt_tokens + output_tokens + 1,
     )
     with load_model(config, quiet=json) as loaded, progress_bar("requests") as update:
         total, done = num_prompts or 2 * concurrency, 0
@@ -76,7 +76,7 @@ def throughput(
             vocab_size=loaded.decoder.vocab_size,
             concurrency=concurrency,
             num_prompts=total,
-            input_tokens=input_tokens,
+            prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             on_finished=count,
         )
@@ -113,7 +113,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="Requests a run. Default: twice the streams, or what comes in half a minute."),
     ] = None,
-    input_tokens: InputTokens = 128,
+    prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
     seed: Annotated[int, typer.Option(help="Key of the random prompts.")] = 0,
     text_prompts: Annotated[
@@ -136,7 +136,7 @@ def serve(
             concurrency=loop.concurrency,
             request_rate=loop.request_rate,
             num_prompts=total,
-            input_tokens=input_tokens,
+            prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             seed=seed,
             prompt_kind="text" if text_prompts else "tokens",

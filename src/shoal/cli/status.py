@@ -16,6 +16,8 @@ EXAMPLE = "Examples: shoal status   |   shoal status http://10.0.0.7:8000 --json
 _TIMEOUT_S = 10.0
 _RATE_S = 1.0
 """Between the two looks that a rate is taken from."""
+_USUAL = 0.1
+"""Share by which steps vary on a machine that nothing is wrong with."""
 _RATES = {"prompt_tokens": "prompt tokens/s", "generation_tokens": "output tokens/s", "rows": "rows/s"}
 """counters in /status, and what they are a second"""
 
@@ -76,24 +78,38 @@ def _show(model: dict[str, Any]) -> None:
     print(f"\n{model['name']} ({model['kind']}, split {plan['split']}): {rates}")
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counters.items() if name not in _RATES))
     table = Table()
-    for column in ("machine", "worker", "state", "holds", "threads", "weights", "a step", "as expected"):
+    for column in ("machine", "worker", "state", "holds", "threads", "weights", "a step", "step time"):
         table.add_column(column, justify="left" if column in ("machine", "worker", "state") else "right")
+    is_sharded = any(worker["shard"] for worker in plan["workers"])
     for worker in sorted(plan["workers"], key=lambda one: one.get("machine") or ""):
         replica = _at(model["replicas"], worker["replica"])
         stage = _at(replica.get("stages", ()), worker["stage"])
         table.add_row(
             worker.get("machine") or "here",
-            f"replica {worker['replica']} stage {worker['stage']} shard {worker['shard']}",
+            _name(worker, is_sharded=is_sharded),
             replica.get("state", "") + (", without a worker" if replica.get("is_reduced") else ""),
             _holds(worker),
             str(worker["threads"]),
             f"{worker['weight_bytes'] / 1e6:.0f} MB",
             f"{stage['step_s'] * 1e3:.1f} ms" if stage.get("step_s") else "",
-            f"{stage['slowdown']:.2f} x" if stage else "",
+            _pace(stage["slowdown"]) if stage else "",
         )
     print_table(table, to_stderr=False)
     for line in _links(plan):
         print(line)
+
+
+def _name(worker: Mapping[str, Any], *, is_sharded: bool) -> str:
+    """A worker as plans call it."""
+    name = f"replica {worker['replica']} stage {worker['stage']}"
+    return f"{name} shard {worker['shard']}" if is_sharded else name
+
+
+def _pace(slowdown: float) -> str:
+    """How the time of a stage's steps compares with what it was before."""
+    if abs(slowdown - 1.0) < _USUAL:
+        return "as usual"
+    return f"{slowdown:.2f} x the usual"
 
 
 def _at(told: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:

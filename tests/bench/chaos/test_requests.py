@@ -10,7 +10,7 @@ from shoal.bench.chaos.config import ChaosConfig
 from shoal.bench.chaos.requests import Answer, request_bodies
 from shoal.errors import ConfigError
 
-CONFIG = ChaosConfig(model="m", clients=2, requests=4, input_tokens=5, output_tokens=7)
+CONFIG = ChaosConfig(model="m", clients=2, requests=4, prompt_tokens=5, output_tokens=7)
 
 
 def event(**fields: object) -> bytes:

@@ -25,7 +25,7 @@ class ChaosConfig:
     """requests that are always under way, >= 1"""
     requests: int = 100
     """of each client, >= 1"""
-    input_tokens: int = 32
+    prompt_tokens: int = 32
     """words of each prompt, about a token each, >= 1"""
     output_tokens: int = 24
     """of each request, >= 1"""
@@ -35,7 +35,7 @@ class ChaosConfig:
     """go on for so long, with the same requests again and again; None: until each has been answered once"""
 
     def __post_init__(self) -> None:
-        if min(self.clients, self.requests, self.input_tokens, self.output_tokens) < 1:
+        if min(self.clients, self.requests, self.prompt_tokens, self.output_tokens) < 1:
             raise ConfigError("numbers of clients, requests and tokens must be at least 1")
         if not self.kill_every_s > 0 or not (self.minutes is None or self.minutes > 0):
             raise ConfigError("times must be more than 0")

@@ -96,7 +96,7 @@ def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
         model=model,
         concurrency=config.clients,
         num_prompts=config.num_requests,
-        input_tokens=config.input_tokens,
+        prompt_tokens=config.prompt_tokens,
         seed=config.seed,
         prompt_kind="text",
         num_warmups=0,
