@@ -92,6 +92,10 @@ class DeadlineExceeded(RequestError):
         self.retry_after_s = retry_after_s
 
 
+_REASON_CHARACTERS = 400
+"""Of what a parser says: some quote what they could not read."""
+
+
 @contextmanager
 def while_reading(what: object, error: type[ShoalError] = ModelLoadError) -> Iterator[None]:
     """Whatever a damaged file makes its parser raise becomes one error that names the file.
@@ -116,4 +120,5 @@ def while_reading(what: object, error: type[ShoalError] = ModelLoadError) -> Ite
     except OSError as cause:
         raise error(f"{what}: {cause.strerror or cause}") from cause
     except Exception as cause:
-        raise error(f"{what}: damaged ({type(cause).__name__}: {cause})") from cause
+        reason = " ".join(str(cause).split())[:_REASON_CHARACTERS]
+        raise error(f"{what}: damaged ({type(cause).__name__}: {reason})") from cause

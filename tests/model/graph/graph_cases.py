@@ -33,9 +33,10 @@ def make_graph(folder: Path, text: str, header: str = HEADER) -> GraphFile:
 
 def make_session(model: Path | onnx.ModelProto, folder: Path) -> ort.InferenceSession:
     options = session_options(1)
+    if isinstance(model, Path):
+        return plain_session(str(model), options)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return plain_session(source, options)
+    return plain_session(model.SerializeToString(), options)
 
 
 def run_session(session: ort.InferenceSession, values: Mapping[str, Any]) -> Values:

@@ -14,6 +14,7 @@ from shoal.model.graph.cuts import cut_points
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.stage_model import weight_bytes
 from tests.model.graph.graph_cases import HEADER, assert_same, run_stages, run_whole, save_graph
+from tests.model.graph.tensor_parallel.rank_runs import run_split
 
 TWO_LAYERS = """
 g (float[N,4] x) => (float[M,2] y) {
@@ -117,3 +118,79 @@ def test_more_weights_than_memory_cost_nothing_to_open(tmp_path: Path) -> None:
     assert weight_bytes(graph, 1, 2) == 0
     [cut] = cut_points(graph)
     assert cut.tensors[0].shape == ("N", side)
+
+
+def as_a_cache_has_it(folder: Path) -> Path:
+    """The files under other names in one folder and links to them in another, as huggingface_hub keeps them."""
+    source = folder / "source"
+    source.mkdir()
+    path = save_external(source)
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for name, blob in ((path.name, "aaa"), ("weights.bin", "bbb")):
+        (source / name).rename(blobs / blob)
+        (snapshot / name).symlink_to(Path("../../blobs") / blob)
+    return snapshot / path.name
+
+
+@pytest.mark.parametrize("shares", [(1,), (1, 1)])
+def test_links_as_a_cache_has_them_are_followed(tmp_path: Path, shares: tuple[int, ...]) -> None:
+    graph = open_graph(as_a_cache_has_it(tmp_path))
+    x = {"x": np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)}
+    expected = run_whole(graph, x)
+    for boundaries in ([], [1], [2], [1, 3]):
+        assert_same(run_split(graph, boundaries, shares, x), expected, rtol=1e-5)
+    assert {Path(file.name).name for file in graph.files} == {"model.onnx", "weights.bin"}
+
+
+def test_a_link_beside_the_file_to_another_name_there(tmp_path: Path) -> None:
+    path = save_external(tmp_path)
+    (tmp_path / "weights.bin").rename(tmp_path / "shared.bin")
+    (tmp_path / "weights.bin").symlink_to("shared.bin")
+    graph, x = open_graph(path), {"x": np.ones((3, 4), np.float32)}
+    assert_same(run_split(graph, [2], (1,), x), run_whole(graph, x))
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    path = save_external(tmp_path / "model")
+    (tmp_path / "model" / "weights.bin").rename(tmp_path / "weights.bin")
+    (tmp_path / "model" / "weights.bin").symlink_to("../weights.bin")
+    with pytest.raises(ModelLoadError, match=r"outside the model's folder.*it is a link to"):
+        open_graph(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = save_external(tmp_path)
+    (tmp_path / "weights.bin").unlink()
+    os.mkfifo(tmp_path / "weights.bin")
+    with pytest.raises(ModelLoadError, match="no regular file"):
+        open_graph(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("offset", "abc"),
+        ("offset", "-1"),
+        ("length", "-5"),
+        ("length", "1e9"),
+        ("offset", "9" * 30),
+        ("offset", "9" * 5000),
+        ("location", ""),
+        ("location", "a\0b"),
+        ("location", "w" * 5000),
+        ("location", "."),
+    ],
+)
+def test_numbers_and_names_that_make_no_sense_are_one_line(tmp_path: Path, key: str, value: str) -> None:
+    path = save_external(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    entries = {entry.key: entry for entry in model.graph.initializer[0].external_data}
+    entries[key].value = value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelLoadError) as caught:
+        open_graph(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)

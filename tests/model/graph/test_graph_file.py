@@ -1,18 +1,25 @@
 """Opening: what is read, and one clear line for every file that cannot run."""
 
+import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx.helper import make_node
 
 from shoal.core.graph_plan import TensorSpec
 from shoal.errors import ModelLoadError
 from shoal.model.graph.graph_file import open_graph
-from tests.model.graph.graph_cases import make_graph, save_graph
+from tests.model.graph.graph_cases import HEADER, make_graph, save_graph
 
 PLAIN = "g (float[N,4] x) => (float[N,4] y) <float[4] w = {1,2,3,4}> { a = Add(x, w)  y = Relu(a) }"
+
+_WHOLE = onnx.parser.parse_model(HEADER + PLAIN).SerializeToString()
 
 
 def refusal(path: Path) -> str:
@@ -146,3 +153,47 @@ def test_half_precision_names(tmp_path: Path) -> None:
     text = "g (float16[2] a, bfloat16[2] b) => (float16[2] c, float[2] d) { c = Abs(a)  d = Cast <to = 1> (b) }"
     assert [spec.dtype for spec in make_graph(tmp_path, text).inputs] == ["float16", "bfloat16"]
     assert np.dtype("bfloat16").itemsize == 2
+
+
+@pytest.mark.parametrize(("element", "dims"), [(999, [1]), (0, [1]), (1, [-1]), (1, [1 << 40, 1 << 40])])
+@pytest.mark.parametrize("where", ["initializer", "constant", "function", "sparse"])
+def test_tensors_that_cannot_be_are_named(tmp_path: Path, where: str, element: int, dims: list[int]) -> None:
+    model = onnx.parser.parse_model(HEADER + "g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    tensor = onnx.TensorProto(name="w", data_type=element, dims=dims)
+    constant = onnx.helper.make_node("Constant", [], ["w"], value=tensor)
+    match where:
+        case "initializer":
+            model.graph.initializer.append(tensor)
+        case "constant":
+            model.graph.node.append(constant)
+        case "function":
+            opsets = [onnx.helper.make_opsetid("", 17)]
+            model.functions.append(onnx.helper.make_function("own", "f", [], ["w"], [constant], opsets))
+        case _:
+            model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=tensor, dims=[4]))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert "weight 'w' has the " in refusal(tmp_path / "model.onnx")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    assert "no regular file" in refusal(tmp_path / "model.onnx")
+
+
+def test_a_file_that_no_onnx_file_can_be_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "model.onnx").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "2 GiB" in refusal(tmp_path / "model.onnx")
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, 10_000), change=st.binary(min_size=1, max_size=4))
+def test_a_damaged_file_is_opened_or_refused(place: int, change: bytes) -> None:
+    content = bytearray(_WHOLE)
+    place %= len(content)
+    content[place : place + len(change)] = change
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "model.onnx"
+        path.write_bytes(content)
+        with suppress(ModelLoadError):
+            _ = open_graph(path).value_specs

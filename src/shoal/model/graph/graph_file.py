@@ -11,14 +11,18 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from shoal.core.graph_plan import TensorSpec
-from shoal.errors import ModelLoadError
+from shoal.errors import ModelLoadError, while_reading
 from shoal.model.file_states import file_states, state_of
 from shoal.model.graph.dataflow import Dataflow, sort_nodes, trace, weight_names
+from shoal.model.graph.external_data import settle_external_data
+from shoal.model.graph.functions import check_functions
 from shoal.model.graph.operators import check_operators
 from shoal.model.graph.value_types import infer_specs, tensor_spec, value_info
-from shoal.model.graph.weight_tensors import check_external_data, external_files
+from shoal.model.graph.weight_tensors import check_tensors
 from shoal.protocol.messages import FileState
 
+MAX_FILE_BYTES = 1 << 31
+"""The most that a message in the protobuf format can have. Source: protobuf's encoding guide."""
 ONNX_FIRST_BYTE = b"\x08"
 """Every exporter writes `ModelProto.ir_version`, field 1 (a varint), first. Source: onnx.proto, protobuf encoding."""
 
@@ -33,13 +37,10 @@ class GraphFile:
     inputs: tuple[TensorSpec, ...]
     """what a run must be given: initializers that are also inputs are left out"""
     outputs: tuple[TensorSpec, ...]
+    folder: Path
+    """that the names of external data start from"""
     files: tuple[FileState, ...] = ()
     """that it was read from, and those of its external data, as they were then"""
-
-    @property
-    def folder(self) -> Path:
-        """Where external data lie."""
-        return self.path.parent
 
     @property
     def num_nodes(self) -> int:
@@ -58,7 +59,8 @@ class GraphFile:
     @cached_property
     def value_specs(self) -> Mapping[str, TensorSpec]:
         """Types of inputs, computed values and outputs; values that are no tensors or of unknown type are absent."""
-        return infer_specs(self.model, self.folder)
+        with while_reading(self.path):
+            return infer_specs(self.model, self.folder)
 
 
 def open_graph(path: Path) -> GraphFile:
@@ -67,30 +69,41 @@ def open_graph(path: Path) -> GraphFile:
     Raises:
         ModelLoadError: one line that says what is wrong with the file and what to do.
     """
-    model, own = _parse(path)
-    try:
-        check_operators(model)
-        check_external_data(model, path.parent)
-        external = file_states(path.parent, external_files(model))
-        sort_nodes(model.graph)
-        weights = weight_names(model.graph)
-        inputs = _specs("input", (value for value in model.graph.input if value.name not in weights))
-        outputs = _specs("output", _typed_outputs(model, path.parent))
-        if not outputs:
-            raise ModelLoadError("the graph has no outputs, so there is nothing to compute")
-    except ModelLoadError as error:
-        raise ModelLoadError(f"{path}: {error}") from None
+    with while_reading(path):
+        model, own = _parse(path)
+        try:
+            check_tensors(model)
+            check_functions(model)
+            check_operators(model)
+            data = settle_external_data(model, path)
+            external = file_states(path.parent, data.names)
+            sort_nodes(model.graph)
+            weights = weight_names(model.graph)
+            inputs = _specs("input", (value for value in model.graph.input if value.name not in weights))
+            outputs = _specs("output", _typed_outputs(model, data.folder))
+            if not outputs:
+                raise ModelLoadError("the graph has no outputs, so there is nothing to compute")
+        except ModelLoadError as error:
+            raise ModelLoadError(f"{path}: {error}") from None
     return GraphFile(
         path=path,
         model=model,
         inputs=inputs,
         outputs=outputs,
+        folder=data.folder,
         files=tuple(sorted((own, *external), key=lambda file: file.name)),
     )
 
 
 def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
+            raise ModelLoadError(f"{str(path)!r} is no regular file; give the path of an ONNX file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelLoadError(
+                f"{str(path)!r} is larger than the 2 GiB that an ONNX file can have: it is damaged, or no ONNX file; "
+                "large weights lie in files beside it"
+            )
         with path.open("rb") as file:
             state, content = state_of(file, path.name), file.read()
     except OSError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import onnx
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from shoal.errors import ModelLoadError
 from shoal.model.graph.dataflow import bodies, nested_nodes
@@ -25,6 +25,9 @@ BITS = {
 }
 """Bits of one element, packed. Source: `TensorProto.DataType` in onnx.proto."""
 
+_ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+MAX_ELEMENTS = 1 << 48
+"""Of one tensor: far more than any memory holds, and few enough that no size overflows."""
 SMALL_WEIGHT_BYTES = 1024
 """Weights up to here may be shapes, axes or sizes, whose numbers decide the shapes of other values."""
 
@@ -82,25 +85,27 @@ def named_weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return weights
 
 
-def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
-    """See that every external tensor's file is there and long enough, without reading any.
+def check_tensors(model: onnx.ModelProto) -> None:
+    """See that every tensor of the file has a type and a size that can be.
 
     Raises:
-        ModelLoadError: a file is missing, too short or outside the model's folder.
+        ModelLoadError: names the tensor.
     """
-    for tensor in _external_tensors(model):
-        _check_external(tensor, folder)
+    for tensor in all_tensors(model):
+        if tensor.data_type not in _ELEMENT_TYPES:
+            raise ModelLoadError(f"weight {tensor.name!r} has the unknown element type {tensor.data_type}")
+        if min(tensor.dims, default=0) < 0 or num_elements(tensor) > MAX_ELEMENTS:
+            raise ModelLoadError(f"weight {tensor.name!r} has the impossible shape {list(tensor.dims)}")
 
 
-def external_files(model: onnx.ModelProto) -> set[str]:
-    """Names of the files that hold external data, relative to the model's folder."""
-    return {ExternalDataInfo(tensor).location for tensor in _external_tensors(model)}
-
-
-def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    tensors = [*model.graph.initializer, *inner_tensors(model.graph.node)]
-    tensors += [tensor for function in model.functions for tensor in inner_tensors(function.node)]
-    return filter(uses_external_data, tensors)
+def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a file, wherever it hides."""
+    yield from model.graph.initializer
+    for sparse in model.graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from inner_tensors(model.graph.node)
+    for function in model.functions:
+        yield from inner_tensors(function.node)
 
 
 def read_if_small(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
@@ -113,24 +118,3 @@ def read_if_small(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
     copy.data_location = onnx.TensorProto.DEFAULT
     del copy.external_data[:]
     return copy
-
-
-def _check_external(tensor: onnx.TensorProto, folder: Path) -> None:
-    info = ExternalDataInfo(tensor)
-    location = PurePosixPath(info.location)
-    if location.is_absolute() or ".." in location.parts:
-        raise ModelLoadError(
-            f"weight {tensor.name!r} lies at {info.location!r}, outside the model's folder; put it beside the model"
-        )
-    try:
-        size_bytes = (folder / location).stat().st_size
-    except OSError:
-        raise ModelLoadError(
-            f"the model keeps its weights in {info.location!r}, which is missing; put that file into {str(folder)!r}"
-        ) from None
-    end = (info.offset or 0) + (info.length or num_bytes(tensor))
-    if size_bytes < end:
-        raise ModelLoadError(
-            f"{str(folder / location)!r} has {size_bytes:,} bytes, but weight {tensor.name!r} ends at byte {end:,}; "
-            "the file is cut off: copy or export it again"
-        )
