@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, cast
 
@@ -98,7 +98,7 @@ class GraphStage:
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def refusing() -> Generator[None]:
     """Whatever ONNX Runtime or its binding raises while it computes is the fault of what it was given to compute.
 
     Raises:
