@@ -1,12 +1,11 @@
 """Chat templates: Jinja programs that come with a model and turn messages into its prompt.
 
-The environment is the one templates are written for. Source: transformers, utils/chat_template_utils.py and the page
-"Writing a chat template" of its documentation.
+The environment is the one templates are written for, within bounds (template/). Source: transformers,
+utils/chat_template_utils.py and the page "Writing a chat template" of its documentation.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -15,31 +14,71 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.model.text.template.budget import Budget, TemplateLimitExceeded, spend_from
+from shoal.model.text.template.sandbox import MeteredEnvironment
 
-RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError)
-"""What a template raises over messages it was not made for: anything its expressions can."""
+MAX_SOURCE_CHARS = 256 << 10
+"""The longest templates in use have some 30 thousand characters."""
+STEPS = 200_000
+"""Of a template, whatever it is given: half a second or so. A loop over some hundred messages within another fits."""
+STEPS_PER_MESSAGE = 500
+"""Several times what templates in use take for each."""
+CHARS = 32 << 20
+CHARS_PER_CHAR = 16
+"""Characters that a template may make of each that it is given: every `+` behind a text copies it."""
+_SAMPLE = ({"role": "user", "content": "Hello"},)
+_LONGEST_REASON = 300
+"""characters of what a template says for itself"""
 
 
 class ChatTemplate:
-    """One compiled template and the special tokens that it may name. Raises ModelLoadError where it is no Jinja."""
+    """One compiled template and the special tokens that it may name."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Compile it and try it.
+
+        Raises:
+            ModelLoadError: it is no Jinja, or one short message costs it more than its budget.
+        """
         self._special_tokens = dict(special_tokens)
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ModelLoadError(f"the model's chat template has more than {MAX_SOURCE_CHARS} characters")
         try:
             self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise ModelLoadError(f"the model's chat template cannot be parsed: {error}") from error
+        except Exception as error:  # whatever Jinja and Python raise over a program that nobody here wrote
+            raise ModelLoadError(f"the model's chat template cannot be parsed: {_reason(error)}") from error
+        try:
+            self._run(_SAMPLE, None)
+        except TemplateLimitExceeded as error:
+            raise ModelLoadError(f"the model's chat template does not end over one message: {error}") from error
+        except Exception:
+            pass
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The prompt up to where the assistant's answer begins. Raises InvalidRequest over messages it refuses."""
-        variables = {**self._special_tokens, "messages": messages, "tools": tools, "documents": None}
+        """The prompt up to where the assistant's answer begins. Thread-safe; ends soon, whatever the template.
+
+        Raises:
+            InvalidRequest: the template refuses these messages, or is not done with them within its budget.
+        """
         try:
-            return self._template.render(**variables, add_generation_prompt=True)
-        except RENDER_ERRORS as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+            return self._run(messages, tools)
+        except Exception as error:  # whatever its expressions raise over messages it was not made for
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {_reason(error)}", "messages"
+            ) from error
+
+    def _run(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        num_chars = sum(len(text) for message in messages for text in message.values() if isinstance(text, str))
+        spend_from(
+            Budget(
+                steps=STEPS + STEPS_PER_MESSAGE * (len(messages) + len(tools or ())),
+                chars=CHARS + CHARS_PER_CHAR * num_chars,
+            )
+        )
+        variables = {**self._special_tokens, "messages": messages, "tools": tools, "documents": None}
+        return self._template.render(**variables, add_generation_prompt=True)
 
 
 class _Generation(Extension):
@@ -52,20 +91,24 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
+def _environment() -> MeteredEnvironment:
+    environment = MeteredEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = _strftime_now
     return environment
 
 
-def _to_json(value: Any, **options: Any) -> str:
-    """Plain JSON: jinja2's own filter escapes for HTML."""
-    return json.dumps(value, **{"ensure_ascii": False, **options})
+def _raise_exception(message: Any) -> NoReturn:
+    raise jinja2.TemplateError(str(message))
 
 
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _strftime_now(form: str) -> str:
+    if len(form) > _LONGEST_REASON or any(form[i : i + 4].isdigit() for i in range(len(form) - 3)):
+        raise TemplateLimitExceeded("it writes the date in a wide field")
+    return datetime.now().strftime(form)
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    words = " ".join(str(error).split())[:_LONGEST_REASON]
+    return words if isinstance(error, jinja2.TemplateError) and words else f"{type(error).__name__}: {words}"
