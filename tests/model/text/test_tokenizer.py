@@ -243,3 +243,11 @@ def test_window_stays_short(tokenizer: Tokenizer) -> None:
     for token in [*tokenizer.encode("some text") * 20, *broken * 100, *[2] * 100]:
         detokenizer.push(token)
     assert longest <= 40
+
+
+def test_model_with_a_hostile_template_is_refused_when_it_is_loaded(hf_directory: Path) -> None:
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (hf_directory / "chat_template.jinja").write_text(loops)
+    with pytest.raises(ModelLoadError, match="chat template does not end") as refusal:
+        load_tokenizer(hf_directory)
+    assert str(hf_directory) in str(refusal.value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.detokenizer import Detokenizer
 from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
@@ -21,23 +21,30 @@ def load_tokenizer(path: Path, *, cache_root: Path = DEFAULT_CACHE) -> Tokenizer
     """The tokenizer of a path from `resolve_model`. One built from a GGUF file is kept under `cache_root`.
 
     Raises:
-        ModelLoadError: there is none, or it is broken or of an unknown kind.
+        ModelLoadError: there is none, or it is broken or of an unknown kind, or its chat template is.
     """
-    if path.is_dir():
-        return Tokenizer(*from_hf_directory(path))
-    return Tokenizer(*from_gguf(path, cache_root.expanduser()))
+    backend, settings = from_hf_directory(path) if path.is_dir() else from_gguf(path, cache_root.expanduser())
+    try:
+        return Tokenizer(backend, settings)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{path}: {error}") from error
 
 
 class Tokenizer:
-    """A model's vocabulary, chat template and end-of-text tokens."""
+    """A model's vocabulary, chat template and end-of-text tokens. Thread-safe."""
 
     def __init__(self, backend: Backend, settings: TokenizerSettings) -> None:
+        """Raises ModelLoadError over a chat template that cannot be used."""
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self._settings = settings
         self._vocab_size = backend.get_vocab_size()
-        self._templates: dict[str, ChatTemplate] = {}
+        self._templates = {
+            name: ChatTemplate(settings.chat_templates[name], settings.special_tokens)
+            for name in ("default", "tool_use")
+            if name in settings.chat_templates
+        }
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -50,7 +57,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        return "default" in self._settings.chat_templates
+        return "default" in self._templates
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids. `add_special` puts BOS first where the model wants it; a chat prompt usually holds it already."""
@@ -80,9 +87,7 @@ class Tokenizer:
         """
         if not self.has_chat_template:
             raise InvalidRequest("this model has no chat template; use plain completions", "messages")
-        name = "tool_use" if tools and "tool_use" in self._settings.chat_templates else "default"
-        if name not in self._templates:
-            self._templates[name] = ChatTemplate(self._settings.chat_templates[name], self._settings.special_tokens)
+        name = "tool_use" if tools and "tool_use" in self._templates else "default"
         return self._templates[name].render(messages, tools)
 
     @cached_property

@@ -23,7 +23,7 @@ class Metering(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
         node.body.insert(0, _statement(STEP, 1, node.lineno))
-        if node.test is not None:
+        if isinstance(node.test, nodes.Expr):
             node.test = _filtered(node.test, TICK)
         return node
 
