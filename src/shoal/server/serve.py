@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, cast
 
 import uvicorn
 from starlette.applications import Starlette
 
 from shoal.errors import ConfigError, WorkerLost
+from shoal.server.descriptors import max_connections
 from shoal.server.draining import DRAIN_TIMEOUT_S, Drain
+from shoal.server.http_protocol import HEAD_TIMEOUT_S, BoundedConfig, BoundedProtocol, ConnectionLimits
 from shoal.server.tls import TlsFiles
 
 CUT_OFF_S = 2
@@ -22,6 +25,10 @@ CUT_OFF_S = 2
 KEEP_ALIVE_S = 75
 """Longer than the 60 s after which common proxies drop idle connections, so that they close first and not in the
 middle of a request."""
+
+
+_TICKS_PER_SWEEP = 10
+"""uvicorn ticks ten times a second; connections are looked at once a second."""
 
 
 class Mortal(Protocol):
@@ -121,16 +128,17 @@ class AppServer(uvicorn.Server):
         tls: TlsFiles | None = None,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         on_drain: Callable[[int], None] | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         """As `serve_app`; `on_started` is called in the event loop once requests are taken."""
-        config = uvicorn.Config(
+        config = BoundedConfig(
             app,
+            limits=limits or ConnectionLimits(max_connections=max_connections()),
             ssl_certfile=tls and tls.cert,
             ssl_keyfile=tls and tls.key,
-            http="httptools",
             ws="none",
             lifespan="on",
-            log_level="warning",
+            log_level="error",  # what any client can provoke is not logged
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
@@ -145,10 +153,28 @@ class AppServer(uvicorn.Server):
         self._mortal: Mortal = app.state.mortal
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
-        await super().startup(sockets)
+        """Start, listen, then tell."""
+        await super().startup([])
         if self.started:
+            loop = asyncio.get_running_loop()
+            for sock in sockets or ():
+                self.servers.append(await self._listen(loop, sock))
             self._on_started()
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> asyncio.Server:
+        """As uvicorn does, but that a client who never ends its TLS handshake is let go of."""
+
+        def accept() -> BoundedProtocol:
+            return BoundedProtocol(self.config, self.server_state, self.lifespan.state, loop)
+
+        handshake_timeout_s = None if self.config.ssl is None else HEAD_TIMEOUT_S
+        return await loop.create_server(
+            accept,
+            sock=sock,
+            ssl=self.config.ssl,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=handshake_timeout_s,
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come: the first lets open requests finish, the second ends them, a third kills."""
@@ -159,6 +185,10 @@ class AppServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop; asked ten times a second."""
+        if counter % _TICKS_PER_SWEEP == 0:
+            now_s = time.monotonic()
+            for connection in list(self.server_state.connections):
+                cast(BoundedProtocol, connection).sweep(now_s)
         return await super().on_tick(counter) or self._is_drained()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

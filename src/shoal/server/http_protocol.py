@@ -1,0 +1,286 @@
+"""One HTTP connection, with a bound on everything that a client can make it hold or wait for.
+
+uvicorn's httptools protocol has no limit on headers, URLs, trailers, pipelined requests or the time that any of them
+takes, and frames streams as HTTP/1.1 does whatever the client speaks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+MAX_HEAD_BYTES = 1 << 16
+"""Request line and headers together, and whatever else of a request is not its body. Source: h11's limit, uvicorn's
+other parser."""
+MAX_HEADERS = 256
+"""A judgment: browsers behind several proxies send about 50."""
+MAX_PIPELINED = 16
+"""Requests that may wait on one connection behind the one that is answered. A judgment: clients that pipeline at all
+are rare, and each of these costs memory before its turn."""
+MAX_UNWANTED_BYTES = 16 << 20
+"""So much of a body that was refused already is read, since a connection that is closed before may lose the answer."""
+HEAD_TIMEOUT_S = 20.0
+"""From the connection, or the first byte of a later request, to the end of its headers. Source: Apache's
+RequestReadTimeout, header=20-40."""
+BODY_WINDOW_S = 20.0
+BODY_WINDOW_BYTES = 4_096
+"""At least so much of a body must come in each window, or its end. Source: Apache's RequestReadTimeout,
+body=20,MinRate=500, rounded down."""
+UNREAD_TIMEOUT_S = 60.0
+"""A client that takes nothing of its answer for so long is cut off. Source: nginx, send_timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """Bounds that depend on the server."""
+
+    max_connections: int = 4_096
+    """further ones are answered with 503 and closed, >= 1"""
+
+
+class _Refusal(Exception):
+    """The request cannot be taken; the connection is closed after the answer."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class _Progress:
+    """When a connection last got on, for the sweep. Times are of time.monotonic."""
+
+    request_s: float
+    """since when the headers of a request are awaited; infinite while none are"""
+    body_s: float = math.inf
+    """begin of the window in which a piece of the body must come; infinite while none is awaited"""
+    body_bytes: int = 0
+    """that have come in this window"""
+    unread_s: float = math.inf
+    """since when the client has taken nothing of its answer; infinite while nothing waits"""
+    unread_bytes: int = 0
+    """that waited then"""
+
+
+@dataclass(slots=True)
+class _Head:
+    """What the headers of the present request have come to."""
+
+    num_bytes: int = 0
+    num_headers: int = 0
+    hosts: list[bytes] = field(default_factory=list[bytes])
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """As its parent, with bounds. `sweep` must be called about once a second."""
+
+    def __init__(self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = config.limits if isinstance(config, BoundedConfig) else ConnectionLimits()
+        self._progress = _Progress(request_s=time.monotonic())
+        self._head = _Head()
+        self._idle_bytes = 0
+        self._unwanted_bytes = 0
+        self._refusal: _Refusal | None = None
+        self.url = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection, or refuse it where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.max_connections:
+            self._refuse(_Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server has too many connections: try later"))
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come, as long as it is worth it."""
+        if self.transport.is_closing():
+            return
+        if self._progress.request_s == math.inf and self._progress.body_s == math.inf:
+            self._progress.request_s = time.monotonic()
+        self._idle_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._idle_bytes > MAX_HEAD_BYTES:
+            self._refuse(self._too_long())
+        elif self._unwanted_bytes > MAX_UNWANTED_BYTES:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, or was refused while it was."""
+        self._refuse(self._refusal or _Refusal(HTTPStatus.BAD_REQUEST, "this is not an HTTP request"))
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head = _Head()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL."""
+        super().on_url(url)
+        self._count(len(url), 0)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer: those are ignored, since whoever reads headers has done so by then."""
+        self._count(len(name) + len(value), 1)
+        if self._progress.body_s != math.inf:
+            return
+        if name.lower() == b"host":
+            self._head.hosts.append(value)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body begins, and the request is handed to the app."""
+        assert self.parser is not None
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            message = f"HTTP/{version} is not spoken here"
+            raise self._refused(_Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, message))
+        self._settle_host(may_miss=version == "1.0")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            message = f"more than {MAX_PIPELINED} requests wait on this connection"
+            raise self._refused(_Refusal(HTTPStatus.BAD_REQUEST, message))
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            _answer_unframed(self.cycle)
+        if self.parser.should_upgrade():  # to nothing that is spoken here, and the parser reads no further
+            self.cycle.keep_alive = False
+        self._progress.request_s = math.inf
+        self._begin_window(time.monotonic())
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._idle_bytes = 0
+        self._progress.body_bytes += len(body)
+        if self.cycle.response_complete:
+            self._unwanted_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request has come."""
+        self._idle_bytes = 0
+        self._unwanted_bytes = 0
+        self._progress.body_s = math.inf
+        super().on_message_complete()
+
+    def sweep(self, now_s: float) -> None:
+        """Close the connection where its client has kept it waiting for too long."""
+        progress = self._progress
+        if self._unread_for_s(now_s) > UNREAD_TIMEOUT_S:
+            self.transport.abort()
+        elif self.transport.is_closing():
+            return
+        elif now_s - progress.body_s > BODY_WINDOW_S:
+            if progress.body_bytes >= BODY_WINDOW_BYTES or self.flow.read_paused:
+                self._begin_window(now_s)
+            else:
+                self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body stood still for {BODY_WINDOW_S:.0f} s"))
+        elif now_s - progress.request_s > HEAD_TIMEOUT_S:
+            if self._is_answering:  # what comes meanwhile has time until the answer has gone
+                progress.request_s = now_s
+            else:
+                self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, f"no whole headers in {HEAD_TIMEOUT_S:.0f} s"))
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
+
+    def _begin_window(self, now_s: float) -> None:
+        self._progress.body_s, self._progress.body_bytes = now_s, 0
+
+    def _unread_for_s(self, now_s: float) -> float:
+        """For how long the client has taken nothing of what waits for it, in seconds."""
+        progress, num_bytes = self._progress, self.transport.get_write_buffer_size()
+        if not num_bytes:
+            progress.unread_s = math.inf
+        elif progress.unread_s == math.inf or num_bytes < progress.unread_bytes:
+            progress.unread_s = now_s
+        progress.unread_bytes = num_bytes
+        return now_s - progress.unread_s
+
+    def _count(self, num_bytes: int, num_headers: int) -> None:
+        head = self._head
+        head.num_bytes += num_bytes
+        head.num_headers += num_headers
+        if head.num_bytes > MAX_HEAD_BYTES or head.num_headers > MAX_HEADERS:
+            raise self._refused(self._too_long())
+
+    def _too_long(self) -> _Refusal:
+        if self._progress.request_s != math.inf and not self._head.num_headers and len(self.url) > 1:
+            return _Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {MAX_HEAD_BYTES} bytes")
+        message = f"the headers have more than {MAX_HEAD_BYTES} bytes, or there are more than {MAX_HEADERS}"
+        return _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+
+    def _refused(self, refusal: _Refusal) -> _Refusal:
+        """To be raised in the parser's callbacks, which hand on nothing of an exception but that there was one."""
+        self._refusal = refusal
+        return refusal
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Answer at once and close. An answer that is being written is cut off: its client speaks no HTTP."""
+        if not self._is_answering or not self.cycle.response_started:
+            message = f"{refusal}\n".encode()
+            head = (
+                f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}",
+                "content-type: text/plain; charset=utf-8",
+                f"content-length: {len(message)}",
+                "connection: close",
+            )
+            self.transport.write("\r\n".join([*head, "", ""]).encode() + message)
+        if self._is_answering:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _settle_host(self, *, may_miss: bool) -> None:
+        """One host a request, which is the URL's where it names one. Source: RFC 9112, sections 3.2 and 3.2.2."""
+        hosts = self._head.hosts
+        if len(hosts) > 1 or not (hosts or may_miss):
+            raise self._refused(_Refusal(HTTPStatus.BAD_REQUEST, "a request has one Host header"))
+        if self.url.startswith(b"/") or self.url == b"*":
+            return
+        scheme, _, rest = self.url.partition(b"://")
+        if scheme.lower() not in (b"http", b"https") or not rest:
+            raise self._refused(_Refusal(HTTPStatus.BAD_REQUEST, "the URL is neither a path nor one of HTTP"))
+        host = rest.partition(b"/")[0].partition(b"?")[0].rpartition(b"@")[2]
+        self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"] + [(b"host", host)]
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Not a line of the log for each: clients of any kind may ask."""
+
+
+class BoundedConfig(uvicorn.Config):
+    """uvicorn's configuration with the bounds of its connections."""
+
+    def __init__(self, app: Any, *, limits: ConnectionLimits, **given: Any) -> None:
+        super().__init__(app, http=BoundedProtocol, **given)
+        self.limits = limits
+
+
+def _answer_unframed(cycle: RequestResponseCycle) -> None:
+    """An answer of unknown length to HTTP/1.0 ends with the connection. Source: RFC 9112, section 6.3.
+
+    uvicorn would frame it in chunks, which such clients read as text.
+    """
+    send = cycle.send
+
+    async def send_unframed(message: MutableMapping[str, Any]) -> None:
+        is_start = message["type"] == "http.response.start"
+        if is_start and not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
+            cycle.chunked_encoding = False
+            cycle.expected_content_length = _ANY_LENGTH
+        elif not is_start and cycle.expected_content_length > _ANY_LENGTH // 2 and not message.get("more_body", False):
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)  # pyright: ignore[reportArgumentType]
+
+    cycle.send = send_unframed  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_ANY_LENGTH = 1 << 62
+"""Bytes that no answer reaches: the length that uvicorn is told where nobody knows it."""
