@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import Generator
@@ -24,6 +25,8 @@ class RunningServer:
     url: str
     engine: FakeEngine
     data_plane: DataPlane
+    loop: asyncio.AbstractEventLoop
+    server: AppServer
 
 
 PLAN = {
@@ -61,13 +64,13 @@ def run_server(
     app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=lambda: PLAN)
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)
-    started: queue.Queue[None] = queue.Queue()
-    server = AppServer(app, tls=tls, on_started=lambda: started.put(None))
+    started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
+    server = AppServer(app, tls=tls, on_started=lambda: started.put(asyncio.get_running_loop()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
-        started.get(timeout=30)
-        yield RunningServer(url=url, engine=engine, data_plane=data_plane)
+        loop = started.get(timeout=30)
+        yield RunningServer(url=url, engine=engine, data_plane=data_plane, loop=loop, server=server)
     finally:
         server.should_exit = True
         thread.join(30)

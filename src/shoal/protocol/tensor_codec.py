@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from typing import Any, cast
@@ -20,6 +21,8 @@ _LENGTH = struct.Struct("<I")
 _NUMBERS = "biufc"
 """NumPy's kinds of types that travel, beside those of ml_dtypes and strings"""
 _MAX_RANK = 64
+_MAX_ELEMENTS = 1 << 40
+"""Sizes other than 0 multiplied: far from where NumPy's arithmetic overflows, which counts them in empty arrays too."""
 """Source: NumPy 2 refuses arrays of more dimensions."""
 
 
@@ -78,7 +81,8 @@ def dtype_name(array: Array) -> str:
 
 def from_bytes(data: memoryview, ref: TensorRef) -> Array:
     """The array that `ref` describes, read in place (strings are decoded). Raises RemoteProtocolError."""
-    if len(ref.shape) > _MAX_RANK or min(ref.shape, default=0) < 0:
+    too_large = math.prod(size for size in ref.shape if size) > _MAX_ELEMENTS
+    if len(ref.shape) > _MAX_RANK or min(ref.shape, default=0) < 0 or too_large:
         raise RemoteProtocolError(f"tensor {ref.name!r} has the impossible shape {ref.shape}")
     count = int(np.prod(ref.shape, dtype=object))
     if ref.dtype == "string":

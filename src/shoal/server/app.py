@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from shoal.server.auth import ApiKeyMiddleware
+from shoal.server.bodies import RequestBodies
 from shoal.server.data_plane import DataPlane
 from shoal.server.draining import Drain, DrainMiddleware, ShuttingDown
 from shoal.server.generation_status import GenerationStatus
@@ -35,11 +36,13 @@ def create_app(
             yield
         finally:
             await data_plane.close()
+            bodies.close()
 
+    bodies = RequestBodies()
     drain = Drain()
     status = GenerationStatus(data_plane, drain, plan)
     app = Starlette(
-        routes=[*OpenAiApi(data_plane, model_name).routes(), *Probes(status).routes()],
+        routes=[*OpenAiApi(data_plane, model_name, bodies).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain, data_plane),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -31,6 +32,7 @@ class RunningServer:
     loader: FakeLoader
     repository: ModelRepository
     server: AppServer
+    loop: asyncio.AbstractEventLoop
 
 
 def echoes() -> dict[str, Callable[[], FakeGraph]]:
@@ -59,13 +61,13 @@ def run_server(
         repository, api_key=api_key, max_request_bytes=max_request_bytes, grpc_address=grpc_address, tls=tls
     )
     sock = bind("127.0.0.1", 0)
-    started: queue.Queue[None] = queue.Queue()
-    server = AppServer(app, tls=tls, on_started=lambda: started.put(None))
+    started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
+    server = AppServer(app, tls=tls, on_started=lambda: started.put(asyncio.get_running_loop()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     url = url_of(sock, tls)
     try:
-        started.get(timeout=30)
+        loop = started.get(timeout=30)
         yield RunningServer(
             url=url,
             address=url.partition("://")[2],
@@ -73,6 +75,7 @@ def run_server(
             loader=loader,
             repository=repository,
             server=server,
+            loop=loop,
         )
     finally:
         server.should_exit = True

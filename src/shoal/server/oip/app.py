@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from shoal.errors import ConfigError
 from shoal.server.auth import ApiKeyMiddleware
+from shoal.server.bodies import RequestBodies
 from shoal.server.draining import Drain, DrainMiddleware
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_key
@@ -20,8 +21,9 @@ from shoal.server.oip.status import RepositoryStatus
 from shoal.server.probes import STATUS_PATH, Probes
 from shoal.server.tls import TlsFiles
 
-MAX_REQUEST_BYTES = 1 << 30
-"""Larger requests are refused by default: half of the largest message that gRPC can carry."""
+MAX_REQUEST_BYTES = 64 << 20
+"""Larger requests are refused by default. Source: Triton, `--http-max-input-size`; copying as much into the memory that
+a worker reads, which the event loop does, takes a few hundredths of a second."""
 
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What orchestrators ask without a key, and of a server that is about to end."""
@@ -48,6 +50,7 @@ def create_graph_app(
         tls: of gRPC; None: without TLS.
     """
     drain = Drain()
+    bodies = RequestBodies(max_request_bytes)
     status = RepositoryStatus(repository, drain)
     rpc = None
     if grpc_address is not None:
@@ -64,9 +67,10 @@ def create_graph_app(
             if rpc is not None:
                 await rpc.stop()
             await repository.close()
+            bodies.close()
 
     app = Starlette(
-        routes=[*RestApi(repository, status, max_request_bytes).routes(), *Probes(status).routes()],
+        routes=[*RestApi(repository, status, bodies).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,

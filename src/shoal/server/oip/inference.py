@@ -10,6 +10,8 @@ from shoal.router.graph_executor import Array
 from shoal.server.oip.repository import ModelRepository
 
 MICROSECONDS = 1e-6
+_LONGEST_US = 10**15
+"""Three decades: what is more need not be told apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +76,10 @@ def timeout_from(microseconds: object) -> float | None:
         case bool():
             pass
         case int() if microseconds > 0:
-            return microseconds * MICROSECONDS
+            return min(microseconds, _LONGEST_US) * MICROSECONDS
         case _:
             pass
     raise InvalidRequest("parameter `timeout` must be a whole number of microseconds, 0 or more", param="timeout")
-
-
-def refuse_sequences(sequence_id: object) -> None:
-    """Raises InvalidRequest for a request of a stateful sequence: state is an input and an output here."""
-    if sequence_id:
-        raise InvalidRequest("parameter `sequence_id`: no model here keeps state between requests", param="sequence_id")
 
 
 def _check_outputs(call: InferCall, names: Sequence[str]) -> None:

@@ -18,12 +18,32 @@ from shoal.server.oip.datatypes import BYTES, dtype_of
 
 _LENGTH = struct.Struct("<I")
 
+MAX_RANK = 32
+"""Source: NumPy 1's limit; no operator of ONNX needs more than 8."""
+MAX_ELEMENTS = 1 << 40
+"""Sizes other than 0 multiplied: more than any memory holds, and far from where NumPy's own arithmetic overflows."""
+MAX_STRINGS = 1 << 16
+MAX_STRING_BYTES = 8 << 20
+"""Strings of a tensor, and their bytes together. Each is an object that is checked and packed one by one."""
+
 
 def num_elements(name: str, shape: Sequence[int]) -> int:
-    """Elements of a tensor of this shape. Raises InvalidRequest for a negative size."""
+    """Elements of a tensor of this shape. Raises InvalidRequest for one that no tensor has."""
+    if len(shape) > MAX_RANK:
+        raise InvalidRequest(f"input {name!r} has {len(shape)} dimensions: at most {MAX_RANK}")
     if shape and min(shape) < 0:
         raise InvalidRequest(f"input {name!r} has the shape {list(shape)}: no size may be negative")
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise InvalidRequest(f"input {name!r} has a shape of more than {MAX_ELEMENTS} elements")
     return math.prod(shape)
+
+
+def check_strings(name: str, count: int, num_bytes: int) -> None:
+    """Raises InvalidRequest for a tensor of too many strings, or of too many bytes."""
+    if count > MAX_STRINGS:
+        raise InvalidRequest(f"input {name!r} has {count} strings: at most {MAX_STRINGS} in one request")
+    if num_bytes > MAX_STRING_BYTES:
+        raise InvalidRequest(f"input {name!r} has {num_bytes} bytes of strings: at most {MAX_STRING_BYTES}")
 
 
 def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:
@@ -34,7 +54,7 @@ def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes 
     """
     count = num_elements(name, shape)
     if datatype == BYTES:
-        return _strings(name, count, bytes(raw)).reshape(shape)
+        return _strings(name, count, raw).reshape(shape)
     dtype = dtype_of(datatype, name)
     if len(raw) != count * dtype.itemsize:
         raise InvalidRequest(
@@ -60,12 +80,16 @@ def text_of_element(name: str, element: bytes) -> str:
         raise InvalidRequest(f"input {name!r} holds a string that is not UTF-8: {error.reason}") from error
 
 
-def _strings(name: str, count: int, raw: bytes) -> Array:
+def _strings(name: str, count: int, raw: bytes | memoryview) -> Array:
+    check_strings(name, count, len(raw))
+    if count * _LENGTH.size > len(raw):
+        raise InvalidRequest(f"input {name!r} has {len(raw)} bytes of data, but its shape takes {count} strings")
     array = np.empty(count, dtype=object)
     num_found = 0
-    for element in _elements(name, raw):
-        if num_found < count:
-            array[num_found] = text_of_element(name, element)
+    for element in _elements(name, bytes(raw)):
+        if num_found == count:
+            raise InvalidRequest(f"input {name!r} has more strings than its shape takes, {count}")
+        array[num_found] = text_of_element(name, element)
         num_found += 1
     if num_found != count:
         raise InvalidRequest(f"input {name!r} has {num_found} strings, but its shape takes {count}")

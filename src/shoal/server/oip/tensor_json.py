@@ -1,4 +1,7 @@
-"""Tensors as JSON values: flat or nested lists in, flat lists out.
+"""Tensors as JSON: flat or nested lists in, flat lists out.
+
+Large ones are read and written in pieces, because each list of Python's objects is made and turned into an array, or
+the other way round, under Python's lock.
 
 JSON has no NaN and no infinity. Both become `null` in answers, which every parser takes (Triton writes the bare words
 `NaN` and `Infinity`, which many refuse); `null` in requests is NaN. Binary tensors carry them exactly.
@@ -9,12 +12,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
+from shoal.server.json_bounds import JsonBounds, check_json
 from shoal.server.oip.datatypes import BYTES, dtype_of
-from shoal.server.oip.tensor_bytes import num_elements
+from shoal.server.oip.tensor_bytes import MAX_STRINGS, check_strings, num_elements
+
+_PIECE = 1 << 14
+"""Elements that are read or written at once: about a millisecond of Python's lock."""
+_BLOCK_BYTES = 1 << 20
+_STRINGS = JsonBounds(max_items=MAX_STRINGS, max_groups=MAX_STRINGS)
+_COMMA = ord(",")
+_NO_STRUCTURE = bytes(sorted(set(range(256)) - set(b"[],")))
+
+
+def array_from_json_text(name: str, datatype: str, shape: Sequence[int], text: memoryview) -> Array:
+    """As `array_from_json`, from the text of `data`, which is JSON but may be large.
+
+    Raises:
+        InvalidRequest: the values are not what datatype and shape announce.
+    """
+    count = num_elements(name, shape)
+    if datatype == BYTES:
+        check_json(text, _STRINGS)
+        return array_from_json(name, datatype, shape, msgspec.json.decode(text))
+    structure = _structure_of(text)
+    if not 0 < count <= len(text) or structure not in (b"[%b]" % (b"," * (count - 1)), _structure(shape)):
+        raise InvalidRequest(
+            f"input {name!r}: `data` must be one flat list of {count} values, or be nested as `shape` is: {list(shape)}"
+        )
+    array = np.empty(count, dtype_of(datatype, name))
+    commas = np.flatnonzero(np.frombuffer(text, np.uint8) == _COMMA)
+    ends = [*commas[_PIECE - 1 :: _PIECE].tolist(), len(text)]
+    first_byte = first = 0
+    for end in ends:
+        values = msgspec.json.decode(b"[%b]" % bytes(text[first_byte:end]).translate(None, b"[]"))
+        array[first : first + len(values)] = array_from_json(name, datatype, [len(values)], values)
+        first_byte, first = end + 1, first + len(values)
+    return array.reshape(shape)
+
+
+def _structure(shape: Sequence[int]) -> bytes:
+    """The brackets and commas of lists that are nested so."""
+    text = b""
+    for size in reversed(shape):
+        text = b"[" + b",".join([text] * size) + b"]"
+    return text
+
+
+def _structure_of(text: memoryview) -> bytes:
+    """The brackets and commas of a JSON text without strings."""
+    blocks = range(0, len(text), _BLOCK_BYTES)
+    return b"".join([bytes(text[first : first + _BLOCK_BYTES]).translate(None, _NO_STRUCTURE) for first in blocks])
 
 
 def array_from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> Array:
@@ -27,7 +79,10 @@ def array_from_json(name: str, datatype: str, shape: Sequence[int], data: object
     if not isinstance(data, list):
         raise InvalidRequest(f"input {name!r}: `data` must be a list")
     items = cast(list[Any], data)
-    values = _strings(name, items) if datatype == BYTES else _numbers(name, datatype, items)
+    try:
+        values = _strings(name, items) if datatype == BYTES else _numbers(name, datatype, items)
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise InvalidRequest(f"input {name!r}: `data` cannot be made an array of {datatype}: {error}") from error
     if values.ndim > 1 and values.shape != tuple(shape) and values.size:
         raise InvalidRequest(f"input {name!r}: `data` is nested as {list(values.shape)}, but `shape` is {list(shape)}")
     if values.size != count:
@@ -37,20 +92,28 @@ def array_from_json(name: str, datatype: str, shape: Sequence[int], data: object
     return values.reshape(shape)
 
 
-def json_of_array(array: Array) -> list[Any]:
-    """An output's elements, row-major, as values that `msgspec.json` encodes (NaN and infinity as null)."""
+def json_of_array(array: Array) -> bytes:
+    """An output's elements as the text of a flat list, row-major; NaN and infinity are null."""
     flat = array.ravel()
+    pieces = [_json_of(flat[first : first + _PIECE])[1:-1] for first in range(0, len(flat), _PIECE)]
+    return b"[%b]" % b",".join(pieces)
+
+
+def _json_of(flat: Array) -> bytes:
     if flat.dtype == object:
-        return [item.decode(errors="replace") if isinstance(item, bytes) else item for item in flat.tolist()]
+        texts = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in flat.tolist()]
+        return msgspec.json.encode(texts)
     if flat.dtype.name == "bfloat16":
         flat = flat.astype(np.float32)
-    return flat.tolist()
+    return msgspec.json.encode(flat.tolist())
 
 
 def _strings(name: str, data: list[Any]) -> Array:
     values = np.array(data, dtype=object)
-    if not all(isinstance(value, str) for value in values.ravel().tolist()):
+    texts = values.ravel().tolist()
+    if not all(isinstance(value, str) for value in texts):
         raise InvalidRequest(f"input {name!r}: `data` must hold strings only, equally many in every nested list")
+    check_strings(name, len(texts), sum(len(text.encode()) for text in texts))
     return values
 
 

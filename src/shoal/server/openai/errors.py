@@ -19,7 +19,7 @@ from shoal.errors import (
     ShoalError,
     WorkerLost,
 )
-from shoal.server.body import BodyTooLarge
+from shoal.server.bodies import BodyTooLarge
 from shoal.server.data_plane import ContextLengthExceeded
 from shoal.server.draining import ShuttingDown
 from shoal.server.retry_after import retry_after

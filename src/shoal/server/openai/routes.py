@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal.server.body import read_body
+from shoal.server.bodies import RequestBodies
 from shoal.server.data_plane import DataPlane
 from shoal.server.disconnect import ClientGone, run_until_disconnect
 from shoal.server.generation import GenerationSpec
+from shoal.server.json_bounds import JsonBounds
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_specs
 from shoal.server.openai.errors import unknown_model
@@ -23,11 +24,15 @@ from shoal.server.openai.sse import EventStream
 
 Body = TypeVar("Body", bound=GenerationBody)
 
+JSON_BOUNDS = JsonBounds(max_items=200_000, max_groups=10_000)
+"""What pydantic reads in a few hundredths of a second. Token ids are the only items of which there may be many."""
+
 
 class OpenAiApi:
     """Handlers of /v1/*."""
 
-    def __init__(self, data_plane: DataPlane, model_name: str) -> None:
+    def __init__(self, data_plane: DataPlane, model_name: str, bodies: RequestBodies) -> None:
+        self._bodies = bodies
         self._data_plane = data_plane
         self._model_name = model_name
         self._created_s = int(time.time())
@@ -67,7 +72,9 @@ class OpenAiApi:
         return JSONResponse(self._card())
 
     async def _read(self, request: Request, schema: type[Body]) -> Body:
-        body = schema.model_validate_json(await read_body(request))
+        async with self._bodies.read(request.scope, request.receive) as content:
+            await self._bodies.check_json(content, JSON_BOUNDS)
+            body = schema.model_validate_json(content)
         self._check_model(body.model)
         return body
 

@@ -17,7 +17,7 @@ from shoal.errors import (
     ShoalError,
     WorkerLost,
 )
-from shoal.server.body import BodyTooLarge
+from shoal.server.bodies import BodyTooLarge
 from shoal.server.draining import ShuttingDown
 from shoal.server.oip.repository import ModelNotReady, UnknownModel
 from shoal.server.retry_after import retry_after

@@ -14,8 +14,8 @@ from shoal.server.oip.tensor_bytes import bytes_of_array
 from shoal.server.oip.tensor_json import json_of_array
 
 
-def encode_answer(answer: InferAnswer, request: ParsedBody) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON part where something follows it."""
+def encode_answer(answer: InferAnswer, request: ParsedBody) -> list[bytes]:
+    """The body's pieces: its JSON part, and the bytes of each binary tensor."""
     pieces: list[bytes] = [b""]
     outputs: list[dict[str, Any]] = []
     for name, array in answer.outputs.items():
@@ -25,11 +25,10 @@ def encode_answer(answer: InferAnswer, request: ParsedBody) -> tuple[bytes, int 
             output["parameters"] = {"binary_data_size": len(raw)}
             pieces.append(raw)
         else:
-            output["data"] = json_of_array(array)
+            output["data"] = msgspec.Raw(json_of_array(array))
         outputs.append(output)
     pieces[0] = msgspec.json.encode(_head(answer) | {"outputs": outputs})
-    has_binary = len(pieces) > 1
-    return (b"".join(pieces), len(pieces[0])) if has_binary else (pieces[0], None)
+    return pieces
 
 
 def _head(answer: InferAnswer) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
 
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
-from shoal.server.oip.inference import InferCall, gather_inputs, refuse_sequences, timeout_from
+from shoal.server.json_bounds import JsonBounds, check_json
+from shoal.server.oip.inference import InferCall, gather_inputs, timeout_from
 from shoal.server.oip.tensor_bytes import array_from_bytes
-from shoal.server.oip.tensor_json import array_from_json
+from shoal.server.oip.tensor_json import array_from_json, array_from_json_text
 
 _NOT_FINITE = (b"NaN", b"Infinity")
 """Words that JSON has not, but that Triton's clients write."""
@@ -22,12 +24,26 @@ class _TensorParameters(msgspec.Struct):
     shared_memory_region: str | None = None
 
 
+_Name = Annotated[str, msgspec.Meta(max_length=1024)]
+_Scalar = int | float | str | bool | None
+
+
 class _Input(msgspec.Struct):
-    name: str
+    name: _Name
     shape: list[int]
-    datatype: str
+    datatype: _Name
     parameters: _TensorParameters | None = None
     data: Any = None
+
+
+class _LargeInput(msgspec.Struct):
+    """As `_Input`, with whatever may be long as the text that it is."""
+
+    name: _Name
+    shape: msgspec.Raw
+    datatype: _Name
+    parameters: _TensorParameters | None = None
+    data: msgspec.Raw | None = None
 
 
 class _OutputParameters(msgspec.Struct):
@@ -37,19 +53,25 @@ class _OutputParameters(msgspec.Struct):
 
 
 class _Output(msgspec.Struct):
-    name: str
+    name: _Name
     parameters: _OutputParameters | None = None
 
 
 class _RequestParameters(msgspec.Struct):
     binary_data_output: bool = False
-    timeout: Any = None
-    sequence_id: Any = None
+    timeout: _Scalar = None
 
 
 class _Body(msgspec.Struct):
     inputs: list[_Input]
-    id: str | None = None
+    id: _Name | None = None
+    parameters: _RequestParameters | None = None
+    outputs: list[_Output] | None = None
+
+
+class _LargeBody(msgspec.Struct):
+    inputs: list[_LargeInput]
+    id: _Name | None = None
     parameters: _RequestParameters | None = None
     outputs: list[_Output] | None = None
 
@@ -69,6 +91,16 @@ class ParsedBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+_large_decoder = msgspec.json.Decoder(_LargeBody)
+_shape_decoder = msgspec.json.Decoder(list[int])
+
+SMALL_JSON_BYTES = 1 << 14
+"""JSON up to this size is read whole: whatever it holds takes a few milliseconds."""
+MAX_JSON_BYTES = 24 << 20
+"""The most that a request's JSON may have; binary tensors may have more. A picture of 640 x 640 x 3 floats fits, and
+skipping over it, which must be done in one go, takes a few hundredths of a second."""
+_BOUNDS = JsonBounds(max_items=2_000_000, max_groups=20_000)
+_MAX_SHAPE_BYTES = 1_024
 
 
 def parse_body(body: bytes | bytearray, json_size: int | None, *, model_name: str, model_version: str) -> ParsedBody:
@@ -86,10 +118,11 @@ def parse_body(body: bytes | bytearray, json_size: int | None, *, model_name: st
     view = memoryview(body)
     if json_size is not None and json_size > len(view):
         raise InvalidRequest(f"Inference-Header-Content-Length is {json_size}, but the body has {len(view)} bytes")
+    if (json_size or len(view)) > MAX_JSON_BYTES:
+        raise InvalidRequest(f"JSON may have {MAX_JSON_BYTES} bytes: send large inputs as binary tensors")
     head = view if json_size is None else view[:json_size]
     parsed = _decode(head)
     parameters = parsed.parameters or _RequestParameters()
-    refuse_sequences(parameters.sequence_id)
     outputs = parsed.outputs or []
     call = InferCall(
         model_name=model_name,
@@ -107,15 +140,19 @@ def parse_body(body: bytes | bytearray, json_size: int | None, *, model_name: st
     )
 
 
-def _decode(head: memoryview) -> _Body:
+def _decode(head: memoryview) -> _Body | _LargeBody:
+    is_large = len(head) > SMALL_JSON_BYTES
+    if is_large:
+        check_json(head, _BOUNDS)
     try:
-        return _decoder.decode(head)
+        return _large_decoder.decode(head) if is_large else _decoder.decode(head)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"not an inference request: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if any(word in bytes(head) for word in _NOT_FINITE):
-            return _decode_not_finite(bytes(head))
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
+        if is_large or not any(word in bytes(head) for word in _NOT_FINITE):
+            way_out = "; large inputs that hold NaN or infinity go as binary tensors" if is_large else ""
+            raise InvalidRequest(f"the body is not JSON: {error}{way_out}") from error
+        return _decode_not_finite(bytes(head))
 
 
 def _decode_not_finite(head: bytes) -> _Body:
@@ -127,7 +164,7 @@ def _decode_not_finite(head: bytes) -> _Body:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
-def _inputs(given: list[_Input], binary: memoryview) -> dict[str, Array]:
+def _inputs(given: Sequence[_Input | _LargeInput], binary: memoryview) -> dict[str, Array]:
     arrays: list[Array] = []
     first = 0
     for tensor in given:
@@ -141,19 +178,31 @@ def _inputs(given: list[_Input], binary: memoryview) -> dict[str, Array]:
             )
         if tensor.data is not None:
             raise InvalidRequest(f"input {tensor.name!r} has both `data` and `binary_data_size`: give one of them")
-        arrays.append(array_from_bytes(tensor.name, tensor.datatype, tensor.shape, binary[first : first + size]))
+        arrays.append(array_from_bytes(tensor.name, tensor.datatype, _shape(tensor), binary[first : first + size]))
         first += size
     if first != len(binary):
         raise InvalidRequest(f"{len(binary) - first} bytes of binary data belong to no input")
     return gather_inputs([tensor.name for tensor in given], arrays)
 
 
-def _json_array(tensor: _Input) -> Array:
+def _shape(tensor: _Input | _LargeInput) -> list[int]:
+    if isinstance(tensor, _Input):
+        return tensor.shape
+    text = bytes(tensor.shape)
+    try:
+        return _shape_decoder.decode(text[:_MAX_SHAPE_BYTES])
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"input {tensor.name!r} has no `shape` that any tensor has: {error}") from error
+
+
+def _json_array(tensor: _Input | _LargeInput) -> Array:
     if tensor.parameters is not None and tensor.parameters.shared_memory_region is not None:
         raise InvalidRequest(f"input {tensor.name!r}: shared memory is not offered here; send the data")
     if tensor.data is None:
         raise InvalidRequest(f"input {tensor.name!r} has neither `data` nor `binary_data_size`")
-    return array_from_json(tensor.name, tensor.datatype, tensor.shape, tensor.data)
+    if isinstance(tensor, _Input):
+        return array_from_json(tensor.name, tensor.datatype, tensor.shape, tensor.data)
+    return array_from_json_text(tensor.name, tensor.datatype, _shape(tensor), memoryview(tensor.data))
 
 
 def _wants_binary(output: _Output, default: bool) -> bool:

@@ -2,66 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from shoal.errors import InvalidRequest
-from shoal.server.body import receive_body
+from shoal.server.bodies import RequestBodies
 from shoal.server.disconnect import ClientGone, DisconnectWatch
-from shoal.server.oip.inference import run_inference
+from shoal.server.oip.inference import InferAnswer, run_inference
 from shoal.server.oip.repository import ModelRepository
-from shoal.server.oip.rest.compression import unpack
 from shoal.server.oip.rest.infer_answer import encode_answer
-from shoal.server.oip.rest.infer_body import parse_body
+from shoal.server.oip.rest.infer_body import SMALL_JSON_BYTES, ParsedBody, parse_body
 
 _JSON_SIZE = b"inference-header-content-length"
-_HEADERS = (b"content-length", b"content-encoding", _JSON_SIZE)
+_MAX_DIGITS = 18
 
 _WATCH_AFTER_S = 0.1
 """Requests that are done sooner end before anybody could cancel them to some use."""
+
+_QUICK_BYTES = 1 << 18
+"""Bodies and answers up to this size are worked on in the event loop: sooner than a thread could take them over."""
 
 
 class InferEndpoint:
     """An ASGI application; Starlette's Request and Response objects would cost a tenth of a millisecond."""
 
-    def __init__(self, repository: ModelRepository, max_request_bytes: int) -> None:
+    def __init__(self, repository: ModelRepository, bodies: RequestBodies) -> None:
         self._repository = repository
-        self._max_request_bytes = max_request_bytes
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["method"] != "POST":
             raise HTTPException(405, headers={"allow": "POST"})
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
-        body = await self._read(headers, receive)
-        path: dict[str, str] = scope["path_params"]
-        request = parse_body(body, _json_size(headers), model_name=path["name"], model_version=path.get("version", ""))
-        try:
-            with DisconnectWatch(receive, _WATCH_AFTER_S):
-                answer = await run_inference(self._repository, request.call)
-        except ClientGone:
-            return
-        content, json_size = encode_answer(answer, request)
-        await send({"type": "http.response.start", "status": 200, "headers": _answer_headers(len(content), json_size)})
-        await send({"type": "http.response.body", "body": content})
+        json_size = _json_size(scope)
+        async with self._bodies.read(scope, receive) as body:
+            request = await self._parse(body, json_size, scope["path_params"])
+            try:
+                with DisconnectWatch(receive, _WATCH_AFTER_S):
+                    answer = await run_inference(self._repository, request.call)
+            except ClientGone:
+                return
+        pieces = await self._encode(answer, request)
+        await send({"type": "http.response.start", "status": 200, "headers": _answer_headers(pieces)})
+        if sum(map(len, pieces)) <= _QUICK_BYTES:
+            pieces = [b"".join(pieces)]
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
-    async def _read(self, headers: dict[bytes, str], receive: Receive) -> bytes | bytearray:
-        limit_bytes = self._max_request_bytes
-        body = await receive_body(receive, headers.get(b"content-length", ""), limit_bytes)
-        return unpack(body, headers.get(b"content-encoding", ""), limit_bytes)
+    async def _parse(self, body: bytes | bytearray, json_size: int | None, path: Mapping[str, str]) -> ParsedBody:
+        def parse() -> ParsedBody:
+            return parse_body(body, json_size, model_name=path["name"], model_version=path.get("version", ""))
+
+        is_small = (len(body) if json_size is None else json_size) <= SMALL_JSON_BYTES and len(body) <= _QUICK_BYTES
+        return parse() if is_small else await self._bodies.off_loop(parse)
+
+    async def _encode(self, answer: InferAnswer, request: ParsedBody) -> list[bytes]:
+        num_bytes = sum(array.nbytes for array in answer.outputs.values())
+        if num_bytes <= _QUICK_BYTES:
+            return encode_answer(answer, request)
+        return await self._bodies.off_loop(lambda: encode_answer(answer, request))
 
 
-def _json_size(headers: dict[bytes, str]) -> int | None:
-    given = headers.get(_JSON_SIZE)
+def _json_size(scope: Scope) -> int | None:
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _JSON_SIZE), None)
     if given is None:
         return None
-    if not given.isdecimal():
-        raise InvalidRequest(f"Inference-Header-Content-Length is {given!r}: expected a number of bytes")
+    if not given.isdecimal() or len(given) > _MAX_DIGITS:
+        raise InvalidRequest(f"Inference-Header-Content-Length is {given[:40]!r}: expected a number of bytes")
     return int(given)
 
 
-def _answer_headers(num_bytes: int, json_size: int | None) -> list[tuple[bytes, bytes]]:
-    length = (b"content-length", str(num_bytes).encode())
-    if json_size is None:
+def _answer_headers(pieces: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    length = (b"content-length", str(sum(map(len, pieces))).encode())
+    if len(pieces) == 1:
         return [length, (b"content-type", b"application/json")]
-    return [length, (b"content-type", b"application/octet-stream"), (_JSON_SIZE, str(json_size).encode())]
+    return [length, (b"content-type", b"application/octet-stream"), (_JSON_SIZE, str(len(pieces[0])).encode())]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from shoal.errors import InvalidRequest
-from shoal.server.body import read_body
+from shoal.server.bodies import RequestBodies
 from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.repository_calls import check_load_parameters
@@ -19,6 +19,9 @@ from shoal.server.oip.rest.infer_endpoint import InferEndpoint
 from shoal.server.oip.served_model import ServedModel
 from shoal.server.oip.statistics import model_statistics
 from shoal.server.oip.status import RepositoryStatus
+
+MAX_CHANGE_BYTES = 1 << 16
+"""Of the bodies of calls that concern the repository."""
 
 
 class _IndexBody(msgspec.Struct):
@@ -29,13 +32,17 @@ class _ChangeBody(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
+Body = TypeVar("Body", _IndexBody, _ChangeBody)
+
+
 class RestApi:
     """Handlers over one repository."""
 
-    def __init__(self, repository: ModelRepository, status: RepositoryStatus, max_request_bytes: int) -> None:
+    def __init__(self, repository: ModelRepository, status: RepositoryStatus, bodies: RequestBodies) -> None:
         self._repository = repository
         self._status = status
-        self._infer = InferEndpoint(repository, max_request_bytes)
+        self._bodies = bodies
+        self._infer = InferEndpoint(repository, bodies)
 
     def routes(self) -> list[BaseRoute]:
         """For the app's router; the busiest first, because they are tried in order."""
@@ -98,36 +105,32 @@ class RestApi:
 
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index"""
-        body = await _read(request, _IndexBody)
+        body = await self._read(request, _IndexBody)
         return _json(repository_index(self._repository, only_ready=body.ready))
 
     async def load(self, request: Request) -> Response:
         """POST /v2/repository/models/NAME/load"""
-        body = await _read(request, _ChangeBody)
+        body = await self._read(request, _ChangeBody)
         check_load_parameters(body.parameters or {})
         await self._repository.load(request.path_params["name"])
         return _json({})
 
     async def unload(self, request: Request) -> Response:
         """POST /v2/repository/models/NAME/unload; its parameter `unload_dependents` has nothing to apply to."""
-        await _read(request, _ChangeBody)
+        await self._read(request, _ChangeBody)
         await self._repository.unload(request.path_params["name"])
         return _json({})
 
     def _model(self, request: Request) -> ServedModel:
         return self._repository.get(request.path_params["name"], request.path_params.get("version", ""))
 
-
-Body = TypeVar("Body", _IndexBody, _ChangeBody)
-
-
-async def _read(request: Request, schema: type[Body]) -> Body:
-    """The body, which may be empty. Raises InvalidRequest, BodyTooLarge."""
-    body = await read_body(request)
-    try:
-        return msgspec.json.decode(body or b"{}", type=schema)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not what this call takes: {error}") from error
+    async def _read(self, request: Request, schema: type[Body]) -> Body:
+        """The body, which may be empty. Raises InvalidRequest, BodyTooLarge, QueueFull."""
+        async with self._bodies.read(request.scope, request.receive, MAX_CHANGE_BYTES) as body:
+            try:
+                return msgspec.json.decode(body or b"{}", type=schema)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise InvalidRequest(f"the body is not what this call takes: {error}") from error
 
 
 def _json(value: object) -> Response:

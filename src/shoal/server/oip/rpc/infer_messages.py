@@ -9,7 +9,7 @@ import numpy as np
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
 from shoal.server.oip.datatypes import BYTES, datatype_of_array, dtype_of
-from shoal.server.oip.inference import InferAnswer, InferCall, gather_inputs, refuse_sequences, timeout_from
+from shoal.server.oip.inference import InferAnswer, InferCall, gather_inputs, timeout_from
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.tensor_bytes import array_from_bytes, bytes_of_array, num_elements, text_of_element
 
@@ -41,7 +41,6 @@ def call_from(request: Any, remaining_s: float | None) -> InferCall:
         InvalidRequest: it is not what the protocol prescribes.
     """
     parameters = request.parameters
-    refuse_sequences(_parameter(parameters, "sequence_id"))
     timeouts_s = (timeout_from(_parameter(parameters, "timeout")), remaining_s)
     return InferCall(
         model_name=request.model_name,

@@ -1,0 +1,39 @@
+"""Compressed request bodies, bounded in what they unpack to."""
+
+from __future__ import annotations
+
+import zlib
+
+from shoal.errors import InvalidRequest
+
+MAX_RATIO = 1032
+"""Bytes that one compressed byte can become at most. Source: zlib, "Maximum Compression Factor"."""
+
+_WBITS_AUTO = 32 + zlib.MAX_WBITS
+"""Take both the gzip and the zlib form. Source: zlib manual, inflateInit2."""
+
+_PIECE_BYTES = 1 << 18
+"""Unpacked at once: zlib works without Python's lock, but its output is copied under it."""
+
+
+def unpack(body: bytes | bytearray, encoding: str, limit_bytes: int) -> bytearray | None:
+    """The body as it was before `Content-Encoding`; None where that is larger than `limit_bytes`.
+
+    Raises:
+        InvalidRequest: an unknown encoding, or not what it says.
+    """
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise InvalidRequest(f"Content-Encoding {encoding[:40]!r} is not offered here: use gzip, deflate or none")
+    unpacker = zlib.decompressobj(_WBITS_AUTO)
+    unpacked, rest = bytearray(), body
+    try:
+        while not unpacker.eof and (piece := unpacker.decompress(rest, _PIECE_BYTES)):
+            unpacked += piece
+            if len(unpacked) > limit_bytes:
+                return None
+            rest = unpacker.unconsumed_tail
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not {encoding} data: {error}") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise InvalidRequest(f"the body ends in the middle of its {encoding} data, or goes on behind it")
+    return unpacked

@@ -1,0 +1,77 @@
+"""How many values a JSON text holds, known before any of them is made.
+
+A parser makes an object of every value and keeps Python's lock all the while: two bytes of `[]` cost it a third of a
+microsecond and 56 bytes, so the size of a body says little about what it takes. Counting does not parse, and NumPy
+counts without the lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import InvalidRequest
+
+_BLOCK_BYTES = 1 << 18
+"""Bytes that are counted at once: what is needed beside the body is a few times that."""
+
+Flags = npt.NDArray[np.bool_]
+
+_QUOTE, _BACKSLASH, _COMMA, _COLON = b'"\\,:'
+_OPENING = b"[{"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonBounds:
+    """The most that a body may hold."""
+
+    max_items: int
+    """elements of lists and fields of objects, all together, >= 1"""
+    max_groups: int
+    """lists and objects, all together; fields as well, >= 1"""
+
+
+def check_json(body: bytes | bytearray | memoryview, bounds: JsonBounds) -> None:
+    """Raises InvalidRequest where the text holds more. What is no JSON passes: the parser says it better."""
+    num_items, num_groups, num_fields = _count(body)
+    if num_groups > bounds.max_groups or num_fields > bounds.max_groups:
+        raise InvalidRequest(
+            f"the body has {num_groups} lists and objects and {num_fields} fields: at most {bounds.max_groups} of each"
+        )
+    if num_items > bounds.max_items:
+        raise InvalidRequest(f"the body has {num_items} values: at most {bounds.max_items}")
+
+
+def _count(body: bytes | bytearray | memoryview) -> tuple[int, int, int]:
+    """Commas, opening brackets and colons outside of strings."""
+    text = np.frombuffer(body, np.uint8)
+    num_items = num_groups = num_fields = 0
+    is_inside, num_escapes = False, 0
+    for first in range(0, len(text), _BLOCK_BYTES):
+        block = text[first : first + _BLOCK_BYTES]
+        is_escaped, num_escapes = _escaped(block == _BACKSLASH, num_escapes)
+        outside = ~np.bitwise_xor.accumulate((block == _QUOTE) & ~is_escaped) ^ is_inside
+        is_inside = not outside[-1]
+        num_items += int(np.count_nonzero((block == _COMMA) & outside))
+        num_groups += int(np.count_nonzero(((block == _OPENING[0]) | (block == _OPENING[1])) & outside))
+        num_fields += int(np.count_nonzero((block == _COLON) & outside))
+    return num_items, num_groups, num_fields
+
+
+def _escaped(is_backslash: Flags, num_before: int) -> tuple[Flags, int]:
+    """Whether an odd number of backslashes stands before each byte; and whether one does behind the last: 0 or 1.
+
+    Args:
+        is_backslash: for each byte of a block.
+        num_before: the latter, of the block before.
+    """
+    escaped = np.zeros(len(is_backslash), np.bool_)
+    if not num_before and not is_backslash.any():
+        return escaped, 0
+    places = np.arange(len(is_backslash), dtype=np.int32)
+    last_other = np.maximum.accumulate(np.where(is_backslash, np.int32(-1 - num_before), places))
+    is_odd = ((places - last_other) & 1).astype(np.bool_)
+    escaped[0], escaped[1:] = num_before, is_odd[:-1]
+    return escaped, int(is_odd[-1])

@@ -1,0 +1,94 @@
+"""How long a server's event loop is kept from its next turn, in processor time.
+
+The loop is asked to tick every two milliseconds. What counts of the time between two ticks is the smaller one of
+
+* the time by the clock, less the time in which the loop's thread wanted a processor and had none (the kernel says so
+  in `schedstat`), and
+* the processor time of the whole process: Python's lock is held by one thread at a time, so a library that keeps it
+  while it works in another thread counts as what it is for the loop.
+
+Neither grows because other programs keep the machine busy, so the figure can be asserted anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+MAX_LAG_S = 0.05
+_TICK_S = 0.002
+_NS = 1e9
+
+
+@dataclass
+class Lag:
+    worst_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Reading:
+    clock_s: float
+    starved_s: float
+    process_s: float
+
+    def until(self, later: _Reading) -> float:
+        waited_s = later.clock_s - self.clock_s - (later.starved_s - self.starved_s)
+        return min(waited_s, later.process_s - self.process_s)
+
+
+class LagWatch:
+    """Watches one loop from another thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    @contextmanager
+    def measure(self) -> Generator[Lag, None, None]:
+        """The worst lag inside the block, known at its end."""
+        watch = _Watch(self._loop)
+        gc.collect()
+        gc.freeze()  # a collection over what the tests have loaded says nothing about the server
+        try:
+            self._loop.call_soon_threadsafe(watch.begin)
+            yield watch.lag
+            self._loop.call_soon_threadsafe(watch.end)
+            assert watch.ended.wait(60), "the event loop stands still"
+        finally:
+            gc.unfreeze()
+
+
+class _Watch:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.lag = Lag()
+        self.ended = threading.Event()
+        self._loop = loop
+
+    def begin(self) -> None:
+        self._schedstat = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+        self._last = self._read()
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        self._note()
+        os.close(self._schedstat)
+        self.ended.set()
+
+    def _tick(self) -> None:
+        self._note()
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    def _note(self) -> None:
+        now = self._read()
+        self.lag.worst_s = max(self.lag.worst_s, self._last.until(now))
+        self._last = now
+
+    def _read(self) -> _Reading:
+        starved_ns = int(os.pread(self._schedstat, 100, 0).split()[1])
+        return _Reading(time.monotonic(), starved_ns / _NS, time.process_time())

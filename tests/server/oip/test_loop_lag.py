@@ -1,0 +1,37 @@
+"""No request for a graph keeps the event loop from everybody else's for long."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import httpx
+import pytest
+
+from tests.server.hostile_requests import TO_ANY, TO_GRAPHS, send_raw
+from tests.server.loop_lag import MAX_LAG_S, LagWatch
+from tests.server.oip.fakes import doubler
+from tests.server.oip.running import RunningServer, echoes, run_server
+
+GOOD = {
+    "inputs": [
+        {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]},
+        {"name": "ids", "datatype": "INT64", "shape": [1, 1], "data": [1]},
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[RunningServer, None, None]:
+    with run_server({"doubler": doubler} | echoes()) as running:
+        httpx.post(f"{running.url}/v2/models/doubler/infer", json=GOOD).raise_for_status()
+        yield running
+
+
+@pytest.mark.parametrize("name", [*TO_ANY, *TO_GRAPHS])
+def test_a_hostile_request(server: RunningServer, name: str) -> None:
+    request = (TO_ANY | TO_GRAPHS)[name]()
+    with LagWatch(server.loop).measure() as lag:
+        answer = send_raw(server.url, request)
+    assert lag.worst_s < MAX_LAG_S
+    assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
+    assert httpx.post(f"{server.url}/v2/models/doubler/infer", json=GOOD).status_code == 200
