@@ -10,6 +10,7 @@ ShoalError
 │   ├── LocalProtocolError     we were about to send them
 │   └── RemoteProtocolError    a peer sent them
 ├── WorkerLost             a worker died, hung past its deadline or closed its link
+│   └── WorkerCrashed          by itself: of what it was computing, as far as can be seen
 └── RequestError           one request cannot be served; the engine goes on
     ├── InvalidRequest         the request itself is wrong
     ├── RequestCancelled       the client went away
@@ -66,6 +67,10 @@ class RemoteProtocolError(ProtocolError):
 
 class WorkerLost(ShoalError):
     """A worker died, hung past its deadline or closed its link."""
+
+
+class WorkerCrashed(WorkerLost):
+    """A worker is lost of what it was computing, as far as can be seen: nobody outside has ended it."""
 
 
 class RequestError(ShoalError):

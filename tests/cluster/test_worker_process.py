@@ -1,5 +1,6 @@
 """A worker as a child process, seen from the head: every way it can end has its own clear error."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -7,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from shoal.cluster.child_process import close_all
+from shoal.cluster.child_process import ChildProcess, close_all
 from shoal.cluster.worker_process import WorkerProcess
-from shoal.errors import CapacityError, ModelLoadError, WorkerLost
+from shoal.errors import CapacityError, ModelLoadError, WorkerCrashed, WorkerLost
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import Generation, Message, Progress, StageFailed
 
@@ -110,3 +111,14 @@ def test_closing_lets_a_worker_end_by_itself(monkeypatch: pytest.MonkeyPatch) ->
         worker.ask_to_end()
         worker.close(time.monotonic() + WAIT_S)
         assert worker._child._process.returncode in (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_crash"), [(signal.SIGSEGV, True), (signal.SIGABRT, True), (signal.SIGKILL, False), (15, False)]
+)
+def test_a_process_that_ends_itself_is_told_from_one_that_is_ended(number: int, is_crash: bool) -> None:
+    child = ChildProcess("worker", "timeit", ["-n1", "-r1", f"import os; os.kill(os.getpid(), {int(number)})"], [])
+    child.end(time.monotonic() + 30)
+    lost = child.lost(WorkerLost("link closed"))
+    assert isinstance(lost, WorkerCrashed) == is_crash
+    assert f"killed by signal {int(number)}" in str(lost)

@@ -265,3 +265,23 @@ class ChunkQueueMachine(RuleBasedStateMachine):
 
 TestChunkQueueMachine = ChunkQueueMachine.TestCase
 TestChunkQueueMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_chunk_that_crashes_workers_alone_is_given_up_at_once() -> None:
+    queue = make_queue(1)
+    ticket = queue.add()
+    queue.end_input()
+    list(queue.assign(copy_last=False))
+    assert queue.lose(0, is_crash=True) == [ticket]
+
+
+def test_chunks_that_were_there_at_a_crash_run_alone_one_after_the_other() -> None:
+    queue = make_queue(1)
+    first, second = (assignment.ticket for assignment in fill(queue))
+    queue.end_input()
+    assert queue.lose(0, is_crash=True) == []
+    queue.restore(0)
+    assert [assignment.ticket for assignment in queue.assign(copy_last=True)] == [first]
+    assert queue.finish(0, first)
+    assert [assignment.ticket for assignment in queue.assign(copy_last=True)] == [second]
+    assert queue.lose(0, is_crash=True) == [second]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.errors import InvalidRequest, ShoalError, WorkerLost
+from shoal.errors import InvalidRequest, ShoalError, WorkerCrashed, WorkerLost
 from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkResult, ChunkRunner
 from shoal.router.graph_executor import Array, BatchResult, GraphExecutor, Tensors
 from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor
@@ -249,3 +249,15 @@ def test_whatever_the_order_of_answers_and_losses_every_chunk_has_one_result(
             np.testing.assert_array_equal(y, np.full(3, 2 * index))
         else:
             assert "given up after 3 replicas" in error
+
+
+def test_a_chunk_that_crashes_the_only_replica_costs_it_once() -> None:
+    def crash_at_two(inputs: Tensors) -> dict[str, Array]:
+        if inputs["x"][0] == 2:
+            raise WorkerCrashed("killed by signal 11")
+        return double(inputs)
+
+    results, told = run_restarting(InlineExecutor(crash_at_two), *(Restarted(crash_at_two) for _ in range(2)))
+    assert [result.index for result in results if result.error] == [2]
+    assert "killed by signal 11" in next(result.error for result in results if result.error)
+    assert sum("is lost" in line for line in told) <= 2

@@ -23,6 +23,8 @@ EXAMPLE = "Example: shoal map model.onnx --inputs rows.npz -o out/ --split dp=2"
 
 _MAX_NOTES = 20
 """Failures that are shown as they come; a person does not read more, and --json lists them."""
+_FIRST_LIMIT_S = 60.0
+"""A first chunk that takes longer is not measured with."""
 _SLOTS_PER_WORKER = 2
 """Chunks that a whole copy has at once: one is computed, one lies ready."""
 
@@ -110,7 +112,7 @@ def map_command(
 def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, quiet: bool) -> PlannedGraph:
     """The split for chunks like the first one: for its very rows, if the graph runs on them."""
     from shoal.cli.graph_loading import plan_for_command
-    from shoal.errors import InvalidRequest
+    from shoal.errors import RequestError
     from shoal.router.rows import count_rows
 
     first = job.first_inputs
@@ -119,8 +121,8 @@ def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, qu
     config = replace(config, micro_batch=count_rows(first, whole.plan.batch))
     if whole.whole is not None:
         try:
-            whole.whole.run(first)
-        except InvalidRequest:
+            whole.whole.run(first, _FIRST_LIMIT_S)
+        except RequestError:
             first = None  # a row that cannot be computed says nothing of the others
     return plan_for_command(config, first, whole.graph, quiet=quiet)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from shoal.errors import (
@@ -18,6 +20,7 @@ from shoal.errors import (
     ModelLoadError,
     RemoteProtocolError,
     ShoalError,
+    WorkerCrashed,
     WorkerLost,
 )
 from shoal.protocol.messages import StageFailed
@@ -28,6 +31,13 @@ _EXIT_S = 0.1
 _REPORTED_ERRORS: dict[str, type[ShoalError]] = {
     error.__name__: error for error in (CapacityError, ConfigError, ModelChanged, ModelLoadError)
 }
+_PEERS_ERRORS = frozenset(error.__name__ for error in (WorkerLost, RemoteProtocolError))
+"""What a worker says that lost another one. What else it ends with is of what it was computing."""
+_OWN_SIGNALS = frozenset(
+    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
+)
+"""That a process brings on itself; whoever wants it to end sends others."""
+_KERNEL_COUNTS = Path("/proc/vmstat")
 _SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """NumPy's BLAS would start a spinning pool of its own in every worker; ONNX Runtime computes, NumPy only copies."""
 
@@ -90,6 +100,7 @@ class ChildProcess:
     def __init__(self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
         """Run a module with these arguments, handing it `fds`, which stay the caller's to close."""
         self.name = name
+        self._num_ended_for_memory = _num_ended_for_memory()
         self._process = subprocess.Popen(
             module_command(module, *arguments),
             pass_fds=fds,
@@ -119,8 +130,12 @@ class ChildProcess:
             code = self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             return WorkerLost(f"{self.name} (pid {self.pid}): {error}")
-        how = f"killed by signal {-code}" if code < 0 else f"exited with status {code}"
-        return WorkerLost(f"{self.name} (pid {self.pid}) {how}")
+        who = f"{self.name} (pid {self.pid})"
+        if code >= 0:
+            return WorkerLost(f"{who} exited with status {code}")
+        if -code == signal.SIGKILL and _num_ended_for_memory() > self._num_ended_for_memory:
+            return WorkerCrashed(f"{who} killed by signal {-code}: memory ran out")
+        return (WorkerCrashed if -code in _OWN_SIGNALS else WorkerLost)(f"{who} killed by signal {-code}")
 
     def kill(self) -> bool:
         """Make it end, without waiting. Whether it has ended and is reaped; call again until it is."""
@@ -193,7 +208,8 @@ class Worker(ABC, Generic[ReceivedT]):
             return None
         failure = self._failure_in(received)
         if failure is not None:
-            raise _REPORTED_ERRORS.get(failure.error, WorkerLost)(f"{self.name}: {failure.message}")
+            unknown = WorkerLost if failure.error in _PEERS_ERRORS else WorkerCrashed
+            raise _REPORTED_ERRORS.get(failure.error, unknown)(f"{self.name}: {failure.message}")
         return received
 
     def ask_to_end(self) -> None:
@@ -240,10 +256,20 @@ class Worker(ABC, Generic[ReceivedT]):
         return None
 
 
+def _num_ended_for_memory() -> int:
+    """Processes that Linux has ended for want of memory since it started, in any container; 0 where it does not say."""
+    try:
+        counts = dict(line.split() for line in _KERNEL_COUNTS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
 def first_cause(workers: Mapping[int, Worker[Any]], index: int, error: ShoalError) -> tuple[int, ShoalError]:
     """Whose fault it is that a worker cannot go on, and why.
 
-    Those who wait for a worker that is gone say that they lost it: what it says itself counts, then who was killed.
+    Those who wait for a worker that is gone say that they lost it: what it says itself counts, or what it died of, then
+    who was killed.
 
     Args:
         workers: of one replica, by their places.
@@ -254,8 +280,12 @@ def first_cause(workers: Mapping[int, Worker[Any]], index: int, error: ShoalErro
     for other, worker in workers.items():
         if other != index and (cause := worker.failure()) is not None:
             causes[other] = cause
-    culprit = min(causes, key=lambda one: (isinstance(causes[one], WorkerLost), not workers[one].was_killed))
+    culprit = min(causes, key=lambda one: (_is_vague(causes[one]), not workers[one].was_killed))
     return culprit, causes[culprit]
+
+
+def _is_vague(cause: ShoalError) -> bool:
+    return isinstance(cause, WorkerLost) and not isinstance(cause, WorkerCrashed)
 
 
 def kill_all(workers: Collection[Worker[Any]]) -> bool:

@@ -115,7 +115,7 @@ class LocalGraphExecutor:
         )
         for worker, load in zip(self._workers, self._loads, strict=True):
             own = {one.type.name: batch.inputs[one.type.name] for one in load.inputs if one.peers == (HEAD,)}
-            worker.send(RunBatch(batch_id=batch.batch_id, generation=load.generation), own)
+            worker.send(RunBatch(batch_id=batch.batch_id, generation=load.generation, limit_s=batch.limit_s), own)
 
     def poll(self) -> list[BatchResult]:
         """Results that have come; also notices a worker that is gone."""

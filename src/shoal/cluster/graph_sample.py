@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 from shoal.config import GraphLaunchConfig
 from shoal.core.graph_plan import BatchAxes
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, DeadlineExceeded
 from shoal.model.graph.batch_axes import guess_axes, measure_axes, take, vary_rows
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.input_check import check_inputs
-from shoal.model.graph.sample_inputs import sample_inputs
+from shoal.model.graph.sample_inputs import Run, sample_inputs
 from shoal.model.graph.session import GraphStage
 from shoal.router.graph_executor import Tensors
 from shoal.router.rows import count_rows
 
 _SAMPLE_ROWS = 4
 """Rows of given inputs to measure with."""
+_RUN_LIMIT_S = 60.0
+"""A sample that takes longer is taken for a loop without end: what takes so long for a few rows could not be served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def open_sample(
     if config.micro_batch is not None and config.micro_batch < 1:
         raise ConfigError(f"a micro-batch of {config.micro_batch} rows: it needs at least 1")
     guess = known or guess_axes(graph.inputs, graph.outputs, config.batch_dims)
-    run = whole.run if whole is not None else None
+    run = None if whole is None else _limited(whole, graph)
     if given is None:
         inputs: Tensors = sample_inputs(graph.inputs, run, axes=guess)
     else:
@@ -70,3 +72,18 @@ def open_sample(
         inputs = take(given, guess, range(guess.rows or min(wanted, count_rows(given, guess))))
     batch = guess if known or run is None else measure_axes(guess, config.batch_dims, run, inputs)
     return GraphSample(inputs=inputs, batch=batch)
+
+
+def _limited(whole: GraphStage, graph: GraphFile) -> Run:
+    """Runs samples. Raises ConfigError where one does not end."""
+
+    def run(inputs: Tensors) -> Tensors:
+        try:
+            return whole.run(inputs, _RUN_LIMIT_S)
+        except DeadlineExceeded as error:
+            raise ConfigError(
+                f"{graph.path}: a run on a small sample was tried, but {error}: it loops without end, or needs other "
+                "inputs; give real ones, with --inputs where a command takes them"
+            ) from error
+
+    return run

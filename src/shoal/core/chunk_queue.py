@@ -2,7 +2,8 @@
 
 Chunks are pulled, not dealt: a replica gets the next one when it has room, so that a fast replica does more of them.
 A chunk that was in flight on two lost replicas is suspect: it runs where nothing else does, so that those beside it are
-not given up with it.
+not given up with it. Where workers crashed of what they computed, every chunk that was there is suspect at once, and a
+chunk that was there alone is given up.
 
 When nothing is left to hand out, an idle replica gets a copy of a chunk that others still have, and the first result
 counts. It never stays idle while there is such a chunk: the slower the others are, the more this is worth.
@@ -94,15 +95,21 @@ class ChunkQueue:
         in_flight.remove(ticket)
         return self._forget(ticket)
 
-    def lose(self, replica: int) -> list[Ticket]:
-        """A replica is gone: its chunks wait again, before younger ones. Returns those that are given up instead."""
+    def lose(self, replica: int, *, is_crash: bool = False) -> list[Ticket]:
+        """A replica is gone: its chunks wait again, before younger ones. Returns those that are given up instead.
+
+        Args:
+            replica: which.
+            is_crash: it is gone of what it was computing, as far as can be seen.
+        """
         tickets, self._in_flight[replica] = self._in_flight[replica] or [], None
+        least_losses = (MAX_LOSSES if len(tickets) == 1 else MAX_LOSSES - 1) if is_crash else 0
         given_up: list[Ticket] = []
         for ticket in tickets:
             if ticket not in self._holders:
                 continue
             self._holders[ticket].remove(replica)
-            self._losses[ticket] = self._losses.get(ticket, 0) + 1
+            self._losses[ticket] = max(self._losses.get(ticket, 0) + 1, least_losses)
             if self._losses[ticket] >= MAX_LOSSES:
                 given_up.append(ticket)
                 self._forget(ticket)

@@ -11,7 +11,7 @@ from shoal.core.batching.lives import ReplicaLives
 from shoal.core.chunk_queue import MAX_LOSSES, ChunkQueue, Ticket
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import WorkerLife
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import ShoalError, WorkerCrashed, WorkerLost
 from shoal.router.executor_set import ExecutorSet
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphRecipe, Tensors
 
@@ -126,7 +126,7 @@ class ChunkRunner:
                     workers.note_work()
                     yield from self._take(replica, result)
             except ShoalError as error:
-                yield from self._lose(replica, str(error))
+                yield from self._lose(replica, error)
 
     def _take(self, replica: int, result: BatchResult) -> Iterator[ChunkResult]:
         """A first answer is passed on; the chunk's data is let go before the receiver sees it."""
@@ -139,15 +139,19 @@ class ChunkRunner:
             if result.release is not None:
                 result.release()
 
-    def _lose(self, replica: int, reason: str) -> Iterator[ChunkResult]:
-        """Take a replica out of service; a chunk that has seen too many of them die ends with an error."""
+    def _lose(self, replica: int, error: ShoalError) -> Iterator[ChunkResult]:
+        """Take a replica out of service; a chunk that is taken to be what breaks them ends with an error."""
+        reason, is_crash = str(error), isinstance(error, WorkerCrashed)
+        if is_crash and self._queue.num_in_flight(replica):
+            self._workers[replica].note_work()  # it was well until it was given these
         effects = self._lives.lose(replica, reason, self._executors.culprit(replica), self._clock())
         self._carry_out(effects)
-        given_up = self._queue.lose(replica)
+        given_up = self._queue.lose(replica, is_crash=is_crash)
         self._check_living()
         for ticket in given_up:
-            reason = f"given up after {MAX_LOSSES} replicas were lost while they had it, the last one because: {reason}"
-            yield ChunkResult(index=self._chunks.pop(ticket).index, outputs={}, error=reason)
+            yield ChunkResult(
+                index=self._chunks.pop(ticket).index, outputs={}, error=_verdict(reason, is_crash=is_crash)
+            )
 
     def _revive(self) -> None:
         """Start workers whose time has come."""
@@ -180,3 +184,9 @@ class ChunkRunner:
     def _check_living(self) -> None:
         if self._lives.death is not None:
             raise WorkerLost(self._lives.death)
+
+
+def _verdict(reason: str, *, is_crash: bool) -> str:
+    if is_crash:
+        return f"given up: the workers did not survive it, and had nothing else: {reason}"
+    return f"given up after {MAX_LOSSES} replicas were lost while they had it, the last one because: {reason}"

@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.protocol.messages import FileState, Generation, Progress, Shutdown, StageFailed, StageLoaded
 
-GRAPH_PROTOCOL_VERSION = 3
+GRAPH_PROTOCOL_VERSION = 4
 
 
 class TensorType(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -63,6 +63,8 @@ class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=2
 
     batch_id: int
     generation: Generation
+    limit_s: float | None = None
+    """when to give it up and answer with an error; None: never"""
 
 
 class StageBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=22):

@@ -31,7 +31,7 @@ from shoal.core.batching.scheduler import BatchScheduler
 from shoal.core.graph_plan import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp, ReplicaLost
-from shoal.errors import InvalidRequest, ModelChanged, ShoalError, WorkerLost
+from shoal.errors import InvalidRequest, ModelChanged, ShoalError, WorkerCrashed, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.executor_set import ExecutorSet
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphRecipe
@@ -187,8 +187,14 @@ class BatchEngine:
                 if self._executors.poll_loading(index):
                     self._learn(ReplicaReady(replica=index))
             except ShoalError as error:
-                worker, is_final = self._executors.culprit(index), isinstance(error, ModelChanged)
-                self._learn(ReplicaLost(replica=index, reason=str(error), worker=worker, is_final=is_final))
+                lost = ReplicaLost(
+                    replica=index,
+                    reason=str(error),
+                    worker=self._executors.culprit(index),
+                    is_final=isinstance(error, ModelChanged),
+                    is_crash=isinstance(error, WorkerCrashed),
+                )
+                self._learn(lost)
 
     def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
         outputs = result.take()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from shoal.core.batching.events import LifeEffect, ReportRecovery, StartWorkers, StopWorkers
@@ -14,6 +15,8 @@ from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, Graph
 
 _MAX_WAIT_S = 60.0
 """No wait is longer, so that a lost wake-up costs a minute and not for ever."""
+_LIMIT_SHARE = 0.8
+"""Of the time after which a silent replica counts as lost: its workers give a batch up before that, and live on."""
 _REAP_S = 0.01
 """Between two looks at processes that were killed."""
 
@@ -93,7 +96,7 @@ class ExecutorSet:
         member.num_in_flight += 1
         if member.failure is None:
             try:
-                member.serving.submit(batch)
+                member.serving.submit(replace(batch, limit_s=_LIMIT_SHARE * self._batch_timeout_s))
             except ShoalError as error:
                 member.failure = error
 

@@ -24,6 +24,8 @@ class Batch:
     """unique among the batches of its executor"""
     inputs: Tensors
     """every input of the graph, checked against its specs; must not change until the batch's result has come"""
+    limit_s: float | None = None
+    """when a worker is to give it up, so that it can go on with others; None: never"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

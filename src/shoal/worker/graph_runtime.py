@@ -21,7 +21,7 @@ from shoal.comm.switch import measure_switch
 from shoal.comm.tensor_link import Received, TensorLink
 from shoal.core.graph_plan import HEAD
 from shoal.core.graph_wire import stage_inputs, stage_outputs
-from shoal.errors import InvalidRequest, RemoteProtocolError, ShoalError, WorkerLost
+from shoal.errors import RemoteProtocolError, RequestError, WorkerLost
 from shoal.model.file_states import file_states, unchanged
 from shoal.model.graph.cuts import StageInterface
 from shoal.model.graph.graph_file import open_graph
@@ -43,8 +43,8 @@ is noticed at once."""
 class Computation(Protocol):
     """A stage, or one shard of it together with the others."""
 
-    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """The stage's outputs. Raises InvalidRequest."""
+    def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
+        """The stage's outputs. Raises InvalidRequest; DeadlineExceeded where it takes longer than `limit_s`."""
         ...
 
 
@@ -79,7 +79,7 @@ class GraphWorker:
         group = self._join_group(load)
         try:
             self._serve(load, self._load(load, group))
-        except (ShoalError, MemoryError) as error:
+        except Exception as error:  # the outermost loop: whatever it is, the head is to hear of it
             name = type(error).__name__
             failed = StageFailed(generation=load.generation, error=name, message=str(error) or name)
             self._control.send(failed, timeout_s=_SEND_TIMEOUT_S)
@@ -138,8 +138,8 @@ class GraphWorker:
         outputs: dict[str, Array] = {}
         if error is None:
             try:
-                outputs = stage.run(tensors)
-            except InvalidRequest as refusal:
+                outputs = stage.run(tensors, batch.limit_s)
+            except RequestError as refusal:
                 error = str(refusal)
         compute_s = time.perf_counter() - started_s
         ids = {"batch_id": batch.batch_id, "generation": batch.generation}

@@ -71,9 +71,9 @@ class BatchingDriver:
         self.tell(BatchRefused(replica=replica, batch_id=batch.batch_id, reason="index out of range"))
         return self.tick()
 
-    def lose(self, replica: int) -> list[SubmitBatch]:
+    def lose(self, replica: int, *, is_crash: bool = False) -> list[SubmitBatch]:
         self.in_flight = [batch for batch in self.in_flight if batch.replica != replica]
-        self.tell(ReplicaLost(replica=replica, reason=f"worker {replica} died"))
+        self.tell(ReplicaLost(replica=replica, reason=f"worker {replica} died", is_crash=is_crash))
         return self.tick()
 
     def be_ready(self, replica: int) -> list[SubmitBatch]:

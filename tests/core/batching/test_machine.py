@@ -66,14 +66,17 @@ class BatchingMachine(RuleBasedStateMachine):
         self.driver.refuse(replica=replica)
 
     @precondition(lambda self: len(self.lost) < len(self.driver.scheduler.replicas))
-    @rule(data=st.data())
-    def lose(self, data):
+    @rule(data=st.data(), is_crash=st.booleans())
+    def lose(self, data, is_crash):
         living = sorted({replica.index for replica in self.driver.scheduler.replicas} - self.lost)
         replica = data.draw(st.sampled_from(living))
         batches = [batch for batch in self.driver.in_flight if batch.replica == replica]
-        self.losses.update({part.request_id for batch in batches for part in batch.parts})
+        names = {part.request_id for batch in batches for part in batch.parts}
+        for name in names:
+            self.losses[name] = MAX_LOSSES - 1 if is_crash else self.losses[name] + 1
+        self.refused |= names if is_crash and len(names) == 1 else set()
         self.lost.add(replica)
-        self.driver.lose(replica)
+        self.driver.lose(replica, is_crash=is_crash)
 
     @precondition(lambda self: self.in_phase(Phase.STARTING))
     @rule(data=st.data())

@@ -3,6 +3,7 @@
 import pytest
 
 from shoal.core.batching.config import BatchingConfig
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -294,7 +295,7 @@ def test_the_request_that_breaks_replicas_is_the_only_one_to_fail() -> None:
     driver.answer(replica=3)
     assert driver.completed == ["b"]
     assert isinstance(driver.failed["a"], WorkerLost)
-    assert "3 replicas" in str(driver.failed["a"])
+    assert "replicas were lost" in str(driver.failed["a"])
 
 
 def test_the_last_replica_takes_every_request_with_it() -> None:
@@ -338,3 +339,49 @@ def test_of_a_batch_that_cannot_run_only_the_guilty_request_fails() -> None:
 def test_a_limit_out_of_range_is_named(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         BatchingConfig(**wrong)
+
+
+def test_a_request_that_crashes_the_workers_it_has_alone_is_refused_at_once() -> None:
+    driver = BatchingDriver(1, 1, recovery=RecoveryConfig())
+    driver.add("poison")
+    driver.tick()
+    driver.lose(0, is_crash=True)
+    assert isinstance(driver.failed["poison"], InvalidRequest)
+    assert "worker 0 died" in str(driver.failed["poison"])
+    driver.add("a")
+    assert [batch.replica for batch in driver.tick()] == [1]
+
+
+def test_of_those_in_a_crash_each_runs_alone_and_only_the_guilty_one_fails() -> None:
+    driver = BatchingDriver(1, 1, 1, axes=FOUR_ROWS, recovery=RecoveryConfig())
+    for name in ("a", "poison", "c"):
+        driver.add(name)
+    assert [names(batch) for batch in driver.tick()] == ["apoisonc"]
+    assert [(batch.replica, names(batch)) for batch in driver.lose(0, is_crash=True)] == [(1, "a"), (2, "poison")]
+    driver.lose(2, is_crash=True)
+    driver.answer(replica=1)
+    driver.answer(replica=1)
+    assert driver.completed == ["a", "c"]
+    assert list(driver.failed) == ["poison"]
+
+
+def test_poison_is_no_failure_of_the_workers_however_often_it_comes() -> None:
+    driver = BatchingDriver(1, recovery=RecoveryConfig(max_failures=2, crash_loop_s=0.0))
+    for number in range(5):
+        driver.add(f"poison {number}")
+        driver.tick()
+        driver.lose(0, is_crash=True)
+        driver.be_ready(0)
+    driver.add("a")
+    driver.tick()
+    driver.answer()
+    assert driver.completed == ["a"]
+    assert len(driver.failed) == 5
+
+
+def test_the_rows_of_one_request_on_a_crashed_replica_are_its_own_fault_only() -> None:
+    driver = BatchingDriver(2, max_batch=2, recovery=RecoveryConfig())
+    driver.add("a", rows=4)
+    assert [names(batch) for batch in driver.tick()] == ["a", "a"]
+    driver.lose(0, is_crash=True)
+    assert list(driver.failed) == ["a"]

@@ -259,20 +259,22 @@ class BatchScheduler:
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[Effect]:
         """Its rows run again, ahead of later ones; if no replica has or will have workers, everything ends."""
+        replica = self.replicas[lost.replica]
+        flying = [part for flight in replica.in_flight.values() for part in flight.batch.parts]
+        replica.in_flight.clear()
+        if lost.is_crash and flying:
+            replica.life.note_work()  # it was well until it was given these
         effects: list[Effect] = [
             *self._lives.lose(lost.replica, lost.reason, lost.worker, now_s, is_final=lost.is_final)
         ]
-        replica = self.replicas[lost.replica]
-        parts = [part for flight in replica.in_flight.values() for part in flight.batch.parts if self._owner(part)]
-        replica.in_flight.clear()
         if self.death is not None:
             return effects + self._die()
-        suspects = {part.request_id for part in parts if part.is_suspect}
-        self._put_back([_after_loss(part) for part in parts if part.request_id not in suspects])
-        error = WorkerLost(
-            f"{MAX_LOSSES} replicas in a row were lost while they computed the request; last: {lost.reason}"
-        )
-        return effects + [end for request_id in sorted(suspects) for end in self._end(request_id, error)]
+        is_alone = len({part.arrival for part in flying}) == 1
+        parts = [part for part in flying if self._owner(part)]
+        condemned = {part.request_id for part in parts if part.is_suspect or (lost.is_crash and is_alone)}
+        self._put_back([_after_loss(part, lost) for part in parts if part.request_id not in condemned])
+        error = _verdict(lost)
+        return effects + [end for request_id in sorted(condemned) for end in self._end(request_id, error)]
 
     def _die(self) -> list[Effect]:
         error = WorkerLost(self.death or "")
@@ -300,7 +302,17 @@ class BatchScheduler:
         return [InferenceFailed(request_id=request_id, error=error)]
 
 
-def _after_loss(part: Part) -> Part:
-    """The part as it runs again; the last time alone, so that what breaks replicas takes no other request with it."""
-    after = replace(part, num_losses=part.num_losses + 1)
+def _verdict(lost: ReplicaLost) -> ShoalError:
+    """What a request ends with that is taken to be what breaks replicas."""
+    if lost.is_crash:
+        return InvalidRequest(f"the workers did not survive this request, which they had alone: {lost.reason}")
+    return WorkerLost(f"replicas were lost while they computed the request, the last time alone: {lost.reason}")
+
+
+def _after_loss(part: Part, lost: ReplicaLost) -> Part:
+    """The part as it runs again; the last time alone, so that what breaks replicas takes no other request with it.
+
+    Of those that were there at a crash one is to blame, so that each of them runs alone at once.
+    """
+    after = replace(part, num_losses=MAX_LOSSES - 1 if lost.is_crash else part.num_losses + 1)
     return replace(after, runs_alone=after.runs_alone or after.is_suspect)

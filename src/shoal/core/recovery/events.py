@@ -59,6 +59,8 @@ class ReplicaLost:
     """which, stage by stage, rank by rank; None: not known"""
     is_final: bool = False
     """whether others that are started instead would fail alike"""
+    is_crash: bool = False
+    """whether it is gone of what it was computing, as far as can be seen"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,16 +22,19 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from shoal.errors import ConfigError, InvalidRequest
+from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest
 from shoal.model.graph.flops import node_flops
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.ort_values import to_value
+from shoal.model.graph.run_limit import RunLimit
 from shoal.model.graph.session import compute_options, open_session, refusing
 from shoal.model.graph.weight_tensors import named_weights
 
 _WARM_UP_RUNS = 1
 _RUNS = 5
 """Profiled runs; the median of each node's times counts."""
+_RUN_LIMIT_S = 600.0
+"""A run that takes longer is taken for a loop without end. A judgment."""
 _ESTIMATED_FLOPS_PER_S = 5e10
 """One core with AVX2. Source: docs/design.md, first finding (160 GFLOP/s on 2 cores), less what small layers lose."""
 _NEW_LAYOUT = re.compile(r"_nchwc(_token_\d+)?$")
@@ -74,7 +77,7 @@ def measure_nodes(graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]], *, t
         try:
             with refusing():
                 _run(session, graph, inputs)
-        except InvalidRequest as error:
+        except (InvalidRequest, DeadlineExceeded) as error:
             raise ConfigError(f"{graph.path} cannot be measured on these inputs: {error}") from error
         events = json.loads(Path(session.end_profiling()).read_text())
         optimized = _read_nodes(folder / "optimized.onnx")
@@ -86,8 +89,10 @@ def _run(session: ort.InferenceSession, graph: GraphFile, inputs: Mapping[str, n
     """Run the whole graph as often as is wanted; NumPy has not all types that it may take and hand out."""
     values = {spec.name: to_value(inputs[spec.name], spec.dtype) for spec in graph.inputs}
     names = [spec.name for spec in graph.outputs]
+    limit = RunLimit()
     for _ in range(_WARM_UP_RUNS + _RUNS):
-        session.run_with_ort_values(names, values)
+        with limit.run(_RUN_LIMIT_S) as options:
+            session.run_with_ort_values(names, values, options)
 
 
 def estimate_nodes(graph: GraphFile) -> list[float]:

@@ -14,6 +14,7 @@ from shoal.core.graph_plan import StageInput, StageOutput
 from shoal.errors import InvalidRequest, ModelLoadError, ShoalError
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.ort_values import NUMPY_KINDS, Array, to_array, to_value
+from shoal.model.graph.run_limit import RunLimit
 from shoal.model.graph.stage_model import extract_stage, weight_bytes
 from shoal.model.runtime_sessions import session_options, start_session
 
@@ -76,24 +77,30 @@ class GraphStage:
         self._names = [spec.name for spec in self._outputs]
         self._is_plain = all(spec.dtype in NUMPY_KINDS for spec in (*self._outputs, *taken))
         self._dtypes = {spec.name: spec.dtype for spec in taken}
+        self._limit = RunLimit()
 
-    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
         """Compute the stage's outputs. Inputs are read in place; those that the stage does not take are left alone.
+
+        Args:
+            tensors: by name.
+            limit_s: when to give up; None: never.
 
         Raises:
             InvalidRequest: ONNX Runtime cannot run it on these tensors; one line with its reason.
+            DeadlineExceeded: it was not done in time.
         """
         feed = {name: tensors[name] for name in self._dtypes}
-        with refusing():
+        with refusing(), self._limit.run(limit_s) as options:
             if self._is_plain:
-                outputs = cast(list[Array], self._session.run(self._names, feed))
+                outputs = cast(list[Array], self._session.run(self._names, feed, options))
                 return dict(zip(self._names, outputs, strict=True))
-            return self._run_typed(feed)
+            return self._run_typed(feed, options)
 
-    def _run_typed(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_typed(self, tensors: Mapping[str, Array], options: ort.RunOptions) -> dict[str, Array]:
         """The same through typed values, for the types that NumPy itself does not have."""
         given = {name: to_value(array, self._dtypes[name]) for name, array in tensors.items()}
-        values = self._session.run_with_ort_values(self._names, given)
+        values = self._session.run_with_ort_values(self._names, given, options)
         return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
 
 

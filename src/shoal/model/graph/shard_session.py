@@ -16,8 +16,9 @@ import onnxruntime as ort
 
 from shoal.core.collectives import F32, ProcessGroup
 from shoal.core.graph_plan import StageInput, StageOutput
-from shoal.errors import InvalidRequest, ModelLoadError, WorkerLost
+from shoal.errors import ModelLoadError, RequestError, WorkerLost
 from shoal.model.graph.ort_values import Array, as_array, to_value
+from shoal.model.graph.run_limit import RunLimit
 from shoal.model.graph.segments import Gathering, Reduction, Segment, cut_at_markers, segment_model
 from shoal.model.graph.session import RUNTIME_ERRORS, compute_options, refusing, runtime_reason
 from shoal.model.graph.stage_model import model_bytes
@@ -82,6 +83,7 @@ class ShardSegments:
         self._dtypes = {taken.spec.name: taken.spec.dtype for taken in inputs}
         self._outputs = [given.spec.name for given in outputs]
         self._markers = cut.markers
+        self._limit = RunLimit()
         self._segments: list[_LoadedSegment] = []
         types = {value.name: value.type for value in model.graph.input}
         for segment, marker in zip(cut.segments, (*cut.markers, None), strict=True):
@@ -91,16 +93,29 @@ class ShardSegments:
             if marker is not None:
                 types[marker.result] = _result_type(types[marker.source], marker)
 
-    def run(self, tensors: Mapping[str, Array]) -> Generator[Collective, None, dict[str, Array]]:
+    def run(
+        self, tensors: Mapping[str, Array], limit_s: float | None = None
+    ) -> Generator[Collective, None, dict[str, Array]]:
         """Compute the stage's outputs, yielding whenever the other shards are needed.
+
+        Args:
+            tensors: by name.
+            limit_s: when to give up; None: never.
 
         Raises:
             InvalidRequest: ONNX Runtime cannot run a segment on these tensors.
+            DeadlineExceeded: it was not done in time.
         """
+        with self._limit.run(limit_s) as options:
+            return (yield from self._run(tensors, options))
+
+    def _run(
+        self, tensors: Mapping[str, Array], options: ort.RunOptions
+    ) -> Generator[Collective, None, dict[str, Array]]:
         with refusing():
             values = {name: to_value(tensors[name], dtype) for name, dtype in self._dtypes.items()}
         for segment, marker in zip(self._segments, (*self._markers, None), strict=True):
-            segment.run(values)
+            segment.run(values, options)
             match marker:
                 case Reduction():
                     values[marker.result] = yield from _reduce(values, marker)
@@ -123,15 +138,16 @@ class GraphShard:
         self._group = group
         self._timeout_s = timeout_s
 
-    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Compute the stage's outputs; all shards must be given the same tensors.
+    def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
+        """Compute the stage's outputs; all shards must be given the same tensors and limits.
 
         Raises:
             InvalidRequest: ONNX Runtime cannot run it on these tensors, on any shard; one line with its reason.
+            DeadlineExceeded: it was not done in time.
             WorkerLost: a shard is gone, or failed where others did not.
             RemoteProtocolError: a shard is elsewhere in the graph.
         """
-        steps = self._segments.run(tensors)
+        steps = self._segments.run(tensors, limit_s)
         num_done = 0
         try:
             while True:
@@ -139,7 +155,7 @@ class GraphShard:
                 num_done += 1
         except StopIteration as end:
             return end.value
-        except InvalidRequest:
+        except RequestError:
             self._agree_on_failure(num_done)
             raise
 
@@ -188,7 +204,7 @@ class _LoadedSegment:
                 raise ModelLoadError(f"ONNX Runtime cannot load a shard: {runtime_reason(error)}") from error
             self.output_types = {output.name: output_type(output) for output in self._session.get_outputs()}
 
-    def run(self, values: dict[str, ort.OrtValue]) -> None:
+    def run(self, values: dict[str, ort.OrtValue], options: ort.RunOptions) -> None:
         """Mutates `values`: adds what the segment hands out. Raises InvalidRequest."""
         if self._session is None:
             return
@@ -198,7 +214,7 @@ class _LoadedSegment:
                 binding.bind_ortvalue_input(name, values[name])
             for name in self._outputs:
                 binding.bind_output(name)
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
         binding.clear_binding_inputs()
         values.update(zip(self._outputs, binding.get_outputs(), strict=True))
 
