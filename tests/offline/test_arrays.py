@@ -10,7 +10,10 @@ import pytest
 
 from shoal.core.graph_plan import BatchAxes, TensorSpec
 from shoal.errors import ConfigError
+from shoal.offline.array_rows import open_npy, read_array
+from shoal.offline.row_sink import NpyWriter
 from shoal.offline.row_source import RowSource, open_rows
+from shoal.offline.tensor_values import as_tensor
 from tests.offline.fake_graphs import spec
 
 X = (spec("x", "N", 3),)
@@ -141,3 +144,15 @@ def test_a_member_that_is_damaged_further_on(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"x\.npz: x (cannot be read|is cut short)"):
         source.read(10, 20000)
     source.close()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e5m2", "float8_e4m3fn", "int4"])
+def test_types_that_the_format_has_no_name_for_are_stored_as_bare_bytes(tmp_path: Path, dtype: str) -> None:
+    array = np.array([[1, 0], [1, 1]]).astype(dtype)
+    writer = NpyWriter.create(tmp_path / "y.npy", array.shape, array.dtype, 0)
+    writer.write(0, array)
+    writer.close()
+    header, data = open_npy(tmp_path / "y.npy")
+    found = as_tensor(read_array("y", header, data), TensorSpec(name="y", dtype=dtype, shape=(2, 2)))
+    data.close()
+    assert (found.dtype, found.tolist()) == (array.dtype, array.tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -140,3 +141,14 @@ def test_without_pyarrow_the_extra_is_named(job: Job, monkeypatch: pytest.Monkey
         job.run(inputs)
     with pytest.raises(ConfigError, match=r"pip install 'shoal-inference\[parquet\]'"):
         job.run(inputs, out=job.folder / "out.parquet")
+
+
+def test_rows_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"x": pa.array([[0.0] * 1000] * 50, pa.list_(pa.float32()))})
+    pq.write_table(table, tmp_path / "x.parquet")
+    specs = {"x": spec("x", "N", 1000)}
+    batch = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=None)
+    parquet_rows.ParquetSource(tmp_path / "x.parquet", specs, batch).close()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=300_000))
+    with pytest.raises(InvalidRequest, match="GB are free"):
+        parquet_rows.ParquetSource(tmp_path / "x.parquet", specs, batch)

@@ -6,6 +6,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.core.graph_plan import TensorSpec
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, InvalidRequest
+from shoal.model.graph.value_types import is_exact
+from shoal.offline.array_rows import Bytes, MemberBytes, member_headers, open_npy, open_npz, read_array
+from shoal.offline.npy_header import NpyHeader
+from shoal.offline.tensor_values import as_stored, as_tensor
 
 Array = npt.NDArray[Any]
 
@@ -27,21 +32,41 @@ def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     """The arrays of an .npz file by name, or of an .npy file for a graph with one input.
 
     Raises:
-        ConfigError: the file is missing, broken or of another kind, or an .npy file for several inputs.
+        ConfigError: the file is missing, broken, of another kind or too large for the memory that is free; or an .npy
+            file for several inputs.
     """
+    by_name = {spec.name: spec for spec in specs}
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {_only_input(path, specs): _as_text(loaded)}
-        with loaded:
-            return {name: _as_text(loaded[name]) for name in loaded.files}
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).strip() or type(error).__name__
-        if "pickle" in reason:  # NumPy takes whatever it does not know for one
-            reason = "it is neither, or holds Python objects"
-        raise ConfigError(f"cannot read {path} as .npz or .npy: {reason.splitlines()[0]}") from error
+        with ExitStack() as files:
+            opened = _open(path, specs, files)
+            return {name: _read(f"{path}: {name}", *parts, by_name.get(name)) for name, parts in opened.items()}
+    except InvalidRequest as error:
+        raise ConfigError(str(error)) from None
+
+
+def _open(path: Path, specs: Sequence[TensorSpec], files: ExitStack) -> dict[str, tuple[NpyHeader, Bytes]]:
+    """Header and content of each array; what is opened is closed with `files`. Raises InvalidRequest, ConfigError."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist")
+    if not path.is_file():
+        raise ConfigError(f"{path} is no regular file: give an .npz or .npy file")
+    if not zipfile.is_zipfile(path):
+        header, content = open_npy(path)
+        files.callback(content.close)
+        return {_only_input(path, specs): (header, content)}
+    archive = files.enter_context(open_npz(path))
+    opened: dict[str, tuple[NpyHeader, Bytes]] = {}
+    for name, (member, header) in member_headers(archive, path).items():
+        content = MemberBytes(archive, member)
+        files.callback(content.close)
+        opened[name] = header, content
+    return opened
+
+
+def _read(title: str, header: NpyHeader, content: Bytes, spec: TensorSpec | None) -> Array:
+    """`spec`: of the input; None where the graph has none of that name, which whoever checks the inputs will say."""
+    array = read_array(title, header, content)
+    return array if spec is None else as_tensor(array, spec)
 
 
 def check_writable(path: Path) -> None:
@@ -58,7 +83,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
             with os.fdopen(fd, "wb") as file:
-                np.savez(file, allow_pickle=False, **{name: _without_objects(array) for name, array in arrays.items()})
+                np.savez(file, allow_pickle=False, **{name: _storable(array) for name, array in arrays.items()})
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -74,11 +99,9 @@ def _only_input(path: Path, specs: Sequence[TensorSpec]) -> str:
     return specs[0].name
 
 
-def _as_text(array: Array) -> Array:
-    """NumPy's fixed-width strings as the objects that graphs take."""
-    return array.astype(object) if array.dtype.kind in "US" else array
-
-
-def _without_objects(array: Array) -> Array:
-    """Strings as NumPy's fixed-width ones, which need no pickle."""
-    return array.astype(np.str_) if array.dtype == object else array
+def _storable(array: Array) -> Array:
+    """What a .npz file can hold: text of fixed width; numbers that NumPy's format does not know as the next wider ones
+    that it does, which hold all their values."""
+    if array.dtype.isbuiltin != 1 and array.dtype != object and array.dtype.kind not in "US":
+        return array.astype(np.int8 if is_exact(array.dtype) else np.float32)
+    return as_stored(array)

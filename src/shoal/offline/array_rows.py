@@ -11,7 +11,16 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from shoal.errors import InvalidRequest
-from shoal.offline.npy_header import NpyHeader, Span, as_bytes, empty_rows, num_lanes, read_header, row_spans
+from shoal.offline.npy_header import (
+    NpyHeader,
+    Span,
+    as_bytes,
+    check_room,
+    empty_rows,
+    num_lanes,
+    read_header,
+    row_spans,
+)
 from shoal.router.graph_executor import Array
 
 _MAX_LANES = 64
@@ -83,6 +92,7 @@ class ArrayRows:
 
     def read(self, first: int, last: int) -> Array:
         """Rows `first` to `last` (exclusive), owned by the caller. Cheap where ranges ascend. Raises InvalidRequest."""
+        check_room(self._name, self._header, last - first, self._axis)
         rows = empty_rows(self._header, self._axis, last - first)
         target = as_bytes(rows)
         for span in row_spans(self._header, self._axis, first, last):
@@ -93,6 +103,7 @@ class ArrayRows:
 
 def read_array(name: str, header: NpyHeader, data: Bytes) -> Array:
     """The whole array. `name` is for messages. Raises InvalidRequest."""
+    check_room(name, header)
     array = np.empty(header.shape, header.dtype, order="F" if header.is_fortran else "C")
     span = Span(lane=0, offset=header.data_offset, num_bytes=header.num_bytes)
     _fill(as_bytes(array), name, data, span)
@@ -114,6 +125,8 @@ def _fill(target: memoryview, name: str, data: Bytes, span: Span) -> None:
 def open_npy(path: Path) -> tuple[NpyHeader, FileBytes]:
     """Read the header of a .npy file. Raises InvalidRequest."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
+            raise InvalidRequest(f"{path} is no regular file")
         file = path.open("rb", buffering=0)
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
@@ -130,7 +143,7 @@ def open_npz(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # the directory of a damaged file makes its reader raise many things
         raise InvalidRequest(f"{path} is not a .npz file: {error}") from None
 
 

@@ -6,16 +6,23 @@ Source: NumPy Enhancement Proposal 1, "A simple file format for NumPy arrays" (n
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+import psutil
 
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
 
 Shape = tuple[int, ...]
+_MAX_RANK = 64
+"""Source: NumPy 2 refuses arrays of more dimensions."""
+_TEXT_BYTES = 64
+"""Of a text as an object, beside its characters. Source: sys.getsizeof of a short str, and its place in the array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +64,40 @@ def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
             raise InvalidRequest(f"{name} is a .npy file of version {version[0]}.{version[1]}, which is for records")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read(file)
-    except (ValueError, EOFError) as error:
-        raise InvalidRequest(f"{name} is not a .npy file: {str(error).splitlines()[0]}") from None
+    except (InvalidRequest, OSError, RuntimeError, zlib.error, zipfile.BadZipFile):
+        raise
+    except Exception as error:  # the header is a Python expression, whose reader raises whatever it likes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidRequest(f"{name} is not a .npy file: {reason}") from None
     if dtype.hasobject or dtype.names:
         kind = "Python objects" if dtype.hasobject else "records"
         raise InvalidRequest(f"{name} holds {kind}; save plain numbers or strings (astype) instead")
+    if len(shape) > _MAX_RANK or min(shape, default=0) < 0 or not dtype.itemsize:
+        raise InvalidRequest(f"{name} has the impossible shape {shape} of {dtype}")
     header = NpyHeader(shape=shape, dtype=dtype, is_fortran=is_fortran, data_offset=file.tell())
     if file_bytes < header.data_offset + header.num_bytes:
         missing = header.data_offset + header.num_bytes - file_bytes
         raise InvalidRequest(f"{name} is cut short: {missing} bytes of its {shape} {dtype} array are missing")
     return header
+
+
+def check_room(name: str, header: NpyHeader, num_rows: int | None = None, axis: int = 0) -> None:
+    """Refuse what does not fit into free memory before any is taken: a header can say anything.
+
+    Args:
+        name: for the message.
+        header: of the array.
+        num_rows: as many of its rows; None: the whole array.
+        axis: along which the rows lie.
+
+    Raises:
+        InvalidRequest: it does not fit.
+    """
+    shape = header.shape if num_rows is None else (*header.shape[:axis], num_rows, *header.shape[axis + 1 :])
+    count = math.prod(shape)
+    needed = count * header.dtype.itemsize + (count * _TEXT_BYTES if header.dtype.kind in "SU" else 0)
+    if needed > (free := psutil.virtual_memory().available):
+        raise InvalidRequest(f"{name} of shape {shape} takes {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free")
 
 
 def row_spans(header: NpyHeader, axis: int, first: int, last: int) -> Iterator[Span]:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import psutil
 
 from shoal.core.graph_plan import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
@@ -16,6 +17,8 @@ from shoal.router.graph_executor import Array, Tensors
 
 _READ_ROWS = 1024
 """Rows decoded at once: enough that pyarrow's cost per call vanishes, few enough to be small beside a row group."""
+_LARGEST_VALUE_BYTES = 8
+"""Of a number."""
 _WRITE_ROWS = 65536
 """Rows of a row group that is written, and so of the memory that writing takes."""
 
@@ -37,6 +40,7 @@ class ParquetSource:
             self.close()
             raise InvalidRequest(f"{path} lacks the columns {', '.join(missing)}; the model takes {', '.join(specs)}")
         self.num_rows: int = self._file.metadata.num_rows
+        _check_room(path, self._file.metadata)
         self._path = path
         self._specs = specs
         self._errors: Any = arrow.ArrowException
@@ -114,6 +118,24 @@ def write_parquet(path: Path, columns: Mapping[str, Path]) -> None:
             writer.close()
         for _, data in opened.values():
             data.close()
+
+
+def _check_room(path: Path, metadata: Any) -> None:
+    """Refuse rows that do not fit into free memory once they are unpacked: what repeats takes no room in the file.
+
+    Raises:
+        InvalidRequest: they do not.
+    """
+    free = psutil.virtual_memory().available
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        num_values = sum(group.column(column).num_values for column in range(group.num_columns))
+        needed = num_values * _LARGEST_VALUE_BYTES * min(1.0, _READ_ROWS / max(1, group.num_rows))
+        if needed > free:
+            raise InvalidRequest(
+                f"{path}: {_READ_ROWS} rows of its row group {index} take {needed / 1e9:,.1f} GB, but "
+                f"{free / 1e9:,.1f} GB are free"
+            )
 
 
 def load_arrow() -> ModuleType:

@@ -22,6 +22,10 @@ _COPY_ROWS = 4096
 """Rows copied at once when strings turn out longer than those before."""
 
 
+_REGISTERED = 2
+"""What `dtype.isbuiltin` says of the types of ml_dtypes: the format has no names for them, only bare bytes."""
+
+
 class NpyWriter:
     """A .npy file of known shape that is filled row range by row range."""
 
@@ -37,7 +41,8 @@ class NpyWriter:
     def create(cls, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axis: int) -> NpyWriter:
         """A new file whose space is set aside at once, so that a full disk shows now. Raises CapacityError."""
         with naming(path), path.open("wb") as file:
-            layout = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            known = np.dtype(f"V{dtype.itemsize}") if dtype.isbuiltin == _REGISTERED else dtype
+            layout = {"descr": np.lib.format.dtype_to_descr(known), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(file, layout)
             header = NpyHeader(shape=shape, dtype=dtype, is_fortran=False, data_offset=file.tell())
             if header.num_bytes:
