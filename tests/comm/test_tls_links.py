@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import select
@@ -20,11 +21,12 @@ import pytest
 from shoal.comm import tls_listener
 from shoal.comm.link import Link
 from shoal.comm.tcp_group import TcpGroup
-from shoal.comm.tls_identity import ClusterAuthority, Credentials, connecting_context
+from shoal.comm.tls_identity import ClusterAuthority, Credentials, MachineKey, connecting_context
 from shoal.comm.tls_link import MAX_KEY_BYTES, Address, connect_tls
 from shoal.comm.tls_listener import TlsListener
 from shoal.comm.tls_mesh import connect_tls_mesh
 from shoal.errors import ConfigError, LocalProtocolError, RemoteProtocolError, WorkerLost
+from shoal.worker.remote_links import make_name, parse_name
 from tests.comm.tcp_ranks import WAIT_S, tcp_groups, together
 
 _SHORT_S = 0.2
@@ -353,7 +355,7 @@ def test_whoever_leaves_a_group_is_named() -> None:
 
 
 def test_a_rank_that_does_not_connect_is_named(listener: TlsListener, authority: ClusterAuthority) -> None:
-    with pytest.raises(WorkerLost, match="rank 1 did not connect: nobody came as 's/2/0-1'"):
+    with pytest.raises(WorkerLost, match="rank 1 did not connect before the deadline"):
         connect_tls_mesh(
             [listener.address] * 2,
             name="s",
@@ -398,3 +400,59 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     with pytest.raises(ConfigError, match=r"pip install 'shoal-inference\[ray\]'"):
         ClusterAuthority()
+
+
+def test_a_member_has_a_key_that_never_left_it(listener: TlsListener, authority: ClusterAuthority) -> None:
+    key = MachineKey()
+    membership = authority.admit(key.request())
+    _assert_linked(listener, key.credentials(membership))
+    travelled = key.request() + membership.authority_pem + membership.certificate_pem
+    assert b"PRIVATE" not in travelled
+    assert b"PRIVATE" in key.credentials(membership).key_pem
+
+
+def test_a_membership_is_worth_nothing_without_its_key(authority: ClusterAuthority) -> None:
+    membership = authority.admit(MachineKey().request())
+    with pytest.raises(ConfigError, match="no credentials"):
+        connecting_context(MachineKey().credentials(membership))
+
+
+def test_only_requests_that_their_own_key_has_signed_are_answered(authority: ClusterAuthority) -> None:
+    pem = MachineKey().request()
+    body = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    forged = body[:-1] + bytes([body[-1] ^ 1])
+    lines = base64.encodebytes(forged).replace(b"\n", b"")
+    for request in (
+        b"",
+        b"no request",
+        pem[:-60],
+        b"-----BEGIN CERTIFICATE REQUEST-----\n" + lines + b"\n-----END CERTIFICATE REQUEST-----\n",
+    ):
+        with pytest.raises(ConfigError, match="signing request"):
+            authority.admit(request)
+
+
+def test_ipv6_addresses_can_be_listened_on_and_dialled(authority: ClusterAuthority) -> None:
+    try:
+        listener = TlsListener(authority.issue(), host="::1")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    try:
+        host, port = listener.address
+        assert host == "::1"
+        _assert_linked(listener, authority.issue())
+        assert parse_name(make_name(listener.address, "1/stage-0/shard-0")) == (("::1", port), "1/stage-0/shard-0")
+    finally:
+        listener.close()
+    with pytest.raises(WorkerLost, match=rf"no link to \[::1\]:{port}: "):
+        connect_tls((host, port), authority.issue(), key="peer", timeout_s=WAIT_S)
+
+
+def test_a_listener_keeps_to_its_ports(authority: ClusterAuthority) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"no port of SHOAL_PORTS={port}-{port} is free"):
+            TlsListener(authority.issue(), host="127.0.0.1", ports=range(port, port + 1))
+    listener = TlsListener(authority.issue(), host="127.0.0.1", ports=range(port, port + 1))
+    assert listener.address == ("127.0.0.1", port)
+    listener.close()

@@ -1,7 +1,8 @@
 """Who belongs to a cluster: one authority a cluster start, and certificates that it signs for the start's processes.
 
-The authority's private key never leaves the process that made it; whoever shall join is handed `Credentials`. They name
-nobody: being signed is what counts, for addresses are not known ahead and every process may take any place.
+No private key leaves the machine that made it: another machine makes its own (`MachineKey`) and asks for a certificate
+of it with a signing request. Certificates name nobody: being signed is what counts, for addresses are not known ahead
+and every process may take any place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
 VALID_FOR = datetime.timedelta(days=90)
 """Links are laid anew whenever a worker is lost, so it must outlast the cluster. Keys live in memory alone and end with
@@ -27,13 +28,46 @@ _CLOCK_SKEW = datetime.timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a process needs to join. Plain data, to be handed over only where strangers cannot read it."""
+    """What a process needs to join. Plain data, for processes of one machine, where strangers cannot read it."""
 
     authority_pem: bytes
     """the certificate of the one authority that is trusted"""
     certificate_pem: bytes
     key_pem: bytes = field(repr=False)
     """the private key of the certificate, not encrypted"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """Answer of the authority to a signing request. No secret: it is of no use without the key of the request."""
+
+    authority_pem: bytes
+    """the certificate of the one authority that is trusted"""
+    certificate_pem: bytes
+
+
+class MachineKey:
+    """A private key that stays on its machine. Raises ConfigError where `cryptography` is missing."""
+
+    def __init__(self) -> None:
+        self._key = _new_key()
+
+    def request(self) -> bytes:
+        """A signing request for the key, PEM, for `ClusterAuthority.admit`. Source: RFC 2986."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+    def credentials(self, membership: Membership) -> Credentials:
+        """For processes of this machine."""
+        return Credentials(
+            authority_pem=membership.authority_pem,
+            certificate_pem=membership.certificate_pem,
+            key_pem=_key_pem(self._key),
+        )
 
 
 class ClusterAuthority:
@@ -43,16 +77,23 @@ class ClusterAuthority:
         """`valid_for`: from now, of the authority and of what it signs."""
         self._expires = datetime.datetime.now(datetime.UTC) + valid_for
         self._key = _new_key()
-        self._certificate = _sign("shoal cluster", self._key, self._expires, authority=None, authority_key=self._key)
+        self._certificate = _sign(
+            "shoal cluster", self._key.public_key(), self._expires, authority=None, authority_key=self._key
+        )
 
     def issue(self) -> Credentials:
-        """Credentials with a key of their own."""
-        key = _new_key()
-        certificate = _sign("shoal process", key, self._expires, authority=self._certificate, authority_key=self._key)
-        return Credentials(
-            authority_pem=_certificate_pem(self._certificate),
-            certificate_pem=_certificate_pem(certificate),
-            key_pem=_key_pem(key),
+        """Credentials with a key of their own, for this machine."""
+        key = MachineKey()
+        return key.credentials(self.admit(key.request()))
+
+    def admit(self, request_pem: bytes) -> Membership:
+        """What makes whoever has the key of a signing request a member. Raises ConfigError where it is no request."""
+        public_key = _requested_key(request_pem)
+        certificate = _sign(
+            "shoal process", public_key, self._expires, authority=self._certificate, authority_key=self._key
+        )
+        return Membership(
+            authority_pem=_certificate_pem(self._certificate), certificate_pem=_certificate_pem(certificate)
         )
 
 
@@ -104,9 +145,26 @@ def _say_what_is_missing() -> NoReturn:
     raise ConfigError("links between machines need cryptography: pip install 'shoal-inference[ray]'") from None
 
 
+def _requested_key(request_pem: bytes) -> EllipticCurvePublicKey:
+    """Raises ConfigError where the request makes no sense or was not made with the key that it names."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    except ModuleNotFoundError:
+        _say_what_is_missing()
+    try:
+        request = x509.load_pem_x509_csr(request_pem)
+        public_key, is_own = request.public_key(), request.is_signature_valid
+    except ValueError as error:
+        raise ConfigError(f"this is no signing request: {error}") from error
+    if not is_own or not isinstance(public_key, EllipticCurvePublicKey):
+        raise ConfigError("this signing request was not made with the key that it names")
+    return public_key
+
+
 def _sign(
     common_name: str,
-    key: EllipticCurvePrivateKey,
+    key: EllipticCurvePublicKey,
     expires: datetime.datetime,
     *,
     authority: x509.Certificate | None,
@@ -123,13 +181,13 @@ def _sign(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject if authority is None else authority.subject)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(datetime.datetime.now(datetime.UTC), expires) - _CLOCK_SKEW)
         .not_valid_after(expires)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None), critical=True)
         .add_extension(_key_usage(is_authority), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
     )
     if not is_authority:

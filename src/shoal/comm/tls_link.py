@@ -22,6 +22,7 @@ MAX_KEY_BYTES = 256
 LENGTH = struct.Struct("<I")
 ACCEPTED = LENGTH.pack(0)
 Address = tuple[str, int]
+"""host, which may be an IPv6 address, and port"""
 
 
 def connect_tls(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> Link:
@@ -52,10 +53,16 @@ def connect_tls_socket(address: Address, credentials: Credentials, *, key: str, 
     return sock
 
 
+def spell_address(address: Address) -> str:
+    """`HOST:PORT`, an IPv6 address in brackets. Source: RFC 3986, section 3.2.2."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @contextmanager
 def _told_apart(address: Address) -> Iterator[None]:
     """What can go wrong with a connection, as errors of links."""
-    where = f"{address[0]}:{address[1]}"
+    where = spell_address(address)
     try:
         yield
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:

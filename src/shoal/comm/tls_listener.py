@@ -12,9 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from shoal.comm.link import Link
+from shoal.comm.ports import ANY_PORT, listen_on_any
 from shoal.comm.socket_link import SocketLink
 from shoal.comm.tls_identity import Credentials, listening_context
-from shoal.comm.tls_link import ACCEPTED, LENGTH, MAX_KEY_BYTES, Address
+from shoal.comm.tls_link import ACCEPTED, LENGTH, MAX_KEY_BYTES, Address, spell_address
 from shoal.errors import RemoteProtocolError, WorkerLost
 
 _HELLO_S = 5.0
@@ -31,16 +32,19 @@ class TlsListener:
     A thread shakes hands with all who come at the same time, so that nobody waits for one who stalls.
     """
 
-    def __init__(self, credentials: Credentials, *, host: str, port: int = 0) -> None:
-        """Raises OSError where the address cannot be had, ConfigError where the credentials make no sense.
+    def __init__(self, credentials: Credentials, *, host: str, ports: range = ANY_PORT) -> None:
+        """Raises OSError where the address cannot be had, ConfigError where no port is free or the credentials make no
+        sense.
 
         Args:
-            port: 0 chooses a free one.
+            credentials: of this process.
+            host: an address of this machine, IPv4 or IPv6.
+            ports: to choose from.
         """
         context = listening_context(credentials)
-        self._sock = socket.create_server((host, port), backlog=_MAX_CALLERS)
+        self._sock = listen_on_any(ports, lambda port: _listen(host, port))
         self._sock.setblocking(False)
-        self._address: Address = self._sock.getsockname()
+        self._address: Address = self._sock.getsockname()[:2]
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._changed = threading.Condition()
         """of what follows"""
@@ -56,18 +60,22 @@ class TlsListener:
         """Where it listens."""
         return self._address
 
-    def take(self, key: str, *, timeout_s: float) -> Link:
-        """The link of the peer that came, or comes, with this key. Raises WorkerLost where none does in time."""
-        return SocketLink(self.take_socket(key, timeout_s=timeout_s))
+    def take(self, key: str, *, timeout_s: float, complaint: str | None = None) -> Link:
+        """The link of the peer that came, or comes, with this key.
 
-    def take_socket(self, key: str, *, timeout_s: float) -> ssl.SSLSocket:
+        Raises WorkerLost where none does in time, with the complaint.
+        """
+        return SocketLink(self.take_socket(key, timeout_s=timeout_s, complaint=complaint))
+
+    def take_socket(self, key: str, *, timeout_s: float, complaint: str | None = None) -> ssl.SSLSocket:
         """See `take`; the connection itself, which does not block."""
         with self._changed:
             self._changed.wait_for(lambda: key in self._waiting or self._is_closed, timeout_s)
             if self._is_closed:
                 raise WorkerLost(f"nobody can come as {key!r}: the listener was closed")
             if key not in self._waiting:
-                raise WorkerLost(f"nobody came as {key!r} before the deadline{self._last_refused}")
+                missed = complaint or f"nobody came as {key!r} before the deadline"
+                raise WorkerLost(missed + self._last_refused)
             return self._waiting.pop(key)
 
     def close(self) -> None:
@@ -111,6 +119,12 @@ class TlsListener:
     def _refuse(self, peer: str, why: Exception) -> None:
         with self._changed:
             self._last_refused = f"; {peer} was refused: {why}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address, family=family, backlog=_MAX_CALLERS)
 
 
 class _Caller:
@@ -196,7 +210,7 @@ class _Entrance:
                 sock = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
             if len(self._callers) == _MAX_CALLERS:
                 self._drop(next(iter(self._callers.values())), TimeoutError("too many came at once"))
-            caller = self._callers[sock.fileno()] = _Caller(sock, f"{address[0]}:{address[1]}")
+            caller = self._callers[sock.fileno()] = _Caller(sock, spell_address(address[:2]))
             self._poll.register(sock, select.POLLIN)
             self._advance(caller)
 

@@ -25,12 +25,14 @@ def connect_tls_mesh(
     listener: TlsListener,
     credentials: Credentials,
     timeout_s: float,
+    rank_names: Sequence[str] = (),
 ) -> dict[int, ssl.SSLSocket]:
     """A connection to every other rank: the higher of two connects to the lower one.
 
     Args:
         addresses: for each rank that of its listener; that of the last rank is not used.
         name: of the group, which its ranks' listeners have no other one of.
+        rank_names: what to call the ranks in messages; empty: by their numbers.
 
     Returns:
         Connected sockets by rank, as `TcpGroup` wants them.
@@ -45,9 +47,15 @@ def connect_tls_mesh(
         for other in range(rank):
             key = _key(name, generation, low=other, high=rank)
             left_s = deadline_s - time.monotonic()
-            peers[other] = connect_tls_socket(addresses[other], credentials, key=key, timeout_s=left_s)
+            try:
+                peers[other] = connect_tls_socket(addresses[other], credentials, key=key, timeout_s=left_s)
+            except WorkerLost as error:
+                raise WorkerLost(f"{_name_of(rank_names, other)} was not reached: {error}") from error
         for other in range(rank + 1, len(addresses)):
-            peers[other] = _take(listener, _key(name, generation, low=rank, high=other), other, deadline_s)
+            key = _key(name, generation, low=rank, high=other)
+            left_s = max(deadline_s - time.monotonic(), 0.0)
+            complaint = f"{_name_of(rank_names, other)} did not connect before the deadline"
+            peers[other] = listener.take_socket(key, timeout_s=left_s, complaint=complaint)
     except BaseException:
         for sock in peers.values():
             sock.close()
@@ -55,11 +63,8 @@ def connect_tls_mesh(
     return peers
 
 
-def _take(listener: TlsListener, key: str, other: int, deadline_s: float) -> ssl.SSLSocket:
-    try:
-        return listener.take_socket(key, timeout_s=max(deadline_s - time.monotonic(), 0.0))
-    except WorkerLost as error:
-        raise WorkerLost(f"rank {other} did not connect: {error}") from error
+def _name_of(rank_names: Sequence[str], rank: int) -> str:
+    return rank_names[rank] if rank_names else f"rank {rank}"
 
 
 def _key(name: str, generation: int, *, low: int, high: int) -> str:

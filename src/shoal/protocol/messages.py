@@ -217,6 +217,10 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
     """shards of the next stage that this one feeds"""
     group: tuple[str, ...] = ()
     """all shards of this stage by rank; empty: it is the only one"""
+    upstream_name: str = ""
+    """what to call that shard in messages; empty, also below: not told"""
+    downstream_names: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
 
 
 class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):

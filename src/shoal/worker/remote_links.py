@@ -6,15 +6,16 @@ A neighbour's name is "host:port/key": where its listener is, and as whom to com
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from shoal.comm.link import Link
 from shoal.comm.tcp_group import TcpGroup
 from shoal.comm.tls_identity import Credentials
-from shoal.comm.tls_link import Address, connect_tls
+from shoal.comm.tls_link import Address, connect_tls, spell_address
 from shoal.comm.tls_listener import TlsListener
 from shoal.comm.tls_mesh import connect_tls_mesh
-from shoal.errors import RemoteProtocolError
+from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.protocol.messages import LoadStage, Wire
 from shoal.worker.links import StageLinks
 
@@ -25,18 +26,27 @@ _CONNECT_TIMEOUT_S = 5.0
 class TlsConnector:
     """Implements `worker.links.Connector`."""
 
-    def __init__(self, listener: TlsListener, credentials: Credentials) -> None:
-        """Both stay the caller's to close."""
+    def __init__(
+        self, listener: TlsListener, credentials: Credentials, *, timeout_s: float = _CONNECT_TIMEOUT_S
+    ) -> None:
+        """
+        Args:
+            listener: of this process, stays the caller's to close.
+            credentials: of this process.
+            timeout_s: for all neighbours together.
+        """
         self._listener = listener
         self._credentials = credentials
+        self._timeout_s = timeout_s
 
     def connect(self, wire: Wire, load: LoadStage) -> StageLinks:
         """See `Connector`. Connects to all before it waits for any: listeners let neighbours in by themselves."""
-        deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
+        deadline_s = time.monotonic() + self._timeout_s
         with ExitStack() as on_failure:
             downstream: list[Link] = []
-            for address, key in map(parse_name, wire.downstream):
-                link = connect_tls(address, self._credentials, key=key, timeout_s=_left_s(deadline_s))
+            for index, (address, key) in enumerate(map(parse_name, wire.downstream)):
+                with _naming(wire.downstream_names, index):
+                    link = connect_tls(address, self._credentials, key=key, timeout_s=_left_s(deadline_s))
                 on_failure.callback(link.close)
                 downstream.append(link)
             group = self._join(wire, load, deadline_s) if wire.group else None
@@ -44,7 +54,12 @@ class TlsConnector:
                 on_failure.callback(group.close)
             upstream = None
             if wire.upstream is not None:
-                upstream = self._listener.take(parse_name(wire.upstream)[1], timeout_s=_left_s(deadline_s))
+                who = wire.upstream_name or "the stage before it"
+                upstream = self._listener.take(
+                    parse_name(wire.upstream)[1],
+                    timeout_s=_left_s(deadline_s),
+                    complaint=f"not reached by {who} within {self._timeout_s:g} s",
+                )
             on_failure.pop_all()
         return StageLinks(upstream=upstream, downstream=downstream, group=group)
 
@@ -58,13 +73,23 @@ class TlsConnector:
             listener=self._listener,
             credentials=self._credentials,
             timeout_s=_left_s(deadline_s),
+            rank_names=wire.group_names,
         )
         return TcpGroup(peers, rank=load.rank, size=len(names), generation=wire.generation)
 
 
+@contextmanager
+def _naming(names: Sequence[str], index: int) -> Iterator[None]:
+    """Errors of links say which neighbour it is that cannot be reached, where that was told."""
+    try:
+        yield
+    except WorkerLost as error:
+        raise WorkerLost(f"{names[index]} was not reached: {error}" if names else str(error)) from error
+
+
 def make_name(address: Address | None, key: str) -> str:
     """How a neighbour is named in `Wire`; `address`: None where it comes by itself."""
-    return f"/{key}" if address is None else f"{address[0]}:{address[1]}/{key}"
+    return f"/{key}" if address is None else f"{spell_address(address)}/{key}"
 
 
 def parse_name(name: str) -> tuple[Address, str]:
@@ -73,7 +98,7 @@ def parse_name(name: str) -> tuple[Address, str]:
     host, _, port = where.rpartition(":")
     if not slash or not key or (where and not port.isdigit()):
         raise RemoteProtocolError(f"{name!r} names no neighbour")
-    return (host, int(port) if where else 0), key
+    return (host.removeprefix("[").removesuffix("]"), int(port) if where else 0), key
 
 
 def _left_s(deadline_s: float) -> float:

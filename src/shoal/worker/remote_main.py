@@ -1,7 +1,8 @@
 """`python -m shoal.worker.remote_main HOST`: a worker that the head reaches over the network; not for use by hand.
 
-Credentials come on standard input, so that nobody reads them from the list of processes; the port at which it listens
-goes to standard output, as one line. The head's is the first connection, with the key "control".
+Credentials come on standard input, so that nobody reads them from the list of processes. One line goes to standard
+output: the port at which the worker listens, or why it listens at none. The head's is the first connection, with the
+key "control"; a worker that nobody has dialled in time ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 import msgspec
 
+from shoal.comm.ports import ANY_PORT, parse_ports
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_listener import TlsListener
 from shoal.errors import ShoalError
@@ -19,21 +21,27 @@ from shoal.worker.remote_links import TlsConnector
 from shoal.worker.runtime import WorkerRuntime
 
 CONTROL_KEY = "control"
-_HEAD_TIMEOUT_S = 60.0
-"""The head is told the port by whoever started this process, on another machine."""
+_HEAD_TIMEOUT_S = 30.0
+"""The head is told the port by whoever started this process, on another machine, and dials at once."""
 
 
 def main() -> int:
     """Exit status 0 after Shutdown, 1 after an error that the head was told of, or without a head."""
     parser = argparse.ArgumentParser(prog="shoal.worker.remote_main", description=__doc__)
     parser.add_argument("host", help="address to listen on")
+    parser.add_argument("--ports", type=parse_ports, default=ANY_PORT, help="FIRST-LAST to choose from; any otherwise")
+    parser.add_argument("--head-timeout", type=float, default=_HEAD_TIMEOUT_S, help="seconds to wait for the head")
     arguments = parser.parse_args()
     die_with_parent()
     credentials = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Credentials)
     try:
-        listener = TlsListener(credentials, host=arguments.host)
-        print(listener.address[1], flush=True)
-        control = listener.take(CONTROL_KEY, timeout_s=_HEAD_TIMEOUT_S)
+        listener = TlsListener(credentials, host=arguments.host, ports=arguments.ports)
+    except (ShoalError, OSError) as error:
+        print(error, flush=True)
+        return 1
+    print(listener.address[1], flush=True)
+    try:
+        control = listener.take(CONTROL_KEY, timeout_s=arguments.head_timeout)
         WorkerRuntime(control, TlsConnector(listener, credentials)).run()
     except ShoalError:
         return 1

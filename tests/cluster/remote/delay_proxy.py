@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from shoal.cluster.remote.host import LocalHost, StartedWorker
-from shoal.comm.tls_identity import Credentials
+from shoal.cluster.remote.host import Admit, LocalHost, StartedWorker
 from shoal.comm.tls_link import Address
 
 _READ_BYTES = 1 << 16
@@ -75,8 +74,8 @@ class FarHost(LocalHost):
         self._delay_s = delay_s
         self._proxies: list[DelayProxy] = []
 
-    def start(self, credentials: Credentials, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
-        started = super().start(credentials, is_wanted)
+    def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
+        started = super().start(admit, is_wanted)
         self._proxies.append(DelayProxy(started.address, self._delay_s))
         return StartedWorker(pid=started.pid, address=self._proxies[-1].address)
 

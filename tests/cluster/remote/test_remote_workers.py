@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import structs
 
+from shoal.cluster.child_process import module_command
 from shoal.cluster.fabric import Place
 from shoal.cluster.launch import LoadedModel, launch
 from shoal.cluster.pipeline_executor import PipelineExecutor
@@ -17,9 +22,10 @@ from shoal.cluster.planning import plan_model
 from shoal.cluster.remote.fabric import RemoteFabric
 from shoal.cluster.remote.host import LocalHost
 from shoal.cluster.replica_recipe import load_message
+from shoal.comm.tls_identity import ClusterAuthority
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request
-from shoal.errors import ModelLoadError
+from shoal.errors import ModelLoadError, WorkerLost
 from shoal.protocol.messages import Generation
 from tests.cluster.remote.delay_proxy import FarHost
 from tests.integration.leaks import no_leaks
@@ -118,3 +124,42 @@ def test_a_worker_that_is_not_wanted_any_more_ends_while_it_is_being_started(tin
     load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
     place = Place(label="stage 0", load=load, machine=None)
     PipelineExecutor([[place]], RemoteFabric({"": host}), Generation(0)).close()
+
+
+def test_a_worker_that_was_killed_is_said_to_have_been(tiny_model: Path, host: LocalHost) -> None:
+    """As the kernel does it where there is too little memory."""
+    planned = plan_model(tiny_config(tiny_model, split="1"))
+    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    place = Place(label="replica 0 stage 0 on h1", load=load, machine="h1")
+    executor = PipelineExecutor([[place]], RemoteFabric({"h1": host}), Generation(0))
+    try:
+        executor.wait_until_loaded(60.0)
+        (pid,) = executor.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        assert select.select(executor.filenos(), [], [], 60.0)[0]
+        with pytest.raises(WorkerLost) as caught:
+            executor.poll()
+    finally:
+        executor.close()
+    assert str(caught.value) == f"replica 0 stage 0 on h1 (pid {pid}) was killed by signal 9 (out of memory?)"
+
+
+def test_a_worker_that_nobody_dials_ends() -> None:
+    """Whoever asked for it has given it up, or is gone."""
+    credentials = ClusterAuthority().issue()
+    command = module_command("shoal.worker.remote_main", "127.0.0.1", "--head-timeout", "0.2")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        said, _ = process.communicate(msgspec.msgpack.encode(credentials), timeout=60.0)
+    assert said.strip().isdigit()
+    assert process.returncode == 1
+
+
+def test_workers_keep_to_their_ports(tiny_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        host = LocalHost("127.0.0.1", range(port, port + 1))
+        with pytest.raises(WorkerLost, match=f"started on 127.0.0.1: no port of SHOAL_PORTS={port}-{port} is free"):
+            host.start(ClusterAuthority().admit)
+    started = host.start(ClusterAuthority().admit)
+    assert started.address == ("127.0.0.1", port)
+    host.close()

@@ -1,4 +1,7 @@
-"""A link that is still being made: it can be written to and waited for at once."""
+"""A link that is still being made: it can be written to and waited for at once.
+
+While it is being made, whoever makes it can give signs of life, which wake whoever waits.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ _SEND_TIMEOUT_S = 10.0
 class DeferredLink:
     """Implements `Link`. All methods are for one thread; another one makes the connection and ends with it."""
 
-    def __init__(self, connect: Callable[[], Link], name: str) -> None:
+    def __init__(self, connect: Callable[[Callable[[], None]], Link], name: str) -> None:
         """Begin.
 
         Args:
-            connect: may block; raises ShoalError. Called in a thread of its own.
+            connect: may block; raises ShoalError. Called in a thread of its own, with what to call as a sign of life.
             name: of that thread.
         """
         self._connect = connect
@@ -32,10 +35,13 @@ class DeferredLink:
         self._link: Link | None = None
         """once this side has taken note of it"""
         self._pending: list[bytes] = []
-        self._done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_done = False
+        self._is_closed = False
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """readable after a sign of life, and from the end of connecting on until this side has taken note of it"""
         self._epoll = select.epoll()
-        """one descriptor for both: the end of connecting, then what the link receives"""
-        self._epoll.register(self._done, select.EPOLLIN)
+        """one descriptor for both: news of connecting, then what the link receives"""
+        self._epoll.register(self._news, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -47,6 +53,7 @@ class DeferredLink:
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
         """See `Link.send`. Kept until there is a link; that there will be none is told by `receive`, to whoever knows
         by then which worker that was."""
+        self._check_open()
         if self._made is not None and self._is_there(0.0):
             assert self._link is not None
             self._link.send(parts, timeout_s=timeout_s)
@@ -55,6 +62,7 @@ class DeferredLink:
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
         """See `Link.receive`."""
+        self._check_open()
         if not self._is_there(timeout_s):
             return None
         assert self._link is not None
@@ -67,20 +75,29 @@ class DeferredLink:
     def close(self) -> None:
         """See `Link.close`. Waits for the thread, whose own deadlines bound that."""
         self._thread.join()
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._made is not None:
             self._made.close()
-        if self._done >= 0:
-            os.close(self._done)
-            self._done = -1
+        os.close(self._news)
         self._epoll.close()
 
     def _run(self) -> None:
         try:
-            self._made = self._connect()
+            self._made = self._connect(self._note_progress)
         except ShoalError as error:
             self._error = error
         finally:
-            os.eventfd_write(self._done, 1)
+            self._is_done = True
+            os.eventfd_write(self._news, 1)
+
+    def _note_progress(self) -> None:
+        os.eventfd_write(self._news, 1)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise WorkerLost("the link was closed")
 
     def _is_there(self, timeout_s: float) -> bool:
         """Whether there is a link, after waiting for it at most so long. Raises WorkerLost where there will be none."""
@@ -88,9 +105,14 @@ class DeferredLink:
             return True
         if not self._epoll.poll(timeout_s):
             return False
+        if not self._is_done:
+            os.eventfd_read(self._news)
+            if not self._is_done:
+                return False
+            os.eventfd_write(self._news, 1)  # what was read may have been the end of connecting
         if self._made is None:
             raise WorkerLost(str(self._error or "the connection was not made"))
-        self._epoll.unregister(self._done)
+        self._epoll.unregister(self._news)
         self._epoll.register(self._made.fileno(), select.EPOLLIN)
         self._link = self._made
         for frame in self._pending:

@@ -30,13 +30,14 @@ class RemoteFabric:
         host = self._hosts.get(place.machine or "")
         if host is None:
             raise ConfigError(f"machine {place.machine} is not in the cluster (there: {', '.join(self._hosts)})")
-        return RemoteWorker(place.label, host, place.load, own=self._authority.issue(), heads=self._credentials)
+        return RemoteWorker(place.label, host, place.load, admit=self._authority.admit, heads=self._credentials)
 
     def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> SelfCutting:
         """See `Fabric.wire`. A shard takes from the shard of its own rank, counted round."""
         stages = [[cast(RemoteWorker, worker) for worker in shards] for shards in workers]
         for index, shards in enumerate(stages):
             following = stages[index + 1] if index + 1 < len(stages) else []
+            preceding = stages[index - 1] if index else []
             for rank, worker in enumerate(shards):
                 takers = range(rank, len(following), len(shards))
                 wire = Wire(
@@ -48,6 +49,9 @@ class RemoteFabric:
                     group=tuple(make_name(member.address, f"stage-{index}") for member in shards)
                     if len(shards) > 1
                     else (),
+                    upstream_name=preceding[rank % len(preceding)].name if preceding else "",
+                    downstream_names=tuple(following[taker].name for taker in takers),
+                    group_names=tuple(member.name for member in shards),
                 )
                 worker.send(encode(wire))
         return SelfCutting()

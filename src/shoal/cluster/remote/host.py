@@ -13,7 +13,8 @@ from typing import Protocol
 import msgspec
 
 from shoal.cluster.child_process import module_command, worker_environment
-from shoal.comm.tls_identity import Credentials
+from shoal.comm.ports import ANY_PORT, spell_ports
+from shoal.comm.tls_identity import Credentials, MachineKey, Membership
 from shoal.comm.tls_link import Address
 from shoal.errors import WorkerLost
 from shoal.protocol.messages import LoadStage
@@ -24,6 +25,9 @@ _LOOK_S = 0.2
 """Between two looks whether a worker is still wanted."""
 _END_TIMEOUT_S = 5.0
 """For the kernel to end a killed process and free its memory."""
+
+Admit = Callable[[bytes], Membership]
+"""the head's answer to a signing request, see `ClusterAuthority.admit`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +47,17 @@ class WorkerHost(Protocol):
         """For messages."""
         ...
 
-    def start(self, credentials: Credentials, is_wanted: Callable[[], bool]) -> StartedWorker:
-        """Start a worker with these credentials; blocks, from any thread, but not long once it is not wanted any more.
+    def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
+        """Start a worker; blocks, from any thread, but not long once it is not wanted any more.
 
-        Raises WorkerLost.
+        A start that is given up leaves nothing behind: should it succeed after all, the worker is ended.
+
+        Args:
+            admit: makes a key of the machine a member of the cluster.
+            is_wanted: asked now and then.
+
+        Raises:
+            WorkerLost, ConfigError: it could not be started, or is not wanted any more.
         """
         ...
 
@@ -54,10 +65,16 @@ class WorkerHost(Protocol):
         """Where the model that is at that path here is on the machine."""
         ...
 
-    def provide(self, load: LoadStage, is_wanted: Callable[[], bool]) -> None:
+    def provide(self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
         """See to it that the machine has what a worker loads; blocks, from any thread, as `start` does.
 
-        Raises WorkerLost, ModelLoadError, CapacityError.
+        Args:
+            load: what the worker will be told.
+            is_wanted: asked now and then.
+            note_progress: called whenever the machine has got on with it.
+
+        Raises:
+            WorkerLost, ModelLoadError, CapacityError, ConfigError: it cannot have it.
         """
         ...
 
@@ -69,14 +86,25 @@ class WorkerHost(Protocol):
         """Whether that is known to be done, or its machine to be gone; never waits."""
         ...
 
+    def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
+        """How it ended, negative for a signal, after waiting for that at most so long; None: not known."""
+        ...
+
 
 class LocalHost:
     """This machine. Implements `WorkerHost`; an agent on another one does its work with it."""
 
-    def __init__(self, address: str) -> None:
-        """`address`: on which workers listen, and by which they are reached."""
-        self._address = address
+    def __init__(self, address: str, ports: range = ANY_PORT) -> None:
+        """
+        Args:
+            address: on which workers listen, and by which they are reached.
+            ports: at which they may listen.
+        """
+        self._address, self._ports = address, ports
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._ended: dict[int, int] = {}
+        """exit statuses by process id"""
+        self._key: MachineKey | None = None
         self._parent = ThreadPoolExecutor(1, thread_name_prefix="shoal-host")
         """the one thread with which all of its workers die"""
 
@@ -85,8 +113,16 @@ class LocalHost:
         """See `WorkerHost.name`."""
         return self._address
 
-    def start(self, credentials: Credentials, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
+    @property
+    def key(self) -> MachineKey:
+        """Of all processes that are started here. Raises ConfigError where `cryptography` is missing."""
+        if self._key is None:
+            self._key = MachineKey()
+        return self._key
+
+    def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
         """See `WorkerHost.start`."""
+        credentials = self.key.credentials(admit(self.key.request()))
         process = self._parent.submit(self._spawn).result()
         try:
             port = _hand_credentials_over(process, credentials, is_wanted)
@@ -94,6 +130,7 @@ class LocalHost:
             process.kill()
             process.wait(_END_TIMEOUT_S)
             raise WorkerLost(f"no worker could be started on {self._address}: {error}") from error
+        self._ended.pop(process.pid, None)
         self._processes[process.pid] = process
         return StartedWorker(pid=process.pid, address=(self._address, port))
 
@@ -101,7 +138,9 @@ class LocalHost:
         """See `WorkerHost.model_path`."""
         return path
 
-    def provide(self, load: LoadStage, is_wanted: Callable[[], bool]) -> None:
+    def provide(
+        self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None] = lambda: None
+    ) -> None:
         """See `WorkerHost.provide`. What is here is here."""
 
     def end(self, worker: StartedWorker) -> None:
@@ -112,11 +151,18 @@ class LocalHost:
 
     def has_ended(self, worker: StartedWorker) -> bool:
         """See `WorkerHost.has_ended`."""
+        return self.exit_status(worker) is not None or worker.pid not in self._processes
+
+    def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
+        """See `WorkerHost.exit_status`."""
         process = self._processes.get(worker.pid)
-        if process is not None and process.poll() is None:
-            return False
-        self._processes.pop(worker.pid, None)
-        return True
+        if process is not None:
+            try:
+                self._ended[worker.pid] = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return None
+            self._processes.pop(worker.pid, None)
+        return self._ended.get(worker.pid)
 
     def close(self) -> None:
         """End all of its workers, and wait for it. Idempotent."""
@@ -127,8 +173,9 @@ class LocalHost:
         self._parent.shutdown()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        ports = () if self._ports == ANY_PORT else ("--ports", spell_ports(self._ports))
         return subprocess.Popen(
-            module_command("shoal.worker.remote_main", self._address),
+            module_command("shoal.worker.remote_main", self._address, *ports),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=worker_environment(),
@@ -149,6 +196,11 @@ def _hand_credentials_over(
         poll.register(process.stdout, select.POLLIN)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not poll.poll(_LOOK_S * 1e3):
-            if time.monotonic() >= deadline_s or not is_wanted():
-                raise TimeoutError(f"it said nothing within {_START_TIMEOUT_S:.0f} s, or was not wanted any more")
-        return int(process.stdout.readline())
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError(f"it said nothing within {_START_TIMEOUT_S:.0f} s")
+            if not is_wanted():
+                raise TimeoutError("it is not wanted any more")
+        said = process.stdout.readline().decode(errors="replace").strip()
+    if not said.isdigit():
+        raise ValueError(said or f"it ended with status {process.wait(_END_TIMEOUT_S)} before it had said anything")
+    return int(said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Iterable
@@ -35,12 +36,18 @@ class ModelStore:
         self.folder = store_folder(identity)
 
     def missing(self, wanted: dict[str, list[int]]) -> dict[str, list[int]]:
-        """Those of the chunks that are not there yet. Raises CapacityError where files cannot be made."""
+        """Those of the chunks that are not there yet. Raises CapacityError where files cannot be made or kept."""
         missing: dict[str, list[int]] = {}
         for name, chunks in wanted.items():
             self._make(name)
             if absent := self._absent(name, chunks):
                 missing[name] = absent
+        needed_bytes = CHUNK_BYTES * sum(map(len, missing.values()))
+        if missing and needed_bytes > (free_bytes := shutil.disk_usage(self.folder).free):
+            raise CapacityError(
+                f"{needed_bytes / 1e6:.0f} MB of it are to be kept in {self.folder.parent}, where "
+                f"{free_bytes / 1e6:.0f} MB are free: make room, or set XDG_CACHE_HOME"
+            )
         return missing
 
     def write(self, name: str, chunk: int, data: memoryview) -> None:

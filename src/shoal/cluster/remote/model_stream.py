@@ -18,6 +18,7 @@ import msgspec
 from shoal.cluster.remote.model_identity import ModelIdentity
 from shoal.cluster.remote.model_store import ModelStore
 from shoal.comm.link import Link
+from shoal.comm.ports import ANY_PORT
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address, connect_tls
 from shoal.comm.tls_listener import TlsListener
@@ -38,7 +39,11 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 def receive_model(
-    host: str, credentials: Credentials, identity: ModelIdentity, wanted: Mapping[str, list[int]]
+    host: str,
+    credentials: Credentials,
+    identity: ModelIdentity,
+    wanted: Mapping[str, list[int]],
+    ports: range = ANY_PORT,
 ) -> Address:
     """Listen for one `send_model`, in a thread that ends with it. Returns where.
 
@@ -47,11 +52,12 @@ def receive_model(
         credentials: of this process.
         identity: of the model.
         wanted: chunks of its files.
+        ports: at one of which to listen.
 
     Raises:
         RemoteProtocolError: the identity makes no sense.
     """
-    store, listener = ModelStore(identity), TlsListener(credentials, host=host)
+    store, listener = ModelStore(identity), TlsListener(credentials, host=host, ports=ports)
 
     def receive() -> None:
         with ExitStack() as owned, suppress(WorkerLost):
@@ -75,8 +81,18 @@ def send_model(
     credentials: Credentials,
     on_progress: Callable[[int, int], None],
     is_wanted: Callable[[], bool] = lambda: True,
+    *,
+    who: str = "the receiver",
 ) -> None:
-    """Send what the receiver lacks; `on_progress(done, total)` counts bytes, and is called before the first.
+    """Send what the receiver lacks.
+
+    Args:
+        path: of the model.
+        receiver: where it listens.
+        credentials: of this process.
+        on_progress: called with (done, total) bytes, before the first and after each chunk.
+        is_wanted: asked before each chunk.
+        who: the receiver, for messages.
 
     Raises:
         WorkerLost: the receiver is gone, or the model is not wanted any more.
@@ -85,7 +101,7 @@ def send_model(
     root = path if path.is_dir() else path.parent
     link = connect_tls(receiver, credentials, key=_KEY, timeout_s=_CONNECT_TIMEOUT_S)
     try:
-        chunks = [(name, chunk) for name, own in _hear(link, _SILENCE_S).chunks.items() for chunk in own]
+        chunks = [(name, chunk) for name, own in _hear(link, _SILENCE_S, who).chunks.items() for chunk in own]
         total = len(chunks) * CHUNK_BYTES
         on_progress(0, total)
         answers = select.poll()
@@ -97,7 +113,7 @@ def send_model(
             on_progress(count * CHUNK_BYTES, total)
             if answers.poll(0):
                 break  # it gives up
-        _hear(link, _SILENCE_S)
+        _hear(link, _SILENCE_S, who)
     finally:
         link.close()
 
@@ -118,17 +134,17 @@ def _answer(link: Link, answer: _Answer) -> None:
     link.send([msgspec.msgpack.encode(answer)], timeout_s=_SILENCE_S)
 
 
-def _hear(link: Link, timeout_s: float) -> _Answer:
-    """Raises ModelLoadError where the receiver gives up, WorkerLost where it says nothing in time."""
+def _hear(link: Link, timeout_s: float, who: str) -> _Answer:
+    """What the receiver says. Raises ModelLoadError where it gives up, WorkerLost where it says nothing in time."""
     frame = link.receive(timeout_s=timeout_s)
     if frame is None:
-        raise WorkerLost(f"the receiver of the model said nothing for {timeout_s:.0f} s")
+        raise WorkerLost(f"{who} said nothing for {timeout_s:.0f} s while it was sent the model")
     try:
         answer = msgspec.msgpack.decode(frame, type=_Answer)
     except msgspec.MsgspecError as error:
         raise RemoteProtocolError(f"malformed message: {error}") from error
     if answer.error:
-        raise ModelLoadError(f"the other machine could not keep the model: {answer.error}")
+        raise ModelLoadError(f"{who} could not keep the model: {answer.error}")
     return answer
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable
 
 from msgspec import structs
 
 from shoal.cluster.message_worker import MessageWorker
 from shoal.cluster.remote.deferred_link import DeferredLink
-from shoal.cluster.remote.host import StartedWorker, WorkerHost
+from shoal.cluster.remote.host import Admit, StartedWorker, WorkerHost
 from shoal.comm.link import Link
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address, connect_tls
@@ -19,6 +21,8 @@ from shoal.worker.remote_main import CONTROL_KEY
 
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_S = 0.01
+_EXIT_S = 0.2
+"""Longest wait for a machine to say how a worker has ended whose link is closed: the head serves others."""
 
 
 class RemoteChild:
@@ -31,6 +35,7 @@ class RemoteChild:
         self._is_unwanted = False
         self._was_told_to_end = False
         self._never_was = False
+        self._exit_status: int | None = None
 
     @property
     def pid(self) -> int:
@@ -45,31 +50,33 @@ class RemoteChild:
 
     @property
     def was_killed(self) -> bool:
-        """Its machine does not say."""
-        return False
+        """Whether its machine has said that a signal has ended it."""
+        return (self._exit_status or 0) < 0
 
     @property
     def is_reaped(self) -> bool:
         """See `Child.is_reaped`."""
         return self._was_told_to_end
 
-    def start(self, load: LoadStage, own: Credentials, heads: Credentials) -> Link:
+    def start(self, load: LoadStage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]) -> Link:
         """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
         try:
-            self._host.provide(load, lambda: not self._is_unwanted)
-            started = self._started = self._host.start(own, lambda: not self._is_unwanted)
+            self._host.provide(load, lambda: not self._is_unwanted, note_progress)
+            started = self._started = self._host.start(admit, lambda: not self._is_unwanted)
         except BaseException:
             self._never_was = True
             raise
         if self._is_unwanted:
             self._host.end(started)
             raise WorkerLost(f"{self.name} is not wanted any more")
+        note_progress()
         return connect_tls(started.address, heads, key=CONTROL_KEY, timeout_s=_CONNECT_TIMEOUT_S)
 
     def lost(self, error: Exception) -> WorkerLost:
         """See `Child.lost`."""
         process = f" (pid {self.pid})" if self.pid else ""
-        return WorkerLost(f"{self.name}{process} on {self._host.name}: {error}")
+        how = self._how_it_ended()
+        return WorkerLost(f"{self.name}{process}: {error}" if how is None else f"{self.name}{process} {how}")
 
     def kill(self) -> bool:
         """See `Child.kill`."""
@@ -89,22 +96,35 @@ class RemoteChild:
                 return
             time.sleep(_POLL_S)
 
+    def _how_it_ended(self) -> str | None:
+        """None: it has not, or nobody knows."""
+        if self._started is not None and self._exit_status is None and not self._was_told_to_end:
+            self._exit_status = self._host.exit_status(self._started, _EXIT_S)
+        if self._exit_status is None:
+            return None
+        if self._exit_status >= 0:
+            return f"exited with status {self._exit_status}"
+        number = -self._exit_status
+        return f"was killed by signal {number}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+
 
 class RemoteWorker(MessageWorker):
     """Its control link is there at once and carries what is sent as soon as it can."""
 
-    def __init__(self, name: str, host: WorkerHost, load: LoadStage, *, own: Credentials, heads: Credentials) -> None:
+    def __init__(self, name: str, host: WorkerHost, load: LoadStage, *, admit: Admit, heads: Credentials) -> None:
         """Start it and tell it what to load.
 
         Args:
             name: for messages.
             host: where it runs.
             load: what it loads, with the model's path here.
-            own: the worker's credentials.
-            heads: this process's.
+            admit: makes a key of the host a member of the cluster.
+            heads: this process's credentials.
         """
         self._process = RemoteChild(name, host)
-        self._deferred = DeferredLink(lambda: self._process.start(load, own, heads), f"start {name}")
+        self._deferred = DeferredLink(
+            lambda note_progress: self._process.start(load, admit, heads, note_progress), f"start {name}"
+        )
         super().__init__(self._process, self._deferred)
         self.send(encode(structs.replace(load, model_path=host.model_path(load.model_path))))
 
