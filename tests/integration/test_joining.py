@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,8 +51,11 @@ class FakeMachines:
         self.arriving: list[str] = []
         self.gone: set[str] = set()
         self.trouble: ShoalError | None = None
+        self.head_trouble: str | None = None
 
     def find_joined(self) -> Sequence[str]:
+        if self.head_trouble is not None:
+            raise WorkerLost(self.head_trouble)
         if self.trouble is not None:
             raise self.trouble
         joined, self.arriving = self.arriving, []
@@ -78,6 +81,12 @@ class FakeMachines:
             fleet=make_fleet(*classes, link=SLOW_LINK, sums=SLOW_LINK),
             places=tuple((Place(cores=(0,), machine=name),) for name in self.names),
         )
+
+    def troubles(self) -> Mapping[str, str]:
+        return dict.fromkeys(self.gone, "does not answer")
+
+    def headless(self) -> str | None:
+        return self.head_trouble
 
     def stop_waiting(self) -> None:
         pass
@@ -153,6 +162,7 @@ class Watch:
         with launch(replace(planned, replans=False), fabric=fabric_for(planned)) as loaded:
             self.engine = FakeEngine(loaded.engine.stats())
         self.lines: list[str] = []
+        self.now_s = 0.0
         self.running = RunningPlan(planned, self.engine, fabric_for(planned))
         self.joining = Joining(
             machines,
@@ -160,6 +170,7 @@ class Watch:
             planned.auto if uses_new else None,
             wake=lambda: None,
             report=self.lines.append,
+            clock=lambda: self.now_s,
         )
 
     def turn(self) -> None:
@@ -256,20 +267,79 @@ def test_a_machine_that_comes_back_gives_its_replica_back(
     assert watch.engine.asked == ["replace 0"]
     watch.engine.finish(WorkerLost("gone again"))
     watch.turn()
-    assert watch.engine.asked == ["replace 0"], "not before it comes back once more"
+    assert watch.engine.asked == ["replace 0"], "not at once"
     machines.arriving = ["a"]
     watch.turn()
     assert watch.engine.asked == ["replace 0"] * 2
     assert "replica 0 goes on as it is: gone again" in watch.lines
 
 
+def test_a_machine_that_never_left_gives_its_replica_back(machines: FakeMachines, planned: PlannedModel) -> None:
+    """Workers died there three times while they loaded, and then no more: nobody comes back who could be noticed."""
+    watch = Watch(machines, planned)
+    watch.engine.stats_shown = replace(watch.engine.stats_shown, reduced=(True,))
+    tried_at_s: list[float] = []
+    for now_s in (0.0, 9.0, 10.0, 29.0, 30.0, 69.0, 70.0, 149.0, 150.0, 309.0, 310.0, 609.0, 610.0, 909.0, 910.0):
+        watch.now_s = now_s
+        watch.turn()
+        if len(watch.engine.asked) > len(tried_at_s):
+            tried_at_s.append(now_s)
+            watch.engine.finish(WorkerLost("killed again"))
+    assert tried_at_s == [10.0, 30.0, 70.0, 150.0, 310.0, 610.0, 910.0], (
+        "twice as late each time, every 5 minutes at least"
+    )
+    watch.engine.stats_shown = replace(watch.engine.stats_shown, reduced=(False,))
+    watch.now_s = 10_000.0
+    watch.turn()
+    assert len(watch.engine.asked) == len(tried_at_s)
+
+
+def test_machines_that_are_lost_are_told_once_each(machines: FakeMachines, planned: PlannedModel) -> None:
+    watch = Watch(machines, planned)
+    machines.gone = {"a"}
+    watch.turn()
+    watch.turn()
+    machines.arriving = ["a"]
+    watch.turn()
+    machines.gone = {"a"}
+    watch.turn()
+    assert watch.lines == ["machine a does not answer", "joined: a", "machine a does not answer"]
+
+
+def test_without_the_clusters_head_this_process_ends_by_itself(machines: FakeMachines, planned: PlannedModel) -> None:
+    watch = Watch(machines, planned)
+    ends: list[str] = []
+    watch.joining.on_headless(ends.append)
+
+    def look(now_s: float, trouble: str | None) -> None:
+        watch.now_s, machines.head_trouble = now_s, trouble
+        watch.joining.try_step()
+
+    look(0.0, None)
+    assert watch.joining.trouble is None
+    look(5.0, "Ray's head does not answer")
+    assert watch.joining.trouble == "Ray's head does not answer"
+    look(10.0, None)
+    look(15.0, "Ray's head does not answer")
+    look(25.0, "Ray's head does not answer")
+    assert not ends
+    look(30.0, "Ray's head does not answer")
+    look(35.0, "Ray's head does not answer")
+    assert ends == ["Ray's head does not answer"]
+    assert [line.partition(":")[0] for line in watch.lines] == [
+        "Ray's head does not answer",
+        "Ray's head answers again",
+        "Ray's head does not answer",
+    ]
+
+
 def test_trouble_is_told_once(machines: FakeMachines, planned: PlannedModel) -> None:
-    machines.trouble = WorkerLost("Ray's head does not answer")
+    machines.trouble = WorkerLost("no agent can be started")
     watch = Watch(machines, planned)
     for _ in range(2):
         watch.joining.try_step()
     machines.trouble = None
     watch.joining.try_step()
-    machines.trouble = WorkerLost("Ray's head does not answer")
+    machines.trouble = WorkerLost("no agent can be started")
     watch.joining.try_step()
-    assert watch.lines == ["machines that joined are not used: Ray's head does not answer"] * 2
+    assert watch.lines == ["machines that joined are not used: no agent can be started"] * 2

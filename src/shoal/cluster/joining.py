@@ -1,4 +1,4 @@
-"""Machines that join while a model is served: replicas that lost them have them back, new ones are put to use.
+"""Machines that join or leave while a model is served: replicas that lost them have them back, new ones are put to use.
 
 Looking for machines, measuring them and planning take seconds, so they have a thread of their own (`step`); what comes
 of it is carried out in the engine's thread (`look`). New machines are used under `--replan`, and only where the planner
@@ -8,6 +8,7 @@ chose the split: one that was said by hand is kept.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -16,12 +17,16 @@ from shoal.cluster.auto_plan import AutoPlan, ExtendedPlan
 from shoal.cluster.machines import Machines
 from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import ReplicaPlan
+from shoal.core.recovery.restoring import Restoring
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import ShoalError
 
 _EVERY_S = 5.0
 """Between two looks for machines: one question to Ray's head. Nobody waits for them."""
 _CLOSE_TIMEOUT_S = 10.0
+_LEAVE_AFTER_S = 15.0
+"""Without Ray's head. Ray ends whatever is connected to it after 60 s; a drain takes 25 s by default.
+Source: Ray 2.60, `gcs_rpc_server_reconnect_timeout_s`."""
 
 
 class Joining:
@@ -35,6 +40,7 @@ class Joining:
         *,
         wake: Callable[[], None],
         report: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Do nothing yet.
 
@@ -44,15 +50,19 @@ class Joining:
             auto: how the plan was chosen; None: new machines are not to be used.
             wake: makes the engine's thread look. Thread-safe.
             report: told what a person should know, a line each. Thread-safe.
+            clock: monotonic seconds.
         """
         self._machines, self._running, self._auto = machines, running, auto
-        self._wake, self._report = wake, report
-        self._num_arrivals = 0
-        """times that machines have joined"""
+        self._wake, self._report, self._clock = wake, report, clock
+        self._told_troubles = dict(machines.troubles())
+        self._headless_since_s: float | None = None
+        self._leave: Callable[[str], None] | None = None
+        """told when this process is to end, and why"""
         self._is_to_restore = False
         """replicas are to be looked at"""
-        self._restored_at: dict[int, int] = {}
-        """by replica, the number of arrivals when it was last given back its workers"""
+        self._arrivals: SimpleQueue[frozenset[str]] = SimpleQueue()
+        """machines that have joined, for the engine's thread"""
+        self._restoring = Restoring()
         self._present = () if auto is None else auto.choice.best.replicas
         self._placed = None if auto is None else auto.placed
         self._is_to_plan = False
@@ -77,16 +87,28 @@ class Joining:
             self._thread.join(_CLOSE_TIMEOUT_S)
         self._auto = None  # it holds the model's file open
 
+    def on_headless(self, leave: Callable[[str], None]) -> None:
+        """Call this, in the thread that watches, when this process should end by itself before its cluster ends it."""
+        self._leave = leave
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process will end soon; None: it will not. Thread-safe."""
+        return self._machines.headless()
+
     def step(self) -> None:
         """Look for machines and think about them; in the thread that watches. Raises ShoalError."""
-        joined = self._machines.find_joined()
+        try:
+            joined = self._machines.find_joined()
+        finally:
+            self._note_head()
+            self._note_machines()
         if joined:
             self._report(f"joined: {', '.join(joined)}")
-            self._num_arrivals += 1
+            self._arrivals.put(frozenset(joined))
             self._is_to_plan = True
-        if self._num_arrivals:
-            self._is_to_restore = True
-            self._wake()
+        self._is_to_restore = True
+        self._wake()
         self._take_outcome()
         if self._is_to_plan and self._proposed is None:
             self._is_to_plan = False
@@ -97,7 +119,8 @@ class Joining:
         try:
             self.step()
         except ShoalError as error:
-            self._note_trouble(str(error))
+            if self._machines.headless() is None:
+                self._note_trouble(str(error))
         else:
             self._latest_trouble = ""
 
@@ -113,6 +136,32 @@ class Joining:
     def _watch(self) -> None:
         while not self._is_closing.wait(_EVERY_S):
             self.try_step()
+
+    def _note_head(self) -> None:
+        """Tell at once that the cluster's head is gone, and leave while there is time to finish what is open."""
+        trouble = self._machines.headless()
+        if trouble is None:
+            if self._headless_since_s is not None:
+                self._headless_since_s = None
+                self._report("Ray's head answers again")
+            return
+        if self._headless_since_s is None:
+            self._headless_since_s = self._clock()
+            self._report(
+                f"{trouble}: if it is not back within {_LEAVE_AFTER_S:.0f} s, this process finishes what is open and "
+                "ends, before Ray ends it"
+            )
+        elif self._leave is not None and self._clock() - self._headless_since_s >= _LEAVE_AFTER_S:
+            leave, self._leave = self._leave, None
+            leave(trouble)
+
+    def _note_machines(self) -> None:
+        """Tell what is newly wrong with machines."""
+        troubles = dict(self._machines.troubles())
+        for name, what in troubles.items():
+            if self._told_troubles.get(name) != what and not self._is_closing.is_set():
+                self._report(f"machine {name} {what}")
+        self._told_troubles = troubles
 
     def _note_trouble(self, what: str) -> None:
         if what != self._latest_trouble and not self._is_closing.is_set():
@@ -161,17 +210,21 @@ class Joining:
 
     def _restore(self) -> None:
         """Replicas that had to do without a worker, or were given up, whose machines are all there again."""
-        living, stats = self._machines.living(), self._running.stats()
-        for index, replica in enumerate(self._running.plan.replicas):
-            is_lacking = stats.reduced[index] or stats.states[index] == Phase.GIVEN_UP.word
-            is_new_try = self._restored_at.get(index) != self._num_arrivals
-            if (
-                is_lacking
-                and is_new_try
-                and not self._running.is_changing(index)
-                and living.issuperset(_machines_of(replica))
-            ):
-                self._restored_at[index] = self._num_arrivals
+        living, stats, now_s = self._machines.living(), self._running.stats(), self._clock()
+        replicas = self._running.plan.replicas
+        with suppress(Empty):
+            while True:
+                arrived = self._arrivals.get_nowait()
+                for index, replica in enumerate(replicas):
+                    if not arrived.isdisjoint(_machines_of(replica)):
+                        self._restoring.note_back(index, now_s)
+        for index, replica in enumerate(replicas):
+            if not stats.reduced[index] and stats.states[index] != Phase.GIVEN_UP.word:
+                self._restoring.note_whole(index)
+                continue
+            is_there = living.issuperset(_machines_of(replica))
+            if self._restoring.is_due(index, now_s) and is_there and not self._running.is_changing(index):
+                self._restoring.note_try(index, now_s)
                 self._report(f"replica {index} is given back its workers on {', '.join(_machines_of(replica))}")
                 self._running.change(index, replica, self._done_restoring(index))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -60,18 +60,29 @@ class Machines(Protocol):
         ...
 
     def find_joined(self) -> Sequence[str]:
-        """Look for machines that have joined, or can be reached again, since the last time, to be used from now on.
+        """Look for machines that have joined, or answer again, since the last time, to be used from now on.
 
         Blocks for seconds, in any one thread.
 
         Raises:
-            ConfigError: a machine that has joined has another version of Shoal; it is left out.
-            WorkerLost: a machine that has joined does not answer.
+            ConfigError: a machine that has joined has no Shoal, or another version of it; it is left out.
+            WorkerLost: a machine that has joined does not answer, or who knows the machines does not.
         """
         ...
 
     def living(self) -> frozenset[str]:
         """Those that were there when machines were last looked for, by name."""
+        ...
+
+    def troubles(self) -> Mapping[str, str]:
+        """What is wrong with the others, by name; it follows the name in a sentence. Thread-safe."""
+        ...
+
+    def headless(self) -> str | None:
+        """Why who knows the machines was taken to be gone when they were last looked for; None: it answers.
+
+        Without it this process will not live for longer than a minute.
+        """
         ...
 
     def stop_waiting(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +18,8 @@ from shoal.cluster.remote.host import LocalHost, StartedWorker
 from shoal.cluster.remote.model_identity import ModelIdentity, identify
 from shoal.cluster.remote.model_store import store_folder
 from shoal.cluster.remote.model_stream import receive_model
-from shoal.comm.tls_identity import Credentials
+from shoal.comm.ports import parse_ports
+from shoal.comm.tls_identity import Membership
 from shoal.comm.tls_link import Address
 from shoal.model.weights import Precision
 from shoal.planner.speeds import Fleet, LinkSpeed
@@ -45,10 +45,14 @@ class MachineFacts:
 class MachineAgent:
     """Ray makes an actor of it. Calls may come from several threads at once."""
 
-    def __init__(self, address: str) -> None:
-        """`address`: of this machine, by which the others reach it."""
-        self._address = address
-        self._host = LocalHost(address)
+    def __init__(self, address: str, ports: str) -> None:
+        """
+        Args:
+            address: of this machine, by which the others reach it.
+            ports: at which its processes may listen, see `comm.ports.parse_ports`.
+        """
+        self._address, self._ports = address, parse_ports(ports)
+        self._host = LocalHost(address, self._ports)
 
     def facts(self) -> MachineFacts:
         """Of this machine, now."""
@@ -60,18 +64,23 @@ class MachineAgent:
             version=version(DISTRIBUTION),
         )
 
-    def start(self, credentials: Credentials) -> StartedWorker:
-        """See `WorkerHost.start`."""
-        return self._host.start(credentials)
+    def signing_request(self) -> bytes:
+        """For the key of this machine's processes, which stays here. Raises ConfigError."""
+        return self._host.key.request()
+
+    def start(self, membership: Membership) -> StartedWorker:
+        """Start a worker with what the head has made of the signing request. Raises WorkerLost."""
+        return self._host.start(lambda request: membership)
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
         self._host.end(worker)
 
-    def wait_for_end(self, worker: StartedWorker) -> None:
-        """Returns when it has ended."""
-        while not self._host.has_ended(worker):
-            time.sleep(_POLL_S)
+    def wait_for_end(self, worker: StartedWorker) -> int | None:
+        """Returns when it has ended: its exit status, None where it is not known."""
+        while (status := self._host.exit_status(worker, _POLL_S)) is None and not self._host.has_ended(worker):
+            pass
+        return status
 
     def find_model(self, path: str, identity: ModelIdentity) -> tuple[bool, str]:
         """Whether that model is at that path here, and where it will be if it has to be brought."""
@@ -81,10 +90,10 @@ class MachineAgent:
         return has_it, str(folder / here.name if is_file else folder)
 
     def receive_model(
-        self, credentials: Credentials, identity: ModelIdentity, wanted: Mapping[str, list[int]]
+        self, membership: Membership, identity: ModelIdentity, wanted: Mapping[str, list[int]]
     ) -> Address:
         """See `model_stream.receive_model`."""
-        return receive_model(self._address, credentials, identity, wanted)
+        return receive_model(self._address, self._host.key.credentials(membership), identity, wanted, self._ports)
 
     def measure(
         self, path: str, precisions: Sequence[Precision], slot: Slot, wide_kernels: bool, refresh: bool
@@ -92,10 +101,10 @@ class MachineAgent:
         """How fast one worker here runs a model. Raises: as `measure_fleet`."""
         return measure_fleet(Path(path), precisions, [slot], wide_kernels=wide_kernels, refresh=refresh)
 
-    def answer_pings(self, credentials: Credentials) -> Address:
+    def answer_pings(self, membership: Membership) -> Address:
         """See `link_times.answer_pings`."""
-        return answer_pings(self._address, credentials)
+        return answer_pings(self._address, self._host.key.credentials(membership), self._ports)
 
-    def time_pings(self, address: Address, credentials: Credentials) -> LinkSpeed:
+    def time_pings(self, address: Address, membership: Membership) -> LinkSpeed:
         """See `link_times.time_pings`."""
-        return time_pings(address, credentials)
+        return time_pings(address, self._host.key.credentials(membership))

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from shoal.cluster.profile.links import LARGE_BYTES, SMALL_BYTES, link_speed
 from shoal.comm.link import Link
+from shoal.comm.ports import ANY_PORT
 from shoal.comm.tls_identity import Credentials
 from shoal.comm.tls_link import Address, connect_tls
 from shoal.comm.tls_listener import TlsListener
@@ -21,9 +22,9 @@ _COUNTS = {SMALL_BYTES: 30, LARGE_BYTES: 6}
 """The first of each is not counted."""
 
 
-def answer_pings(address: str, credentials: Credentials) -> Address:
-    """Listen for one `time_pings`, in a thread that ends with it. Returns where."""
-    listener = TlsListener(credentials, host=address)
+def answer_pings(address: str, credentials: Credentials, ports: range = ANY_PORT) -> Address:
+    """Listen for one `time_pings`, in a thread that ends with it, at one of some ports. Returns where."""
+    listener = TlsListener(credentials, host=address, ports=ports)
 
     def answer() -> None:
         with suppress(WorkerLost):

@@ -9,7 +9,9 @@ from typing import Any
 
 from shoal.cluster.fleets import PlacedFleet
 from shoal.cluster.ray.machine import RayMachine
-from shoal.comm.tls_identity import ClusterAuthority
+from shoal.comm.ports import VARIABLE
+from shoal.comm.tls_identity import ClusterAuthority, Membership
+from shoal.errors import ConfigError, WorkerLost
 from shoal.planner.choice.spell import Place
 from shoal.planner.speeds import Fleet, LinkSpeed
 
@@ -54,10 +56,25 @@ def measure_links(
     for one, other in permutations(machines, 2):
         if one in new or other in new:
             on_progress(f"link from {one.name} to {other.name}")
-            address = get(other.agent.answer_pings.remote(authority.issue()), other.name, _LINK_TIMEOUT_S)
-            pings = one.agent.time_pings.remote(address, authority.issue())
-            links[one.name, other.name] = get(pings, one.name, _LINK_TIMEOUT_S)
+            links[one.name, other.name] = _measure_link(one, other, authority, get)
     return links
+
+
+def _measure_link(one: RayMachine, other: RayMachine, authority: ClusterAuthority, get: Get) -> LinkSpeed:
+    """Raises ConfigError where the one does not reach the other, though both answer the head."""
+
+    def member(machine: RayMachine) -> Membership:
+        return authority.admit(get(machine.agent.signing_request.remote(), machine.name, _LINK_TIMEOUT_S))
+
+    address = get(other.agent.answer_pings.remote(member(other)), other.name, _LINK_TIMEOUT_S)
+    pings = one.agent.time_pings.remote(address, member(one))
+    try:
+        return get(pings, one.name, _LINK_TIMEOUT_S)
+    except WorkerLost as error:
+        raise ConfigError(
+            f"no link from {one.name} to {other.name} ({error}): is there a firewall? {VARIABLE}=20000-20100 keeps to "
+            "ports that it lets through"
+        ) from error
 
 
 def place_machines(

@@ -68,6 +68,7 @@ class ModelPlaces:
         num_layers: int,
         tell: Callable[[str], None] = lambda line: None,
         is_wanted: Callable[[], bool] = lambda: True,
+        note_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """See to it that a machine has some layers, with embedding and head where they begin or end the model.
 
@@ -77,6 +78,7 @@ class ModelPlaces:
             num_layers: of the model.
             tell: told how far it is.
             is_wanted: asked between two chunks.
+            note_progress: called after each of them.
 
         Raises:
             WorkerLost: the machine is gone, or nobody wants it any more.
@@ -91,19 +93,20 @@ class ModelPlaces:
             return
         wanted = needed_chunks(self._path, *layers, num_layers)
         agent = self._machines[machine].agent
-        receiver: Address = self._get(
-            agent.receive_model.remote(self._authority.issue(), self._identity, wanted), machine
-        )
+        membership = self._authority.admit(self._get(agent.signing_request.remote(), machine))
+        receiver: Address = self._get(agent.receive_model.remote(membership, self._identity, wanted), machine)
         told = -1
 
         def show(done: int, total: int) -> None:
             nonlocal told
+            note_progress()
             if total and (tenths := 10 * done // total) > told:
                 told = tenths
                 tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
 
+        who = f"machine {machine}"
         with unchanged(self._states, lambda: model_states(self._path)):
-            send_model(self._path, receiver, self._authority.issue(), show, is_wanted)
+            send_model(self._path, receiver, self._authority.issue(), show, is_wanted, who=who)
         brought.add(layers)
 
     def _check_that_it_has_it(self, machine: str) -> None:

@@ -26,6 +26,8 @@ class WorkersProgressed:
     replica: int
     silent: int | None = None
     """the worker, stage by stage and rank by rank, that all others wait for; None: several are not ready"""
+    waiting_for: str = ""
+    """workers that are not ready, for messages; empty: not told"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,8 +125,8 @@ class Fleet:
                     return []
                 changes = self.replicas[index].take_answer(result, now_s)
                 return [ReportSpeed(replica=index, change=change) for change in changes]
-            case WorkersProgressed(replica=index, silent=silent):
-                self.replicas[index].life.note_progress(now_s, silent)
+            case WorkersProgressed(replica=index, silent=silent, waiting_for=waiting_for):
+                self.replicas[index].life.note_progress(now_s, silent, waiting_for)
                 return []
             case ReplicaReady():
                 return self._make_ready(event, now_s)

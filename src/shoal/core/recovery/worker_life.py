@@ -40,6 +40,7 @@ class WorkerLife:
         """the worker that all others wait for, while they are being started; None: not known"""
         self.lost_s: float | None = None
         """when they were lost; None while they serve"""
+        self._waiting_for = ""
         self.is_reduced = False
         """they were last started without one that could not be had"""
         self._recovery = recovery
@@ -74,9 +75,12 @@ class WorkerLife:
         """They have answered something."""
         self._has_worked = True
 
-    def note_progress(self, now_s: float, silent: int | None = None) -> None:
-        """While they are being started, they live; all others wait for `silent`, if it is given."""
-        self._last_sign_s, self.silent = now_s, silent
+    def note_progress(self, now_s: float, silent: int | None = None, waiting_for: str = "") -> None:
+        """While they are being started, they live; all others wait for `silent`, if it is given.
+
+        `waiting_for`: those that are not ready, for messages.
+        """
+        self._last_sign_s, self.silent, self._waiting_for = now_s, silent, waiting_for
 
     def lose(self, reason: str, worker: int | None, now_s: float, *, is_final: bool = False) -> str | None:
         """They are lost. Returns why they are given up; None: they will be started again.
@@ -109,7 +113,7 @@ class WorkerLife:
 
     def start(self, now_s: float) -> None:
         """They are being started again."""
-        self.phase, self.silent = Phase.STARTING, None
+        self.phase, self.silent, self._waiting_for = Phase.STARTING, None, ""
         self._started_s = self._last_sign_s = now_s
 
     def become_ready(self, now_s: float) -> None:
@@ -144,4 +148,5 @@ class WorkerLife:
 
     def loading_silence(self, now_s: float) -> str:
         """What to say of that."""
-        return f"no sign of life from workers that load for {now_s - self._last_sign_s:.1f} s"
+        who = self._waiting_for or "workers that load"
+        return f"no sign of life from {who} for {now_s - self._last_sign_s:.1f} s"

@@ -10,8 +10,12 @@ from shoal.cluster.fleets import PlacedFleet
 from shoal.cluster.ray.agent import MachineFacts
 from shoal.cluster.ray.machine import RayMachine, name_of_joined
 from shoal.cluster.ray.measuring import measure_links, place_machines
+from shoal.comm.tls_identity import MachineKey
+from shoal.errors import ConfigError, WorkerLost
 from shoal.planner.speeds import Fleet, LinkSpeed
 from tests.planner.choice.example_fleets import make_class, make_fleet
+
+pytest.importorskip("cryptography")
 
 QUICK, SLOW = LinkSpeed(latency_s=1e-4, bytes_per_s=1e9), LinkSpeed(latency_s=1e-2, bytes_per_s=1e7)
 
@@ -61,7 +65,7 @@ def test_only_links_with_a_new_machine_are_measured() -> None:
     told: list[str] = []
 
     def get(reference: object, who: str, timeout_s: float) -> object:
-        return ("10.0.0.9", 1) if reference == "address" else QUICK
+        return {"address": ("10.0.0.9", 1), "request": MachineKey().request()}.get(str(reference), QUICK)
 
     def with_agent(one: RayMachine) -> RayMachine:
         return replace(one, agent=FakeAgent())
@@ -70,6 +74,19 @@ def test_only_links_with_a_new_machine_are_measured() -> None:
     links = measure_links([*old, *new], new, get, told.append)
     assert set(links) == {("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")}
     assert len(told) == 4
+
+
+def test_a_link_that_cannot_be_laid_is_named_with_both_ends() -> None:
+    def get(reference: object, who: str, timeout_s: float) -> object:
+        if reference == "speed":
+            raise WorkerLost("no link to 10.0.0.2:38963: timed out")
+        return ("10.0.0.2", 38963) if reference == "address" else MachineKey().request()
+
+    a, b = (replace(one, agent=FakeAgent()) for one in (A, B))
+    with pytest.raises(
+        ConfigError, match=r"no link from a to b \(no link to 10\.0\.0\.2:38963: timed out\).*SHOAL_PORTS"
+    ):
+        measure_links([a, b], [a, b], get, lambda what: None)
 
 
 def measured(name: str, *, slowness: float = 1.0) -> Fleet:
@@ -81,6 +98,7 @@ class FakeAgent:
 
     def __init__(self) -> None:
         self.answer_pings, self.time_pings = _Call("address"), _Call("speed")
+        self.signing_request = _Call("request")
 
 
 class _Call:

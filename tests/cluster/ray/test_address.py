@@ -1,0 +1,65 @@
+"""RAY_ADDRESS: what is meant by it, and what is said where it means nothing."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from shoal.cluster.ray.address import check_that_somebody_listens, read_ray_address
+from shoal.comm.tls_link import Address
+from shoal.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ("auto", None),
+        ("h0:6379", ("h0", 6379)),
+        (" 10.0.0.1:6379 ", ("10.0.0.1", 6379)),
+        ("[fd00::1]:6379", ("fd00::1", 6379)),
+    ],
+)
+def test_what_is_meant(text: str | None, address: Address | None) -> None:
+    assert read_ray_address({} if text is None else {"RAY_ADDRESS": text}) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("h0", "RAY_ADDRESS=h0: give HOST:PORT, such as h0:6379"),
+        (":6379", "RAY_ADDRESS=:6379: give HOST:PORT, such as HOST:6379"),
+        ("h0:", "RAY_ADDRESS=h0:: give HOST:PORT, such as h0:6379"),
+        ("h0:port", "RAY_ADDRESS=h0:port: give HOST:PORT, such as h0:6379"),
+        ("h0:٣", "RAY_ADDRESS=h0:٣: give HOST:PORT, such as h0:6379"),
+        ("h0:99999", "RAY_ADDRESS=h0:99999: there are no ports but 1 to 65535"),
+        ("h0:0", "RAY_ADDRESS=h0:0: there are no ports but 1 to 65535"),
+        (
+            "ray://h0:10001",
+            "RAY_ADDRESS=ray://h0:10001: give HOST:PORT of Ray's head, not ray:// (such as h0:6379)",
+        ),
+        ("fd00::1:6379", "RAY_ADDRESS=fd00::1:6379: put an IPv6 address into brackets, such as [fd00::1]:6379"),
+        ("[]:6379", "RAY_ADDRESS=[]:6379: give HOST:PORT, such as HOST:6379"),
+        ("local", "RAY_ADDRESS=local would start a Ray of its own, on this machine: leave out --cluster ray"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_one_line(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_ray_address({"RAY_ADDRESS": text})
+    assert str(caught.value) == complaint
+
+
+def test_a_name_that_nobody_knows() -> None:
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS=nosuchhost\.invalid:6379: name not known$"):
+        check_that_somebody_listens(("nosuchhost.invalid", 6379))
+
+
+def test_a_port_at_which_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        check_that_somebody_listens(address)
+    with pytest.raises(ConfigError, match=rf"^RAY_ADDRESS=127\.0\.0\.1:{address[1]}: nobody listens there; if no Ray"):
+        check_that_somebody_listens(address)
