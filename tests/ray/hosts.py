@@ -51,6 +51,11 @@ class Host:
         """The same command, in the namespace."""
         return ["ip", "netns", "exec", self.namespace, *words]
 
+    def processes(self, words: str) -> set[int]:
+        """Ids of processes that run here and have these words in their command."""
+        pids = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True).stdout.split()
+        return {int(pid) for pid in pids if words in _command_of(pid)}
+
     def set_link(self, is_up: bool) -> None:
         """Plug its cable in, or pull it: bytes vanish, no connection is told."""
         _run("ip", "-n", self.namespace, "link", "set", "eth0", "up" if is_up else "down")
@@ -200,6 +205,14 @@ def _wait_until_joined(head: Host, environment: dict[str, str], address: str) ->
         timeout=_COMMAND_TIMEOUT_S,
         capture_output=True,
     )
+
+
+def _command_of(pid: str) -> str:
+    """Empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

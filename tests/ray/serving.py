@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.ray.hosts import RayHosts
 
 NUM_STREAMS, NUM_TOKENS = 6, 240
 """So many that a cable is pulled long before their end."""
 OPTIONS = ("--cluster", "ray", "--precision", "fp32", "--name", "tiny", "--port", "0", "--kv-memory", "16M")
+_REPORT_TIMEOUT_S = 120.0
+"""Much longer than recovery takes: Ray starts Python processes on a machine that does other things as well."""
 
 
 class Server:
@@ -34,8 +40,27 @@ class Server:
 
     def wait_for(self, line: str) -> None:
         """Until it has reported this."""
+        self.wait_for_match(re.escape(line))
+
+    def wait_for_match(self, pattern: str, after: int = 0) -> None:
+        """Until it has reported a line like this, behind the first `after` lines."""
+        line = re.compile(pattern + "\n")
         with self._has_more:
-            assert self._has_more.wait_for(lambda: f"{line}\n" in self.lines, timeout=60.0), line
+            has_come = self._has_more.wait_for(lambda: any(map(line.fullmatch, self.lines[after:])), _REPORT_TIMEOUT_S)
+        assert has_come, (pattern, self.lines)
+
+    def status(self, cluster: RayHosts) -> dict[str, Any]:
+        """Of the model, as `shoal status` has it."""
+        (model,) = json.loads(cluster.run("status", self.url, "--json").stdout)["models"]
+        return model
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Until what no process tells is so."""
+    deadline_s = time.monotonic() + _REPORT_TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
         self.row_s = 0.0
         self.culprit: int | None = None
         self.silent: int | None = None
+        self.waiting_for = ""
         self.loses_at_poll = False
         self.loses_at_submit = False
         self._ready: deque[ResultT] = deque()

@@ -45,6 +45,7 @@ def load_planned(
         print_plan(planned.plan)
         if planned.auto is not None:
             print_choice(planned.auto)
+    note_left_out(planned)
     threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         note(f"warning: {warning}")
@@ -52,3 +53,9 @@ def load_planned(
         report = note
     with progress_bar("loading") as update:
         return launch(planned, update, recovery=recovery, report=report)
+
+
+def note_left_out(planned: PlannedModel) -> None:
+    """Say which machines of the cluster the plan does not count on."""
+    for name, what in ({} if planned.machines is None else planned.machines.troubles()).items():
+        note(f"warning: machine {name} {what}; going on without it")

@@ -75,6 +75,7 @@ def plan(
         show_graph_plan(graph_config, inputs=inputs, output=output, explain=explain, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
+    from shoal.cli.loading import note_left_out
     from shoal.cli.output import measuring, note, print_json, print_plan
     from shoal.cli.plan_output import choice_dict, print_choice, print_explanation
     from shoal.cluster.planning import AUTO, plan_model
@@ -101,6 +102,7 @@ def plan(
     )
     with measuring(quiet=json) as tell:
         planned = plan_model(config, tell)
+    note_left_out(planned)
     planned.close()
     auto = planned.auto
     assert auto is not None

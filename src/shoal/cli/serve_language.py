@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from shoal.cli.output import note, note_drain
 from shoal.cluster.launch import LoadedModel
 from shoal.core.admission import AdmissionConfig
+from shoal.errors import WorkerLost
 from shoal.planner.plan_data import plan_dict
 from shoal.server.app import create_app
 from shoal.server.data_plane import DataPlane
+from shoal.server.draining import Drain
 from shoal.server.metrics import ServerMetrics
 from shoal.server.serve import serve_app
 from shoal.server.tls import TlsFiles
@@ -43,16 +45,45 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         admission=AdmissionConfig() if options.max_queue is None else AdmissionConfig(max_queue=options.max_queue),
         request_timeout_s=options.request_timeout_s,
     )
+    app = create_app(
+        data_plane,
+        model_name=options.name,
+        api_key=options.api_key,
+        plan=lambda: plan_dict(loaded.running_plan),
+        machines=_ClusterState(loaded),
+    )
+    ends: list[str] = []
+    if loaded.joining is not None:
+        loaded.joining.on_headless(lambda why: _drain(app.state.drain, why, ends))
     serve_app(
-        create_app(
-            data_plane,
-            model_name=options.name,
-            api_key=options.api_key,
-            plan=lambda: plan_dict(loaded.running_plan),
-        ),
+        app,
         sock,
         tls=options.tls,
         on_ready=lambda url: note(f"serving {options.name} at {url}"),
         drain_timeout_s=options.drain_timeout_s,
         on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
     )
+    if ends:
+        raise WorkerLost(ends[0])
+
+
+class _ClusterState:
+    """Implements `server.generation_status.MachineState`."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process will end soon."""
+        return None if self._loaded.joining is None else self._loaded.joining.trouble
+
+    def describe(self) -> list[dict[str, str]]:
+        """What each machine does."""
+        return self._loaded.describe_machines()
+
+
+def _drain(drain: Drain, why: str, ends: list[str]) -> None:
+    """As after a signal, but for the exit status."""
+    ends.append(why)
+    drain.is_on = True

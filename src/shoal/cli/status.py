@@ -87,7 +87,7 @@ def _show(model: dict[str, Any]) -> None:
         table.add_row(
             worker.get("machine") or "here",
             _name(worker, is_sharded=is_sharded),
-            replica.get("state", "") + (", without a worker" if replica.get("is_reduced") else ""),
+            replica.get("state", "") + (", with fewer workers than planned" if replica.get("is_reduced") else ""),
             _holds(worker),
             str(worker["threads"]),
             f"{worker['weight_bytes'] / 1e6:.0f} MB",
@@ -95,6 +95,8 @@ def _show(model: dict[str, Any]) -> None:
             _pace(stage["slowdown"]) if stage else "",
         )
     print_table(table, to_stderr=False)
+    for machine in model.get("machines", ()):
+        print(f"machine {machine['name']} {machine['state']}")
     for line in _links(plan):
         print(line)
 

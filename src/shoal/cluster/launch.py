@@ -50,7 +50,19 @@ class LoadedModel:
     @property
     def running_plan(self) -> Plan:
         """As it is now; `plan` is as it was at first."""
-        return self.plan if self.running is None else self.running.plan
+        return self.plan if self.running is None else self.running.actual
+
+    def describe_machines(self) -> list[dict[str, str]]:
+        """What each machine does, as plain data; nothing where there is only this one."""
+        if self.machines is None:
+            return []
+        troubles = self.machines.troubles()
+        used = {shard.machine for replica in self.running_plan.replicas for shard in replica.shards}
+        names = dict.fromkeys([*(machine.name for machine in self.machines.cores()), *troubles])
+        return [
+            {"name": name, "state": troubles.get(name) or ("has workers" if name in used else "has no workers")}
+            for name in names
+        ]
 
     def __enter__(self) -> LoadedModel:
         return self
@@ -106,7 +118,7 @@ def launch(
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         recipes = [
-            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance, planned.files)
+            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance, planned.files, report)
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
@@ -121,7 +133,7 @@ def launch(
             report=report,
             routing=planned.routing,
         )
-        running = RunningPlan(planned, engine, fabric)
+        running = RunningPlan(planned, engine, fabric, recipes, report)
         if planned.replans:
             engine.watch(Replanner(running, planned.source, time.monotonic, report).look)
         joining: Joining | None = None

@@ -92,6 +92,12 @@ class PipelineExecutor:
         missing = self._loading or self._joining
         return next(iter(missing)) if len(missing) == 1 else None
 
+    @property
+    def waiting_for(self) -> str:
+        """See `StartingExecutor.waiting_for`."""
+        missing = self._loading or self._joining
+        return ", ".join(self._workers[index].name for index in sorted(missing) if index in self._workers)
+
     def poll_loading(self) -> bool:
         """See `StartingExecutor.poll_loading`."""
         for index in self._workers:

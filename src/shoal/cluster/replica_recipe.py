@@ -13,6 +13,7 @@ from shoal.core.scheduler_config import SchedulerConfig
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.shard_source import whole_part
 from shoal.model.weights import Precision, WeightSource
+from shoal.planner.choice.spell import describe
 from shoal.planner.fewer_workers import plan_without
 from shoal.planner.work import prefill_chunk
 from shoal.protocol.messages import PROTOCOL_VERSION, FileState, Generation, LoadStage
@@ -34,6 +35,7 @@ class PipelineRecipe:
         fabric: Fabric,
         on_progress: Callable[[int], None] | None = None,
         files: tuple[FileState, ...] = (),
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -45,6 +47,7 @@ class PipelineRecipe:
             fabric: makes the workers.
             on_progress: called with a number of segments as they load.
             files: the model's, as they were when it was opened.
+            report: told where the replica is planned anew, a line each time.
         """
         self._files = files
         self._path = path
@@ -54,12 +57,22 @@ class PipelineRecipe:
         self._name = f"replica {index}"
         self._fabric = fabric
         self._on_progress = on_progress
+        self._report = report or (lambda line: None)
+        self._latest = self._replica
+
+    @property
+    def latest(self) -> ReplicaPlan:
+        """The replica as it was last started: as it was planned, or without a worker. May be read from any thread."""
+        return self._latest
 
     def start(
         self, generation: Generation, without: int | None, previous: Executor | None
     ) -> tuple[SchedulerConfig, PipelineExecutor]:
         """See `ReplicaRecipe.start`. A replica of one worker cannot do without it and is started as it is."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
+        self._latest = replica
+        if replica is not self._replica and without is not None:
+            self._report(self._describe_change(replica, without))
         executor = PipelineExecutor(
             self._places(replica),
             self._fabric,
@@ -74,7 +87,7 @@ class PipelineRecipe:
         return [
             [
                 Place(
-                    label=f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else ""),
+                    label=f"{self._name} {_label(replica, index, rank)}",
                     load=load_message(
                         self._path,
                         self._plan,
@@ -92,10 +105,27 @@ class PipelineRecipe:
             for index, stage in enumerate(replica.stages)
         ]
 
+    def _describe_change(self, replica: ReplicaPlan, without: int) -> str:
+        index, rank = [(i, rank) for i, stage in enumerate(self._replica.stages) for rank in range(len(stage.shards))][
+            without
+        ]
+        machines = dict.fromkeys(shard.machine for shard in replica.shards if shard.machine)
+        where = f" over {', '.join(machines)}" if machines else ""
+        lost = _label(self._replica, index, rank)
+        split = describe((replica,))
+        return f"{self._name} is planned anew as {split}{where}, without {lost}, which could not be started"
+
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, source = self._plan, self._source
         blocks = decoder_blocks(source, cast(Precision, plan.precision), wide_kernels=plan.wide_kernels)
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
+
+
+def _label(replica: ReplicaPlan, index: int, rank: int) -> str:
+    """What to call a worker of a replica in messages."""
+    shards = replica.stages[index].shards
+    where = f" on {shards[rank].machine}" if shards[rank].machine else ""
+    return f"stage {index}" + (f" shard {rank}" if len(shards) > 1 else "") + where
 
 
 def load_message(

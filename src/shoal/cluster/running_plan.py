@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -36,18 +36,43 @@ class ChangeableEngine(Protocol):
 
 
 class RunningPlan:
-    """Belongs to the engine's thread; only `plan` may be read from another."""
+    """Belongs to the engine's thread; only `plan` and `actual` may be read from another."""
 
-    def __init__(self, planned: PlannedModel, engine: ChangeableEngine, fabric: Fabric) -> None:
+    def __init__(
+        self,
+        planned: PlannedModel,
+        engine: ChangeableEngine,
+        fabric: Fabric,
+        recipes: Sequence[PipelineRecipe] = (),
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            planned: the model and its plan.
+            engine: that runs it.
+            fabric: makes workers.
+            recipes: by which the engine starts the replicas, one each; empty: nothing is known of what they do without.
+            report: told where a replica is planned anew, a line each time.
+        """
         self._planned: PlannedModel | None = planned
-        self._engine, self._fabric = engine, fabric
+        self._engine, self._fabric, self._report = engine, fabric, report
         self._plan = planned.plan
+        self._recipes = dict(enumerate(recipes))
         self._changing: set[int] = set()
 
     @property
     def plan(self) -> Plan:
-        """As it is now; a change that is not made yet does not count."""
+        """As it is meant to be now; a change that is not made yet does not count."""
         return self._plan
+
+    @property
+    def actual(self) -> Plan:
+        """The same as it was last started: replicas that had to do without a worker as they do."""
+        plan, recipes = self._plan, dict(self._recipes)
+        replicas = tuple(
+            recipes[index].latest if index in recipes else replica for index, replica in enumerate(plan.replicas)
+        )
+        return plan if replicas == plan.replicas else replace(plan, replicas=replicas, split=describe(replicas))
 
     def is_changing(self, index: int) -> bool:
         """Whether a replica is being changed, or is to come."""
@@ -77,10 +102,18 @@ class RunningPlan:
             self._changing.discard(index)
             if error is None:
                 self._plan = self._with(index, replica)
+                self._recipes[index] = recipe
             done(error)
 
+        changed = self._with(index, replica)
         recipe = PipelineRecipe(
-            planned.path, planned.source, self._with(index, replica), index, self._fabric, files=planned.files
+            planned.path,
+            planned.source,
+            changed,
+            index,
+            self._fabric,
+            files=planned.files,
+            report=self._report,
         )
         try:
             if index < len(self._plan.replicas):

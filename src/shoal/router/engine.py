@@ -254,8 +254,12 @@ class Engine:
             return None
         ready = self._workers[index].poll_loading()
         if ready is None:
-            self._tell(WorkersProgressed(replica=index, silent=self._workers[index].silent), outputs)
+            self._tell_progress(index, outputs)
         return ready
+
+    def _tell_progress(self, index: int, outputs: list[Output]) -> None:
+        workers = self._workers[index]
+        self._tell(WorkersProgressed(replica=index, silent=workers.silent, waiting_for=workers.waiting_for), outputs)
 
     def _make_ready(self, index: int, ready: Ready, outputs: list[Output]) -> None:
         self._broken.pop(index, None)
@@ -307,7 +311,7 @@ class Engine:
         except ShoalError as error:
             self._broken[effect.replica] = error
         else:
-            self._tell(WorkersProgressed(replica=effect.replica, silent=workers.silent), outputs)
+            self._tell_progress(effect.replica, outputs)
 
 
 def _say_nothing(line: str) -> None:

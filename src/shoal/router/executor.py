@@ -69,6 +69,11 @@ class StartingExecutor(Executor, Protocol):
         """The only worker, so counted, that is not ready; None: several are not, or none."""
         ...
 
+    @property
+    def waiting_for(self) -> str:
+        """The workers that are not ready, for messages."""
+        ...
+
     def poll_loading(self) -> bool:
         """Take in what loading workers say, without blocking; whether all of them are ready for steps.
 

@@ -96,6 +96,11 @@ class ReplicaWorkers:
         """The only worker that is not ready, of those that are being started."""
         return None if self._loading is None else self._loading.executor.silent
 
+    @property
+    def waiting_for(self) -> str:
+        """All of them, for messages."""
+        return "" if self._loading is None else self._loading.executor.waiting_for
+
     def submit(self, step: Step) -> None:
         """Send a step to the workers. Raises WorkerLost."""
         assert self._serving is not None

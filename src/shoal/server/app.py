@@ -14,18 +14,23 @@ from shoal.server.auth import ApiKeyMiddleware
 from shoal.server.bodies import RequestBodies
 from shoal.server.data_plane import DataPlane
 from shoal.server.draining import Drain, DrainMiddleware, ShuttingDown
-from shoal.server.generation_status import GenerationStatus
+from shoal.server.generation_status import GenerationStatus, MachineState
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_key
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.probes import STATUS_PATH, Probes
 
 
 def create_app(
-    data_plane: DataPlane, *, model_name: str, api_key: str | None = None, plan: Callable[[], Mapping[str, Any]] = dict
+    data_plane: DataPlane,
+    *,
+    model_name: str,
+    api_key: str | None = None,
+    plan: Callable[[], Mapping[str, Any]] = dict,
+    machines: MachineState | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
-    `plan` tells `/status` how the model is split now.
+    `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
     `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -40,7 +45,7 @@ def create_app(
 
     bodies = RequestBodies()
     drain = Drain()
-    status = GenerationStatus(data_plane, drain, plan)
+    status = GenerationStatus(data_plane, drain, plan, machines)
     app = Starlette(
         routes=[*OpenAiApi(data_plane, model_name, bodies).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain, data_plane),

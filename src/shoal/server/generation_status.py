@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from shoal.errors import WorkerLost
 from shoal.server.data_plane import DataPlane
@@ -20,14 +20,40 @@ HANG_S = 30.0
 Kubernetes, so that a machine that stands still for a while does not count."""
 
 
+class MachineState(Protocol):
+    """The machines that a model runs on, where there are several."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process will end soon for what has become of them; None: it will not."""
+        ...
+
+    def describe(self) -> list[dict[str, str]]:
+        """`name` and `state` of each."""
+        ...
+
+
 class GenerationStatus:
     """Implements `probes.Status`."""
 
-    def __init__(self, data_plane: DataPlane, drain: Drain, plan: Callable[[], Mapping[str, Any]]) -> None:
-        """`plan`: of the model as it is now, as plain data."""
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        drain: Drain,
+        plan: Callable[[], Mapping[str, Any]],
+        machines: MachineState | None = None,
+    ) -> None:
+        """
+        Args:
+            data_plane: of the model.
+            drain: whether the server is about to end.
+            plan: of the model as it is now, as plain data.
+            machines: that it runs on; None: this one.
+        """
         self._data_plane = data_plane
         self._drain = drain
         self._plan = plan
+        self._machines = machines
         self._readiness = ReadinessProbe(data_plane)
 
     @property
@@ -42,6 +68,8 @@ class GenerationStatus:
         """None when a token came lately, or comes now, and there are workers that could make more."""
         if self._drain.is_on:
             return str(ShuttingDown())
+        if self._machines is not None and self._machines.trouble is not None:
+            return self._machines.trouble
         stats = await self._read_stats()
         if stats is not None and not stats.num_replicas:
             return f"{stats.num_recovering} replicas have lost their workers, which are being started again"
@@ -70,7 +98,9 @@ class GenerationStatus:
                     stats.states, stats.reduced, stats.stage_s, stats.slowdowns, strict=True
                 )
             ]
-        model = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
+        model: dict[str, Any] = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
+        if self._machines is not None and (machines := self._machines.describe()):
+            model["machines"] = machines
         return [{**model, "replicas": replicas, "counters": counters}]
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
