@@ -25,7 +25,7 @@ def test_a_person_and_a_program_read_the_same() -> None:
     assert "tiny (language model, split pp=1:1)" in shown.stdout
     assert "a -> b: TLS, hidden states in int8" in shown.stdout
     assert "serving" in shown.stdout
-    assert "without a worker" in " ".join(shown.stdout.split())
+    assert "planned anew" in " ".join(shown.stdout.split())
     assert "shard" not in shown.stdout
     assert "usual" in shown.stdout
     (model,) = told["models"]

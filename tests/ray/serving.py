@@ -18,7 +18,7 @@ from tests.ray.hosts import RayHosts
 NUM_STREAMS, NUM_TOKENS = 6, 240
 """So many that a cable is pulled long before their end."""
 OPTIONS = ("--cluster", "ray", "--precision", "fp32", "--name", "tiny", "--port", "0", "--kv-memory", "16M")
-_REPORT_TIMEOUT_S = 120.0
+_REPORT_TIMEOUT_S = 240.0
 """Much longer than recovery takes: Ray starts Python processes on a machine that does other things as well."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from shoal.core.admission import AdmissionConfig
 from shoal.server.app import create_app
 from shoal.server.data_plane import DataPlane
+from shoal.server.generation_status import MachineState
 from shoal.server.metrics import ServerMetrics
 from shoal.server.serve import AppServer, bind, url_of
 from shoal.server.tls import TlsFiles
@@ -57,11 +58,12 @@ def run_server(
     has_chat_template: bool = True,
     admission: AdmissionConfig | None = None,
     tls: TlsFiles | None = None,
+    machines: MachineState | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
     data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
-    app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=lambda: PLAN)
+    app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=lambda: PLAN, machines=machines)
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

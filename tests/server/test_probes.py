@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -131,6 +132,28 @@ def test_without_any_replica_the_server_is_healthy_and_not_ready() -> None:
         engine.base_stats = FakeStats(num_replicas=1, num_recovering=1)
         assert http.get("/ready").status_code == 200
     assert len(engine.requests) == 1
+
+
+@dataclass
+class Machines:
+    """Two, of which one is gone. Implements `MachineState`."""
+
+    trouble: str | None = None
+
+    def describe(self) -> list[dict[str, str]]:
+        return [{"name": "h0", "state": "has workers"}, {"name": "h1", "state": "does not answer"}]
+
+
+def test_a_server_that_its_cluster_will_end_is_healthy_and_not_ready() -> None:
+    machines = Machines()
+    with run_server(FakeEngine(), machines=machines) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        assert http.get("/ready").status_code == 200
+        (model,) = http.get("/status").json()["models"]
+        assert model["machines"] == machines.describe()
+        machines.trouble = "Ray's head at h0:6379 does not answer"
+        assert http.get("/ready").status_code == 503
+        assert http.get("/ready").json()["reason"] == machines.trouble
+        assert http.get("/health").status_code == 200
 
 
 def test_losses_and_recoveries_are_counted() -> None:

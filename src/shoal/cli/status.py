@@ -87,7 +87,7 @@ def _show(model: dict[str, Any]) -> None:
         table.add_row(
             worker.get("machine") or "here",
             _name(worker, is_sharded=is_sharded),
-            replica.get("state", "") + (", with fewer workers than planned" if replica.get("is_reduced") else ""),
+            replica.get("state", "") + (", planned anew" if replica.get("is_reduced") else ""),
             _holds(worker),
             str(worker["threads"]),
             f"{worker['weight_bytes'] / 1e6:.0f} MB",

@@ -191,6 +191,15 @@ def test_silence_while_loading_is_a_loss_too():
     assert names(driver.pass_time(0.5)) == ["StartWorkers"]
 
 
+def test_who_gave_no_sign_is_named():
+    driver = FleetDriver(1)
+    driver.lose(0)
+    driver.tell(WorkersProgressed(replica=0, waiting_for="stage 1 on h1"))
+    (stop,) = driver.pass_time(10.0)
+    assert isinstance(stop, StopWorkers)
+    assert stop.reason == "no sign of life from stage 1 on h1 for 10.0 s"
+
+
 def test_a_worker_for_which_all_others_wait_in_vain_is_left_out_in_the_end():
     driver = FleetDriver(1, replace(RECOVERY, max_failures=9))
     driver.lose(0)

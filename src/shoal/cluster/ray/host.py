@@ -20,6 +20,8 @@ from shoal.protocol.messages import LoadStage
 
 AGENT_TIMEOUT_S = 60.0
 """For an agent: Ray starts a Python process on its machine."""
+_ANSWER_TIMEOUT_S = 10.0
+"""For what an agent that lives answers at once. A judgment: a busy machine takes a second or two."""
 _START_TIMEOUT_S = 90.0
 """For a worker; longer than its agent gives it."""
 
@@ -105,8 +107,9 @@ class RayHost:
     def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
         """See `WorkerHost.start`."""
         agent = self._machine.agent
-        request = self._ask(agent.signing_request.remote(), is_wanted)
-        reference = agent.start.remote(admit(request))
+        request = agent.signing_request.remote()
+        wait_for(self._ray, request, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)
+        reference = agent.start.remote(admit(answer_of(self._ray, request, self.name)))
         try:
             complaint = f"machine {self.name} has started no worker"
             wait_for(self._ray, reference, complaint, _START_TIMEOUT_S, is_wanted)
@@ -145,8 +148,14 @@ class RayHost:
             if not can_be_reached(where):
                 self._presence.note_trouble(self.name, unreachable(where))
                 raise WorkerLost(f"machine {self.name} cannot be reached at {spell_address(where)}")
+            reference = self._machine.agent.facts.remote()
             try:
-                self._ask(self._machine.agent.facts.remote(), is_wanted)
+                wait_for(self._ray, reference, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)
+            except WorkerLost:
+                self._presence.note_trouble(self.name, DOES_NOT_ANSWER)
+                raise
+            try:
+                answer_of(self._ray, reference, self.name)
                 return
             except WorkerLost:
                 if not is_wanted() or time.monotonic() >= deadline_s:
@@ -154,8 +163,3 @@ class RayHost:
                     raise
             note_progress()
             time.sleep(LOOK_S)
-
-    def _ask(self, reference: Any, is_wanted: Callable[[], bool]) -> Any:
-        """What the agent answers at once, if it lives. Raises ShoalError."""
-        wait_for(self._ray, reference, f"machine {self.name} does not answer", AGENT_TIMEOUT_S, is_wanted)
-        return answer_of(self._ray, reference, self.name)
