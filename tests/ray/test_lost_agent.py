@@ -6,12 +6,15 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.ray.hosts import Host, RayHosts
 from tests.ray.serving import Server, served, wait_until
 
 AGENT, WORKER = "ray::MachineAgent", "shoal.worker.remote_main"
 
 
+@pytest.mark.timeout(900)
 def test_a_host_is_used_again_whatever_became_of_its_agent(cluster: RayHosts, model: Path) -> None:
     here, there = cluster.hosts[0], cluster.hosts[1]
     with served(cluster, model, "pp=2") as server:

@@ -125,12 +125,12 @@ def test_a_machine_that_cannot_be_reached_is_told_and_comes_back(cluster: Cluste
 
 def test_a_machine_without_shoal_is_an_error_at_the_start_and_a_trouble_later(cluster: Cluster) -> None:
     cluster.answers["node-2"] = NOT_INSTALLED
-    with pytest.raises(ConfigError, match="^Shoal cannot be started on h2 .*No module named 'shoal'"):
+    with pytest.raises(ConfigError, match=r"^Shoal cannot be started on h2 .*No module named 'shoal'"):
         cluster.roster()
     cluster.present.discard(2)
     roster = cluster.roster()
     cluster.present.add(2)
-    with pytest.raises(ConfigError, match="^Shoal cannot be started on h2"):
+    with pytest.raises(ConfigError, match=r"^Shoal cannot be started on h2"):
         roster.look()
     assert list(roster.troubles()) == ["h2"]
     assert roster.presence.living() == {"h0", "h1"}
