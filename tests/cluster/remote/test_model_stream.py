@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +75,18 @@ def test_what_cannot_be_kept_is_told_to_the_sender(model: Path) -> None:
     store_folder(identify(model)).write_bytes(b"a file in the place of the folder")
     with pytest.raises(ModelLoadError, match="could not keep the model: cannot write"):
         stream(model, ALL)
+
+
+def test_a_full_disk_is_told_before_anything_is_sent(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream(model, {"model.gguf": [0]})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2 * CHUNK_BYTES))
+    complaint = r"h1 could not keep the model: 3 MB of it are to be kept in .*models, where 2 MB are free: make room"
+    authority, totals = tls.ClusterAuthority(), list[int]()
+    receiver = receive_model("127.0.0.1", authority.issue(), identify(model), ALL)
+    with pytest.raises(ModelLoadError, match=complaint):
+        send_model(model, receiver, authority.issue(), lambda done, total: totals.append(done), who="h1")
+    assert not totals
+    assert stream(model, {"model.gguf": [0, 1, 2]}) == 2 * CHUNK_BYTES, "what fits is kept"
 
 
 def test_no_name_leads_out_of_the_store() -> None:
