@@ -7,7 +7,8 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from shoal.cluster.launch import LoadedModel, launch
 from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import plan_model
 from shoal.cluster.remote.fabric import RemoteFabric
-from shoal.cluster.remote.host import LocalHost
+from shoal.cluster.remote.host import Admit, LocalHost, StartedWorker
 from shoal.cluster.replica_recipe import load_message
 from shoal.comm.tls_identity import ClusterAuthority
 from shoal.core.recovery.config import RecoveryConfig
@@ -58,6 +59,13 @@ def host(expected: Transcript) -> Iterator[LocalHost]:
 def launch_remote(model: Path, split: str, host: LocalHost, recovery: RecoveryConfig = PATIENT) -> LoadedModel:
     planned = plan_model(tiny_config(model, split=split))
     return launch(planned, fabric=RemoteFabric({"": host}), recovery=recovery)
+
+
+def placed(model: Path) -> Place:
+    """The whole model, on a host h1."""
+    planned = plan_model(tiny_config(model, split="1"))
+    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    return Place(label="replica 0 stage 0 on h1", load=load, machine="h1")
 
 
 def tokens_of(transcript: Transcript, requests: list[Request]) -> list[list[int]]:
@@ -128,10 +136,7 @@ def test_a_worker_that_is_not_wanted_any_more_ends_while_it_is_being_started(tin
 
 def test_a_worker_that_was_killed_is_said_to_have_been(tiny_model: Path, host: LocalHost) -> None:
     """As the kernel does it where there is too little memory."""
-    planned = plan_model(tiny_config(tiny_model, split="1"))
-    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
-    place = Place(label="replica 0 stage 0 on h1", load=load, machine="h1")
-    executor = PipelineExecutor([[place]], RemoteFabric({"h1": host}), Generation(0))
+    executor = PipelineExecutor([[placed(tiny_model)]], RemoteFabric({"h1": host}), Generation(0))
     try:
         executor.wait_until_loaded(60.0)
         (pid,) = executor.worker_pids()
@@ -142,6 +147,22 @@ def test_a_worker_that_was_killed_is_said_to_have_been(tiny_model: Path, host: L
     finally:
         executor.close()
     assert str(caught.value) == f"replica 0 stage 0 on h1 (pid {pid}) was killed by signal 9 (out of memory?)"
+
+
+def test_a_start_that_never_answers_is_not_waited_for_at_the_end(tiny_model: Path) -> None:
+    """As one on a host that is frozen."""
+
+    class FrozenHost(LocalHost):
+        def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
+            while is_wanted():
+                asked.set()
+            raise WorkerLost("nobody wants it any more")
+
+    asked, host = threading.Event(), FrozenHost("127.0.0.1")
+    executor = PipelineExecutor([[placed(tiny_model)]], RemoteFabric({"h1": host}), Generation(0))
+    assert asked.wait(60.0)
+    executor.close()
+    host.close()
 
 
 def test_a_worker_that_nobody_dials_ends() -> None:

@@ -89,7 +89,9 @@ class RemoteChild:
         return self._host.has_ended(self._started)
 
     def end(self, deadline_s: float) -> None:
-        """See `Child.end`."""
+        """See `Child.end`. One that is still being started has nothing to end by itself."""
+        if self._started is None:
+            self._is_unwanted = True
         while self._started is not None and not self._host.has_ended(self._started):
             if time.monotonic() >= deadline_s:
                 self.kill()
