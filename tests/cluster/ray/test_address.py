@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
-from shoal.cluster.ray.address import check_that_somebody_listens, read_ray_address
+from shoal.cluster.ray.address import check_that_a_head_listens, read_ray_address
 from shoal.comm.tls_link import Address
 from shoal.errors import ConfigError
 
@@ -54,12 +57,48 @@ def test_what_makes_no_sense_is_said_in_one_line(text: str, complaint: str) -> N
 
 def test_a_name_that_nobody_knows() -> None:
     with pytest.raises(ConfigError, match=r"^RAY_ADDRESS=nosuchhost\.invalid:6379: name not known$"):
-        check_that_somebody_listens(("nosuchhost.invalid", 6379))
+        check_that_a_head_listens(("nosuchhost.invalid", 6379), is_tls=False)
 
 
 def test_a_port_at_which_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = taken.getsockname()
-        check_that_somebody_listens(address)
+        check_that_a_head_listens(address, is_tls=True)
     with pytest.raises(ConfigError, match=rf"^RAY_ADDRESS=127\.0\.0\.1:{address[1]}: nobody listens there; if no Ray"):
-        check_that_somebody_listens(address)
+        check_that_a_head_listens(address, is_tls=False)
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR", b"", None])
+def test_what_listens_but_is_no_grpc_server_is_not_waited_for(
+    says: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`None`: nothing at all, as a server does that waits for its client."""
+    monkeypatch.setattr("shoal.cluster.ray.address._TIMEOUT_S", 0.2 if says is None else 30.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                sock.recv(100)
+                if says is None:
+                    sock.recv(1)
+                else:
+                    sock.sendall(says)
+
+        server = threading.Thread(target=answer)
+        server.start()
+        try:
+            with pytest.raises(ConfigError, match=r"what listens there is no Ray head$"):
+                check_that_a_head_listens(listening.getsockname(), is_tls=False)
+        finally:
+            server.join(30.0)
+
+
+def test_a_grpc_server_may_be_a_head() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        check_that_a_head_listens(("127.0.0.1", port), is_tls=False)
+    finally:
+        server.stop(None).wait()

@@ -58,6 +58,7 @@ def ray(head: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Ray:
     address = f"127.0.0.1:{head.getsockname()[1]}"
     fake = Ray(address)
     monkeypatch.setattr(connection_module, "_import_ray", lambda: fake)
+    monkeypatch.setenv("RAY_USE_TLS", "1")  # the fake head speaks nothing
     monkeypatch.setenv("RAY_ADDRESS", address)
     return fake
 

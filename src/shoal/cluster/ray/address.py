@@ -13,6 +13,8 @@ AUTO = "auto"
 _TIMEOUT_S = 3.0
 """For the kernel of another machine to take a connection; one lost packet costs 1 s."""
 _LAST_PORT = 65_535
+_EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""A frame of HTTP/2: length 0, type 4, no flags, stream 0."""
 HOW_TO_START = "start one with: ray start --head, and on every other machine: ray start --address HEAD:6379"
 
 
@@ -39,11 +41,18 @@ def read_ray_address(environ: Mapping[str, str]) -> Address | None:
     return (host[1:-1] if is_bracketed else host, int(port))
 
 
-def check_that_somebody_listens(address: Address) -> None:
-    """Raises ConfigError where nobody does."""
+def check_that_a_head_listens(address: Address, *, is_tls: bool) -> None:
+    """Raises ConfigError where nobody listens, or what does is no Ray head: Ray itself would try for many minutes.
+
+    Args:
+        address: of the head.
+        is_tls: whether the head speaks TLS; what it says inside is not looked at then.
+    """
     where = f"{VARIABLE}={spell_address(address)}"
     try:
-        socket.create_connection(address, timeout=_TIMEOUT_S).close()
+        with socket.create_connection(address, timeout=_TIMEOUT_S) as sock:
+            if not is_tls and not _speaks_http2(sock):
+                raise ConfigError(f"{where}: what listens there is no Ray head")
     except (socket.gaierror, UnicodeError):
         raise ConfigError(f"{where}: name not known") from None
     except TimeoutError:
@@ -53,6 +62,16 @@ def check_that_somebody_listens(address: Address) -> None:
     except OSError as error:
         reason = "nobody listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or str(error)
         raise ConfigError(f"{where}: {reason}; if no Ray cluster runs, {HOW_TO_START}") from None
+
+
+def _speaks_http2(sock: socket.socket) -> bool:
+    """Whether it does as every gRPC server, and so Ray's head. Source: RFC 9113, 3.4, 4.1 and 6.5. Raises OSError."""
+    sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _EMPTY_SETTINGS)
+    try:
+        header = sock.recv(len(_EMPTY_SETTINGS), socket.MSG_WAITALL)
+    except (ConnectionResetError, TimeoutError):
+        return False
+    return len(header) == len(_EMPTY_SETTINGS) and header[3] == _EMPTY_SETTINGS[3]
 
 
 def can_be_reached(address: Address) -> bool:

@@ -14,7 +14,7 @@ from shoal.cluster.ray.address import (
     HOW_TO_START,
     VARIABLE,
     can_be_reached,
-    check_that_somebody_listens,
+    check_that_a_head_listens,
     read_ray_address,
 )
 from shoal.cluster.ray.answers import reason_in
@@ -94,7 +94,7 @@ def _import_ray() -> ModuleType:
 
 def _connect(ray: ModuleType, address: Address | None) -> None:
     if address is not None:
-        check_that_somebody_listens(address)
+        check_that_a_head_listens(address, is_tls=os.environ.get("RAY_USE_TLS", "0") != "0")
     spelled = AUTO if address is None else spell_address(address)
     try:
         ray.init(address=spelled, namespace="shoal", log_to_driver=False, logging_level="CRITICAL")
