@@ -83,7 +83,6 @@ class RayConnection:
 
 
 def _import_ray() -> ModuleType:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # its warnings would stand among what is said here
     try:
         import ray
         import ray.util.scheduling_strategies
