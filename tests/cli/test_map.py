@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.helper as oh
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.conftest import Shoal
@@ -103,6 +101,7 @@ def test_a_folder_with_broken_files(shoal: Shoal, perceptron: Path, tmp_path: Pa
 
 def test_parquet_to_parquet(shoal: Shoal, perceptron: Path, tmp_path: Path) -> None:
     inputs = make_inputs(30)
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {name: pa.array(values.tolist()) for name, values in inputs.items()}
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     out = tmp_path / "y.parquet"

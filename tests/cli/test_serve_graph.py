@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-import tritonclient.grpc
 
 from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
 from shoal.errors import ConfigError, ModelLoadError
@@ -38,6 +37,7 @@ def options(**changes: Any) -> GraphServeOptions:
 
 
 def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    triton = pytest.importorskip("tritonclient.grpc")
     chosen = options(grpc_port=free_port(), name="twice")
     loader = FakeLoader({"doubler": doubler})
     answers: list[Any] = []
@@ -47,7 +47,7 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureF
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
                 answers.append(http.post("/v2/models/twice/infer", json=GOOD).json()["outputs"][0]["data"])
-            with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{chosen.grpc_port}") as grpc_client:
+            with triton.InferenceServerClient(f"127.0.0.1:{chosen.grpc_port}") as grpc_client:
                 answers.append(grpc_client.is_model_ready("twice"))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,7 +1,8 @@
 """Tiny random models on disk for tests: one Hugging Face directory per family, and a GGUF file.
 
 They share one byte-level BPE tokenizer with three special tokens and a chat template, so every text can be encoded.
-PyTorch and transformers are imported only by the functions that need them.
+PyTorch and transformers are imported only by the functions that need them; a test that calls one is skipped where they
+are not installed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 from gguf.quants import quantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -98,8 +100,7 @@ def _family_settings(family: str) -> dict[str, Any]:
 
 def tiny_hf_config(family: str, **overrides: Any) -> Any:
     """The transformers configuration of `make_tiny_model`, with some settings replaced."""
-    from transformers import AutoConfig
-
+    AutoConfig = pytest.importorskip("transformers").AutoConfig
     settings = {**_common_settings(), **_family_settings(family), **overrides}
     return AutoConfig.for_model(family, **settings)
 
@@ -110,8 +111,8 @@ def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides:
     Hidden 64, 4 layers, 4 query and 2 KV heads of 16, MLP 128, vocabulary 320. Norm weights and biases are random too,
     so that leaving one out changes the logits. `overrides` replaces settings of its configuration.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    torch = pytest.importorskip("torch")
+    AutoModelForCausalLM = pytest.importorskip("transformers").AutoModelForCausalLM
 
     directory.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
