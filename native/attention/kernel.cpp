@@ -141,24 +141,19 @@ void score_rows(const float* q, int dim, const Chunk& chunk, int key_stride, boo
     score_tile<M, 1>(q, dim, chunk, g, key_stride, is_first_touch, scores + g * kGroupKeys);
 }
 
-// All columns of M rows: wide strips, then vectors, then the eight that a head_dim of 8 k may leave.
+// All columns of M rows: wide strips, then ever narrower vectors for what a head_dim leaves, down to single columns.
 template <int M>
 void value_rows(const float* weights, const Chunk& chunk, int dim, const float* decay, float* out) {
   constexpr int strip = kTileVecs * kLanes;
   int column = 0;
   for (; column + strip <= dim; column += strip)
     value_tile<Vec, M, kTileVecs>(weights, chunk, dim, column, decay, out);
-  if (kLanes == 16 && column + 16 <= dim) {
-    value_tile<Vec, M, 1>(weights, chunk, dim, column, decay, out);
-    column += 16;
-  }
-  if (column < dim) {
+  for (; column + kLanes <= dim; column += kLanes) value_tile<Vec, M, 1>(weights, chunk, dim, column, decay, out);
 #if defined(__AVX2__)
-    value_tile<F8, M, 1>(weights, chunk, dim, column, decay, out);
-#else
-    value_tile<F4, M, 2>(weights, chunk, dim, column, decay, out);
+  for (; column + 8 <= dim; column += 8) value_tile<F8, M, 1>(weights, chunk, dim, column, decay, out);
 #endif
-  }
+  for (; column + 4 <= dim; column += 4) value_tile<F4, M, 1>(weights, chunk, dim, column, decay, out);
+  for (; column < dim; ++column) value_tile<F1, M, 1>(weights, chunk, dim, column, decay, out);
 }
 
 // Calls the instance for the number of rows at hand: RowsUpTo<kTileRows> compares downwards.

@@ -84,7 +84,7 @@ AttentionLayer::AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView
     : pool_(std::move(pool)), view_(view), limits_(limits), kernel_(kernel) {
   require(view.num_kv_heads >= 1 && view.num_heads >= 1 && view.num_heads % view.num_kv_heads == 0,
           "num_heads must be a positive multiple of num_kv_heads");
-  require(view.head_dim >= 8 && view.head_dim % 8 == 0, "head_dim must be a positive multiple of 8");
+  require(view.head_dim >= 1, "head_dim must be positive");
   require(view.rotary_dim >= 0 && view.rotary_dim <= view.head_dim && view.rotary_dim % 2 == 0,
           "rotary_dim must be even and at most head_dim");
   require(view.num_heads <= kMaxExtent && view.head_dim <= kMaxExtent, "num_heads and head_dim must be at most 8192");

@@ -1,6 +1,7 @@
 // Fixed-width float vectors for the instruction set that this file is being compiled for, and the exponential.
 // Included inside the kernel's own namespace: nothing here may be shared between instruction sets.
 
+typedef float F1 __attribute__((vector_size(4)));
 typedef float F4 __attribute__((vector_size(16)));
 typedef float F8 __attribute__((vector_size(32)));
 typedef float F16 __attribute__((vector_size(64)));

@@ -170,6 +170,9 @@ def write_gguf(
     for name, values in tensors.items():
         wanted = (embedding_quant or quant) if name == "token_embd.weight" else quant
         kind = gguf.GGMLQuantizationType[wanted if values.ndim == 2 else "F32"]
+        if values.dtype != np.float32:
+            writer.add_tensor(name, values)
+            continue
         writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

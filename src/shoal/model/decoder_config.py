@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Activation = Literal["silu", "gelu", "gelu_tanh"]
+"""of the MLP's gate; `gelu_tanh` is the approximation by a hyperbolic tangent"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
@@ -16,6 +19,10 @@ class RopeConfig:
     """leading dimensions of a head that rotate; even, at most head_dim"""
     scaling: Mapping[str, Any] = field(default_factory=dict)
     """Hugging Face `rope_scaling` (rope_type linear, llama3, yarn, longrope); empty for none"""
+    divisors: tuple[float, ...] = ()
+    """of each frequency, beside the scaling (Llama 3 in GGUF); empty for none"""
+    magnitude: float = 1.0
+    """factor on cosine and sine, beside the scaling's own"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +46,15 @@ class DecoderConfig:
     tied_embeddings: bool = False
     """the head is the embedding matrix"""
     qkv_bias: bool = False
+    o_bias: bool = False
+    """after attention's output projection"""
+    mlp_bias: bool = False
+    """of gate, up and down"""
     qk_norm: bool = False
     """RMS norm of every query and key head before the rotary embedding (Qwen3, Gemma 3)"""
     post_norms: bool = False
     """norms after attention and after the MLP, before each residual sum (Gemma 3)"""
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Activation = "silu"
     embedding_scale: float = 1.0
     attention_scale: float
     """factor on q.k, usually head_dim ** -0.5"""

@@ -71,8 +71,9 @@ class WeightSource(Protocol):
     """A model file, opened lazily: nothing is read until it is asked for, and nothing is kept.
 
     Names: `embedding`, `final_norm`, `head` (falls back to `embedding` where tied) and, for layer i,
-    `layers.i.` + `attn_norm q k v q_bias k_bias v_bias q_norm k_norm o post_attn_norm mlp_norm gate up down
-    post_mlp_norm`. Rows of q and k are in half-split (NeoX) rotary order whatever the file's order is.
+    `layers.i.` + `attn_norm q k v q_bias k_bias v_bias q_norm k_norm o o_bias post_attn_norm mlp_norm gate gate_bias
+    up up_bias down down_bias post_mlp_norm`. Rows of q and k are in half-split (NeoX) rotary order whatever the file's
+    order is.
     """
 
     @property

@@ -9,7 +9,10 @@ import pytest
 from gguf import quants
 
 from shoal.errors import ModelLoadError
+from shoal.model.attention.rope import rope_tables
+from shoal.model.formats.gguf_config import config_from_gguf
 from shoal.model.formats.gguf_file import GgufFile
+from shoal.model.formats.gguf_parts import GgufParts
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize
@@ -69,10 +72,25 @@ def test_config_of_a_llama_file(tmp_path: Path) -> None:
 def test_llama3_frequency_divisors(tmp_path: Path) -> None:
     divisors = np.linspace(1, 8, 8, dtype=np.float32)
     path = write_gguf(tmp_path / "m.gguf", "llama", {**tiny_llama_tensors(), "rope_freqs.weight": divisors})
-    scaling = open_weights(path).config.rope.scaling
-    assert scaling["rope_type"] == "longrope"
-    assert scaling["short_factor"] == scaling["long_factor"] == divisors.tolist()
-    assert scaling["attention_factor"] == 1.0
+    rope = open_weights(path).config.rope
+    assert rope.divisors == tuple(divisors.tolist())
+    assert (rope.scaling, rope.magnitude) == ({}, 1.0)
+
+
+def test_frequency_divisors_beside_a_scaling(tmp_path: Path) -> None:
+    """llama.cpp applies both."""
+    divisors = np.linspace(1, 8, 8, dtype=np.float32)
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        "llama",
+        {**tiny_llama_tensors(), "rope_freqs.weight": divisors},
+        metadata={"llama.rope.scaling.factor": 2.0, "llama.rope.scaling.attn_factor": 1.5},
+    )
+    rope = open_weights(path).config.rope
+    cos, sin = rope_tables(rope, 5)
+    angles = 4 * 10000.0 ** -(np.arange(0, 16, 2) / 16) / divisors / 2.0
+    np.testing.assert_allclose(cos[4], 1.5 * np.cos(angles), rtol=1e-6)
+    np.testing.assert_allclose(sin[4], 1.5 * np.sin(angles), rtol=1e-6)
 
 
 def test_phi3_fused_tensors_are_sliced_by_rows(tmp_path: Path) -> None:
@@ -98,7 +116,7 @@ def test_gemma3_metadata(tmp_path: Path) -> None:
         "gemma3.rope.scaling.factor": 8.0,
     }
     path = write_gguf(tmp_path / "g.gguf", "gemma3", tiny_llama_tensors(num_layers=7), metadata=metadata)
-    config = open_weights(path).config
+    config = config_from_gguf(GgufParts(path))
     assert config.layer_windows == (24, 24, 24, 24, 24, 0, 24)
     assert config.rope.theta == 1e6
     assert config.rope.scaling == {"rope_type": "linear", "factor": 8.0}
@@ -146,23 +164,46 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
 
 def test_head_count_that_does_not_fit_the_tensors(tmp_path: Path) -> None:
     metadata = {"llama.attention.head_count": 8, "llama.attention.key_length": 16}
-    source = open_weights(write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(), metadata=metadata))
-    with pytest.raises(ModelLoadError, match=r"attn_q\.weight has 64 rows, which does not fit"):
-        source.matrix("layers.0.q", "auto")
-
-
-def test_part_of_a_split_file(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(), metadata={"split.count": 3})
-    with pytest.raises(ModelLoadError, match="one of 3 parts"):
+    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(), metadata=metadata)
+    with pytest.raises(ModelLoadError, match=r"attn_q\.weight has the shape \[64, 64\], which does not fit"):
         open_weights(path)
+
+
+def test_fused_tensor_with_rows_left(tmp_path: Path) -> None:
+    tensors = tiny_llama_tensors(num_layers=1)
+    parts = [tensors.pop(f"blk.0.attn_{name}.weight") for name in "qkv"]
+    tensors["blk.0.attn_qkv.weight"] = np.concatenate([*parts, parts[0]])
+    with pytest.raises(ModelLoadError, match=r"attn_qkv\.weight has 192 rows, of which the model's settings use 128"):
+        open_weights(write_gguf(tmp_path / "m.gguf", "llama", tensors))
+
+
+@pytest.mark.parametrize(
+    "name", ["blk.1.attn_q.bias", "blk.0.ffn_down.scale", "cls.output.weight", "blk.4.attn_q.weight"]
+)
+def test_a_tensor_that_nothing_reads(tmp_path: Path, name: str) -> None:
+    path = write_gguf(tmp_path / "m.gguf", "llama", {**tiny_llama_tensors(), name: np.ones(64, np.float32)})
+    with pytest.raises(ModelLoadError, match=f"holds {name}, which a llama model with these settings does not use"):
+        open_weights(path)
+
+
+def test_a_needless_table_of_any_type(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "m.gguf", tiny_llama_tensors()
+    tensors["blk.0.attn_rot_embd.weight"] = np.arange(8, dtype=np.int64)
+    assert open_weights(write_gguf(path, "llama", tensors)).config.num_layers == 4
+
+
+def test_rotary_factors_for_short_contexts_only(tmp_path: Path) -> None:
+    tensors = {**tiny_llama_tensors(), "rope_factors_short.weight": np.ones(8, np.float32)}
+    with pytest.raises(ModelLoadError, match="rotary factors for short or for long contexts, not for both"):
+        open_weights(write_gguf(tmp_path / "m.gguf", "llama", tensors))
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = tiny_llama_tensors()
     del tensors["blk.1.ffn_down.weight"]
-    source = open_weights(write_gguf(tmp_path / "m.gguf", "llama", tensors))
+    path = write_gguf(tmp_path / "m.gguf", "llama", tensors)
     with pytest.raises(ModelLoadError, match=r"no tensor 'blk\.1\.ffn_down\.weight'"):
-        source.matrix("layers.1.down", "auto")
+        open_weights(path)
 
 
 def test_real_model_is_exact() -> None:

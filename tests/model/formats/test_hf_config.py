@@ -120,9 +120,34 @@ def test_eos_of_generation_config_counts_too(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization 'gptq' is not supported"),
         ({"hidden_size": None}, "no 'hidden_size'"),
         ({"num_hidden_layers": -1}, "'num_hidden_layers' is -1"),
-        ({"mlp_bias": True}, "'mlp_bias' is not supported"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not supported"),
+        ({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "rope type 'ntk' is not supported"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "missing or wrong parameter: 'factor'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "'factor' is '2', not a number"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope scaling 'linear'"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "expected 8"),
+        ({"rope_scaling": [1]}, "impossible value"),
+        ({"rope_theta": float("nan")}, "'rope_theta' is nan"),
+        ({"rope_theta": -1.0}, "a rotary base of -1.0"),
+        ({"use_bidirectional_attention": True}, "'use_bidirectional_attention' is not supported"),
+        ({"num_key_value_heads": 3}, "4 attention heads cannot share 3"),
+        ({"num_key_value_heads": True}, "'num_key_value_heads' is True"),
+        ({"num_hidden_layers": 10**9}, "between 1 and 4096 layers"),
+        ({"max_position_embeddings": 2**32 - 1}, "a context of 4294967295 tokens"),
+        ({"max_position_embeddings": 512.5}, "'max_position_embeddings' is 512.5"),
+        ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
+        ({"head_dim": 15}, "15 rotary dimensions of 15"),
+        ({"head_dim": 2**20}, "no more than 8192"),
+        ({"hidden_size": 2}, "'head_dim' is 0"),
+        ({"rms_norm_eps": "small"}, "'rms_norm_eps' is 'small'"),
+        ({"rms_norm_eps": -1.0}, "norm_epsilon is -1.0"),
+        ({"eos_token_id": [2, "3"]}, "'eos_token_id' is"),
+        ({"eos_token_id": 2**40}, "'eos_token_id' is"),
+        ({"model_type": "mistral", "sliding_window": -4}, "'sliding_window' is -4"),
+        ({"model_type": "phi3", "partial_rotary_factor": -0.5}, "-8 rotary dimensions"),
+        ({"model_type": "phi3", "partial_rotary_factor": 2.0}, "32 rotary dimensions of 16"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": ["full_attention"]}, "1 items for 6"),
+        ({"model_type": "qwen3", "use_sliding_window": True, "layer_types": ["odd"] * 6}, "'odd', which is not"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -134,3 +159,42 @@ def test_broken_json(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ModelLoadError, match="cannot be read as JSON"):
         config_from_hf(tmp_path)
+
+
+def test_nesting_without_end(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a":' + "[" * 100_000)
+    with pytest.raises(ModelLoadError, match="cannot be read as JSON"):
+        config_from_hf(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_left_out_has_the_default_of_transformers(tmp_path: Path, family: str) -> None:
+    from transformers import AutoConfig
+
+    theirs = AutoConfig.for_model(family)
+    config = config_from_hf(_write(tmp_path, {"model_type": family}))
+    assert config.norm_epsilon == theirs.rms_norm_eps
+    assert config.max_context == theirs.max_position_embeddings
+    assert (config.vocab_size, config.hidden_size) == (theirs.vocab_size, theirs.hidden_size)
+    assert (config.num_layers, config.intermediate_size) == (theirs.num_hidden_layers, theirs.intermediate_size)
+    assert (config.num_heads, config.num_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
+    assert config.head_dim == getattr(theirs, "head_dim", theirs.hidden_size // theirs.num_attention_heads)
+    window = theirs.sliding_window if "sliding_window" in theirs else None
+    assert max(config.layer_windows, default=0) == (window or 0)
+
+
+def test_the_window_of_a_mistral(tmp_path: Path) -> None:
+    values = {**BASE, "model_type": "mistral"}
+    assert config_from_hf(_write(tmp_path, values)).layer_windows == (4096,) * 6
+    assert config_from_hf(_write(tmp_path, {**values, "sliding_window": None})).layer_windows == ()
+
+
+def test_a_llama_has_no_window_whatever_its_file_says(tmp_path: Path) -> None:
+    values = {**BASE, "model_type": "llama", "sliding_window": 16, "layer_types": ["sliding_attention"] * 6}
+    assert config_from_hf(_write(tmp_path, values)).layer_windows == ()
+
+
+def test_the_dynamic_kind_changes_nothing_within_the_context(tmp_path: Path) -> None:
+    values = {**BASE, "model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    config = config_from_hf(_write(tmp_path, values))
+    assert (config.rope.scaling, config.max_context) == ({}, 512)

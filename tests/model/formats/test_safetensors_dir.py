@@ -1,13 +1,17 @@
 """Safetensors directories, written by the safetensors package and by transformers."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from shoal.errors import ModelLoadError
+from shoal.model.formats.model_path import resolve_model
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize
 from tests.model.tiny_models import FAMILIES, make_tiny_model
@@ -26,9 +30,23 @@ SIZES = {
 }
 
 
+LAYER = {
+    "input_layernorm": (64,),
+    "self_attn.q_proj": (64, 64),
+    "self_attn.k_proj": (32, 64),
+    "self_attn.v_proj": (32, 64),
+    "self_attn.o_proj": (64, 64),
+    "post_attention_layernorm": (64,),
+    "mlp.gate_proj": (128, 64),
+    "mlp.up_proj": (128, 64),
+    "mlp.down_proj": (64, 128),
+}
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
 def _tensors(dtype: str = "float32") -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
-    shapes = {"embed_tokens": (320, 64), "norm": (64,), "layers.0.mlp.down_proj": (64, 128)}
+    shapes = {"embed_tokens": (320, 64), "norm": (64,), **{f"layers.0.{name}": shape for name, shape in LAYER.items()}}
     return {f"model.{name}.weight": rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
 
 
@@ -78,7 +96,13 @@ def test_truncated_file(tmp_path: Path) -> None:
         open_weights(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 4, b"\xff" * 64, b"\x10\0\0\0\0\0\0\0not json at all."])
+def test_an_empty_file(tmp_path: Path) -> None:
+    (_write(tmp_path, _tensors()) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelLoadError, match="the file is empty"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\0" * 4, b"\xff" * 64, b"\x10\0\0\0\0\0\0\0not json at all."])
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     (_write(tmp_path, _tensors()) / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelLoadError, match="truncated or not a safetensors file"):
@@ -86,9 +110,11 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_weights_and_missing_tensors(tmp_path: Path) -> None:
-    source = open_weights(_write(tmp_path, _tensors()))
+    tensors = _tensors()
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    _write(tmp_path, tensors)
     with pytest.raises(ModelLoadError, match=r"no tensor 'model\.layers\.0\.mlp\.up_proj\.weight'"):
-        source.matrix("layers.0.up", "auto")
+        open_weights(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=r"no \.safetensors files"):
         open_weights(tmp_path)
@@ -133,3 +159,121 @@ def test_phi3_fused_tensors_are_sliced_by_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(fused, raw["model.layers.0.self_attn.qkv_proj.weight"])
     fused = np.concatenate([dequantize(source.matrix(f"layers.0.{name}", "auto")) for name in ("gate", "up")])
     np.testing.assert_array_equal(fused, raw["model.layers.0.mlp.gate_up_proj.weight"])
+
+
+def test_only_weights_that_are_programs(tmp_path: Path) -> None:
+    (_write(tmp_path, _tensors()) / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(ModelLoadError, match=r"only pytorch_model\.bin.*save_pretrained"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": []}, "has the shape \\[\\], which does not fit"),
+        ({"shape": [64]}, "has the shape \\[64\\], which does not fit"),
+        ({"shape": [128, 64]}, "which does not fit: the model's settings ask for \\[64, 128\\] as 'layers.0.down'"),
+        ({"shape": [64, 128, 1]}, "which does not fit"),
+        ({"shape": [-64, -128]}, "the header is damaged"),
+        ({"shape": [64.0, 128]}, "the header is damaged"),
+        ({"shape": [True, 8192]}, "the header is damaged"),
+        ({"shape": "64"}, "the header is damaged"),
+        ({"data_offsets": [0]}, "the header is damaged"),
+        ({"data_offsets": [8, 0]}, "ends before it begins"),
+        ({"data_offsets": [0, 2**62]}, "truncated"),
+        ({"data_offsets": [0, 32768]}, "overlap"),
+        ({"dtype": "I64"}, "has type I64; supported: F32, F16, BF16"),
+        ({"dtype": "F16"}, "has 32768 bytes, its shape .* needs 16384"),
+        ({"dtype": 7}, "the header is damaged"),
+    ],
+    ids=str,
+)
+def test_damaged_headers(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    _edit_header(_write(tmp_path, _tensors()), lambda header: header[DOWN].update(change))
+    with pytest.raises(ModelLoadError, match=message):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [None, 3, [], "x"])
+def test_an_entry_that_is_none(tmp_path: Path, entry: object) -> None:
+    _edit_header(_write(tmp_path, _tensors()), lambda header: header.update({DOWN: entry}))
+    with pytest.raises(ModelLoadError, match="the header is damaged"):
+        open_weights(tmp_path)
+
+
+def _edit_header(directory: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = directory / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    edit(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def test_a_header_nested_without_end(tmp_path: Path) -> None:
+    text = b'{"a":' + b"[" * 100_000
+    (_write(tmp_path, _tensors()) / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ModelLoadError, match="truncated or not a safetensors file"):
+        open_weights(tmp_path)
+
+
+def test_tensors_that_nothing_reads(tmp_path: Path) -> None:
+    extra: dict[str, np.ndarray] = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),
+        "model.embeddings.position_ids": np.arange(512, dtype=np.int64),
+    }
+    assert open_weights(_write(tmp_path, _tensors() | extra)).config.num_layers == 1
+    _write(tmp_path, _tensors() | {"model.layers.0.mlp.down_proj.bias": np.ones(64, np.float32)})
+    with pytest.raises(ModelLoadError, match=r"holds model\.layers\.0\.mlp\.down_proj\.bias, which a llama model"):
+        open_weights(tmp_path)
+
+
+def test_a_head_of_its_own_counts_also_where_it_should_be_tied(tmp_path: Path) -> None:
+    """transformers ties only what is equal."""
+    head = np.full((320, 64), 2.0, np.float32)
+    source = open_weights(_write(tmp_path, _tensors() | {"lm_head.weight": head}))
+    np.testing.assert_array_equal(dequantize(source.matrix("head", "fp32")), head)
+
+
+@pytest.mark.parametrize("rows", [319, 321])
+def test_a_vocabulary_of_another_size_than_the_embedding(tmp_path: Path, rows: int) -> None:
+    _write(tmp_path, _tensors() | {"model.embed_tokens.weight": np.ones((rows, 64), np.float32)})
+    with pytest.raises(ModelLoadError, match=r"ask for \[320, 64\] as 'embedding'"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../b.safetensors", "a/../../b", "C:\\x", "", "a\0b", 3, None, ["x"]])
+def test_an_index_that_leads_out_of_the_folder(tmp_path: Path, name: object) -> None:
+    directory = _write(tmp_path, _tensors())
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    with pytest.raises(ModelLoadError, match=r"names (the|a) file"):
+        open_weights(directory)
+
+
+def test_links_are_followed_as_the_hub_s_cache_needs_it(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    snapshot.mkdir()
+    _write(blobs, _tensors())
+    (blobs / "model.safetensors").rename(blobs / "abc")
+    (snapshot / "config.json").symlink_to("../blobs/config.json")
+    (snapshot / "part.safetensors").symlink_to("../blobs/abc")
+    weight_map = dict.fromkeys(_tensors(), "part.safetensors")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert open_weights(snapshot).config.vocab_size == 320
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors", "x.safetensors"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    directory = _write(tmp_path, _tensors())
+    (directory / name).unlink(missing_ok=True)
+    if name == "x.safetensors":
+        weight_map = {"model.norm.weight": name}
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    os.mkfifo(directory / name)
+    with pytest.raises(ModelLoadError, match=f"{name}: is not a regular file"):
+        open_weights(directory)
+    with pytest.raises(ModelLoadError, match=f"{name}: is not a regular file"):
+        resolve_model(str(directory))

@@ -150,8 +150,11 @@ def test_rows_that_cut_a_head_are_refused(tmp_path: Path) -> None:
 
 def test_biases_of_a_gguf_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    biases = {f"blk.0.attn_{name}.bias": rng.standard_normal(n).astype("f4") for name, n in (("q", 64), ("k", 32))}
-    biases["blk.0.attn_v.bias"] = rng.standard_normal(32).astype("f4")
+    biases = {
+        f"blk.{layer}.attn_{name}.bias": rng.standard_normal(length).astype("f4")
+        for layer in range(4)
+        for name, length in (("q", 64), ("k", 32), ("v", 32))
+    }
     source = open_weights(write_gguf(tmp_path / "m.gguf", "llama", {**tiny_llama_tensors(), **biases}))
     for name in ("q_bias", "k_bias", "v_bias"):
         whole = source.vector(f"layers.0.{name}")
@@ -167,7 +170,8 @@ def write_phi3(directory: Path, dtype: str) -> Path:
     rng = np.random.default_rng(5)
     layer = {"self_attn.qkv_proj": (128, 64), "self_attn.o_proj": (64, 64), "mlp.gate_up_proj": (192, 64)}
     shapes = {f"model.layers.0.{name}.weight": shape for name, shape in {**layer, "mlp.down_proj": (64, 96)}.items()}
-    shapes |= {"model.embed_tokens.weight": (320, 64), "model.layers.0.input_layernorm.weight": (64,)}
+    shapes |= {f"model.layers.0.{name}_layernorm.weight": (64,) for name in ("input", "post_attention")}
+    shapes |= {"model.embed_tokens.weight": (320, 64), "model.norm.weight": (64,)}
     config = {
         "model_type": "phi3",
         "vocab_size": 320,

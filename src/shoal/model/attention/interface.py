@@ -29,7 +29,6 @@ class AttentionShape:
     """query heads, a multiple of num_kv_heads"""
     num_kv_heads: int
     head_dim: int
-    """a multiple of 8"""
     rotary_dim: int
     """leading dimensions that rotate; even, at most head_dim"""
     scale: float

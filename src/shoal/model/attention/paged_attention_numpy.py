@@ -95,8 +95,8 @@ class NumpyLayer:
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError("num_heads must be a positive multiple of num_kv_heads")
-        if self.head_dim < 8 or self.head_dim % 8:
-            raise ValueError("head_dim must be a positive multiple of 8")
+        if self.head_dim < 1:
+            raise ValueError("head_dim must be positive")
         if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
             raise ValueError("rotary_dim must be even and at most head_dim")
         if self.window < 0 or self.softcap < 0.0:

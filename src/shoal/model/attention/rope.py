@@ -9,7 +9,7 @@ Shapes: C max_context, R half the rotary dimensions (one frequency per rotated p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,26 +24,57 @@ Scaled = tuple[F64, float]
 """inverse frequencies [R] in radians per token, and the factor on cosine and sine"""
 
 
-def rope_tables(rope: RopeConfig, max_context: int) -> tuple[F32, F32]:
-    """Cosine and sine of every position's angles, computed in float64.
+_ROWS_AT_ONCE = 4096
+"""Positions whose angles are computed at once: bounds the float64 temporaries."""
+
+
+def rope_tables(rope: RopeConfig, max_context: int, num_rows: int | None = None) -> tuple[F32, F32]:
+    """Cosine and sine of positions' angles, computed in float64.
 
     `rope.scaling` is Hugging Face's `rope_scaling`. Where longrope gives neither `factor` nor `attention_factor`,
     the loader puts the model's `max_position_embeddings` beside them.
 
-    Shapes: both results [max_context, rotary_dim / 2].
+    Args:
+        rope: of the layers.
+        max_context: longest sequence in tokens that is served, by which longrope chooses its list.
+        num_rows: positions that there will be at most; None: `max_context`.
+
+    Shapes: both results [num_rows, rotary_dim / 2].
     Raises: ModelLoadError for an unknown scaling or one with a missing or impossible parameter.
     """
+    frequencies_R, factor = _scaled(rope, max_context)
+    shape = (max_context if num_rows is None else num_rows, frequencies_R.size)
+    cos_CR, sin_CR = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for start in range(0, shape[0], _ROWS_AT_ONCE):
+        rows = slice(start, min(start + _ROWS_AT_ONCE, shape[0]))
+        angles_CR = np.outer(np.arange(rows.start, rows.stop, dtype=np.float64), frequencies_R)
+        cos_CR[rows] = np.cos(angles_CR) * factor
+        sin_CR[rows] = np.sin(angles_CR) * factor
+    return cos_CR, sin_CR
+
+
+def _scaled(rope: RopeConfig, max_context: int) -> Scaled:
     kind = str(rope.scaling.get("rope_type", rope.scaling.get("type", "default")))
     rule = _RULES.get(kind)
     if rule is None:
         raise ModelLoadError(f"rope scaling {kind!r} is not supported (known: {', '.join(_RULES)})")
     try:
-        with np.errstate(divide="raise", invalid="raise"):
+        with np.errstate(divide="raise", invalid="raise", over="raise"):
             frequencies_R, factor = rule(rope, max_context)
+            if rope.divisors:
+                frequencies_R = frequencies_R / _per_frequency("divisors", rope.divisors, frequencies_R)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelLoadError(f"rope scaling {kind!r} has a missing or wrong parameter: {error}") from error
-    angles_CR = np.outer(np.arange(max_context, dtype=np.float64), frequencies_R)
-    return (np.cos(angles_CR) * factor).astype(np.float32), (np.sin(angles_CR) * factor).astype(np.float32)
+    if not (np.isfinite(frequencies_R).all() and math.isfinite(factor * rope.magnitude)):
+        raise ModelLoadError(f"rope scaling {kind!r} has a parameter that is out of all proportion")
+    return frequencies_R, factor * rope.magnitude
+
+
+def _per_frequency(name: str, values: Sequence[float], frequencies_R: F64) -> F64:
+    values_R = np.asarray(values, dtype=np.float64)
+    if values_R.shape != frequencies_R.shape:
+        raise ValueError(f"{name} has {values_R.size} values, expected {frequencies_R.size}")
+    return values_R
 
 
 def _plain_frequencies(rope: RopeConfig) -> F64:
@@ -74,13 +105,16 @@ def _llama3(rope: RopeConfig, max_context: int) -> Scaled:
 
 
 def _yarn(rope: RopeConfig, max_context: int) -> Scaled:
-    """Source: YaRN, arXiv 2309.00071, equations 17 to 22; beta_fast 32 and beta_slow 1 from its section 3.2."""
+    """Source: YaRN, arXiv 2309.00071, equations 17 to 22; beta_fast 32 and beta_slow 1 from its section 3.2; the
+    extrapolation factor of llama.cpp, rope_yarn in ggml-cpu/ops.cpp.
+    """
     scaling = rope.scaling
     factor = float(scaling["factor"])
     first, last = _yarn_blend_range(rope)
     frequencies_R = _plain_frequencies(rope)
-    slowed_R = np.clip((np.arange(frequencies_R.size) - first) / max(last - first, 1e-3), 0.0, 1.0)
-    return frequencies_R * (1.0 - slowed_R + slowed_R / factor), _yarn_attention_factor(scaling, factor)
+    slowed_R = np.clip((np.arange(frequencies_R.size) - first) / (last - first or 1e-3), 0.0, 1.0)
+    kept_R = (1.0 - slowed_R) * float(scaling.get("extrapolation_factor", 1.0))
+    return frequencies_R * (kept_R + (1.0 - kept_R) / factor), _yarn_attention_factor(scaling, factor)
 
 
 def _yarn_blend_range(rope: RopeConfig) -> tuple[float, float]:
@@ -119,10 +153,8 @@ def _longrope(rope: RopeConfig, max_context: int) -> Scaled:
     scaling = rope.scaling
     original = int(scaling["original_max_position_embeddings"])
     name = "long_factor" if max_context > original else "short_factor"
-    divisors_R = np.asarray(scaling[name], dtype=np.float64)
     frequencies_R = _plain_frequencies(rope)
-    if divisors_R.shape != frequencies_R.shape:
-        raise ValueError(f"{name} has {divisors_R.size} values, expected {frequencies_R.size}")
+    divisors_R = _per_frequency(name, scaling[name], frequencies_R)
     return frequencies_R / divisors_R, _longrope_attention_factor(scaling, original, max_context)
 
 

@@ -157,7 +157,10 @@ class _Segment:
         return self._builder.linear(self.input("attention"), [self._matrix(layer, "o")])
 
     def add_attention(self, x: str, o: str, layer: int) -> tuple[str, str]:
-        """The residual stream with attention added, and its norm for the MLP."""
+        """The residual stream with attention added, and its norm for the MLP. `o` is the sum over all shards, to which
+        the bias belongs once."""
+        if self._config.o_bias:
+            o = self._builder.add(o, self._vector(layer, "o_bias"))
         if self._config.post_norms:
             o = self._builder.rms_norm(o, self._vector(layer, "post_attn_norm"), self._config.norm_epsilon)
         return self._add_norm(x, o, f"layers.{layer}.mlp_norm")
@@ -167,13 +170,18 @@ class _Segment:
         builder, config = self._builder, self._config
         gate_up = [self._matrix(layer, "gate"), self._matrix(layer, "up")]
         joined = concatenate_rows(gate_up)
-        hidden = builder.linear(norm, [joined] if joined is not None else gate_up)
+        bias = None
+        if config.mlp_bias:
+            bias = np.concatenate([self._vector(layer, "gate_bias"), self._vector(layer, "up_bias")])
+        hidden = builder.linear(norm, [joined] if joined is not None else gate_up, bias)
         gate, up = builder.split(hidden, [config.intermediate_size, config.intermediate_size])
         product = builder.node("Mul", [builder.activation(config.activation, gate), up])
         return builder.linear(product, [self._matrix(layer, "down")])
 
     def scale_mlp(self, down: str, layer: int) -> str:
-        """What the MLP adds to the residual stream."""
+        """What the MLP adds to the residual stream. `down` is the sum over all shards."""
+        if self._config.mlp_bias:
+            down = self._builder.add(down, self._vector(layer, "down_bias"))
         if not self._config.post_norms:
             return down
         return self._builder.rms_norm(down, self._vector(layer, "post_mlp_norm"), self._config.norm_epsilon)

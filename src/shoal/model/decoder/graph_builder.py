@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from shoal.errors import ModelLoadError
+from shoal.model.decoder_config import Activation
 from shoal.model.formats.quantization import dequantize
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
 
@@ -66,7 +67,11 @@ class GraphBuilder:
         """x [T, K] times each weight transposed, side by side: [T, sum of N]."""
         parts = [self._matmul(x, weight) for weight in weights if weight is not None]
         y = parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=-1)
-        return y if bias is None else self.node("Add", [y, self.constant(bias)])
+        return y if bias is None else self.add(y, bias)
+
+    def add(self, x: str, vector: npt.NDArray[np.float32]) -> str:
+        """x + a vector, for every row."""
+        return self.node("Add", [x, self.constant(vector)])
 
     def rms_norm(self, x: str, weight: npt.NDArray[np.float32], epsilon: float) -> str:
         """x / rms(x) * weight over the last dim. Source: arXiv 1910.07467."""
@@ -97,11 +102,15 @@ class GraphBuilder:
         normed = self.rms_norm(heads, weight, epsilon)
         return self.node("Reshape", [normed, self.constant(np.array([0, num_heads * head_dim], np.int64))])
 
-    def activation(self, kind: str, x: str) -> str:
-        """silu or tanh-approximated gelu."""
-        if kind == "silu":
-            return self.node("QuickGelu", [x], domain="com.microsoft", alpha=1.0)
-        return self.node("Gelu", [x], approximate="tanh")
+    def activation(self, kind: Activation, x: str) -> str:
+        """silu, gelu, or gelu approximated by a hyperbolic tangent."""
+        match kind:
+            case "silu":
+                return self.node("QuickGelu", [x], domain="com.microsoft", alpha=1.0)
+            case "gelu":
+                return self.node("Gelu", [x], approximate="none")
+            case "gelu_tanh":
+                return self.node("Gelu", [x], approximate="tanh")
 
     def softcap(self, x: str, cap: float) -> str:
         """cap * tanh(x / cap)."""

@@ -263,9 +263,15 @@ class Stage:
             num_threads=config.threads,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
-            max_context=config.max_context,
+            max_context=self._num_positions,
             native=config.native,
         )
+
+    @property
+    def _num_positions(self) -> int:
+        """Of the longest sequence that the KV cache can hold. A file may claim a context of any length, for which
+        rotary tables would be made."""
+        return min(self._config.max_context, self._config.num_blocks * self._config.block_size)
 
     def _make_attention_layers(self) -> list[AttentionLayer]:
         config, decoder = self._config, self.decoder
@@ -277,7 +283,10 @@ class Stage:
             num_blocks=config.num_blocks,
             block_size=config.block_size,
         )
-        ropes = {id(rope): rope_tables(rope, config.max_context) for rope in map(decoder.layer_rope, span)}
+        ropes = {
+            id(rope): rope_tables(rope, config.max_context, self._num_positions)
+            for rope in map(decoder.layer_rope, span)
+        }
         return [
             self._attention.layer(
                 AttentionShape.of(decoder, layer),

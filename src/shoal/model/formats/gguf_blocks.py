@@ -6,29 +6,49 @@ Source of the block layouts: GGML, ggml-common.h (block_q4_0, block_q4_1, block_
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 
-from shoal.model.formats.quantization import quantize_rows, widen
-from shoal.model.weights import BLOCK, F32, U8, BlockWeight, DenseWeight, Precision, Range, Weight, cut_columns
+from shoal.model.formats.gguf_grids import block_grid, halves, in_blocks, six_bit_fields
+from shoal.model.formats.quantization import pack_nibbles, quantize_rows, widen
+from shoal.model.weights import (
+    BLOCK,
+    F32,
+    U8,
+    BlockWeight,
+    DenseWeight,
+    Precision,
+    Range,
+    Weight,
+    concatenate_rows,
+    cut_columns,
+)
 
 Form = Literal["dense", "own", "widened", "int8", "int4"]
 """fp32; the file's own blocks, repacked exactly; its own 4-bit blocks as 8-bit ones, also exact; 8-bit or 4-bit blocks
 re-quantized from the dequantized values"""
 
-OWN_BITS = {Kind.Q4_0: 4, Kind.Q4_1: 4, Kind.Q4_K: 4, Kind.Q8_0: 8}
-OWN_OFFSETS = {Kind.Q4_1, Kind.Q4_K}
-FLOATS = {Kind.F32, Kind.F16, Kind.BF16}
-WIDE = {Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K}
-"""more than 4 bits: 8-bit blocks keep what they hold"""
-NARROW = {
-    *(Kind.Q2_K, Kind.Q3_K, Kind.IQ4_NL, Kind.IQ4_XS, Kind.IQ3_S, Kind.IQ3_XXS, Kind.IQ2_S, Kind.IQ2_XS),
-    *(Kind.IQ2_XXS, Kind.IQ1_S, Kind.IQ1_M, Kind.TQ1_0, Kind.TQ2_0),
+OWN_BITS = {
+    **dict.fromkeys((Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.TQ1_0, Kind.TQ2_0), 4),
+    **dict.fromkeys((Kind.Q8_0, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.IQ4_NL, Kind.IQ4_XS), 8),
+    **dict.fromkeys((Kind.IQ3_XXS, Kind.IQ3_S, Kind.IQ2_XXS, Kind.IQ1_S), 8),
 }
+"""Kinds whose every 32 weights are whole multiples of one number, but for an offset: BlockWeight can hold them exactly,
+with so many bits. In the others a scale covers 16 weights or fewer."""
+OWN_OFFSETS = {Kind.Q4_1, Kind.Q4_K, Kind.Q5_1, Kind.Q5_K}
+FLOATS = {Kind.F32, Kind.F16, Kind.BF16}
+WIDE = {Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0}
+"""quantized with more than 4 bits"""
+NARROW = {Kind.Q2_K, Kind.Q3_K, Kind.IQ2_S, Kind.IQ2_XS, Kind.IQ1_M}
+"""4 bits or fewer, but not exactly 32 weights to a scale: 4-bit blocks of 32 would lose up to a sixth of the perplexity
+(docs/decisions/0016), 8-bit ones lose nothing that can be measured"""
 SUPPORTED = {*OWN_BITS, *FLOATS, *WIDE, *NARROW}
+CHUNK_WEIGHTS = 1 << 20
+"""Weights widened to fp32 at once on their way to blocks: bounds the temporaries, which are a few times 4 MB."""
 
 
 def choose_form(kind: Kind, precision: Precision, *, num_columns: int, is_vocabulary: bool) -> Form:
@@ -38,16 +58,16 @@ def choose_form(kind: Kind, precision: Precision, *, num_columns: int, is_vocabu
     """
     if num_columns % BLOCK or precision == "fp32":
         return "dense"
+    own_bits = OWN_BITS.get(kind)
     match precision:
         case "auto":
-            return "own" if kind in OWN_BITS else "dense" if kind in FLOATS else "int8" if kind in WIDE else "int4"
+            return "own" if own_bits else "dense" if kind in FLOATS else "int8"
         case "int8":
-            return "own" if kind == Kind.Q8_0 else "widened" if kind in OWN_BITS else "int8"
+            return "own" if own_bits == 8 else "widened" if own_bits else "int8"
         case "int4":
-            above_4_bits = kind in FLOATS or kind in WIDE or kind == Kind.Q8_0
-            if is_vocabulary and above_4_bits:
-                return "own" if kind == Kind.Q8_0 else "int8"
-            return "own" if OWN_BITS.get(kind) == 4 else "int4"
+            if is_vocabulary and (kind in FLOATS or kind in WIDE):
+                return "own" if own_bits else "int8"
+            return "own" if own_bits == 4 else "int4"
 
 
 def form_bytes(form: Form, kind: Kind, num_rows: int, num_columns: int) -> int:
@@ -96,9 +116,19 @@ def to_weight(rows: U8, kind: Kind, form: Form) -> Weight:
         case "widened":
             return widen(_own_blocks(rows, kind))
         case "int8":
-            return quantize_rows(to_dense(rows, kind), 8)
+            return _by_chunks(rows, kind, lambda chunk: quantize_rows(to_dense(chunk, kind), 8))
         case "int4":
-            return quantize_rows(to_dense(rows, kind), 4)
+            return _by_chunks(rows, kind, lambda chunk: quantize_rows(to_dense(chunk, kind), 4))
+
+
+def _by_chunks(rows: U8, kind: Kind, convert: Callable[[U8], Weight]) -> Weight:
+    """Rows converted some at a time."""
+    block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+    rows_at_once = max(1, CHUNK_WEIGHTS // max(1, rows.shape[1] // block_bytes * block_weights))
+    starts = range(0, max(1, len(rows)), rows_at_once)
+    weight = concatenate_rows([convert(rows[start : start + rows_at_once]) for start in starts])
+    assert weight is not None
+    return weight
 
 
 def to_dense(rows: U8, kind: Kind) -> F32:
@@ -116,26 +146,43 @@ def _own_blocks(rows: U8, kind: Kind) -> BlockWeight:
         case Kind.Q8_0:
             return _from_q8_0(rows)
         case Kind.Q4_0:
-            blocks = _in_blocks(rows, 18)
-            return BlockWeight(bits=4, q_NGB=_interleave(blocks[..., 2:]), scales_NG=_halves(blocks, 0))
+            blocks = in_blocks(rows, 18)
+            return BlockWeight(bits=4, q_NGB=_interleave(blocks[..., 2:]), scales_NG=halves(blocks, 0))
         case Kind.Q4_1:
             return _from_q4_1(rows)
         case Kind.Q4_K:
             return _from_q4_k(rows)
         case _:
-            raise AssertionError(f"{kind.name} has no exact block form")
+            weight = _by_chunks(rows, kind, lambda chunk: _from_grid(chunk, kind))
+            assert isinstance(weight, BlockWeight)
+            return weight
+
+
+def _from_grid(rows: U8, kind: Kind) -> BlockWeight:
+    """The whole numbers that a kind multiplies with its blocks' scales, found from its dequantized values: they need no
+    decoder of their own, only the scales do (`gguf_grids`)."""
+    scales_NG, offsets_NG = block_grid(rows, kind)
+    values_NGB = to_dense(rows, kind).reshape(*scales_NG.shape, BLOCK)
+    if offsets_NG is not None:
+        values_NGB = values_NGB - offsets_NG[..., None]
+    middle = 1 << (OWN_BITS[kind] - 1)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a damaged file may hold any scale
+        q_NGB = np.rint(np.where(scales_NG[..., None] == 0, 0, values_NGB / scales_NG[..., None])) + middle
+    q_NGB = np.nan_to_num(np.clip(q_NGB, 0, 2 * middle - 1)).astype(np.uint8)
+    packed = pack_nibbles(q_NGB) if middle == 8 else q_NGB
+    return BlockWeight(bits=8 if middle == 128 else 4, q_NGB=packed, scales_NG=scales_NG, offsets_NG=offsets_NG)
 
 
 def _from_q8_0(rows: U8) -> BlockWeight:
     """34 bytes a block: a half-precision scale and 32 signed bytes."""
-    blocks = _in_blocks(rows, 34)
-    return BlockWeight(bits=8, q_NGB=blocks[..., 2:] ^ np.uint8(0x80), scales_NG=_halves(blocks, 0))
+    blocks = in_blocks(rows, 34)
+    return BlockWeight(bits=8, q_NGB=blocks[..., 2:] ^ np.uint8(0x80), scales_NG=halves(blocks, 0))
 
 
 def _from_q4_1(rows: U8) -> BlockWeight:
     """20 bytes a block: half-precision scale and minimum, then nibbles; w = q * scale + minimum."""
-    blocks = _in_blocks(rows, 20)
-    scales_NG, minima_NG = _halves(blocks, 0), _halves(blocks, 2)
+    blocks = in_blocks(rows, 20)
+    scales_NG, minima_NG = halves(blocks, 0), halves(blocks, 2)
     offsets_NG = minima_NG + 8 * scales_NG
     return BlockWeight(bits=4, q_NGB=_interleave(blocks[..., 4:]), scales_NG=scales_NG, offsets_NG=offsets_NG)
 
@@ -145,34 +192,15 @@ def _from_q4_k(rows: U8) -> BlockWeight:
 
     Every 32 bytes of nibbles hold two sub-blocks of 32 weights: the low nibbles are one, the high nibbles the next.
     """
-    blocks = _in_blocks(rows, 144)
-    scales_NS8, minima_NS8 = _six_bit_fields(blocks[..., 4:16])
+    blocks = in_blocks(rows, 144)
+    scales_NS8, minima_NS8 = six_bit_fields(blocks[..., 4:16])
     num_rows, num_super_blocks = blocks.shape[:2]
     grid = (num_rows, num_super_blocks * 8)
-    scales_NG = np.multiply(_halves(blocks, 0)[..., None], scales_NS8).reshape(grid)
-    minima_NG = np.multiply(_halves(blocks, 2)[..., None], minima_NS8).reshape(grid)
+    scales_NG = np.multiply(halves(blocks, 0)[..., None], scales_NS8).reshape(grid)
+    minima_NG = np.multiply(halves(blocks, 2)[..., None], minima_NS8).reshape(grid)
     nibbles = _interleave(blocks[..., 16:].reshape(num_rows, num_super_blocks * 4, 32))
     q_NGB = nibbles.reshape(*grid, BLOCK // 2)
     return BlockWeight(bits=4, q_NGB=q_NGB, scales_NG=scales_NG, offsets_NG=8 * scales_NG - minima_NG)
-
-
-def _in_blocks(rows: U8, block_bytes: int) -> U8:
-    """[N, G, block_bytes]: a view, also of rows that are cut out of longer ones, and of none."""
-    return rows.reshape(len(rows), rows.shape[1] // block_bytes, block_bytes)
-
-
-def _six_bit_fields(packed: U8) -> tuple[F32, F32]:
-    """8 scales and 8 minima from 12 bytes: 0-3 and 4-7 hold the first four of each in their low 6 bits; 8-11 hold the
-    low 4 bits of the last four (scales low, minima high), whose top 2 bits sit in the top of bytes 0-3 and 4-7."""
-    first, second, third = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
-    scales = np.concatenate([first & 0x3F, (third & 0x0F) | ((first >> 6) << 4)], axis=-1)
-    minima = np.concatenate([second & 0x3F, (third >> 4) | ((second >> 6) << 4)], axis=-1)
-    return scales.astype(np.float32), minima.astype(np.float32)
-
-
-def _halves(blocks: U8, start: int) -> F32:
-    """The half-precision number at byte `start` of every block."""
-    return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
 
 
 def _interleave(nibbles: U8) -> U8:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from shoal.model.formats.gguf_blocks import (
     form_bytes,
     to_dense,
 )
-from shoal.model.formats.gguf_config import config_from_gguf
-from shoal.model.formats.gguf_header import GgufHeader, TensorInfo
+from shoal.model.formats.gguf_config import ROPE_TENSORS, config_from_gguf
+from shoal.model.formats.gguf_parts import GgufParts
+from shoal.model.formats.tensor_check import TensorPart, check_tensors
 from shoal.model.weights import F32, U8, Precision, Range, Weight, resolve_range
 
 TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
@@ -28,9 +30,6 @@ LAYER_NAMES = {
     "q": "attn_q.weight",
     "k": "attn_k.weight",
     "v": "attn_v.weight",
-    "q_bias": "attn_q.bias",
-    "k_bias": "attn_k.bias",
-    "v_bias": "attn_v.bias",
     "q_norm": "attn_q_norm.weight",
     "k_norm": "attn_k_norm.weight",
     "o": "attn_output.weight",
@@ -41,32 +40,31 @@ LAYER_NAMES = {
     "down": "ffn_down.weight",
     "post_mlp_norm": "post_ffw_norm.weight",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """Some rows of a tensor. `heads` > 0: they are that many heads in interleaved rotary order."""
-
-    tensor: str
-    start: int
-    stop: int
-    heads: int = 0
+BIAS_NAMES = {
+    f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
+}
+NEEDLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
+"""a table of the rotary embedding that old files have beside its settings"""
 
 
 class GgufFile:
-    """Weights of one GGUF file, read from a memory map when asked for. Implements `WeightSource`.
+    """Weights of one GGUF model, read from a memory map when asked for. Implements `WeightSource`.
 
     Raises:
-        ModelLoadError: the file is broken, or its architecture or one of its tensor kinds is not supported.
+        ModelLoadError: a file is broken, or its architecture or one of its tensors' kinds is not supported, or its
+            tensors are not those of the model that the metadata describe.
     """
 
     def __init__(self, path: Path) -> None:
-        self._header = GgufHeader(path)
+        self._header = GgufParts(path)
         self._config = config_from_gguf(self._header)
-        for name, tensor in self._header.tensors.items():
-            if tensor.kind not in SUPPORTED:
+        shapes = {name: tensor.shape for name, tensor in self._header.tensors.items()}
+        used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
+        for name in used:
+            kind = self._header.tensors[name].kind
+            if kind not in SUPPORTED:
                 known = ", ".join(sorted(kind.name for kind in SUPPORTED))
-                raise ModelLoadError(f"{path}: {name} has quantization {tensor.kind.name}; supported: {known}")
+                raise ModelLoadError(f"{path}: {name} has quantization {kind.name}; supported: {known}")
 
     @property
     def config(self) -> DecoderConfig:
@@ -101,7 +99,7 @@ class GgufFile:
         check_columns(form, (first, last))
         return form_bytes(form, tensor.kind, part.stop - part.start, last - first)
 
-    def _cut(self, part: _Part, rows: Range | None) -> _Part:
+    def _cut(self, part: TensorPart, rows: Range | None) -> TensorPart:
         """Some rows of a part; whole heads, where their order is to be changed."""
         first, last = resolve_range(rows, part.stop - part.start)
         head_dim = self._config.head_dim
@@ -110,11 +108,11 @@ class GgufFile:
         heads = (last - first) // head_dim if part.heads else 0
         return replace(part, start=part.start + first, stop=part.start + last, heads=heads)
 
-    def _form(self, name: str, part: _Part, precision: Precision) -> Form:
+    def _form(self, name: str, part: TensorPart, precision: Precision) -> Form:
         tensor, vocabulary = self._header.tensors[part.tensor], name in ("embedding", "head")
         return choose_form(tensor.kind, precision, num_columns=tensor.shape[-1], is_vocabulary=vocabulary)
 
-    def _rows(self, part: _Part) -> U8:
+    def _rows(self, part: TensorPart) -> U8:
         rows = self._header.rows(part.tensor, part.start, part.stop)
         return rows[self._half_split_order(part.heads)] if part.heads else rows
 
@@ -128,32 +126,21 @@ class GgufFile:
         order[:rotary_dim] = np.concatenate([np.arange(0, rotary_dim, 2), np.arange(1, rotary_dim, 2)])
         return (np.arange(num_heads)[:, None] * head_dim + order).reshape(-1)
 
-    def _locate(self, name: str) -> _Part:
+    def _locate(self, name: str) -> TensorPart:
         """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
         if name == "head" and self._config.tied_embeddings:
             name = "embedding"
-        prefix, leaf = "", name
-        wanted = TOP_NAMES.get(name)
-        if wanted is None:
-            _, layer, leaf = name.split(".")
-            prefix = f"blk.{layer}."
-            wanted = prefix + LAYER_NAMES[leaf]
-        part = self._fused_part(prefix, leaf)
-        if part is None:
-            heads = self._interleaved_heads(leaf)
-            length = self._length(wanted)
-            part = _Part(tensor=wanted, start=0, stop=length, heads=heads)
-        if part.stop > self._length(part.tensor) or part.heads * self._config.head_dim not in (0, part.stop):
-            raise ModelLoadError(
-                f"{self._header.path}: {part.tensor} has {self._length(part.tensor)} rows, which does not fit the "
-                f"metadata's number of heads or columns"
-            )
-        return part
+        if name in TOP_NAMES:
+            return self._whole(TOP_NAMES[name])
+        _, layer, leaf = name.split(".")
+        prefix = f"blk.{layer}."
+        return self._fused_part(prefix, leaf) or self._whole(prefix + (LAYER_NAMES | BIAS_NAMES)[leaf], leaf)
 
-    def _length(self, name: str) -> int:
-        """Rows of a matrix, items of a vector."""
-        tensor = self._tensor(name)
-        return tensor.shape[0] if len(tensor.shape) == 1 else tensor.num_rows
+    def _whole(self, tensor: str, leaf: str = "") -> TensorPart:
+        if tensor not in self._header.tensors:
+            raise ModelLoadError(f"{self._header.path}: there is no tensor {tensor!r}")
+        num_rows = self._header.tensors[tensor].shape[0]
+        return TensorPart(tensor=tensor, start=0, stop=num_rows, heads=self._interleaved_heads(leaf))
 
     def _interleaved_heads(self, leaf: str) -> int:
         if self._config.family != "llama":
@@ -161,21 +148,21 @@ class GgufFile:
         heads = {"q": self._config.num_heads, "k": self._config.num_kv_heads}
         return heads.get(leaf.removesuffix("_bias"), 0)
 
-    def _fused_part(self, prefix: str, leaf: str) -> _Part | None:
-        """Rows of a fused tensor: q, k, v under each other (Phi-3), gate above up."""
-        config = self._config
-        attention, mlp = f"{prefix}attn_qkv.weight", f"{prefix}ffn_up.weight"
-        if leaf in ("q", "k", "v") and attention in self._header.tensors:
+    def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
+        """Rows of a fused tensor: q, k, v under each other, gate above up (Phi-3)."""
+        config, tensors = self._config, self._header.tensors
+        part = leaf.removesuffix("_bias")
+        suffix = "weight" if leaf == part else "bias"
+        attention, mlp = f"{prefix}attn_qkv.{suffix}", f"{prefix}ffn_up.{suffix}"
+        if part in ("q", "k", "v") and attention in tensors:
             q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-            start = {"q": 0, "k": q_rows, "v": q_rows + kv_rows}[leaf]
-            return _Part(tensor=attention, start=start, stop=start + (q_rows if leaf == "q" else kv_rows))
-        if leaf in ("gate", "up") and f"{prefix}ffn_gate.weight" not in self._header.tensors:
-            self._tensor(mlp)
-            start = config.intermediate_size if leaf == "up" else 0
-            return _Part(tensor=mlp, start=start, stop=start + config.intermediate_size)
+            start = {"q": 0, "k": q_rows, "v": q_rows + kv_rows}[part]
+            stop = start + (q_rows if part == "q" else kv_rows)
+            return TensorPart(tensor=attention, start=start, stop=stop, heads=self._interleaved_heads(leaf))
+        if part in ("gate", "up") and mlp in tensors and f"{prefix}ffn_gate.{suffix}" not in tensors:
+            start = config.intermediate_size if part == "up" else 0
+            return TensorPart(tensor=mlp, start=start, stop=start + config.intermediate_size)
         return None
 
-    def _tensor(self, name: str) -> TensorInfo:
-        if name not in self._header.tensors:
-            raise ModelLoadError(f"{self._header.path}: there is no tensor {name!r}")
-        return self._header.tensors[name]
+    def _is_needless(self, tensor: str) -> bool:
+        return tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None

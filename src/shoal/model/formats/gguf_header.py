@@ -8,9 +8,9 @@ Source: GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from shoal.errors import ModelLoadError
+from shoal.model.formats.model_file import map_file
 from shoal.model.weights import U8
 
 VERSIONS = (2, 3)
+MAX_DIMS = 4
+"""Source: GGML_MAX_DIMS in ggml.h"""
+_FEWEST_KEY_BYTES = 8 + 4 + 1
+"""of a key without a name: its length, its type, a value"""
+_FEWEST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
+"""of a tensor without a name: its length, number of dimensions, one dimension, type, offset"""
 SCALAR_FORMATS = {
     GGUFValueType.UINT8: "<B",
     GGUFValueType.INT8: "<b",
@@ -69,16 +76,13 @@ class GgufHeader:
         self.tensors: dict[str, TensorInfo] = {}
         self._array_starts: dict[str, int] = {}
         self._position = self._header_bytes = 0
-        try:
-            with path.open("rb") as file:
-                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(f"{path}: cannot be read ({error})") from error
+        self._data = map_file(path)
         try:
             self._parse()
         except (struct.error, IndexError, ValueError, OverflowError) as error:
             raise ModelLoadError(f"{path}: the GGUF header is corrupt near byte {self._position} ({error})") from error
         self._check_size()
+        self._check_overlaps()
 
     def array(self, key: str) -> list[Any] | None:
         """An array of the metadata, decoded now; None where the file has none of that name."""
@@ -105,14 +109,31 @@ class GgufHeader:
         if version not in VERSIONS:
             raise ModelLoadError(f"{self.path}: GGUF version {version} is not supported, only little-endian 2 and 3")
         num_tensors, num_keys = self._scalar("<Q"), self._scalar("<Q")
+        self._check_left(num_keys * _FEWEST_KEY_BYTES, f"{num_keys} keys")
         for _ in range(num_keys):
             self._read_key()
+        self._check_left(num_tensors * _FEWEST_TENSOR_BYTES, f"{num_tensors} tensors")
         infos = [self._read_tensor_info() for _ in range(num_tensors)]
         self._header_bytes = self._position
-        alignment = self.metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        alignment = self._alignment()
         data_start = -(-self._position // alignment) * alignment
         for name, kind, shape, offset in infos:
+            if name in self.tensors:
+                raise ValueError(f"there are two tensors {name!r}")
+            if offset % alignment:
+                raise ValueError(f"tensor {name!r} begins at {offset}, which is no multiple of {alignment}")
             self.tensors[name] = self._place(name, kind, shape, data_start + offset)
+
+    def _alignment(self) -> int:
+        alignment = self.metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"general.alignment is {alignment!r}, not a power of two")
+        return alignment
+
+    def _check_left(self, num_bytes: int, what: str) -> None:
+        """Before anything is made of a count that the file claims."""
+        if num_bytes > len(self._data) - self._position:
+            raise ValueError(f"{what}, for which the file is too short")
 
     def _scalar(self, form: str) -> Any:
         (value,) = struct.unpack_from(form, self._data, self._position)
@@ -121,14 +142,15 @@ class GgufHeader:
 
     def _string(self) -> str:
         length = self._scalar("<Q")
-        if length > len(self._data) - self._position:
-            raise ValueError(f"a string of {length} bytes")
+        self._check_left(length, f"a string of {length} bytes")
         start = self._position
         self._position += length
         return self._data[start : self._position].decode("utf-8", errors="replace")
 
     def _read_key(self) -> None:
         key = self._string()
+        if key in self.metadata or key in self._array_starts:
+            raise ValueError(f"the key {key!r} is there twice")
         kind = GGUFValueType(self._scalar("<I"))
         if kind == GGUFValueType.ARRAY:
             self._array_starts[key] = self._position
@@ -143,8 +165,8 @@ class GgufHeader:
         kind, count = GGUFValueType(self._scalar("<I")), self._scalar("<Q")
         if kind == GGUFValueType.ARRAY:
             raise ValueError("an array of arrays")
-        if count > len(self._data) - self._position:
-            raise ValueError(f"an array of {count} items")
+        item_bytes = 8 if kind == GGUFValueType.STRING else struct.calcsize(SCALAR_FORMATS[kind])
+        self._check_left(count * item_bytes, f"an array of {count} items")
         return kind, count
 
     def _skip_array(self) -> None:
@@ -155,6 +177,8 @@ class GgufHeader:
         position, data, unpack = self._position, self._data, struct.Struct("<Q").unpack_from
         for _ in range(count):
             position += 8 + unpack(data, position)[0]
+        if position > len(data):
+            raise ValueError("a string that is longer than the file")
         self._position = position
 
     def _read_array(self) -> list[Any]:
@@ -163,9 +187,11 @@ class GgufHeader:
 
     def _read_tensor_info(self) -> tuple[str, int, tuple[int, ...], int]:
         name, num_dims = self._string(), self._scalar("<I")
-        if num_dims > 8:
+        if num_dims > MAX_DIMS:
             raise ValueError(f"tensor {name!r} of {num_dims} dimensions")
         dims = [self._scalar("<Q") for _ in range(num_dims)]
+        if 0 in dims:
+            raise ValueError(f"tensor {name!r} has a dimension of 0")
         return name, self._scalar("<I"), tuple(reversed(dims)) or (1,), self._scalar("<Q")
 
     def _place(self, name: str, kind_number: int, shape: tuple[int, ...], start: int) -> TensorInfo:
@@ -185,3 +211,10 @@ class GgufHeader:
                 f"{self.path}: truncated: its tensors need {expected} bytes, the file has {len(self._data)}; "
                 "download it again"
             )
+
+    def _check_overlaps(self) -> None:
+        """Two tensors over the same bytes: a small file could stand for any amount of weights."""
+        in_order = sorted(self.tensors.items(), key=lambda item: item[1].start_bytes)
+        for (name, tensor), (other_name, other) in pairwise(in_order):
+            if other.start_bytes < tensor.stop_bytes:
+                raise ModelLoadError(f"{self.path}: the tensors {name!r} and {other_name!r} overlap")

@@ -5,13 +5,14 @@ Source of keys and defaults: transformers, models/*/configuration_*.py and model
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import Activation, DecoderConfig, RopeConfig
+from shoal.model.formats.config_check import check_config, integer, layer_count, number
+from shoal.model.formats.model_file import read_json
 
 Family = Literal["llama", "qwen2", "qwen3", "gemma3", "phi3"]
 FAMILIES: dict[str, Family] = {
@@ -23,118 +24,174 @@ FAMILIES: dict[str, Family] = {
     "gemma3": "gemma3",
     "phi3": "phi3",
 }
-DEFAULTS: dict[Family, dict[str, Any]] = {
-    "llama": {},
-    "qwen2": {"max_window_layers": 28},
-    "qwen3": {"head_dim": 128, "max_window_layers": 28},
-    "gemma3": {
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6,
-        "query_pre_attn_scalar": 256,
-        "sliding_window": 4096,
-        "rope_theta": 1e6,
-        "rope_local_base_freq": 1e4,
-        "tie_word_embeddings": True,
-        "hidden_activation": "gelu_pytorch_tanh",
-    },
-    "phi3": {},
+_LLAMA = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
 }
-"""What a file may leave out because the configuration class of its family has it as default."""
-ROPE_TYPES = ("linear", "llama3", "yarn", "longrope")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ModelLoadError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{path}: is not a JSON object")
-    return value
+_QWEN = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+_GEMMA3 = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA,
+    "mistral": {
+        **_LLAMA,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 128},
+    "gemma3_text": _GEMMA3,
+    "gemma3": _GEMMA3,
+    "phi3": {
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    },
+}
+"""What a file may leave out, because the configuration class of its model type has it as default. A value that is
+there and null stands for itself: a Mistral without the key has a window of 4096, one with null has none."""
+ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn", "longrope")
+ROPE_NUMBERS = (
+    *("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    *("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+)
+ROPE_LISTS = ("short_factor", "long_factor")
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
+"""Source: transformers, activations.py, ACT2CLS"""
+MAX_TOKEN_ID = 2**31 - 1
+"""Tokens are 32-bit numbers everywhere."""
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def config_from_hf(directory: Path) -> DecoderConfig:
     """What config.json and generation_config.json say about the model.
 
     Raises:
-        ModelLoadError: an architecture or setting that is not supported, or a missing key.
+        ModelLoadError: an architecture or setting that is not supported, a missing key, or an impossible value.
     """
     path = directory / "config.json"
     try:
-        return _HfConfig(path, read_json(path)).config(eos_token_ids_from_hf(directory))
+        config = _HfConfig(path, read_json(path)).config(eos_token_ids_from_hf(directory))
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelLoadError(f"{path}: holds an impossible value ({error})") from error
+    check_config(path, config)
+    return config
 
 
 def eos_token_ids_from_hf(directory: Path) -> tuple[int, ...]:
     """Tokens that end a text, from config.json and generation_config.json together. Raises ModelLoadError."""
-    config, generation = read_json(directory / "config.json"), directory / "generation_config.json"
-    eos = _token_ids(config.get("eos_token_id")) or _token_ids((config.get("text_config") or {}).get("eos_token_id"))
-    eos += _token_ids(read_json(generation).get("eos_token_id")) if generation.exists() else ()
+    path, generation = directory / "config.json", directory / "generation_config.json"
+    config = read_json(path)
+    text = config.get("text_config")
+    eos = _token_ids(path, config) or _token_ids(path, text if isinstance(text, dict) else {})
+    eos += _token_ids(generation, read_json(generation)) if generation.exists() else ()
     return tuple(dict.fromkeys(eos))
 
 
-def _token_ids(value: Any) -> tuple[int, ...]:
-    match value:
-        case int():
-            return (value,)
-        case list():
-            return tuple(int(token) for token in value)
-        case _:
-            return ()
+def _token_ids(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """One or several ids; negative ones, which some files have for none, are left out."""
+    value = config.get("eos_token_id")
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if any(type(token) is not int or token > MAX_TOKEN_ID for token in ids):
+        raise ModelLoadError(f"{path}: 'eos_token_id' is {value!r:.200}, not the number of a token, or several")
+    return tuple(token for token in ids if token >= 0)
 
 
 class _HfConfig:
     def __init__(self, path: Path, raw: Mapping[str, Any]) -> None:
         self._path = path
-        model_type = str(raw.get("model_type"))
-        if model_type not in FAMILIES:
+        model_type = raw.get("model_type")
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise ModelLoadError(
                 f"{path}: architecture {model_type!r} is not supported; there are {', '.join(FAMILIES)}"
             )
-        if "quantization_config" in raw:
+        if raw.get("quantization_config") is not None:
             method = raw["quantization_config"].get("quant_method", "unknown")
             raise ModelLoadError(
                 f"{path}: quantization {method!r} is not supported; give the unquantized model or GGUF"
             )
+        self._model_type = model_type
         self._family: Family = FAMILIES[model_type]
-        self._values = {**DEFAULTS[self._family], **(raw.get("text_config") or raw)}
-        self._refuse_unsupported()
+        text = raw.get("text_config") if model_type == "gemma3" else None
+        self._values = {**DEFAULTS[model_type], **(text or raw)}
+        if self._get("use_bidirectional_attention"):
+            raise ModelLoadError(f"{path}: 'use_bidirectional_attention' is not supported")
 
     def config(self, eos_token_ids: tuple[int, ...]) -> DecoderConfig:
         hidden_size, num_heads = self._positive("hidden_size"), self._positive("num_attention_heads")
-        head_dim = int(self._get("head_dim") or hidden_size // num_heads)
+        head_dim = self._positive("head_dim", hidden_size // num_heads)
         gemma3 = self._family == "gemma3"
+        attention_bias = self._has("attention_bias", ("llama", "qwen3", "gemma3_text", "gemma3"))
         return DecoderConfig(
             family=self._family,
-            num_layers=self._positive("num_hidden_layers"),
+            num_layers=self._num_layers,
             hidden_size=hidden_size,
             num_heads=num_heads,
-            num_kv_heads=int(self._get("num_key_value_heads") or num_heads),
+            num_kv_heads=self._positive("num_key_value_heads", num_heads),
             head_dim=head_dim,
             intermediate_size=self._positive("intermediate_size"),
             vocab_size=self._positive("vocab_size"),
             max_context=self._positive("max_position_embeddings"),
-            norm_epsilon=float(self._required("rms_norm_eps")),
+            norm_epsilon=self._number("rms_norm_eps"),
             rope=self._rope("full_attention", head_dim),
             local_rope=self._rope("sliding_attention", head_dim) if gemma3 else None,
             tied_embeddings=bool(self._get("tie_word_embeddings")),
-            qkv_bias=self._family == "qwen2",
+            qkv_bias=attention_bias or self._family == "qwen2",
+            o_bias=attention_bias,
+            mlp_bias=self._has("mlp_bias", ("llama",)),
             qk_norm=self._family in ("qwen3", "gemma3"),
             post_norms=gemma3,
-            activation="gelu_tanh" if gemma3 else "silu",
+            activation=self._activation(),
             embedding_scale=hidden_size**0.5 if gemma3 else 1.0,
-            attention_scale=float(self._required("query_pre_attn_scalar") if gemma3 else head_dim) ** -0.5,
-            attention_softcap=float(self._get("attn_logit_softcapping") or 0.0),
-            final_softcap=float(self._get("final_logit_softcapping") or 0.0),
+            attention_scale=(self._number("query_pre_attn_scalar") if gemma3 else head_dim) ** -0.5,
+            attention_softcap=self._number("attn_logit_softcapping", 0.0) if gemma3 else 0.0,
+            final_softcap=self._number("final_logit_softcapping", 0.0) if gemma3 else 0.0,
             layer_windows=self._layer_windows(),
             eos_token_ids=eos_token_ids,
         )
@@ -142,32 +199,47 @@ class _HfConfig:
     def _get(self, key: str) -> Any:
         return self._values.get(key)
 
-    def _required(self, key: str) -> Any:
-        if self._get(key) is None:
-            raise ModelLoadError(f"{self._path}: there is no {key!r}")
-        return self._get(key)
+    def _has(self, key: str, model_types: Collection[str]) -> bool:
+        """A switch that only these model types have; in the files of others it means nothing."""
+        return self._model_type in model_types and bool(self._get(key))
 
-    def _positive(self, key: str) -> int:
-        value = self._required(key)
-        if not isinstance(value, int) or value <= 0:
-            raise ModelLoadError(f"{self._path}: {key!r} is {value!r}, not a positive number")
+    def _required(self, key: str, default: Any = None) -> Any:
+        value = self._get(key)
+        if value is None and default is None:
+            raise ModelLoadError(f"{self._path}: there is no {key!r}")
+        return default if value is None else value
+
+    def _number(self, key: str, default: float | None = None) -> float:
+        return number(repr(key), self._required(key, default))
+
+    def _positive(self, key: str, default: int | None = None) -> int:
+        value = self._required(key, default)
+        if type(value) is not int or value <= 0:
+            raise ModelLoadError(f"{self._path}: {key!r} is {value!r:.200}, not a positive number")
         return value
 
-    def _refuse_unsupported(self) -> None:
-        for key in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
-            if self._get(key):
-                raise ModelLoadError(f"{self._path}: {key!r} is not supported")
-        wanted = "gelu_pytorch_tanh" if self._family == "gemma3" else "silu"
-        activation = self._get("hidden_activation") or self._get("hidden_act") or wanted
-        if activation != wanted:
-            raise ModelLoadError(f"{self._path}: activation {activation!r} is not supported for {self._family}")
+    @property
+    def _num_layers(self) -> int:
+        return layer_count("'num_hidden_layers'", self._positive("num_hidden_layers"))
+
+    def _activation(self) -> Activation:
+        activation = self._get("hidden_activation" if self._family == "gemma3" else "hidden_act")
+        if activation is None:
+            return "gelu_tanh" if self._family == "gemma3" else "silu"
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise ModelLoadError(
+                f"{self._path}: activation {activation!r:.200} is not supported; there are {', '.join(ACTIVATIONS)}"
+            )
+        return ACTIVATIONS[activation]
 
     def _rope(self, layer_type: str, head_dim: int) -> RopeConfig:
+        """Only Phi-3 rotates a part of each head."""
         parameters = self._rope_parameters(layer_type)
-        share = parameters.get("partial_rotary_factor") or self._get("partial_rotary_factor") or 1.0
+        share = parameters.get("partial_rotary_factor", self._get("partial_rotary_factor"))
+        share = 1.0 if share is None or self._family != "phi3" else number("'partial_rotary_factor'", share)
         return RopeConfig(
-            theta=float(parameters["rope_theta"]),
-            rotary_dim=int(head_dim * float(share)),
+            theta=number("'rope_theta'", parameters["rope_theta"]),
+            rotary_dim=int(head_dim * share),
             scaling=self._scaling(parameters),
         )
 
@@ -176,56 +248,77 @@ class _HfConfig:
 
         In the older form a Gemma 3 model's scaling concerns its full-attention layers only.
         """
-        old = dict(self._get("rope_scaling") or {})
-        old["rope_theta"] = self._get("rope_theta") or 10000.0
+        theta = self._get("rope_theta")
+        old = {**(self._get("rope_scaling") or {}), "rope_theta": 10000.0 if theta is None else theta}
         if layer_type == "sliding_attention":
             old = {"rope_theta": self._get("rope_local_base_freq")}
         new = self._get("rope_parameters") or {}
         if any(isinstance(value, dict) for value in new.values()):
             new = new.get(layer_type) or {}
-        return {**old, **{key: value for key, value in new.items() if value is not None}}
+        return {key: value for part in (old, new) for key, value in part.items() if value is not None}
 
     def _scaling(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Only what the frequencies depend on, complete in itself; empty for none."""
+        """Only what the frequencies depend on, complete in itself; empty for none.
+
+        The dynamic kind changes nothing up to `max_position_embeddings`, which is the longest context that is served:
+        decision 0016.
+        """
         kind = parameters.get("rope_type") or parameters.get("type") or "default"
-        if kind == "default":
-            return {}
         if kind == "su" or (kind == "yarn" and "short_factor" in parameters):
             kind = "longrope"
+        if kind in ("default", "dynamic"):
+            return {}
         if kind not in ROPE_TYPES:
             raise ModelLoadError(
-                f"{self._path}: rope type {kind!r} is not supported; there are {', '.join(ROPE_TYPES)}"
+                f"{self._path}: rope type {kind!r:.200} is not supported; there are {', '.join(ROPE_TYPES)}"
             )
-        left_out = ("rope_theta", "type", "partial_rotary_factor")
-        scaling = {key: value for key, value in parameters.items() if key not in left_out} | {"rope_type": kind}
+        scaling: dict[str, Any] = {"rope_type": kind}
+        scaling |= {key: number(repr(key), parameters[key]) for key in ROPE_NUMBERS if key in parameters}
+        scaling |= {key: _numbers(key, parameters[key]) for key in ROPE_LISTS if key in parameters}
+        if "truncate" in parameters:
+            scaling["truncate"] = bool(parameters["truncate"])
         if kind == "linear":
             return scaling
         context = self._positive("max_position_embeddings")
-        inside = scaling.get("original_max_position_embeddings") or context
-        original = int(self._get("original_max_position_embeddings") or inside)
+        original = self._original_context(scaling, context)
         scaling["original_max_position_embeddings"] = original
         scaling.setdefault("factor", context / original)
         return scaling
 
+    def _original_context(self, scaling: Mapping[str, Any], context: int) -> int:
+        """Phi-3 has it outside of the rotary parameters, where it counts more than inside."""
+        inside = scaling.get("original_max_position_embeddings", context)
+        return integer("'original_max_position_embeddings'", self._required("original_max_position_embeddings", inside))
+
     def _layer_windows(self) -> tuple[int, ...]:
-        """Sliding window per layer: from `layer_types`, else from the family's own rule."""
-        window, num_layers = self._get("sliding_window"), self._positive("num_hidden_layers")
-        if not window or (self._family in ("qwen2", "qwen3") and not self._get("use_sliding_window")):
+        """Sliding window per layer: from `layer_types`, else from the family's own rule. Llama has none whatever its
+        file says; Mistral and Phi-3 have it in every layer."""
+        if self._model_type == "llama" or self._get("sliding_window") is None:
             return ()
+        if self._family in ("qwen2", "qwen3") and not self._get("use_sliding_window"):
+            return ()
+        window, num_layers = self._positive("sliding_window"), self._num_layers
+        if self._family in ("llama", "phi3"):
+            return (window,) * num_layers
         types = self._get("layer_types")
         if types is None:
             types = [self._default_layer_type(layer) for layer in range(num_layers)]
         if len(types) != num_layers:
             raise ModelLoadError(f"{self._path}: 'layer_types' has {len(types)} items for {num_layers} layers")
-        return tuple(int(window) if kind == "sliding_attention" else 0 for kind in types)
+        if unknown := [kind for kind in types if kind not in LAYER_TYPES]:
+            raise ModelLoadError(f"{self._path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
+        return tuple(window if kind == "sliding_attention" else 0 for kind in types)
 
     def _default_layer_type(self, layer: int) -> str:
-        match self._family:
-            case "gemma3":
-                every = int(self._get("sliding_window_pattern") or self._get("_sliding_window_pattern") or 6)
-                sliding = (layer + 1) % every != 0
-            case "qwen2" | "qwen3":
-                sliding = layer >= int(self._get("max_window_layers"))
-            case _:
-                sliding = True
+        if self._family == "gemma3":
+            every = self._positive("sliding_window_pattern", self._positive("_sliding_window_pattern", 6))
+            sliding = (layer + 1) % every != 0
+        else:
+            sliding = layer >= integer("'max_window_layers'", self._get("max_window_layers"))
         return "sliding_attention" if sliding else "full_attention"
+
+
+def _numbers(key: str, values: Any) -> list[float]:
+    if not isinstance(values, list):
+        raise ValueError(f"{key!r} is not a list")
+    return [number(repr(key), value) for value in values]

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from shoal.errors import ConfigError, ModelLoadError
+from shoal.model.formats.gguf_parts import part_paths
+from shoal.model.formats.model_file import check_regular
 
 FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
 NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja")
@@ -36,7 +38,10 @@ def _checked(path: Path, model: str) -> Path:
         if path.suffix != ".gguf":
             raise ModelLoadError(f"{path} is not a .gguf file; a model is {FORMS}")
         return path
+    if not path.is_dir():
+        raise ModelLoadError(f"{path} is neither a regular file nor a folder; a model is {FORMS}")
     if (path / "config.json").exists():
+        check_regular(path.iterdir())
         return path
     inside = sorted(path.glob("*.gguf"))
     hint = f"; it holds {inside[0].name}, give that file" if inside else ""
@@ -73,7 +78,9 @@ def _from_hub(name: str) -> Path:
 
     try:
         if is_file:
-            return Path(hub.hf_hub_download(repository, "/".join(parts[2:])))
+            files = part_paths(Path(*parts[2:]))
+            first, *_ = [Path(hub.hf_hub_download(repository, file.as_posix())) for file in files]
+            return first
         directory = Path(hub.snapshot_download(repository, allow_patterns=list(NEEDED_FILES)))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from math import prod
 from pathlib import Path
 
 from shoal.model.file_states import model_files
 from shoal.model.formats.gguf_header import GgufHeader
-from shoal.model.formats.safetensors_dir import ITEM_BYTES, read_header
+from shoal.model.formats.safetensors_dir import read_header
 
 CHUNK_BYTES = 1 << 20
 """In which files are cut, counted from their beginning."""
@@ -60,10 +59,7 @@ def _tensor_spans(file: Path) -> dict[str, Span]:
     if file.suffix == ".gguf":
         return {name: (one.start_bytes, one.stop_bytes) for name, one in GgufHeader(file).tensors.items()}
     if file.suffix == ".safetensors":
-        return {
-            name: (one.start_bytes, one.start_bytes + prod(one.shape) * ITEM_BYTES[one.dtype])
-            for name, one in read_header(file).items()
-        }
+        return {name: (one.start_bytes, one.stop_bytes) for name, one in read_header(file).items()}
     return {}
 
 

@@ -6,11 +6,13 @@ Source: safetensors format, github.com/huggingface/safetensors, README.
 
 from __future__ import annotations
 
-import json
 import mmap
+import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType as Kind
@@ -18,11 +20,16 @@ from gguf.constants import GGMLQuantizationType as Kind
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf_blocks import Form, check_columns, choose_form, form_bytes
-from shoal.model.formats.hf_config import config_from_hf, read_json
+from shoal.model.formats.hf_config import config_from_hf
+from shoal.model.formats.model_file import check_inside, map_file, parse_json, read_json
 from shoal.model.formats.quantization import quantize_rows
+from shoal.model.formats.tensor_check import TensorPart, check_tensors
 from shoal.model.weights import F32, DenseWeight, Precision, Range, Weight, resolve_range
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+"""of the types that weights can have here"""
+MAX_HEADER_BYTES = 100_000_000
+"""Source: the safetensors format's own limit"""
 INDEX_FILE = "model.safetensors.index.json"
 TOP_NAMES = {"embedding": "embed_tokens.weight", "final_norm": "norm.weight"}
 LAYER_NAMES = {
@@ -30,9 +37,6 @@ LAYER_NAMES = {
     "q": "self_attn.q_proj.weight",
     "k": "self_attn.k_proj.weight",
     "v": "self_attn.v_proj.weight",
-    "q_bias": "self_attn.q_proj.bias",
-    "k_bias": "self_attn.k_proj.bias",
-    "v_bias": "self_attn.v_proj.bias",
     "q_norm": "self_attn.q_norm.weight",
     "k_norm": "self_attn.k_norm.weight",
     "o": "self_attn.o_proj.weight",
@@ -41,12 +45,19 @@ LAYER_NAMES = {
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
 }
+BIAS_NAMES = {
+    f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
+}
 GEMMA3_NAMES = {
     "post_attn_norm": "post_attention_layernorm.weight",
     "mlp_norm": "pre_feedforward_layernorm.weight",
     "post_mlp_norm": "post_feedforward_layernorm.weight",
 }
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
+NEEDLESS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)")
+"""buffers that old files have beside the settings which they are made of"""
+OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
+"""of Gemma 3, of which the language model is computed"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +66,15 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     start_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """Some rows of a tensor."""
-
-    tensor: _Tensor
-    start: int
-    stop: int
+    stop_bytes: int
 
 
 class SafetensorsDir:
     """Weights of a Hugging Face directory, sharded or not, read when asked for. Implements `WeightSource`.
 
     Raises:
-        ModelLoadError: a file is missing or broken, or the architecture is not supported.
+        ModelLoadError: a file is missing or broken, or the architecture is not supported, or the tensors are not those
+            of the model that config.json describes.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -78,8 +82,10 @@ class SafetensorsDir:
         self._config = config_from_hf(directory)
         self._tensors: dict[str, _Tensor] = {}
         for path in _weight_files(directory):
-            self._tensors |= read_header(path)
+            self._add(path)
         self._prefix = self._find_prefix()
+        self._head = next((name for name in self._tensors if name.endswith("lm_head.weight")), None)
+        self._check()
 
     @property
     def config(self) -> DecoderConfig:
@@ -91,7 +97,7 @@ class SafetensorsDir:
         """A matrix at that precision, or a part of it; `auto` is fp32: the files hold floats. See `WeightSource`."""
         part = _cut(self._locate(name), rows)
         form, resolved = self._form(name, part, precision, columns)
-        values_NK = _to_float32(part, resolved)
+        values_NK = self._values(part, resolved)
         match form:
             case "int8":
                 return quantize_rows(values_NK, 8)
@@ -102,7 +108,7 @@ class SafetensorsDir:
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32; Gemma's norms with the 1 added that its layers add. See `WeightSource`."""
-        values = _to_float32(_cut(self._locate(name), span))
+        values = self._values(_cut(self._locate(name), span))
         adds_one = self._config.family == "gemma3" and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
@@ -114,13 +120,44 @@ class SafetensorsDir:
         form, (first, last) = self._form(name, part, precision, columns)
         return form_bytes(form, Kind.F32, part.stop - part.start, last - first)
 
-    def _form(self, name: str, part: _Part, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
+    def _form(self, name: str, part: TensorPart, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
         """What the whole matrix becomes, and the columns of it that are wanted."""
-        num_columns = part.tensor.shape[-1]
+        num_columns = self._tensors[part.tensor].shape[-1]
         form = choose_form(Kind.F32, precision, num_columns=num_columns, is_vocabulary=name in ("embedding", "head"))
         resolved = resolve_range(columns, num_columns)
         check_columns(form, resolved)
         return form, resolved
+
+    def _add(self, path: Path) -> None:
+        for name, tensor in read_header(path).items():
+            if name in self._tensors:
+                raise ModelLoadError(f"{path}: the tensor {name!r} is in another file of the model, too")
+            self._tensors[name] = tensor
+
+    def _check(self) -> None:
+        """Only tensors that the model is computed from have to be of a type and size that can be read."""
+        used = check_tensors(
+            self._directory,
+            self._config,
+            shape_of={name: tensor.shape for name, tensor in self._tensors.items()},
+            locate=self._locate,
+            is_needless=self._is_needless,
+        )
+        for name in used:
+            tensor = self._tensors[name]
+            if tensor.dtype not in ITEM_BYTES:
+                raise ModelLoadError(
+                    f"{self._directory}: {name} has type {tensor.dtype}; supported: {', '.join(ITEM_BYTES)}"
+                )
+            num_bytes, needed = tensor.stop_bytes - tensor.start_bytes, prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+            if num_bytes != needed:
+                raise ModelLoadError(
+                    f"{self._directory}: {name} has {num_bytes} bytes, its shape {list(tensor.shape)} needs {needed}"
+                )
+
+    def _is_needless(self, tensor: str) -> bool:
+        patterns = (NEEDLESS, OTHER_MODALITIES) if self._config.family == "gemma3" else (NEEDLESS,)
+        return any(pattern.fullmatch(tensor) for pattern in patterns)
 
     def _find_prefix(self) -> str:
         """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""
@@ -130,20 +167,21 @@ class SafetensorsDir:
                 return name.removesuffix(suffix)
         raise ModelLoadError(f"{self._directory}: there is no tensor that ends in {suffix!r}")
 
-    def _locate(self, name: str) -> _Part:
+    def _locate(self, name: str) -> TensorPart:
+        """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming.
+
+        A head of its own counts also where the settings tie it to the embedding: transformers ties only what is equal.
+        """
         if name == "head":
-            head = next((tensor for tensor in self._tensors if tensor.endswith("lm_head.weight")), None)
-            if self._config.tied_embeddings or head is None:
-                return self._locate("embedding")
-            return _whole(self._tensors[head])
+            return self._whole(self._head or self._prefix + TOP_NAMES["embedding"])
         if name in TOP_NAMES:
-            return _whole(self._tensor(self._prefix + TOP_NAMES[name]))
+            return self._whole(self._prefix + TOP_NAMES[name])
         _, layer, leaf = name.split(".")
         prefix = f"{self._prefix}layers.{layer}."
         own_names = GEMMA3_NAMES if self._config.family == "gemma3" else {}
-        return self._fused_part(prefix, leaf) or _whole(self._tensor(prefix + (LAYER_NAMES | own_names)[leaf]))
+        return self._fused_part(prefix, leaf) or self._whole(prefix + (LAYER_NAMES | BIAS_NAMES | own_names)[leaf])
 
-    def _fused_part(self, prefix: str, leaf: str) -> _Part | None:
+    def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
         """Rows of Phi-3's fused tensors: q, k, v under each other, gate above up."""
         config = self._config
         q_rows, kv_rows, mlp_rows = (
@@ -161,84 +199,100 @@ class SafetensorsDir:
         if leaf not in bounds or prefix + bounds[leaf][0] not in self._tensors:
             return None
         fused, start, num_rows = bounds[leaf]
-        tensor = self._tensor(prefix + fused)
-        if start + num_rows > tensor.shape[0]:
-            raise ModelLoadError(f"{self._directory}: {prefix}{fused} has too few rows for what config.json says")
-        return _Part(tensor=tensor, start=start, stop=start + num_rows)
+        return TensorPart(tensor=prefix + fused, start=start, stop=start + num_rows)
 
-    def _tensor(self, name: str) -> _Tensor:
-        if name not in self._tensors:
-            raise ModelLoadError(f"{self._directory}: there is no tensor {name!r}")
-        return self._tensors[name]
+    def _whole(self, tensor: str) -> TensorPart:
+        if tensor not in self._tensors:
+            raise ModelLoadError(f"{self._directory}: there is no tensor {tensor!r}")
+        shape = self._tensors[tensor].shape
+        return TensorPart(tensor=tensor, start=0, stop=shape[0] if shape else 0)
+
+    def _values(self, part: TensorPart, columns: Range | None = None) -> F32:
+        """Rows of a tensor, or some columns of them, in fp32; a view of the file where it holds fp32."""
+        tensor = self._tensors[part.tensor]
+        row_items = prod(tensor.shape[1:])
+        count = (part.stop - part.start) * row_items
+        start = tensor.start_bytes + part.start * row_items * ITEM_BYTES[tensor.dtype]
+        shape = (part.stop - part.start, *tensor.shape[1:])
+        kind = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[tensor.dtype]
+        values = np.frombuffer(tensor.data, kind, count, start).reshape(shape)
+        if columns is not None:
+            values = values[:, columns[0] : columns[1]]
+        if tensor.dtype == "BF16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 def _weight_files(directory: Path) -> list[Path]:
     """The files that hold the model's weights, by its index where it has one."""
-    if (directory / INDEX_FILE).exists():
-        weight_map = read_json(directory / INDEX_FILE).get("weight_map")
+    index = directory / INDEX_FILE
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
-            raise ModelLoadError(f"{directory / INDEX_FILE}: there is no 'weight_map'")
-        files = [directory / name for name in sorted(set(weight_map.values()))]
+            raise ModelLoadError(f"{index}: there is no 'weight_map'")
+        files = [directory / name for name in sorted({check_inside(name, index) for name in weight_map.values()})]
     else:
         single = directory / "model.safetensors"
         files = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
     if not files:
-        raise ModelLoadError(f"{directory}: there are no .safetensors files")
+        raise ModelLoadError(f"{directory}: there are no .safetensors files{_way_out(directory)}")
     for path in files:
         if not path.exists():
             raise ModelLoadError(f"{path}: missing, though {INDEX_FILE} names it; download the model again")
     return files
 
 
+def _way_out(directory: Path) -> str:
+    """What to do with the older format, which is a program as much as data and is not read here."""
+    if not any(directory.glob("pytorch_model*.bin")):
+        return ""
+    return (
+        ", only pytorch_model.bin, which can hold programs and is not read; if you trust it, write safetensors with "
+        "transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+    )
+
+
 def read_header(path: Path) -> dict[str, _Tensor]:
     """Where one file's tensors lie. Raises ModelLoadError."""
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        return {
-            name: _check_tensor(path, name, entry, data, 8 + length)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{path}: truncated or not a safetensors file ({error})") from error
+    data = map_file(path)
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER_BYTES):
+        raise ModelLoadError(f"{path}: truncated or not a safetensors file (a header of {length} bytes)")
+    header = parse_json(f"{path}: truncated or not a safetensors file: its header", data[8 : 8 + length])
+    tensors = {
+        name: _read_entry(path, name, entry, data, 8 + length)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    in_order = sorted(tensors.items(), key=lambda item: item[1].start_bytes)
+    for (name, tensor), (other_name, other) in pairwise(in_order):
+        if other.start_bytes < tensor.stop_bytes:
+            raise ModelLoadError(f"{path}: the tensors {name!r} and {other_name!r} overlap")
+    return tensors
 
 
-def _check_tensor(path: Path, name: str, entry: dict, data: mmap.mmap, data_start: int) -> _Tensor:
-    dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if dtype not in ITEM_BYTES:
-        raise ModelLoadError(f"{path}: {name} has type {dtype}; supported: {', '.join(ITEM_BYTES)}")
-    if stop - start != prod(shape) * ITEM_BYTES[dtype] or start < 0:
-        raise ModelLoadError(f"{path}: {name} has {stop - start} bytes, its shape {shape} needs another number")
+def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: int) -> _Tensor:
+    """One tensor, of any type: files hold some that no model is computed from."""
+    entry = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
+        raise ModelLoadError(f"{path}: the header is damaged: {name!r} has no type, shape and place")
+    start, stop = offsets
+    if start > stop:
+        raise ModelLoadError(f"{path}: the header is damaged: {name!r} ends before it begins")
     if data_start + stop > len(data):
         raise ModelLoadError(
             f"{path}: truncated: {name} ends at byte {data_start + stop}, the file has {len(data)}; download it again"
         )
-    return _Tensor(data=data, dtype=dtype, shape=shape, start_bytes=data_start + start)
+    return _Tensor(
+        data=data, dtype=dtype, shape=tuple(shape), start_bytes=data_start + start, stop_bytes=data_start + stop
+    )
 
 
-def _whole(tensor: _Tensor) -> _Part:
-    return _Part(tensor=tensor, start=0, stop=tensor.shape[0])
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _cut(part: _Part, rows: Range | None) -> _Part:
+def _cut(part: TensorPart, rows: Range | None) -> TensorPart:
     first, last = resolve_range(rows, part.stop - part.start)
     return replace(part, start=part.start + first, stop=part.start + last)
-
-
-def _to_float32(part: _Part, columns: Range | None = None) -> F32:
-    """Rows of a tensor, or some columns of them, in fp32; a view of the file where it holds fp32."""
-    tensor = part.tensor
-    row_items = prod(tensor.shape[1:])
-    count = (part.stop - part.start) * row_items
-    start = tensor.start_bytes + part.start * row_items * ITEM_BYTES[tensor.dtype]
-    shape = (part.stop - part.start, *tensor.shape[1:])
-    kind = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[tensor.dtype]
-    values = np.frombuffer(tensor.data, kind, count, start).reshape(shape)
-    if columns is not None:
-        values = values[:, columns[0] : columns[1]]
-    if tensor.dtype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False)

@@ -1,0 +1,97 @@
+"""Whether the settings of a model make sense, whatever format they were read from.
+
+Shapes are not bounded here: they must be those of the file's tensors, which `tensor_check` sees to.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import ModelLoadError
+from shoal.model.attention.rope import rope_tables
+from shoal.model.decoder_config import DecoderConfig, RopeConfig
+
+MAX_POSITION = 2**31 - 1
+"""Positions are 32-bit numbers in steps and in the attention kernel."""
+MAX_LAYERS = 4096
+"""The deepest published decoder has 126 layers; a list of one item a layer is made before any tensor is looked for."""
+MAX_EXTENT = 8192
+"""Query heads, and dimensions of a head: the attention kernel's bound, see native/attention/layer.cpp"""
+
+
+def check_config(where: Path, config: DecoderConfig) -> None:
+    """Raises ModelLoadError where the numbers cannot be those of a decoder, each by itself or together."""
+    try:
+        _check_counts(config)
+        _check_numbers(config)
+        for rope in (config.rope, config.local_rope):
+            if rope is not None:
+                _check_rope(rope, config.head_dim)
+                rope_tables(rope, config.max_context, num_rows=1)
+    except (ValueError, ModelLoadError) as error:
+        raise ModelLoadError(f"{where}: {error}") from error
+
+
+def integer(what: str, value: Any) -> int:
+    """A whole number out of a file. Raises ValueError for anything else, such as a boolean or a fraction."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise ValueError(f"{what} is {value!r}, not a whole number")
+    return value
+
+
+def number(what: str, value: Any) -> float:
+    """A finite number out of a file. Raises ValueError for anything else, such as text, infinity or NaN."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{what} is {value!r}, not a number")
+    return float(value)
+
+
+def layer_count(what: str, value: Any) -> int:
+    """A number of layers. Raises ValueError where it is not positive or absurd."""
+    count = integer(what, value)
+    _require(0 < count <= MAX_LAYERS, f"{what} is {count}; between 1 and {MAX_LAYERS} layers are possible")
+    return count
+
+
+def _check_counts(config: DecoderConfig) -> None:
+    for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"):
+        _require(getattr(config, name) > 0, f"{name} is {getattr(config, name)}, not a positive number")
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    _require(heads % kv_heads == 0, f"{heads} attention heads cannot share {kv_heads} key and value heads evenly")
+    _require(
+        max(heads, config.head_dim) <= MAX_EXTENT,
+        f"{heads} heads of {config.head_dim}: no more than {MAX_EXTENT} of either are supported",
+    )
+    _require(
+        0 < config.max_context <= MAX_POSITION,
+        f"a context of {config.max_context} tokens; between 1 and {MAX_POSITION} are possible",
+    )
+    for window in config.layer_windows:
+        _require(0 <= window <= MAX_POSITION, f"a sliding window of {window} tokens")
+    _require(
+        len(config.layer_windows) in (0, config.num_layers),
+        f"{len(config.layer_windows)} sliding windows for {config.num_layers} layers",
+    )
+
+
+def _check_numbers(config: DecoderConfig) -> None:
+    for name in ("norm_epsilon", "embedding_scale", "attention_scale", "attention_softcap", "final_softcap"):
+        value = getattr(config, name)
+        _require(math.isfinite(value) and value >= 0, f"{name} is {value}, which is impossible")
+
+
+def _check_rope(rope: RopeConfig, head_dim: int) -> None:
+    _require(
+        0 < rope.rotary_dim <= head_dim and rope.rotary_dim % 2 == 0,
+        f"{rope.rotary_dim} rotary dimensions of {head_dim}; an even number of them is possible",
+    )
+    _require(math.isfinite(rope.theta) and rope.theta > 0, f"a rotary base of {rope.theta}, which is impossible")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

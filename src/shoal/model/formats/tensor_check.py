@@ -1,0 +1,116 @@
+"""Whether a file's tensors are those of the model that its settings describe: all there, exact in shape, none left.
+
+Both formats are checked alike, once, when the file is opened; what reads them later can rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.errors import ModelLoadError
+from shoal.model.decoder_config import DecoderConfig
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPart:
+    """Some rows of a matrix of the file, or items of a vector: where one of the graph builder's names lies."""
+
+    tensor: str
+    start: int
+    stop: int
+    heads: int = 0
+    """where positive, the rows are that many heads in interleaved rotary order"""
+
+
+def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
+    """Every matrix and vector of a model, by the names that `WeightSource` has, one after the other.
+
+    A model of absurdly many layers costs nothing: whoever looks for its tensors stops at the first that is missing.
+    """
+    yield "embedding", (config.vocab_size, config.hidden_size)
+    for layer in range(config.num_layers):
+        for name, shape in _layer_shapes(config).items():
+            yield f"layers.{layer}.{name}", shape
+    yield "final_norm", (config.hidden_size,)
+    yield "head", (config.vocab_size, config.hidden_size)
+
+
+def _layer_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes: dict[str, Shape] = {
+        "attn_norm": (hidden,),
+        "q": (q_rows, hidden),
+        "k": (kv_rows, hidden),
+        "v": (kv_rows, hidden),
+        "o": (hidden, q_rows),
+        "mlp_norm": (hidden,),
+        "gate": (mlp, hidden),
+        "up": (mlp, hidden),
+        "down": (hidden, mlp),
+    }
+    if config.qkv_bias:
+        shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
+    if config.o_bias:
+        shapes["o_bias"] = (hidden,)
+    if config.mlp_bias:
+        shapes |= {"gate_bias": (mlp,), "up_bias": (mlp,), "down_bias": (hidden,)}
+    if config.qk_norm:
+        shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
+    if config.post_norms:
+        shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
+    return shapes
+
+
+def check_tensors(
+    where: Path,
+    config: DecoderConfig,
+    *,
+    shape_of: Mapping[str, Shape],
+    locate: Callable[[str], TensorPart],
+    is_needless: Callable[[str], bool],
+) -> set[str]:
+    """Check all tensors of a model. Returns the names of those that it is computed from.
+
+    Args:
+        where: the file or folder, for errors.
+        config: what the settings say.
+        shape_of: of every tensor of the file.
+        locate: from a name of `WeightSource` to the rows that hold it; raises ModelLoadError where there are none.
+        is_needless: whether a model that leaves a tensor of this name out computes the same.
+
+    Raises:
+        ModelLoadError: a tensor is missing, has another shape, or would be left out.
+    """
+    used: dict[str, int] = {}
+    for name, expected in expected_shapes(config):
+        part = locate(name)
+        shape = shape_of[part.tensor]
+        if (
+            len(shape) != len(expected)
+            or shape[1:] != expected[1:]
+            or part.stop - part.start != expected[0]
+            or part.stop > shape[0]
+        ):
+            raise ModelLoadError(
+                f"{where}: {part.tensor} has the shape {list(shape)}, which does not fit: "
+                f"the model's settings ask for {list(expected)} as {name!r}"
+            )
+        used[part.tensor] = max(used.get(part.tensor, 0), part.stop)
+    for tensor, num_rows in used.items():
+        if num_rows != shape_of[tensor][0]:
+            raise ModelLoadError(
+                f"{where}: {tensor} has {shape_of[tensor][0]} rows, of which the model's settings use {num_rows}"
+            )
+    unread = [tensor for tensor in shape_of if tensor not in used and not is_needless(tensor)]
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise ModelLoadError(
+            f"{where}: holds {unread[0]}{more}, which a {config.family} model with these settings does not use; "
+            "without it the answers would be wrong"
+        )
+    return set(used)

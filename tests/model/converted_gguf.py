@@ -1,0 +1,154 @@
+"""A GGUF file of a tiny Hugging Face model, with the names, keys and order of rows that llama.cpp's converter writes.
+
+Names come from the gguf package's own table, so that they are an independent check of ours.
+Source of keys and order: llama.cpp, convert_hf_to_gguf.py and conversion/ (set_gguf_parameters, permute).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from safetensors.numpy import load_file
+
+ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+}
+
+
+def can_be_converted(settings: Mapping[str, Any]) -> bool:
+    """GGUF has no key for other activations, a Gemma 3 scale that is not of its head, windows of Qwen's layers, or
+    longrope outside of Phi-3; its dynamic kind is dropped, which is right up to the context."""
+    activation = settings.get("hidden_act", settings.get("hidden_activation"))
+    is_gemma = "hidden_activation" in settings
+    rope = settings["rope_parameters"]
+    return (
+        activation == ("gelu_pytorch_tanh" if is_gemma else "silu")
+        and not settings.get("use_sliding_window")
+        and (not is_gemma or settings["query_pre_attn_scalar"] == settings["head_dim"])
+        and (rope.get("rope_type") != "longrope" or "partial_rotary_factor" in rope)
+        and "mscale" not in rope
+    )
+
+
+def convert(directory: Path, path: Path) -> Path:
+    """Write a model's GGUF in fp32, without its tokenizer."""
+    config = json.loads((directory / "config.json").read_text())
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    _add_metadata(writer, config)
+    names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
+    for name, values in _tensors(directory, config):
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(target or name, values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    kind, rope = config["model_type"], config["rope_parameters"]
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, values in load_file(directory / "model.safetensors").items():
+        part = name.split(".")[-2]
+        if kind in ("llama", "mistral") and part in heads:
+            values = _interleave(values, heads[part])
+        if kind == "gemma3_text" and name.endswith("norm.weight"):
+            values = values + 1
+        if name == "lm_head.weight" and config["tie_word_embeddings"]:
+            continue
+        yield name, values
+    if rope.get("rope_type") == "llama3":
+        yield "rope_freqs.weight", _llama3_divisors(rope, config["head_dim"])
+    if rope.get("rope_type") == "longrope":
+        yield "rope_factors_long.weight", np.array(rope["long_factor"])
+        yield "rope_factors_short.weight", np.array(rope["short_factor"])
+
+
+def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
+    halves = values.reshape(num_heads, 2, len(values) // num_heads // 2, *values.shape[1:])
+    return halves.swapaxes(1, 2).reshape(values.shape)
+
+
+def _llama3_divisors(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
+    divisors = []
+    for pair in range(0, head_dim, 2):
+        length = 2 * math.pi * rope["rope_theta"] ** (pair / head_dim)
+        turns = rope["original_max_position_embeddings"] / length
+        share = (turns - rope["low_freq_factor"]) / (rope["high_freq_factor"] - rope["low_freq_factor"])
+        share = min(1.0, max(0.0, share))
+        divisors.append(1 / ((1 - share) / rope["factor"] + share))
+    return np.array(divisors)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    rope = config["rope_parameters"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    if config["model_type"] in ("mistral", "phi3"):
+        writer.add_sliding_window(config["sliding_window"] or 0)
+    if config["model_type"] == "gemma3_text":
+        _add_gemma3(writer, config)
+        rope = rope["full_attention"]
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    _add_rope_scaling(writer, rope, config["max_position_embeddings"])
+
+
+def _add_gemma3(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_array(
+        "gemma3.attention.sliding_window_pattern", [kind == "sliding_attention" for kind in config["layer_types"]]
+    )
+    writer.add_float32("gemma3.rope.freq_base_swa", config["rope_parameters"]["sliding_attention"]["rope_theta"])
+    if config["attn_logit_softcapping"]:
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+    if config["final_logit_softcapping"]:
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+
+
+def _add_rope_scaling(writer: gguf.GGUFWriter, rope: Mapping[str, Any], context: int) -> None:
+    match rope["rope_type"]:
+        case "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(rope["factor"])
+        case "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(rope["factor"])
+            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+            added = {
+                "attention_factor": writer.add_rope_scaling_yarn_attn_factor,
+                "beta_fast": writer.add_rope_scaling_yarn_beta_fast,
+                "beta_slow": writer.add_rope_scaling_yarn_beta_slow,
+            }
+            for key, add in added.items():
+                if rope.get(key) is not None:
+                    add(rope[key])
+        case "longrope":
+            original = rope["original_max_position_embeddings"]
+            writer.add_rope_scaling_orig_ctx_len(original)
+            extension = context / original
+            factor = math.sqrt(1 + math.log(extension) / math.log(original)) if extension > 1 else 1.0
+            writer.add_rope_scaling_attn_factors(factor)
+        case _:
+            pass

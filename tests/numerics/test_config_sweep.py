@@ -1,0 +1,44 @@
+"""Random settings of every family against transformers, from safetensors and from a GGUF of the same weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal.model.formats.open_weights import open_weights
+from tests.model.converted_gguf import can_be_converted, convert
+from tests.model.tiny_models import make_tiny_model
+from tests.numerics.engines import make_engine, make_executor, random_tokens, text_logits
+from tests.numerics.random_configs import CONTEXT, random_config
+from tests.numerics.reference import F32, load_reference, reference_logits
+
+TOLERANCE = 1e-4
+"""of the largest logit: fp32 sums in another order"""
+TEXT = random_tokens(CONTEXT)
+
+
+def logits_of(path: Path, shares: tuple[int, ...] = (1,)) -> F32:
+    executor = make_executor(open_weights(path), shares=shares, max_context=2 * CONTEXT)
+    (logits,) = text_logits(make_engine(executor, max_context=2 * CONTEXT), [TEXT])
+    return logits
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_biases_of_sums_over_shards_are_added_once(tmp_path: Path, family: str) -> None:
+    settings = {"attention_bias": True, "mlp_bias": True, "intermediate_size": 192}
+    directory = make_tiny_model(family, tmp_path, **settings)
+    expected = reference_logits(load_reference(directory), TEXT)
+    for shares in ((1,), (2, 1)):
+        np.testing.assert_allclose(logits_of(directory, shares), expected, rtol=0, atol=TOLERANCE * 10)
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_random_settings(tmp_path: Path, seed: int) -> None:
+    family, settings = random_config(seed)
+    directory = make_tiny_model(family, tmp_path, seed=seed, **settings)
+    expected = reference_logits(load_reference(directory), TEXT)
+    tolerance = TOLERANCE * float(np.abs(expected).max())
+    np.testing.assert_allclose(logits_of(directory), expected, rtol=0, atol=tolerance)
+    if can_be_converted(settings):
+        gguf = convert(directory, tmp_path / "model.gguf")
+        np.testing.assert_allclose(logits_of(gguf), expected, rtol=0, atol=tolerance)
