@@ -10,7 +10,7 @@ from tests.real_models import export_minilm
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tokenizers that tests build do not go into the user's cache, and none come from it."""
+    """What tests measure does not go into the user's cache, and nothing comes from it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

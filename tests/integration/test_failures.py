@@ -159,10 +159,10 @@ def test_a_failure_in_the_head_ends_the_workers_that_have_started(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise ModelLoadError("no tokenizer")
+        raise ModelLoadError("no engine")
 
-    monkeypatch.setattr("shoal.cluster.launch.load_tokenizer", fail)
-    with pytest.raises(ModelLoadError, match="no tokenizer"):
+    monkeypatch.setattr("shoal.cluster.launch.Engine", fail)
+    with pytest.raises(ModelLoadError, match="no engine"):
         launch(plan_model(tiny_config(tiny_model, split="pp=2")))
 
 

@@ -18,7 +18,6 @@ from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replanner import Replanner
 from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler_config
 from shoal.cluster.running_plan import RunningPlan
-from shoal.config import cache_root
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.model.decoder.decoder_graph import count_segments
@@ -95,7 +94,7 @@ def launch(
         fabric: makes the workers; None: child processes on this machine.
 
     Raises:
-        ModelLoadError: a weight is missing, broken or of an unknown kind.
+        ModelLoadError: the tokenizer cannot be built, or a weight is missing, broken or of an unknown kind.
         WorkerLost: workers died while loading, again and again.
     """
     plan, recovery, report = planned.plan, recovery or RecoveryConfig(), report or (lambda line: None)
@@ -103,17 +102,19 @@ def launch(
     is_plain = not any(shard.cpu_quota or shard.machine for replica in plan.replicas for shard in replica.shards)
     if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
         (replica,) = plan.replicas
+        tokenizer = _load_tokenizer(planned)
         executor = InProcessExecutor(_load_whole_model(planned, replica, progress))
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
         return LoadedModel(
             path=planned.path,
             plan=plan,
             decoder=planned.source.config,
-            tokenizer=_load_tokenizer(planned),
+            tokenizer=tokenizer,
             engine=engine,
         )
     with ExitStack() as on_failure:
         on_failure.callback(planned.close)
+        tokenizer = _load_tokenizer(planned)
         if planned.machines is not None:
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
@@ -122,7 +123,6 @@ def launch(
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
-        tokenizer = _load_tokenizer(planned)
         started = [start.wait() for start in starts]
         engine = Engine(
             started,
@@ -162,7 +162,8 @@ def _fabric(planned: PlannedModel) -> Fabric:
 
 
 def _load_tokenizer(planned: PlannedModel) -> Tokenizer:
-    return load_tokenizer(planned.path, cache_root=cache_root() / "tokenizers")
+    """Before any weights are loaded: a vocabulary of an unknown kind is told at once."""
+    return load_tokenizer(planned.path, num_rows=planned.source.config.vocab_size)
 
 
 class _Progress:

@@ -1,4 +1,4 @@
-"""Tokenizers of both formats, the cache, chat templates and streaming text."""
+"""Tokenizers of both formats, chat templates and streaming text."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest, ModelLoadError
-from shoal.model.formats.gguf_header import GgufHeader
 from shoal.model.text.chat_template import ChatTemplate
-from shoal.model.text.gguf_bpe import build_byte_level_bpe
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.model.text.tokenizer_files import TokenizerSettings
-from tests.model.tiny_models import CHAT_TEMPLATE, make_tiny_gguf, tiny_llama_tensors, tiny_tokenizer, write_gguf
+from tests.model.tiny_models import CHAT_TEMPLATE, make_tiny_gguf, tiny_tokenizer
 from tests.model.tiny_models import write_tiny_tokenizer as write_tokenizer
 
 TEXTS = (
@@ -50,87 +48,11 @@ def test_hf_directory(hf_directory: Path) -> None:
 
 
 def test_gguf_tokenizer_is_the_one_it_was_written_from(tmp_path: Path) -> None:
-    ours = load_tokenizer(make_tiny_gguf(tmp_path), cache_root=tmp_path / "cache")
+    ours = load_tokenizer(make_tiny_gguf(tmp_path))
     for text in TEXTS:
         assert ours.encode(text) == tiny_tokenizer().encode(text).ids
-    assert ours.eos_token_ids == {2}
+    assert ours.eos_token_ids == {0, 2}
     assert ours.chat_prompt(MESSAGES) == PROMPT
-
-
-def test_cache_is_used_and_a_broken_one_is_rebuilt(tmp_path: Path) -> None:
-    path, cache = make_tiny_gguf(tmp_path), tmp_path / "cache"
-    expected = load_tokenizer(path, cache_root=cache).encode(TEXTS[0])
-    (entry,) = cache.iterdir()
-    good = entry.read_text()
-    entry.write_text(good.replace('"unk_token":null', '"unk_token":"<|endoftext|>"'))
-    load_tokenizer(path, cache_root=cache)
-    assert entry.read_text() != good, "a readable entry is taken as it is"
-    entry.write_text(good[:100])
-    assert load_tokenizer(path, cache_root=cache).encode(TEXTS[0]) == expected
-    assert entry.read_text() == good
-    assert list(cache.iterdir()) == [entry]
-
-
-def test_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert load_tokenizer(make_tiny_gguf(tmp_path), cache_root=tmp_path / "file" / "cache").vocab_size == 320
-
-
-@pytest.mark.parametrize("split", ["gpt-2", "qwen2", "llama-bpe"])
-def test_direct_building_agrees_with_transformers(tmp_path: Path, split: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    metadata = {"tokenizer.ggml.pre": split}
-    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(num_layers=1), metadata=metadata)
-    ours = build_byte_level_bpe(GgufHeader(path))
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
-    for text in (*TEXTS, "It's 12345 o'clock...\r\n\r\n  WE'LL see", "a  b   c    7"):
-        assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False), text
-
-
-def test_sentencepiece_vocabulary_goes_through_transformers(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    pieces = ["▁", "▁a", "a", "b", "▁fish", "fish", "fi", "sh", "f", "i", "s", "h"]
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    metadata = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [0.0] * 259 + [-float(rank) for rank in range(len(pieces))],
-        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces),
-        "tokenizer.ggml.merges": ["▁ a", "f i", "s h", "fi sh", "▁ fish"],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.add_bos_token": True,
-    }
-    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(num_layers=1), metadata=metadata)
-    for _ in ("built", "cached"):
-        tokenizer = load_tokenizer(path, cache_root=tmp_path / "cache")
-        ids = tokenizer.encode("a fish é")
-        assert [tokens[token] for token in ids] == ["<s>", "▁a", "▁fish", "▁", "<0xC3>", "<0xA9>"]
-        assert tokenizer.decode(ids) == "a fish é"
-        assert tokenizer.token_text(tokens.index("▁fish")) == " fish"
-        detokenizer = tokenizer.detokenizer(context=ids[:2])
-        assert [detokenizer.push(token) for token in ids[2:]] == [" fish", " ", "", "é"]
-
-
-def test_unknown_kind_of_vocabulary(tmp_path: Path) -> None:
-    metadata = {"tokenizer.ggml.model": "abacus"}
-    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(num_layers=1), metadata=metadata)
-    with pytest.raises(ModelLoadError, match="no tokenizer can be built from its metadata"):
-        load_tokenizer(path, cache_root=tmp_path / "cache")
-
-
-def test_bos_is_put_first_where_the_file_says_so(tmp_path: Path) -> None:
-    metadata = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": True}
-    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(num_layers=1), metadata=metadata)
-    tokenizer = load_tokenizer(path, cache_root=tmp_path / "cache")
-    assert tokenizer.encode("fish")[0] == 0
-    assert tokenizer.encode("fish", add_special=False) == tokenizer.encode("fish")[1:]
-
-
-def test_end_of_turn_in_the_template_ends_a_text(tmp_path: Path) -> None:
-    metadata = {"tokenizer.ggml.eos_token_id": 0}
-    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(num_layers=1), metadata=metadata)
-    assert load_tokenizer(path, cache_root=tmp_path / "cache").eos_token_ids == {0, 2}
 
 
 def test_missing_and_broken_tokenizer_json(hf_directory: Path) -> None:
@@ -138,8 +60,55 @@ def test_missing_and_broken_tokenizer_json(hf_directory: Path) -> None:
     with pytest.raises(ModelLoadError, match="no tokenizer that can be read"):
         load_tokenizer(hf_directory)
     (hf_directory / "tokenizer.json").unlink()
-    with pytest.raises(ModelLoadError, match=r"has no tokenizer\.json"):
+    with pytest.raises(ModelLoadError, match=r"has neither tokenizer\.json nor tokenizer\.model"):
         load_tokenizer(hf_directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "tokenizer.json",
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}',
+            "no tokenizer that can be read",
+        ),
+        ("tokenizer.json", "[" * 100_000, "no tokenizer that can be read"),
+        ("tokenizer_config.json", '{"chat_template": [1]}', "damaged"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default", "template": 1}]}', "not a text"),
+        ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "damaged"),
+        ("config.json", '{"eos_token_id": 1000000000000000}', "eos_token_id"),
+        ("config.json", '{"eos_token_id": [-1]}', "eos_token_id is -1"),
+    ],
+)
+def test_damaged_files_of_a_directory_are_named(hf_directory: Path, name: str, content: str, words: str) -> None:
+    (hf_directory / name).write_text(content)
+    with pytest.raises(ModelLoadError, match=words) as caught:
+        load_tokenizer(hf_directory)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(hf_directory: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"has token 319 \('.*'\), but the model's embedding only 319 rows"):
+        load_tokenizer(hf_directory, num_rows=319)
+    assert load_tokenizer(hf_directory, num_rows=320).encode("fish")
+
+
+def test_an_added_token_without_a_row_is_refused_where_a_text_holds_it(hf_directory: Path) -> None:
+    """A padding token that was added to the tokenizer but not to the weights does not hinder any other text."""
+    backend = tiny_tokenizer()
+    backend.add_special_tokens(["[PAD]"])
+    backend.save(str(hf_directory / "tokenizer.json"))
+    tokenizer = load_tokenizer(hf_directory, num_rows=320)
+    assert tokenizer.encode("fish") == tiny_tokenizer().encode("fish").ids
+    with pytest.raises(InvalidRequest, match=r"'\[PAD\]' \(token 320\)"):
+        tokenizer.encode("a [PAD]")
+
+
+def test_half_a_surrogate_pair_is_no_text(tokenizer: Tokenizer) -> None:
+    """JSON can write one."""
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        tokenizer.encode("a\ud800")
 
 
 def test_template_file_goes_before_the_one_in_the_settings(hf_directory: Path) -> None:

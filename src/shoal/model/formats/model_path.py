@@ -10,7 +10,7 @@ from shoal.model.formats.gguf_parts import part_paths
 from shoal.model.formats.model_file import check_regular
 
 FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
-NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja")
+NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 """of a Hugging Face repository; the same weights often lie beside them in other formats"""
 
 

@@ -14,32 +14,47 @@ from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.detokenizer import Detokenizer
 from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
 
-DEFAULT_CACHE = Path("~/.cache/shoal/tokenizers")
 
+def load_tokenizer(path: Path, *, num_rows: int | None = None) -> Tokenizer:
+    """The tokenizer of a path from `resolve_model`.
 
-def load_tokenizer(path: Path, *, cache_root: Path = DEFAULT_CACHE) -> Tokenizer:
-    """The tokenizer of a path from `resolve_model`. One built from a GGUF file is kept under `cache_root`.
+    Args:
+        path: a Hugging Face directory or a GGUF file.
+        num_rows: of the model's embedding; None: not known.
 
     Raises:
-        ModelLoadError: there is none, or it is broken or of an unknown kind, or its chat template is.
+        ModelLoadError: there is none, it is broken, of an unknown kind, or has more tokens than the model, or its chat
+            template is broken.
     """
-    backend, settings = from_hf_directory(path) if path.is_dir() else from_gguf(path, cache_root.expanduser())
+    backend, settings = from_hf_directory(path) if path.is_dir() else from_gguf(path)
     try:
-        return Tokenizer(backend, settings)
+        tokenizer = Tokenizer(backend, settings, num_rows=num_rows)
+        if num_rows is not None:
+            _check_fits(tokenizer, backend.get_vocab(with_added_tokens=False), num_rows)
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
+    return tokenizer
 
 
 class Tokenizer:
-    """A model's vocabulary, chat template and end-of-text tokens. Thread-safe."""
+    """A model's vocabulary, chat template and end-of-text tokens. Thread-safe.
 
-    def __init__(self, backend: Backend, settings: TokenizerSettings) -> None:
-        """Raises ModelLoadError over a chat template that cannot be used."""
+    Args:
+        backend: of the tokenizers library.
+        settings: what is not in it.
+        num_rows: of the model's embedding; None: as many as there are tokens.
+
+    Raises:
+        ModelLoadError: a chat template cannot be used.
+    """
+
+    def __init__(self, backend: Backend, settings: TokenizerSettings, *, num_rows: int | None = None) -> None:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self._settings = settings
         self._vocab_size = backend.get_vocab_size()
+        self._num_rows = num_rows
         self._templates = {
             name: ChatTemplate(settings.chat_templates[name], settings.special_tokens)
             for name in ("default", "tool_use")
@@ -60,8 +75,20 @@ class Tokenizer:
         return "default" in self._templates
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Token ids. `add_special` puts BOS first where the model wants it; a chat prompt usually holds it already."""
-        return self._backend.encode(text, add_special_tokens=add_special).ids
+        """Token ids. `add_special` puts BOS first where the model wants it; a chat prompt usually holds it already.
+
+        Raises:
+            InvalidRequest: the text holds half a surrogate pair, or a token that was added to the tokenizer, but not to
+                the model.
+        """
+        try:
+            ids = self._backend.encode(text, add_special_tokens=add_special).ids
+        except TypeError:  # a str, but none that can be UTF-8
+            raise InvalidRequest("the text holds half of a surrogate pair, which is no character") from None
+        if self._num_rows is not None and ids and (largest := max(ids)) >= self._num_rows:
+            token = self._backend.id_to_token(largest)
+            raise InvalidRequest(f"the text holds {token!r} (token {largest}), which the model's weights do not know")
+        return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of some tokens; bytes that are no UTF-8 become U+FFFD."""
@@ -94,3 +121,19 @@ class Tokenizer:
     def _anchor_ids(self) -> list[int]:
         """Something to decode before a single token, because some decoders drop the first token's space."""
         return self.encode("a", add_special=False)
+
+
+def _check_fits(tokenizer: Tokenizer, vocabulary: Mapping[str, int], num_rows: int) -> None:
+    """Every token needs a row of the embedding; rows without a token are padding.
+
+    Tokens that were added later (a padding token beyond the weights is common) matter only where a text holds them.
+    """
+    token, token_id = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
+    if token_id >= num_rows:
+        raise ModelLoadError(
+            f"the tokenizer has token {token_id} ({token!r}), but the model's embedding only {num_rows} rows"
+        )
+    try:
+        tokenizer.encode("")
+    except InvalidRequest as error:
+        raise ModelLoadError(f"what the tokenizer puts round every text does not fit the model: {error}") from None

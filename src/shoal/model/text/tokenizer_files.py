@@ -1,25 +1,27 @@
-"""Where a tokenizer comes from: a Hugging Face directory, or a GGUF file's metadata through a cache on disk."""
+"""Where a tokenizer comes from: a Hugging Face directory, or a GGUF file's metadata."""
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from shoal.errors import ModelLoadError
-from shoal.model.formats.gguf_config import eos_token_ids_from_gguf
+from shoal.errors import ModelLoadError, while_reading
 from shoal.model.formats.gguf_header import GgufHeader
 from shoal.model.formats.hf_config import eos_token_ids_from_hf, read_json
-from shoal.model.text.gguf_bpe import build_byte_level_bpe, knows
+from shoal.model.text.end_tokens import end_token_ids
+from shoal.model.text.vocabulary.from_gguf import build_from_gguf
+from shoal.model.text.vocabulary.from_sentencepiece import read_sentencepiece
+from shoal.model.text.vocabulary.guard import while_building
+from shoal.model.text.vocabulary.tokens import surround
 
-CACHE_VERSION = 1
-"""part of every cache key; raise it when a tokenizer is built differently"""
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eom_id|>")
-"""Tokens that end an assistant's turn. Many GGUF files name only the end of text as EOS."""
+MAX_JSON_BYTES = 1 << 27
+"""of a tokenizer.json; four times the largest known (Gemma 3: 33 MB)"""
+MAX_ID = 1 << 31
+"""above every token's id"""
 SPECIAL_NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 """name in a chat template -> part of the GGUF key"""
 
@@ -37,48 +39,106 @@ class TokenizerSettings:
 
 def from_hf_directory(directory: Path) -> tuple[Backend, TokenizerSettings]:
     """The tokenizer of a Hugging Face directory. Raises ModelLoadError."""
-    path = directory / "tokenizer.json"
-    if not path.exists():
-        raise ModelLoadError(f"{directory} has no tokenizer.json; save its tokenizer with transformers first")
-    backend = _read_backend(path)
     config_path = directory / "tokenizer_config.json"
     config = read_json(config_path) if config_path.exists() else {}
-    special = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name)}
-    eos = {*eos_token_ids_from_hf(directory), backend.token_to_id(special.get("eos_token", ""))} - {None}
-    settings = TokenizerSettings(
-        eos_token_ids=tuple(sorted(eos)), chat_templates=_hf_templates(directory, config), special_tokens=special
-    )
+    with while_reading(config_path):
+        special = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name)}
+        backend = _hf_backend(directory, config, special)
+        templates = _hf_templates(directory, config)
+    eos = {*_ends_of_config(directory), backend.token_to_id(special.get("eos_token", ""))} - {None}
+    settings = TokenizerSettings(eos_token_ids=tuple(sorted(eos)), chat_templates=templates, special_tokens=special)
     return backend, settings
 
 
-def from_gguf(path: Path, cache_root: Path) -> tuple[Backend, TokenizerSettings]:
-    """The tokenizer of a GGUF file, kept under `cache_root`; a broken cache entry is built again.
+def _ends_of_config(directory: Path) -> tuple[int, ...]:
+    with while_reading(directory / "config.json"):
+        ids = eos_token_ids_from_hf(directory)
+    if wrong := [token for token in ids if type(token) is not int or not 0 <= token < MAX_ID]:
+        raise ModelLoadError(f"{directory / 'config.json'}: eos_token_id is {wrong[0]!r}, not the id of a token")
+    return ids
+
+
+def from_gguf(path: Path) -> tuple[Backend, TokenizerSettings]:
+    """The tokenizer of a GGUF file.
 
     Raises:
         ModelLoadError: the file is broken, or holds no tokenizer that can be built.
     """
     header = GgufHeader(path)
-    entry = cache_root / f"v{CACHE_VERSION}-{header.digest()[:32]}.json"
-    backend = _cached(entry)
-    if backend is None:
-        backend = build_byte_level_bpe(header) if knows(header) else _through_transformers(path)
-        _store(entry, backend)
+    backend = build_from_gguf(header)
     return backend, _gguf_settings(header, backend)
 
 
 def _gguf_settings(header: GgufHeader, backend: Backend) -> TokenizerSettings:
-    metadata = header.metadata
+    metadata, num_tokens = header.metadata, backend.get_vocab_size()
     ids = {name: metadata.get(f"tokenizer.ggml.{part}_token_id") for name, part in SPECIAL_NAMES.items()}
-    texts = {name: backend.id_to_token(token) for name, token in ids.items() if token is not None}
+    texts = {
+        name: backend.id_to_token(token)
+        for name, token in ids.items()
+        if isinstance(token, int) and 0 <= token < num_tokens
+    }
     keys = {"default": "tokenizer.chat_template", "tool_use": "tokenizer.chat_template.tool_use"}
     templates = {name: metadata[key] for name, key in keys.items() if key in metadata}
-    ends = [backend.token_to_id(end) for end in TURN_ENDS if end in templates.get("default", "")]
-    eos = {*eos_token_ids_from_gguf(header), *(token for token in ends if token is not None)}
+    if not all(isinstance(template, str) for template in templates.values()):
+        raise ModelLoadError(f"{header.path}: tokenizer.chat_template is not a text")
     return TokenizerSettings(
-        eos_token_ids=tuple(sorted(eos)),
+        eos_token_ids=end_token_ids(header, backend),
         chat_templates=templates,
         special_tokens={name: text for name, text in texts.items() if text is not None},
     )
+
+
+def _hf_backend(directory: Path, config: dict[str, Any], special: dict[str, str]) -> Backend:
+    path, model_path = directory / "tokenizer.json", directory / "tokenizer.model"
+    if path.is_file():
+        with while_building(f"{path}: it is no tokenizer that can be read"):
+            if (num_bytes := path.stat().st_size) > MAX_JSON_BYTES:
+                raise ValueError(f"it has {num_bytes} bytes, more than {MAX_JSON_BYTES}")
+            return Backend.from_file(str(path))
+    if model_path.is_file():
+        return _from_sentencepiece(model_path, config, special)
+    raise ModelLoadError(
+        f"{directory} has neither tokenizer.json nor tokenizer.model; save its tokenizer with transformers first"
+    )
+
+
+def _from_sentencepiece(path: Path, config: dict[str, Any], special: dict[str, str]) -> Backend:
+    """SentencePiece's file, and what tokenizer_config.json adds to it.
+
+    Source: transformers, whose Llama and Gemma begin with BOS unless told otherwise, and whose T5 ends with EOS.
+    """
+    file = read_sentencepiece(path, add_space_prefix=config.get("add_prefix_space"))
+    backend = file.tokenizer
+    with while_building(f"{path}: tokenizer_config.json does not fit to it"):
+        _add_tokens(backend, config)
+        ids = {"bos": file.bos_id, "eos": file.eos_id}
+        for name in ids:
+            if (text := special.get(f"{name}_token")) is not None:
+                ids[name] = _known(backend, text)
+        begins, ends = config.get("add_bos_token", not file.is_unigram), config.get("add_eos_token", file.is_unigram)
+        first = [ids["bos"]] if begins and ids["bos"] >= 0 else []
+        last = [ids["eos"]] if ends and ids["eos"] >= 0 else []
+        if first or last:
+            backend.post_processor = surround(first, last, backend.id_to_token)
+    return backend
+
+
+def _add_tokens(backend: Backend, config: dict[str, Any]) -> None:
+    """In the order of their ids, so that each gets its own. Raises ValueError where one does not."""
+    tokens = sorted((int(token_id), token) for token_id, token in (config.get("added_tokens_decoder") or {}).items())
+    for token_id, token in tokens:
+        flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+        added = AddedToken(token["content"], **flags)
+        (backend.add_special_tokens if added.special else backend.add_tokens)([added])
+        if backend.token_to_id(token["content"]) != token_id:
+            raise ValueError(f"the added token {token['content']!r} cannot have the id {token_id}")
+
+
+def _known(backend: Backend, text: str) -> int:
+    token_id = backend.token_to_id(text)
+    if token_id is None:
+        raise ValueError(f"the special token {text!r} is not in the vocabulary")
+    return token_id
 
 
 def _hf_templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
@@ -91,46 +151,12 @@ def _hf_templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
     default = directory / "chat_template.jinja"
     files = {path.stem: path for path in (directory / "additional_chat_templates").glob("*.jinja")}
     files |= {"default": default} if default.exists() else {}
-    return {**found, **{name: path.read_text(encoding="utf-8") for name, path in files.items()}}
+    templates = {**found, **{name: path.read_text(encoding="utf-8") for name, path in files.items()}}
+    if not all(isinstance(template, str) for template in templates.values()):
+        raise ValueError("a chat template is not a text")
+    return templates
 
 
 def _content(token: Any) -> str:
     """The text of a special token, which is a string or a dictionary."""
-    return token["content"] if isinstance(token, dict) else str(token)
-
-
-def _read_backend(path: Path) -> Backend:
-    try:
-        return Backend.from_file(str(path))
-    except Exception as error:  # tokenizers raises the base class itself
-        raise ModelLoadError(f"{path}: is no tokenizer that can be read ({error})") from error
-
-
-def _cached(entry: Path) -> Backend | None:
-    if not entry.exists():
-        return None
-    try:
-        return _read_backend(entry)
-    except ModelLoadError:
-        entry.unlink(missing_ok=True)
-        return None
-
-
-def _store(entry: Path, backend: Backend) -> None:
-    """Write and rename, so that a reader never sees half a file. A cache that cannot be written is no error."""
-    with suppress(OSError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
-            file = Path(folder, entry.name)
-            file.write_text(backend.to_str(), encoding="utf-8")
-            file.replace(entry)
-
-
-def _through_transformers(path: Path) -> Backend:
-    """Any other kind of vocabulary. Takes 7 to 30 seconds for a large one, importing transformers included."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).backend_tokenizer
-    except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{path}: no tokenizer can be built from its metadata ({error})") from error
+    return str(token["content"]) if isinstance(token, dict) else str(token)

@@ -1,0 +1,38 @@
+"""Whatever goes wrong while a tokenizer is built becomes one error that names its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shoal.errors import CapacityError, ModelLoadError, ShoalError
+
+
+@contextmanager
+def while_building(what: str) -> Iterator[None]:
+    """The tokenizers library raises Exception itself, and a panic of Rust is not even one of those.
+
+    Args:
+        what: the file and what is wrong with it if anything is, such as `m.gguf: no tokenizer can be built`.
+
+    Raises:
+        CapacityError: there is not enough memory.
+        ModelLoadError: anything else.
+    """
+    try:
+        yield
+    except ShoalError:
+        raise
+    except MemoryError as error:
+        raise CapacityError(f"{what}: there is not enough memory") from error
+    except Exception as error:
+        raise ModelLoadError(f"{what} ({_one_line(error)})") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelLoadError(f"{what} (the tokenizers library gave up: {_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    words = " ".join(str(error).split())[:300]
+    return words if isinstance(error, ValueError) else f"{type(error).__name__}: {words}"

@@ -1,0 +1,34 @@
+"""What SentencePiece does to a text before it is cut into pieces, and how pieces become text again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenizers import Regex, decoders, normalizers
+
+SPACE = "\u2581"
+"""how pieces write a space"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalization:
+    """Source: SentencePiece, NormalizerSpec of sentencepiece_model.proto."""
+
+    add_space_prefix: bool
+    """a text, and what follows a token that is matched whole, gets a space in front"""
+    remove_extra_spaces: bool = False
+    """of several spaces one remains, and none at the ends"""
+    charsmap: bytes = b""
+    """replacements of characters, compiled by SentencePiece; empty for none"""
+
+    def normalizer(self) -> normalizers.Normalizer:
+        steps: list[normalizers.Normalizer] = [normalizers.Precompiled(self.charsmap)] if self.charsmap else []
+        if self.remove_extra_spaces:
+            steps += [normalizers.Strip(left=True, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+        if self.add_space_prefix:
+            steps.append(normalizers.Prepend(SPACE))
+        return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+
+    def decoder(self) -> decoders.Decoder:
+        steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if self.add_space_prefix else steps)

@@ -1,0 +1,136 @@
+"""The tokens of a vocabulary and what is true of each: what files of every kind are brought to before one is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tokenizers import AddedToken, Tokenizer, processors
+
+MAX_TOKENS = 1 << 20
+"""Four times the largest vocabularies known (262144, Gemma 3): a bound on what a file can make us build."""
+MAX_TOKEN_CHARS = 1024
+"""Longest token: twice the longest known (512 dashes, GPT-NeoX). The ways to cut one in two grow with its length."""
+ALWAYS_CONTROL = frozenset(
+    {
+        *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"),
+        *(
+            "<|return|>",
+            "<|call|>",
+            "<end_of_utterance>",
+            "<turn|>",
+            "<|tool_response>",
+            "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        ),
+    }
+)
+"""Tokens that can mean nothing but the end of something; some files say that they are words."""
+
+
+class TokenKind(IntEnum):
+    """What a token is. Source: SentencePiece, sentencepiece_model.proto; GGUF has the same numbers."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+SPECIAL_KINDS = (TokenKind.CONTROL, TokenKind.UNKNOWN)
+"""kinds that are left out of decoded text"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Tokens by id, and which of them stand round a text.
+
+    Raises:
+        ValueError: two tokens are the same, too many or too long; an id or a length does not fit.
+    """
+
+    tokens: Sequence[str]
+    kinds: Sequence[int]
+    """of each token, as TokenKind numbers them; an unknown number means nothing special"""
+    scores: Sequence[float] = ()
+    """of each token, the better the larger; empty where the algorithm has none"""
+    unknown_id: int | None = None
+    """stands for what no token covers"""
+    first_ids: tuple[int, ...] = ()
+    """put before every text"""
+    last_ids: tuple[int, ...] = ()
+    """put behind every text"""
+    strips_right: bool = False
+    """special tokens swallow the white space behind them, but for those of the original vocabulary"""
+
+    def __post_init__(self) -> None:
+        num_tokens = len(self.tokens)
+        if not 0 < num_tokens <= MAX_TOKENS:
+            raise ValueError(f"a vocabulary of {num_tokens} tokens; there can be 1 to {MAX_TOKENS}")
+        if len(self.kinds) != num_tokens or len(self.scores) not in (0, num_tokens):
+            raise ValueError(f"{num_tokens} tokens, but {len(self.kinds)} token types and {len(self.scores)} scores")
+        if any(score != score or abs(score) == float("inf") for score in self.scores):
+            raise ValueError("a token's score is not a finite number")
+        for token_id in (self.unknown_id, *self.first_ids, *self.last_ids):
+            if token_id is not None and not 0 <= token_id < num_tokens:
+                raise ValueError(f"the special token {token_id} is none of the {num_tokens} tokens")
+        if longest := next((token for token in self.tokens if len(token) > MAX_TOKEN_CHARS), None):
+            raise ValueError(f"a token of {len(longest)} characters; the longest can have {MAX_TOKEN_CHARS}")
+        if len(ids := self.ids()) != num_tokens:
+            twice = next(token for token_id, token in enumerate(self.tokens) if ids[token] != token_id)
+            raise ValueError(f"the token {twice!r} stands twice in the vocabulary")
+
+    def ids(self) -> dict[str, int]:
+        """Ids by token."""
+        return {token: token_id for token_id, token in enumerate(self.tokens)}
+
+    def of_kind(self, *kinds: TokenKind) -> Iterable[int]:
+        """Ids of the tokens of some kinds."""
+        return (token_id for token_id, kind in enumerate(self.kinds) if kind in kinds)
+
+
+def control_where_certain(tokens: Sequence[str], kinds: Sequence[int]) -> list[int]:
+    """The kinds, with those of tokens put right that can only be control tokens."""
+    return [TokenKind.CONTROL if token in ALWAYS_CONTROL else kind for token, kind in zip(tokens, kinds, strict=True)]
+
+
+def finish(tokenizer: Tokenizer, vocabulary: Vocabulary, *, spaced_are_normalized: bool = False) -> Tokenizer:
+    """Add what is the same for all algorithms: tokens that are matched whole, and those round a text.
+
+    Args:
+        tokenizer: has its model, normalizer, pre-tokenizer and decoder.
+        vocabulary: its tokens.
+        spaced_are_normalized: user-defined tokens with a space match the text after its spaces were written as U+2581,
+            so that either spelling is that token.
+
+    Mutates:
+        tokenizer
+    """
+    special: list[AddedToken] = []
+    plain: list[AddedToken] = []
+    for token_id in vocabulary.of_kind(*SPECIAL_KINDS, TokenKind.USER_DEFINED):
+        text, kind = vocabulary.tokens[token_id], vocabulary.kinds[token_id]
+        is_special = kind in SPECIAL_KINDS
+        strips = vocabulary.strips_right and text not in ("<unk>", "<s>", "<|endoftext|>")
+        normalized = spaced_are_normalized and not is_special and " " in text
+        added = AddedToken(text, special=is_special, normalized=normalized, rstrip=strips)
+        (special if is_special else plain).append(added)
+    tokenizer.add_special_tokens(special)
+    tokenizer.add_tokens(plain)
+    if vocabulary.first_ids or vocabulary.last_ids:
+        tokenizer.post_processor = surround(vocabulary.first_ids, vocabulary.last_ids, vocabulary.tokens.__getitem__)
+    return tokenizer
+
+
+def surround(
+    first_ids: Sequence[int], last_ids: Sequence[int], text_of: Callable[[int], str | None]
+) -> processors.TemplateProcessing:
+    """Puts tokens round a text, under names of our own: theirs may mean something else in a template."""
+    names = {token_id: f"token{token_id}" for token_id in (*first_ids, *last_ids)}
+    first, last = [names[token_id] for token_id in first_ids], [names[token_id] for token_id in last_ids]
+    special = [{"id": name, "ids": [token_id], "tokens": [text_of(token_id)]} for token_id, name in names.items()]
+    return processors.TemplateProcessing(
+        single=[*first, "$A", *last], pair=[*first, "$A", *last, *first, "$B", *last], special_tokens=special
+    )
