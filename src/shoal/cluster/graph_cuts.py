@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from shoal.core.graph_plan import TensorSpec
 from shoal.model.graph.cuts import cut_points, spec_bytes
 from shoal.model.graph.graph_file import GraphFile
@@ -18,13 +16,16 @@ def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...
         graph: the file.
         times: of the sample run; None where nothing ran: bytes are then the file's, with 1 for every open dimension.
     """
+    inside = _inside_quantized_groups(graph)
     return tuple(
         CutPlace(
             node=cut.node,
             num_bytes=sum(_bytes(graph, spec, times) for spec in cut.tensors),
-            breaks_fusion=times is not None and not _are_kept(cut.tensors, times),
+            breaks_fusion=not (inside.isdisjoint(names) if times is None else times.kept_values.issuperset(names)),
+            is_quantized=bool(inside),
         )
         for cut in cut_points(graph)
+        for names in [{spec.name for spec in cut.tensors}]
     )
 
 
@@ -34,5 +35,15 @@ def _bytes(graph: GraphFile, spec: TensorSpec, times: NodeTimes | None) -> int:
     return seen or spec_bytes(spec)
 
 
-def _are_kept(tensors: Iterable[TensorSpec], times: NodeTimes) -> bool:
-    return {spec.name for spec in tensors} <= times.kept_values
+def _inside_quantized_groups(graph: GraphFile) -> set[str]:
+    """Computed values between a `DequantizeLinear` and the `QuantizeLinear` behind it, as far as they touch either."""
+    inside: set[str] = set()
+    for node in graph.dataflow.active:
+        match graph.model.graph.node[node].op_type:
+            case "DequantizeLinear":
+                inside.update(graph.dataflow.writes[node])
+            case "QuantizeLinear":
+                inside.update(graph.dataflow.reads[node])
+            case _:
+                pass
+    return inside & graph.dataflow.producer.keys()

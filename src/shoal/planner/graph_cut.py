@@ -19,6 +19,9 @@ bytes cross is sure to help."""
 BROKEN_FUSION = 0.05
 """What a cut inside a group of nodes that ONNX Runtime fuses is taken to cost, of a stage's fair share of the time. The
 true cost is a node or two; this much keeps most cuts between groups, where a split gives the same bits as the whole."""
+BROKEN_QUANTIZATION = 1.0
+"""The same where the numbers in the group are quantized. Outside it they are rounded elsewhere, by whole steps, so that
+such a cut is made only where there is no other."""
 LINK = LinkSpeed(latency_s=100e-6, bytes_per_s=2e9)
 """Between two workers of this machine: a frame over a socket pair and the wake-up of a sleeping reader; one copy into
 shared memory and the first read of it. Source: docs/log.md, tensor links."""
@@ -36,6 +39,8 @@ class CutPlace:
     """that cross it"""
     breaks_fusion: bool = False
     """whether it lies inside a group of nodes that could have been fused"""
+    is_quantized: bool = False
+    """whether the numbers in that group are quantized"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +58,21 @@ class CutOption:
 def cut_stages(
     node_s: Sequence[float], places: Sequence[CutPlace], num_stages: int, *, shares: Sequence[float] | None = None
 ) -> tuple[int, ...]:
-    """`choose_boundaries` for workers of this machine; a cut that breaks a fusion costs BROKEN_FUSION."""
-    penalty_s = BROKEN_FUSION * sum(node_s) / num_stages
+    """`choose_boundaries` for workers of this machine; a cut that breaks a fusion costs something."""
+    fair_s = sum(node_s) / num_stages
     options = [
-        CutOption(node=place.node, num_bytes=place.num_bytes, penalty_s=penalty_s if place.breaks_fusion else 0.0)
+        CutOption(node=place.node, num_bytes=place.num_bytes, penalty_s=_broken_share(place) * fair_s)
         for place in places
     ]
     return choose_boundaries(
         node_s, options, num_stages, shares=shares, bytes_per_s=LINK.bytes_per_s, latency_s=LINK.latency_s
     )
+
+
+def _broken_share(place: CutPlace) -> float:
+    if not place.breaks_fusion:
+        return 0.0
+    return BROKEN_QUANTIZATION if place.is_quantized else BROKEN_FUSION
 
 
 def choose_boundaries(
