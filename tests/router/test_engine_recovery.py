@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +32,7 @@ RECOVERY = RecoveryConfig(max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
 class FakeRecipe:
     """Hands out executors that were made beforehand, in order; an error in their place is raised."""
 
-    def __init__(self, *executors: FakeExecutor | ShoalError, config: SchedulerConfig = CONFIG) -> None:
+    def __init__(self, *executors: FakeExecutor | Exception, config: SchedulerConfig = CONFIG) -> None:
         self.executors = list(executors)
         self.config = config
         self.starts: list[tuple[Generation, int | None]] = []
@@ -43,7 +44,7 @@ class FakeRecipe:
         self.previous.append(previous)
         self.starts.append((generation, without))
         executor = self.executors.pop(0)
-        if isinstance(executor, ShoalError):
+        if isinstance(executor, Exception):
             raise executor
         return self.config, executor
 
@@ -132,6 +133,22 @@ def test_workers_that_cannot_be_loaded_are_tried_again_then_given_up() -> None:
         assert broken.num_closed == 1
     assert len(recipe.starts) == 2
     assert "is given up" in told[-1]
+
+
+def test_a_system_without_room_for_workers_is_a_failed_attempt() -> None:
+    first, second = by_hand(), by_hand(is_loading=True)
+    recipe = FakeRecipe(OSError(errno.EMFILE, "Too many open files"), second)
+    with restarting((first, recipe)) as (engine, told):
+        engine.add(make_request("a", max_tokens=1))
+        engine.turn(0)
+        first.lose()
+        while recipe.executors:
+            engine.turn(TURN_S)
+        second.finish_loading()
+        engine.turn(TURN_S)
+        second.answer()
+        assert tokens_of(engine.turn(TURN_S), "a") == expected_tokens(1, 1)
+    assert any("no room for new workers: Too many open files" in line for line in told)
 
 
 def test_a_replacement_takes_over_when_it_is_ready_and_not_before() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,11 +59,19 @@ def run_server(
     admission: AdmissionConfig | None = None,
     tls: TlsFiles | None = None,
     machines: MachineState | None = None,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
     data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
-    app = create_app(data_plane, model_name=MODEL, api_key=api_key, plan=lambda: PLAN, machines=machines)
+    app = create_app(
+        data_plane,
+        model_name=MODEL,
+        api_key=api_key,
+        plan=lambda: PLAN,
+        machines=machines,
+        allowed_hosts=allowed_hosts,
+    )
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

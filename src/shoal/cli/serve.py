@@ -35,7 +35,7 @@ _LANGUAGE_ONLY = (
     "cluster",
     "link_precision",
 )
-_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim")
+_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim", "allow_load")
 
 
 def serve(
@@ -56,6 +56,18 @@ def serve(
     threads: options.Threads = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="Key that clients must send as a bearer token.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File that holds that key: options show in the list of processes.", metavar="FILE"),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another name under which browsers and proxies on this machine may ask a server that listens on "
+            "127.0.0.1; also the host of web pages that may. Repeatable.",
+            metavar="NAME",
+        ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
@@ -120,7 +132,15 @@ def serve(
     ] = 0.0,
     max_request: Annotated[
         str, typer.Option(help="Largest request body.", metavar="BYTES", rich_help_panel=options.GRAPH)
-    ] = "1G",
+    ] = "64M",
+    allow_load: Annotated[
+        bool,
+        typer.Option(
+            "--allow-load",
+            help="Let clients load and unload models without a key. With --api-key they may in any case.",
+            rich_help_panel=options.GRAPH,
+        ),
+    ] = False,
     batch_dim: options.BatchDim = None,
     objective: options.Objective = "balanced",
     streams: options.Streams = 8,
@@ -147,14 +167,20 @@ def serve(
     """
     from shoal.cli.graph_files import is_graph
     from shoal.cli.output import note
+    from shoal.server.auth import read_api_key
+    from shoal.server.descriptors import raise_limit
+    from shoal.server.host_check import is_loopback
     from shoal.server.tls import check_tls
 
     tls = check_tls(tls_cert, tls_key)
-    if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
+    key = read_api_key(api_key, api_key_file)
+    allowed_hosts = tuple(allowed_host or ()) if allowed_host or is_loopback(host) else None
+    raise_limit()
+    if key is None and not is_loopback(host):
         note(f"warning: anyone who reaches {host} can use this server; set --api-key")
     if all(is_graph(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
-        _serve_graphs(context, models, tls)
+        _serve_graphs(context, models, tls, key, allowed_hosts)
         return
     if len(models) > 1:
         raise ConfigError("one server serves one language model, or any number of ONNX files")
@@ -191,7 +217,8 @@ def serve(
     )
     serve_options = LanguageServeOptions(
         name=name or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf"),
-        api_key=api_key,
+        api_key=key,
+        allowed_hosts=allowed_hosts,
         max_queue=max_queue,
         request_timeout_s=request_timeout,
         tls=tls,
@@ -208,7 +235,13 @@ def _is_repository(model: str) -> bool:
     return folder.is_dir() and next(folder.glob("**/*.onnx"), None) is not None
 
 
-def _serve_graphs(context: typer.Context, models: list[str], tls: TlsFiles | None) -> None:
+def _serve_graphs(
+    context: typer.Context,
+    models: list[str],
+    tls: TlsFiles | None,
+    api_key: str | None,
+    allowed_hosts: tuple[str, ...] | None,
+) -> None:
     from shoal.cli.graph_loading import parse_batch_dims, plan_for_command
     from shoal.cli.graph_plan_output import print_graph_choice
     from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
@@ -241,7 +274,9 @@ def _serve_graphs(context: typer.Context, models: list[str], tls: TlsFiles | Non
         batch_delay_s=given["batch_delay"],
         max_queue_rows=given["max_queue"] or 4096,
         max_request_bytes=options.parse_bytes(given["max_request"], "--max-request") or 0,
-        api_key=given["api_key"],
+        api_key=api_key,
+        allow_load=given["allow_load"],
+        allowed_hosts=allowed_hosts,
         tls=tls,
         drain_timeout_s=given["drain_timeout"],
     )

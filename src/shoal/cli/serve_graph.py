@@ -40,6 +40,10 @@ class GraphServeOptions:
     """what clients must send; None: nothing"""
     tls: TlsFiles | None
     """of HTTPS and of gRPC; None: neither is encrypted"""
+    allow_load: bool
+    """whether clients may load and unload models without a key"""
+    allowed_hosts: Sequence[str] | None
+    """see `create_graph_app`"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
 
@@ -74,6 +78,8 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             max_request_bytes=options.max_request_bytes,
             grpc_address=grpc_address,
             tls=options.tls,
+            allow_load=options.allow_load,
+            allowed_hosts=options.allowed_hosts,
         )
         names = ", ".join(sorted(found))
         serve_app(

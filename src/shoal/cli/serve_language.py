@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.cli.output import note, note_drain
@@ -32,6 +33,8 @@ class LanguageServeOptions:
     """the most time that a request may take, > 0; None: any"""
     tls: TlsFiles | None
     """of HTTPS; None: HTTP"""
+    allowed_hosts: Sequence[str] | None
+    """see `create_app`"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
 
@@ -51,6 +54,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         api_key=options.api_key,
         plan=lambda: plan_dict(loaded.running_plan),
         machines=_ClusterState(loaded),
+        allowed_hosts=options.allowed_hosts,
     )
     ends: list[str] = []
     if loaded.joining is not None:

@@ -38,6 +38,7 @@ _OWN_SIGNALS = frozenset(
 )
 """That a process brings on itself; whoever wants it to end sends others."""
 _KERNEL_COUNTS = Path("/proc/vmstat")
+_SECRETS = frozenset({"SHOAL_API_KEY"})
 _SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """NumPy's BLAS would start a spinning pool of its own in every worker; ONNX Runtime computes, NumPy only copies."""
 
@@ -45,8 +46,9 @@ ReceivedT = TypeVar("ReceivedT")
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment variables of a worker."""
-    return os.environ | _SINGLE_THREADED_BLAS
+    """The environment variables of a worker: this process's, without what only concerns clients of the server."""
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return kept | _SINGLE_THREADED_BLAS
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

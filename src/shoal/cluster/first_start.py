@@ -11,6 +11,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import WorkerLost
 from shoal.protocol.messages import Generation
+from shoal.router.failed_start import counted_as_failed
 
 _FIRST_LOAD_TIMES = 6.0
 """Of the time after which silent workers that load again count as lost: the file may be on a slow disk, and nothing is
@@ -60,7 +61,8 @@ class FirstStart:
     def _begin(self) -> tuple[SchedulerConfig, PipelineExecutor]:
         while True:
             try:
-                config, executor = self._recipe.start(Generation(0), None, None)
+                with counted_as_failed():
+                    config, executor = self._recipe.start(Generation(0), None, None)
             except WorkerLost as error:
                 self._note(error)
             else:

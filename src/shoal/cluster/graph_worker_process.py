@@ -39,15 +39,19 @@ class GraphWorkerProcess(Worker[Received]):
 
     def __init__(self, name: str, links: WorkerLinks) -> None:
         """`links`: their descriptors stay the caller's to close."""
-        with ExitStack() as theirs:
+        with ExitStack() as theirs, ExitStack() as on_failure:
             ours, their_socket = socket.socketpair()
+            on_failure.push(ours)
             theirs.callback(their_socket.close)
-            to_worker, from_worker = create_arena_memory(), create_arena_memory()
-            for fd in (to_worker, from_worker):
-                theirs.callback(os.close, fd)
+            to_worker = create_arena_memory()
+            theirs.callback(os.close, to_worker)
+            from_worker = create_arena_memory()
+            theirs.callback(os.close, from_worker)
             self._link = TensorLink(
                 SocketLink(ours), outgoing=SendingArena(to_worker), incoming=ReceivingArena(from_worker)
             )
+            on_failure.pop_all()
+            on_failure.callback(self._link.close)
             control = (their_socket.fileno(), from_worker, to_worker)
             arguments = ["--control", _spell(control)]
             peers = [("--source", *one) for one in links.sources.items()]
@@ -59,6 +63,7 @@ class GraphWorkerProcess(Worker[Received]):
                 arguments += ["--group", str(links.group)]
                 handed.append(links.group)
             child = ChildProcess(name, "shoal.worker.graph_main", arguments, handed)
+            on_failure.pop_all()
         super().__init__(child, self._link)
 
     def send(self, message: GraphMessage, tensors: Mapping[str, Array] | None = None) -> None:

@@ -20,11 +20,16 @@ class WorkerProcess(MessageWorker):
 
     def __init__(self, name: str) -> None:
         """`name`: for messages."""
-        ours, theirs = socket.socketpair()
-        our_handover, their_handover = socket.socketpair()
-        with theirs, their_handover:
+        with ExitStack() as at_end, ExitStack() as on_failure:
+            ours, theirs = socket.socketpair()
+            on_failure.push(ours)
+            at_end.push(theirs)
+            our_handover, their_handover = socket.socketpair()
+            on_failure.push(our_handover)
+            at_end.push(their_handover)
             fds = [theirs.fileno(), their_handover.fileno()]
             child = ChildProcess(name, "shoal.worker", ["--control", str(fds[0]), "--handover", str(fds[1])], fds)
+            on_failure.pop_all()
         our_handover.setblocking(False)
         self._handover = our_handover
         """for the descriptors of its links"""

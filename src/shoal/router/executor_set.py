@@ -11,6 +11,7 @@ from typing import assert_never
 from shoal.core.batching.events import LifeEffect, ReportRecovery, StartWorkers, StopWorkers
 from shoal.core.recovery.events import GiveUp
 from shoal.errors import ShoalError, WorkerLost
+from shoal.router.failed_start import counted_as_failed
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphRecipe, StartingGraphExecutor
 
 _MAX_WAIT_S = 60.0
@@ -118,8 +119,9 @@ class ExecutorSet:
     def poll_loading(self, index: int) -> bool:
         """Whether workers that are being started are ready now, and serve. Raises ShoalError: they are lost."""
         member = self._members[index]
-        if member.loading is None or not member.loading.poll_loading():
-            return False
+        with counted_as_failed():
+            if member.loading is None or not member.loading.poll_loading():
+                return False
         member.serving, member.loading = member.loading, None
         return True
 
@@ -184,7 +186,8 @@ class ExecutorSet:
         try:
             if member.recipe is None:
                 raise WorkerLost("nobody knows how its workers are started")
-            member.loading = member.recipe.start()
+            with counted_as_failed():
+                member.loading = member.recipe.start()
         except ShoalError as error:
             member.failure = error
         else:

@@ -11,6 +11,7 @@ from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.executor import Executor, ReplicaRecipe, StartingExecutor
+from shoal.router.failed_start import counted_as_failed
 
 _REPLACEMENT_TIMEOUT_S = 600.0
 """For workers that are to replace running ones, from the last sign of progress: nobody waits for them."""
@@ -120,7 +121,8 @@ class ReplicaWorkers:
         if self._recipe is None:
             raise WorkerLost("nobody knows how its workers are started")
         try:
-            self._loading = _Loading(*self._recipe.start(generation, without, self._fenced))
+            with counted_as_failed():
+                self._loading = _Loading(*self._recipe.start(generation, without, self._fenced))
             self._watch(self._loading.executor)
         finally:
             self.end_fenced()
@@ -132,14 +134,16 @@ class ReplicaWorkers:
     def poll_loading(self) -> Ready | None:
         """Look at workers that are being started; when they are ready they serve. Raises ShoalError."""
         loading = self._loading
-        if loading is None or not loading.executor.poll_loading():
-            return None
+        with counted_as_failed():
+            if loading is None or not loading.executor.poll_loading():
+                return None
         return self._take_over(loading)
 
     def begin_replacement(self, recipe: ReplicaRecipe, generation: Generation, done: Replaced, now_s: float) -> None:
         """Start others beside those that serve. Raises ShoalError; an earlier replacement that loads is dropped."""
         self._drop_replacement(WorkerLost("another replacement was asked for"))
-        workers = _Loading(*recipe.start(generation, None, None))
+        with counted_as_failed():
+            workers = _Loading(*recipe.start(generation, None, None))
         self._replacement = _Replacement(workers, recipe, done, now_s)
         self._watch(workers.executor)
 
@@ -151,7 +155,9 @@ class ReplicaWorkers:
         try:
             if not fds.isdisjoint(new.workers.executor.filenos()):
                 new.last_sign_s = now_s
-                if new.workers.executor.poll_loading():
+                with counted_as_failed():
+                    is_loaded = new.workers.executor.poll_loading()
+                if is_loaded:
                     return self._replace(new)
             if now_s - new.last_sign_s > _REPLACEMENT_TIMEOUT_S:
                 raise WorkerLost(f"no sign of life within {_REPLACEMENT_TIMEOUT_S:.0f} s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ from shoal.server.bodies import RequestBodies
 from shoal.server.data_plane import DataPlane
 from shoal.server.draining import Drain, DrainMiddleware, ShuttingDown
 from shoal.server.generation_status import GenerationStatus, MachineState
-from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_key
+from shoal.server.host_check import HostMiddleware
+from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.probes import STATUS_PATH, Probes
 
@@ -27,10 +28,12 @@ def create_app(
     api_key: str | None = None,
     plan: Callable[[], Mapping[str, Any]] = dict,
     machines: MachineState | None = None,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
     `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
+    `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
     `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -48,7 +51,7 @@ def create_app(
     status = GenerationStatus(data_plane, drain, plan, machines)
     app = Starlette(
         routes=[*OpenAiApi(data_plane, model_name, bodies).routes(), *Probes(status).routes()],
-        middleware=_guards(api_key, drain, data_plane),
+        middleware=_guards(api_key, drain, data_plane, allowed_hosts),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,
     )
@@ -58,15 +61,23 @@ def create_app(
     return app
 
 
-def _guards(api_key: str | None, drain: Drain, data_plane: DataPlane) -> list[Middleware]:
+def _guards(
+    api_key: str | None, drain: Drain, data_plane: DataPlane, allowed_hosts: Sequence[str] | None
+) -> list[Middleware]:
     def refuse(error: ShuttingDown) -> Response:
         data_plane.metrics.count_refusal("draining")
         return from_exception(error).response()
 
     guards = [Middleware(DrainMiddleware, drain=drain, prefix="/v1", refuse=refuse)]
-    if api_key:
+    if api_key is not None:
         guards.insert(0, Middleware(ApiKeyMiddleware, api_key=api_key, prefix=("/v1", STATUS_PATH), refuse=_refuse_key))
+    if allowed_hosts is not None:
+        guards.insert(0, Middleware(HostMiddleware, allowed=allowed_hosts, refuse=_refuse_host))
     return guards
+
+
+def _refuse_host(message: str) -> Response:
+    return wrong_host(message).response()
 
 
 def _refuse_key() -> Response:

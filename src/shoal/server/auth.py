@@ -4,10 +4,41 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shoal.errors import ConfigError
+
+_MAX_KEY_BYTES = 4_096
+
+
+def read_api_key(key: str | None, file: Path | None) -> str | None:
+    """The key that clients must send: given, or what a file holds. None where neither is given.
+
+    Raises:
+        ConfigError: it is empty, both are given, or no header could carry it.
+    """
+    if file is None:
+        return None if key is None else _checked("--api-key", key)
+    if key is not None:
+        raise ConfigError("--api-key-file takes the place of --api-key and SHOAL_API_KEY: give one of them")
+    try:
+        with file.open("rb") as content:
+            text = content.read(_MAX_KEY_BYTES + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file {file}: cannot be read as text: {error}") from error
+    return _checked(f"--api-key-file {file}", text.strip())
+
+
+def _checked(option: str, key: str) -> str:
+    if not key.strip():
+        raise ConfigError(f"{option} is empty: give a key, or leave it out to serve everybody")
+    if len(key) > _MAX_KEY_BYTES or not key.isascii() or not key.isprintable() or key != key.strip():
+        raise ConfigError(f"{option}: a key is up to {_MAX_KEY_BYTES} visible ASCII characters, as headers carry them")
+    return key
 
 
 class ApiKeyCheck:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -26,6 +28,11 @@ KEEP_ALIVE_S = 75
 """Longer than the 60 s after which common proxies drop idle connections, so that they close first and not in the
 middle of a request."""
 
+
+_STDERR_FD = 2
+
+STUCK_S = 4.0
+"""Beyond the time for draining: what closing the workers may take, and less than Kubernetes waits by default."""
 
 _TICKS_PER_SWEEP = 10
 """uvicorn ticks ten times a second; connections are looked at once a second."""
@@ -182,9 +189,12 @@ class AppServer(uvicorn.Server):
             self.should_exit = True
             signal.signal(sig, signal.SIG_DFL)
         self._drain.is_on = True
+        self._expect_ticks()
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop; asked ten times a second."""
+        if self._drain.is_on:
+            self._expect_ticks()
         if counter % _TICKS_PER_SWEEP == 0:
             now_s = time.monotonic()
             for connection in list(self.server_state.connections):
@@ -195,7 +205,16 @@ class AppServer(uvicorn.Server):
         """Close the listeners and end what is left."""
         if self._drain.num_open:
             await self._mortal.close()
-        await super().shutdown(sockets)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _expect_ticks(self) -> None:
+        """End the process where the event loop does not tick within the time for draining: something keeps it for
+        good, and supervisors send one signal. Its stack is shown then."""
+        stderr = sys.__stderr__ or _STDERR_FD
+        faulthandler.dump_traceback_later(self._drain_timeout_s + STUCK_S, exit=True, file=stderr)
 
     def _is_drained(self) -> bool:
         if not self._drain.is_on:

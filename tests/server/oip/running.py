@@ -48,6 +48,8 @@ def run_server(
     api_key: str | None = None,
     max_request_bytes: int = MAX_REQUEST_BYTES,
     tls: TlsFiles | None = None,
+    allow_load: bool = True,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends. `load`: what to load at the start; None: everything."""
     loader = FakeLoader(makers or {"doubler": doubler})
@@ -58,7 +60,13 @@ def run_server(
         repository.load_now(name)
     grpc_address = ("127.0.0.1", free_port())
     app = create_graph_app(
-        repository, api_key=api_key, max_request_bytes=max_request_bytes, grpc_address=grpc_address, tls=tls
+        repository,
+        api_key=api_key,
+        max_request_bytes=max_request_bytes,
+        grpc_address=grpc_address,
+        tls=tls,
+        allow_load=allow_load,
+        allowed_hosts=allowed_hosts,
     )
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

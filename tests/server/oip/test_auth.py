@@ -30,3 +30,20 @@ def test_grpc() -> None:
         assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
         headers = {"authorization": "Bearer key"}
         assert grpc_client.infer("doubler", doubler_inputs(client), headers=headers).as_numpy("y") is not None
+
+
+def test_loading_needs_a_key_or_leave() -> None:
+    with run_server(allow_load=False) as server:
+        for change in ("load", "unload"):
+            response = httpx.post(f"{server.url}/v2/repository/models/doubler/{change}")
+            assert response.status_code == 403
+            assert "--allow-load" in response.json()["error"]
+        with (
+            client.InferenceServerClient(server.grpc_address) as grpc_client,
+            pytest.raises(InferenceServerException, match="allow-load"),
+        ):
+            grpc_client.unload_model("doubler")
+        assert httpx.post(f"{server.url}/v2/repository/index").json()[1]["state"] == "READY"
+    with run_server(allow_load=False, api_key="secret") as server:
+        headers = {"authorization": "Bearer secret"}
+        assert httpx.post(f"{server.url}/v2/repository/models/doubler/load", headers=headers).status_code == 200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,8 +13,10 @@ from shoal.errors import ConfigError
 from shoal.server.auth import ApiKeyMiddleware
 from shoal.server.bodies import RequestBodies
 from shoal.server.draining import Drain, DrainMiddleware
+from shoal.server.host_check import HostMiddleware
 from shoal.server.oip.repository import ModelRepository
-from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_key
+from shoal.server.oip.repository_calls import RepositoryCalls
+from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.rpc.server import RpcServer
 from shoal.server.oip.status import RepositoryStatus
@@ -36,6 +38,8 @@ def create_graph_app(
     max_request_bytes: int = MAX_REQUEST_BYTES,
     grpc_address: tuple[str, int] | None = None,
     tls: TlsFiles | None = None,
+    allow_load: bool = False,
+    allowed_hosts: Sequence[str] | None = None,
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
@@ -48,13 +52,16 @@ def create_graph_app(
         max_request_bytes: larger requests are refused before they are read.
         grpc_address: where to serve gRPC; None: nowhere.
         tls: of gRPC; None: without TLS.
+        allow_load: whether clients may load and unload models without a key; with one they may in any case.
+        allowed_hosts: names that requests may give to the server and its pages, beside this machine's own; None: any.
     """
     drain = Drain()
     bodies = RequestBodies(max_request_bytes)
     status = RepositoryStatus(repository, drain)
+    calls = RepositoryCalls(repository, may_change=allow_load or api_key is not None)
     rpc = None
     if grpc_address is not None:
-        rpc = RpcServer(repository, status, drain, grpc_address, api_key, max_request_bytes, tls)
+        rpc = RpcServer(repository, calls, status, drain, grpc_address, api_key, max_request_bytes, tls)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
@@ -70,8 +77,8 @@ def create_graph_app(
             bodies.close()
 
     app = Starlette(
-        routes=[*RestApi(repository, status, bodies).routes(), *Probes(status).routes()],
-        middleware=_guards(api_key, drain),
+        routes=[*RestApi(repository, status, calls, bodies).routes(), *Probes(status).routes()],
+        middleware=_guards(api_key, drain, allowed_hosts),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,
     )
@@ -91,8 +98,12 @@ async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
         repository.on_death(str(error))
 
 
-def _guards(api_key: str | None, drain: Drain) -> list[Middleware]:
+def _guards(api_key: str | None, drain: Drain, allowed_hosts: Sequence[str] | None) -> list[Middleware]:
     common: dict[str, Any] = {"open_paths": _OPEN_PATHS}
     guarded = ("/v2", STATUS_PATH)
-    key = [Middleware(ApiKeyMiddleware, api_key=api_key, prefix=guarded, refuse=wrong_key, **common)] if api_key else []
-    return [*key, Middleware(DrainMiddleware, drain=drain, prefix="/v2", refuse=from_exception, **common)]
+    guards: list[Middleware] = []
+    if allowed_hosts is not None:
+        guards.append(Middleware(HostMiddleware, allowed=allowed_hosts, refuse=wrong_host))
+    if api_key is not None:
+        guards.append(Middleware(ApiKeyMiddleware, api_key=api_key, prefix=guarded, refuse=wrong_key, **common))
+    return [*guards, Middleware(DrainMiddleware, drain=drain, prefix="/v2", refuse=from_exception, **common)]

@@ -131,6 +131,11 @@ def wrong_key() -> ApiError:
     return ApiError(401, "Missing or wrong API key: send `Authorization: Bearer KEY`", code="invalid_api_key")
 
 
+def wrong_host(message: str) -> ApiError:
+    """The answer to a request that a web page of another site may have sent."""
+    return ApiError(403, message, code="host_not_allowed")
+
+
 def _overloaded(error: QueueFull) -> ApiError:
     return ApiError(
         429,

@@ -20,6 +20,7 @@ from shoal.errors import (
 from shoal.server.bodies import BodyTooLarge
 from shoal.server.draining import ShuttingDown
 from shoal.server.oip.repository import ModelNotReady, UnknownModel
+from shoal.server.oip.repository_calls import LoadNotAllowed
 from shoal.server.retry_after import retry_after
 
 
@@ -32,6 +33,11 @@ def wrong_key() -> Response:
     """The answer to a request without the server's key."""
     headers = {"www-authenticate": "Bearer"}
     return error_response(401, "missing or wrong API key: send `Authorization: Bearer KEY`", headers)
+
+
+def wrong_host(message: str) -> Response:
+    """The answer to a request that a web page of another site may have sent."""
+    return error_response(403, message)
 
 
 async def answer_exception(request: Request, error: Exception) -> Response:
@@ -58,6 +64,8 @@ HANDLED: tuple[type[Exception], ...] = (ShoalError, BodyTooLarge, ClientDisconne
 
 def _status_of(error: Exception) -> int:
     match error:
+        case LoadNotAllowed():
+            return 403
         case UnknownModel():
             return 404
         case ModelNotReady() | WorkerLost():

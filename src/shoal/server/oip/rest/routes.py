@@ -13,7 +13,7 @@ from shoal.errors import InvalidRequest
 from shoal.server.bodies import RequestBodies
 from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository import ModelRepository
-from shoal.server.oip.repository_calls import check_load_parameters
+from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import error_response
 from shoal.server.oip.rest.infer_endpoint import InferEndpoint
 from shoal.server.oip.served_model import ServedModel
@@ -38,7 +38,10 @@ Body = TypeVar("Body", _IndexBody, _ChangeBody)
 class RestApi:
     """Handlers over one repository."""
 
-    def __init__(self, repository: ModelRepository, status: RepositoryStatus, bodies: RequestBodies) -> None:
+    def __init__(
+        self, repository: ModelRepository, status: RepositoryStatus, calls: RepositoryCalls, bodies: RequestBodies
+    ) -> None:
+        self._calls = calls
         self._repository = repository
         self._status = status
         self._bodies = bodies
@@ -111,14 +114,13 @@ class RestApi:
     async def load(self, request: Request) -> Response:
         """POST /v2/repository/models/NAME/load"""
         body = await self._read(request, _ChangeBody)
-        check_load_parameters(body.parameters or {})
-        await self._repository.load(request.path_params["name"])
+        await self._calls.load(request.path_params["name"], body.parameters or {})
         return _json({})
 
     async def unload(self, request: Request) -> Response:
-        """POST /v2/repository/models/NAME/unload; its parameter `unload_dependents` has nothing to apply to."""
+        """POST /v2/repository/models/NAME/unload"""
         await self._read(request, _ChangeBody)
-        await self._repository.unload(request.path_params["name"])
+        await self._calls.unload(request.path_params["name"])
         return _json({})
 
     def _model(self, request: Request) -> ServedModel:

@@ -17,6 +17,7 @@ from shoal.errors import (
 )
 from shoal.server.draining import ShuttingDown
 from shoal.server.oip.repository import ModelNotReady, UnknownModel
+from shoal.server.oip.repository_calls import LoadNotAllowed
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata that tells clients when to try again. Source: gRFC A6, "Pushback"."""
@@ -27,6 +28,8 @@ _MS = 1_000
 def status_of(error: ShoalError) -> grpc.StatusCode:
     """The status code of an error."""
     match error:
+        case LoadNotAllowed():
+            return grpc.StatusCode.PERMISSION_DENIED
         case UnknownModel():
             return grpc.StatusCode.NOT_FOUND
         case InvalidRequest() | ModelLoadError() | ConfigError():

@@ -13,6 +13,7 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.server.auth import ApiKeyCheck
 from shoal.server.draining import Drain
 from shoal.server.oip.repository import ModelRepository
+from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import PACKAGE
@@ -34,6 +35,7 @@ class RpcServer:
     def __init__(
         self,
         repository: ModelRepository,
+        calls: RepositoryCalls,
         status: RepositoryStatus,
         drain: Drain,
         address: tuple[str, int],
@@ -42,9 +44,9 @@ class RpcServer:
         tls: TlsFiles | None = None,
     ) -> None:
         self._messages = Messages()
-        self._service = InferenceService(repository, status, drain, self._messages)
+        self._service = InferenceService(repository, calls, status, drain, self._messages)
         self._address = address
-        self._check = ApiKeyCheck(api_key) if api_key else None
+        self._check = ApiKeyCheck(api_key) if api_key is not None else None
         self._max_request_bytes = max_request_bytes
         self._tls = tls
         self._server: grpc.aio.Server | None = None

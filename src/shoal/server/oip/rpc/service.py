@@ -12,7 +12,7 @@ from shoal.server.draining import Drain
 from shoal.server.oip.inference import run_inference
 from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository import ModelNotReady, ModelRepository, UnknownModel
-from shoal.server.oip.repository_calls import check_load_parameters
+from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.infer_messages import call_from, response_from
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.statistics import model_statistics
@@ -39,7 +39,15 @@ UNARY_METHODS = (
 class InferenceService:
     """Each method is named as the protocol names it, in Python's spelling. Raises ShoalError; `server` answers it."""
 
-    def __init__(self, repository: ModelRepository, status: RepositoryStatus, drain: Drain, messages: Messages) -> None:
+    def __init__(
+        self,
+        repository: ModelRepository,
+        calls: RepositoryCalls,
+        status: RepositoryStatus,
+        drain: Drain,
+        messages: Messages,
+    ) -> None:
+        self._calls = calls
         self._repository = repository
         self._status = status
         self._drain = drain
@@ -105,11 +113,10 @@ class InferenceService:
 
     async def repository_model_load(self, request: Any, context: Context) -> Any:
         """RepositoryModelLoad"""
-        check_load_parameters(request.parameters)
-        await self._repository.load(request.model_name)
+        await self._calls.load(request.model_name, request.parameters)
         return self._messages.new("RepositoryModelLoadResponse")
 
     async def repository_model_unload(self, request: Any, context: Context) -> Any:
         """RepositoryModelUnload"""
-        await self._repository.unload(request.model_name)
+        await self._calls.unload(request.model_name)
         return self._messages.new("RepositoryModelUnloadResponse")
