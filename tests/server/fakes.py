@@ -39,6 +39,7 @@ class ByteTokenizer:
 
     eos_token_ids = frozenset({EOS})
     vocab_size = 257
+    max_token_chars = 1
 
     def __init__(self, *, has_chat_template: bool = True) -> None:
         self.has_chat_template = has_chat_template
@@ -51,8 +52,8 @@ class ByteTokenizer:
             raise InvalidRequest("conversation roles must alternate", param="messages")
         return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
 
-    def token_text(self, token_id: int) -> str:
-        return bytes([token_id]).decode(errors="replace") if token_id < EOS else "<eos>"
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < EOS else b"<eos>"
 
     def detokenizer(self, context: Sequence[int] = ()) -> ByteDetokenizer:
         return ByteDetokenizer()

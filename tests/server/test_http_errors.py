@@ -172,7 +172,7 @@ def test_unknown_model(http: httpx.Client) -> None:
     assert check_error(response, 404, param="model")["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/completions/"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/completions//"])
 def test_unknown_path(http: httpx.Client, path: str) -> None:
     check_error(http.get(path), 404)
 

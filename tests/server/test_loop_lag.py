@@ -23,15 +23,7 @@ def server() -> Generator[RunningServer, None, None]:
         yield running
 
 
-_UNBOUNDED_TEXTS = {"a long prompt", "many brackets in a text", "long stop strings"}
-"""Texts are bounded where they are tokenised and searched; then these leave the list."""
-_NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=False)) if name in _UNBOUNDED_TEXTS else name
-    for name in (*TO_ANY, *TO_OPENAI)
-]
-
-
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", [*TO_ANY, *TO_OPENAI])
 def test_a_hostile_request(server: RunningServer, name: str) -> None:
     request = (TO_ANY | TO_OPENAI)[name]()
     with LagWatch(server.loop).measure() as lag:

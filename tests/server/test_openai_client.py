@@ -144,7 +144,7 @@ def test_every_sampling_parameter_arrives(client: openai.OpenAI, server: Running
         frequency_penalty=-0.5,
         seed=-1,
         max_completion_tokens=5,
-        extra_body={"top_k": 40, "min_p": 0.05, "stop_token_ids": [7], "unheard_of": 1, "tools": []},
+        extra_body={"top_k": 40, "min_p": 0.05, "stop_token_ids": [7], "cache_salt": "x", "tools": []},
     )
     request = server.engine.requests[-1]
     sampling = request.sampling

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.server.text_stream import StopFinder, TextStream, failure_table
+from shoal.server.text_stream import StopFinder, TextStream, failure_table, prepare_stops
 
 texts = st.text(alphabet="abA\n é", max_size=40)
 stop_lists = st.lists(st.text(alphabet="abA\n é", min_size=1, max_size=5), max_size=4)
@@ -47,7 +47,7 @@ def test_streamed_text_equals_the_definition_for_any_token_boundaries(
 ) -> None:
     pieces = pieces_of(text, cuts)
     tail = pieces.pop() if pieces and last_piece_is_flushed else ""
-    stream = TextStream(PieceDetokenizer(pieces, tail), stops)
+    stream = TextStream(PieceDetokenizer(pieces, tail), prepare_stops(stops))
     shown = ""
     for token_id in range(len(pieces)):
         shown += stream.push(token_id)
@@ -61,7 +61,7 @@ def test_streamed_text_equals_the_definition_for_any_token_boundaries(
 
 @given(texts, stop_lists)
 def test_no_more_is_held_back_than_could_become_a_stop_string(text: str, stops: list[str]) -> None:
-    finder = StopFinder(stops)
+    finder = StopFinder(prepare_stops(stops))
     shown = finder.push(text)
     held = text[len(shown) :]
     if finder.found is None:
@@ -70,19 +70,19 @@ def test_no_more_is_held_back_than_could_become_a_stop_string(text: str, stops: 
 
 
 def test_the_stop_string_that_is_complete_first_wins() -> None:
-    finder = StopFinder(["abcd", "bc"])
+    finder = StopFinder(prepare_stops(["abcd", "bc"]))
     assert finder.push("xabcd") == "xa"
     assert finder.found == "bc"
 
 
 def test_of_two_that_are_complete_at_once_the_longest_is_cut() -> None:
-    finder = StopFinder(["c", "abc"])
+    finder = StopFinder(prepare_stops(["c", "abc"]))
     assert finder.push("xabc") == "x"
     assert finder.found == "abc"
 
 
 def test_a_false_start_is_shown_once_it_cannot_go_on() -> None:
-    finder = StopFinder(["aab"])
+    finder = StopFinder(prepare_stops(["aab"]))
     assert [finder.push(piece) for piece in ("a", "a", "a", "c")] == ["", "", "a", "aac"]
 
 

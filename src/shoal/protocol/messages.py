@@ -25,7 +25,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """How the next token is drawn from the logits; OpenAI's and vLLM's parameters of the same names."""
 
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 is greedy, and so is what float32 takes for 0."""
     top_p: float = 1.0
     """Nucleus mass in (0, 1]."""
     top_k: int = 0
@@ -40,6 +40,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Key of the random stream; with the token index it determines every draw. 0 <= seed < 2**63."""
     num_logprobs: int | None = None
     """None: no log-probabilities; n >= 0: the chosen token's and the n most likely tokens' log-probabilities."""
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken. Half of float32's smallest number is rounded to 0."""
+        return self.temperature <= 2.0**-150
 
     @property
     def needs_history(self) -> bool:

@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,13 +20,13 @@ from shoal.server.engine_thread import EngineThread
 from shoal.server.generation import Generation, GenerationSpec
 from shoal.server.metrics import RequestTimer, ServerMetrics
 from shoal.server.output_stream import OutputStream
+from shoal.server.readers import Readers
 from shoal.server.seams import Engine, EngineStats, Tokenizer
-from shoal.server.text_stream import TextStream
+from shoal.server.text_stream import TextStream, prepare_stops
 
-LONG_TEXT_CHARS = 16_384
-"""Longer texts are tokenised in a thread. At the order of 1 MB/s of a byte-pair tokeniser this bounds the pause that
-one prompt puts into everybody else's stream to a few hundredths of a second."""
-
+SHORT_TEXT_CHARS = 4096
+"""Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it
+(digits and letters in turn, SmolLM2's vocabulary, 2 cores), this takes a hundredth of a second."""
 NUM_SEEDS = 1 << 63
 """Seeds are 0 <= seed < 2**63, see `Sampling.seed`."""
 
@@ -67,7 +67,8 @@ class DataPlane:
         self._request_timeout_s = request_timeout_s
         self._draw_seed = draw_seed
         self._clock = clock
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-tokenizer")
+        self.readers = Readers()
+        """threads for what a call's own size makes long"""
 
     @property
     def max_context(self) -> int:
@@ -95,7 +96,7 @@ class DataPlane:
     async def close(self) -> None:
         """Stop the engine. Requests that are still open end with an error."""
         await self._engine.close()
-        self._encoder.shutdown(wait=False)
+        self.readers.close()
 
     async def stats(self) -> EngineStats:
         """The engine's counters now. Raises WorkerLost."""
@@ -105,14 +106,48 @@ class DataPlane:
         """The data plane's clock."""
         return self._clock()
 
-    async def encode(self, text: str, *, add_special: bool) -> tuple[int, ...]:
-        """Token ids of a text; long ones off the event loop."""
-        if len(text) <= LONG_TEXT_CHARS:
-            return tuple(self.tokenizer.encode(text, add_special=add_special))
-        loop = asyncio.get_running_loop()
-        return tuple(
-            await loop.run_in_executor(self._encoder, lambda: self.tokenizer.encode(text, add_special=add_special))
-        )
+    def check_length(self, texts: Iterable[str], param: str) -> None:
+        """Refuse texts that cannot fit before any work is done on them. Raises ContextLengthExceeded."""
+        limit = self.max_context * self.tokenizer.max_token_chars
+        num_chars = sum(map(len, texts))
+        if num_chars > limit:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {self.max_context} tokens, which are {limit} characters at "
+                f"most, but the prompt has {num_chars}: shorten it",
+                param=param,
+            )
+
+    async def encode(self, texts: Sequence[str], *, add_special: bool, param: str = "prompt") -> list[tuple[int, ...]]:
+        """Token ids of each text, off the event loop but for short ones.
+
+        Raises:
+            ContextLengthExceeded: one of them cannot fit; nothing was computed.
+            QueueFull: too many wait to be read.
+        """
+        for text in texts:
+            self.check_length((text,), param)
+        encode = self.tokenizer.encode
+        if sum(map(len, texts)) <= SHORT_TEXT_CHARS:
+            return [tuple(encode(text, add_special=add_special)) for text in texts]
+        return [
+            await self.readers.run(lambda text=text: tuple(encode(text, add_special=add_special))) for text in texts
+        ]
+
+    async def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt of a conversation, made off the event loop.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded: it cannot be made of these messages, or cannot fit.
+            QueueFull: too many wait to be read.
+        """
+        if len(messages) > self.max_context:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {self.max_context} tokens, and there are {len(messages)} "
+                "messages: leave some out",
+                param="messages",
+            )
+        self.check_length((str(message["content"]) for message in messages), "messages")
+        return await self.readers.run(lambda: self.tokenizer.chat_prompt(messages))
 
     async def generate(self, specs: Sequence[GenerationSpec], timeout_s: float | None = None) -> Generation:
         """Start a call with one or more prompts; all of them are admitted or none.
@@ -180,25 +215,31 @@ class DataPlane:
         timers: dict[RequestId, RequestTimer] = {}
         for spec in specs:
             max_tokens = self._allowed_tokens(spec)
+            stop_token_ids, stops = self._stop_token_ids(spec), prepare_stops(spec.stop)
             for sibling in range(spec.n):
                 index = len(requests)
-                request = self._request(RequestId(f"{call_id}-{index}"), spec, sibling, max_tokens)
+                request = Request(
+                    request_id=RequestId(f"{call_id}-{index}"),
+                    prompt_ids=spec.prompt_ids,
+                    max_tokens=max_tokens,
+                    sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
+                    stop_token_ids=stop_token_ids,
+                )
                 requests.append(request)
-                text = TextStream(self.tokenizer.detokenizer(spec.prompt_ids), spec.stop)
+                text = TextStream(self.tokenizer.detokenizer(spec.prompt_ids), stops)
                 choices[request.request_id] = Choice(index, text, request.stop_token_ids)
                 timers[request.request_id] = self.metrics.timer(len(spec.prompt_ids), arrival_s, self._clock)
         return requests, choices, timers
 
-    def _request(self, request_id: RequestId, spec: GenerationSpec, sibling: int, max_tokens: int) -> Request:
-        seed = self._draw_seed() if spec.seed is None else spec.seed + sibling
-        eos_token_ids: frozenset[int] = frozenset() if spec.ignore_eos else self.tokenizer.eos_token_ids
-        return Request(
-            request_id=request_id,
-            prompt_ids=spec.prompt_ids,
-            max_tokens=max_tokens,
-            sampling=msgspec.structs.replace(spec.sampling, seed=seed % NUM_SEEDS),
-            stop_token_ids=eos_token_ids | spec.stop_token_ids,
-        )
+    def _seed(self, spec: GenerationSpec, sibling: int) -> int:
+        return (self._draw_seed() if spec.seed is None else spec.seed + sibling) % NUM_SEEDS
+
+    def _stop_token_ids(self, spec: GenerationSpec) -> frozenset[int]:
+        """One set for all choices. Raises InvalidRequest where one is no token."""
+        vocab_size = self.tokenizer.vocab_size
+        if not all(0 <= token_id < vocab_size for token_id in spec.stop_token_ids):
+            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="stop_token_ids")
+        return spec.stop_token_ids if spec.ignore_eos else spec.stop_token_ids | self.tokenizer.eos_token_ids
 
     def _allowed_tokens(self, spec: GenerationSpec) -> int:
         """The output tokens the request may have. Raises InvalidRequest, ContextLengthExceeded."""

@@ -165,16 +165,21 @@ class Tokenizer(Protocol):
         """Whether `chat_prompt` works."""
         ...
 
+    @property
+    def max_token_chars(self) -> int:
+        """Characters that become one token at most: a text of more than so many times the context cannot fit."""
+        ...
+
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Token ids of a text. Must be callable from several threads at once."""
+        """Token ids of a text. Must be callable from several threads at once, and let others go on meanwhile."""
         ...
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], /) -> str:
-        """The prompt of a conversation, special tokens written out. Raises InvalidRequest."""
+        """The prompt of a conversation, special tokens written out. Thread-safe. Raises InvalidRequest."""
         ...
 
-    def token_text(self, token_id: int, /) -> str:
-        """The text of one token on its own."""
+    def token_bytes(self, token_id: int, /) -> bytes:
+        """What one token adds to a text, in UTF-8; it may be a part of a character."""
         ...
 
     def detokenizer(self, context: Sequence[int] = ..., /) -> Detokenizer:

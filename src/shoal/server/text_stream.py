@@ -6,6 +6,7 @@ A stop string may begin in one token and end in another, so text is held back wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from shoal.server.seams import Detokenizer
 
@@ -25,14 +26,27 @@ def failure_table(pattern: str) -> tuple[int, ...]:
     return tuple(table)
 
 
+class StopString(NamedTuple):
+    """A stop string, made ready once for all sequences that look for it."""
+
+    pattern: str
+    """at least one character"""
+    table: tuple[int, ...]
+    """see failure_table"""
+
+
+def prepare_stops(stops: Sequence[str]) -> tuple[StopString, ...]:
+    """The stop strings of a call."""
+    return tuple(StopString(stop, failure_table(stop)) for stop in stops)
+
+
 class _Matcher:
     """How much of one stop string the end of the text matches, in constant time a character."""
 
     __slots__ = ("length", "pattern", "table")
 
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.table = failure_table(pattern)
+    def __init__(self, stop: StopString) -> None:
+        self.pattern, self.table = stop
         self.length = 0
 
     def push(self, character: str) -> bool:
@@ -49,7 +63,7 @@ class StopFinder:
     The rule looks at characters alone, so the result does not depend on where the text was cut into pieces.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[StopString]) -> None:
         self._matchers = [_Matcher(stop) for stop in stops]
         self._held = ""
         self.found: str | None = None
@@ -82,7 +96,7 @@ class StopFinder:
 class TextStream:
     """The visible text of one sequence."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[StopString]) -> None:
         self._detokenizer = detokenizer
         self._finder = StopFinder(stops)
         self.num_decoded_chars = 0

@@ -97,6 +97,14 @@ def test_the_check_notices_another_temperature() -> None:
         check_distribution(counts(logits_V, Sampling(temperature=1.1, seed=7), 8000), softmax(logits_V))
 
 
+@pytest.mark.parametrize("temperature", [2.0**-150, 1e-46, 1e-300, 5e-324])
+def test_what_float32_takes_for_0_is_greedy(temperature: float) -> None:
+    for seed in range(20):
+        logits_V = make_logits(seed)
+        assert draw(logits_V, Sampling(temperature=temperature, seed=seed)).token_id == logits_V.argmax()
+    assert not Sampling(temperature=1e-45).is_greedy
+
+
 def test_a_very_small_temperature_is_greedy() -> None:
     logits_V = make_logits(2)
     assert draw(logits_V, Sampling(temperature=1e-6, seed=1)).token_id == int(logits_V.argmax())

@@ -1,6 +1,7 @@
 """Tokenizers of both formats, chat templates and streaming text."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,24 @@ def test_model_with_a_hostile_template_is_refused_when_it_is_loaded(hf_directory
     with pytest.raises(ModelLoadError, match="chat template does not end") as refusal:
         load_tokenizer(hf_directory)
     assert str(hf_directory) in str(refusal.value)
+
+
+@given(st.text(max_size=40))
+def test_bytes_of_tokens_spell_the_text(tokenizer: Tokenizer, text: str) -> None:
+    """Characters that are cut into several tokens included."""
+    ids = tokenizer.encode(text, add_special=False)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+
+
+def test_bytes_of_special_tokens_are_their_names(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.token_bytes(token) for token in (0, 1)] == [b"<|endoftext|>", b"<|im_start|>"]
+
+
+def test_no_token_is_longer_than_the_longest(tokenizer: Tokenizer) -> None:
+    assert tokenizer.max_token_chars == len("<|endoftext|>")
+
+
+def test_many_threads_encode_at_once(tokenizer: Tokenizer) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(tokenizer.encode, TEXTS * 50))
+    assert found == [tokenizer.encode(text) for text in TEXTS] * 50

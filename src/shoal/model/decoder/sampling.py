@@ -82,7 +82,7 @@ def _sample_row(logits_V: F32, row: SampleRow, best: int, raw: bytes) -> Sampled
     sampling = row.sampling
     if row.target is not None:
         token_id = row.target
-    elif sampling.temperature == 0.0:
+    elif sampling.is_greedy:
         token_id = best
     else:
         token_id = _draw(logits_V, row, logits_V[best])

@@ -60,7 +60,7 @@ def choose_token(row: ShardRow, sample: SampleRow) -> Procedure[int]:
     """The target, the best token or a draw."""
     if sample.target is not None:
         return sample.target
-    if sample.sampling.temperature == 0.0:
+    if sample.sampling.is_greedy:
         return row.best_id
     weights_V = softmax_weights(row.logits_V, row.best_logit, sample.sampling.temperature)
     u = uniform(sample.sampling.seed, sample.token_index)

@@ -75,7 +75,7 @@ def sample_shard(
 
 def _needs_more(sample: SampleRow) -> bool:
     """Whether the best logit does not settle the row."""
-    is_drawn = sample.target is None and sample.sampling.temperature != 0.0
+    is_drawn = sample.target is None and not sample.sampling.is_greedy
     return is_drawn or sample.want_logits or sample.sampling.num_logprobs is not None
 
 

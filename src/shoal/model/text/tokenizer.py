@@ -12,7 +12,11 @@ from tokenizers import Tokenizer as Backend
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.detokenizer import Detokenizer
+from shoal.model.text.token_pieces import TokenPieces
 from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
+
+_NORMALIZED_CHARS = 4
+"""Characters that normalizing makes one of: NFC joins a letter and its marks, three at most in the languages in use."""
 
 
 def load_tokenizer(path: Path, *, num_rows: int | None = None) -> Tokenizer:
@@ -74,15 +78,23 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return "default" in self._templates
 
+    @cached_property
+    def max_token_chars(self) -> int:
+        """Characters of a text that become one token at most; a longer run of unknown characters is not counted on."""
+        longest = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
+        return longest if self._backend.normalizer is None else _NORMALIZED_CHARS * longest
+
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids. `add_special` puts BOS first where the model wants it; a chat prompt usually holds it already.
+
+        Other threads go on meanwhile: of the backend's two methods, only that for several texts lets them.
 
         Raises:
             InvalidRequest: the text holds half a surrogate pair, or a token that was added to the tokenizer, but not to
                 the model.
         """
         try:
-            ids = self._backend.encode(text, add_special_tokens=add_special).ids
+            ids = self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids
         except TypeError:  # a str, but none that can be UTF-8
             raise InvalidRequest("the text holds half of a surrogate pair, which is no character") from None
         if self._num_rows is not None and ids and (largest := max(ids)) >= self._num_rows:
@@ -100,6 +112,10 @@ class Tokenizer:
         text = self.decode([*anchor, token_id], skip_special=False)
         return text[len(self.decode(anchor, skip_special=False)) :]
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token adds to a text, in UTF-8: less than a character where the vocabulary is one of bytes."""
+        return self._pieces.bytes_of(token_id) or self.token_text(token_id).encode()
+
     def detokenizer(self, context: Sequence[int] = (), *, skip_special: bool = True) -> Detokenizer:
         """A stream of text for one sequence that goes on after the tokens of `context`."""
         return Detokenizer(lambda ids: self.decode(ids, skip_special=skip_special), context)
@@ -116,6 +132,10 @@ class Tokenizer:
             raise InvalidRequest("this model has no chat template; use plain completions", "messages")
         name = "tool_use" if tools and "tool_use" in self._templates else "default"
         return self._templates[name].render(messages, tools)
+
+    @cached_property
+    def _pieces(self) -> TokenPieces:
+        return TokenPieces(self._backend)
 
     @cached_property
     def _anchor_ids(self) -> list[int]:

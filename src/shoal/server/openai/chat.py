@@ -12,7 +12,7 @@ from shoal.errors import InvalidRequest
 from shoal.server.choice import ChoiceDelta, PositionLogprobs
 from shoal.server.data_plane import DataPlane
 from shoal.server.generation import GenerationSpec, Usage
-from shoal.server.openai.form import FinishedChoice, finite, top_pairs, usage_fields
+from shoal.server.openai.form import FinishedChoice, finite, token_name, top_pairs, usage_fields
 from shoal.server.openai.schemas import ChatBody
 
 _json = msgspec.json.Encoder().encode
@@ -23,10 +23,11 @@ async def chat_specs(body: ChatBody, data_plane: DataPlane) -> list[GenerationSp
     tokenizer = data_plane.tokenizer
     if not tokenizer.has_chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
-    prompt = tokenizer.chat_prompt(body.template_messages())
+    prompt = await data_plane.chat_prompt(body.template_messages())
+    (prompt_ids,) = await data_plane.encode([prompt], add_special=False, param="messages")
     return [
         GenerationSpec(
-            prompt_ids=await data_plane.encode(prompt, add_special=False),
+            prompt_ids=prompt_ids,
             max_tokens=body.output_tokens_limit,
             n=body.num_choices,
             sampling=body.sampling(body.num_logprobs),
@@ -41,9 +42,9 @@ async def chat_specs(body: ChatBody, data_plane: DataPlane) -> list[GenerationSp
 class ChatForm:
     """`chat.completion` and `chat.completion.chunk` objects of one call."""
 
-    def __init__(self, model_name: str, *, include_usage: bool, token_text: Callable[[int], str]) -> None:
+    def __init__(self, model_name: str, *, include_usage: bool, token_bytes: Callable[[int], bytes]) -> None:
         self._fields = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
-        self._token_text = token_text
+        self._token_bytes = token_bytes
         head = _json({**self._fields, "object": "chat.completion.chunk"})[:-1]
         self._head = b"data: " + head + b',"choices":[{"index":%d,"delta":'
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -56,7 +57,7 @@ class ChatForm:
 
     def event(self, delta: ChoiceDelta) -> bytes:
         """One `chat.completion.chunk`."""
-        logprobs = _json(self._logprobs(delta.logprobs)) if delta.logprobs else b"null"
+        logprobs = self._logprobs(delta.logprobs) if delta.logprobs else b"null"
         reason = b'"%s"' % delta.finish_reason.encode() if delta.finish_reason else b"null"
         content = b'{"content":%s},"logprobs":%s,"finish_reason":%s}]' % (_json(delta.text), logprobs, reason)
         return self._head % delta.index + content + self._tail
@@ -79,17 +80,19 @@ class ChatForm:
         return {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice.logprobs) if choice.logprobs else None,
+            "logprobs": msgspec.Raw(self._logprobs(choice.logprobs)) if choice.logprobs else None,
             "finish_reason": choice.finish_reason,
         }
 
-    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> dict[str, object]:
-        content: list[dict[str, object]] = []
+    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> bytes:
+        """Written position by position, so that a long answer never holds the interpreter for long."""
+        content: list[bytes] = []
         for position in positions:
             top = [self._token(token_id, logprob) for token_id, logprob in top_pairs(position.logprobs)]
-            content.append({**self._token(position.token_id, finite(position.logprobs.logprob)), "top_logprobs": top})
-        return {"content": content, "refusal": None}
+            chosen = self._token(position.token_id, finite(position.logprobs.logprob))
+            content.append(_json({**chosen, "top_logprobs": top}))
+        return b'{"content":[%s],"refusal":null}' % b",".join(content)
 
     def _token(self, token_id: int, logprob: float) -> dict[str, object]:
-        text = self._token_text(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        token = self._token_bytes(token_id)
+        return {"token": token_name(token), "logprob": logprob, "bytes": list(token)}

@@ -12,7 +12,7 @@ from shoal.errors import InvalidRequest
 from shoal.server.choice import ChoiceDelta, PositionLogprobs
 from shoal.server.data_plane import DataPlane
 from shoal.server.generation import GenerationSpec, Usage
-from shoal.server.openai.form import FinishedChoice, finite, top_pairs, usage_fields
+from shoal.server.openai.form import FinishedChoice, finite, token_name, top_pairs, usage_fields
 from shoal.server.openai.schemas import CompletionBody
 
 _json = msgspec.json.Encoder().encode
@@ -22,7 +22,7 @@ async def completion_specs(body: CompletionBody, data_plane: DataPlane) -> list[
     """What to generate, one spec a prompt. Raises InvalidRequest."""
     return [
         GenerationSpec(
-            prompt_ids=await _prompt_ids(prompt, data_plane),
+            prompt_ids=prompt_ids,
             max_tokens=body.output_tokens_limit,
             n=body.num_choices,
             sampling=body.sampling(body.logprobs),
@@ -31,30 +31,37 @@ async def completion_specs(body: CompletionBody, data_plane: DataPlane) -> list[
             stop_token_ids=frozenset(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),
         )
-        for prompt in body.prompt
+        for prompt_ids in await _prompt_ids(body.prompt, data_plane)
     ]
 
 
-async def _prompt_ids(prompt: str | tuple[int, ...], data_plane: DataPlane) -> tuple[int, ...]:
-    if isinstance(prompt, str):
-        return await data_plane.encode(prompt, add_special=True)
+async def _prompt_ids(prompts: Sequence[str | tuple[int, ...]], data_plane: DataPlane) -> list[tuple[int, ...]]:
+    """In order. All token ids are looked at before any text is."""
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            _check_ids(prompt, data_plane)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await data_plane.encode(texts, add_special=True))
+    return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+
+def _check_ids(prompt: tuple[int, ...], data_plane: DataPlane) -> None:
     vocab_size = data_plane.tokenizer.vocab_size
     if prompt and not 0 <= min(prompt) <= max(prompt) < vocab_size:
         raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="prompt")
-    return prompt
 
 
 class CompletionForm:
     """`text_completion` objects of one call."""
 
-    def __init__(self, model_name: str, *, include_usage: bool, token_text: Callable[[int], str]) -> None:
+    def __init__(self, model_name: str, *, include_usage: bool, token_bytes: Callable[[int], bytes]) -> None:
         self._fields = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": model_name,
         }
-        self._token_text = token_text
+        self._token_bytes = token_bytes
         head = b"data: " + _json(self._fields)[:-1]
         self._head = head + b',"choices":[{"index":'
         self._tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
@@ -93,13 +100,23 @@ class CompletionForm:
         }
 
     def _logprobs(self, positions: Sequence[PositionLogprobs]) -> dict[str, object]:
-        text = self._token_text
         return {
-            "tokens": [text(position.token_id) for position in positions],
+            "tokens": [self._name(position.token_id) for position in positions],
             "token_logprobs": [finite(position.logprobs.logprob) for position in positions],
-            "top_logprobs": [
-                {text(token_id): logprob for token_id, logprob in top_pairs(position.logprobs)}
-                for position in positions
-            ],
+            "top_logprobs": [msgspec.Raw(_json(self._top(position))) for position in positions],
             "text_offset": [position.text_offset for position in positions],
         }
+
+    def _top(self, position: PositionLogprobs) -> dict[str, float]:
+        """The likeliest tokens and the one that was drawn, which may be one more than were asked for.
+
+        Of several tokens of one name the likeliest stands. Source: OpenAI API reference, `logprobs`.
+        """
+        drawn = (position.token_id, finite(position.logprobs.logprob))
+        named: dict[str, float] = {}
+        for token_id, logprob in (*top_pairs(position.logprobs), drawn):
+            named.setdefault(self._name(token_id), logprob)
+        return named
+
+    def _name(self, token_id: int) -> str:
+        return token_name(self._token_bytes(token_id))

@@ -70,6 +70,17 @@ def finite(logprob: float) -> float:
     return max(logprob, LOWEST_LOGPROB)
 
 
+def token_name(token: bytes) -> str:
+    """A token's text; of one that is no whole text, its bytes, told apart from each other.
+
+    Source: OpenAI API, `tokens` of completions: `bytes:\\xf0\\x9f`.
+    """
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+
+
 def top_pairs(logprobs: TokenLogprobs) -> list[tuple[int, float]]:
     """The most likely tokens and their log-probabilities, most likely first."""
     return [(token_id, finite(value)) for token_id, value in zip(logprobs.top_ids, logprobs.top_logprobs, strict=True)]

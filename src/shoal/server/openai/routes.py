@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -28,6 +28,11 @@ JSON_BOUNDS = JsonBounds(max_items=200_000, max_groups=10_000)
 """What pydantic reads in a few hundredths of a second. Token ids are the only items of which there may be many."""
 
 
+FEW_LOGPROBS = 100
+"""Positions whose log-probabilities are written in the event loop: with 20 alternatives each, a hundredth of a second.
+"""
+
+
 class OpenAiApi:
     """Handlers of /v1/*."""
 
@@ -40,9 +45,9 @@ class OpenAiApi:
     def routes(self) -> list[Route]:
         """For the app's router."""
         return [
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/completions", self.completion, methods=["POST"]),
-            Route("/v1/models", self.models, methods=["GET"]),
+            *_either_slash("/v1/chat/completions", self.chat, "POST"),
+            *_either_slash("/v1/completions", self.completion, "POST"),
+            *_either_slash("/v1/models", self.models, "GET"),
             Route("/v1/models/{name:path}", self.model, methods=["GET"]),
         ]
 
@@ -50,16 +55,16 @@ class OpenAiApi:
         """POST /v1/chat/completions"""
         body = await self._read(request, ChatBody)
         specs = await chat_specs(body, self._data_plane)
-        token_text = self._data_plane.tokenizer.token_text
-        form = ChatForm(self._model_name, include_usage=body.include_usage, token_text=token_text)
+        token_bytes = self._data_plane.tokenizer.token_bytes
+        form = ChatForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
         return await self._respond(request, body, specs, form)
 
     async def completion(self, request: Request) -> Response:
         """POST /v1/completions"""
         body = await self._read(request, CompletionBody)
         specs = await completion_specs(body, self._data_plane)
-        token_text = self._data_plane.tokenizer.token_text
-        form = CompletionForm(self._model_name, include_usage=body.include_usage, token_text=token_text)
+        token_bytes = self._data_plane.tokenizer.token_bytes
+        form = CompletionForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
         return await self._respond(request, body, specs, form)
 
     async def models(self, request: Request) -> Response:
@@ -111,4 +116,14 @@ class OpenAiApi:
             async for deltas in generation:
                 for delta in deltas:
                     choices[delta.index].add(delta)
-        return Response(form.answer(choices, generation.usage), media_type="application/json")
+        usage = generation.usage
+        if sum(len(choice.logprobs) for choice in choices) <= FEW_LOGPROBS:
+            content = form.answer(choices, usage)
+        else:
+            content = await self._data_plane.readers.run(lambda: form.answer(choices, usage))
+        return Response(content, media_type="application/json")
+
+
+def _either_slash(path: str, handler: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
+    """With and without a slash at the end, which some clients join on. Not a redirect: POSTs do not follow those."""
+    return [Route(path + end, handler, methods=[method]) for end in ("", "/")]

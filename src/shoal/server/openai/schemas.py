@@ -1,44 +1,38 @@
 """The bodies of /v1/chat/completions and /v1/completions, checked. The only pydantic in Shoal.
 
-Fields nobody knows are ignored, as OpenAI-compatible servers do. Fields that would change the answer and that Shoal
-does not implement are refused unless they hold the value that changes nothing.
+Fields that are not named here are looked at in fields.py.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
+from shoal.server.openai.fields import (
+    MESSAGE_HARMLESS,
+    MESSAGE_NEUTRAL,
+    STREAM_OPTIONS_HARMLESS,
+    STREAM_OPTIONS_NEUTRAL,
+    check_extra,
+    check_fields,
+)
 
 MAX_LOGPROBS = 20
 """Source: OpenAI API reference, `top_logprobs`."""
 MAX_STOPS = 16
+MAX_STOP_CHARS = 512
+"""Of one stop sequence: OpenAI takes four and says nothing of their length; a line of text has a hundred."""
+MAX_STOP_TOKEN_IDS = 128
+MAX_MESSAGES = 4096
+"""Of a conversation: two thousand questions and answers. Several hundred fill a context of 128 thousand tokens."""
 MAX_CHOICES = 128
 """Source: OpenAI API reference, `n`."""
 INT64 = 1 << 63
 MAX_TIMEOUT_S = 86_400.0
 """A day: nobody waits longer."""
-
-_NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
-    "suffix": ("",),
-    "echo": (False,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "functions": ([],),
-    "repetition_penalty": (1, 1.0),
-    "min_tokens": (0,),
-    "use_beam_search": (False,),
-    "response_format": ({"type": "text"},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-}
-"""Not implemented: any other value (null aside) is refused."""
 
 
 def _stops(value: object) -> object:
@@ -49,7 +43,18 @@ def _stops(value: object) -> object:
         raise ValueError("must be a string or a list of strings")
     if len(cast(list[str], stops)) > MAX_STOPS:
         raise ValueError(f"at most {MAX_STOPS} stop sequences")
+    if any(len(stop) > MAX_STOP_CHARS for stop in cast(list[str], stops)):
+        raise ValueError(f"at most {MAX_STOP_CHARS} characters in a stop sequence")
     return tuple(stop for stop in cast(list[str], stops) if stop)
+
+
+def _token_limit(value: object) -> object:
+    if type(value) is int and value < 1:
+        raise ValueError("must be at least 1: leave it out for as many as are usual")
+    return value
+
+
+_TokenLimit = Annotated[int, Field(lt=INT64), BeforeValidator(_token_limit)]
 
 
 def _content(value: object) -> object:
@@ -98,9 +103,17 @@ class StreamOptions(_Schema):
 
     include_usage: bool | None = None
 
+    @model_validator(mode="after")
+    def _check_extra(self) -> StreamOptions:
+        extra = self.model_extra or {}
+        check_extra(extra, ["include_usage"], STREAM_OPTIONS_NEUTRAL, STREAM_OPTIONS_HARMLESS, "stream_options.")
+        return self
+
 
 class GenerationBody(_Schema):
     """What both endpoints share. null stands for the default everywhere."""
+
+    endpoint: ClassVar[str]
 
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -112,20 +125,18 @@ class GenerationBody(_Schema):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
+    max_tokens: _TokenLimit | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     """seconds in which the answer must be finished: not OpenAI's, as some gateways know it"""
 
     @model_validator(mode="after")
     def _refuse_unimplemented(self) -> GenerationBody:
-        for name, value in (self.model_extra or {}).items():
-            if name in _NEUTRAL_VALUES and value is not None and value not in _NEUTRAL_VALUES[name]:
-                raise InvalidRequest(f"`{name}` is not supported by this server: leave it out", param=name)
+        check_fields(self.model_extra or {}, type(self).model_fields, self.endpoint)
         return self
 
     @property
@@ -154,17 +165,26 @@ class GenerationBody(_Schema):
 class ChatMessage(_Schema):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_content)] = ""
 
 
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
+    endpoint = "chat"
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: _TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _check_messages(self) -> ChatBody:
+        known = ChatMessage.model_fields
+        for place, message in enumerate(self.messages):
+            check_extra(message.model_extra or {}, known, MESSAGE_NEUTRAL, MESSAGE_HARMLESS, f"messages[{place}].")
+        return self
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> ChatBody:
@@ -196,6 +216,8 @@ DEFAULT_COMPLETION_TOKENS = 16
 
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
+
+    endpoint = "completions"
 
     prompt: Annotated[tuple[str | tuple[int, ...], ...], BeforeValidator(_prompts)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

@@ -1,0 +1,184 @@
+"""Fields of a body beside those that Shoal implements: which are refused, which are ignored, which are typing errors.
+
+What would change the answer is refused unless it holds the value that changes nothing. What concerns accounts, caches
+or measurements is ignored. Any other name is refused as well: an ignored `max_token` is an answer of another length
+than was asked for, and nobody learns why (decision 0014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from shoal.errors import InvalidRequest
+
+NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
+    # OpenAI
+    "audio": (),
+    "echo": (False,),
+    "function_call": ("none", "auto", ""),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"], []),
+    "moderation": (),
+    "prediction": (),
+    "reasoning": ({},),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    # vLLM, SGLang
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "ebnf": ("",),
+    "guided_choice": (),
+    "guided_decoding_backend": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "kv_transfer_params": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "lora_path": (),
+    "min_tokens": (0,),
+    "mm_processor_kwargs": ({},),
+    "no_stop_trim": (False,),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "regex": ("",),
+    "repetition_penalty": (1,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "separate_reasoning": (True,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "structural_tag": (),
+    "structured_outputs": (),
+    "truncate_prompt_tokens": (-1,),
+    "use_beam_search": (False,),
+    "vllm_xargs": ({},),
+    # llama.cpp, Ollama, text-generation-inference
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "grammar": ("",),
+    "json_schema": ({},),
+    "lora": ([],),
+    "mirostat": (0,),
+    "mirostat_mode": (0,),
+    "n_predict": (-1,),
+    "n_probs": (0,),
+    "options": ({},),
+    "repeat_penalty": (1,),
+    "samplers": (),
+    "tfs_z": (1,),
+    "think": (False,),
+    "top_a": (0,),
+    "top_n_sigma": (-1, 0),
+    "typical_p": (1,),
+    "xtc_probability": (0,),
+}
+"""Not implemented: any other value (null aside) is refused."""
+_NEUTRAL_BY_ENDPOINT: dict[str, dict[str, tuple[object, ...]]] = {
+    "chat": {"add_special_tokens": (False,)},
+    "completions": {"add_special_tokens": (True,), "max_completion_tokens": ()},
+}
+
+HARMLESS = frozenset(
+    {
+        "cache_prompt",
+        "cache_salt",
+        "chat_id",
+        "id_slot",
+        "keep_alive",
+        "kwargs",
+        "litellm_call_id",
+        "litellm_session_id",
+        "metadata",
+        "parallel_tool_calls",
+        "priority",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "request_id",
+        "return_progress",
+        "rid",
+        "safety_identifier",
+        "service_tier",
+        "session_id",
+        "slot_id",
+        "store",
+        "timings_per_token",
+        "user_id",
+    }
+)
+"""Ignored, whatever they hold: the answer's words are the same with and without them."""
+STREAM_OPTIONS_NEUTRAL: dict[str, tuple[object, ...]] = {"continuous_usage_stats": (False,)}
+STREAM_OPTIONS_HARMLESS = frozenset({"include_obfuscation"})
+MESSAGE_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "name": (),
+    "prefix": (False,),
+    "reasoning": ("",),
+    "reasoning_content": ("",),
+    "refusal": ("",),
+    "tool_call_id": (),
+    "tool_calls": ([],),
+}
+MESSAGE_HARMLESS = frozenset({"cache_control", "id", "metadata", "timestamp"})
+_MAX_NAME_CHARS = 100
+
+
+def check_fields(extra: Mapping[str, Any], known: Collection[str], endpoint: str) -> None:
+    """Look at the fields of a body that its schema does not know. Raises InvalidRequest, which names the field."""
+    neutral = NEUTRAL_VALUES | _NEUTRAL_BY_ENDPOINT[endpoint]
+    check_extra(extra, known, neutral, HARMLESS)
+
+
+def check_extra(
+    extra: Mapping[str, Any],
+    known: Collection[str],
+    neutral: Mapping[str, tuple[object, ...]],
+    harmless: Collection[str],
+    prefix: str = "",
+) -> None:
+    """The same for any object.
+
+    Args:
+        extra: fields that its schema does not know.
+        known: those that it does.
+        neutral: fields that are not implemented, with the values that change nothing.
+        harmless: fields that are ignored.
+        prefix: of the names in errors.
+
+    Raises:
+        InvalidRequest: a field would change the answer, or nobody knows it.
+    """
+    for name, value in extra.items():
+        if value is None or name in harmless:
+            continue
+        shown = prefix + name[:_MAX_NAME_CHARS]
+        if name not in neutral:
+            near = get_close_matches(name[:_MAX_NAME_CHARS], [*known, *neutral], n=1)
+            hint = f": did you mean `{prefix}{near[0]}`?" if near else ": leave it out"
+            raise InvalidRequest(f"`{shown}` is no field of this endpoint{hint}", param=shown)
+        if not any(_is_same(value, one) for one in neutral[name]):
+            raise InvalidRequest(f"`{shown}` is not supported by this server: leave it out", param=shown)
+
+
+def _is_same(value: object, neutral: object) -> bool:
+    """Equal, and a truth value only where one is meant: `1 == True` in Python."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

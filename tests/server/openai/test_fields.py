@@ -1,0 +1,128 @@
+"""What would change the answer is refused by name, what would not is ignored, what nobody knows is a typing error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.fields import NEUTRAL_VALUES
+from shoal.server.openai.schemas import ChatBody, CompletionBody
+from tests.server.running_server import MODEL
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "{hi}"}]}
+COMPLETION: dict[str, Any] = {"prompt": "{hi}"}
+CHANGES = {
+    "add_generation_prompt": False, "allowed_token_ids": [5], "audio": {"voice": "x"}, "bad_words": ["x"],
+    "chat_template": "x", "chat_template_kwargs": {"enable_thinking": False}, "continue_final_message": True,
+    "documents": [{}], "ebnf": "x", "function_call": {"name": "f"}, "grammar": "root ::= x", "guided_json": {},
+    "guided_decoding_backend": "x", "include_stop_str_in_output": True, "json_schema": {"type": "object"},
+    "length_penalty": 1.5, "logits_processors": ["x"], "logit_bias": {"5": 1}, "modalities": ["audio"],
+    "n_predict": 5, "prediction": {}, "prompt_embeds": "x", "prompt_logprobs": 1, "reasoning_effort": "high",
+    "regex": "a+", "repeat_penalty": 1.1, "repetition_penalty": 1.1, "return_token_ids": True,
+    "return_tokens_as_token_ids": True, "skip_special_tokens": False, "tool_choice": "required", "tools": [{}],
+    "truncate_prompt_tokens": 5, "typical_p": 0.5, "web_search_options": {}, "response_format": {"type": "json_object"},
+    "echo": True, "min_tokens": True, "use_beam_search": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_fields_that_would_change_the_answer(field: str) -> None:
+    for schema, body in ((ChatBody, CHAT), (CompletionBody, COMPLETION)):
+        with pytest.raises(InvalidRequest, match="is not supported by this server") as refusal:
+            schema.model_validate({**body, field: CHANGES[field]})
+        assert refusal.value.param == field
+        schema.model_validate({**body, field: None})
+
+
+def test_neutral_values_are_taken() -> None:
+    for field, values in NEUTRAL_VALUES.items():
+        for value in values:
+            ChatBody.model_validate({**CHAT, field: value})
+
+
+def test_special_tokens_are_added_where_they_usually_are() -> None:
+    ChatBody.model_validate({**CHAT, "add_special_tokens": False})
+    CompletionBody.model_validate({**COMPLETION, "add_special_tokens": True})
+    for schema, body, value in ((ChatBody, CHAT, True), (CompletionBody, COMPLETION, False)):
+        with pytest.raises(InvalidRequest, match="add_special_tokens"):
+            schema.model_validate({**body, "add_special_tokens": value})
+
+
+@pytest.mark.parametrize(
+    ("field", "near"),
+    [("max_token", "max_tokens"), ("temprature", "temperature"), ("Stream", "stream"), ("top-p", "top_p")],
+)
+def test_typing_errors(field: str, near: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"`{field}` is no field of this endpoint: did you mean `{near}`") as error:
+        ChatBody.model_validate({**CHAT, field: 1})
+    assert error.value.param == field
+
+
+def test_field_that_nobody_knows() -> None:
+    name = "x" * 100_000
+    with pytest.raises(InvalidRequest, match="is no field of this endpoint: leave it out") as error:
+        CompletionBody.model_validate({**COMPLETION, name: 1})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, "tool_calls"),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, "function_call"),
+        ({"tool_call_id": "1"}, "tool_call_id"),
+        ({"name": "Ann"}, "name"),
+        ({"contents": "x"}, "contents"),
+    ],
+)
+def test_fields_of_messages(fields: dict[str, Any], param: str) -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": None, **fields}]
+    with pytest.raises(InvalidRequest) as error:
+        ChatBody.model_validate({"messages": messages})
+    assert error.value.param == f"messages[1].{param}"
+
+
+def test_message_as_the_official_client_dumps_it(client: openai.OpenAI) -> None:
+    """The next turn sends the answer's message back as it came, with the fields that are null."""
+    messages: list[Any] = [{"role": "user", "content": "say {one}"}]
+    answer = client.chat.completions.create(model=MODEL, messages=messages)
+    messages += [answer.choices[0].message, {"role": "user", "content": "say {two}"}]
+    answer = client.chat.completions.create(model=MODEL, messages=messages)
+    messages[1] = messages[1].model_dump()
+    again = client.chat.completions.create(model=MODEL, messages=messages)
+    assert answer.choices[0].message.content == again.choices[0].message.content == "two"
+
+
+def test_harmless_fields_from_the_official_client(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=CHAT["messages"],
+        user="u",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        parallel_tool_calls=True,
+        prompt_cache_key="k",
+        safety_identifier="s",
+        stream=False,
+        extra_body={"priority": 1, "cache_salt": "x"},
+    )
+    assert answer.choices[0].message.content == "hi"
+
+
+def test_tool_turns_are_refused_by_name(client: openai.OpenAI) -> None:
+    messages: list[Any] = [*CHAT["messages"], {"role": "tool", "tool_call_id": "1", "content": "12 degrees"}]
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model=MODEL, messages=messages)
+    assert error.value.param == "messages[1].role"
+
+
+def test_prefill_is_refused_by_name(client: openai.OpenAI) -> None:
+    messages: list[Any] = [*CHAT["messages"], {"role": "assistant", "content": "The capital of Fran"}]
+    options = {"continue_final_message": True, "add_generation_prompt": False}
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model=MODEL, messages=messages, extra_body=options)
+    assert error.value.param in options
