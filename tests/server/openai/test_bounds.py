@@ -34,9 +34,9 @@ def test_long_text_is_refused_unread(http: httpx.Client, server: RunningServer) 
 
 
 def test_many_messages(http: httpx.Client) -> None:
-    for count in (390_000, 4097, 513):
+    for count, param in ((390_000, None), (4097, "messages"), (513, "messages")):
         body = b'{"messages": [%s]}' % b",".join([b'{"role":"user"}'] * count)
-        assert refusal(http.post(CHAT, content=body))["param"] == "messages"
+        assert refusal(http.post(CHAT, content=body))["param"] == param
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,6 @@ def test_many_messages(http: httpx.Client) -> None:
         ("temperature", 1e300),
         ("timeout", 1e300),
         ("user", ["a"] * 1_000_000),
-        ("metadata", {"a": "b" * 1_000_000}),
         ("a" * 200_000, 1),
     ],
 )
