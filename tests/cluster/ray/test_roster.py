@@ -34,6 +34,8 @@ class Cluster:
         self.raylets = [undo.enter_context(socket.create_server((address, 0))) for address in addresses]
         self.node_ids = [f"node-{index}" for index in range(count)]
         self.present = set(range(count))
+        self.ghosts: list[Any] = []
+        """nodes that only Ray believes to live"""
         self.agents: dict[str, FakeAgent] = {}
         """latest of each node"""
         self.answers: dict[str, Any] = {
@@ -43,7 +45,7 @@ class Cluster:
         self.ray = FakeRay(self._make_agent)
 
     def nodes(self) -> Sequence[Any]:
-        return [
+        return self.ghosts + [
             {
                 "NodeID": self.node_ids[index],
                 "NodeManagerAddress": self.raylets[index].getsockname()[0],
@@ -157,6 +159,29 @@ def test_an_agent_that_cannot_be_started_is_tried_less_and_less_often(cluster: C
     assert len(cluster.ray.killed) == len(tries)
     cluster.answers["node-2"] = facts("h2", version(DISTRIBUTION))
     assert [machine.name for _ in range(2) for machine in roster.look()] == ["h2"]
+
+
+def test_what_a_machine_was_before_it_came_back_is_no_machine(cluster: Cluster) -> None:
+    """Ray believes for minutes that a machine lives which was switched off, also while it has joined once more."""
+    roster = cluster.roster()
+    cluster.raylets[2].close()
+    cluster.raylets[2] = socket.socket()
+    cluster.raylets[2].bind(("127.0.0.3", 0))
+    ghost = cluster.nodes()[2]
+    roster.look()
+    assert list(roster.troubles()) == ["h2"]
+    cluster.node_ids[2] = "node-2-again"
+    cluster.answers["node-2-again"] = facts("h2", version(DISTRIBUTION))
+    with socket.create_server(("127.0.0.3", 0)) as raylet:
+        cluster.raylets[2].close()
+        cluster.raylets[2], cluster.ghosts = raylet, [ghost]
+        (back,) = roster.look()
+        assert (back.name, back.node_id) == ("h2", "node-2-again")
+        assert roster.presence.take_back() == ["h2"]
+        for _ in range(2):
+            assert roster.look() == []
+            assert roster.troubles() == {}
+            assert roster.presence.take_back() == []
 
 
 def test_one_that_leaves_the_cluster_is_gone(cluster: Cluster) -> None:

@@ -98,15 +98,17 @@ class Roster:
             return []
         with ThreadPoolExecutor(min(len(nodes), _REACHED_AT_ONCE)) as pool:
             reached = list(pool.map(lambda node: can_be_reached(_raylet_of(node)), nodes))
-        known = {machine.address: machine.name for machine in self.machines.values()}
+        known = {machine.node_id: machine.name for machine in self.machines.values()}
+        addresses = {node["NodeManagerAddress"] for node, is_reached in zip(nodes, reached, strict=True) if is_reached}
+        addresses |= {machine.address for machine in self.machines.values()}
         strangers: dict[str, str] = {}
         for node, is_reached in zip(nodes, reached, strict=True):
             if is_reached:
                 continue
             trouble = unreachable(_raylet_of(node))
-            if name := known.get(node["NodeManagerAddress"]):
+            if name := known.get(node["NodeID"]):
                 self.presence.note_trouble(name, trouble)
-            else:
+            elif node["NodeManagerAddress"] not in addresses:  # else it is what a machine was before it came back
                 strangers[_name_of(node, nodes)] = trouble
         self._strangers = strangers
         return [node for node, is_reached in zip(nodes, reached, strict=True) if is_reached]
