@@ -9,6 +9,8 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,7 +25,7 @@ from shoal.cluster.planning import plan_model
 from shoal.cluster.remote.fabric import RemoteFabric
 from shoal.cluster.remote.host import Admit, LocalHost, StartedWorker
 from shoal.cluster.replica_recipe import load_message
-from shoal.comm.tls_identity import ClusterAuthority
+from shoal.comm.tls_identity import ClusterAuthority, MachineKey
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request
 from shoal.errors import ModelLoadError, WorkerLost
@@ -173,6 +175,26 @@ def test_a_worker_that_nobody_dials_ends() -> None:
         said, _ = process.communicate(msgspec.msgpack.encode(credentials), timeout=60.0)
     assert said.strip().isdigit()
     assert process.returncode == 1
+
+
+def test_workers_that_are_started_at_once_share_their_machines_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate is of one key: it must be that of the request, whoever asks meanwhile."""
+    both_ask, made = threading.Barrier(2), list[MachineKey]()
+
+    class SlowKey(MachineKey):
+        def __init__(self) -> None:
+            with suppress(threading.BrokenBarrierError):
+                both_ask.wait(0.2)
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("shoal.cluster.remote.host.MachineKey", SlowKey)
+    host = LocalHost("127.0.0.1")
+    with ThreadPoolExecutor(2) as pool:
+        keys = [asked.result() for asked in [pool.submit(lambda: host.key) for _ in range(2)]]
+    assert keys[0] is keys[1]
+    assert len(made) == 1
+    host.close()
 
 
 def test_workers_keep_to_their_ports(tiny_model: Path) -> None:

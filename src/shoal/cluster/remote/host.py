@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,7 @@ class LocalHost:
         self._ended: dict[int, int] = {}
         """exit statuses by process id"""
         self._key: MachineKey | None = None
+        self._key_lock = threading.Lock()
         self._parent = ThreadPoolExecutor(1, thread_name_prefix="shoal-host")
         """the one thread with which all of its workers die"""
 
@@ -115,10 +117,11 @@ class LocalHost:
 
     @property
     def key(self) -> MachineKey:
-        """Of all processes that are started here. Raises ConfigError where `cryptography` is missing."""
-        if self._key is None:
-            self._key = MachineKey()
-        return self._key
+        """One for all processes that are started here. Thread-safe. Raises ConfigError: `cryptography` is missing."""
+        with self._key_lock:
+            if self._key is None:
+                self._key = MachineKey()
+            return self._key
 
     def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
         """See `WorkerHost.start`."""
