@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from shoal.model.graph.cuts import cut_points
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from tests.model.graph.graph_cases import run_whole
 from tests.model.graph.tensor_parallel.networks import NETWORKS
-from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks
+from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, run_split
 from tests.real_models import quiet_export
 
 ROUNDING = 1e-5
@@ -69,3 +70,14 @@ def test_more_ranks_than_heads_and_odd_shares(shares: Sequence[int], tmp_path: P
     found, report = run_ranks(graph, shares, {"x": x})
     assert_close(found, run_whole(graph, {"x": x}), ROUNDING)
     assert report.split_flops > 0.4 * report.flops
+
+
+def test_sizes_cross_cuts_between_shards_as_the_scalars_that_they_are(tmp_path: Path) -> None:
+    """The older exporter computes every size that it does not know, a scalar at a time."""
+    graph = export("encoder", tmp_path, dynamo=False, is_open=True)
+    x = {"x": np.random.default_rng(0).standard_normal((2, 5, 32), np.float32)}
+    expected = run_whole(graph, x)
+    scalars = [cut.node for cut in cut_points(graph) if any(spec.shape == () for spec in cut.tensors)]
+    assert len(scalars) > 10
+    for node in scalars[:: len(scalars) // 4]:
+        assert_close([run_split(graph, [node], (1, 1), x)], expected, ROUNDING)
