@@ -15,7 +15,7 @@ from shoal.cluster.graph_launch import launch_graph
 from shoal.cluster.graph_planning import PlannedGraph, plan_graph
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.graph_plan import GraphPlan
-from shoal.errors import ConfigError
+from shoal.errors import CapacityError, ConfigError
 from shoal.model.graph.cuts import stage_interfaces
 from shoal.model.graph.graph_file import open_graph
 from shoal.offline.pull import ChunkRunner
@@ -23,6 +23,7 @@ from shoal.offline.run_once import run_once
 from shoal.planner.plan_file import write_plan
 from tests.cluster.graph_profile.fake_measurer import FakeMeasurer
 from tests.cluster.graphs import skip_chain
+from tests.model.graph.graph_cases import make_graph
 from tests.plain_runtime import plain_session
 from tests.planner.test_plan_file import make_plan
 
@@ -204,3 +205,17 @@ def test_a_plan_made_in_another_folder_fits_the_copy(chain: Path, tmp_path: Path
     (tmp_path / "elsewhere").mkdir()
     copy = Path(os.path.relpath(skip_chain(tmp_path / "elsewhere" / "same.onnx")))
     assert plan_graph(GraphLaunchConfig(model=str(copy), plan_file=str(file))).plan.model == str(copy)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[N,4] x) => (float[N,4] y) <int64[2] s = {1000000, 999999}> { b = ConstantOfShape(s) y = Add(x, b) }",
+        "g (float[1000000,10000000] x) => (float[A,B] y) { y = Neg(x) }",
+        "g (float[1,4] x) => (float[A,B] y) <int64[2] s = {10000000000, 4}> { b = Expand(x, s) y = Neg(b) }",
+    ],
+)
+def test_a_tensor_that_would_fill_the_memory_is_refused_before_anything_is_computed(tmp_path: Path, text: str) -> None:
+    graph = make_graph(tmp_path, text)
+    with pytest.raises(CapacityError, match=r"its tensor '[xyb]' takes [\d.]+ GiB"):
+        plan_graph(GraphLaunchConfig(model=str(graph.path), split="1", threads=1))

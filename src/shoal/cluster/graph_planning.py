@@ -20,7 +20,7 @@ from shoal.cluster.graph_stored_plan import read_graph_plan
 from shoal.config import GraphLaunchConfig
 from shoal.core.graph_plan import GraphPlan
 from shoal.errors import CapacityError, ConfigError
-from shoal.model.graph.cuts import stage_interfaces
+from shoal.model.graph.cuts import spec_bytes, stage_interfaces
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.identity import graph_shape
 from shoal.model.graph.node_times import estimate_nodes, measure_nodes
@@ -161,10 +161,26 @@ def _open_whole(graph: GraphFile, threads: int, num_replicas: int, asked: str) -
             f"{asked} needs {num_replicas * needed / _GIB:.2f} GiB for weights, but {available / _GIB:.2f} GiB are "
             f"free; use {'fewer replicas' if num_replicas > 1 else 'a machine with more'}"
         )
+    _check_values(graph, available)
     if (num_replicas + 1) * needed > available:
         return None
     (interface,) = stage_interfaces(graph, ())
     return GraphStage(graph, interface, threads=threads)
+
+
+def _check_values(graph: GraphFile, available: int) -> None:
+    """Refuse a graph that computes, or takes, a single tensor larger than memory: a few bytes of a file can ask for it.
+
+    Raises:
+        CapacityError: names the tensor.
+    """
+    for spec in graph.value_specs.values():
+        is_fixed = spec.shape is not None and all(isinstance(dim, int) for dim in spec.shape)
+        if is_fixed and (needed := spec_bytes(spec)) > available:
+            raise CapacityError(
+                f"{graph.path}: its tensor {spec.name!r} takes {needed / _GIB:.2f} GiB, but {available / _GIB:.2f} GiB "
+                "are free"
+            )
 
 
 def _cut(
