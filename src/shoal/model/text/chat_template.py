@@ -110,5 +110,5 @@ def _strftime_now(form: str) -> str:
 
 def _reason(error: Exception) -> str:
     """One line."""
-    words = " ".join(str(error).split())[:_LONGEST_REASON]
+    words = " ".join(str(error)[: 2 * _LONGEST_REASON].split())[:_LONGEST_REASON]
     return words if isinstance(error, jinja2.TemplateError) and words else f"{type(error).__name__}: {words}"

@@ -6,7 +6,7 @@ single step takes long, because every value has a bound; so whoever renders in a
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from contextvars import ContextVar
 from typing import Any
 
@@ -63,24 +63,29 @@ class Budget:
             raise TemplateLimitExceeded(f"it makes a list of {count} items")
         self.step(count)
 
-    def weigh(self, value: Any) -> None:
+    def weigh(self, value: Any, *, copies: bool = False) -> None:
         """Every part of a value is about to be looked at, those that it holds several times as often.
 
         That bounds values that hold one another: `x = [x, x]`, forty times, would be printed for ever.
+
+        Args:
+            value: anything that a template can have.
+            copies: its texts are not only looked at.
         """
-        self._weigh_leaf(value)
+        spend = self.write if copies else self.read
+        self._weigh_leaf(value, spend)
         stack = [value]
         while stack:
             for part in self._parts(stack.pop()):
                 if isinstance(part, Namespace):
                     raise TemplateLimitExceeded("it puts a namespace into another value")
-                self._weigh_leaf(part)
+                self._weigh_leaf(part, spend)
                 if not isinstance(part, (str, int, float)):
                     stack.append(part)
 
-    def _weigh_leaf(self, value: Any) -> None:
+    def _weigh_leaf(self, value: Any, spend: Callable[[int], None]) -> None:
         if isinstance(value, str):
-            self.read(len(value))
+            spend(len(value))
         elif isinstance(value, int):
             check_int(value)
 

@@ -19,19 +19,20 @@ from jinja2.utils import pass_context
 
 from shoal.model.text.template import metering
 from shoal.model.text.template.budget import MAX_ITEMS, TemplateLimitExceeded, budget
-from shoal.model.text.template.methods import check_join, check_percent, check_replace, listed
+from shoal.model.text.template.methods import check_join, check_percent, check_replace, check_strip, listed
 
 _GLANCING = ("count", "d", "default", "first", "items", "last", "length", "safe", "map", "reject", "rejectattr")
 _GLANCING += ("select", "selectattr")
 """Filters that look at no more than the number of elements, or at each element through another filter or test."""
 _LOOKING = ("abs", "capitalize", "dictsort", "e", "escape", "float", "groupby", "int", "list", "lower", "max", "min")
-_LOOKING += ("reverse", "sort", "string", "title", "trim", "truncate", "unique", "upper", "wordcount")
+_LOOKING += ("reverse", "sort", "string", "title", "truncate", "unique", "upper", "wordcount")
 """Filters that look at every part of their value."""
 _ITEMIZING = ("dictsort", "groupby", "list", "max", "min", "sort", "title", "unique", "wordcount")
 """Of those, the ones that cut a text into its characters or words."""
 _LOOKING_TESTS = ("!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan")
 _LOOKING_TESTS += ("lower", "lt", "ne", "upper")
 """Tests that look at every part of their values; the others look at what kind of value it is."""
+_MAX_DOTS = 1000
 _MAX_INDENT = 64
 """columns of an indented line"""
 
@@ -51,6 +52,7 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
         "slice": _slice_evenly,
         "sum": _sum,
         "tojson": _to_json,
+        "trim": _trim,
         metering.STEP: _step,
         metering.TICK: _step,
         metering.CONSTANT: _constant,
@@ -82,6 +84,8 @@ def _glancing(function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def metered(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         budget().step(len(value) if isinstance(value, (str, list, tuple, dict, range)) else 1)
+        for argument in (*args, *kwargs.values()):
+            _check_path(argument)
         return _settled(function(*_leading(function, context), value, *args, **kwargs))
 
     @pass_context
@@ -95,13 +99,21 @@ def _glancing(function: Callable[..., Any]) -> Callable[..., Any]:
 def _looking(function: Callable[..., Any], *, itemizes: bool = False) -> Callable[..., Any]:
     @pass_context
     def metered(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        for argument in (value, *args, *kwargs.values()):
+        budget().weigh(value, copies=itemizes)
+        for argument in (*args, *kwargs.values()):
             budget().weigh(argument)
+            _check_path(argument)
         if itemizes and isinstance(value, (str, range)):
             budget().items(len(value))
         return _settled(function(*_leading(function, context), value, *args, **kwargs))
 
     return metered
+
+
+def _check_path(argument: Any) -> None:
+    """Many filters take the name of an attribute, with dots between its parts."""
+    if isinstance(argument, str) and argument.count(".") > _MAX_DOTS:
+        raise TemplateLimitExceeded("it gives a filter a text with too many dots")
 
 
 def _leading(function: Callable[..., Any], context: Context) -> tuple[Any, ...]:
@@ -208,6 +220,7 @@ def _indent(context: Context, s: Any, width: int | str = 4, first: bool = False,
 
 
 def _join(context: Context, value: Any, d: Any = "", attribute: Any = None) -> str:
+    _check_path(attribute)
     if attribute is not None:
         value = context.environment.call_filter("map", value, [], {"attribute": attribute}, context=context)
     budget().weigh(d)
@@ -230,8 +243,15 @@ def _round(context: Context, value: Any, precision: int = 0, method: Any = "comm
     return _jinja(context, "round", value, precision, method)
 
 
+def _trim(context: Context, value: Any, chars: Any = None) -> str:
+    budget().weigh(value)
+    check_strip(chars)
+    return _jinja(context, "trim", value, chars)
+
+
 def _sum(context: Context, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
     """Of numbers: lists would be joined anew for every element."""
+    _check_path(attribute)
     if attribute is not None:
         iterable = context.environment.call_filter("map", iterable, [], {"attribute": attribute}, context=context)
     values = listed(budget(), iterable)

@@ -14,17 +14,17 @@ from jinja2.exceptions import SecurityError
 
 from shoal.model.text.template.budget import MAX_ITEMS, Budget, TemplateLimitExceeded
 
-_READING = ["count", "endswith", "find", "index", "rfind", "rindex", "startswith"]
+_READING = ["count", "endswith", "find", "index", "startswith"]
+_BACKWARD = ["rfind", "rindex", "rpartition"]
 _ASKING = "isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper"
-_COPYING = (
-    "capitalize casefold lower lstrip partition removeprefix removesuffix rpartition rstrip strip swapcase title upper"
-)
+_COPYING = "capitalize casefold lower partition removeprefix removesuffix swapcase title upper"
 _WIDE_FIELD = re.compile(r"\d{4}|\{")
 """in what `str.format` takes for a field's form: a width of 1000 or more, or one that is computed"""
 _WIDE_PERCENT = re.compile(r"%(?:\(.*?\))?[^a-zA-Z%]*?(?:\*|\d{4})", re.DOTALL)
 """the same behind a `%`"""
 _MAX_ESCAPE = 10
 """Characters that one can become where a value is shown as Python writes it: `\\U0001f600`."""
+_MAX_STRIPPED_CHARS = 256
 _MAX_FORM_CHARS = 4096
 """of a text with fields"""
 
@@ -77,6 +77,17 @@ def check_join(budget: Budget, separator: str, values: Any) -> None:
     budget.write(len(separator) * len(values) + _text_chars(budget, values))
 
 
+def check_backward(budget: Budget, text: str, part: Any) -> None:
+    """A text is about to be searched from its end, for which Python has no method that is linear in the worst case."""
+    budget.read(len(text) * (len(part) if isinstance(part, str) else 1))
+
+
+def check_strip(chars: Any = None) -> None:
+    """A text is about to be stripped of these characters, each of which is compared with all of them."""
+    if isinstance(chars, str) and len(chars) > _MAX_STRIPPED_CHARS:
+        raise TemplateLimitExceeded("it strips a text of too many characters")
+
+
 def listed(budget: Budget, values: Any) -> list[Any]:
     """The elements of a value."""
     budget.items(len(values))
@@ -103,6 +114,17 @@ def _text_chars(budget: Budget, values: Any) -> int:
 def _reading(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     budget.read(len(method.__self__))
     return method(*args, **kwargs)
+
+
+def _backward(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    check_backward(budget, method.__self__, args[0])
+    budget.write(len(method.__self__))
+    return method(*args, **kwargs)
+
+
+def _stripping(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    check_strip(*args)
+    return _copying(budget, method, args, kwargs)
 
 
 def _copying(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -139,6 +161,8 @@ def _split(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Never into more parts than a list may have, whatever the template asks for."""
     separator = args[0] if args else kwargs.get("sep")
     limit = args[1] if len(args) > 1 else kwargs.get("maxsplit", -1)
+    if method.__name__ == "rsplit":
+        check_backward(budget, method.__self__, separator)
     budget.write(len(method.__self__))
     parts = method(separator, limit if 0 <= limit <= MAX_ITEMS else MAX_ITEMS)
     budget.items(len(parts))
@@ -166,6 +190,8 @@ _METERED: dict[type | tuple[type, ...], dict[str, _Metered]] = {
     str: {
         **dict.fromkeys([*_READING, *_ASKING.split()], _reading),
         **dict.fromkeys(_COPYING.split(), _copying),
+        **dict.fromkeys(_BACKWARD, _backward),
+        **dict.fromkeys(("lstrip", "rstrip", "strip"), _stripping),
         **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padding),
         "expandtabs": _expandtabs,
         "join": _join,
@@ -174,7 +200,7 @@ _METERED: dict[type | tuple[type, ...], dict[str, _Metered]] = {
         "split": _split,
         "splitlines": _splitlines,
     },
-    dict: dict.fromkeys(("copy", "get", "items", "keys", "values"), _single_step),
+    dict: {"copy": _looking, **dict.fromkeys(("get", "items", "keys", "values"), _single_step)},
     (list, tuple): dict.fromkeys(("copy", "count", "index"), _looking),
     (int, float): {"is_integer": _single_step},
 }
