@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -125,7 +125,7 @@ def load(
     split: str = "1",
     objective: str = "balanced",
     threads: int | None = None,
-    batch_dims: Mapping[str, int] | None = None,
+    batch_dims: Mapping[str, int | None] | Literal["none"] | None = None,
     micro_batch: int | None = None,
 ) -> Model:
     """Load an ONNX file, or a `torch.nn.Module`, split over workers on this machine.
@@ -138,7 +138,8 @@ def load(
             as in `dp=2,pp=2,tp=2`; or `auto`: measure this machine with the model, once, and choose.
         objective: of `auto`: `throughput`, `latency`, or the best product of both.
         threads: compute threads per worker; None shares the machine's cores evenly.
-        batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell.
+        batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell; None for an input
+            that has no rows. "none": the graph has no batch, every call goes through it as it is.
         micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
 
     Raises:
@@ -169,6 +170,7 @@ def load(
             planning=PlanningConfig(objective=objective),
             micro_batch=micro_batch,
             threads=threads,
-            batch_dims=batch_dims or {},
+            batch_dims={} if batch_dims is None or batch_dims == "none" else batch_dims,
+            is_batched=batch_dims != "none",
         )
         return Model(launch_graph(plan_graph(config, sample)), owned.pop_all(), micro_batch=micro_batch)

@@ -106,7 +106,9 @@ class GraphLaunchConfig:
     """rows that go through the graph at once, to plan for, >= 1; None: those of the sample"""
     threads: int | None = None
     """compute threads per worker; None shares the machine's cores evenly"""
-    batch_dims: Mapping[str, int] = field(default_factory=dict[str, int])
-    """batch axis of inputs and outputs, by name, where the graph itself does not tell"""
+    batch_dims: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
+    """batch axis of inputs and outputs, by name, where the graph itself does not tell; None: an input without rows"""
+    is_batched: bool = True
+    """whether rows of requests may be put together and taken apart, where the graph keeps them apart"""
     in_process: bool = True
     """whether a plan of one worker computes in the calling process; a server wants its own hands free"""

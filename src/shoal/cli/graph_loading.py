@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from shoal.cli.graph_output import print_graph_plan
 from shoal.cli.graph_plan_output import print_graph_choice
@@ -33,9 +35,17 @@ def load_graph(
 def plan_for_command(
     config: GraphLaunchConfig, sample: Tensors | None = None, graph: GraphFile | None = None, *, quiet: bool
 ) -> PlannedGraph:
-    """The planned graph; says when it measures, unless `quiet`."""
+    """The planned graph; says when it measures, unless `quiet`, and where rows are not put together."""
     with measuring(quiet=quiet) as tell:
-        return plan_graph(config, sample, graph, on_progress=tell)
+        planned = plan_graph(config, sample, graph, on_progress=tell)
+    note_batch(planned)
+    return planned
+
+
+def note_batch(planned: PlannedGraph) -> None:
+    """Why the graph takes one request at a time, or what the user answers for."""
+    if planned.note is not None:
+        note(f"{planned.plan.model}: {planned.note}")
 
 
 def show_plan(planned: PlannedGraph, *, quiet: bool) -> None:
@@ -49,12 +59,30 @@ def show_plan(planned: PlannedGraph, *, quiet: bool) -> None:
         note(f"warning: {warning}")
 
 
-def parse_batch_dims(items: list[str]) -> dict[str, int]:
-    """`--batch-dim name=axis`, repeated. Raises ConfigError."""
-    axes: dict[str, int] = {}
-    for item in items:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDims:
+    """What `--batch-dim` says."""
+
+    dims: Mapping[str, int | None]
+    """axis by the name of an input or output; None: an input without rows"""
+    is_batched: bool
+    """whether there is a batch at all"""
+
+
+def parse_batch_dims(items: Sequence[str] | None) -> BatchDims:
+    """`--batch-dim NAME=AXIS`, `NAME=none` or `none`, repeated. Raises ConfigError."""
+    axes: dict[str, int | None] = {}
+    for item in items or ():
         name, _, axis = item.rpartition("=")
-        if not name or not axis.removeprefix("-").isdecimal():
-            raise ConfigError(f"--batch-dim {item}: give NAME=AXIS, such as state=1")
-        axes[name] = int(axis)
-    return axes
+        if item == _NONE:
+            continue
+        if not name or not (axis == _NONE or axis.removeprefix("-").isdecimal()):
+            raise ConfigError(f"--batch-dim {item}: give NAME=AXIS, such as state=1, NAME=none, or none")
+        axes[name] = None if axis == _NONE else int(axis)
+    is_batched = _NONE not in (items or ())
+    if axes and not is_batched:
+        raise ConfigError("--batch-dim none says that there is no batch; leave the other ones out")
+    return BatchDims(dims=axes, is_batched=is_batched)
+
+
+_NONE = "none"

@@ -76,13 +76,15 @@ def map_command(
     from shoal.planner.split_spec import AUTO
     from shoal.router.graph_executor import Tensors
 
+    batch = parse_batch_dims(batch_dim)
     config = GraphLaunchConfig(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
         planning=PlanningConfig(objective="throughput"),
         threads=threads,
-        batch_dims=parse_batch_dims(batch_dim or []),
+        batch_dims=batch.dims,
+        is_batched=batch.is_batched,
     )
     is_auto = split == AUTO and plan is None
     min_slots = _SLOTS_PER_WORKER * len(os.sched_getaffinity(0)) if is_auto else 1

@@ -70,8 +70,9 @@ Inputs = Annotated[
 BatchDim = Annotated[
     list[str] | None,
     typer.Option(
-        help="Batch axis of an input or output where the graph does not tell, such as state=1. Repeatable.",
-        metavar="NAME=AXIS",
+        help="Batch axis of an input or output where the graph does not tell, such as state=1; NAME=none: an input "
+        "without rows; none: no batch at all. Repeatable.",
+        metavar="NAME=AXIS|none",
         rich_help_panel=GRAPH,
     ),
 ]

@@ -64,11 +64,13 @@ def plan(
         from shoal.cli.plan_graph import show_graph_plan
         from shoal.config import GraphLaunchConfig, PlanningConfig
 
+        batch = parse_batch_dims(batch_dim)
         graph_config = GraphLaunchConfig(
             model=model,
             split="auto",
             threads=threads,
-            batch_dims=parse_batch_dims(batch_dim or []),
+            batch_dims=batch.dims,
+            is_batched=batch.is_batched,
             micro_batch=micro_batch,
             planning=PlanningConfig(objective=objective, latency_slo_s=latency_slo, refresh=refresh),
         )

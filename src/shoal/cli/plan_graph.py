@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shoal.cli.graph_files import read_arrays
+from shoal.cli.graph_loading import note_batch
 from shoal.cli.graph_output import print_graph_plan
 from shoal.cli.graph_plan_output import graph_choice_dict, print_graph_choice, print_graph_explanation
 from shoal.cli.output import measuring, note, print_json
@@ -22,7 +23,9 @@ def show_graph_plan(
     graph = open_graph(Path(config.model))
     given = None if inputs is None else read_arrays(inputs, graph.inputs)
     with measuring(quiet=as_json) as tell:
-        auto = plan_graph(config, given, graph, on_progress=tell).auto
+        planned = plan_graph(config, given, graph, on_progress=tell)
+    note_batch(planned)
+    auto = planned.auto
     assert auto is not None
     if output is not None:
         try:

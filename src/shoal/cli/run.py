@@ -128,13 +128,14 @@ def run(
         from shoal.cli.run_graph import run_graph
         from shoal.config import GraphLaunchConfig
 
-        dims = parse_batch_dims(batch_dim or [])
+        batch = parse_batch_dims(batch_dim)
         graph_config = GraphLaunchConfig(
             model=model,
             split=split,
             plan_file=options.given_plan(context, plan),
             threads=threads,
-            batch_dims=dims,
+            batch_dims=batch.dims,
+            is_batched=batch.is_batched,
             micro_batch=micro_batch,
         )
         run_graph(graph_config, inputs=inputs, output=output, micro_batch=micro_batch, as_json=json)

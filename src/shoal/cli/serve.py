@@ -249,13 +249,15 @@ def _serve_graphs(
     from shoal.config import GraphLaunchConfig, PlanningConfig
 
     given = context.params
+    batch = parse_batch_dims(given["batch_dim"])
     config = GraphLaunchConfig(
         model="",
         split=given["split"],
         plan_file=options.given_plan(context, given["plan"]),
         planning=PlanningConfig(objective=given["objective"], latency_slo_s=given["latency_slo"]),
         threads=given["threads"],
-        batch_dims=parse_batch_dims(given["batch_dim"] or []),
+        batch_dims=batch.dims,
+        is_batched=batch.is_batched,
         in_process=False,
     )
 

@@ -59,13 +59,14 @@ def verify(
         from shoal.cli.verify_graph import verify_graph
         from shoal.config import GraphLaunchConfig
 
-        dims = parse_batch_dims(batch_dim or [])
+        batch = parse_batch_dims(batch_dim)
         graph_config = GraphLaunchConfig(
             model=model,
             split=split,
             plan_file=options.given_plan(context, plan),
             threads=threads,
-            batch_dims=dims,
+            batch_dims=batch.dims,
+            is_batched=batch.is_batched,
             micro_batch=micro_batch,
         )
         verify_graph(graph_config, inputs=inputs, micro_batch=micro_batch, as_json=json)

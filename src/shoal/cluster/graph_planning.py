@@ -48,6 +48,8 @@ class PlannedGraph:
     """the session that measured the graph, where it is also the one that is to compute"""
     auto: GraphAutoPlan | None = None
     """what the plan was chosen from; None: it was given"""
+    note: str | None = None
+    """what the user should hear of the batch; None: nothing"""
 
 
 def plan_graph(
@@ -97,7 +99,7 @@ def _by_hand(config: GraphLaunchConfig, spec: SplitSpec, graph: GraphFile, given
         shape=graph_shape(graph),
     )
     here = whole if config.in_process and plan.num_workers == 1 else None
-    return PlannedGraph(graph=graph, plan=plan, sample=sample.inputs, whole=here)
+    return PlannedGraph(graph=graph, plan=plan, sample=sample.inputs, whole=here, note=sample.note)
 
 
 def _automatic(
@@ -130,11 +132,12 @@ def _automatic(
         sample=sample.inputs,
         whole=here if auto.plan.num_workers == 1 else None,
         auto=auto,
+        note=sample.note,
     )
 
 
 def _stored(config: GraphLaunchConfig, name: str, graph: GraphFile, given: Tensors | None) -> PlannedGraph:
-    if config.threads is not None or config.batch_dims:
+    if config.threads is not None or config.batch_dims or not config.is_batched:
         raise ConfigError(f"{name} says the threads and the batch axes; leave --threads and --batch-dim out")
     plan = read_graph_plan(name, model=config.model, graph=graph, cores=_cores())
     whole = _open_whole(graph, plan.replicas[0].shards[0].threads, len(plan.replicas), f"--plan {name}")

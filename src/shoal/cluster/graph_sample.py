@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from shoal.config import GraphLaunchConfig
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import ConfigError, DeadlineExceeded
-from shoal.model.graph.batch_axes import guess_axes, measure_axes, take, vary_rows
+from shoal.model.graph.batch_axes import guess_axes, no_batch, take, vary_rows
+from shoal.model.graph.batch_decision import decide_batch
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.input_check import check_inputs
 from shoal.model.graph.sample_inputs import Run, sample_inputs
@@ -27,6 +28,8 @@ class GraphSample:
 
     inputs: Tensors
     batch: BatchAxes
+    note: str | None = None
+    """what the user should hear of the batch; None: nothing"""
 
     @property
     def num_rows(self) -> int:
@@ -37,7 +40,7 @@ class GraphSample:
         """So many rows, made of these; None, or a graph that does not take any number of them: as it is."""
         if num_rows is None or not self.batch.is_batched or self.batch.rows is not None:
             return self
-        return GraphSample(inputs=vary_rows(self.inputs, self.batch, num_rows), batch=self.batch)
+        return GraphSample(inputs=vary_rows(self.inputs, self.batch, num_rows), batch=self.batch, note=self.note)
 
 
 def open_sample(
@@ -63,6 +66,8 @@ def open_sample(
     if config.micro_batch is not None and config.micro_batch < 1:
         raise ConfigError(f"a micro-batch of {config.micro_batch} rows: it needs at least 1")
     guess = known or guess_axes(graph.inputs, graph.outputs, config.batch_dims)
+    if not config.is_batched:
+        guess = no_batch(guess)
     run = None if whole is None else _limited(whole, graph)
     if given is None:
         inputs: Tensors = sample_inputs(graph.inputs, run, axes=guess)
@@ -70,8 +75,10 @@ def open_sample(
         given = check_inputs(graph.inputs, given, batch=guess, convert=True)
         wanted = config.micro_batch or _SAMPLE_ROWS
         inputs = take(given, guess, range(guess.rows or min(wanted, count_rows(given, guess))))
-    batch = guess if known or run is None else measure_axes(guess, config.batch_dims, run, inputs)
-    return GraphSample(inputs=inputs, batch=batch)
+    if known or not config.is_batched:
+        return GraphSample(inputs=inputs, batch=guess)
+    decision = decide_batch(graph, guess, config.batch_dims, run, inputs)
+    return GraphSample(inputs=inputs, batch=decision.axes, note=decision.note)
 
 
 def _limited(whole: GraphStage, graph: GraphFile) -> Run:

@@ -7,7 +7,8 @@ import pytest
 
 from shoal.core.graph_plan import BatchAxes
 from shoal.errors import ConfigError
-from shoal.model.graph.batch_axes import guess_axes, measure_axes, take
+from shoal.model.graph.batch_axes import guess_axes, take
+from shoal.model.graph.batch_decision import BatchDecision, decide_batch
 from shoal.model.graph.cuts import stage_interfaces
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.sample_inputs import sample_inputs
@@ -16,13 +17,19 @@ from tests import real_models
 from tests.model.graph.graph_cases import make_graph
 
 
-def find(graph: GraphFile, **named: int) -> BatchAxes:
+def decide(graph: GraphFile, **named: int | None) -> BatchDecision:
     stage = GraphStage(graph, stage_interfaces(graph, ())[0], threads=1)
     guess = guess_axes(graph.inputs, graph.outputs, named)
-    return measure_axes(guess, named, stage.run, sample_inputs(graph.inputs, stage.run, axes=guess))
+    return decide_batch(graph, guess, named, stage.run, sample_inputs(graph.inputs, stage.run, axes=guess))
 
 
-def axes(tmp_path: Path, text: str, **named: int) -> tuple[dict[str, int | None], dict[str, int | None], int | None]:
+def find(graph: GraphFile, **named: int | None) -> BatchAxes:
+    return decide(graph, **named).axes
+
+
+def axes(
+    tmp_path: Path, text: str, **named: int | None
+) -> tuple[dict[str, int | None], dict[str, int | None], int | None]:
     found = find(make_graph(tmp_path, text), **named)
     return dict(found.inputs), dict(found.outputs), found.rows
 
@@ -46,7 +53,7 @@ def test_several_entries_a_row(tmp_path: Path) -> None:
 
 
 def test_a_symbol_that_says_batch_is_found_anywhere(tmp_path: Path) -> None:
-    text = """g (float[time, batch, 4] x, float[] scale) => (float[M, N, 4] y) <int64 zero = {0}> {
+    text = """g (float[time, batch, 4] x, float scale) => (float[M, N, 4] y) <int64 zero = {0}> {
         s = Mul(x, scale) y = CumSum(s, zero) }"""
     assert axes(tmp_path, text) == ({"x": 1, "scale": None}, {"y": 1}, None)
 
@@ -98,6 +105,28 @@ def test_a_named_axis_may_sway_its_rows_a_little(tmp_path: Path) -> None:
     text = "g (float[N, 8] x) => (float[N, 8] y) { q, s, z = DynamicQuantizeLinear(x) y = DequantizeLinear(q, s, z) }"
     assert axes(tmp_path, text) == NONE
     assert axes(tmp_path, text, x=0) == ({"x": 0}, {"y": 0}, None)
+
+
+def test_an_input_without_rows_can_be_named(tmp_path: Path) -> None:
+    text = "g (float[N, 4] x, float[N, 4] z) => (float[M, 4] y) { m = ReduceMean<axes = [0]>(z) y = Add(x, m) }"
+    assert axes(tmp_path, text) == ({"x": None, "z": None}, {"y": None}, None)
+    assert axes(tmp_path, text, z=None) == ({"x": 0, "z": None}, {"y": 0}, None)
+    with pytest.raises(ConfigError, match="an output of a batch has rows"):
+        axes(tmp_path, text, y=None)
+
+
+def test_why_there_is_no_batch_is_said(tmp_path: Path) -> None:
+    note = decide(make_graph(tmp_path, MIXING)).note
+    assert note is not None
+    assert "Softmax takes all rows together (node 'y')" in note
+    assert "--batch-dim" in note
+
+
+def test_without_a_session_the_proof_decides(tmp_path: Path) -> None:
+    """As where memory holds the replicas, but not one graph more to measure with."""
+    graph = make_graph(tmp_path, "g (float[N, 4] x) => (float[4, N] y) { y = Transpose(x) }")
+    guess = guess_axes(graph.inputs, graph.outputs, {})
+    assert decide_batch(graph, guess, {}, None, {}).axes.outputs == {"y": 1}
 
 
 def test_take_cuts_what_has_rows() -> None:

@@ -30,7 +30,9 @@ _NAMED_TOLERANCE = 0.1
 (ONNX Runtime's dynamic quantization) let rows sway each other by percents; rows that read each other differ more."""
 
 
-def guess_axes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], named: Mapping[str, int]) -> BatchAxes:
+def guess_axes(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], named: Mapping[str, int | None]
+) -> BatchAxes:
     """What the file says, and the user where it does not.
 
     The batch is the symbol with "batch" in its name, wherever it stands. Inputs without it have the batch in their
@@ -39,47 +41,52 @@ def guess_axes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], name
     Args:
         inputs: of the graph.
         outputs: of the graph.
-        named: axes that the user gave, by name; negative ones count from the end.
+        named: axes that the user gave, by name; negative ones count from the end, None: an input without rows.
 
     Raises:
         ConfigError: a name that the graph does not have, or an axis that the tensor does not have.
     """
     given = {name: _checked_axis(name, axis, (*inputs, *outputs)) for name, axis in named.items()}
+    for spec in outputs:
+        if given.get(spec.name, 0) is None:
+            raise ConfigError(
+                f"--batch-dim {spec.name}=none: an output of a batch has rows; give none alone for no batch"
+            )
     symbols = _batch_symbols(inputs)
-    axes = {spec.name: given.get(spec.name, _open_axis(spec, symbols)) for spec in inputs}
+    axes = {spec.name: given[spec.name] if spec.name in given else _open_axis(spec, symbols) for spec in inputs}
     rows: int | None = None
     if not any(_is_open(spec, axes[spec.name]) for spec in inputs):
-        sizes = {spec.shape[given.get(spec.name, 0)] for spec in inputs if spec.shape}
+        first = {spec.name: given.get(spec.name, 0) for spec in inputs if spec.shape}
+        sizes = {spec.shape[axis] for spec in inputs if spec.shape and (axis := first[spec.name]) is not None}
         rows = next((size for size in sizes if isinstance(size, int)), None) if len(sizes) == 1 else None
-        axes = {spec.name: given.get(spec.name, 0 if rows and spec.shape else None) for spec in inputs}
+        axes = {spec.name: given.get(spec.name, first.get(spec.name) if rows else None) for spec in inputs}
     return BatchAxes(inputs=axes, outputs={spec.name: given.get(spec.name, 0) for spec in outputs}, rows=rows)
 
 
+def no_batch(axes: BatchAxes) -> BatchAxes:
+    """The same inputs and outputs, every request on its own."""
+    return BatchAxes(inputs=dict.fromkeys(axes.inputs), outputs=dict.fromkeys(axes.outputs), rows=None)
+
+
 def measure_axes(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: Mapping[str, Array]) -> BatchAxes:
-    """The guess, corrected and confirmed by running the graph; without any batch where it does not hold.
+    """The guess, corrected and confirmed by running the graph.
 
     Args:
         guess: from `guess_axes`.
-        named: outputs in it are not looked for.
+        named: axes that the user gave: outputs in it are not looked for, and rows may sway each other a little.
         run: the graph.
         sample: inputs that it runs on.
 
     Raises:
-        ConfigError: the guess is the user's and does not hold.
+        NoBatch: it does not hold.
     """
-    reason = "no input has rows"
-    if any(axis is not None for axis in guess.inputs.values()):
-        measure = _measure_fixed if guess.rows else _measure_open
-        try:
-            return measure(guess, named, run, sample)
-        except (_NoBatch, InvalidRequest) as error:
-            reason = str(error)
-    if named:
-        said = ", ".join(f"{name}={axis}" for name, axis in named.items())
-        raise ConfigError(
-            f"--batch-dim {said}: the graph has no batch there ({reason}); name another axis or leave it out"
-        )
-    return BatchAxes(inputs=dict.fromkeys(guess.inputs), outputs=dict.fromkeys(guess.outputs), rows=None)
+    if all(axis is None for axis in guess.inputs.values()):
+        raise NoBatch("no input has rows")
+    measure = _measure_fixed if guess.rows else _measure_open
+    try:
+        return measure(guess, named, run, sample)
+    except InvalidRequest as error:
+        raise NoBatch(str(error)) from error
 
 
 def take(inputs: Mapping[str, Array], axes: BatchAxes, rows: Sequence[int]) -> dict[str, Array]:
@@ -98,8 +105,8 @@ def vary_rows(sample: Mapping[str, Array], axes: BatchAxes, num_rows: int) -> di
     }
 
 
-class _NoBatch(Exception):
-    """What speaks against a guess."""
+class NoBatch(Exception):
+    """A guess does not hold; the message says what speaks against it."""
 
 
 def _measure_open(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: Mapping[str, Array]) -> BatchAxes:
@@ -159,7 +166,7 @@ def _vary(array: Array, axis: int, num_rows: int) -> Array:
 
 def _named_axis(name: str, axis: int, array: Array) -> int:
     if not -array.ndim <= axis < array.ndim:
-        raise _NoBatch(f"{name!r} has shape {list(array.shape)}")
+        raise NoBatch(f"{name!r} has shape {list(array.shape)}")
     return axis % array.ndim
 
 
@@ -168,7 +175,7 @@ def _growing_axis(together: Mapping[int, Mapping[str, Array]], name: str) -> int
     small, large = (together[rows][name].shape for rows in (_ROWS - 1, _ROWS))
     grown = [axis for axis, sizes in enumerate(zip(small, large, strict=False)) if sizes[0] != sizes[1]]
     if len(small) != len(large) or len(grown) != 1 or small[grown[0]] * _ROWS != large[grown[0]] * (_ROWS - 1):
-        raise _NoBatch(f"output {name!r} has shape {list(small)} for {_ROWS - 1} rows and {list(large)} for {_ROWS}")
+        raise NoBatch(f"output {name!r} has shape {list(small)} for {_ROWS - 1} rows and {list(large)} for {_ROWS}")
     return grown[0]
 
 
@@ -177,14 +184,14 @@ def _axis_of_size(outputs: Mapping[str, Array], name: str, rows: int) -> int:
     shape = outputs[name].shape
     found = [axis for axis, size in enumerate(shape) if size == rows]
     if not found or (len(found) > 1 and found[0] != 0):
-        raise _NoBatch(f"output {name!r} has shape {list(shape)} for {rows} {'row' if rows == 1 else 'rows'}")
+        raise NoBatch(f"output {name!r} has shape {list(shape)} for {rows} {'row' if rows == 1 else 'rows'}")
     return found[0]
 
 
 def _check_close(name: str, one: Array, other: Array, named: Mapping[str, int]) -> None:
-    """Raises _NoBatch where the output differs with the company that its rows are in."""
+    """Raises NoBatch where the output differs with the company that its rows are in."""
     if one.shape != other.shape:
-        raise _NoBatch(f"output {name!r} has shape {list(one.shape)} alone and {list(other.shape)} in a batch")
+        raise NoBatch(f"output {name!r} has shape {list(one.shape)} alone and {list(other.shape)} in a batch")
     if is_exact(one.dtype):
         is_close = np.array_equal(one, other)
     else:
@@ -193,7 +200,7 @@ def _check_close(name: str, one: Array, other: Array, named: Mapping[str, int]) 
         tolerance = max(_NAMED_TOLERANCE if named else _RELATIVE_TOLERANCE, 4 * _epsilon(one.dtype))
         is_close = np.allclose(a, b, rtol=0.0, atol=tolerance * scale, equal_nan=True)
     if not is_close:
-        raise _NoBatch(f"rows of output {name!r} depend on the other rows of their batch")
+        raise NoBatch(f"rows of output {name!r} depend on the other rows of their batch")
 
 
 def _epsilon(dtype: np.dtype[Any]) -> float:
@@ -219,15 +226,15 @@ def _is_open(spec: TensorSpec, axis: int | None) -> bool:
     return axis is not None and (spec.shape is None or not isinstance(spec.shape[axis], int))
 
 
-def _checked_axis(name: str, axis: int, specs: Sequence[TensorSpec]) -> int:
+def _checked_axis(name: str, axis: int | None, specs: Sequence[TensorSpec]) -> int | None:
     spec = next((spec for spec in specs if spec.name == name), None)
     if spec is None:
         names = [spec.name for spec in specs]
         close = get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
-        raise ConfigError(f"--batch-dim {name}={axis}: the model has no input or output {name!r}; {hint}")
+        raise ConfigError(f"--batch-dim {name}: the model has no input or output {name!r}; {hint}")
     rank = len(spec.shape) if spec.shape is not None else None
-    if rank is None:
+    if rank is None or axis is None:
         return axis
     if not -rank <= axis < rank:
         raise ConfigError(

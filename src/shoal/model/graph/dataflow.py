@@ -141,11 +141,11 @@ def _blocked_reason(node: onnx.NodeProto, reads: Iterable[str], known: set[str])
 def _node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
     names = dict.fromkeys(name for name in node.input if name)
     for body in bodies(node):
-        names.update(dict.fromkeys(_captured(body)))
+        names.update(dict.fromkeys(captured(body)))
     return tuple(names)
 
 
-def _captured(body: onnx.GraphProto) -> Iterator[str]:
+def captured(body: onnx.GraphProto) -> Iterator[str]:
     """Values that a body takes from the graph around it; its outputs may be such values too."""
     own = {value.name for value in body.input} | weight_names(body)
     own.update(name for node in body.node for name in node.output)

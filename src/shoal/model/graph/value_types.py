@@ -61,6 +61,16 @@ def dtype_of_element(element_type: int) -> str:
     return _DTYPES[element_type]
 
 
+def infer_with_onnx(skeleton: onnx.ModelProto) -> dict[str, TensorSpec]:
+    """What ONNX's own inference finds of a `skeleton_of` a model; nothing where one node is beyond it."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return {}
+    found = filter(None, map(tensor_spec, (*inferred.graph.value_info, *inferred.graph.output)))
+    return {spec.name: spec for spec in found}
+
+
 def infer_specs(model: onnx.ModelProto, folder: Path) -> dict[str, TensorSpec]:
     """Types of the inputs, the computed values and the outputs of a graph, by name.
 
@@ -70,8 +80,8 @@ def infer_specs(model: onnx.ModelProto, folder: Path) -> dict[str, TensorSpec]:
     Args:
         folder: where external data lie.
     """
-    skeleton = _skeleton(model, folder)
-    specs = _infer_with_onnx(skeleton)
+    skeleton = skeleton_of(model, folder)
+    specs = infer_with_onnx(skeleton)  # empty where one node is beyond it; ONNX Runtime will be asked for all
     names = [name for node in skeleton.graph.node for name in node.output if name]
     unclear = [name for name in names if name not in specs or specs[name].shape is None]
     specs |= _infer_with_runtime(skeleton, unclear, folder)
@@ -93,7 +103,7 @@ def _without_sizes(spec: TensorSpec) -> TensorSpec:
     return TensorSpec(name=spec.name, dtype=spec.dtype, shape=shape)
 
 
-def _skeleton(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def skeleton_of(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model without large weights, without types of inner values and with each input's unnamed dims unset."""
     graph = model.graph
     skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
@@ -123,15 +133,6 @@ def _add_weight(graph: onnx.GraphProto, tensor: onnx.TensorProto, name: str, fol
         return
     graph.initializer.append(read_if_small(tensor, folder))
     graph.initializer[-1].name = name
-
-
-def _infer_with_onnx(skeleton: onnx.ModelProto) -> dict[str, TensorSpec]:
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return {}  # one node that ONNX cannot judge; ONNX Runtime will be asked for all of them
-    found = filter(None, map(tensor_spec, (*inferred.graph.value_info, *inferred.graph.output)))
-    return {spec.name: spec for spec in found}
 
 
 def _infer_with_runtime(skeleton: onnx.ModelProto, names: Iterable[str], folder: Path) -> dict[str, TensorSpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes  # noqa: F401  teaches NumPy the names of bfloat16 and the smaller floats
 import numpy as np
@@ -28,6 +28,16 @@ class Kind:
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+
+
+class ConstantValues(Protocol):
+    """Values that no input changes: whether a value is one, what it is, and its numbers where they can be told."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def kind(self, name: str) -> Kind | None: ...
+
+    def array(self, name: str) -> Array | None: ...
 
 
 class Constants:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 from onnx.helper import get_attribute_value
 
-from shoal.model.graph.tensor_parallel.constants import Constants
+from shoal.model.graph.tensor_parallel.constants import ConstantValues
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -37,7 +37,7 @@ def input_name(node: onnx.NodeProto, index: int) -> str:
     return node.input[index] if index < len(node.input) else ""
 
 
-def listed(node: onnx.NodeProto, name: str, index: int, constants: Constants) -> list[int] | None:
+def listed(node: onnx.NodeProto, name: str, index: int, constants: ConstantValues) -> list[int] | None:
     """A list of integers that is an attribute in old operator sets and an input in new ones.
 
     Returns:
@@ -50,7 +50,7 @@ def listed(node: onnx.NodeProto, name: str, index: int, constants: Constants) ->
     return None if array is None else [int(value) for value in array.reshape(-1)]
 
 
-def is_open(node: onnx.NodeProto, index: int, constants: Constants) -> bool:
+def is_open(node: onnx.NodeProto, index: int, constants: ConstantValues) -> bool:
     """Whether an input is there whose value only a run knows."""
     source = input_name(node, index)
     return bool(source) and constants.array(source) is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import onnx
+from onnx import TensorProto, numpy_helper
 
 from shoal.model.graph.tensor_parallel.nodes import (
     DEFAULT_DOMAINS,
@@ -109,6 +111,17 @@ def _gathered_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None
     return (*table[:axis], *indices, *table[axis + 1 :])
 
 
+def _joined_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
+    shapes = [shape for name in node.input if (shape := known.shape(name)) is not None]
+    if len(shapes) < len(node.input) or len({len(shape) for shape in shapes}) != 1:
+        return None
+    axis = from_front(attribute(node, "axis", 0), len(shapes[0]))
+    lengths = [shape[axis].fixed for shape in shapes]
+    fixed = [length for length in lengths if length is not None]
+    length = Size(sum(fixed)) if len(fixed) == len(lengths) else known.unknown(node.output[0], axis)
+    return (*shapes[0][:axis], length, *shapes[0][axis + 1 :])
+
+
 def _indexed_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
     return known.shape(node.input[1])
 
@@ -116,6 +129,16 @@ def _indexed_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
 def _filled_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
     content = known.content(node.input[0])
     return None if content is None or None in content else tuple(size for size in content if size is not None)
+
+
+def _shape_of_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
+    content = _shape_content(known, node)
+    return None if content is None else (Size(len(content)),)
+
+
+def _number_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
+    del known, node
+    return ()
 
 
 def _sliced_shape(known: SymbolicShapes, node: onnx.NodeProto) -> Shape | None:
@@ -137,7 +160,7 @@ def _sliced_size(known: SymbolicShapes, size: Size, start: int, end: Size | None
         return None
     if size.fixed is not None and end.fixed is not None:
         return Size(len(range(size.fixed)[start : end.fixed]))
-    if start != 0 or end.fixed is not None or end.number < 1:
+    if start != 0 or end.fixed is not None or not end.is_length:
         return None
     limited = Size(1, (f"min({size}, {end})",))  # positions up to the length of a text
     known.limit(limited, end)
@@ -154,6 +177,11 @@ def _same_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None
     return known.content(node.input[0])
 
 
+def _cast_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    """Sizes fit into these types; others would cut numbers off, or make truth values of them."""
+    return known.content(node.input[0]) if attribute(node, "to", 0) in _WIDE_TYPES else None
+
+
 def _joined_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
     parts = [_entries(known, name) for name in node.input]
     return None if any(part is None for part in parts) else tuple(size for part in parts for size in part or ())
@@ -164,6 +192,8 @@ def _gathered_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | 
     if source is None or indices is None:
         return None
     places = [None if index is None else index.fixed for index in indices]
+    if any(place is not None and not -len(source) <= place < len(source) for place in places):
+        return None
     return tuple(None if place is None else source[place] for place in places)
 
 
@@ -180,21 +210,99 @@ def _multiplied_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content 
 
 
 def _divided_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
-    return _paired(known, node, _quotient)
+    is_whole = any(
+        (dtype := known.dtype(name)) is not None and dtype.startswith(("int", "uint")) for name in node.input
+    )
+    return _paired(known, node, _quotient if is_whole else Size.over)
 
 
 def _added_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
     return _paired(known, node, lambda a, b: Size(a.number + b.number) if not a.names and not b.names else None)
 
 
+def _equal_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    return _paired(known, node, _equal)
+
+
+def _equal(a: Size, b: Size) -> Size | None:
+    if a == b:
+        return Size(1)
+    if any(one.is_length and (other.fixed or 0) < 0 for one, other in ((a, b), (b, a))):
+        return Size(0)
+    return _compared(a, b, lambda x, y: x == y)
+
+
+def _greater_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    return _paired(known, node, lambda a, b: _compared(a, b, lambda x, y: x > y))
+
+
+def _less_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    return _paired(known, node, lambda a, b: _compared(a, b, lambda x, y: x < y))
+
+
+def _compared(a: Size, b: Size, compare: Callable[[int, int], bool]) -> Size | None:
+    return None if a.fixed is None or b.fixed is None else Size(int(compare(a.fixed, b.fixed)))
+
+
+def _inverted_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    found = known.content(node.input[0])
+    if found is None:
+        return None
+    return tuple(None if size is None or size.fixed is None else Size(int(not size.fixed)) for size in found)
+
+
+def _chosen_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    chosen, left, right = (known.content(name) for name in node.input)
+    if chosen is None or left is None or right is None:
+        return None
+    length = max(len(chosen), len(left), len(right))
+    lists = [found * length if len(found) == 1 else found for found in (chosen, left, right)]
+    if any(len(found) != length for found in lists):
+        return None
+    return tuple(
+        None if place is None or place.fixed is None else (a if place.fixed else b)
+        for place, a, b in zip(*lists, strict=True)
+    )
+
+
+def _filled_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    """As many equal numbers as the one entry of the shape says."""
+    length = known.numbers(node, 0)
+    value = next((found.t for found in node.attribute if found.name == "value"), None)
+    if length is None or len(length) > 1 or math.prod(length) > MAX_LENGTH or value is None:
+        return None
+    number = numpy_helper.to_array(value).reshape(-1)
+    return (Size(int(number[0])),) * math.prod(length) if number.dtype.kind in "iub" and len(number) else None
+
+
+def _size_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    shape = known.shape(node.input[0])
+    return None if shape is None else (product(shape),)
+
+
+def _multiplied_together(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
+    """The product of a whole list."""
+    found, axes = known.content(node.input[0]), listed(node, "axes", 1, known.constants)
+    sizes = [size for size in found or () if size is not None]
+    is_whole = found is not None and len(sizes) == len(found) and axes in (None, [0], [-1])
+    return (product(sizes),) if is_whole and not is_open(node, 1, known.constants) else None
+
+
 def _paired(
     known: SymbolicShapes, node: onnx.NodeProto, combine: Callable[[Size, Size], Size | None]
 ) -> Content | None:
     left, right = known.content(node.input[0]), known.content(node.input[1])
-    if left is None or right is None or len(left) != len(right):
+    if left is None or right is None:
+        return None
+    left, right = _stretched(left, right), _stretched(right, left)
+    if len(left) != len(right):
         return None
     pairs = zip(left, right, strict=True)
     return tuple(None if a is None or b is None else combine(a, b) for a, b in pairs)
+
+
+def _stretched(numbers: Content, other: Content) -> Content:
+    return numbers * len(other) if len(numbers) == 1 else numbers
 
 
 def _entries(known: SymbolicShapes, name: str) -> Content | None:
@@ -227,10 +335,12 @@ def _quotient(size: Size, divisor: Size) -> Size | None:
     return Size(size.fixed // divisor.fixed)
 
 
+_WIDE_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE)
 _SAME_SHAPE = {*UNARY, "BatchNormalization", "InstanceNormalization", "LayerNormalization", "LogSoftmax", "Softmax"}
 _SHAPES: Mapping[str, Callable[[SymbolicShapes, onnx.NodeProto], Shape | None]] = {
     **dict.fromkeys(_SAME_SHAPE, _same_shape),
     **dict.fromkeys(BROADCASTING, _broadcast_shape),
+    "Concat": _joined_shape,
     "ConstantOfShape": _filled_shape,
     "Expand": _expanded_shape,
     "Gather": _gathered_shape,
@@ -238,13 +348,24 @@ _SHAPES: Mapping[str, Callable[[SymbolicShapes, onnx.NodeProto], Shape | None]] 
     "MatMul": _product_shape,
     "Range": _range_shape,
     "Reshape": _reshaped_shape,
+    "Shape": _shape_of_shape,
+    "Size": _number_shape,
     "Slice": _sliced_shape,
     "Squeeze": _squeezed_shape,
     "Transpose": _transposed_shape,
     "Unsqueeze": _unsqueezed_shape,
 }
 _CONTENTS: Mapping[str, Callable[[SymbolicShapes, onnx.NodeProto], Content | None]] = {
-    **dict.fromkeys(("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"), _same_content),
+    **dict.fromkeys(("Identity", "Squeeze", "Unsqueeze", "Reshape"), _same_content),
+    "Cast": _cast_content,
+    "ConstantOfShape": _filled_content,
+    "Equal": _equal_content,
+    "Greater": _greater_content,
+    "Less": _less_content,
+    "Not": _inverted_content,
+    "ReduceProd": _multiplied_together,
+    "Size": _size_content,
+    "Where": _chosen_content,
     "Add": _added_content,
     "Concat": _joined_content,
     "Div": _divided_content,

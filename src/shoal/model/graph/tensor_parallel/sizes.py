@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+NUMBER_MARK = "#"
+"""How names end that stand for numbers a graph computes, and not for the length of an axis."""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -19,6 +22,11 @@ class Size:
     def fixed(self) -> int | None:
         """The size where no name is in it."""
         return None if self.names else self.number
+
+    @property
+    def is_length(self) -> bool:
+        """Whether it cannot be negative; a number that only a run knows could be."""
+        return self.number >= 0 and not any(name.endswith(NUMBER_MARK) for name in self.names)
 
     def times(self, other: Size) -> Size:
         """The product."""

@@ -6,12 +6,12 @@ so that a head axis behind a dynamic batch and a dynamic sequence still has a kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 
 from shoal.core.graph_plan import TensorSpec
-from shoal.model.graph.tensor_parallel.constants import Constants
+from shoal.model.graph.tensor_parallel.constants import ConstantValues
 from shoal.model.graph.tensor_parallel.nodes import input_name
 from shoal.model.graph.tensor_parallel.sizes import ONE, Shape, Size
 from shoal.model.graph.value_types import UNNAMED_DIMS
@@ -27,9 +27,11 @@ MAX_LENGTH = 64
 class SymbolicShapes:
     """Shapes and the contents of shape tensors, filled node by node (see `shape_rules`)."""
 
-    def __init__(self, specs: Mapping[str, TensorSpec], constants: Constants) -> None:
+    def __init__(self, specs: Mapping[str, TensorSpec], constants: ConstantValues, scope: str = "") -> None:
+        """`scope` begins the names of unknown sizes: the bodies of two nodes may call their values the same."""
         self._specs = specs
         self.constants = constants
+        self._scope = scope
         self._shapes: dict[str, Shape] = {}
         self._contents: dict[str, Content] = {}
         self._aliases: dict[str, Size] = {}
@@ -59,7 +61,7 @@ class SymbolicShapes:
         """The numbers in a tensor of integers, where it is small."""
         if name not in self._contents and name in self.constants:
             kind = self.constants.kind(name)
-            is_list = kind is not None and kind.dtype.kind in "iu" and _is_short(kind.shape)
+            is_list = kind is not None and kind.dtype.kind in "iub" and _is_short(kind.shape)
             array = self.constants.array(name) if is_list else None
             if array is not None:
                 self._contents[name] = tuple(Size(int(value)) for value in array.reshape(-1))
@@ -72,6 +74,17 @@ class SymbolicShapes:
     def learn_content(self, name: str, content: Content) -> None:
         """A computed tensor of at most one axis holds these integers."""
         self._contents[name] = content
+
+    def inside(self, constants: ConstantValues, scope: str, own: Collection[str]) -> SymbolicShapes:
+        """For the body of a node, which sees what lies around it but for its `own` names; what it learns stays."""
+        inner = SymbolicShapes({}, constants, scope)
+        inner._shapes = {**{name: shape for name in self._specs if (shape := self.shape(name))}, **self._shapes}
+        inner._contents = dict(self._contents)
+        inner._limits = dict(self._limits)
+        for name in own:
+            inner._shapes.pop(name, None)
+            inner._contents.pop(name, None)
+        return inner
 
     def limit(self, size: Size, other: Size) -> None:
         """`size` is the smaller of a number and `other`."""
@@ -96,7 +109,7 @@ class SymbolicShapes:
 
     def unknown(self, name: str, axis: int) -> Size:
         """A name of its own for a size that nothing is known of."""
-        return Size(1, (f"{name}[{axis}]",))
+        return Size(1, (f"{self._scope}{name}[{axis}]",))
 
     def _sharpened(self, name: str, shape: Shape) -> Shape:
         """With the fixed sizes that inference found where following gave a name only, and the other way round."""

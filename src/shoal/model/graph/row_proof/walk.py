@@ -1,0 +1,231 @@
+"""What rules see of a graph while they walk it: what each value has to do with rows, its shape, and numbers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from shoal.model.graph.row_proof.kinds import SHARED, AlreadyMixed, Kind, Mixed, Mixing, Rows, Shared
+from shoal.model.graph.tensor_parallel.constants import ConstantValues
+from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS, input_name, listed
+from shoal.model.graph.tensor_parallel.sizes import NUMBER_MARK, ONE, Shape, Size, product
+from shoal.model.graph.tensor_parallel.symbolic_shapes import MAX_LENGTH, Content, SymbolicShapes
+
+BATCH = "|batch"
+"""Name of the number of rows. Names of other sizes end differently."""
+NUM_ROWS = Mixed(reason="the number of rows")
+
+
+class Walk:
+    """One graph, or one body, while it is walked."""
+
+    def __init__(
+        self,
+        known: SymbolicShapes,
+        constants: ConstantValues,
+        batch: Size,
+        model: onnx.ModelProto,
+        folder: Path,
+        outer: Walk | None = None,
+    ) -> None:
+        """
+        Args:
+            known: shapes, and small lists of numbers.
+            constants: of the graph and what lies around it.
+            batch: the number of rows: a name, or a number where the graph fixes it.
+            model: what the graph is part of, for its versions.
+            folder: where external data lie.
+            outer: the walk of the graph that this one is a body of.
+        """
+        self.known = known
+        self.constants = constants
+        self.batch = batch
+        self.model = model
+        self.folder = folder
+        self.opset = max((found.version for found in model.opset_import if found.domain in DEFAULT_DOMAINS), default=0)
+        self.kinds: dict[str, Kind] = {} if outer is None else dict(outer.kinds)
+        self._steady: set[str] = set() if outer is None else outer._steady
+        """names of sizes that are equal in every run"""
+
+    def kind(self, name: str) -> Kind:
+        """Of a value, or of an input that is left out."""
+        if not name or name in self.constants:
+            return SHARED
+        return self.kinds.get(name) or Mixed(reason=f"{name!r} comes from nowhere")
+
+    def rows(self, name: str) -> Rows | None:
+        """Where a value has its rows; None where it is shared. Raises Mixing where they are mixed."""
+        kind = self.kind(name)
+        if isinstance(kind, Mixed):
+            raise AlreadyMixed(kind.reason)
+        return kind if isinstance(kind, Rows) else None
+
+    def plain_rows(self, name: str) -> Rows | None:
+        """The same; raises Mixing also where the entries say which row of the batch they are in."""
+        rows = self.rows(name)
+        if rows is not None and rows.index is not None:
+            raise Mixing("the place of a row in its batch")
+        return rows
+
+    def check_shared(self, names: Iterable[str], what: str) -> None:
+        """Raises Mixing unless all of the values are shared."""
+        for name in names:
+            if self.rows(name) is not None:
+                raise Mixing(f"{what} depends on a row")
+
+    def shape(self, name: str) -> Shape:
+        """Raises Mixing where the rank is unknown."""
+        found = self.known.shape(name)
+        if found is None:
+            raise Mixing(f"the shape of {name!r} is unknown")
+        return found
+
+    def rank(self, name: str) -> int:
+        """Raises Mixing where it is unknown."""
+        kind = self.kind(name)
+        return kind.rank if isinstance(kind, Rows) else len(self.shape(name))
+
+    def content(self, node: onnx.NodeProto, index: int) -> Content | None:
+        """The numbers in an input, as far as they are known."""
+        return self.known.content(input_name(node, index))
+
+    def axes(self, node: onnx.NodeProto, index: int, name: str = "axes") -> list[int] | None:
+        """A list of axes that is an input or an attribute; None where it is left out. Raises Mixing if unknown."""
+        source = input_name(node, index)
+        if not source:
+            return listed(node, name, index, self.known.constants)
+        numbers = self.known.numbers(node, index)
+        if numbers is None:
+            raise Mixing(f"the axes of {node.op_type} are computed")
+        return numbers
+
+    def is_steady(self, size: Size | None) -> bool:
+        """Whether a size is equal in every run."""
+        return size is not None and all(name in self._steady for name in size.names)
+
+    def steady_entries(self, node: onnx.NodeProto, index: int) -> list[bool] | None:
+        """Per number of an input, whether it is equal in every run; None where not even their count is known."""
+        content = self.content(node, index)
+        if content is not None:
+            return [self.is_steady(size) for size in content]
+        shape = self.known.shape(input_name(node, index))
+        length = shape[0].fixed if shape else None
+        return None if length is None else [isinstance(self.kind(input_name(node, index)), Shared)] * length
+
+    def learn(self, name: str, kind: Kind) -> None:
+        """Take what a rule found of a value, sharpened by the numbers in it."""
+        content = self.known.content(name)
+        if content is not None and all(map(self.is_steady, content)):
+            kind = SHARED
+        self.kinds[name] = kind
+        match kind:
+            case Rows():
+                self._learn_rows(name, kind)
+            case Shared():
+                self._learn_shared(name)
+            case Mixed():
+                pass
+
+    def _learn_rows(self, name: str, rows: Rows) -> None:
+        shape = self.known.shape(name)
+        if shape is None or len(shape) != rows.rank:
+            shape = tuple(self.known.unknown(name, axis) for axis in range(rows.rank))
+        sizes = [self._steady_size(name, axis, size) for axis, size in enumerate(shape)]
+        sizes[rows.axis] = rows.length(self.batch)
+        self.known.learn_shape(name, tuple(sizes))
+
+    def _learn_shared(self, name: str) -> None:
+        shape = self.known.shape(name)
+        if shape is None:
+            return
+        shape = tuple(self._steady_size(name, axis, size) for axis, size in enumerate(shape))
+        self.known.learn_shape(name, shape)
+        self._name_numbers(name, shape)
+
+    def _name_numbers(self, name: str, shape: Shape) -> None:
+        """Names for the integers in a short list that is shared, so far as they are not known."""
+        dtype, content = self.known.dtype(name), self.known.content(name)
+        length = product(shape).fixed
+        if content is None:
+            is_list = dtype is not None and dtype.startswith(("int", "uint")) and len(shape) < 2
+            content = (None,) * length if is_list and length is not None and length <= MAX_LENGTH else None
+        if content is not None:
+            numbers = [
+                self._named(f"{name}[{place}]{NUMBER_MARK}") if number is None else number
+                for place, number in enumerate(content)
+            ]
+            self.known.learn_content(name, tuple(numbers))
+
+    def _steady_size(self, name: str, axis: int, size: Size) -> Size:
+        """The size, or a name for it: of a value that is equal in every run, or whose rows lie along another axis."""
+        if self.is_steady(size):
+            return size
+        unknown = self.known.unknown(name, axis)
+        self._steady.update(unknown.names)
+        return unknown
+
+    def _named(self, name: str) -> Size:
+        self._steady.add(name)
+        return Size(1, (name,))
+
+
+def broadcast(walk: Walk, names: Iterable[str]) -> Rows | None:
+    """Where rows lie in what is computed element by element from values that are stretched to each other's shape.
+
+    Raises:
+        Mixing: rows meet rows along another axis, or one thing per row that does not come with the row.
+    """
+    names = [name for name in names if name]
+    found = [(name, rows) for name in names if (rows := walk.plain_rows(name)) is not None]
+    if not found:
+        return None
+    first = found[0][1]
+    if any(rows.place != first.place for _, rows in found):
+        raise Mixing("rows meet along different axes")
+    check_single(walk, (name for name in names if walk.rows(name) is None), first)
+    rank = max(map(walk.rank, names))
+    return first.at(rank - first.from_end, rank)
+
+
+def check_single(walk: Walk, names: Iterable[str], rows: Rows) -> None:
+    """See that shared values have one entry, or none, along the axis where others have rows, counted from the end.
+
+    Raises:
+        Mixing: one of them has several, or an unknown number: one for each place in the batch.
+    """
+    for name in names:
+        shape = walk.shape(name)
+        length = shape[-rows.from_end] if len(shape) >= rows.from_end else ONE
+        is_repeated = length == rows.length(walk.batch) and _is_uniform(walk, name, rows.from_end)
+        if length != ONE and not is_repeated:
+            raise Mixing(f"{name!r} may hold one entry for each place in the batch")
+
+
+def _is_uniform(walk: Walk, name: str, from_end: int) -> bool:
+    """Whether it is a constant that is the same all along the axis."""
+    array = walk.constants.array(name) if name in walk.constants else None
+    if array is None or array.dtype == object:
+        return False
+    first = np.take(array, [0], axis=array.ndim - from_end) if array.size else array
+    return bool(array.size) and np.array_equal(array, np.broadcast_to(first, array.shape))
+
+
+def same_rows(walk: Walk, names: Iterable[str]) -> Rows:
+    """The rows of values that all have them at the same place. Raises Mixing."""
+    found = [walk.plain_rows(name) for name in names]
+    first = found[0]
+    if first is None or any(rows is None or (rows.rank, rows.place) != (first.rank, first.place) for rows in found):
+        raise Mixing("rows meet along different axes, or what they meet has none")
+    return first
+
+
+def attribute_text(node: onnx.NodeProto, name: str) -> str:
+    """A string attribute; empty where it is left out."""
+    return next((found.s.decode(errors="replace") for found in node.attribute if found.name == name), "")
+
+
+Rule = Callable[[Walk, onnx.NodeProto], Kind | tuple[Kind, ...]]
+"""What a node's outputs have to do with rows, of which some input holds some; outputs that it leaves out are mixed."""
