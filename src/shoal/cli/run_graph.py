@@ -15,6 +15,7 @@ from shoal.cli.graph_plan_output import describe_error, predicted_dict
 from shoal.cli.output import note, print_json
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError
+from shoal.model.graph.empty_batch import is_empty
 from shoal.model.graph.graph_file import open_graph
 from shoal.model.graph.input_check import check_inputs
 from shoal.offline.pull import ChunkRunner
@@ -46,7 +47,7 @@ def run_graph(
         with ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=note) as runner:
             outputs = run_once(runner, loaded.plan, arrays, micro_batch=micro_batch)
         run_s = time.perf_counter() - started_s
-        num_rows = count_rows(arrays, loaded.plan.batch)
+        num_rows = 0 if is_empty(arrays, loaded.plan.batch) else count_rows(arrays, loaded.plan.batch)
         plan, predicted = graph_plan_dict(loaded.plan), loaded.plan.predicted
     outputs = {spec.name: outputs[spec.name] for spec in graph.outputs}
     if output is not None:

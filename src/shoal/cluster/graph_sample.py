@@ -9,6 +9,7 @@ from shoal.core.graph_plan import BatchAxes
 from shoal.errors import ConfigError, DeadlineExceeded
 from shoal.model.graph.batch_axes import guess_axes, no_batch, take, vary_rows
 from shoal.model.graph.batch_decision import decide_batch
+from shoal.model.graph.empty_batch import is_empty
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.input_check import check_inputs
 from shoal.model.graph.sample_inputs import Run, sample_inputs
@@ -69,7 +70,7 @@ def open_sample(
     if not config.is_batched:
         guess = no_batch(guess)
     run = None if whole is None else _limited(whole, graph)
-    if given is None:
+    if given is None or is_empty(given, guess):
         inputs: Tensors = sample_inputs(graph.inputs, run, axes=guess)
     else:
         given = check_inputs(graph.inputs, given, batch=guess, convert=True)

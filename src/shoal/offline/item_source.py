@@ -88,7 +88,7 @@ def _read_item(path: Path, specs: Specs, batch: BatchAxes) -> Item:
         path=path,
         num_rows=num_rows,
         is_single=is_single,
-        row_bytes=sum(header.num_bytes for header in headers.values()) // num_rows,
+        row_bytes=sum(header.num_bytes for header in headers.values()) // max(1, num_rows),
         signature=str([(name, str(headers[name].dtype), row_shapes[name]) for name in specs]),
     )
 
@@ -110,10 +110,7 @@ def _count_rows(path: Path, headers: Mapping[str, NpyHeader], axes: Mapping[str,
         counts[name] = shape[axis]
     if len(set(counts.values())) > 1:
         raise InvalidRequest(f"{path}: the inputs differ in rows: {', '.join(f'{k} {v}' for k, v in counts.items())}")
-    num_rows = next(iter(counts.values()))
-    if not num_rows:
-        raise InvalidRequest(f"{path} has 0 rows")
-    return num_rows
+    return next(iter(counts.values()))
 
 
 def _without(shape: Shape, axis: int | None) -> Shape:

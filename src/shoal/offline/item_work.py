@@ -59,15 +59,19 @@ class ItemWork:
         *,
         batch_rows: int,
         check: Callable[[Tensors], Tensors],
+        empty: Callable[[Tensors], dict[str, Array]],
     ) -> None:
         """`items` in the order to compute them; `check` turns inputs into what the graph takes, or raises
-        InvalidRequest."""
+        InvalidRequest; `empty` gives the outputs for inputs without rows."""
         self._sink = sink
         self._journal = journal
         self._inputs = inputs
         self._batch = batch
         self._batch_rows = batch_rows
         self._check = check
+        self._empty = empty
+        self._num_empty = 0
+        """items without rows that were written since the last result"""
         self._failures = list(broken)
         done = {record["item"]: record["content"] for record in journal.records if "item" in record}
         self._todo = [item for item in items if not _is_done(item, sink, done)]
@@ -120,10 +124,11 @@ class ItemWork:
         """Wait until what was written is on the disk. Raises CapacityError."""
         self._sink.sync()
 
-    def finish(self) -> list[Failure]:
-        """See Work: files are finished one by one, but some may have turned out broken after the last result."""
+    def finish(self) -> tuple[int, list[Failure]]:
+        """See Work: files are finished one by one, but some may have turned out broken or empty after the last."""
         failures, self._failures = self._failures, []
-        return failures
+        num_empty, self._num_empty = self._num_empty, 0
+        return num_empty, failures
 
     def outputs(self) -> list[str]:
         """The folder that was written to."""
@@ -136,6 +141,10 @@ class ItemWork:
             inputs = self._check(load_item(item, self._inputs, self._batch))
         except (InvalidRequest, ConfigError) as error:
             self._failures.append(_failure(item, str(error)))
+            return
+        if not item.num_rows:
+            self._write(item, content, self._empty(inputs))
+            self._num_empty += 1
             return
         step = self._batch_rows if self._batch.is_batched else item.num_rows
         for first in range(0, item.num_rows, step):
@@ -179,9 +188,12 @@ class ItemWork:
                 return 0
             del self._parts[item]
             outputs = join_outputs([parts.outputs[start] for start in sorted(parts.outputs)], self._batch)
-        self._sink.write(item, outputs)
-        self._journal.add({"item": item.path.name, "content": piece.content})
+        self._write(item, piece.content, outputs)
         return 1
+
+    def _write(self, item: Item, content: str, outputs: Mapping[str, Array]) -> None:
+        self._sink.write(item, outputs)
+        self._journal.add({"item": item.path.name, "content": content})
 
     def _fail(self, pieces: Sequence[_Piece], reason: str) -> list[Failure]:
         """Several items failed together: each gets its own chance. One alone has failed."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shoal.core.graph_plan import BatchAxes, GraphPlan
 from shoal.errors import ConfigError
+from shoal.model.graph.empty_batch import empty_outputs
 from shoal.offline.fingerprint import fingerprint
 from shoal.offline.item_sink import ItemSink
 from shoal.offline.item_source import scan_folder
@@ -170,7 +171,7 @@ class MapJob:
                         committed_s = self._clock()
         finally:
             self._commit()
-        add(0, work.finish())
+        add(*work.finish())
         summary.elapsed_s = self._clock() - started_s
         summary.outputs = work.outputs()
         return summary
@@ -229,7 +230,18 @@ def _item_work(
     sink = ItemSink(options.output, [spec.name for spec in plan.outputs], plan.batch)
     if not journal.goes_on:
         sink.refuse_existing(items)
-    return ItemWork(items, broken, sink, journal, plan.inputs, plan.batch, batch_rows=batch_rows, check=check), journal
+    work = ItemWork(
+        items,
+        broken,
+        sink,
+        journal,
+        plan.inputs,
+        plan.batch,
+        batch_rows=batch_rows,
+        check=check,
+        empty=lambda tensors: empty_outputs(plan.inputs, plan.outputs, plan.batch, tensors),
+    )
+    return work, journal
 
 
 def _batch_rows(options: MapOptions, plan: GraphPlan, num_rows: int, row_bytes: int) -> int:

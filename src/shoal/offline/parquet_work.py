@@ -53,12 +53,12 @@ class ParquetWork:
         """See Work."""
         self._work.sync()
 
-    def finish(self) -> list[Failure]:
+    def finish(self) -> tuple[int, list[Failure]]:
         """Write the Parquet file and remove what it was made of. Raises CapacityError."""
-        failures = self._work.finish()
+        found = self._work.finish()
         if not self._sink.is_empty:
             self._write()
-        return failures
+        return found
 
     def outputs(self) -> list[str]:
         """See Work."""

@@ -90,12 +90,12 @@ class RowWork:
         """Wait until what was written is on the disk. Raises CapacityError."""
         self._sink.sync()
 
-    def finish(self) -> list[Failure]:
+    def finish(self) -> tuple[int, list[Failure]]:
         """Give the files their names. Raises CapacityError."""
         for row in self._failed_rows:
             self._sink.blank(row)
         self._sink.finish()
-        return []
+        return 0, []
 
     def outputs(self) -> list[str]:
         """The files that were written."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from shoal.core.graph_plan import BatchAxes, GraphPlan
 from shoal.errors import InvalidRequest
+from shoal.model.graph.empty_batch import empty_outputs, is_empty
 from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.router.graph_executor import Array, Tensors
 from shoal.router.rows import RowAssembler, count_rows, pad_rows, take_rows
@@ -45,10 +46,12 @@ def run_once(
         micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
 
     Raises:
-        InvalidRequest: ONNX Runtime cannot run these inputs, or they hold no rows.
+        InvalidRequest: ONNX Runtime cannot run these inputs, or they disagree on their rows.
         WorkerLost: no replica is left.
     """
     axes = plan.batch
+    if is_empty(inputs, axes):
+        return empty_outputs(plan.inputs, plan.outputs, axes, inputs)
     num_rows = count_rows(inputs, axes)
     piece_rows = rows_per_piece(plan, num_rows, micro_batch)
     if piece_rows >= num_rows and axes.rows is None:

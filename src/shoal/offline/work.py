@@ -55,8 +55,8 @@ class Work(Protocol):
         """Wait until what was written is on the disk."""
         ...
 
-    def finish(self) -> list[Failure]:
-        """There are no more results. Returns failures that no result had to do with."""
+    def finish(self) -> tuple[int, list[Failure]]:
+        """There are no more results. How many more are done, and failures, that no result had to do with."""
         ...
 
     def outputs(self) -> list[str]:

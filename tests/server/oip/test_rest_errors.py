@@ -46,7 +46,7 @@ def infer_json(http: httpx.Client, **changes: Any) -> httpx.Response:
         ({"datatype": "FLOAT"}, "unknown datatype 'FLOAT'"),
         ({"shape": [4]}, "'x' has 1 dimensions [4]"),
         ({"shape": [1, 3], "data": [1, 2, 3]}, "'x' has shape [1, 3]"),
-        ({"shape": [0, 4], "data": []}, "no rows"),
+        ({"shape": [0, 4], "data": []}, "must agree"),
         ({"shape": [2, 4]}, "4 values, but a tensor of the shape [2, 4] has 8"),
         ({"shape": [1 << 62, 4]}, "more than 1099511627776 elements"),
         ({"shape": [0, 1 << 62]}, "more than 1099511627776 elements"),

@@ -101,10 +101,6 @@ def _converted(array: Array, wanted: np.dtype[Any]) -> Array | None:
 def _check_shape(spec: TensorSpec, array: Array, batch: BatchAxes | None, sizes: dict[str, tuple[int, str]]) -> None:
     """`sizes`: what each symbolic dimension was seen to be, and in which input. Mutates: `sizes`."""
     batch_axis = None if batch is None else batch.inputs.get(spec.name)
-    if batch_axis is not None and array.ndim > batch_axis and array.shape[batch_axis] == 0:
-        raise InvalidRequest(
-            f"input {spec.name!r} has no rows (shape {list(array.shape)}); give at least one", spec.name
-        )
     if spec.shape is None:
         return
     if array.ndim != len(spec.shape):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import GraphPlan
 from shoal.errors import ShoalError, WorkerLost
+from shoal.model.graph.empty_batch import empty_outputs, is_empty
 from shoal.model.graph.input_check import check_inputs
 from shoal.router.batch_engine import BatchEngine, BatchStats, InferenceRequest, InferenceResult
 from shoal.router.graph_executor import Array, Tensors
@@ -101,7 +102,11 @@ class ServedModel:
         """
         arrival_s = self._clock()
         try:
-            result = await self._run(inputs, timeout_s)
+            checked = self._checked(inputs)
+            if is_empty(checked, self.plan.batch):
+                outputs = empty_outputs(self.plan.inputs, self.plan.outputs, self.plan.batch, checked)
+            else:
+                outputs = (await self._run(checked, timeout_s)).outputs
         except ShoalError as error:
             self.counts.fail(reason_of(error), self._clock() - arrival_s)
             raise
@@ -109,11 +114,11 @@ class ServedModel:
             self.counts.fail("CANCELED", self._clock() - arrival_s)
             raise
         self.counts.succeed(self._clock() - arrival_s, time.time())
-        return result.outputs
+        return outputs
 
     async def send_canary(self) -> bool:
         """Run the sample inputs, outside all accounts but `last_output_s`. Raises ShoalError."""
-        result = await self._run(self._loaded.sample, None)
+        result = await self._run(self._checked(self._loaded.sample), None)
         self._canaries.add(result, count_rows(self._loaded.sample, self.plan.batch))
         return True
 
@@ -161,12 +166,16 @@ class ServedModel:
         self._last_output_s = self._clock()
         return result
 
+    def _checked(self, inputs: Tensors) -> Tensors:
+        if self._loop is None:
+            raise WorkerLost(self.failure or "the model is not in service")
+        return check_inputs(self.plan.inputs, inputs, batch=self.plan.batch, convert=False)
+
     def _submit(self, inputs: Tensors, timeout_s: float | None) -> tuple[str, asyncio.Future[InferenceResult]]:
         if self._loop is None:
             raise WorkerLost(self.failure or "the model is not in service")
-        checked = check_inputs(self.plan.inputs, inputs, batch=self.plan.batch, convert=False)
         request_id = str(next(self._ids))
-        self._engine.add(InferenceRequest(request_id=request_id, inputs=checked, timeout_s=timeout_s))
+        self._engine.add(InferenceRequest(request_id=request_id, inputs=inputs, timeout_s=timeout_s))
         future = self._futures[request_id] = self._loop.create_future()
         self._pump_soon()
         return request_id, future
