@@ -56,13 +56,14 @@ def run_server(
     *,
     api_key: str | None = None,
     has_chat_template: bool = True,
+    tokenizer: ByteTokenizer | None = None,
     admission: AdmissionConfig | None = None,
     tls: TlsFiles | None = None,
     machines: MachineState | None = None,
     allowed_hosts: Sequence[str] | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
-    tokenizer = ByteTokenizer(has_chat_template=has_chat_template)
+    tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
     data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
     app = create_app(
         data_plane,
