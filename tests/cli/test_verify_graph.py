@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper, save
+from onnx import TensorProto, helper, save
 
 from examples.perceptron import make_layers, to_onnx
 from shoal.bench.graph_verification import PlainRuntime
@@ -156,3 +156,22 @@ def test_run_with_shards(shoal: Shoal, perceptron: Path, tmp_path: Path) -> None
     assert [(one["replica"], one["shard"]) for one in value["plan"]["workers"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     (expected,) = plain_session(perceptron).run(None, {"x": x})
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["y"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_types_that_numpy_lacks_are_verified_and_written(shoal: Shoal, tmp_path: Path) -> None:
+    """`bfloat16` goes in, over the cut and comes out."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["wide", "w"], ["h"]),
+        helper.make_node("Cast", ["h"], ["narrow"], to=TensorProto.BFLOAT16),
+        helper.make_node("Identity", ["narrow"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, ["N", 4]) for name in "xy"]
+    path = save_graph(tmp_path / "half.onnx", nodes, ends[:1], ends[1:], {"w": np.eye(4, dtype=np.float32)})
+    value = shoal("verify", path, "--split", "pp=2", "--threads", 1, "--json").json
+    assert (value["agrees"], value["outputs"][0]["is_equal"]) == (True, True)
+    x = np.array([[0.5, 1.5, -2, 96]], np.float32)
+    np.savez(tmp_path / "in.npz", x=x)
+    shoal("run", path, "--inputs", tmp_path / "in.npz", "-o", tmp_path / "out.npz", "--split", "pp=2", "--threads", 1)
+    with np.load(tmp_path / "out.npz") as outputs:
+        assert outputs["y"].tolist() == x.tolist()

@@ -11,7 +11,7 @@ import pytest
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import BatchAxes
-from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerLost
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerCrashed, WorkerLost
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.router.graph_fakes import AXES, BAD, FakeGraphExecutor, make_inputs
 
@@ -286,6 +286,24 @@ def test_a_silent_replica_counts_as_lost() -> None:
         results = finish(engine)
         assert engine.stats().num_replicas == 1
     assert rows_of(results["a"]) == [2]
+
+
+def test_a_request_that_crashes_its_workers_is_refused_and_others_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    crashing = by_hand()
+
+    def crash() -> None:
+        raise WorkerCrashed("killed by signal 11")
+
+    with open_engine(crashing, FakeGraphExecutor()) as engine:
+        add(engine, "poison", 1)
+        engine.turn(0)
+        monkeypatch.setattr(crashing, "poll", crash)
+        crashing.lose()
+        results = finish(engine)
+        assert isinstance(results["poison"].error, InvalidRequest)
+        assert "killed by signal 11" in str(results["poison"].error)
+        add(engine, "a", 1)
+        assert rows_of(finish(engine)["a"]) == [2]
 
 
 def test_with_the_last_replica_everything_ends_and_then_the_engine() -> None:
