@@ -2,6 +2,9 @@
 
 A session has a thread pool of its own, or all sessions of a process share one. ONNX Runtime knows both, but not side by
 side: once a process shares a pool, every later session must use it.
+
+Sessions that share a pool, which run one after the other, share the memory of their steps as well. With an arena each,
+every one of them keeps what its largest step took: 780 MB for SmolLM2 after a prompt of 512 tokens, instead of 52.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from shoal.errors import ConfigError
 _FATAL_ONLY = 4
 """Log severity: what a user must know comes as an error, not as a line on stderr."""
 
+_EXTEND_AS_REQUESTED = 1
+"""Arena strategy; the default one doubles. Source: `OrtArenaCfg` in ONNX Runtime's C API."""
+
 _shared_pool_threads: int | None = None
 """ONNX Runtime's global pool is one a process and is made once: this mirrors its state, it does not add any."""
 
@@ -24,6 +30,10 @@ def share_pool(threads: int) -> None:
     global _shared_pool_threads
     if _shared_pool_threads is None:
         ort.set_global_thread_pool_sizes(threads, 1)
+        ort.create_and_register_allocator(
+            ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+            ort.OrtArenaCfg(0, _EXTEND_AS_REQUESTED, -1, -1),
+        )
         _shared_pool_threads = threads
     elif _shared_pool_threads != threads:
         raise ConfigError(f"this process already computes with {_shared_pool_threads} threads, not {threads}")
@@ -35,6 +45,8 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     options.log_severity_level = _FATAL_ONLY
     if threads is None or _shared_pool_threads is not None:
         options.use_per_session_threads = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     else:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -43,4 +55,8 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
 
 def start_session(model: str | Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
     """A session on the CPU. Raises what ONNX Runtime raises, and prints nothing."""
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    if isinstance(model, bytes):
+        session._model_bytes = None  # kept for a change of providers, which is a second copy of all weights
+    return session
+

@@ -41,7 +41,7 @@ def product(asked: TimeProduct) -> Callable[[], object]:
     x = builder.input("x", asked.num_in)
     builder.output("y", builder.linear(x, [_weight(asked)]), asked.num_out)
     is_wide = asked.precision == "int4" and asked.rows > 1  # as prompt rows go
-    model = (builder.serialize_wide() if is_wide else None) or builder.serialize()
+    model = builder.serialize(wide=is_wide)
     session = start_session(model, session_options())
     binding = session.io_binding()
     x_RK = np.ones((asked.rows, asked.num_in), np.float32)

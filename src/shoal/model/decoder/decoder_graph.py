@@ -44,15 +44,13 @@ class Marker(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentGraph:
-    """One serialized segment."""
+    """One segment, not serialized yet: two copies of its weights are in memory only while its session is made."""
 
     name: str
-    narrow: bytes
-    """for output tokens, which come few at a time: 8-bit activations where the weights are quantized"""
-    wide: bytes | None
-    """for prompt tokens, which come many at a time: fp32 activations; None where that is no different or no faster"""
-    weight_bytes: int
+    builder: GraphBuilder
     marker: Marker
+    has_wide: bool
+    """whether prompt tokens, which come many at a time, have a model of their own, with fp32 activations"""
 
 
 def count_segments(num_layers: int, *, is_shard: bool) -> int:
@@ -146,10 +144,9 @@ class _Segment:
         """The finished segment."""
         return SegmentGraph(
             name=self._name,
-            narrow=self._builder.serialize(),
-            wide=self._builder.serialize_wide() if has_wide else None,
-            weight_bytes=self._builder.weight_bytes,
+            builder=self._builder,
             marker=marker,
+            has_wide=has_wide and self._builder.has_wide_form,
         )
 
     def output_projection(self, layer: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import Activation
@@ -26,41 +26,58 @@ _FP32_COMPUTE, _INT8_COMPUTE = 0, 4
 """MatMulNBits `accuracy_level`: fp32 activations, or 8-bit ones by block. Source: ONNX Runtime contrib operators."""
 
 
+def int8_packing_bytes(num_blocks: int) -> int:
+    """What ONNX Runtime adds to blocks that meet 8-bit activations: it packs scales and sums beside the weights and
+    keeps the scales that it was given. Source: tests/model/decoder/test_memory.py measures it."""
+    return num_blocks * 2 * np.dtype(np.float32).itemsize
+
+
 class GraphBuilder:
-    """Collects nodes and weights of one segment, then serializes them. Methods return the name of their result."""
+    """Puts nodes and weights of one segment into a model, then serializes it. Methods return the name of their result.
+
+    The model has the only copy of the weights: protobuf would make another one of each that is handed to it complete.
+    """
 
     def __init__(self, name: str, *, exact_activations: bool = False) -> None:
         """`exact_activations`: quantized matrices meet fp32 activations everywhere, never 8-bit ones."""
         self._name = name
         self._compute_level = _FP32_COMPUTE if exact_activations else _INT8_COMPUTE
-        self._inputs: dict[str, int] = {}
-        self._outputs: dict[str, int] = {}
-        self._nodes: list[onnx.NodeProto] = []
-        self._initializers: list[onnx.TensorProto] = []
-        self._weight_bytes = 0
+        self._model = helper.make_model(
+            helper.make_graph([], name, [], []),
+            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
+            ir_version=_IR_VERSION,
+        )
+        self._graph = self._model.graph
+        self._weight_bytes = self._packing_bytes = self._int4_packing_bytes = 0
         self._block_sums: dict[str, str] = {}
         self._int4_compute_levels: list[onnx.AttributeProto] = []
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights so far."""
-        return self._weight_bytes
+        """Bytes that a session holds of all weights so far."""
+        return self._weight_bytes + self._packing_bytes
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes that a session of `serialize_wide` holds."""
+        return self._weight_bytes + self._packing_bytes - self._int4_packing_bytes
 
     def node(
         self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: Any
     ) -> str:
         """Append a node; names its single output unless `outputs` are given. Returns the first output."""
-        names = list(outputs) or [f"{op}_{len(self._nodes)}"]
-        self._nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
+        names = list(outputs) or [f"{op}_{len(self._graph.node)}"]
+        self._graph.node.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
         return names[0]
 
     def constant(self, values: npt.NDArray[np.generic]) -> str:
         """A weight or shape."""
-        name = f"w{len(self._initializers)}"
+        name = f"w{len(self._graph.initializer)}"
         self._weight_bytes += values.nbytes
         if self._weight_bytes > _PROTOBUF_LIMIT_BYTES:
             raise ModelLoadError(f"{self._name} holds more than 2 GB of weights; use --precision int8 or int4")
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+        self._graph.initializer.add(name=name, data_type=data_type, dims=values.shape, raw_data=values.tobytes())
         return name
 
     def linear(self, x: str, weights: Sequence[Weight | None], bias: npt.NDArray[np.float32] | None = None) -> str:
@@ -79,7 +96,7 @@ class GraphBuilder:
 
     def add_then_norm(self, x: str, skip: str, weight: npt.NDArray[np.float32], epsilon: float) -> tuple[str, str]:
         """The residual sum x + skip and its RMS norm, in one operator. Returns (sum, norm)."""
-        total, norm = f"sum_{len(self._nodes)}", f"norm_{len(self._nodes)}"
+        total, norm = f"sum_{len(self._graph.node)}", f"norm_{len(self._graph.node)}"
         self.node(
             "SkipSimplifiedLayerNormalization",
             [x, skip, self.constant(weight)],
@@ -91,7 +108,7 @@ class GraphBuilder:
 
     def split(self, x: str, widths: Sequence[int]) -> list[str]:
         """Cut the last dim into pieces of these widths."""
-        names = [f"split_{len(self._nodes)}_{i}" for i in range(len(widths))]
+        names = [f"split_{len(self._graph.node)}_{i}" for i in range(len(widths))]
         self.node("Split", [x, self.constant(np.array(widths, np.int64))], outputs=names, axis=-1)
         return names
 
@@ -119,40 +136,33 @@ class GraphBuilder:
 
     def input(self, name: str, width: int) -> str:
         """A value from outside, fp32 [T, width]."""
-        self._inputs[name] = width
+        self._graph.input.append(_rows_of(name, width))
         return name
 
     def output(self, name: str, value: str, width: int) -> None:
         """Hand a result, fp32 [T, width], outside under this name."""
-        self._outputs[name] = width
+        self._graph.output.append(_rows_of(name, width))
         self.node("Identity", [value], outputs=[name])
 
-    def serialize_wide(self) -> bytes | None:
-        """The same model for wide batches: 4-bit matrices meet fp32 activations. None where there are none.
+    @property
+    def has_wide_form(self) -> bool:
+        """Whether wide batches have a model of their own: 4-bit matrices that meet fp32 activations.
 
-        Exact and, from about 32 rows on, faster: the matrix is widened once for all rows. With 8-bit matrices ONNX
-        Runtime has no fast kernel for that. Source: docs/decisions/0002.
+        That is exact and, from about 32 rows on, faster: the matrix is widened once for all rows. With 8-bit matrices
+        ONNX Runtime has no fast kernel for that. Source: docs/decisions/0002.
         """
-        if not self._int4_compute_levels:
-            return None
+        return bool(self._int4_compute_levels)
+
+    def serialize(self, *, wide: bool = False) -> bytes:
+        """The model for narrow batches, where quantized matrices meet 8-bit activations, or its wide form."""
         for level in self._int4_compute_levels:
-            level.i = _FP32_COMPUTE
-        model = self.serialize()
-        for level in self._int4_compute_levels:
-            level.i = _INT8_COMPUTE
-        return model
+            level.i = _FP32_COMPUTE if wide else _INT8_COMPUTE
+        return self._model.SerializeToString()
 
-    def serialize(self) -> bytes:
-        """The finished model for narrow batches: quantized matrices meet 8-bit activations."""
-
-        def values(widths: dict[str, int]) -> list[onnx.ValueInfoProto]:
-            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["T", w]) for n, w in widths.items()]
-
-        graph = helper.make_graph(
-            self._nodes, self._name, values(self._inputs), values(self._outputs), self._initializers
-        )
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
+    def clear(self) -> None:
+        """Free the weights: nothing can be serialized any more."""
+        self._int4_compute_levels.clear()
+        self._model.Clear()
 
     def _matmul(self, x: str, weight: Weight) -> str:
         match weight:
@@ -177,8 +187,12 @@ class GraphBuilder:
             block_size=BLOCK,
             accuracy_level=self._compute_level,
         )
+        if self._compute_level != _FP32_COMPUTE:
+            packing_bytes = int8_packing_bytes(weight.scales_NG.size)
+            self._packing_bytes += packing_bytes
+            self._int4_packing_bytes += packing_bytes if weight.bits == 4 else 0
         if weight.bits == 4 and self._compute_level != _FP32_COMPUTE:
-            self._int4_compute_levels += [a for a in self._nodes[-1].attribute if a.name == "accuracy_level"]
+            self._int4_compute_levels += [a for a in self._graph.node[-1].attribute if a.name == "accuracy_level"]
         if weight.offsets_NG is None:
             return y
         return self.node("Gemm", [self._sums(x, num_in), self.constant(weight.offsets_NG.T), y])
@@ -190,3 +204,7 @@ class GraphBuilder:
             axes = self.constant(np.array([2], np.int64))
             self._block_sums[x] = self.node("ReduceSum", [blocks, axes], keepdims=0)
         return self._block_sums[x]
+
+
+def _rows_of(name: str, width: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["T", width])

@@ -61,10 +61,17 @@ def load_segments(
     """
     narrow, wide, weight_bytes = list[Segment](), list[Segment](), 0
     for graph in graphs:
-        narrow.append(Segment(graph.name, graph.narrow, graph.marker))
-        wide_graph = graph.wide if wide_kernels else None
-        wide.append(narrow[-1] if wide_graph is None else Segment(graph.name, wide_graph, graph.marker))
-        weight_bytes += graph.weight_bytes * (1 if wide_graph is None else 2)
+        builder, needs_wide = graph.builder, wide_kernels and graph.has_wide
+        weight_bytes += builder.weight_bytes + (builder.wide_bytes if needs_wide else 0)
+        model = builder.serialize()
+        if not needs_wide:
+            builder.clear()
+        narrow.append(Segment(graph.name, model, graph.marker))
+        if needs_wide:
+            model = builder.serialize(wide=True)
+            builder.clear()
+        wide.append(Segment(graph.name, model, graph.marker) if needs_wide else narrow[-1])
+        del model  # before the next segment is built
         on_loaded(len(narrow))
     return narrow, wide, weight_bytes
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from shoal.core.collectives import ProcessGroup
 from shoal.core.plan import ShardPart
+from shoal.model.allocator import compact_loading
 from shoal.model.attention.interface import Attention, AttentionLayer, AttentionShape, AttentionStep
 from shoal.model.attention.kv_storage import KvStorage
 from shoal.model.attention.paged_attention import make_attention
@@ -116,8 +117,9 @@ class Stage:
         """with this shard's own counts of heads, columns and vocabulary rows"""
         self.weight_bytes = 0
         """resident bytes of weights"""
-        self._embedding = self._load_embedding(source) if self.is_first else None
-        narrow, wide = self._load_segments(source, on_progress or (lambda done, total: None))
+        with compact_loading():
+            self._embedding = self._load_embedding(source) if self.is_first else None
+            narrow, wide = self._load_segments(source, on_progress or (lambda done, total: None))
         self._buffers = StageBuffers(narrow, self.decoder, config.max_step_tokens + _FEWEST_PROMPT_ROWS - 1)
         self._bind(narrow, wide)
         self._attention = self._make_attention()
