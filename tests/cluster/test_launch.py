@@ -37,8 +37,8 @@ def test_a_plan_says_what_was_asked_for(model: Path) -> None:
 
 
 def test_shards_divide_what_one_worker_would_hold(model: Path) -> None:
-    whole = plan_model(config(model)).plan.replicas[0].shards[0]
-    plan = plan_model(config(model, split="tp=3:1")).plan
+    whole = plan_model(config(model, precision="int8")).plan.replicas[0].shards[0]
+    plan = plan_model(config(model, split="tp=3:1", precision="int8")).plan
     shards = plan.replicas[0].shards
     assert (plan.split, [shard.part.columns for shard in shards]) == ("tp=3:1", [(0, 96), (96, 128)])
     assert [shard.part.vocabulary for shard in shards] == [(0, 256), (256, 320)]

@@ -158,22 +158,29 @@ def write_gguf(
     architecture: str,
     tensors: Mapping[str, np.ndarray],
     *,
-    quant: str = "F32",
+    quant: str | Mapping[str, str] = "F32",
     embedding_quant: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write matrices at `quant` (a GGML type that gguf can write) and vectors in fp32, with the tiny tokenizer."""
+    """Write matrices at `quant` (a GGML type that gguf can write) and vectors in fp32, with the tiny tokenizer.
+
+    Matrices of bytes are taken for quantized already. A mapping says `quant` of each by name.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     defaults = {**_default_metadata(architecture, tensors), **_tokenizer_metadata()}
     for key, value in {**defaults, **(metadata or {})}.items():
         _add_metadata(writer, key, value)
     for name, values in tensors.items():
-        wanted = (embedding_quant or quant) if name == "token_embd.weight" else quant
+        wanted = quant if isinstance(quant, str) else quant.get(name, "F32")
+        if name == "token_embd.weight" and embedding_quant is not None:
+            wanted = embedding_quant
         kind = gguf.GGMLQuantizationType[wanted if values.ndim == 2 else "F32"]
-        if values.dtype != np.float32:
+        if values.dtype == np.uint8:
+            writer.add_tensor(name, values, raw_dtype=kind)
+        elif values.dtype != np.float32:
             writer.add_tensor(name, values)
-            continue
-        writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

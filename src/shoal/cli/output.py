@@ -78,7 +78,7 @@ def print_plan(plan: Plan) -> None:
     parts = ("KV heads", "MLP columns", "vocabulary") if is_sharded else ()
     is_mixed = len({stage.precision for replica in plan.replicas for stage in replica.stages}) > 1
     precision = ("precision",) if is_mixed else ()
-    for column in ("worker", "layers", *precision, *parts, "threads", "cores", "weights", "KV cache"):
+    for column in ("worker", "layers", *precision, *parts, "threads", "cores", "weights", "KV at most", "process"):
         table.add_column(column, justify="left" if column == "worker" else "right")
     for name, stage, shard in _workers(plan):
         part = shard.part
@@ -91,6 +91,7 @@ def print_plan(plan: Plan) -> None:
             _where(shard),
             f"{shard.weight_bytes / _MB:.0f} MB",
             f"{shard.kv_bytes / _MB:.0f} MB",
+            f"{shard.process_bytes / _MB:.0f} MB",
         )
     print_table(table, to_stderr=True)
     for line in plan.notes:

@@ -15,7 +15,7 @@ from shoal.config import PlanningConfig
 from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart
 from shoal.errors import ConfigError
 from shoal.model.attention.kv_storage import kv_bytes_per_token
-from shoal.model.decoder.blocks import decoder_blocks, layer_bytes
+from shoal.model.decoder.blocks import decoder_blocks, end_bytes, layer_bytes
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.candidate import Candidate
@@ -214,11 +214,12 @@ def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision]
         layers = [
             layer_bytes(source, precision, layer, wide_kernels=wide_kernels) for layer in range(config.num_layers)
         ]
+        embedding_bytes, head_bytes = end_bytes(source, precision)
         return PrecisionSizes(
             attention_bytes=tuple(attention for attention, _ in layers),
             mlp_bytes=tuple(mlp for _, mlp in layers),
-            embedding_bytes=source.matrix_bytes("embedding", precision),
-            head_bytes=source.matrix_bytes("head", precision),
+            embedding_bytes=embedding_bytes,
+            head_bytes=head_bytes,
         )
 
     return ModelSizes(

@@ -12,7 +12,7 @@ from shoal.cluster.profile.model_file import layer_weights
 from shoal.cluster.profile.slots import Slot, even_layout, local_layouts
 from shoal.core.plan import Block
 from shoal.errors import ConfigError
-from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.blocks import file_blocks
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Place
 from shoal.planner.cluster_file import ClusterFile, Machine, Rates, parse_cluster_file
@@ -145,7 +145,7 @@ def _described(machine: Machine, source: WeightSource, precisions: Sequence[Prec
     config = source.config
     speeds = {
         precision: roofline_worker(
-            blocks := decoder_blocks(source, precision, wide_kernels=False),
+            blocks := file_blocks(source, precision),
             layer_weights(config),
             RooflineRates(memory_bytes_per_s=rates.memory_bytes_per_s, flops_per_s=_flops_per_s(blocks, rates)),
             query_width=config.num_heads * config.head_dim,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
-
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.graph_auto_plan import GraphAutoPlan, choose_graph_plan
 from shoal.cluster.graph_cuts import cut_places
 from shoal.cluster.graph_profile.measurer import GraphMeasurer, ReplicaMeasurer
@@ -158,7 +157,7 @@ def _open_whole(graph: GraphFile, threads: int, num_replicas: int, asked: str) -
         ModelLoadError: ONNX Runtime cannot load it.
     """
     needed = weight_bytes(graph, 0, graph.num_nodes)
-    available = psutil.virtual_memory().available
+    available = free_memory_bytes()
     if num_replicas * needed > available:
         raise CapacityError(
             f"{asked} needs {num_replicas * needed / _GIB:.2f} GiB for weights, but {available / _GIB:.2f} GiB are "

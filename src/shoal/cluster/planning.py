@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
-import psutil
-
 from shoal.cluster.auto_plan import AutoPlan, AutoPlanner, find_fleets
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
 from shoal.config import LaunchConfig
-from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.plan import Block, Plan, ShardPart, StagePlan
 from shoal.core.routing import Routing, parse_routing
 from shoal.errors import ConfigError
-from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.blocks import decoder_blocks, process_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
 from shoal.model.formats.model_path import resolve_model
@@ -25,6 +24,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits
+from shoal.planner.kv_room import default_kv_tokens
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.machine_places import place_on_machines
 from shoal.planner.manual import plan_from_spec
@@ -113,11 +113,12 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     else:
         plan = _plan_by_hand(config, spec, source, precision, machines)
     plan = replace(plan, shape=model_shape(source.config), exact_activations=config.exact_activations)
+    plan = _with_process_bytes(plan, source)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
     if not any(shard.machine for replica in plan.replicas for shard in replica.shards):
         whole = decoder_blocks(source, precision, wide_kernels=plan.wide_kernels)
-        check_memory(plan, blocks=whole, available_bytes=psutil.virtual_memory().available)
+        check_memory(plan, blocks=whole, available_bytes=free_memory_bytes())
     return PlannedModel(
         path=path,
         plan=plan,
@@ -131,6 +132,26 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     )
 
 
+def _with_process_bytes(plan: Plan, source: WeightSource) -> Plan:
+    def stage_with(stage: StagePlan) -> StagePlan:
+        num_bytes = process_bytes(
+            source,
+            parse_precision(stage.precision),
+            stage.num_layers,
+            wide_kernels=plan.wide_kernels,
+            is_shard=len(stage.shards) > 1,
+            max_step_tokens=plan.max_step_tokens,
+        )
+        return replace(stage, shards=tuple(replace(shard, process_bytes=num_bytes) for shard in stage.shards))
+
+    return replace(
+        plan,
+        replicas=tuple(
+            replace(replica, stages=tuple(stage_with(stage) for stage in replica.stages)) for replica in plan.replicas
+        ),
+    )
+
+
 def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> list[Fleet]:
     """What `auto` would choose from: every division of this machine, or the machines of the cluster file.
 
@@ -140,7 +161,7 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
     """
     path = resolve_model(config.model)
     source, precision = open_weights(path), parse_precision(config.precision)
-    wide_kernels = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available).wide_kernels
+    wide_kernels = _choose_blocks(source, precision, SplitSpec(), free_memory_bytes()).wide_kernels
     machines = open_machines(config.planning.cluster)
     try:
         if machines is not None:
@@ -193,9 +214,10 @@ def _auto_plan(
     machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> AutoPlan:
-    blocks = _choose_blocks(source, precision, SplitSpec(), psutil.virtual_memory().available)
+    blocks = _choose_blocks(source, precision, SplitSpec(), free_memory_bytes())
+    planning = config.planning
     return AutoPlanner(
-        config.planning,
+        planning,
         model=config.model,
         shape=model_shape(source.config),
         path=path,
@@ -208,6 +230,7 @@ def _auto_plan(
             max_step_tokens=config.max_step_tokens,
             max_seqs=config.max_seqs,
             kv_memory_bytes=config.kv_memory_bytes,
+            least_kv_tokens=planning.streams * (planning.prompt_tokens + planning.output_tokens),
         ),
         wide_kernels=blocks.wide_kernels,
         machines=machines,
@@ -218,12 +241,13 @@ def _plan_by_hand(
     config: LaunchConfig, spec: SplitSpec, source: WeightSource, precision: Precision, machines: Machines | None
 ) -> Plan:
     """On several machines as if all had the memory of the smallest."""
-    available_bytes = psutil.virtual_memory().available if machines is None else _memory_of(machines, spec)
+    available_bytes = free_memory_bytes() if machines is None else _memory_of(machines, spec)
     blocks = _choose_blocks(source, precision, spec, available_bytes)
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
         rest = available_bytes - spec.num_replicas * blocks.weight_bytes
-        kv_memory_bytes = int(max(0, rest) * _KV_SHARE_OF_FREE_MEMORY)
+        wanted = default_kv_tokens(config.max_seqs, _max_context(config, source)) * blocks.kv_bytes_per_token
+        kv_memory_bytes = min(int(max(0, rest) * _KV_SHARE_OF_FREE_MEMORY), spec.num_replicas * wanted)
     plan = plan_from_spec(
         model=config.model,
         shard_blocks=blocks.shards,
@@ -261,8 +285,13 @@ class _Blocks:
 
     @property
     def weight_bytes(self) -> int:
-        """Of one replica."""
+        """Bytes of one replica's weights."""
         return sum(block.weight_bytes for blocks in self.shards for block in blocks)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache that a token of context takes in one replica."""
+        return sum(block.kv_bytes_per_token for blocks in self.shards for block in blocks)
 
 
 def _choose_blocks(source: WeightSource, precision: Precision, spec: SplitSpec, available_bytes: int) -> _Blocks:

@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import psutil
-
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Block
 from shoal.core.replan import weigh_move
@@ -106,7 +105,7 @@ class Replanner:
 
     def _fits_beside(self) -> bool:
         """The old workers keep their memory until the new ones have loaded."""
-        return sum(block.weight_bytes for block in self._whole_blocks()) < psutil.virtual_memory().available
+        return sum(block.weight_bytes for block in self._whole_blocks()) < free_memory_bytes()
 
     def _whole_blocks(self) -> Sequence[Block]:
         if self._blocks is None:

@@ -49,6 +49,8 @@ class ShardPlan:
     kv_bytes: int
     cpu_quota: float | None = None
     """share of its cores' time that the worker is held to; None: all"""
+    process_bytes: int = 0
+    """what its process takes beside weights and KV: Python, sessions, the memory that steps work on"""
     machine: str | None = None
     """that the worker is planned for, where a file described it; None: this one"""
 

@@ -59,4 +59,3 @@ def start_session(model: str | Path | bytes, options: ort.SessionOptions) -> ort
     if isinstance(model, bytes):
         session._model_bytes = None  # kept for a change of providers, which is a second copy of all weights
     return session
-

@@ -26,11 +26,14 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int) -
     shards = [shard for replica in plan.replicas for shard in replica.shards]
     weight_bytes = sum(shard.weight_bytes for shard in shards)
     kv_bytes = sum(shard.kv_bytes for shard in shards)
-    if weight_bytes + kv_bytes <= available_bytes:
+    process_bytes = sum(shard.process_bytes for shard in shards)
+    needed_bytes = weight_bytes + kv_bytes + process_bytes
+    if needed_bytes <= available_bytes:
         return
     raise CapacityError(
-        f"--split {plan.split} needs {format_bytes(weight_bytes + kv_bytes)} of memory ({format_bytes(weight_bytes)} "
-        f"for weights, {format_bytes(kv_bytes)} for KV), but {format_bytes(available_bytes)} are free; "
+        f"--split {plan.split} needs {format_bytes(needed_bytes)} of memory ({format_bytes(weight_bytes)} for weights, "
+        f"{format_bytes(kv_bytes)} for KV, {format_bytes(process_bytes)} for {len(shards)} "
+        f"{'process' if len(shards) == 1 else 'processes'}), but {format_bytes(available_bytes)} are free; "
         f"{_way_out(plan, blocks, available_bytes)}"
     )
 

@@ -36,6 +36,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
                 "machine": shard.machine,
                 "weight_bytes": shard.weight_bytes,
                 "kv_bytes": shard.kv_bytes,
+                "process_bytes": shard.process_bytes,
             }
             for r, replica in enumerate(plan.replicas)
             for s, stage in enumerate(replica.stages)

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import psutil
-
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.graph_in_process import InProcessGraphExecutor
 from shoal.cluster.graph_profile.batch_times import quickest, time_batches, warm_up
 from shoal.cluster.graph_replicas import graph_recipes, spell_replicas, start_replicas
@@ -138,4 +137,4 @@ class ReplicaMeasurer:
 
     def _num_affordable(self) -> int:
         """Copies of the weights that fit into free memory now."""
-        return psutil.virtual_memory().available // max(1, weight_bytes(self._graph, 0, self._graph.num_nodes))
+        return free_memory_bytes() // max(1, weight_bytes(self._graph, 0, self._graph.num_nodes))

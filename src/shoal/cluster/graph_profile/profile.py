@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypeVar
 
-import psutil
-
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.graph_cuts import cut_places
 from shoal.cluster.graph_profile.measurer import GraphMeasurer, ShardTimes
 from shoal.cluster.profile.cache import ProfileCache, profile_folder
@@ -71,7 +70,7 @@ def measure_graph(
         rows=setting.rows,
         num_cores=len(setting.cores),
         num_nodes=graph.num_nodes,
-        available_bytes=psutil.virtual_memory().available,
+        available_bytes=free_memory_bytes(),
         weight_bytes=partial(weight_bytes, graph),
         node_s={threads: times.seconds for threads, times in nodes.items()},
         places=cut_places(graph, next(iter(nodes.values()), None)),

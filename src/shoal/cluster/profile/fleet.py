@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.profile.cache import ProfileCache, profile_folder
 from shoal.cluster.profile.machine import Machine, this_machine
 from shoal.cluster.profile.measurer import ClassSpeed, LinkTimes, Measurer, TeamMeasurer
 from shoal.cluster.profile.model_file import open_model
 from shoal.cluster.profile.rates import LayoutRates
 from shoal.cluster.profile.slots import Slot, kinds_of
+from shoal.model.decoder.blocks import PROCESS_BYTES
 from shoal.model.weights import Precision
 from shoal.planner.speeds import Fleet, LinkSpeed, WorkerClass
 
@@ -97,7 +97,7 @@ def class_of_each(slots: Sequence[Slot]) -> list[int]:
 
 def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, Sequence[ClassSpeed]]) -> Fleet:
     kinds = kinds_of(slots)
-    memory_bytes = psutil.virtual_memory().available // len(slots)
+    memory_bytes = max(0, free_memory_bytes() // len(slots) - PROCESS_BYTES)
     ring = _NO_LINK if links.pair is None else links.pair.ring
     sums = _NO_LINK if links.pair is None else links.pair.sums
     return Fleet(

@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.core.plan import Block
 from shoal.core.shard_atoms import ShardAtoms
-from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.blocks import file_blocks
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import shard_atoms
@@ -41,7 +41,7 @@ class ModelFile:
 def open_model(path: Path, precision: Precision, *, wide_kernels: bool) -> ModelFile:
     """Read a model's headers. Raises ModelLoadError."""
     source = open_weights(path)
-    blocks = decoder_blocks(source, precision, wide_kernels=False)
+    blocks = file_blocks(source, precision)
     figures = (asdict(source.config), [block.weight_bytes for block in blocks], precision, wide_kernels)
     return ModelFile(
         path=path,

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
-
+from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.profile.fleet import measure_fleet
 from shoal.cluster.profile.slots import Slot
 from shoal.cluster.ray.link_times import answer_pings, time_pings
@@ -60,7 +59,7 @@ class MachineAgent:
             hostname=socket.gethostname(),
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             cores=tuple(sorted(os.sched_getaffinity(0))),
-            free_memory_bytes=psutil.virtual_memory().available,
+            free_memory_bytes=free_memory_bytes(),
             version=version(DISTRIBUTION),
         )
 

@@ -11,6 +11,7 @@ from shoal.core.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.model_sizes import vocabulary_units
+from shoal.planner.kv_room import default_kv_tokens
 from shoal.planner.shares import attention_notes
 from shoal.planner.workload import Workload
 
@@ -45,6 +46,8 @@ class Limits:
     max_seqs: int
     kv_memory_bytes: int | None = None
     """of all replicas together; None: half of what the weights leave"""
+    least_kv_tokens: int = 0
+    """tokens of context that the expected load has at once, where `kv_memory_bytes` is None"""
 
 
 def spell_plan(
@@ -183,6 +186,9 @@ class _Speller:
     ) -> int:
         """What the worker with the least room for it affords, but no more than the sequences can ever use."""
         enough = limits.max_seqs * -(-limits.max_context // limits.block_size)
+        if limits.kv_memory_bytes is None:
+            wanted = default_kv_tokens(limits.max_seqs, limits.max_context, at_least=limits.least_kv_tokens)
+            enough = min(enough, -(-wanted // limits.block_size))
         workers = [
             (self._classes[index].memory_bytes - shard.weight_bytes, self._kv_bytes_per_token(stage, shard))
             for chosen_stage, stage in zip(chosen, stages, strict=True)

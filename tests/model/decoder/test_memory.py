@@ -1,0 +1,179 @@
+"""What a plan says that a worker takes, beside what a process really takes: for every form of weights.
+
+A helper process forks once for each case, so that no case has what another has freed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
+from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.formats.open_weights import open_weights
+from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from tests.model.tiny_models import VOCAB_SIZE, write_gguf
+
+HIDDEN, COLUMNS, KV_WIDTH, NUM_LAYERS = 1024, 4096, 256, 3
+MIB = 1 << 20
+TOLERANCE = 0.05
+STEP_TOLERANCE = 0.10
+"""What a step works on depends on ONNX Runtime's kernels, which depend on the processor."""
+CASES = [
+    *({"kind": kind} for kind in ("F16", "Q8_0", "Q6_K", "Q4_0", "Q4_K")),
+    {"kind": "Q4_0", "wide_kernels": True},
+    {"kind": "Q4_1", "precision": "int8"},
+    {"kind": "Q4_K", "mlp_kind": "Q6_K", "wide_kernels": True},
+    {"kind": "Q4_0", "wide_kernels": True, "step_rows": 512},
+]
+
+
+def main(folder: Path) -> None:
+    """Print a line for each case: what was predicted and what was taken."""
+    np.seterr(all="ignore")
+    path = folder / "model.gguf"
+    for case in CASES:
+        in_a_fork(lambda case=case: write_model(path, case["kind"], case.get("mlp_kind", case["kind"])))
+        print(in_a_fork(lambda case=case: measure(path, case)), flush=True)
+
+
+def in_a_fork(run: Callable[[], dict[str, float] | None]) -> str:
+    """What it returns, as JSON. This process takes and frees nothing, so that the next one begins as this one did."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writer, json.dumps(run()).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def write_model(path: Path, kind: str, mlp_kind: str) -> None:
+    """Random bytes are weights as good as any: nobody looks at the results."""
+    rng = np.random.default_rng(0)
+
+    def matrix(rows: int, columns: int, of: str) -> np.ndarray:
+        block_weights, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[of]]
+        return rng.integers(0, 256, (rows, columns // block_weights * block_bytes), np.uint8)
+
+    shapes = {
+        "attn_q": (HIDDEN, HIDDEN),
+        "attn_k": (KV_WIDTH, HIDDEN),
+        "attn_v": (KV_WIDTH, HIDDEN),
+        "attn_output": (HIDDEN, HIDDEN),
+    }
+    mlp_shapes = {"ffn_gate": (COLUMNS, HIDDEN), "ffn_up": (COLUMNS, HIDDEN), "ffn_down": (HIDDEN, COLUMNS)}
+    norm = np.ones(HIDDEN, np.float32)
+    tensors = {"token_embd.weight": matrix(VOCAB_SIZE, HIDDEN, "Q8_0"), "output_norm.weight": norm}
+    kinds = {"token_embd.weight": "Q8_0"}
+    for layer in range(NUM_LAYERS):
+        tensors |= {f"blk.{layer}.{name}.weight": norm for name in ("attn_norm", "ffn_norm")}
+        for of, some in ((kind, shapes), (mlp_kind, mlp_shapes)):
+            for name, shape in some.items():
+                tensors[f"blk.{layer}.{name}.weight"] = matrix(*shape, of)
+                kinds[f"blk.{layer}.{name}.weight"] = of
+    sizes = {
+        "embedding_length": HIDDEN,
+        "feed_forward_length": COLUMNS,
+        "attention.head_count": 16,
+        "attention.head_count_kv": 4,
+        "rope.dimension_count": 64,
+    }
+    metadata = {f"llama.{key}": value for key, value in sizes.items()}
+    write_gguf(path, "llama", tensors, quant=kinds, metadata=metadata)
+
+
+def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
+    """Load all of a model in this process, and run a step where the case says so."""
+    base = anonymous_bytes()
+    source, precision, rows = open_weights(path), case.get("precision", "auto"), case.get("step_rows", 0)
+    wide_kernels, max_step_tokens = case.get("wide_kernels", False), max(2, rows)
+    stage = Stage(
+        source,
+        StageConfig(
+            first_layer=0,
+            last_layer=NUM_LAYERS,
+            precision=precision,
+            threads=1,
+            num_blocks=max(1, rows // 16),
+            block_size=16,
+            max_step_tokens=max_step_tokens,
+            max_context=512,
+            wide_kernels=wide_kernels,
+        ),
+    )
+    blocks = decoder_blocks(source, precision, wide_kernels=wide_kernels)
+    predicted = sum(block.weight_bytes for block in blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
+    predicted += process_bytes(
+        source, precision, NUM_LAYERS, wide_kernels=wide_kernels, is_shard=False, max_step_tokens=max_step_tokens
+    )
+    if rows:
+        stage.process(prompt_step(rows))
+    weights = sum(block.weight_bytes for block in blocks)
+    taken = anonymous_bytes() - base + PROCESS_BYTES
+    return {"predicted": predicted, "taken": taken, "weights": weights, "counted": stage.weight_bytes}
+
+
+def prompt_step(num_rows: int) -> Step:
+    def packed(values: Any) -> bytes:
+        return np.array(list(values), "<i4").tobytes()
+
+    return Step(
+        step_id=StepId(0),
+        generation=Generation(0),
+        token_ids=packed([5] * num_rows),
+        positions=packed(range(num_rows)),
+        query_starts=packed([0, num_rows]),
+        context_lens=packed([num_rows]),
+        block_tables=packed(range(num_rows // 16)),
+        num_output_tokens=0,
+        samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0), target=1),),
+    )
+
+
+def anonymous_bytes() -> int:
+    """What cannot be read again from a file. Source: proc(5), smaps_rollup."""
+    (line,) = (
+        line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Anonymous:")
+    )
+    return int(line.split()[1]) << 10
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    command = [sys.executable, "-m", __name__, str(tmp_path_factory.mktemp("memory"))]
+    helper = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    return [json.loads(line) for line in helper.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=["-".join(map(str, case.values())) for case in CASES])
+def test_a_process_takes_what_was_predicted(index: int, measured: list[dict[str, float]]) -> None:
+    figures = measured[index]
+    tolerance = STEP_TOLERANCE if "step_rows" in CASES[index] else TOLERANCE
+    assert figures["taken"] == pytest.approx(figures["predicted"], rel=tolerance), {
+        name: round(num_bytes / MIB, 1) for name, num_bytes in figures.items()
+    }
+    assert figures["counted"] == pytest.approx(figures["weights"], rel=TOLERANCE)
+
+
+def test_a_worker_takes_what_is_known_before_it_loads() -> None:
+    """Source of PROCESS_BYTES. Other versions of what is imported take a little more or less."""
+    program = "import shoal.worker.runtime; print(open('/proc/self/smaps_rollup').read())"
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    taken = int(output.partition("Anonymous:")[2].split()[0]) << 10
+    assert taken == pytest.approx(PROCESS_BYTES, rel=0.25)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
