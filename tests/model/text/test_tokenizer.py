@@ -78,7 +78,6 @@ def test_missing_and_broken_tokenizer_json(hf_directory: Path) -> None:
         ("tokenizer_config.json", '{"chat_template": [{"name": "default", "template": 1}]}', "not a text"),
         ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "damaged"),
         ("config.json", '{"eos_token_id": 1000000000000000}', "eos_token_id"),
-        ("config.json", '{"eos_token_id": [-1]}', "eos_token_id is -1"),
     ],
 )
 def test_damaged_files_of_a_directory_are_named(hf_directory: Path, name: str, content: str, words: str) -> None:
@@ -104,6 +103,15 @@ def test_an_added_token_without_a_row_is_refused_where_a_text_holds_it(hf_direct
     assert tokenizer.encode("fish") == tiny_tokenizer().encode("fish").ids
     with pytest.raises(InvalidRequest, match=r"'\[PAD\]' \(token 320\)"):
         tokenizer.encode("a [PAD]")
+
+
+def test_a_tokenizer_that_cannot_read_a_text_is_refused(hf_directory: Path) -> None:
+    """It loads, but has no token for what it does not know."""
+    model = {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "?", "continuing_subword_prefix": "##"}
+    model["max_input_chars_per_word"] = 100
+    (hf_directory / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    with pytest.raises(ModelLoadError, match="its tokenizer does not work"):
+        load_tokenizer(hf_directory)
 
 
 def test_half_a_surrogate_pair_is_no_text(tokenizer: Tokenizer) -> None:

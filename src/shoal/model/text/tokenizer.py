@@ -14,6 +14,10 @@ from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.detokenizer import Detokenizer
 from shoal.model.text.token_pieces import TokenPieces
 from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
+from shoal.model.text.vocabulary.guard import is_failure, while_building
+
+TRIAL_TEXT = "A shoal of 7 fish,\n\U0010ffff e\u0301"
+"""Words, numbers, a character that no vocabulary has, and one that is often composed."""
 
 _NORMALIZED_CHARS = 4
 """Characters that normalizing makes one of: NFC joins a letter and its marks, three at most in the languages in use."""
@@ -33,6 +37,8 @@ def load_tokenizer(path: Path, *, num_rows: int | None = None) -> Tokenizer:
     backend, settings = from_hf_directory(path) if path.is_dir() else from_gguf(path)
     try:
         tokenizer = Tokenizer(backend, settings, num_rows=num_rows)
+        with while_building("its tokenizer does not work"):
+            backend.decode(backend.encode(TRIAL_TEXT, add_special_tokens=False).ids)
         if num_rows is not None:
             _check_fits(tokenizer, backend.get_vocab(with_added_tokens=False), num_rows)
     except ModelLoadError as error:
@@ -91,12 +97,16 @@ class Tokenizer:
 
         Raises:
             InvalidRequest: the text holds half a surrogate pair, or a token that was added to the tokenizer, but not to
-                the model.
+                the model; or the tokenizer is broken in a way that only this text shows.
         """
         try:
             ids = self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids
         except TypeError:  # a str, but none that can be UTF-8
             raise InvalidRequest("the text holds half of a surrogate pair, which is no character") from None
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise InvalidRequest(f"the model's tokenizer cannot read this text: {error}") from error
         if self._num_rows is not None and ids and (largest := max(ids)) >= self._num_rows:
             token = self._backend.id_to_token(largest)
             raise InvalidRequest(f"the text holds {token!r} (token {largest}), which the model's weights do not know")

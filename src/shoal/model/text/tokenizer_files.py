@@ -20,8 +20,6 @@ from shoal.model.text.vocabulary.tokens import surround
 
 MAX_JSON_BYTES = 1 << 27
 """of a tokenizer.json; four times the largest known (Gemma 3: 33 MB)"""
-MAX_ID = 1 << 31
-"""above every token's id"""
 SPECIAL_NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 """name in a chat template -> part of the GGUF key"""
 
@@ -45,17 +43,9 @@ def from_hf_directory(directory: Path) -> tuple[Backend, TokenizerSettings]:
         special = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name)}
         backend = _hf_backend(directory, config, special)
         templates = _hf_templates(directory, config)
-    eos = {*_ends_of_config(directory), backend.token_to_id(special.get("eos_token", ""))} - {None}
+    eos = {*eos_token_ids_from_hf(directory), backend.token_to_id(special.get("eos_token", ""))} - {None}
     settings = TokenizerSettings(eos_token_ids=tuple(sorted(eos)), chat_templates=templates, special_tokens=special)
     return backend, settings
-
-
-def _ends_of_config(directory: Path) -> tuple[int, ...]:
-    with while_reading(directory / "config.json"):
-        ids = eos_token_ids_from_hf(directory)
-    if wrong := [token for token in ids if type(token) is not int or not 0 <= token < MAX_ID]:
-        raise ModelLoadError(f"{directory / 'config.json'}: eos_token_id is {wrong[0]!r}, not the id of a token")
-    return ids
 
 
 def from_gguf(path: Path) -> tuple[Backend, TokenizerSettings]:

@@ -300,6 +300,7 @@ def test_tokens_that_end_something(tmp_path: Path) -> None:
         ({"model": "t5", "precompiled_charsmap": [300]}, "not bytes"),
         ({"model": "t5", "precompiled_charsmap": [255, 255, 255, 255, 0]}, "can be built"),
         ({"model": "t5", "unknown_token_id": 999}, "no unknown token"),
+        ({"model": "bert", "unknown_token_id": 999}, "no unknown token"),
         ({"model": "gpt2", "pre": "nobody"}, r"splits text, 'nobody'"),
         ({"model": "gpt2", "pre": 4}, r"splits text, 4"),
         ({"model": "gpt2", "merges": None}, "no tokenizer.ggml.merges"),

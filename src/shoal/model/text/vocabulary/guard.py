@@ -25,12 +25,15 @@ def while_building(what: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise CapacityError(f"{what}: there is not enough memory") from error
-    except Exception as error:
-        raise ModelLoadError(f"{what} ({_one_line(error)})") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not is_failure(error):
             raise
-        raise ModelLoadError(f"{what} (the tokenizers library gave up: {_one_line(error)})") from error
+        raise ModelLoadError(f"{what} ({_one_line(error)})") from error
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong, rather than that the process is to end."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _one_line(error: BaseException) -> str:

@@ -22,11 +22,17 @@ def build_wordpiece(vocabulary: Vocabulary, *, lowercase: bool, strip_accents: b
         vocabulary: as in a GGUF file, with an unknown token.
         lowercase: whether case is dropped.
         strip_accents: whether accents are.
+
+    Raises:
+        ValueError: there is no unknown token.
     """
+    if vocabulary.unknown_id is None:
+        raise ValueError("it has no unknown token")
     tokens = [_spelled(token, kind) for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)]
-    unknown = tokens[vocabulary.unknown_id] if vocabulary.unknown_id is not None else "[UNK]"
     ids = {token: token_id for token_id, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=unknown, continuing_subword_prefix=INSIDE_A_WORD))
+    tokenizer = Tokenizer(
+        models.WordPiece(ids, unk_token=tokens[vocabulary.unknown_id], continuing_subword_prefix=INSIDE_A_WORD)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(INSIDE_A_WORD, cleanup=False)
