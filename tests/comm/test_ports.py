@@ -20,7 +20,9 @@ def test_a_range_is_read_and_spelled(text: str, ports: range) -> None:
     assert parse_ports(spell_ports(ports)) == ports
 
 
-@pytest.mark.parametrize("text", ["20000", "0-5", "5-4", "1-65536", "a-b", "-", "1-2-3", "1,2", "²-³", "-5-7"])
+@pytest.mark.parametrize(
+    "text", ["20000", "0-5", "5-4", "1-65536", "a-b", "-", "1-2-3", "1,2", "²-³", "-5-7", "9" * 5000 + "-1"]
+)
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"^SHOAL_PORTS={text}: give the first and the last port, such as"):
         parse_ports(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -343,3 +344,13 @@ def test_trouble_is_told_once(machines: FakeMachines, planned: PlannedModel) -> 
     machines.trouble = WorkerLost("no agent can be started")
     watch.joining.try_step()
     assert watch.lines == ["machines that joined are not used: no agent can be started"] * 2
+
+
+def test_whatever_else_is_raised_ends_no_watch(machines: FakeMachines, planned: PlannedModel) -> None:
+    watch = Watch(machines, planned)
+    machines.trouble = cast(ShoalError, ValueError("not connected\nany more"))
+    watch.joining.try_step()
+    machines.trouble = None
+    machines.arriving = ["a"]
+    watch.joining.try_step()
+    assert watch.lines == ["machines that joined are not used: ValueError: not connected", "joined: a"]

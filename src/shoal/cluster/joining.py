@@ -121,6 +121,8 @@ class Joining:
         except ShoalError as error:
             if self._machines.headless() is None:
                 self._note_trouble(str(error))
+        except Exception as error:  # the outermost loop: machines are looked at again whatever has happened
+            self._note_trouble(f"{type(error).__name__}: {error}".partition("\n")[0])
         else:
             self._latest_trouble = ""
 

@@ -13,6 +13,7 @@ VARIABLE = "SHOAL_PORTS"
 ANY_PORT = range(1)
 """Port 0: the kernel chooses a free one."""
 _LAST_PORT = 65_535
+_MAX_DIGITS = 5
 MadeT = TypeVar("MadeT")
 
 
@@ -54,4 +55,4 @@ def _shuffled(ports: range) -> Iterator[int]:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS

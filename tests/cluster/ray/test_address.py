@@ -39,6 +39,7 @@ def test_what_is_meant(text: str | None, address: Address | None) -> None:
         ("h0:port", "RAY_ADDRESS=h0:port: give HOST:PORT, such as h0:6379"),
         ("h0:٣", "RAY_ADDRESS=h0:٣: give HOST:PORT, such as h0:6379"),
         ("h0:99999", "RAY_ADDRESS=h0:99999: there are no ports but 1 to 65535"),
+        ("h0:" + "9" * 5000, f"RAY_ADDRESS=h0:{'9' * 5000}: there are no ports but 1 to 65535"),
         ("h0:0", "RAY_ADDRESS=h0:0: there are no ports but 1 to 65535"),
         (
             "ray://h0:10001",

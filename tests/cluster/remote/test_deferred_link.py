@@ -17,17 +17,18 @@ from shoal.comm.socket_link import SocketLink
 from shoal.errors import WorkerLost
 
 
-def test_that_there_will_be_no_link_is_told_to_who_receives() -> None:
+@pytest.mark.parametrize("error", [WorkerLost("refused"), RuntimeError("refused\nby Ray")])
+def test_that_there_will_be_no_link_is_told_to_who_receives(error: Exception) -> None:
     """Also where that was known before anything was sent."""
 
     def connect() -> Link:
-        raise WorkerLost("refused")
+        raise error
 
     link = DeferredLink(lambda note_progress: connect(), "connecting")
     assert select.select([link.fileno()], [], [], 30.0)[0]
     link.send([b"load"], timeout_s=0.0)
     for _ in range(2):
-        with pytest.raises(WorkerLost, match="refused"):
+        with pytest.raises(WorkerLost, match=r"refused$"):
             link.receive(timeout_s=0.0)
     link.close()
 

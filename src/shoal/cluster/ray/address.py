@@ -13,6 +13,7 @@ AUTO = "auto"
 _TIMEOUT_S = 3.0
 """For the kernel of another machine to take a connection; one lost packet costs 1 s."""
 _LAST_PORT = 65_535
+_MAX_PORT_DIGITS = 5
 _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """A frame of HTTP/2: length 0, type 4, no flags, stream 0."""
 HOW_TO_START = "start one with: ray start --head, and on every other machine: ray start --address HEAD:6379"
@@ -36,7 +37,7 @@ def read_ray_address(environ: Mapping[str, str]) -> Address | None:
         raise ConfigError(f"{VARIABLE}={text}: put an IPv6 address into brackets, such as [fd00::1]:6379")
     if not host.strip("[]") or not (port.isascii() and port.isdigit()):
         raise ConfigError(f"{VARIABLE}={text}: give HOST:PORT, such as {_host_of(text)}:6379")
-    if not 1 <= int(port) <= _LAST_PORT:
+    if len(port) > _MAX_PORT_DIGITS or not 1 <= int(port) <= _LAST_PORT:
         raise ConfigError(f"{VARIABLE}={text}: there are no ports but 1 to {_LAST_PORT}")
     return (host[1:-1] if is_bracketed else host, int(port))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -120,7 +121,8 @@ class RayHost:
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
-        self._machine.agent.end.remote(worker)
+        with suppress(self._ray.exceptions.RayError):
+            self._machine.agent.end.remote(worker)
 
     def has_ended(self, worker: StartedWorker) -> bool:
         """See `WorkerHost.has_ended`. Where the agent is gone, so are its workers."""

@@ -88,6 +88,8 @@ class DeferredLink:
             self._made = self._connect(self._note_progress)
         except ShoalError as error:
             self._error = error
+        except Exception as error:  # the outermost call of a thread: whoever waits must learn of it
+            self._error = WorkerLost(f"{type(error).__name__}: {error}".partition("\n")[0])
         finally:
             self._is_done = True
             os.eventfd_write(self._news, 1)
