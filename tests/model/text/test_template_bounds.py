@@ -53,11 +53,16 @@ def test_budget_is_one_renderings() -> None:
 def test_long_conversation_fits() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' and (loop.first or messages[loop.index0 - 1].role != m.role) %}"
-        "{{ '<|' + m.role + '|>' + m.content | trim + '\\n' }}{% else %}{{ m['role'] ~ m.content.strip() }}{% endif %}"
+        "{{ '<|' + m.role + '|>' + m.content | default('', true) | trim + '\\n' }}"
+        "{% else %}{{ m['role'] ~ m.content.strip() }}{% endif %}"
         "{% if loop.last and add_generation_prompt and messages | length > 3 %}<|assistant|>{% endif %}{% endfor %}"
     )
     messages = [{"role": role, "content": "word " * 100} for role in ("user", "assistant") * 2000]
     assert ChatTemplate(source, {}).render(messages).endswith("<|assistant|>")
+    gathering = (
+        "{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x ~ m.content %}{% endfor %}{{ n.x }}"
+    )
+    assert len(ChatTemplate(gathering, {}).render(messages[:600])) == 300_000
     long = [{"role": "user", "content": "word " * 500_000}]
     assert len(ChatTemplate(source, {}).render(long)) > 2_490_000
 

@@ -27,7 +27,10 @@ STEPS_PER_MESSAGE = 500
 """Several times what templates in use take for each."""
 CHARS = 32 << 20
 CHARS_PER_CHAR = 16
-"""Characters that a template may make of each that it is given: every `+` behind a text copies it."""
+"""Characters that a template may make of each that it is given: every `+` behind a text copies it. One that gathers
+the whole prompt in a variable copies it for every message, a few times."""
+MAX_CHARS = 512 << 20
+"""of all that a template makes, whatever it is given: half a second of copying"""
 _SAMPLE = ({"role": "user", "content": "Hello"},)
 _LONGEST_REASON = 300
 """characters of what a template says for itself"""
@@ -74,7 +77,7 @@ class ChatTemplate:
         spend_from(
             Budget(
                 steps=STEPS + STEPS_PER_MESSAGE * (len(messages) + len(tools or ())),
-                chars=CHARS + CHARS_PER_CHAR * num_chars,
+                chars=min(MAX_CHARS, CHARS + (CHARS_PER_CHAR + 2 * len(messages)) * num_chars),
             )
         )
         variables = {**self._special_tokens, "messages": messages, "tools": tools, "documents": None}

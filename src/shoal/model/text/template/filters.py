@@ -21,9 +21,10 @@ from shoal.model.text.template import metering
 from shoal.model.text.template.budget import MAX_ITEMS, TemplateLimitExceeded, budget
 from shoal.model.text.template.methods import check_join, check_percent, check_replace, check_strip, listed
 
-_GLANCING = ("count", "d", "default", "first", "items", "last", "length", "safe", "map", "reject", "rejectattr")
-_GLANCING += ("select", "selectattr")
-"""Filters that look at no more than the number of elements, or at each element through another filter or test."""
+_GLANCING = ("count", "d", "default", "first", "last", "length")
+"""Filters that take no longer over a large value."""
+_ITERATING = ("items", "map", "reject", "rejectattr", "safe", "select", "selectattr")
+"""Filters that go through the elements, and look at each through another filter or test."""
 _LOOKING = ("abs", "capitalize", "dictsort", "e", "escape", "float", "groupby", "int", "list", "lower", "max", "min")
 _LOOKING += ("reverse", "sort", "string", "title", "truncate", "unique", "upper", "wordcount")
 """Filters that look at every part of their value."""
@@ -39,7 +40,8 @@ _MAX_INDENT = 64
 
 def metered_filters() -> dict[str, Callable[..., Any]]:
     """By name, the internal ones of `metering` included."""
-    filters = {name: _glancing(FILTERS[name]) for name in _GLANCING}
+    filters = {name: _one_step(FILTERS[name]) for name in _GLANCING}
+    filters |= {name: _iterating(FILTERS[name]) for name in _ITERATING}
     filters |= {name: _looking(FILTERS[name], itemizes=name in _ITEMIZING) for name in _LOOKING}
     own = {
         "batch": _batch,
@@ -73,14 +75,14 @@ def metered_tests() -> dict[str, Callable[..., Any]]:
 
 def _one_step(function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
-    def metered(context: Context, value: Any, *args: Any) -> Any:
+    def metered(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         budget().step()
-        return function(*_leading(function, context), value, *args)
+        return function(*_leading(function, context), value, *args, **kwargs)
 
     return metered
 
 
-def _glancing(function: Callable[..., Any]) -> Callable[..., Any]:
+def _iterating(function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def metered(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         budget().step(len(value) if isinstance(value, (str, list, tuple, dict, range)) else 1)
@@ -88,12 +90,7 @@ def _glancing(function: Callable[..., Any]) -> Callable[..., Any]:
             _check_path(argument)
         return _settled(function(*_leading(function, context), value, *args, **kwargs))
 
-    @pass_context
-    def counted(context: Context, value: Any) -> Any:
-        budget().step()
-        return len(value)
-
-    return counted if function is len else metered
+    return metered
 
 
 def _looking(function: Callable[..., Any], *, itemizes: bool = False) -> Callable[..., Any]:
