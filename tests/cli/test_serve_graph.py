@@ -30,6 +30,8 @@ def options(**changes: Any) -> GraphServeOptions:
         "max_queue_rows": 100,
         "max_request_bytes": 1 << 20,
         "api_key": None,
+        "allow_load": False,
+        "allowed_hosts": None,
         "tls": None,
         "drain_timeout_s": 20.0,
     }
@@ -66,11 +68,39 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureF
     assert f"serving twice at http://127.0.0.1:{chosen.port}/v2, gRPC at 127.0.0.1:" in capsys.readouterr().err
 
 
-def test_what_was_loaded_is_closed_when_the_next_model_is_broken() -> None:
+def test_a_broken_model_is_listed_while_the_others_serve(capsys: pytest.CaptureFixture[str]) -> None:
     loader = FakeLoader({"doubler": doubler})
+    chosen = options()
+    index: list[Any] = []
+
+    def use() -> None:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
+                index.extend(http.post("/v2/repository/index", json={}).json())
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    client = threading.Thread(target=use)
+
+    def load(path: Path) -> FakeGraph:
+        if path.stem == "doubler":
+            client.start()
+        return loader(path)
+
+    serve_graphs(["other.onnx", "doubler.onnx"], load, chosen)
+    client.join(30)
+    assert {line["name"]: line["state"] for line in index} == {"doubler": "READY", "other": "UNAVAILABLE"}
+    assert "other.onnx is broken" in next(line["reason"] for line in index if line["name"] == "other")
+    lines = capsys.readouterr().err
+    assert "other is not served: other.onnx is broken" in lines
+    assert "serving doubler at" in lines
+
+
+def test_nothing_is_served_where_no_model_can_be() -> None:
+    with pytest.raises(ModelLoadError, match=r"none of the 2 models"):
+        serve_graphs(["one.onnx", "other.onnx"], FakeLoader({}), options())
     with pytest.raises(ModelLoadError, match=r"other\.onnx is broken"):
-        serve_graphs(["doubler.onnx", "other.onnx"], loader, options())
-    assert loader.loaded["doubler"][0].num_closed
+        serve_graphs(["other.onnx"], FakeLoader({}), options())
 
 
 @pytest.mark.parametrize("which", ["port", "grpc_port"])

@@ -35,7 +35,7 @@ _LANGUAGE_ONLY = (
     "cluster",
     "link_precision",
 )
-_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim", "allow_load")
+_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim", "inputs", "allow_load")
 
 
 def serve(
@@ -142,6 +142,15 @@ def serve(
         ),
     ] = False,
     batch_dim: options.BatchDim = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Real inputs to measure a model with, where made-up ones do not run; NAME= may be left out for a lone "
+            "model. Default: NAME.npz beside NAME.onnx, or sample.npz in a repository. Repeatable.",
+            metavar="NAME=FILE.npz",
+            rich_help_panel=options.GRAPH,
+        ),
+    ] = None,
     objective: options.Objective = "balanced",
     streams: options.Streams = 8,
     prompt_tokens: options.PromptTokens = 128,
@@ -242,13 +251,17 @@ def _serve_graphs(
     api_key: str | None,
     allowed_hosts: tuple[str, ...] | None,
 ) -> None:
+    from shoal.cli.graph_files import read_arrays
     from shoal.cli.graph_loading import parse_batch_dims, plan_for_command
     from shoal.cli.graph_plan_output import print_graph_choice
+    from shoal.cli.graph_samples import parse_samples, sample_file
     from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
     from shoal.cluster.graph_launch import LoadedGraph, launch_graph
     from shoal.config import GraphLaunchConfig, PlanningConfig
+    from shoal.model.graph.graph_file import open_graph
 
     given = context.params
+    samples = parse_samples(given["inputs"])
     batch = parse_batch_dims(given["batch_dim"])
     config = GraphLaunchConfig(
         model="",
@@ -262,7 +275,10 @@ def _serve_graphs(
     )
 
     def load(path: Path) -> LoadedGraph:
-        planned = plan_for_command(replace(config, model=str(path)), quiet=False)
+        graph = open_graph(path)
+        file = sample_file(path, samples)
+        sample = None if file is None else read_arrays(file, graph.inputs)
+        planned = plan_for_command(replace(config, model=str(path)), sample, graph, quiet=False)
         if planned.auto is not None:
             print_graph_choice(planned.auto)
         return launch_graph(planned)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shoal.cli.output import note, note_drain
 from shoal.core.batching.config import BatchingConfig
+from shoal.errors import ModelLoadError, ShoalError
 from shoal.server.oip.app import create_graph_app
 from shoal.server.oip.model_files import find_models
 from shoal.server.oip.repository import ModelRepository
@@ -58,7 +59,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
 
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
-        ModelLoadError: a model cannot be loaded.
+        ModelLoadError: none of several models can be loaded; of a lone one, what its loading raises.
         WorkerLost: the workers of the last model in service are gone for good.
     """
     batching = BatchingConfig(
@@ -70,8 +71,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
         sock = resources.enter_context(bind(options.host, options.port))
         grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
         resources.callback(repository.close_now)
-        for name in found:
-            repository.load_now(name)
+        _load_all(repository, sorted(found))
         app = create_graph_app(
             repository,
             api_key=options.api_key,
@@ -81,7 +81,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             allow_load=options.allow_load,
             allowed_hosts=options.allowed_hosts,
         )
-        names = ", ".join(sorted(found))
+        names = ", ".join(model.file.name for model in repository.models)
         serve_app(
             app,
             sock,
@@ -90,6 +90,21 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             drain_timeout_s=options.drain_timeout_s,
             on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
         )
+
+
+def _load_all(repository: ModelRepository, names: Sequence[str]) -> None:
+    """Load what can be loaded; the rest is listed with its reason. Raises where nothing is left to serve."""
+    errors: list[ShoalError] = []
+    for name in names:
+        try:
+            repository.load_now(name)
+        except ShoalError as error:
+            if len(names) == 1:
+                raise
+            errors.append(error)
+            note(f"{name} is not served: {error}")
+    if names and len(errors) == len(names):
+        raise ModelLoadError(f"none of the {len(names)} models can be served; the lines above say why")
 
 
 def _free_address(host: str, port: int) -> tuple[str, int]:

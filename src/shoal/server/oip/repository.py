@@ -98,10 +98,14 @@ class ModelRepository:
         """Load a model on this thread, which must live as long as the server, before the event loop runs.
 
         Raises:
-            UnknownModel, ModelLoadError, ConfigError, CapacityError, WorkerLost: as `load`.
+            UnknownModel, ModelLoadError, ConfigError, CapacityError, WorkerLost: as `load`; the index says why.
         """
         entry = self._entry_to_load(name)
-        entry.model = self._build(entry.file)
+        try:
+            entry.model = self._build(entry.file)
+        except ShoalError as error:
+            entry.reason = str(error)
+            raise
         entry.state = "READY"
 
     def start(self) -> None:
