@@ -12,6 +12,8 @@ from shoal.cli import bench, inspect, perplexity, plan, profile, run, serve, sta
 from shoal.cli import map as map_rows
 from shoal.errors import ShoalError, WorkerLost
 
+_LINE_CHARACTERS = 2000
+"""of an error that are shown: names out of damaged files may have any length"""
 _EXAMPLES = """
 Examples:
 
@@ -94,8 +96,11 @@ def _show_traceback() -> None:
 
 def _complain(message: str) -> None:
     """One line on stderr, whatever the message holds; none where the help was shown instead."""
-    if message:
-        print("shoal:", " ".join(message.splitlines()), file=sys.stderr)
+    line = " ".join(message.splitlines())
+    if len(line) > _LINE_CHARACTERS:
+        line = line[:_LINE_CHARACTERS] + " ..."
+    if line:
+        print("shoal:", line, file=sys.stderr)
 
 
 if __name__ == "__main__":

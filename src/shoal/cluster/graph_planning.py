@@ -18,7 +18,7 @@ from shoal.cluster.graph_sample import open_sample
 from shoal.cluster.graph_stored_plan import read_graph_plan
 from shoal.config import GraphLaunchConfig
 from shoal.core.graph_plan import GraphPlan
-from shoal.errors import CapacityError, ConfigError
+from shoal.errors import CapacityError, ConfigError, while_reading
 from shoal.model.graph.cuts import spec_bytes, stage_interfaces
 from shoal.model.graph.graph_file import GraphFile, open_graph
 from shoal.model.graph.identity import graph_shape
@@ -75,12 +75,14 @@ def plan_graph(
         CapacityError: the copies of its weights do not fit into memory.
         WorkerLost: a worker died while it was measured.
     """
-    if config.plan_file is not None:
-        return _stored(config, config.plan_file, graph or open_graph(Path(config.model)), given)
-    if config.split == AUTO:
-        return _automatic(config, graph or open_graph(Path(config.model)), given, on_progress, make_measurer)
-    spec = parse_split(config.split)
-    return _by_hand(config, spec, graph or open_graph(Path(config.model)), given)
+    spec = None if config.plan_file is not None or config.split == AUTO else parse_split(config.split)
+    graph = graph or open_graph(Path(config.model))
+    with while_reading(config.model):
+        if config.plan_file is not None:
+            return _stored(config, config.plan_file, graph, given)
+        if spec is None:
+            return _automatic(config, graph, given, on_progress, make_measurer)
+        return _by_hand(config, spec, graph, given)
 
 
 def _by_hand(config: GraphLaunchConfig, spec: SplitSpec, graph: GraphFile, given: Tensors | None) -> PlannedGraph:

@@ -150,7 +150,8 @@ def _change(form: GgufForm, source: random.Random) -> None:
 
 
 def _change_array(value: Value, source: random.Random) -> None:
-    items = value.value
+    items = value.value if isinstance(value.value, list) else [value.value]
+    value.value = items
     match source.randrange(5):
         case 0:
             del items[source.randint(0, len(items)) :]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shoal.core.graph_plan import SplitReport, TensorSpec
+from shoal.errors import while_reading
 from shoal.model.graph.cuts import CutPoint, cut_points, stage_interfaces
 from shoal.model.graph.dataflow import nested_nodes
 from shoal.model.graph.flops import SHARDABLE_OPERATORS, node_flops
@@ -46,7 +47,12 @@ class GraphReport:
 
 
 def describe_graph(graph: GraphFile) -> GraphReport:
-    """Collect the facts. Runs nothing; the graph's weights are not read."""
+    """Collect the facts. Runs nothing; the graph's weights are not read. Raises ModelLoadError."""
+    with while_reading(graph.path):
+        return _describe(graph)
+
+
+def _describe(graph: GraphFile) -> GraphReport:
     nodes = graph.model.graph.node
     everywhere = list(nested_nodes(with_functions(graph, range(graph.num_nodes))))
     weights = {name: tuple(tensor.dims) for name, tensor in named_weights(graph.model.graph).items()}

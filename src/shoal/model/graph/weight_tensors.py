@@ -96,6 +96,11 @@ def check_tensors(model: onnx.ModelProto) -> None:
             raise ModelLoadError(f"weight {tensor.name!r} has the unknown element type {tensor.data_type}")
         if min(tensor.dims, default=0) < 0 or num_elements(tensor) > MAX_ELEMENTS:
             raise ModelLoadError(f"weight {tensor.name!r} has the impossible shape {list(tensor.dims)}")
+        if tensor.HasField("raw_data") and not uses_external_data(tensor) and len(tensor.raw_data) != num_bytes(tensor):
+            raise ModelLoadError(
+                f"weight {tensor.name!r} has {len(tensor.raw_data)} bytes, but its shape {list(tensor.dims)} needs "
+                f"{num_bytes(tensor)}"
+            )
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
