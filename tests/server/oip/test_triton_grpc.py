@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import ENUMS, MESSAGES
+from tests.server.oip.running import RunningServer
 from tests.server.oip.triton_inputs import IDS, X, doubler_inputs, tensor
 
 Client = client.InferenceServerClient
@@ -145,3 +147,29 @@ def test_repository_and_statistics(triton_grpc: Client) -> None:
         triton_grpc.load_model("echo_uint8", config="{}")
     with pytest.raises(InferenceServerException, match="is broken"):
         triton_grpc.load_model("broken")
+
+
+def test_shared_memory_that_nobody_has_is_given_up_in_peace(
+    triton_grpc: client.InferenceServerClient,
+) -> None:
+    assert not triton_grpc.get_system_shared_memory_status().regions
+    assert not triton_grpc.get_cuda_shared_memory_status().regions
+    triton_grpc.unregister_system_shared_memory()
+    triton_grpc.unregister_cuda_shared_memory("region")
+
+
+def test_the_only_answer_of_a_stream_is_its_final_one(server: RunningServer) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    with client.InferenceServerClient(server.grpc_address) as grpc_client:
+        grpc_client.start_stream(lambda result, error: answers.put(error or result))
+        inputs = doubler_inputs(client)
+        grpc_client.async_stream_infer("doubler", inputs, sequence_id=7, enable_empty_final_response=True)
+        result = answers.get(timeout=30)
+        grpc_client.stop_stream()
+    assert result.get_response().parameters["triton_final_response"].bool_param
+
+
+def test_keepalive_pings_are_answered(server: RunningServer) -> None:
+    options = client.KeepAliveOptions(keepalive_time_ms=10_000, keepalive_permit_without_calls=True)
+    with client.InferenceServerClient(server.grpc_address, keepalive_options=options) as grpc_client:
+        assert grpc_client.is_server_live()

@@ -163,3 +163,12 @@ def test_statistics(triton_http: Client) -> None:
     assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
     assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
     assert len(triton_http.get_inference_statistics()["model_stats"]) > 1
+
+
+def test_shared_memory_that_nobody_has_is_given_up_in_peace(
+    triton_http: client.InferenceServerClient,
+) -> None:
+    assert triton_http.get_system_shared_memory_status() == []
+    assert triton_http.get_cuda_shared_memory_status() == []
+    triton_http.unregister_system_shared_memory()
+    triton_http.unregister_cuda_shared_memory("region")

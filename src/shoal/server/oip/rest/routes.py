@@ -61,6 +61,16 @@ class RestApi:
             Route("/v2/repository/index", self.index, methods=["POST"]),
             Route("/v2/repository/models/{name}/load", self.load, methods=["POST"]),
             Route("/v2/repository/models/{name}/unload", self.unload, methods=["POST"]),
+            *self._shared_memory_routes("/v2/systemsharedmemory"),
+            *self._shared_memory_routes("/v2/cudasharedmemory"),
+        ]
+
+    def _shared_memory_routes(self, prefix: str) -> list[Route]:
+        """Clients ask for the regions and give them up as a matter of course; none is ever registered."""
+        return [
+            Route(f"{prefix}/{path}{call}", handler, methods=[method])
+            for path in ("", "region/{name}/")
+            for call, handler, method in (("status", self.no_regions, "GET"), ("unregister", self.nothing, "POST"))
         ]
 
     def _model_routes(self, prefix: str) -> list[Route]:
@@ -121,6 +131,14 @@ class RestApi:
         """POST /v2/repository/models/NAME/unload"""
         await self._read(request, _ChangeBody)
         await self._calls.unload(request.path_params["name"])
+        return _json({})
+
+    async def no_regions(self, request: Request) -> Response:
+        """GET /v2/systemsharedmemory/status, and of CUDA"""
+        return _json([])
+
+    async def nothing(self, request: Request) -> Response:
+        """POST /v2/systemsharedmemory/unregister, and of CUDA"""
         return _json({})
 
     def _model(self, request: Request) -> ServedModel:

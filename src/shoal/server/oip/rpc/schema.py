@@ -139,6 +139,14 @@ MESSAGES: dict[str, tuple[str, ...]] = {
         "3 parameters ModelRepositoryParameter{}",
     ),
     "RepositoryModelUnloadResponse": (),
+    "SystemSharedMemoryStatusRequest": ("1 name string",),
+    "SystemSharedMemoryStatusResponse": (),  # a map of regions, which is always empty here
+    "SystemSharedMemoryUnregisterRequest": ("1 name string",),
+    "SystemSharedMemoryUnregisterResponse": (),
+    "CudaSharedMemoryStatusRequest": ("1 name string",),
+    "CudaSharedMemoryStatusResponse": (),
+    "CudaSharedMemoryUnregisterRequest": ("1 name string",),
+    "CudaSharedMemoryUnregisterResponse": (),
 }
 """By message (nested ones as `Outer.Inner`, before `Outer` is used): `NUMBER NAME TYPE`, the type with `*` for a
 repeated field, `{}` for a map from strings, and `|NAME` for a member of a oneof."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ConfigError, InvalidRequest, ShoalError
 from shoal.server.auth import ApiKeyCheck
 from shoal.server.draining import Drain
 from shoal.server.oip.repository import ModelRepository
@@ -18,6 +20,7 @@ from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import PACKAGE
 from shoal.server.oip.rpc.service import UNARY_METHODS, Context, InferenceService
+from shoal.server.oip.rpc.wire_check import check_request
 from shoal.server.oip.status import RepositoryStatus
 from shoal.server.serve import CUT_OFF_S
 from shoal.server.tls import TlsFiles
@@ -27,6 +30,45 @@ _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """What orchestrators ask without a key."""
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
 """Source: gRPC keeps the limit in a signed 32-bit integer."""
+MAX_CONCURRENT_RPCS = 1_024
+"""More are told RESOURCE_EXHAUSTED before they are read. A judgment: what waits beyond is refused by the queue."""
+MAX_STREAMS = 256
+"""Of one connection, at once."""
+MIN_PING_INTERVAL_MS = 10_000
+"""Clients may ask so often whether the connection lives. Source: gRPC's guide to keepalive, the least that it allows
+clients; servers take no more than one ping in five minutes unless they are told."""
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""A client that has been silent for so long is asked, and let go of where it does not answer."""
+MAX_SMALL_BYTES = 1 << 16
+"""Of requests without tensors."""
+
+_INTERNAL = "internal error; see the server's log"
+_log = logging.getLogger(__name__)
+
+
+class _KeyInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls without the key by their metadata, before any of their messages is read."""
+
+    def __init__(self, check: ApiKeyCheck) -> None:
+        self._check = check
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's own handler, or one that aborts."""
+        method = handler_call_details.method.rpartition("/")[2]
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        if method in _OPEN_METHODS or self._check.accepts(str(metadata.get("authorization", ""))):
+            return await continuation(handler_call_details)
+        return grpc.stream_stream_rpc_method_handler(_refuse_key)  # of any kind of call: it reads nothing
+
+
+async def _refuse_key(requests: AsyncIterator[Any], context: Context) -> None:
+    message = "missing or wrong API key: send the metadata `authorization: Bearer KEY`"
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
 
 
 class RpcServer:
@@ -57,8 +99,16 @@ class RpcServer:
             ("grpc.max_receive_message_length", min(self._max_request_bytes, _MAX_MESSAGE_BYTES)),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ]
-        self._server = grpc.aio.server(options=options)
+        interceptors = () if self._check is None else (_KeyInterceptor(self._check),)
+        self._server = grpc.aio.server(
+            options=options, interceptors=interceptors, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS
+        )
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, self._handlers())])
         host, port = self._address
         try:
@@ -82,49 +132,50 @@ class RpcServer:
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         handlers = {name: self._unary_handler(name) for name in UNARY_METHODS}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._answered_stream(self._service.model_stream_infer),
-            request_deserializer=self._messages["ModelInferRequest"].FromString,
-            response_serializer=self._messages["ModelStreamInferResponse"].SerializeToString,
+            self._answer_stream, response_serializer=self._messages["ModelStreamInferResponse"].SerializeToString
         )
         return handlers
 
     def _unary_handler(self, name: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """Requests come as bytes: what they hold is looked at before they are parsed."""
         method = getattr(self._service, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
+
+        async def answer(request: bytes, context: Context) -> Any:
+            try:
+                return await method(self._parsed(name, request), context)
+            except ShoalError as error:
+                code, message, trailing = status_of(error), str(error), trailing_metadata(error)
+            except Exception:
+                _log.exception("%s failed", name)
+                code, message, trailing = grpc.StatusCode.INTERNAL, _INTERNAL, ()
+            return await context.abort(code, message, trailing)
+
         return grpc.unary_unary_rpc_method_handler(
-            self._answered(method, is_open=name in _OPEN_METHODS),
-            request_deserializer=self._messages[f"{name}Request"].FromString,
-            response_serializer=self._messages[f"{name}Response"].SerializeToString,
+            answer, response_serializer=self._messages[f"{name}Response"].SerializeToString
         )
 
-    def _answered(
-        self, method: Callable[[Any, Context], Awaitable[Any]], *, is_open: bool
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        """The method with its errors answered as the protocol wants."""
-
-        async def answer(request: Any, context: Context) -> Any:
-            if not is_open:
-                await self._authorize(context)
+    async def _answer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            response = self._messages.new("ModelStreamInferResponse")
             try:
-                return await method(request, context)
+                parsed = self._parsed("ModelInfer", request)
             except ShoalError as error:
-                await context.abort(status_of(error), str(error), trailing_metadata(error))
+                response.error_message = str(error)
+            else:
+                try:
+                    response = await self._service.answer_of_stream(parsed, context)
+                except Exception:
+                    _log.exception("ModelStreamInfer failed")
+                    response.error_message = _INTERNAL
+            yield response
 
-        return answer
-
-    def _answered_stream(
-        self, method: Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]]
-    ) -> Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]]:
-        async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            await self._authorize(context)
-            async for response in method(requests, context):
-                yield response
-
-        return answer
-
-    async def _authorize(self, context: Context) -> None:
-        if self._check is None:
-            return
-        metadata = dict(context.invocation_metadata() or ())
-        if not self._check.accepts(str(metadata.get("authorization", ""))):
-            message = "missing or wrong API key: send the metadata `authorization: Bearer KEY`"
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
+    def _parsed(self, name: str, message: bytes) -> Any:
+        """Raises InvalidRequest."""
+        if name == "ModelInfer":
+            check_request(message)
+        elif len(message) > MAX_SMALL_BYTES:
+            raise InvalidRequest(f"the request has {len(message)} bytes: at most {MAX_SMALL_BYTES}")
+        try:
+            return self._messages[f"{name}Request"].FromString(message)
+        except DecodeError as error:
+            raise InvalidRequest(f"the message is not a {name}Request: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -32,6 +31,10 @@ UNARY_METHODS = (
     "RepositoryIndex",
     "RepositoryModelLoad",
     "RepositoryModelUnload",
+    "SystemSharedMemoryStatus",
+    "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryStatus",
+    "CudaSharedMemoryUnregister",
 )
 """Methods of one request and one response; their messages are called METHODRequest and METHODResponse."""
 
@@ -86,15 +89,32 @@ class InferenceService:
             answer = await run_inference(self._repository, call_from(request, context.time_remaining()))
         return response_from(self._messages, answer)
 
-    async def model_stream_infer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        """ModelStreamInfer: one answer a request, in their order; an error ends its request and not the stream."""
-        async for request in requests:
-            try:
-                response = await self.model_infer(request, context)
-                yield self._messages.new("ModelStreamInferResponse", infer_response=response)
-            except ShoalError as error:
-                failed = self._messages.new("ModelInferResponse", id=request.id, model_name=request.model_name)
-                yield self._messages.new("ModelStreamInferResponse", error_message=str(error), infer_response=failed)
+    async def answer_of_stream(self, request: Any, context: Context) -> Any:
+        """What ModelStreamInfer answers to one of its requests: errors are answers there."""
+        try:
+            response = await self.model_infer(request, context)
+            if "triton_enable_empty_final_response" in request.parameters:
+                response.parameters["triton_final_response"].bool_param = True  # each request has one
+            return self._messages.new("ModelStreamInferResponse", infer_response=response)
+        except ShoalError as error:
+            failed = self._messages.new("ModelInferResponse", id=request.id, model_name=request.model_name)
+            return self._messages.new("ModelStreamInferResponse", error_message=str(error), infer_response=failed)
+
+    async def system_shared_memory_status(self, request: Any, context: Context) -> Any:
+        """SystemSharedMemoryStatus: none is ever registered."""
+        return self._messages.new("SystemSharedMemoryStatusResponse")
+
+    async def system_shared_memory_unregister(self, request: Any, context: Context) -> Any:
+        """SystemSharedMemoryUnregister"""
+        return self._messages.new("SystemSharedMemoryUnregisterResponse")
+
+    async def cuda_shared_memory_status(self, request: Any, context: Context) -> Any:
+        """CudaSharedMemoryStatus"""
+        return self._messages.new("CudaSharedMemoryStatusResponse")
+
+    async def cuda_shared_memory_unregister(self, request: Any, context: Context) -> Any:
+        """CudaSharedMemoryUnregister"""
+        return self._messages.new("CudaSharedMemoryUnregisterResponse")
 
     async def model_config(self, request: Any, context: Context) -> Any:
         """ModelConfig"""
