@@ -53,7 +53,7 @@ class Conversation:
             raise ConfigError("--system needs a chat template, which this model does not have")
         self._num_turns = 0
 
-    def answer_once(self, text: str, *, load_s: float, as_json: bool) -> None:
+    def answer_once(self, text: str, *, plan_s: float, load_s: float, as_json: bool) -> None:
         """One prompt, then the figures."""
         answer, generation = self._answer([{"role": "user", "content": text}])
         num_tokens, elapsed_s = len(generation.token_ids), generation.token_times_s[-1] - generation.token_times_s[0]
@@ -66,6 +66,7 @@ class Conversation:
                 "completion_tokens": num_tokens,
                 "ttft_s": generation.ttft_s,
                 "tokens_per_s": tokens_per_s,
+                "plan_s": plan_s,
                 "load_s": load_s,
             }
             print_json({"model": self._loaded.plan.model, **figures, "plan": plan_dict(self._loaded.plan)})
@@ -73,7 +74,8 @@ class Conversation:
             note(
                 f"\n{num_tokens} tokens, {tokens_per_s:.1f} tokens/s, "
                 f"time to first token {generation.ttft_s * 1e3:.0f} ms "
-                f"({len(generation.request.prompt_ids)} prompt tokens), loaded in {load_s:.1f} s"
+                f"({len(generation.request.prompt_ids)} prompt tokens), planned and measured in {plan_s:.1f} s, "
+                f"loaded in {load_s:.1f} s"
             )
             predicted = self._loaded.plan.predicted
             if predicted is not None and predicted.streams == 1 and tokens_per_s:

@@ -28,9 +28,13 @@ def load_model(
         quiet: print no plan, only warnings.
         recovery, report: see `launch`.
     """
-    with measuring(quiet=quiet) as tell:
-        planned = plan_model(config, tell)
-    return load_planned(planned, quiet=quiet, recovery=recovery, report=report)
+    return load_planned(plan_for(config, quiet=quiet), quiet=quiet, recovery=recovery, report=report)
+
+
+def plan_for(config: LaunchConfig, *, quiet: bool = False) -> PlannedModel:
+    """The model with its plan, after measuring where that is needed."""
+    with measuring(quiet=quiet, way_out="; --split 1 skips this") as tell:
+        return plan_model(config, tell)
 
 
 def load_planned(

@@ -47,19 +47,19 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def measuring(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[str], None]]:
     """Yields what is told what is being measured: a spinner on a terminal, one line in a pipe, nothing if quiet."""
     if quiet:
         yield lambda what: None
     elif sys.stderr.isatty():
         with Console(stderr=True).status("planning") as status:
-            yield lambda what: status.update(f"measuring this machine with the model (once): {what}")
+            yield lambda what: status.update(f"measuring this machine with the model, once{way_out}: {what}")
     else:
         told: list[str] = []
 
         def tell(what: str) -> None:
             if not told:
-                note("measuring this machine with the model; the figures are kept")
+                note(f"measuring this machine with the model; the figures are kept{way_out}")
             told.append(what)
 
         yield tell

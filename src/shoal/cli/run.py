@@ -151,7 +151,7 @@ def run(
         raise ConfigError("--stop is empty; give the text that ends the answer")
     text = None if chat else _read_prompt(prompt)
     from shoal.cli.conversation import Conversation
-    from shoal.cli.loading import load_model
+    from shoal.cli.loading import load_planned, plan_for
     from shoal.config import LaunchConfig, PlanningConfig
     from shoal.protocol.messages import Sampling
 
@@ -175,13 +175,17 @@ def run(
         frequency_penalty=frequency_penalty,
         seed=seed,
     )
+    planning_s = time.perf_counter()
+    planned = plan_for(config, quiet=json)
     started_s = time.perf_counter()
-    with load_model(config, quiet=json) as loaded:
+    with load_planned(planned, quiet=json) as loaded:
         session = Conversation(loaded, sampling, max_tokens, stops=stop or (), system=system, stream=not json, raw=raw)
         if text is None:
             session.converse()
         else:
-            session.answer_once(text, load_s=time.perf_counter() - started_s, as_json=json)
+            session.answer_once(
+                text, plan_s=started_s - planning_s, load_s=time.perf_counter() - started_s, as_json=json
+            )
 
 
 def _read_prompt(prompt: str | None) -> str:

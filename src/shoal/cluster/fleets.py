@@ -9,10 +9,14 @@ from pathlib import Path
 
 from shoal.cluster.profile.fleet import class_of_each, measure_fleet
 from shoal.cluster.profile.model_file import layer_weights
+from shoal.cluster.profile.model_times import num_parts
 from shoal.cluster.profile.slots import Slot, even_layout, local_layouts
+from shoal.cluster.profile.steps_told import StepsTold
 from shoal.core.plan import Block
 from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import file_blocks
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Place
 from shoal.planner.cluster_file import ClusterFile, Machine, Rates, parse_cluster_file
@@ -60,13 +64,18 @@ def local_fleets(
     else:
         layouts = (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
 
-    def fleet_of(slots: Sequence[Slot]) -> PlacedFleet:
+    num_shards = shard_atoms(open_weights(path).config).max_shards
+    counts = [len(precisions) * num_parts(len(slots), num_shards) for slots in layouts]
+    steps = StepsTold(on_progress, sum(counts))
+
+    def fleet_of(index: int, slots: Sequence[Slot]) -> PlacedFleet:
+        steps.skip_to(sum(counts[:index]))
         fleet = measure_fleet(
-            path, precisions, slots, wide_kernels=wide_kernels, refresh=refresh, on_progress=on_progress
+            path, precisions, slots, wide_kernels=wide_kernels, refresh=refresh, on_progress=steps.begin
         )
         return PlacedFleet(fleet=fleet, places=(tuple(Place(cores=slot.cores) for slot in slots),))
 
-    return [fleet_of(slots) for slots in layouts]
+    return [fleet_of(index, slots) for index, slots in enumerate(layouts)]
 
 
 def fleet_from_file(

@@ -20,6 +20,15 @@ LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
 QUOTA_LIMITS = TimeLimits(min_runs=3, max_runs=200, enough_s=0.4)
 """Many periods of a CPU quota: a single step runs at full speed or waits."""
 
+WORDS = {
+    LONG: "writing answers, by most of the model",
+    SHORT: "reading prompts and long contexts, by a few layers",
+    NOTHING: "what a step costs by itself",
+    HALF: "half of every layer, as two workers share it",
+    COLUMNS: "half of every layer without its attention",
+}
+"""What the parts are timed for, for a person."""
+
 Progress = Callable[[str], None]
 Seconds = dict[StepKind, float]
 
@@ -53,7 +62,7 @@ def time_model(team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_pro
     busy: dict[str, list[PartPoints]] = {}
     alone: dict[str, list[PartPoints]] = {}
     for part in plan_parts(model.blocks, model.atoms, limits, with_shards=with_others):
-        on_progress(f"{model.precision}: {part.name} part")
+        on_progress(f"{_workers(team)}: {WORDS[part.name]}")
         team.ask_all(_load_message(model, part))
         busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks)]
         if with_others and part.alone_steps:
@@ -63,6 +72,16 @@ def time_model(team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_pro
             ]
         team.ask_all(DropPart(name=part.name))
     return [_timed_model(busy, alone, index) for index in range(len(ranks))]
+
+
+def num_parts(num_workers: int, num_shards: int) -> int:
+    """Parts that `time_model` goes through. `num_shards`: into which the model can be cut at most."""
+    return 5 if num_workers > 1 and num_shards > 1 else 3
+
+
+def _workers(team: ProfileTeam) -> str:
+    count, threads = len(team.slots), team.slots[0].threads
+    return f"{count} worker{'' if count == 1 else 's'} of {threads} thread{'' if threads == 1 else 's'}"
 
 
 def timed_layers(model: ModelFile) -> set[tuple[int, int]]:
