@@ -85,8 +85,7 @@ def test_wrong_calls_are_told_what_is_wrong(chain: Path) -> None:
             model(z=rows(1))
         with pytest.raises(InvalidRequest, match="missing"):
             model()
-        with pytest.raises(InvalidRequest, match="no rows"):
-            model(rows(0))
+        assert model(rows(0))["y"].shape == (0, 8), "no rows are an answer of no rows"
     with pytest.raises(ConfigError, match="micro_batch"):
         shoal.load(chain, micro_batch=0)
     with pytest.raises(ConfigError, match=r"path of an ONNX file"):
