@@ -17,7 +17,7 @@ from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
 from shoal.protocol.messages import Generation, Sampling
-from tests.model.tiny_models import make_tiny_gguf
+from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,16 @@ def test_a_plan_says_what_was_asked_for(model: Path) -> None:
     assert (plan.split, plan.precision) == ("dp=2,pp=2:2", "int8")
     assert (plan.max_seqs, plan.max_context, plan.num_workers) == (3, 100, 4)
     assert all(shard.threads == 1 for replica in plan.replicas for shard in replica.shards)
+
+
+def test_an_unknown_vocabulary_is_told_before_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = {"tokenizer.ggml.model": "abacus"}
+    path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(), metadata=metadata)
+    monkeypatch.setattr("shoal.cluster.launch.Stage", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(ModelLoadError, match=r"m\.gguf.*'abacus'"):
+        launch(plan_model(config(path)))
 
 
 def test_shards_divide_what_one_worker_would_hold(model: Path) -> None:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.text.chat_template import ChatTemplate
-from shoal.model.text.detokenizer import Detokenizer
+from shoal.model.text.detokenizer import REPLACEMENT, Detokenizer
 from shoal.model.text.token_pieces import TokenPieces
 from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
 from shoal.model.text.vocabulary.guard import is_failure, while_building
@@ -113,8 +113,13 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of some tokens; bytes that are no UTF-8 become U+FFFD."""
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+        """The text of some tokens; bytes that are no UTF-8, or that a broken decoder panics over, become U+FFFD."""
+        try:
+            return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            return REPLACEMENT
 
     def token_text(self, token_id: int) -> str:
         """The text of one token as it stands inside a text, its leading space included."""
