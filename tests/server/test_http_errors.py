@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from typing import Any
 
 import httpx
@@ -182,3 +184,24 @@ def test_wrong_method(http: httpx.Client, method: str, path: str) -> None:
     response = http.request(method, path)
     check_error(response, 405)
     assert response.headers["allow"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "identity"])
+def test_a_packed_body_is_unpacked(http: httpx.Client, encoding: str) -> None:
+    body = b'{"prompt":"{fine}"}'
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding.lower(), bytes)(body)
+    answer = http.post(COMPLETIONS, content=packed, headers={"content-encoding": encoding})
+    assert answer.json()["choices"][0]["text"] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        ("br", b"{}", 400),
+        ("gzip", b"{}", 400),
+        ("gzip", gzip.compress(b"{}") + b"x", 400),
+        ("gzip", gzip.compress(b" " * (9 << 20)), 413),
+    ],
+)
+def test_what_is_not_packed_as_it_says(http: httpx.Client, encoding: str, body: bytes, status: int) -> None:
+    check_error(http.post(COMPLETIONS, content=body, headers={"content-encoding": encoding}), status)
