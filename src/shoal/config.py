@@ -53,6 +53,8 @@ class PlanningConfig:
     """
     refresh: bool = False
     """measure anew what was measured before"""
+    settings_suffice: bool = False
+    """whether a model may be without weights where all machines are described: for plans that are only looked at"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

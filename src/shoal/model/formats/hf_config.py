@@ -109,29 +109,37 @@ MAX_TOKEN_ID = 2**31 - 1
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
-def config_from_hf(directory: Path) -> DecoderConfig:
+def config_from_hf(where: Path) -> DecoderConfig:
     """What config.json and generation_config.json say about the model.
+
+    Args:
+        where: the directory that holds them, or the config.json, whatever its name.
 
     Raises:
         ModelLoadError: an architecture or setting that is not supported, a missing key, or an impossible value.
     """
-    path = directory / "config.json"
+    path = _config_file(where)
     try:
-        config = _HfConfig(path, read_json(path)).config(eos_token_ids_from_hf(directory))
+        config = _HfConfig(path, read_json(path)).config(eos_token_ids_from_hf(where))
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelLoadError(f"{path}: holds an impossible value ({error})") from error
     check_config(path, config)
     return config
 
 
-def eos_token_ids_from_hf(directory: Path) -> tuple[int, ...]:
+def eos_token_ids_from_hf(where: Path) -> tuple[int, ...]:
     """Tokens that end a text, from config.json and generation_config.json together. Raises ModelLoadError."""
-    path, generation = directory / "config.json", directory / "generation_config.json"
+    path = _config_file(where)
+    generation = path.parent / "generation_config.json"
     config = read_json(path)
     text = config.get("text_config")
     eos = _token_ids(path, config) or _token_ids(path, text if isinstance(text, dict) else {})
     eos += _token_ids(generation, read_json(generation)) if generation.exists() else ()
     return tuple(dict.fromkeys(eos))
+
+
+def _config_file(where: Path) -> Path:
+    return where / "config.json" if where.is_dir() else where
 
 
 def _token_ids(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:

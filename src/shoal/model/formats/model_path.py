@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.formats.gguf_parts import part_paths
-from shoal.model.formats.model_file import check_regular
+from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_regular
 
 FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
 NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
@@ -29,10 +29,29 @@ def resolve_model(model: str) -> Path:
     return _checked(Path(model).expanduser(), model)
 
 
+def resolve_settings(model: str) -> Path:
+    """The same where a model's settings are enough: also a config.json by itself, whatever its name, and of
+    `hf:org/name` only that file is downloaded. Raises as `resolve_model`."""
+    kind, colon, name = model.partition(":")
+    if colon and kind == "hf" and name.count("/") == 1:
+        return _from_hub(name, settings_only=True)
+    path = Path(model).expanduser()
+    return path if is_settings_file(path) else resolve_model(model)
+
+
+def is_settings_file(path: Path) -> bool:
+    """Whether it holds the settings of a model and nothing else."""
+    return path.suffix == ".json" and path.is_file()
+
+
 def _checked(path: Path, model: str) -> Path:
     if not model or not path.exists():
         raise ModelLoadError(f"model {model!r} does not exist; a model is {FORMS}")
     if path.is_file():
+        if is_settings_file(path):
+            raise ModelLoadError(
+                f"{path} holds only a model's settings; give the folder that has its weights as well: {WITHOUT_WEIGHTS}"
+            )
         if path.suffix == ".safetensors":
             raise ModelLoadError(f"{path} is only the weights of a model; give the directory that holds config.json")
         if path.suffix != ".gguf":
@@ -68,7 +87,7 @@ def _in_package(name: str) -> Path:
     raise ModelLoadError(f"package {name!r} holds no model: neither a .gguf file nor a config.json")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, *, settings_only: bool = False) -> Path:
     parts = name.split("/")
     is_file = len(parts) > 2 and name.endswith(".gguf")
     if not all(parts) or (len(parts) != 2 and not is_file):
@@ -81,6 +100,8 @@ def _from_hub(name: str) -> Path:
             files = part_paths(Path(*parts[2:]))
             first, *_ = [Path(hub.hf_hub_download(repository, file.as_posix())) for file in files]
             return first
+        if settings_only:
+            return Path(hub.hf_hub_download(repository, "config.json"))
         directory = Path(hub.snapshot_download(repository, allow_patterns=list(NEEDED_FILES)))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

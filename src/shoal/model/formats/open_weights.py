@@ -6,7 +6,9 @@ from pathlib import Path
 
 from shoal.errors import while_reading
 from shoal.model.formats.gguf_file import GgufFile
+from shoal.model.formats.model_path import is_settings_file
 from shoal.model.formats.safetensors_dir import SafetensorsDir
+from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.weights import WeightSource
 
 
@@ -18,3 +20,12 @@ def open_weights(path: Path) -> WeightSource:
     """
     with while_reading(path):
         return SafetensorsDir(path) if path.is_dir() else GgufFile(path)
+
+
+def open_sizes(path: Path) -> WeightSource:
+    """The same for a path from `resolve_settings`; where only the settings of a model are there, nothing can be read
+    but sizes."""
+    has_weights = path.is_dir() and any(path.glob("*.safetensors"))
+    if is_settings_file(path) or (path.is_dir() and not has_weights):
+        return SettingsOnly(path)
+    return open_weights(path)

@@ -21,7 +21,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf_blocks import Form, check_columns, choose_form, form_bytes
 from shoal.model.formats.hf_config import config_from_hf
-from shoal.model.formats.model_file import check_inside, map_file, parse_json, read_json
+from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_inside, map_file, parse_json, read_json
 from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
 from shoal.model.weights import F32, DenseWeight, Precision, Range, Weight, resolve_range
@@ -122,11 +122,7 @@ class SafetensorsDir:
 
     def _form(self, name: str, part: TensorPart, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
         """What the whole matrix becomes, and the columns of it that are wanted."""
-        num_columns = self._tensors[part.tensor].shape[-1]
-        form = choose_form(Kind.F32, precision, num_columns=num_columns, is_vocabulary=name in ("embedding", "head"))
-        resolved = resolve_range(columns, num_columns)
-        check_columns(form, resolved)
-        return form, resolved
+        return form_of_floats(name, self._tensors[part.tensor].shape[-1], precision, columns)
 
     def _add(self, path: Path) -> None:
         for name, tensor in read_header(path).items():
@@ -223,6 +219,14 @@ class SafetensorsDir:
         return values.astype(np.float32, copy=False)
 
 
+def form_of_floats(name: str, num_columns: int, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
+    """What a matrix of so many columns, of which the file holds floats, becomes, and the columns that are wanted."""
+    form = choose_form(Kind.F32, precision, num_columns=num_columns, is_vocabulary=name in ("embedding", "head"))
+    resolved = resolve_range(columns, num_columns)
+    check_columns(form, resolved)
+    return form, resolved
+
+
 def _weight_files(directory: Path) -> list[Path]:
     """The files that hold the model's weights, by its index where it has one."""
     index = directory / INDEX_FILE
@@ -243,9 +247,9 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _way_out(directory: Path) -> str:
-    """What to do with the older format, which is a program as much as data and is not read here."""
+    """What to do without weights, or with the older format, a program as much as data, which is not read here."""
     if not any(directory.glob("pytorch_model*.bin")):
-        return ""
+        return f"; {WITHOUT_WEIGHTS}"
     return (
         ", only pytorch_model.bin, which can hold programs and is not read; if you trust it, write safetensors with "
         "transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"

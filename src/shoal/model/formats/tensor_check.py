@@ -33,13 +33,14 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
     """
     yield "embedding", (config.vocab_size, config.hidden_size)
     for layer in range(config.num_layers):
-        for name, shape in _layer_shapes(config).items():
+        for name, shape in layer_shapes(config).items():
             yield f"layers.{layer}.{name}", shape
     yield "final_norm", (config.hidden_size,)
     yield "head", (config.vocab_size, config.hidden_size)
 
 
-def _layer_shapes(config: DecoderConfig) -> dict[str, Shape]:
+def layer_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    """Every matrix and vector of a layer, by the last part of the names that `WeightSource` has."""
     hidden, mlp = config.hidden_size, config.intermediate_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, Shape] = {

@@ -1,0 +1,70 @@
+"""A model of which only the settings are there: enough to plan for described machines, not to measure or run."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import NoReturn
+
+from gguf.constants import GGMLQuantizationType as Kind
+
+from shoal.errors import ModelLoadError, while_reading
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.gguf_blocks import form_bytes
+from shoal.model.formats.hf_config import config_from_hf
+from shoal.model.formats.safetensors_dir import form_of_floats
+from shoal.model.formats.tensor_check import Shape, layer_shapes
+from shoal.model.weights import F32, Precision, Range, Weight, resolve_range
+
+
+class SettingsOnly:
+    """Implements `WeightSource` by the shapes that a config.json asks for; its matrices have sizes and no values.
+
+    The sizes are those of a Hugging Face directory with these settings, whose files hold floats.
+
+    Raises:
+        ModelLoadError: the architecture or a setting is not supported, or the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path`: of the config.json, whatever its name, or of the directory that holds it."""
+        self._path = path
+        with while_reading(path):
+            self._config = config_from_hf(path)
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self._config
+
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        """Raises ModelLoadError."""
+        self._refuse()
+
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        """Raises ModelLoadError."""
+        self._refuse()
+
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        """What the matrix would take. See `WeightSource`."""
+        num_rows, num_columns = self._shape(name)
+        first, last = resolve_range(rows, num_rows)
+        form, (left, right) = form_of_floats(name, num_columns, precision, columns)
+        return form_bytes(form, Kind.F32, last - first, right - left)
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        is_end = name in ("embedding", "head")
+        config = self._config
+        shape = (config.vocab_size, config.hidden_size) if is_end else self._layer_shapes[name.rpartition(".")[2]]
+        return shape[0], prod(shape[1:])
+
+    @cached_property
+    def _layer_shapes(self) -> dict[str, Shape]:
+        return layer_shapes(self._config)
+
+    def _refuse(self) -> NoReturn:
+        raise ModelLoadError(f"{self._path}: only the settings of a model are there, not its weights")
