@@ -14,7 +14,7 @@ from shoal.errors import ConfigError
 from shoal.planner.plan_data import plan_dict
 from shoal.protocol.messages import Sampling
 from shoal.server.choice import Choice
-from shoal.server.text_stream import TextStream
+from shoal.server.text_stream import TextStream, prepare_stops
 
 
 class Conversation:
@@ -45,7 +45,7 @@ class Conversation:
         self._loaded = loaded
         self._sampling = sampling
         self._max_tokens = max_tokens
-        self._stops = stops
+        self._stops = prepare_stops(stops)
         self._system = [] if system is None else [{"role": "system", "content": system}]
         self._stream = stream
         self._is_chat = loaded.tokenizer.has_chat_template and not raw

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 from shoal.errors import ConfigError, while_reading
 
@@ -14,10 +15,10 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse what refers to another place of the file."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            problem = f"*{event.anchor} is an alias: write it out"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        loader: Any = self  # PyYAML says nothing of its types
+        if loader.check_event(yaml.AliasEvent):
+            event = loader.peek_event()
+            raise ComposerError(None, None, f"*{event.anchor} is an alias: write it out", event.start_mark)
         return super().compose_node(parent, index)
 
 
