@@ -76,7 +76,7 @@ class LaunchConfig:
     max_seqs: int = 32
     """sequences of one replica that may run at once, >= 1"""
     kv_memory_bytes: int | None = None
-    """KV cache of all replicas together; None takes half of the memory that the weights leave"""
+    """KV cache of all replicas together; None: see planner/kv_room"""
     max_context: int | None = None
     """longest sequence in tokens; None takes the model's own"""
     max_step_tokens: int = 512

@@ -11,7 +11,7 @@ from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.launch import launch
 from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.pipeline_executor import PipelineExecutor
-from shoal.cluster.planning import plan_model
+from shoal.cluster.planning import compute_exactly, plan_model
 from shoal.cluster.replica_recipe import load_message
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
@@ -54,6 +54,23 @@ def test_shards_divide_what_one_worker_would_hold(model: Path) -> None:
     assert [shard.part.vocabulary for shard in shards] == [(0, 256), (256, 320)]
     assert sum(shard.weight_bytes for shard in shards) == whole.weight_bytes
     assert sum(shard.kv_bytes for shard in shards) == whole.kv_bytes
+
+
+@pytest.mark.parametrize("split", ["1", "pp=2", "tp=2"])
+def test_exact_activations_take_the_memory_of_fp32_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    """Where weights have 8 bits. The embedding stays as it is; the head, which is the same matrix, does not."""
+    planned = plan_model(config(make_tiny_gguf(tmp_path, quant="Q8_0"), split=split))
+    exact = compute_exactly(planned).plan
+    shards = [shard for stage in exact.replicas[0].stages for shard in stage.shards]
+    layers, head, embedding = 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64), 320 * 64, 320 * 64
+    assert sum(shard.weight_bytes for shard in shards) == (layers + head) * 4 + embedding * 9 // 8
+    assert exact == plan_model(config(tmp_path / "tiny-Q8_0.gguf", split=split, exact_activations=True)).plan
+    needed = sum(shard.weight_bytes + shard.kv_bytes + shard.process_bytes for shard in shards)
+    monkeypatch.setattr("shoal.cluster.planning.free_memory_bytes", lambda: needed - 1)
+    with pytest.raises(CapacityError, match="of memory"):
+        compute_exactly(planned)
 
 
 def test_a_shard_without_attention_is_mentioned(model: Path) -> None:

@@ -82,7 +82,7 @@ def verify(
     )
     from shoal.cli.loading import load_planned
     from shoal.cli.output import measuring, note, print_json, progress_bar
-    from shoal.cluster.planning import PlannedModel, plan_model
+    from shoal.cluster.planning import PlannedModel, compute_exactly, plan_model
     from shoal.config import LaunchConfig, PlanningConfig
     from shoal.planner.plan_data import plan_dict
 
@@ -115,7 +115,7 @@ def verify(
     with measuring(quiet=json) as tell:
         planned = plan_model(config, tell)
     is_sharded = any(len(stage.shards) > 1 for replica in planned.plan.replicas for stage in replica.stages)
-    planned = replace(planned, plan=replace(planned.plan, exact_activations=is_sharded))
+    planned = compute_exactly(planned) if is_sharded else planned
     split_results, chosen = generations(planned)
     threads = planned.plan.replicas[0].shards[0].threads  # a process that computes itself keeps its number of threads
     whole = replace(

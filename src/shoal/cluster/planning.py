@@ -13,11 +13,12 @@ from shoal.cluster.auto_plan import AutoPlan, AutoPlanner, find_fleets
 from shoal.cluster.fleets import describes_all
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
+from shoal.cluster.plan_bytes import with_exact_activations, with_process_bytes
 from shoal.config import LaunchConfig
-from shoal.core.plan import Block, Plan, ShardPart, StagePlan
+from shoal.core.plan import Block, Plan, ShardPart
 from shoal.core.routing import Routing, parse_routing
 from shoal.errors import ConfigError
-from shoal.model.decoder.blocks import decoder_blocks, process_bytes
+from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
 from shoal.model.formats.model_path import resolve_model, resolve_settings
@@ -25,7 +26,7 @@ from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits
-from shoal.planner.kv_room import default_kv_tokens
+from shoal.planner.kv_room import default_kv_bytes, default_kv_tokens
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.machine_places import place_on_machines
 from shoal.planner.manual import plan_from_spec
@@ -40,7 +41,6 @@ from shoal.protocol.messages import FileState
 AUTO = "auto"
 _BLOCK_SIZE = 16
 """Tokens in a KV block. Source: arXiv 2309.06180, section 7.2: 16 loses little to fragmentation at any length."""
-_KV_SHARE_OF_FREE_MEMORY = 0.5
 _WIDE_KERNELS_SHARE_OF_FREE_MEMORY = 0.5
 """Weights are packed a second time for wide batches only where both copies leave half of the memory free."""
 
@@ -114,13 +114,12 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         plan = auto.plan
     else:
         plan = _plan_by_hand(config, spec, source, precision, machines)
-    plan = replace(plan, shape=model_shape(source.config), exact_activations=config.exact_activations)
-    plan = _with_process_bytes(plan, source)
+    plan = replace(plan, shape=model_shape(source.config))
+    count = with_exact_activations if config.exact_activations else with_process_bytes
+    plan = count(plan, source)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
-    if not any(shard.machine for replica in plan.replicas for shard in replica.shards):
-        whole = decoder_blocks(source, precision, wide_kernels=plan.wide_kernels)
-        check_memory(plan, blocks=whole, available_bytes=free_memory_bytes())
+    _check_fits(plan, source)
     return PlannedModel(
         path=path,
         plan=plan,
@@ -134,24 +133,28 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     )
 
 
-def _with_process_bytes(plan: Plan, source: WeightSource) -> Plan:
-    def stage_with(stage: StagePlan) -> StagePlan:
-        num_bytes = process_bytes(
-            source,
-            parse_precision(stage.precision),
-            stage.num_layers,
-            wide_kernels=plan.wide_kernels,
-            is_shard=len(stage.shards) > 1,
-            max_step_tokens=plan.max_step_tokens,
-        )
-        return replace(stage, shards=tuple(replace(shard, process_bytes=num_bytes) for shard in stage.shards))
+def compute_exactly(planned: PlannedModel) -> PlannedModel:
+    """The same plan without 8-bit activations: two ways to compute it agree but for the order of sums.
 
-    return replace(
-        plan,
-        replicas=tuple(
-            replace(replica, stages=tuple(stage_with(stage) for stage in replica.stages)) for replica in plan.replicas
-        ),
+    Raises:
+        CapacityError: the weights take more memory in the forms that this needs than there is.
+    """
+    plan = with_exact_activations(planned.plan, planned.source)
+    _check_fits(plan, planned.source)
+    return replace(planned, plan=plan)
+
+
+def _check_fits(plan: Plan, source: WeightSource) -> None:
+    """Against this machine's memory: other machines are looked at where workers are placed on them."""
+    if any(shard.machine for replica in plan.replicas for shard in replica.shards):
+        return
+    blocks = decoder_blocks(
+        source,
+        parse_precision(plan.precision),
+        wide_kernels=plan.wide_kernels,
+        exact_activations=plan.exact_activations,
     )
+    check_memory(plan, blocks=blocks, available_bytes=free_memory_bytes())
 
 
 def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> list[Fleet]:
@@ -247,9 +250,12 @@ def _plan_by_hand(
     blocks = _choose_blocks(source, precision, spec, available_bytes)
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
-        rest = available_bytes - spec.num_replicas * blocks.weight_bytes
-        wanted = default_kv_tokens(config.max_seqs, _max_context(config, source)) * blocks.kv_bytes_per_token
-        kv_memory_bytes = min(int(max(0, rest) * _KV_SHARE_OF_FREE_MEMORY), spec.num_replicas * wanted)
+        kv_memory_bytes = default_kv_bytes(
+            default_kv_tokens(config.max_seqs, _max_context(config, source)),
+            blocks.kv_bytes_per_token,
+            num_replicas=spec.num_replicas,
+            free_bytes=available_bytes - spec.num_replicas * blocks.weight_bytes,
+        )
     plan = plan_from_spec(
         model=config.model,
         shard_blocks=blocks.shards,

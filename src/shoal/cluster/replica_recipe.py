@@ -117,7 +117,12 @@ class PipelineRecipe:
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, source = self._plan, self._source
-        blocks = decoder_blocks(source, cast(Precision, plan.precision), wide_kernels=plan.wide_kernels)
+        blocks = decoder_blocks(
+            source,
+            cast(Precision, plan.precision),
+            wide_kernels=plan.wide_kernels,
+            exact_activations=plan.exact_activations,
+        )
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
 
 

@@ -122,6 +122,16 @@ def resolve_range(given: Range | None, length: int) -> Range:
     return first, last
 
 
+def in_own_memory(weight: Weight) -> Weight:
+    """The weight, copied where it is a view of a mapped file: whoever writes to that file or cuts it off while the
+    weight is used would change its values or end the process. Blocks are never views: no file has them like this."""
+    match weight:
+        case DenseWeight():
+            return DenseWeight(values_NK=np.require(weight.values_NK, requirements="W"))  # files are mapped read-only
+        case BlockWeight():
+            return weight
+
+
 def cut_columns(weight: Weight, first: int, last: int) -> Weight:
     """Columns [first, last) of a weight: views. Raises ValueError where they cut a quantization block."""
     match weight:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.formats.safetensors_dir import ITEM_BYTES
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from tests.model.tiny_models import VOCAB_SIZE, write_gguf
 
@@ -34,16 +36,26 @@ CASES = [
     {"kind": "Q4_1", "precision": "int8"},
     {"kind": "Q4_K", "mlp_kind": "Q6_K", "wide_kernels": True},
     {"kind": "Q4_0", "wide_kernels": True, "step_rows": 512},
+    {"kind": "Q8_0", "exact_activations": True},
+    {"kind": "Q4_K", "mlp_kind": "Q6_K", "wide_kernels": True, "exact_activations": True},
+    *({"kind": kind, "format": "safetensors"} for kind in ("F32", "BF16")),
+    {"kind": "F32", "format": "safetensors", "precision": "int8"},
 ]
+LARGE_VOCABULARY = 16384
+"""Of the safetensors: 64 MiB, so that it is noticed whether the embedding is a worker's own or the file's."""
 
 
 def main(folder: Path) -> None:
     """Print a line for each case: what was predicted and what was taken."""
     np.seterr(all="ignore")
-    path = folder / "model.gguf"
     for case in CASES:
-        in_a_fork(lambda case=case: write_model(path, case["kind"], case.get("mlp_kind", case["kind"])))
-        print(in_a_fork(lambda case=case: measure(path, case)), flush=True)
+        is_folder = case.get("format") == "safetensors"
+        path = folder / ("model" if is_folder else "model.gguf")
+        write = write_safetensors if is_folder else write_model
+        in_a_fork(
+            lambda case=case, path=path, write=write: write(path, case["kind"], case.get("mlp_kind", case["kind"]))
+        )
+        print(in_a_fork(lambda case=case, path=path: measure(path, case)), flush=True)
 
 
 def in_a_fork(run: Callable[[], dict[str, float] | None]) -> str:
@@ -94,11 +106,49 @@ def write_model(path: Path, kind: str, mlp_kind: str) -> None:
     write_gguf(path, "llama", tensors, quant=kinds, metadata=metadata)
 
 
+def write_safetensors(folder: Path, kind: str, _: str) -> None:
+    """A Llama of zeros whose head is its embedding. What zeros are packed into is as large as for any other numbers."""
+    kv_rows, norm = (KV_WIDTH, HIDDEN), (HIDDEN,)
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (LARGE_VOCABULARY, HIDDEN), "norm": norm}
+    for layer in range(NUM_LAYERS):
+        shapes |= {f"layers.{layer}.{name}": norm for name in ("input_layernorm", "post_attention_layernorm")}
+        shapes |= {
+            f"layers.{layer}.self_attn.{name}_proj": rows
+            for name, rows in {"q": (HIDDEN, HIDDEN), "k": kv_rows, "v": kv_rows, "o": (HIDDEN, HIDDEN)}.items()
+        }
+        shapes |= {f"layers.{layer}.mlp.{name}_proj": (COLUMNS, HIDDEN) for name in ("gate", "up")}
+        shapes[f"layers.{layer}.mlp.down_proj"] = (HIDDEN, COLUMNS)
+    header, end = dict[str, Any](), 0
+    for name, shape in shapes.items():
+        start, end = end, end + prod(shape) * ITEM_BYTES[kind]
+        header[f"model.{name}.weight"] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    settings = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": LARGE_VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": COLUMNS,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
 def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
     """Load all of a model in this process, and run a step where the case says so."""
     base = anonymous_bytes()
     source, precision, rows = open_weights(path), case.get("precision", "auto"), case.get("step_rows", 0)
     wide_kernels, max_step_tokens = case.get("wide_kernels", False), max(2, rows)
+    is_exact = case.get("exact_activations", False)
     stage = Stage(
         source,
         StageConfig(
@@ -111,12 +161,18 @@ def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
             max_step_tokens=max_step_tokens,
             max_context=512,
             wide_kernels=wide_kernels,
+            exact_activations=is_exact,
         ),
     )
-    blocks = decoder_blocks(source, precision, wide_kernels=wide_kernels)
+    blocks = decoder_blocks(source, precision, wide_kernels=wide_kernels, exact_activations=is_exact)
     predicted = sum(block.weight_bytes for block in blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
     predicted += process_bytes(
-        source, precision, NUM_LAYERS, wide_kernels=wide_kernels, is_shard=False, max_step_tokens=max_step_tokens
+        source,
+        precision,
+        NUM_LAYERS,
+        wide_kernels=wide_kernels and not is_exact,
+        is_shard=False,
+        max_step_tokens=max_step_tokens,
     )
     if rows:
         stage.process(prompt_step(rows))

@@ -1,14 +1,19 @@
 """What a stage makes of the numbers that a file claims."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from shoal.core.plan import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention_numpy import NumpyLayer
 from shoal.model.decoder.stage import Stage, StageConfig
 from shoal.model.formats.open_weights import open_weights
-from tests.model.tiny_models import tiny_llama_tensors, write_gguf
+from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from tests.model.tiny_models import make_tiny_model, tiny_llama_tensors, write_gguf
 
 ABSURD_CONTEXT = 2**31 - 1
 
@@ -50,3 +55,73 @@ def test_more_rotary_dimensions_than_a_head_has(tmp_path: Path, rotary_dim: int)
     )
     with pytest.raises(ModelLoadError, match=r"m\.gguf: .*(rotary dimensions of 16|rope\.dimension_count is 0)"):
         open_weights(path)
+
+
+PROMPT = Step(
+    step_id=StepId(0),
+    generation=Generation(0),
+    token_ids=np.arange(5, 13, dtype="<i4").tobytes(),
+    positions=np.arange(8, dtype="<i4").tobytes(),
+    query_starts=np.array([0, 8], "<i4").tobytes(),
+    context_lens=np.array([8], "<i4").tobytes(),
+    block_tables=np.array([0], "<i4").tobytes(),
+    num_output_tokens=0,
+    samples=(SampleRow(row=7, token_index=0, sampling=Sampling(temperature=0.0), target=1, want_logits=True),),
+)
+
+
+def whole_model(part: ShardPart | None = None) -> StageConfig:
+    return StageConfig(
+        first_layer=0,
+        last_layer=4,
+        precision="auto",
+        threads=1,
+        num_blocks=1,
+        block_size=16,
+        max_step_tokens=8,
+        max_context=16,
+        part=part,
+    )
+
+
+def gguf_of_floats(folder: Path) -> tuple[Path, Path]:
+    path = write_gguf(folder / "m.gguf", "llama", tiny_llama_tensors())
+    return path, path
+
+
+def gguf_of_blocks(folder: Path) -> tuple[Path, Path]:
+    path = write_gguf(folder / "m.gguf", "llama", tiny_llama_tensors(), quant="Q8_0")
+    return path, path
+
+
+def safetensors(folder: Path) -> tuple[Path, Path]:
+    return make_tiny_model("llama", folder), folder / "model.safetensors"
+
+
+WRITERS = pytest.mark.parametrize("write", [gguf_of_floats, gguf_of_blocks, safetensors])
+
+
+@WRITERS
+def test_a_file_that_is_written_to_while_it_is_served(
+    tmp_path: Path, write: Callable[[Path], tuple[Path, Path]]
+) -> None:
+    """A worker computes with the weights that it has loaded: the others of its replica have no other ones."""
+    model, weights = write(tmp_path)
+    stage = Stage(open_weights(model), whole_model())
+    before = stage.process(PROMPT)
+    with weights.open("r+b") as file:
+        file.write(os.urandom(weights.stat().st_size))
+    assert stage.process(PROMPT) == before
+    os.truncate(weights, 0)
+    assert stage.process(PROMPT) == before
+
+
+@WRITERS
+@pytest.mark.parametrize("part", [None, ShardPart(kv_heads=(0, 1), columns=(0, 64), vocabulary=(0, 160))])
+def test_nothing_of_the_file_is_mapped_once_it_is_loaded(
+    tmp_path: Path, write: Callable[[Path], tuple[Path, Path]], part: ShardPart | None
+) -> None:
+    model, weights = write(tmp_path)
+    stage = Stage(open_weights(model), whole_model(part))
+    assert stage.weight_bytes > 0
+    assert str(weights) not in Path("/proc/self/maps").read_text()

@@ -40,40 +40,55 @@ def file_blocks(source: WeightSource, precision: Precision) -> list[Block]:
     )
 
 
-def decoder_blocks(source: WeightSource, precision: Precision, *, wide_kernels: bool) -> list[Block]:
+def decoder_blocks(
+    source: WeightSource, precision: Precision, *, wide_kernels: bool, exact_activations: bool = False
+) -> list[Block]:
     """The same with the bytes that a worker holds.
 
-    With `wide_kernels`, layers of 4-bit weights are held twice: they are in two packings.
+    With `wide_kernels`, layers of 4-bit weights are held twice: they are in two packings. With `exact_activations` they
+    are not, but 8-bit weights are held in fp32.
     """
     return _blocks(
         source,
-        end_bytes(source, precision),
+        end_bytes(source, precision, exact_activations=exact_activations),
         [
-            sum(layer_bytes(source, precision, layer, wide_kernels=wide_kernels))
+            sum(layer_bytes(source, precision, layer, wide_kernels=wide_kernels, exact_activations=exact_activations))
             for layer in range(source.config.num_layers)
         ],
     )
 
 
-def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
+def end_bytes(source: WeightSource, precision: Precision, *, exact_activations: bool = False) -> tuple[int, int]:
     """What a worker holds of the embedding, which is not packed, and of the head."""
     config = source.config
-    head = _held(source.matrix_bytes("head", precision), config.vocab_size * config.hidden_size)
+    num_weights = config.vocab_size * config.hidden_size
+    head = _held(source.matrix_bytes("head", precision), num_weights, is_exact=exact_activations)
     return source.matrix_bytes("embedding", precision), head
 
 
-def layer_bytes(source: WeightSource, precision: Precision, layer: int, *, wide_kernels: bool) -> tuple[int, int]:
-    """What a worker holds of a layer's attention matrices and of its MLP's. See `decoder_blocks` for `wide_kernels`."""
+def layer_bytes(
+    source: WeightSource,
+    precision: Precision,
+    layer: int,
+    *,
+    wide_kernels: bool,
+    exact_activations: bool = False,
+) -> tuple[int, int]:
+    """What a worker holds of a layer's attention matrices and of its MLP's. See `decoder_blocks` for the rest."""
     sizes = {
         name: (source.matrix_bytes(f"layers.{layer}.{name}", precision), num_weights)
         for name, num_weights in _matrix_weights(source.config).items()
     }
-    has_wide = wide_kernels and any(num_bytes < num_weights for num_bytes, num_weights in sizes.values())
+    has_wide = (
+        wide_kernels
+        and not exact_activations
+        and any(num_bytes < num_weights for num_bytes, num_weights in sizes.values())
+    )
     is_end = layer == source.config.num_layers - 1 and not isinstance(source, ShardSource)
     narrow_only = _BEFORE_THE_HEAD if is_end else ()
 
     def total(names: Sequence[str]) -> int:
-        narrow = sum(_held(*sizes[name]) for name in names)
+        narrow = sum(_held(*sizes[name], is_exact=exact_activations) for name in names)
         wide = sum(_held(*sizes[name], is_wide=True) for name in names if name not in narrow_only)
         return narrow + (wide if has_wide else 0)
 
@@ -140,11 +155,14 @@ def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int]) ->
     ]
 
 
-def _held(num_bytes: int, num_weights: int, *, is_wide: bool = False) -> int:
-    """What a session holds of a matrix of that size. 4-bit weights of a wide session meet fp32 activations."""
+def _held(num_bytes: int, num_weights: int, *, is_wide: bool = False, is_exact: bool = False) -> int:
+    """What a session holds of a matrix of that size. 4-bit weights of a wide session meet fp32 activations, and of an
+    exact one all do; for 8-bit weights that takes fp32 copies in their place."""
     is_dense, is_4_bit = num_bytes >= _FP32_BYTES * num_weights, num_bytes < num_weights
-    if is_dense or (is_wide and is_4_bit):
+    if is_dense or (is_4_bit and (is_wide or is_exact)):
         return num_bytes
+    if is_exact:
+        return num_weights * _FP32_BYTES
     return num_bytes + int8_packing_bytes(num_weights // BLOCK)
 
 

@@ -28,7 +28,7 @@ from shoal.model.decoder.shard_sampling import sample_shard
 from shoal.model.decoder.stage_buffers import HEAD_ROWS, StageBuffers
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.shard_source import ShardSource
-from shoal.model.weights import Precision, WeightSource
+from shoal.model.weights import Precision, WeightSource, in_own_memory
 from shoal.protocol.messages import LoadStage, SampledToken, SampleRow, Step
 
 F32 = npt.NDArray[np.float32]
@@ -221,7 +221,7 @@ class Stage:
         )
 
     def _load_embedding(self, source: WeightSource) -> Embedding:
-        matrix = source.matrix("embedding", self._config.precision)
+        matrix = in_own_memory(source.matrix("embedding", self._config.precision))
         self.weight_bytes += matrix.num_bytes
         first_id = self._config.part.vocabulary[0] if self._config.part else 0
         return Embedding(matrix, self.decoder.embedding_scale, first_id=first_id, vocab_size=self.vocab_size)

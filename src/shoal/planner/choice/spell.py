@@ -11,12 +11,9 @@ from shoal.core.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.model_sizes import vocabulary_units
-from shoal.planner.kv_room import default_kv_tokens
+from shoal.planner.kv_room import KV_SHARE_OF_FREE_MEMORY, default_kv_tokens
 from shoal.planner.shares import attention_notes
 from shoal.planner.workload import Workload
-
-_KV_SHARE_OF_REST = 0.5
-"""Of the memory that a worker's weights leave, what its KV cache may take."""
 
 BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
 """embedding, layers and head of a shard with such a part, at a precision"""
@@ -194,7 +191,7 @@ class _Speller:
             for chosen_stage, stage in zip(chosen, stages, strict=True)
             for index, shard in zip(chosen_stage.group.members, stage.shards, strict=True)
         ]
-        tokens = [rest * _KV_SHARE_OF_REST / per_token for rest, per_token in workers if per_token]
+        tokens = [rest * KV_SHARE_OF_FREE_MEMORY / per_token for rest, per_token in workers if per_token]
         if limits.kv_memory_bytes is not None:
             in_all = sum(per_token for _, per_token in workers)
             tokens = [limits.kv_memory_bytes * share / in_all] if in_all else []
