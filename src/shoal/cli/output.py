@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shoal.core.plan import Plan, PredictedSpeed, ShardPlan, StagePlan
+from shoal.cli.plan_rows import brief_split, plan_rows
+from shoal.core.plan import Plan, PredictedSpeed
 
-_MB = 1e6
 _PIPE_WIDTH = 130
 """columns that a table takes where there is no terminal"""
 
@@ -72,26 +72,22 @@ def print_table(table: Table, *, to_stderr: bool = False) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """The plan as a small table on stderr, and what is worth knowing about it."""
-    table = Table(title=f"{plan.model}  split {plan.split}  precision {plan.precision}", title_justify="left")
+    """The plan as a small table on stderr, where a large one's alike workers share rows, and what to know about it."""
+    split = brief_split(plan.split, plan.num_workers)
+    table = Table(title=f"{plan.model}  split {split}  precision {plan.precision}", title_justify="left")
     is_sharded = any(len(stage.shards) > 1 for replica in plan.replicas for stage in replica.stages)
     parts = ("KV heads", "MLP columns", "vocabulary") if is_sharded else ()
     is_mixed = len({stage.precision for replica in plan.replicas for stage in replica.stages}) > 1
     precision = ("precision",) if is_mixed else ()
     for column in ("worker", "layers", *precision, *parts, "threads", "cores", "weights", "KV at most", "process"):
         table.add_column(column, justify="left" if column == "worker" else "right")
-    for name, stage, shard in _workers(plan):
-        part = shard.part
+    for row in plan_rows(plan):
         table.add_row(
-            name,
-            _span(stage.first_layer, stage.last_layer),
-            *((stage.precision,) if is_mixed else ()),
-            *(_span(*span) for span in (part.kv_heads, part.columns, part.vocabulary) if is_sharded),
-            str(shard.threads),
-            _where(shard),
-            f"{shard.weight_bytes / _MB:.0f} MB",
-            f"{shard.kv_bytes / _MB:.0f} MB",
-            f"{shard.process_bytes / _MB:.0f} MB",
+            row.worker,
+            row.layers,
+            *((row.precision,) if is_mixed else ()),
+            *((row.kv_heads, row.columns, row.vocabulary) if is_sharded else ()),
+            *(row.threads, row.cores, row.weights, row.kv, row.process),
         )
     print_table(table, to_stderr=True)
     for line in plan.notes:
@@ -108,22 +104,3 @@ def compare_speeds(predicted: PredictedSpeed, output_tokens_per_s: float, ttft_s
         f"{predicted.ttft_s:.3f} s (measured {ttft_s:.3f}), time per output token {predicted.tpot_s * 1e3:.1f} ms "
         f"(measured {tpot_s * 1e3:.1f})"
     )
-
-
-def _workers(plan: Plan) -> Iterator[tuple[str, StagePlan, ShardPlan]]:
-    """Every worker with its name."""
-    for r, replica in enumerate(plan.replicas):
-        for s, stage in enumerate(replica.stages):
-            for rank, shard in enumerate(stage.shards):
-                yield f"replica {r} stage {s}" + (f" shard {rank}" if len(stage.shards) > 1 else ""), stage, shard
-
-
-def _where(shard: ShardPlan) -> str:
-    """Cores and how much of them, or the machine."""
-    cores = shard.machine or ",".join(map(str, shard.cores)) or "any"
-    return cores if shard.cpu_quota is None else f"{cores} at {shard.cpu_quota:.0%}"
-
-
-def _span(first: int, last: int) -> str:
-    """A [first, last) range as a person counts."""
-    return f"{first}-{last - 1}" if last > first else "none"

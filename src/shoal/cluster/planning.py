@@ -125,7 +125,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         plan=plan,
         source=source,
         in_process=config.in_process,
-        auto=auto,
+        auto=auto and replace(auto, plan=plan),
         routing=routing,
         replans=config.replans,
         machines=machines,
