@@ -104,6 +104,7 @@ def make_executor(
     precision: Precision = "fp32",
     native: bool | None = None,
     max_context: int = 256,
+    exact_activations: bool = False,
 ) -> PipelineExecutor:
     """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares."""
     bounds = (0, *cuts, source.config.num_layers)
@@ -117,6 +118,7 @@ def make_executor(
         max_step_tokens=128,
         max_context=max_context,
         native=native,
+        exact_activations=exact_activations,
     )
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
     if len(shares) == 1:
