@@ -21,7 +21,7 @@ HTTP status codes belong to the server and exit codes to the CLI; nothing here k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -102,7 +102,7 @@ _REASON_CHARACTERS = 400
 
 
 @contextmanager
-def while_reading(what: object, error: type[ShoalError] = ModelLoadError) -> Iterator[None]:
+def while_reading(what: object, error: type[ShoalError] = ModelLoadError) -> Generator[None]:
     """Whatever a damaged file makes its parser raise becomes one error that names the file.
 
     Parsers check what they know can be wrong and say it better; this is the net under them, since a file can be wrong

@@ -84,9 +84,13 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return "default" in self._templates
 
-    @cached_property
+    @property
     def max_token_chars(self) -> int:
         """Characters of a text that become one token at most; a longer run of unknown characters is not counted on."""
+        return self._max_token_chars
+
+    @cached_property
+    def _max_token_chars(self) -> int:
         longest = max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
         return longest if self._backend.normalizer is None else _NORMALIZED_CHARS * longest
 
