@@ -56,6 +56,7 @@ class LagWatch:
         gc.freeze()  # a collection over what the tests have loaded says nothing about the server
         try:
             self._loop.call_soon_threadsafe(watch.begin)
+            assert watch.begun.wait(60), "the event loop stands still"
             yield watch.lag
             self._loop.call_soon_threadsafe(watch.end)
             assert watch.ended.wait(60), "the event loop stands still"
@@ -66,6 +67,7 @@ class LagWatch:
 class _Watch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.lag = Lag()
+        self.begun = threading.Event()
         self.ended = threading.Event()
         self._loop = loop
 
@@ -73,6 +75,7 @@ class _Watch:
         self._schedstat = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
         self._last = self._read()
         self._timer = self._loop.call_later(_TICK_S, self._tick)
+        self.begun.set()
 
     def end(self) -> None:
         self._timer.cancel()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ import pytest
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import TensorSpec
 from shoal.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, QueueFull, WorkerLost
+from shoal.router.graph_executor import Tensors
 from shoal.server.oip.model_files import ModelFile
-from shoal.server.oip.served_model import ServedModel
+from shoal.server.oip.served_model import LARGE_BYTES, ServedModel
 from tests.server.oip.fakes import FakeGraph, FakeGraphExecutor, doubler, echo
 
 FILE = ModelFile(name="doubler", version="1", path=Path("doubler.onnx"))
@@ -203,6 +206,71 @@ def test_canaries_are_in_no_account() -> None:
             stats = case.model.stats()
             assert (stats.num_rows, stats.num_batches, dict(stats.batch_sizes)) == (3, 1, {3: 1})
             assert case.model.counts.num_succeeded == 1
+
+    asyncio.run(run())
+
+
+def large(value: int) -> dict[str, np.ndarray[tuple[int], np.dtype[np.uint8]]]:
+    return {"value": np.full(LARGE_BYTES + 1, value, np.uint8)}
+
+
+def test_large_tensors_are_copied_in_a_thread() -> None:
+    async def run() -> None:
+        threads: list[int] = []
+
+        def compute(inputs: Tensors) -> dict[str, np.ndarray[Any, Any]]:
+            threads.append(threading.get_ident())
+            return {"result": inputs["value"]}
+
+        graph = echo("uint8")
+        graph.executors[0].function = compute
+        async with serve(graph) as case:
+            outputs = await asyncio.gather(*(case.model.infer(large(value)) for value in range(4)))
+            assert [output["result"][0] for output in outputs] == [0, 1, 2, 3]
+            assert threading.get_ident() not in threads
+            assert case.model.stats().num_rows == 4
+
+    asyncio.run(run())
+
+
+def test_a_large_request_that_is_cancelled_at_any_time_leaves_nothing_behind() -> None:
+    async def run(num_turns: int) -> None:
+        async with serve(echo("uint8")) as case:
+            task = asyncio.create_task(case.model.infer(large(1)))
+            for _ in range(num_turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await case.model.drain(30)
+            assert (await case.model.infer(large(2)))["result"][0] == 2
+            assert case.model.stats().num_requests == 0
+
+    for num_turns in range(8):
+        asyncio.run(run(num_turns))
+
+
+def test_a_model_that_is_stopped_while_a_thread_works_on_it_ends_its_requests() -> None:
+    async def run() -> None:
+        async with serve(echo("uint8")) as case:
+            tasks = [asyncio.create_task(case.model.infer(large(value))) for value in range(3)]
+            await asyncio.sleep(0)
+            case.model.stop("it is unloaded")
+            for error in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(error, WorkerLost)
+
+    asyncio.run(run())
+
+
+def test_a_worker_lost_while_a_thread_works_ends_the_model() -> None:
+    async def run() -> None:
+        async with serve(echo("uint8")) as case:
+            case.executor.is_stalled = True
+            task = asyncio.create_task(case.model.infer(large(1)))
+            await asyncio.to_thread(case.executor.submitted.acquire)
+            case.executor.lose()
+            with pytest.raises(WorkerLost, match="fake worker"):
+                await task
+            assert len(case.deaths) == 1
 
     asyncio.run(run())
 

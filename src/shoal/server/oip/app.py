@@ -24,8 +24,7 @@ from shoal.server.probes import STATUS_PATH, Probes
 from shoal.server.tls import TlsFiles
 
 MAX_REQUEST_BYTES = 64 << 20
-"""Larger requests are refused by default. Source: Triton, `--http-max-input-size`; copying as much into the memory that
-a worker reads, which the event loop does, takes a few hundredths of a second."""
+"""Larger requests are refused by default. Source: Triton, `--http-max-input-size`."""
 
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What orchestrators ask without a key, and of a server that is about to end."""

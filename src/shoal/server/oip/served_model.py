@@ -1,4 +1,8 @@
-"""One model in service: its batch engine, driven by the event loop without a thread of its own."""
+"""One model in service: its batch engine, driven by the event loop.
+
+While there is much to copy, into the workers' memory and out of it, the engine belongs to a thread instead. Copying
+gives Python's lock away, so the loop goes on meanwhile; small requests do without the way to a thread and back.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.graph_plan import GraphPlan
@@ -20,6 +26,9 @@ from shoal.server.oip.datatypes import check_datatypes
 from shoal.server.oip.model_files import ModelFile
 from shoal.server.oip.request_counts import RequestCounts, reason_of
 from shoal.server.oip.seams import LoadedGraph
+
+LARGE_BYTES = 4 << 20
+"""What the loop copies at most: it takes a few milliseconds. A judgment, far above what the way to a thread costs."""
 
 
 class ServedModel:
@@ -57,6 +66,17 @@ class ServedModel:
         )
         self._canaries = CanaryCounts()
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
+        self._open_bytes = 0
+        """of the inputs of all requests that have not ended"""
+        self._latest_output_bytes = 0
+        """of the latest result: the next is assumed to be as large"""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-tensors")
+        self._in_thread: asyncio.Future[Any] | None = None
+        """what the thread does; None while the engine belongs to the loop"""
+        self._stats_before = self._engine.stats()
+        """the engine's counters when the thread took over"""
+        self._cancelled: list[str] = []
+        """to be told to the engine when the thread is done"""
         self._ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -81,15 +101,14 @@ class ServedModel:
 
     def stats(self) -> BatchStats:
         """The batch engine's counters now, without canaries."""
-        return self._canaries.left_out_of(self._engine.stats())
+        return self._canaries.left_out_of(self._engine.stats() if self._in_thread is None else self._stats_before)
 
     def start(self, on_death: Callable[[str], None]) -> None:
         """Begin to serve in the running loop; `on_death` is called once, with the reason, if all workers are lost
         and will not be started again."""
         self._loop = asyncio.get_running_loop()
         self._on_death = on_death
-        for fd in self._engine.filenos():
-            self._loop.add_reader(fd, self._pump)
+        self._watch(self._loop)
         self._pump_soon()
 
     async def infer(self, inputs: Tensors, timeout_s: float | None = None) -> Mapping[str, Array]:
@@ -138,8 +157,7 @@ class ServedModel:
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is not None:
-            for fd in self._engine.filenos():
-                self._loop.remove_reader(fd)
+            self._unwatch(self._loop)
             self._loop = None
         for future in self._futures.values():
             if not future.done():
@@ -147,20 +165,23 @@ class ServedModel:
 
     def close(self) -> None:
         """Stop the workers, which may take seconds; on any thread, after `stop`. Idempotent."""
-        self._engine.close()
+        self._thread.submit(self._engine.close).result()  # after what it still does
+        self._thread.shutdown()
         self._loaded.close()
 
     async def _run(self, inputs: Tensors, timeout_s: float | None) -> InferenceResult:
         """One request through the engine; its result has outputs. Raises ShoalError."""
-        request_id, future = self._submit(inputs, timeout_s)
+        num_bytes = _num_bytes(inputs)
+        self._open_bytes += num_bytes
+        request = InferenceRequest(request_id=str(next(self._ids)), inputs=inputs, timeout_s=timeout_s)
         try:
-            result = await future
+            result = await (await self._submit(request, is_large=num_bytes > LARGE_BYTES))
         except asyncio.CancelledError:
-            self._engine.cancel(request_id)
-            self._pump_soon()
+            self._cancel(request.request_id)
             raise
         finally:
-            self._forget(request_id)
+            self._open_bytes -= num_bytes
+            self._forget(request.request_id)
         if result.error is not None:
             raise result.error
         self._last_output_s = self._clock()
@@ -171,19 +192,62 @@ class ServedModel:
             raise WorkerLost(self.failure or "the model is not in service")
         return check_inputs(self.plan.inputs, inputs, batch=self.plan.batch, convert=False)
 
-    def _submit(self, inputs: Tensors, timeout_s: float | None) -> tuple[str, asyncio.Future[InferenceResult]]:
+    async def _submit(self, request: InferenceRequest, *, is_large: bool) -> asyncio.Future[InferenceResult]:
         if self._loop is None:
             raise WorkerLost(self.failure or "the model is not in service")
-        request_id = str(next(self._ids))
-        self._engine.add(InferenceRequest(request_id=request_id, inputs=inputs, timeout_s=timeout_s))
-        future = self._futures[request_id] = self._loop.create_future()
+        future = self._futures[request.request_id] = self._loop.create_future()
+        while self._in_thread is not None:
+            await asyncio.wait((self._in_thread,))
+        if future.done():  # the model was stopped meanwhile
+            return future
+        if is_large:
+            adding = self._hand_over(self._loop, lambda: self._engine.add(request))
+            await asyncio.wait((adding,))
+            adding.result()
+        else:
+            self._engine.add(request)
         self._pump_soon()
-        return request_id, future
+        return future
+
+    def _cancel(self, request_id: str) -> None:
+        if self._in_thread is not None:
+            self._cancelled.append(request_id)
+        else:
+            self._engine.cancel(request_id)
+            self._pump_soon()
 
     def _forget(self, request_id: str) -> None:
-        del self._futures[request_id]
+        self._futures.pop(request_id, None)
         if self._drained is not None and not self._futures:
             self._drained.set()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        for fd in self._engine.filenos():
+            loop.add_reader(fd, self._pump)
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        for fd in self._engine.filenos():
+            loop.remove_reader(fd)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Let the thread work on the engine, which the loop leaves alone until it is done."""
+        self._stats_before = self._engine.stats()
+        self._unwatch(loop)
+        self._in_thread = loop.run_in_executor(self._thread, work)
+        self._in_thread.add_done_callback(self._take_back)
+        return self._in_thread
+
+    def _take_back(self, _: asyncio.Future[Any]) -> None:
+        self._in_thread = None
+        if self._loop is None:
+            return
+        self._watch(self._loop)
+        for request_id in self._cancelled:
+            self._engine.cancel(request_id)
+            self._pump_soon()
+        self._cancelled.clear()
+        if self._is_pump_due:
+            self._loop.call_soon(self._pump)
 
     def _pump_soon(self) -> None:
         """Once for everything that this iteration of the loop brings, so that requests read together run together."""
@@ -195,12 +259,26 @@ class ServedModel:
         self._is_pump_due = False
         if self._loop is None:
             return
+        if self._in_thread is not None:
+            self._is_pump_due = True  # when the thread is done
+        elif self._open_bytes + len(self._futures) * self._latest_output_bytes > LARGE_BYTES:
+            self._hand_over(self._loop, lambda: self._engine.turn(0.0)).add_done_callback(self._end_turn)
+        else:
+            self._digest(lambda: self._engine.turn(0.0))
+
+    def _end_turn(self, turn: asyncio.Future[list[InferenceResult]]) -> None:
+        if self._loop is not None:
+            self._digest(turn.result)
+
+    def _digest(self, turn: Callable[[], list[InferenceResult]]) -> None:
+        assert self._loop is not None
         try:
-            results = self._engine.turn(0.0)
+            results = turn()
         except WorkerLost as error:
             self._die(str(error))
             return
         for result in results:
+            self._latest_output_bytes = _num_bytes(result.outputs)
             future = self._futures.get(result.request_id)
             if future is not None and not future.done():
                 future.set_result(result)
@@ -216,3 +294,8 @@ class ServedModel:
         self.stop(reason)
         if self._on_death is not None:
             self._on_death(reason)
+
+
+def _num_bytes(tensors: Tensors) -> int:
+    """Of tensors of numbers; strings count as their pointers, and have bounds of their own."""
+    return sum(array.nbytes for array in tensors.values())

@@ -67,9 +67,11 @@ def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes 
     return array if array.flags.aligned else array.copy()
 
 
-def bytes_of_array(array: Array) -> bytes:
-    """An output's elements."""
-    return b"".join(_string_pieces(array)) if array.dtype == object else array.tobytes()
+def bytes_of_array(array: Array) -> bytes | memoryview:
+    """An output's elements, where they lie if that is possible. Valid until: the array is written into."""
+    if array.dtype == object:
+        return b"".join(_string_pieces(array))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def text_of_element(name: str, element: bytes) -> str:

@@ -14,9 +14,9 @@ from shoal.server.oip.tensor_bytes import bytes_of_array
 from shoal.server.oip.tensor_json import json_of_array
 
 
-def encode_answer(answer: InferAnswer, request: ParsedBody) -> list[bytes]:
+def encode_answer(answer: InferAnswer, request: ParsedBody) -> list[bytes | memoryview]:
     """The body's pieces: its JSON part, and the bytes of each binary tensor."""
-    pieces: list[bytes] = [b""]
+    pieces: list[bytes | memoryview] = [b""]
     outputs: list[dict[str, Any]] = []
     for name, array in answer.outputs.items():
         output = _described(name, array)

@@ -62,7 +62,7 @@ def response_from(messages: Messages, answer: InferAnswer) -> Any:
     )
     for name, array in answer.outputs.items():
         response.outputs.add(name=name, datatype=datatype_of_array(array), shape=array.shape)
-        response.raw_output_contents.append(bytes_of_array(array))
+        response.raw_output_contents.append(bytes(bytes_of_array(array)))
     return response
 
 
