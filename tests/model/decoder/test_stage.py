@@ -1,4 +1,4 @@
-"""What a stage makes of the numbers that a file claims."""
+"""What a stage makes of the numbers that a file claims, and of a file that changes under it."""
 
 import os
 from collections.abc import Callable
