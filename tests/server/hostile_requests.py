@@ -142,3 +142,42 @@ TO_GRAPHS: dict[str, Callable[[], bytes]] = {
     "many fields": lambda: post(DOUBLE, b'{"inputs":[],' + b",".join(b'"%x":1' % i for i in range(19_000)) + b"}"),
 }
 """To the Open Inference Protocol."""
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Source: Protocol Buffers, "Encoding", length-delimited records."""
+    size, head = len(value), bytearray([number << 3 | 2])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(head) + bytes([size]) + value
+
+
+def _message(model: str, *parts: bytes) -> bytes:
+    return _field(1, model.encode()) + b"".join(parts)
+
+
+def _value(datatype: bytes, num_elements: int, contents: bytes = b"") -> bytes:
+    return _field(5, _field(1, b"value") + _field(2, datatype) + _field(3, _varint(num_elements)) + contents)
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80]) + _varint(value >> 7) if value > 0x7F else bytes([value])
+
+
+TO_GRPC: dict[str, Callable[[], bytes]] = {
+    "a large tensor": lambda: _message("echo_uint8", _value(b"UINT8", 15 * MB), _field(7, bytes(15 * MB))),
+    "many booleans": lambda: _message("echo_bool", _value(b"BOOL", 15 * MB), _field(7, b"\2" * (15 * MB))),
+    "typed numbers": lambda: _message("echo_int8", _value(b"INT8", MB - 8, _field(5, _field(2, b"\1" * (MB - 8))))),
+    "typed strings": lambda: _message(
+        "echo_string", _value(b"BYTES", MB // 2 - 8, _field(5, _field(8, b"") * (MB // 2 - 8)))
+    ),
+    "many raw tensors": lambda: _message("echo_uint8", _field(7, b"") * (7 * MB)),
+    "many inputs": lambda: _message("echo_uint8", _field(5, b"") * (7 * MB)),
+    "many parameters": lambda: _message("echo_uint8", _field(4, _field(1, b"a")) * 4_000),
+    "a long name": lambda: _message("a" * (15 * MB)),
+    "fields that nobody knows": lambda: _message("echo_uint8", _field(15, bytes(3 * MB))),
+    "many groups": lambda: b"\x7b" * (15 * MB),
+    "an empty message": lambda: b"",
+}
+"""Messages to ModelInfer over gRPC."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import httpx
 import pytest
 import tritonclient.grpc as client
@@ -30,6 +31,16 @@ def test_grpc() -> None:
         assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
         headers = {"authorization": "Bearer key"}
         assert grpc_client.infer("doubler", doubler_inputs(client), headers=headers).as_numpy("y") is not None
+
+
+def test_grpc_reads_nothing_of_a_client_without_the_key() -> None:
+    with (
+        run_server(api_key="key", max_request_bytes=1 << 16) as running,
+        grpc.insecure_channel(running.grpc_address) as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(bytes(1 << 20), timeout=30)
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_loading_needs_a_key_or_leave() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+import grpc
 import httpx
 import pytest
 
-from tests.server.hostile_requests import TO_ANY, TO_GRAPHS, send_raw
+from tests.server.hostile_requests import TO_ANY, TO_GRAPHS, TO_GRPC, send_raw
 from tests.server.loop_lag import MAX_LAG_S, LagWatch
 from tests.server.oip.fakes import doubler
 from tests.server.oip.running import RunningServer, echoes, run_server
@@ -35,3 +36,19 @@ def test_a_hostile_request(server: RunningServer, name: str) -> None:
     assert lag.worst_s < MAX_LAG_S
     assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
     assert httpx.post(f"{server.url}/v2/models/doubler/infer", json=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize("name", TO_GRPC)
+def test_a_hostile_message(server: RunningServer, name: str) -> None:
+    message = TO_GRPC[name]()
+    with grpc.insecure_channel(server.grpc_address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with LagWatch(server.loop).measure() as lag:
+            code = grpc.StatusCode.OK
+            try:
+                call(message, timeout=60)
+            except grpc.RpcError as error:
+                code = error.code()
+        assert lag.worst_s < MAX_LAG_S
+        assert code in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+        assert channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=60) == b"\x08\x01"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest
 from shoal.server.oip.rpc.messages import Messages
-from shoal.server.oip.rpc.wire_check import check_request
+from shoal.server.oip.rpc.wire_check import split_request
 
 MESSAGES = Messages()
 
@@ -21,7 +21,10 @@ def test_real_requests_pass() -> None:
     tensor.contents.fp32_contents.extend([1.5] * 1000)
     tensor.parameters["a"].string_param = "b"
     request.parameters["priority"].uint64_param = (1 << 64) - 1
-    check_request(request.SerializeToString())
+    head, raws = split_request(request.SerializeToString())
+    assert raws == [bytes(1 << 20)]
+    del request.raw_input_contents[:]
+    assert MESSAGES["ModelInferRequest"].FromString(head) == request
 
 
 @pytest.mark.parametrize(
@@ -39,10 +42,10 @@ def test_real_requests_pass() -> None:
 )
 def test_too_much(message: bytes, problem: str) -> None:
     with pytest.raises(InvalidRequest, match=problem):
-        check_request(message)
+        split_request(message)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_pass_or_are_refused(message: bytes) -> None:
     with suppress(InvalidRequest):
-        check_request(message)
+        split_request(message)

@@ -60,7 +60,7 @@ def create_graph_app(
     calls = RepositoryCalls(repository, may_change=allow_load or api_key is not None)
     rpc = None
     if grpc_address is not None:
-        rpc = RpcServer(repository, calls, status, drain, grpc_address, api_key, max_request_bytes, tls)
+        rpc = RpcServer(repository, calls, status, drain, grpc_address, api_key, bodies, tls)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from shoal.router.graph_executor import Array
 from shoal.server.oip.datatypes import BYTES, datatype_of_array, dtype_of
 from shoal.server.oip.inference import InferAnswer, InferCall, gather_inputs, timeout_from
 from shoal.server.oip.rpc.messages import Messages
-from shoal.server.oip.tensor_bytes import array_from_bytes, bytes_of_array, num_elements, text_of_element
+from shoal.server.oip.rpc.wire_check import split_request
+from shoal.server.oip.tensor_bytes import array_from_bytes, bytes_of_array, check_strings, num_elements, text_of_element
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -28,57 +31,106 @@ _CONTENTS = {
     BYTES: "bytes_contents",
 }
 """Where typed contents hold each datatype. Source: Open Inference Protocol v2, "Tensor Data"."""
+_PIECE_ELEMENTS = 1 << 14
+"""Typed values are read so many at a time, between which other threads have their turn at Python's lock."""
+_RAW_OUTPUT_CONTENTS = 6
+_INFER_RESPONSE = 2
+"""Numbers of fields. Source: as `schema`."""
 
 
-def call_from(request: Any, remaining_s: float | None) -> InferCall:
-    """Read a ModelInferRequest; arrays lie in its raw contents.
+MAX_HEAD_BYTES = 4 << 20
+"""Of a request without its raw contents: typed contents, names and parameters. They are parsed in one go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRequest:
+    """A ModelInferRequest, which Protocol Buffers would copy."""
+
+    message: Any
+    """without raw_input_contents"""
+    raws: Sequence[memoryview]
+    """its raw_input_contents, in the bytes that came"""
+
+
+def parse_request(messages: Messages, message: bytes) -> InferRequest:
+    """What came as bytes, which must not change. Raises InvalidRequest."""
+    head, raws = split_request(message)
+    if len(head) > MAX_HEAD_BYTES:
+        raise InvalidRequest(f"the request has {len(head)} bytes beside raw_input_contents: at most {MAX_HEAD_BYTES}")
+    return InferRequest(message=messages.parsed("ModelInferRequest", head), raws=raws)
+
+
+def call_from(given: InferRequest, remaining_s: float | None) -> InferCall:
+    """Read a request; arrays lie in its raw contents.
 
     Args:
-        request: the message.
+        given: the request.
         remaining_s: until the client's own deadline; None: it has none.
 
     Raises:
         InvalidRequest: it is not what the protocol prescribes.
     """
-    parameters = request.parameters
+    request, parameters = given.message, given.message.parameters
     timeouts_s = (timeout_from(_parameter(parameters, "timeout")), remaining_s)
     return InferCall(
         model_name=request.model_name,
         model_version=request.model_version,
         request_id=request.id,
-        inputs=_inputs(request),
+        inputs=_inputs(request, given.raws),
         outputs=tuple(_output_name(output) for output in request.outputs),
         timeout_s=min((timeout_s for timeout_s in timeouts_s if timeout_s is not None), default=None),
     )
 
 
-def response_from(messages: Messages, answer: InferAnswer) -> Any:
-    """A ModelInferResponse, always with raw contents, as Triton's are."""
-    response = messages.new(
+def response_bytes(messages: Messages, answer: InferAnswer, *, is_told_final: bool = False) -> bytes:
+    """A ModelInferResponse as it is sent, always with raw contents, as Triton's are.
+
+    Args:
+        messages: the classes.
+        answer: what came of the request.
+        is_told_final: whether to say that it is the request's last: each request has one.
+    """
+    head = messages.new(
         "ModelInferResponse",
         model_name=answer.model_name,
         model_version=answer.model_version,
         id=answer.request_id,
     )
+    if is_told_final:
+        head.parameters["triton_final_response"].bool_param = True
+    raws: list[bytes | memoryview] = []
     for name, array in answer.outputs.items():
-        response.outputs.add(name=name, datatype=datatype_of_array(array), shape=array.shape)
-        response.raw_output_contents.append(bytes(bytes_of_array(array)))
-    return response
+        head.outputs.add(name=name, datatype=datatype_of_array(array), shape=array.shape)
+        raw = bytes_of_array(array)
+        raws += (_field_head(_RAW_OUTPUT_CONTENTS, len(raw)), raw)
+    return b"".join([head.SerializeToString(), *raws])
 
 
-def _inputs(request: Any) -> dict[str, Array]:
+def stream_response_bytes(response: bytes) -> bytes:
+    """A ModelStreamInferResponse around a ModelInferResponse."""
+    return b"".join((_field_head(_INFER_RESPONSE, len(response)), response))
+
+
+def _field_head(number: int, num_bytes: int) -> bytes:
+    """What stands before the bytes of a field. Source: Protocol Buffers, "Encoding", length-delimited records."""
+    head = bytearray([number << 3 | 2])
+    while num_bytes > 0x7F:
+        head.append(num_bytes & 0x7F | 0x80)
+        num_bytes >>= 7
+    head.append(num_bytes)
+    return bytes(head)
+
+
+def _inputs(request: Any, raws: Sequence[memoryview]) -> dict[str, Array]:
     tensors = list(request.inputs)
     for tensor in tensors:
         if "shared_memory_region" in tensor.parameters:
             raise InvalidRequest(f"input {tensor.name!r}: shared memory is not offered here; send the data")
-    if request.raw_input_contents:
-        arrays = _raw_arrays(tensors, request.raw_input_contents)
-    else:
-        arrays = [_typed_array(tensor) for tensor in tensors]
+    arrays = _raw_arrays(tensors, raws) if raws else [_typed_array(tensor) for tensor in tensors]
     return gather_inputs([tensor.name for tensor in tensors], arrays)
 
 
-def _raw_arrays(tensors: list[Any], raws: Any) -> list[Array]:
+def _raw_arrays(tensors: list[Any], raws: Sequence[memoryview]) -> list[Array]:
     if len(raws) != len(tensors):
         raise InvalidRequest(f"there are {len(tensors)} inputs, but {len(raws)} raw_input_contents")
     for tensor in tensors:
@@ -103,13 +155,18 @@ def _typed_array(tensor: Any) -> Array:
             f"{list(shape)} has {count}"
         )
     if datatype == BYTES:
+        check_strings(name, count, 0)
         array = np.empty(count, dtype=object)
         array[:] = [text_of_element(name, value) for value in values]
         return array.reshape(shape)
+    array = np.empty(count, dtype_of(datatype, name))
     try:
-        return np.array(values, dtype=dtype_of(datatype, name)).reshape(shape)
+        for first in range(0, count, _PIECE_ELEMENTS):
+            last = first + _PIECE_ELEMENTS
+            array[first:last] = np.array(values[first:last], array.dtype)
     except OverflowError as error:
         raise InvalidRequest(f"input {name!r} holds a value outside of {datatype}") from error
+    return array.reshape(shape)
 
 
 def _output_name(output: Any) -> str:

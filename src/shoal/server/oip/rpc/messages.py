@@ -9,8 +9,9 @@ from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
+from shoal.errors import InvalidRequest
 from shoal.server.oip.rpc.schema import ENUMS, MESSAGES, PACKAGE
 
 _SCALARS = {
@@ -43,6 +44,13 @@ class Messages:
     def new(self, name: str, /, **fields: Any) -> Any:
         """A message; nested ones may be given as dictionaries."""
         return self._classes[name](**fields)
+
+    def parsed(self, name: str, data: bytes) -> Any:
+        """A message from its bytes. Raises InvalidRequest."""
+        try:
+            return self._classes[name].FromString(data)
+        except DecodeError as error:
+            raise InvalidRequest(f"the message is not a {name}: {error}") from error
 
 
 def _file() -> FileDescriptorProto:

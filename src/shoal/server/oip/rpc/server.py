@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from shoal.errors import ConfigError, InvalidRequest, ShoalError
+from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.server.auth import ApiKeyCheck
+from shoal.server.bodies import RequestBodies
 from shoal.server.draining import Drain
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
@@ -20,7 +22,6 @@ from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import PACKAGE
 from shoal.server.oip.rpc.service import UNARY_METHODS, Context, InferenceService
-from shoal.server.oip.rpc.wire_check import check_request
 from shoal.server.oip.status import RepositoryStatus
 from shoal.server.serve import CUT_OFF_S
 from shoal.server.tls import TlsFiles
@@ -28,8 +29,17 @@ from shoal.server.tls import TlsFiles
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
 """What orchestrators ask without a key."""
-_MAX_MESSAGE_BYTES = (1 << 31) - 1
+_LARGEST_BYTES = (1 << 31) - 1
 """Source: gRPC keeps the limit in a signed 32-bit integer."""
+COPIED_BYTES = 16 << 20
+_SHARE = 4
+"""gRPC's library copies a message several times in the event loop, 16 MiB in about 15 ms. So one may have a quarter of
+what a request may have over HTTP, or up to so much."""
+MAX_UNREAD_BYTES = 1 << 30
+"""Of messages that are on their way, which no limit of gRPC's bounds together; streams may have as much again."""
+MIN_READS = 4
+READ_TIMEOUT_S = 20.0
+"""From the call to its whole message. A judgment: 16 MiB over 10 Mbit/s."""
 MAX_CONCURRENT_RPCS = 1_024
 """More are told RESOURCE_EXHAUSTED before they are read. A judgment: what waits beyond is refused by the queue."""
 MAX_STREAMS = 256
@@ -45,6 +55,11 @@ MAX_SMALL_BYTES = 1 << 16
 
 _INTERNAL = "internal error; see the server's log"
 _log = logging.getLogger(__name__)
+
+
+def max_message_bytes(max_request_bytes: int) -> int:
+    """The largest message that is taken, where HTTP takes bodies of `max_request_bytes`."""
+    return min(_LARGEST_BYTES, max(max_request_bytes // _SHARE, min(max_request_bytes, COPIED_BYTES)))
 
 
 class _KeyInterceptor(grpc.aio.ServerInterceptor):
@@ -82,21 +97,25 @@ class RpcServer:
         drain: Drain,
         address: tuple[str, int],
         api_key: str | None,
-        max_request_bytes: int,
+        bodies: RequestBodies,
         tls: TlsFiles | None = None,
     ) -> None:
         self._messages = Messages()
-        self._service = InferenceService(repository, calls, status, drain, self._messages)
+        self._service = InferenceService(repository, calls, status, drain, self._messages, bodies)
         self._address = address
         self._check = ApiKeyCheck(api_key) if api_key is not None else None
-        self._max_request_bytes = max_request_bytes
+        self._bodies = bodies
+        self._max_message_bytes = max_message_bytes(bodies.limit_bytes)
+        self._max_reads = max(MIN_READS, MAX_UNREAD_BYTES // self._max_message_bytes)
+        self._readers = asyncio.Semaphore(self._max_reads)
+        self._num_streams = 0
         self._tls = tls
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where the address cannot be had."""
         options = [
-            ("grpc.max_receive_message_length", min(self._max_request_bytes, _MAX_MESSAGE_BYTES)),
+            ("grpc.max_receive_message_length", self._max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
@@ -131,51 +150,72 @@ class RpcServer:
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         handlers = {name: self._unary_handler(name) for name in UNARY_METHODS}
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._answer_stream, response_serializer=self._messages["ModelStreamInferResponse"].SerializeToString
-        )
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._answer_stream)
         return handlers
 
     def _unary_handler(self, name: str) -> grpc.RpcMethodHandler[Any, Any]:
-        """Requests come as bytes: what they hold is looked at before they are parsed."""
+        """For gRPC the request is a stream of one, which is not read before there is memory for it."""
         method = getattr(self._service, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
 
-        async def answer(request: bytes, context: Context) -> Any:
+        async def answer(requests: AsyncIterator[bytes], context: Context) -> Any:
             try:
-                return await method(self._parsed(name, request), context)
+                async with self._message_of(requests) as message:
+                    if name == "ModelInfer":
+                        return await method(message, context)
+                    return (await method(self._parsed(name, message), context)).SerializeToString()
             except ShoalError as error:
-                code, message, trailing = status_of(error), str(error), trailing_metadata(error)
+                code, text, trailing = status_of(error), str(error), trailing_metadata(error)
             except Exception:
                 _log.exception("%s failed", name)
-                code, message, trailing = grpc.StatusCode.INTERNAL, _INTERNAL, ()
-            return await context.abort(code, message, trailing)
+                code, text, trailing = grpc.StatusCode.INTERNAL, _INTERNAL, ()
+            return await context.abort(code, text, trailing)
 
-        return grpc.unary_unary_rpc_method_handler(
-            answer, response_serializer=self._messages[f"{name}Response"].SerializeToString
-        )
+        return grpc.stream_unary_rpc_method_handler(answer)
 
-    async def _answer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-        async for request in requests:
-            response = self._messages.new("ModelStreamInferResponse")
-            try:
-                parsed = self._parsed("ModelInfer", request)
-            except ShoalError as error:
-                response.error_message = str(error)
-            else:
-                try:
-                    response = await self._service.answer_of_stream(parsed, context)
-                except Exception:
-                    _log.exception("ModelStreamInfer failed")
-                    response.error_message = _INTERNAL
-            yield response
+    @asynccontextmanager
+    async def _message_of(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """The only message of a call, counted as in memory. Raises InvalidRequest, QueueFull, DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S), self._readers:
+                message = await anext(requests)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the request had not come within {READ_TIMEOUT_S:.0f} s") from None
+        except StopAsyncIteration:
+            raise InvalidRequest("the call has no message") from None
+        with self._counted(message):
+            yield message
+
+    @contextmanager
+    def _counted(self, message: bytes) -> Generator[None, None, None]:
+        """Raises QueueFull."""
+        self._bodies.take(len(message))
+        try:
+            yield
+        finally:
+            self._bodies.give(len(message))
+
+    async def _answer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        if self._num_streams >= self._max_reads:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {self._max_reads} streams already")
+        self._num_streams += 1
+        try:
+            async for request in requests:
+                yield await self._answer_in_stream(request, context)
+        finally:
+            self._num_streams -= 1
+
+    async def _answer_in_stream(self, request: bytes, context: Context) -> bytes:
+        try:
+            with self._counted(request):
+                return await self._service.model_infer(request, context, in_stream=True)
+        except ShoalError as error:
+            return self._service.stream_error(request, error)
+        except Exception:
+            _log.exception("ModelStreamInfer failed")
+            return self._messages.new("ModelStreamInferResponse", error_message=_INTERNAL).SerializeToString()
 
     def _parsed(self, name: str, message: bytes) -> Any:
         """Raises InvalidRequest."""
-        if name == "ModelInfer":
-            check_request(message)
-        elif len(message) > MAX_SMALL_BYTES:
+        if len(message) > MAX_SMALL_BYTES:
             raise InvalidRequest(f"the request has {len(message)} bytes: at most {MAX_SMALL_BYTES}")
-        try:
-            return self._messages[f"{name}Request"].FromString(message)
-        except DecodeError as error:
-            raise InvalidRequest(f"the message is not a {name}Request: {error}") from error
+        return self._messages.parsed(f"{name}Request", message)

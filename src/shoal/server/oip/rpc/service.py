@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grpc.aio
 
-from shoal.errors import ShoalError
+from shoal.errors import InvalidRequest, ShoalError
+from shoal.server.bodies import RequestBodies
 from shoal.server.draining import Drain
-from shoal.server.oip.inference import run_inference
+from shoal.server.oip.inference import InferCall, run_inference
 from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository import ModelNotReady, ModelRepository, UnknownModel
 from shoal.server.oip.repository_calls import RepositoryCalls
-from shoal.server.oip.rpc.infer_messages import call_from, response_from
+from shoal.server.oip.rpc.infer_messages import (
+    InferRequest,
+    call_from,
+    parse_request,
+    response_bytes,
+    stream_response_bytes,
+)
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.statistics import model_statistics
 from shoal.server.oip.status import RepositoryStatus
 
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 UNARY_METHODS = (
@@ -38,6 +47,9 @@ UNARY_METHODS = (
 )
 """Methods of one request and one response; their messages are called METHODRequest and METHODResponse."""
 
+_QUICK_BYTES = 1 << 18
+"""Messages and answers up to this size are worked on in the event loop: sooner than a thread could take them over."""
+
 
 class InferenceService:
     """Each method is named as the protocol names it, in Python's spelling. Raises ShoalError; `server` answers it."""
@@ -49,12 +61,14 @@ class InferenceService:
         status: RepositoryStatus,
         drain: Drain,
         messages: Messages,
+        bodies: RequestBodies,
     ) -> None:
         self._calls = calls
         self._repository = repository
         self._status = status
         self._drain = drain
         self._messages = messages
+        self._bodies = bodies
 
     async def server_live(self, request: Any, context: Context) -> Any:
         """ServerLive"""
@@ -83,22 +97,36 @@ class InferenceService:
         model = self._repository.get(request.name, request.version)
         return self._messages.new("ModelMetadataResponse", **model_metadata(model))
 
-    async def model_infer(self, request: Any, context: Context) -> Any:
-        """ModelInfer"""
+    async def model_infer(self, request: bytes, context: Context, *, in_stream: bool = False) -> bytes:
+        """ModelInfer, and what ModelStreamInfer answers to one of its requests where that is no error."""
         with self._drain.request():
-            answer = await run_inference(self._repository, call_from(request, context.time_remaining()))
-        return response_from(self._messages, answer)
+            given, call = await self._worked(len(request), lambda: self._call(request, context))
+            answer = await run_inference(self._repository, call)
+        num_bytes = sum(array.nbytes for array in answer.outputs.values())
+        if not in_stream:
+            return await self._worked(num_bytes, lambda: response_bytes(self._messages, answer))
+        is_told_final = "triton_enable_empty_final_response" in given.message.parameters
+        response = await self._worked(
+            num_bytes, lambda: response_bytes(self._messages, answer, is_told_final=is_told_final)
+        )
+        return stream_response_bytes(response)
 
-    async def answer_of_stream(self, request: Any, context: Context) -> Any:
-        """What ModelStreamInfer answers to one of its requests: errors are answers there."""
+    def stream_error(self, request: bytes, error: ShoalError) -> bytes:
+        """What ModelStreamInfer answers to a request that failed: errors are answers there."""
+        response = self._messages.new("ModelStreamInferResponse", error_message=str(error))
         try:
-            response = await self.model_infer(request, context)
-            if "triton_enable_empty_final_response" in request.parameters:
-                response.parameters["triton_final_response"].bool_param = True  # each request has one
-            return self._messages.new("ModelStreamInferResponse", infer_response=response)
-        except ShoalError as error:
-            failed = self._messages.new("ModelInferResponse", id=request.id, model_name=request.model_name)
-            return self._messages.new("ModelStreamInferResponse", error_message=str(error), infer_response=failed)
+            failed = parse_request(self._messages, request).message
+        except InvalidRequest:
+            return response.SerializeToString()
+        response.infer_response.id, response.infer_response.model_name = failed.id, failed.model_name
+        return response.SerializeToString()
+
+    def _call(self, request: bytes, context: Context) -> tuple[InferRequest, InferCall]:
+        given = parse_request(self._messages, request)
+        return given, call_from(given, context.time_remaining())
+
+    async def _worked(self, num_bytes: int, work: Callable[[], T]) -> T:
+        return work() if num_bytes <= _QUICK_BYTES else await self._bodies.off_loop(work)
 
     async def system_shared_memory_status(self, request: Any, context: Context) -> Any:
         """SystemSharedMemoryStatus: none is ever registered."""

@@ -1,4 +1,4 @@
-"""What an inference request holds, counted on its bytes before it is parsed.
+"""What an inference request holds, counted on its bytes before it is parsed; raw tensors are left where they lie.
 
 Two bytes make an empty submessage of a hundred in memory, so the size of a message says little about what it takes.
 Source: Protocol Buffers, "Encoding".
@@ -14,39 +14,55 @@ MAX_FIELDS = 4_096
 """Of the request, and of all its inputs together: tensors, parameters, sizes."""
 MAX_SHAPE_BYTES = 1_024
 MAX_CONTENTS_BYTES = 1 << 20
-"""Of an input's typed contents, each of which becomes an object of Python."""
+"""Of all inputs' typed contents, each of which becomes an object of Python."""
 
 _INPUTS = 5
+_RAW_CONTENTS = 7
+_BYTES_TYPE = 2
 _SHAPE, _CONTENTS = 3, 5
 
 
-def check_request(message: bytes) -> None:
-    """Raises InvalidRequest for a ModelInferRequest that holds too much, or whose bytes are none."""
-    num_fields = 0
-    for number, start, end in _fields(message, 0, len(message)):
+def split_request(message: bytes) -> tuple[bytes, list[memoryview]]:
+    """A ModelInferRequest without its raw_input_contents, and those, which lie in `message`.
+
+    Raises:
+        InvalidRequest: it holds too much, or its bytes are none.
+    """
+    view = memoryview(message)
+    head: list[memoryview] = []
+    raws: list[memoryview] = []
+    num_fields = num_contents_bytes = begin = 0
+    for number, wire_type, start, end in _fields(message, 0, len(message)):
         num_fields += 1
-        if number == _INPUTS:
-            for inner, inner_start, inner_end in _fields(message, start, end):
+        if number == _RAW_CONTENTS and wire_type == _BYTES_TYPE:
+            raws.append(view[start:end])
+        else:
+            head.append(view[begin:end])
+        begin = end
+        if number == _INPUTS and wire_type == _BYTES_TYPE:
+            for inner, _, inner_start, inner_end in _fields(message, start, end):
                 num_fields += 1
                 size = inner_end - inner_start
                 if inner == _SHAPE and size > MAX_SHAPE_BYTES:
                     raise InvalidRequest(f"an input has a shape of {size} bytes: at most {MAX_SHAPE_BYTES}")
-                if inner == _CONTENTS and size > MAX_CONTENTS_BYTES:
-                    raise InvalidRequest(
-                        f"an input has {size} bytes of typed contents: send more than {MAX_CONTENTS_BYTES} in "
-                        "raw_input_contents"
-                    )
-                _check(num_fields)
-        _check(num_fields)
+                num_contents_bytes += size if inner == _CONTENTS else 0
+                _check(num_fields, num_contents_bytes)
+        _check(num_fields, num_contents_bytes)
+    return b"".join(head), raws
 
 
-def _check(num_fields: int) -> None:
+def _check(num_fields: int, num_contents_bytes: int) -> None:
+    if num_contents_bytes > MAX_CONTENTS_BYTES:
+        raise InvalidRequest(
+            f"the inputs have {num_contents_bytes} bytes of typed contents: send more than {MAX_CONTENTS_BYTES} in "
+            "raw_input_contents"
+        )
     if num_fields > MAX_FIELDS:
         raise InvalidRequest(f"the request has more than {MAX_FIELDS} tensors, parameters and sizes")
 
 
-def _fields(message: bytes, first: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """Number, begin and end of each field's value. Raises InvalidRequest."""
+def _fields(message: bytes, first: int, last: int) -> Iterator[tuple[int, int, int, int]]:
+    """Number, wire type, begin and end of each field's value. Raises InvalidRequest."""
     while first < last:
         tag, first = _varint(message, first, last)
         match tag & 7:
@@ -63,7 +79,7 @@ def _fields(message: bytes, first: int, last: int) -> Iterator[tuple[int, int, i
                 raise InvalidRequest("the message is not a ModelInferRequest")
         if end > last:
             raise InvalidRequest("the message ends in the middle of a field")
-        yield tag >> 3, first, end
+        yield tag >> 3, tag & 7, first, end
         first = end
 
 
