@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from shoal.cluster.graph_launch import LoadedGraph, launch_graph
 from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig, PlanningConfig
-from shoal.core.graph_plan import GraphPlan
+from shoal.core.graph_plan import BatchAxes, GraphPlan
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.input_check import check_inputs
 from shoal.model.graph.torch_export import export_module
@@ -57,7 +57,7 @@ class Model:
             WorkerLost: no worker is left to compute on, and none could be started again.
         """
         plan = self.plan
-        given = check_inputs(plan.inputs, self._by_name(arrays, named), batch=plan.batch, convert=True)
+        given = self._checked(self._by_name(arrays, named), plan.batch)
         outputs = run_once(self._runner, plan, given, micro_batch=self._micro_batch)
         return {spec.name: outputs[spec.name] for spec in plan.outputs}
 
@@ -75,9 +75,8 @@ class Model:
             InvalidRequest: a batch is not what the model takes, or cannot be computed.
             WorkerLost: no worker is left to compute on, and none could be started again.
         """
-        plan = self.plan
         chunks = (
-            Chunk(index=index, inputs=check_inputs(plan.inputs, self._by_name((batch,), {}), batch=None, convert=True))
+            Chunk(index=index, inputs=self._checked(self._by_name((batch,), {}), None))
             for index, batch in enumerate(batches)
         )
         early: dict[int, dict[str, Array]] = {}
@@ -106,6 +105,10 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _checked(self, arrays: Mapping[str, Array], batch: BatchAxes | None) -> dict[str, Array]:
+        defaults = self._loaded.defaults
+        return check_inputs(self.plan.inputs, arrays, defaults=defaults, batch=batch, convert=True)
 
     def _by_name(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Array]:
         if len(arrays) == 1 and isinstance(arrays[0], Mapping):

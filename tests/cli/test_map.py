@@ -111,14 +111,20 @@ def test_parquet_to_parquet(shoal: Shoal, perceptron: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(y, reference(perceptron, inputs), rtol=1e-5, atol=1e-6)
 
 
+def test_a_file_without_rows_gives_outputs_without_rows(shoal: Shoal, perceptron: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "none.npz", **make_inputs(0))
+    command = ("map", perceptron, "--inputs", tmp_path / "none.npz", "-o", tmp_path / "out")
+    assert "0 rows in " in shoal(*command).stderr
+    assert np.load(tmp_path / "out" / "y.npy").shape == reference(perceptron, make_inputs(0)).shape
+    assert "0 rows in " in shoal(*command, "--resume").stderr
+
+
 def test_what_cannot_be_done_is_one_line(shoal: Shoal, perceptron: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", **make_inputs(20))
     np.savez(tmp_path / "wide.npz", **{**make_inputs(20), "x": np.zeros((20, WIDTH + 1), np.float32)})
-    np.savez(tmp_path / "none.npz", **make_inputs(0))
     (tmp_path / "file").write_text("")
     out = ("-o", tmp_path / "out")
     command = ("map", perceptron, "--inputs")
-    assert "there is nothing to do" in shoal(*command, tmp_path / "none.npz", *out).complaint
     assert "'x'" in shoal(*command, tmp_path / "wide.npz", *out).complaint
     assert "does not exist" in shoal(*command, tmp_path / "missing.npz", *out).complaint
     assert "neither a folder nor" in shoal(*command, tmp_path / "file", *out).complaint

@@ -27,6 +27,11 @@ def affine(inputs: Tensors) -> dict[str, Array]:
     return {"y": 2 * inputs["x"] + 1}
 
 
+def refuse(inputs: Tensors) -> dict[str, Array]:
+    """What a worker that must not be asked does."""
+    raise AssertionError("a worker was asked")
+
+
 def check(inputs: Tensors) -> Tensors:
     """What stands in for the check against the graph's own inputs."""
     for name, array in inputs.items():

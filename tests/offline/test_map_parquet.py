@@ -16,7 +16,7 @@ from shoal.errors import ConfigError, InvalidRequest, WorkerLost
 from shoal.offline import parquet_rows
 from shoal.router.graph_executor import Array, Tensors
 from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
-from tests.offline.map_cases import Job, affine
+from tests.offline.map_cases import Job, affine, refuse
 
 BATCH = BatchAxes(inputs={"x": 0, "t": 0}, outputs={"y": 0, "z": 0, "m": 0}, rows=None)
 PLAN = make_plan(
@@ -128,7 +128,6 @@ def test_what_does_not_fit_is_named(job: Job) -> None:
     refused(job, pa.table({"t": [1.0, 2.0, 3.0]}), r"in\.parquet lacks the columns x; the model takes x, t")
     refused(job, pa.table({"t": [1.0, None, 3.0], "x": x}), "column t has 1 nulls")
     refused(job, pa.table({"t": [1.0, 2.0, 3.0], "x": [[1.0], [1.0, 2.0], [3.0]]}), r"different lengths \(1 to 2\)")
-    refused(job, pa.table({"t": pa.array([], pa.float32()), "x": pa.array([], pa.list_(pa.float32()))}), "0 rows")
     (job.folder / "in.parquet").write_text("noise")
     with pytest.raises(ConfigError, match="cannot be read as Parquet"):
         job.run(job.folder / "in.parquet")
@@ -152,3 +151,15 @@ def test_rows_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=300_000))
     with pytest.raises(InvalidRequest, match="GB are free"):
         parquet_rows.ParquetSource(tmp_path / "x.parquet", specs, batch)
+
+
+def test_a_file_without_rows_gives_columns_without_rows(job: Job) -> None:
+    pq.write_table(
+        pa.table({"t": pa.array([], pa.float32()), "x": pa.array([], pa.list_(pa.float32()))}),
+        job.folder / "in.parquet",
+    )
+    out = job.folder / "out.parquet"
+    assert job.run(job.folder / "in.parquet", out=out, executors=[InlineExecutor(refuse)]).outputs == [str(out)]
+    found = pq.read_table(out)
+    assert found.num_rows == 0
+    assert found.schema.field("m").type == pa.list_(pa.list_(pa.float32(), 3), 2)

@@ -23,7 +23,7 @@ from shoal.offline.map_job import JOURNAL, default_batch_rows
 from shoal.offline.row_sink import RowSink
 from shoal.router.graph_executor import Array, Tensors
 from tests.offline.fake_graphs import InlineExecutor, ScriptedExecutor, make_plan, spec
-from tests.offline.map_cases import BAD, Job, affine
+from tests.offline.map_cases import BAD, Job, affine, refuse
 
 
 @pytest.fixture
@@ -373,3 +373,18 @@ def test_batches_are_small_where_rows_are_large_or_few() -> None:
     assert default_batch_rows(10**6, 5 << 20, 4) == 1
     assert default_batch_rows(64, 256, 4) == 4
     assert default_batch_rows(3, 256, 4) == 1
+
+
+def test_a_file_without_rows_gives_outputs_without_rows_and_asks_no_worker(job: Job) -> None:
+    inputs, _ = job.rows(0)
+    for resume in (False, True):
+        summary = job.run(inputs, executors=[InlineExecutor(refuse)], resume=resume)
+        assert (summary.total, summary.num_failed, summary.outputs) == (0, 0, [str(job.out / "y.npy")])
+        assert job.result().shape == (0, 3)
+        assert job.result().dtype == np.float32
+
+
+def test_a_file_without_rows_must_still_fit_the_graph(job: Job) -> None:
+    np.save(job.folder / "x.npy", np.zeros((0, 3), "U1"))
+    with pytest.raises(InvalidRequest, match="the model takes float32"):
+        job.run(job.folder / "x.npy")

@@ -93,10 +93,11 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def _only_input(path: Path, specs: Sequence[TensorSpec]) -> str:
-    if len(specs) != 1:
+    required = [spec.name for spec in specs if not spec.is_optional]
+    if len(required) != 1:
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"{path} holds one array, but the model takes {len(specs)}: give an .npz file with {names}")
-    return specs[0].name
+    return required[0]
 
 
 def _storable(array: Array) -> Array:

@@ -15,10 +15,8 @@ _MB = 1e6
 
 def describe(spec: TensorSpec) -> str:
     """`x float32 [N, 3, 224, 224]`."""
-    if spec.shape is None:
-        return f"{spec.name} {spec.dtype}"
-    dims = ", ".join("?" if dim is None else str(dim) for dim in spec.shape)
-    return f"{spec.name} {spec.dtype} [{dims}]"
+    dims = "" if spec.shape is None else f" [{', '.join('?' if dim is None else str(dim) for dim in spec.shape)}]"
+    return f"{spec.name} {spec.dtype}{dims}{' (optional)' if spec.is_optional else ''}"
 
 
 def print_graph_plan(plan: GraphPlan) -> None:

@@ -94,7 +94,8 @@ def map_command(
     found = planned.plan
 
     def check(tensors: Tensors) -> Tensors:
-        return check_inputs(found.inputs, tensors, batch=found.batch, convert=True)
+        defaults = planned.graph.defaults
+        return check_inputs(found.inputs, tensors, defaults=defaults, batch=found.batch, convert=True)
 
     with open_map(map_options, found, _files(planned), check) as job:
         if is_auto and job.has_work:

@@ -42,7 +42,7 @@ def run_graph(
     started_s = time.perf_counter()
     with load_graph(config, quiet=as_json, sample=arrays, graph=graph) as loaded:
         load_s = time.perf_counter() - started_s
-        arrays = check_inputs(graph.inputs, arrays, batch=loaded.plan.batch, convert=True)
+        arrays = check_inputs(graph.inputs, arrays, defaults=graph.defaults, batch=loaded.plan.batch, convert=True)
         started_s = time.perf_counter()
         with ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=note) as runner:
             outputs = run_once(runner, loaded.plan, arrays, micro_batch=micro_batch)

@@ -34,7 +34,7 @@ def verify_graph(config: GraphLaunchConfig, *, inputs: Path | None, micro_batch:
         plan = loaded.plan
         if given is None:
             given = vary_rows(loaded.sample, plan.batch, plan.batch.rows or _SAMPLE_ROWS)
-        arrays = check_inputs(graph.inputs, given, batch=plan.batch, convert=True)
+        arrays = check_inputs(graph.inputs, given, defaults=graph.defaults, batch=plan.batch, convert=True)
         with ChunkRunner(loaded.executors) as runner:
             split = run_once(runner, plan, arrays, micro_batch=micro_batch)
 

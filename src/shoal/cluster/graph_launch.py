@@ -11,7 +11,7 @@ from shoal.cluster.graph_planning import PlannedGraph
 from shoal.cluster.graph_replicas import graph_recipes, start_replicas
 from shoal.core.graph_plan import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.router.graph_executor import GraphExecutor, GraphRecipe, Tensors
+from shoal.router.graph_executor import Array, GraphExecutor, GraphRecipe, Tensors
 
 _LOAD_TIMEOUT_S = 60.0
 _LOADING_TIMES_EXPECTED = 6.0
@@ -28,6 +28,8 @@ class LoadedGraph:
     """one a replica"""
     sample: Tensors
     """a small valid input"""
+    defaults: Tensors = field(default_factory=dict[str, Array])
+    """of inputs that may be left out"""
     recipes: Sequence[GraphRecipe] = ()
     """how workers are started again, one a replica; empty: there are none that could be lost"""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
@@ -62,9 +64,11 @@ def launch_graph(
         ModelLoadError: a stage cannot be loaded.
         WorkerLost: a worker died while loading.
     """
-    plan = planned.plan
+    plan, defaults = planned.plan, planned.graph.defaults
     if planned.whole is not None:
-        return LoadedGraph(plan=plan, executors=(InProcessGraphExecutor(planned.whole),), sample=planned.sample)
+        return LoadedGraph(
+            plan=plan, executors=(InProcessGraphExecutor(planned.whole),), sample=planned.sample, defaults=defaults
+        )
     loaded = 0
 
     def count() -> None:
@@ -79,4 +83,6 @@ def launch_graph(
     load_s = time.monotonic() - started_s
     if recovery is None:
         recovery = RecoveryConfig(load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s))
-    return LoadedGraph(plan=plan, executors=executors, sample=planned.sample, recipes=recipes, recovery=recovery)
+    return LoadedGraph(
+        plan=plan, executors=executors, sample=planned.sample, defaults=defaults, recipes=recipes, recovery=recovery
+    )

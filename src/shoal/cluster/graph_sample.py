@@ -71,9 +71,10 @@ def open_sample(
         guess = no_batch(guess)
     run = None if whole is None else _limited(whole, graph)
     if given is None or is_empty(given, guess):
-        inputs: Tensors = sample_inputs(graph.inputs, run, axes=guess)
+        required = [spec for spec in graph.inputs if not spec.is_optional]
+        inputs: Tensors = {**graph.defaults, **sample_inputs(required, run, axes=guess)}
     else:
-        given = check_inputs(graph.inputs, given, batch=guess, convert=True)
+        given = check_inputs(graph.inputs, given, defaults=graph.defaults, batch=guess, convert=True)
         wanted = config.micro_batch or _SAMPLE_ROWS
         inputs = take(given, guess, range(guess.rows or min(wanted, count_rows(given, guess))))
     if known or not config.is_batched:
@@ -87,7 +88,7 @@ def _limited(whole: GraphStage, graph: GraphFile) -> Run:
 
     def run(inputs: Tensors) -> Tensors:
         try:
-            return whole.run(inputs, _RUN_LIMIT_S)
+            return whole.run({**graph.defaults, **inputs}, _RUN_LIMIT_S)
         except DeadlineExceeded as error:
             raise ConfigError(
                 f"{graph.path}: a run on a small sample was tried, but {error}: it loops without end, or needs other "

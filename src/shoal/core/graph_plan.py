@@ -28,6 +28,8 @@ class TensorSpec:
     """NumPy's name, such as `float32` or `int64`; `string`, and ml_dtypes' names for `bfloat16` and smaller floats"""
     shape: tuple[Dim, ...] | None
     """None where even the rank is unknown"""
+    is_optional: bool = False
+    """whether it is an input that has a default"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ def load_item(item: Item, inputs: Sequence[TensorSpec], batch: BatchAxes) -> Ten
 def _read_item(path: Path, specs: Specs, batch: BatchAxes) -> Item:
     with ExitStack() as files:
         headers = {name: header for name, (header, _) in open_arrays(path, specs, files).items()}
-    axes = {name: axis for name in specs if (axis := batch.inputs.get(name)) is not None} if batch.is_batched else {}
+    axes = {name: axis for name in headers if (axis := batch.inputs.get(name)) is not None} if batch.is_batched else {}
     is_single = _lacks_batch_axis(headers, specs, axes)
     if is_single or not axes:
         num_rows, row_shapes = 1, {name: header.shape for name, header in headers.items()}
@@ -89,7 +89,7 @@ def _read_item(path: Path, specs: Specs, batch: BatchAxes) -> Item:
         num_rows=num_rows,
         is_single=is_single,
         row_bytes=sum(header.num_bytes for header in headers.values()) // max(1, num_rows),
-        signature=str([(name, str(headers[name].dtype), row_shapes[name]) for name in specs]),
+        signature=str([(name, str(headers[name].dtype), row_shapes[name]) for name in specs if name in headers]),
     )
 
 

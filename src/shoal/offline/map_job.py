@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from shoal.core.graph_plan import BatchAxes, GraphPlan
@@ -24,7 +25,7 @@ from shoal.offline.row_sink import RowSink
 from shoal.offline.row_source import open_rows
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure, Work
-from shoal.router.graph_executor import Tensors
+from shoal.router.graph_executor import Array, Tensors
 
 JOURNAL = ".shoal-map.jsonl"
 _COMMIT_S = 1.0
@@ -201,7 +202,7 @@ def _row_work(
 ) -> tuple[Work, Journal]:
     source = open_rows(options.inputs, plan.inputs, plan.batch)
     files.callback(source.close)
-    batch_rows = _batch_rows(options, plan, source.num_rows, _num_bytes(source.read(0, 1)))
+    batch_rows = _batch_rows(options, plan, source.num_rows, _num_bytes(source.read(0, min(1, source.num_rows))))
     is_parquet = options.output.suffix == ".parquet"
     folder = staging_folder(options.output) if is_parquet else options.output
     header["input"] = fingerprint([options.inputs])
@@ -211,7 +212,9 @@ def _row_work(
     goes_on = any("rows" in record for record in journal.records)
     sink = RowSink(folder, names, plan.batch, source.num_rows, goes_on=goes_on)
     files.callback(sink.close)
-    work = RowWork(source, sink, journal, plan.batch, batch_rows=batch_rows, check=check)
+    work = RowWork(
+        source, sink, journal, plan.batch, batch_rows=batch_rows, check=check, empty=partial(_empty_outputs, plan)
+    )
     return (ParquetWork(work, sink, options.output) if is_parquet else work), journal
 
 
@@ -239,9 +242,13 @@ def _item_work(
         plan.batch,
         batch_rows=batch_rows,
         check=check,
-        empty=lambda tensors: empty_outputs(plan.inputs, plan.outputs, plan.batch, tensors),
+        empty=partial(_empty_outputs, plan),
     )
     return work, journal
+
+
+def _empty_outputs(plan: GraphPlan, tensors: Tensors) -> dict[str, Array]:
+    return empty_outputs(plan.inputs, plan.outputs, plan.batch, tensors)
 
 
 def _batch_rows(options: MapOptions, plan: GraphPlan, num_rows: int, row_bytes: int) -> int:

@@ -30,8 +30,9 @@ class ParquetSource:
         """Raises InvalidRequest: not Parquet, or columns that do not fit. Raises ConfigError: pyarrow is missing."""
         arrow = load_arrow()
         for name, axis in batch.inputs.items():
-            if axis != 0:
+            if axis != 0 and not specs[name].is_optional:
                 raise InvalidRequest(f"{path}: rows of a Parquet file lie along axis 0, but those of {name} do not")
+        specs = {name: spec for name, spec in specs.items() if not spec.is_optional}  # those are no rows
         try:
             self._file: Any = arrow.parquet.ParquetFile(path)
         except (OSError, arrow.ArrowException) as error:
@@ -52,6 +53,8 @@ class ParquetSource:
 
     def read(self, first: int, last: int) -> Tensors:
         """See RowSource."""
+        if first == last:
+            return {name: _no_rows(spec) for name, spec in self._specs.items()}
         if self._tables is None or first < self._first:
             self._seek(first)
         pieces: list[Any] = []
@@ -96,6 +99,12 @@ class ParquetSource:
         return rows
 
 
+def _no_rows(spec: TensorSpec) -> Array:
+    """An array without rows. A column without rows does not say how long its lists would be."""
+    shape = [dim if isinstance(dim, int) else 0 for dim in (spec.shape or (0,))[1:]]
+    return np.empty((0, *shape), object if spec.dtype == "string" else np.dtype(spec.dtype))
+
+
 def write_parquet(path: Path, columns: Mapping[str, Path]) -> None:
     """Turn .npy files, rows along axis 0, into one Parquet file, a piece at a time.
 
@@ -108,7 +117,7 @@ def write_parquet(path: Path, columns: Mapping[str, Path]) -> None:
     num_rows = next(iter(rows.values())).num_rows
     writer: Any = None
     try:
-        for first in range(0, num_rows, _WRITE_ROWS):
+        for first in range(0, max(1, num_rows), _WRITE_ROWS):
             last = min(num_rows, first + _WRITE_ROWS)
             table = arrow.table({name: _arrow_column(arrow, one.read(first, last)) for name, one in rows.items()})
             writer = writer or arrow.parquet.ParquetWriter(path, table.schema)

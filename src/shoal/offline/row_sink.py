@@ -156,7 +156,7 @@ class RowSink:
         """
         for name in self.paths:
             rows, axis = outputs[name], self._axis(name)
-            each, rest = divmod(rows.shape[axis], num_rows) if axis < rows.ndim else (0, 1)
+            each, rest = divmod(rows.shape[axis], max(1, num_rows)) if axis < rows.ndim else (0, 1)
             if rest:
                 raise ConfigError(
                     f"output {name} has shape {rows.shape} for {num_rows} rows, so axis {axis} is not theirs"

@@ -73,7 +73,7 @@ def open_rows(path: Path, inputs: tuple[TensorSpec, ...], batch: BatchAxes) -> R
     """Open a file of rows. Its arrays have rows along the axis that `batch` names for the input.
 
     Raises:
-        ConfigError: of no known kind, not what the graph takes, broken, or without rows.
+        ConfigError: of no known kind, not what the graph takes, or broken.
     """
     if not batch.is_batched:
         raise ConfigError(
@@ -82,13 +82,9 @@ def open_rows(path: Path, inputs: tuple[TensorSpec, ...], batch: BatchAxes) -> R
         )
     specs = {spec.name: spec for spec in inputs}
     try:
-        source = _open(path, specs, batch)
+        return _open(path, specs, batch)
     except InvalidRequest as error:
         raise ConfigError(str(error)) from None
-    if not source.num_rows:
-        source.close()
-        raise ConfigError(f"{path} has 0 rows: there is nothing to do")
-    return source
 
 
 def _open(path: Path, specs: Specs, batch: BatchAxes) -> RowSource:
@@ -108,15 +104,16 @@ def open_arrays(path: Path, specs: Specs, files: ExitStack) -> dict[str, tuple[N
     """Header and content of the array for each input in a .npy or .npz file; what is opened is closed with `files`.
 
     Raises:
-        InvalidRequest: a broken file, or not one array for every input.
+        InvalidRequest: a broken file, or not one array for every input that has no default.
     """
     if path.suffix == ".npy":
-        if len(specs) != 1:
+        required = required_names(specs)
+        if len(required) != 1:
             names = ", ".join(specs)
             raise InvalidRequest(f"{path} holds one array, but the model takes {names}: give a .npz with those names")
         header, file = open_npy(path)
         files.callback(file.close)
-        return {next(iter(specs)): (header, file)}
+        return {required[0]: (header, file)}
     archive = files.enter_context(open_npz(path))
     arrays: dict[str, tuple[NpyHeader, Bytes]] = {}
     for name, (member, header) in _by_input_name(member_headers(archive, path), specs).items():
@@ -136,10 +133,15 @@ def _by_input_name(headers: Mapping[str, tuple[str, NpyHeader]], specs: Specs) -
 
 def check_names(path: Path, names: set[str], specs: Specs) -> None:
     """Raises InvalidRequest: not one array for every input."""
-    missing, unknown = [name for name in specs if name not in names], sorted(names - set(specs))
+    missing, unknown = [name for name in required_names(specs) if name not in names], sorted(names - set(specs))
     if missing or unknown:
         parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
         raise InvalidRequest(f"{path} {' and '.join(parts)}; the model takes {', '.join(specs)}")
+
+
+def required_names(specs: Specs) -> list[str]:
+    """Inputs that have no default."""
+    return [name for name, spec in specs.items() if not spec.is_optional]
 
 
 def _sort_inputs(

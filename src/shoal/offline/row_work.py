@@ -11,7 +11,7 @@ from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.row_sink import RowSink
 from shoal.offline.row_source import RowSource
 from shoal.offline.work import Failure
-from shoal.router.graph_executor import Tensors
+from shoal.router.graph_executor import Array, Tensors
 from shoal.router.rows import pad_rows, split_rows
 
 Range = tuple[int, int]
@@ -36,13 +36,16 @@ class RowWork:
         *,
         batch_rows: int,
         check: Callable[[Tensors], Tensors],
+        empty: Callable[[Tensors], dict[str, Array]],
     ) -> None:
-        """`check` turns inputs into what the graph takes, or raises InvalidRequest."""
+        """`check` turns inputs into what the graph takes, or raises InvalidRequest; `empty` gives the outputs for
+        inputs without rows."""
         self._source = source
         self._sink = sink
         self._journal = journal
         self._batch = batch
         self._check = check
+        self._empty = empty
         self._todo = list(missing_ranges(done_ranges(journal), source.num_rows))
         self._batch_rows = batch_rows
         self._given: dict[int, Range] = {}
@@ -55,6 +58,8 @@ class RowWork:
 
     def check_first(self) -> Tensors | None:
         """The first chunk, so that what does not fit shows before anything is started. Raises InvalidRequest."""
+        if not self.total:
+            self._check(self._source.read(0, 0))
         if not self._todo:
             return None
         return self._read(*next(_cut(self._todo, self._batch_rows)))
@@ -91,7 +96,12 @@ class RowWork:
         self._sink.sync()
 
     def finish(self) -> tuple[int, list[Failure]]:
-        """Give the files their names. Raises CapacityError."""
+        """Give the files their names; without rows, write them first. Raises CapacityError."""
+        if not self.total and self._sink.is_empty:
+            self._sink.write(0, self._empty(self._check(self._source.read(0, 0))), 0)
+            self._sink.sync()
+            self._journal.add({"rows": [0, 0]})
+            self._journal.commit()
         for row in self._failed_rows:
             self._sink.blank(row)
         self._sink.finish()

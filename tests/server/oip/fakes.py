@@ -92,6 +92,7 @@ class FakeGraph:
     def __init__(self, plan: GraphPlan, sample: Tensors, function: Function) -> None:
         self.plan = plan
         self.sample = sample
+        self.defaults: Tensors = {}
         self.executors = (FakeGraphExecutor(function),)
         self.recipes = ()
         self.recovery = RecoveryConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from shoal.core.batching.config import BatchingConfig
-from shoal.core.graph_plan import TensorSpec
+from shoal.core.graph_plan import BatchAxes, TensorSpec
 from shoal.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, QueueFull, WorkerLost
 from shoal.router.graph_executor import Tensors
+from shoal.server.oip.metadata import model_config
 from shoal.server.oip.model_files import ModelFile
 from shoal.server.oip.served_model import LARGE_BYTES, ServedModel
 from tests.server.oip.fakes import FakeGraph, FakeGraphExecutor, doubler, echo
@@ -65,6 +66,49 @@ def test_requests_of_one_moment_run_together() -> None:
             assert [len(batch.inputs["x"]) for batch in case.executor.batches] == [5]
             assert (case.model.stats().num_rows, case.model.stats().num_batches) == (5, 1)
             assert case.model.counts.num_succeeded == 5
+
+    asyncio.run(run())
+
+
+def test_a_request_without_rows_is_answered_without_a_worker() -> None:
+    async def run() -> None:
+        async with serve(doubler()) as case:
+            outputs = await case.model.infer({"x": np.zeros((0, 4), np.float32), "ids": np.zeros((0, 7), np.int64)})
+            assert {name: (array.shape, array.dtype.name) for name, array in outputs.items()} == {
+                "y": ((0, 4), "float32"),
+                "z": ((0, 7), "int64"),
+            }
+            assert not case.executor.batches
+            assert case.model.counts.num_succeeded == 1
+            with pytest.raises(InvalidRequest, match="'x' has shape"):
+                await case.model.infer({"x": np.zeros((0, 5), np.float32), "ids": np.zeros((0, 7), np.int64)})
+            with pytest.raises(InvalidRequest, match="must agree"):
+                await case.model.infer({"x": np.zeros((0, 4), np.float32), "ids": np.zeros((1, 7), np.int64)})
+
+    asyncio.run(run())
+
+
+def test_an_input_with_a_default_may_be_left_out_and_is_shared_by_a_batch() -> None:
+    def compute(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"y": inputs["x"] + inputs["bias"]}
+
+    async def run() -> None:
+        x = TensorSpec(name="x", dtype="float32", shape=("N", 2))
+        bias = TensorSpec(name="bias", dtype="float32", shape=(2,), is_optional=True)
+        axes = BatchAxes(inputs={"x": 0, "bias": None}, outputs={"y": 0}, rows=None)
+        plan = replace(
+            doubler().plan, inputs=(x, bias), outputs=(replace(x, name="y"),), batch=axes, model="biased.onnx"
+        )
+        graph = FakeGraph(plan, {"x": np.ones((1, 2), np.float32)}, compute)
+        graph.defaults = {"bias": np.ones(2, np.float32)}
+        async with serve(graph) as case:
+            biases = [{}, {"bias": np.full(2, 5, np.float32)}, {"bias": np.ones(2, np.float32)}]
+            rows = [{"x": np.full((1, 2), value, np.float32)} for value in range(3)]
+            given = [{**row, **bias} for row, bias in zip(rows, biases, strict=True)]
+            answers = await asyncio.gather(*map(case.model.infer, given))
+            assert [answer["y"].tolist() for answer in answers] == [[[1, 1]], [[6, 6]], [[3, 3]]]
+            assert sorted(len(batch.inputs["x"]) for batch in case.executor.batches) == [1, 2]
+            assert [one.get("optional") for one in model_config(case.model)["input"]] == [None, True]
 
     asyncio.run(run())
 

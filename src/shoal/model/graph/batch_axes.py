@@ -52,12 +52,13 @@ def guess_axes(
             raise ConfigError(
                 f"--batch-dim {spec.name}=none: an output of a batch has rows; give none alone for no batch"
             )
-    symbols = _batch_symbols(inputs)
-    axes = {spec.name: given[spec.name] if spec.name in given else _open_axis(spec, symbols) for spec in inputs}
+    required = [spec for spec in inputs if not spec.is_optional]  # defaults are the same for all rows
+    symbols = _batch_symbols(required)
+    axes = {spec.name: given[spec.name] if spec.name in given else _guess_axis(spec, symbols) for spec in inputs}
     rows: int | None = None
     if not any(_is_open(spec, axes[spec.name]) for spec in inputs):
-        first = {spec.name: given.get(spec.name, 0) for spec in inputs if spec.shape}
-        sizes = {spec.shape[axis] for spec in inputs if spec.shape and (axis := first[spec.name]) is not None}
+        first = {spec.name: given.get(spec.name, 0) for spec in required if spec.shape}
+        sizes = {spec.shape[axis] for spec in required if spec.shape and (axis := first[spec.name]) is not None}
         rows = next((size for size in sizes if isinstance(size, int)), None) if len(sizes) == 1 else None
         axes = {spec.name: given.get(spec.name, first.get(spec.name) if rows else None) for spec in inputs}
     return BatchAxes(inputs=axes, outputs={spec.name: given.get(spec.name, 0) for spec in outputs}, rows=rows)
@@ -214,9 +215,9 @@ def _batch_symbols(inputs: Sequence[TensorSpec]) -> set[str]:
     return said or {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
 
 
-def _open_axis(spec: TensorSpec, symbols: set[str]) -> int | None:
+def _guess_axis(spec: TensorSpec, symbols: set[str]) -> int | None:
     """Where a batch's symbol stands, or else the first dimension if it is open."""
-    if not spec.shape:
+    if not spec.shape or spec.is_optional:
         return None
     said = next((axis for axis, dim in enumerate(spec.shape) if dim in symbols), None)
     return 0 if said is None and not isinstance(spec.shape[0], int) else said

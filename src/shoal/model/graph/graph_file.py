@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from shoal.core.graph_plan import TensorSpec
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.file_states import file_states, state_of
 from shoal.model.graph.dataflow import Dataflow, sort_nodes, trace, weight_names
+from shoal.model.graph.default_inputs import Array, take_defaults
 from shoal.model.graph.external_data import settle_external_data
 from shoal.model.graph.functions import check_functions
 from shoal.model.graph.operators import check_operators
@@ -35,10 +36,12 @@ class GraphFile:
     model: onnx.ModelProto
     """nodes in topological order; external data not loaded; must not be changed"""
     inputs: tuple[TensorSpec, ...]
-    """what a run must be given: initializers that are also inputs are left out"""
+    """what a run may be given; weights that are listed as inputs too are left out"""
     outputs: tuple[TensorSpec, ...]
     folder: Path
     """that the names of external data start from"""
+    defaults: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    """of inputs that may be left out"""
     files: tuple[FileState, ...] = ()
     """that it was read from, and those of its external data, as they were then"""
 
@@ -78,8 +81,10 @@ def open_graph(path: Path) -> GraphFile:
             data = settle_external_data(model, path)
             external = file_states(path.parent, data.names)
             sort_nodes(model.graph)
+            defaults = take_defaults(model, data.folder)
             weights = weight_names(model.graph)
             inputs = _specs("input", (value for value in model.graph.input if value.name not in weights))
+            inputs = tuple(replace(spec, is_optional=spec.name in defaults) for spec in inputs)
             outputs = _specs("output", _typed_outputs(model, data.folder))
             if not outputs:
                 raise ModelLoadError("the graph has no outputs, so there is nothing to compute")
@@ -91,6 +96,7 @@ def open_graph(path: Path) -> GraphFile:
         inputs=inputs,
         outputs=outputs,
         folder=data.folder,
+        defaults=defaults,
         files=tuple(sorted((own, *external), key=lambda file: file.name)),
     )
 

@@ -17,13 +17,19 @@ Array = npt.NDArray[Any]
 
 
 def check_inputs(
-    specs: Sequence[TensorSpec], tensors: Mapping[str, Array], *, batch: BatchAxes | None = None, convert: bool
+    specs: Sequence[TensorSpec],
+    tensors: Mapping[str, Array],
+    *,
+    defaults: Mapping[str, Array] | None = None,
+    batch: BatchAxes | None = None,
+    convert: bool,
 ) -> dict[str, Array]:
     """The tensors in the graph's order, contiguous, each of the type and shape that the graph asks for.
 
     Args:
         specs: the graph's inputs.
         tensors: what was given.
+        defaults: of inputs that may be left out; None: all must be given.
         batch: where rows lie: along those axes any number goes, even where the graph fixes it (rows are then computed
             as many at a time as it wants). None: every fixed size must be met.
         convert: take other types where no value changes (integers) or only rounding does (floats).
@@ -40,6 +46,9 @@ def check_inputs(
     sizes: dict[str, tuple[int, str]] = {}
     checked: dict[str, Array] = {}
     for spec in specs:
+        if spec.name not in tensors and defaults is not None and spec.name in defaults:
+            checked[spec.name] = defaults[spec.name]
+            continue
         if spec.name not in tensors:
             raise InvalidRequest(f"input {spec.name!r} is missing: expected {expected(spec)}", spec.name)
         array = _typed(spec, np.asarray(tensors[spec.name]), convert=convert)

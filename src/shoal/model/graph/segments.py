@@ -14,7 +14,7 @@ import onnx
 from onnx.helper import get_attribute_value
 
 from shoal.model.graph.dataflow import Dataflow, trace, weight_names
-from shoal.model.graph.stage_model import MIN_IR_VERSION
+from shoal.model.graph.default_inputs import MIN_IR_VERSION
 
 MARKER_DOMAIN = "shoal"
 ALL_REDUCE, ALL_GATHER = "AllReduce", "AllGather"

@@ -9,12 +9,10 @@ from onnx.helper import make_tensor_value_info
 
 from shoal.core.graph_plan import StageInput, StageOutput, TensorSpec
 from shoal.model.graph.dataflow import nested_nodes
+from shoal.model.graph.default_inputs import MIN_IR_VERSION
 from shoal.model.graph.graph_file import GraphFile
 from shoal.model.graph.value_types import ELEMENT_TYPES, value_info
 from shoal.model.graph.weight_tensors import inner_bytes, num_bytes, read_if_small, sparse_bytes
-
-MIN_IR_VERSION = 4
-"""The first version of the format in which weights need not be inputs too. Source: onnx.proto, `Version`."""
 
 
 def extract_stage(

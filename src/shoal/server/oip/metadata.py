@@ -46,7 +46,7 @@ def model_config(model: ServedModel) -> dict[str, Any]:
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "max_batch_size": model.batching.max_batch if is_batched else 0,
-        "input": [_config_tensor(spec, skip) for spec in plan.inputs],
+        "input": [_config_input(spec, skip) for spec in plan.inputs],
         "output": [_config_tensor(spec, skip) for spec in plan.outputs],
     }
     if is_batched:
@@ -70,6 +70,10 @@ def has_leading_batch(batch: BatchAxes) -> bool:
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": datatype_of_spec(spec), "shape": _sizes(spec.shape)}
+
+
+def _config_input(spec: TensorSpec, skip: int) -> dict[str, Any]:
+    return _config_tensor(spec, skip) | ({"optional": True} if spec.is_optional else {})
 
 
 def _config_tensor(spec: TensorSpec, skip: int) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class LoadedGraph(Protocol):
         """Small valid inputs, for canaries."""
         ...
 
+    @property
+    def defaults(self) -> Tensors:
+        """Of inputs that may be left out."""
+        ...
+
     def close(self) -> None:
         """Stop the workers and free everything. Idempotent."""
         ...

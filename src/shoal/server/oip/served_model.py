@@ -190,7 +190,8 @@ class ServedModel:
     def _checked(self, inputs: Tensors) -> Tensors:
         if self._loop is None:
             raise WorkerLost(self.failure or "the model is not in service")
-        return check_inputs(self.plan.inputs, inputs, batch=self.plan.batch, convert=False)
+        defaults = self._loaded.defaults
+        return check_inputs(self.plan.inputs, inputs, defaults=defaults, batch=self.plan.batch, convert=False)
 
     async def _submit(self, request: InferenceRequest, *, is_large: bool) -> asyncio.Future[InferenceResult]:
         if self._loop is None:
