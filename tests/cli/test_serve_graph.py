@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shoal.cli.model_options import options_of
 from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.server.serve import bind
@@ -66,6 +67,37 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureF
     assert answers == [[2, 4, 6, 8], True]
     assert loader.loaded["doubler"][0].num_closed
     assert f"serving twice at http://127.0.0.1:{chosen.port}/v2, gRPC at 127.0.0.1:" in capsys.readouterr().err
+
+
+def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(tmp_path: Path) -> None:
+    loader = FakeLoader({"small": doubler, "large": doubler, "wrong": doubler})
+    (tmp_path / "small.yaml").write_text("max_batch: 2")
+    (tmp_path / "wrong.yaml").write_text("max_bach: 2")
+    chosen = options(model_options=lambda path: options_of(path, {}))
+    found: dict[str, Any] = {}
+
+    def use() -> None:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
+                for name in ("small", "large"):
+                    found[name] = http.get(f"/v2/models/{name}/config").json()["max_batch_size"]
+                found["index"] = http.post("/v2/repository/index", json={}).json()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    client = threading.Thread(target=use)
+
+    def load(path: Path) -> FakeGraph:
+        if path.stem == "wrong":
+            client.start()
+        return loader(path)
+
+    serve_graphs([str(tmp_path / f"{name}.onnx") for name in ("small", "large", "wrong")], load, chosen)
+    client.join(30)
+    assert (found["small"], found["large"]) == (2, 8)
+    (line,) = [line for line in found["index"] if line["name"] == "wrong"]
+    assert line["state"] == "UNAVAILABLE"
+    assert "did you mean 'max_batch'" in line["reason"]
 
 
 def test_a_broken_model_is_listed_while_the_others_serve(capsys: pytest.CaptureFixture[str]) -> None:

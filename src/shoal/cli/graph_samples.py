@@ -30,12 +30,22 @@ def sample_file(model: Path, given: Mapping[str, Path]) -> Path | None:
     Those that were given go first; then `NAME.npz` beside `NAME.onnx`; in a repository `sample.npz` in the folder of
     the version or of the model.
     """
-    in_repository = model.name == "model.onnx" and model.parent.name.isdecimal()
-    name = model.parent.parent.name if in_repository else model.stem if is_graph(model.name) else model.name
-    for found in (given.get(name), given.get("")):
+    for found in (given.get(model_name(model)), given.get("")):
         if found is not None:
             return found
     beside = [model.with_suffix(".npz")]
-    if in_repository:
+    if is_in_repository(model):
         beside = [model.parent / _SAMPLE, model.parent.parent / _SAMPLE]
     return next((path for path in beside if path.is_file()), None)
+
+
+def model_name(model: Path) -> str:
+    """What a server calls the model of a file, unless it is told."""
+    if is_in_repository(model):
+        return model.parent.parent.name
+    return model.stem if is_graph(model.name) else model.name
+
+
+def is_in_repository(model: Path) -> bool:
+    """Whether the file is one of `NAME/VERSION/model.onnx`."""
+    return model.name == "model.onnx" and model.parent.name.isdecimal()

@@ -35,7 +35,16 @@ _LANGUAGE_ONLY = (
     "cluster",
     "link_precision",
 )
-_GRAPH_ONLY = ("grpc_port", "max_batch", "batch_delay", "max_request", "batch_dim", "inputs", "allow_load")
+_GRAPH_ONLY = (
+    "grpc_port",
+    "max_batch",
+    "batch_delay",
+    "max_request",
+    "batch_dim",
+    "inputs",
+    "allow_load",
+    "model_config",
+)
 
 
 def serve(
@@ -151,6 +160,15 @@ def serve(
             rich_help_panel=options.GRAPH,
         ),
     ] = None,
+    model_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Option of one model, such as encoder:max_batch=8; KEY: batch_dim, split, threads, max_batch, "
+            "batch_delay, inputs. Also read from NAME.yaml beside NAME.onnx; in a repository, shoal.yaml. Repeatable.",
+            metavar="NAME:KEY=VALUE",
+            rich_help_panel=options.GRAPH,
+        ),
+    ] = None,
     objective: options.Objective = "balanced",
     streams: options.Streams = 8,
     prompt_tokens: options.PromptTokens = 128,
@@ -255,12 +273,15 @@ def _serve_graphs(
     from shoal.cli.graph_loading import parse_batch_dims, plan_for_command
     from shoal.cli.graph_plan_output import print_graph_choice
     from shoal.cli.graph_samples import parse_samples, sample_file
+    from shoal.cli.model_options import ModelOptions, options_of, parse_model_options, with_options
     from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
     from shoal.cluster.graph_launch import LoadedGraph, launch_graph
     from shoal.config import GraphLaunchConfig, PlanningConfig
     from shoal.model.graph.graph_file import open_graph
+    from shoal.server.oip.model_files import find_models
 
     given = context.params
+    own = parse_model_options(given["model_config"], find_models(models, given["name"]))
     samples = parse_samples(given["inputs"])
     batch = parse_batch_dims(given["batch_dim"])
     config = GraphLaunchConfig(
@@ -274,11 +295,15 @@ def _serve_graphs(
         in_process=False,
     )
 
+    def own_options(path: Path) -> ModelOptions:
+        return options_of(path, own, given["name"])
+
     def load(path: Path) -> LoadedGraph:
+        said = own_options(path)
         graph = open_graph(path)
-        file = sample_file(path, samples)
+        file = said.inputs or sample_file(path, samples)
         sample = None if file is None else read_arrays(file, graph.inputs)
-        planned = plan_for_command(replace(config, model=str(path)), sample, graph, quiet=False)
+        planned = plan_for_command(with_options(replace(config, model=str(path)), said), sample, graph, quiet=False)
         if planned.auto is not None:
             print_graph_choice(planned.auto)
         return launch_graph(planned)
@@ -290,6 +315,7 @@ def _serve_graphs(
         name=given["name"],
         max_batch=given["max_batch"],
         batch_delay_s=given["batch_delay"],
+        model_options=own_options,
         max_queue_rows=given["max_queue"] or 4096,
         max_request_bytes=options.parse_bytes(given["max_request"], "--max-request") or 0,
         api_key=api_key,

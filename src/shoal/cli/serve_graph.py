@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.cli.model_options import ModelOptions
 from shoal.cli.output import note, note_drain
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ModelLoadError, ShoalError
 from shoal.server.oip.app import create_graph_app
-from shoal.server.oip.model_files import find_models
+from shoal.server.oip.model_files import ModelFile, find_models
 from shoal.server.oip.repository import ModelRepository
 from shoal.server.oip.seams import LoadedGraph
 from shoal.server.serve import bind, serve_app
@@ -33,6 +34,8 @@ class GraphServeOptions:
     """rows that are computed together at most, >= 1"""
     batch_delay_s: float
     """how long a batch may wait to grow while its replica works, >= 0"""
+    model_options: Callable[[Path], ModelOptions] = lambda path: ModelOptions()
+    """what a model has instead of these; raises ConfigError"""
     max_queue_rows: int
     """rows of a model that may wait, >= 1"""
     max_request_bytes: int
@@ -62,9 +65,15 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
         ModelLoadError: none of several models can be loaded; of a lone one, what its loading raises.
         WorkerLost: the workers of the last model in service are gone for good.
     """
-    batching = BatchingConfig(
-        max_batch=options.max_batch, batch_delay_s=options.batch_delay_s, max_queue_rows=options.max_queue_rows
-    )
+
+    def batching(file: ModelFile) -> BatchingConfig:
+        own = options.model_options(file.path)
+        return BatchingConfig(
+            max_batch=own.max_batch or options.max_batch,
+            batch_delay_s=options.batch_delay_s if own.batch_delay is None else own.batch_delay,
+            max_queue_rows=options.max_queue_rows,
+        )
+
     found = find_models(models, options.name)
     repository = ModelRepository(lambda: find_models(models, options.name), load, batching, report=note)
     with ExitStack() as resources:

@@ -55,7 +55,7 @@ def run_server(
     loader = FakeLoader(makers or {"doubler": doubler})
     files = {name: ModelFile(name=name, version="1", path=Path(f"{name}.onnx")) for name in loader.makers}
     files["broken"] = ModelFile(name="broken", version="1", path=Path("broken.onnx"))
-    repository = ModelRepository(lambda: files, loader, batching or BatchingConfig())
+    repository = ModelRepository(lambda: files, loader, lambda file: batching or BatchingConfig())
     for name in loader.makers if load is None else load:
         repository.load_now(name)
     grpc_address = ("127.0.0.1", free_port())

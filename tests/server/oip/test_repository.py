@@ -124,7 +124,7 @@ def test_one_dead_model_leaves_the_others_alone_and_can_be_loaded_again() -> Non
 def test_the_death_of_the_last_model_ends_the_server() -> None:
     loader = FakeLoader({"one": doubler})
     files = {"one": ModelFile(name="one", version="1", path=Path("one.onnx"))}
-    repository = ModelRepository(lambda: files, loader, BatchingConfig())
+    repository = ModelRepository(lambda: files, loader, lambda file: BatchingConfig())
     repository.load_now("one")
     with pytest.raises(WorkerLost, match="one: the fake worker is gone"):
         serve_app(create_graph_app(repository), bind("127.0.0.1", 0), on_ready=lambda _: loader.executor("one").lose())

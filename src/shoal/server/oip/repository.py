@@ -56,7 +56,7 @@ class ModelRepository:
         self,
         find: Callable[[], Mapping[str, ModelFile]],
         load: GraphLoader,
-        batching: BatchingConfig,
+        batching: Callable[[ModelFile], BatchingConfig],
         clock: Callable[[], float] = time.monotonic,
         *,
         report: Callable[[str], None] = lambda line: None,
@@ -65,7 +65,7 @@ class ModelRepository:
         Args:
             find: which models there are; asked again when a model is loaded or the index is read.
             load: loads one of them.
-            batching: for every model.
+            batching: of a model; asked when it is loaded. Raises ConfigError.
             clock: monotonic seconds.
             report: told what becomes of models' workers, a line each.
         """
@@ -230,7 +230,7 @@ class ModelRepository:
             return ServedModel(
                 file,
                 loaded,
-                self._batching,
+                self._batching(file),
                 self._clock,
                 report=lambda line: self._report(f"{file.name}: {line}"),
             )
