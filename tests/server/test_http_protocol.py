@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from shoal.server.http_protocol import (
+    BODY_GRACE_S,
     BODY_WINDOW_BYTES,
     BODY_WINDOW_S,
     HEAD_TIMEOUT_S,
@@ -20,6 +21,7 @@ from shoal.server.http_protocol import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_UNWANTED_BYTES,
+    MIN_BODY_BYTES_PER_S,
     UNREAD_TIMEOUT_S,
     BoundedConfig,
     BoundedProtocol,
@@ -263,4 +265,55 @@ def test_an_upgrade_is_not_taken_up(server: RunningServer, upgrade: str) -> None
     headers = {"connection": "upgrade", "upgrade": upgrade}
     response = httpx.get(f"{server.url}/version", headers=headers)
     assert response.status_code == 200
-    assert response.headers["connection"] == "close"
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+"""As Java's HttpClient sends it. Source: JDK, jdk.internal.net.http.Exchange."""
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+@pytest.mark.parametrize("piece_bytes", [1, 50, 1 << 20])
+def test_a_request_that_asks_for_http_2_keeps_its_body_and_the_connection(
+    connection: Connection, framing: str, piece_bytes: int
+) -> None:
+    framed = (
+        b"Content-Length: 4\r\n\r\nbody"
+        if framing == "length"
+        else (b"Transfer-Encoding: chunked\r\n\r\n2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n")
+    )
+    sent = b"POST /x HTTP/1.1\r\nHost: a\r\n" + UPGRADE + framed
+    for first in range(0, len(sent), piece_bytes):
+        connection.send(sent[first : first + piece_bytes])
+    cycle = connection.protocol.cycle
+    assert (bytes(cycle.body), cycle.more_body, cycle.keep_alive) == (b"body", False, True)
+    assert (b"host", b"a") in cycle.scope["headers"]
+    assert connection.status is None
+
+
+def test_many_requests_for_http_2_at_once_are_refused_as_others_are(connection: Connection) -> None:
+    connection.send((b"GET /x HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n") * 400)
+    assert connection.status == 400
+
+
+def test_an_upgrade_changes_no_other_bound(connection: Connection) -> None:
+    connection.send(b"POST /x HTTP/1.1\r\n" + UPGRADE + b"Content-Length: 4\r\n\r\nbody")
+    assert connection.status == 400  # it names no host
+
+
+def test_a_body_that_drips_is_given_up_before_long(connection: Connection) -> None:
+    connection.send(HEAD)
+    seconds = 0.0
+    while connection.status is None:
+        seconds += BODY_WINDOW_S + 1
+        connection.send(b"a" * BODY_WINDOW_BYTES).after(seconds)
+    assert connection.status == 408
+    assert BODY_GRACE_S < seconds < BODY_GRACE_S + 2 * BODY_WINDOW_S
+
+
+def test_a_large_body_has_the_time_that_it_takes(connection: Connection) -> None:
+    connection.send(HEAD.replace(b"1000000", b"1000000000"))
+    for seconds in range(10, 500, 10):
+        connection.send(b"a" * (10 * MIN_BODY_BYTES_PER_S))
+        connection.protocol.flow.read_paused = False
+        connection.protocol.cycle.body.clear()
+        assert connection.after(seconds).status is None

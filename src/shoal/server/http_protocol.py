@@ -7,12 +7,15 @@ takes, and frames streams as HTTP/1.1 does whatever the client speaks.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -33,6 +36,10 @@ BODY_WINDOW_S = 20.0
 BODY_WINDOW_BYTES = 4_096
 """At least so much of a body must come in each window, or its end. Source: Apache's RequestReadTimeout,
 body=20,MinRate=500, rounded down."""
+BODY_GRACE_S = 60.0
+MIN_BODY_BYTES_PER_S = 16_384
+"""A whole body has so long, and a second more for each of these bytes that comes, so that nobody keeps the share of a
+large one in memory for hours. A judgment: 128 kbit/s."""
 UNREAD_TIMEOUT_S = 60.0
 """A client that takes nothing of its answer for so long is cut off. Source: nginx, send_timeout."""
 
@@ -63,6 +70,8 @@ class _Progress:
     """begin of the window in which a piece of the body must come; infinite while none is awaited"""
     body_bytes: int = 0
     """that have come in this window"""
+    body_due_s: float = math.inf
+    """when the whole body must have come; later with each piece"""
     unread_s: float = math.inf
     """since when the client has taken nothing of its answer; infinite while nothing waits"""
     unread_bytes: int = 0
@@ -88,6 +97,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head = _Head()
         self._idle_bytes = 0
         self._unwanted_bytes = 0
+        self._data = b""
+        """what is being parsed"""
+        self._is_upgrade = False
+        """whether the present request asks for another protocol, for which the parser leaves its body alone"""
         self._refusal: _Refusal | None = None
         self.url = b""
 
@@ -104,7 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._progress.request_s == math.inf and self._progress.body_s == math.inf:
             self._progress.request_s = time.monotonic()
         self._idle_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         if self.transport.is_closing():
             return
         if self._idle_bytes > MAX_HEAD_BYTES:
@@ -138,6 +151,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The body begins, and the request is handed to the app."""
         assert self.parser is not None
+        self._is_upgrade = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+        if self._is_upgrade:
+            return
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             message = f"HTTP/{version} is not spoken here"
@@ -151,19 +167,24 @@ class BoundedProtocol(HttpToolsProtocol):
             _answer_unframed(self.cycle)
         if self.parser.should_upgrade():  # to nothing that is spoken here, and the parser reads no further
             self.cycle.keep_alive = False
+        now_s = time.monotonic()
         self._progress.request_s = math.inf
-        self._begin_window(time.monotonic())
+        self._progress.body_due_s = now_s + BODY_GRACE_S
+        self._begin_window(now_s)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._idle_bytes = 0
         self._progress.body_bytes += len(body)
+        self._progress.body_due_s += len(body) / MIN_BODY_BYTES_PER_S
         if self.cycle.response_complete:
             self._unwanted_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request has come."""
+        if self._is_upgrade:
+            return
         self._idle_bytes = 0
         self._unwanted_bytes = 0
         self._progress.body_s = math.inf
@@ -176,8 +197,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self.transport.is_closing():
             return
+        elif self.flow.read_paused and progress.body_s != math.inf:  # the body waits for the app
+            progress.body_due_s = max(progress.body_due_s, now_s + BODY_WINDOW_S)
+            self._begin_window(now_s)
+        elif progress.body_s != math.inf and now_s > progress.body_due_s:
+            message = f"the body comes too slowly: less than {MIN_BODY_BYTES_PER_S} bytes a second"
+            self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, message))
         elif now_s - progress.body_s > BODY_WINDOW_S:
-            if progress.body_bytes >= BODY_WINDOW_BYTES or self.flow.read_paused:
+            if progress.body_bytes >= BODY_WINDOW_BYTES:
                 self._begin_window(now_s)
             else:
                 self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body stood still for {BODY_WINDOW_S:.0f} s"))
@@ -251,8 +278,26 @@ class BoundedProtocol(HttpToolsProtocol):
         host = rest.partition(b"/")[0].partition(b"?")[0].rpartition(b"@")[2]
         self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"] + [(b"host", host)]
 
+    def _parse(self, data: bytes) -> None:
+        self._data = data
+        super().data_received(data)
+
     def _unsupported_upgrade_warning(self) -> None:
-        """Not a line of the log for each: clients of any kind may ask."""
+        """The parser has stopped behind the headers of a request that asks for another protocol. A server may ignore
+        that (RFC 9110, section 7.8), so the request is parsed again as if it did not: Java's client asks for h2c with
+        its first request, whatever its body."""
+        error = sys.exception()
+        if not self._is_upgrade or not isinstance(error, httptools.HttpParserUpgrade):
+            return
+        rest = self._data[error.args[0] :]
+        old, self._is_upgrade = self.parser, False
+        assert old is not None
+        lines = [b"%b %b HTTP/%b" % (old.get_method(), self.url, old.get_http_version().encode())]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        with suppress(AttributeError):  # as its parent: httptools before 0.6.3
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parse(b"\r\n".join([*lines, b"", b""]) + rest)
 
 
 class BoundedConfig(uvicorn.Config):
