@@ -53,6 +53,8 @@ class PlanningConfig:
     """
     refresh: bool = False
     """measure anew what was measured before"""
+    is_rough: bool = False
+    """whether what is not known of this machine may be measured in a hurry: for a command that a person waits for"""
     settings_suffice: bool = False
     """whether a model may be without weights where all machines are described: for plans that are only looked at"""
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from shoal.cli.output import measuring, note, print_plan, progress_bar
-from shoal.cli.plan_output import print_choice
+from shoal.cli.plan_output import note_figures, print_choice
 from shoal.cluster.launch import LoadedModel, launch
 from shoal.cluster.planning import PlannedModel, plan_model
 from shoal.config import LaunchConfig
@@ -49,6 +49,7 @@ def load_planned(
         print_plan(planned.plan)
         if planned.auto is not None:
             print_choice(planned.auto)
+            note_figures(planned.auto.figures, planned.plan.model)
     note_left_out(planned)
     threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):

@@ -48,19 +48,21 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[str], None]]:
-    """Yields what is told what is being measured: a spinner on a terminal, one line in a pipe, nothing if quiet."""
+    """Yields what is told what is being measured: a spinner on a terminal, a line each in a pipe, nothing if quiet."""
     if quiet:
         yield lambda what: None
     elif sys.stderr.isatty():
         with Console(stderr=True).status("planning") as status:
             yield lambda what: status.update(f"measuring this machine with the model, once{way_out}: {what}")
     else:
-        told: list[str] = []
+        has_begun = False
 
         def tell(what: str) -> None:
-            if not told:
+            nonlocal has_begun
+            if not has_begun:
                 note(f"measuring this machine with the model; the figures are kept{way_out}")
-            told.append(what)
+            has_begun = True
+            note(what)
 
         yield tell
 

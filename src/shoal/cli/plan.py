@@ -80,7 +80,7 @@ def plan(
     options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.cli.loading import note_left_out
     from shoal.cli.output import measuring, note, print_json, print_plan
-    from shoal.cli.plan_output import choice_dict, print_choice, print_explanation
+    from shoal.cli.plan_output import choice_dict, note_figures, print_choice, print_explanation
     from shoal.cluster.planning import AUTO, plan_model
     from shoal.config import LaunchConfig, PlanningConfig
     from shoal.planner.plan_file import write_plan
@@ -117,6 +117,7 @@ def plan(
         return
     print_plan(auto.plan)
     print_choice(auto)
+    note_figures(auto.figures, model)
     if explain:
         print_explanation(auto)
     if output is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +13,7 @@ from shoal.cli.output import note, print_table
 from shoal.cluster.auto_plan import AutoPlan
 from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.choose import Alternative
+from shoal.planner.figures import Figures
 from shoal.planner.plan_data import plan_dict
 
 _MB = 1e6
@@ -30,6 +32,17 @@ def print_choice(auto: AutoPlan) -> None:
         f"no plan for these workers exceeds {choice.bound_tokens_per_s:.1f} tokens/s by the same figures (gap "
         f"{choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
     )
+
+
+def note_figures(figures: Figures, model: str) -> None:
+    """Why what was measured may be wrong, and what to do about it; nothing where it may not."""
+    if figures.is_rough:
+        note(f"from a quick look at this machine; `shoal plan {model}` measures it thoroughly, once, for later runs")
+    if figures.is_disturbed:
+        note(
+            f"warning: other processes took {figures.others_share:.0%} of the processor while this machine was "
+            f"measured, so the figures may be wrong; `shoal plan {model} --refresh` measures again"
+        )
 
 
 def print_explanation(auto: AutoPlan) -> None:
@@ -55,6 +68,7 @@ def choice_dict(auto: AutoPlan) -> dict[str, Any]:
         "gap": choice.gap,
         "alternatives": [_alternative(one) for one in choice.alternatives if one.candidate is not choice.best],
         "planning_s": auto.planning_s,
+        "figures": asdict(auto.figures),
     }
 
 

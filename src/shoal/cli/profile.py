@@ -43,8 +43,10 @@ def profile(
             rates = measure_machine(local_layouts(sorted(os.sched_getaffinity(0))), refresh=refresh)
         _show_machine(rates, as_json=json)
         return
+    from shoal.cli.plan_output import note_figures
     from shoal.cluster.planning import measure_fleets
     from shoal.config import LaunchConfig, PlanningConfig
+    from shoal.planner.figures import figures_of
 
     config = LaunchConfig(
         model=model,
@@ -55,6 +57,8 @@ def profile(
     with measuring(quiet=json) as tell:
         fleets = measure_fleets(config, tell)
     _show_fleets(model, precision, fleets, as_json=json)
+    if not json:
+        note_figures(figures_of(worker for fleet in fleets for worker in fleet.classes), model)
 
 
 def _show_machine(rates: MachineRates, *, as_json: bool) -> None:

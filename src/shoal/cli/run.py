@@ -159,7 +159,7 @@ def run(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(cluster=options.text(cluster), link_precision=link_precision),
+        planning=PlanningConfig(cluster=options.text(cluster), link_precision=link_precision, is_rough=True),
         precision=precision,
         threads=threads,
         max_seqs=1,

@@ -24,6 +24,7 @@ from shoal.planner.choice.extend import Extension, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
 from shoal.planner.choice.spell import Limits, spell_plan
+from shoal.planner.figures import Figures, figures_of
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.workload import Workload
 from shoal.protocol.hidden_codec import LinkPrecision
@@ -45,6 +46,8 @@ class AutoPlan:
     """searching and comparing, measuring excluded"""
     placed: PlacedFleet
     """the machines that it was chosen for, as they were measured"""
+    figures: Figures
+    """how far what was measured of all machines can be trusted"""
     planner: AutoPlanner
     """that made it"""
 
@@ -139,6 +142,7 @@ class AutoPlanner:
             goal=self._goal,
             planning_s=planning_s,
             placed=placed,
+            figures=figures_of(worker for one in fleets for worker in one.fleet.classes),
             planner=self,
         )
 
@@ -280,6 +284,7 @@ def find_fleets(
             threads=threads,
             wide_kernels=wide_kernels,
             refresh=planning.refresh,
+            is_rough=planning.is_rough,
             on_progress=on_progress,
         )
     return [

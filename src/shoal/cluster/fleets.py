@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shoal.cluster.profile.fleet import class_of_each, measure_fleet
+from shoal.cluster.profile.fleet import class_of_each, is_measured, measure_fleet
 from shoal.cluster.profile.model_file import layer_weights
 from shoal.cluster.profile.model_times import num_parts
 from shoal.cluster.profile.slots import Slot, even_layout, local_layouts
@@ -25,6 +25,8 @@ from shoal.planner.speeds import Fleet, LinkSpeed, WorkerClass
 
 _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
 """per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
+_MOST_ROUGH_WORKERS = 2
+"""One request at a time gains most from the first division of the cores, if from any."""
 RAY = "ray"
 """As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
 Progress = Callable[[str], None]
@@ -46,6 +48,7 @@ def local_fleets(
     threads: int | None,
     wide_kernels: bool,
     refresh: bool,
+    is_rough: bool,
     on_progress: Progress,
 ) -> list[PlacedFleet]:
     """This machine as one worker of many threads, or more of fewer.
@@ -56,6 +59,7 @@ def local_fleets(
         threads: of each worker; None: 1, 2, 4, ... workers share the cores.
         wide_kernels: see core.plan.Plan.
         refresh: measure what is known, too.
+        is_rough: of what is not known, measure in a hurry and as no more than two workers.
         on_progress: told what is being measured.
     """
     cores = sorted(os.sched_getaffinity(0))
@@ -65,7 +69,12 @@ def local_fleets(
         raise ConfigError(f"--threads is {threads}, but there are {len(cores)} cores")
     else:
         layouts = (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
-
+    if is_rough:
+        layouts = tuple(
+            slots
+            for slots in layouts
+            if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(path, precisions, slots, wide_kernels=wide_kernels)
+        )
     num_shards = shard_atoms(open_weights(path).config).max_shards
     counts = [len(precisions) * num_parts(len(slots), num_shards) for slots in layouts]
     steps = StepsTold(on_progress, sum(counts))
@@ -73,7 +82,13 @@ def local_fleets(
     def fleet_of(index: int, slots: Sequence[Slot]) -> PlacedFleet:
         steps.skip_to(sum(counts[:index]))
         fleet = measure_fleet(
-            path, precisions, slots, wide_kernels=wide_kernels, refresh=refresh, on_progress=steps.begin
+            path,
+            precisions,
+            slots,
+            wide_kernels=wide_kernels,
+            refresh=refresh,
+            is_rough=is_rough,
+            on_progress=steps.begin,
         )
         return PlacedFleet(fleet=fleet, places=(tuple(Place(cores=slot.cores) for slot in slots),))
 
@@ -98,8 +113,9 @@ def fleet_from_file(
     slots = _slots(cluster)
     measured = None
     if slots:
+        steps = StepsTold(on_progress, len(precisions) * num_parts(len(slots), shard_atoms(source.config).max_shards))
         measured = measure_fleet(
-            path, precisions, slots, wide_kernels=wide_kernels, refresh=refresh, on_progress=on_progress
+            path, precisions, slots, wide_kernels=wide_kernels, refresh=refresh, on_progress=steps.begin
         )
     class_indexes = iter(class_of_each(slots))
     classes = tuple(

@@ -97,6 +97,10 @@ class WorkerClass:
     """by precision: while the machine's other workers are idle"""
     busy: Mapping[str, WorkerSpeed]
     """by precision: while they all compute"""
+    is_rough: bool = False
+    """whether they were measured in a hurry, for a first decision"""
+    others_share: float = 0.0
+    """part of the time of the measured cores that other processes took meanwhile, 0 to 1"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shoal.cluster import cpu_quota
-from shoal.cluster.profile.fleet import class_of_each, measure_fleet, measure_machine
+from shoal.cluster.profile.fleet import class_of_each, is_measured, measure_fleet, measure_machine
 from shoal.cluster.profile.links import PairSpeeds
-from shoal.cluster.profile.measurer import ClassSpeed, LinkTimes, Progress
+from shoal.cluster.profile.measurer import ClassSpeed, LinkTimes, ModelSpeeds, Progress
 from shoal.cluster.profile.model_file import ModelFile
 from shoal.cluster.profile.process import ProfileTeam
 from shoal.cluster.profile.rates import LayoutRates, measure_layout
@@ -58,12 +58,13 @@ class FakeMeasurer:
         self.asked.append("rates")
         return LayoutRates(num_workers=1, threads=1, copy_bytes_per_s=1e9, products={}, message_s=1e-4)
 
-    def speeds(self, model: ModelFile, on_progress: Progress) -> tuple[ClassSpeed, ...]:
-        self.asked.append(model.precision)
+    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+        self.asked.append(f"{model.precision}, roughly" if is_rough else model.precision)
         kinds = {slot.kind for slot in self.slots}
-        return tuple(
+        classes = tuple(
             ClassSpeed(alone=example_worker(index + 1), busy=example_worker(index + 2)) for index in range(len(kinds))
         )
+        return ModelSpeeds(classes=classes, others_share=0.5 if is_rough else 0.25)
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +91,15 @@ def all_times(speed: WorkerSpeed) -> list[float]:
     ]
 
 
-def test_a_tiny_model_on_two_workers_is_measured_and_nothing_is_left(model: Path):
+@pytest.mark.parametrize("is_rough", [False, True])
+def test_a_tiny_model_on_two_workers_is_measured_and_nothing_is_left(model: Path, is_rough: bool):
     with no_leaks():
-        fleet = measure_fleet(model, ["int4"], PAIR)
+        fleet = measure_fleet(model, ["int4"], PAIR, is_rough=is_rough)
     (kind,) = fleet.classes
     assert (kind.name, kind.count, kind.threads) == ("1 thread", 2, 1)
     assert kind.memory_bytes > 0
+    assert kind.is_rough == is_rough
+    assert 0.0 <= kind.others_share <= 1.0
     for speeds in (kind.alone, kind.busy):
         assert min(all_times(speeds["int4"])) >= 0.0
         assert min(speeds["int4"].mlp.prefill.seconds) > 0.0
@@ -136,6 +140,27 @@ def test_the_same_model_elsewhere_is_known_and_another_is_not(model: Path, tmp_p
     assert fake.asked == ["links", "int4"]
     measure_fleet(make_tiny_gguf(tmp_path / "other", quant="Q8_0"), ["auto"], PAIR, start=fake)
     assert fake.asked == ["links", "int4", "auto"]
+
+
+def test_rough_figures_are_kept_for_the_next_hurry_only(model: Path):
+    fake = FakeMeasurer(PAIR)
+    for _ in range(2):
+        (kind,) = measure_fleet(model, ["int4"], PAIR, is_rough=True, start=fake).classes
+        assert (kind.is_rough, kind.others_share) == (True, 0.5)
+    assert fake.asked == ["links", "int4, roughly"]
+    assert not is_measured(model, ["int4"], PAIR, wide_kernels=True)
+    (kind,) = measure_fleet(model, ["int4"], PAIR, start=fake).classes
+    assert (kind.is_rough, kind.others_share) == (False, 0.25)
+    assert fake.asked == ["links", "int4, roughly", "int4"]
+
+
+def test_thorough_figures_are_good_enough_in_a_hurry(model: Path):
+    fake = FakeMeasurer(PAIR)
+    measure_fleet(model, ["int4"], PAIR, start=fake)
+    assert is_measured(model, ["int4"], PAIR, wide_kernels=True)
+    (kind,) = measure_fleet(model, ["int4"], PAIR, is_rough=True, start=fake).classes
+    assert (kind.is_rough, kind.others_share) == (False, 0.25)
+    assert fake.asked == ["links", "int4"]
 
 
 def test_refresh_measures_all_again(model: Path):

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.cluster.profile.parts import COLUMNS, HALF, LONG, NOTHING, SHORT, Part, kind_of, plan_parts
+from shoal.cluster.profile.parts import (
+    COLUMNS,
+    FULL,
+    HALF,
+    LONG,
+    NOTHING,
+    QUICK,
+    SHORT,
+    Effort,
+    Part,
+    kind_of,
+    plan_parts,
+)
 from shoal.core.plan import Block
 from shoal.core.shard_atoms import ShardAtoms
 from shoal.planner.step_points import StepKind
@@ -18,14 +30,14 @@ MIB = 1 << 20
 
 
 def parts_of(
-    num_layers: int, layer_bytes: int, *, with_shards: bool = True, atoms: ShardAtoms = ATOMS
+    num_layers: int, layer_bytes: int, *, with_shards: bool = True, atoms: ShardAtoms = ATOMS, effort: Effort = FULL
 ) -> dict[str, Part]:
     sizes = [100 * MIB, *[layer_bytes] * num_layers, 100 * MIB]
     blocks = [
         Block(name=str(i), weight_bytes=size, flops_per_token=1, kv_bytes_per_token=1, output_bytes_per_token=1)
         for i, size in enumerate(sizes)
     ]
-    return {part.name: part for part in plan_parts(blocks, atoms, LIMITS, with_shards=with_shards)}
+    return {part.name: part for part in plan_parts(blocks, atoms, LIMITS, with_shards=with_shards, effort=effort)}
 
 
 def span(part: Part) -> tuple[int, int]:
@@ -73,6 +85,18 @@ def test_what_cannot_be_shared_is_not_timed_in_shards():
     )
     assert list(parts_of(4, MIB, atoms=tiny)) == [LONG, SHORT, NOTHING]
     assert list(parts_of(4, MIB, with_shards=False)) == [LONG, SHORT, NOTHING]
+
+
+def test_a_quick_look_times_the_same_parts_with_half_of_the_steps():
+    full, quick = parts_of(30, 3 * MIB), parts_of(30, 3 * MIB, effort=QUICK)
+    assert list(quick) == list(full)
+    assert span(quick[LONG]) == (19, 30)
+    counts = [sum(len(part.steps) + len(part.alone_steps) for part in parts.values()) for parts in (full, quick)]
+    assert counts == [36, 18]
+    for name, part in quick.items():
+        assert {kind_of(step) for step in part.steps} <= {kind_of(step) for step in full[name].steps}
+        assert set(part.alone_steps) <= set(part.steps)
+    assert {kind_of(step) for step in quick[HALF].steps} <= {kind_of(step) for step in quick[LONG].steps}
 
 
 def test_steps_are_asked_for_a_part_each_and_none_twice():

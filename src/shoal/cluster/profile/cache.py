@@ -37,6 +37,10 @@ class ProfileCache(Generic[KeptT]):
         self._folder = folder
         self._kind = kind
 
+    def has(self, key: Mapping[str, object]) -> bool:
+        """Whether something is kept under a key."""
+        return self._read(self._folder / f"{_digest(key)}.json") is not None
+
     def get_or_measure(
         self, key: Mapping[str, object], measure: Callable[[], KeptT], *, refresh: bool = False
     ) -> KeptT:

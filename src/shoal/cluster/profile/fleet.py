@@ -10,8 +10,8 @@ from pathlib import Path
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.profile.cache import ProfileCache, profile_folder
 from shoal.cluster.profile.machine import Machine, this_machine
-from shoal.cluster.profile.measurer import ClassSpeed, LinkTimes, Measurer, TeamMeasurer
-from shoal.cluster.profile.model_file import open_model
+from shoal.cluster.profile.measurer import LinkTimes, Measurer, ModelSpeeds, TeamMeasurer
+from shoal.cluster.profile.model_file import ModelFile, open_model
 from shoal.cluster.profile.rates import LayoutRates
 from shoal.cluster.profile.slots import Slot, kinds_of
 from shoal.model.decoder.blocks import PROCESS_BYTES
@@ -41,6 +41,7 @@ def measure_fleet(
     *,
     wide_kernels: bool = True,
     refresh: bool = False,
+    is_rough: bool = False,
     on_progress: Progress = lambda what: None,
     start: StartMeasuring = TeamMeasurer,
 ) -> Fleet:
@@ -52,6 +53,7 @@ def measure_fleet(
         slots: on disjoint cores. Alike ones are one class, in the order in which they first come.
         wide_kernels: whether 4-bit weights are held in two packings; see core.plan.Plan.
         refresh: measure what is known, too.
+        is_rough: measure in a hurry what is not known. Such figures are kept for the next hurry and for nothing else.
         on_progress: called with what is being measured.
         start: who measures what has to be.
 
@@ -63,18 +65,26 @@ def measure_fleet(
     """
     models = {precision: open_model(path, precision, wide_kernels=wide_kernels) for precision in precisions}
     kept_links = ProfileCache(profile_folder(), LinkTimes)
-    kept_speeds = ProfileCache(profile_folder(), tuple[ClassSpeed, ...])
+    kept_speeds = _kept_speeds()
+    rough = {precision for precision, model in models.items() if is_rough and not _is_known(model, slots)}
     with start(slots) as measurer:
         links = kept_links.get_or_measure(_key("links", slots), measurer.links, refresh=refresh)
         speeds = {
             precision: kept_speeds.get_or_measure(
-                _key("model", slots, model=model.shape),
-                lambda model=model: measurer.speeds(model, on_progress),
+                _model_key(model, slots, is_rough=precision in rough),
+                lambda model=model, precision=precision: measurer.speeds(
+                    model, on_progress, is_rough=precision in rough
+                ),
                 refresh=refresh,
             )
             for precision, model in models.items()
         }
-    return _fleet(slots, links, speeds)
+    return _fleet(slots, links, speeds, is_rough=bool(rough))
+
+
+def is_measured(path: Path, precisions: Sequence[Precision], slots: Sequence[Slot], *, wide_kernels: bool) -> bool:
+    """Whether such a fleet is known already, and not only roughly. Raises ModelLoadError."""
+    return all(_is_known(open_model(path, one, wide_kernels=wide_kernels), slots) for one in precisions)
 
 
 def measure_machine(
@@ -95,7 +105,7 @@ def class_of_each(slots: Sequence[Slot]) -> list[int]:
     return [kinds.index(slot.kind) for slot in slots]
 
 
-def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, Sequence[ClassSpeed]]) -> Fleet:
+def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, ModelSpeeds], *, is_rough: bool) -> Fleet:
     kinds = kinds_of(slots)
     memory_bytes = max(0, free_memory_bytes() // len(slots) - PROCESS_BYTES)
     ring = _NO_LINK if links.pair is None else links.pair.ring
@@ -107,8 +117,10 @@ def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, Sequenc
                 count=sum(slot.kind == kind.kind for slot in slots),
                 threads=kind.threads,
                 memory_bytes=memory_bytes,
-                alone={precision: classes[index].alone for precision, classes in speeds.items()},
-                busy={precision: classes[index].busy for precision, classes in speeds.items()},
+                alone={precision: one.classes[index].alone for precision, one in speeds.items()},
+                busy={precision: one.classes[index].busy for precision, one in speeds.items()},
+                is_rough=is_rough,
+                others_share=max(one.others_share for one in speeds.values()),
             )
             for index, kind in enumerate(kinds)
         ),
@@ -117,6 +129,18 @@ def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, Sequenc
         turn=links.turn,
         message_s=links.message_s,
     )
+
+
+def _kept_speeds() -> ProfileCache[ModelSpeeds]:
+    return ProfileCache(profile_folder(), ModelSpeeds)
+
+
+def _is_known(model: ModelFile, slots: Sequence[Slot]) -> bool:
+    return _kept_speeds().has(_model_key(model, slots, is_rough=False))
+
+
+def _model_key(model: ModelFile, slots: Sequence[Slot], *, is_rough: bool) -> dict[str, object]:
+    return _key("model, roughly" if is_rough else "model", slots, model=model.shape)
 
 
 def _key(what: str, slots: Sequence[Slot], **more: object) -> dict[str, object]:

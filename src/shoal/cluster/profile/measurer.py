@@ -11,8 +11,10 @@ from shoal.cluster.profile.head_time import measure_turn
 from shoal.cluster.profile.links import PairSpeeds, measure_message, measure_pair
 from shoal.cluster.profile.model_times import ModelFile, TimedModel, time_model
 from shoal.cluster.profile.process import ProfileTeam
+from shoal.cluster.profile.processor_use import processor_use
 from shoal.cluster.profile.rates import LayoutRates, measure_layout
 from shoal.cluster.profile.slots import Slot, kinds_of
+from shoal.planner.figures import others_share
 from shoal.planner.fit import fit_worker, scale_worker
 from shoal.planner.speeds import Curve, WorkerSpeed
 from shoal.planner.step_points import LayerWeights
@@ -40,6 +42,16 @@ class ClassSpeed:
     busy: WorkerSpeed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpeeds:
+    """One model at one precision, on every kind of slot of a layout."""
+
+    classes: tuple[ClassSpeed, ...]
+    """in the order in which kinds first come"""
+    others_share: float
+    """part of the time of the layout's cores that other processes took meanwhile, 0 to 1"""
+
+
 class Measurer(Protocol):
     """Measures workers on the slots of one layout."""
 
@@ -51,8 +63,8 @@ class Measurer(Protocol):
         """Raises WorkerLost."""
         ...
 
-    def speeds(self, model: ModelFile, on_progress: Progress) -> tuple[ClassSpeed, ...]:
-        """Of every kind of slot, in the order in which they first come. Raises WorkerLost, ModelLoadError."""
+    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+        """With `is_rough`, fewer steps, less often. Raises WorkerLost, ModelLoadError."""
         ...
 
 
@@ -78,10 +90,14 @@ class TeamMeasurer:
         """See `Measurer.rates`."""
         return measure_layout(self._team())
 
-    def speeds(self, model: ModelFile, on_progress: Progress) -> tuple[ClassSpeed, ...]:
+    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
         """See `Measurer.speeds`."""
-        ranks = [self._slots.index(slot) for slot in kinds_of(self._slots)]
-        return tuple(_fit(one, model.weights) for one in time_model(self._team(), model, ranks, on_progress))
+        team, ranks = self._team(), [self._slots.index(slot) for slot in kinds_of(self._slots)]
+        cores = {core for slot in self._slots for core in slot.cores}
+        before = processor_use(cores, team.pids)
+        timed = time_model(team, model, ranks, on_progress, is_rough=is_rough)
+        share = others_share(before, processor_use(cores, team.pids), len(cores))
+        return ModelSpeeds(classes=tuple(_fit(one, model.weights) for one in timed), others_share=share)
 
     def _team(self) -> ProfileTeam:
         if self._started is None:

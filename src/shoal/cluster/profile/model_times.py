@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shoal.cluster.profile.model_file import ModelFile
-from shoal.cluster.profile.parts import COLUMNS, HALF, LONG, NOTHING, SHORT, Part, kind_of, plan_parts
+from shoal.cluster.profile.parts import COLUMNS, FULL, HALF, LONG, NOTHING, QUICK, SHORT, Part, kind_of, plan_parts
 from shoal.cluster.profile.process import ProfileTeam, seconds_of
 from shoal.cluster.profile.slots import Slot
 from shoal.planner.step_points import ModelPoints, PartPoints, StepKind
@@ -17,6 +17,7 @@ from shoal.worker.profile_steps import blocks_needed
 BLOCK_SIZE = 16
 """tokens in a KV block, as `shoal run` has it"""
 LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
+QUICK_LIMITS = TimeLimits(min_runs=2, max_runs=5, enough_s=0.03)
 QUOTA_LIMITS = TimeLimits(min_runs=3, max_runs=200, enough_s=0.4)
 """Many periods of a CPU quota: a single step runs at full speed or waits."""
 
@@ -43,7 +44,9 @@ class TimedModel:
     """some steps again, while the others are idle; None where there are no others"""
 
 
-def time_model(team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_progress: Progress) -> list[TimedModel]:
+def time_model(
+    team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_progress: Progress, *, is_rough: bool = False
+) -> list[TimedModel]:
     """The model on some of a team's workers, all of them computing the same at once.
 
     Args:
@@ -51,6 +54,7 @@ def time_model(team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_pro
         model: to load parts of.
         ranks: whose times are wanted, and who is timed alone, too.
         on_progress: called with what is being done.
+        is_rough: fewer steps, less often.
 
     Raises:
         WorkerLost: a process died or did not answer.
@@ -58,10 +62,12 @@ def time_model(team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_pro
         CapacityError: there is not enough memory.
     """
     with_others = len(team.slots) > 1
-    limits = LIMITS if all(slot.cpu_quota == 1 for slot in team.slots) else QUOTA_LIMITS
+    has_quota = any(slot.cpu_quota < 1 for slot in team.slots)
+    limits = QUOTA_LIMITS if has_quota else QUICK_LIMITS if is_rough else LIMITS
+    effort = QUICK if is_rough else FULL
     busy: dict[str, list[PartPoints]] = {}
     alone: dict[str, list[PartPoints]] = {}
-    for part in plan_parts(model.blocks, model.atoms, limits, with_shards=with_others):
+    for part in plan_parts(model.blocks, model.atoms, limits, with_shards=with_others, effort=effort):
         on_progress(f"{_workers(team)}: {WORDS[part.name]}")
         team.ask_all(_load_message(model, part))
         busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks)]

@@ -12,26 +12,57 @@ from shoal.planner.shares import shard_parts
 from shoal.planner.step_points import StepKind
 from shoal.protocol.profile_messages import TimeLimits, TimeStep
 
-_LONG_BYTES = 256 << 20
-"""Weights of the long part, where the model has more: several times the last-level cache of a server processor."""
 _SHORT_BYTES = 8 << 20
 """Weights of the short part: multiplying them by many rows takes much longer than reading them from anywhere."""
-_DECODE_ROWS = (1, 2, 4, 8, 16, 32)
-_ALONE_DECODE_ROWS = (1, 4, 16)
-_SHARD_DECODE_ROWS = (1, 16)
-_FEW_PREFILL_ROWS = (8, 64)
-_MANY_PREFILL_ROWS = (128, 256, 512)
-_ALONE_PREFILL_ROWS = (256,)
-_SHARD_PREFILL_ROWS = (64,)
 _PROMPT_TOKENS = 128
 """rows of one sequence among prompt rows"""
 _NEAR_TOKENS, _FAR_TOKENS = 32, 480
 """Contexts. Far: keys and values of many sequences then come from memory, as they do while a model decodes."""
-_FAR_DECODE_ROWS = (1, 16)
-_FAR_PREFILL_ROWS = (64,)
 
 LONG, SHORT, HALF, COLUMNS, NOTHING = "long", "short", "half", "columns", "nothing"
 """Names of parts: see planner.step_points. NOTHING is the smallest shard there is, for what a step costs by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much of a model is timed, and how many rows the timed steps have, a step each."""
+
+    long_bytes: int
+    """weights of the long part's layers, where the model has more"""
+    decode: tuple[int, ...]
+    """output rows of the long part"""
+    alone_decode: tuple[int, ...]
+    """some of them, again while all other workers are idle"""
+    shard_decode: tuple[int, ...]
+    """some of them, on shards"""
+    far_decode: tuple[int, ...]
+    """output rows of the short part, at two lengths of context each"""
+    few_prefill: tuple[int, ...]
+    """prompt rows of the long part"""
+    many_prefill: tuple[int, ...]
+    """prompt rows of the short part"""
+
+
+FULL = Effort(
+    long_bytes=256 << 20,  # several times the last-level cache of a server processor
+    decode=(1, 2, 4, 8, 16, 32),
+    alone_decode=(1, 4, 16),
+    shard_decode=(1, 16),
+    far_decode=(1, 16),
+    few_prefill=(8, 64),
+    many_prefill=(128, 256, 512),
+)
+QUICK = Effort(
+    long_bytes=32 << 20,  # loading takes most of the time; a large cache flatters these figures
+    decode=(1, 4),
+    alone_decode=(1,),
+    shard_decode=(1,),
+    far_decode=(1,),
+    few_prefill=(64,),
+    many_prefill=(256,),
+)
+"""What a decision for one request at a time needs."""
+_ALONE_PREFILL_ROWS, _SHARD_PREFILL_ROWS, _FAR_PREFILL_ROWS = (256,), (64,), (64,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +84,7 @@ class Part:
 
 
 def plan_parts(
-    blocks: Sequence[Block], atoms: ShardAtoms, limits: TimeLimits, *, with_shards: bool
+    blocks: Sequence[Block], atoms: ShardAtoms, limits: TimeLimits, *, with_shards: bool, effort: Effort = FULL
 ) -> tuple[Part, ...]:
     """The parts to time, in order.
 
@@ -62,19 +93,20 @@ def plan_parts(
         atoms: into what the model can be cut.
         limits: how often to repeat a step.
         with_shards: whether there is anybody to share a layer with.
+        effort: FULL or QUICK.
     """
     num_layers = len(blocks) - 2
     steps = _Steps(limits)
     long = Part(
         name=LONG,
-        first_layer=num_layers - _layers_of(blocks, _LONG_BYTES),
+        first_layer=num_layers - _layers_of(blocks, effort.long_bytes),
         last_layer=num_layers,
         has_head=True,
         steps=(
-            *steps.decode(LONG, _DECODE_ROWS, (True, False)),
-            *steps.prefill(LONG, _FEW_PREFILL_ROWS),
+            *steps.decode(LONG, effort.decode, (True, False)),
+            *steps.prefill(LONG, effort.few_prefill),
         ),
-        alone_steps=steps.decode(LONG, _ALONE_DECODE_ROWS, (True,)),
+        alone_steps=steps.decode(LONG, effort.alone_decode, (True,)),
     )
     first_short = 1 if num_layers > 2 else 0  # neither the embedding nor, where there are layers enough, the head
     last_short = min(max(1, num_layers - 1), first_short + _layers_of(blocks, _SHORT_BYTES))
@@ -83,7 +115,7 @@ def plan_parts(
         first_layer=first_short,
         last_layer=last_short,
         has_head=last_short == num_layers,
-        steps=(*steps.prefill(SHORT, _MANY_PREFILL_ROWS), *steps.contexts(SHORT)),
+        steps=(*steps.prefill(SHORT, effort.many_prefill), *steps.contexts(SHORT, effort.far_decode)),
         alone_steps=steps.prefill(SHORT, _ALONE_PREFILL_ROWS),
     )
     nothing = Part(
@@ -96,7 +128,7 @@ def plan_parts(
     )
     if not with_shards or atoms.max_shards < 2:
         return long, short, nothing
-    return long, short, nothing, *_shards_of(long, atoms, steps)
+    return long, short, nothing, *_shards_of(long, atoms, steps, effort.shard_decode)
 
 
 def kind_of(step: TimeStep) -> StepKind:
@@ -129,11 +161,12 @@ class _Steps:
         """Prompt rows, never sampled."""
         return tuple(self._step(part, prompt_rows=count, past_tokens=past_tokens) for count in rows)
 
-    def contexts(self, part: str) -> tuple[TimeStep, ...]:
+    def contexts(self, part: str, decode_rows: Iterable[int]) -> tuple[TimeStep, ...]:
         """The same rows, near and far."""
+        rows = tuple(decode_rows)
         return (
-            *self.decode(part, _FAR_DECODE_ROWS, (False,), _NEAR_TOKENS),
-            *self.decode(part, _FAR_DECODE_ROWS, (False,), _FAR_TOKENS),
+            *self.decode(part, rows, (False,), _NEAR_TOKENS),
+            *self.decode(part, rows, (False,), _FAR_TOKENS),
             *self.prefill(part, _FAR_PREFILL_ROWS),
             *self.prefill(part, _FAR_PREFILL_ROWS, _FAR_TOKENS),
         )
@@ -158,7 +191,7 @@ class _Steps:
         )
 
 
-def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps) -> tuple[Part, Part]:
+def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps, decode_rows: tuple[int, ...]) -> tuple[Part, Part]:
     """The larger half of the long part, and the same without its KV heads."""
     half = shard_parts(atoms, (1, 1))[0]
     columns = ShardPart(kv_heads=(0, 0), columns=half.columns, vocabulary=half.vocabulary)
@@ -170,7 +203,7 @@ def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps) -> tuple[Part, Part
             shard=half,
             has_head=True,
             steps=(
-                *steps.decode(HALF, _SHARD_DECODE_ROWS, (True, False)),
+                *steps.decode(HALF, decode_rows, (True, False)),
                 *steps.prefill(HALF, _SHARD_PREFILL_ROWS),
             ),
         ),
@@ -181,7 +214,7 @@ def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps) -> tuple[Part, Part
             shard=columns,
             has_head=True,
             steps=(
-                *steps.decode(COLUMNS, _SHARD_DECODE_ROWS, (False,)),
+                *steps.decode(COLUMNS, decode_rows, (False,)),
                 *steps.prefill(COLUMNS, _SHARD_PREFILL_ROWS),
             ),
         ),
