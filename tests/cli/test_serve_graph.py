@@ -14,7 +14,9 @@ import pytest
 from shoal.cli.model_options import options_of
 from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
 from shoal.errors import ConfigError, ModelLoadError
+from shoal.server.oip.app import MAX_REQUEST_BYTES
 from shoal.server.serve import bind
+from tests.cli.conftest import Shoal
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler
 from tests.server.oip.running import free_port
 from tests.server.oip.test_rest_errors import GOOD
@@ -141,3 +143,27 @@ def test_an_address_in_use_is_known_before_anything_is_loaded(which: str) -> Non
     with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
         serve_graphs(["doubler.onnx"], loader, options(**{which: taken.getsockname()[1]}))
     assert loader.threads == []
+
+
+def test_what_clients_may_do_comes_from_the_command_line(
+    shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's file is read only when it is loaded."""
+    model, key_file = tmp_path / "twice.onnx", tmp_path / "key"
+    model.write_bytes(b"")
+    key_file.write_text("secret\n")
+    started: list[GraphServeOptions] = []
+    monkeypatch.setattr("shoal.cli.serve_graph.serve_graphs", lambda _models, _load, chosen: started.append(chosen))
+    monkeypatch.setattr("shoal.server.descriptors.raise_limit", lambda: None)
+    monkeypatch.delenv("SHOAL_API_KEY", raising=False)
+    for given in (
+        (),
+        ("--allow-load", "--allowed-host", "a.example", "--allowed-host", "b.example"),
+        ("--api-key-file", str(key_file), "--host", "0.0.0.0", "--max-request", "1M"),
+    ):
+        assert shoal("serve", model, *given).status == 0
+    assert [(one.allow_load, one.allowed_hosts, one.api_key, one.max_request_bytes) for one in started] == [
+        (False, (), None, MAX_REQUEST_BYTES),
+        (True, ("a.example", "b.example"), None, MAX_REQUEST_BYTES),
+        (False, None, "secret", 1 << 20),
+    ]

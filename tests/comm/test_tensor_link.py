@@ -118,6 +118,13 @@ def ref(**changes: object) -> TensorRef:
     return TensorRef(**({"name": "x", "dtype": "float32", "shape": (2,), "offset": 0, "num_bytes": 8} | changes))
 
 
+@pytest.mark.parametrize("shape", [(0, 1 << 62), (1 << 62, 0), (1 << 30, 0, 1 << 30)])
+@pytest.mark.parametrize("dtype", ["float32", "string"])
+def test_an_empty_tensor_of_sizes_that_numpy_cannot_multiply_is_refused(shape: tuple[int, ...], dtype: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="impossible shape"):
+        from_bytes(memoryview(b""), ref(shape=shape, dtype=dtype, num_bytes=0))
+
+
 @pytest.mark.parametrize(
     "bad",
     [

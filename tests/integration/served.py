@@ -31,12 +31,18 @@ class Served:
 
 
 @contextmanager
-def served(model: Path, *options: str) -> Generator[Served, None, None]:
-    """While the block runs; workers that are stopped count as hung only after a minute."""
+def served(model: Path, *options: str, num_descriptors: int | None = None) -> Generator[Served, None, None]:
+    """While the block runs; workers that are stopped count as hung only after a minute.
+
+    `num_descriptors`: that the server may open; None: as many as this process.
+    """
+    limited = ("sh", "-c", f'ulimit -n {num_descriptors} && exec "$@"', "sh") if num_descriptors else ()
     command = ("serve", str(model), "--port", "0", "--name", "tiny", "--precision", "fp32", "--threads", "1")
     limits = ("--kv-memory", "16M", "--worker-timeout", "60")
     with subprocess.Popen(
-        [sys.executable, "-m", "shoal.cli.main", *command, *limits, *options], stderr=subprocess.PIPE, text=True
+        [*limited, sys.executable, "-m", "shoal.cli.main", *command, *limits, *options],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         try:
