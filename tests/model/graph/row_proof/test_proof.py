@@ -108,6 +108,20 @@ MIXING = {
     "texts in as many parts as the longest": "g (string[N] x) => (string[N,K] y, int64[N] n) { y,n=StringSplit(x) }",
     "casts that cut numbers off": X
     + " { s=Shape<end=1>(x) c=Cast<to=2>(s) d=Cast<to=7>(c) f=Cast<to=1>(d) y=Div(x,f) }",
+    "the place of a row in a byte": X
+    + """ <int64 z={0}, int64 one={1}, int64[1] first={0}> { s=Shape<end=1>(x) n=Squeeze(s,first) r=Range(z,n,one)
+        b=Cast<to=3>(r) i=Cast<to=7>(b) y=Gather(x,i) }""",
+    "the place of a row as a truth value": X
+    + """ <int64 z={0}, int64 one={1}, int64[1] first={0}> { s=Shape<end=1>(x) n=Squeeze(s,first) r=Range(z,n,one)
+        b=Cast<to=9>(r) i=Cast<to=7>(b) y=Gather(x,i) }""",
+    "as many columns as the largest says": """g (float[N,60] x, int64[N] k) => (float[N,M] y) <int64[1] m={-1},
+        int64[1] one={1}> { n=Shape<end=1>(x) c=ReduceMax<axes=[0]>(k) t=Concat<axis=0>(n,c,m) r=Reshape(x,t)
+        y=ReduceSum<keepdims=0>(r,one) }""",
+    "as many columns as there are zeros": """g (float[N,60] x) => (float[N,M] y) <int64[1] m={-1}, int64[1] one={1}> {
+        n=Shape<end=1>(x) z=NonZero(x) c=Shape<start=1>(z) t=Concat<axis=0>(n,c,m) r=Reshape(x,t)
+        y=ReduceSum<keepdims=0>(r,one) }""",
+    "what each place in a fixed batch adds": """g (float[2,1,1,1] x) => (float[2,1,1,1] y) <float[1,1,1,1] w={1.0},
+        float[1] b={0.0}, float[2,1,1,1] z={1.0,2.0}> { y=com.microsoft.FusedConv<activation="Relu">(x,w,b,z) }""",
     "an axis without a name": "g (float[N,N] x) => (float[N,N] y) { t=Transpose(x) y=Add(x,t) }",
 }
 

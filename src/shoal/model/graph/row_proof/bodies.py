@@ -141,6 +141,8 @@ def loop(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[K
 
 def scan(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[Kind, ...]:
     """`Scan`: over axes that are not the batch."""
+    if walk.opset < _AXES_OF_SCAN:
+        raise Mixing("Scan has a batch of its own in this operator set")
     num_scanned = attribute(node, "num_scan_inputs", 1)
     num_states = len(node.input) - num_scanned
     states = [_outside(walk, name) for name in node.input[:num_states]]
@@ -213,5 +215,7 @@ def _learn_rank(walk: Walk, name: str, rank: int | None) -> None:
         walk.known.learn_shape(name, tuple(walk.known.unknown(name, axis) for axis in range(rank)))
 
 
+_AXES_OF_SCAN = 9
+"""From this operator set on Scan takes its axes as attributes; before, its first axis is a batch."""
 FOLLOW = {"If": branch, "Loop": loop, "Scan": scan}
 """By operator of the default domain."""

@@ -19,7 +19,7 @@ def first_axis(*others: int, shift: int = 0) -> Callable[[Walk, onnx.NodeProto],
     """Rows along the first axis of the first input, and of `others` in the same number; all else is shared.
 
     Args:
-        others: indices of inputs.
+        others: indices of inputs, which may be left out.
         shift: how many axes the result has more than the first input.
     """
 
@@ -27,7 +27,7 @@ def first_axis(*others: int, shift: int = 0) -> Callable[[Walk, onnx.NodeProto],
         rows = walk.plain_rows(node.input[0])
         for index, name in enumerate(node.input[1:], 1):
             found = walk.plain_rows(name)
-            if index in others and (found is None or rows is None or _turn(found) != _turn(rows)):
+            if name and index in others and (found is None or rows is None or _turn(found) != _turn(rows)):
                 raise Mixing(_NOT_FIRST)
             if index not in others and found is not None:
                 raise Mixing(f"a parameter of {node.op_type} depends on a row")

@@ -79,14 +79,20 @@ def reshape(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def _target(walk: Walk, node: onnx.NodeProto, shape: Shape, content: Content) -> Shape:
-    """The shape that a reshape gives. A number that only a run knows is what the others leave, where there is one."""
+    """The shape that a reshape gives. A number that only a run knows is what the others leave, where there is one.
+
+    Raises:
+        Mixing: there are several, and one of them may depend on rows.
+    """
     sizes: list[Size | None] = list(content)
     for axis, size in enumerate(content):
         if size == Size(0) and not attribute(node, "allowzero", 0):
             sizes[axis] = shape[axis] if axis < len(shape) else None
-        elif size is not None and not size.is_length:
+        elif not walk.is_followed(size) or (size is not None and not size.is_length):
             sizes[axis] = None
     open_axes = [axis for axis, size in enumerate(sizes) if size is None]
+    if len(open_axes) > 1 and not all(walk.is_followed(content[axis]) for axis in open_axes):
+        raise Mixing("a shape depends on rows or their number")
     if len(open_axes) == 1:
         rest = product(size for size in sizes if size is not None)
         sizes[open_axes[0]] = product(shape).over(rest)

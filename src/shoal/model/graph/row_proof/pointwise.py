@@ -7,6 +7,7 @@ import onnx
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing
 from shoal.model.graph.row_proof.walk import Walk, broadcast
 from shoal.model.graph.tensor_parallel.nodes import attribute, from_front, input_name
+from shoal.model.graph.tensor_parallel.shape_rules import WIDE_TYPES
 from shoal.model.graph.tensor_parallel.sizes import ONE
 
 
@@ -21,8 +22,15 @@ def first_only(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def copy(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """The same entries, perhaps of another type."""
+    """The same entries."""
     return walk.rows(node.input[0]) or SHARED
+
+
+def cast(walk: Walk, node: onnx.NodeProto) -> Kind:
+    """The same entries of another type. What says which row it is in may not fit there."""
+    if attribute(node, "to", 0) in WIDE_TYPES:
+        return walk.rows(node.input[0]) or SHARED
+    return walk.plain_rows(node.input[0]) or SHARED
 
 
 def dropout(walk: Walk, node: onnx.NodeProto) -> tuple[Kind, ...]:

@@ -39,7 +39,7 @@ from shoal.model.graph.row_proof.moving import (
     transpose,
     unsqueeze,
 )
-from shoal.model.graph.row_proof.pointwise import copy, dropout, elementwise, first_only, quantize
+from shoal.model.graph.row_proof.pointwise import cast, copy, dropout, elementwise, first_only, quantize
 from shoal.model.graph.row_proof.products import (
     block_product,
     einsum,
@@ -79,7 +79,6 @@ _STANDARD: Mapping[str, Rule] = {
     **dict.fromkeys(("ArgMax", "ArgMin"), arg_reduction),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), softmax),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), layer_norm),
-    **dict.fromkeys(("Identity", "Cast"), copy),
     **dict.fromkeys(("MatMul", "MatMulInteger"), matmul),
     **dict.fromkeys(("GatherElements", "ScatterElements", "Scatter"), gather_elements),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantize),
@@ -88,6 +87,7 @@ _STANDARD: Mapping[str, Rule] = {
     **dict.fromkeys(("Shape", "Size"), shape_of),
     "Attention": standard_attention,
     "BatchNormalization": batch_norm,
+    "Cast": cast,
     "CastLike": first_only,
     "Concat": concat,
     "ConstantOfShape": constant_of_shape,
@@ -102,6 +102,7 @@ _STANDARD: Mapping[str, Rule] = {
     "GatherND": gather_nd,
     "Gemm": gemm,
     "GridSample": first_axis(1),
+    "Identity": copy,
     "LRN": along_axis("", 1),
     "LSTM": recurrent(3),
     "LpNormalization": along_axis("axis", -1),
@@ -131,10 +132,10 @@ _MICROSOFT: Mapping[str, Rule] = {
     **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), block_product),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), skip_layer_norm),
     "Attention": attention(frozenset({0, 3, 4, 5}), lambda rank: (rank,)),
-    "FusedConv": first_axis(),
+    "FusedConv": first_axis(3),
     "FusedMatMul": fused_matmul,
     "MultiHeadAttention": attention(frozenset({0, 1, 2, 4, 5, 6, 7}), lambda rank: (3, 4, 4)),
-    "NhwcFusedConv": first_axis(),
+    "NhwcFusedConv": first_axis(3),
     "RotaryEmbedding": rotary(1, (2, 3)),
     "SimplifiedLayerNormalization": layer_norm,
 }

@@ -106,6 +106,10 @@ class Walk:
         """Whether a size is equal in every run."""
         return size is not None and all(name in self._steady for name in size.names)
 
+    def is_followed(self, size: Size | None) -> bool:
+        """Whether a size is equal in every run but for the number of rows in it."""
+        return size is not None and all(name == BATCH or name in self._steady for name in size.names)
+
     def steady_entries(self, node: onnx.NodeProto, index: int) -> list[bool] | None:
         """Per number of an input, whether it is equal in every run; None where not even their count is known."""
         content = self.content(node, index)

@@ -179,7 +179,7 @@ def _same_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None
 
 def _cast_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
     """Sizes fit into these types; others would cut numbers off, or make truth values of them."""
-    return known.content(node.input[0]) if attribute(node, "to", 0) in _WIDE_TYPES else None
+    return known.content(node.input[0]) if attribute(node, "to", 0) in WIDE_TYPES else None
 
 
 def _joined_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
@@ -283,6 +283,8 @@ def _size_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None
 def _multiplied_together(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
     """The product of a whole list."""
     found, axes = known.content(node.input[0]), listed(node, "axes", 1, known.constants)
+    if not axes and attribute(node, "noop_with_empty_axes", 0):
+        return None
     sizes = [size for size in found or () if size is not None]
     is_whole = found is not None and len(sizes) == len(found) and axes in (None, [0], [-1])
     return (product(sizes),) if is_whole and not is_open(node, 1, known.constants) else None
@@ -335,7 +337,8 @@ def _quotient(size: Size, divisor: Size) -> Size | None:
     return Size(size.fixed // divisor.fixed)
 
 
-_WIDE_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE)
+WIDE_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE)
+"""That sizes fit into."""
 _SAME_SHAPE = {*UNARY, "BatchNormalization", "InstanceNormalization", "LayerNormalization", "LogSoftmax", "Softmax"}
 _SHAPES: Mapping[str, Callable[[SymbolicShapes, onnx.NodeProto], Shape | None]] = {
     **dict.fromkeys(_SAME_SHAPE, _same_shape),
