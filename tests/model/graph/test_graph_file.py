@@ -29,7 +29,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_inputs_and_outputs_are_the_required_ones(tmp_path: Path) -> None:
+def test_inputs_and_outputs_are_as_the_file_has_them(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]>'
         "g (float[N,4] x, float[4] w, string[1] s) => (float[N,4] y) <float[4] w = {1,2,3,4}> { y = Add(x, w) }"
@@ -38,10 +38,12 @@ def test_inputs_and_outputs_are_the_required_ones(tmp_path: Path) -> None:
     graph = open_graph(tmp_path / "model.onnx")
     assert graph.inputs == (
         TensorSpec(name="x", dtype="float32", shape=("N", 4)),
+        TensorSpec(name="w", dtype="float32", shape=(4,), is_optional=True),
         TensorSpec(name="s", dtype="string", shape=(1,)),
     )
+    assert graph.defaults["w"].tolist() == [1, 2, 3, 4]
     assert graph.outputs == (TensorSpec(name="y", dtype="float32", shape=("N", 4)),)
-    assert graph.weights == {"w"}
+    assert not graph.weights
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

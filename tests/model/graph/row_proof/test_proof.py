@@ -15,7 +15,7 @@ from tests.model.graph.graph_cases import make_graph
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1, "ai.onnx.ml" : 3]>'
 
 
-def prove(folder: Path, text: str, header: str = HEADER, **named: int) -> RowProof:
+def prove(folder: Path, text: str, header: str = HEADER, **named: int | None) -> RowProof:
     graph = make_graph(folder, text, header)
     return prove_rows(graph, guess_axes(graph.inputs, graph.outputs, named))
 
@@ -129,6 +129,13 @@ MIXING = {
 @pytest.mark.parametrize("name", MIXING)
 def test_rows_that_may_see_each_other_are_not_proved(tmp_path: Path, name: str) -> None:
     assert prove(tmp_path, MIXING[name]).reason
+
+
+def test_a_scan_with_a_batch_of_its_own_is_not_taken_for_one_without(tmp_path: Path) -> None:
+    text = """g (float[4,batch,8] x, float[4,8] s) => (float[4,batch,8] y) { f,y=Scan<num_scan_inputs=1,
+        body=b(float[8] c, float[8] e)=>(float[8] n, float[8] o){n=Add(c,e) o=Identity(n)}>("",s,x) }"""
+    found = prove(tmp_path, text, '<ir_version: 8, opset_import: ["" : 8]>', s=None)
+    assert "a batch of its own" in str(found.reason)
 
 
 INDEPENDENT = {
