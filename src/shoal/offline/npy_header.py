@@ -72,7 +72,8 @@ def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
     if dtype.hasobject or dtype.names:
         kind = "Python objects" if dtype.hasobject else "records"
         raise InvalidRequest(f"{name} holds {kind}; save plain numbers or strings (astype) instead")
-    if len(shape) > _MAX_RANK or min(shape, default=0) < 0 or not dtype.itemsize:
+    is_whole = all(type(length) is int and length >= 0 for length in shape)
+    if len(shape) > _MAX_RANK or not is_whole or not dtype.itemsize:
         raise InvalidRequest(f"{name} has the impossible shape {shape} of {dtype}")
     header = NpyHeader(shape=shape, dtype=dtype, is_fortran=is_fortran, data_offset=file.tell())
     if file_bytes < header.data_offset + header.num_bytes:
