@@ -212,10 +212,10 @@ def test_functions_are_kept(tmp_path: Path) -> None:
 
 def test_weights_that_are_inputs_too_keep_their_values(tmp_path: Path) -> None:
     text = "g (float[N,4] x, float[4] w) => (float[N,4] y) <float[4] w = {1,2,3,4}> { a = Add(x, w)  y = Mul(a, w) }"
-    for version in (3, 8):
+    for version, given in ((3, {}), (8, {"w": HEAD})):
         graph = make_graph(tmp_path, text, f'<ir_version: {version}, opset_import: ["" : 17]>')
-        assert [edges(stage)[0] for stage in stage_interfaces(graph, [1])] == [{"x": HEAD}, {"a": 0}]
-        assert check_every_split(graph, X) == 2
+        assert [edges(stage)[0] for stage in stage_interfaces(graph, [1])] == [{"x": HEAD, **given}, {"a": 0, **given}]
+        assert check_every_split(graph, {**X, **graph.defaults}) == 2
 
 
 def test_graphs_without_anything_to_cut(tmp_path: Path) -> None:
