@@ -19,6 +19,8 @@ from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
 
 Shape = tuple[int, ...]
+_MAX_EXTENT_BYTES = 1 << 63
+"""What an array can span in NumPy."""
 _MAX_RANK = 64
 """Source: NumPy 2 refuses arrays of more dimensions."""
 _TEXT_BYTES = 64
@@ -73,7 +75,8 @@ def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
         kind = "Python objects" if dtype.hasobject else "records"
         raise InvalidRequest(f"{name} holds {kind}; save plain numbers or strings (astype) instead")
     is_whole = all(type(length) is int and length >= 0 for length in shape)
-    if len(shape) > _MAX_RANK or not is_whole or not dtype.itemsize:
+    extent = math.prod(max(1, length) for length in shape if is_whole) * dtype.itemsize  # also where a length is 0
+    if len(shape) > _MAX_RANK or not is_whole or not 0 < extent < _MAX_EXTENT_BYTES:
         raise InvalidRequest(f"{name} has the impossible shape {shape} of {dtype}")
     header = NpyHeader(shape=shape, dtype=dtype, is_fortran=is_fortran, data_offset=file.tell())
     if file_bytes < header.data_offset + header.num_bytes:
