@@ -64,7 +64,8 @@ class RequestBodies:
         """
         share = _Share(self, min(self.limit_bytes, limit_bytes or self.limit_bytes))
         try:
-            body = await _receive(receive, _header(scope, b"content-length"), share)
+            pieces = await _receive(receive, _header(scope, b"content-length"), share)
+            body = await self._joined(pieces)
             encoding = _header(scope, b"content-encoding").lower()
             yield body if encoding in ("", "identity") else await self._unpack(body, encoding, share)
         finally:
@@ -92,6 +93,17 @@ class RequestBodies:
     def give(self, num_bytes: int) -> None:
         """Count so many bytes less."""
         self._taken_bytes -= num_bytes
+
+    async def _joined(self, pieces: list[bytes]) -> bytes:
+        """Large ones in the thread: a growing buffer would be moved again and again by the loop, and `join` gives
+        Python's lock away."""
+        if len(pieces) == 1:
+            return pieces[0]
+        if sum(map(len, pieces)) <= _QUICK_BYTES:
+            return b"".join(pieces)
+        joined = await self.off_loop(lambda: b"".join(pieces))
+        pieces.clear()
+        return joined
 
     async def _unpack(self, body: bytes | bytearray, encoding: str, share: _Share) -> bytearray:
         most_bytes = min(share.limit_bytes, MAX_RATIO * len(body))
@@ -126,25 +138,31 @@ class _Share:
         self.give(self._num_bytes)
 
 
-async def _receive(receive: Receive, announced: str, share: _Share) -> bytes | bytearray:
-    """The body as it comes, without a copy where it came in one piece."""
+async def _receive(receive: Receive, announced: str, share: _Share) -> list[bytes]:
+    """The body in pieces of a good size, however it comes."""
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > share.limit_bytes):
         raise BodyTooLarge(share.limit_bytes)
-    body = bytearray()
+    pieces: list[bytes] = []
+    latest = bytearray()
+    num_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         piece: bytes = message.get("body", b"")
-        if len(body) + len(piece) > share.limit_bytes:
+        num_bytes += len(piece)
+        if num_bytes > share.limit_bytes:
             raise BodyTooLarge(share.limit_bytes)
         share.take(len(piece))
         is_last = not message.get("more_body", False)
-        if is_last and not body:
-            return piece
-        body += piece
+        if is_last and not num_bytes - len(piece):
+            return [piece]
+        latest += piece
+        if is_last or len(latest) >= _QUICK_BYTES:
+            pieces.append(bytes(latest))
+            latest.clear()
         if is_last:
-            return body
+            return pieces
 
 
 def _header(scope: Scope, name: bytes) -> str:

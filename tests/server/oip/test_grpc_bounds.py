@@ -37,7 +37,7 @@ def test_messages_count_among_all_bodies() -> None:
     ):
         executor = running.loader.executor("echo_uint8")
         executor.is_stalled = True
-        calls = [channel.unary_unary(INFER).future(message, timeout=60) for _ in range(fitting + 1)]
+        calls = [channel.unary_unary(INFER).future(message, timeout=120) for _ in range(fitting + 1)]
         refused = threading.Event()
         for call in calls:
             call.add_done_callback(lambda _: refused.set())

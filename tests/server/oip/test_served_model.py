@@ -299,6 +299,7 @@ def test_a_model_that_is_stopped_while_a_thread_works_on_it_ends_its_requests() 
             tasks = [asyncio.create_task(case.model.infer(large(value))) for value in range(3)]
             await asyncio.sleep(0)
             case.model.stop("it is unloaded")
+            case.model.close()
             for error in await asyncio.gather(*tasks, return_exceptions=True):
                 assert isinstance(error, WorkerLost)
 

@@ -71,6 +71,7 @@ class ServedModel:
         self._latest_output_bytes = 0
         """of the latest result: the next is assumed to be as large"""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-tensors")
+        self._is_closed = False
         self._in_thread: asyncio.Future[Any] | None = None
         """what the thread does; None while the engine belongs to the loop"""
         self._stats_before = self._engine.stats()
@@ -165,9 +166,11 @@ class ServedModel:
 
     def close(self) -> None:
         """Stop the workers, which may take seconds; on any thread, after `stop`. Idempotent."""
-        self._thread.submit(self._engine.close).result()  # after what it still does
-        self._thread.shutdown()
-        self._loaded.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._thread.submit(self._engine.close).result()  # after what it still does
+            self._thread.shutdown()
+            self._loaded.close()
 
     async def _run(self, inputs: Tensors, timeout_s: float | None) -> InferenceResult:
         """One request through the engine; its result has outputs. Raises ShoalError."""
@@ -238,7 +241,8 @@ class ServedModel:
         self._in_thread.add_done_callback(self._take_back)
         return self._in_thread
 
-    def _take_back(self, _: asyncio.Future[Any]) -> None:
+    def _take_back(self, done: asyncio.Future[Any]) -> None:
+        done.exception()  # whoever waits for it raises it; a request that was cancelled does not
         self._in_thread = None
         if self._loop is None:
             return
