@@ -33,29 +33,34 @@ class FakeGraphExecutor:
         self.is_stalled = False
         self.closed = threading.Event()
         self._is_lost = False
+        self._lock = threading.RLock()
+        """of what follows: `release` may come from any thread, and computing takes its time"""
         self._held: deque[Batch] = deque()
         self._ready: deque[BatchResult] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def submit(self, batch: Batch) -> None:
         self.batches.append(batch)
-        self._held.append(batch)
-        if not self.is_stalled:
-            self._answer_all()
+        with self._lock:
+            self._held.append(batch)
+            if not self.is_stalled:
+                self._answer_all()
         self.submitted.release()
 
     def poll(self) -> list[BatchResult]:
         if self._is_lost:
             raise WorkerLost("the fake worker is gone")
-        results = list(self._ready)
-        self._ready.clear()
-        if results:
-            os.eventfd_read(self._fd)
+        with self._lock:
+            results = list(self._ready)
+            self._ready.clear()
+            if results:
+                os.eventfd_read(self._fd)
         return results
 
     def release(self) -> None:
-        self.is_stalled = False
-        self._answer_all()
+        with self._lock:
+            self.is_stalled = False
+            self._answer_all()
 
     def lose(self) -> None:
         """The link breaks. From any thread."""
