@@ -29,7 +29,7 @@ def raw_post(url: str, body: bytes) -> socket.socket:
     assert parts.hostname is not None
     sock = socket.create_connection((parts.hostname, parts.port), timeout=30)
     sock.sendall(
-        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (COMPLETIONS.encode(), len(body)) + body
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (COMPLETIONS.encode(), len(body)) + body
     )
     return sock
 

@@ -229,6 +229,14 @@ def test_a_deadline_in_the_past_is_refused_even_by_an_idle_replica() -> None:
     assert isinstance(driver.failed["a"], DeadlineExceeded)
 
 
+def test_a_request_of_very_many_rows_is_refused_for_good() -> None:
+    driver = BatchingDriver(max_batch=8, max_queue_rows=10)
+    driver.add("a", rows=161)
+    driver.add("b", rows=160)
+    assert isinstance(driver.failed["a"], InvalidRequest)
+    assert "b" not in driver.failed
+
+
 def test_what_expires_in_the_queue_ends_there_and_what_is_in_flight_may_finish() -> None:
     driver = BatchingDriver()
     driver.add("a", deadline_s=1.0)

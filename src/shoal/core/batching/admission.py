@@ -8,8 +8,10 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.core.batching.events import InferenceAdded
 from shoal.core.batching.queue import BatchingQueue
 from shoal.core.batching.replicas import Replica, drain_s
-from shoal.errors import DeadlineExceeded, QueueFull, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShoalError, WorkerLost
 
+_MAX_QUEUES = 16
+"""Rows of one request, in full queues: more would keep everybody else waiting for too long. A judgment."""
 _UNKNOWN_RETRY_S = 1.0
 """Retry-After where nothing has been measured yet: HTTP's smallest number of whole seconds (RFC 9110, 10.2.3)."""
 _MIN_RETRY_S = 1e-3
@@ -37,6 +39,8 @@ def reason_to_refuse(
     """
     if all(replica.life.is_given_up for replica in replicas):
         return WorkerLost("no replica of the model is left")
+    if event.num_rows > (most := _MAX_QUEUES * config.max_queue_rows):
+        return InvalidRequest(f"the request has {event.num_rows} rows: at most {most}; send them in several requests")
     living = [replica for replica in replicas if not replica.is_lost]
     if queue and queue.num_rows + event.num_rows > config.max_queue_rows:
         excess = min(queue.num_rows + event.num_rows - config.max_queue_rows, queue.num_rows)
