@@ -17,7 +17,8 @@ from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.model.text.vocabulary.from_sentencepiece import MAX_FILE_BYTES, model_class
 from tests.model.text.vocabulary.gguf_files import ALPHABET, CORPUS, trained, vocabulary_file
 
-TEXTS = st.text(st.sampled_from(ALPHABET), max_size=40) | st.sampled_from(CORPUS)
+TEXTS = (st.text(st.sampled_from(ALPHABET), max_size=40) | st.sampled_from(CORPUS)).filter(lambda text: "<" not in text)
+"""Without names of special tokens, which SentencePiece does not look for in texts."""
 IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 FORBIDDEN = ("torch", "transformers", "sentencepiece", "safetensors")
 

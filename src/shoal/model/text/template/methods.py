@@ -64,7 +64,7 @@ def check_format(budget: Budget, text: str, values: Any) -> None:
 
 def check_replace(budget: Budget, text: str, old: str, new: str, limit: Any = None) -> None:
     """`text.replace(old, new, limit)` is about to be made."""
-    budget.read(len(text))
+    budget.search(len(text))
     num_found = text.count(old)
     if isinstance(limit, int) and limit >= 0:
         num_found = min(num_found, limit)
@@ -112,7 +112,7 @@ def _text_chars(budget: Budget, values: Any) -> int:
 
 
 def _reading(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    budget.read(len(method.__self__))
+    budget.search(len(method.__self__))
     return method(*args, **kwargs)
 
 
