@@ -85,6 +85,7 @@ class RunningPlan:
     def close(self) -> None:
         """Change nothing from now on, and let go of the model's file. Idempotent."""
         self._planned = None
+        self._recipes.clear()
 
     def change(self, index: int, replica: ReplicaPlan, done: Done) -> None:
         """Give a replica other workers, or the planned ones again, or add it where there is none. Returns at once.
