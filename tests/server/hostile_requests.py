@@ -126,8 +126,8 @@ TO_GRAPHS: dict[str, Callable[[], bytes]] = {
     "many inputs": lambda: post(DOUBLE, _inputs(*[b'{"name":"x","datatype":"FP32","shape":[1],"data":[1]}'] * 19_000)),
     "a long shape": lambda: post(DOUBLE, _inputs(_tensor("x", "FP32", many("1", 3 * MB), b"[1]"))),
     "a long name": lambda: post(DOUBLE, _inputs(_tensor("x" * (15 * MB), "FP32", b"[1]", b"[1]"))),
-    "much space": lambda: post(DOUBLE, _inputs(b" " * (15 * MB) + _tensor("x", "FP32", b"[1]", b"[1]"))),
-    "a deep body": lambda: post(DOUBLE, b"[" * (15 * MB)),
+    "much space": lambda: post(DOUBLE, _inputs(b" " * (7 * MB) + _tensor("x", "FP32", b"[1]", b"[1]"))),
+    "a deep body": lambda: post(DOUBLE, b"[" * (7 * MB)),
     "many strings": lambda: post(
         "/v2/models/echo_string/infer", _inputs(_tensor("value", "BYTES", b"[65000]", many('"a"', 260_000)))
     ),

@@ -96,8 +96,8 @@ _shape_decoder = msgspec.json.Decoder(list[int])
 
 SMALL_JSON_BYTES = 1 << 14
 """JSON up to this size is read whole: whatever it holds takes a few milliseconds."""
-MAX_JSON_BYTES = 16 << 20
-"""The most that a request's JSON may have; binary tensors may have more. A picture of 512 x 512 x 3 floats fits, and
+MAX_JSON_BYTES = 8 << 20
+"""The most that a request's JSON may have; binary tensors may have more. A picture of 512 x 512 x 3 bytes fits, and
 skipping over it, which must be done in one go, takes a few hundredths of a second."""
 _BOUNDS = JsonBounds(max_items=2_000_000, max_groups=20_000)
 _MAX_SHAPE_BYTES = 1_024
