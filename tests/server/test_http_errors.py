@@ -202,6 +202,7 @@ def test_a_packed_body_is_unpacked(http: httpx.Client, encoding: str) -> None:
         ("gzip", gzip.compress(b"{}") + b"x", 400),
         ("gzip", gzip.compress(b" " * (9 << 20)), 413),
     ],
+    ids=["unknown", "not packed", "bytes after the end", "too large"],
 )
 def test_what_is_not_packed_as_it_says(http: httpx.Client, encoding: str, body: bytes, status: int) -> None:
     check_error(http.post(COMPLETIONS, content=body, headers={"content-encoding": encoding}), status)
