@@ -45,7 +45,7 @@ struct CallView {
 };
 
 // The entry points of one instruction set.
-struct Kernel {
+struct AttentionKernel {
   const char* name;
   double flops_per_s;  // one thread, rough; only used to tell whether waking threads pays
   // Rotates and stores the keys and values of some rows.

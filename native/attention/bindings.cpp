@@ -7,7 +7,7 @@
 
 #include <stdexcept>
 
-#include "dispatch.h"
+#include "../isa/isa.h"
 #include "layer.h"
 #include "step.h"
 
@@ -75,7 +75,7 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
   require_shape(sin, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
   const LayerView view{num_heads, num_kv_heads, head_dim,    rotary_dim,    block_size, window,
                        scale,     softcap,      keys.data(), values.data(), cos.data(), sin.data()};
-  AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, find_kernel(isa));
+  AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
   new (self) BoundLayer{std::move(layer), std::move(keys), std::move(values), std::move(cos), std::move(sin)};
 }
 
@@ -88,9 +88,9 @@ void run_layer(const BoundLayer& self, const ConstFloats& qkv, const Floats& out
   self.layer.run(work, {qkv.data(), out.data()});
 }
 
-std::vector<std::string> supported_isas() {
+std::vector<std::string> isa_names() {
   std::vector<std::string> names;
-  for (const Kernel* kernel : supported_kernels()) names.emplace_back(kernel->name);
+  for (const Isa& isa : supported_isas()) names.emplace_back(isa.name);
   return names;
 }
 
@@ -99,7 +99,7 @@ std::vector<std::string> supported_isas() {
 
 void bind_attention(nb::module_& module) {
   using namespace shoal;
-  module.def("supported_isas", &supported_isas);
+  module.def("supported_isas", &isa_names);
   nb::class_<ThreadPool>(module, "ThreadPool")
       .def(nb::init<int>(), "num_threads"_a)
       .def_prop_ro("num_threads", &ThreadPool::num_threads);

@@ -319,8 +319,8 @@ void append(const LayerView& layer, const StepView& step, const CallView& call, 
 }  // namespace
 
 // flops_per_s: about half to two thirds of a 512-token prefill, 9 heads of 64, on one thread of a Sapphire Rapids Xeon.
-extern const Kernel kernel;
-const Kernel kernel = {SHOAL_ISA_NAME, SHOAL_ISA_FLOPS, append, attend};
+extern const AttentionKernel attention_kernel;
+const AttentionKernel attention_kernel = {SHOAL_ISA_NAME, SHOAL_ISA_FLOPS, append, attend};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

@@ -45,7 +45,7 @@ struct Call {
   const LayerView& layer;
   const AttentionLayer::Work& work;
   const CallView& arrays;
-  const Kernel& kernel;
+  const AttentionKernel& kernel;
   size_t scratch_floats;
   std::atomic<size_t> next_append{0};
   std::atomic<size_t> appended{0};
@@ -80,7 +80,7 @@ void require(bool condition, const char* message) {
 }  // namespace
 
 AttentionLayer::AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView& view, const CacheLimits& limits,
-                               const Kernel& kernel)
+                               const AttentionKernel& kernel)
     : pool_(std::move(pool)), view_(view), limits_(limits), kernel_(kernel) {
   require(view.num_kv_heads >= 1 && view.num_heads >= 1 && view.num_heads % view.num_kv_heads == 0,
           "num_heads must be a positive multiple of num_kv_heads");
@@ -113,7 +113,7 @@ AttentionLayer::Work AttentionLayer::prepare(StepMetadata& step) const {
 void AttentionLayer::run(const Work& work, const CallView& arrays) const {
   Call call{view_, work, arrays, kernel_, scratch_floats()};
   if (!work.is_large) return call.take_part();
-  pool_->run([](void* context) { static_cast<Call*>(context)->take_part(); }, &call);
+  pool_->each(pool_->num_threads(), [&call](int) { call.take_part(); });
 }
 
 }  // namespace shoal

@@ -14,7 +14,7 @@ class AttentionLayer {
  public:
   // Throws std::invalid_argument for impossible sizes. The arrays in `view` must outlive the layer.
   AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView& view, const CacheLimits& limits,
-                 const Kernel& kernel);
+                 const AttentionKernel& kernel);
 
   const LayerView& view() const { return view_; }
   const CacheLimits& limits() const { return limits_; }
@@ -41,7 +41,7 @@ class AttentionLayer {
   std::shared_ptr<ThreadPool> pool_;
   LayerView view_;
   CacheLimits limits_;
-  const Kernel& kernel_;
+  const AttentionKernel& kernel_;
 };
 
 }  // namespace shoal

@@ -17,11 +17,10 @@ namespace shoal {
 
 namespace {
 
-constexpr uint64_t kCountMask = 0xffff;  // threads at work on the open task, the caller excluded
-constexpr uint64_t kOpen = 1 << 16;      // threads may still join
-constexpr uint64_t kEpochUnit = 1 << 17;
+constexpr uint64_t kLeftMask = 0xffffffff;  // items that nobody has taken yet
+constexpr uint64_t kTaskUnit = kLeftMask + 1;
 constexpr int kMaxThreads = 1024;
-constexpr std::chrono::microseconds kSpin(30);  // about what waking a sleeping thread costs
+constexpr std::chrono::microseconds kSpin(50);  // about what waking a sleeping thread costs
 
 }  // namespace
 
@@ -41,40 +40,53 @@ class ThreadPool::Workers {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  void run(void (*task)(void*), void* context) {
+  // Whether it ran the task; not where another caller's is under way.
+  bool run(int count, Task task, const void* context) {
     std::unique_lock<std::mutex> lock(caller_mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) return task(context);
-    open(task, context);
-    task(context);
-    state_ &= ~kOpen;
-    for (int spins = 0; (state_.load(std::memory_order_acquire) & kCountMask) != 0; ++spins) wait_briefly(spins);
+    if (!lock.owns_lock()) return false;
+    open(count, task, context);
+    take_items();
+    for (int spins = 0; done_.load(std::memory_order_acquire) < count; ++spins) wait_briefly(spins);
+    return true;
   }
 
  private:
-  void open(void (*task)(void*), void* context) {
+  // The task's number and the items left are one word: a thread that comes late cannot take an item of one task and
+  // run it as another's.
+  void open(int count, Task task, const void* context) {
     task_ = task;
     context_ = context;
-    state_ = (epoch_of(state_) + 1) * kEpochUnit | kOpen;
-    if (sleepers_ == 0) return;
+    count_ = count;
+    done_.store(0, std::memory_order_relaxed);
+    const uint64_t number = state_.load(std::memory_order_relaxed) / kTaskUnit + 1;
+    state_.store(number * kTaskUnit | uint64_t(count));
+    if (sleepers_.load() == 0) return;
     std::lock_guard<std::mutex> lock(sleep_mutex_);
     wake_.notify_all();
   }
 
-  void work() {
-    uint64_t last_epoch = 0;
-    while (true) {
-      wait_for_task(last_epoch);
-      if (stopped_) return;
-      uint64_t state = state_;
-      if (!is_new(state, last_epoch) || !state_.compare_exchange_strong(state, state + 1)) continue;
-      last_epoch = epoch_of(state);
-      task_(context_);
-      state_ -= 1;
+  void take_items() {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    while ((state & kLeftMask) != 0) {
+      if (!state_.compare_exchange_weak(state, state - 1, std::memory_order_acq_rel)) continue;
+      task_(context_, count_ - int(state & kLeftMask));
+      done_.fetch_add(1, std::memory_order_acq_rel);
+      state = state_.load(std::memory_order_acquire);
     }
   }
 
-  void wait_for_task(uint64_t last_epoch) {
-    const auto ready = [&] { return stopped_ || is_new(state_, last_epoch); };
+  void work() {
+    while (true) {
+      wait_for_items();
+      if (stopped_) return;
+      take_items();
+    }
+  }
+
+  bool has_items() const { return (state_.load() & kLeftMask) != 0; }
+
+  void wait_for_items() {
+    const auto ready = [&] { return stopped_ || has_items(); };
     const auto end = std::chrono::steady_clock::now() + kSpin;
     for (int spins = 0; std::chrono::steady_clock::now() < end; ++spins) {
       if (ready()) return;
@@ -86,16 +98,13 @@ class ThreadPool::Workers {
     --sleepers_;
   }
 
-  static uint64_t epoch_of(uint64_t state) { return state / kEpochUnit; }
-  static bool is_new(uint64_t state, uint64_t last_epoch) {
-    return (state & kOpen) != 0 && epoch_of(state) != last_epoch;
-  }
-
-  std::atomic<uint64_t> state_{0};  // threads at work, whether more may join, and the task's number
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int> done_{0};
   std::atomic<bool> stopped_{false};
   std::atomic<int> sleepers_{0};
-  void (*task_)(void*) = nullptr;
-  void* context_ = nullptr;
+  Task task_ = nullptr;
+  const void* context_ = nullptr;
+  int count_ = 0;
   std::mutex caller_mutex_;
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
@@ -112,9 +121,10 @@ ThreadPool::~ThreadPool() {
   if (getpid() == owner_) delete workers_;
 }
 
-void ThreadPool::run(void (*task)(void*), void* context) {
-  if (num_threads_ == 1 || getpid() != owner_) return task(context);
-  workers_->run(task, context);
+void ThreadPool::each(int count, Task task, const void* context) {
+  const bool is_alone = num_threads_ == 1 || count == 1 || getpid() != owner_;
+  if (!is_alone && workers_->run(count, task, context)) return;
+  for (int item = 0; item < count; ++item) task(context, item);
 }
 
 }  // namespace shoal

@@ -1,14 +1,15 @@
-// A few threads that wait for one task at a time.
+// A few threads that share out the items of one task at a time.
 #pragma once
 
 #include <sys/types.h>
 
 namespace shoal {
 
-// Threads spin for a moment after a task, then sleep: an idle pool uses no processor time.
+// Threads spin for a moment after a task, then sleep: an idle pool uses no processor time. Tasks that follow each other
+// within that moment, as the layers of a step do, find them awake.
 class ThreadPool {
  public:
-  // The caller of `run` is one of the threads. Throws std::invalid_argument.
+  // The caller of `each` is one of the threads. Throws std::invalid_argument.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -16,13 +17,19 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Runs `task` on the caller and on every thread that comes in time, and returns when all of those are through. The
-  // task must share out its work itself. Nobody waits for a thread that is slow to wake; a second caller at the same
-  // time, or one in a forked child where the threads do not exist, works alone.
-  void run(void (*task)(void*), void* context);
+  // Calls work(item) for every item in [0, count), in any order, on the caller and on every thread that comes in time,
+  // and returns when all are done. Nobody waits for a thread that is slow to wake; a second caller at the same time, or
+  // one in a forked child where the threads do not exist, works alone. `work` must not throw.
+  template <typename Work>
+  void each(int count, const Work& work) {
+    each(count, [](const void* context, int item) { (*static_cast<const Work*>(context))(item); }, &work);
+  }
 
  private:
   class Workers;
+  using Task = void (*)(const void* context, int item);
+
+  void each(int count, Task task, const void* context);
 
   const int num_threads_;
   const pid_t owner_;

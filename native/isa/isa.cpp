@@ -1,0 +1,78 @@
+#include "isa.h"
+
+#include <stdexcept>
+
+#if defined(SHOAL_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace shoal {
+
+#define SHOAL_DECLARE_ISA(isa)              \
+  namespace isa {                           \
+  extern const AttentionKernel attention_kernel; \
+  }
+#define SHOAL_KERNELS(isa) Isa{#isa, &isa::attention_kernel}
+
+SHOAL_DECLARE_ISA(baseline)
+#if defined(SHOAL_X86)
+SHOAL_DECLARE_ISA(avx2)
+SHOAL_DECLARE_ISA(avxvnni)
+SHOAL_DECLARE_ISA(avx512vnni)
+#elif defined(SHOAL_ARM64)
+SHOAL_DECLARE_ISA(dotprod)
+SHOAL_DECLARE_ISA(i8mm)
+#endif
+
+namespace {
+
+#if defined(SHOAL_X86)
+
+void detect(std::vector<Isa>& found) {
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512vnni");
+  if (has_avx2 && has_avx512) found.push_back(SHOAL_KERNELS(avx512vnni));
+  if (has_avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(SHOAL_KERNELS(avxvnni));
+  if (has_avx2) found.push_back(SHOAL_KERNELS(avx2));
+}
+
+#elif defined(SHOAL_ARM64) && defined(__linux__)
+
+void detect(std::vector<Isa>& found) {
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  const bool has_dotprod = (first & HWCAP_ASIMDDP) != 0;
+  if (has_dotprod && (second & HWCAP2_I8MM) != 0) found.push_back(SHOAL_KERNELS(i8mm));
+  if (has_dotprod) found.push_back(SHOAL_KERNELS(dotprod));
+}
+
+#else
+
+void detect(std::vector<Isa>&) {}
+
+#endif
+
+std::vector<Isa> detect_all() {
+  std::vector<Isa> found;
+  detect(found);
+  found.push_back(SHOAL_KERNELS(baseline));
+  return found;
+}
+
+}  // namespace
+
+const std::vector<Isa>& supported_isas() {
+  static const std::vector<Isa> isas = detect_all();
+  return isas;
+}
+
+const Isa& find_isa(const std::string& name) {
+  for (const Isa& isa : supported_isas())
+    if (name.empty() || name == isa.name) return isa;
+  throw std::invalid_argument("this processor has no instruction set named '" + name + "'");
+}
+
+}  // namespace shoal

@@ -1,0 +1,102 @@
+// Sixteen lanes in an array, for processors of which nothing is known but that they compute by IEEE 754. See lanes.h.
+
+struct Lanes {
+  float lane[kLanes];
+};
+
+// a * b + c rounded once. The product is exact in fp64; its sum with c is rounded to odd there, so that rounding it
+// again to fp32 changes nothing. Source: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", IEEE
+// Transactions on Computers 57(4), 2008.
+inline float fused(float a, float b, float c) {
+  const double product = double(a) * double(b), addend = c;
+  const double sum = product + addend;
+  const double part = sum - product;
+  const double error = (product - (sum - part)) + (addend - part);
+  int64_t bits;
+  __builtin_memcpy(&bits, &sum, sizeof(bits));
+  const bool is_inexact = error > 0.0 || error < 0.0;
+  const int64_t towards = (error > 0.0) == (sum > 0.0) ? 1 : -1;
+  bits += is_inexact && (bits & 1) == 0 ? towards : 0;
+  double odd;
+  __builtin_memcpy(&odd, &bits, sizeof(odd));
+  return float(odd);
+}
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+inline float of_bits(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// Source: IEEE 754 binary16; the multiplication makes subnormals normal.
+inline float half_to_float(uint16_t half) {
+  const uint32_t magnitude = uint32_t(half & 0x7fff) << 13, sign = uint32_t(half & 0x8000) << 16;
+  const float x = magnitude >= 0x0f800000u ? of_bits(magnitude + 0x70000000u)         // infinite or not a number
+                                           : of_bits(magnitude) * 0x1p112f;           // 2 ** (127 - 15)
+  return of_bits(bits_of(x) | sign);
+}
+
+// To the nearest, ties to even.
+inline uint16_t float_to_half(float x) {
+  const uint32_t sign = (bits_of(x) >> 16) & 0x8000u, magnitude = bits_of(x) & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+  if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // at least 65520: rounds to infinity
+  if (magnitude < 0x38800000u)                                    // below 2**-14: adding 0.5 aligns the last place
+    return uint16_t(sign | (bits_of(of_bits(magnitude) + 0.5f) - 0x3f000000u));
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return uint16_t(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+#define SHOAL_EACH_LANE(expression)                                   \
+  Lanes y;                                                            \
+  for (int i = 0; i < kLanes; ++i) y.lane[i] = (expression);          \
+  return y
+
+inline Lanes load(const float* from) { SHOAL_EACH_LANE(from[i]); }
+inline void store(float* to, Lanes x) {
+  for (int i = 0; i < kLanes; ++i) to[i] = x.lane[i];
+}
+inline Lanes broadcast(float x) { SHOAL_EACH_LANE(x); }
+inline Lanes add(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] + b.lane[i]); }
+inline Lanes sub(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] - b.lane[i]); }
+inline Lanes mul(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] * b.lane[i]); }
+inline Lanes div(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] / b.lane[i]); }
+inline Lanes square_root(Lanes x) { SHOAL_EACH_LANE(__builtin_sqrtf(x.lane[i])); }
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { SHOAL_EACH_LANE(fused(a.lane[i], b.lane[i], c.lane[i])); }
+// The second where they are equal or one is not a number.
+inline Lanes larger(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
+inline Lanes smaller(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
+inline Lanes magnitude(Lanes x) { SHOAL_EACH_LANE(of_bits(bits_of(x.lane[i]) & 0x7fffffffu)); }
+
+inline Lanes load_half(const uint16_t* from) { SHOAL_EACH_LANE(half_to_float(from[i])); }
+inline void store_half(uint16_t* to, Lanes x) {
+  for (int i = 0; i < kLanes; ++i) to[i] = float_to_half(x.lane[i]);
+}
+inline Lanes load_bfloat(const uint16_t* from) { SHOAL_EACH_LANE(of_bits(uint32_t(from[i]) << 16)); }
+inline Lanes from_ints(const int32_t* from) { SHOAL_EACH_LANE(float(from[i])); }
+inline Lanes from_bytes(const int8_t* from) { SHOAL_EACH_LANE(float(from[i])); }
+inline Lanes from_unsigned_bytes(const uint8_t* from) { SHOAL_EACH_LANE(float(from[i])); }
+
+// The nearest integers, ties to even, of values within [-128, 127]. Returns their sum.
+inline int32_t store_rounded(int8_t* to, Lanes x) {
+  int32_t sum = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    const int32_t whole = int32_t(bits_of(x.lane[i] + 12582912.0f)) - 0x4b400000;  // 1.5 * 2**23
+    to[i] = int8_t(whole);
+    sum += whole;
+  }
+  return sum;
+}
+
+// x * 2**n, where `shifted` is n + 1.5 * 2**23: n is in its low mantissa bits.
+inline Lanes add_exponent(Lanes x, Lanes shifted) {
+  SHOAL_EACH_LANE(of_bits(bits_of(x.lane[i]) + (bits_of(shifted.lane[i]) << 23)));
+}
+
+#undef SHOAL_EACH_LANE
