@@ -91,12 +91,9 @@ AllRows choose(int parts, bool has_offsets, bool is_exact) {
 inline void unpack_tile(const Matrix& m, int tile, int first_block, int blocks, bool has_offsets, int t,
                         PanelScratch& scratch) {
   unpack_codes(m, tile, first_block, blocks, code_shift(m), scratch.codes[t]);
-  const int per_block = parts_per_block(m);
-  for (int p = 0; p < blocks * per_block; ++p) {
-    const int part = first_block * per_block + p;
-    store(scratch.scales[t] + p * kTileOutputs, part_scales(m, tile, part));
-    if (has_offsets) store(scratch.offsets[t] + p * kTileOutputs, part_offsets(m, tile, part));
-  }
+  const int parts = parts_per_block(m);
+  decode_scales(m, m.scales, false, tile, first_block * parts, blocks * parts, scratch.scales[t]);
+  if (has_offsets) decode_scales(m, m.offsets, true, tile, first_block * parts, blocks * parts, scratch.offsets[t]);
 }
 
 // What integer sums start with to make up for the bias of the weights, and the sums of activations for offsets.

@@ -1,7 +1,15 @@
 // From packed codes to a byte a weight, and from packed scales to fp32. See matrix.h for the packed form.
 // Included inside a kernel's own namespace.
 
-typedef uint8_t Bytes __attribute__((vector_size(kVectorBytes)));
+// A vector of 64 bytes is worked on in pieces of one register.
+#if defined(__AVX512BW__)
+constexpr int kPieceBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kPieceBytes = 32;
+#else
+constexpr int kPieceBytes = 16;
+#endif
+typedef uint8_t Bytes __attribute__((vector_size(kPieceBytes)));
 
 inline Bytes load_bytes(const uint8_t* from) {
   Bytes value;
@@ -17,55 +25,49 @@ alignas(16) constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1,
 
 // table[code] of codes below 16.
 inline Bytes look_up(const int8_t* table, Bytes codes) {
-  Bytes values;
 #if defined(__AVX512BW__)
-  const __m512i wide = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)table));
-  values = (Bytes)_mm512_shuffle_epi8(wide, (__m512i)codes);
+  return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)table)), (__m512i)codes);
 #elif defined(__AVX2__)
-  const __m256i wide = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table));
-  __m256i halves[2];
-  __builtin_memcpy(halves, &codes, sizeof(codes));
-  for (__m256i& half : halves) half = _mm256_shuffle_epi8(wide, half);
-  __builtin_memcpy(&values, halves, sizeof(values));
+  return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table)), (__m256i)codes);
 #elif defined(__aarch64__)
-  const int8x16_t wide = vld1q_s8(table);
-  uint8x16_t quarters[4];
-  __builtin_memcpy(quarters, &codes, sizeof(codes));
-  for (uint8x16_t& quarter : quarters) quarter = vreinterpretq_u8_s8(vqtbl1q_s8(wide, quarter));
-  __builtin_memcpy(&values, quarters, sizeof(values));
+  return (Bytes)vqtbl1q_s8(vld1q_s8(table), (uint8x16_t)codes);
 #else
-  for (int i = 0; i < kVectorBytes; ++i) values[i] = uint8_t(table[codes[i]]);
-#endif
+  Bytes values;
+  for (int i = 0; i < kPieceBytes; ++i) values[i] = uint8_t(table[codes[i]]);
   return values;
+#endif
+}
+
+// A piece of the codes of group g of a block.
+template <Codes kind>
+inline Bytes group_codes(const uint8_t* from, int g) {
+  const Bytes low4 = Bytes{} + 15, low2 = Bytes{} + 3, one = Bytes{} + 1;
+  if constexpr (kind == Codes::kBytes) return load_bytes(from + g * kVectorBytes);
+  if constexpr (kind == Codes::kBits2 || kind == Codes::kBits3) {
+    Bytes codes = (load_bytes(from + g / 4 * kVectorBytes) >> (2 * (g % 4))) & low2;
+    if constexpr (kind == Codes::kBits3) codes |= ((load_bytes(from + 2 * kVectorBytes) >> g) & one) << 2;
+    return codes;
+  }
+  const Bytes pairs = load_bytes(from + g / 2 * kVectorBytes);
+  Bytes codes = g % 2 == 0 ? pairs & low4 : (pairs >> 4) & low4;
+  if constexpr (kind == Codes::kBits5) codes |= ((load_bytes(from + 4 * kVectorBytes) >> g) & one) << 4;
+  if constexpr (kind == Codes::kBits6)
+    codes |= ((load_bytes(from + (4 + g / 4) * kVectorBytes) >> (2 * (g % 4))) & low2) << 4;
+  if constexpr (kind == Codes::kTableIq4) return look_up(kIq4Values, codes);
+  if constexpr (kind == Codes::kTableMxfp4) return look_up(kMxfp4Values, codes);
+  return codes;
 }
 
 // The codes of one block of a tile, group by group, plus `shift` modulo 256.
 template <Codes kind>
 inline void unpack_block(const uint8_t* from, uint8_t shift, uint8_t* to) {
-  const Bytes low4 = Bytes{} + 15, low2 = Bytes{} + 3, one = Bytes{} + 1;
-  if constexpr (kind == Codes::kBytes) {
-    for (int g = 0; g < kBlockGroups; ++g) store_bytes(to + g * kVectorBytes, load_bytes(from + g * kVectorBytes) + shift);
-  } else if constexpr (kind == Codes::kBits2 || kind == Codes::kBits3) {
-    const Bytes high = kind == Codes::kBits3 ? load_bytes(from + 2 * kVectorBytes) : Bytes{};
+  for (int piece = 0; piece < kVectorBytes; piece += kPieceBytes) {
+    Bytes codes[kBlockGroups];
 #pragma GCC unroll 8
-    for (int g = 0; g < kBlockGroups; ++g) {
-      Bytes codes = (load_bytes(from + g / 4 * kVectorBytes) >> (2 * (g % 4))) & low2;
-      if constexpr (kind == Codes::kBits3) codes |= ((high >> g) & one) << 2;
-      store_bytes(to + g * kVectorBytes, codes + shift);
-    }
-  } else {
-    const Bytes high5 = kind == Codes::kBits5 ? load_bytes(from + 4 * kVectorBytes) : Bytes{};
+    for (int g = 0; g < kBlockGroups; ++g) codes[g] = group_codes<kind>(from + piece, g);
 #pragma GCC unroll 8
-    for (int g = 0; g < kBlockGroups; ++g) {
-      const Bytes pairs = load_bytes(from + g / 2 * kVectorBytes);
-      Bytes codes = g % 2 == 0 ? pairs & low4 : pairs >> 4;
-      if constexpr (kind == Codes::kBits5) codes |= ((high5 >> g) & one) << 4;
-      if constexpr (kind == Codes::kBits6)
-        codes |= ((load_bytes(from + (4 + g / 4) * kVectorBytes) >> (2 * (g % 4))) & low2) << 4;
-      if constexpr (kind == Codes::kTableIq4) codes = look_up(kIq4Values, codes);
-      if constexpr (kind == Codes::kTableMxfp4) codes = look_up(kMxfp4Values, codes);
-      store_bytes(to + g * kVectorBytes, codes + shift);
-    }
+    for (int g = 0; g < kBlockGroups; ++g)
+      store_bytes(to + piece + g * kVectorBytes, shift == 0 ? codes[g] : codes[g] + shift);
   }
 }
 
@@ -112,34 +114,49 @@ inline Lanes from_nibbles(const uint8_t* from, int shift) {
   return from_unsigned_bytes(nibbles);
 }
 
-// One part's scales. All products are exact in fp32.
-inline Lanes part_scales(const Matrix& m, int tile, int part) {
-  const int per_block = parts_per_block(m), parts = num_blocks(m) * per_block;
-  const int64_t own = values_at(tile, parts, part);
-  const int64_t super = values_at(tile, num_supers(m), (m.first_block + part / per_block) / kSuperBlocks);
-  const uint16_t* halves = (const uint16_t*)m.scale_bytes;
-  switch (m.scales) {
-    case Scales::kHalf: return load_half(halves + own);
-    case Scales::kFloat: return load((const float*)m.scale_bytes + own);
-    case Scales::kSuper: return mul(load_half(halves + super), from_bytes((const int8_t*)m.fine_scale_bytes + own));
-    case Scales::kNibbles: return mul(load_half(halves + super), from_nibbles(m.fine_scale_bytes + own, 0));
-    case Scales::kExponent: return exponents(m.scale_bytes + own);
-    default: return broadcast(0.0f);
+// For each of `count` parts from part `first` of a tile: to = coarse(super-block) * fine(part), exact in fp32.
+template <typename Fine>
+inline void decode_super(const Matrix& m, const uint8_t* coarse_bytes, int tile, int first, int count, float sign,
+                         float* to, const Fine& fine) {
+  const int per_block = parts_per_block(m), parts = num_blocks(m) * per_block, per_super = kSuperBlocks * per_block;
+  const uint16_t* coarse = (const uint16_t*)coarse_bytes + values_at(tile, num_supers(m), 0);
+  const int64_t own = values_at(tile, parts, first);
+  int at = m.first_block * per_block + first;  // counted from the start of the first super-block
+  for (int p = 0; p < count;) {
+    const Lanes super = mul(load_half(coarse + at / per_super * kTileOutputs), broadcast(sign));
+    for (const int end = p + per_super - at % per_super; p < end && p < count; ++p, ++at)
+      store(to + p * kTileOutputs, mul(super, fine(own + p * kTileOutputs)));
   }
 }
 
-inline Lanes part_offsets(const Matrix& m, int tile, int part) {
-  const int per_block = parts_per_block(m), parts = num_blocks(m) * per_block;
-  const int64_t own = values_at(tile, parts, part);
-  const int64_t super = values_at(tile, num_supers(m), (m.first_block + part / per_block) / kSuperBlocks);
-  const uint16_t* halves = (const uint16_t*)m.offset_bytes;
-  const Lanes zero = broadcast(0.0f);
-  switch (m.offsets) {
-    case Scales::kHalf: return load_half(halves + own);
-    case Scales::kFloat: return load((const float*)m.offset_bytes + own);
-    case Scales::kSuper: return sub(zero, mul(load_half(halves + super), from_unsigned_bytes(m.fine_offset_bytes + own)));
-    case Scales::kNibbles: return sub(zero, mul(load_half(halves + super), from_nibbles(m.fine_scale_bytes + own, 4)));
-    default: return zero;
+// The scales or offsets of `count` parts of a tile as fp32 [count, 16]. All products are exact.
+inline void decode_scales(const Matrix& m, Scales kind, bool is_offset, int tile, int first, int count, float* to) {
+  const int64_t own = values_at(tile, num_blocks(m) * parts_per_block(m), first);
+  const uint8_t* bytes = is_offset ? m.offset_bytes : m.scale_bytes;
+  const int size = count * kTileOutputs;
+  switch (kind) {
+    case Scales::kNone:
+      for (int i = 0; i < size; i += kLanes) store(to + i, broadcast(0.0f));
+      return;
+    case Scales::kHalf:
+      for (int i = 0; i < size; i += kLanes) store(to + i, load_half((const uint16_t*)bytes + own + i));
+      return;
+    case Scales::kFloat:
+      for (int i = 0; i < size; i += kLanes) store(to + i, load((const float*)bytes + own + i));
+      return;
+    case Scales::kExponent:
+      for (int i = 0; i < size; i += kLanes) store(to + i, exponents(bytes + own + i));
+      return;
+    case Scales::kSuper:
+      if (is_offset)
+        return decode_super(m, bytes, tile, first, count, -1.0f, to,
+                            [&m](int64_t at) { return from_unsigned_bytes(m.fine_offset_bytes + at); });
+      return decode_super(m, bytes, tile, first, count, 1.0f, to,
+                          [&m](int64_t at) { return from_bytes((const int8_t*)m.fine_scale_bytes + at); });
+    case Scales::kNibbles:
+      return decode_super(m, bytes, tile, first, count, is_offset ? -1.0f : 1.0f, to, [&m, is_offset](int64_t at) {
+        return from_nibbles(m.fine_scale_bytes + at, is_offset ? 4 : 0);
+      });
   }
 }
 
