@@ -1,8 +1,9 @@
 #include "bindings.h"
 
 NB_MODULE(_native, module) {
-  module.doc() = "Shoal's native part: paged attention, shared-memory rings and collectives.";
+  module.doc() = "Shoal's native part: block-quantized matrices, paged attention, shared-memory rings and collectives.";
   bind_attention(module);
+  bind_gemm(module);
 #ifdef __linux__
   bind_collective(module);
   bind_ring(module);

@@ -18,6 +18,57 @@ class ThreadPool:
     @property
     def num_threads(self) -> int: ...
 
+PackedForm = tuple[int, int, int, int, int, int, int, int]
+"""What a packed matrix is, without its memory: how codes, scales and offsets are held, zero point, outputs, inputs,
+inputs that share a scale, first block of the first super-block. See native/gemm/matrix.h."""
+
+class Matrix:
+    """A packed matrix in memory that belongs to someone else, which it keeps alive."""
+
+    def __init__(self, form: PackedForm, data: npt.NDArray[np.uint8]) -> None:
+        """Raises ValueError for a form that cannot be, or data of another size or not at a multiple of 64 bytes."""
+    @property
+    def form(self) -> PackedForm: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def unpack_rows(self, rows: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
+        """Writes the weights of some outputs: scale * (code - zero_point) rounded, then + offset rounded."""
+
+def layout_bytes(form: PackedForm) -> int:
+    """What the memory of such a matrix takes. Raises ValueError for a form that cannot be."""
+
+def gguf_form(kind: int, num_outputs: int, num_inputs: int, first_input: int) -> PackedForm:
+    """The form of some inputs of a matrix of a GGML type. Raises ValueError where it has none, or blocks are cut."""
+
+def blocks_form(bits: int, num_outputs: int, num_inputs: int, has_offsets: bool, in_half: bool) -> PackedForm:
+    """The form of a `BlockWeight`; `in_half`: all of its scales and offsets are fp16 numbers."""
+
+def pack_gguf(
+    pool: ThreadPool,
+    kind: int,
+    rows: npt.NDArray[np.uint8],
+    order: npt.NDArray[np.int32] | None,
+    first_input: int,
+    num_inputs: int,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Packs rows [N, row_bytes] of a GGML type, of which output i is row order[i], into memory of `layout_bytes`.
+
+    Releases the GIL. Raises ValueError for sizes that do not fit, TypeError for arrays of another type or layout.
+    """
+
+def pack_blocks(
+    pool: ThreadPool,
+    form: PackedForm,
+    codes: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.float32] | None,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Packs the arrays of a `BlockWeight`; see `pack_gguf`."""
+
 class StepMetadata:
     """See `shoal.model.attention.interface.Attention.step`. Raises ValueError, TypeError for anything but int32."""
 
