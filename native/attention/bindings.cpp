@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "../isa/isa.h"
+#include "bound_layer.h"
 #include "layer.h"
 #include "step.h"
 
@@ -18,8 +19,8 @@ namespace shoal {
 namespace {
 
 using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Floats = BoundLayer::Floats;
+using ConstFloats = BoundLayer::ConstFloats;
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -52,13 +53,6 @@ void new_step(StepMetadata* self, const Ints& positions, const Ints& query_start
   require(block_tables.shape(0) == context_lens.size(), "block_tables must have one row a sequence");
   new (self) StepMetadata(std::move(arrays), {num_blocks, block_size, max_context});
 }
-
-// The layer and the arrays that it points into.
-struct BoundLayer {
-  AttentionLayer layer;
-  Floats keys, values;
-  ConstFloats cos, sin;
-};
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, float softcap, Floats keys, Floats values, ConstFloats cos,

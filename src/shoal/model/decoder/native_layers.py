@@ -5,19 +5,22 @@ Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal import _native
-from shoal.model.decoder.embedding import own_rows
+from shoal.model.decoder.packed_weights import PackedWeights
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import F32, HEAD_ROWS, SumOverShards
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
+
+
+_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class NativeLayers:
@@ -40,15 +43,15 @@ class NativeLayers:
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
         self._attention = StageAttention(decoder, config)
-        pool = self._attention.pool
+        self._weights = weights = PackedWeights(source, config.precision, self._attention.pool)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
-        weights = PackedWeights(source, config, pool)
         self._embedding = weights.matrix("embedding") if is_first else None
         self._head = weights.matrix("head") if is_last else None
-        self._final_norm = source.vector("final_norm") if is_last else None
+        self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
+        self._x = np.empty((0, decoder.hidden_size), np.float32)
         self._stage = _native.Stage(
-            pool=pool,
+            pool=self._attention.pool,
             hidden_size=decoder.hidden_size,
             num_heads=decoder.num_heads,
             num_kv_heads=decoder.num_kv_heads,
@@ -58,6 +61,74 @@ class NativeLayers:
             norm_epsilon=decoder.norm_epsilon,
             activation=decoder.activation,
             exact_activations=config.exact_activations,
-            layers=self._load_layers(weights, config, on_progress or (lambda done, total: None)),
+            layers=self._load_layers(source, config, on_progress or (lambda done, total: None)),
             isa=config.isa,
         )
+
+    @property
+    def weight_bytes(self) -> int:
+        """See `StageLayers`."""
+        return self._weights.num_bytes
+
+    def touch_kv(self) -> None:
+        """See `StageLayers`."""
+        self._attention.touch()
+
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+        """See `StageLayers`."""
+        assert self._embedding is not None
+        if token_ids_T.min() < 0 or token_ids_T.max() >= self._vocab_size:
+            raise ValueError(f"a token id is outside the vocabulary of {self._vocab_size}")
+        own_T = token_ids_T - np.int32(self._first_id)
+        is_own_T = (own_T >= 0) & (own_T < self._decoder.vocab_size)
+        if is_own_T.all():
+            self._embedding.unpack_rows(own_T, x_TD)
+        else:
+            rows_TD = np.empty((np.count_nonzero(is_own_T), x_TD.shape[1]), np.float32)
+            self._embedding.unpack_rows(own_T[is_own_T], rows_TD)
+            x_TD[:] = 0.0
+            x_TD[is_own_T] = rows_TD
+        if self._decoder.embedding_scale != 1.0:
+            x_TD *= np.float32(self._decoder.embedding_scale)
+
+    def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
+        """See `StageLayers`."""
+        self._stage.run(x_TD, self._attention.step(step), sum_over_shards)
+        self._x = x_TD
+        return x_TD
+
+    def logits(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        assert self._head is not None
+        logits_RV = self._logits[: len(rows)]
+        softcap = self._decoder.final_softcap
+        self._stage.logits(self._x, np.array(rows, np.int32), self._final_norm, self._head, softcap, logits_RV)
+        return logits_RV
+
+    def _load_layers(
+        self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None]
+    ) -> list[_native.StageLayer]:
+        layers: list[_native.StageLayer] = []
+        for layer in range(config.first_layer, config.last_layer):
+            matrices = {
+                name: self._weights.matrix(f"layers.{layer}.{name}")
+                for name in _MATRICES
+                if self._decoder.num_heads or name not in "qkvo"
+            }
+            vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder)}
+            attention = self._attention.layers[len(layers)] if self._attention.layers else None
+            layers.append(_native.StageLayer(matrices, vectors, attention))
+            on_progress(len(layers), config.last_layer - config.first_layer)
+        return layers
+
+
+def layer_vectors(decoder: DecoderConfig) -> tuple[str, ...]:
+    """Names of the vectors that each layer of a model has."""
+    biases: dict[str, bool] = {
+        **dict.fromkeys(("q_bias", "k_bias", "v_bias"), decoder.qkv_bias),
+        "o_bias": decoder.o_bias,
+        **dict.fromkeys(("gate_bias", "up_bias", "down_bias"), decoder.mlp_bias),
+        **dict.fromkeys(("q_norm", "k_norm"), decoder.qk_norm),
+        **dict.fromkeys(("post_attn_norm", "post_mlp_norm"), decoder.post_norms),
+    }
+    return ("attn_norm", "mlp_norm", *(name for name, is_there in biases.items() if is_there))

@@ -46,9 +46,7 @@ class Segment:
         return binding
 
 
-def load_segments(
-    graphs: Iterable[SegmentGraph], *, on_loaded: Callable[[int], None]
-) -> tuple[list[Segment], int]:
+def load_segments(graphs: Iterable[SegmentGraph], *, on_loaded: Callable[[int], None]) -> tuple[list[Segment], int]:
     """Sessions of all graphs of a stage, and the bytes of weights that they hold.
 
     `on_loaded` is called with the number of segments loaded so far.

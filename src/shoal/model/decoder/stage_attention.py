@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep
 from shoal.model.attention.kv_storage import KvStorage
-from shoal.model.attention.paged_attention import make_attention
+from shoal.model.attention.paged_attention import NativeAttention, make_attention
 from shoal.model.attention.rope import rope_tables
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder_config import DecoderConfig
 from shoal.protocol.messages import Step
+
+if TYPE_CHECKING:
+    from shoal import _native
 
 
 class StageAttention:
@@ -24,9 +29,16 @@ class StageAttention:
             block_size=config.block_size,
             max_context=config.num_positions,
             native=config.native,
+            isa=config.isa,
         )
         self.layers: list[AttentionLayer] = self._make_layers(decoder, config) if decoder.num_heads else []
         """of the stage, in order"""
+
+    @property
+    def pool(self) -> _native.ThreadPool:
+        """The compute threads. Only where attention is native."""
+        assert isinstance(self._attention, NativeAttention)
+        return self._attention.pool
 
     def step(self, step: Step) -> AttentionStep:
         """Raises: ValueError when the step does not fit the KV cache."""

@@ -33,6 +33,8 @@ class StageConfig:
     """of every matrix; None: all of it"""
     native: bool | None = None
     """None takes the native layers where the extension is installed, False the ONNX form"""
+    isa: str = ""
+    """one of the instruction sets that the processor has, to be forced; empty for the best"""
 
     @classmethod
     def of(cls, load: LoadStage) -> StageConfig:
