@@ -20,8 +20,8 @@ struct ActivationRows {
   int8_t* codes;               // [rows, blocks * 32]
   int8_t* low_codes;           // nullptr: 8 bits
   float* scales;               // [rows, blocks]
-  int32_t* sums;               // [rows, blocks], of whole codes
-  int32_t* half_sums;          // [rows, blocks * 2], of 16 inputs each
+  int32_t* sums[2];            // of codes: [rows, blocks] of 32 inputs and [rows, blocks * 2] of 16 each
+  float* scaled_sums[2];       // the same times their scales
 };
 
 // What becomes of a product.
@@ -55,7 +55,6 @@ struct PanelScratch {
   float scales[2][2 * kChunkBlocks * kTileOutputs];
   float offsets[2][2 * kChunkBlocks * kTileOutputs];
   int32_t starts[2][kPanelRows * 2 * kChunkBlocks];  // what integer sums begin with
-  float sums[kPanelRows * 2 * kChunkBlocks];         // of activations, for offsets
   float out[kPanelRows * kPanelOutputs];
 };
 

@@ -35,7 +35,8 @@ struct Micro {
   const float* row_scales;      // [rows, blocks]
   int64_t scale_stride;
   const int32_t* starts[2];     // [rows, parts]
-  const float* row_sums;        // [rows, parts]
+  const float* row_sums;        // [rows, parts of the matrix]
+  int64_t sum_stride;
   float* out;                   // [rows, 32]
 };
 
@@ -65,7 +66,7 @@ void all_rows(int num_rows, const int (&depth)[2], const Micro& u) {
       at.row_codes += row * u.code_stride;
       if (kIsExact) at.row_low_codes += row * u.code_stride;
       at.row_scales += row * u.scale_stride;
-      at.row_sums += row * u.num_parts;
+      at.row_sums += row * u.sum_stride;
       at.out += row * kPanelOutputs + t * kTileOutputs;
       at.pair_depth = depth[t];
       for (int i = 0; i < kMicroTiles; ++i) {
@@ -96,20 +97,16 @@ inline void unpack_tile(const Matrix& m, int tile, int first_block, int blocks, 
   if (has_offsets) decode_scales(m, m.offsets, true, tile, first_block * parts, blocks * parts, scratch.offsets[t]);
 }
 
-// What integer sums start with to make up for the bias of the weights, and the sums of activations for offsets.
-inline void prepare_rows(const ActivationRows& rows, int first_row, int num_rows, int first_block, int blocks, int parts,
-                         const int (&bias)[2], bool has_offsets, PanelScratch& scratch) {
-  const int count = blocks * parts;
-  const int32_t* sums = parts == 1 ? rows.sums : rows.half_sums;
-  for (int r = 0; r < num_rows; ++r) {
-    const int64_t row = first_row + r;
-    const int32_t* own = sums + (row * rows.num_blocks + first_block) * parts;
-    for (int t = 0; t < 2; ++t)
-      for (int p = 0; p < count; ++p) scratch.starts[t][r * count + p] = -bias[t] * own[p];
-    if (!has_offsets) continue;
-    const float* scales = rows.scales + row * rows.num_blocks + first_block;
-    for (int p = 0; p < count; ++p) scratch.sums[r * count + p] = float(own[p]) * scales[p / parts];
-  }
+// What integer sums start with to make up for the bias of a tile's weights.
+inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, int num_rows, int first_part, int count,
+                                     int parts, int bias, int32_t* starts) {
+  static constexpr int32_t kZeros[kPanelRows * 2 * kChunkBlocks] = {};
+  if (bias == 0) return kZeros;
+  const int64_t stride = int64_t(rows.num_blocks) * parts;
+  const int32_t* sums = rows.sums[parts - 1] + first_row * stride + first_part;
+  for (int r = 0; r < num_rows; ++r)
+    for (int p = 0; p < count; ++p) starts[r * count + p] = -bias * sums[r * stride + p];
+  return starts;
 }
 
 void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_row, int num_rows,
@@ -123,7 +120,11 @@ void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_r
     const int blocks = rows.num_blocks - block < kChunkBlocks ? rows.num_blocks - block : kChunkBlocks;
     for (int t = 0; t < panel.num_tiles; ++t)
       unpack_tile(*panel.matrices[t], panel.tiles[t], block, blocks, has_offsets, t, scratch);
-    prepare_rows(rows, first_row, num_rows, block, blocks, parts, bias, has_offsets, scratch);
+    const int32_t* starts[2];
+    for (int t = 0; t < 2; ++t)
+      starts[t] = t == 1 && bias[1] == bias[0] ? starts[0]
+                                               : prepare_starts(rows, first_row, num_rows, block * parts, blocks * parts,
+                                                                parts, bias[t], scratch.starts[t]);
     const int64_t at = int64_t(first_row) * rows.num_blocks + block;
     Micro u{blocks * parts,
             0,
@@ -135,8 +136,9 @@ void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_r
             int64_t(rows.num_blocks) * kBlockInputs,
             rows.scales + at,
             rows.num_blocks,
-            {scratch.starts[0], scratch.starts[1]},
-            scratch.sums,
+            {starts[0], starts[1]},
+            rows.scaled_sums[parts - 1] + at * parts,
+            int64_t(rows.num_blocks) * parts,
             scratch.out};
     run(num_rows, depth, u);
   }
@@ -238,8 +240,11 @@ void quantize(const ActivationRows& rows, int first_row, int num_rows) {
       }
       quantize_block(values, rows.codes + at * kBlockInputs,
                      rows.low_codes == nullptr ? nullptr : rows.low_codes + at * kBlockInputs, rows.scales + at,
-                     rows.half_sums + at * 2);
-      rows.sums[at] = rows.half_sums[at * 2] + rows.half_sums[at * 2 + 1];
+                     rows.sums[1] + at * 2);
+      const int32_t* halves = rows.sums[1] + at * 2;
+      rows.sums[0][at] = halves[0] + halves[1];
+      rows.scaled_sums[0][at] = float(rows.sums[0][at]) * rows.scales[at];
+      for (int i = 0; i < 2; ++i) rows.scaled_sums[1][at * 2 + i] = float(halves[i]) * rows.scales[at];
     }
   }
 }

@@ -143,7 +143,7 @@ inline void micro(const Micro& u) {
     if constexpr (kHasOffsets) {
       const Lanes offset = load(u.offsets[0] + p * kTileOutputs);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) out[m] = fma(offset, broadcast(u.row_sums[m * u.num_parts + p]), out[m]);
+      for (int m = 0; m < M; ++m) out[m] = fma(offset, broadcast(u.row_sums[m * u.sum_stride + p]), out[m]);
     }
   }
 #pragma GCC unroll 8

@@ -83,7 +83,7 @@ inline void micro(const Micro& u) {
       if constexpr (kHasOffsets) {
         const Lanes offset = load(u.offsets[t] + p * kTileOutputs);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) out[m][t] = fma(offset, broadcast(u.row_sums[m * u.num_parts + p]), out[m][t]);
+        for (int m = 0; m < M; ++m) out[m][t] = fma(offset, broadcast(u.row_sums[m * u.sum_stride + p]), out[m][t]);
       }
     }
   }

@@ -45,7 +45,7 @@ inline void micro(const Micro& u) {
       Lanes whole;
       for (int q = 0; q < 4; ++q) whole.part[q] = vcvtq_f32_s32(sums[m][q]);
       out[m] = fma(whole, mul(scale, broadcast(u.row_scales[m * u.scale_stride + p / kParts])), out[m]);
-      if constexpr (kHasOffsets) out[m] = fma(offset, broadcast(u.row_sums[m * u.num_parts + p]), out[m]);
+      if constexpr (kHasOffsets) out[m] = fma(offset, broadcast(u.row_sums[m * u.sum_stride + p]), out[m]);
     }
   }
   for (int m = 0; m < M; ++m) store(u.out + m * kPanelOutputs, out[m]);

@@ -34,7 +34,7 @@ inline void micro(const Micro& u) {
       const Lanes scale = load(u.scales[0] + p * kTileOutputs);
       out = fma(from_ints(sums), mul(scale, broadcast(u.row_scales[m * u.scale_stride + p / kParts])), out);
       if constexpr (kHasOffsets)
-        out = fma(load(u.offsets[0] + p * kTileOutputs), broadcast(u.row_sums[m * u.num_parts + p]), out);
+        out = fma(load(u.offsets[0] + p * kTileOutputs), broadcast(u.row_sums[m * u.sum_stride + p]), out);
     }
     store(u.out + m * kPanelOutputs, out);
   }

@@ -44,8 +44,10 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   codes_ = allocate<int8_t>(blocks * kBlockInputs);
   if (shape.exact_activations) low_codes_ = allocate<int8_t>(blocks * kBlockInputs);
   scales_ = allocate<float>(blocks);
-  sums_ = allocate<int32_t>(blocks);
-  half_sums_ = allocate<int32_t>(2 * blocks);
+  for (int i = 0; i < 2; ++i) {
+    sums_[i] = allocate<int32_t>(blocks * (i + 1));
+    scaled_sums_[i] = allocate<float>(blocks * (i + 1));
+  }
   const auto needs_up = [](const StageLayer& layer) { return !can_gate(*layer.gate, *layer.up); };
   if (std::any_of(layers_.begin(), layers_.end(), needs_up)) up_ = allocate<float>(rows * shape.intermediate_size);
 }
@@ -79,10 +81,16 @@ void Stage::each_rows(int num_rows, int width, const Work& work) {
 }
 
 ActivationRows Stage::rows_of(const float* values, int num_rows, int width) {
-  return {num_rows,     width,         (width + kBlockInputs - 1) / kBlockInputs,
-          values,       width,         codes_.get(),
-          low_codes_.get(), scales_.get(), sums_.get(),
-          half_sums_.get()};
+  return {num_rows,
+          width,
+          (width + kBlockInputs - 1) / kBlockInputs,
+          values,
+          width,
+          codes_.get(),
+          low_codes_.get(),
+          scales_.get(),
+          {sums_[0].get(), sums_[1].get()},
+          {scaled_sums_[0].get(), scaled_sums_[1].get()}};
 }
 
 void Stage::quantize(ActivationRows& rows, bool is_dense) {

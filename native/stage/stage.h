@@ -86,8 +86,8 @@ class Stage {
   int widest_;  // inputs of any product
   Buffer<float> normed_, qkv_, attention_, hidden_, up_, delta_;
   Buffer<int8_t> codes_, low_codes_;
-  Buffer<float> scales_;
-  Buffer<int32_t> sums_, half_sums_;
+  Buffer<float> scales_, scaled_sums_[2];
+  Buffer<int32_t> sums_[2];
 };
 
 }  // namespace shoal

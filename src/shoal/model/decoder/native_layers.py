@@ -19,7 +19,6 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 
-
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 

@@ -1,7 +1,9 @@
 """temporary"""
 
 from __future__ import annotations
+
 import numpy as np
+
 from shoal import _native
 from shoal.model.weights import BlockWeight, Precision, WeightSource
 
