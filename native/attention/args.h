@@ -6,8 +6,12 @@
 
 namespace shoal {
 
-constexpr int kGroupKeys = 16;   // keys scored together; block sizes are multiples of it
-constexpr int kChunkKeys = 128;  // keys between two updates of the running softmax: scores of a tile stay in L1
+constexpr int kGroupKeys = 16;     // keys scored together; block sizes are multiples of it
+constexpr int kChunkKeys = 128;    // keys between two updates of the running softmax: scores of a tile stay in L1
+constexpr int kSegmentKeys = 512;  // keys with a softmax of their own: what threads can share out within one row
+
+// How the cache holds keys and values. They are rounded to the nearest on the way in, and exact on the way out.
+enum class KvType : int32_t { kFloat, kHalf };
 
 // One layer. Caches: keys [block, kv head, dim, slot], values [block, kv head, slot, dim].
 struct LayerView {
@@ -19,8 +23,9 @@ struct LayerView {
   int window;  // tokens a row sees, itself included; 0: all
   float scale;
   float softcap;  // 0: none
-  float* keys;
-  float* values;
+  KvType kv_type;
+  void* keys;
+  void* values;
   const float* cos;  // [max_context, rotary_dim / 2]
   const float* sin;
 };
@@ -39,9 +44,29 @@ struct RowRange {
   int num_rows;
 };
 
+// Some rows over some segments of their context, counted from position 0. Where other items have the rows' other
+// segments, the softmax of each segment is left in `parts` for `merge` to join; otherwise outputs are written at once.
+struct Span {
+  RowRange rows;
+  int first_segment;
+  int end_segment;
+  int64_t first_part;  // of its parts [segment, kv head, row, head]; kAlone: writes outputs
+};
+
+constexpr int64_t kAlone = -1;
+constexpr int kExtraFloats = 16;  // of a part, beside head_dim rounded up to a multiple of kGroupKeys
+
 struct CallView {
-  const float* qkv;  // [T, (num_heads + 2 num_kv_heads) head_dim]
-  float* out;        // [T, num_heads head_dim]
+  const float* qkv;  // [T, (num_heads + 2 num_kv_heads) head_dim], rows qkv_stride apart
+  float* out;        // [T, num_heads head_dim], rows out_stride apart
+  int64_t qkv_stride;
+  int64_t out_stride;
+};
+
+// What a call computes with, 64-byte aligned.
+struct Memory {
+  float* scratch;  // scratch_floats() values of the thread
+  float* parts;    // part_floats() values for each part of the spans
 };
 
 // The entry points of one instruction set.
@@ -49,9 +74,11 @@ struct AttentionKernel {
   const char* name;
   double flops_per_s;  // one thread, rough; only used to tell whether waking threads pays
   // Rotates and stores the keys and values of some rows.
-  void (*append)(const LayerView&, const StepView&, const CallView&, const RowRange&);
-  // Attention of some rows of one kv head's query heads. `scratch` holds scratch_floats() values, 64-byte aligned.
-  void (*attend)(const LayerView&, const StepView&, const CallView&, const RowRange&, int kv_head, float* scratch);
+  void (*append)(const LayerView&, const StepView&, const CallView&, const RowRange&, const Memory&);
+  // Attention of some rows of one kv head's query heads.
+  void (*attend)(const LayerView&, const StepView&, const CallView&, const Span&, int kv_head, const Memory&);
+  // The outputs of rows whose segments were shared out.
+  void (*merge)(const LayerView&, const CallView&, const Span&, int kv_head, const Memory&);
 };
 
 }  // namespace shoal

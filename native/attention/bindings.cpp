@@ -21,6 +21,7 @@ namespace {
 using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
 using Floats = BoundLayer::Floats;
 using ConstFloats = BoundLayer::ConstFloats;
+using Cache = BoundLayer::Cache;
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -39,9 +40,16 @@ std::vector<int32_t> copy(const Ints& array, size_t ndim, const char* message) {
 }
 
 // Dimensions that index memory with int: refuse what would not fit.
-int extent(const Floats& array, size_t axis) {
+int extent(const Cache& array, size_t axis) {
   require(array.shape(axis) < (size_t(1) << 31), "an array is too large");
   return int(array.shape(axis));
+}
+
+KvType kv_type(const Cache& keys, const Cache& values) {
+  if (keys.dtype() == nb::dtype<float>() && values.dtype() == nb::dtype<float>()) return KvType::kFloat;
+  const nb::dlpack::dtype half{uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
+  if (keys.dtype() == half && values.dtype() == half) return KvType::kHalf;
+  throw nb::type_error("keys and values must both be float32 or both float16");
 }
 
 void new_step(StepMetadata* self, const Ints& positions, const Ints& query_starts, const Ints& context_lens,
@@ -55,8 +63,9 @@ void new_step(StepMetadata* self, const Ints& positions, const Ints& query_start
 }
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
-               int rotary_dim, float scale, int window, float softcap, Floats keys, Floats values, ConstFloats cos,
+               int rotary_dim, float scale, int window, float softcap, Cache keys, Cache values, ConstFloats cos,
                ConstFloats sin, const std::string& isa) {
+  const KvType type = kv_type(keys, values);
   require(keys.ndim() == 4 && values.ndim() == 4, "keys and values must have four dimensions");
   require(cos.ndim() == 2 && cos.shape(0) < (size_t(1) << 31), "cos and sin must be [max_context, rotary_dim / 2]");
   const int num_blocks = extent(keys, 0), block_size = extent(keys, 3);
@@ -67,8 +76,8 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
                 "values must be [blocks, num_kv_heads, block_size, head_dim], block_size a multiple of 16");
   require_shape(cos, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
   require_shape(sin, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
-  const LayerView view{num_heads, num_kv_heads, head_dim,    rotary_dim,    block_size, window,
-                       scale,     softcap,      keys.data(), values.data(), cos.data(), sin.data()};
+  const LayerView view{num_heads,   num_kv_heads,  head_dim,   rotary_dim, block_size, window, scale, softcap, type,
+                       keys.data(), values.data(), cos.data(), sin.data()};
   AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
   new (self) BoundLayer{std::move(layer), std::move(keys), std::move(values), std::move(cos), std::move(sin)};
 }
@@ -79,7 +88,7 @@ void run_layer(const BoundLayer& self, const ConstFloats& qkv, const Floats& out
   require_shape(out, {step.num_tokens(), self.layer.out_width()}, "out must be [rows of the step, num_heads head_dim]");
   const AttentionLayer::Work work = self.layer.prepare(step);
   nb::gil_scoped_release released;
-  self.layer.run(work, {qkv.data(), out.data()});
+  self.layer.run(work, {qkv.data(), out.data(), self.layer.qkv_width(), self.layer.out_width()});
 }
 
 std::vector<std::string> isa_names() {

@@ -10,9 +10,10 @@ namespace shoal {
 struct BoundLayer {
   using Floats = nanobind::ndarray<float, nanobind::c_contig, nanobind::device::cpu>;
   using ConstFloats = nanobind::ndarray<const float, nanobind::c_contig, nanobind::device::cpu>;
+  using Cache = nanobind::ndarray<nanobind::c_contig, nanobind::device::cpu>;  // fp32 or fp16
 
   AttentionLayer layer;
-  Floats keys, values;
+  Cache keys, values;
   ConstFloats cos, sin;
 };
 

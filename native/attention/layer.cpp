@@ -1,12 +1,9 @@
 #include "layer.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
-
-#include "../threads/pause.h"
 
 namespace shoal {
 
@@ -16,7 +13,7 @@ constexpr int kTileRows = 48;           // query rows x heads a tile: a multiple
 constexpr int kMaxExtent = 8192;        // heads, and dimensions of a head: keeps products of both within an int
 constexpr int kAppendRows = 32;         // rows appended by one item
 constexpr double kBytesPerS = 10e9;     // memory bandwidth of one core, rough
-constexpr double kWorthWakingS = 200e-6;  // several times the wake-up of a sleeping thread (about 50 us)
+constexpr double kWorthWakingS = 10e-6; // threads that follow a step's layers are awake: each call costs 1 us or 2
 
 // Memory for one thread's tile, kept between calls.
 class Scratch {
@@ -38,40 +35,8 @@ class Scratch {
   size_t capacity_ = 0;
 };
 
-thread_local Scratch thread_scratch;
-
-// One call, shared by the threads that take part: first all appends, then all tiles, each taken from a counter.
-struct Call {
-  const LayerView& layer;
-  const AttentionLayer::Work& work;
-  const CallView& arrays;
-  const AttentionKernel& kernel;
-  size_t scratch_floats;
-  std::atomic<size_t> next_append{0};
-  std::atomic<size_t> appended{0};
-  std::atomic<size_t> next_tile{0};
-
-  void take_part() noexcept {  // running out of memory here cannot be passed on: other threads use this call
-    append_all();
-    attend_all();
-  }
-
-  void append_all() {
-    const std::vector<RowRange>& ranges = *work.appends;
-    for (size_t i; (i = next_append.fetch_add(1, std::memory_order_relaxed)) < ranges.size();) {
-      kernel.append(layer, work.step, arrays, ranges[i]);
-      appended.fetch_add(1, std::memory_order_release);
-    }
-    for (int spins = 0; appended.load(std::memory_order_acquire) < ranges.size(); ++spins) wait_briefly(spins);
-  }
-
-  void attend_all() {
-    const size_t heads = size_t(layer.num_kv_heads), count = work.tiles->size() * heads;
-    float* scratch = thread_scratch.reserve(scratch_floats);
-    for (size_t i; (i = next_tile.fetch_add(1, std::memory_order_relaxed)) < count;)
-      kernel.attend(layer, work.step, arrays, (*work.tiles)[i / heads], int(i % heads), scratch);
-  }
-};
+thread_local Scratch thread_scratch;  // of an item
+thread_local Scratch call_parts;      // of the caller; other threads write there during its call
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -94,26 +59,49 @@ AttentionLayer::AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView
 
 int AttentionLayer::tile_tokens() const { return std::max(1, kTileRows / group()); }
 
+size_t AttentionLayer::part_floats() const {
+  return size_t(view_.head_dim + kGroupKeys - 1) / kGroupKeys * kGroupKeys + kExtraFloats;
+}
+
 size_t AttentionLayer::scratch_floats() const {
-  return size_t(tile_tokens()) * group() * (2 * view_.head_dim + kChunkKeys + 3);
+  return size_t(tile_tokens()) * group() * (2 * part_floats() + view_.head_dim + kChunkKeys);
 }
 
 double AttentionLayer::estimate_s(const StepMetadata& step) const {
   const double flops = 4.0 * view_.head_dim * view_.num_heads * double(step.num_scores(view_.window));
-  const double bytes = 8.0 * view_.head_dim * view_.num_kv_heads * double(step.num_keys(view_.window));
+  const double value_bytes = view_.kv_type == KvType::kHalf ? 2.0 : 4.0;
+  const double bytes = 2.0 * value_bytes * view_.head_dim * view_.num_kv_heads * double(step.num_keys(view_.window));
   return std::max(flops / kernel_.flops_per_s, bytes / kBytesPerS);
 }
 
 AttentionLayer::Work AttentionLayer::prepare(StepMetadata& step) const {
   require(step.limits() == limits_, "the step was made for another number of blocks, block size or context");
   const bool is_large = pool_->num_threads() > 1 && estimate_s(step) > kWorthWakingS;
-  return {step.view(), &step.ranges(kAppendRows), &step.ranges(tile_tokens()), is_large};
+  const Sharing sharing{tile_tokens(), view_.window, view_.num_kv_heads, group(), is_large ? pool_->num_threads() : 1};
+  return {step.view(), &step.ranges(kAppendRows), &step.plan(sharing), is_large};
 }
 
-void AttentionLayer::run(const Work& work, const CallView& arrays) const {
-  Call call{view_, work, arrays, kernel_, scratch_floats()};
-  if (!work.is_large) return call.take_part();
-  pool_->each(pool_->num_threads(), [&call](int) { call.take_part(); });
+template <typename Run>
+void AttentionLayer::each(const Work& work, size_t count, const Run& run) const {
+  const size_t floats = scratch_floats();
+  const auto item = [&](int i) { run(i, thread_scratch.reserve(floats)); };
+  if (work.is_large && count > 0) return pool_->each(int(count), item);
+  for (size_t i = 0; i < count; ++i) item(int(i));
+}
+
+void AttentionLayer::run(const Work& work, const CallView& call) const noexcept {
+  const Plan& plan = *work.plan;
+  const int heads = view_.num_kv_heads;
+  float* parts = plan.num_parts > 0 ? call_parts.reserve(size_t(plan.num_parts) * part_floats()) : nullptr;
+  each(work, work.appends->size(), [&](int i, float* scratch) {
+    kernel_.append(view_, work.step, call, (*work.appends)[i], {scratch, parts});
+  });
+  each(work, plan.spans.size() * heads, [&](int i, float* scratch) {
+    kernel_.attend(view_, work.step, call, plan.spans[i / heads], i % heads, {scratch, parts});
+  });
+  each(work, plan.merges.size() * heads, [&](int i, float* scratch) {
+    kernel_.merge(view_, call, plan.merges[i / heads], i % heads, {scratch, parts});
+  });
 }
 
 }  // namespace shoal

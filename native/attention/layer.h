@@ -21,22 +21,26 @@ class AttentionLayer {
   int qkv_width() const { return (view_.num_heads + 2 * view_.num_kv_heads) * view_.head_dim; }
   int out_width() const { return view_.num_heads * view_.head_dim; }
 
-  // What `run` will do, made while the step cannot change: the cut into tiles and the number of threads.
+  // What `run` will do, made while the step cannot change: the cut into items, and whether threads share them. Valid as
+  // long as the step.
   struct Work {
     StepView step;
     const std::vector<RowRange>* appends;
-    const std::vector<RowRange>* tiles;
+    const Plan* plan;
     bool is_large;
   };
   Work prepare(StepMetadata& step) const;
-  // Rotates, appends, attends. Needs no lock of Python's.
-  void run(const Work& work, const CallView& call) const;
+  // Rotates, appends, attends. Needs no lock of Python's. Running out of memory ends the process: threads share the call.
+  void run(const Work& work, const CallView& call) const noexcept;
 
  private:
   int group() const { return view_.num_heads / view_.num_kv_heads; }
   int tile_tokens() const;
+  size_t part_floats() const;
   size_t scratch_floats() const;
   double estimate_s(const StepMetadata& step) const;
+  template <typename Run>
+  void each(const Work& work, size_t count, const Run& run) const;
 
   std::shared_ptr<ThreadPool> pool_;
   LayerView view_;

@@ -51,12 +51,13 @@ const std::vector<RowRange>& StepMetadata::ranges(int rows) {
   for (int b = 0; b < num_sequences(); ++b)
     for (int row = arrays_.query_starts[b]; row < arrays_.query_starts[b + 1]; row += rows)
       found.push_back({b, row, std::min(rows, arrays_.query_starts[b + 1] - row)});
-  const auto work = [this](const RowRange& range) {
-    return int64_t(range.num_rows) * (arrays_.positions[range.first_row] + 1);
-  };
-  std::stable_sort(found.begin(), found.end(),
-                   [&](const RowRange& a, const RowRange& b) { return work(a) > work(b); });
   return found;
+}
+
+const Plan& StepMetadata::plan(const Sharing& sharing) {
+  const auto [entry, is_new] = plans_.try_emplace(sharing);
+  if (is_new) entry->second = make_plan(ranges(sharing.tile_tokens), arrays_.positions, sharing);
+  return entry->second;
 }
 
 int64_t StepMetadata::num_scores(int window) const {

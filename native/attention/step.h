@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "args.h"
+#include "plan.h"
 
 namespace shoal {
 
@@ -36,8 +37,9 @@ class StepMetadata {
   int num_sequences() const { return int(arrays_.context_lens.size()); }
   const CacheLimits& limits() const { return limits_; }
   StepView view() const;
-  // Rows cut into ranges of at most `rows` of one sequence, most work first. Not thread-safe.
+  // Rows cut into ranges of at most `rows` of one sequence. Made once, like the plans. Not thread-safe.
   const std::vector<RowRange>& ranges(int rows);
+  const Plan& plan(const Sharing& sharing);
   // Sum over rows of the keys seen, and over sequences of the keys read, where a row sees at most `window` (0: all).
   int64_t num_scores(int window) const;
   int64_t num_keys(int window) const;
@@ -49,6 +51,7 @@ class StepMetadata {
   StepArrays arrays_;
   CacheLimits limits_;
   std::map<int, std::vector<RowRange>> ranges_;
+  std::map<Sharing, Plan> plans_;
 };
 
 }  // namespace shoal

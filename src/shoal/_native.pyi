@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from shoal.model.attention.interface import AttentionStep
+from shoal.model.attention.interface import KV, AttentionStep
 
 def supported_isas() -> list[str]:
     """Instruction sets of the attention kernel that this processor can run, best first."""
@@ -100,8 +100,8 @@ class AttentionLayer:
         scale: float,
         window: int,
         softcap: float,
-        keys: npt.NDArray[np.float32],
-        values: npt.NDArray[np.float32],
+        keys: KV,
+        values: KV,
         cos: npt.NDArray[np.float32],
         sin: npt.NDArray[np.float32],
         isa: str = "",

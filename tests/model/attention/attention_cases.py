@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.model.attention.interface import Attention, AttentionLayer, AttentionShape
+from shoal.model.attention.kv_storage import KvType
 
 F32 = npt.NDArray[np.float32]
 
@@ -56,12 +57,12 @@ def make_case(
 class Runner:
     """Feeds a case to one implementation, chunk by chunk, over caches that start full of NaN."""
 
-    def __init__(self, case: Case, attention: Attention) -> None:
+    def __init__(self, case: Case, attention: Attention, dtype: KvType = np.float32) -> None:
         shape, blocks, size = case.shape, case.num_blocks, case.block_size
         self.case = case
         self.attention = attention
-        self.keys = np.full((blocks, shape.num_kv_heads, shape.head_dim, size), np.nan, np.float32)
-        self.values = np.full((blocks, shape.num_kv_heads, size, shape.head_dim), np.nan, np.float32)
+        self.keys = np.full((blocks, shape.num_kv_heads, shape.head_dim, size), np.nan, dtype)
+        self.values = np.full((blocks, shape.num_kv_heads, size, shape.head_dim), np.nan, dtype)
         self.layer: AttentionLayer = attention.layer(shape, self.keys, self.values, case.cos, case.sin)
 
     def run(self, ranges: list[tuple[int, int, int]]) -> list[F32]:

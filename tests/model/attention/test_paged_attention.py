@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shoal.model.attention.interface import Attention, AttentionShape
+from shoal.model.attention.kv_storage import KvType
 from shoal.model.attention.paged_attention import (
     NativeAttention,
     NumpyAttention,
@@ -124,18 +125,6 @@ def test_sequence_without_rows_is_left_alone(name: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("threads", [2, 4])
-def test_threads_do_not_change_a_bit(threads: int) -> None:
-    case = make_case(shape_of(8, 4, 64), (700, 300, 5))  # enough work for threads to be woken
-    ranges = [(0, 0, 700), (1, 0, 300), (2, 0, 5)]
-    alone = Runner(case, attention_for(case, "", 1)).run(ranges)
-    runner = Runner(case, attention_for(case, "", threads))
-    for _ in range(20):
-        for got, want in zip(runner.run(ranges), alone, strict=True):
-            np.testing.assert_array_equal(got, want)
-
-
-@needs_native
 def test_two_callers_share_one_pool() -> None:
     case = make_case(shape_of(8, 4, 64), (600,))
     attention = attention_for(case, "", 2)
@@ -152,14 +141,36 @@ def test_two_callers_share_one_pool() -> None:
         np.testing.assert_allclose(got, want, atol=TOLERANCE)
 
 
-@needs_native
-def test_caches_are_the_same_as_numpys() -> None:
-    case = make_case(shape_of(4, 2, 24, rotary_dim=10), (50, 17))
-    native, reference = (Runner(case, attention_for(case, name)) for name in ("", "numpy"))
-    for runner in (native, reference):
-        runner.run([(0, 0, 50), (1, 0, 17)])
-    np.testing.assert_allclose(native.keys, reference.keys, atol=1e-6)
-    np.testing.assert_array_equal(native.values, reference.values)
+@every_implementation
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("magnitude", [1.0, 40000.0])  # the largest do not fit into fp16: they become infinite
+def test_caches_are_the_same_as_numpys(name: str, dtype: KvType, magnitude: float) -> None:
+    case = make_case(shape_of(4, 2, 25, rotary_dim=10), (50, 17), magnitude=magnitude)
+    runner, reference = (Runner(case, attention_for(case, which), dtype) for which in (name, "numpy"))
+    with np.errstate(invalid="ignore"):
+        for each in (runner, reference):
+            each.run([(0, 0, 50), (1, 0, 17)])
+    np.testing.assert_array_equal(runner.keys, reference.keys)
+    np.testing.assert_array_equal(runner.values, reference.values)
+
+
+@every_implementation
+@pytest.mark.parametrize("head_dim", [7, 64, 100])
+def test_half_precision_cache(name: str, head_dim: int) -> None:
+    case = make_case(shape_of(6, 2, head_dim, rotary_dim=head_dim // 2 * 2), (600, 70))
+    got = Runner(case, attention_for(case, name), np.float16).run_chunked(np.random.default_rng(0))
+    want = Runner(case, attention_for(case, "numpy"), np.float16).run([(0, 0, 600), (1, 0, 70)])
+    for rows, same, exact in zip(got, want, dense_answer(case), strict=True):
+        np.testing.assert_allclose(rows, same, atol=TOLERANCE)  # the same halves, only fp32 sums differ
+        np.testing.assert_allclose(rows, exact, atol=5e-3)  # values of size 4 are rounded by 4 / 2**12, scores likewise
+
+
+@every_implementation
+@pytest.mark.parametrize("window", [0, 700])
+def test_contexts_of_many_segments(name: str, window: int) -> None:
+    case = make_case(shape_of(3, 1, 8, window=window), (1700,), magnitude=2.0)
+    (got,) = Runner(case, attention_for(case, name, 3)).run([(0, 0, 1700)])
+    np.testing.assert_allclose(got, dense_answer(case)[0], atol=2 * TOLERANCE)  # values of twice the size
 
 
 GOOD = {
@@ -279,6 +290,16 @@ def test_layer_refuses_arrays_of_another_shape(name: str) -> None:
     ):
         with pytest.raises(ValueError, match=r"must be"):
             runner.attention.layer(case.shape, keys, values, cos, sin)
+
+
+@every_implementation
+def test_layer_refuses_caches_of_other_types(name: str) -> None:
+    case = make_case(shape_of(), (20,))
+    runner = Runner(case, attention_for(case, name))
+    half = runner.values.astype(np.float16)
+    for keys, values in ((runner.keys, half), (runner.keys.astype(np.float64), runner.values.astype(np.float64))):
+        with pytest.raises(TypeError, match=r"must both be|incompatible"):
+            runner.attention.layer(case.shape, keys, values, case.cos, case.sin)  # type: ignore[arg-type]
 
 
 def test_make_attention_chooses() -> None:

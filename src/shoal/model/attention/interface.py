@@ -19,6 +19,9 @@ from shoal.model.decoder_config import DecoderConfig
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
+KV = npt.NDArray[np.float32 | np.float16]
+"""Keys or values in the cache. Arithmetic is fp32: fp16 is rounded to on the way in, to nearest even, and widened
+exactly on the way out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +92,12 @@ class Attention(Protocol):
     @property
     def is_native(self) -> bool: ...
 
-    def layer(self, shape: AttentionShape, keys: F32, values: F32, cos: F32, sin: F32) -> AttentionLayer:
+    def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> AttentionLayer:
         """The attention of one layer; keeps the arrays alive.
 
         Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R].
-        Raises: ValueError where shapes do not fit each other.
+        Raises: ValueError where shapes do not fit each other, TypeError where keys and values are not both float32 or
+        both float16.
         """
         ...
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.model.attention.interface import KV
 from shoal.model.decoder_config import DecoderConfig
 
-F32 = npt.NDArray[np.float32]
+KvType = type[np.float32] | type[np.float16]
 
 BLOCK_SIZE_MULTIPLE = 16
 """Tokens; the kernel scores 16 keys at a time. Source: one AVX-512 register of fp32."""
@@ -23,16 +23,23 @@ ALIGNMENT_BYTES = 64
 """Start of every array: one cache line, so that no vector load crosses two."""
 
 
-def kv_bytes_per_token(config: DecoderConfig, num_layers: int) -> int:
-    """Bytes of KV cache that one token of context takes in `num_layers` layers (fp32 keys and values)."""
-    return num_layers * 2 * config.num_kv_heads * config.head_dim * np.dtype(np.float32).itemsize
+def kv_bytes_per_token(config: DecoderConfig, num_layers: int, dtype: KvType = np.float32) -> int:
+    """Bytes of KV cache that one token of context takes in `num_layers` layers, its keys and values held in `dtype`."""
+    return num_layers * 2 * config.num_kv_heads * config.head_dim * np.dtype(dtype).itemsize
 
 
 class KvStorage:
     """Zeroed keys and values of a contiguous range of layers. Pages are taken from the system when first written."""
 
     def __init__(
-        self, config: DecoderConfig, *, first_layer: int, last_layer: int, num_blocks: int, block_size: int
+        self,
+        config: DecoderConfig,
+        *,
+        first_layer: int,
+        last_layer: int,
+        num_blocks: int,
+        block_size: int,
+        dtype: KvType = np.float32,
     ) -> None:
         """Layers `first_layer` to `last_layer` (exclusive), each with `num_blocks` blocks of `block_size` tokens.
 
@@ -45,14 +52,14 @@ class KvStorage:
         heads, dim = config.num_kv_heads, config.head_dim
         layers = range(first_layer, last_layer)
         self._first_layer = first_layer
-        self._keys = [_aligned_zeros((num_blocks, heads, dim, block_size)) for _ in layers]
-        self._values = [_aligned_zeros((num_blocks, heads, block_size, dim)) for _ in layers]
+        self._keys = [_aligned_zeros((num_blocks, heads, dim, block_size), dtype) for _ in layers]
+        self._values = [_aligned_zeros((num_blocks, heads, block_size, dim), dtype) for _ in layers]
 
-    def keys(self, layer: int) -> F32:
+    def keys(self, layer: int) -> KV:
         """Keys of a layer, counted over the whole model. Shapes: [N, H, D, S]."""
         return self._keys[self._index(layer)]
 
-    def values(self, layer: int) -> F32:
+    def values(self, layer: int) -> KV:
         """Values of a layer, counted over the whole model. Shapes: [N, H, S, D]."""
         return self._values[self._index(layer)]
 
@@ -73,9 +80,9 @@ class KvStorage:
         return index
 
 
-def _aligned_zeros(shape: tuple[int, ...]) -> F32:
+def _aligned_zeros(shape: tuple[int, ...], dtype: KvType) -> KV:
     """Zeros at a cache-line boundary; np.zeros takes fresh pages from calloc, which are not touched before use."""
-    num_bytes = math.prod(shape) * np.dtype(np.float32).itemsize
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(num_bytes + ALIGNMENT_BYTES, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT_BYTES
-    return raw[start : start + num_bytes].view(np.float32).reshape(shape)
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)

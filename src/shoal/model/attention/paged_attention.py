@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from shoal.model.attention.interface import F32, I32, Attention, AttentionShape
+from shoal.model.attention.interface import F32, I32, KV, Attention, AttentionShape
 from shoal.model.attention.paged_attention_numpy import NumpyLayer, NumpyStep
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class NativeAttention:
         self._limits = (num_blocks, block_size, max_context)
         self._isa = isa
 
-    def layer(self, shape: AttentionShape, keys: F32, values: F32, cos: F32, sin: F32) -> _native.AttentionLayer:
+    def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> _native.AttentionLayer:
         return self._native.AttentionLayer(
             pool=self.pool,
             **asdict(shape),
@@ -77,7 +77,7 @@ class NumpyAttention:
     def __init__(self, num_blocks: int, block_size: int, max_context: int) -> None:
         self._limits = (num_blocks, block_size, max_context)
 
-    def layer(self, shape: AttentionShape, keys: F32, values: F32, cos: F32, sin: F32) -> NumpyLayer:
+    def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> NumpyLayer:
         return NumpyLayer(
             **asdict(shape),
             keys=keys,

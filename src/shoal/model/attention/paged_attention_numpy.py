@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.model.attention.interface import F32, I32, AttentionStep
+from shoal.model.attention.interface import F32, I32, KV, AttentionStep
 
 
 class NumpyStep:
@@ -84,9 +84,9 @@ class NumpyLayer:
     scale: float
     window: int
     softcap: float
-    keys: F32
+    keys: KV
     """[N, H, D, S]"""
-    values: F32
+    values: KV
     """[N, H, S, D]"""
     cos: F32
     """[max_context, R]"""
@@ -104,6 +104,8 @@ class NumpyLayer:
         self._check_arrays()
 
     def _check_arrays(self) -> None:
+        if self.keys.dtype != self.values.dtype or self.keys.dtype not in (np.float32, np.float16):
+            raise TypeError("keys and values must both be float32 or both float16")
         if self.keys.ndim != 4 or self.values.ndim != 4:
             raise ValueError("keys and values must have four dimensions")
         num_blocks, block_size = self.keys.shape[0], self.keys.shape[3]
@@ -161,14 +163,16 @@ class NumpyLayer:
         positions_T = np.arange(last - k_THD.shape[0], last)
         blocks_T = step.block_tables_BM[b, positions_T // self.keys.shape[3]]
         slots_T = positions_T % self.keys.shape[3]
-        self.keys[blocks_T, :, :, slots_T] = k_THD
-        self.values[blocks_T, :, slots_T] = v_THD
+        with np.errstate(over="ignore"):  # beyond fp16's range is infinite, as in the kernel
+            self.keys[blocks_T, :, :, slots_T] = k_THD
+            self.values[blocks_T, :, slots_T] = v_THD
 
     def _attend(self, q_THD: F32, positions_T: I32, step: NumpyStep, b: int) -> F32:
         context = int(step.context_lens_B[b])
         blocks = step.block_tables_BM[b, : -(-context // self.keys.shape[3])]
-        k_HDL = self.keys[blocks].transpose(1, 2, 0, 3).reshape(self.num_kv_heads, self.head_dim, -1)[..., :context]
-        v_HLD = self.values[blocks].transpose(1, 0, 2, 3).reshape(self.num_kv_heads, -1, self.head_dim)[:, :context]
+        k_NHDS, v_NHSD = (array[blocks].astype(np.float32, copy=False) for array in (self.keys, self.values))
+        k_HDL = k_NHDS.transpose(1, 2, 0, 3).reshape(self.num_kv_heads, self.head_dim, -1)[..., :context]
+        v_HLD = v_NHSD.transpose(1, 0, 2, 3).reshape(self.num_kv_heads, -1, self.head_dim)[:, :context]
         num_rows, group = q_THD.shape[0], self.num_heads // self.num_kv_heads
         q_HTGD = q_THD.reshape(num_rows, self.num_kv_heads, group, self.head_dim).transpose(1, 0, 2, 3)
         scores_HTGL = (q_HTGD.reshape(self.num_kv_heads, -1, self.head_dim) @ k_HDL).reshape(

@@ -1,0 +1,49 @@
+// Rotary embedding, and how keys and values enter the cache.
+
+// Half-split rotation of one head, times `scale`; pair i is dimensions i and i + half.
+inline void rotate(const LayerView& layer, const float* x, int position, float scale, float* to) {
+  const int half = layer.rotary_dim / 2;
+  const float* cos = layer.cos + int64_t(position) * half;
+  const float* sin = layer.sin + int64_t(position) * half;
+  for (int i = 0; i < half; ++i) {
+    const float first = x[i] * scale, second = x[i + half] * scale;
+    to[i] = first * cos[i] - second * sin[i];
+    to[i + half] = second * cos[i] + first * sin[i];
+  }
+  for (int i = layer.rotary_dim; i < layer.head_dim; ++i) to[i] = x[i] * scale;
+}
+
+// Sixteen neighboring dimensions at a time, as the cache holds them; `put` gets each dimension and its value.
+template <typename T, typename Put>
+inline void convert(const float* x, int dim, const Put& put) {
+  for (int first = 0; first < dim; first += kLanes) {
+    const int count = dim - first < kLanes ? dim - first : kLanes;
+    T converted[kLanes];
+    store_kv(converted, count == kLanes ? load(x + first) : load_first(x + first, count));
+    for (int i = 0; i < count; ++i) put(first + i, converted[i]);
+  }
+}
+
+template <typename T>
+void append_row(const LayerView& layer, const int32_t* table, const float* k, const float* v, int position,
+                float* rotated) {
+  const int dim = layer.head_dim, size = layer.block_size, slot = position % size;
+  for (int h = 0; h < layer.num_kv_heads; ++h) {
+    const int64_t offset = block_offset(layer, table, h, position);
+    T* keys = static_cast<T*>(layer.keys) + offset + slot;
+    T* values = static_cast<T*>(layer.values) + offset + int64_t(slot) * dim;
+    rotate(layer, k + h * dim, position, 1.0f, rotated);
+    convert<T>(rotated, dim, [&](int d, T x) { keys[int64_t(d) * size] = x; });
+    convert<T>(v + h * dim, dim, [&](int d, T x) { values[d] = x; });
+  }
+}
+
+template <typename T>
+void append_rows(const LayerView& layer, const StepView& step, const CallView& call, const RowRange& rows,
+                 const Memory& memory) {
+  for (int row = rows.first_row; row < rows.first_row + rows.num_rows; ++row) {
+    const float* k = call.qkv + row * call.qkv_stride + int64_t(layer.num_heads) * layer.head_dim;
+    const float* v = k + int64_t(layer.num_kv_heads) * layer.head_dim;
+    append_row<T>(layer, table_of(step, rows), k, v, step.positions[row], memory.scratch);
+  }
+}

@@ -1,0 +1,134 @@
+// Both products of attention, register-blocked: rows of a tile times Lanes of neighboring keys or columns. Every sum is
+// one chain of fused multiply-adds in the order of dimensions or keys, so the blocking changes no bits.
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 8;
+constexpr int kLanesInRegisters = 24;  // accumulators; 32 registers hold one Lanes each
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+constexpr int kLanesInRegisters = 6;  // 16 registers hold half a Lanes each
+#elif defined(__aarch64__)
+constexpr int kTileRows = 6;
+constexpr int kLanesInRegisters = 6;  // 32 registers hold a quarter of a Lanes each
+#else
+constexpr int kTileRows = 2;
+constexpr int kLanesInRegisters = 2;
+#endif
+
+// Lanes beside each other in a tile of some rows.
+constexpr int tile_width(int rows) {
+  return rows * 4 <= kLanesInRegisters ? 4 : rows * 2 <= kLanesInRegisters ? 2 : 1;
+}
+static_assert(tile_width(1) <= kMaxTileGroups, "a chunk's keys are found that far ahead");
+
+// scores[M, G * 16] = q[M, dim] . keys, for M rows and the G groups from group `first` of the chunk. With
+// `is_first_touch` the same groups' values and the next groups' keys are fetched meanwhile: a group is a page of memory
+// or less, and the processor's own prefetching starts anew at each.
+template <int M, int G, typename T>
+void score_tile(const float* q, int dim, const Chunk<T>& chunk, int first, int key_stride, bool is_first_touch,
+                float* scores) {
+  const T* const* keys = chunk.keys + first;
+  Lanes sums[M][G];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) sums[m][g] = broadcast(0.0f);
+  for (int d = 0; d < dim; ++d) {
+    if (is_first_touch) {
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+        __builtin_prefetch(keys[g + G] + int64_t(d) * key_stride);
+        __builtin_prefetch(chunk.values[first + g] + d * kGroupKeys);
+      }
+    }
+    Lanes k[G];
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) k[g] = load_kv(keys[g] + int64_t(d) * key_stride);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Lanes x = broadcast(q[m * dim + d]);
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) sums[m][g] = fma(x, k[g], sums[m][g]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) store(scores + m * kChunkKeys + g * kGroupKeys, sums[m][g]);
+}
+
+// Keys [first, end) of a chunk, counted from its beginning.
+struct Keys {
+  int first;
+  int end;
+};
+
+// out[M, N Lanes] += weights[M, keys] . values, from column `column`. With `count` below 16 the values have that many
+// columns there; those of `out` are padded.
+template <int M, int N, bool kIsWhole, typename T>
+void value_tile(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, int count, float* out) {
+  const int stride = round_up(dim);
+  Lanes sums[M][N];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) sums[m][n] = load(out + m * stride + column + n * kLanes);
+  for (int group_key = keys.first / kGroupKeys * kGroupKeys; group_key < keys.end; group_key += kGroupKeys) {
+    const T* values = chunk.values[group_key / kGroupKeys] + column;
+    const float* w = weights + group_key;
+    const int end = clamp(keys.end - group_key, 0, kGroupKeys);
+    for (int j = clamp(keys.first - group_key, 0, kGroupKeys); j < end; ++j) {
+      Lanes v[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) {
+        const T* from = values + int64_t(j) * dim + n * kLanes;
+        v[n] = kIsWhole ? load_kv(from) : load_first(from, count);
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const Lanes x = broadcast(w[m * kChunkKeys + j]);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) sums[m][n] = fma(x, v[n], sums[m][n]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) store(out + m * stride + column + n * kLanes, sums[m][n]);
+}
+
+// All scores of M rows and a chunk's groups from `group` on.
+template <int M, int G = tile_width(M), typename T>
+void score_rows(const float* q, int dim, const Chunk<T>& chunk, int group, int key_stride, bool is_first_touch,
+                float* scores) {
+  for (; group + G <= chunk.end_group; group += G)
+    score_tile<M, G>(q, dim, chunk, group, key_stride, is_first_touch, scores + group * kGroupKeys);
+  if constexpr (G > 1) score_rows<M, G / 2>(q, dim, chunk, group, key_stride, is_first_touch, scores);
+}
+
+// All columns of M rows from `column` on.
+template <int M, int N = tile_width(M), typename T>
+void value_rows(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, float* out) {
+  for (; column + N * kLanes <= dim; column += N * kLanes)
+    value_tile<M, N, true>(weights, chunk, keys, dim, column, kLanes, out);
+  if constexpr (N > 1) {
+    value_rows<M, N / 2>(weights, chunk, keys, dim, column, out);
+  } else if (column < dim) {
+    value_tile<M, 1, false>(weights, chunk, keys, dim, column, dim - column, out);
+  }
+}
+
+// These call the instance for the number of rows at hand.
+template <int M = kTileRows, typename T>
+void score(int rows, const float* q, int dim, const Chunk<T>& chunk, int key_stride, bool is_first_touch,
+           float* scores) {
+  if (rows == M) return score_rows<M>(q, dim, chunk, chunk.first_group, key_stride, is_first_touch, scores);
+  if constexpr (M > 1) score<M - 1>(rows, q, dim, chunk, key_stride, is_first_touch, scores);
+}
+
+template <int M = kTileRows, typename T>
+void add_values(int rows, const float* weights, const Chunk<T>& chunk, Keys keys, int dim, float* out) {
+  if (rows == M) return value_rows<M>(weights, chunk, keys, dim, 0, out);
+  if constexpr (M > 1) add_values<M - 1>(rows, weights, chunk, keys, dim, out);
+}

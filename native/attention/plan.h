@@ -1,0 +1,34 @@
+// How the attention of a step is cut into items for threads.
+#pragma once
+
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+#include "args.h"
+
+namespace shoal {
+
+// What a plan depends on besides the step.
+struct Sharing {
+  int tile_tokens;  // rows of one sequence that an item takes at most
+  int window;
+  int num_kv_heads;
+  int group;        // query heads of a kv head
+  int num_threads;  // 1: nothing is shared out within a row
+
+  bool operator<(const Sharing& other) const { return key() < other.key(); }
+  std::tuple<int, int, int, int, int> key() const { return {tile_tokens, window, num_kv_heads, group, num_threads}; }
+};
+
+// Items are spans times kv heads, most work first.
+struct Plan {
+  std::vector<Span> spans;
+  std::vector<Span> merges;  // the spans that were cut, whole
+  int64_t num_parts = 0;
+};
+
+// Cuts each range of rows along its context where it would keep one thread busy while others have nothing left.
+Plan make_plan(const std::vector<RowRange>& tiles, const std::vector<int32_t>& positions, const Sharing& sharing);
+
+}  // namespace shoal
