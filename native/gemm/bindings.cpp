@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "bound_matrix.h"
+#include "checksum.h"
 #include "half.h"
 #include "layout.h"
 #include "pack.h"
@@ -117,6 +118,11 @@ void pack_block_arrays(Pool pool, const Form& form, Array<const uint8_t, 3> code
   pack_blocks(*pool, matrix, {bits, codes.data(), scales.data(), offsets ? offsets->data() : nullptr}, out.data());
 }
 
+uint64_t checksum_of(Pool pool, Array<const uint8_t, 1> data) {
+  nb::gil_scoped_release released;
+  return checksum(*pool, data.data(), data.size());
+}
+
 void unpack_rows(const BoundMatrix& self, Array<const int32_t, 1> rows, Array<float, 2> out) {
   const Matrix& matrix = self.matrix;
   require(out.shape(0) == rows.size() && int64_t(out.shape(1)) == matrix.num_inputs, "out must be [rows, inputs]");
@@ -139,6 +145,7 @@ void bind_gemm(nb::module_& module) {
       })
       .def_prop_ro("num_bytes", [](const BoundMatrix& self) { return self.bytes.size(); })
       .def("unpack_rows", &unpack_rows, "rows"_a.noconvert(), "out"_a.noconvert());
+  module.def("checksum", &checksum_of, "pool"_a, "data"_a.noconvert());
   module.def("layout_bytes", &layout_bytes, "form"_a);
   module.def("gguf_form", &gguf_form_of, "kind"_a, "num_outputs"_a, "num_inputs"_a, "first_input"_a);
   module.def("blocks_form", &blocks_form_of, "bits"_a, "num_outputs"_a, "num_inputs"_a, "has_offsets"_a, "in_half"_a);

@@ -36,6 +36,9 @@ class Matrix:
     def unpack_rows(self, rows: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
         """Writes the weights of some outputs: scale * (code - zero_point) rounded, then + offset rounded."""
 
+def checksum(pool: ThreadPool, data: npt.NDArray[np.uint8]) -> int:
+    """64 bits, the same for any number of threads; a change within one word always changes them. Releases the GIL."""
+
 def layout_bytes(form: PackedForm) -> int:
     """What the memory of such a matrix takes. Raises ValueError for a form that cannot be."""
 
