@@ -134,7 +134,7 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
                               product(layer.v, layer.v_bias, out_width() + kv_width)};
   run_products(*pool_, *isa_.gemm, rows_of(normed_.get(), num_rows, shape_.hidden_size), products, 3);
   if (layer.q_norm != nullptr) norm_heads(layer, num_rows);
-  layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get()});
+  layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, out_width()});
   ActivationRows rows = rows_of(attention_.get(), num_rows, out_width());
   add_product(*layer.o, rows, layer.o_bias, layer.post_attn_norm, x, sum);
 }

@@ -21,7 +21,8 @@ from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.model.decoder.decoder_graph import count_segments
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states, unchanged
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer

@@ -179,6 +179,8 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """see core.plan.ShardPlan; the head sees to it, the worker must not use it up waiting"""
     files: tuple[FileState, ...] = ()
     """the model's files as the head opened them; empty where the worker's machine has files of its own"""
+    keep_weights: bool = True
+    """keep packed weights under the user's cache, and use those that are there"""
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.safetensors_dir import ITEM_BYTES
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId

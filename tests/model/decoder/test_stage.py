@@ -10,7 +10,8 @@ import pytest
 from shoal.core.plan import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention_numpy import NumpyLayer
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from tests.model.tiny_models import make_tiny_model, tiny_llama_tensors, write_gguf

@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal import _native
-from shoal.model.decoder.packed_weights import PackedWeights
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import F32, HEAD_ROWS, SumOverShards
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.packed.kept_weights import KeptWeights
+from shoal.model.packed.loader import PackedWeights
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
-
-_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class NativeLayers:
@@ -31,6 +30,7 @@ class NativeLayers:
         config: StageConfig,
         vocab_size: int,
         on_progress: Callable[[int, int], None] | None = None,
+        kept: KeptWeights | None = None,
     ) -> None:
         """
         Args:
@@ -38,14 +38,16 @@ class NativeLayers:
             config: what to hold.
             vocab_size: tokens of the whole model.
             on_progress: called with (done, total) layers.
+            kept: where packed weights are kept; None: they are packed into the process's own memory.
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
         self._attention = StageAttention(decoder, config)
-        self._weights = weights = PackedWeights(source, config.precision, self._attention.pool)
+        weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
+        self._weights = weights
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
-        self._embedding = weights.matrix("embedding") if is_first else None
-        self._head = weights.matrix("head") if is_last else None
+        self._embedding = weights.embedding() if is_first else None
+        self._head = weights.head() if is_last else None
         self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
         self._x = np.empty((0, decoder.hidden_size), np.float32)
@@ -109,11 +111,7 @@ class NativeLayers:
     ) -> list[_native.StageLayer]:
         layers: list[_native.StageLayer] = []
         for layer in range(config.first_layer, config.last_layer):
-            matrices = {
-                name: self._weights.matrix(f"layers.{layer}.{name}")
-                for name in _MATRICES
-                if self._decoder.num_heads or name not in "qkvo"
-            }
+            matrices = self._weights.layer(layer)
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder)}
             attention = self._attention.layers[len(layers)] if self._attention.layers else None
             layers.append(_native.StageLayer(matrices, vectors, attention))

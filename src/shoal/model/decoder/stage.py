@@ -14,12 +14,12 @@ from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder.exchanges import group_exchange, run_exchange
-from shoal.model.decoder.native_layers import NativeLayers
 from shoal.model.decoder.onnx_layers import OnnxLayers
 from shoal.model.decoder.sampling import sample_rows
 from shoal.model.decoder.shard_sampling import sample_shard
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers
+from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import SampledToken, SampleRow, Step
@@ -42,6 +42,7 @@ class Stage:
         config: StageConfig,
         on_progress: Callable[[int, int], None] | None = None,
         group: ProcessGroup | None = None,
+        kept: KeptWeights | None = None,
     ) -> None:
         """Reads the stage's own weights and no others.
 
@@ -50,6 +51,7 @@ class Stage:
             config: what to hold; with `part`, this is one shard of several.
             on_progress: called with (done, total) pieces of weights.
             group: all shards of the stage, where there are several. They must run the same steps.
+            kept: where packed weights are kept; None: nowhere.
         """
         self._config = config
         self._group = group
@@ -58,11 +60,22 @@ class Stage:
         source = source if config.part is None else ShardSource(source, config.part)
         self.decoder = source.config
         """with this shard's own counts of heads, columns and vocabulary rows"""
-        native = native_available() if config.native is None else config.native
         with compact_loading():
-            make = NativeLayers if native else OnnxLayers
-            self._layers: StageLayers = make(source, config, self.vocab_size, on_progress)
+            self._layers = self._load(source, config, on_progress, kept)
         self._x = np.zeros((config.max_step_tokens, self.decoder.hidden_size), np.float32)
+
+    def _load(
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        on_progress: Callable[[int, int], None] | None,
+        kept: KeptWeights | None,
+    ) -> StageLayers:
+        if native_available() if config.native is None else config.native:
+            from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
+
+            return NativeLayers(source, config, self.vocab_size, on_progress, kept)
+        return OnnxLayers(source, config, self.vocab_size, on_progress)
 
     @property
     def weight_bytes(self) -> int:

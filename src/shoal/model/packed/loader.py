@@ -40,6 +40,8 @@ class PackedWeights:
         self._precision: Precision = precision
         self._part = source.part if isinstance(source, ShardSource) else whole_part(source.config)
         self._vocabulary: dict[str, Matrix] = {}
+        self.num_bytes = 0
+        """of all matrices so far"""
 
     def layer(self, layer: int) -> Mapping[str, Matrix]:
         """The matrices of a layer by the last part of their names: q k v o gate up down.
@@ -69,6 +71,7 @@ class PackedWeights:
 
     def _load(self, unit: str, names: Sequence[str]) -> Mapping[str, Matrix]:
         arrangement = arrange(self._source, names, self._precision)
+        self.num_bytes += arrangement.num_bytes
         write = partial(pack, self._source, arrangement, self._precision, self._pool)
         if self._kept is not None:
             return matrices_in(arrangement, self._kept.weights(unit, arrangement, write, self._pool))
