@@ -106,7 +106,7 @@ void store_outputs(const LayerView& layer, const CallView& call, const RowRange&
     float* to = call.out + (rows.first_row + r / group) * call.out_stride + head * dim;
     const float* from = sums.out + r * width;
     const float inverse = 1.0f / sums.total[r];
-    for (int d = 0; d < dim; ++d) to[d] = from[d] * inverse;
+    for (int d = 0; d < dim; ++d) to[d] = from[output_column(dim, d)] * inverse;
   }
 }
 

@@ -7,11 +7,18 @@ inline Lanes load_kv(const uint16_t* from) { return load_half(from); }
 inline void store_kv(float* to, Lanes x) { store(to, x); }
 inline void store_kv(uint16_t* to, Lanes x) { store_half(to, x); }
 
-// The first `count` lanes; nothing beyond them is touched in memory.
+// The first `count` lanes; nothing beyond them is touched in memory. Copied in pieces of constant size: a call here would
+// make the caller store its accumulators.
 template <typename T>
 inline Lanes load_first(const T* from, int count) {
   T part[kLanes] = {};
-  for (int i = 0; i < count; ++i) part[i] = from[i];
+  int copied = 0;
+#pragma GCC unroll 4
+  for (int size = kLanes / 2; size > 0; size /= 2) {
+    if ((count & size) == 0) continue;
+    __builtin_memcpy(part + copied, from + copied, size * sizeof(T));
+    copied += size;
+  }
   return load_kv(part);
 }
 

@@ -2,22 +2,22 @@
 // one chain of fused multiply-adds in the order of dimensions or keys, so the blocking changes no bits.
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 8;
-constexpr int kLanesInRegisters = 24;  // accumulators; 32 registers hold one Lanes each
+constexpr int kTileRows = 6;
+constexpr int kTileLanes = 24;  // accumulators; 32 registers hold one Lanes each
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
-constexpr int kLanesInRegisters = 6;  // 16 registers hold half a Lanes each
+constexpr int kTileLanes = 6;  // 16 registers hold half a Lanes each
 #elif defined(__aarch64__)
 constexpr int kTileRows = 6;
-constexpr int kLanesInRegisters = 6;  // 32 registers hold a quarter of a Lanes each
+constexpr int kTileLanes = 6;  // 32 registers hold a quarter of a Lanes each
 #else
 constexpr int kTileRows = 2;
-constexpr int kLanesInRegisters = 2;
+constexpr int kTileLanes = 2;
 #endif
 
 // Lanes beside each other in a tile of some rows.
 constexpr int tile_width(int rows) {
-  return rows * 4 <= kLanesInRegisters ? 4 : rows * 2 <= kLanesInRegisters ? 2 : 1;
+  return rows * 4 <= kTileLanes ? 4 : rows * 2 <= kTileLanes ? 2 : 1;
 }
 static_assert(tile_width(1) <= kMaxTileGroups, "a chunk's keys are found that far ahead");
 
@@ -63,16 +63,16 @@ struct Keys {
   int end;
 };
 
-// out[M, N Lanes] += weights[M, keys] . values, from column `column`. With `count` below 16 the values have that many
-// columns there; those of `out` are padded.
-template <int M, int N, bool kIsWhole, typename T>
-void value_tile(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, int count, float* out) {
+// out[M, N Lanes] += weights[M, keys] . values, from column `column` of the values on. Heads narrower than a Lanes are
+// padded.
+template <int M, int N, bool kIsNarrow, typename T>
+void value_tile(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, float* out) {
   const int stride = round_up(dim);
   Lanes sums[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums[m][n] = load(out + m * stride + column + n * kLanes);
+    for (int n = 0; n < N; ++n) sums[m][n] = load(out + m * stride + n * kLanes);
   for (int group_key = keys.first / kGroupKeys * kGroupKeys; group_key < keys.end; group_key += kGroupKeys) {
     const T* values = chunk.values[group_key / kGroupKeys] + column;
     const float* w = weights + group_key;
@@ -82,7 +82,7 @@ void value_tile(const float* weights, const Chunk<T>& chunk, Keys keys, int dim,
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
         const T* from = values + int64_t(j) * dim + n * kLanes;
-        v[n] = kIsWhole ? load_kv(from) : load_first(from, count);
+        v[n] = kIsNarrow ? load_first(from, dim) : load_kv(from);
       }
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
@@ -95,7 +95,7 @@ void value_tile(const float* weights, const Chunk<T>& chunk, Keys keys, int dim,
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) store(out + m * stride + column + n * kLanes, sums[m][n]);
+    for (int n = 0; n < N; ++n) store(out + m * stride + n * kLanes, sums[m][n]);
 }
 
 // All scores of M rows and a chunk's groups from `group` on.
@@ -107,16 +107,25 @@ void score_rows(const float* q, int dim, const Chunk<T>& chunk, int group, int k
   if constexpr (G > 1) score_rows<M, G / 2>(q, dim, chunk, group, key_stride, is_first_touch, scores);
 }
 
-// All columns of M rows from `column` on.
+// All columns of M rows from `column` on. Where the last ones do not fill a Lanes, the values' last sixteen columns are
+// summed there, some of them for the second time: see output_column.
 template <int M, int N = tile_width(M), typename T>
 void value_rows(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, float* out) {
   for (; column + N * kLanes <= dim; column += N * kLanes)
-    value_tile<M, N, true>(weights, chunk, keys, dim, column, kLanes, out);
+    value_tile<M, N, false>(weights, chunk, keys, dim, column, out + column);
   if constexpr (N > 1) {
     value_rows<M, N / 2>(weights, chunk, keys, dim, column, out);
+  } else if (column > 0 && column < dim) {
+    value_tile<M, 1, false>(weights, chunk, keys, dim, dim - kLanes, out + column);
   } else if (column < dim) {
-    value_tile<M, 1, false>(weights, chunk, keys, dim, column, dim - column, out);
+    value_tile<M, 1, true>(weights, chunk, keys, dim, 0, out);
   }
+}
+
+// Where value_rows sums a column of the values.
+inline int output_column(int dim, int column) {
+  const bool is_last = dim > kLanes && column >= dim / kLanes * kLanes;
+  return is_last ? column + round_up(dim) - dim : column;
 }
 
 // These call the instance for the number of rows at hand.
