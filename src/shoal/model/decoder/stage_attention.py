@@ -62,6 +62,7 @@ class StageAttention:
             last_layer=span.stop,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
+            dtype=config.kv_dtype,
         )
         ropes = {
             id(rope): rope_tables(rope, config.max_context, config.num_positions)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from shoal.core.plan import ShardPart
+from shoal.model.attention.kv_storage import KvType, kv_dtype
 from shoal.model.weights import Precision
 from shoal.protocol.messages import LoadStage
 
@@ -53,6 +54,11 @@ class StageConfig:
             if load.num_shards > 1
             else None,
         )
+
+    @property
+    def kv_dtype(self) -> KvType:
+        """What keys and values are held in."""
+        return kv_dtype(self.precision, exact_activations=self.exact_activations)
 
     @property
     def num_positions(self) -> int:
