@@ -17,7 +17,7 @@ from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
-from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
+from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")
 LEAVES = ["q", "k", "v", "o", "gate", "up", "down"]
@@ -93,9 +93,10 @@ def test_kept_weights_are_not_read_from_the_models_file(path: Path, tmp_path: Pa
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    directory = make_tiny_model("gemma3_text", tmp_path)
-    weights = packed(open_weights(directory), directory, tmp_path / "kept")
+    path = write_gguf(tmp_path / "tied.gguf", "llama", tiny_llama_tensors(), quant="Q8_0")
+    source = open_weights(path)
+    assert source.config.tied_embeddings
+    weights = packed(source, path, tmp_path / "kept")
     assert weights.head() is weights.embedding()
     assert [one.name for one in (tmp_path / "kept").glob("*/*.packed")] == ["embedding.rows-0-320.packed"]
 
