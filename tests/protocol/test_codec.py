@@ -69,7 +69,6 @@ _MESSAGES: list[Message] = [
         kv_heads=(2, 3),
         columns=(96, 160),
         vocabulary=(160, 320),
-        wide_kernels=True,
         exact_activations=False,
     ),
     StageLoaded(weight_bytes=10, load_s=0.1),

@@ -57,7 +57,6 @@ def load_message(model: Path, **changes: Any) -> LoadStage:
         "block_size": 16,
         "max_step_tokens": 16,
         "max_context": 64,
-        "wide_kernels": False,
         "exact_activations": False,
         "stage_index": 0,
         "num_stages": 1,

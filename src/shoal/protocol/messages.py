@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.protocol.hidden_codec import LinkPrecision
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -169,8 +169,6 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """see core.plan.ShardPart"""
     columns: tuple[int, int]
     vocabulary: tuple[int, int]
-    wide_kernels: bool
-    """see core.plan.Plan"""
     exact_activations: bool
     """see core.plan.Plan"""
     link_precision: LinkPrecision = "fp32"
