@@ -37,7 +37,6 @@ _STEP = Step(
     query_starts=b"\0\0\0\0\2\0\0\0",
     context_lens=b"\2\0\0\0",
     block_tables=b"\5\0\0\0",
-    num_output_tokens=0,
     samples=(SampleRow(row=1, token_index=7, sampling=Sampling(top_k=3, seed=2**62), history=b"\1\0\0\0", target=9),),
 )
 _MESSAGES: list[Message] = [

@@ -184,7 +184,6 @@ def prompt_step(num_rows: int) -> Step:
         query_starts=packed([0, num_rows]),
         context_lens=packed([num_rows]),
         block_tables=packed(range(num_rows // 16)),
-        num_output_tokens=0,
         samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0), target=1),),
     )
 
