@@ -10,14 +10,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 SHOAL = (sys.executable, "-m", "shoal.cli.main")
-_READY_TIMEOUT_S = 400.0
+_READY_TIMEOUT_S = 600.0
 _RUN_TIMEOUT_S = 600.0
+
+
+class Failed(SystemExit):
+    """What was to be measured did not work. A script that does not expect it ends with the message."""
 
 
 def shoal_json(*arguments: str, cores: Sequence[int] | None = None) -> dict[str, Any]:
@@ -36,15 +40,21 @@ def finish_json(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for a started command and parse its one object."""
     output, _ = process.communicate(timeout=_RUN_TIMEOUT_S)
     if process.returncode:
-        raise SystemExit(f"{process.args} ended with status {process.returncode}")
+        raise Failed(f"{process.args} ended with status {process.returncode}")
     return json.loads(output)
 
 
 @contextmanager
-def running(command: Sequence[str], *, health_url: str | None = None, log: Path | None = None) -> Iterator[None]:
-    """Run a server while the block runs; waits until `health_url` answers 200."""
+def running(
+    command: Sequence[str],
+    *,
+    health_url: str | None = None,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Run a server while the block runs; waits until `health_url` answers 200. `env`: in place of this process's."""
     with (log or Path(os.devnull)).open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
         try:
             if health_url:
                 _wait_until_healthy(process, health_url)
@@ -73,17 +83,17 @@ def wait_until_listening(port: int) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise SystemExit(f"nothing listened on port {port} within {_READY_TIMEOUT_S:.0f} s")
+    raise Failed(f"nothing listened on port {port} within {_READY_TIMEOUT_S:.0f} s")
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with status {process.returncode} before it was ready")
+            raise Failed(f"{process.args} ended with status {process.returncode} before it was ready")
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
-    raise SystemExit(f"{url} was not healthy within {_READY_TIMEOUT_S:.0f} s")
+    raise Failed(f"{url} was not healthy within {_READY_TIMEOUT_S:.0f} s")
