@@ -17,16 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
-from itertools import combinations
-from math import comb
 
 import numpy as np
 
 from shoal.planner.search.highs import least_cost
 from shoal.planner.search.problem import Floats, Ints
+from shoal.planner.search.shares.head_deals import all_deals, are_few
 
-_MAX_DEALS = 10_000
-"""Ways to deal heads out that are tried one by one: 8 heads to 8 members, 32 to 4. That takes a few milliseconds."""
 _MARGIN = 1e-6
 """Part of the memory that is set aside when rounding HiGHS' answer has exceeded it; its feasibility tolerance."""
 
@@ -91,7 +88,7 @@ def best_group_shares(
     shares = _timed(members, heads, columns, vocabulary)
     if _fits(members, shares):
         return shares
-    if num_vocabulary == 0 and comb(num_heads + len(members) - 1, num_heads) <= _MAX_DEALS:
+    if num_vocabulary == 0 and are_few(num_heads, len(members)):
         return _by_heads(members, num_heads, num_columns)
     for margin in (0.0, _MARGIN):
         counts = _solve(members, totals, memory_part=1 - margin)
@@ -151,7 +148,7 @@ def _first_dealt(
 
 def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> GroupShares | None:
     """Try all ways to deal the heads out. Shapes: X ways, n members."""
-    heads_Xn = _all_deals(num_heads, len(members))
+    heads_Xn = all_deals(num_heads, len(members))
     free_Xn = np.array([member.memory_bytes for member in members]) - heads_Xn * [m.head_bytes for m in members]
     room_Xn = np.minimum(free_Xn // [max(1, member.column_bytes) for member in members], num_columns)
     room_Xn = np.where((np.array([m.column_bytes for m in members]) == 0) & (free_Xn >= 0), num_columns, room_Xn)
@@ -165,13 +162,6 @@ def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> Gr
     costs = [(member.column_s, member.column_fixed_s) for member in members]
     columns = _deal(num_columns, costs, at_least=1, caps=room_Xn[way].tolist())
     return _timed(members, tuple(heads_Xn[way].tolist()), columns, (0,) * len(members))
-
-
-def _all_deals(num_atoms: int, num_members: int) -> Ints:
-    """[X, n]: all ways to write num_atoms as an ordered sum, by where the members' shares are parted."""
-    parted = list(combinations(range(num_atoms + num_members - 1), num_members - 1))
-    ends = np.array(parted, np.int64).reshape(len(parted), num_members - 1)
-    return np.diff(ends, axis=1, prepend=-1, append=num_atoms + num_members - 1) - 1
 
 
 def _column_seconds(members: Sequence[Member], room_Xn: Ints, num_columns: int) -> Floats:
