@@ -96,6 +96,8 @@ def deal_streams(periods: Sequence[Callable[[int], float]], num_streams: int) ->
         periods: of each replica, from the number of its streams.
         num_streams: to deal out.
     """
+    if len(periods) == 1:
+        return [num_streams]
     counts = [0] * len(periods)
     waiting = [(period(1), 0, index) for index, period in enumerate(periods)]
     heapify(waiting)

@@ -12,7 +12,8 @@ from shoal.planner.choice.groups import Group
 from shoal.planner.choice.model_sizes import ModelSizes, StageBytes, StageBytesTable, vocabulary_units
 from shoal.planner.choice.share_bounds import least_share_seconds
 from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
-from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares
+from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
+from shoal.planner.search.shares.deal import deal
 from shoal.planner.speeds import Fleet
 from shoal.planner.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
 from shoal.planner.workload import Workload
@@ -22,7 +23,6 @@ _CHUNK_STAGES = 2
 is shown is predicted with the real one."""
 _NEXT_TO_NOTHING_S = 1e-12
 """of an atom whose time is not known or does not matter: it still goes where there are fewer"""
-_ENDLESS_BYTES = 1 << 62
 
 Ends = tuple[bool, bool]
 """whether a stage begins the model (and has the embedding), whether it ends it (and has the head)"""
@@ -64,7 +64,9 @@ class StageCosts:
         self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
         self._work = cache(self._make_work)
         self._bytes = cache(self._make_bytes)
-        self._shares = cache(self._make_shares)
+        self._deal = cache(deal)
+        self._usual_shares = cache(self._make_usual_shares)
+        self._tight_shares = cache(self._make_tight_shares)
         self._times = cache(self._make_times)
 
     def problem(self, *, max_stages: int | None = None) -> ReplicaProblem:
@@ -86,10 +88,10 @@ class StageCosts:
         """Atoms of every member of a tensor group for such a stage; None where they do not fit."""
         ends = (first == 0, last == self.model.num_layers)
         needed = self._bytes(group.precision, rows).of(first, last)
-        usual = self._shares(group, 1, ends, rows, False)
+        usual = self._usual_shares(group, ends, rows)
         if usual is not None and self._fits(group, usual, needed):
             return usual
-        tight = self._shares(group, last - first, ends, rows, True)
+        tight = self._tight_shares(group, last - first, ends, rows)
         return tight if tight is not None and self._fits(group, tight, needed) else None
 
     def stage_bytes(self, group: Group, first: int, last: int, rows: int) -> tuple[int, ...]:
@@ -145,7 +147,7 @@ class StageCosts:
 
     def _tensor_times(self, group: Group, table: StageBytesTable, rows: int) -> Floats:
         """With the shares that are best where memory is no object; where these do not fit, a bound."""
-        usual = {ends: self._shares(group, 1, ends, rows, False) for ends in _ALL_ENDS}
+        usual = {ends: self._usual_shares(group, ends, rows) for ends in _ALL_ENDS}
         if None in usual.values():
             return np.full_like(table.mlp, np.inf)
 
@@ -240,27 +242,38 @@ class StageCosts:
             streams = min(streams, rows * sum(one.count for one in self.fleet.classes))
         return StageBytesTable(self.model, precision, streams * self._kv_tokens_per_stream)
 
-    def _make_shares(self, group: Group, num_layers: int, ends: Ends, rows: int, is_tight: bool) -> GroupShares | None:
-        """`is_tight`: memory decides, with every layer as large as the largest; otherwise as if there were enough, and
-        then the number of layers changes nothing."""
-        atoms, table = self.model.atoms, self._bytes(group.precision, rows)
+    def _make_usual_shares(self, group: Group, ends: Ends, rows: int) -> GroupShares | None:
+        """As if there were memory enough; then the number of layers changes nothing."""
+        return roomy_shares(self._members(group, 1, ends, rows), self._num_pieces(ends), deal=self._deal)
+
+    def _make_tight_shares(self, group: Group, num_layers: int, ends: Ends, rows: int) -> GroupShares | None:
+        """Memory decides, with every layer as large as the largest."""
+        num_heads, num_columns, num_vocabulary = self._num_pieces(ends)
+        return best_group_shares(
+            self._members(group, num_layers, ends, rows),
+            num_heads=num_heads,
+            num_columns=num_columns,
+            num_vocabulary=num_vocabulary,
+        )
+
+    def _num_pieces(self, ends: Ends) -> tuple[int, int, int]:
+        """Of heads, columns and vocabulary."""
+        atoms = self.model.atoms
+        return atoms.num_kv_atoms, atoms.num_column_atoms, vocabulary_units(atoms)[0] if any(ends) else 0
+
+    def _members(self, group: Group, num_layers: int, ends: Ends, rows: int) -> list[Member]:
+        table = self._bytes(group.precision, rows)
         needed = table.largest(num_layers, vocabulary=table.end_bytes(is_first=ends[0], is_last=ends[1]))
-        members = [
+        return [
             self._member(
                 self._work(index, group.precision, rows),
                 num_layers,
                 has_head=ends[1],
                 needed=needed,
-                memory_bytes=self.fleet.classes[index].memory_bytes if is_tight else _ENDLESS_BYTES,
+                memory_bytes=self.fleet.classes[index].memory_bytes,
             )
             for index in group.members
         ]
-        return best_group_shares(
-            members,
-            num_heads=atoms.num_kv_atoms,
-            num_columns=atoms.num_column_atoms,
-            num_vocabulary=vocabulary_units(atoms)[0] if any(ends) else 0,
-        )
 
     def _member(self, work: Work, num_layers: int, *, has_head: bool, needed: StageBytes, memory_bytes: int) -> Member:
         atoms = self.model.atoms
