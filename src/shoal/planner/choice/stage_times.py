@@ -14,7 +14,7 @@ from shoal.planner.choice.share_bounds import least_share_seconds
 from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
 from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
 from shoal.planner.search.shares.deal import deal
-from shoal.planner.speeds import Fleet
+from shoal.planner.speeds import Fleet, LinkSpeed
 from shoal.planner.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
 from shoal.planner.workload import Workload
 
@@ -65,6 +65,7 @@ class StageCosts:
         self._work = cache(self._make_work)
         self._bytes = cache(self._make_bytes)
         self._deal = cache(deal)
+        self._links = cache(self._find_links)
         self._usual_shares = cache(self._make_usual_shares)
         self._tight_shares = cache(self._make_tight_shares)
         self._times = cache(self._make_times)
@@ -227,8 +228,12 @@ class StageCosts:
 
     def _sum_s(self, group: Group, works: Sequence[Work]) -> float:
         """Of one all-reduce for every step: the slowest pair's."""
-        links = {self.fleet.sums[one][other] for one, other in combinations(group.members, 2)}
+        links = self._links(group.members)
         return max(transfer_seconds(link, works[0], hidden_bytes=self.model.hidden_bytes) for link in links)
+
+    def _find_links(self, members: tuple[int, ...]) -> set[LinkSpeed]:
+        """Unlike ones between any two members."""
+        return {self.fleet.sums[one][other] for one, other in set(combinations(members, 2))}
 
     def _make_work(self, index: int, precision: str, rows: int) -> Work:
         one = self.fleet.classes[index]
@@ -264,16 +269,17 @@ class StageCosts:
     def _members(self, group: Group, num_layers: int, ends: Ends, rows: int) -> list[Member]:
         table = self._bytes(group.precision, rows)
         needed = table.largest(num_layers, vocabulary=table.end_bytes(is_first=ends[0], is_last=ends[1]))
-        return [
-            self._member(
+        of_class = {
+            index: self._member(
                 self._work(index, group.precision, rows),
                 num_layers,
                 has_head=ends[1],
                 needed=needed,
                 memory_bytes=self.fleet.classes[index].memory_bytes,
             )
-            for index in group.members
-        ]
+            for index in set(group.members)
+        }
+        return [of_class[index] for index in group.members]
 
     def _member(self, work: Work, num_layers: int, *, has_head: bool, needed: StageBytes, memory_bytes: int) -> Member:
         atoms = self.model.atoms
