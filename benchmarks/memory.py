@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+_MIN_REST_S = 0.2
 _REST_FACTOR = 50
 """How much longer a watch rests than it looks: a look walks page tables, and may cost 2 % of a core."""
 
@@ -42,7 +43,7 @@ def memory_of_children() -> Memory:
 
 @contextmanager
 def watched(*, is_thorough: bool = False) -> Iterator[Peak]:
-    """The peak while the block runs. Thorough: look all the time, where nothing is timed."""
+    """The peak while the block runs. Thorough: look half of the time, where nothing is timed."""
     peak, ended = Peak(), threading.Event()
 
     def watch() -> None:
@@ -50,7 +51,8 @@ def watched(*, is_thorough: bool = False) -> Iterator[Peak]:
         while not ended.wait(rest_s):
             started_s = time.perf_counter()
             peak.look()
-            rest_s = 0.0 if is_thorough else max(0.2, _REST_FACTOR * (time.perf_counter() - started_s))
+            look_s = time.perf_counter() - started_s
+            rest_s = look_s if is_thorough else max(_MIN_REST_S, _REST_FACTOR * look_s)
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from processes import Failed
+from processes import Failed, last_words
 
 from engines.reading import Reading
 from engines.streams import MODEL_NAME, PROMPT_TOKENS, StreamLoad
@@ -30,11 +31,12 @@ class OpenVino:
     def serving(self, *, threads: int, slots: int) -> Iterator[Session]:
         """A process that has loaded the model."""
         command = [self._python, _LOOP, self._model, str(slots), str(threads)]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
+        with (
+            tempfile.TemporaryFile() as log,
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        ):
             try:
-                session = Session(process)
+                session = Session(process, log)
                 session.receive()
                 yield session
                 process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]: it is piped
@@ -46,8 +48,9 @@ class OpenVino:
 class Session:
     """Implements `engines.streams.Served`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
         self._process = process
+        self._log = log
 
     def run(self, load: StreamLoad) -> Reading:
         """See `Served`: the same prompts as over HTTP, after a warm-up by the first of them, which is not counted."""
@@ -65,7 +68,7 @@ class Session:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise Failed(f"OpenVINO GenAI ended with status {self._process.wait()}")
+            raise Failed(f"it ended with status {self._process.wait()}: {last_words(self._log)}")
         return json.loads(line)
 
     def _ask(self, streams: int, prompt_ids: list[Any], output_tokens: int) -> dict[str, Any]:
