@@ -15,7 +15,7 @@ from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
 from shoal.cluster.plan_bytes import with_process_bytes
 from shoal.config import LaunchConfig
-from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.plan import Block, Plan, ShardPart, held_bytes
 from shoal.core.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import decoder_blocks
@@ -275,7 +275,7 @@ class _Blocks:
     @property
     def weight_bytes(self) -> int:
         """Bytes of one replica's weights."""
-        return sum(block.weight_bytes for blocks in self.shards for block in blocks)
+        return sum(map(held_bytes, self.shards))
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan, held_bytes
 from shoal.core.shard_atoms import ShardAtoms
 from shoal.core.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
@@ -128,7 +128,7 @@ class _Speller:
                     cores=place.cores,
                     cpu_quota=place.cpu_quota,
                     machine=place.machine,
-                    weight_bytes=sum(block.weight_bytes for block in self._own_blocks(stage, part)),
+                    weight_bytes=held_bytes(self._own_blocks(stage, part)),
                     kv_bytes=0,
                 )
             )
