@@ -20,8 +20,7 @@ from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler
 from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.model.decoder.decoder_graph import count_segments
-from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage import Stage, count_pieces
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states, unchanged
@@ -121,7 +120,17 @@ def launch(
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         recipes = [
-            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance, planned.files, report)
+            PipelineRecipe(
+                planned.path,
+                planned.source,
+                plan,
+                index,
+                fabric,
+                progress.advance,
+                planned.files,
+                report,
+                planned.keep_weights,
+            )
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
@@ -175,7 +184,7 @@ class _Progress:
         self._callback = callback
         self._done = 0
         self._total = sum(
-            len(stage.shards) * count_segments(stage.num_layers, is_shard=len(stage.shards) > 1)
+            len(stage.shards) * count_pieces(stage.num_layers, is_shard=len(stage.shards) > 1)
             for replica in plan.replicas
             for stage in replica.stages
         )
@@ -189,7 +198,16 @@ class _Progress:
 
 def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
     num_layers = planned.source.config.num_layers
-    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers, files=planned.files)
+    load = load_message(
+        planned.path,
+        planned.plan,
+        replica,
+        0,
+        0,
+        num_layers=num_layers,
+        files=planned.files,
+        keep_weights=planned.keep_weights,
+    )
     config = StageConfig.of(load)
     with unchanged(planned.files, lambda: model_states(planned.path)):
         return Stage(planned.source, config, lambda done, total: progress.advance(1), kept=kept_for(load))

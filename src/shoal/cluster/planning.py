@@ -62,6 +62,8 @@ class PlannedModel:
     """that the plan is for; None: this one"""
     files: tuple[FileState, ...] = ()
     """the model's, as they were when `source` was opened"""
+    keep_weights: bool = True
+    """see LaunchConfig.keep_weights"""
 
     def close(self) -> None:
         """Leave other machines. Idempotent; not needed where the plan is launched."""
@@ -129,6 +131,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         replans=config.replans,
         machines=machines,
         files=files,
+        keep_weights=config.keep_weights,
     )
 
 

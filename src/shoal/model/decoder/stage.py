@@ -13,6 +13,7 @@ import numpy.typing as npt
 from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
 from shoal.model.attention.paged_attention import native_available
+from shoal.model.decoder.decoder_graph import count_segments
 from shoal.model.decoder.exchanges import group_exchange, run_exchange
 from shoal.model.decoder.onnx_layers import OnnxLayers
 from shoal.model.decoder.sampling import sample_rows
@@ -28,6 +29,11 @@ F32 = npt.NDArray[np.float32]
 _COLLECTIVE_TIMEOUT_S = 600.0
 """How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
 which worker hangs is for the head to decide (core/recovery/patience); this only bounds the wait where the head does."""
+
+
+def count_pieces(num_layers: int, *, is_shard: bool) -> int:
+    """Pieces of weights that a stage of so many layers loads one after the other."""
+    return num_layers + 1 if native_available() else count_segments(num_layers, is_shard=is_shard)
 
 
 class Stage:
