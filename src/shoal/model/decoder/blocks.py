@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from shoal.core.plan import Block
 from shoal.model.attention.kv_storage import kv_bytes_per_token
-from shoal.model.decoder.decoder_graph import count_segments
-from shoal.model.decoder.graph_builder import int8_packing_bytes
+from shoal.model.decoder.segment_sizes import count_segments, int8_packing_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import BLOCK, Precision, WeightSource
