@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 from shoal.cli.text_input import decoded
 from shoal.errors import ConfigError
 
@@ -124,8 +125,6 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs: the plan, the result, the rates."""
-    from shoal.cli.graph_files import is_graph
-
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graph_loading import parse_batch_dims

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -196,7 +197,6 @@ def serve(
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
     """
-    from shoal.cli.graph_files import is_graph
     from shoal.cli.output import note
     from shoal.server.auth import read_api_key
     from shoal.server.descriptors import raise_limit

@@ -10,21 +10,17 @@ from pathlib import Path
 
 from shoal.cluster.fabric import Fabric
 from shoal.cluster.first_start import FirstStart
-from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.joining import Joining
 from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.machines import Machines
 from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replanner import Replanner
-from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler_config
+from shoal.cluster.replica_recipe import PipelineRecipe, scheduler_config
 from shoal.cluster.running_plan import RunningPlan
-from shoal.core.plan import Plan, ReplicaPlan
+from shoal.core.plan import Plan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.model.decoder.stage import Stage, count_pieces
-from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder.segment_sizes import count_pieces
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.file_states import model_states, unchanged
-from shoal.model.packed.kept_weights import kept_for
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
 
@@ -102,9 +98,11 @@ def launch(
     progress = _Progress(plan, on_progress or (lambda done, total: None))
     is_plain = not any(shard.cpu_quota or shard.machine for replica in plan.replicas for shard in replica.shards)
     if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
+        from shoal.cluster.in_process import load_in_process  # and all that computes
+
         (replica,) = plan.replicas
         tokenizer = _load_tokenizer(planned)
-        executor = InProcessExecutor(_load_whole_model(planned, replica, progress))
+        executor = load_in_process(planned, replica, lambda done, total: progress.advance(1))
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
         return LoadedModel(
             path=planned.path,
@@ -194,20 +192,3 @@ class _Progress:
         if self._done < self._total:
             self._done += count
             self._callback(self._done, self._total)
-
-
-def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
-    num_layers = planned.source.config.num_layers
-    load = load_message(
-        planned.path,
-        planned.plan,
-        replica,
-        0,
-        0,
-        num_layers=num_layers,
-        files=planned.files,
-        keep_weights=planned.keep_weights,
-    )
-    config = StageConfig.of(load)
-    with unchanged(planned.files, lambda: model_states(planned.path)):
-        return Stage(planned.source, config, lambda done, total: progress.advance(1), kept=kept_for(load))

@@ -13,8 +13,8 @@ from shoal.core.scheduler_config import SchedulerConfig
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.shard_source import whole_part
 from shoal.model.weights import Precision, WeightSource
-from shoal.planner.choice.spell import describe
 from shoal.planner.fewer_workers import plan_without
+from shoal.planner.split_text import describe
 from shoal.planner.work import prefill_chunk
 from shoal.protocol.messages import PROTOCOL_VERSION, FileState, Generation, LoadStage
 from shoal.router.executor import Executor

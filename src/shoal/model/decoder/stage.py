@@ -13,9 +13,7 @@ import numpy.typing as npt
 from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder.decoder_graph import count_segments
 from shoal.model.decoder.exchanges import group_exchange, run_exchange
-from shoal.model.decoder.onnx_layers import OnnxLayers
 from shoal.model.decoder.sampling import sample_rows
 from shoal.model.decoder.shard_sampling import sample_shard
 from shoal.model.decoder.stage_config import StageConfig
@@ -29,11 +27,6 @@ F32 = npt.NDArray[np.float32]
 _COLLECTIVE_TIMEOUT_S = 600.0
 """How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
 which worker hangs is for the head to decide (core/recovery/patience); this only bounds the wait where the head does."""
-
-
-def count_pieces(num_layers: int, *, is_shard: bool) -> int:
-    """Pieces of weights that a stage of so many layers loads one after the other."""
-    return num_layers + 1 if native_available() else count_segments(num_layers, is_shard=is_shard)
 
 
 class Stage:
@@ -81,6 +74,8 @@ class Stage:
             from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
 
             return NativeLayers(source, config, self.vocab_size, on_progress, kept)
+        from shoal.model.decoder.onnx_layers import OnnxLayers  # needs ONNX Runtime, 20 MB of a process
+
         return OnnxLayers(source, config, self.vocab_size, on_progress)
 
     @property
