@@ -37,14 +37,13 @@ class NativeLayers:
             source: of the stage's or the shard's own weights.
             config: what to hold.
             vocab_size: tokens of the whole model.
-            on_progress: called with (done, total) layers.
+            on_progress: called with (done, total) pieces of weights.
             kept: where packed weights are kept; None: they are packed into the process's own memory.
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
         self._attention = StageAttention(decoder, config)
         weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
-        self._weights = weights
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
         self._embedding = weights.embedding() if is_first else None
         self._head = weights.head() if is_last else None
@@ -62,14 +61,10 @@ class NativeLayers:
             norm_epsilon=decoder.norm_epsilon,
             activation=decoder.activation,
             exact_activations=config.exact_activations,
-            layers=self._load_layers(source, config, on_progress or (lambda done, total: None)),
+            layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
             isa=config.isa,
         )
-
-    @property
-    def weight_bytes(self) -> int:
-        """See `StageLayers`."""
-        return self._weights.num_bytes
+        self.weight_bytes = weights.num_bytes
 
     def touch_kv(self) -> None:
         """See `StageLayers`."""
@@ -107,15 +102,21 @@ class NativeLayers:
         return logits_RV
 
     def _load_layers(
-        self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None]
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        weights: PackedWeights,
+        on_progress: Callable[[int, int], None],
     ) -> list[_native.StageLayer]:
+        """Embedding and head count as a piece that has been loaded before."""
+        num_pieces = config.last_layer - config.first_layer + 1
+        on_progress(1, num_pieces)
         layers: list[_native.StageLayer] = []
         for layer in range(config.first_layer, config.last_layer):
-            matrices = self._weights.layer(layer)
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder)}
             attention = self._attention.layers[len(layers)] if self._attention.layers else None
-            layers.append(_native.StageLayer(matrices, vectors, attention))
-            on_progress(len(layers), config.last_layer - config.first_layer)
+            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention))
+            on_progress(1 + len(layers), num_pieces)
         return layers
 
 
