@@ -138,7 +138,6 @@ class ProfileRuntime:
             block_size=load.block_size,
             max_step_tokens=load.max_step_tokens,
             max_context=load.max_context,
-            wide_kernels=load.wide_kernels,
             part=part,
         )
         stage = Stage(open_weights(Path(load.model_path)), config)
