@@ -1,5 +1,5 @@
-"""What the native products compute, bit by bit, in NumPy: integers exactly, fp32 in the order that native/gemm/kernel.cpp
-states, and fused multiply-adds through fp64.
+"""What the native products compute, bit by bit, in NumPy: integers exactly, fp32 in the order that
+native/gemm/kernel.cpp states, and fused multiply-adds through fp64.
 
 Shapes: T rows, N outputs, K inputs, G blocks of 32 inputs, P parts that share a scale.
 """
@@ -42,8 +42,8 @@ def quantize(values_TK: F32, *, exact: bool) -> QuantizedRows:
 
 
 def fused(a: F32, b: F32, c: F32) -> F32:
-    """a * b + c, rounded once. The product is exact in fp64 and its sum with c is rounded to odd there, so that rounding
-    it to fp32 gives the nearest. Source: Boldo and Melquiond, IEEE Transactions on Computers 57(4), 2008."""
+    """a * b + c, rounded once. The product is exact in fp64 and its sum with c is rounded to odd there, so that
+    rounding it to fp32 gives the nearest. Source: Boldo and Melquiond, IEEE Transactions on Computers 57(4), 2008."""
     product, addend = np.broadcast_arrays(a.astype(np.float64) * b, c.astype(np.float64))
     total = product + addend
     part = total - product

@@ -1,4 +1,4 @@
-"""Products of packed matrices have the bits of an independent NumPy form, on every instruction set of this processor."""
+"""Products of packed matrices have the bits of an independent NumPy form, on every instruction set that there is."""
 
 from __future__ import annotations
 
@@ -45,11 +45,20 @@ def some_values(num_rows: int, num_inputs: int, *, seed: int = 0) -> F32:
 
 
 def multiply(
-    packed: Packed, values_TK: F32, *, exact: bool = False, isa: str = "", num_threads: int = 1, **more
+    packed: Packed,
+    values_TK: F32,
+    *,
+    exact: bool = False,
+    isa: str = "",
+    num_threads: int = 1,
+    bias_N: F32 | None = None,
+    to: F32 | None = None,
 ) -> F32:
+    """The product, or its sum with `to`."""
     matrix = _native.Matrix(*packed)
-    out_TN = more.pop("out", np.full((len(values_TK), matrix.shape[0]), np.nan, np.float32))
-    _native.multiply(_native.ThreadPool(num_threads), matrix, values_TK, exact, isa, out_TN, **more)
+    out_TN = np.full((len(values_TK), matrix.shape[0]), np.nan, np.float32) if to is None else to.copy()
+    pool = _native.ThreadPool(num_threads)
+    _native.multiply(pool, matrix, values_TK, exact, isa, out_TN, bias_N, adds=to is not None)
     return out_TN
 
 
@@ -115,10 +124,10 @@ def test_what_is_added_to_a_product(kind: Kind, isa: str) -> None:
     rng = np.random.default_rng(1)
     bias_N, residual_TN = (rng.standard_normal(shape, np.float32) for shape in (45, (66, 45)))
     plain = multiply(packed, values_TK, isa=isa)
-    assert_same_bits(multiply(packed, values_TK, isa=isa, bias=bias_N), plain + bias_N)
-    added = multiply(packed, values_TK, isa=isa, bias=bias_N, adds=True, out=residual_TN.copy())
+    assert_same_bits(multiply(packed, values_TK, isa=isa, bias_N=bias_N), plain + bias_N)
+    added = multiply(packed, values_TK, isa=isa, bias_N=bias_N, to=residual_TN)
     assert_same_bits(added, residual_TN + (plain + bias_N))
-    assert_same_bits(multiply(packed, values_TK, isa=isa, adds=True, out=residual_TN.copy()), residual_TN + plain)
+    assert_same_bits(multiply(packed, values_TK, isa=isa, to=residual_TN), residual_TN + plain)
 
 
 GATE_KINDS = [
@@ -149,7 +158,7 @@ def test_gated_products(kinds: tuple[Kind, Kind], exact: bool) -> None:
     gate, up = (packed_matrix(kind, 45, 8, seed=seed) for seed, kind in enumerate(kinds))
     values_TK = some_values(66, 256)
     bias_N = np.linspace(-3, 3, 45, dtype=np.float32)
-    x, y = (multiply(packed, values_TK, exact=exact, bias=bias_N) for packed in (gate, up))
+    x, y = (multiply(packed, values_TK, exact=exact, bias_N=bias_N) for packed in (gate, up))
     for number, activation in enumerate(ACTIVATIONS):
         first, *others = (gated(gate, up, number, values_TK, bias_N, exact=exact, isa=isa) for isa in ISAS)
         for other in others:
@@ -161,11 +170,27 @@ def test_gated_products(kinds: tuple[Kind, Kind], exact: bool) -> None:
 
 
 def gated(gate: Packed, up: Packed, activation: int, values_TK: F32, bias_N: F32, *, exact: bool, isa: str) -> F32:
-    matrices = [_native.Matrix(*packed) for packed in (gate, up)]
-    out_TN = np.empty((len(values_TK), matrices[0].shape[0]), np.float32)
+    first, second = _native.Matrix(*gate), _native.Matrix(*up)
+    out_TN = np.empty((len(values_TK), first.shape[0]), np.float32)
     pool = _native.ThreadPool(2)
-    _native.multiply_gated(pool, *matrices, activation, values_TK, exact, isa, out_TN, bias_N, bias_N)
+    _native.multiply_gated(pool, first, second, activation, values_TK, exact, isa, out_TN, bias_N, bias_N)
     return out_TN
+
+
+@every_isa
+@both_activations
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q2_K, Kind.Q6_K, Kind.F32], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_none(kind: Kind, isa: str, exact: bool, bad: float) -> None:
+    """In its own row, whichever input it is, and not in its neighbors."""
+    packed, values_TK = packed_matrix(kind, 45, 8), some_values(20, 256)
+    expected = multiply(packed, values_TK, exact=exact, isa=isa)
+    for row, column in ((0, 0), (7, 37), (8, 100), (19, 255)):
+        values_TK[row, column] = bad
+    got = multiply(packed, values_TK, exact=exact, isa=isa)
+    is_bad = np.isin(np.arange(20), (0, 7, 8, 19))
+    assert not np.isfinite(got[is_bad]).any()
+    assert_same_bits(got[~is_bad], expected[~is_bad])
 
 
 def test_what_cannot_be_multiplied_is_refused() -> None:
@@ -173,7 +198,7 @@ def test_what_cannot_be_multiplied_is_refused() -> None:
     with pytest.raises(ValueError, match="values must be"):
         multiply(packed, some_values(2, 224))
     with pytest.raises(ValueError, match="a value for each output"):
-        multiply(packed, values_TK, bias=np.zeros(15, np.float32))
+        multiply(packed, values_TK, bias_N=np.zeros(15, np.float32))
     with pytest.raises(ValueError, match="instruction set named 'mmx'"):
         multiply(packed, values_TK, isa="mmx")
     with pytest.raises(ValueError, match="one panel"):
