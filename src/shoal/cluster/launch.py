@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.model.decoder.decoder_graph import count_segments
+from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder_config import DecoderConfig
@@ -189,6 +191,6 @@ class _Progress:
 def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
     num_layers = planned.source.config.num_layers
     load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers)
-    config = StageConfig.of(load)
+    config = with_environment(StageConfig.of(load), os.environ)
     with unchanged(planned.files, lambda: model_states(planned.path)):
         return Stage(planned.source, config, lambda done, total: progress.advance(1))
