@@ -37,7 +37,9 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(("name", "options"), [("avx2", ["-O2", *AVX2]), ("avx512", ["-O1", *AVX512])])
+@pytest.mark.parametrize(
+    ("name", "options"), [("avx2", ["-O2", *AVX2]), ("avx512", ["-O1", *AVX512])], ids=["avx2", "avx512"]
+)
 def test_every_x86_instruction_set(name: str, options: list[str], baseline: dict[str, str], tmp_path: Path) -> None:
     present = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
     if missing := [feature for feature in FEATURES[name] if feature not in present]:
