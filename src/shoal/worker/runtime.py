@@ -13,20 +13,17 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import cast
 
 from shoal.comm.link import Link
 from shoal.comm.switch import measure_switch
 from shoal.comm.timed_group import TimedGroup
-from shoal.config import cache_root
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.file_states import model_states, unchanged
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.packed.kept_weights import KeptWeights
-from shoal.model.weights import Precision
+from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
@@ -93,7 +90,7 @@ class WorkerRuntime:
                 with_environment(StageConfig.of(load), os.environ),
                 lambda done, total: self._send(Progress(done=done, total=total)),
                 self._group if load.num_shards > 1 else None,
-                _kept_weights(load, path) if load.keep_weights else None,
+                kept_for(load),
             )
         self._send(StageLoaded(weight_bytes=stage.weight_bytes, load_s=time.perf_counter() - started_s))
         return stage
@@ -171,12 +168,6 @@ class WorkerRuntime:
 
     def _send(self, message: StageLoaded | StageFailed | Progress | StepResult | Wired | LinkLost) -> None:
         self._control.send([encode(message)], timeout_s=_SEND_TIMEOUT_S)
-
-
-def _kept_weights(load: LoadStage, path: Path) -> KeptWeights:
-    """Raises ModelLoadError where the model's files cannot be read."""
-    precision = cast(Precision, load.precision)
-    return KeptWeights(cache_root() / "weights", lambda: model_states(path), precision, states=load.files)
 
 
 def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) -> Activations | None:

@@ -64,16 +64,14 @@ class StageAttention:
             block_size=config.block_size,
             dtype=config.kv_dtype,
         )
-        ropes = {
-            id(rope): rope_tables(rope, config.max_context, config.num_positions)
-            for rope in map(decoder.layer_rope, span)
-        }
+        ropes = {id(rope): rope for rope in map(decoder.layer_rope, span)}
+        tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}
         return [
             self._attention.layer(
                 AttentionShape.of(decoder, layer),
                 self._kv.keys(layer),
                 self._kv.values(layer),
-                *ropes[id(decoder.layer_rope(layer))],
+                *tables[id(decoder.layer_rope(layer))],
             )
             for layer in span
         ]

@@ -12,17 +12,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from shoal.config import cache_root
 from shoal.errors import ModelLoadError
+from shoal.model.file_states import model_states
 from shoal.model.packed.kept_file import VERSION, KeptFormat, kept_format, read_kept, write_kept
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import Arrangement
 from shoal.model.packed.room import make_room
 from shoal.model.weights import U8, Precision
-from shoal.protocol.messages import FileState
+from shoal.protocol.messages import FileState, LoadStage
 
 if TYPE_CHECKING:
     from shoal._native import ThreadPool
@@ -123,6 +125,18 @@ class KeptWeights:
             return self._look() == self._states
         except ModelLoadError:
             return False
+
+
+def kept_for(load: LoadStage) -> KeptWeights | None:
+    """Where a worker that is told to load this keeps the model's weights, under the user's cache; None: nowhere.
+
+    Raises:
+        ModelLoadError: the model's files cannot be read.
+    """
+    if not load.keep_weights:
+        return None
+    path, precision = Path(load.model_path), cast(Precision, load.precision)
+    return KeptWeights(cache_root() / "weights", lambda: model_states(path), precision, states=load.files)
 
 
 def _take_lock(path: Path) -> int:
