@@ -14,6 +14,7 @@ from shoal.comm.shm_group import SharedMemoryGroup
 from shoal.comm.switch import measure_switch
 from shoal.core.plan import ShardPart
 from shoal.errors import RemoteProtocolError, ShoalError
+from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
@@ -140,7 +141,7 @@ class ProfileRuntime:
             max_context=load.max_context,
             part=part,
         )
-        stage = Stage(open_weights(Path(load.model_path)), config)
+        stage = Stage(open_weights(Path(load.model_path)), with_environment(config, os.environ))
         stage.touch_kv()
         return stage
 
