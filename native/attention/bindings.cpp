@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "../isa/isa.h"
+#include "bound_layer.h"
 #include "layer.h"
 #include "step.h"
 
@@ -18,9 +19,9 @@ namespace shoal {
 namespace {
 
 using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using ConstFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Cache = nb::ndarray<nb::c_contig, nb::device::cpu>;  // fp32 or fp16
+using Floats = BoundLayer::Floats;
+using ConstFloats = BoundLayer::ConstFloats;
+using Cache = BoundLayer::Cache;
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -60,13 +61,6 @@ void new_step(StepMetadata* self, const Ints& positions, const Ints& query_start
   require(block_tables.shape(0) == context_lens.size(), "block_tables must have one row a sequence");
   new (self) StepMetadata(std::move(arrays), {num_blocks, block_size, max_context});
 }
-
-// The layer and the arrays that it points into.
-struct BoundLayer {
-  AttentionLayer layer;
-  Cache keys, values;
-  ConstFloats cos, sin;
-};
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, float softcap, Cache keys, Cache values, ConstFloats cos,

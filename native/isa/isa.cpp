@@ -9,11 +9,13 @@
 
 namespace shoal {
 
-#define SHOAL_DECLARE_ISA(isa)              \
-  namespace isa {                           \
+#define SHOAL_DECLARE_ISA(isa)                   \
+  namespace isa {                                \
   extern const AttentionKernel attention_kernel; \
+  extern const GemmKernel gemm_kernel;           \
+  extern const LayerKernel layer_kernel;         \
   }
-#define SHOAL_KERNELS(isa) Isa{#isa, &isa::attention_kernel}
+#define SHOAL_KERNELS(isa) Isa{#isa, &isa::attention_kernel, &isa::gemm_kernel, &isa::layer_kernel}
 
 SHOAL_DECLARE_ISA(baseline)
 #if defined(SHOAL_X86)
@@ -22,7 +24,6 @@ SHOAL_DECLARE_ISA(avxvnni)
 SHOAL_DECLARE_ISA(avx512vnni)
 #elif defined(SHOAL_ARM64)
 SHOAL_DECLARE_ISA(dotprod)
-SHOAL_DECLARE_ISA(i8mm)
 #endif
 
 namespace {
@@ -43,10 +44,7 @@ void detect(std::vector<Isa>& found) {
 #elif defined(SHOAL_ARM64) && defined(__linux__)
 
 void detect(std::vector<Isa>& found) {
-  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
-  const bool has_dotprod = (first & HWCAP_ASIMDDP) != 0;
-  if (has_dotprod && (second & HWCAP2_I8MM) != 0) found.push_back(SHOAL_KERNELS(i8mm));
-  if (has_dotprod) found.push_back(SHOAL_KERNELS(dotprod));
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) found.push_back(SHOAL_KERNELS(dotprod));
 }
 
 #else

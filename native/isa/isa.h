@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "../attention/args.h"
+#include "../gemm/args.h"
+#include "../layers/args.h"
 
 namespace shoal {
 
@@ -12,6 +14,8 @@ namespace shoal {
 struct Isa {
   const char* name;
   const AttentionKernel* attention;
+  const GemmKernel* gemm;
+  const LayerKernel* layers;
 };
 
 // Those that this processor can run, best first. Never empty.

@@ -25,14 +25,6 @@ inline float sum_lanes(Lanes x) {
   return v[0];
 }
 
-inline float largest_lane(Lanes x) {
-  float v[kLanes];
-  store(v, x);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
-  return v[0];
-}
-
 // e**x for x within [-87, 87] (clamped), relative error below 2e-7. x = n ln 2 + r with |r| <= ln 2 / 2: the power of
 // two is added to the exponent bits, e**r is its Taylor polynomial of degree 7 (remainder below 6e-9).
 inline Lanes exponential(Lanes x) {

@@ -54,6 +54,14 @@ inline Lanes from_unsigned_bytes(const uint8_t* from) {
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 
+// In whatever order, since it does not matter.
+inline float largest_lane(Lanes x) {
+  const __m256 both = _mm256_max_ps(x.low, x.high);
+  __m128 most = _mm_max_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+  most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+  return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+}
+
 // The nearest integers, ties to even, of values within [-128, 127]. Returns their sum.
 inline int32_t store_rounded(int8_t* to, Lanes x) {
   const __m256i low = _mm256_cvtps_epi32(x.low), high = _mm256_cvtps_epi32(x.high);

@@ -32,6 +32,9 @@ inline Lanes from_unsigned_bytes(const uint8_t* from) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from)));
 }
 
+// In whatever order, since it does not matter.
+inline float largest_lane(Lanes x) { return _mm512_reduce_max_ps(x); }
+
 // The nearest integers, ties to even, of values within [-128, 127]. Returns their sum.
 inline int32_t store_rounded(int8_t* to, Lanes x) {
   const __m512i whole = _mm512_cvtps_epi32(x);

@@ -50,6 +50,11 @@ inline Lanes from_unsigned_bytes(const uint8_t* from) {
   return from_ints(wide);
 }
 
+// In whatever order, since it does not matter.
+inline float largest_lane(Lanes x) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.part[0], x.part[1]), vmaxq_f32(x.part[2], x.part[3])));
+}
+
 // The nearest integers, ties to even, of values within [-128, 127]. Returns their sum.
 inline int32_t store_rounded(int8_t* to, Lanes x) {
   int32x4_t sum = vdupq_n_s32(0);

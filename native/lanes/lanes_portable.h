@@ -116,6 +116,12 @@ inline Lanes from_ints(const int32_t* from) { SHOAL_EACH_LANE(float(from[i])); }
 inline Lanes from_bytes(const int8_t* from) { SHOAL_EACH_LANE(float(from[i])); }
 inline Lanes from_unsigned_bytes(const uint8_t* from) { SHOAL_EACH_LANE(float(from[i])); }
 
+inline float largest_lane(Lanes x) {
+  float most = x.lane[0];
+  for (int i = 1; i < kLanes; ++i) most = x.lane[i] > most ? x.lane[i] : most;
+  return most;
+}
+
 // The nearest integers, ties to even, of values within [-128, 127]. Returns their sum.
 inline int32_t store_rounded(int8_t* to, Lanes x) {
   int32_t sum = 0;

@@ -1,6 +1,6 @@
 """The C++ extension built from native/. Missing where there was no compiler: import it inside try."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,60 @@ class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...
     @property
     def num_threads(self) -> int: ...
+
+PackedForm = tuple[int, int, int, int, int, int, int, int]
+"""What a packed matrix is, without its memory: how codes, scales and offsets are held, zero point, outputs, inputs,
+inputs that share a scale, first block of the first super-block. See native/gemm/matrix.h."""
+
+class Matrix:
+    """A packed matrix in memory that belongs to someone else, which it keeps alive."""
+
+    def __init__(self, form: PackedForm, data: npt.NDArray[np.uint8]) -> None:
+        """Raises ValueError for a form that cannot be, or data of another size or not at a multiple of 64 bytes."""
+    @property
+    def form(self) -> PackedForm: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def unpack_rows(self, rows: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
+        """Writes the weights of some outputs: scale * (code - zero_point) rounded, then + offset rounded."""
+
+def checksum(pool: ThreadPool, data: npt.NDArray[np.uint8]) -> int:
+    """64 bits, the same for any number of threads; a change within one word always changes them. Releases the GIL."""
+
+def layout_bytes(form: PackedForm) -> int:
+    """What the memory of such a matrix takes. Raises ValueError for a form that cannot be."""
+
+def gguf_form(kind: int, num_outputs: int, num_inputs: int, first_input: int) -> PackedForm:
+    """The form of some inputs of a matrix of a GGML type. Raises ValueError where it has none, or blocks are cut."""
+
+def blocks_form(bits: int, num_outputs: int, num_inputs: int, has_offsets: bool, in_half: bool) -> PackedForm:
+    """The form of a `BlockWeight`; `in_half`: all of its scales and offsets are fp16 numbers."""
+
+def pack_gguf(
+    pool: ThreadPool,
+    kind: int,
+    rows: npt.NDArray[np.uint8],
+    order: npt.NDArray[np.int32] | None,
+    first_input: int,
+    num_inputs: int,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Packs rows [N, row_bytes] of a GGML type, of which output i is row order[i], into memory of `layout_bytes`.
+
+    Releases the GIL. Raises ValueError for sizes that do not fit, TypeError for arrays of another type or layout.
+    """
+
+def pack_blocks(
+    pool: ThreadPool,
+    form: PackedForm,
+    codes: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.float32],
+    offsets: npt.NDArray[np.float32] | None,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Packs the arrays of a `BlockWeight`; see `pack_gguf`."""
 
 class StepMetadata:
     """See `shoal.model.attention.interface.Attention.step`. Raises ValueError, TypeError for anything but int32."""
@@ -57,6 +111,50 @@ class AttentionLayer:
     ) -> None: ...
     def run(self, qkv: npt.NDArray[np.float32], out: npt.NDArray[np.float32], step: AttentionStep, /) -> None:
         """Raises TypeError for a step that is not a `StepMetadata`."""
+
+class StageLayer:
+    """One layer's weights, by the names of `WeightSource`, and its attention; keeps all of them alive."""
+
+    def __init__(
+        self,
+        matrices: dict[str, Matrix],
+        vectors: dict[str, npt.NDArray[np.float32]],
+        attention: AttentionLayer | None,
+    ) -> None: ...
+
+class Stage:
+    """The layers of a stage, or of a shard of one; see `shoal.model.decoder.native_layers`. Releases the GIL."""
+
+    def __init__(
+        self,
+        pool: ThreadPool,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        intermediate_size: int,
+        max_rows: int,
+        norm_epsilon: float,
+        activation: str,
+        exact_activations: bool,
+        layers: Sequence[StageLayer],
+        isa: str = "",
+    ) -> None: ...
+    def run(
+        self,
+        x: npt.NDArray[np.float32],
+        step: AttentionStep,
+        sum_over_shards: Callable[[npt.NDArray[np.float32]], None] | None,
+    ) -> None: ...
+    def logits(
+        self,
+        x: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int32],
+        norm: npt.NDArray[np.float32],
+        head: Matrix,
+        softcap: float,
+        out: npt.NDArray[np.float32],
+    ) -> None: ...
 
 class Ring:
     """One end of a ring in shared memory (Linux); see `shoal.comm.python_ring.PythonRing`. Releases the GIL."""

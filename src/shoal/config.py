@@ -84,7 +84,7 @@ class LaunchConfig:
     max_step_tokens: int = 512
     """rows of the largest flat batch, >= 1"""
     exact_activations: bool = False
-    """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
+    """activations keep at least 15 bits where quantized weights meet them, not 8: slower, for verification"""
     in_process: bool = True
     """whether a plan of one worker computes in the calling process; a server wants it to be restarted when it dies"""
     replans: bool = False

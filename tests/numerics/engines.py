@@ -19,7 +19,8 @@ from shoal.bench.generation import generate
 from shoal.bench.verification import greedy_with_logits
 from shoal.core.request import Request, RequestId
 from shoal.core.scheduler_config import SchedulerConfig
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.shares import shard_parts

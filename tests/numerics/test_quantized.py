@@ -12,7 +12,7 @@ import pytest
 
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.weights import F32, Precision, Range, Weight, WeightSource
+from shoal.model.weights import F32, Packing, Precision, Range, RawRows, Weight, WeightSource
 from shoal.router.engine import Engine
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
 from tests.numerics.engines import make_engine, make_executor, prompt_logits, random_tokens, text_logits
@@ -43,22 +43,22 @@ def logits_after_prompts(source: WeightSource, precision: Precision) -> F32:
 
 def check_outputs(source: WeightSource, precision: Precision) -> None:
     """The stage is off by no more than rounded activations explain, and by more than nothing: they are rounded."""
-    exact, rounded = exact_and_rounded(source, precision, rounds_layers=True)
+    exact, rounded = exact_and_rounded(source, precision)
     explained = difference(rounded, exact)
     assert EXACT < difference(output_logits(source, precision), exact) < EXPLAINED * explained
 
 
-def check_prompts(source: WeightSource, precision: Precision, *, rounds_layers: bool) -> None:
-    exact, rounded = exact_and_rounded(source, precision, rounds_layers=rounds_layers)
+def check_prompts(source: WeightSource, precision: Precision) -> None:
+    exact, rounded = exact_and_rounded(source, precision)
     last = [length - 1 for length in PROMPT_LENGTHS]
     explained = difference(rounded[last], exact[last])
     assert EXACT < difference(logits_after_prompts(source, precision), exact[last]) < EXPLAINED * explained
 
 
-def exact_and_rounded(source: WeightSource, precision: Precision, *, rounds_layers: bool) -> tuple[F32, F32]:
+def exact_and_rounded(source: WeightSource, precision: Precision) -> tuple[F32, F32]:
     model = reference_of_weights(source, precision)
     exact = reference_logits(model, TEXT)
-    round_activations(model, layers=rounds_layers)
+    round_activations(model, layers=True)
     return exact, reference_logits(model, TEXT)
 
 
@@ -87,12 +87,9 @@ def test_requantized_floats(float_source: WeightSource, precision: Precision) ->
     check_outputs(float_source, precision)
 
 
-def test_prompts_meet_4_bits_exactly_up_to_the_head(float_source: WeightSource) -> None:
-    check_prompts(float_source, "int4", rounds_layers=False)
-
-
-def test_prompts_meet_8_bits_rounded(float_source: WeightSource) -> None:
-    check_prompts(float_source, "int8", rounds_layers=True)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_prompts_meet_rounded_activations_as_outputs_do(float_source: WeightSource, precision: Precision) -> None:
+    check_prompts(float_source, precision)
 
 
 @dataclass
@@ -118,6 +115,19 @@ class MixedSource:
     ) -> int:
         return self.source.matrix_bytes(name, self._precision(name), rows=rows, columns=columns)
 
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        return self.source.packing(name, self._precision(name), rows=rows, columns=columns)
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        return self.source.raw_rows(name, self._precision(name), rows=rows, columns=columns)
+
+    def release_pages(self) -> None:
+        self.source.release_pages()
+
     def _precision(self, name: str) -> Precision:
         own: dict[str, Precision] = {
             "q": "int4",
@@ -132,7 +142,7 @@ class MixedSource:
 
 def test_matrices_of_mixed_formats(float_source: WeightSource) -> None:
     check_outputs(MixedSource(float_source), "auto")
-    check_prompts(MixedSource(float_source), "auto", rounds_layers=True)
+    check_prompts(MixedSource(float_source), "auto")
 
 
 _HAS_AVX512 = "avx512f" in Path("/proc/cpuinfo").read_text()

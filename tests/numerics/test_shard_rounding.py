@@ -24,6 +24,9 @@ NUM_LAYERS = 12
 """With the 4 of other tests no activation of the text is rounded to another step."""
 SUMS = 1e-5
 """fp32 sums in another order"""
+FINE_STEPS = 3e-4
+"""Exact activations beside quantized weights have 15 bits: sums in another order can move one by a step of 2**-15 of
+the largest in its block, in each of 4 layers. Measured: 1.4e-4."""
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +64,10 @@ def cost_of_rounding(model: Path) -> float:
     return difference(reference_logits(reference, TEXT), exact)
 
 
-@pytest.mark.parametrize(("precision", "exact_activations"), [("fp32", False), ("int8", True)])
-def test_without_rounding_shards_differ_in_last_bits(
-    gemma: Path, precision: Precision, exact_activations: bool
-) -> None:
-    whole, shards = (
-        logits_of(gemma, shares, precision, exact_activations=exact_activations) for shares in ((1,), (1, 1))
-    )
-    assert difference(shards, whole) < SUMS
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", SUMS), ("int8", FINE_STEPS)])
+def test_without_coarse_rounding_shards_differ_in_last_bits(gemma: Path, precision: Precision, limit: float) -> None:
+    whole, shards = (logits_of(gemma, shares, precision, exact_activations=True) for shares in ((1,), (1, 1)))
+    assert difference(shards, whole) < limit
     np.testing.assert_array_equal(shards.argmax(axis=-1), whole.argmax(axis=-1))
 
 

@@ -21,9 +21,11 @@ from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.model.decoder.decoder_graph import count_segments
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states, unchanged
+from shoal.model.packed.kept_weights import kept_for
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
 
@@ -187,7 +189,7 @@ class _Progress:
 
 def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
     num_layers = planned.source.config.num_layers
-    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers)
+    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers, files=planned.files)
     config = StageConfig.of(load)
     with unchanged(planned.files, lambda: model_states(planned.path)):
-        return Stage(planned.source, config, lambda done, total: progress.advance(1))
+        return Stage(planned.source, config, lambda done, total: progress.advance(1), kept=kept_for(load))

@@ -111,10 +111,5 @@ class Replanner:
         if self._blocks is None:
             plan = self._running.plan
             precision = cast(Precision, plan.precision)
-            self._blocks = decoder_blocks(
-                self._source,
-                precision,
-                wide_kernels=plan.wide_kernels,
-                exact_activations=plan.exact_activations,
-            )
+            self._blocks = decoder_blocks(self._source, precision)
         return self._blocks

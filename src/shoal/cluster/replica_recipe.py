@@ -117,12 +117,7 @@ class PipelineRecipe:
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, source = self._plan, self._source
-        blocks = decoder_blocks(
-            source,
-            cast(Precision, plan.precision),
-            wide_kernels=plan.wide_kernels,
-            exact_activations=plan.exact_activations,
-        )
+        blocks = decoder_blocks(source, cast(Precision, plan.precision))
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
 
 
@@ -167,7 +162,6 @@ def load_message(
         kv_heads=shard.part.kv_heads,
         columns=shard.part.columns,
         vocabulary=shard.part.vocabulary,
-        wide_kernels=plan.wide_kernels,
         exact_activations=plan.exact_activations,
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,

@@ -125,10 +125,8 @@ class Plan:
     replicas: tuple[ReplicaPlan, ...]
     notes: tuple[str, ...] = ()
     """what a user should know about this plan, a line each"""
-    wide_kernels: bool = False
-    """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
     exact_activations: bool = False
-    """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
+    """activations keep at least 15 bits where quantized weights meet them, not 8: slower, for verification"""
     link_precision: LinkPrecision = "fp32"
     """of hidden states between stages on different machines; inside a machine they stay fp32"""
     shape: str = ""

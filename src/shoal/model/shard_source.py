@@ -13,7 +13,7 @@ from math import gcd
 from shoal.core.plan import ShardPart
 from shoal.core.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.weights import BLOCK, F32, Precision, Range, Weight, WeightSource
+from shoal.model.weights import BLOCK, F32, Packing, Precision, Range, RawRows, Weight, WeightSource
 
 VOCAB_ATOM = 32
 """Vocabulary rows in a piece: a whole number of vector registers of logits on every processor (16 fp32 in AVX-512)."""
@@ -78,6 +78,24 @@ class ShardSource:
         """What `matrix(...).num_bytes` would be, from the header alone."""
         own_rows, own_columns = self._own_range(name, rows, columns)
         return self._source.matrix_bytes(name, precision, rows=own_rows, columns=own_columns)
+
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        """How the native kernels hold the shard's part of a matrix. See `WeightSource`."""
+        own_rows, own_columns = self._own_range(name, rows, columns)
+        return self._source.packing(name, precision, rows=own_rows, columns=own_columns)
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        """The shard's part of a matrix as it lies in the file. See `WeightSource`."""
+        own_rows, own_columns = self._own_range(name, rows, columns)
+        return self._source.raw_rows(name, precision, rows=own_rows, columns=own_columns)
+
+    def release_pages(self) -> None:
+        """See `WeightSource`."""
+        self._source.release_pages()
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """The shard's items of a bias, or a whole norm. See `WeightSource`."""

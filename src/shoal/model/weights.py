@@ -67,6 +67,40 @@ class BlockWeight:
 Weight = DenseWeight | BlockWeight
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockKind:
+    """What the packed form of a `BlockWeight` depends on, beside its size."""
+
+    bits: Literal[4, 8]
+    has_offsets: bool
+    in_half: bool
+    """All scales and offsets are numbers in half precision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How the native kernels hold a matrix or a part of it: known from the file's header."""
+
+    kind: int | BlockKind
+    """a GGML type whose values are kept, among them F32 for a `DenseWeight`"""
+    shape: tuple[int, int]
+    first_column: int = 0
+    """of the file's rows: a part may begin within a super-block of 256"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRows:
+    """A matrix or a part of it as it lies in the file, to be packed from there."""
+
+    kind: int
+    """GGML type"""
+    rows_NB: U8
+    """Whole rows: a view of the file."""
+    order_N: npt.NDArray[np.int32] | None
+    """Row of the file that each output is; None: in the file's order."""
+    columns: Range
+
+
 class WeightSource(Protocol):
     """A model file, opened lazily: nothing is read until it is asked for, and nothing is kept.
 
@@ -111,6 +145,22 @@ class WeightSource(Protocol):
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the header alone."""
+        ...
+
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        """How the native kernels hold that matrix, from the header alone. Raises as `matrix` does."""
+        ...
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        """That matrix as the file has it, where its `packing` keeps the file's values; None: pack `matrix(...)`."""
+        ...
+
+    def release_pages(self) -> None:
+        """Takes the file's pages that were read out of the process's memory; they are read again when they are used."""
         ...
 
 

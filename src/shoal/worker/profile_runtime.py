@@ -14,7 +14,8 @@ from shoal.comm.shm_group import SharedMemoryGroup
 from shoal.comm.switch import measure_switch
 from shoal.core.plan import ShardPart
 from shoal.errors import RemoteProtocolError, ShoalError
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import Precision
@@ -137,7 +138,6 @@ class ProfileRuntime:
             block_size=load.block_size,
             max_step_tokens=load.max_step_tokens,
             max_context=load.max_context,
-            wide_kernels=load.wide_kernels,
             part=part,
         )
         stage = Stage(open_weights(Path(load.model_path)), config)

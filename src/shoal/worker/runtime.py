@@ -18,9 +18,11 @@ from shoal.comm.link import Link
 from shoal.comm.switch import measure_switch
 from shoal.comm.timed_group import TimedGroup
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.file_states import model_states, unchanged
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
@@ -87,6 +89,7 @@ class WorkerRuntime:
                 StageConfig.of(load),
                 lambda done, total: self._send(Progress(done=done, total=total)),
                 self._group if load.num_shards > 1 else None,
+                kept_for(load),
             )
         self._send(StageLoaded(weight_bytes=stage.weight_bytes, load_s=time.perf_counter() - started_s))
         return stage

@@ -10,7 +10,9 @@ import pytest
 from shoal.core.plan import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention_numpy import NumpyLayer
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_attention import StageAttention
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from tests.model.tiny_models import make_tiny_model, tiny_llama_tensors, write_gguf
@@ -36,8 +38,8 @@ def test_rotary_tables_are_no_longer_than_the_kv_cache(tmp_path: Path) -> None:
         max_context=ABSURD_CONTEXT,
         native=False,
     )
-    stage = Stage(open_weights(write_model(tmp_path, context_length=ABSURD_CONTEXT)), config)
-    (layer,) = stage._layers
+    source = open_weights(write_model(tmp_path, context_length=ABSURD_CONTEXT))
+    (layer,) = StageAttention(source.config, config).layers
     assert isinstance(layer, NumpyLayer)
     assert layer.cos.shape == layer.sin.shape == (48, 8)
 
@@ -65,7 +67,6 @@ PROMPT = Step(
     query_starts=np.array([0, 8], "<i4").tobytes(),
     context_lens=np.array([8], "<i4").tobytes(),
     block_tables=np.array([0], "<i4").tobytes(),
-    num_output_tokens=0,
     samples=(SampleRow(row=7, token_index=0, sampling=Sampling(temperature=0.0), target=1, want_logits=True),),
 )
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.model.decoder.stage import Stage, StageConfig
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats import needed_chunks as subject
 from shoal.model.formats.needed_chunks import needed_chunks
 from shoal.model.formats.open_weights import open_weights

@@ -42,6 +42,8 @@ def raw_rows(kind: Kind) -> np.ndarray:
     for start in HALVES.get(kind, (0, 2) if kind in (Kind.Q4_1, Kind.Q5_1) else (0,)):
         factors = rng.uniform(0.001, 0.02, (*raw.shape[:2], 1)).astype(np.float16)
         raw[..., start : start + 2] = factors.view(np.uint8)
+    if kind == Kind.MXFP4:  # its scale is an exponent
+        raw[..., 0] = rng.integers(110, 125, raw.shape[:2])
     if kind == Kind.IQ1_M:  # its scale is spread over the highest four bits of four 16-bit words
         raw[..., -8:] &= 0x2F
     return raw.reshape(NUM_ROWS, -1)

@@ -22,7 +22,7 @@ def native_available() -> bool:
 
 
 def make_attention(
-    *, num_threads: int, num_blocks: int, block_size: int, max_context: int, native: bool | None = None
+    *, num_threads: int, num_blocks: int, block_size: int, max_context: int, native: bool | None = None, isa: str = ""
 ) -> Attention:
     """The attention of one worker.
 
@@ -35,7 +35,7 @@ def make_attention(
     if native is None:
         native = native_available()
     if native:
-        return NativeAttention(num_threads, num_blocks, block_size, max_context)
+        return NativeAttention(num_threads, num_blocks, block_size, max_context, isa)
     return NumpyAttention(num_blocks, block_size, max_context)
 
 
@@ -49,13 +49,14 @@ class NativeAttention:
         from shoal import _native
 
         self._native = _native
-        self._pool = _native.ThreadPool(num_threads)
+        self.pool = _native.ThreadPool(num_threads)
+        """the compute threads, which may do other work between two layers"""
         self._limits = (num_blocks, block_size, max_context)
         self._isa = isa
 
     def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> _native.AttentionLayer:
         return self._native.AttentionLayer(
-            pool=self._pool,
+            pool=self.pool,
             **asdict(shape),
             keys=keys,
             values=values,

@@ -49,8 +49,6 @@ class SegmentGraph:
     name: str
     builder: GraphBuilder
     marker: Marker
-    has_wide: bool
-    """whether prompt tokens, which come many at a time, have a model of their own, with fp32 activations"""
 
 
 def count_segments(num_layers: int, *, is_shard: bool) -> int:
@@ -140,14 +138,9 @@ class _Segment:
         """A value that goes outside."""
         self._builder.output(name, value, self._width(name))
 
-    def serialize(self, marker: Marker, *, has_wide: bool = True) -> SegmentGraph:
+    def serialize(self, marker: Marker) -> SegmentGraph:
         """The finished segment."""
-        return SegmentGraph(
-            name=self._name,
-            builder=self._builder,
-            marker=marker,
-            has_wide=has_wide and self._builder.has_wide_form,
-        )
+        return SegmentGraph(name=self._name, builder=self._builder, marker=marker)
 
     def output_projection(self, layer: int) -> str:
         """Attention's result times `o`."""
@@ -202,7 +195,7 @@ class _Segment:
         if last_layer == self._config.num_layers:
             _, norm = self._add_norm(x, delta, "final_norm")
             self.output("logits", self._logits(norm))
-            return self.serialize(Marker.END, has_wide=False)
+            return self.serialize(Marker.END)
         assert delta is not None
         self.output("x_out", self._builder.node("Add", [x, delta]))
         return self.serialize(Marker.END)

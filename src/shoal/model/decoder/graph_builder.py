@@ -48,19 +48,13 @@ class GraphBuilder:
             ir_version=_IR_VERSION,
         )
         self._graph = self._model.graph
-        self._weight_bytes = self._packing_bytes = self._int4_packing_bytes = 0
+        self._weight_bytes = self._packing_bytes = 0
         self._block_sums: dict[str, str] = {}
-        self._int4_compute_levels: list[onnx.AttributeProto] = []
 
     @property
     def weight_bytes(self) -> int:
         """Bytes that a session holds of all weights so far."""
         return self._weight_bytes + self._packing_bytes
-
-    @property
-    def wide_bytes(self) -> int:
-        """Bytes that a session of `serialize_wide` holds."""
-        return self._weight_bytes + self._packing_bytes - self._int4_packing_bytes
 
     def node(
         self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: Any
@@ -144,24 +138,12 @@ class GraphBuilder:
         self._graph.output.append(_rows_of(name, width))
         self.node("Identity", [value], outputs=[name])
 
-    @property
-    def has_wide_form(self) -> bool:
-        """Whether wide batches have a model of their own: 4-bit matrices that meet fp32 activations.
-
-        That is exact and, from about 32 rows on, faster: the matrix is widened once for all rows. With 8-bit matrices
-        ONNX Runtime has no fast kernel for that. Source: docs/decisions/0002.
-        """
-        return bool(self._int4_compute_levels)
-
-    def serialize(self, *, wide: bool = False) -> bytes:
-        """The model for narrow batches, where quantized matrices meet 8-bit activations, or its wide form."""
-        for level in self._int4_compute_levels:
-            level.i = _FP32_COMPUTE if wide else _INT8_COMPUTE
+    def serialize(self) -> bytes:
+        """The finished model."""
         return self._model.SerializeToString()
 
     def clear(self) -> None:
         """Free the weights: nothing can be serialized any more."""
-        self._int4_compute_levels.clear()
         self._model.Clear()
 
     def _matmul(self, x: str, weight: Weight) -> str:
@@ -188,11 +170,7 @@ class GraphBuilder:
             accuracy_level=self._compute_level,
         )
         if self._compute_level != _FP32_COMPUTE:
-            packing_bytes = int8_packing_bytes(weight.scales_NG.size)
-            self._packing_bytes += packing_bytes
-            self._int4_packing_bytes += packing_bytes if weight.bits == 4 else 0
-        if weight.bits == 4 and self._compute_level != _FP32_COMPUTE:
-            self._int4_compute_levels += [a for a in self._graph.node[-1].attribute if a.name == "accuracy_level"]
+            self._packing_bytes += int8_packing_bytes(weight.scales_NG.size)
         if weight.offsets_NG is None:
             return y
         return self.node("Gemm", [self._sums(x, num_in), self.constant(weight.offsets_NG.T), y])

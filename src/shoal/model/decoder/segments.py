@@ -46,34 +46,20 @@ class Segment:
         return binding
 
 
-def load_segments(
-    graphs: Iterable[SegmentGraph], *, wide_kernels: bool, on_loaded: Callable[[int], None]
-) -> tuple[list[Segment], list[Segment], int]:
-    """Sessions of all graphs.
+def load_segments(graphs: Iterable[SegmentGraph], *, on_loaded: Callable[[int], None]) -> tuple[list[Segment], int]:
+    """Sessions of all graphs of a stage, and the bytes of weights that they hold.
 
-    Args:
-        graphs: of a stage, in order.
-        wide_kernels: whether to have sessions of their own for many rows, where that is faster.
-        on_loaded: called with the number of segments loaded so far.
-
-    Returns:
-        The segments for few rows, those for many (the same objects where there is one kind only), resident bytes.
+    `on_loaded` is called with the number of segments loaded so far.
     """
-    narrow, wide, weight_bytes = list[Segment](), list[Segment](), 0
+    segments, weight_bytes = list[Segment](), 0
     for graph in graphs:
-        builder, needs_wide = graph.builder, wide_kernels and graph.has_wide
-        weight_bytes += builder.weight_bytes + (builder.wide_bytes if needs_wide else 0)
-        model = builder.serialize()
-        if not needs_wide:
-            builder.clear()
-        narrow.append(Segment(graph.name, model, graph.marker))
-        if needs_wide:
-            model = builder.serialize(wide=True)
-            builder.clear()
-        wide.append(Segment(graph.name, model, graph.marker) if needs_wide else narrow[-1])
+        weight_bytes += graph.builder.weight_bytes
+        model = graph.builder.serialize()
+        graph.builder.clear()
+        segments.append(Segment(graph.name, model, graph.marker))
         del model  # before the next segment is built
-        on_loaded(len(narrow))
-    return narrow, wide, weight_bytes
+        on_loaded(len(segments))
+    return segments, weight_bytes
 
 
 class BoundSegments:

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.decoder.segments import Segment
+from shoal.model.decoder.stage_layers import HEAD_ROWS
 from shoal.model.decoder_config import DecoderConfig
 
 F32 = npt.NDArray[np.float32]
-HEAD_ROWS = 64
-"""Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
 
 
 class StageBuffers:

@@ -34,7 +34,7 @@ re-quantized from the dequantized values"""
 
 OWN_BITS = {
     **dict.fromkeys((Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.TQ1_0, Kind.TQ2_0), 4),
-    **dict.fromkeys((Kind.Q8_0, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.IQ4_NL, Kind.IQ4_XS), 8),
+    **dict.fromkeys((Kind.Q8_0, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4), 8),
     **dict.fromkeys((Kind.IQ3_XXS, Kind.IQ3_S, Kind.IQ2_XXS, Kind.IQ1_S), 8),
 }
 """Kinds whose every 32 weights are whole multiples of one number, but for an offset: BlockWeight can hold them exactly,

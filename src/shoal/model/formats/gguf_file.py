@@ -20,9 +20,10 @@ from shoal.model.formats.gguf_blocks import (
     to_dense,
 )
 from shoal.model.formats.gguf_config import ROPE_TENSORS, config_from_gguf
+from shoal.model.formats.gguf_packing import keeps_values, packing_of
 from shoal.model.formats.gguf_parts import GgufParts
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
-from shoal.model.weights import F32, U8, Precision, Range, Weight, resolve_range
+from shoal.model.weights import F32, U8, Packing, Precision, Range, RawRows, Weight, resolve_range
 
 TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
 LAYER_NAMES = {
@@ -98,6 +99,34 @@ class GgufFile:
         first, last = resolve_range(columns, tensor.shape[-1])
         check_columns(form, (first, last))
         return form_bytes(form, tensor.kind, part.stop - part.start, last - first)
+
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        """How the native kernels hold a matrix. See `WeightSource`."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        resolved = resolve_range(columns, tensor.shape[-1])
+        return packing_of(tensor.kind, self._form(name, part, precision), part.stop - part.start, resolved)
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        if not keeps_values(tensor.kind, self._form(name, part, precision)):
+            return None
+        return RawRows(
+            kind=tensor.kind,
+            rows_NB=self._header.rows(part.tensor, part.start, part.stop),
+            order_N=self._half_split_order(part.heads).astype(np.int32) if part.heads else None,
+            columns=resolve_range(columns, tensor.shape[-1]),
+        )
+
+    def release_pages(self) -> None:
+        """See `WeightSource`."""
+        self._header.release_pages()
 
     def _cut(self, part: TensorPart, rows: Range | None) -> TensorPart:
         """Some rows of a part; whole heads, where their order is to be changed."""

@@ -21,6 +21,8 @@ def block_grid(rows: U8, kind: Kind) -> tuple[F32, F32 | None]:
     """Scales [N, G] and offsets [N, G] of rows of raw bytes; None for offsets that are all 0."""
     block_weights, block_bytes = GGML_QUANT_SIZES[kind]
     blocks = in_blocks(rows, block_bytes)
+    if kind == Kind.MXFP4:  # values of E2M1 are multiples of 1/2
+        return np.exp2(blocks[..., 0].astype(np.float32) - 128), None
     d = halves(blocks, _HALF_AT.get(kind, 0))[..., None]
     grid = (len(rows), blocks.shape[1] * (block_weights // BLOCK))
 

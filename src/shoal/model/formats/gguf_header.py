@@ -19,7 +19,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from shoal.errors import ModelLoadError
-from shoal.model.formats.model_file import map_file
+from shoal.model.formats.model_file import map_file, release_pages
 from shoal.model.weights import U8
 
 VERSIONS = (2, 3)
@@ -107,6 +107,10 @@ class GgufHeader:
         tensor = self.tensors[name]
         data = np.frombuffer(self._data, np.uint8, tensor.num_rows * tensor.row_bytes, tensor.start_bytes)
         return data.reshape(tensor.num_rows, tensor.row_bytes)[start:stop]
+
+    def release_pages(self) -> None:
+        """See `WeightSource.release_pages`."""
+        release_pages(self._data)
 
     def _parse(self) -> None:
         if self._data[:4] != b"GGUF":

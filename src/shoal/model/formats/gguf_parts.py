@@ -64,6 +64,11 @@ class GgufParts:
         """See `GgufHeader.rows`."""
         return self._owners[name].rows(name, start, stop)
 
+    def release_pages(self) -> None:
+        """See `WeightSource.release_pages`."""
+        for header in {*self._owners.values()}:
+            header.release_pages()
+
     def _other_headers(self) -> list[GgufHeader]:
         count = self.metadata.get("split.count", 0)
         if type(count) is not int or count <= 1:

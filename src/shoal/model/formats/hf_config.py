@@ -138,6 +138,15 @@ def eos_token_ids_from_hf(where: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(eos))
 
 
+def stored_dtype(where: Path) -> str:
+    """The type that the settings say the weights have, such as `bfloat16`; empty where they do not. Raises
+    ModelLoadError."""
+    config = read_json(_config_file(where))
+    text = config.get("text_config")
+    found = (one.get(key) for one in (config, text) if isinstance(one, dict) for key in ("dtype", "torch_dtype"))
+    return next((dtype for dtype in found if isinstance(dtype, str)), "")
+
+
 def _config_file(where: Path) -> Path:
     return where / "config.json" if where.is_dir() else where
 

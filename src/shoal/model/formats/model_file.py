@@ -36,6 +36,12 @@ def map_file(path: Path) -> mmap.mmap:
             raise ModelLoadError(f"{path}: the file is empty") from error
 
 
+def release_pages(data: mmap.mmap) -> None:
+    """Takes a mapped file's pages out of the process's memory; the computer may keep them and reads them again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ModelLoadError."""
     with _open(path) as file:

@@ -20,14 +20,23 @@ from gguf.constants import GGMLQuantizationType as Kind
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf_blocks import Form, check_columns, choose_form, form_bytes
+from shoal.model.formats.gguf_packing import keeps_values, packing_of
 from shoal.model.formats.hf_config import config_from_hf
-from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_inside, map_file, parse_json, read_json
+from shoal.model.formats.model_file import (
+    WITHOUT_WEIGHTS,
+    check_inside,
+    map_file,
+    parse_json,
+    read_json,
+    release_pages,
+)
 from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
-from shoal.model.weights import F32, DenseWeight, Precision, Range, Weight, resolve_range
+from shoal.model.weights import F32, DenseWeight, Packing, Precision, Range, RawRows, Weight, resolve_range
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """of the types that weights can have here"""
+KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
 MAX_HEADER_BYTES = 100_000_000
 """Source: the safetensors format's own limit"""
 INDEX_FILE = "model.safetensors.index.json"
@@ -119,6 +128,33 @@ class SafetensorsDir:
         part = _cut(self._locate(name), rows)
         form, (first, last) = self._form(name, part, precision, columns)
         return form_bytes(form, Kind.F32, part.stop - part.start, last - first)
+
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
+        part = _cut(self._locate(name), rows)
+        form, resolved = self._form(name, part, precision, columns)
+        return packing_of(KINDS[self._tensors[part.tensor].dtype], form, part.stop - part.start, resolved)
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
+        part = _cut(self._locate(name), rows)
+        form, resolved = self._form(name, part, precision, columns)
+        tensor = self._tensors[part.tensor]
+        if not keeps_values(KINDS[tensor.dtype], form):
+            return None
+        num_rows, row_bytes = part.stop - part.start, tensor.shape[-1] * ITEM_BYTES[tensor.dtype]
+        start = tensor.start_bytes + part.start * row_bytes
+        rows_NB = np.frombuffer(tensor.data, np.uint8, num_rows * row_bytes, start).reshape(num_rows, row_bytes)
+        return RawRows(kind=KINDS[tensor.dtype], rows_NB=rows_NB, order_N=None, columns=resolved)
+
+    def release_pages(self) -> None:
+        """See `WeightSource`."""
+        for data in {id(tensor.data): tensor.data for tensor in self._tensors.values()}.values():
+            release_pages(data)
 
     def _form(self, name: str, part: TensorPart, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
         """What the whole matrix becomes, and the columns of it that are wanted."""

@@ -12,10 +12,13 @@ from gguf.constants import GGMLQuantizationType as Kind
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf_blocks import form_bytes
-from shoal.model.formats.hf_config import config_from_hf
+from shoal.model.formats.gguf_packing import packing_of
+from shoal.model.formats.hf_config import config_from_hf, stored_dtype
 from shoal.model.formats.safetensors_dir import form_of_floats
 from shoal.model.formats.tensor_check import Shape, layer_shapes
-from shoal.model.weights import F32, Precision, Range, Weight, resolve_range
+from shoal.model.weights import F32, Packing, Precision, Range, RawRows, Weight, resolve_range
+
+KINDS_BY_SETTING = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16}
 
 
 class SettingsOnly:
@@ -55,6 +58,29 @@ class SettingsOnly:
         first, last = resolve_range(rows, num_rows)
         form, (left, right) = form_of_floats(name, num_columns, precision, columns)
         return form_bytes(form, Kind.F32, last - first, right - left)
+
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        """How the native kernels would hold a matrix. See `WeightSource`."""
+        num_rows, num_columns = self._shape(name)
+        first, last = resolve_range(rows, num_rows)
+        form, resolved = form_of_floats(name, num_columns, precision, columns)
+        return packing_of(self._kind, form, last - first, resolved)
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        """Raises ModelLoadError."""
+        self._refuse()
+
+    def release_pages(self) -> None:
+        """Nothing was read."""
+
+    @cached_property
+    def _kind(self) -> Kind:
+        """The floats that the model's weights are stored as, if its settings tell."""
+        return KINDS_BY_SETTING.get(stored_dtype(self._path), Kind.F32)
 
     def _shape(self, name: str) -> tuple[int, int]:
         is_end = name in ("embedding", "head")

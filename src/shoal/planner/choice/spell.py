@@ -58,7 +58,6 @@ def spell_plan(
     places: Sequence[Sequence[Place]],
     blocks_of: BlocksOf,
     limits: Limits,
-    wide_kernels: bool,
 ) -> Plan:
     """The plan of a candidate.
 
@@ -72,7 +71,6 @@ def spell_plan(
         places: of the workers of each class of the candidate's fleet, in the order in which they are taken.
         blocks_of: exact sizes of a shard.
         limits: of every replica.
-        wide_kernels: see core.plan.Plan.
 
     Raises:
         CapacityError: a worker's memory leaves no room for one KV block.
@@ -93,7 +91,6 @@ def spell_plan(
         max_seqs=limits.max_seqs,
         replicas=replicas,
         notes=tuple(dict.fromkeys(note for replica in replicas for note in _notes(replica))),
-        wide_kernels=wide_kernels,
         shape=shape,
         predicted=PredictedSpeed(
             streams=workload.streams,

@@ -1,0 +1,20 @@
+// A layer's attention as Python holds it: with the arrays that it points into.
+#pragma once
+
+#include <nanobind/ndarray.h>
+
+#include "layer.h"
+
+namespace shoal {
+
+struct BoundLayer {
+  using Floats = nanobind::ndarray<float, nanobind::c_contig, nanobind::device::cpu>;
+  using ConstFloats = nanobind::ndarray<const float, nanobind::c_contig, nanobind::device::cpu>;
+  using Cache = nanobind::ndarray<nanobind::c_contig, nanobind::device::cpu>;  // fp32 or fp16
+
+  AttentionLayer layer;
+  Cache keys, values;
+  ConstFloats cos, sin;
+};
+
+}  // namespace shoal

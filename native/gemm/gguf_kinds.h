@@ -1,0 +1,32 @@
+// The kinds of GGUF tensors that are packed by their own values, and how a block of 32 inputs of each is read.
+#pragma once
+
+#include "matrix.h"
+
+namespace shoal {
+
+// One row's 32 inputs of a block, as the packed form has them, before sixteen rows are woven into a tile.
+struct BlockFields {
+  uint8_t codes[kBlockInputs];  // one a byte
+  uint32_t scale;               // the bits of an fp16 or fp32 number, or an exponent; of the block or its super-block
+  uint32_t offset;
+  uint8_t fine_scales[2];       // of the block's parts
+  uint8_t fine_offsets[2];
+};
+
+struct GgufKind {
+  int32_t number;  // GGML's. Source: enum ggml_type in ggml.h
+  int block_inputs;
+  int block_bytes;
+  Matrix form;  // without sizes
+  // Reads inputs [32 sub, 32 sub + 32) of a block of the file. Null for dense kinds.
+  void (*read)(const uint8_t* block, int sub, BlockFields& fields);
+};
+
+// Throws std::invalid_argument for a kind that has no packed form of its own.
+const GgufKind& find_gguf_kind(int number);
+
+// The form of some inputs of a matrix of that kind. Throws std::invalid_argument where they cut a block of 32.
+Matrix gguf_form(const GgufKind& kind, int num_outputs, int num_inputs, int first_input);
+
+}  // namespace shoal

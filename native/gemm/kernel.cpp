@@ -1,0 +1,258 @@
+// Products of block-quantized and dense matrices for one instruction set: y = x W^T. Compiled once per set with SHOAL_ISA
+// naming it: every function here lives in a namespace of that name and calls nothing outside it.
+//
+// The integer products of a part (32 or 16 inputs) are exact; parts are added in fp32 in the order of the inputs, first
+// the part times its scale, then its offset. Nothing else is added up, so an output's bits depend on its row and on the
+// matrix alone. Dense matrices are multiplied input by input.
+//
+// A tile's weights are unpacked to bytes, some blocks at a time, and meet all rows of the panel from the nearest cache.
+
+#include "args.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace shoal {
+namespace SHOAL_ISA {
+namespace {
+
+#include "../lanes/lanes.h"
+#include "unpack.h"
+
+// What one call of a micro-kernel works on: M rows, T tiles and the parts of a chunk.
+struct Micro {
+  int num_parts;
+  int pair_depth;               // see micro_avx2.h
+  const uint8_t* codes[2];      // [parts, groups, 64]
+  const float* scales[2];       // [parts, 16]
+  const float* offsets[2];      // [parts, 16]
+  const int8_t* row_codes;      // at the first row and input
+  const int8_t* row_low_codes;
+  int64_t code_stride;
+  const float* row_scales;      // [rows, blocks]
+  int64_t scale_stride;
+  const int32_t* starts[2];     // [rows, parts]
+  const float* row_sums;        // [rows, parts of the matrix]
+  int64_t sum_stride;
+  float* out;                   // [rows, 32]
+};
+
+#if defined(__AVX512VNNI__)
+#include "micro_avx512vnni.h"
+#elif defined(__AVX2__)
+#include "micro_avx2.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "micro_dotprod.h"
+#else
+#include "micro_portable.h"
+#endif
+
+// Calls the instance for the number of rows at hand.
+template <int T, int kParts, bool kHasOffsets, bool kIsExact, int M = kMicroRows>
+inline void micro_rows(int rows, const Micro& u) {
+  if (rows == M) return micro<M, T, kParts, kHasOffsets, kIsExact>(u);
+  if constexpr (M > 1) micro_rows<T, kParts, kHasOffsets, kIsExact, M - 1>(rows, u);
+}
+
+template <int kParts, bool kHasOffsets, bool kIsExact>
+void all_rows(int num_rows, const int (&depth)[2], const Micro& u) {
+  for (int row = 0; row < num_rows; row += kMicroRows) {
+    const int rows = num_rows - row < kMicroRows ? num_rows - row : kMicroRows;
+    for (int t = 0; t < 2; t += kMicroTiles) {
+      Micro at = u;
+      at.row_codes += row * u.code_stride;
+      if (kIsExact) at.row_low_codes += row * u.code_stride;
+      at.row_scales += row * u.scale_stride;
+      at.row_sums += row * u.sum_stride;
+      at.out += row * kPanelOutputs + t * kTileOutputs;
+      at.pair_depth = depth[t];
+      for (int i = 0; i < kMicroTiles; ++i) {
+        at.codes[i] = u.codes[t + i];
+        at.scales[i] = u.scales[t + i];
+        at.offsets[i] = u.offsets[t + i];
+        at.starts[i] = u.starts[t + i] + row * u.num_parts;
+      }
+      micro_rows<kMicroTiles, kParts, kHasOffsets, kIsExact>(rows, at);
+    }
+  }
+}
+
+using AllRows = void (*)(int, const int (&)[2], const Micro&);
+
+AllRows choose(int parts, bool has_offsets, bool is_exact) {
+  static constexpr AllRows kinds[2][2][2] = {
+      {{all_rows<1, false, false>, all_rows<1, false, true>}, {all_rows<1, true, false>, all_rows<1, true, true>}},
+      {{all_rows<2, false, false>, all_rows<2, false, true>}, {all_rows<2, true, false>, all_rows<2, true, true>}}};
+  return kinds[parts - 1][has_offsets][is_exact];
+}
+
+inline void unpack_tile(const Matrix& m, int tile, int first_block, int blocks, bool has_offsets, int t,
+                        PanelScratch& scratch) {
+  unpack_codes(m, tile, first_block, blocks, code_shift(m), scratch.codes[t]);
+  const int parts = parts_per_block(m);
+  decode_scales(m, m.scales, false, tile, first_block * parts, blocks * parts, scratch.scales[t]);
+  if (has_offsets) decode_scales(m, m.offsets, true, tile, first_block * parts, blocks * parts, scratch.offsets[t]);
+}
+
+// What integer sums start with to make up for the bias of a tile's weights.
+inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, int num_rows, int first_part, int count,
+                                     int parts, int bias, int32_t* starts) {
+  static constexpr int32_t kZeros[kPanelRows * 2 * kChunkBlocks] = {};
+  if (bias == 0) return kZeros;
+  const int64_t stride = int64_t(rows.num_blocks) * parts;
+  const int32_t* sums = rows.sums[parts - 1] + first_row * stride + first_part;
+  for (int r = 0; r < num_rows; ++r)
+    for (int p = 0; p < count; ++p) starts[r * count + p] = -bias * sums[r * stride + p];
+  return starts;
+}
+
+void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_row, int num_rows,
+                     PanelScratch& scratch) {
+  const Matrix &first = *panel.matrices[0], &second = *panel.matrices[1];
+  const int parts = parts_per_block(first);
+  const bool has_offsets = first.offsets != Scales::kNone || second.offsets != Scales::kNone;
+  const AllRows run = choose(parts, has_offsets, rows.low_codes != nullptr);
+  const int bias[2] = {code_bias(first), code_bias(second)}, depth[2] = {pair_depth(first), pair_depth(second)};
+  for (int block = 0; block < rows.num_blocks; block += kChunkBlocks) {
+    const int blocks = rows.num_blocks - block < kChunkBlocks ? rows.num_blocks - block : kChunkBlocks;
+    for (int t = 0; t < panel.num_tiles; ++t)
+      unpack_tile(*panel.matrices[t], panel.tiles[t], block, blocks, has_offsets, t, scratch);
+    const int32_t* starts[2];
+    for (int t = 0; t < 2; ++t)
+      starts[t] = t == 1 && bias[1] == bias[0] ? starts[0]
+                                               : prepare_starts(rows, first_row, num_rows, block * parts, blocks * parts,
+                                                                parts, bias[t], scratch.starts[t]);
+    const int64_t at = int64_t(first_row) * rows.num_blocks + block;
+    Micro u{blocks * parts,
+            0,
+            {scratch.codes[0], scratch.codes[1]},
+            {scratch.scales[0], scratch.scales[1]},
+            {scratch.offsets[0], scratch.offsets[1]},
+            rows.codes + at * kBlockInputs,
+            rows.low_codes == nullptr ? nullptr : rows.low_codes + at * kBlockInputs,
+            int64_t(rows.num_blocks) * kBlockInputs,
+            rows.scales + at,
+            rows.num_blocks,
+            {starts[0], starts[1]},
+            rows.scaled_sums[parts - 1] + at * parts,
+            int64_t(rows.num_blocks) * parts,
+            scratch.out};
+    run(num_rows, depth, u);
+  }
+}
+
+// out[M, T] += values[M, count] . weights[T][count, 16]
+template <int M, int T>
+inline void dense_micro(const float* const* weights, const float* values, int64_t stride, int count, float* out) {
+  Lanes sums[M][T];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) sums[m][t] = load(out + m * kPanelOutputs + t * kTileOutputs);
+  for (int k = 0; k < count; ++k) {
+    Lanes w[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) w[t] = load(weights[t] + k * kTileOutputs);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const Lanes x = broadcast(values[m * stride + k]);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) sums[m][t] = fma(x, w[t], sums[m][t]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) store(out + m * kPanelOutputs + t * kTileOutputs, sums[m][t]);
+}
+
+template <int M = kDenseRows>
+inline void dense_rows(int rows, const float* const* weights, const float* values, int64_t stride, int count,
+                       float* out) {
+  if (rows == M) return dense_micro<M, kDenseTiles>(weights, values, stride, count, out);
+  if constexpr (M > 1) dense_rows<M - 1>(rows, weights, values, stride, count, out);
+}
+
+void multiply_dense(const Panel& panel, const ActivationRows& rows, int first_row, int num_rows,
+                    PanelScratch& scratch) {
+  const float* values = rows.values + first_row * rows.value_stride;
+  for (int input = 0; input < rows.num_inputs; input += kChunkInputs) {
+    const int count = rows.num_inputs - input < kChunkInputs ? rows.num_inputs - input : kChunkInputs;
+    const float* weights[2];
+    for (int t = 0; t < 2; ++t)
+      weights[t] = unpack_dense(*panel.matrices[t], panel.tiles[t], input, count, scratch.dense[t]);
+    for (int row = 0; row < num_rows; row += kDenseRows)
+      for (int t = 0; t < 2; t += kDenseTiles)
+        dense_rows(num_rows - row < kDenseRows ? num_rows - row : kDenseRows, weights + t,
+                   values + row * rows.value_stride + input, rows.value_stride, count,
+                   scratch.out + row * kPanelOutputs + t * kTileOutputs);
+  }
+}
+
+#include "../layers/functions.h"
+#include "finish.h"
+
+void multiply(const Panel& panel, const ActivationRows& rows, int first_row, int num_rows, PanelScratch& scratch) {
+  for (int i = 0; i < num_rows * kPanelOutputs; i += kLanes) store(scratch.out + i, broadcast(0.0f));
+  if (is_dense(*panel.matrices[0])) {
+    multiply_dense(panel, rows, first_row, num_rows, scratch);
+  } else {
+    multiply_blocks(panel, rows, first_row, num_rows, scratch);
+  }
+  finish(panel, first_row, num_rows, scratch.out);
+}
+
+// The codes of 32 values; see ActivationRows.
+inline void quantize_block(const float* values, int8_t* codes, int8_t* low_codes, float* scale, int32_t* half_sums) {
+  const Lanes x[2] = {load(values), load(values + kLanes)};
+  const float largest = largest_lane(larger(magnitude(x[0]), magnitude(x[1])));
+  const float steps = low_codes == nullptr ? 127.0f : 127.0f * 128.0f;
+  const bool is_zero = !(largest > 1e-30f);  // below, the inverse of the scale could be infinite
+  *scale = is_zero ? 0.0f : largest / steps;
+  const Lanes inverse = broadcast(is_zero ? 0.0f : steps / largest);
+  for (int i = 0; i < 2; ++i) {
+    const Lanes scaled = mul(x[i], inverse);
+    if (low_codes == nullptr) {
+      half_sums[i] = store_rounded(codes + i * kLanes, scaled);
+      continue;
+    }
+    const Lanes round = broadcast(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number
+    const Lanes whole = sub(add(scaled, round), round);
+    const Lanes high = sub(add(mul(whole, broadcast(1.0f / 128.0f)), round), round);
+    half_sums[i] = 128 * store_rounded(codes + i * kLanes, high);
+    half_sums[i] += store_rounded(low_codes + i * kLanes, fma(high, broadcast(-128.0f), whole));
+  }
+}
+
+void quantize(const ActivationRows& rows, int first_row, int num_rows) {
+  const int whole_blocks = rows.num_inputs / kBlockInputs;
+  for (int64_t row = first_row; row < first_row + num_rows; ++row) {
+    for (int b = 0; b < rows.num_blocks; ++b) {
+      const int64_t at = row * rows.num_blocks + b;
+      const float* values = rows.values + row * rows.value_stride + b * kBlockInputs;
+      float padded[kBlockInputs] = {};
+      if (b == whole_blocks) {
+        for (int i = 0; i < rows.num_inputs - b * kBlockInputs; ++i) padded[i] = values[i];
+        values = padded;
+      }
+      quantize_block(values, rows.codes + at * kBlockInputs,
+                     rows.low_codes == nullptr ? nullptr : rows.low_codes + at * kBlockInputs, rows.scales + at,
+                     rows.sums[1] + at * 2);
+      const int32_t* halves = rows.sums[1] + at * 2;
+      rows.sums[0][at] = halves[0] + halves[1];
+      rows.scaled_sums[0][at] = float(rows.sums[0][at]) * rows.scales[at];
+      for (int i = 0; i < 2; ++i) rows.scaled_sums[1][at * 2 + i] = float(halves[i]) * rows.scales[at];
+    }
+  }
+}
+
+}  // namespace
+
+extern const GemmKernel gemm_kernel;
+const GemmKernel gemm_kernel = {quantize, multiply};
+
+}  // namespace SHOAL_ISA
+}  // namespace shoal

@@ -1,0 +1,187 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "half.h"
+#include "layout.h"
+
+namespace shoal {
+
+namespace {
+
+using Groups = uint8_t[kBlockGroups][kVectorBytes];
+
+// Byte 4 c + j of vector g: input 4 g + j of output c.
+void weave(const BlockFields* rows, Groups groups) {
+  for (int g = 0; g < kBlockGroups; ++g)
+    for (int c = 0; c < kTileOutputs; ++c) std::memcpy(groups[g] + 4 * c, rows[c].codes + 4 * g, 4);
+}
+
+// Writes bits [shift, shift + Bits) of every code as a plane, eight bytes at a time. Returns its end.
+template <int Bits>
+uint8_t* write_plane(const Groups groups, int shift, uint8_t* out) {
+  constexpr int kTogether = 8 / Bits;
+  constexpr uint64_t kMask = ((1u << Bits) - 1) * 0x0101010101010101u;
+  for (int first = 0; first < kBlockGroups; first += kTogether, out += kVectorBytes)
+    for (int i = 0; i < kVectorBytes; i += 8) {
+      uint64_t packed = 0;
+      for (int s = 0; s < kTogether; ++s) {
+        uint64_t codes;
+        std::memcpy(&codes, groups[first + s] + i, sizeof codes);
+        packed |= (codes >> shift & kMask) << (Bits * s);
+      }
+      std::memcpy(out + i, &packed, sizeof packed);
+    }
+  return out;
+}
+
+void write_codes(Codes codes, const Groups groups, uint8_t* out) {
+  switch (codes) {
+    case Codes::kBits2: write_plane<2>(groups, 0, out); break;
+    case Codes::kBits3: write_plane<1>(groups, 2, write_plane<2>(groups, 0, out)); break;
+    case Codes::kBits4:
+    case Codes::kTableIq4:
+    case Codes::kTableMxfp4: write_plane<4>(groups, 0, out); break;
+    case Codes::kBits5: write_plane<1>(groups, 4, write_plane<4>(groups, 0, out)); break;
+    case Codes::kBits6: write_plane<2>(groups, 4, write_plane<4>(groups, 0, out)); break;
+    default: std::memcpy(out, groups, sizeof(Groups));
+  }
+}
+
+// Where the arrays of a matrix are written.
+class TileWriter {
+ public:
+  TileWriter(const Matrix& matrix, uint8_t* out)
+      : matrix_(matrix), layout_(matrix_layout(matrix)), out_(out), num_blocks_(num_blocks(matrix)),
+        parts_(parts_per_block(matrix)), num_supers_(num_supers(matrix)), unit_bytes_(code_unit_bytes(matrix.codes)) {}
+
+  void write(int tile, int block, const BlockFields* rows) const {
+    Groups groups;
+    weave(rows, groups);
+    write_codes(matrix_.codes, groups, out_ + layout_.codes + (size_t(tile) * num_blocks_ + block) * unit_bytes_);
+    write_scales(matrix_.scales, tile, block, rows, &BlockFields::scale, layout_.scales);
+    write_scales(matrix_.offsets, tile, block, rows, &BlockFields::offset, layout_.offsets);
+    if (matrix_.scales == Scales::kSuper || matrix_.scales == Scales::kNibbles)
+      write_fine(tile, block, rows, &BlockFields::fine_scales, layout_.fine_scales);
+    if (matrix_.offsets == Scales::kSuper)
+      write_fine(tile, block, rows, &BlockFields::fine_offsets, layout_.fine_offsets);
+  }
+
+ private:
+  size_t part(int tile, int block) const { return (size_t(tile) * num_blocks_ + block) * parts_; }
+
+  void write_scales(Scales scales, int tile, int block, const BlockFields* rows, uint32_t BlockFields::* field,
+                    size_t start) const {
+    size_t place = part(tile, block);
+    int item_bytes = 2;
+    switch (scales) {
+      case Scales::kNone: return;
+      case Scales::kHalf: break;
+      case Scales::kFloat: item_bytes = 4; break;
+      case Scales::kExponent: item_bytes = 1; break;
+      case Scales::kSuper:
+      case Scales::kNibbles:
+        place = size_t(tile) * num_supers_ + (matrix_.first_block + block) / kSuperBlocks;
+        break;
+    }
+    uint8_t* to = out_ + start + place * kTileOutputs * item_bytes;
+    for (int c = 0; c < kTileOutputs; ++c, to += item_bytes)  // the low bytes of a word, on every machine
+      for (int i = 0; i < item_bytes; ++i) to[i] = uint8_t(rows[c].*field >> (8 * i));
+  }
+
+  void write_fine(int tile, int block, const BlockFields* rows, uint8_t (BlockFields::* field)[2], size_t start) const {
+    uint8_t* to = out_ + start + part(tile, block) * kTileOutputs;
+    for (int p = 0; p < parts_; ++p)
+      for (int c = 0; c < kTileOutputs; ++c) *to++ = (rows[c].*field)[p];
+  }
+
+  const Matrix matrix_;
+  const MatrixLayout layout_;
+  uint8_t* const out_;
+  const int num_blocks_, parts_, num_supers_, unit_bytes_;
+};
+
+// read(output, block, fields) reads a block of an output. Outputs that only fill the last tile up are 0: their codes are
+// the zero point, and their scales and offsets 0.
+template <typename Read>
+void pack_tiles(ThreadPool& pool, const Matrix& matrix, uint8_t* out, const Read& read) {
+  const TileWriter writer(matrix, out);
+  pool.each(num_tiles(matrix), [&](int tile) {
+    BlockFields rows[kTileOutputs] = {};
+    for (BlockFields& row : rows) std::memset(row.codes, matrix.zero_point, sizeof row.codes);
+    const int first = tile * kTileOutputs, count = std::min(kTileOutputs, matrix.num_outputs - first);
+    for (int block = 0; block < num_blocks(matrix); ++block) {
+      for (int c = 0; c < count; ++c) read(first + c, block, rows[c]);
+      writer.write(tile, block, rows);
+    }
+  });
+}
+
+// Input k of a tile is sixteen items.
+template <typename Item>
+void pack_dense(ThreadPool& pool, const Matrix& matrix, const GgufRows& rows, uint8_t* out) {
+  const size_t num_inputs = matrix.num_inputs;
+  pool.each(num_tiles(matrix), [&](int tile) {
+    uint8_t* to = out + size_t(tile) * num_inputs * kTileOutputs * sizeof(Item);
+    const int first = tile * kTileOutputs, count = std::min(kTileOutputs, matrix.num_outputs - first);
+    if (count < kTileOutputs) std::memset(to, 0, num_inputs * kTileOutputs * sizeof(Item));
+    for (int c = 0; c < count; ++c, to += sizeof(Item)) {
+      const int row = rows.order ? rows.order[first + c] : first + c;
+      const uint8_t* from = rows.bytes + row * rows.row_bytes + rows.first_input * sizeof(Item);
+      for (size_t k = 0; k < num_inputs; ++k)
+        std::memcpy(to + k * kTileOutputs * sizeof(Item), from + k * sizeof(Item), sizeof(Item));
+    }
+  });
+}
+
+void read_codes(const BlockArrays& blocks, size_t block, uint8_t* codes) {
+  const uint8_t* from = blocks.codes + block * 4 * blocks.bits;
+  if (blocks.bits == 8) {
+    for (int i = 0; i < kBlockInputs; ++i) codes[i] = from[i] ^ 0x80;  // less 128, signed
+    return;
+  }
+  for (int i = 0; i < kBlockInputs / 2; ++i) {
+    codes[2 * i] = from[i] & 15;
+    codes[2 * i + 1] = from[i] >> 4;
+  }
+}
+
+uint32_t number_bits(Scales scales, float value) {
+  return scales == Scales::kHalf ? nearest_half(value) : bits_of_float(value);
+}
+
+}  // namespace
+
+void pack_gguf(ThreadPool& pool, const Matrix& matrix, const GgufKind& kind, const GgufRows& rows, uint8_t* out) {
+  if (matrix.codes == Codes::kFloat) return pack_dense<uint32_t>(pool, matrix, rows, out);
+  if (is_dense(matrix)) return pack_dense<uint16_t>(pool, matrix, rows, out);
+  const int blocks_together = kind.block_inputs / kBlockInputs, first_block = rows.first_input / kBlockInputs;
+  pack_tiles(pool, matrix, out, [&](int output, int block, BlockFields& fields) {
+    const int row = rows.order ? rows.order[output] : output, in_row = first_block + block;
+    const uint8_t* from = rows.bytes + row * rows.row_bytes + size_t(in_row / blocks_together) * kind.block_bytes;
+    kind.read(from, in_row % blocks_together, fields);
+  });
+}
+
+void pack_blocks(ThreadPool& pool, const Matrix& matrix, const BlockArrays& blocks, uint8_t* out) {
+  const size_t blocks_a_row = num_blocks(matrix);
+  pack_tiles(pool, matrix, out, [&](int output, int block, BlockFields& fields) {
+    const size_t place = output * blocks_a_row + block;
+    read_codes(blocks, place, fields.codes);
+    fields.scale = number_bits(matrix.scales, blocks.scales[place]);
+    if (blocks.offsets) fields.offset = number_bits(matrix.offsets, blocks.offsets[place]);
+  });
+}
+
+Matrix blocks_form(int bits, int num_outputs, int num_inputs, Scales scales, Scales offsets) {
+  const auto is_number = [](Scales kind) { return kind == Scales::kHalf || kind == Scales::kFloat; };
+  if ((bits != 4 && bits != 8) || num_inputs % kBlockInputs != 0 || !is_number(scales) ||
+      !(offsets == Scales::kNone || is_number(offsets)))
+    throw std::invalid_argument("blocks have 4 or 8 bits, fp16 or fp32 scales, and 32 inputs each");
+  const Codes codes = bits == 4 ? Codes::kBits4 : Codes::kBytes;
+  return {codes,        scales,  offsets, bits == 4 ? 8 : 0, num_outputs, num_inputs, kBlockInputs, 0,
+          nullptr,      nullptr, nullptr, nullptr,           nullptr};
+}
+
+}  // namespace shoal

@@ -1,0 +1,36 @@
+// Writes weights in the layout of matrix.h, tile by tile and tiles in parallel, with temporaries of one tile's block.
+#pragma once
+
+#include "../threads/thread_pool.h"
+#include "gguf_kinds.h"
+
+namespace shoal {
+
+// Rows of a GGUF tensor, as they lie in its file.
+struct GgufRows {
+  const uint8_t* bytes;
+  size_t row_bytes;
+  const int32_t* order;  // output i is row order[i]; null: row i
+  int first_input;       // of each row
+};
+
+// Blocks of 32 with unsigned codes in the order of ONNX Runtime's MatMulNBits: of 4 bits two to a byte, the first in the
+// low nibble, or of 8 bits; scale * (code - 8 or 128) + offset.
+struct BlockArrays {
+  int bits;
+  const uint8_t* codes;  // [N, K / 32, 4 * bits]
+  const float* scales;   // [N, K / 32]
+  const float* offsets;  // the same, or null
+};
+
+// `matrix` is the `gguf_form`, attached to `out`.
+void pack_gguf(ThreadPool& pool, const Matrix& matrix, const GgufKind& kind, const GgufRows& rows, uint8_t* out);
+
+// `matrix` is the `blocks_form`, attached to `out`. What is held as fp16 must be an fp16 number.
+void pack_blocks(ThreadPool& pool, const Matrix& matrix, const BlockArrays& blocks, uint8_t* out);
+
+// The form of such blocks: `scales` and `offsets` are kHalf or kFloat, or kNone for no offsets. Throws
+// std::invalid_argument.
+Matrix blocks_form(int bits, int num_outputs, int num_inputs, Scales scales, Scales offsets);
+
+}  // namespace shoal

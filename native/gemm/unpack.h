@@ -1,0 +1,171 @@
+// From packed codes to a byte a weight, and from packed scales to fp32. See matrix.h for the packed form.
+// Included inside a kernel's own namespace.
+
+// A vector of 64 bytes is worked on in pieces of one register.
+#if defined(__AVX512BW__)
+constexpr int kPieceBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kPieceBytes = 32;
+#else
+constexpr int kPieceBytes = 16;
+#endif
+typedef uint8_t Bytes __attribute__((vector_size(kPieceBytes)));
+
+inline Bytes load_bytes(const uint8_t* from) {
+  Bytes value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+inline void store_bytes(uint8_t* to, Bytes value) { __builtin_memcpy(to, &value, sizeof(value)); }
+
+// Source: GGML, kvalues_iq4nl; OCP Microscaling Formats 1.0, E2M1, times two.
+alignas(16) constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+alignas(16) constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// table[code] of codes below 16.
+inline Bytes look_up(const int8_t* table, Bytes codes) {
+#if defined(__AVX512BW__)
+  return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)table)), (__m512i)codes);
+#elif defined(__AVX2__)
+  return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)table)), (__m256i)codes);
+#elif defined(__aarch64__)
+  return (Bytes)vqtbl1q_s8(vld1q_s8(table), (uint8x16_t)codes);
+#else
+  Bytes values;
+  for (int i = 0; i < kPieceBytes; ++i) values[i] = uint8_t(table[codes[i]]);
+  return values;
+#endif
+}
+
+// A piece of the codes of group g of a block.
+template <Codes kind>
+inline Bytes group_codes(const uint8_t* from, int g) {
+  const Bytes low4 = Bytes{} + 15, low2 = Bytes{} + 3, one = Bytes{} + 1;
+  if constexpr (kind == Codes::kBytes) return load_bytes(from + g * kVectorBytes);
+  if constexpr (kind == Codes::kBits2 || kind == Codes::kBits3) {
+    Bytes codes = (load_bytes(from + g / 4 * kVectorBytes) >> (2 * (g % 4))) & low2;
+    if constexpr (kind == Codes::kBits3) codes |= ((load_bytes(from + 2 * kVectorBytes) >> g) & one) << 2;
+    return codes;
+  }
+  const Bytes pairs = load_bytes(from + g / 2 * kVectorBytes);
+  Bytes codes = g % 2 == 0 ? pairs & low4 : (pairs >> 4) & low4;
+  if constexpr (kind == Codes::kBits5) codes |= ((load_bytes(from + 4 * kVectorBytes) >> g) & one) << 4;
+  if constexpr (kind == Codes::kBits6)
+    codes |= ((load_bytes(from + (4 + g / 4) * kVectorBytes) >> (2 * (g % 4))) & low2) << 4;
+  if constexpr (kind == Codes::kTableIq4) return look_up(kIq4Values, codes);
+  if constexpr (kind == Codes::kTableMxfp4) return look_up(kMxfp4Values, codes);
+  return codes;
+}
+
+// The codes of one block of a tile, group by group, plus `shift` modulo 256.
+template <Codes kind>
+inline void unpack_block(const uint8_t* from, uint8_t shift, uint8_t* to) {
+  for (int piece = 0; piece < kVectorBytes; piece += kPieceBytes) {
+    Bytes codes[kBlockGroups];
+#pragma GCC unroll 8
+    for (int g = 0; g < kBlockGroups; ++g) codes[g] = group_codes<kind>(from + piece, g);
+#pragma GCC unroll 8
+    for (int g = 0; g < kBlockGroups; ++g)
+      store_bytes(to + piece + g * kVectorBytes, shift == 0 ? codes[g] : codes[g] + shift);
+  }
+}
+
+template <Codes kind>
+inline void unpack_kind(const Matrix& matrix, int tile, int first_block, int count, uint8_t shift, uint8_t* to) {
+  const int64_t unit = code_unit_bytes(kind);
+  const uint8_t* from = matrix.code_bytes + (int64_t(tile) * num_blocks(matrix) + first_block) * unit;
+  for (int b = 0; b < count; ++b)
+    unpack_block<kind>(from + b * unit, shift, to + b * kBlockGroups * kVectorBytes);
+}
+
+inline void unpack_codes(const Matrix& matrix, int tile, int first_block, int count, uint8_t shift, uint8_t* to) {
+  switch (matrix.codes) {
+    case Codes::kBits2: return unpack_kind<Codes::kBits2>(matrix, tile, first_block, count, shift, to);
+    case Codes::kBits3: return unpack_kind<Codes::kBits3>(matrix, tile, first_block, count, shift, to);
+    case Codes::kBits4: return unpack_kind<Codes::kBits4>(matrix, tile, first_block, count, shift, to);
+    case Codes::kBits5: return unpack_kind<Codes::kBits5>(matrix, tile, first_block, count, shift, to);
+    case Codes::kBits6: return unpack_kind<Codes::kBits6>(matrix, tile, first_block, count, shift, to);
+    case Codes::kBytes: return unpack_kind<Codes::kBytes>(matrix, tile, first_block, count, shift, to);
+    case Codes::kTableIq4: return unpack_kind<Codes::kTableIq4>(matrix, tile, first_block, count, shift, to);
+    case Codes::kTableMxfp4: return unpack_kind<Codes::kTableMxfp4>(matrix, tile, first_block, count, shift, to);
+    default: return;
+  }
+}
+
+// Where values [16] of one tile begin in an array of [tile, per_tile, 16].
+inline int64_t values_at(int tile, int per_tile, int index) {
+  return (int64_t(tile) * per_tile + index) * kTileOutputs;
+}
+
+inline Lanes exponents(const uint8_t* from) {
+  float powers[kTileOutputs];
+  for (int i = 0; i < kTileOutputs; ++i) {
+    const uint32_t bits = from[i] < 2 ? 0x00200000u << from[i] : uint32_t(from[i] - 1) << 23;
+    __builtin_memcpy(powers + i, &bits, sizeof(bits));
+  }
+  return load(powers);
+}
+
+// The low or high nibbles of 16 bytes.
+inline Lanes from_nibbles(const uint8_t* from, int shift) {
+  uint8_t nibbles[kTileOutputs];
+  for (int i = 0; i < kTileOutputs; ++i) nibbles[i] = (from[i] >> shift) & 15;
+  return from_unsigned_bytes(nibbles);
+}
+
+// For each of `count` parts from part `first` of a tile: to = coarse(super-block) * fine(part), exact in fp32.
+template <typename Fine>
+inline void decode_super(const Matrix& m, const uint8_t* coarse_bytes, int tile, int first, int count, float sign,
+                         float* to, const Fine& fine) {
+  const int per_block = parts_per_block(m), parts = num_blocks(m) * per_block, per_super = kSuperBlocks * per_block;
+  const uint16_t* coarse = (const uint16_t*)coarse_bytes + values_at(tile, num_supers(m), 0);
+  const int64_t own = values_at(tile, parts, first);
+  int at = m.first_block * per_block + first;  // counted from the start of the first super-block
+  for (int p = 0; p < count;) {
+    const Lanes super = mul(load_half(coarse + at / per_super * kTileOutputs), broadcast(sign));
+    for (const int end = p + per_super - at % per_super; p < end && p < count; ++p, ++at)
+      store(to + p * kTileOutputs, mul(super, fine(own + p * kTileOutputs)));
+  }
+}
+
+// The scales or offsets of `count` parts of a tile as fp32 [count, 16]. All products are exact.
+inline void decode_scales(const Matrix& m, Scales kind, bool is_offset, int tile, int first, int count, float* to) {
+  const int64_t own = values_at(tile, num_blocks(m) * parts_per_block(m), first);
+  const uint8_t* bytes = is_offset ? m.offset_bytes : m.scale_bytes;
+  const int size = count * kTileOutputs;
+  switch (kind) {
+    case Scales::kNone:
+      for (int i = 0; i < size; i += kLanes) store(to + i, broadcast(0.0f));
+      return;
+    case Scales::kHalf:
+      for (int i = 0; i < size; i += kLanes) store(to + i, load_half((const uint16_t*)bytes + own + i));
+      return;
+    case Scales::kFloat:
+      for (int i = 0; i < size; i += kLanes) store(to + i, load((const float*)bytes + own + i));
+      return;
+    case Scales::kExponent:
+      for (int i = 0; i < size; i += kLanes) store(to + i, exponents(bytes + own + i));
+      return;
+    case Scales::kSuper:
+      if (is_offset)
+        return decode_super(m, bytes, tile, first, count, -1.0f, to,
+                            [&m](int64_t at) { return from_unsigned_bytes(m.fine_offset_bytes + at); });
+      return decode_super(m, bytes, tile, first, count, 1.0f, to,
+                          [&m](int64_t at) { return from_bytes((const int8_t*)m.fine_scale_bytes + at); });
+    case Scales::kNibbles:
+      return decode_super(m, bytes, tile, first, count, is_offset ? -1.0f : 1.0f, to, [&m, is_offset](int64_t at) {
+        return from_nibbles(m.fine_scale_bytes + at, is_offset ? 4 : 0);
+      });
+  }
+}
+
+// Inputs [first, first + count) of a dense tile as fp32 [count, 16]: where they are, or in `to`.
+inline const float* unpack_dense(const Matrix& m, int tile, int first, int count, float* to) {
+  const int64_t start = (int64_t(tile) * m.num_inputs + first) * kTileOutputs;
+  if (m.codes == Codes::kFloat) return (const float*)m.code_bytes + start;
+  const uint16_t* from = (const uint16_t*)m.code_bytes + start;
+  for (int i = 0; i < count * kTileOutputs; i += kTileOutputs)
+    store(to + i, m.codes == Codes::kHalf ? load_half(from + i) : load_bfloat(from + i));
+  return to;
+}

@@ -1,0 +1,24 @@
+// Plain data that crosses from shared code into the kernels of what lies between products and attention.
+#pragma once
+
+#include <cstdint>
+
+namespace shoal {
+
+enum class Activation : int32_t { kSilu = 0, kGelu = 1, kGeluTanh = 2 };
+
+// Each works on one row.
+struct LayerKernel {
+  // to = x / rms(x) * weight. Source: arXiv 1910.07467.
+  void (*norm)(const float* x, const float* weight, float epsilon, int width, float* to);
+  // to = to + (x + bias); bias may be nullptr.
+  void (*add)(const float* x, const float* bias, int width, float* to);
+  // to = activation(gate) * up
+  void (*gate)(Activation activation, const float* gate, const float* up, int width, float* to);
+  // x = cap * tanh(x / cap)
+  void (*softcap)(float cap, int width, float* x);
+  // x = x * factor
+  void (*scale)(float factor, int width, float* x);
+};
+
+}  // namespace shoal

@@ -1,0 +1,61 @@
+// What lies between products and attention, for one instruction set. Compiled once per set with SHOAL_ISA naming it.
+
+#include "args.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace shoal {
+namespace SHOAL_ISA {
+namespace {
+
+#include "../lanes/lanes.h"
+#include "functions.h"
+
+// The mean of squares is summed lane by lane, then over the lanes: one order for every width.
+void norm(const float* x, const float* weight, float epsilon, int width, float* to) {
+  Lanes squares = broadcast(0.0f);
+  for (int i = 0; i < width; i += kLanes) {
+    const Lanes v = load_some(x + i, width - i);
+    squares = fma(v, v, squares);
+  }
+  const float mean = sum_lanes(squares) / float(width);
+  const Lanes inverse = broadcast(1.0f / __builtin_sqrtf(mean + epsilon));
+  for (int i = 0; i < width; i += kLanes)
+    store_some(to + i, width - i, mul(mul(load_some(x + i, width - i), inverse), load_some(weight + i, width - i)));
+}
+
+void add_row(const float* x, const float* bias, int width, float* to) {
+  for (int i = 0; i < width; i += kLanes) {
+    Lanes v = load_some(x + i, width - i);
+    if (bias != nullptr) v = add(v, load_some(bias + i, width - i));
+    store_some(to + i, width - i, add(load_some(to + i, width - i), v));
+  }
+}
+
+void gate(Activation activation, const float* gate, const float* up, int width, float* to) {
+  for (int i = 0; i < width; i += kLanes)
+    store_some(to + i, width - i, mul(activate(activation, load_some(gate + i, width - i)), load_some(up + i, width - i)));
+}
+
+void softcap(float cap, int width, float* x) {
+  const Lanes inverse = broadcast(1.0f / cap), factor = broadcast(cap);
+  for (int i = 0; i < width; i += kLanes)
+    store_some(x + i, width - i, mul(hyperbolic_tangent(mul(load_some(x + i, width - i), inverse)), factor));
+}
+
+void scale(float factor, int width, float* x) {
+  for (int i = 0; i < width; i += kLanes)
+    store_some(x + i, width - i, mul(load_some(x + i, width - i), broadcast(factor)));
+}
+
+}  // namespace
+
+extern const LayerKernel layer_kernel;
+const LayerKernel layer_kernel = {norm, add_row, gate, softcap, scale};
+
+}  // namespace SHOAL_ISA
+}  // namespace shoal

@@ -1,0 +1,131 @@
+#include "../bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../attention/bound_layer.h"
+#include "../gemm/bound_matrix.h"
+#include "stage.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace shoal {
+namespace {
+
+using Floats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// A layer's weights and the Python objects that own them.
+struct BoundStageLayer {
+  nb::dict matrices, vectors;
+  nb::object attention;
+};
+
+const Matrix* matrix_of(const BoundStageLayer& layer, const char* name) {
+  return layer.matrices.contains(name) ? &nb::cast<const BoundMatrix&>(layer.matrices[name]).matrix : nullptr;
+}
+
+const float* vector_of(const BoundStageLayer& layer, const char* name, int size) {
+  if (!layer.vectors.contains(name)) return nullptr;
+  const Vector vector = nb::cast<Vector>(layer.vectors[name]);
+  require(int64_t(vector.shape(0)) == size, std::string(name) + " must have " + std::to_string(size) + " values");
+  return vector.data();
+}
+
+StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
+  const int hidden = shape.hidden_size, dim = shape.head_dim, columns = shape.intermediate_size;
+  const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
+  const auto matrix = [&](const char* name) { return matrix_of(layer, name); };
+  const auto vector = [&](const char* name, int size) { return vector_of(layer, name, size); };
+  const AttentionLayer* attention =
+      layer.attention.is_none() ? nullptr : &nb::cast<const BoundLayer&>(layer.attention).layer;
+  return {attention,
+          matrix("q"), matrix("k"), matrix("v"), matrix("o"), matrix("gate"), matrix("up"), matrix("down"),
+          vector("attn_norm", hidden), vector("mlp_norm", hidden), vector("q_norm", dim), vector("k_norm", dim),
+          vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
+          vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width), vector("o_bias", hidden),
+          vector("gate_bias", columns), vector("up_bias", columns), vector("down_bias", hidden)};
+}
+
+struct BoundStage {
+  Stage stage;
+  std::vector<BoundStageLayer> layers;
+};
+
+Activation activation_of(const std::string& name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  throw std::invalid_argument("there is no activation named '" + name + "'");
+}
+
+void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads, int num_kv_heads,
+               int head_dim, int intermediate_size, int max_rows, float norm_epsilon, const std::string& activation,
+               bool exact_activations, std::vector<BoundStageLayer> layers, const std::string& isa) {
+  const StageShape shape{hidden_size, num_heads,    num_kv_heads,           head_dim,         intermediate_size,
+                         max_rows,    norm_epsilon, activation_of(activation), exact_activations};
+  std::vector<StageLayer> views;
+  for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
+  Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
+  new (self) BoundStage{std::move(stage), std::move(layers)};
+}
+
+void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
+  const int hidden = self.stage.shape().hidden_size;
+  require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == hidden,
+          "x must be [rows of the step, hidden size]");
+  SumOverShards sum;
+  if (!sum_over_shards.is_none())
+    sum = [&sum_over_shards, hidden](float* values, int num_rows) {
+      nb::gil_scoped_acquire held;
+      const size_t shape[] = {size_t(num_rows), size_t(hidden)};
+      sum_over_shards(nb::ndarray<nb::numpy, float>(values, 2, shape, nb::none()));
+    };
+  nb::gil_scoped_release released;
+  self.stage.run(x.data(), step, sum);
+}
+
+void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm, const BoundMatrix& matrix,
+                    float softcap, const Floats& out) {
+  require(int64_t(norm.shape(0)) == self.stage.shape().hidden_size && x.shape(1) == norm.shape(0),
+          "x and norm must have the hidden size");
+  require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == matrix.matrix.num_outputs,
+          "out must be [rows, vocabulary]");
+  for (size_t i = 0; i < rows.shape(0); ++i)
+    require(rows.data()[i] >= 0 && size_t(rows.data()[i]) < x.shape(0), "x has no such row");
+  nb::gil_scoped_release released;
+  self.stage.logits(x.data(), rows.data(), int(rows.shape(0)), {norm.data(), &matrix.matrix, softcap}, out.data());
+}
+
+}  // namespace
+}  // namespace shoal
+
+void bind_stage(nb::module_& module) {
+  using namespace shoal;
+  nb::class_<BoundStageLayer>(module, "StageLayer")
+      .def(
+          "__init__",
+          [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention) {
+            new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention)};
+          },
+          "matrices"_a, "vectors"_a, "attention"_a.none());
+  nb::class_<BoundStage>(module, "Stage")
+      .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
+           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "activation"_a, "exact_activations"_a, "layers"_a,
+           "isa"_a = "")
+      .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
+      .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(), "head"_a,
+           "softcap"_a, "out"_a.noconvert());
+}

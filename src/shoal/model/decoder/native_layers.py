@@ -1,0 +1,132 @@
+"""A stage's layers in the native extension: one call a step, weights in their packed form.
+
+Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows of the shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal import _native
+from shoal.model.decoder.stage_attention import StageAttention
+from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder.stage_layers import F32, HEAD_ROWS, SumOverShards
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.packed.kept_weights import KeptWeights
+from shoal.model.packed.loader import PackedWeights
+from shoal.model.weights import WeightSource
+from shoal.protocol.messages import Step
+
+
+class NativeLayers:
+    """Implements `StageLayers`."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        vocab_size: int,
+        on_progress: Callable[[int, int], None] | None = None,
+        kept: KeptWeights | None = None,
+    ) -> None:
+        """
+        Args:
+            source: of the stage's or the shard's own weights.
+            config: what to hold.
+            vocab_size: tokens of the whole model.
+            on_progress: called with (done, total) pieces of weights.
+            kept: where packed weights are kept; None: they are packed into the process's own memory.
+        """
+        decoder = source.config
+        self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
+        self._attention = StageAttention(decoder, config)
+        weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
+        is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
+        self._embedding = weights.embedding() if is_first else None
+        self._head = weights.head() if is_last else None
+        self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
+        self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
+        self._x = np.empty((0, decoder.hidden_size), np.float32)
+        self._stage = _native.Stage(
+            pool=self._attention.pool,
+            hidden_size=decoder.hidden_size,
+            num_heads=decoder.num_heads,
+            num_kv_heads=decoder.num_kv_heads,
+            head_dim=decoder.head_dim,
+            intermediate_size=decoder.intermediate_size,
+            max_rows=max(config.max_step_tokens, HEAD_ROWS),
+            norm_epsilon=decoder.norm_epsilon,
+            activation=decoder.activation,
+            exact_activations=config.exact_activations,
+            layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
+            isa=config.isa,
+        )
+        self.weight_bytes = weights.num_bytes
+
+    def touch_kv(self) -> None:
+        """See `StageLayers`."""
+        self._attention.touch()
+
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+        """See `StageLayers`."""
+        assert self._embedding is not None
+        if token_ids_T.min() < 0 or token_ids_T.max() >= self._vocab_size:
+            raise ValueError(f"a token id is outside the vocabulary of {self._vocab_size}")
+        own_T = token_ids_T - np.int32(self._first_id)
+        is_own_T = (own_T >= 0) & (own_T < self._decoder.vocab_size)
+        if is_own_T.all():
+            self._embedding.unpack_rows(own_T, x_TD)
+        else:
+            rows_TD = np.empty((np.count_nonzero(is_own_T), x_TD.shape[1]), np.float32)
+            self._embedding.unpack_rows(own_T[is_own_T], rows_TD)
+            x_TD[:] = 0.0
+            x_TD[is_own_T] = rows_TD
+        if self._decoder.embedding_scale != 1.0:
+            x_TD *= np.float32(self._decoder.embedding_scale)
+
+    def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
+        """See `StageLayers`."""
+        self._stage.run(x_TD, self._attention.step(step), sum_over_shards)
+        self._x = x_TD
+        return x_TD
+
+    def logits(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        assert self._head is not None
+        logits_RV = self._logits[: len(rows)]
+        softcap = self._decoder.final_softcap
+        self._stage.logits(self._x, np.array(rows, np.int32), self._final_norm, self._head, softcap, logits_RV)
+        return logits_RV
+
+    def _load_layers(
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        weights: PackedWeights,
+        on_progress: Callable[[int, int], None],
+    ) -> list[_native.StageLayer]:
+        """Embedding and head count as a piece that has been loaded before."""
+        num_pieces = config.last_layer - config.first_layer + 1
+        on_progress(1, num_pieces)
+        layers: list[_native.StageLayer] = []
+        for layer in range(config.first_layer, config.last_layer):
+            vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder)}
+            attention = self._attention.layers[len(layers)] if self._attention.layers else None
+            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention))
+            on_progress(1 + len(layers), num_pieces)
+        return layers
+
+
+def layer_vectors(decoder: DecoderConfig) -> tuple[str, ...]:
+    """Names of the vectors that each layer of a model has."""
+    biases: dict[str, bool] = {
+        **dict.fromkeys(("q_bias", "k_bias", "v_bias"), decoder.qkv_bias),
+        "o_bias": decoder.o_bias,
+        **dict.fromkeys(("gate_bias", "up_bias", "down_bias"), decoder.mlp_bias),
+        **dict.fromkeys(("q_norm", "k_norm"), decoder.qk_norm),
+        **dict.fromkeys(("post_attn_norm", "post_mlp_norm"), decoder.post_norms),
+    }
+    return ("attn_norm", "mlp_norm", *(name for name, is_there in biases.items() if is_there))

@@ -1,0 +1,77 @@
+"""The attention of a stage's layers over its KV cache, and each step's description for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep
+from shoal.model.attention.kv_storage import KvStorage
+from shoal.model.attention.paged_attention import NativeAttention, make_attention
+from shoal.model.attention.rope import rope_tables
+from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder_config import DecoderConfig
+from shoal.protocol.messages import Step
+
+if TYPE_CHECKING:
+    from shoal import _native
+
+
+class StageAttention:
+    """Owns the KV cache and the compute threads of one stage. A shard without heads has neither."""
+
+    def __init__(self, decoder: DecoderConfig, config: StageConfig) -> None:
+        """`decoder`: with a shard's own counts."""
+        self._attention = make_attention(
+            num_threads=config.threads,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            max_context=config.num_positions,
+            native=config.native,
+            isa=config.isa,
+        )
+        self.layers: list[AttentionLayer] = self._make_layers(decoder, config) if decoder.num_heads else []
+        """of the stage, in order"""
+
+    @property
+    def pool(self) -> _native.ThreadPool:
+        """The compute threads. Only where attention is native."""
+        assert isinstance(self._attention, NativeAttention)
+        return self._attention.pool
+
+    def step(self, step: Step) -> AttentionStep:
+        """Raises: ValueError when the step does not fit the KV cache."""
+        return self._attention.step(
+            positions=np.frombuffer(step.positions, "<i4"),
+            query_starts=np.frombuffer(step.query_starts, "<i4"),
+            context_lens=np.frombuffer(step.context_lens, "<i4"),
+            block_tables=np.frombuffer(step.block_tables, "<i4").reshape(step.num_sequences, -1),
+        )
+
+    def touch(self) -> None:
+        """Takes the KV cache's memory from the system now."""
+        if self.layers:
+            self._kv.touch()
+
+    def _make_layers(self, decoder: DecoderConfig, config: StageConfig) -> list[AttentionLayer]:
+        span = range(config.first_layer, config.last_layer)
+        self._kv = KvStorage(
+            decoder,
+            first_layer=span.start,
+            last_layer=span.stop,
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            dtype=config.kv_dtype,
+        )
+        ropes = {id(rope): rope for rope in map(decoder.layer_rope, span)}
+        tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}
+        return [
+            self._attention.layer(
+                AttentionShape.of(decoder, layer),
+                self._kv.keys(layer),
+                self._kv.values(layer),
+                *tables[id(decoder.layer_rope(layer))],
+            )
+            for layer in span
+        ]

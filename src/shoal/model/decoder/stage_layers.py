@@ -1,0 +1,66 @@
+"""What a stage computes with: the seam between one step's life (`stage`) and the arithmetic of its layers.
+
+Two implementations: the native extension's (`native_layers`), and ONNX graphs with attention between them
+(`onnx_layers`), which run without a compiler and are the reference that the native one is tested against.
+
+Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows of the shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.protocol.messages import Step
+
+F32 = npt.NDArray[np.float32]
+HEAD_ROWS = 64
+"""Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
+
+SumOverShards = Callable[[F32], None]
+"""adds up [T, D] over the shards of a stage, in place"""
+
+
+class StageLayers(Protocol):
+    """The embedding, layers and head that a stage or one shard of it holds."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Resident bytes of weights."""
+        ...
+
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+        """Writes the embedding of each token, zeros for those of other shards. In the first stage only.
+
+        Raises: ValueError for an id outside the whole vocabulary.
+        """
+        ...
+
+    def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
+        """Runs all layers.
+
+        Args:
+            x_TD: what the first layer takes.
+            step: the same rows.
+            sum_over_shards: None where the stage is not sharded.
+
+        Returns: what the next stage takes, [T, D]; in the last stage nothing of use, `logits` goes on from there.
+        Mutates: `x_TD`, and the KV cache's slots of the step's rows.
+        Valid until: the next call.
+        Raises: ValueError when the step does not fit the KV cache; what `sum_over_shards` raises.
+        """
+        ...
+
+    def logits(self, rows: Sequence[int]) -> F32:
+        """The logits [R, V] of some rows of the latest step, at most HEAD_ROWS. In the last stage only.
+
+        Valid until: the next call.
+        """
+        ...
+
+    def touch_kv(self) -> None:
+        """Takes the KV cache's memory from the system now, not as steps write to it: for measuring."""
+        ...

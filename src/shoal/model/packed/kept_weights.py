@@ -1,0 +1,153 @@
+"""Packed weights that are kept under the user's cache: packed once, mapped by every worker and at every later start.
+
+Keeping is an optimization. Whatever goes wrong with it (no home, a full disk, a damaged file) costs time, no request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from shoal.config import cache_root
+from shoal.errors import ModelLoadError
+from shoal.model.file_states import model_states
+from shoal.model.packed.kept_file import VERSION, KeptFormat, kept_format, read_kept, write_kept
+from shoal.model.packed.memory import own_memory
+from shoal.model.packed.pack import Arrangement
+from shoal.model.packed.room import make_room
+from shoal.model.weights import U8, Precision
+from shoal.protocol.messages import FileState, LoadStage
+
+if TYPE_CHECKING:
+    from shoal._native import ThreadPool
+
+_log = logging.getLogger(__name__)
+
+
+class KeptWeights:
+    """The kept files of one model at one precision. One that cannot be written is the last that is tried."""
+
+    def __init__(
+        self,
+        root: Path,
+        look: Callable[[], tuple[FileState, ...]],
+        precision: Precision,
+        *,
+        states: Sequence[FileState] = (),
+        max_bytes: int | None = None,
+    ) -> None:
+        """
+        Args:
+            root: the folder that has a folder for every model.
+            look: takes the states of the model's files: weights of a file that changed while they were packed are not
+                kept.
+            precision: that the matrices are asked for at.
+            states: those that the model was opened with; none: those of now.
+            max_bytes: that the files of all models may take; None: a share of what is free.
+
+        Raises:
+            ModelLoadError: the model's files cannot be read.
+        """
+        self._root, self._look, self._max_bytes = root, look, max_bytes
+        self._states = tuple(states) or look()
+        identity = (VERSION, sys.byteorder, precision, self._states)
+        self._model = hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]
+        self._writes = True
+
+    @property
+    def folder(self) -> Path:
+        """The model's own: weights of other files, of another precision or format lie elsewhere."""
+        return self._root / self._model
+
+    def weights(self, unit: str, arrangement: Arrangement, pack: Callable[[U8], None], pool: ThreadPool) -> U8:
+        """The weights of some matrices: of the kept file, or packed now and then kept where that is possible.
+
+        Of several processes that ask at once, one packs and the others wait for it.
+
+        Args:
+            unit: names the matrices and the part of them, among those of the model; a file name without a suffix.
+            arrangement: where they lie.
+            pack: writes them into memory of that size.
+            pool: computes the checksum.
+        """
+        if arrangement.num_bytes == 0:
+            return own_memory(0)
+        kept = kept_format(arrangement, {"model": self._model, "unit": unit})
+        path = self.folder / f"{unit}.packed"
+        weights = read_kept(path, kept, pool)
+        if weights is not None:
+            return weights
+        with self._alone(path) as is_alone:
+            weights = read_kept(path, kept, pool) if is_alone else None
+            return self._make(path, kept, pack, pool) if weights is None else weights
+
+    def _make(self, path: Path, kept: KeptFormat, pack: Callable[[U8], None], pool: ThreadPool) -> U8:
+        memory = own_memory(kept.weight_bytes)
+        pack(memory)
+        if not self._writes or not self._is_unchanged():
+            return memory
+        try:
+            if make_room(self._root, kept.num_bytes, keep=path.parent, max_bytes=self._max_bytes):
+                return write_kept(path, kept, memory, pool)
+            self._give_up(f"there is no room for {path}")
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+        return memory
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[bool]:
+        """Whether this process alone may write the file. Waits for others, unless nothing can be written."""
+        lock = None
+        try:
+            lock = _take_lock(path.with_suffix(".lock")) if self._writes else None
+        except (OSError, ImportError) as error:
+            self._give_up(error)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _give_up(self, why: object) -> None:
+        self._writes = False
+        _log.debug("packed weights are not kept: %s", why)
+
+    def _is_unchanged(self) -> bool:
+        try:
+            return self._look() == self._states
+        except ModelLoadError:
+            return False
+
+
+def kept_for(load: LoadStage) -> KeptWeights | None:
+    """Where a worker that is told to load this keeps the model's weights, under the user's cache; None: nowhere.
+
+    Raises:
+        ModelLoadError: the model's files cannot be read.
+    """
+    if not load.keep_weights:
+        return None
+    path, precision = Path(load.model_path), cast(Precision, load.precision)
+    return KeptWeights(cache_root() / "weights", lambda: model_states(path), precision, states=load.files)
+
+
+def _take_lock(path: Path) -> int:
+    """A descriptor that holds the lock until it is closed, or its process ends."""
+    import fcntl
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,37 @@
+"""Memory for packed weights: of the process alone, or the pages of a file that all processes share.
+
+Both begin at a page, so at a multiple of 64 bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import suppress
+
+import numpy as np
+
+from shoal.model.weights import U8
+
+
+def own_memory(num_bytes: int) -> U8:
+    """Zeros that are taken as they are written, and given back when the last array over them is gone.
+
+    In large pages where the computer has them: a first write to every 4 KiB takes longer than packing does.
+    """
+    if num_bytes == 0:
+        return np.zeros(0, np.uint8)
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def file_memory(fd: int, num_bytes: int) -> U8:
+    """A whole file that is not empty, read-only: one copy in the computer's memory, however many map it.
+
+    Raises OSError, or ValueError where the file is shorter.
+    """
+    return np.frombuffer(mmap.mmap(fd, num_bytes, access=mmap.ACCESS_READ), np.uint8)

@@ -1,0 +1,132 @@
+"""Some matrices of a model, packed into one piece of memory: where each lies is known from the file's header.
+
+Shapes: N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType as Kind
+
+from shoal.model.weights import U8, BlockWeight, DenseWeight, Packing, Precision, RawRows, Weight, WeightSource
+
+if TYPE_CHECKING:
+    from shoal._native import Matrix, PackedForm, ThreadPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """One matrix of a piece of memory."""
+
+    name: str
+    form: PackedForm
+    start_bytes: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrangement:
+    """Where matrices lie in a piece of memory, one after the other; each begins at a multiple of 64 bytes."""
+
+    matrices: tuple[Placed, ...]
+    num_bytes: int
+
+
+def packed_form(packing: Packing) -> PackedForm:
+    """The layout of a matrix that is held so. Raises ValueError for a matrix without inputs."""
+    from shoal._native import blocks_form, gguf_form
+
+    num_outputs, num_inputs = packing.shape
+    if isinstance(packing.kind, int):
+        return gguf_form(packing.kind, num_outputs, num_inputs, packing.first_column)
+    block = packing.kind
+    return blocks_form(block.bits, num_outputs, num_inputs, block.has_offsets, block.in_half)
+
+
+def packed_bytes(source: WeightSource, name: str, precision: Precision) -> int:
+    """What a matrix takes in memory when it is packed, from the file's header alone; 0 where it has no weights."""
+    from shoal._native import layout_bytes
+
+    packing = source.packing(name, precision)
+    return layout_bytes(packed_form(packing)) if 0 not in packing.shape else 0
+
+
+def arrange(source: WeightSource, names: Sequence[str], precision: Precision) -> Arrangement:
+    """Where these matrices lie when they are packed together. Those without weights, of a shard that has no heads, are
+    left out."""
+    from shoal._native import layout_bytes
+
+    placed, end = list[Placed](), 0
+    for name in names:
+        packing = source.packing(name, precision)
+        if 0 in packing.shape:
+            continue
+        form = packed_form(packing)
+        placed.append(Placed(name=name, form=form, start_bytes=end, num_bytes=layout_bytes(form)))
+        end += placed[-1].num_bytes
+    return Arrangement(matrices=tuple(placed), num_bytes=end)
+
+
+def pack(source: WeightSource, arrangement: Arrangement, precision: Precision, pool: ThreadPool, memory: U8) -> None:
+    """Packs the matrices into memory that begins at a multiple of 64 bytes, then lets go of the file's pages.
+
+    Raises:
+        ModelLoadError: the file cannot be read.
+    """
+    for placed in arrangement.matrices:
+        out = _part(memory, placed)
+        raw = source.raw_rows(placed.name, precision)
+        if raw is not None:
+            _pack_raw(raw, pool, out)
+        else:
+            pack_weight(source.matrix(placed.name, precision), placed.form, pool, out)
+    source.release_pages()
+
+
+def matrices_in(arrangement: Arrangement, memory: U8) -> Mapping[str, Matrix]:
+    """The matrices of packed memory, which live as long as the memory does and keep it alive."""
+    from shoal._native import Matrix
+
+    return {placed.name: Matrix(placed.form, _part(memory, placed)) for placed in arrangement.matrices}
+
+
+def weight_form(weight: Weight) -> PackedForm:
+    """The layout of a weight that came from no file: scales and offsets in half precision where all of them are such
+    numbers."""
+    if isinstance(weight, DenseWeight):
+        return packed_form(Packing(kind=Kind.F32, shape=weight.shape))
+    from shoal._native import blocks_form
+
+    numbers = [weight.scales_NG, *([] if weight.offsets_NG is None else [weight.offsets_NG])]
+    with np.errstate(over="ignore"):
+        in_half = all(np.array_equal(x.astype(np.float16).astype(np.float32), x) for x in numbers)
+    return blocks_form(weight.bits, *weight.shape, weight.offsets_NG is not None, in_half)
+
+
+def pack_weight(weight: Weight, form: PackedForm, pool: ThreadPool, out: U8) -> None:
+    """Packs a weight into memory of its `weight_form`, or of what its source says it is held as."""
+    from shoal._native import pack_blocks, pack_gguf
+
+    match weight:
+        case DenseWeight():
+            rows_NB = np.ascontiguousarray(weight.values_NK).view(np.uint8)
+            pack_gguf(pool, Kind.F32, rows_NB, None, 0, weight.shape[1], out)
+        case BlockWeight():
+            q_NGB, scales_NG = np.ascontiguousarray(weight.q_NGB), np.ascontiguousarray(weight.scales_NG)
+            offsets_NG = None if weight.offsets_NG is None else np.ascontiguousarray(weight.offsets_NG)
+            pack_blocks(pool, form, q_NGB, scales_NG, offsets_NG, out)
+
+
+def _pack_raw(raw: RawRows, pool: ThreadPool, out: U8) -> None:
+    from shoal._native import pack_gguf
+
+    first, last = raw.columns
+    pack_gguf(pool, raw.kind, raw.rows_NB, raw.order_N, first, last - first, out)
+
+
+def _part(memory: U8, placed: Placed) -> U8:
+    return memory[placed.start_bytes : placed.start_bytes + placed.num_bytes]
