@@ -14,7 +14,7 @@ from shoal.cluster.machines import Machines
 from shoal.config import PlanningConfig
 from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart
 from shoal.errors import ConfigError
-from shoal.model.attention.kv_storage import kv_bytes_per_token
+from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
 from shoal.model.decoder.blocks import decoder_blocks, end_bytes, layer_bytes
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
@@ -222,7 +222,9 @@ def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision]
     return ModelSizes(
         name=name,
         hidden_bytes=config.hidden_size * _HIDDEN_ITEM_BYTES,
-        kv_bytes_per_token=kv_bytes_per_token(config, 1),
+        kv_bytes_per_token=max(
+            kv_bytes_per_token(config, 1, kv_dtype(precision, exact_activations=False)) for precision in precisions
+        ),
         atoms=shard_atoms(config),
         by_precision={precision: sizes(precision) for precision in precisions},
         max_context=config.max_context,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
-from shoal.cluster.plan_bytes import with_process_bytes
+from shoal.cluster.plan_bytes import with_exact_activations, with_process_bytes
 from shoal.config import LaunchConfig
 from shoal.core.plan import Block, Plan, ShardPart, held_bytes
 from shoal.core.routing import Routing, parse_routing
@@ -114,7 +114,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         plan = _plan_by_hand(config, spec, source, precision, machines)
     plan = replace(plan, shape=model_shape(source.config))
     if config.exact_activations:
-        plan = replace(plan, exact_activations=True)
+        plan = with_exact_activations(plan)
     plan = with_process_bytes(plan, source.config)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
@@ -135,14 +135,14 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
 
 def compute_exactly(planned: PlannedModel) -> PlannedModel:
     """The same plan without 8-bit activations: two ways to compute it agree but for the order of sums."""
-    return replace(planned, plan=replace(planned.plan, exact_activations=True))
+    return replace(planned, plan=with_exact_activations(planned.plan))
 
 
 def _check_fits(plan: Plan, source: WeightSource) -> None:
     """Against this machine's memory: other machines are looked at where workers are placed on them."""
     if any(shard.machine for replica in plan.replicas for shard in replica.shards):
         return
-    blocks = decoder_blocks(source, parse_precision(plan.precision))
+    blocks = decoder_blocks(source, parse_precision(plan.precision), exact_activations=plan.exact_activations)
     check_memory(plan, blocks=blocks, available_bytes=free_memory_bytes())
 
 
@@ -246,7 +246,7 @@ def _plan_by_hand(
 ) -> Plan:
     """On several machines as if all had the memory of the smallest."""
     available_bytes = free_memory_bytes() if machines is None else _memory_of(machines, spec)
-    blocks = _cut_blocks(source, precision, spec)
+    blocks = _cut_blocks(source, precision, spec, config.exact_activations)
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
         kv_memory_bytes = default_kv_bytes(
@@ -269,6 +269,7 @@ def _plan_by_hand(
         max_seqs=config.max_seqs,
         max_step_tokens=config.max_step_tokens,
     )
+    plan = replace(plan, exact_activations=config.exact_activations)
     return plan if machines is None else place_on_machines(plan, machines.cores(), config.threads)
 
 
@@ -299,9 +300,10 @@ class _Blocks:
         return sum(block.kv_bytes_per_token for blocks in self.shards for block in blocks)
 
 
-def _cut_blocks(source: WeightSource, precision: Precision, spec: SplitSpec) -> _Blocks:
+def _cut_blocks(source: WeightSource, precision: Precision, spec: SplitSpec, exact_activations: bool) -> _Blocks:
     parts = (whole_part(source.config),)
     if spec.num_shards > 1:
         parts = shard_parts(shard_atoms(source.config), spec.shares)
     sources = [ShardSource(source, part) for part in parts] if spec.num_shards > 1 else [source]
-    return _Blocks(parts=parts, shards=tuple(decoder_blocks(one, precision) for one in sources))
+    shards = tuple(decoder_blocks(one, precision, exact_activations=exact_activations) for one in sources)
+    return _Blocks(parts=parts, shards=shards)

@@ -110,6 +110,6 @@ class Replanner:
     def _whole_blocks(self) -> Sequence[Block]:
         if self._blocks is None:
             plan = self._running.plan
-            precision = cast(Precision, plan.precision)
-            self._blocks = decoder_blocks(self._source, precision)
+            precision, exact = cast(Precision, plan.precision), plan.exact_activations
+            self._blocks = decoder_blocks(self._source, precision, exact_activations=exact)
         return self._blocks

@@ -121,7 +121,8 @@ class PipelineRecipe:
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, source = self._plan, self._source
-        blocks = decoder_blocks(source, cast(Precision, plan.precision))
+        precision, exact = cast(Precision, plan.precision), plan.exact_activations
+        blocks = decoder_blocks(source, precision, exact_activations=exact)
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
 
 
