@@ -17,6 +17,7 @@ class Hash {
     if (!std::isnan(x)) std::memcpy(&bits, &x, sizeof(bits));
     add(bits);
   }
+  uint64_t value() const { return value_; }
   void print(const char* name) const { std::printf("%s %016llx\n", name, static_cast<unsigned long long>(value_)); }
 
  private:
