@@ -7,7 +7,7 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test test-plain fuzz lint types contracts bench clean
+.PHONY: FORCE help demo test test-plain fuzz sanitize lint types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ test-plain: $(PLAIN)/.installed ## Run the tests of loading and of the command l
 
 fuzz: $(VENV)/.dev ## Feed broken bytes to everything that reads a socket or a file (SECONDS=600)
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),600)
+
+sanitize: $(VENV)/.dev ## Run the native part under the address, undefined-behavior and thread sanitizers
+	$(BIN)/python -m tests.native.sanitize
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .

@@ -1,69 +1,29 @@
 // Prints a hash a line of what the lanes, and attention on them, compute from pseudo-random input. Compiled for several
-// instruction sets by test_lanes_bits.py: all must print the same. A NaN counts as any other, for its bits are the
-// processor's own choice.
+// instruction sets by test_kernel_bits.py: all must print the same.
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <limits>
 #include <vector>
 
 #define SHOAL_ISA under_test
 #define SHOAL_ISA_NAME "under_test"
 #define SHOAL_ISA_FLOPS 1e9
 #include "attention/kernel.cpp"
+#include "bits.h"
 
 using namespace shoal;
 using namespace shoal::under_test;
 
 namespace {
 
-class Hash {
+class LaneHash : public Hash {
  public:
-  void add(uint32_t bits) { value_ = (value_ ^ bits) * 1099511628211ull; }  // FNV-1a, a word at a time
-  void add(int32_t x) { add(uint32_t(x)); }
-  void add(float x) {
-    uint32_t bits = 0x7fc00000u;
-    if (!std::isnan(x)) std::memcpy(&bits, &x, sizeof(bits));
-    add(bits);
-  }
+  using Hash::add;
   void add(Lanes x) {
     float each[kLanes];
     store(each, x);
     for (const float y : each) add(y);
   }
-  void print(const char* name) const { std::printf("%s %016llx\n", name, static_cast<unsigned long long>(value_)); }
-
- private:
-  uint64_t value_ = 14695981039346656037ull;
-};
-
-// xorshift64*
-class Random {
- public:
-  uint32_t bits() {
-    state_ ^= state_ >> 12;
-    state_ ^= state_ << 25;
-    state_ ^= state_ >> 27;
-    return uint32_t((state_ * 2685821657736338717ull) >> 32);
-  }
-  // An integer of some bits, at least 1, times a power of two from some on.
-  float scaled(int num_bits, int power, int num_powers) {
-    const float x = float((bits() >> (32 - num_bits)) | 1);
-    return std::ldexp(x, power + int(bits() % uint32_t(num_powers)));
-  }
-  float within(float limit) { return (float(bits() >> 8) / 8388608.0f - 1.0f) * limit; }
-  // Any float at all, or with exponents near those of 1.
-  float any(bool is_near = false) {
-    const uint32_t word = is_near ? (bits() & 0x83ffffffu) | 0x3c000000u : bits();
-    float x;
-    std::memcpy(&x, &word, sizeof(x));
-    return x;
-  }
-
- private:
-  uint64_t state_ = 88172645463325252ull;
 };
 
 struct Sixteen {
@@ -78,21 +38,21 @@ struct Sixteen {
 
 template <typename Compute>
 void hash(const char* name, int count, const Compute& compute) {
-  Hash hash;
+  LaneHash hash;
   Random random;
   for (int i = 0; i < count; ++i) compute(hash, random);
   hash.print(name);
 }
 
 void arithmetic() {
-  hash("arithmetic", 20000, [](Hash& hash, Random& random) {
+  hash("arithmetic", 20000, [](LaneHash& hash, Random& random) {
     const auto make = [&] { return random.any(); };
     const Sixteen a(make), b(make);
     for (const Lanes y : {add(a, b), sub(a, b), mul(a, b), div(a, b), square_root(a), magnitude(a)}) hash.add(y);
     hash.add(larger(a, b));
     hash.add(smaller(a, b));
   });
-  hash("sums", 20000, [](Hash& hash, Random& random) {
+  hash("sums", 20000, [](LaneHash& hash, Random& random) {
     const Sixteen a([&] { return random.any(true); });
     hash.add(sum_lanes(a));
     hash.add(largest_lane(a));
@@ -100,7 +60,7 @@ void arithmetic() {
 }
 
 // Half a unit in the last place away from a tie: what rounds twice, rounds wrongly.
-void fused_ties(Hash& hash, Random& random) {
+void fused_ties(LaneHash& hash, Random& random) {
   const float x = 1.0f + random.scaled(11, -12, 1), y = random.scaled(1, -100, 60);
   const Sixteen a([&] { return random.bits() % 2 ? x : -x; }), b([&] { return random.bits() % 2 ? y : 1.0f; });
   const Sixteen c([&] { return random.scaled(24, -40, 60); }), tiny([] { return 1.0f / 16777216.0f; });
@@ -109,7 +69,7 @@ void fused_ties(Hash& hash, Random& random) {
 }
 
 // Results that are subnormal, or cancel.
-void fused_small(Hash& hash, Random& random) {
+void fused_small(LaneHash& hash, Random& random) {
   const Sixteen a([&] { return random.scaled(24, -104, 10); }), b([&] { return -random.scaled(24, -109, 25); });
   const Sixteen c([&] { return random.scaled(24, -173, 22); });
   hash.add(fma(a, b, c));
@@ -118,7 +78,7 @@ void fused_small(Hash& hash, Random& random) {
 
 void fused() {
   for (const bool is_near : {false, true}) {
-    hash(is_near ? "fma near" : "fma any", 20000, [&](Hash& hash, Random& random) {
+    hash(is_near ? "fma near" : "fma any", 20000, [&](LaneHash& hash, Random& random) {
       const auto make = [&] { return random.any(is_near); };
       const Sixteen a(make), b(make), c(make);
       hash.add(fma(a, b, c));
@@ -129,20 +89,20 @@ void fused() {
 }
 
 void functions() {
-  hash("exponential", 20000, [](Hash& hash, Random& random) {
+  hash("exponential", 20000, [](LaneHash& hash, Random& random) {
     hash.add(exponential(Sixteen([&] { return random.within(100.0f); })));
     hash.add(exponential(Sixteen([&] { return random.any(); })));
   });
-  hash("sigmoid", 20000, [](Hash& hash, Random& random) {
+  hash("sigmoid", 20000, [](LaneHash& hash, Random& random) {
     hash.add(sigmoid(Sixteen([&] { return random.within(99.0f); })));
   });
-  hash("tanh", 20000, [](Hash& hash, Random& random) {
+  hash("tanh", 20000, [](LaneHash& hash, Random& random) {
     hash.add(hyperbolic_tangent(Sixteen([&] { return random.within(11.0f); })));
   });
 }
 
 void halves() {
-  Hash widened;
+  LaneHash widened;
   for (int first = 0; first < 65536; first += kLanes) {
     uint16_t half[kLanes];
     for (int i = 0; i < kLanes; ++i) half[i] = uint16_t(first + i);
@@ -150,21 +110,21 @@ void halves() {
     widened.add(load_bfloat(half));
   }
   widened.print("load_half");
-  const auto add_halves = [](Hash& hash, Lanes x) {
+  const auto add_halves = [](LaneHash& hash, Lanes x) {
     uint16_t half[kLanes];
     store_half(half, x);
     for (const uint16_t y : half) hash.add(int32_t((y & 0x7fff) > 0x7c00 ? 0x7e00 : y));
   };
-  hash("store_half any", 30000, [&](Hash& hash, Random& random) {
+  hash("store_half any", 30000, [&](LaneHash& hash, Random& random) {
     add_halves(hash, Sixteen([&] { return random.any(); }));
   });
-  hash("store_half ties", 30000, [&](Hash& hash, Random& random) {
+  hash("store_half ties", 30000, [&](LaneHash& hash, Random& random) {
     add_halves(hash, Sixteen([&] { return random.scaled(12, -30, 36); }));
   });
 }
 
 void integers() {
-  hash("integers", 20000, [](Hash& hash, Random& random) {
+  hash("integers", 20000, [](LaneHash& hash, Random& random) {
     int8_t bytes[kLanes];
     int32_t words[kLanes];
     const Sixteen x([&] {
@@ -216,7 +176,7 @@ void attention(const Shape& shape) {
     const Span span{{0, row, count}, 0, (row + count - 1) / kSegmentKeys + 1, kAlone};
     for (int h = 0; h < shape.num_kv_heads; ++h) attention_kernel.attend(layer, step, call, span, h, memory);
   }
-  Hash hash;
+  LaneHash hash;
   for (const float x : out) hash.add(x);
   hash.print(shape.name);
 }
