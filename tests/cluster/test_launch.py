@@ -16,6 +16,7 @@ from shoal.cluster.replica_recipe import load_message
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
+from shoal.model.attention.paged_attention import native_available
 from shoal.protocol.messages import Generation, Sampling
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
@@ -128,6 +129,23 @@ def test_one_worker_runs_in_this_process(model: Path) -> None:
         outputs = list(loaded.engine.run([request]))
     assert len(outputs) == 5
     assert progress == [(done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.skipif(not native_available(), reason="the native extension is not built")
+def test_a_model_in_this_process_keeps_its_packed_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    request = Request(request_id=RequestId("a"), prompt_ids=(5, 6), max_tokens=4, sampling=Sampling(temperature=0.0))
+
+    def answer() -> tuple[object, dict[Path, int]]:
+        with launch(plan_model(config(model))) as loaded:
+            tokens = [getattr(output, "token", output) for output in loaded.engine.run([request])]
+        return tokens, {path: path.stat().st_ino for path in tmp_path.rglob("*.packed")}
+
+    first, again = answer(), answer()
+    assert first == again
+    assert len(first[1]) == 5
 
 
 def test_a_process_has_one_number_of_threads(model: Path) -> None:
