@@ -19,10 +19,10 @@ import numpy as np
 from report import write_result
 
 sys.path.append(str(Path(__file__).parents[1]))  # the tests know random fleets and brute force already
-from shoal.planner.search.group_shares import Member, best_group_shares
 from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica
 from shoal.planner.search.replicas import best_replicas, counts_to_try
+from shoal.planner.search.shares.best import Member, best_group_shares
 from tests.planner.search.brute_force import best_periods, best_shares, best_total
 from tests.planner.search.random_fleets import mixed_fleet, small_problem
 

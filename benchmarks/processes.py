@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SHOAL = (sys.executable, "-m", "shoal.cli.main")
-_READY_TIMEOUT_S = 400.0
+_READY_TIMEOUT_S = 600.0
 _RUN_TIMEOUT_S = 600.0
+_NUM_LAST_LINES = 3
+
+
+class Failed(SystemExit):
+    """What was to be measured did not work. A script that does not expect it ends with the message."""
 
 
 def shoal_json(*arguments: str, cores: Sequence[int] | None = None) -> dict[str, Any]:
@@ -36,18 +41,24 @@ def finish_json(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for a started command and parse its one object."""
     output, _ = process.communicate(timeout=_RUN_TIMEOUT_S)
     if process.returncode:
-        raise SystemExit(f"{process.args} ended with status {process.returncode}")
+        raise Failed(f"{process.args} ended with status {process.returncode}")
     return json.loads(output)
 
 
 @contextmanager
-def running(command: Sequence[str], *, health_url: str | None = None, log: Path | None = None) -> Iterator[None]:
-    """Run a server while the block runs; waits until `health_url` answers 200."""
-    with (log or Path(os.devnull)).open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+def running(
+    command: Sequence[str],
+    *,
+    health_url: str | None = None,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Run a server while the block runs; waits until `health_url` answers 200. `env`: in place of this process's."""
+    with log.open("w+b") if log else tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
         try:
             if health_url:
-                _wait_until_healthy(process, health_url)
+                _wait_until_healthy(process, health_url, out)
             yield
         finally:
             process.terminate()
@@ -56,6 +67,13 @@ def running(command: Sequence[str], *, health_url: str | None = None, log: Path 
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def last_words(log: IO[bytes]) -> str:
+    """The end of what a process has written to an open file, in one line."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return " / ".join(lines[-_NUM_LAST_LINES:])
 
 
 def free_port() -> int:
@@ -73,17 +91,19 @@ def wait_until_listening(port: int) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise SystemExit(f"nothing listened on port {port} within {_READY_TIMEOUT_S:.0f} s")
+    raise Failed(f"nothing listened on port {port} within {_READY_TIMEOUT_S:.0f} s")
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with status {process.returncode} before it was ready")
+            raise Failed(
+                f"{process.args} ended with status {process.returncode} before it was ready: {last_words(log)}"
+            )
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
-    raise SystemExit(f"{url} was not healthy within {_READY_TIMEOUT_S:.0f} s")
+    raise Failed(f"{url} was not healthy within {_READY_TIMEOUT_S:.0f} s")

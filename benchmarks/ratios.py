@@ -19,7 +19,17 @@ class Target:
     what: str
     contender: str
     reference: str
-    at_least: float
+    at_least: float | None
+    """None: nothing is asked for, and the ratio is only told"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A number that must not be larger."""
+
+    what: str
+    contender: str
+    at_most: float
 
 
 def measure_rounds(contenders: Mapping[str, Callable[[], float]], rounds: int, unit: str) -> dict[str, list[float]]:
@@ -41,10 +51,23 @@ def ratio_table(samples: Samples, targets: Sequence[Target]) -> list[str]:
         pairs = zip(samples[target.contender], samples[target.reference], strict=True)
         ratios = sorted(contender / reference for contender, reference in pairs)
         median = statistics.median(ratios)
-        reached = "yes" if median >= target.at_least else "no"
-        lines.append(
-            f"| {target.what} | {target.at_least:g} | {median:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | {reached} |"
-        )
+        asked, reached = "", ""
+        if target.at_least is not None:
+            asked, reached = f"{target.at_least:g}", "yes" if median >= target.at_least else "no"
+        lines.append(f"| {target.what} | {asked} | {median:.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} | {reached} |")
+    return lines
+
+
+def limit_table(samples: Samples, limits: Sequence[Limit]) -> list[str]:
+    """Limits and medians side by side. Contenders that were not measured are left out."""
+    lines = ["| what | at most | measured (median) | lowest to highest | kept |", "|---|---|---|---|---|"]
+    for limit in limits:
+        if values := sorted(samples.get(limit.contender, ())):
+            median = statistics.median(values)
+            kept = "yes" if median <= limit.at_most else "no"
+            lines.append(
+                f"| {limit.what} | {limit.at_most:g} | {median:.2f} | {values[0]:.2f} to {values[-1]:.2f} | {kept} |"
+            )
     return lines
 
 

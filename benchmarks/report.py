@@ -28,7 +28,7 @@ def write_result(what: str, lines: Sequence[str], *, command: str) -> Path:
         "",
         f"* command: `{command}`",
         f"* commit: {_commit()}",
-        f"* machine: {_num_cores()} cores, {_processor()}, {_instruction_set()}; {platform.platform()}",
+        f"* machine: {_num_cores()} cores, {_processor()}, {', '.join(instruction_sets())}; {platform.platform()}",
         f"* versions: Python {platform.python_version()}, {versions}",
         "* The machine is shared: read the ratios, which compare runs of the same minutes, not the absolutes.",
         "",
@@ -49,10 +49,18 @@ def _processor() -> str:
     return platform.machine()
 
 
+def instruction_sets() -> list[str]:
+    """Those of this machine's that matter for matrix products, the widest first."""
+    known = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    flags = next((words.split() for key, _, words in lines if key.strip().lower() in ("flags", "features")), [])
+    return [name for name in known if name in flags]
+
+
 def _instruction_set() -> str:
-    flags = Path("/proc/cpuinfo").read_text()
-    known = ("avx512_vnni", "avx512f", "avx2")
-    return next((name for name in known if name in flags), platform.machine())
+    """The one that a result file is named by."""
+    naming = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
+    return next((name for name in naming if name in instruction_sets()), platform.machine())
 
 
 def _commit() -> str:

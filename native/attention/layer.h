@@ -30,7 +30,8 @@ class AttentionLayer {
     bool is_large;
   };
   Work prepare(StepMetadata& step) const;
-  // Rotates, appends, attends. Needs no lock of Python's. Running out of memory ends the process: threads share the call.
+  // Rotates, appends, attends. Needs no lock of Python's. Running out of memory ends the process, for threads share the
+  // call.
   void run(const Work& work, const CallView& call) const noexcept;
 
  private:

@@ -227,9 +227,37 @@ inline void quantize_block(const float* values, int8_t* codes, int8_t* low_codes
   }
 }
 
+inline bool is_finite(const float* values, int count) {
+  Lanes zeros = broadcast(0.0f);
+  int i = 0;
+  for (; i + kLanes <= count; i += kLanes) zeros = fma(load(values + i), broadcast(0.0f), zeros);
+  float sum = sum_lanes(zeros);
+  for (; i < count; ++i) sum += values[i] * 0.0f;
+  return sum == 0.0f;
+}
+
+// A row in which a number is infinite or none has no codes: what is computed from it is no number, on every set.
+void spoil(const ActivationRows& rows, int64_t row) {
+  const int64_t first = row * rows.num_blocks, end = first + rows.num_blocks;
+  for (int64_t i = first * kBlockInputs; i < end * kBlockInputs; ++i) {
+    rows.codes[i] = 0;
+    if (rows.low_codes != nullptr) rows.low_codes[i] = 0;
+  }
+  for (int64_t i = first; i < end; ++i) rows.scales[i] = __builtin_nanf("");
+  for (int parts = 1; parts <= 2; ++parts)
+    for (int64_t i = first * parts; i < end * parts; ++i) {
+      rows.sums[parts - 1][i] = 0;
+      rows.scaled_sums[parts - 1][i] = __builtin_nanf("");
+    }
+}
+
 void quantize(const ActivationRows& rows, int first_row, int num_rows) {
   const int whole_blocks = rows.num_inputs / kBlockInputs;
   for (int64_t row = first_row; row < first_row + num_rows; ++row) {
+    if (!is_finite(rows.values + row * rows.value_stride, rows.num_inputs)) {
+      spoil(rows, row);
+      continue;
+    }
     for (int b = 0; b < rows.num_blocks; ++b) {
       const int64_t at = row * rows.num_blocks + b;
       const float* values = rows.values + row * rows.value_stride + b * kBlockInputs;

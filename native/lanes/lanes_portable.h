@@ -68,7 +68,40 @@ inline Lanes sub(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] - b.lane[i]); }
 inline Lanes mul(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] * b.lane[i]); }
 inline Lanes div(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] / b.lane[i]); }
 inline Lanes square_root(Lanes x) { SHOAL_EACH_LANE(__builtin_sqrtf(x.lane[i])); }
+#if defined(__SSE2__)
+
+// `fused` for two lanes, short of the last rounding.
+inline __m128d fused_to_odd(__m128 a, __m128 b, __m128 c) {
+  const __m128d product = _mm_mul_pd(_mm_cvtps_pd(a), _mm_cvtps_pd(b)), addend = _mm_cvtps_pd(c);
+  const __m128d sum = _mm_add_pd(product, addend), part = _mm_sub_pd(sum, product);
+  const __m128d error = _mm_add_pd(_mm_sub_pd(product, _mm_sub_pd(sum, part)), _mm_sub_pd(addend, part));
+  const __m128i bits = _mm_castpd_si128(sum), one = _mm_set1_epi64x(1);
+  const __m128i is_less = _mm_srai_epi32(_mm_castpd_si128(_mm_xor_pd(error, sum)), 31);  // |exact| < |sum|
+  const __m128i towards = _mm_or_si128(_mm_shuffle_epi32(is_less, 0xf5), one);           // -1 or 1
+  const __m128i is_even = _mm_sub_epi64(_mm_and_si128(bits, one), one);
+  const __m128d zero = _mm_setzero_pd();
+  const __m128d is_inexact = _mm_or_pd(_mm_cmplt_pd(error, zero), _mm_cmpgt_pd(error, zero));  // not: not a number
+  const __m128i step = _mm_and_si128(_mm_and_si128(towards, is_even), _mm_castpd_si128(is_inexact));
+  return _mm_castsi128_pd(_mm_add_epi64(bits, step));
+}
+
+inline Lanes fma(Lanes a, Lanes b, Lanes c) {
+  Lanes y;
+  for (int i = 0; i < kLanes; i += 4) {
+    const __m128 a4 = _mm_loadu_ps(a.lane + i), b4 = _mm_loadu_ps(b.lane + i), c4 = _mm_loadu_ps(c.lane + i);
+    const __m128 low = _mm_cvtpd_ps(fused_to_odd(a4, b4, c4));
+    const __m128 high = _mm_cvtpd_ps(fused_to_odd(_mm_movehl_ps(a4, a4), _mm_movehl_ps(b4, b4), _mm_movehl_ps(c4, c4)));
+    _mm_storeu_ps(y.lane + i, _mm_movelh_ps(low, high));
+  }
+  return y;
+}
+
+#else
+
 inline Lanes fma(Lanes a, Lanes b, Lanes c) { SHOAL_EACH_LANE(fused(a.lane[i], b.lane[i], c.lane[i])); }
+
+#endif
+
 // The second where they are equal or one is not a number.
 inline Lanes larger(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 inline Lanes smaller(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }

@@ -72,6 +72,35 @@ def pack_blocks(
 ) -> None:
     """Packs the arrays of a `BlockWeight`; see `pack_gguf`."""
 
+def multiply(
+    pool: ThreadPool,
+    matrix: Matrix,
+    values: npt.NDArray[np.float32],
+    exact_activations: bool,
+    isa: str,
+    out: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None = None,
+    adds: bool = False,
+) -> None:
+    """For tests: out [T, N] = values [T, K] W^T + bias, or added to `out`, as a stage multiplies. Releases the GIL.
+
+    Raises ValueError for shapes that do not fit, or an instruction set that the processor does not have.
+    """
+
+def multiply_gated(
+    pool: ThreadPool,
+    gate: Matrix,
+    up: Matrix,
+    activation: int,
+    values: npt.NDArray[np.float32],
+    exact_activations: bool,
+    isa: str,
+    out: npt.NDArray[np.float32],
+    gate_bias: npt.NDArray[np.float32] | None = None,
+    up_bias: npt.NDArray[np.float32] | None = None,
+) -> None:
+    """For tests: out = activation(gate) * up; `activation`: 0 is SiLU, 1 GELU, 2 its form with tanh. See `multiply`."""
+
 class StepMetadata:
     """See `shoal.model.attention.interface.Attention.step`. Raises ValueError, TypeError for anything but int32."""
 

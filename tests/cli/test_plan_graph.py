@@ -101,7 +101,7 @@ def test_what_means_nothing_is_refused(shoal: Shoal, chain: Path, rows: Path, tm
     model = make_tiny_gguf(tmp_path, quant="Q4_1")
     assert "--micro-batch means nothing for a language model" in shoal("plan", model, "--micro-batch", 2).complaint
     file = tmp_path / "plan.yaml"
-    file.write_text("shoal_plan: 1\nkind: graph\n")
+    file.write_text("shoal_plan: 2\nkind: graph\n")
     both = ("run", chain, "--inputs", rows, "--plan", file)
     assert "--plan takes the place of --split" in shoal(*both, "--split", "1").complaint
     assert "plan.yaml" in shoal(*both).complaint

@@ -28,9 +28,7 @@ def measured_counts(
     monkeypatch.setattr(fleets, "measure_fleet", measure)
     monkeypatch.setattr(fleets, "is_measured", lambda path, precisions, slots, **options: len(slots) in known)
     path = make_tiny_gguf(tmp_path)
-    local_fleets(
-        path, ["auto"], threads=None, wide_kernels=True, refresh=False, is_rough=is_rough, on_progress=lambda what: None
-    )
+    local_fleets(path, ["auto"], threads=None, refresh=False, is_rough=is_rough, on_progress=lambda what: None)
     return counts
 
 

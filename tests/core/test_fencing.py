@@ -13,13 +13,10 @@ def test_requests_go_on_from_prompt_and_tokens_so_far():
     driver.tell(WorkersLost())
     driver.in_flight.clear()
     driver.tell(WorkersReady())
-    (prompt,) = driver.in_flight
-    assert (ints(prompt.token_ids), prompt.num_output_tokens, prompt.samples) == ([1, 2, 3], 0, ())
-    driver.answer()
-    (outputs,) = driver.in_flight
-    assert (ints(outputs.token_ids), outputs.num_output_tokens) == ([100, 101], 2)
-    assert [sample.token_index for sample in outputs.samples] == [2]
-    assert outputs.generation == driver.scheduler.generation == 1
+    (again,) = driver.in_flight
+    assert ints(again.token_ids) == [1, 2, 3, 100, 101]
+    assert [(sample.row, sample.token_index) for sample in again.samples] == [(4, 2)]
+    assert again.generation == driver.scheduler.generation == 1
     driver.finish()
     assert driver.tokens["a"] == [100, 101, 102, 103, 104]
     assert driver.finished["a"].num_prompt_tokens == 3

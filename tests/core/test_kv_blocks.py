@@ -110,30 +110,18 @@ def test_lookup_ends_at_the_first_gap():
 def test_digests_cover_everything_before_a_block():
     one: list[bytes] = []
     two: list[bytes] = []
-    extend_digests(one, array("i", [1, 2, 3, 4]), 2, 2, num_prompt=4)
-    extend_digests(two, array("i", [9, 2, 3, 4]), 2, 2, num_prompt=4)
+    extend_digests(one, array("i", [1, 2, 3, 4]), 2, 2)
+    extend_digests(two, array("i", [9, 2, 3, 4]), 2, 2)
     assert one[0] != two[0]
     assert one[1] != two[1], "same tokens behind another beginning"
-
-
-def test_digests_tell_prompts_from_outputs():
-    """Of the same tokens, the blocks from the first one on that holds an output are others."""
-    tokens, of_prompt_length = array("i", range(9)), {}
-    for num_prompt in (3, 4, 5, 9):
-        digests: list[bytes] = []
-        extend_digests(digests, tokens, 3, 3, num_prompt=num_prompt)
-        of_prompt_length[num_prompt] = digests
-    assert len({digests[0] for digests in of_prompt_length.values()}) == 1
-    assert len({digests[1] for digests in of_prompt_length.values()}) == 4
-    assert len({digests[2] for digests in of_prompt_length.values()}) == 4
 
 
 def test_digests_can_be_extended_later():
     tokens = array("i", range(9))
     at_once: list[bytes] = []
     in_parts: list[bytes] = []
-    extend_digests(at_once, tokens, 3, 3, num_prompt=5)
-    extend_digests(in_parts, tokens[:5], 3, 1, num_prompt=5)
-    extend_digests(in_parts, tokens, 3, 3, num_prompt=5)
+    extend_digests(at_once, tokens, 3, 3)
+    extend_digests(in_parts, tokens[:5], 3, 1)
+    extend_digests(in_parts, tokens, 3, 3)
     assert in_parts == at_once
     assert len(set(at_once)) == 3

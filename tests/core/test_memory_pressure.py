@@ -32,17 +32,18 @@ def test_last_prompt_token_is_always_computed():
     assert driver.tokens["b"] == driver.tokens["a"]
 
 
-def test_the_next_turn_of_a_chat_reuses_the_prompt_and_not_the_answer():
-    """What was computed as output is no substitute for the same tokens as a prompt (decision 0013)."""
+def test_the_next_turn_of_a_chat_reuses_the_prompt_and_the_answer():
+    """All but the last token of the answer, which was never fed to the model."""
     driver = Driver(make_config(block_size=4))
     driver.add(make_request("a", prompt=range(1, 9), max_tokens=8))
     driver.finish()
     second_turn = (*range(1, 9), *driver.tokens["a"], 50)
     driver.add(make_request("b", prompt=second_turn))
-    assert ints(driver.in_flight[0].positions) == list(range(8, 17))
+    assert ints(driver.in_flight[0].positions) == list(range(12, 17))
     driver.finish()
+    assert driver.finished["b"].num_cached_tokens == 12
     driver.add(make_request("c", prompt=(*second_turn, *driver.tokens["b"], 60)))
-    assert ints(driver.in_flight[0].positions)[0] == 16, "by then the first answer has been a prompt"
+    assert ints(driver.in_flight[0].positions)[0] == (17 + len(driver.tokens["b"]) - 1) // 4 * 4
 
 
 def test_a_preempted_request_finds_its_own_outputs_again():
@@ -51,8 +52,8 @@ def test_a_preempted_request_finds_its_own_outputs_again():
     driver.add(make_request("young", prompt=2, max_tokens=8))
     driver.finish()
     assert driver.scheduler.stats().num_preemptions > 0
-    replay = next(step for step in driver.sent if 3 in ints(step.positions) and ints(step.positions)[0] > 0)
-    assert replay.num_output_tokens > 0
+    (replay,) = (step for step in driver.sent if rows_per_sequence(step) == [3])
+    assert ints(replay.positions)[0] == 4, "its prompt and two of its outputs were found"
     assert len(driver.tokens["young"]) == 8
 
 

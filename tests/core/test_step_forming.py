@@ -44,16 +44,15 @@ def test_prompts_are_served_in_order_of_arrival():
     assert rows_per_sequence(driver.sent[1]) == [2, 4]
 
 
-def test_requests_that_are_computed_again_go_together_prompts_first_then_outputs():
+def test_requests_that_are_computed_again_go_like_prompts_their_outputs_behind():
     driver = Driver(make_config())
     progress = Progress(outputs=(100, 101), num_cached_tokens=0, added_s=0.0, num_losses=0)
     moved = [RequestAdded(request=make_request(name, prompt=5), progress=progress) for name in "abc"]
     driver.tell(*moved, RequestAdded(request=make_request("d", prompt=4)))
     driver.finish()
-    again, outputs = driver.sent[:2]
-    assert (rows_per_sequence(again), again.num_output_tokens) == ([5, 5, 5, 4], 0)
-    assert (rows_per_sequence(outputs), outputs.num_output_tokens) == ([1, 2, 2, 2], 7)
-    assert [sample.token_index for sample in outputs.samples] == [1, 2, 2, 2]
+    again = driver.sent[0]
+    assert rows_per_sequence(again) == [7, 7, 7, 4]
+    assert [sample.token_index for sample in again.samples] == [2, 2, 2, 0]
     assert driver.tokens == {name: [102, 103] for name in "abc"} | {"d": [100, 101, 102, 103]}
 
 

@@ -5,18 +5,17 @@ from shoal.protocol.messages import Sampling
 from tests.core.scheduler_driver import Driver, ints, make_config, make_request
 
 
-def test_targets_are_one_chunk_after_the_prompt_with_many_sampled_rows():
+def test_targets_are_one_chunk_with_the_prompt_and_have_many_sampled_rows():
     driver = Driver(make_config())
     driver.add(make_request("a", prompt=(1, 2, 3), max_tokens=4, targets=(7, 8, 9, 10), want_logits=True))
     driver.finish()
-    prompt, outputs = driver.sent
-    assert (ints(prompt.token_ids), prompt.num_output_tokens) == ([1, 2, 3], 0)
-    assert (ints(outputs.token_ids), outputs.num_output_tokens) == ([7, 8, 9], 3)
-    assert [(s.row, s.token_index, s.target, s.want_logits) for s in prompt.samples + outputs.samples] == [
+    (step,) = driver.sent
+    assert ints(step.token_ids) == [1, 2, 3, 7, 8, 9]
+    assert [(s.row, s.token_index, s.target, s.want_logits) for s in step.samples] == [
         (2, 0, 7, True),
-        (0, 1, 8, True),
-        (1, 2, 9, True),
-        (2, 3, 10, True),
+        (3, 1, 8, True),
+        (4, 2, 9, True),
+        (5, 3, 10, True),
     ]
     assert driver.tokens["a"] == [7, 8, 9, 10]
     assert driver.finished["a"].reason == "length"
@@ -26,8 +25,8 @@ def test_targets_are_cut_into_chunks():
     driver = Driver(make_config(max_step_tokens=4, prefill_chunk_tokens=4))
     driver.add(make_request("a", prompt=3, max_tokens=8, targets=tuple(range(8))))
     driver.finish()
-    assert [step.num_tokens for step in driver.sent] == [3, 4, 3]
-    assert [[s.token_index for s in step.samples] for step in driver.sent] == [[0], [1, 2, 3, 4], [5, 6, 7]]
+    assert [step.num_tokens for step in driver.sent] == [4, 4, 2]
+    assert [[s.token_index for s in step.samples] for step in driver.sent] == [[0, 1], [2, 3, 4, 5], [6, 7]]
     assert driver.tokens["a"] == list(range(8))
 
 

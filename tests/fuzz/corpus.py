@@ -59,7 +59,6 @@ def _messages() -> Iterator[bytes]:
         query_starts=_ints(0, 2, 3),
         context_lens=_ints(2, 17),
         block_tables=_ints(1, -1, 2, 3),
-        num_output_tokens=1,
         samples=(sample,),
     )
     logprobs = TokenLogprobs(logprob=-0.5, top_ids=(1,), top_logprobs=(-0.1,))

@@ -72,7 +72,6 @@ class FakeMachines:
         path: Path,
         precisions: Sequence[Precision],
         *,
-        wide_kernels: bool,
         refresh: bool,
         on_progress: Callable[[str], None],
         known: PlacedFleet | None = None,
@@ -121,7 +120,6 @@ def plan_on(machines: FakeMachines, path: Path, source: WeightSource) -> Planned
         precision="fp32",
         threads=None,
         limits=Limits(block_size=16, max_context=256, max_step_tokens=64, max_seqs=8, kv_memory_bytes=1 << 24),
-        wide_kernels=False,
         machines=machines,
     ).plan()
     return PlannedModel(path=path, plan=auto.plan, source=source, in_process=False, auto=auto, replans=True)

@@ -139,8 +139,8 @@ def test_the_configuration_is_that_of_a_smaller_model(gguf_source: WeightSource)
 
 
 def test_planner_blocks_of_shards_add_up(gguf_source: WeightSource) -> None:
-    whole = decoder_blocks(gguf_source, "auto", wide_kernels=False)
-    shards = [decoder_blocks(ShardSource(gguf_source, part), "auto", wide_kernels=False) for part in EQUAL]
+    whole = decoder_blocks(gguf_source, "auto")
+    shards = [decoder_blocks(ShardSource(gguf_source, part), "auto") for part in EQUAL]
     for block, *own in zip(whole, *shards, strict=True):
         assert sum(one.weight_bytes for one in own) == block.weight_bytes
         assert sum(one.kv_bytes_per_token for one in own) == block.kv_bytes_per_token

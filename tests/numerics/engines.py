@@ -30,7 +30,8 @@ from tests.numerics.thread_group import ThreadGroup, thread_groups
 
 F32 = npt.NDArray[np.float32]
 THREADS = 1
-"""Of every stage in the test process: ONNX Runtime's pool is one a process and is made once."""
+"""Of every stage in the test process: ONNX Runtime's pool is one a process and is made once. A native stage has its own
+threads, and may have more."""
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -106,6 +107,8 @@ def make_executor(
     native: bool | None = None,
     max_context: int = 256,
     exact_activations: bool = False,
+    threads: int = THREADS,
+    isa: str = "",
 ) -> PipelineExecutor:
     """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares."""
     bounds = (0, *cuts, source.config.num_layers)
@@ -113,13 +116,14 @@ def make_executor(
         first_layer=0,
         last_layer=source.config.num_layers,
         precision=precision,
-        threads=THREADS,
+        threads=threads,
         num_blocks=128,
         block_size=16,
         max_step_tokens=128,
         max_context=max_context,
         native=native,
         exact_activations=exact_activations,
+        isa=isa,
     )
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
     if len(shares) == 1:
@@ -134,8 +138,8 @@ def _sharded(source: WeightSource, config: StageConfig, shares: Sequence[int]) -
     return ShardedStage(stages, groups)
 
 
-def make_engine(executor: PipelineExecutor, **changes: Any) -> Engine:
-    """An engine over one replica; `changes` replace scheduler settings."""
+def make_engine(*executors: PipelineExecutor, **changes: Any) -> Engine:
+    """An engine over a replica for each executor; `changes` replace scheduler settings."""
     values: dict[str, Any] = {
         "block_size": 16,
         "num_blocks": 128,
@@ -143,9 +147,12 @@ def make_engine(executor: PipelineExecutor, **changes: Any) -> Engine:
         "max_step_tokens": 128,
         "prefill_chunk_tokens": 128,
         "max_context": 256,
-        "num_micro_batches": executor.num_stages,
     }
-    return Engine([(SchedulerConfig(**(values | changes)), executor)], lambda: 0.0)
+    replicas = [
+        (SchedulerConfig(**({**values, "num_micro_batches": executor.num_stages} | changes)), executor)
+        for executor in executors
+    ]
+    return Engine(replicas, lambda: 0.0)
 
 
 def text_logits(engine: Engine, texts: Sequence[Sequence[int]]) -> list[F32]:

@@ -89,10 +89,10 @@ def test_what_is_written_is_read(plan: Plan | GraphPlan):
     [
         ("threads: 1", "treads: 1", "plan.yaml: unknown key replicas.0.stages.0.shards.0.treads (did you mean threads"),
         ("block_size: 16", "block_size: many", "plan.yaml: Expected `int`, got `str` - at `$.block_size`"),
-        ("shoal_plan: 1", "shoal_plan: 99", "plan.yaml was written by another version of Shoal"),
+        ("shoal_plan: 2", "shoal_plan: 99", "plan.yaml was written by another version of Shoal"),
         ("kind: language model", "kind: poem", "plan.yaml: kind must be one of language model, graph"),
         ("model: tiny.gguf\n", "", "missing required"),
-        ("shoal_plan: 1", "plan: 1", "plan.yaml is no plan; make one with"),
+        ("shoal_plan: 2", "plan: 1", "plan.yaml is no plan; make one with"),
         ("model: tiny.gguf", "model: [", "plan.yaml is not YAML"),
     ],
 )

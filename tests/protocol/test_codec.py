@@ -37,7 +37,6 @@ _STEP = Step(
     query_starts=b"\0\0\0\0\2\0\0\0",
     context_lens=b"\2\0\0\0",
     block_tables=b"\5\0\0\0",
-    num_output_tokens=0,
     samples=(SampleRow(row=1, token_index=7, sampling=Sampling(top_k=3, seed=2**62), history=b"\1\0\0\0", target=9),),
 )
 _MESSAGES: list[Message] = [
@@ -69,7 +68,6 @@ _MESSAGES: list[Message] = [
         kv_heads=(2, 3),
         columns=(96, 160),
         vocabulary=(160, 320),
-        wide_kernels=True,
         exact_activations=False,
     ),
     StageLoaded(weight_bytes=10, load_s=0.1),

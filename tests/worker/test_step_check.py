@@ -29,7 +29,6 @@ GOOD = Step(
     query_starts=ints(0, 2, 3),
     context_lens=ints(2, 1),
     block_tables=ints(1, 2),
-    num_output_tokens=1,
     samples=sample(target=99, history=ints(1, 99)),
 )
 
@@ -50,8 +49,6 @@ def test_a_good_step_passes() -> None:
         {"query_starts": ints(0, 3)},
         {"context_lens": b""},
         {"block_tables": ints(1, 2, 3)},
-        {"num_output_tokens": -1},
-        {"num_output_tokens": 4},
         {"samples": sample(row=3)},
         {"samples": sample(row=-1)},
         {"samples": sample(target=100)},

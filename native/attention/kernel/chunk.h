@@ -7,8 +7,8 @@ inline Lanes load_kv(const uint16_t* from) { return load_half(from); }
 inline void store_kv(float* to, Lanes x) { store(to, x); }
 inline void store_kv(uint16_t* to, Lanes x) { store_half(to, x); }
 
-// The first `count` lanes; nothing beyond them is touched in memory. Copied in pieces of constant size: a call here would
-// make the caller store its accumulators.
+// The first `count` lanes; nothing beyond them is touched in memory. Copied in pieces of constant size: a call here
+// would make the caller store its accumulators.
 template <typename T>
 inline Lanes load_first(const T* from, int count) {
   T part[kLanes] = {};

@@ -6,12 +6,12 @@ inline void fill(float* to, int count, float value) {
   for (int i = 0; i < count; ++i) to[i] = value;
 }
 
-// What some rows have summed so far: weighted values, and of the weights the largest score and the sum. The sum of a row
+// What some rows have summed so far: weighted values and weights, relative to the largest score. The total of a row
 // that has seen nothing is 0.
 struct Sums {
   float* out;  // [rows, round_up(head_dim)]
   float* largest;
-  float* total;
+  float* total;  // of the weights
 };
 
 inline Sums sums_at(float* memory, int rows, int width) {

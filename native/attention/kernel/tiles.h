@@ -8,8 +8,8 @@ constexpr int kTileLanes = 24;  // accumulators; 32 registers hold one Lanes eac
 constexpr int kTileRows = 6;
 constexpr int kTileLanes = 6;  // 16 registers hold half a Lanes each
 #elif defined(__aarch64__)
-constexpr int kTileRows = 6;
-constexpr int kTileLanes = 6;  // 32 registers hold a quarter of a Lanes each
+constexpr int kTileRows = 5;
+constexpr int kTileLanes = 5;  // 32 registers hold a quarter of a Lanes each
 #else
 constexpr int kTileRows = 2;
 constexpr int kTileLanes = 2;
@@ -108,7 +108,7 @@ void score_rows(const float* q, int dim, const Chunk<T>& chunk, int group, int k
 }
 
 // All columns of M rows from `column` on. Where the last ones do not fill a Lanes, the values' last sixteen columns are
-// summed there, some of them for the second time: see output_column.
+// summed there, some of them for the second time.
 template <int M, int N = tile_width(M), typename T>
 void value_rows(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, float* out) {
   for (; column + N * kLanes <= dim; column += N * kLanes)
@@ -122,10 +122,11 @@ void value_rows(const float* weights, const Chunk<T>& chunk, Keys keys, int dim,
   }
 }
 
-// Where value_rows sums a column of the values.
-inline int output_column(int dim, int column) {
-  const bool is_last = dim > kLanes && column >= dim / kLanes * kLanes;
-  return is_last ? column + round_up(dim) - dim : column;
+// The columns that value_rows summed, times a factor.
+inline void scale_columns(const float* sums, int dim, float factor, float* to) {
+  const int whole = dim > kLanes ? dim / kLanes * kLanes : dim;
+  for (int d = 0; d < whole; ++d) to[d] = sums[d] * factor;
+  for (int d = whole; d < dim; ++d) to[d] = sums[d + round_up(dim) - dim] * factor;
 }
 
 // These call the instance for the number of rows at hand.

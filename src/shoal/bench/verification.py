@@ -23,7 +23,7 @@ from shoal.router.engine import Engine
 
 LOGIT_TOLERANCE = {"fp32": 1e-3, "int8": 0.5, "int4": 0.5, "auto": 0.5}
 """Largest logit difference that rounding explains. Quantized kernels round activations to 8 bits, and a difference in
-the last bit of a sum can move one of them by a whole step. Source: docs/decisions/0002."""
+the last bit of a sum can move one of them by a whole step. Source: docs/decisions/0007."""
 EXACT_TOLERANCE = 1e-3
 """The same with fp32 activations at any precision: sums of thousands of terms in another order, logits up to 30. Two
 tokens whose logits are closer than this are a tie, and which comes first is no mismatch."""

@@ -29,12 +29,12 @@ def inspect(model: options.Model, precision: options.Precision = "auto", json: o
         _show_graph(model, describe_graph(open_graph(Path(model))), as_json=json)
         return
     from shoal.cluster.planning import parse_precision
-    from shoal.model.decoder.blocks import file_blocks
+    from shoal.model.decoder.blocks import decoder_blocks
     from shoal.model.formats.model_path import resolve_model
     from shoal.model.formats.open_weights import open_weights
 
     source = open_weights(resolve_model(model))
-    blocks = file_blocks(source, parse_precision(precision))
+    blocks = decoder_blocks(source, parse_precision(precision))
     _show_decoder(model, source.config, blocks, as_json=json)
 
 

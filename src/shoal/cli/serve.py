@@ -22,6 +22,8 @@ EXAMPLE = (
 
 _LANGUAGE_ONLY = (
     "precision",
+    "activations",
+    "no_weight_cache",
     "max_seqs",
     "kv_memory",
     "max_context",
@@ -98,6 +100,8 @@ def serve(
         float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
     ] = 25.0,
     precision: options.Precision = "auto",
+    activations: options.Activations = "int8",
+    no_weight_cache: options.NoWeightCache = False,
     max_seqs: options.MaxSeqs = 32,
     kv_memory: options.KvMemory = None,
     max_context: options.MaxContext = None,
@@ -234,6 +238,8 @@ def serve(
             link_precision=link_precision,
         ),
         precision=precision,
+        exact_activations=options.are_exact(activations),
+        keep_weights=not no_weight_cache,
         threads=threads,
         max_seqs=max_seqs,
         kv_memory_bytes=options.parse_bytes(kv_memory),

@@ -75,7 +75,6 @@ class AutoPlanner:
         precision: Precision,
         threads: int | None,
         limits: Limits,
-        wide_kernels: bool,
         machines: Machines | None = None,
     ) -> None:
         """Plan nothing yet.
@@ -89,7 +88,6 @@ class AutoPlanner:
             precision: that was asked for.
             threads: of each worker on this machine; None: whatever is best.
             limits: of every replica.
-            wide_kernels: see core.plan.Plan.
             machines: to plan for; None: this one, or those of the file.
 
         Raises:
@@ -97,11 +95,11 @@ class AutoPlanner:
         """
         self._planning, self._model, self._shape, self._path = planning, model, shape, path
         self._source, self._precision, self._threads = source, precision, threads
-        self._limits, self._wide_kernels, self._machines = limits, wide_kernels, machines
+        self._limits, self._machines = limits, machines
         self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
         self._precisions = _precisions(precision, planning.precision_floor)
-        self._sizes = model_sizes(model, source, self._precisions, wide_kernels=wide_kernels)
+        self._sizes = model_sizes(model, source, self._precisions)
         self._blocks_of = cache(self._read_blocks)
 
     def plan(self, on_progress: Callable[[str], None] = lambda what: None) -> AutoPlan:
@@ -120,7 +118,6 @@ class AutoPlanner:
             self._source,
             self._precisions,
             self._threads,
-            self._wide_kernels,
             self._machines,
             on_progress,
         )
@@ -152,7 +149,6 @@ class AutoPlanner:
         return self._machines.measure(
             self._path,
             self._precisions,
-            wide_kernels=self._wide_kernels,
             refresh=self._planning.refresh,
             on_progress=on_progress,
             known=known,
@@ -201,23 +197,20 @@ class AutoPlanner:
             places=placed.places,
             blocks_of=self._blocks_of,
             limits=self._limits,
-            wide_kernels=self._wide_kernels,
         )
 
     def _read_blocks(self, part: ShardPart, at_precision: str) -> Sequence[Block]:
         is_whole = part == whole_part(self._source.config)
         own = self._source if is_whole else ShardSource(self._source, part)
-        return decoder_blocks(own, cast(Precision, at_precision), wide_kernels=self._wide_kernels)
+        return decoder_blocks(own, cast(Precision, at_precision))
 
 
-def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision], *, wide_kernels: bool) -> ModelSizes:
+def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision]) -> ModelSizes:
     """A model's sizes at some precisions, from its headers."""
     config = source.config
 
     def sizes(precision: Precision) -> PrecisionSizes:
-        layers = [
-            layer_bytes(source, precision, layer, wide_kernels=wide_kernels) for layer in range(config.num_layers)
-        ]
+        layers = [layer_bytes(source, precision, layer) for layer in range(config.num_layers)]
         embedding_bytes, head_bytes = end_bytes(source, precision)
         return PrecisionSizes(
             attention_bytes=tuple(attention for attention, _ in layers),
@@ -260,7 +253,6 @@ def find_fleets(
     source: WeightSource,
     precisions: Sequence[Precision],
     threads: int | None,
-    wide_kernels: bool,
     machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> list[PlacedFleet]:
@@ -272,7 +264,6 @@ def find_fleets(
             machines.measure(
                 path,
                 precisions,
-                wide_kernels=wide_kernels,
                 refresh=planning.refresh,
                 on_progress=on_progress,
             )
@@ -282,7 +273,6 @@ def find_fleets(
             path,
             precisions,
             threads=threads,
-            wide_kernels=wide_kernels,
             refresh=planning.refresh,
             is_rough=planning.is_rough,
             on_progress=on_progress,
@@ -293,7 +283,6 @@ def find_fleets(
             path,
             source,
             precisions,
-            wide_kernels=wide_kernels,
             refresh=planning.refresh,
             on_progress=on_progress,
         )

@@ -15,7 +15,7 @@ from shoal.cluster.profile.slots import Slot, even_layout, local_layouts
 from shoal.cluster.profile.steps_told import StepsTold
 from shoal.core.plan import Block
 from shoal.errors import ConfigError
-from shoal.model.decoder.blocks import file_blocks
+from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
@@ -45,7 +45,6 @@ def local_fleets(
     precisions: Sequence[Precision],
     *,
     threads: int | None,
-    wide_kernels: bool,
     refresh: bool,
     is_rough: bool,
     on_progress: Progress,
@@ -56,7 +55,6 @@ def local_fleets(
         path: of the model.
         precisions: at which to measure.
         threads: of each worker; None: 1, 2, 4, ... workers share the cores.
-        wide_kernels: see core.plan.Plan.
         refresh: measure what is known, too.
         is_rough: of what is not known, measure in a hurry and as no more than two workers.
         on_progress: told what is being measured.
@@ -70,9 +68,7 @@ def local_fleets(
         layouts = (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
     if is_rough:
         layouts = tuple(
-            slots
-            for slots in layouts
-            if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(path, precisions, slots, wide_kernels=wide_kernels)
+            slots for slots in layouts if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(path, precisions, slots)
         )
     num_shards = shard_atoms(open_weights(path).config).max_shards
     counts = [len(precisions) * num_parts(len(slots), num_shards) for slots in layouts]
@@ -84,7 +80,6 @@ def local_fleets(
             path,
             precisions,
             slots,
-            wide_kernels=wide_kernels,
             refresh=refresh,
             is_rough=is_rough,
             on_progress=steps.begin,
@@ -100,7 +95,6 @@ def fleet_from_file(
     source: WeightSource,
     precisions: Sequence[Precision],
     *,
-    wide_kernels: bool,
     refresh: bool,
     on_progress: Progress,
 ) -> PlacedFleet:
@@ -113,9 +107,7 @@ def fleet_from_file(
     measured = None
     if slots:
         steps = StepsTold(on_progress, len(precisions) * num_parts(len(slots), shard_atoms(source.config).max_shards))
-        measured = measure_fleet(
-            path, precisions, slots, wide_kernels=wide_kernels, refresh=refresh, on_progress=steps.begin
-        )
+        measured = measure_fleet(path, precisions, slots, refresh=refresh, on_progress=steps.begin)
     class_indexes = iter(class_of_each(slots))
     classes = tuple(
         replace(measured.classes[next(class_indexes)], name=machine.name, count=1)
@@ -171,7 +163,7 @@ def _described(machine: Machine, source: WeightSource, precisions: Sequence[Prec
     config = source.config
     speeds = {
         precision: roofline_worker(
-            blocks := file_blocks(source, precision),
+            blocks := decoder_blocks(source, precision),
             layer_weights(config),
             RooflineRates(memory_bytes_per_s=rates.memory_bytes_per_s, flops_per_s=_flops_per_s(blocks, rates)),
             query_width=config.num_heads * config.head_dim,

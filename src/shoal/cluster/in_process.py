@@ -30,7 +30,16 @@ def load_in_process(
         ModelLoadError: a weight is missing, broken or of an unknown kind, or the files have changed.
     """
     num_layers = planned.source.config.num_layers
-    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers, files=planned.files)
+    load = load_message(
+        planned.path,
+        planned.plan,
+        replica,
+        0,
+        0,
+        num_layers=num_layers,
+        files=planned.files,
+        keep_weights=planned.keep_weights,
+    )
     with unchanged(planned.files, lambda: model_states(planned.path)):
         return InProcessExecutor(Stage(planned.source, StageConfig.of(load), on_progress, kept=kept_for(load)))
 

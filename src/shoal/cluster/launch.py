@@ -19,7 +19,7 @@ from shoal.cluster.replica_recipe import PipelineRecipe, scheduler_config
 from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import Plan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.model.decoder.segment_sizes import count_segments
+from shoal.model.decoder.segment_sizes import count_pieces
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
@@ -118,7 +118,17 @@ def launch(
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         recipes = [
-            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance, planned.files, report)
+            PipelineRecipe(
+                planned.path,
+                planned.source,
+                plan,
+                index,
+                fabric,
+                progress.advance,
+                planned.files,
+                report,
+                planned.keep_weights,
+            )
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
@@ -172,7 +182,7 @@ class _Progress:
         self._callback = callback
         self._done = 0
         self._total = sum(
-            len(stage.shards) * count_segments(stage.num_layers, is_shard=len(stage.shards) > 1)
+            len(stage.shards) * count_pieces(stage.num_layers, is_shard=len(stage.shards) > 1)
             for replica in plan.replicas
             for stage in replica.stages
         )

@@ -47,7 +47,6 @@ class Machines(Protocol):
         path: Path,
         precisions: Sequence[Precision],
         *,
-        wide_kernels: bool,
         refresh: bool,
         on_progress: Callable[[str], None],
         known: PlacedFleet | None = None,
@@ -57,7 +56,6 @@ class Machines(Protocol):
         Args:
             path: of the model.
             precisions: at which to measure it.
-            wide_kernels: see core.plan.Plan.
             refresh: measure what is known on the machines, too.
             on_progress: told what is being measured.
             known: machines that were measured before; they come first, as they were.

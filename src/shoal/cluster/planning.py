@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
-from shoal.cluster.plan_bytes import with_exact_activations, with_process_bytes
+from shoal.cluster.plan_bytes import with_process_bytes
 from shoal.config import LaunchConfig
-from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.plan import Block, Plan, ShardPart, held_bytes
 from shoal.core.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import decoder_blocks
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _BLOCK_SIZE = 16
 """Tokens in a KV block. Source: arXiv 2309.06180, section 7.2: 16 loses little to fragmentation at any length."""
-_WIDE_KERNELS_SHARE_OF_FREE_MEMORY = 0.5
-"""Weights are packed a second time for wide batches only where both copies leave half of the memory free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +60,8 @@ class PlannedModel:
     """that the plan is for; None: this one"""
     files: tuple[FileState, ...] = ()
     """the model's, as they were when `source` was opened"""
+    keep_weights: bool = True
+    """see LaunchConfig.keep_weights"""
 
     def close(self) -> None:
         """Leave other machines. Idempotent; not needed where the plan is launched."""
@@ -113,8 +113,9 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     else:
         plan = _plan_by_hand(config, spec, source, precision, machines)
     plan = replace(plan, shape=model_shape(source.config))
-    count = with_exact_activations if config.exact_activations else with_process_bytes
-    plan = count(plan, source)
+    if config.exact_activations:
+        plan = replace(plan, exact_activations=True)
+    plan = with_process_bytes(plan, source.config)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
     _check_fits(plan, source)
@@ -128,30 +129,20 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         replans=config.replans,
         machines=machines,
         files=files,
+        keep_weights=config.keep_weights,
     )
 
 
 def compute_exactly(planned: PlannedModel) -> PlannedModel:
-    """The same plan without 8-bit activations: two ways to compute it agree but for the order of sums.
-
-    Raises:
-        CapacityError: the weights take more memory in the forms that this needs than there is.
-    """
-    plan = with_exact_activations(planned.plan, planned.source)
-    _check_fits(plan, planned.source)
-    return replace(planned, plan=plan)
+    """The same plan without 8-bit activations: two ways to compute it agree but for the order of sums."""
+    return replace(planned, plan=replace(planned.plan, exact_activations=True))
 
 
 def _check_fits(plan: Plan, source: WeightSource) -> None:
     """Against this machine's memory: other machines are looked at where workers are placed on them."""
     if any(shard.machine for replica in plan.replicas for shard in replica.shards):
         return
-    blocks = decoder_blocks(
-        source,
-        parse_precision(plan.precision),
-        wide_kernels=plan.wide_kernels,
-        exact_activations=plan.exact_activations,
-    )
+    blocks = decoder_blocks(source, parse_precision(plan.precision))
     check_memory(plan, blocks=blocks, available_bytes=free_memory_bytes())
 
 
@@ -166,14 +157,11 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
 
     path = resolve_model(config.model)
     source, precision = open_weights(path), parse_precision(config.precision)
-    wide_kernels = _choose_blocks(source, precision, SplitSpec(), free_memory_bytes()).wide_kernels
     machines = open_machines(config.planning.cluster)
     try:
         if machines is not None:
             machines.find_model(path)
-        fleets = find_fleets(
-            config.planning, path, source, (precision,), config.threads, wide_kernels, machines, on_progress
-        )
+        fleets = find_fleets(config.planning, path, source, (precision,), config.threads, machines, on_progress)
     finally:
         if machines is not None:
             machines.close()
@@ -232,7 +220,6 @@ def _auto_plan(
     from shoal.cluster.auto_plan import AutoPlanner  # and all that measures and searches
     from shoal.planner.choice.spell import Limits
 
-    blocks = _choose_blocks(source, precision, SplitSpec(), free_memory_bytes())
     planning = config.planning
     return AutoPlanner(
         planning,
@@ -250,7 +237,6 @@ def _auto_plan(
             kv_memory_bytes=config.kv_memory_bytes,
             least_kv_tokens=planning.streams * (planning.prompt_tokens + planning.output_tokens),
         ),
-        wide_kernels=blocks.wide_kernels,
         machines=machines,
     ).plan(on_progress)
 
@@ -260,7 +246,7 @@ def _plan_by_hand(
 ) -> Plan:
     """On several machines as if all had the memory of the smallest."""
     available_bytes = free_memory_bytes() if machines is None else _memory_of(machines, spec)
-    blocks = _choose_blocks(source, precision, spec, available_bytes)
+    blocks = _cut_blocks(source, precision, spec)
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
         kv_memory_bytes = default_kv_bytes(
@@ -283,7 +269,6 @@ def _plan_by_hand(
         max_seqs=config.max_seqs,
         max_step_tokens=config.max_step_tokens,
     )
-    plan = replace(plan, wide_kernels=blocks.wide_kernels)
     return plan if machines is None else place_on_machines(plan, machines.cores(), config.threads)
 
 
@@ -302,12 +287,11 @@ class _Blocks:
     parts: tuple[ShardPart, ...]
     shards: tuple[list[Block], ...]
     """blocks of each shard: embedding, layers, head"""
-    wide_kernels: bool
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of one replica's weights."""
-        return sum(block.weight_bytes for blocks in self.shards for block in blocks)
+        return sum(map(held_bytes, self.shards))
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -315,18 +299,9 @@ class _Blocks:
         return sum(block.kv_bytes_per_token for blocks in self.shards for block in blocks)
 
 
-def _choose_blocks(source: WeightSource, precision: Precision, spec: SplitSpec, available_bytes: int) -> _Blocks:
-    """With a second packing of 4-bit weights where memory allows it."""
+def _cut_blocks(source: WeightSource, precision: Precision, spec: SplitSpec) -> _Blocks:
     parts = (whole_part(source.config),)
     if spec.num_shards > 1:
         parts = shard_parts(shard_atoms(source.config), spec.shares)
     sources = [ShardSource(source, part) for part in parts] if spec.num_shards > 1 else [source]
-
-    def cut(wide_kernels: bool) -> _Blocks:
-        shards = tuple(decoder_blocks(one, precision, wide_kernels=wide_kernels) for one in sources)
-        return _Blocks(parts=parts, shards=shards, wide_kernels=wide_kernels)
-
-    blocks = cut(wide_kernels=True)
-    if spec.num_replicas * blocks.weight_bytes > _WIDE_KERNELS_SHARE_OF_FREE_MEMORY * available_bytes:
-        return cut(wide_kernels=False)
-    return blocks
+    return _Blocks(parts=parts, shards=tuple(decoder_blocks(one, precision) for one in sources))

@@ -36,6 +36,7 @@ class PipelineRecipe:
         on_progress: Callable[[int], None] | None = None,
         files: tuple[FileState, ...] = (),
         report: Callable[[str], None] | None = None,
+        keep_weights: bool = True,
     ) -> None:
         """Start nothing yet.
 
@@ -48,7 +49,9 @@ class PipelineRecipe:
             on_progress: called with a number of segments as they load.
             files: the model's, as they were when it was opened.
             report: told where the replica is planned anew, a line each time.
+            keep_weights: see LoadStage.
         """
+        self._keep_weights = keep_weights
         self._files = files
         self._path = path
         self._source = source
@@ -96,6 +99,7 @@ class PipelineRecipe:
                         rank,
                         num_layers=num_layers,
                         files=() if shard.machine else self._files,
+                        keep_weights=self._keep_weights,
                     ),
                     machine=shard.machine,
                     cpu_quota=shard.cpu_quota,
@@ -117,12 +121,7 @@ class PipelineRecipe:
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, source = self._plan, self._source
-        blocks = decoder_blocks(
-            source,
-            cast(Precision, plan.precision),
-            wide_kernels=plan.wide_kernels,
-            exact_activations=plan.exact_activations,
-        )
+        blocks = decoder_blocks(source, cast(Precision, plan.precision))
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
 
 
@@ -142,8 +141,9 @@ def load_message(
     *,
     num_layers: int,
     files: tuple[FileState, ...] = (),
+    keep_weights: bool = True,
 ) -> LoadStage:
-    """What one worker is told to load: shard `rank` of stage `index`. For `num_layers` and `files` see LoadStage."""
+    """What one worker is told to load: shard `rank` of stage `index`. For the rest see LoadStage."""
     stage = replica.stages[index]
     shard = stage.shards[rank]
     machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
@@ -167,11 +167,11 @@ def load_message(
         kv_heads=shard.part.kv_heads,
         columns=shard.part.columns,
         vocabulary=shard.part.vocabulary,
-        wide_kernels=plan.wide_kernels,
         exact_activations=plan.exact_activations,
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
         files=files,
+        keep_weights=keep_weights,
     )
 
 

@@ -115,6 +115,7 @@ class RunningPlan:
             self._fabric,
             files=planned.files,
             report=self._report,
+            keep_weights=planned.keep_weights,
         )
         try:
             if index < len(self._plan.replicas):

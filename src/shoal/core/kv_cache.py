@@ -31,7 +31,7 @@ class KvCache:
         if blocks.num_free <= reserve:
             return False
         num_reusable = sequence.first_sampled_row // block_size
-        self._extend_digests(sequence, num_reusable)
+        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable)
         cached = blocks.index.lookup(sequence.digests[:num_reusable])
         num_new = -(-len(sequence.token_ids) // block_size) - len(cached)
         if num_new + reserve > blocks.num_free - blocks.num_unreferenced(cached):
@@ -56,7 +56,7 @@ class KvCache:
         num_full = sequence.num_computed // self.block_size
         if num_full == sequence.num_registered:
             return
-        self._extend_digests(sequence, num_full)
+        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full)
         for i in range(sequence.num_registered, num_full):
             self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
         sequence.num_registered = num_full
@@ -66,11 +66,6 @@ class KvCache:
         for block in reversed(sequence.block_table):
             self.blocks.release(block)
         sequence.block_table = []
-
-    def _extend_digests(self, sequence: Sequence, num_blocks: int) -> None:
-        extend_digests(
-            sequence.digests, sequence.token_ids, self.block_size, num_blocks, num_prompt=sequence.num_prompt
-        )
 
     def _append_block(self, sequence: Sequence) -> bool:
         block = self.blocks.allocate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shoal.protocol.hidden_codec import LinkPrecision
@@ -21,6 +22,15 @@ class Block:
     """bytes of KV cache that one token of context takes in this block"""
     output_bytes_per_token: int
     """bytes that cross a cut placed after this block, per token"""
+    same_weights_as: str = ""
+    """name of a block whose weights these are, held once by a worker that has both; empty: none"""
+
+
+def held_bytes(blocks: Iterable[Block]) -> int:
+    """Resident bytes of a worker's blocks."""
+    blocks = list(blocks)
+    names = {block.name for block in blocks}
+    return sum(block.weight_bytes for block in blocks if block.same_weights_as not in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +135,8 @@ class Plan:
     replicas: tuple[ReplicaPlan, ...]
     notes: tuple[str, ...] = ()
     """what a user should know about this plan, a line each"""
-    wide_kernels: bool = False
-    """4-bit weights are held twice, packed for few and for many rows: prefill is faster and exact, for memory"""
     exact_activations: bool = False
-    """quantized weights meet fp32 activations everywhere, never 8-bit ones: slow, for verification"""
+    """activations keep at least 15 bits where quantized weights meet them, not 8: slower, for verification"""
     link_precision: LinkPrecision = "fp32"
     """of hidden states between stages on different machines; inside a machine they stay fp32"""
     shape: str = ""

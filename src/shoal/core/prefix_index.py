@@ -1,8 +1,8 @@
 """Which KV block already holds which tokens: full blocks, found by a digest chained over everything before them.
 
-A block's digest covers its own tokens, how many of them are outputs, and its predecessor's digest, so equal digests
-mean equal contexts from the first token on, computed in the same way. Prompt tokens and output tokens go through
-different kernels (decision 0002), and what the one wrote must never stand in for the other (decision 0013).
+A block's digest covers its own tokens and its predecessor's digest, so equal digests mean equal contexts from the first
+token on. What a token writes depends on that context alone, whether it was read or generated (decision 0026), so the
+next turn of a conversation finds the answers as well as the prompts before it.
 
 Source: the idea of hash-chained blocks is vLLM's automatic prefix caching; eviction is least recently used.
 """
@@ -18,23 +18,18 @@ DIGEST_BYTES = 16
 """128 bits: among 2**32 blocks the chance of any two colliding is below 2**-64 (birthday bound)."""
 
 
-def extend_digests(
-    digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int, *, num_prompt: int
-) -> None:
+def extend_digests(digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int) -> None:
     """Append the digests of the full blocks up to `num_full_blocks` that `digests` lacks.
 
     Args:
         digests: of the leading blocks. Mutates: grows.
-        token_ids: of the sequence, its prompt first.
+        token_ids: of the sequence.
         block_size: tokens in a block.
         num_full_blocks: blocks to have digests of.
-        num_prompt: leading tokens that are computed as a prompt; those behind them are computed as outputs.
     """
     parent = digests[-1] if digests else b""
     for block in range(len(digests), num_full_blocks):
-        start, end = block * block_size, (block + 1) * block_size
-        num_outputs = min(max(end - num_prompt, 0), block_size)
-        content = num_outputs.to_bytes(4, "little") + token_ids[start:end].tobytes()
+        content = token_ids[block * block_size : (block + 1) * block_size].tobytes()
         parent = blake2b(parent + content, digest_size=DIGEST_BYTES).digest()
         digests.append(parent)
 
@@ -42,9 +37,7 @@ def extend_digests(
 def reusable_digests(prompt_ids: Sequence[int], block_size: int) -> list[bytes]:
     """Digests of the blocks that a new request may find in an index: of all but the one with its last prompt row."""
     digests: list[bytes] = []
-    num_prompt = len(prompt_ids)
-    num_reusable = (num_prompt - 1) // block_size
-    extend_digests(digests, array("i", prompt_ids), block_size, num_reusable, num_prompt=num_prompt)
+    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size)
     return digests
 
 

@@ -83,8 +83,8 @@ class _Stage:
         context = sum(shape.output_context for shape in shapes) / sum(shape.output_rows for shape in shapes)
         return cost.output_row_s + context * cost.output_context_s
 
-    def output_step_s(self) -> float:
-        return self._times.cost().output_step_s
+    def step_s(self) -> float:
+        return self._times.cost().step_s
 
     def correction(self, *, is_stale: bool) -> float:
         """How much longer the latest steps took than the fit says: disturbances, and what it has yet to learn.
@@ -171,7 +171,7 @@ class SpeedMeter:
         if not (self._is_predicted or all(stage.has_outputs for stage in self._stages)):
             return ReplicaSpeed.from_prompts(prompt_token_s)
         row_s = sum(stage.output_row_s(outputs) * scale for stage, scale in pairs) / len(pairs)
-        step_s = sum(stage.output_step_s() * scale for stage, scale in pairs)
+        step_s = sum(stage.step_s() * scale for stage, scale in pairs)
         lost_s = median(self._lone_s) if self._lone_s else 0.0
         return ReplicaSpeed(prompt_token_s=prompt_token_s, output_step_s=step_s + lost_s, output_row_s=row_s)
 

@@ -77,12 +77,6 @@ class Sequence:
         return len(self.token_ids) - self.num_scheduled
 
     @property
-    def num_unscheduled_alike(self) -> int:
-        """Rows that could go into one step now: up to the end of the prompt, or outputs only."""
-        end = self.num_prompt if self.num_scheduled < self.num_prompt else len(self.token_ids)
-        return end - self.num_scheduled
-
-    @property
     def first_sampled_row(self) -> int:
         """The row whose logits give the next output."""
         return self.num_prompt + self.num_outputs - 1

@@ -33,11 +33,10 @@ class StepInFlight:
 class StepBuilder:
     """One step under construction. Arrays are int32; the machines Shoal runs on are little-endian, as the wire is."""
 
-    __slots__ = ("_output_chunks", "_prompt_chunks", "_samples", "num_prefill", "num_tokens")
+    __slots__ = ("_chunks", "_samples", "num_prefill", "num_tokens")
 
     def __init__(self) -> None:
-        self._output_chunks: list[Chunk] = []
-        self._prompt_chunks: list[Chunk] = []
+        self._chunks: list[Chunk] = []
         self._samples: list[SampleRow] = []
         self.num_tokens = 0
         self.num_prefill = 0
@@ -47,13 +46,13 @@ class StepBuilder:
         self._add(sequence, 1)
 
     def add_prefill(self, sequence: Sequence, num_rows: int) -> None:
-        """Append the next `num_rows` rows of a sequence, all prompt or all output. Mutates: its scheduled rows."""
+        """Append the next `num_rows` known rows of a sequence. Mutates: its scheduled rows."""
         self._add(sequence, num_rows)
         self.num_prefill += num_rows
 
     def build(self, step_id: StepId, generation: Generation) -> tuple[Step, StepInFlight]:
-        """The step to send and the record to keep. Output rows come first."""
-        chunks = self._output_chunks + self._prompt_chunks
+        """The step to send and the record to keep."""
+        chunks = self._chunks
         token_ids, positions = array("i"), array("i")
         query_starts, context_lens = array("i", (0,)), array("i")
         for chunk in chunks:
@@ -70,7 +69,6 @@ class StepBuilder:
             query_starts=query_starts.tobytes(),
             context_lens=context_lens.tobytes(),
             block_tables=_pack_block_tables(chunks),
-            num_output_tokens=sum(chunk.end - chunk.start for chunk in self._output_chunks),
             samples=tuple(self._samples),
         )
         return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
@@ -79,10 +77,7 @@ class StepBuilder:
         start = sequence.num_scheduled
         end = start + num_rows
         num_samples = max(0, end - max(start, sequence.first_sampled_row))
-        is_prompt = start < sequence.num_prompt
-        assert not is_prompt or end <= sequence.num_prompt, "a chunk holds prompt rows or output rows"
-        chunks = self._prompt_chunks if is_prompt else self._output_chunks
-        chunks.append(Chunk(sequence, start, end, num_samples))
+        self._chunks.append(Chunk(sequence, start, end, num_samples))
         sequence.num_scheduled = end
         sequence.num_in_flight += 1
         self.num_tokens += num_rows

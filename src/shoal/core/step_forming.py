@@ -6,8 +6,7 @@ own and is recomputed later from its prompt and the outputs so far.
 
 Successive prefill chunks of one prompt may be in flight together: every stage runs the steps in order, so a chunk finds
 its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
-A chunk holds prompt rows or output rows, never both, and a sequence has one chunk in a step: of requests that are
-computed again, the prompts of all go first, then the outputs of all.
+A sequence has one chunk in a step. One that is computed again goes out like a prompt, its outputs behind it.
 
 A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
 admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
@@ -98,7 +97,7 @@ def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
 
 def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, limit: int) -> int:
     """Known rows of one sequence that has some left, as many as one chunk may hold. Returns how many."""
-    num_rows = min(limit, sequence.num_unscheduled_alike)
+    num_rows = min(limit, sequence.num_unscheduled)
     builder.add_prefill(sequence, num_rows)
     if not sequence.num_unscheduled:
         state.prefilling.remove(sequence)
@@ -106,7 +105,7 @@ def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, l
 
 
 def _prefill_budget(state: SchedulerState, *, room: int) -> int:
-    """Prompt rows for the step being formed: at most the chunk limit, the room left, and an equal share."""
+    """Prefill rows for the step being formed: at most the chunk limit, the room left, and an equal share."""
     config = state.config
     budget = min(room, config.prefill_chunk_tokens)
     if config.num_micro_batches == 1 or budget <= 0:
@@ -117,7 +116,7 @@ def _prefill_budget(state: SchedulerState, *, room: int) -> int:
 
 
 def _count_pending(state: SchedulerState, *, enough: int) -> int:
-    """Prompt rows that are next in line, counted up to about `enough`."""
+    """Prefill rows that are next in line, counted up to about `enough`."""
     num_pending = sum(sequence.num_unscheduled for sequence in state.prefilling)
     num_places = state.config.max_seqs - len(state.running)
     for sequence in state.waiting:

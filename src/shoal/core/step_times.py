@@ -1,7 +1,9 @@
 """How long a stage takes for a step, learned from the steps that it has run.
 
-A step's time is a sum: output rows and prompt rows go through different kernels, so each kind has a part that every
-step with such rows pays, a part for a row, and a part for a row and a token of its context.
+A step's time is a sum: a part that every step pays, a part for a row, and a part for a row and a token of its context.
+One kernel computes all rows, and yet two kinds of rows are told apart. An output row is the only one of its sequence in
+the step: it is sampled, and reads a context of its own. A prompt row has others of its sequence beside it: they read
+their context together, and at most the last is sampled.
 """
 
 from __future__ import annotations
@@ -37,47 +39,39 @@ class StepShape(NamedTuple):
     def of(cls, step: Step) -> StepShape:
         """Of a step that is to be sent."""
         starts, contexts = _ints(step.query_starts), _ints(step.context_lens)
-        output_context = prompt_context = 0
+        output_rows = output_context = prompt_context = 0
         for index, context in enumerate(contexts):
             rows = starts[index + 1] - starts[index]
-            seen = rows * context - rows * (rows - 1) // 2
-            if starts[index] < step.num_output_tokens:
-                output_context += seen
+            if rows == 1:
+                output_rows += 1
+                output_context += context
             else:
-                prompt_context += seen
-        return cls(step.num_output_tokens, output_context, step.num_tokens - step.num_output_tokens, prompt_context)
+                prompt_context += rows * context - rows * (rows - 1) // 2
+        return cls(output_rows, output_context, step.num_tokens - output_rows, prompt_context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
     """Seconds that one stage takes, by what is in a step; all >= 0."""
 
-    output_step_s: float
-    """of every step with output rows"""
+    step_s: float
+    """of every step"""
     output_row_s: float
     output_context_s: float
     """for an output row and a token of its context"""
-    prompt_step_s: float
     prompt_row_s: float
     prompt_context_s: float
 
     def seconds(self, shape: StepShape) -> float:
         """For one step."""
-        return self.output_seconds(shape) + self.prompt_seconds(shape)
-
-    def output_seconds(self, shape: StepShape) -> float:
-        """What its output rows add."""
-        if not shape.output_rows:
-            return 0.0
-        rows_s = self.output_row_s * shape.output_rows
-        return self.output_step_s + rows_s + self.output_context_s * shape.output_context
+        rows_s = self.output_row_s * shape.output_rows + self.prompt_row_s * shape.prompt_rows
+        context_s = self.output_context_s * shape.output_context + self.prompt_context_s * shape.prompt_context
+        return self.step_s + rows_s + context_s
 
     def prompt_seconds(self, shape: StepShape) -> float:
-        """What its prompt rows add."""
-        if not shape.prompt_rows:
-            return 0.0
-        rows_s = self.prompt_row_s * shape.prompt_rows
-        return self.prompt_step_s + rows_s + self.prompt_context_s * shape.prompt_context
+        """What its prompt rows add: all of it where there are no others."""
+        rows_s = self.prompt_row_s * shape.prompt_rows + self.prompt_context_s * shape.prompt_context
+        return rows_s if shape.output_rows else self.step_s + rows_s
 
 
 class StepTimes:
@@ -92,8 +86,8 @@ class StepTimes:
     def __init__(self, predicted: StageCost | None = None) -> None:
         """`predicted`: what the plan expects of this stage, if it does."""
         self._prior = predicted
-        self._moments = [[0.0] * 6 for _ in range(6)]
-        self._products = [0.0] * 6
+        self._moments = [[0.0] * _NUM_TERMS for _ in range(_NUM_TERMS)]
+        self._products = [0.0] * _NUM_TERMS
         self._weight = 1.0
         self._weight_sum = 0.0
         self._cost = predicted
@@ -130,9 +124,9 @@ class StepTimes:
     def _fit(self) -> list[float]:
         """Leave out the most negative term until none is: more rows never take less time."""
         if not self._weight_sum:
-            return [0.0] * 6
+            return [0.0] * _NUM_TERMS
         moments, products = self._with_prior()
-        terms = [index for index in range(6) if moments[index][index] > 0.0]
+        terms = [index for index in range(_NUM_TERMS) if moments[index][index] > 0.0]
         while True:
             values = _solve([[moments[i][j] for j in terms] for i in terms], [products[i] for i in terms])
             shares = [value * sqrt(moments[index][index]) for index, value in zip(terms, values, strict=True)]
@@ -140,13 +134,13 @@ class StepTimes:
                 break
             terms.pop(shares.index(min(shares)))
         fitted = dict(zip(terms, values, strict=True))
-        return [fitted.get(index, self._unseen(index)) for index in range(6)]
+        return [fitted.get(index, self._unseen(index)) for index in range(_NUM_TERMS)]
 
     def _with_prior(self) -> tuple[list[list[float]], list[float]]:
         """Each term is drawn to its prediction, or to zero, as if so many typical steps had said so."""
         moments, products = [list(row) for row in self._moments], list(self._products)
         strength = (_PRIOR_STEPS if self._prior else _NO_PRIOR_STEPS) * self._weight
-        for index in range(6):
+        for index in range(_NUM_TERMS):
             pull = strength * moments[index][index] / self._weight_sum
             moments[index][index] += pull
             products[index] += pull * self._prior_value(index)
@@ -166,13 +160,13 @@ class StepTimes:
         self._moments = [[value * factor for value in row] for row in self._moments]
 
 
-_NAMES = ("output_step_s", "output_row_s", "output_context_s", "prompt_step_s", "prompt_row_s", "prompt_context_s")
+_NAMES = ("step_s", "output_row_s", "output_context_s", "prompt_row_s", "prompt_context_s")
+_NUM_TERMS = len(_NAMES)
 
 
 def _features(shape: StepShape) -> Sequence[float]:
     """In the order of StageCost."""
-    outputs, output_context, prompts, prompt_context = shape
-    return (outputs > 0, outputs, output_context, prompts > 0, prompts, prompt_context)
+    return (1.0, *shape)
 
 
 def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:

@@ -15,7 +15,7 @@ from shoal.core.plan import Plan
 from shoal.errors import ConfigError, while_reading
 from shoal.planner.yaml_text import parse_yaml
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 _VERSION_KEY = "shoal_plan"
 _KINDS = {"language model": Plan, "graph": GraphPlan}
 _WIDTH = 120

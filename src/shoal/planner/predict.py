@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from heapq import heapify, heapreplace
 
 from shoal.planner.placement import PlacedReplica
 from shoal.planner.replica_times import ReplicaTimes, Setting, replica_times
@@ -65,11 +67,19 @@ def predict(
         is_in_process=sum(len(replica.shards) for replica in replicas) == 1,
     )
 
-    def period_of(replica: PlacedReplica) -> Callable[[int], float]:
-        return lambda streams: replica_times(setting, replica, streams).period_s
+    first_alike: dict[PlacedReplica, int] = {}
+    alike = [first_alike.setdefault(replica, index) for index, replica in enumerate(replicas)]
 
-    streams = deal_streams([period_of(replica) for replica in replicas], workload.streams)
-    times = [replica_times(setting, one, count) for one, count in zip(replicas, streams, strict=True) if count]
+    @cache
+    def times_of(index: int, streams: int) -> ReplicaTimes:
+        """Of the first of all alike replicas."""
+        return replica_times(setting, replicas[index], streams)
+
+    def period_of(index: int) -> Callable[[int], float]:
+        return lambda streams: times_of(index, streams).period_s
+
+    streams = deal_streams([period_of(index) for index in alike], workload.streams)
+    times = [times_of(index, count) for index, count in zip(alike, streams, strict=True) if count]
     return Prediction(
         output_tokens_per_s=sum(one.num_streams * workload.output_tokens / one.period_s for one in times),
         ttft_s=max(one.ttft_s for one in times),
@@ -86,12 +96,15 @@ def deal_streams(periods: Sequence[Callable[[int], float]], num_streams: int) ->
         periods: of each replica, from the number of its streams.
         num_streams: to deal out.
     """
+    if len(periods) == 1:
+        return [num_streams]
     counts = [0] * len(periods)
-    with_one_more_s = [period(1) for period in periods]
+    waiting = [(period(1), 0, index) for index, period in enumerate(periods)]
+    heapify(waiting)
     for _ in range(num_streams):
-        index = min(range(len(periods)), key=lambda one: (with_one_more_s[one], counts[one]))
+        _, _, index = waiting[0]
         counts[index] += 1
-        with_one_more_s[index] = periods[index](counts[index] + 1)
+        heapreplace(waiting, (periods[index](counts[index] + 1), counts[index], index))
     return counts
 
 

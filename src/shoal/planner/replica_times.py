@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 from shoal.planner.placement import PlacedReplica, PlacedStage
 from shoal.planner.speeds import Fleet, LinkSpeed, WorkerSpeed
@@ -25,6 +25,8 @@ _HEAD_EXCHANGES = 2
 """Small messages in which the shards of a last stage agree on a greedy token. Source: model/decoder/shard_sampling."""
 
 WorkOf = Callable[[WorkerSpeed], Work]
+_WorkerKind = tuple[int, str, bool]
+"""class in the fleet, precision, whether it is alone: workers of one kind take equally long"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +166,11 @@ class _Replica:
     def _through(self, work_of: WorkOf) -> Passage:
         """Seconds of some work, the same rows in every stage."""
         setting = self._setting
-        stage_s = tuple(self._stage_seconds(index, work_of) for index in range(len(self._stages)))
-        work = work_of(self._speeds(self._stages[0])[0])
+        kinds = [self._worker_kinds(stage) for stage in self._stages]
+        work_on = {kind: work_of(self._speed(*kind)) for kind in set(chain.from_iterable(kinds))}
+        works = [[work_on[kind] for kind in of_stage] for of_stage in kinds]
+        stage_s = tuple(self._stage_seconds(index, of_stage) for index, of_stage in enumerate(works))
+        work = works[0][0]
         hop_s = tuple(
             transfer_seconds(self._link(one, other), work, hidden_bytes=setting.hidden_bytes)
             for one, other in pairwise(self._stages)
@@ -174,10 +179,10 @@ class _Replica:
         head_s = work.num_steps * (setting.fleet.turn.at(self._requests) + message_s)
         return Passage(stage_s=stage_s, hop_s=hop_s, head_s=head_s)
 
-    def _stage_seconds(self, index: int, work_of: WorkOf) -> float:
+    def _stage_seconds(self, index: int, works: Sequence[Work]) -> float:
+        """`works`: of each shard."""
         stage = self._stages[index]
         has_head = index == len(self._stages) - 1
-        works = [work_of(speed) for speed in self._speeds(stage)]
         if not stage.is_group:
             return works[0].whole_s(stage.num_layers, has_head=has_head)
         sum_s, exchange_s = self._sums(stage, works[0])
@@ -190,11 +195,14 @@ class _Replica:
         )
         return seconds + (sum_s if index == 0 else 0.0) + (_HEAD_EXCHANGES * exchange_s if has_head else 0.0)
 
-    def _speeds(self, stage: PlacedStage) -> list[WorkerSpeed]:
+    def _worker_kinds(self, stage: PlacedStage) -> list[_WorkerKind]:
         """A worker is alone while all others wait for it: one stream in whole stages, or the plan's only worker."""
         is_alone = not stage.is_group and (self._setting.is_in_process or self._setting.workload.streams == 1)
-        classes = [self._setting.fleet.classes[shard.worker_class] for shard in stage.shards]
-        return [(one.alone if is_alone else one.busy)[stage.precision] for one in classes]
+        return [(shard.worker_class, stage.precision, is_alone) for shard in stage.shards]
+
+    def _speed(self, worker_class: int, precision: str, is_alone: bool) -> WorkerSpeed:
+        one = self._setting.fleet.classes[worker_class]
+        return (one.alone if is_alone else one.busy)[precision]
 
     def _sums(self, stage: PlacedStage, work: Work) -> tuple[float, float]:
         """One all-reduce, and one small exchange, for every step of the work: the slowest pair's."""

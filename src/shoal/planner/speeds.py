@@ -2,7 +2,8 @@
 
 A worker's time for a step is a sum over its blocks; a block's time has a part that every shard of it pays in full
 (starting kernels, norms) and a part that shrinks with the share of the matrices that the shard holds. Both depend on
-the rows of the step, prompt rows and output rows apart, because they are computed with different kernels.
+the rows of the step, prompt rows and output rows apart: few rows wait for weights from memory and many for arithmetic,
+and rows of one sequence read their context together.
 """
 
 from __future__ import annotations

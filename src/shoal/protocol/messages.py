@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.protocol.hidden_codec import LinkPrecision
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -83,9 +83,6 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """int32 [B], tokens in the KV cache of each sequence once this step has run"""
     block_tables: bytes
     """int32 [B, M], -1 beyond a sequence's last block"""
-    num_output_tokens: int
-    """rows [0, num_output_tokens) are tokens that the model produced, the rest prompt tokens: the two are computed with
-    different kernels, so that a token's arithmetic depends on what it is and never on what shares its batch"""
     samples: tuple[SampleRow, ...]
 
     @property
@@ -169,8 +166,6 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """see core.plan.ShardPart"""
     columns: tuple[int, int]
     vocabulary: tuple[int, int]
-    wide_kernels: bool
-    """see core.plan.Plan"""
     exact_activations: bool
     """see core.plan.Plan"""
     link_precision: LinkPrecision = "fp32"

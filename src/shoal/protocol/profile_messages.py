@@ -11,7 +11,7 @@ import msgspec
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.messages import Shutdown, StageFailed
 
-PROFILE_PROTOCOL_VERSION = 1
+PROFILE_PROTOCOL_VERSION = 2
 PAIR = 2
 """Processes whose links are measured, those of rank 0 and 1."""
 
@@ -36,7 +36,6 @@ class LoadPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
     first_layer: int
     last_layer: int
     """exclusive"""
-    wide_kernels: bool
     num_blocks: int
     block_size: int
     max_step_tokens: int

@@ -1,8 +1,8 @@
 """A tiny stand-in for a language model whose every answer is known in advance.
 
 A token's KV entry is a number chained over all tokens before it, as a real layer's input is; the next token is a hash
-over the entries of the whole context. A wrong block, position, or order anywhere changes the answer. So does an output
-that is computed as a prompt or the other way round, as with 4-bit weights (decision 0002).
+over the entries of the whole context. A wrong block, position, or order anywhere changes the answer. What an entry
+depends on is the token ids up to its own and nothing else: not who computed it, when, or in which batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MULTIPLIER = 6364136223846793005
 """Source: Knuth, MMIX linear congruential generator."""
 
 
-def chain_entry(previous: int, token_id: int, position: int, *, is_output: bool) -> int:
-    """The KV entry of a token, uint64. `is_output`: it is computed as one; otherwise as a part of a prompt."""
-    return ((previous ^ (2 * token_id + is_output + 1)) * _MULTIPLIER + position) & _MASK
+def chain_entry(previous: int, token_id: int, position: int) -> int:
+    """The KV entry of a token, uint64."""
+    return ((previous ^ (token_id + 1)) * _MULTIPLIER + position) & _MASK
 
 
 def draw_token(entries: array[int], sampling: Sampling, token_index: int, history: bytes) -> int:
@@ -48,7 +48,7 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> Outcome:
     limit = output_limit(config, request)
     if request.targets:
         return Outcome(token_ids=request.targets, reason="length")
-    entries = chain_prompt(request.prompt_ids)
+    entries = chain_entries(request.prompt_ids)
     tokens: list[int] = []
     while len(tokens) < limit:
         history = array("i", tokens).tobytes() if request.sampling.needs_history else b""
@@ -56,15 +56,15 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> Outcome:
         tokens.append(token)
         if token in request.stop_token_ids:
             return Outcome(token_ids=tuple(tokens), reason="stop")
-        entries.append(chain_entry(entries[-1], token, len(entries), is_output=True))
+        entries.append(chain_entry(entries[-1], token, len(entries)))
     return Outcome(token_ids=tuple(tokens), reason="length")
 
 
-def chain_prompt(token_ids: Sequence[int]) -> array[int]:
-    """The KV entries of a prompt from position 0 on, uint64."""
+def chain_entries(token_ids: Sequence[int]) -> array[int]:
+    """The KV entries of a text from position 0 on, uint64."""
     entries = array("Q")
     previous = FIRST_ENTRY
     for position, token_id in enumerate(token_ids):
-        previous = chain_entry(previous, token_id, position, is_output=False)
+        previous = chain_entry(previous, token_id, position)
         entries.append(previous)
     return entries

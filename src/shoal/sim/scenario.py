@@ -7,10 +7,11 @@ from random import Random
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request, RequestId
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.scheduler_config import SchedulerConfig, check_request
+from shoal.errors import ShoalError
 from shoal.protocol.messages import Sampling
 from shoal.sim.faults import Crash, Fault, Hang, Joining, Network, Poison, Replacement, Slowdown, Starting
-from shoal.sim.reference_model import VOCAB_SIZE
+from shoal.sim.reference_model import VOCAB_SIZE, undisturbed_outcome
 from shoal.sim.simulated_replica import StepCost
 
 
@@ -70,10 +71,10 @@ def make_scenario(seed: int) -> Scenario:
             failure_probability=rng.choice((0.0, 0.0, 0.3)),
         ),
     )
-    if rng.random() < 0.8:
-        return drawn
-    joining = Joining(at_s=rng.uniform(0, arrivals[-1].at_s + 0.2), replica=rng.randrange(len(costs)))
-    return replace(drawn, faults=(*drawn.faults, joining))
+    if rng.random() >= 0.8:
+        joining = Joining(at_s=rng.uniform(0, arrivals[-1].at_s + 0.2), replica=rng.randrange(len(costs)))
+        drawn = replace(drawn, faults=(*drawn.faults, joining))
+    return replace(drawn, arrivals=_with_next_turns(rng, arrivals, config)) if rng.random() < 0.5 else drawn
 
 
 def _draw_config(rng: Random) -> SchedulerConfig:
@@ -104,6 +105,31 @@ def _draw_arrivals(rng: Random, config: SchedulerConfig) -> tuple[Arrival, ...]:
             cancelled_at_s = at_s + rng.expovariate(1 / 0.2) if rng.random() < 0.15 else None
             arrivals.append(Arrival(at_s=at_s, request=request, cancelled_at_s=cancelled_at_s))
     return tuple(arrivals)
+
+
+def _with_next_turns(rng: Random, arrivals: tuple[Arrival, ...], config: SchedulerConfig) -> tuple[Arrival, ...]:
+    """Conversations go on: prompts that begin with an earlier prompt and its answer, mostly once that has come."""
+    turns = list(arrivals)
+    for _ in range(rng.randint(1, 6)):
+        earlier = rng.choice(turns)
+        transcript = earlier.request.prompt_ids + _answer(config, earlier.request)
+        request = Request(
+            request_id=RequestId(f"r{len(turns)}"),
+            prompt_ids=transcript + _draw_tokens(rng, rng.randint(1, 4)),
+            max_tokens=rng.randint(1, 20),
+            sampling=Sampling(seed=rng.getrandbits(32)),
+        )
+        turns.append(Arrival(at_s=earlier.at_s + rng.expovariate(1 / 0.3), request=request))
+    return tuple(sorted(turns, key=lambda turn: turn.at_s))
+
+
+def _answer(config: SchedulerConfig, request: Request) -> tuple[int, ...]:
+    """What a request gets where nothing goes wrong; nothing where it is refused."""
+    try:
+        check_request(config, request)
+    except ShoalError:
+        return ()
+    return undisturbed_outcome(config, request).token_ids
 
 
 def _draw_request(rng: Random, request_id: RequestId, prefix: tuple[int, ...], config: SchedulerConfig) -> Request:

@@ -70,14 +70,14 @@ class SimulatedReplica:
         for sequence in range(step.num_sequences):
             table = tables[sequence * width : (sequence + 1) * width]
             for row in range(starts[sequence], starts[sequence + 1]):
-                self._write(table, positions[row], token_ids[row], is_output=row < step.num_output_tokens)
+                self._write(table, positions[row], token_ids[row])
                 if row in samples:
                     tokens[row] = self._sample(table, positions[row], samples[row])
         return tuple(tokens[sample.row] for sample in step.samples)
 
-    def _write(self, table: array[int], position: int, token_id: int, *, is_output: bool) -> None:
+    def _write(self, table: array[int], position: int, token_id: int) -> None:
         previous = self._slots[self._slot(table, position - 1)] if position else FIRST_ENTRY
-        self._slots[self._slot(table, position)] = chain_entry(previous, token_id, position, is_output=is_output)
+        self._slots[self._slot(table, position)] = chain_entry(previous, token_id, position)
 
     def _sample(self, table: array[int], position: int, sample: SampleRow) -> SampledToken:
         if sample.target is not None:

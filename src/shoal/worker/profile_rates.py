@@ -40,9 +40,7 @@ def product(asked: TimeProduct) -> Callable[[], object]:
     builder = GraphBuilder("product")
     x = builder.input("x", asked.num_in)
     builder.output("y", builder.linear(x, [_weight(asked)]), asked.num_out)
-    is_wide = asked.precision == "int4" and asked.rows > 1  # as prompt rows go
-    model = builder.serialize(wide=is_wide)
-    session = start_session(model, session_options())
+    session = start_session(builder.serialize(), session_options())
     binding = session.io_binding()
     x_RK = np.ones((asked.rows, asked.num_in), np.float32)
     y_RN = np.zeros((asked.rows, asked.num_out), np.float32)

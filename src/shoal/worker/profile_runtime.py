@@ -14,6 +14,7 @@ from shoal.comm.shm_group import SharedMemoryGroup
 from shoal.comm.switch import measure_switch
 from shoal.core.plan import ShardPart
 from shoal.errors import RemoteProtocolError, ShoalError
+from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
@@ -138,10 +139,9 @@ class ProfileRuntime:
             block_size=load.block_size,
             max_step_tokens=load.max_step_tokens,
             max_context=load.max_context,
-            wide_kernels=load.wide_kernels,
             part=part,
         )
-        stage = Stage(open_weights(Path(load.model_path)), config)
+        stage = Stage(open_weights(Path(load.model_path)), with_environment(config, os.environ))
         stage.touch_kv()
         return stage
 

@@ -49,7 +49,6 @@ def make_step(asked: TimeStep, *, block_size: int, vocab_size: int) -> Step:
         query_starts=_pack(np.concatenate([[0], np.cumsum(num_rows)])),
         context_lens=_pack(np.array([one.end for one in sequences])),
         block_tables=_pack(_block_tables(sequences, block_size)),
-        num_output_tokens=asked.output_rows,
         samples=samples,
     )
 

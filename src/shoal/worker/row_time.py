@@ -18,7 +18,7 @@ _NUM_STEPS = 2
 
 
 def measure_row(stage: Stage) -> float:
-    """Seconds of one output row at position 0, in KV block 0, which must not be in use. All shards of a stage call it.
+    """Seconds of one row at position 0, in KV block 0, which must not be in use. All shards of a stage call it.
 
     Raises: as `Stage.process`.
     """
@@ -31,7 +31,6 @@ def measure_row(stage: Stage) -> float:
         query_starts=zero + one,
         context_lens=one,
         block_tables=zero,
-        num_output_tokens=1,
         samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0)),),
     )
     x_TD = None if stage.is_first else np.zeros((1, stage.decoder.hidden_size), np.float32)

@@ -18,6 +18,7 @@ from shoal.comm.link import Link
 from shoal.comm.switch import measure_switch
 from shoal.comm.timed_group import TimedGroup
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
+from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.file_states import model_states, unchanged
@@ -86,7 +87,7 @@ class WorkerRuntime:
         with unchanged(load.files, lambda: model_states(path)):
             stage = Stage(
                 open_weights(path),
-                StageConfig.of(load),
+                with_environment(StageConfig.of(load), os.environ),
                 lambda done, total: self._send(Progress(done=done, total=total)),
                 self._group if load.num_shards > 1 else None,
                 kept_for(load),

@@ -34,8 +34,6 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int) -> None:
         raise RemoteProtocolError(f"{num_sequences} sequences with {len(step.query_starts) // 4} starts")
     if len(step.block_tables) % (4 * num_sequences):
         raise RemoteProtocolError(f"{len(step.block_tables) // 4} blocks are no table of {num_sequences} sequences")
-    if not 0 <= step.num_output_tokens <= step.num_tokens:
-        raise RemoteProtocolError(f"{step.num_output_tokens} output tokens of {step.num_tokens}")
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)
 

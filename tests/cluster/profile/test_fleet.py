@@ -148,7 +148,7 @@ def test_rough_figures_are_kept_for_the_next_hurry_only(model: Path):
         (kind,) = measure_fleet(model, ["int4"], PAIR, is_rough=True, start=fake).classes
         assert (kind.is_rough, kind.others_share) == (True, 0.5)
     assert fake.asked == ["links", "int4, roughly"]
-    assert not is_measured(model, ["int4"], PAIR, wide_kernels=True)
+    assert not is_measured(model, ["int4"], PAIR)
     (kind,) = measure_fleet(model, ["int4"], PAIR, start=fake).classes
     assert (kind.is_rough, kind.others_share) == (False, 0.25)
     assert fake.asked == ["links", "int4, roughly", "int4"]
@@ -157,7 +157,7 @@ def test_rough_figures_are_kept_for_the_next_hurry_only(model: Path):
 def test_thorough_figures_are_good_enough_in_a_hurry(model: Path):
     fake = FakeMeasurer(PAIR)
     measure_fleet(model, ["int4"], PAIR, start=fake)
-    assert is_measured(model, ["int4"], PAIR, wide_kernels=True)
+    assert is_measured(model, ["int4"], PAIR)
     (kind,) = measure_fleet(model, ["int4"], PAIR, is_rough=True, start=fake).classes
     assert (kind.is_rough, kind.others_share) == (False, 0.25)
     assert fake.asked == ["links", "int4"]
@@ -234,7 +234,6 @@ def test_what_a_process_fails_with_reaches_the_caller(tmp_path: Path):
         precision="int4",
         first_layer=0,
         last_layer=1,
-        wide_kernels=False,
         num_blocks=1,
         block_size=16,
         max_step_tokens=1,

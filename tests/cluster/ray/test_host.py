@@ -41,7 +41,6 @@ LOAD = LoadStage(
     kv_heads=(0, 1),
     columns=(0, 1),
     vocabulary=(0, 1),
-    wide_kernels=False,
     exact_activations=False,
 )
 

@@ -23,7 +23,6 @@ def step(step_id: int, *, prompt: int = 0, outputs: int = 0, context: int = 0) -
         query_starts=starts.tobytes(),
         context_lens=array("i", [context + count for count in rows]).tobytes(),
         block_tables=bytes(4 * len(rows)),
-        num_output_tokens=outputs,
         samples=(),
     )
 

@@ -84,7 +84,7 @@ def read_language_model(path: Path) -> None:
     if tokenizer.has_chat_template:
         tokenizer.chat_prompt(MESSAGES)
     source = open_weights(path)
-    decoder_blocks(source, "auto", wide_kernels=True)
+    decoder_blocks(source, "auto")
     source.matrix("embedding", "auto")
     source.matrix("head", "auto")
     source.vector("final_norm")

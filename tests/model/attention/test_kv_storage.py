@@ -41,6 +41,14 @@ def test_bytes_per_token_is_what_storage_takes() -> None:
     assert kv_bytes_per_token(CONFIG, 1) == 2 * 2 * 16 * 4
 
 
+def test_half_precision_takes_half_the_memory() -> None:
+    storage = KvStorage(CONFIG, first_layer=2, last_layer=5, num_blocks=7, block_size=32, dtype=np.float16)
+    assert storage.keys(3).dtype == storage.values(3).dtype == np.float16
+    assert storage.keys(3).ctypes.data % 64 == storage.values(3).ctypes.data % 64 == 0
+    assert storage.num_bytes == 7 * 32 * kv_bytes_per_token(CONFIG, 3, np.float16)
+    assert kv_bytes_per_token(CONFIG, 1, np.float16) == 2 * 2 * 16 * 2
+
+
 @pytest.mark.parametrize("layer", [1, 5, -1])
 def test_layers_of_other_stages_are_refused(layer: int) -> None:
     storage = KvStorage(CONFIG, first_layer=2, last_layer=5, num_blocks=7, block_size=32)

@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import pytest
 
+from shoal.core.plan import held_bytes
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
@@ -33,12 +34,11 @@ STEP_TOLERANCE = 0.10
 """What a step works on depends on ONNX Runtime's kernels, which depend on the processor."""
 CASES = [
     *({"kind": kind} for kind in ("F16", "Q8_0", "Q6_K", "Q4_0", "Q4_K")),
-    {"kind": "Q4_0", "wide_kernels": True},
     {"kind": "Q4_1", "precision": "int8"},
-    {"kind": "Q4_K", "mlp_kind": "Q6_K", "wide_kernels": True},
-    {"kind": "Q4_0", "wide_kernels": True, "step_rows": 512},
+    {"kind": "Q4_K", "mlp_kind": "Q6_K"},
+    {"kind": "Q4_0", "step_rows": 512},
     {"kind": "Q8_0", "exact_activations": True},
-    {"kind": "Q4_K", "mlp_kind": "Q6_K", "wide_kernels": True, "exact_activations": True},
+    {"kind": "Q4_K", "mlp_kind": "Q6_K", "exact_activations": True},
     *({"kind": kind, "format": "safetensors"} for kind in ("F32", "BF16")),
     {"kind": "F32", "format": "safetensors", "precision": "int8"},
 ]
@@ -148,8 +148,7 @@ def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
     """Load all of a model in this process, and run a step where the case says so."""
     base = anonymous_bytes()
     source, precision, rows = open_weights(path), case.get("precision", "auto"), case.get("step_rows", 0)
-    wide_kernels, max_step_tokens = case.get("wide_kernels", False), max(2, rows)
-    is_exact = case.get("exact_activations", False)
+    max_step_tokens = max(2, rows)
     stage = Stage(
         source,
         StageConfig(
@@ -161,23 +160,15 @@ def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
             block_size=16,
             max_step_tokens=max_step_tokens,
             max_context=512,
-            wide_kernels=wide_kernels,
-            exact_activations=is_exact,
+            exact_activations=case.get("exact_activations", False),
         ),
     )
-    blocks = decoder_blocks(source, precision, wide_kernels=wide_kernels, exact_activations=is_exact)
-    predicted = sum(block.weight_bytes for block in blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
-    predicted += process_bytes(
-        source,
-        precision,
-        NUM_LAYERS,
-        wide_kernels=wide_kernels and not is_exact,
-        is_shard=False,
-        max_step_tokens=max_step_tokens,
-    )
+    blocks = decoder_blocks(source, precision, exact_activations=case.get("exact_activations", False))
+    predicted = held_bytes(blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
+    predicted += process_bytes(source.config, max_step_tokens=max_step_tokens)
     if rows:
         stage.process(prompt_step(rows))
-    weights = sum(block.weight_bytes for block in blocks)
+    weights = held_bytes(blocks)
     taken = anonymous_bytes() - base + PROCESS_BYTES
     return {"predicted": predicted, "taken": taken, "weights": weights, "counted": stage.weight_bytes}
 
@@ -194,7 +185,6 @@ def prompt_step(num_rows: int) -> Step:
         query_starts=packed([0, num_rows]),
         context_lens=packed([num_rows]),
         block_tables=packed(range(num_rows // 16)),
-        num_output_tokens=0,
         samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0), target=1),),
     )
 

@@ -67,7 +67,6 @@ PROMPT = Step(
     query_starts=np.array([0, 8], "<i4").tobytes(),
     context_lens=np.array([8], "<i4").tobytes(),
     block_tables=np.array([0], "<i4").tobytes(),
-    num_output_tokens=0,
     samples=(SampleRow(row=7, token_index=0, sampling=Sampling(temperature=0.0), target=1, want_logits=True),),
 )
 

@@ -58,7 +58,6 @@ def spell(
         places=places,
         blocks_of=blocks_of,
         limits=limits,
-        wide_kernels=False,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,42 @@ def test_replica_and_front_are_those_of_brute_force(seed: int) -> None:
         assert [one.sum_s for one in front] == pytest.approx([sum_s for sum_s, _ in expected], rel=1e-9)
         rounds = [one.num_micro_batches * one.longest_s for one in front]
         assert rounds == pytest.approx([round_s for _, round_s in expected], rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_where_times_are_bounds_the_replica_is_still_that_of_brute_force(seed: int) -> None:
+    problem = small_problem(seed)
+    rng = np.random.default_rng(seed)
+    parts = rng.uniform(0.6, 1.0, len(problem.groups))  # of the true seconds of each group's stages
+
+    def bounded(rows: int) -> StageTimes:
+        true = problem.times(rows)
+
+        def exact_s(group: int, first: int, last: int) -> float:
+            return float(true.work_s[group, first, last])
+
+        work_s = true.work_s * parts[:, np.newaxis, np.newaxis]
+        return StageTimes(work_s=work_s, hop_s=true.hop_s, exact_s=exact_s)
+
+    for num_streams in (1, 3, 8):
+        found = best_replica(replace(problem, times=bounded), num_streams)
+        expected = best_replica(problem, num_streams)
+        if expected is None:
+            assert found is None
+            continue
+        assert found is not None
+        assert found.period_s == pytest.approx(expected.period_s, rel=1e-9)
+        assert found == timed_pipeline(problem, found.stages, num_streams)
+
+
+def test_a_stage_that_turns_out_not_to_fit_is_not_taken() -> None:
+    problem = made_of([1.0, 1.0], groups=[(1,), (2,)], counts=(2,))
+    optimistic = replace(problem.times(1), exact_s=lambda group, first, last: np.inf if group else float(last - first))
+    found = best_replica(replace(problem, times=lambda rows: optimistic), 8)
+    assert found is not None
+    assert [stage.group for stage in found.stages] == [0]
+    nowhere = replace(problem.times(1), exact_s=lambda group, first, last: np.inf)
+    assert best_replica(replace(problem, times=lambda rows: nowhere), 8) is None
 
 
 def test_equal_periods_go_to_fewer_workers() -> None:

@@ -39,7 +39,6 @@ def measure_fleet(
     precisions: Sequence[Precision],
     slots: Sequence[Slot],
     *,
-    wide_kernels: bool = True,
     refresh: bool = False,
     is_rough: bool = False,
     on_progress: Progress = lambda what: None,
@@ -51,7 +50,6 @@ def measure_fleet(
         path: of the model, from `resolve_model`.
         precisions: at which to measure it.
         slots: on disjoint cores. Alike ones are one class, in the order in which they first come.
-        wide_kernels: whether 4-bit weights are held in two packings; see core.plan.Plan.
         refresh: measure what is known, too.
         is_rough: measure in a hurry what is not known. Such figures are kept for the next hurry and for nothing else.
         on_progress: called with what is being measured.
@@ -63,7 +61,7 @@ def measure_fleet(
         CapacityError: it does not fit into memory.
         WorkerLost: a measuring process died or did not answer.
     """
-    models = {precision: open_model(path, precision, wide_kernels=wide_kernels) for precision in precisions}
+    models = {precision: open_model(path, precision) for precision in precisions}
     kept_links = ProfileCache(profile_folder(), LinkTimes)
     kept_speeds = _kept_speeds()
     rough = {precision for precision, model in models.items() if is_rough and not _is_known(model, slots)}
@@ -82,9 +80,9 @@ def measure_fleet(
     return _fleet(slots, links, speeds, is_rough=bool(rough))
 
 
-def is_measured(path: Path, precisions: Sequence[Precision], slots: Sequence[Slot], *, wide_kernels: bool) -> bool:
+def is_measured(path: Path, precisions: Sequence[Precision], slots: Sequence[Slot]) -> bool:
     """Whether such a fleet is known already, and not only roughly. Raises ModelLoadError."""
-    return all(_is_known(open_model(path, one, wide_kernels=wide_kernels), slots) for one in precisions)
+    return all(_is_known(open_model(path, one), slots) for one in precisions)
 
 
 def measure_machine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
+
+from shoal.model.decoder.forced_form import forced_form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class Machine:
     num_cores: int
     memory_bytes: int
     build: str
-    """versions of Shoal and ONNX Runtime, and a digest of the native module"""
+    """versions of Shoal and ONNX Runtime, a digest of the native module, and what the environment forces on it"""
 
 
 @cache
@@ -30,7 +33,8 @@ def this_machine() -> Machine:
         processor=_processor(),
         num_cores=psutil.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
-        build=f"shoal {_version('shoal-inference')}, onnxruntime {_version('onnxruntime')}, native {_native_digest()}",
+        build=f"shoal {_version('shoal-inference')}, onnxruntime {_version('onnxruntime')}, native {_native_digest()}"
+        + forced_form(os.environ),
     )
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.core.plan import Block
 from shoal.core.shard_atoms import ShardAtoms
-from shoal.model.decoder.blocks import file_blocks
+from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import shard_atoms
@@ -25,9 +25,8 @@ class ModelFile:
 
     path: Path
     precision: str
-    wide_kernels: bool
     blocks: Sequence[Block]
-    """embedding, layers, head; weights counted once, however many packings there are"""
+    """embedding, layers, head"""
     atoms: ShardAtoms
     weights: LayerWeights
     shape: str
@@ -38,15 +37,14 @@ class ModelFile:
         return len(self.blocks) - 2
 
 
-def open_model(path: Path, precision: Precision, *, wide_kernels: bool) -> ModelFile:
+def open_model(path: Path, precision: Precision) -> ModelFile:
     """Read a model's headers. Raises ModelLoadError."""
     source = open_weights(path)
-    blocks = file_blocks(source, precision)
-    figures = (asdict(source.config), [block.weight_bytes for block in blocks], precision, wide_kernels)
+    blocks = decoder_blocks(source, precision)
+    figures = (asdict(source.config), [block.weight_bytes for block in blocks], precision)
     return ModelFile(
         path=path,
         precision=precision,
-        wide_kernels=wide_kernels,
         blocks=blocks,
         atoms=shard_atoms(source.config),
         weights=layer_weights(source.config),

@@ -140,7 +140,6 @@ def _load_message(model: ModelFile, part: Part) -> LoadPart:
         precision=model.precision,
         first_layer=part.first_layer,
         last_layer=part.last_layer,
-        wide_kernels=model.wide_kernels,
         num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
         block_size=BLOCK_SIZE,
         max_step_tokens=max(step.output_rows + step.prompt_rows for step in steps),

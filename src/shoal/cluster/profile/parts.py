@@ -89,7 +89,7 @@ def plan_parts(
     """The parts to time, in order.
 
     Args:
-        blocks: embedding, layers, head; weights counted once even where they are held in two packings.
+        blocks: embedding, layers, head.
         atoms: into what the model can be cut.
         limits: how often to repeat a step.
         with_shards: whether there is anybody to share a layer with.

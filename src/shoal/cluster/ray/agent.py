@@ -94,11 +94,9 @@ class MachineAgent:
         """See `model_stream.receive_model`."""
         return receive_model(self._address, self._host.key.credentials(membership), identity, wanted, self._ports)
 
-    def measure(
-        self, path: str, precisions: Sequence[Precision], slot: Slot, wide_kernels: bool, refresh: bool
-    ) -> Fleet:
+    def measure(self, path: str, precisions: Sequence[Precision], slot: Slot, refresh: bool) -> Fleet:
         """How fast one worker here runs a model. Raises: as `measure_fleet`."""
-        return measure_fleet(Path(path), precisions, [slot], wide_kernels=wide_kernels, refresh=refresh)
+        return measure_fleet(Path(path), precisions, [slot], refresh=refresh)
 
     def answer_pings(self, membership: Membership) -> Address:
         """See `link_times.answer_pings`."""

@@ -105,7 +105,6 @@ class RayCluster:
         path: Path,
         precisions: Sequence[Precision],
         *,
-        wide_kernels: bool,
         refresh: bool,
         on_progress: Callable[[str], None],
         known: PlacedFleet | None = None,
@@ -117,14 +116,14 @@ class RayCluster:
         new = [machine for name, machine in self._roster.machines.items() if name in living and machine not in old]
         lacking = [machine.name for machine in new if models.lacks(machine.name)]
         for precision in precisions if lacking else ():
-            timed = open_model(path, precision, wide_kernels=wide_kernels)
+            timed = open_model(path, precision)
             for name in lacking:
                 for layers in timed_layers(timed):
                     models.bring(name, layers, timed.num_layers, on_progress)
         fleets = measure_machines(
             new,
             lambda machine: machine.agent.measure.remote(
-                models.path_on(machine.name), precisions, Slot(cores=machine.facts.cores), wide_kernels, refresh
+                models.path_on(machine.name), precisions, Slot(cores=machine.facts.cores), refresh
             ),
             self.get,
             on_progress,

@@ -111,10 +111,11 @@ class Stage:
         else:
             assert x_TD is not None
             rows_TD[:] = x_TD
-        out_TD = self._layers.run(rows_TD, step, None if self._group is None else self._sum_over_shards)
+        out_TD = self._layers.run(rows_TD, step, None if self._config.part is None else self._sum_over_shards)
         return self._sample(step.samples) if self.is_last else out_TD
 
     def _sum_over_shards(self, x: F32) -> None:
+        """A shard that is measured by itself has no group: its own term is the sum."""
         if self._group is not None:
             self._group.all_reduce(x, timeout_s=_COLLECTIVE_TIMEOUT_S)
 

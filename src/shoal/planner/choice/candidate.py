@@ -11,8 +11,8 @@ from shoal.planner.choice.kinds import Kind, kind_of_split
 from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.placement import PlacedReplica, PlacedShard, PlacedStage
 from shoal.planner.predict import Prediction, predict
-from shoal.planner.search.group_shares import GroupShares
 from shoal.planner.search.pipeline import Pipeline
+from shoal.planner.search.shares.best import GroupShares
 from shoal.planner.speeds import Fleet
 from shoal.planner.workload import Workload
 

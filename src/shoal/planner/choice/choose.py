@@ -15,7 +15,7 @@ import numpy as np
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.choice.candidate import Candidate, make_candidate
 from shoal.planner.choice.goal import Goal, choose_simplest
-from shoal.planner.choice.groups import make_groups
+from shoal.planner.choice.groups import Group, make_groups
 from shoal.planner.choice.kinds import KINDS, Kind
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.no_fit import why_nothing_fits
@@ -130,9 +130,10 @@ class _FleetSearch:
     """Everything that is searched for on one fleet."""
 
     def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> None:
-        groups = make_groups(fleet, precisions, max_shards=model.atoms.max_shards)
+        every = make_groups(fleet, precisions, max_shards=model.atoms.max_shards)
+        singles = tuple(group for group in every if group.is_single)
 
-        def costs(load: Workload, *, is_alone: bool) -> StageCosts:
+        def costs(load: Workload, groups: Sequence[Group], *, is_alone: bool) -> StageCosts:
             return StageCosts(
                 fleet=fleet,
                 model=model,
@@ -144,11 +145,11 @@ class _FleetSearch:
 
         lone_stream = replace(workload, streams=1)
         self._workload = workload
-        self._lone = costs(lone_stream, is_alone=True)
+        self._lone = costs(lone_stream, every, is_alone=True)
         """one stream in all"""
-        self._lone_worker = self._lone if workload.streams == 1 else costs(workload, is_alone=True)
+        self._lone_worker = self._lone if workload.streams == 1 else costs(workload, singles, is_alone=True)
         """all streams on one worker"""
-        self._loaded = self._lone if workload.streams == 1 else costs(workload, is_alone=False)
+        self._loaded = self._lone if workload.streams == 1 else costs(workload, every, is_alone=False)
         """all streams on all workers"""
 
     def candidates(self) -> Iterator[Candidate]:

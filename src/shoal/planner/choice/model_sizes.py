@@ -92,6 +92,10 @@ class StageBytesTable:
             vocabulary=int(self.vocabulary[first, last]),
         )
 
+    def end_bytes(self, *, is_first: bool, is_last: bool) -> int:
+        """Vocabulary of a stage with the embedding, the head, both, or none."""
+        return int(self.vocabulary[0 if is_first else 1, -1 if is_last else 0])
+
     def largest(self, num_layers: int, *, vocabulary: int) -> StageBytes:
         """Of any so many layers, at most."""
         return StageBytes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan, held_bytes
 from shoal.core.shard_atoms import ShardAtoms
 from shoal.core.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
@@ -59,7 +59,6 @@ def spell_plan(
     places: Sequence[Sequence[Place]],
     blocks_of: BlocksOf,
     limits: Limits,
-    wide_kernels: bool,
 ) -> Plan:
     """The plan of a candidate.
 
@@ -73,7 +72,6 @@ def spell_plan(
         places: of the workers of each class of the candidate's fleet, in the order in which they are taken.
         blocks_of: exact sizes of a shard.
         limits: of every replica.
-        wide_kernels: see core.plan.Plan.
 
     Raises:
         CapacityError: a worker's memory leaves no room for one KV block.
@@ -94,7 +92,6 @@ def spell_plan(
         max_seqs=limits.max_seqs,
         replicas=replicas,
         notes=tuple(dict.fromkeys(note for replica in replicas for note in _notes(replica))),
-        wide_kernels=wide_kernels,
         shape=shape,
         predicted=PredictedSpeed(
             streams=workload.streams,
@@ -132,7 +129,7 @@ class _Speller:
                     cores=place.cores,
                     cpu_quota=place.cpu_quota,
                     machine=place.machine,
-                    weight_bytes=sum(block.weight_bytes for block in self._own_blocks(stage, part)),
+                    weight_bytes=held_bytes(self._own_blocks(stage, part)),
                     kv_bytes=0,
                 )
             )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import combinations
 
 import numpy as np
 
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.model_sizes import ModelSizes, StageBytes, StageBytesTable, vocabulary_units
-from shoal.planner.search.group_shares import GroupShares, Member, best_group_shares
-from shoal.planner.search.problem import Bools, Floats, ReplicaProblem, StageTimes
-from shoal.planner.speeds import Fleet
+from shoal.planner.choice.share_bounds import least_share_seconds
+from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
+from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
+from shoal.planner.search.shares.deal import deal
+from shoal.planner.speeds import Fleet, LinkSpeed
 from shoal.planner.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
 from shoal.planner.workload import Workload
 
@@ -21,11 +23,16 @@ _CHUNK_STAGES = 2
 is shown is predicted with the real one."""
 _NEXT_TO_NOTHING_S = 1e-12
 """of an atom whose time is not known or does not matter: it still goes where there are fewer"""
-_ENDLESS_BYTES = 1 << 62
 
 Ends = tuple[bool, bool]
 """whether a stage begins the model (and has the embedding), whether it ends it (and has the head)"""
 _ALL_ENDS: tuple[Ends, ...] = ((False, False), (False, True), (True, False), (True, True))
+
+
+def _places(ends: Ends) -> tuple[slice, slice]:
+    """Where such stages are in a table [first, last]."""
+    begins, finishes = ends
+    return (slice(0, 1) if begins else slice(1, None), slice(-1, None) if finishes else slice(0, -1))
 
 
 class StageCosts:
@@ -57,7 +64,10 @@ class StageCosts:
         self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
         self._work = cache(self._make_work)
         self._bytes = cache(self._make_bytes)
-        self._shares = cache(self._make_shares)
+        self._deal = cache(deal)
+        self._links = cache(self._find_links)
+        self._usual_shares = cache(self._make_usual_shares)
+        self._tight_shares = cache(self._make_tight_shares)
         self._times = cache(self._make_times)
 
     def problem(self, *, max_stages: int | None = None) -> ReplicaProblem:
@@ -79,10 +89,10 @@ class StageCosts:
         """Atoms of every member of a tensor group for such a stage; None where they do not fit."""
         ends = (first == 0, last == self.model.num_layers)
         needed = self._bytes(group.precision, rows).of(first, last)
-        usual = self._shares(group, 1, ends, rows, False)
+        usual = self._usual_shares(group, ends, rows)
         if usual is not None and self._fits(group, usual, needed):
             return usual
-        tight = self._shares(group, last - first, ends, rows, True)
+        tight = self._tight_shares(group, last - first, ends, rows)
         return tight if tight is not None and self._fits(group, tight, needed) else None
 
     def stage_bytes(self, group: Group, first: int, last: int, rows: int) -> tuple[int, ...]:
@@ -104,7 +114,16 @@ class StageCosts:
 
     def _make_times(self, rows: int) -> StageTimes:
         work_s = np.stack([self._group_times(group, rows) for group in self.groups])
-        return StageTimes(work_s=work_s, hop_s=self._hops(rows))
+
+        def exact_s(index: int, first: int, last: int) -> float:
+            group = self.groups[index]
+            if group.is_single:
+                return float(work_s[index, first, last])
+            shares = self.shares(group, first, last, rows)
+            ends = (first == 0, last == self.model.num_layers)
+            return np.inf if shares is None else self._shared_s(group, shares, last - first, ends, rows)
+
+        return StageTimes(work_s=work_s, hop_s=self._hops(rows), exact_s=exact_s)
 
     def _hops(self, rows: int) -> Floats:
         """[from, to]: seconds of a wave between two groups, over the slowest of their links."""
@@ -128,8 +147,8 @@ class StageCosts:
         return np.where(table.total <= one.memory_bytes, times, np.inf)
 
     def _tensor_times(self, group: Group, table: StageBytesTable, rows: int) -> Floats:
-        """With the shares that are best where memory is no object, and where these do not fit with others that do."""
-        usual = {ends: self._shares(group, 1, ends, rows, False) for ends in _ALL_ENDS}
+        """With the shares that are best where memory is no object; where these do not fit, a bound."""
+        usual = {ends: self._usual_shares(group, ends, rows) for ends in _ALL_ENDS}
         if None in usual.values():
             return np.full_like(table.mlp, np.inf)
 
@@ -139,45 +158,82 @@ class StageCosts:
             return self._shared_s(group, shares, num_layers, ends, rows)
 
         times = self._linear(seconds)
-        fits = np.ones_like(times, np.bool_)
+        is_bound = False
+        memory_bytes = [self.fleet.classes[index].memory_bytes for index in group.members]
         for ends, shares in usual.items():
             assert shares is not None
-            parts = zip(self.fractions(shares), group.members, strict=True)
-            for (heads, columns, vocabulary), index in parts:
-                own = heads * table.attention + columns * table.mlp + vocabulary * table.vocabulary
-                fits &= ~self._at_ends(ends) | (own <= self.fleet.classes[index].memory_bytes)
-        memory_bytes = sum(self.fleet.classes[index].memory_bytes for index in group.members)
-        may_fit = ~fits & np.isfinite(times) & (table.total <= memory_bytes)
-        times[~fits] = np.inf
-        for first, last in np.argwhere(may_fit).tolist():
-            if (shares := self.shares(group, first, last, rows)) is not None:
-                ends = (first == 0, last == self.model.num_layers)
-                times[first, last] = self._shared_s(group, shares, last - first, ends, rows)
-        return times
+            at = _places(ends)
+            fits = np.ones_like(times[at], np.bool_)
+            for (heads, columns, vocabulary), own_bytes in zip(self.fractions(shares), memory_bytes, strict=True):
+                own = heads * table.attention[at] + columns * table.mlp[at] + vocabulary * table.vocabulary[at]
+                fits &= own <= own_bytes
+            may_fit = ~fits & np.isfinite(times[at]) & (table.total[at] <= sum(memory_bytes))
+            times[at][~fits & ~may_fit] = np.inf
+            if may_fit.any():
+                is_bound = True
+                few, which = np.unique(self._layers[at][may_fit], return_inverse=True)
+                least_s = self._least_shared_s(group, shares, few, ends, rows)[which]
+                times[at][may_fit] = np.maximum(times[at][may_fit], least_s)
+        return self._growing(times) if is_bound else times
+
+    def _growing(self, times: Floats) -> Floats:
+        """As they are or higher, so that more layers never take less."""
+        times = np.where(self._layers > 0, times, -np.inf)
+        times = np.maximum.accumulate(np.maximum.accumulate(times, axis=1)[::-1], axis=0)[::-1]
+        return np.where(self._layers > 0, times, np.inf)
+
+    @cached_property
+    def _layers(self) -> Ints:
+        """[first, last]: how many."""
+        number: Ints = np.arange(self.model.num_layers + 1)
+        return number[np.newaxis, :] - number[:, np.newaxis]
 
     def _linear(self, seconds: Callable[[int, Ends], float]) -> Floats:
         """[first, last] of something that grows linearly with the layers, with other lines at the model's ends."""
-        num_layers = np.arange(self.model.num_layers + 1)
-        layers = num_layers[np.newaxis, :] - num_layers[:, np.newaxis]
-        times = np.full(layers.shape, np.inf)
+        times = np.full(self._layers.shape, np.inf)
         for ends in _ALL_ENDS:
+            at = _places(ends)
             one, two = seconds(1, ends), seconds(2, ends)
-            where = self._at_ends(ends) & (layers > 0)
-            times[where] = (one + (layers - 1) * (two - one))[where]
+            layers = self._layers[at]
+            times[at] = np.where(layers > 0, one + (layers - 1) * (two - one), np.inf)
         return times
 
-    def _at_ends(self, ends: Ends) -> Bools:
-        """[first, last]: whether such a stage begins and ends the model, or not, as said."""
-        number = np.arange(self.model.num_layers + 1)
-        return ((number[:, np.newaxis] == 0) == ends[0]) & ((number[np.newaxis, :] == self.model.num_layers) == ends[1])
-
     def _shared_s(self, group: Group, shares: GroupShares, num_layers: int, ends: Ends, rows: int) -> float:
-        works = [self._work(index, group.precision, rows) for index in group.members]
-        links = [self.fleet.sums[one][other] for one, other in combinations(group.members, 2)]
-        sum_s = max(transfer_seconds(link, works[0], hidden_bytes=self.model.hidden_bytes) for link in links)
+        works = self._works(group, rows)
+        sum_s = self._sum_s(group, works)
         parts = self.fractions(shares)
         seconds = group_seconds(works, parts, num_layers=num_layers, has_head=ends[1], sum_s=sum_s)
         return seconds + (sum_s if ends[0] else 0.0)
+
+    def _least_shared_s(self, group: Group, usual: GroupShares, num_layers: Ints, ends: Ends, rows: int) -> Floats:
+        """[N]: what stages of so many layers take at least, whatever the shares; infinite where they do not fit."""
+        works = self._works(group, rows)
+        sum_s = self._sum_s(group, works)
+        heads_s = [work.head_part(part) for work, (_, _, part) in zip(works, self.fractions(usual), strict=True)]
+        least_s = least_share_seconds(
+            works,
+            [self.fleet.classes[index].memory_bytes for index in group.members],
+            self.model.atoms,
+            self._bytes(group.precision, rows),
+            num_layers,
+            is_first=ends[0],
+            is_last=ends[1],
+            vocabulary_s=max(heads_s) if ends[1] else 0.0,
+        )
+        sums_s = (2 * num_layers + ends[0]) * sum_s
+        return max(work.stage_s for work in works) + sums_s + least_s
+
+    def _works(self, group: Group, rows: int) -> list[Work]:
+        return [self._work(index, group.precision, rows) for index in group.members]
+
+    def _sum_s(self, group: Group, works: Sequence[Work]) -> float:
+        """Of one all-reduce for every step: the slowest pair's."""
+        links = self._links(group.members)
+        return max(transfer_seconds(link, works[0], hidden_bytes=self.model.hidden_bytes) for link in links)
+
+    def _find_links(self, members: tuple[int, ...]) -> set[LinkSpeed]:
+        """Unlike ones between any two members."""
+        return {self.fleet.sums[one][other] for one, other in set(combinations(members, 2))}
 
     def _make_work(self, index: int, precision: str, rows: int) -> Work:
         one = self.fleet.classes[index]
@@ -191,28 +247,39 @@ class StageCosts:
             streams = min(streams, rows * sum(one.count for one in self.fleet.classes))
         return StageBytesTable(self.model, precision, streams * self._kv_tokens_per_stream)
 
-    def _make_shares(self, group: Group, num_layers: int, ends: Ends, rows: int, is_tight: bool) -> GroupShares | None:
-        """`is_tight`: memory decides, with every layer as large as the largest; otherwise as if there were enough, and
-        then the number of layers changes nothing."""
-        atoms, table = self.model.atoms, self._bytes(group.precision, rows)
-        first, last = (0 if ends[0] else 1), (self.model.num_layers if ends[1] else 0)
-        needed = table.largest(num_layers, vocabulary=int(table.vocabulary[first, last]))
-        members = [
-            self._member(
+    def _make_usual_shares(self, group: Group, ends: Ends, rows: int) -> GroupShares | None:
+        """As if there were memory enough; then the number of layers changes nothing."""
+        return roomy_shares(self._members(group, 1, ends, rows), self._num_pieces(ends), deal=self._deal)
+
+    def _make_tight_shares(self, group: Group, num_layers: int, ends: Ends, rows: int) -> GroupShares | None:
+        """Memory decides, with every layer as large as the largest."""
+        num_heads, num_columns, num_vocabulary = self._num_pieces(ends)
+        return best_group_shares(
+            self._members(group, num_layers, ends, rows),
+            num_heads=num_heads,
+            num_columns=num_columns,
+            num_vocabulary=num_vocabulary,
+        )
+
+    def _num_pieces(self, ends: Ends) -> tuple[int, int, int]:
+        """Of heads, columns and vocabulary."""
+        atoms = self.model.atoms
+        return atoms.num_kv_atoms, atoms.num_column_atoms, vocabulary_units(atoms)[0] if any(ends) else 0
+
+    def _members(self, group: Group, num_layers: int, ends: Ends, rows: int) -> list[Member]:
+        table = self._bytes(group.precision, rows)
+        needed = table.largest(num_layers, vocabulary=table.end_bytes(is_first=ends[0], is_last=ends[1]))
+        of_class = {
+            index: self._member(
                 self._work(index, group.precision, rows),
                 num_layers,
                 has_head=ends[1],
                 needed=needed,
-                memory_bytes=self.fleet.classes[index].memory_bytes if is_tight else _ENDLESS_BYTES,
+                memory_bytes=self.fleet.classes[index].memory_bytes,
             )
-            for index in group.members
-        ]
-        return best_group_shares(
-            members,
-            num_heads=atoms.num_kv_atoms,
-            num_columns=atoms.num_column_atoms,
-            num_vocabulary=vocabulary_units(atoms)[0] if any(ends) else 0,
-        )
+            for index in set(group.members)
+        }
+        return [of_class[index] for index in group.members]
 
     def _member(self, work: Work, num_layers: int, *, has_head: bool, needed: StageBytes, memory_bytes: int) -> Member:
         atoms = self.model.atoms

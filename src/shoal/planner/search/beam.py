@@ -20,6 +20,8 @@ from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTime
 
 _WIDTH = 32
 """Ways that are kept. Source: twice as many found nothing better in `benchmarks/planner_search.py`."""
+_LOOKED_AT = 8 * _WIDTH
+"""The best ways, among which those that lead to the same state are dropped."""
 _PRECISION = 2e-3
 """Limits that differ by less than this part are not told apart."""
 
@@ -88,33 +90,69 @@ def _stages_within(
 ) -> tuple[PlacedStage, ...] | None:
     """Stages and hops of at most `limit` seconds that cover all blocks. Shapes: W ways, G groups, C classes."""
     farthest = reach(times.work_s, np.array([limit]))[0]
+    longest_stage = _longest(farthest)
     linked = times.hop_s <= limit
     uses = np.array(problem.groups)
+    needs = _needs(uses)
     left_WC, covered_W, last_W = np.array([problem.counts]), np.zeros(1, np.int64), np.full(1, -1)
     history: list[tuple[Ints, Ints, Ints]] = []
-    for _ in range(num_stages):
-        blocks_WG = farthest[:, covered_W].T
-        fits_WG = (left_WC[:, np.newaxis] >= uses).all(axis=2)
+    for stage in range(num_stages):
+        if covered_W[0] + (num_stages - stage) * longest_stage < problem.num_blocks:
+            return None
+        fits_WG = np.all([left_WC[:, classes] >= counts for classes, counts in needs], axis=0)
         if history:
             fits_WG &= linked[last_W]
         ways, groups = np.nonzero(fits_WG)
-        kept = _best_ways(left_WC[ways] - uses[groups], groups, blocks_WG[ways, groups])
-        if not len(kept):
+        if not len(ways):
             return None
+        blocks = farthest[groups, covered_W[ways]]
+        kept = _best_ways(left_WC, uses, ways, groups, blocks)
         ways, groups = ways[kept], groups[kept]
-        left_WC, covered_W, last_W = left_WC[ways] - uses[groups], blocks_WG[ways, groups], groups
+        left_WC, covered_W, last_W = left_WC[ways] - uses[groups], blocks[kept], groups
         history.append((ways, groups, covered_W))
     if covered_W[0] < problem.num_blocks:
         return None
     return _spell_out(history, problem.num_blocks)
 
 
-def _best_ways(left: Ints, groups: Ints, blocks: Ints) -> Ints:
-    """Positions of those that cover the most blocks with the fewest workers, one for each state."""
-    order = np.lexsort((groups, -left.sum(axis=1), -blocks))[: 8 * _WIDTH]
-    states = np.column_stack([left[order], groups[order]])
-    first = np.sort(np.unique(states, axis=0, return_index=True)[1])
-    return order[first][:_WIDTH]
+def _longest(farthest: Ints) -> int:
+    """Blocks of the longest stage. `farthest`: [group, first]."""
+    places: Ints = np.arange(int(farthest.shape[1]))
+    lengths: Ints = farthest - places
+    return int(lengths.max())
+
+
+def _needs(uses: Ints) -> list[tuple[Ints, Ints]]:
+    """For each group a class that it uses and how many of it, then another one, ...: few arrays where there are many
+    classes. `uses`: [group, class]."""
+    by_use = np.argsort(-uses, axis=1, kind="stable")
+    most = int((uses > 0).sum(axis=1).max())
+    rows = np.arange(len(uses))
+    return [(by_use[:, place], uses[rows, by_use[:, place]]) for place in range(most)]
+
+
+def _best_ways(left_WC: Ints, uses: Ints, ways: Ints, groups: Ints, blocks: Ints) -> Ints:
+    """Positions of those that cover the most blocks with the fewest workers, one for each state.
+
+    Args:
+        left_WC: workers that are left before this stage.
+        uses: [group, class].
+        ways, groups, blocks: of each way to go on: what it continues, its group, the blocks covered with it.
+    """
+    num_left = left_WC.sum(axis=1)[ways] - uses.sum(axis=1)[groups]
+    ranks = -(blocks * (num_left.max() + 1) + num_left) * len(uses) + groups
+    if len(ranks) > _LOOKED_AT:
+        good = np.flatnonzero(ranks <= np.partition(ranks, _LOOKED_AT - 1)[_LOOKED_AT - 1])
+    else:
+        good = np.arange(len(ranks))
+    order = good[np.argsort(ranks[good], kind="stable")][:_LOOKED_AT]
+    states = np.column_stack([left_WC[ways[order]] - uses[groups[order]], groups[order]])
+    first_of_state: dict[bytes, int] = {}
+    for position, state in zip(order.tolist(), states, strict=True):
+        first_of_state.setdefault(state.tobytes(), position)
+        if len(first_of_state) == _WIDTH:
+            break
+    return np.array(list(first_of_state.values()), np.int64)
 
 
 def _spell_out(history: list[tuple[Ints, Ints, Ints]], num_blocks: int) -> tuple[PlacedStage, ...]:

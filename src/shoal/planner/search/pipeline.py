@@ -66,7 +66,7 @@ def timed_pipeline(problem: ReplicaProblem, stages: Sequence[PlacedStage], num_s
     """What these stages take for so many streams; infinite where they do not fit. `num_streams`: >= 1."""
     num_micro_batches, rows = micro_batches(len(stages), num_streams)
     times = problem.times(rows)
-    work_s = [float(times.work_s[stage.group, stage.first, stage.last]) for stage in stages]
+    work_s = [times.stage_s(stage.group, stage.first, stage.last) for stage in stages]
     hops_s = [float(times.hop_s[one.group, other.group]) for one, other in pairwise(stages)]
     groups = [problem.groups[stage.group] for stage in stages]
     return Pipeline(

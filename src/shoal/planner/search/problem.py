@@ -3,7 +3,7 @@ machines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -28,6 +28,32 @@ class StageTimes:
     less"""
     hop_s: Floats
     """[from, to], [G, G]: seconds of handing a wave on; infinite where there is no link"""
+    exact_s: Callable[[int, int, int], float] | None = None
+    """seconds of a stage (group, first, last), where they take long to find and `work_s` has but a bound from below;
+    None: `work_s` has the seconds themselves"""
+
+    def stage_s(self, group: int, first: int, last: int) -> float:
+        """Exact seconds of one stage."""
+        if self.exact_s is None:
+            return float(self.work_s[group, first, last])
+        return self.exact_s(group, first, last)
+
+    def of_groups(self, kept: Ints) -> StageTimes:
+        """Of some groups, which are numbered anew."""
+        exact_s = self.exact_s
+        return StageTimes(
+            work_s=self.work_s[kept],
+            hop_s=self.hop_s[np.ix_(kept, kept)],
+            exact_s=exact_s and (lambda group, first, last: exact_s(int(kept[group]), first, last)),
+        )
+
+    def raised(self, stages: Iterable[tuple[int, int, int]]) -> StageTimes:
+        """With the exact seconds of some stages (group, first, last), which larger ones take at least."""
+        work_s = self.work_s.copy()
+        for group, first, last in stages:
+            larger_s = work_s[group, : first + 1, last:]
+            np.maximum(larger_s, self.stage_s(group, first, last), out=larger_s)
+        return replace(self, work_s=work_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,6 +81,14 @@ class ReplicaProblem:
         limits = [limit for limit in (self.max_stages, max_stages) if limit is not None]
         return replace(self, usable=usable, max_stages=min(limits, default=None))
 
+    def by_bounds(self) -> ReplicaProblem:
+        """The same as if all bounds were exact times."""
+
+        def times(rows: int) -> StageTimes:
+            return replace(self.times(rows), exact_s=None)
+
+        return replace(self, times=times)
+
     @property
     def stage_limit(self) -> int:
         """Most stages that a replica can have."""
@@ -76,7 +110,7 @@ class ReplicaProblem:
             every = self.times(rows)
             if len(kept) == len(self.groups):
                 return every
-            return StageTimes(work_s=every.work_s[kept], hop_s=every.hop_s[np.ix_(kept, kept)])
+            return every.of_groups(kept)
 
         groups = tuple(self.groups[index] for index in kept)
         return replace(self, groups=groups, usable=None, times=times), kept

@@ -6,12 +6,16 @@ period from below, and the pipeline found with it often has just that period. On
 best pipeline so far, the exact programme (`least_sum`) decides: the least sum never grows with the limit while m
 times the limit does, so the period is smallest where the two cross, another bisection.
 
+Where times are only bounds, the best pipeline by the bounds is timed exactly and, if it takes longer than it promised,
+searched for anew with what has come out; nothing can be better than one that keeps its promise.
+
 Fleets with more states than `MAX_STATES` are searched by `beam` instead, which is not exact.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -46,6 +50,28 @@ def best_replica(problem: ReplicaProblem, num_streams: int) -> Pipeline | None:
     """
     if not is_exact(problem):
         return beam_replica(problem, num_streams)
+    while found := _best_by_bounds(problem, num_streams):
+        exact = timed_pipeline(problem, found.stages, num_streams)
+        if exact.period_s <= found.period_s * (1 + SAME):
+            return exact
+        problem = _raised(problem, found)
+    return None
+
+
+def _raised(problem: ReplicaProblem, pipeline: Pipeline) -> ReplicaProblem:
+    """With the exact times of the pipeline's stages."""
+    stages = [(stage.group, stage.first, stage.last) for stage in pipeline.stages]
+
+    @cache
+    def times(rows: int) -> StageTimes:
+        given = problem.times(rows)
+        return given.raised(stages) if rows == pipeline.rows else given
+
+    return replace(problem, times=times)
+
+
+def _best_by_bounds(problem: ReplicaProblem, num_streams: int) -> Pipeline | None:
+    """As `best_replica`, as if all bounds were exact."""
     search = _Search.of(problem)
     shapes = [_Shape.of(search, num_stages, num_streams) for num_stages in range(1, problem.stage_limit + 1)]
     best: Pipeline | None = None
@@ -114,7 +140,7 @@ class _Search:
 
     @staticmethod
     def of(problem: ReplicaProblem) -> _Search:
-        compact, group_ids = problem.compact()
+        compact, group_ids = problem.by_bounds().compact()
         return _Search(problem=compact, states=fleet_states(compact), group_ids=group_ids)
 
     def told(self, pipeline: Pipeline) -> Pipeline:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.core.share_rounding import round_shares
-from shoal.planner.search.group_shares import Member, best_group_shares
+from shoal.planner.search.shares.best import Member, best_group_shares
 from tests.planner.search.brute_force import best_shares
 
 SECONDS = st.sampled_from([0.0, 0.25, 1.0, 1.5, 3.7])

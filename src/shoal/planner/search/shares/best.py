@@ -1,34 +1,31 @@
 """Unequal shares of a tensor group: how many heads, columns and vocabulary pieces each member gets.
 
 Attention, MLP and head each wait for their slowest member, so the stage takes the sum of three maxima. Where memory
-does not bind, the three are independent and each is solved by dealing the pieces out one by one to whoever would be
-done first; with equal fixed costs that is D'Hondt's rule, as in `core.share_rounding`. Where the shares so found do
-not fit, memory couples the three. Heads are few: without vocabulary all ways to deal them out are tried, and for each
-the columns are again dealt out one by one, up to what memory is left for. Otherwise a small integer programme decides
-(three whole numbers a member): HiGHS, exact but for its tolerance of a millionth of the memory, and some 100 times
-slower.
-
-Source: Gross's greedy for separable convex resource allocation (Ibaraki and Katoh, Resource Allocation Problems,
-1988).
+does not bind, the three are independent and each is solved by dealing the pieces out (`deal`); with equal fixed costs
+that is D'Hondt's rule, as in `core.share_rounding`. Where the shares so found do not fit, memory couples the three.
+Heads are few: without vocabulary all ways to deal them out are tried, and for each the columns are again dealt out one
+by one, up to what memory is left for. Otherwise a small integer programme decides (three whole numbers a member):
+HiGHS, exact but for its tolerance of a millionth of the memory, and some 100 times slower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heapreplace
-from itertools import combinations
-from math import comb
 
 import numpy as np
 
 from shoal.planner.search.highs import least_cost
 from shoal.planner.search.problem import Floats, Ints
+from shoal.planner.search.shares.deal import deal
+from shoal.planner.search.shares.head_deals import all_deals, are_few
 
-_MAX_DEALS = 10_000
-"""Ways to deal heads out that are tried one by one: 8 heads to 8 members, 32 to 4. That takes a few milliseconds."""
 _MARGIN = 1e-6
 """Part of the memory that is set aside when rounding HiGHS' answer has exceeded it; its feasibility tolerance."""
+
+
+Deal = Callable[..., tuple[int, ...]]
+"""`deal`, or a memo of it"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +67,24 @@ class GroupShares:
     """slowest attention + slowest MLP + slowest vocabulary part"""
 
 
+def roomy_shares(members: Sequence[Member], totals: tuple[int, int, int], *, deal: Deal = deal) -> GroupShares | None:
+    """The shares with the least time where memory is no object; None where there are too few pieces.
+
+    Args:
+        members: at least one.
+        totals: heads, columns, vocabulary, as for `best_group_shares`.
+        deal: `deal`, or one that remembers.
+    """
+    num_heads, num_columns, num_vocabulary = totals
+    if num_columns < len(members) or 0 < num_vocabulary < len(members):
+        return None
+    heads = deal(num_heads, tuple((member.head_s, member.head_fixed_s) for member in members), at_least=0)
+    columns = deal(num_columns, tuple((member.column_s, member.column_fixed_s) for member in members), at_least=1)
+    rows = tuple((member.vocabulary_s, member.vocabulary_fixed_s) for member in members)
+    vocabulary = deal(num_vocabulary, rows, at_least=min(1, num_vocabulary))
+    return _timed(members, heads, columns, vocabulary)
+
+
 def best_group_shares(
     members: Sequence[Member], *, num_heads: int, num_columns: int, num_vocabulary: int = 0
 ) -> GroupShares | None:
@@ -81,53 +96,25 @@ def best_group_shares(
         num_columns: column atoms in all, at least one to every member.
         num_vocabulary: vocabulary atoms in all, at least one to every member; 0: the stage has none.
     """
-    if num_columns < len(members) or 0 < num_vocabulary < len(members):
-        return None
     totals = (num_heads, num_columns, num_vocabulary)
-    heads = _deal(num_heads, [(member.head_s, member.head_fixed_s) for member in members], at_least=0)
-    columns = _deal(num_columns, [(member.column_s, member.column_fixed_s) for member in members], at_least=1)
-    rows = [(member.vocabulary_s, member.vocabulary_fixed_s) for member in members]
-    vocabulary = _deal(num_vocabulary, rows, at_least=min(1, num_vocabulary))
-    shares = _timed(members, heads, columns, vocabulary)
-    if _fits(members, shares):
+    shares = roomy_shares(members, totals)
+    if shares is None or fits(members, shares):
         return shares
-    if num_vocabulary == 0 and comb(num_heads + len(members) - 1, num_heads) <= _MAX_DEALS:
+    if num_vocabulary == 0 and are_few(num_heads, len(members)):
         return _by_heads(members, num_heads, num_columns)
     for margin in (0.0, _MARGIN):
         counts = _solve(members, totals, memory_part=1 - margin)
         if counts is None:
             return None
         shares = _timed(members, *counts)
-        if _fits(members, shares):
+        if fits(members, shares):
             return shares
     return None
 
 
-def _deal(
-    num_atoms: int, costs: Sequence[tuple[float, float]], *, at_least: int, caps: Sequence[int] | None = None
-) -> tuple[int, ...]:
-    """One by one to the member that would be done first. `costs`: for each atom, and once; `caps`: hold all atoms."""
-    counts = [at_least] * len(costs)
-    waiting = [
-        (fixed + each * (at_least + 1), index)
-        for index, (each, fixed) in enumerate(costs)
-        if caps is None or at_least < caps[index]
-    ]
-    heapify(waiting)
-    for _ in range(num_atoms - sum(counts)):
-        index = waiting[0][1]
-        counts[index] += 1
-        if caps is not None and counts[index] == caps[index]:
-            heappop(waiting)
-        else:
-            each, fixed = costs[index]
-            heapreplace(waiting, (fixed + each * (counts[index] + 1), index))
-    return tuple(counts)
-
-
 def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> GroupShares | None:
     """Try all ways to deal the heads out. Shapes: X ways, n members."""
-    heads_Xn = _all_deals(num_heads, len(members))
+    heads_Xn = all_deals(num_heads, len(members))
     free_Xn = np.array([member.memory_bytes for member in members]) - heads_Xn * [m.head_bytes for m in members]
     room_Xn = np.minimum(free_Xn // [max(1, member.column_bytes) for member in members], num_columns)
     room_Xn = np.where((np.array([m.column_bytes for m in members]) == 0) & (free_Xn >= 0), num_columns, room_Xn)
@@ -138,16 +125,9 @@ def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> Gr
     attention_Xn = heads_Xn * [member.head_s for member in members] + [member.head_fixed_s for member in members]
     attention_s = np.where(heads_Xn > 0, attention_Xn, 0.0).max(axis=1)
     way = int((attention_s + _column_seconds(members, room_Xn, num_columns)).argmin())
-    costs = [(member.column_s, member.column_fixed_s) for member in members]
-    columns = _deal(num_columns, costs, at_least=1, caps=room_Xn[way].tolist())
+    costs = tuple((member.column_s, member.column_fixed_s) for member in members)
+    columns = deal(num_columns, costs, at_least=1, caps=tuple(room_Xn[way].tolist()))
     return _timed(members, tuple(heads_Xn[way].tolist()), columns, (0,) * len(members))
-
-
-def _all_deals(num_atoms: int, num_members: int) -> Ints:
-    """[X, n]: all ways to write num_atoms as an ordered sum, by where the members' shares are parted."""
-    parted = list(combinations(range(num_atoms + num_members - 1), num_members - 1))
-    ends = np.array(parted, np.int64).reshape(len(parted), num_members - 1)
-    return np.diff(ends, axis=1, prepend=-1, append=num_atoms + num_members - 1) - 1
 
 
 def _column_seconds(members: Sequence[Member], room_Xn: Ints, num_columns: int) -> Floats:
@@ -178,7 +158,8 @@ def _timed(
     return GroupShares(heads=heads, columns=columns, vocabulary=vocabulary, seconds=seconds)
 
 
-def _fits(members: Sequence[Member], shares: GroupShares) -> bool:
+def fits(members: Sequence[Member], shares: GroupShares) -> bool:
+    """Whether every member's memory holds its share."""
     return all(
         heads * member.head_bytes + columns * member.column_bytes + rows * member.vocabulary_bytes
         <= member.memory_bytes

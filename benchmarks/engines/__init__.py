@@ -1,0 +1,1 @@
+"""Shoal and other inference engines, all measured the same way."""

@@ -1,0 +1,51 @@
+"""What the environment forces on stages: their ONNX form, or an instruction set of the native one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from shoal.errors import ConfigError
+from shoal.model.attention.paged_attention import native_available
+from shoal.model.decoder.stage_config import StageConfig
+
+NATIVE = "SHOAL_NATIVE"
+"""0: the ONNX form, which needs no compiler; 1: the native one, or an error; empty: native where that was built"""
+ISA = "SHOAL_ISA"
+"""name of an instruction set that the native form is computed with; empty: the best that the processor has"""
+
+
+def with_environment(config: StageConfig, environment: Mapping[str, str]) -> StageConfig:
+    """The settings of a stage in a process with this environment.
+
+    Raises:
+        ConfigError: a variable means nothing, or what cannot be had here.
+    """
+    native = _native(environment.get(NATIVE, ""))
+    isa = environment.get(ISA, "") if native is not False else ""
+    if isa:
+        _check_isa(isa)
+    return replace(config, native=config.native if native is None else native, isa=isa or config.isa)
+
+
+def forced_form(environment: Mapping[str, str]) -> str:
+    """What is forced, in words, or nothing: speeds that were measured with it hold for nothing else."""
+    return "".join(f", {name}={environment[name]}" for name in (NATIVE, ISA) if environment.get(name))
+
+
+def _native(value: str) -> bool | None:
+    if value not in ("", "0", "1"):
+        raise ConfigError(f"{NATIVE}={value}: give 0 for the ONNX form of a decoder or 1 for the native one")
+    if value == "1" and not native_available():
+        raise ConfigError(f"{NATIVE}=1: the native extension was not built here; unset it to do without")
+    return None if value == "" else value == "1"
+
+
+def _check_isa(isa: str) -> None:
+    if not native_available():
+        raise ConfigError(f"{ISA}={isa}: the native extension was not built here; unset it to do without")
+    from shoal._native import supported_isas
+
+    known = supported_isas()
+    if isa not in known:
+        raise ConfigError(f"{ISA}={isa}: this processor has {', '.join(known)}")

@@ -1,0 +1,63 @@
+"""Seconds of tensor groups' stages: exact where the usual shares fit, elsewhere bounds that keep their word."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shoal.planner.choice.groups import make_groups
+from shoal.planner.choice.stage_times import StageCosts
+from shoal.planner.workload import Workload
+from tests.planner.choice.example_fleets import MB, make_class, make_fleet, make_model
+
+
+def costs_of(*memory_mb: int) -> StageCosts:
+    """Of three workers, each twice as slow as the one before, and 8 layers of 10 MB."""
+    classes = [make_class(f"c{i}", slowness=2.0**i, memory_mb=own_mb) for i, own_mb in enumerate(memory_mb)]
+    fleet = make_fleet(*classes)
+    model = make_model()
+    return StageCosts(
+        fleet=fleet,
+        model=model,
+        workload=Workload(streams=4, prompt_tokens=64, output_tokens=32),
+        groups=make_groups(fleet, ["int8"], max_shards=model.atoms.max_shards),
+        kv_streams=4,
+        is_alone=False,
+    )
+
+
+@pytest.mark.parametrize("memory_mb", [(40, 40, 40), (20, 30, 60), (30, 36, 26)])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_no_stage_is_quicker_than_its_bound(memory_mb: tuple[int, int, int], rows: int) -> None:
+    costs = costs_of(*memory_mb)
+    times = costs.times(rows)
+    num_bounds = 0
+    for group, first, last in np.argwhere(np.isfinite(times.work_s)).tolist():
+        bound_s, exact_s = float(times.work_s[group, first, last]), times.stage_s(group, first, last)
+        assert bound_s <= exact_s * (1 + 1e-9)
+        num_bounds += bound_s < exact_s * (1 - 1e-9)
+    assert num_bounds  # the memory is small enough for some shares to be unusual
+
+
+@pytest.mark.parametrize("memory_mb", [(40, 40, 40), (20, 30, 60), (30, 36, 26)])
+def test_more_layers_never_take_less(memory_mb: tuple[int, int, int]) -> None:
+    work_s = costs_of(*memory_mb).times(4).work_s
+    num_places = work_s.shape[1]
+    for first in range(num_places - 1):
+        one_more = work_s[:, first, first + 1 :]
+        assert (one_more[:, 1:] >= one_more[:, :-1]).all()
+    for last in range(1, num_places):
+        one_less = work_s[:, :last, last]
+        assert (one_less[:, 1:] <= one_less[:, :-1]).all()
+
+
+def test_stages_that_no_bound_rules_out_fit_by_their_bytes() -> None:
+    costs = costs_of(30, 36, 26)
+    times = costs.times(4)
+    for index, first, last in np.argwhere(np.isfinite(times.work_s)).tolist():
+        group = costs.groups[index]
+        if np.isfinite(times.stage_s(index, first, last)):
+            own_bytes = costs.stage_bytes(group, first, last, 4)
+            limits = [costs.fleet.classes[one].memory_bytes for one in group.members]
+            assert all(own <= limit for own, limit in zip(own_bytes, limits, strict=True))
+    assert costs.fleet.classes[0].memory_bytes == 30 * MB
