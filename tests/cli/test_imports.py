@@ -43,7 +43,7 @@ def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str,
 def test_the_head_of_workers_computes_nothing(model: Path, tmp_path: Path) -> None:
     """Neither the layers nor the tokenizers of other formats are imported where a process only sends tokens."""
     script = tmp_path / "head.py"
-    script.write_text("import sys\nimport shoal.cluster.launch\nprint(*sys.modules)")
+    script.write_text("import sys\nimport shoal.cluster.worker_launch\nprint(*sys.modules)")
     command = [*module_command("shoal.cli.main")[:2], str(script)]
     done = subprocess.run(command, timeout=DEADLINE_S, check=True, capture_output=True, text=True)
     modules = set(done.stdout.split())

@@ -10,10 +10,10 @@ from msgspec import structs
 from shoal.cluster.fabric import Place
 from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.launch import launch
+from shoal.cluster.load_message import load_message
 from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import compute_exactly, plan_model
-from shoal.cluster.replica_recipe import load_message
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
