@@ -5,6 +5,7 @@
 
 void bind_attention(nanobind::module_& module);
 void bind_collective(nanobind::module_& module);
+void bind_formats(nanobind::module_& module);
 void bind_gemm(nanobind::module_& module);
 void bind_products(nanobind::module_& module);
 void bind_ring(nanobind::module_& module);

@@ -185,6 +185,12 @@ class Stage:
         out: npt.NDArray[np.float32],
     ) -> None: ...
 
+def skip_strings(data: Buffer, position: int, count: int) -> int:
+    """See `shoal.model.formats.gguf_strings`. Raises ValueError."""
+
+def read_strings(data: Buffer, position: int, count: int) -> list[str]:
+    """See `shoal.model.formats.gguf_strings`. Raises ValueError."""
+
 class Ring:
     """One end of a ring in shared memory (Linux); see `shoal.comm.python_ring.PythonRing`. Releases the GIL."""
 

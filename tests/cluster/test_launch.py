@@ -10,13 +10,14 @@ from msgspec import structs
 from shoal.cluster.fabric import Place
 from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.launch import launch
+from shoal.cluster.load_message import load_message
 from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import compute_exactly, plan_model
-from shoal.cluster.replica_recipe import load_message
 from shoal.config import LaunchConfig
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
+from shoal.model.attention.paged_attention import native_available
 from shoal.protocol.messages import Generation, Sampling
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
@@ -121,6 +122,23 @@ def test_one_worker_runs_in_this_process(model: Path) -> None:
     assert len(outputs) == 5
     assert len(progress) >= 4
     assert progress == [(done, len(progress)) for done in range(1, len(progress) + 1)]
+
+
+@pytest.mark.skipif(not native_available(), reason="the native extension is not built")
+def test_a_model_in_this_process_keeps_its_packed_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    request = Request(request_id=RequestId("a"), prompt_ids=(5, 6), max_tokens=4, sampling=Sampling(temperature=0.0))
+
+    def answer() -> tuple[object, dict[Path, int]]:
+        with launch(plan_model(config(model))) as loaded:
+            tokens = [getattr(output, "token", output) for output in loaded.engine.run([request])]
+        return tokens, {path: path.stat().st_ino for path in tmp_path.rglob("*.packed")}
+
+    first, again = answer(), answer()
+    assert first == again
+    assert len(first[1]) == 5
 
 
 def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:

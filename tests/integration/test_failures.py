@@ -159,7 +159,7 @@ def test_a_failure_in_the_head_ends_the_workers_that_have_started(
     def fail(*_: object, **__: object) -> None:
         raise ModelLoadError("no engine")
 
-    monkeypatch.setattr("shoal.cluster.launch.Engine", fail)
+    monkeypatch.setattr("shoal.cluster.worker_launch.Engine", fail)
     with pytest.raises(ModelLoadError, match="no engine"):
         launch(plan_model(tiny_config(tiny_model, split="pp=2")))
 

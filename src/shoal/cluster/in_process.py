@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from shoal.cluster.load_message import load_message
 from shoal.cluster.planning import PlannedModel
-from shoal.cluster.replica_recipe import load_message
 from shoal.core.plan import ReplicaPlan
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig

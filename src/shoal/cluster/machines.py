@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from shoal.cluster.fabric import Fabric
 from shoal.core.plan import Plan
 from shoal.model.weights import Precision
 from shoal.planner.machine_places import MachineCores
 
 if TYPE_CHECKING:
+    from shoal.cluster.fabric import Fabric
     from shoal.cluster.fleets import PlacedFleet  # with all that measures
 
 RAY = "ray"

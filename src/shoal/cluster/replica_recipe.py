@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from shoal.cluster.fabric import Fabric, Place
+from shoal.cluster.load_message import load_message, scheduler_config
 from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.core.scheduler_config import SchedulerConfig
@@ -15,8 +16,7 @@ from shoal.model.shard_source import whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.fewer_workers import plan_without
 from shoal.planner.split_text import describe
-from shoal.planner.work import prefill_chunk
-from shoal.protocol.messages import PROTOCOL_VERSION, FileState, Generation, LoadStage
+from shoal.protocol.messages import FileState, Generation
 from shoal.router.executor import Executor
 
 
@@ -131,60 +131,3 @@ def _label(replica: ReplicaPlan, index: int, rank: int) -> str:
     shards = replica.stages[index].shards
     where = f" on {shards[rank].machine}" if shards[rank].machine else ""
     return f"stage {index}" + (f" shard {rank}" if len(shards) > 1 else "") + where
-
-
-def load_message(
-    path: Path,
-    plan: Plan,
-    replica: ReplicaPlan,
-    index: int,
-    rank: int,
-    *,
-    num_layers: int,
-    files: tuple[FileState, ...] = (),
-    keep_weights: bool = True,
-) -> LoadStage:
-    """What one worker is told to load: shard `rank` of stage `index`. For the rest see LoadStage."""
-    stage = replica.stages[index]
-    shard = stage.shards[rank]
-    machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
-    return LoadStage(
-        version=PROTOCOL_VERSION,
-        model_path=str(path),
-        precision=stage.precision,
-        first_layer=stage.first_layer,
-        last_layer=stage.last_layer,
-        num_layers=num_layers,
-        threads=shard.threads,
-        cores=shard.cores,
-        num_blocks=replica.num_blocks,
-        block_size=plan.block_size,
-        max_step_tokens=plan.max_step_tokens,
-        max_context=plan.max_context,
-        stage_index=index,
-        num_stages=len(replica.stages),
-        rank=rank,
-        num_shards=len(stage.shards),
-        kv_heads=shard.part.kv_heads,
-        columns=shard.part.columns,
-        vocabulary=shard.part.vocabulary,
-        exact_activations=plan.exact_activations,
-        link_precision=plan.link_precision if len(machines) > 1 else "fp32",
-        cpu_quota=shard.cpu_quota,
-        files=files,
-        keep_weights=keep_weights,
-    )
-
-
-def scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
-    """What the scheduler of a replica may use."""
-    num_stages = len(replica.stages)
-    return SchedulerConfig(
-        block_size=plan.block_size,
-        num_blocks=replica.num_blocks,
-        max_seqs=plan.max_seqs,
-        max_step_tokens=plan.max_step_tokens,
-        max_context=plan.max_context,
-        num_micro_batches=num_stages,
-        prefill_chunk_tokens=prefill_chunk(num_stages, plan.max_step_tokens),
-    )

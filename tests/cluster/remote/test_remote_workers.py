@@ -20,11 +20,11 @@ from msgspec import structs
 from shoal.cluster.child_process import module_command
 from shoal.cluster.fabric import Place
 from shoal.cluster.launch import LoadedModel, launch
+from shoal.cluster.load_message import load_message
 from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import plan_model
 from shoal.cluster.remote.fabric import RemoteFabric
 from shoal.cluster.remote.host import Admit, LocalHost, StartedWorker
-from shoal.cluster.replica_recipe import load_message
 from shoal.comm.tls_identity import ClusterAuthority, MachineKey
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.request import Request

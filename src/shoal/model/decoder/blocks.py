@@ -16,7 +16,7 @@ from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
 
 _FP32_BYTES = 4
-PROCESS_BYTES = 40 << 20
+PROCESS_BYTES = 20 << 20
 """Anonymous memory of a worker before it has loaded anything: Python and its imports. Source: measured in
 tests/model/decoder/test_memory.py."""
 _CODES_BYTES = 3

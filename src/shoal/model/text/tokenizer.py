@@ -40,7 +40,7 @@ def load_tokenizer(path: Path, *, num_rows: int | None = None) -> Tokenizer:
         with while_building("its tokenizer does not work"):
             backend.decode(backend.encode(TRIAL_TEXT, add_special_tokens=False).ids)
         if num_rows is not None:
-            _check_fits(tokenizer, backend.get_vocab(with_added_tokens=False), num_rows)
+            _check_fits(tokenizer, backend, num_rows, are_counted=not path.is_dir())
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
     return tokenizer
@@ -162,15 +162,26 @@ class Tokenizer:
         return self.encode("a", add_special=False)
 
 
-def _check_fits(tokenizer: Tokenizer, vocabulary: Mapping[str, int], num_rows: int) -> None:
+def _largest_id(backend: Backend, *, are_counted: bool) -> int:
+    """Of the vocabulary, without what was added to it; -1 where it is empty.
+
+    `are_counted`: the ids are 0, 1, 2 and so on, as the tokens of a GGUF file are. A tokenizer.json may leave some out.
+    """
+    if are_counted:
+        return backend.get_vocab_size(with_added_tokens=False) - 1
+    return max(backend.get_vocab(with_added_tokens=False).values(), default=-1)
+
+
+def _check_fits(tokenizer: Tokenizer, backend: Backend, num_rows: int, *, are_counted: bool) -> None:
     """Every token needs a row of the embedding; rows without a token are padding.
 
     Tokens that were added later (a padding token beyond the weights is common) matter only where a text holds them.
     """
-    token, token_id = max(vocabulary.items(), key=lambda item: item[1], default=("", -1))
-    if token_id >= num_rows:
+    largest = _largest_id(backend, are_counted=are_counted)
+    if largest >= num_rows:
+        token = backend.id_to_token(largest)
         raise ModelLoadError(
-            f"the tokenizer has token {token_id} ({token!r}), but the model's embedding only {num_rows} rows"
+            f"the tokenizer has token {largest} ({token!r}), but the model's embedding only {num_rows} rows"
         )
     try:
         tokenizer.encode("")

@@ -14,7 +14,6 @@ from shoal.model.formats.gguf_header import GgufHeader
 from shoal.model.formats.hf_config import eos_token_ids_from_hf, read_json
 from shoal.model.text.end_tokens import end_token_ids
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
-from shoal.model.text.vocabulary.from_sentencepiece import read_sentencepiece
 from shoal.model.text.vocabulary.guard import while_building
 from shoal.model.text.vocabulary.tokens import surround
 
@@ -97,6 +96,8 @@ def _from_sentencepiece(path: Path, config: dict[str, Any], special: dict[str, s
 
     Source: transformers, whose Llama and Gemma begin with BOS unless told otherwise, and whose T5 ends with EOS.
     """
+    from shoal.model.text.vocabulary.from_sentencepiece import read_sentencepiece  # needs protobuf
+
     file = read_sentencepiece(path, add_space_prefix=config.get("add_prefix_space"))
     backend = file.tokenizer
     with while_building(f"{path}: tokenizer_config.json does not fit to it"):

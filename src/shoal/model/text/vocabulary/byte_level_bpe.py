@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -22,9 +23,10 @@ def build_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: Split) -> To
     Raises:
         Exception: a merge is not of two tokens, or makes none (as the tokenizers library says it).
     """
-    pairs = [_parts(merge) for merge in merges]
     has_bytes = any(True for _ in vocabulary.of_kind(TokenKind.BYTE))
-    model = models.BPE(vocab=vocabulary.ids(), merges=pairs, ignore_merges=split.ignore_merges, byte_fallback=has_bytes)
+    model = models.BPE(
+        vocab=vocabulary.ids(), merges=_pairs(merges), ignore_merges=split.ignore_merges, byte_fallback=has_bytes
+    )
     tokenizer = Tokenizer(model)
     words = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in split.patterns]
     if split.byte_level:
@@ -38,6 +40,14 @@ def build_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: Split) -> To
         tokenizer.normalizer, tokenizer.decoder = pieces.normalizer(), pieces.decoder()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
     return finish(tokenizer, vocabulary)
+
+
+def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
+    """The two tokens of each merge: at once where none of them has a space in it, as in GPT-2's alphabet."""
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    if {*map(len, pairs)} == {2}:
+        return cast(list[tuple[str, str]], pairs)
+    return [_parts(merge) for merge in merges]
 
 
 def _parts(merge: str) -> tuple[str, str]:

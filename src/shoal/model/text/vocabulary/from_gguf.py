@@ -87,7 +87,9 @@ class _TokenizerMetadata:
         self.kind = self._value("model")
         if self.kind not in KINDS:
             raise ValueError(f"its vocabulary is of the kind {self.kind!r}; known are {', '.join(KINDS)}")
-        self._tokens = [text or f"[EMPTY_{index}]" for index, text in enumerate(self.strings("tokens", MAX_TOKENS))]
+        self._tokens = self.strings("tokens", MAX_TOKENS)
+        if not all(self._tokens):
+            self._tokens = [text or f"[EMPTY_{index}]" for index, text in enumerate(self._tokens)]
 
     def has(self, name: str) -> bool:
         return self._value(name) is not None
@@ -118,8 +120,8 @@ class _TokenizerMetadata:
             raise ValueError("there are no tokenizer.ggml.scores")
         return Vocabulary(
             tokens=self._tokens,
-            kinds=control_where_certain(self._tokens, [int(kind) for kind in kinds]),
-            scores=[float(score) for score in scores],
+            kinds=control_where_certain(self._tokens, list(map(int, kinds))),
+            scores=list(map(float, scores)),
             unknown_id=self._token_id("unknown", unknown, is_needed=False),
             first_ids=self._round_a_text("add_bos_token", add_bos, first, bos),
             last_ids=self._round_a_text("add_eos_token", add_eos, last, eos),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import isfinite
 
 from tokenizers import AddedToken, Tokenizer, processors
 
@@ -71,29 +72,33 @@ class Vocabulary:
             raise ValueError(f"a vocabulary of {num_tokens} tokens; there can be 1 to {MAX_TOKENS}")
         if len(self.kinds) != num_tokens or len(self.scores) not in (0, num_tokens):
             raise ValueError(f"{num_tokens} tokens, but {len(self.kinds)} token types and {len(self.scores)} scores")
-        if any(score != score or abs(score) == float("inf") for score in self.scores):
+        if not all(map(isfinite, self.scores)):
             raise ValueError("a token's score is not a finite number")
         for token_id in (self.unknown_id, *self.first_ids, *self.last_ids):
             if token_id is not None and not 0 <= token_id < num_tokens:
                 raise ValueError(f"the special token {token_id} is none of the {num_tokens} tokens")
-        if longest := next((token for token in self.tokens if len(token) > MAX_TOKEN_CHARS), None):
-            raise ValueError(f"a token of {len(longest)} characters; the longest can have {MAX_TOKEN_CHARS}")
+        if (longest := max(map(len, self.tokens))) > MAX_TOKEN_CHARS:
+            raise ValueError(f"a token of {longest} characters; the longest can have {MAX_TOKEN_CHARS}")
         if len(ids := self.ids()) != num_tokens:
             twice = next(token for token_id, token in enumerate(self.tokens) if ids[token] != token_id)
             raise ValueError(f"the token {twice!r} stands twice in the vocabulary")
 
     def ids(self) -> dict[str, int]:
         """Ids by token."""
-        return {token: token_id for token_id, token in enumerate(self.tokens)}
+        return dict(zip(self.tokens, range(len(self.tokens)), strict=True))
 
     def of_kind(self, *kinds: TokenKind) -> Iterable[int]:
         """Ids of the tokens of some kinds."""
-        return (token_id for token_id, kind in enumerate(self.kinds) if kind in kinds)
+        wanted = frozenset(map(int, kinds))
+        return (token_id for token_id, kind in enumerate(self.kinds) if kind in wanted)
 
 
 def control_where_certain(tokens: Sequence[str], kinds: Sequence[int]) -> list[int]:
     """The kinds, with those of tokens put right that can only be control tokens."""
-    return [TokenKind.CONTROL if token in ALWAYS_CONTROL else kind for token, kind in zip(tokens, kinds, strict=True)]
+    put_right = list(kinds)
+    for token in ALWAYS_CONTROL.intersection(tokens):
+        put_right[tokens.index(token)] = TokenKind.CONTROL
+    return put_right
 
 
 def finish(tokenizer: Tokenizer, vocabulary: Vocabulary, *, spaced_are_normalized: bool = False) -> Tokenizer:
