@@ -84,7 +84,9 @@ class LaunchConfig:
     max_step_tokens: int = 512
     """rows of the largest flat batch, >= 1"""
     exact_activations: bool = False
-    """activations keep at least 15 bits where quantized weights meet them, not 8: slower, for verification"""
+    """quantized weights meet activations of 15 bits, not of 8, and keys and values are held in fp32"""
+    keep_weights: bool = True
+    """whether packed weights are kept under the user's cache, and taken from there"""
     in_process: bool = True
     """whether a plan of one worker computes in the calling process; a server wants it to be restarted when it dies"""
     replans: bool = False

@@ -35,6 +35,8 @@ def throughput(
     prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
     precision: options.Precision = "auto",
+    activations: options.Activations = "int8",
+    no_weight_cache: options.NoWeightCache = False,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -59,6 +61,8 @@ def throughput(
             link_precision=link_precision,
         ),
         precision=precision,
+        exact_activations=options.are_exact(activations),
+        keep_weights=not no_weight_cache,
         threads=threads,
         max_seqs=concurrency,
         max_context=prompt_tokens + output_tokens + 1,

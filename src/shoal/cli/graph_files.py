@@ -23,11 +23,6 @@ from shoal.offline.tensor_values import as_stored, as_tensor
 Array = npt.NDArray[Any]
 
 
-def is_graph(model: str) -> bool:
-    """Whether a MODEL argument names an ONNX file, by its suffix."""
-    return model.lower().endswith(".onnx")
-
-
 def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     """The arrays of an .npz file by name, or of an .npy file for a graph with one input.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shoal.cli.graph_files import is_graph
+from shoal.cli.model_kind import is_graph
 from shoal.errors import ConfigError
 
 _SAMPLE = "sample.npz"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 
 if TYPE_CHECKING:
     from shoal.core.plan import Block
@@ -21,8 +22,6 @@ _MB = 1e6
 
 def inspect(model: options.Model, precision: options.Precision = "auto", json: options.Json = False) -> None:
     """Blocks, weights, FLOPs, cut points and what can be sharded. Nothing is computed."""
-    from shoal.cli.graph_files import is_graph
-
     if is_graph(model):
         from shoal.model.graph.graph_file import open_graph
         from shoal.model.graph.inspect import describe_graph

@@ -40,6 +40,23 @@ Precision = Annotated[
         help="auto keeps a quantized file's own width; fp32, int8 or int4.", metavar="P", rich_help_panel=LANGUAGE
     ),
 ]
+Activations = Annotated[
+    str,
+    typer.Option(
+        help="What meets quantized weights: int8, or exact (15 bits, slower; keys and values stay fp32).",
+        metavar="int8|exact",
+        rich_help_panel=LANGUAGE,
+        autocompletion=lambda: ["int8", "exact"],
+    ),
+]
+NoWeightCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-weight-cache",
+        help="Pack weights anew, into each worker's own memory, and keep none under ~/.cache/shoal.",
+        rich_help_panel=LANGUAGE,
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Compute threads per worker. Default: the cores shared evenly.")
 ]
@@ -142,6 +159,13 @@ Refresh = Annotated[
     bool, typer.Option("--refresh", help="Measure anew what was measured before.", rich_help_panel=PLANNING)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+def are_exact(activations: str) -> bool:
+    """What `--activations` says. Raises ConfigError."""
+    if activations not in ("int8", "exact"):
+        raise ConfigError(f"--activations is {activations!r}, but it must be int8 or exact")
+    return activations == "exact"
 
 
 def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:

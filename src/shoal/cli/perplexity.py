@@ -19,6 +19,8 @@ def perplexity(
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score only the first windows.")] = None,
     split: options.Split = "1",
     precision: options.Precision = "auto",
+    activations: options.Activations = "int8",
+    no_weight_cache: options.NoWeightCache = False,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
@@ -35,7 +37,14 @@ def perplexity(
     except UnicodeDecodeError as error:
         raise ConfigError(f"{text} is not UTF-8 text: {error}") from error
     config = LaunchConfig(
-        model=model, split=split, precision=precision, threads=threads, max_seqs=4, max_context=window
+        model=model,
+        split=split,
+        precision=precision,
+        exact_activations=options.are_exact(activations),
+        keep_weights=not no_weight_cache,
+        threads=threads,
+        max_seqs=4,
+        max_context=window,
     )
     with load_model(config, quiet=json) as loaded, progress_bar("scoring") as update:
         token_ids = loaded.tokenizer.encode(content, add_special=False)

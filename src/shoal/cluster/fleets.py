@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shoal.cluster.machines import RAY
 from shoal.cluster.profile.fleet import class_of_each, is_measured, measure_fleet
 from shoal.cluster.profile.model_file import layer_weights
 from shoal.cluster.profile.model_times import num_parts
@@ -27,8 +28,6 @@ _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
 """per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
 _MOST_ROUGH_WORKERS = 2
 """One request at a time gains most from the first division of the cores, if from any."""
-RAY = "ray"
-"""As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
 Progress = Callable[[str], None]
 
 

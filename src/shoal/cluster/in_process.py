@@ -4,9 +4,44 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
+from shoal.cluster.planning import PlannedModel
+from shoal.cluster.replica_recipe import load_message
+from shoal.core.plan import ReplicaPlan
 from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.file_states import model_states, unchanged
+from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.messages import Step, StepResult
+
+
+def load_in_process(
+    planned: PlannedModel, replica: ReplicaPlan, on_progress: Callable[[int, int], None]
+) -> InProcessExecutor:
+    """The whole model as the one worker of a plan would load it.
+
+    Args:
+        planned: with a plan of one worker.
+        replica: the plan's only one.
+        on_progress: called with (done, total) pieces of weights.
+
+    Raises:
+        ModelLoadError: a weight is missing, broken or of an unknown kind, or the files have changed.
+    """
+    num_layers = planned.source.config.num_layers
+    load = load_message(
+        planned.path,
+        planned.plan,
+        replica,
+        0,
+        0,
+        num_layers=num_layers,
+        files=planned.files,
+        keep_weights=planned.keep_weights,
+    )
+    with unchanged(planned.files, lambda: model_states(planned.path)):
+        return InProcessExecutor(Stage(planned.source, StageConfig.of(load), on_progress, kept=kept_for(load)))
 
 
 class InProcessExecutor:

@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
-from shoal.cluster.auto_plan import AutoPlan, ExtendedPlan
 from shoal.cluster.machines import Machines
 from shoal.cluster.running_plan import RunningPlan
 from shoal.core.plan import ReplicaPlan
 from shoal.core.recovery.restoring import Restoring
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import ShoalError
+
+if TYPE_CHECKING:
+    from shoal.cluster.auto_plan import AutoPlan, ExtendedPlan  # with all that measures and searches
 
 _EVERY_S = 5.0
 """Between two looks for machines: one question to Ray's head. Nobody waits for them."""

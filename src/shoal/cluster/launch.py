@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,23 +10,17 @@ from pathlib import Path
 
 from shoal.cluster.fabric import Fabric
 from shoal.cluster.first_start import FirstStart
-from shoal.cluster.in_process import InProcessExecutor
 from shoal.cluster.joining import Joining
 from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.machines import Machines
 from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replanner import Replanner
-from shoal.cluster.replica_recipe import PipelineRecipe, load_message, scheduler_config
+from shoal.cluster.replica_recipe import PipelineRecipe, scheduler_config
 from shoal.cluster.running_plan import RunningPlan
-from shoal.core.plan import Plan, ReplicaPlan
+from shoal.core.plan import Plan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.model.decoder.decoder_graph import count_segments
-from shoal.model.decoder.forced_form import with_environment
-from shoal.model.decoder.stage import Stage
-from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder.segment_sizes import count_pieces
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.file_states import model_states, unchanged
-from shoal.model.packed.kept_weights import kept_for
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
 
@@ -105,9 +98,11 @@ def launch(
     progress = _Progress(plan, on_progress or (lambda done, total: None))
     is_plain = not any(shard.cpu_quota or shard.machine for replica in plan.replicas for shard in replica.shards)
     if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
+        from shoal.cluster.in_process import load_in_process  # and all that computes
+
         (replica,) = plan.replicas
         tokenizer = _load_tokenizer(planned)
-        executor = InProcessExecutor(_load_whole_model(planned, replica, progress))
+        executor = load_in_process(planned, replica, lambda done, total: progress.advance(1))
         engine = Engine([(scheduler_config(plan, replica), executor)], time.monotonic)
         return LoadedModel(
             path=planned.path,
@@ -123,7 +118,17 @@ def launch(
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         recipes = [
-            PipelineRecipe(planned.path, planned.source, plan, index, fabric, progress.advance, planned.files, report)
+            PipelineRecipe(
+                planned.path,
+                planned.source,
+                plan,
+                index,
+                fabric,
+                progress.advance,
+                planned.files,
+                report,
+                planned.keep_weights,
+            )
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
@@ -177,7 +182,7 @@ class _Progress:
         self._callback = callback
         self._done = 0
         self._total = sum(
-            len(stage.shards) * count_segments(stage.num_layers, is_shard=len(stage.shards) > 1)
+            len(stage.shards) * count_pieces(stage.num_layers, is_shard=len(stage.shards) > 1)
             for replica in plan.replicas
             for stage in replica.stages
         )
@@ -187,11 +192,3 @@ class _Progress:
         if self._done < self._total:
             self._done += count
             self._callback(self._done, self._total)
-
-
-def _load_whole_model(planned: PlannedModel, replica: ReplicaPlan, progress: _Progress) -> Stage:
-    num_layers = planned.source.config.num_layers
-    load = load_message(planned.path, planned.plan, replica, 0, 0, num_layers=num_layers, files=planned.files)
-    config = with_environment(StageConfig.of(load), os.environ)
-    with unchanged(planned.files, lambda: model_states(planned.path)):
-        return Stage(planned.source, config, lambda done, total: progress.advance(1), kept=kept_for(load))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shoal.cluster.fabric import Fabric
-from shoal.cluster.fleets import RAY, PlacedFleet
 from shoal.core.plan import Plan
 from shoal.model.weights import Precision
 from shoal.planner.machine_places import MachineCores
+
+if TYPE_CHECKING:
+    from shoal.cluster.fleets import PlacedFleet  # with all that measures
+
+RAY = "ray"
+"""As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
 
 
 class Machines(Protocol):

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
-from shoal.cluster.auto_plan import AutoPlan, AutoPlanner, find_fleets
-from shoal.cluster.fleets import describes_all
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.machines import Machines, open_machines
 from shoal.cluster.plan_bytes import with_process_bytes
 from shoal.config import LaunchConfig
-from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.plan import Block, Plan, ShardPart, held_bytes
 from shoal.core.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.model.decoder.blocks import decoder_blocks
@@ -25,18 +23,18 @@ from shoal.model.formats.model_path import resolve_model, resolve_settings
 from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
-from shoal.planner.choice.spell import Limits
 from shoal.planner.kv_room import default_kv_bytes, default_kv_tokens
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.machine_places import place_on_machines
 from shoal.planner.manual import plan_from_spec
 from shoal.planner.memory import check_memory
-from shoal.planner.plan_check import check_plan
-from shoal.planner.plan_file import check_shape, read_plan
 from shoal.planner.shares import shard_parts
-from shoal.planner.speeds import Fleet
 from shoal.planner.split_spec import SplitSpec, parse_split
 from shoal.protocol.messages import FileState
+
+if TYPE_CHECKING:
+    from shoal.cluster.auto_plan import AutoPlan
+    from shoal.planner.speeds import Fleet
 
 AUTO = "auto"
 _BLOCK_SIZE = 16
@@ -62,6 +60,8 @@ class PlannedModel:
     """that the plan is for; None: this one"""
     files: tuple[FileState, ...] = ()
     """the model's, as they were when `source` was opened"""
+    keep_weights: bool = True
+    """see LaunchConfig.keep_weights"""
 
     def close(self) -> None:
         """Leave other machines. Idempotent; not needed where the plan is launched."""
@@ -96,7 +96,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing = parse_routing(config.routing)
     link_precisions = parse_link_precisions(config.planning.link_precision)
-    settings_suffice = config.planning.settings_suffice and describes_all(config.planning.cluster)
+    settings_suffice = config.planning.settings_suffice and _describes_all(config.planning.cluster)
     path = resolve_settings(config.model) if settings_suffice else resolve_model(config.model)
     files = model_states(path)
     source = open_sizes(path) if settings_suffice else open_weights(path)
@@ -129,6 +129,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         replans=config.replans,
         machines=machines,
         files=files,
+        keep_weights=config.keep_weights,
     )
 
 
@@ -152,6 +153,8 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
         ConfigError, ModelLoadError, CapacityError: as for `plan_model`.
         WorkerLost: a measuring process died or did not answer.
     """
+    from shoal.cluster.auto_plan import find_fleets  # and all that measures
+
     path = resolve_model(config.model)
     source, precision = open_weights(path), parse_precision(config.precision)
     machines = open_machines(config.planning.cluster)
@@ -180,7 +183,17 @@ def parse_precision(text: str) -> Precision:
     return cast(Precision, text)
 
 
+def _describes_all(cluster: str | None) -> bool:
+    """See `fleets.describes_all`."""
+    from shoal.cluster.fleets import describes_all  # and all that measures
+
+    return describes_all(cluster)
+
+
 def _stored_plan(name: str, config: LaunchConfig, source: WeightSource) -> Plan:
+    from shoal.planner.plan_check import check_plan
+    from shoal.planner.plan_file import check_shape, read_plan  # and the parser of YAML
+
     try:
         text = Path(name).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -204,6 +217,9 @@ def _auto_plan(
     machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> AutoPlan:
+    from shoal.cluster.auto_plan import AutoPlanner  # and all that measures and searches
+    from shoal.planner.choice.spell import Limits
+
     planning = config.planning
     return AutoPlanner(
         planning,
@@ -275,7 +291,7 @@ class _Blocks:
     @property
     def weight_bytes(self) -> int:
         """Bytes of one replica's weights."""
-        return sum(block.weight_bytes for blocks in self.shards for block in blocks)
+        return sum(map(held_bytes, self.shards))
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -9,7 +9,7 @@ from typing import cast
 
 from shoal.cluster.free_memory import free_memory_bytes
 from shoal.cluster.running_plan import RunningPlan
-from shoal.core.plan import Block
+from shoal.core.plan import Block, held_bytes
 from shoal.core.replan import weigh_move
 from shoal.core.slow_workers import SLOWED_FACTOR
 from shoal.errors import ModelChanged, ShoalError
@@ -105,7 +105,7 @@ class Replanner:
 
     def _fits_beside(self) -> bool:
         """The old workers keep their memory until the new ones have loaded."""
-        return sum(block.weight_bytes for block in self._whole_blocks()) < free_memory_bytes()
+        return held_bytes(self._whole_blocks()) < free_memory_bytes()
 
     def _whole_blocks(self) -> Sequence[Block]:
         if self._blocks is None:

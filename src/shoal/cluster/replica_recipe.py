@@ -13,8 +13,8 @@ from shoal.core.scheduler_config import SchedulerConfig
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.shard_source import whole_part
 from shoal.model.weights import Precision, WeightSource
-from shoal.planner.choice.spell import describe
 from shoal.planner.fewer_workers import plan_without
+from shoal.planner.split_text import describe
 from shoal.planner.work import prefill_chunk
 from shoal.protocol.messages import PROTOCOL_VERSION, FileState, Generation, LoadStage
 from shoal.router.executor import Executor
@@ -36,6 +36,7 @@ class PipelineRecipe:
         on_progress: Callable[[int], None] | None = None,
         files: tuple[FileState, ...] = (),
         report: Callable[[str], None] | None = None,
+        keep_weights: bool = True,
     ) -> None:
         """Start nothing yet.
 
@@ -48,7 +49,9 @@ class PipelineRecipe:
             on_progress: called with a number of segments as they load.
             files: the model's, as they were when it was opened.
             report: told where the replica is planned anew, a line each time.
+            keep_weights: see LoadStage.
         """
+        self._keep_weights = keep_weights
         self._files = files
         self._path = path
         self._source = source
@@ -96,6 +99,7 @@ class PipelineRecipe:
                         rank,
                         num_layers=num_layers,
                         files=() if shard.machine else self._files,
+                        keep_weights=self._keep_weights,
                     ),
                     machine=shard.machine,
                     cpu_quota=shard.cpu_quota,
@@ -137,8 +141,9 @@ def load_message(
     *,
     num_layers: int,
     files: tuple[FileState, ...] = (),
+    keep_weights: bool = True,
 ) -> LoadStage:
-    """What one worker is told to load: shard `rank` of stage `index`. For `num_layers` and `files` see LoadStage."""
+    """What one worker is told to load: shard `rank` of stage `index`. For the rest see LoadStage."""
     stage = replica.stages[index]
     shard = stage.shards[rank]
     machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
@@ -166,6 +171,7 @@ def load_message(
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
         files=files,
+        keep_weights=keep_weights,
     )
 
 

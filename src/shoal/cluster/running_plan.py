@@ -11,7 +11,7 @@ from shoal.cluster.planning import PlannedModel
 from shoal.cluster.replica_recipe import PipelineRecipe
 from shoal.core.plan import Plan, ReplicaPlan
 from shoal.errors import ShoalError
-from shoal.planner.choice.spell import describe
+from shoal.planner.split_text import describe
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import ReplicaRecipe
 
@@ -115,6 +115,7 @@ class RunningPlan:
             self._fabric,
             files=planned.files,
             report=self._report,
+            keep_weights=planned.keep_weights,
         )
         try:
             if index < len(self._plan.replicas):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shoal.protocol.hidden_codec import LinkPrecision
@@ -21,6 +22,15 @@ class Block:
     """bytes of KV cache that one token of context takes in this block"""
     output_bytes_per_token: int
     """bytes that cross a cut placed after this block, per token"""
+    same_weights_as: str = ""
+    """name of a block whose weights these are, held once by a worker that has both; empty: none"""
+
+
+def held_bytes(blocks: Iterable[Block]) -> int:
+    """Resident bytes of a worker's blocks."""
+    blocks = list(blocks)
+    names = {block.name for block in blocks}
+    return sum(block.weight_bytes for block in blocks if block.same_weights_as not in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

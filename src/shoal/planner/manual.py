@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan, held_bytes
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.balance import balance_layers, stage_costs
 from shoal.planner.cores import deal_cores
@@ -146,7 +146,7 @@ def _plan_stages(
                 part=part,
                 threads=threads,
                 cores=cores[stage * len(parts) + rank],
-                weight_bytes=sum(block.weight_bytes for block in blocks[own]),
+                weight_bytes=held_bytes(blocks[own]),
                 kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in blocks[own]),
             )
             for rank, (part, blocks) in enumerate(zip(parts, shard_blocks, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from shoal.core.plan import Block, ReplicaPlan, ShardPlan, StagePlan
+from shoal.core.plan import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes
 from shoal.planner.balance import balance_layers, observed_speeds, stage_costs
 
 
@@ -54,7 +54,7 @@ def with_layers(
     def shard(old: ShardPlan, held: Sequence[Block]) -> ShardPlan:
         return replace(
             old,
-            weight_bytes=sum(block.weight_bytes for block in held),
+            weight_bytes=held_bytes(held),
             kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in held),
         )
 

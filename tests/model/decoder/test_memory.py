@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import pytest
 
+from shoal.core.plan import held_bytes
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
@@ -162,12 +163,12 @@ def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
             exact_activations=case.get("exact_activations", False),
         ),
     )
-    blocks = decoder_blocks(source, precision)
-    predicted = sum(block.weight_bytes for block in blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
+    blocks = decoder_blocks(source, precision, exact_activations=case.get("exact_activations", False))
+    predicted = held_bytes(blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
     predicted += process_bytes(source.config, max_step_tokens=max_step_tokens)
     if rows:
         stage.process(prompt_step(rows))
-    weights = sum(block.weight_bytes for block in blocks)
+    weights = held_bytes(blocks)
     taken = anonymous_bytes() - base + PROCESS_BYTES
     return {"predicted": predicted, "taken": taken, "weights": weights, "counted": stage.weight_bytes}
 

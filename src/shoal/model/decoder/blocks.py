@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.core.plan import Block
-from shoal.model.attention.kv_storage import kv_bytes_per_token
+from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
+from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
 
 _FP32_BYTES = 4
@@ -23,24 +25,30 @@ and the scale and sums of its block of 32. Source: native/stage/stage.cpp."""
 _ATTENTION_MATRICES, _MLP_MATRICES = ("q", "k", "v", "o"), ("gate", "up", "down")
 
 
-def decoder_blocks(source: WeightSource, precision: Precision) -> list[Block]:
-    """[embedding, layer 0, ..., head], from headers alone."""
+def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activations: bool = False) -> list[Block]:
+    """[embedding, layer 0, ..., head], from headers alone. `exact_activations`: see `StageConfig`."""
     layers = [sum(layer_bytes(source, precision, layer)) for layer in range(source.config.num_layers)]
-    return _blocks(source, end_bytes(source, precision), layers)
+    kv_type = kv_dtype(precision, exact_activations=exact_activations)
+    return _blocks(source, end_bytes(source, precision), layers, kv_bytes_per_token(source.config, 1, kv_type))
 
 
 def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
-    """Of the embedding and of the head."""
-    return source.matrix_bytes("embedding", precision), source.matrix_bytes("head", precision)
+    """Of the embedding and of the head, which may be the same: see `core.plan.held_bytes`."""
+    return _held_bytes(source, "embedding", precision), _held_bytes(source, "head", precision)
 
 
 def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> tuple[int, int]:
     """Of a layer's attention matrices and of its MLP's."""
 
     def total(names: Sequence[str]) -> int:
-        return sum(source.matrix_bytes(f"layers.{layer}.{name}", precision) for name in names)
+        return sum(_held_bytes(source, f"layers.{layer}.{name}", precision) for name in names)
 
     return total(_ATTENTION_MATRICES), total(_MLP_MATRICES)
+
+
+def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
+    """What a worker holds of a matrix: its packed form, or without the extension what ONNX Runtime is given."""
+    return packed_bytes(source, name, precision) if native_available() else source.matrix_bytes(name, precision)
 
 
 def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
@@ -57,7 +65,7 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
     return PROCESS_BYTES + max_step_tokens * (row_items * _FP32_BYTES + widest * _CODES_BYTES)
 
 
-def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int]) -> list[Block]:
+def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int], kv_bytes: int) -> list[Block]:
     config = source.config
     hidden_bytes = config.hidden_size * _FP32_BYTES
     embedding = Block(
@@ -73,6 +81,7 @@ def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int]) ->
         flops_per_token=2.0 * config.vocab_size * config.hidden_size,
         kv_bytes_per_token=0,
         output_bytes_per_token=_FP32_BYTES,
+        same_weights_as="embedding" if config.tied_embeddings and native_available() else "",
     )
     return [
         embedding,
@@ -81,7 +90,7 @@ def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int]) ->
                 name=f"layer.{layer}",
                 weight_bytes=num_bytes,
                 flops_per_token=_layer_flops(config),
-                kv_bytes_per_token=kv_bytes_per_token(config, 1),
+                kv_bytes_per_token=kv_bytes,
                 output_bytes_per_token=hidden_bytes,
             )
             for layer, num_bytes in enumerate(layers)

@@ -51,11 +51,6 @@ class SegmentGraph:
     marker: Marker
 
 
-def count_segments(num_layers: int, *, is_shard: bool) -> int:
-    """Segments of a stage with that many layers."""
-    return num_layers * (3 if is_shard else 1) + 1
-
-
 def build_segments(
     source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, exact_activations: bool = False
 ) -> Iterator[SegmentGraph]:

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from shoal.errors import ModelLoadError
+from shoal.model.decoder.segment_sizes import int8_packing_bytes
 from shoal.model.decoder_config import Activation
 from shoal.model.formats.quantization import dequantize
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
@@ -24,12 +25,6 @@ _PROTOBUF_LIMIT_BYTES = 2**31 - 1
 """Source: protobuf's documented limit on one serialized message."""
 _FP32_COMPUTE, _INT8_COMPUTE = 0, 4
 """MatMulNBits `accuracy_level`: fp32 activations, or 8-bit ones by block. Source: ONNX Runtime contrib operators."""
-
-
-def int8_packing_bytes(num_blocks: int) -> int:
-    """What ONNX Runtime adds to blocks that meet 8-bit activations: it packs scales and sums beside the weights and
-    keeps the scales that it was given. Source: tests/model/decoder/test_memory.py measures it."""
-    return num_blocks * 2 * np.dtype(np.float32).itemsize
 
 
 class GraphBuilder:

@@ -6,6 +6,7 @@ Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -112,9 +113,10 @@ class NativeLayers:
         num_pieces = config.last_layer - config.first_layer + 1
         on_progress(1, num_pieces)
         layers: list[_native.StageLayer] = []
+        has_heads = self._decoder.num_heads > 0
         for layer in range(config.first_layer, config.last_layer):
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder)}
-            attention = self._attention.layers[len(layers)] if self._attention.layers else None
+            attention = cast("_native.AttentionLayer", self._attention.layers[len(layers)]) if has_heads else None
             layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention))
             on_progress(1 + len(layers), num_pieces)
         return layers

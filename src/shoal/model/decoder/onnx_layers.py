@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shoal.model.decoder.decoder_graph import Marker, build_segments, build_shard_segments, count_segments
+from shoal.model.decoder.decoder_graph import Marker, build_segments, build_shard_segments
 from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.segment_sizes import count_segments
 from shoal.model.decoder.segments import BoundSegments, Segment, load_segments
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_buffers import StageBuffers

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.constants import GGMLQuantizationType as Kind
 
 from shoal.model.formats.gguf_grids import block_grid, halves, in_blocks, six_bit_fields
+from shoal.model.formats.gguf_kinds import BLOCK_SIZES, Kind
 from shoal.model.formats.quantization import pack_nibbles, quantize_rows, widen
 from shoal.model.weights import (
     BLOCK,
@@ -100,7 +99,7 @@ def columns_to_weight(rows: U8, kind: Kind, form: Form, columns: Range) -> Weigh
         ValueError: the columns cut a quantization block.
     """
     check_columns(form, columns)
-    block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+    block_weights, block_bytes = BLOCK_SIZES[kind]
     first, last = columns[0] // block_weights, -(-columns[1] // block_weights)
     weight = to_weight(rows[:, first * block_bytes : last * block_bytes], kind, form)
     return cut_columns(weight, columns[0] - first * block_weights, columns[1] - first * block_weights)
@@ -123,7 +122,7 @@ def to_weight(rows: U8, kind: Kind, form: Form) -> Weight:
 
 def _by_chunks(rows: U8, kind: Kind, convert: Callable[[U8], Weight]) -> Weight:
     """Rows converted some at a time."""
-    block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+    block_weights, block_bytes = BLOCK_SIZES[kind]
     rows_at_once = max(1, CHUNK_WEIGHTS // max(1, rows.shape[1] // block_bytes * block_weights))
     starts = range(0, max(1, len(rows)), rows_at_once)
     weight = concatenate_rows([convert(rows[start : start + rows_at_once]) for start in starts])
@@ -133,12 +132,20 @@ def _by_chunks(rows: U8, kind: Kind, convert: Callable[[U8], Weight]) -> Weight:
 
 def to_dense(rows: U8, kind: Kind) -> F32:
     """Rows of raw bytes as fp32 [N, K]; a view where the file holds fp32."""
-    from gguf.quants import dequantize
-
-    if rows.size == 0:  # which the package does not expect
-        block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+    if rows.size == 0:
+        block_weights, block_bytes = BLOCK_SIZES[kind]
         return np.zeros((len(rows), rows.shape[1] // block_bytes * block_weights), np.float32)
-    return dequantize(rows, kind)
+    match kind:
+        case Kind.F32:
+            return rows.view(np.float32)
+        case Kind.F16:
+            return rows.view(np.float16).astype(np.float32)
+        case Kind.BF16:
+            return (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        case _:
+            from gguf import GGMLQuantizationType, quants  # only here, because of its memory
+
+            return quants.dequantize(rows, GGMLQuantizationType(kind))
 
 
 def _own_blocks(rows: U8, kind: Kind) -> BlockWeight:

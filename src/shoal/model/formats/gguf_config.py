@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Kind
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig, RopeConfig
 from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, layer_count, number
 from shoal.model.formats.gguf_header import GgufHeader
+from shoal.model.formats.gguf_kinds import Kind
 from shoal.model.formats.gguf_parts import GgufParts
 
 Family = Literal["llama", "qwen2", "qwen3", "gemma3", "phi3"]

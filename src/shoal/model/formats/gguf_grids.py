@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.constants import GGMLQuantizationType as Kind
 
+from shoal.model.formats.gguf_kinds import BLOCK_SIZES, Kind
 from shoal.model.weights import BLOCK, F32, U8
 
 _HALF_AT = {Kind.TQ1_0: 52, Kind.TQ2_0: 64}
@@ -19,7 +18,7 @@ _HALF_AT = {Kind.TQ1_0: 52, Kind.TQ2_0: 64}
 
 def block_grid(rows: U8, kind: Kind) -> tuple[F32, F32 | None]:
     """Scales [N, G] and offsets [N, G] of rows of raw bytes; None for offsets that are all 0."""
-    block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+    block_weights, block_bytes = BLOCK_SIZES[kind]
     blocks = in_blocks(rows, block_bytes)
     if kind == Kind.MXFP4:  # values of E2M1 are multiples of 1/2
         return np.exp2(blocks[..., 0].astype(np.float32) - 128), None

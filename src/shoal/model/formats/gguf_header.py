@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from shoal.errors import ModelLoadError
+from shoal.model.formats.gguf_kinds import BLOCK_SIZES, DEFAULT_ALIGNMENT, Kind, ValueType
 from shoal.model.formats.model_file import map_file, release_pages
 from shoal.model.weights import U8
 
@@ -30,17 +30,17 @@ _FEWEST_KEY_BYTES = 8 + 4 + 1
 _FEWEST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 """of a tensor without a name: its length, number of dimensions, one dimension, type, offset"""
 SCALAR_FORMATS = {
-    GGUFValueType.UINT8: "<B",
-    GGUFValueType.INT8: "<b",
-    GGUFValueType.UINT16: "<H",
-    GGUFValueType.INT16: "<h",
-    GGUFValueType.UINT32: "<I",
-    GGUFValueType.INT32: "<i",
-    GGUFValueType.FLOAT32: "<f",
-    GGUFValueType.BOOL: "<?",
-    GGUFValueType.UINT64: "<Q",
-    GGUFValueType.INT64: "<q",
-    GGUFValueType.FLOAT64: "<d",
+    ValueType.UINT8: "<B",
+    ValueType.INT8: "<b",
+    ValueType.UINT16: "<H",
+    ValueType.INT16: "<h",
+    ValueType.UINT32: "<I",
+    ValueType.INT32: "<i",
+    ValueType.FLOAT32: "<f",
+    ValueType.BOOL: "<?",
+    ValueType.UINT64: "<Q",
+    ValueType.INT64: "<q",
+    ValueType.FLOAT64: "<d",
 }
 
 
@@ -48,7 +48,7 @@ SCALAR_FORMATS = {
 class TensorInfo:
     """Where a tensor lies. `shape` has the row length last, the reverse of the file's order."""
 
-    kind: GGMLQuantizationType
+    kind: Kind
     shape: tuple[int, ...]
     start_bytes: int
     row_bytes: int
@@ -136,7 +136,7 @@ class GgufHeader:
             self.tensors[name] = self._place(name, kind, shape, data_start + offset)
 
     def _alignment(self) -> int:
-        alignment = self.metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment is {alignment!r}, not a power of two")
         return alignment
@@ -162,27 +162,27 @@ class GgufHeader:
         key = self._string()
         if key in self.metadata or key in self._array_starts:
             raise ValueError(f"the key {key!r} is there twice")
-        kind = GGUFValueType(self._scalar("<I"))
-        if kind == GGUFValueType.ARRAY:
+        kind = ValueType(self._scalar("<I"))
+        if kind == ValueType.ARRAY:
             self._array_starts[key] = self._position
             self._skip_array()
         else:
             self.metadata[key] = self._value(kind)
 
-    def _value(self, kind: GGUFValueType) -> Any:
-        return self._string() if kind == GGUFValueType.STRING else self._scalar(SCALAR_FORMATS[kind])
+    def _value(self, kind: ValueType) -> Any:
+        return self._string() if kind == ValueType.STRING else self._scalar(SCALAR_FORMATS[kind])
 
-    def _array_head(self) -> tuple[GGUFValueType, int]:
-        kind, count = GGUFValueType(self._scalar("<I")), self._scalar("<Q")
-        if kind == GGUFValueType.ARRAY:
+    def _array_head(self) -> tuple[ValueType, int]:
+        kind, count = ValueType(self._scalar("<I")), self._scalar("<Q")
+        if kind == ValueType.ARRAY:
             raise ValueError("an array of arrays")
-        item_bytes = 8 if kind == GGUFValueType.STRING else struct.calcsize(SCALAR_FORMATS[kind])
+        item_bytes = 8 if kind == ValueType.STRING else struct.calcsize(SCALAR_FORMATS[kind])
         self._check_left(count * item_bytes, f"an array of {count} items")
         return kind, count
 
     def _skip_array(self) -> None:
         kind, count = self._array_head()
-        if kind != GGUFValueType.STRING:
+        if kind != ValueType.STRING:
             self._position += count * struct.calcsize(SCALAR_FORMATS[kind])
             return
         position, data, unpack = self._position, self._data, struct.Struct("<Q").unpack_from
@@ -194,7 +194,7 @@ class GgufHeader:
 
     def _read_array(self) -> list[Any]:
         kind, count = self._array_head()
-        if kind == GGUFValueType.STRING:
+        if kind == ValueType.STRING:
             return self._read_strings(count)
         return [self._value(kind) for _ in range(count)]
 
@@ -219,10 +219,10 @@ class GgufHeader:
 
     def _place(self, name: str, kind_number: int, shape: tuple[int, ...], start: int) -> TensorInfo:
         try:
-            kind = GGMLQuantizationType(kind_number)
+            kind = Kind(kind_number)
         except ValueError:
             raise ModelLoadError(f"{self.path}: tensor {name!r} has the unknown GGML type {kind_number}") from None
-        block_weights, block_bytes = GGML_QUANT_SIZES[kind]
+        block_weights, block_bytes = BLOCK_SIZES[kind]
         if shape[-1] % block_weights:
             raise ValueError(f"tensor {name!r}: rows of {shape[-1]} do not divide into {kind.name} blocks")
         return TensorInfo(kind=kind, shape=shape, start_bytes=start, row_bytes=shape[-1] // block_weights * block_bytes)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gguf.constants import GGMLQuantizationType as Kind
-
 from shoal.model.formats.gguf_blocks import FLOATS, OWN_BITS, OWN_OFFSETS, Form, check_columns
+from shoal.model.formats.gguf_kinds import Kind
 from shoal.model.weights import BlockKind, Packing, Range
 
 PACKED_KINDS = {

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shoal.errors import while_reading
-from shoal.model.formats.gguf_file import GgufFile
 from shoal.model.formats.model_path import is_settings_file
-from shoal.model.formats.safetensors_dir import SafetensorsDir
-from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.weights import WeightSource
 
 
@@ -19,7 +16,7 @@ def open_weights(path: Path) -> WeightSource:
         ModelLoadError: broken, truncated, or of an architecture or quantization that is not supported.
     """
     with while_reading(path):
-        return SafetensorsDir(path) if path.is_dir() else GgufFile(path)
+        return _open_directory(path) if path.is_dir() else _open_gguf(path)
 
 
 def open_sizes(path: Path) -> WeightSource:
@@ -27,5 +24,19 @@ def open_sizes(path: Path) -> WeightSource:
     but sizes."""
     has_weights = path.is_dir() and any(path.glob("*.safetensors"))
     if is_settings_file(path) or (path.is_dir() and not has_weights):
+        from shoal.model.formats.settings_only import SettingsOnly
+
         return SettingsOnly(path)
     return open_weights(path)
+
+
+def _open_directory(path: Path) -> WeightSource:
+    from shoal.model.formats.safetensors_dir import SafetensorsDir  # a process opens models of one format
+
+    return SafetensorsDir(path)
+
+
+def _open_gguf(path: Path) -> WeightSource:
+    from shoal.model.formats.gguf_file import GgufFile
+
+    return GgufFile(path)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Kind
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf_blocks import Form, check_columns, choose_form, form_bytes
+from shoal.model.formats.gguf_kinds import Kind
 from shoal.model.formats.gguf_packing import keeps_values, packing_of
 from shoal.model.formats.hf_config import config_from_hf
 from shoal.model.formats.model_file import (

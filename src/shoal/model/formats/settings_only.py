@@ -7,11 +7,10 @@ from math import prod
 from pathlib import Path
 from typing import NoReturn
 
-from gguf.constants import GGMLQuantizationType as Kind
-
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf_blocks import form_bytes
+from shoal.model.formats.gguf_kinds import Kind
 from shoal.model.formats.gguf_packing import packing_of
 from shoal.model.formats.hf_config import config_from_hf, stored_dtype
 from shoal.model.formats.safetensors_dir import form_of_floats

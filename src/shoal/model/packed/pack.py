@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Kind
 
+from shoal.model.formats.gguf_kinds import Kind
 from shoal.model.weights import U8, BlockWeight, DenseWeight, Packing, Precision, RawRows, Weight, WeightSource
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan, held_bytes
 from shoal.core.shard_atoms import ShardAtoms
 from shoal.core.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
@@ -13,6 +13,7 @@ from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.model_sizes import vocabulary_units
 from shoal.planner.kv_room import KV_SHARE_OF_FREE_MEMORY, default_kv_tokens
 from shoal.planner.shares import attention_notes
+from shoal.planner.split_text import describe
 from shoal.planner.workload import Workload
 
 BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
@@ -128,7 +129,7 @@ class _Speller:
                     cores=place.cores,
                     cpu_quota=place.cpu_quota,
                     machine=place.machine,
-                    weight_bytes=sum(block.weight_bytes for block in self._own_blocks(stage, part)),
+                    weight_bytes=held_bytes(self._own_blocks(stage, part)),
                     kv_bytes=0,
                 )
             )
@@ -202,33 +203,6 @@ class _Speller:
                 f"give at least {round(needed)} with --kv-memory"
             )
         return min(enough, affordable)
-
-
-def describe(replicas: Sequence[ReplicaPlan]) -> str:
-    """A split as `--split` would say it, as far as that goes: unlike replicas stand side by side with a plus."""
-    texts = [_describe_replica(replica) for replica in replicas]
-    if len(set(texts)) > 1:
-        return " + ".join(texts)
-    if len(texts) == 1:
-        return texts[0]
-    return f"dp={len(texts)}" if texts[0] == "1" else f"dp={len(texts)},{texts[0]}"
-
-
-def _describe_replica(replica: ReplicaPlan) -> str:
-    layers = ":".join(str(stage.num_layers) for stage in replica.stages)
-    groups = [_describe_shards(stage) for stage in replica.stages]
-    parts = [f"pp={layers}"] if len(replica.stages) > 1 else []
-    if any(groups):
-        parts.append("tp=" + (groups[0] if len(set(groups)) == 1 else "|".join(group or "1" for group in groups)))
-    return ",".join(parts) or "1"
-
-
-def _describe_shards(stage: StagePlan) -> str:
-    """Equal shares as their number, others as columns; nothing for a single worker."""
-    if len(stage.shards) == 1:
-        return ""
-    columns = [shard.part.columns[1] - shard.part.columns[0] for shard in stage.shards]
-    return str(len(columns)) if len(set(columns)) == 1 else ":".join(map(str, columns))
 
 
 def _notes(replica: ReplicaPlan) -> Iterator[str]:

@@ -1,0 +1,23 @@
+"""How many graphs a stage has in the ONNX form and what ONNX Runtime adds to them: known without making any."""
+
+from __future__ import annotations
+
+from shoal.model.attention.paged_attention import native_available
+
+_FP32_BYTES = 4
+
+
+def count_segments(num_layers: int, *, is_shard: bool) -> int:
+    """Segments of a stage with that many layers."""
+    return num_layers * (3 if is_shard else 1) + 1
+
+
+def count_pieces(num_layers: int, *, is_shard: bool) -> int:
+    """Pieces of weights that such a stage loads one after the other, in the form that this installation has."""
+    return num_layers + 1 if native_available() else count_segments(num_layers, is_shard=is_shard)
+
+
+def int8_packing_bytes(num_blocks: int) -> int:
+    """What ONNX Runtime adds to blocks that meet 8-bit activations: it packs scales and sums beside the weights and
+    keeps the scales that it was given. Source: tests/model/decoder/test_memory.py measures it."""
+    return num_blocks * 2 * _FP32_BYTES
