@@ -87,6 +87,15 @@ def test_company_chunks_threads_and_stages(name: str, precision: Precision, mode
             assert_same_bits(whole(source, precision, cuts=cuts, threads=2), want, cuts)
 
 
+@pytest.mark.parametrize("name", ["llama-odd", "gemma3", "gguf"])
+def test_shards_on_every_instruction_set(name: str, model: MakeModel) -> None:
+    """Three shards of two or four KV heads: with two, one shard has no attention."""
+    source = model(name)
+    want = whole(source, "auto", shares=(2, 1, 1))
+    for isa in ISAS[1:]:
+        assert_same_bits(whole(source, "auto", shares=(2, 1, 1), isa=isa, threads=2), want, isa)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_replicas_of_several_kinds(precision: Precision, model: MakeModel) -> None:
     """Whichever replica a request comes to: one has the best instruction set, one the baseline and two stages."""
