@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from shoal.cluster.load_message import load_message
 from shoal.cluster.planning import PlannedModel
 from shoal.core.plan import ReplicaPlan
+from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.file_states import model_states, unchanged
@@ -40,8 +42,9 @@ def load_in_process(
         files=planned.files,
         keep_weights=planned.keep_weights,
     )
+    config = with_environment(StageConfig.of(load), os.environ)
     with unchanged(planned.files, lambda: model_states(planned.path)):
-        return InProcessExecutor(Stage(planned.source, StageConfig.of(load), on_progress, kept=kept_for(load)))
+        return InProcessExecutor(Stage(planned.source, config, on_progress, kept=kept_for(load)))
 
 
 class InProcessExecutor:
