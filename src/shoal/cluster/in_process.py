@@ -42,8 +42,8 @@ def load_in_process(
         files=planned.files,
         keep_weights=planned.keep_weights,
     )
+    config = with_environment(StageConfig.of(load), os.environ)
     with unchanged(planned.files, lambda: model_states(planned.path)):
-        config = with_environment(StageConfig.of(load), os.environ)
         return InProcessExecutor(Stage(planned.source, config, on_progress, kept=kept_for(load)))
 
 
