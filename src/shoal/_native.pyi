@@ -39,6 +39,9 @@ class Matrix:
 def checksum(pool: ThreadPool, data: npt.NDArray[np.uint8]) -> int:
     """64 bits, the same for any number of threads; a change within one word always changes them. Releases the GIL."""
 
+def map_file(fd: int, num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Maps the beginning of a file, read-only and shared; holds no descriptor. Raises OSError."""
+
 def layout_bytes(form: PackedForm) -> int:
     """What the memory of such a matrix takes. Raises ValueError for a form that cannot be."""
 

@@ -6,6 +6,7 @@ Both begin at a page, so at a multiple of 64 bytes.
 from __future__ import annotations
 
 import mmap
+import os
 from contextlib import suppress
 
 import numpy as np
@@ -30,8 +31,13 @@ def own_memory(num_bytes: int) -> U8:
 
 
 def file_memory(fd: int, num_bytes: int) -> U8:
-    """A whole file that is not empty, read-only: one copy in the computer's memory, however many map it.
+    """A whole file of so many bytes, read-only: one copy in the computer's memory, however many map it. The descriptor
+    may be closed afterwards.
 
     Raises OSError, or ValueError where the file is shorter.
     """
-    return np.frombuffer(mmap.mmap(fd, num_bytes, access=mmap.ACCESS_READ), np.uint8)
+    if os.fstat(fd).st_size < num_bytes:
+        raise ValueError("the file is shorter than what is to be mapped")
+    from shoal._native import map_file
+
+    return map_file(fd, num_bytes)
