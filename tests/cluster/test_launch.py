@@ -15,6 +15,7 @@ from shoal.cluster.local_fabric import LocalFabric
 from shoal.cluster.pipeline_executor import PipelineExecutor
 from shoal.cluster.planning import compute_exactly, plan_model
 from shoal.config import LaunchConfig
+from shoal.core.plan import Plan, ShardPlan
 from shoal.core.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
 from shoal.model.attention.paged_attention import native_available
@@ -58,12 +59,25 @@ def test_shards_divide_what_one_worker_would_hold(model: Path) -> None:
     assert sum(shard.kv_bytes for shard in shards) == whole.kv_bytes
 
 
+def shards_of(plan: Plan) -> list[ShardPlan]:
+    return [shard for replica in plan.replicas for stage in replica.stages for shard in stage.shards]
+
+
 @pytest.mark.parametrize("split", ["1", "pp=2", "tp=2"])
 def test_exact_activations_are_a_plans_own(model: Path, split: str) -> None:
     planned = plan_model(config(model, split=split))
     exact = plan_model(config(model, split=split, exact_activations=True)).plan
-    assert compute_exactly(planned).plan == exact
-    assert exact == replace(planned.plan, exact_activations=True), "weights are held in the same form"
+    later = compute_exactly(planned).plan
+    assert exact.exact_activations and later.exact_activations and not planned.plan.exact_activations
+    assert [one.weight_bytes for one in shards_of(exact)] == [one.weight_bytes for one in shards_of(later)]
+    ((blocks,), (exact_blocks,), (later_blocks,)) = (
+        [replica.num_blocks for replica in plan.replicas] for plan in (planned.plan, exact, later)
+    )
+    assert (exact_blocks, later_blocks) == (blocks // 2, blocks), "keys and values take twice as much"
+    kv_bytes = [one.kv_bytes for one in shards_of(planned.plan)]
+    assert [one.kv_bytes for one in shards_of(exact)] == kv_bytes
+    assert [one.kv_bytes for one in shards_of(later)] == [2 * num_bytes for num_bytes in kv_bytes]
+    assert compute_exactly(replace(planned, plan=exact)).plan == exact
 
 
 def test_a_shard_without_attention_is_mentioned(model: Path) -> None:
