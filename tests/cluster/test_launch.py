@@ -68,7 +68,8 @@ def test_exact_activations_are_a_plans_own(model: Path, split: str) -> None:
     planned = plan_model(config(model, split=split))
     exact = plan_model(config(model, split=split, exact_activations=True)).plan
     later = compute_exactly(planned).plan
-    assert exact.exact_activations and later.exact_activations
+    assert exact.exact_activations
+    assert later.exact_activations
     assert not planned.plan.exact_activations
     assert [one.weight_bytes for one in shards_of(exact)] == [one.weight_bytes for one in shards_of(later)]
     ((blocks,), (exact_blocks,), (later_blocks,)) = (
