@@ -23,7 +23,7 @@ $(VENV)/.modules: FORCE | $(VENV)/bin/python
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # The native part is rebuilt when its sources change.
-$(VENV)/.installed: $(VENV)/bin/python $(VENV)/.modules pyproject.toml $(wildcard native/*.* native/*/*.*)
+$(VENV)/.installed: $(VENV)/bin/python $(VENV)/.modules pyproject.toml $(wildcard native/*.* native/*/*.* native/*/*/*.*)
 	@echo "Installing Shoal into $(VENV) and building its native part ..."
 	$(PIP) install --editable .
 	@touch $@
