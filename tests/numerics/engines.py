@@ -5,6 +5,7 @@ Shapes: T tokens of a text, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -138,6 +139,15 @@ def _sharded(source: WeightSource, config: StageConfig, shares: Sequence[int]) -
     return ShardedStage(stages, groups)
 
 
+class _Engine(Engine):
+    """Gives its descriptor back when nobody holds it any more: hundreds are made, over executors that others use."""
+
+    def __del__(self) -> None:
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+
+
 def make_engine(*executors: PipelineExecutor, **changes: Any) -> Engine:
     """An engine over a replica for each executor; `changes` replace scheduler settings."""
     values: dict[str, Any] = {
@@ -152,7 +162,7 @@ def make_engine(*executors: PipelineExecutor, **changes: Any) -> Engine:
         (SchedulerConfig(**({**values, "num_micro_batches": executor.num_stages} | changes)), executor)
         for executor in executors
     ]
-    return Engine(replicas, lambda: 0.0)
+    return _Engine(replicas, lambda: 0.0)
 
 
 def text_logits(engine: Engine, texts: Sequence[Sequence[int]]) -> list[F32]:

@@ -85,7 +85,9 @@ def test_a_wake_before_the_turn_is_not_lost_and_counts_once() -> None:
         engine.wake()
         engine.wake()
         assert engine.turn(60.0) == []
-        assert not select.select([engine._wake_fd], [], [], 0)[0]
+        poller = select.poll()
+        poller.register(engine._wake_fd, select.POLLIN)
+        assert poller.poll(0) == []
 
 
 def test_an_answer_ends_the_wait() -> None:
