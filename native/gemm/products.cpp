@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
-#include <new>
+
+#include "../memory/buffer.h"
 
 namespace shoal {
 
@@ -11,18 +11,9 @@ namespace {
 
 constexpr double kItemWeights = 1 << 18;  // multiplied by one item at least: some microseconds
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
 PanelScratch& thread_scratch() {
-  thread_local std::unique_ptr<PanelScratch, Free> scratch;
-  if (!scratch) {
-    const size_t bytes = (sizeof(PanelScratch) + 63) / 64 * 64;
-    scratch.reset(static_cast<PanelScratch*>(std::aligned_alloc(64, bytes)));
-    if (!scratch) throw std::bad_alloc();
-  }
-  return *scratch;
+  thread_local const Buffer<PanelScratch> scratch = allocate<PanelScratch>(1);
+  return scratch[0];
 }
 
 int panels_of(const Product& product) {

@@ -1,7 +1,6 @@
 #include "stage.h"
 
 #include <algorithm>
-#include <new>
 #include <stdexcept>
 
 namespace shoal {
@@ -12,14 +11,6 @@ constexpr int kItemValues = 1 << 14;  // of a row-by-row operation in one item a
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
-}
-
-template <typename T>
-Buffer<T> allocate(size_t count) {
-  const size_t bytes = (std::max<size_t>(count, 1) * sizeof(T) + 63) / 64 * 64;
-  Buffer<T> memory(static_cast<T*>(std::aligned_alloc(64, bytes)));
-  if (!memory) throw std::bad_alloc();
-  return memory;
 }
 
 bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {

@@ -3,7 +3,6 @@
 // Shapes: T rows of the step, D hidden size, I columns of the MLP; a shard has its own counts of heads and columns.
 #pragma once
 
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "../attention/layer.h"
 #include "../gemm/products.h"
 #include "../isa/isa.h"
+#include "../memory/buffer.h"
 #include "../threads/thread_pool.h"
 
 namespace shoal {
@@ -44,12 +44,6 @@ struct StageHead {
 
 // Adds up [T, D] over the shards of a stage, in place. May throw.
 using SumOverShards = std::function<void(float* values, int num_rows)>;
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
 
 class Stage {
  public:
