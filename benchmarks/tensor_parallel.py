@@ -23,11 +23,11 @@ from ratios import Samples, Target, measure_rounds, ratio_table, sample_table
 from report import write_result
 
 from shoal.bench.throughput import measure_throughput
-from shoal.cluster.cpu_quota import why_not
-from shoal.cluster.launch import launch
-from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
-from shoal.core.plan import Plan
+from shoal.core.plan.language import Plan
+from shoal.executor.process.cpu_quota import why_not
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import launch
 from shoal.model.formats.model_path import resolve_model
 
 _UNIT = "tokens/s"

@@ -18,11 +18,11 @@ from contextlib import ExitStack, contextmanager
 
 from report import write_result
 
-from shoal.comm.link import Link
-from shoal.comm.socket_link import SocketLink
-from shoal.comm.tls_identity import ClusterAuthority, Credentials
-from shoal.comm.tls_link import Address, connect_tls_socket
-from shoal.comm.tls_listener import TlsListener
+from shoal.comm.links.link import Link
+from shoal.comm.links.socket_link import SocketLink
+from shoal.comm.tls.tls_identity import ClusterAuthority, Credentials
+from shoal.comm.tls.tls_link import Address, connect_tls_socket
+from shoal.comm.tls.tls_listener import TlsListener
 
 _FRAMES = {4 << 10: 400, 64 << 10: 400, 1 << 20: 60}
 """Round trips a round, by size"""

@@ -23,14 +23,14 @@ from report import write_result
 
 from shoal.bench.load import arrival_times
 from shoal.bench.percentiles import Distribution, distribution
-from shoal.cluster.cpu_quota import held, why_not
-from shoal.cluster.launch import LoadedModel, launch
-from shoal.cluster.pipeline_executor import PipelineExecutor
-from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
-from shoal.core.recovery.fleet_replica import FleetReplica
-from shoal.core.recovery.placement import Placement
-from shoal.core.request import Progress, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.fleet.fleet_replica import FleetReplica
+from shoal.core.fleet.placement import Placement
+from shoal.core.sequences.request import Progress, Request, RequestFinished, RequestId, TokenProduced
+from shoal.executor.pipeline_executor import PipelineExecutor
+from shoal.executor.process.cpu_quota import held, why_not
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import LoadedModel, launch
 from shoal.protocol.messages import Sampling
 
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 64, 32

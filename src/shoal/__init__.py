@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.api import Model, load
+    from shoal.api.graphs import Model, load
 
 __all__ = ["Model", "load"]
 
@@ -18,7 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 def __getattr__(name: str) -> Any:
     """`load` and `Model` without the import time of everything behind them."""
     if name in __all__:
-        from shoal import api
+        from shoal.api import graphs
 
-        return getattr(api, name)
+        return getattr(graphs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

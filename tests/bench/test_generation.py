@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from shoal.bench.generation import Generation, generate
-from shoal.bench.perplexity import perplexity
-from shoal.bench.verification import compare
-from shoal.core.request import Request, RequestId
+from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest, RequestError, WorkerLost
 from shoal.protocol.messages import SampledToken, Step, StepResult, TokenLogprobs
+from shoal.verify.language import compare
+from shoal.verify.perplexity import perplexity
 from tests.router.fakes import FakeExecutor, expected_tokens, make_request, open_engine
 
 

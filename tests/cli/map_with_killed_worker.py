@@ -7,11 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
-from shoal.cluster.graph_launch import launch_graph
-from shoal.cluster.graph_local import LocalGraphExecutor
-from shoal.cluster.graph_planning import plan_graph
 from shoal.config import GraphLaunchConfig
-from shoal.model.graph.input_check import check_inputs
+from shoal.executor.graph_local import LocalGraphExecutor
+from shoal.launch.graph.launch import launch_graph
+from shoal.launch.graph.planning import plan_graph
+from shoal.model.graph.sample.input_check import check_inputs
 from shoal.offline.map_job import MapOptions, open_map, prepare_output
 from shoal.offline.pull import ChunkRunner
 

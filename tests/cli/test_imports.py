@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.child_process import module_command
+from shoal.executor.process.child_process import module_command
 from shoal.model.attention.paged_attention import native_available
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="without the extension, decoders run in ONNX Runtime")
@@ -31,7 +31,7 @@ def imported(model: Path, split: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("split", "own"),
-    [("1", {"shoal.cluster.in_process"}), ("pp=2", {"shoal.cluster.local_fabric", "shoal.worker.runtime"})],
+    [("1", {"shoal.launch.in_process"}), ("pp=2", {"shoal.executor.local_fabric", "shoal.worker.runtime"})],
     ids=["in-process", "workers"],
 )
 def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str, own: set[str]) -> None:
@@ -43,9 +43,9 @@ def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str,
 def test_the_head_of_workers_computes_nothing(model: Path, tmp_path: Path) -> None:
     """Neither the layers nor the tokenizers of other formats are imported where a process only sends tokens."""
     script = tmp_path / "head.py"
-    script.write_text("import sys\nimport shoal.cluster.worker_launch\nprint(*sys.modules)")
+    script.write_text("import sys\nimport shoal.launch.worker_launch\nprint(*sys.modules)")
     command = [*module_command("shoal.cli.main")[:2], str(script)]
     done = subprocess.run(command, timeout=DEADLINE_S, check=True, capture_output=True, text=True)
     modules = set(done.stdout.split())
-    assert "shoal.cluster.local_fabric" in modules
-    assert modules.isdisjoint({"shoal.model.decoder.stage", "shoal.model.decoder.onnx_layers", "google.protobuf"})
+    assert "shoal.executor.local_fabric" in modules
+    assert modules.isdisjoint({"shoal.model.decoder.stage", "shoal.model.decoder.onnx.onnx_layers", "google.protobuf"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.child_process import module_command
+from shoal.executor.process.child_process import module_command
 
 DEADLINE_S = 100.0
 STRACE = ("strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", "trace")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shoal.bench import verification
+from shoal.verify import language as verification
 from tests.cli.conftest import Shoal
 from tests.model.tiny_models import CORPUS
 

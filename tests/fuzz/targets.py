@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from shoal.comm.socket_link import SocketLink
+from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.model.attention.paged_attention import make_attention
 from shoal.protocol.codec import decode, unpack_activations

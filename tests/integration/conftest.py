@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.launch import LoadedModel
+from shoal.launch.launch import LoadedModel
 from tests.integration.leaks import no_leaks
 from tests.integration.running import launch_tiny
 from tests.model.tiny_models import make_tiny_gguf

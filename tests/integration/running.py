@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from shoal.cluster.launch import LoadedModel, launch
-from shoal.cluster.local_fabric import LocalFabric
-from shoal.cluster.pipeline_executor import PipelineExecutor
-from shoal.cluster.planning import PlannedModel, plan_model
 from shoal.config import LaunchConfig
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.pipeline_executor import PipelineExecutor
+from shoal.launch.language.planning import PlannedModel, plan_model
+from shoal.launch.launch import LoadedModel, launch
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
 from tests.numerics.engines import random_tokens

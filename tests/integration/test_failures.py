@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shoal.cluster.launch import LoadedModel, launch
-from shoal.cluster.planning import plan_model
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import CapacityError, ModelLoadError, WorkerLost
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import LoadedModel, launch
 from tests.integration.running import (
     EXIT_S,
     PATIENT,
@@ -159,7 +159,7 @@ def test_a_failure_in_the_head_ends_the_workers_that_have_started(
     def fail(*_: object, **__: object) -> None:
         raise ModelLoadError("no engine")
 
-    monkeypatch.setattr("shoal.cluster.worker_launch.Engine", fail)
+    monkeypatch.setattr("shoal.launch.worker_launch.Engine", fail)
     with pytest.raises(ModelLoadError, match="no engine"):
         launch(plan_model(tiny_config(tiny_model, split="pp=2")))
 

@@ -9,22 +9,22 @@ from typing import cast
 
 import pytest
 
-from shoal.cluster import fabric
-from shoal.cluster.auto_plan import AutoPlanner
-from shoal.cluster.fleets import PlacedFleet
-from shoal.cluster.joining import Joining
-from shoal.cluster.launch import launch
-from shoal.cluster.local_fabric import LocalFabric
-from shoal.cluster.planning import PlannedModel, model_shape
-from shoal.cluster.running_plan import RunningPlan
-from shoal.cluster.worker_process import WorkerProcess
 from shoal.config import PlanningConfig
-from shoal.core.plan import Plan
+from shoal.core.plan.language import Plan
 from shoal.errors import CapacityError, ShoalError, WorkerLost
+from shoal.executor import fabric
+from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.process.worker_process import WorkerProcess
+from shoal.launch.language.auto_plan import AutoPlanner
+from shoal.launch.language.fleets import PlacedFleet
+from shoal.launch.language.planning import PlannedModel, model_shape
+from shoal.launch.launch import launch
+from shoal.launch.running.joining import Joining
+from shoal.launch.running.running_plan import RunningPlan
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits, Place
-from shoal.planner.machine_places import MachineCores
+from shoal.planner.split.machine_places import MachineCores
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import ReplicaRecipe
 from tests.integration.running import make_requests, transcribe

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shoal.cluster.launch import LoadedModel
-from shoal.core.request import Request, RequestId
+from shoal.core.sequences.request import Request, RequestId
+from shoal.launch.launch import LoadedModel
 from shoal.protocol.messages import Sampling
 from tests.integration.running import (
     PATIENT,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.launch import launch
-from shoal.cluster.planning import PlannedModel, plan_model
-from shoal.cluster.replanner import Replanner
-from shoal.cluster.running_plan import ChangeableEngine, RunningPlan
 from shoal.errors import CapacityError, ShoalError
+from shoal.launch.language.planning import PlannedModel, plan_model
+from shoal.launch.launch import launch
+from shoal.launch.running.replanner import Replanner
+from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import ReplicaRecipe

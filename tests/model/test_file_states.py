@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.remote.model_identity import identify
 from shoal.errors import ModelChanged, ModelLoadError
+from shoal.executor.remote.model_identity import identify
 from shoal.model.file_states import model_files, model_states, unchanged
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.core.plan import ShardPart
+from shoal.core.plan.language import ShardPart
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig, RopeConfig

@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.bench.generation import generate
-from shoal.bench.verification import greedy_with_logits
-from shoal.core.request import Request, RequestId
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.sequences.request import Request, RequestId
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
-from shoal.planner.shares import shard_parts
+from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
 from shoal.router.engine import Engine
+from shoal.verify.language import greedy_with_logits
 from tests.numerics.thread_group import ThreadGroup, thread_groups
 
 F32 = npt.NDArray[np.float32]

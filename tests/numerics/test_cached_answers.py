@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.bench.generation import generate
-from shoal.core.request import Request, RequestId
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.sequences.request import Request, RequestId
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Sampling

@@ -7,10 +7,10 @@ of rows and each adds in an order of its own, so sums of 64 to 128 terms differ 
 import numpy as np
 import pytest
 
-from shoal.bench.verification import greedy_with_logits
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
+from shoal.verify.language import greedy_with_logits
 from tests.numerics.conftest import MakeSource
 from tests.numerics.engines import continuations, make_engine, make_executor, random_tokens, text_logits
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal.bench.verification import greedy_with_logits
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision, WeightSource
 from shoal.router.engine import Engine
+from shoal.verify.language import greedy_with_logits
 from tests.numerics.engines import F32, make_engine, make_executor, prompt_logits, random_tokens, text_logits
 from tests.numerics.native_models import NAMES, write_native_model
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shoal.bench.perplexity import perplexity
-from shoal.cluster.launch import launch
-from shoal.cluster.planning import plan_model
 from shoal.config import LaunchConfig
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import launch
+from shoal.verify.perplexity import perplexity
 
 TEXT = Path(__file__).parents[3] / "shared" / "data" / "perplexity.txt"
 NUM_CHARACTERS, WINDOW_TOKENS, NUM_WINDOWS = 40_000, 512, 2

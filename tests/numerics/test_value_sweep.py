@@ -18,8 +18,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import shoal
-from shoal.bench.graph_verification import PlainRuntime, compare_outputs
-from shoal.cluster import graph_planning
+from shoal.launch.graph import planning as graph_planning
+from shoal.verify.graphs import PlainRuntime, compare_outputs
 
 COPIED = {
     TensorProto.FLOAT: "float32",

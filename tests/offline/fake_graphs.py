@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from shoal.core.graph_plan import (
+from shoal.core.plan.graph import (
     BatchAxes,
     Dim,
     GraphPlan,

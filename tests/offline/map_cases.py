@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shoal.core.graph_plan import BatchAxes, GraphPlan
+from shoal.core.plan.graph import BatchAxes, GraphPlan
 from shoal.errors import InvalidRequest
 from shoal.offline.map_job import MapOptions, MapSummary, open_map, prepare_output
 from shoal.offline.pull import ChunkRunner

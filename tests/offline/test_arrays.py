@@ -8,12 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from shoal.core.graph_plan import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError
-from shoal.offline.array_rows import open_npy, read_array
-from shoal.offline.row_sink import NpyWriter
-from shoal.offline.row_source import RowSource, open_rows
-from shoal.offline.tensor_values import as_tensor
+from shoal.offline.files.array_rows import open_npy, read_array
+from shoal.offline.files.row_sink import NpyWriter
+from shoal.offline.files.row_source import RowSource, open_rows
+from shoal.offline.files.tensor_values import as_tensor
 from tests.offline.fake_graphs import spec
 
 X = (spec("x", "N", 3),)

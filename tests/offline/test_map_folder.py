@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, WorkerLost
 from shoal.offline.map_job import JOURNAL
 from shoal.router.graph_executor import Array, Tensors

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest, WorkerLost
-from shoal.offline import parquet_rows
+from shoal.offline.files import parquet_rows
 from shoal.router.graph_executor import Array, Tensors
 from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
 from tests.offline.map_cases import Job, affine, refuse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.core.plan import Block
+from shoal.core.plan.language import Block
 
 
 def make_blocks(

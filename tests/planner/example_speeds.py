@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shoal.planner.placement import PlacedReplica, PlacedShard, PlacedStage
-from shoal.planner.speeds import BlockSpeed, Curve, Fleet, LinkSpeed, WorkerClass, WorkerSpeed
+from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PlacedStage
+from shoal.planner.speeds.speeds import BlockSpeed, Curve, Fleet, LinkSpeed, WorkerClass, WorkerSpeed
 
 MS = 1e-3
 NOTHING = Curve(rows=(1,), seconds=(0.0,))

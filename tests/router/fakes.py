@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.protocol.messages import SampledToken, SampleRow, Sampling, Step, StepResult
 from shoal.router.engine import Engine
 from tests.router.fake_replica import FakeReplica

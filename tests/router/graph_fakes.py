@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.router.graph_executor import Array, Batch, BatchResult
 from tests.router.fake_replica import FakeReplica
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.core.batching.config import BatchingConfig
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerCrashed, WorkerLost
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.router.graph_fakes import AXES, BAD, FakeGraphExecutor, make_inputs

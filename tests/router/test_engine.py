@@ -7,7 +7,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from shoal.core.request import RequestId
+from shoal.core.sequences.request import RequestId
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from tests.router.fakes import (
     TURN_S,

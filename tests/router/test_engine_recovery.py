@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.scheduler_config import SchedulerConfig
 from shoal.errors import ModelLoadError, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.engine import Engine

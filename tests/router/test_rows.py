@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest
 from shoal.router.rows import count_rows, join_outputs, join_rows, pad_rows, signature, split_rows, take_rows
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shoal.server.tls import TlsFiles
+from shoal.server.http.tls import TlsFiles
 
 
 def write_certificate(folder: Path, name: str = "server", *, password: bytes | None = None) -> TlsFiles:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shoal.core.request import FinishReason, Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import FinishReason, Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from shoal.protocol.messages import TokenLogprobs
 

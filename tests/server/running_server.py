@@ -9,13 +9,13 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from shoal.core.admission import AdmissionConfig
+from shoal.core.generation.admission import AdmissionConfig
 from shoal.server.app import create_app
-from shoal.server.data_plane import DataPlane
-from shoal.server.generation_status import MachineState
-from shoal.server.metrics import ServerMetrics
-from shoal.server.serve import AppServer, bind, url_of
-from shoal.server.tls import TlsFiles
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.generation_status import MachineState
+from shoal.server.generation.metrics import ServerMetrics
+from shoal.server.http.serve import AppServer, bind, url_of
+from shoal.server.http.tls import TlsFiles
 from tests.server.fakes import ByteTokenizer, FakeEngine
 
 MODEL = "tiny"

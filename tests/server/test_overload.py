@@ -10,14 +10,14 @@ import httpx
 import openai
 import pytest
 
-from shoal.core.admission import AdmissionConfig
+from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import CapacityError, DeadlineExceeded, QueueFull
-from shoal.server.data_plane import DataPlane
-from shoal.server.generation import GenerationSpec
-from shoal.server.metrics import ServerMetrics
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.generation import GenerationSpec
+from shoal.server.generation.metrics import ServerMetrics
 from tests.server.fakes import ByteTokenizer, FakeEngine, FakeStats
+from tests.server.http.test_probes import samples
 from tests.server.running_server import RunningServer, run_server
-from tests.server.test_probes import samples
 from tests.server.test_streaming import raw_post, text_of, wait_for_requests
 
 COMPLETIONS = "/v1/completions"

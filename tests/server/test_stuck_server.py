@@ -12,8 +12,8 @@ import httpx
 SERVER = """
 from starlette.applications import Starlette
 from starlette.routing import Route
-from shoal.server import serve
-from shoal.server.draining import Drain
+from shoal.server.http import serve
+from shoal.server.http.draining import Drain
 
 class Mortal:
     on_death = None

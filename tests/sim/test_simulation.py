@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.core.request import RequestFinished
+from shoal.core.sequences.request import RequestFinished
 from shoal.sim.scenario import Scenario, make_scenario
 from shoal.sim.simulation import Report, Simulation
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from shoal.comm.tls_identity import ClusterAuthority
-from shoal.comm.tls_listener import TlsListener
+from shoal.comm.tls.tls_identity import ClusterAuthority
+from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import WorkerLost
 from shoal.protocol.messages import Generation, Wire
 from shoal.worker.remote_links import TlsConnector, make_name

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from shoal.core.request import Request, RequestFinished, TokenProduced
+from shoal.core.sequences.request import Request, RequestFinished, TokenProduced
 from shoal.errors import RequestError
 from shoal.router.engine import Engine
 

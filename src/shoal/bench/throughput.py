@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from shoal.bench.generation import Generation, generate
-from shoal.core.request import Request, RequestId
+from shoal.core.sequences.request import Request, RequestId
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
 

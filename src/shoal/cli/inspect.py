@@ -7,11 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shoal.cli import options
-from shoal.cli.model_kind import is_graph
+from shoal.cli.shared import options
+from shoal.cli.shared.model_kind import is_graph
 
 if TYPE_CHECKING:
-    from shoal.core.plan import Block
+    from shoal.core.plan.language import Block
     from shoal.model.decoder_config import DecoderConfig
     from shoal.model.graph.inspect import GraphReport
 
@@ -23,12 +23,12 @@ _MB = 1e6
 def inspect(model: options.Model, precision: options.Precision = "auto", json: options.Json = False) -> None:
     """Blocks, weights, FLOPs, cut points and what can be sharded. Nothing is computed."""
     if is_graph(model):
-        from shoal.model.graph.graph_file import open_graph
+        from shoal.model.graph.file.graph_file import open_graph
         from shoal.model.graph.inspect import describe_graph
 
         _show_graph(model, describe_graph(open_graph(Path(model))), as_json=json)
         return
-    from shoal.cluster.planning import parse_precision
+    from shoal.launch.language.planning import parse_precision
     from shoal.model.decoder.blocks import decoder_blocks
     from shoal.model.formats.model_path import resolve_model
     from shoal.model.formats.open_weights import open_weights
@@ -39,7 +39,7 @@ def inspect(model: options.Model, precision: options.Precision = "auto", json: o
 
 
 def _show_decoder(model: str, config: DecoderConfig, blocks: list[Block], *, as_json: bool) -> None:
-    from shoal.cli.output import print_json
+    from shoal.cli.show.output import print_json
 
     shards = {
         "kv_head_groups": config.num_kv_heads,
@@ -100,8 +100,8 @@ def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from shoal.cli.graph_output import describe, describe_split
-    from shoal.cli.output import print_json
+    from shoal.cli.show.graph_output import describe, describe_split
+    from shoal.cli.show.output import print_json
 
     if as_json:
         print_json({"model": model, **asdict(report)})

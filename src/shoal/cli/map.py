@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli import options
+from shoal.cli.shared import options
 
 if TYPE_CHECKING:
-    from shoal.cluster.graph_planning import PlannedGraph
     from shoal.config import GraphLaunchConfig
-    from shoal.core.graph_plan import PredictedRows
+    from shoal.core.plan.graph import PredictedRows
+    from shoal.launch.graph.planning import PlannedGraph
     from shoal.offline.map_job import MapJob, MapSummary
     from shoal.offline.work import Failure
 
@@ -66,14 +66,14 @@ def map_command(
     json: options.Json = False,
 ) -> None:
     """Compute a graph for every row of a file or every file of a folder. Exit status 1 where some could not be."""
-    from shoal.cli.graph_loading import parse_batch_dims, plan_for_command, show_plan
-    from shoal.cli.graph_plan_output import predicted_dict
-    from shoal.cli.output import print_json
+    from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command, show_plan
+    from shoal.cli.show.graph_plan_output import predicted_dict
+    from shoal.cli.show.output import print_json
     from shoal.config import GraphLaunchConfig, PlanningConfig
-    from shoal.model.graph.input_check import check_inputs
+    from shoal.model.graph.sample.input_check import check_inputs
     from shoal.offline.map_job import MapOptions, open_map, prepare_output
-    from shoal.planner.plan_data import graph_plan_dict
-    from shoal.planner.split_spec import AUTO
+    from shoal.planner.files.plan_data import graph_plan_dict
+    from shoal.planner.split.split_spec import AUTO
     from shoal.router.graph_executor import Tensors
 
     batch = parse_batch_dims(batch_dim)
@@ -114,7 +114,7 @@ def map_command(
 
 def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, quiet: bool) -> PlannedGraph:
     """The split for chunks like the first one: for its very rows, if the graph runs on them."""
-    from shoal.cli.graph_loading import plan_for_command
+    from shoal.cli.graphs.loading import plan_for_command
     from shoal.errors import RequestError
     from shoal.router.rows import count_rows
 
@@ -132,8 +132,8 @@ def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, qu
 
 def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
     """Start the workers, if there is anything to do, and compute."""
-    from shoal.cli.output import note, progress_bar
-    from shoal.cluster.graph_launch import launch_graph
+    from shoal.cli.show.output import note, progress_bar
+    from shoal.launch.graph.launch import launch_graph
     from shoal.offline.pull import ChunkRunner
 
     num_noted = 0
@@ -185,8 +185,8 @@ def _summary_dict(summary: MapSummary) -> dict[str, Any]:
 
 
 def _print_summary(summary: MapSummary, predicted: PredictedRows | None) -> None:
-    from shoal.cli.graph_plan_output import describe_error
-    from shoal.cli.output import note
+    from shoal.cli.show.graph_plan_output import describe_error
+    from shoal.cli.show.output import note
 
     unit = summary.unit
     before = f", {summary.num_done_before} done before" if summary.num_done_before else ""

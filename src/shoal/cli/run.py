@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import options
-from shoal.cli.model_kind import is_graph
-from shoal.cli.text_input import decoded
+from shoal.cli.shared import options
+from shoal.cli.shared.model_kind import is_graph
+from shoal.cli.shared.text_input import decoded
 from shoal.errors import ConfigError
 
 EXAMPLE = (
@@ -127,8 +127,8 @@ def run(
     """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs: the plan, the result, the rates."""
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
-        from shoal.cli.graph_loading import parse_batch_dims
-        from shoal.cli.run_graph import run_graph
+        from shoal.cli.graphs.loading import parse_batch_dims
+        from shoal.cli.graphs.run import run_graph
         from shoal.config import GraphLaunchConfig
 
         batch = parse_batch_dims(batch_dim)
@@ -153,8 +153,8 @@ def run(
     if "" in (stop or ()):
         raise ConfigError("--stop is empty; give the text that ends the answer")
     text = None if chat else _read_prompt(prompt)
-    from shoal.cli.conversation import Conversation
-    from shoal.cli.loading import load_planned, plan_for
+    from shoal.cli.language.conversation import Conversation
+    from shoal.cli.language.loading import load_planned, plan_for
     from shoal.config import LaunchConfig, PlanningConfig
     from shoal.protocol.messages import Sampling
 

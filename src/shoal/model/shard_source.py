@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import gcd
 
-from shoal.core.plan import ShardPart
-from shoal.core.shard_atoms import ShardAtoms
+from shoal.core.plan.language import ShardPart
+from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import BLOCK, F32, Packing, Precision, Range, RawRows, Weight, WeightSource
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shoal.core.graph_plan import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
-from shoal.offline.fingerprint import fingerprint
-from shoal.offline.item_sink import ItemSink
-from shoal.offline.item_source import Item, load_item
+from shoal.offline.files.fingerprint import fingerprint
+from shoal.offline.files.item_sink import ItemSink
+from shoal.offline.files.item_source import Item, load_item
 from shoal.offline.journal import Journal
 from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.work import Failure

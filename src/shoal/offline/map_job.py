@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from shoal.core.graph_plan import BatchAxes, GraphPlan
+from shoal.core.plan.graph import BatchAxes, GraphPlan
 from shoal.errors import ConfigError
-from shoal.model.graph.empty_batch import empty_outputs
-from shoal.offline.fingerprint import fingerprint
-from shoal.offline.item_sink import ItemSink
-from shoal.offline.item_source import scan_folder
+from shoal.model.graph.sample.empty_batch import empty_outputs
+from shoal.offline.files.fingerprint import fingerprint
+from shoal.offline.files.item_sink import ItemSink
+from shoal.offline.files.item_source import scan_folder
+from shoal.offline.files.out_files import prepare_folder
+from shoal.offline.files.parquet_rows import load_arrow
+from shoal.offline.files.row_sink import RowSink
+from shoal.offline.files.row_source import open_rows
 from shoal.offline.item_work import ItemWork
 from shoal.offline.journal import Journal, open_journal
-from shoal.offline.out_files import prepare_folder
-from shoal.offline.parquet_rows import load_arrow
 from shoal.offline.parquet_work import ParquetWork, staging_folder
 from shoal.offline.pull import ChunkRunner
-from shoal.offline.row_sink import RowSink
-from shoal.offline.row_source import open_rows
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure, Work
 from shoal.router.graph_executor import Array, Tensors

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import ConfigError
-from shoal.planner.speeds import LinkSpeed
+from shoal.planner.speeds.speeds import LinkSpeed
 
 SLACK = 0.02
 """Stages this much slower than the best are as good: measured times are not more exact than that, and a cut that fewer

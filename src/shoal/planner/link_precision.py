@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shoal.errors import ConfigError
-from shoal.planner.speeds import Fleet
+from shoal.planner.speeds.speeds import Fleet
 from shoal.protocol.hidden_codec import LINK_PRECISIONS, LinkPrecision, hidden_bytes
 
 AUTO = "auto"

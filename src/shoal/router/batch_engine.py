@@ -28,9 +28,9 @@ from shoal.core.batching.events import (
     Tick,
 )
 from shoal.core.batching.scheduler import BatchScheduler
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.fleet.events import GiveUp, ReplicaLost
+from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.events import GiveUp, ReplicaLost
 from shoal.errors import InvalidRequest, ModelChanged, ShoalError, WorkerCrashed, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.executor_set import ExecutorSet

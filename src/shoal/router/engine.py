@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import assert_never
 
-from shoal.core.events import RequestAdded, RequestCancelled
-from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.events import (
+from shoal.core.fleet.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
@@ -28,11 +26,13 @@ from shoal.core.recovery.events import (
     Tick,
     WorkersProgressed,
 )
-from shoal.core.recovery.fleet import Fleet
-from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
-from shoal.core.routing import Routing
-from shoal.core.scheduler_config import SchedulerConfig
-from shoal.core.slow_workers import describe
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.events import RequestAdded, RequestCancelled
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.speed.routing import Routing
+from shoal.core.speed.slow_workers import describe
 from shoal.errors import ModelChanged, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.engine_stats import EngineStats, take_stats

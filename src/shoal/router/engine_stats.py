@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.core.events import RequestAdded
-from shoal.core.recovery.fleet import Fleet
-from shoal.core.scheduler_stats import SchedulerStats
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.events import RequestAdded
+from shoal.core.generation.scheduler_stats import SchedulerStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import Generation, Step, StepResult
 
 

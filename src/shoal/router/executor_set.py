@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from shoal.core.batching.events import LifeEffect, ReportRecovery, StartWorkers, StopWorkers
-from shoal.core.recovery.events import GiveUp
+from shoal.core.fleet.events import GiveUp
 from shoal.errors import ShoalError, WorkerLost
 from shoal.router.failed_start import counted_as_failed
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphRecipe, StartingGraphExecutor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shoal.core.batching.events import Part
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ShoalError
 from shoal.router.graph_executor import Array, Tensors
 from shoal.router.rows import join_outputs, take_rows

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.executor import Executor, ReplicaRecipe, StartingExecutor

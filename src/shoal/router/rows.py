@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array, Tensors
 

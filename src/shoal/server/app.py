@@ -10,15 +10,15 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
-from shoal.server.auth import ApiKeyMiddleware
-from shoal.server.bodies import RequestBodies
-from shoal.server.data_plane import DataPlane
-from shoal.server.draining import Drain, DrainMiddleware, ShuttingDown
-from shoal.server.generation_status import GenerationStatus, MachineState
-from shoal.server.host_check import HostMiddleware
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.generation_status import GenerationStatus, MachineState
+from shoal.server.http.auth import ApiKeyMiddleware
+from shoal.server.http.draining import Drain, DrainMiddleware, ShuttingDown
+from shoal.server.http.host_check import HostMiddleware
+from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.openai.routes import OpenAiApi
-from shoal.server.probes import STATUS_PATH, Probes
 
 
 def create_app(

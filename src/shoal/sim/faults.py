@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.core.request import RequestId
+from shoal.core.sequences.request import RequestId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,12 @@ from array import array
 from collections import Counter
 from collections.abc import Collection
 
-from shoal.core.recovery.fleet import Fleet
-from shoal.core.request import Output, Request, RequestFinished, RequestId, TokenProduced
-from shoal.core.scheduler_config import SchedulerConfig
-from shoal.core.scheduler_state import SchedulerState
-from shoal.core.sequence import Sequence
-from shoal.core.waiting_queue import MAX_OVERTAKES
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_state import SchedulerState
+from shoal.core.generation.waiting_queue import MAX_OVERTAKES
+from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.messages import Step
 from shoal.sim.reference_model import undisturbed_outcome
 

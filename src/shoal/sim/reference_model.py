@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from shoal.core.request import FinishReason, Request
-from shoal.core.scheduler_config import SchedulerConfig, output_limit
+from shoal.core.generation.scheduler_config import SchedulerConfig, output_limit
+from shoal.core.sequences.request import FinishReason, Request
 from shoal.protocol.messages import Sampling
 
 VOCAB_SIZE = 61

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
+from shoal.core.generation.scheduler_config import SchedulerConfig, check_request
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.request import Request, RequestId
-from shoal.core.scheduler_config import SchedulerConfig, check_request
+from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Sampling
 from shoal.sim.faults import Crash, Fault, Hang, Joining, Network, Poison, Replacement, Slowdown, Starting

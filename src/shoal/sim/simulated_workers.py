@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from shoal.core.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import Step, StepResult
 from shoal.sim.faults import Network
 from shoal.sim.simulated_replica import SimulatedReplica, StepCost

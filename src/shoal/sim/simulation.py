@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
 
-from shoal.core.events import RequestAdded, RequestCancelled
-from shoal.core.recovery.events import (
+from shoal.core.fleet.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
@@ -23,8 +22,9 @@ from shoal.core.recovery.events import (
     Tick,
     WorkersProgressed,
 )
-from shoal.core.recovery.fleet import Fleet
-from shoal.core.request import Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.events import RequestAdded, RequestCancelled
+from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import ShoalError
 from shoal.protocol.messages import StepResult
 from shoal.sim.blame import BlameWatch

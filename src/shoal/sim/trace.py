@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from shoal.core.events import RequestAdded, RequestCancelled
-from shoal.core.recovery.events import (
+from shoal.core.fleet.events import (
     FleetEffect,
     FleetEvent,
     GiveUp,
@@ -20,7 +19,8 @@ from shoal.core.recovery.events import (
     Tick,
     WorkersProgressed,
 )
-from shoal.core.request import RequestFinished, TokenProduced
+from shoal.core.generation.events import RequestAdded, RequestCancelled
+from shoal.core.sequences.request import RequestFinished, TokenProduced
 
 
 def describe(happened: FleetEvent | FleetEffect) -> str:

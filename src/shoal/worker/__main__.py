@@ -6,7 +6,7 @@ import argparse
 import socket
 import sys
 
-from shoal.comm.socket_link import SocketLink
+from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import ShoalError
 from shoal.worker.links import LocalConnector
 from shoal.worker.parent import die_with_parent

@@ -7,9 +7,9 @@ import os
 import socket
 import sys
 
-from shoal.comm.arena import ReceivingArena, SendingArena
-from shoal.comm.socket_link import SocketLink
-from shoal.comm.tensor_link import TensorLink
+from shoal.comm.links.arena import ReceivingArena, SendingArena
+from shoal.comm.links.socket_link import SocketLink
+from shoal.comm.links.tensor_link import TensorLink
 from shoal.errors import ShoalError
 from shoal.worker.graph_runtime import GraphWorker
 from shoal.worker.parent import die_with_parent

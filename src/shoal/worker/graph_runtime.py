@@ -16,17 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from shoal.comm.shm_group import SharedMemoryGroup
-from shoal.comm.switch import measure_switch
-from shoal.comm.tensor_link import Received, TensorLink
-from shoal.core.graph_plan import HEAD
-from shoal.core.graph_wire import stage_inputs, stage_outputs
+from shoal.comm.groups.shm_group import SharedMemoryGroup
+from shoal.comm.groups.switch import measure_switch
+from shoal.comm.links.tensor_link import Received, TensorLink
+from shoal.core.plan.graph import HEAD
+from shoal.core.plan.graph_wire import stage_inputs, stage_outputs
 from shoal.errors import RemoteProtocolError, RequestError, WorkerLost
 from shoal.model.file_states import file_states, unchanged
-from shoal.model.graph.cuts import StageInterface
-from shoal.model.graph.graph_file import open_graph
-from shoal.model.graph.session import GraphStage
-from shoal.model.graph.shard_session import GraphShard, ShardSegments
+from shoal.model.graph.file.graph_file import open_graph
+from shoal.model.graph.stage.cuts import StageInterface
+from shoal.model.graph.stage.session import GraphStage
+from shoal.model.graph.stage.shard_session import GraphShard, ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import shard_model
 from shoal.model.runtime_sessions import share_pool
 from shoal.protocol.graph_messages import GRAPH_PROTOCOL_VERSION, BatchDone, LoadGraph, RunBatch, StageBatch

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from shoal.comm.link import Link
-from shoal.comm.ring_link import RingReceiver, RingSender
-from shoal.comm.shm_group import SharedMemoryGroup
-from shoal.comm.switch import SwitchedGroup
+from shoal.comm.groups.shm_group import SharedMemoryGroup
+from shoal.comm.groups.switch import SwitchedGroup
+from shoal.comm.links.link import Link
+from shoal.comm.links.ring_link import RingReceiver, RingSender
 from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.protocol.messages import LoadStage, Wire
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from shoal.comm.link import Link
-from shoal.comm.tcp_group import TcpGroup
-from shoal.comm.tls_identity import Credentials
-from shoal.comm.tls_link import Address, connect_tls, spell_address
-from shoal.comm.tls_listener import TlsListener
-from shoal.comm.tls_mesh import connect_tls_mesh
+from shoal.comm.groups.tcp_group import TcpGroup
+from shoal.comm.links.link import Link
+from shoal.comm.tls.tls_identity import Credentials
+from shoal.comm.tls.tls_link import Address, connect_tls, spell_address
+from shoal.comm.tls.tls_listener import TlsListener
+from shoal.comm.tls.tls_mesh import connect_tls_mesh
 from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.protocol.messages import LoadStage, Wire
 from shoal.worker.links import StageLinks

@@ -12,9 +12,9 @@ import sys
 
 import msgspec
 
-from shoal.comm.ports import ANY_PORT, parse_ports
-from shoal.comm.tls_identity import Credentials
-from shoal.comm.tls_listener import TlsListener
+from shoal.comm.links.ports import ANY_PORT, parse_ports
+from shoal.comm.tls.tls_identity import Credentials
+from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import ShoalError
 from shoal.worker.parent import die_with_parent
 from shoal.worker.remote_links import TlsConnector

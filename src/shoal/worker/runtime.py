@@ -14,9 +14,9 @@ import os
 import time
 from pathlib import Path
 
-from shoal.comm.link import Link
-from shoal.comm.switch import measure_switch
-from shoal.comm.timed_group import TimedGroup
+from shoal.comm.groups.switch import measure_switch
+from shoal.comm.groups.timed_group import TimedGroup
+from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.decoder.forced_form import with_environment
 from shoal.model.decoder.stage import Stage

@@ -18,9 +18,9 @@ from shoal.core.batching.events import (
     Tick,
 )
 from shoal.core.batching.scheduler import BatchScheduler
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.fleet.events import GiveUp, ReplicaLost
+from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.events import GiveUp, ReplicaLost
 from shoal.errors import ShoalError
 
 FREE_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=None)

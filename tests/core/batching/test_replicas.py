@@ -5,9 +5,9 @@ import pytest
 from shoal.core.batching.deadlines import Deadlines
 from shoal.core.batching.events import SubmitBatch
 from shoal.core.batching.replicas import Replica, choose_replica, drain_s, share_rows
-from shoal.core.batching.times import BatchTimes
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.speed.batch_times import BatchTimes
 
 
 def make_replica(index: int = 0, *, row_s: float | None = None, num_stages: int = 1) -> Replica:

@@ -18,23 +18,23 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from shoal.cli.graph_files import read_arrays
-from shoal.core.graph_plan import BatchAxes, TensorSpec
+from shoal.cli.graphs.files import read_arrays
+from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.graph.graph_file import open_graph
+from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.inspect import describe_graph
 from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.tokenizer import load_tokenizer
-from shoal.offline.row_source import open_rows
-from shoal.planner.cluster_file import parse_cluster_file
-from shoal.planner.plan_file import read_plan, write_plan
+from shoal.offline.files.row_source import open_rows
+from shoal.planner.files.cluster_file import parse_cluster_file
+from shoal.planner.files.plan_file import read_plan, write_plan
 from tests.fuzz.files.gguf_form import mutate_gguf
 from tests.fuzz.files.protobufs import mutate_message
 from tests.fuzz.files.trees import mutate_tree
 from tests.fuzz.mutate import mutate
 from tests.model.tiny_models import CHAT_TEMPLATE, make_tiny_gguf, tiny_llama_tensors, tiny_tokenizer
-from tests.planner.test_plan_file import make_plan
+from tests.planner.files.test_plan_file import make_plan
 
 Files = dict[str, bytes]
 """the files of one input by name"""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from shoal.model.decoder.exchanges import Procedure
+from shoal.model.decoder.sampling.exchanges import Procedure
 
 T = TypeVar("T")
 

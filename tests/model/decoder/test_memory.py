@@ -18,12 +18,12 @@ import gguf
 import numpy as np
 import pytest
 
-from shoal.core.plan import held_bytes
+from shoal.core.plan.language import held_bytes
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.formats.huggingface.safetensors_dir import ITEM_BYTES
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.formats.safetensors_dir import ITEM_BYTES
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from tests.model.tiny_models import VOCAB_SIZE, write_gguf
 
@@ -216,7 +216,7 @@ def test_a_process_takes_what_was_predicted(index: int, measured: list[dict[str,
 
 def test_a_worker_takes_what_is_known_before_it_loads() -> None:
     """Source of PROCESS_BYTES. Other versions of what is imported take a little more or less."""
-    imports = "shoal.worker.runtime, shoal.model.decoder.native_layers, shoal.model.formats.gguf_file"
+    imports = "shoal.worker.runtime, shoal.model.decoder.native_layers, shoal.model.formats.gguf.file"
     program = f"import {imports}; print(open('/proc/self/smaps_rollup').read())"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     taken = int(output.partition("Anonymous:")[2].split()[0]) << 10

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.plan import ShardPart
+from shoal.core.plan.language import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention_numpy import NumpyLayer
 from shoal.model.decoder.stage import Stage

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from shoal.core.plan import ShardPart
+from shoal.core.plan.language import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.formats.settings_only import SettingsOnly

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from shoal.model.formats.gguf_blocks import SUPPORTED, choose_form, columns_to_weight, form_bytes, to_weight
+from shoal.model.formats.gguf.blocks import SUPPORTED, choose_form, columns_to_weight, form_bytes, to_weight
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import BLOCK, DenseWeight, Range, Weight, WeightSource, resolve_range
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from shoal.core.graph_plan import TensorSpec
-from shoal.model.graph.cuts import stage_interfaces
-from shoal.model.graph.graph_file import GraphFile, open_graph
-from shoal.model.graph.stage_model import extract_stage
-from shoal.model.graph.value_types import ELEMENT_TYPES
+from shoal.core.plan.graph import TensorSpec
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
+from shoal.model.graph.file.value_types import ELEMENT_TYPES
+from shoal.model.graph.stage.cuts import stage_interfaces
+from shoal.model.graph.stage.stage_model import extract_stage
 from shoal.model.runtime_sessions import session_options
 from tests.plain_runtime import plain_session
 

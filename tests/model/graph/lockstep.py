@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal.model.graph.shard_session import Collective, Gather, ShardSegments, Sum
+from shoal.model.graph.stage.shard_session import Collective, Gather, ShardSegments, Sum
 
 Array = npt.NDArray[Any]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
-from shoal.model.graph.graph_file import open_graph
+from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.identity import graph_digest, graph_shape
-from tests.cluster.graphs import skip_chain, strict_reshape
+from tests.executor.graphs import skip_chain, strict_reshape
 
 
 def retrained(path: Path, source: Path, name: str) -> Path:

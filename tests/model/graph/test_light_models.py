@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from shoal.model.graph.cuts import cut_points, stage_interfaces
-from shoal.model.graph.graph_file import open_graph
-from shoal.model.graph.stage_model import weight_bytes
+from shoal.model.graph.file.graph_file import open_graph
+from shoal.model.graph.stage.cuts import cut_points, stage_interfaces
+from shoal.model.graph.stage.stage_model import weight_bytes
 from tests.model.graph.graph_cases import assert_same, run_stages, run_whole
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

@@ -19,8 +19,8 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.helper import make_node, make_tensor_value_info, tensor_dtype_to_np_dtype
 
 from shoal.errors import ModelLoadError
-from shoal.model.graph.cuts import cut_points
-from shoal.model.graph.graph_file import GraphFile, open_graph
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
+from shoal.model.graph.stage.cuts import cut_points
 from tests.model.graph.graph_cases import make_session, run_whole
 from tests.model.graph.tensor_parallel.rank_runs import run_split
 

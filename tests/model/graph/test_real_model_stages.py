@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.model.graph.cuts import cut_points, stage_interfaces
-from shoal.model.graph.graph_file import open_graph
-from shoal.model.graph.stage_model import weight_bytes
+from shoal.model.graph.file.graph_file import open_graph
+from shoal.model.graph.stage.cuts import cut_points, stage_interfaces
+from shoal.model.graph.stage.stage_model import weight_bytes
 from tests.model.graph.graph_cases import run_stages, run_whole
 from tests.real_models import magika, ocr_classifier, ocr_detector, ocr_recognizer, silero_vad
 

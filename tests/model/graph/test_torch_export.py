@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shoal.errors import ConfigError, ModelLoadError
-from shoal.model.graph.graph_file import open_graph
+from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.torch_export import export_module
 from tests.plain_runtime import plain_session
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.plan import ShardPart
+from shoal.core.plan.language import ShardPart
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.file_states import model_states
 from shoal.model.formats.open_weights import open_weights

@@ -9,10 +9,10 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.constants import GGML_QUANT_SIZES
 
-from shoal.core.plan import ShardPart
+from shoal.core.plan.language import ShardPart
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.formats.gguf_blocks import SUPPORTED, choose_form, to_weight
-from shoal.model.formats.gguf_packing import PACKED_KINDS, keeps_values, packing_of
+from shoal.model.formats.gguf.blocks import SUPPORTED, choose_form, to_weight
+from shoal.model.formats.gguf.packing import PACKED_KINDS, keeps_values, packing_of
 from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.formats.quantization import dequantize
 from shoal.model.formats.settings_only import SettingsOnly

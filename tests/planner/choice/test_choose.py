@@ -6,8 +6,8 @@ from shoal.planner.choice.choose import Choice, choose
 from shoal.planner.choice.goal import Goal, Objective
 from shoal.planner.choice.kinds import KINDS, Kind
 from shoal.planner.choice.model_sizes import ModelSizes
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.predict.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet, make_model
 
 INT8 = ("int8",)

@@ -1,8 +1,8 @@
 from shoal.planner.choice.choose import choose
 from shoal.planner.choice.extend import Extension, extend
 from shoal.planner.choice.goal import Goal, Objective
-from shoal.planner.speeds import Fleet, WorkerClass
-from shoal.planner.workload import Workload
+from shoal.planner.predict.workload import Workload
+from shoal.planner.speeds.speeds import Fleet, WorkerClass
 from tests.planner.choice.example_fleets import FAST_LINK, SLOW_LINK, make_class, make_fleet, make_model
 
 INT8 = ("int8",)

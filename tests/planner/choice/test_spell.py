@@ -2,15 +2,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from shoal.core.plan import Block, Plan, ShardPart
+from shoal.core.plan.language import Block, Plan, ShardPart
 from shoal.errors import CapacityError
 from shoal.planner.choice.choose import choose
 from shoal.planner.choice.goal import Goal, Objective
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.spell import Limits, Place, spell_plan
-from shoal.planner.plan_check import check_plan
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.files.plan_check import check_plan
+from shoal.planner.predict.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 from tests.planner.choice.example_fleets import ATOMS, MB, make_class, make_fleet, make_model
 
 LIMITS = Limits(block_size=16, max_context=128, max_step_tokens=512, max_seqs=4)

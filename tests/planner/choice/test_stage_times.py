@@ -7,7 +7,7 @@ import pytest
 
 from shoal.planner.choice.groups import make_groups
 from shoal.planner.choice.stage_times import StageCosts
-from shoal.planner.workload import Workload
+from shoal.planner.predict.workload import Workload
 from tests.planner.choice.example_fleets import MB, make_class, make_fleet, make_model
 
 

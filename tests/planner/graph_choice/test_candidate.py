@@ -6,7 +6,7 @@ import pytest
 
 from shoal.planner.graph_choice.candidate import make_candidate
 from shoal.planner.graph_choice.speeds import ShardSpeed
-from shoal.planner.split_spec import parse_split
+from shoal.planner.split.split_spec import parse_split
 from tests.planner.graph_choice.speeds import MS, layout, make_speeds
 
 TWO = layout(2, 1, 12 * MS, lone_s=10 * MS)

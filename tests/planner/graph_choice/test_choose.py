@@ -13,7 +13,7 @@ from shoal.planner.choice.kinds import KINDS
 from shoal.planner.graph_choice.candidate import GraphCandidate, make_candidate
 from shoal.planner.graph_choice.choose import GraphChoice, choose_graph, consider_all, splits_of_workers
 from shoal.planner.graph_choice.speeds import GraphSpeeds, ShardSpeed
-from shoal.planner.split_spec import SplitSpec
+from shoal.planner.split.split_spec import SplitSpec
 from tests.planner.graph_choice.speeds import MS, layout, make_speeds
 
 THROUGHPUT = Goal(objective="throughput")

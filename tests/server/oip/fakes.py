@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.core.graph_plan import BatchAxes, GraphPlan, TensorSpec
+from shoal.core.plan.graph import BatchAxes, GraphPlan, TensorSpec
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ModelLoadError, WorkerLost
 from shoal.router.graph_executor import Batch, BatchResult, Tensors

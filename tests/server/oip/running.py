@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.core.batching.config import BatchingConfig
+from shoal.server.http.serve import AppServer, bind, url_of
+from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import MAX_REQUEST_BYTES, create_graph_app
-from shoal.server.oip.model_files import ModelFile
-from shoal.server.oip.repository import ModelRepository
-from shoal.server.serve import AppServer, bind, url_of
-from shoal.server.tls import TlsFiles
+from shoal.server.oip.models.model_files import ModelFile
+from shoal.server.oip.models.repository import ModelRepository
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler, echo
 
 _INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")

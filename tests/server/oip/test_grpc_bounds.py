@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from shoal.core.batching.config import BatchingConfig
-from shoal.server.bodies import MIN_TOTAL_BYTES
+from shoal.server.bodies.bodies import MIN_TOTAL_BYTES
 from shoal.server.oip.rpc import server as rpc
 from tests.server.hostile_requests import MB, TO_GRPC
 from tests.server.oip.fakes import doubler, echo

@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from shoal.core.graph_plan import PredictedRows
+from shoal.core.plan.graph import PredictedRows
 from tests.server.oip.fakes import FakeGraph, doubler
 from tests.server.oip.running import run_server
 from tests.server.oip.test_rest_errors import GOOD

@@ -11,7 +11,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from shoal.server.tls import TlsFiles
+from shoal.server.http.tls import TlsFiles
 from tests.server.certificates import write_certificate
 from tests.server.oip.running import RunningServer, run_server
 from tests.server.oip.triton_inputs import X, doubler_inputs

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import psutil
 
-from shoal.cluster.child_process import module_command
 from shoal.errors import WorkerLost
+from shoal.executor.process.child_process import module_command
 
 MODEL_NAME = "model"
 _START_TIMEOUT_S = 600.0

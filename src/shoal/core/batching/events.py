@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from shoal.core.recovery.events import GiveUp, ReplicaLost
+from shoal.core.fleet.events import GiveUp, ReplicaLost
 from shoal.errors import ShoalError
 
 MAX_LOSSES = 3

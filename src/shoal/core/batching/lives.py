@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.core.batching.events import LifeEffect, ReportRecovery, StartWorkers, StopWorkers
-from shoal.core.recovery.events import GiveUp
+from shoal.core.fleet.events import GiveUp
 from shoal.core.recovery.worker_life import Phase, WorkerLife
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil, inf
 
 from shoal.core.batching.events import SubmitBatch
-from shoal.core.batching.times import BatchTimes
 from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.speed.batch_times import BatchTimes
 
 _FRESH_S = 10.0
 """No replica is left idle for being slow on a measurement that is older: what was slow once is tried again. A

@@ -33,9 +33,9 @@ from shoal.core.batching.events import (
 from shoal.core.batching.lives import LifeStats, ReplicaLives
 from shoal.core.batching.queue import BatchingQueue, Line
 from shoal.core.batching.replicas import Choice, Replica, choose_replica, share_rows
-from shoal.core.graph_plan import BatchAxes
+from shoal.core.fleet.events import ReplicaLost
+from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.events import ReplicaLost
 from shoal.core.recovery.worker_life import WorkerLife
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ShoalError, WorkerLost
 

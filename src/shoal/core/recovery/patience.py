@@ -7,9 +7,9 @@ times. That comes from the steps of this replica so far; before there is one, fr
 
 from __future__ import annotations
 
-from shoal.core.batching.times import BatchTimes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.step_times import StepShape
+from shoal.core.speed.batch_times import BatchTimes
+from shoal.core.speed.step_times import StepShape
 from shoal.protocol.messages import Step, StepId, StepResult
 
 _TIMES_EXPECTED = 4.0

@@ -1,6 +1,6 @@
 """The memory of a stage's paged KV cache: one key and one value array a layer, cut into blocks of tokens.
 
-Which block belongs to whom is decided by `core.kv_blocks`; this is only the memory. The layout inside a block serves
+Which block belongs to whom is decided by `core.kv.kv_blocks`; this is only the memory. The layout inside a block serves
 the kernel: keys are stored with the token axis last, so that the scores of neighbouring tokens are one vector.
 
 Shapes: N blocks, H kv heads, D head_dim, S block_size.

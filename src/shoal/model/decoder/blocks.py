@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.core.plan import Block
+from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder_config import DecoderConfig
@@ -33,7 +33,7 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activati
 
 
 def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
-    """Of the embedding and of the head, which may be the same: see `core.plan.held_bytes`."""
+    """Of the embedding and of the head, which may be the same: see `core.plan.language.held_bytes`."""
     return _held_bytes(source, "embedding", precision), _held_bytes(source, "head", precision)
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder.exchanges import group_exchange, run_exchange
-from shoal.model.decoder.sampling import sample_rows
-from shoal.model.decoder.shard_sampling import sample_shard
+from shoal.model.decoder.sampling.exchanges import group_exchange, run_exchange
+from shoal.model.decoder.sampling.sampling import sample_rows
+from shoal.model.decoder.sampling.shard_sampling import sample_shard
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers
 from shoal.model.packed.kept_weights import KeptWeights
@@ -74,7 +74,7 @@ class Stage:
             from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
 
             return NativeLayers(source, config, self.vocab_size, on_progress, kept)
-        from shoal.model.decoder.onnx_layers import OnnxLayers  # needs ONNX Runtime, 20 MB of a process
+        from shoal.model.decoder.onnx.onnx_layers import OnnxLayers  # needs ONNX Runtime, 20 MB of a process
 
         return OnnxLayers(source, config, self.vocab_size, on_progress)
 

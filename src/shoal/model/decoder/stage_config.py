@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from shoal.core.plan import ShardPart
+from shoal.core.plan.language import ShardPart
 from shoal.model.attention.kv_storage import KvType, kv_dtype
 from shoal.model.weights import Precision
 from shoal.protocol.messages import LoadStage

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from shoal.errors import ConfigError, ModelLoadError
-from shoal.model.formats.gguf_parts import part_paths
+from shoal.model.formats.gguf.parts import part_paths
 from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_regular
 
 FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"

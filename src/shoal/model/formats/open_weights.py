@@ -31,12 +31,12 @@ def open_sizes(path: Path) -> WeightSource:
 
 
 def _open_directory(path: Path) -> WeightSource:
-    from shoal.model.formats.safetensors_dir import SafetensorsDir  # a process opens models of one format
+    from shoal.model.formats.huggingface.safetensors_dir import SafetensorsDir  # a process opens models of one format
 
     return SafetensorsDir(path)
 
 
 def _open_gguf(path: Path) -> WeightSource:
-    from shoal.model.formats.gguf_file import GgufFile
+    from shoal.model.formats.gguf.file import GgufFile
 
     return GgufFile(path)

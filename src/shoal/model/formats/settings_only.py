@@ -9,11 +9,11 @@ from typing import NoReturn
 
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.gguf_blocks import form_bytes
-from shoal.model.formats.gguf_kinds import Kind
-from shoal.model.formats.gguf_packing import packing_of
-from shoal.model.formats.hf_config import config_from_hf, stored_dtype
-from shoal.model.formats.safetensors_dir import form_of_floats
+from shoal.model.formats.gguf.blocks import form_bytes
+from shoal.model.formats.gguf.kinds import Kind
+from shoal.model.formats.gguf.packing import packing_of
+from shoal.model.formats.huggingface.config import config_from_hf, stored_dtype
+from shoal.model.formats.huggingface.safetensors_dir import form_of_floats
 from shoal.model.formats.tensor_check import Shape, layer_shapes
 from shoal.model.weights import F32, Packing, Precision, Range, RawRows, Weight, resolve_range
 

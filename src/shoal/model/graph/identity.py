@@ -9,9 +9,9 @@ import hashlib
 
 import onnx
 
-from shoal.model.graph.graph_file import GraphFile
-from shoal.model.graph.stage_model import weight_bytes
-from shoal.model.graph.weight_tensors import SMALL_WEIGHT_BYTES, num_bytes
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.file.weight_tensors import SMALL_WEIGHT_BYTES, num_bytes
+from shoal.model.graph.stage.stage_model import weight_bytes
 
 _MB = 1e6
 _SHOWN_DIGITS = 12

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shoal.core.graph_plan import SplitReport, TensorSpec
+from shoal.core.plan.graph import SplitReport, TensorSpec
 from shoal.errors import while_reading
-from shoal.model.graph.cuts import CutPoint, cut_points, stage_interfaces
-from shoal.model.graph.dataflow import nested_nodes
-from shoal.model.graph.flops import SHARDABLE_OPERATORS, node_flops
-from shoal.model.graph.graph_file import GraphFile
-from shoal.model.graph.stage_model import weight_bytes, with_functions
+from shoal.model.graph.file.dataflow import nested_nodes
+from shoal.model.graph.file.flops import SHARDABLE_OPERATORS, node_flops
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.file.weight_tensors import inner_tensors, named_weights, num_elements
+from shoal.model.graph.stage.cuts import CutPoint, cut_points, stage_interfaces
+from shoal.model.graph.stage.stage_model import weight_bytes, with_functions
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
-from shoal.model.graph.weight_tensors import inner_tensors, named_weights, num_elements
 
 NUM_NARROWEST = 5
 """Cut points that the report lists: enough to see where the graph is thin."""

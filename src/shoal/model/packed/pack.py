@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shoal.model.formats.gguf_kinds import Kind
+from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.weights import U8, BlockWeight, DenseWeight, Packing, Precision, RawRows, Weight, WeightSource
 
 if TYPE_CHECKING:

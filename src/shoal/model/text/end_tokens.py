@@ -8,7 +8,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer as Backend
 
 from shoal.errors import ModelLoadError
-from shoal.model.formats.gguf_header import GgufHeader
+from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.text.vocabulary.tokens import ALWAYS_CONTROL
 
 _KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")

@@ -10,8 +10,8 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from shoal.errors import ModelLoadError, while_reading
-from shoal.model.formats.gguf_header import GgufHeader
-from shoal.model.formats.hf_config import eos_token_ids_from_hf, read_json
+from shoal.model.formats.gguf.header import GgufHeader
+from shoal.model.formats.huggingface.config import eos_token_ids_from_hf, read_json
 from shoal.model.text.end_tokens import end_token_ids
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
 from shoal.model.text.vocabulary.guard import while_building

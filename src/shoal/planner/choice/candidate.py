@@ -9,12 +9,12 @@ from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.kinds import Kind, kind_of_split
 from shoal.planner.choice.stage_times import StageCosts
-from shoal.planner.placement import PlacedReplica, PlacedShard, PlacedStage
-from shoal.planner.predict import Prediction, predict
+from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PlacedStage
+from shoal.planner.predict.predict import Prediction, predict
+from shoal.planner.predict.workload import Workload
 from shoal.planner.search.pipeline import Pipeline
 from shoal.planner.search.shares.best import GroupShares
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,12 @@ from shoal.planner.choice.kinds import KINDS, Kind
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.no_fit import why_nothing_fits
 from shoal.planner.choice.stage_times import StageCosts
+from shoal.planner.predict.workload import Workload
 from shoal.planner.search.pipeline import Pipeline
 from shoal.planner.search.problem import ReplicaProblem, StageTimes
 from shoal.planner.search.replica import best_replica
 from shoal.planner.search.replicas import Replicas, best_replicas
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

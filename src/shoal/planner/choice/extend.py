@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.replan import SMALLEST_GAIN
+from shoal.core.speed.replan import SMALLEST_GAIN
 from shoal.planner.choice.candidate import Candidate, ChosenStage, chosen_stages, predict_candidate
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import make_groups
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.stage_times import StageCosts
+from shoal.planner.predict.workload import Workload
 from shoal.planner.search.replica import best_replica
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 
 Replicas = tuple[tuple[ChosenStage, ...], ...]
 

@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from shoal.core.collectives import MAX_RANKS
-from shoal.planner.speeds import Fleet
+from shoal.planner.speeds.speeds import Fleet
 
 _MOST_MIXED_GROUPS = 260
 """Groups of unlike workers are tried while there are no more of them than this: all subsets of 8 different workers."""

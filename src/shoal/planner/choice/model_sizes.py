@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.core.shard_atoms import ShardAtoms
+from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.search.problem import Floats
 
 _MOST_VOCABULARY_UNITS = 64

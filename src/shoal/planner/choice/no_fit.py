@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.planner.choice.model_sizes import ModelSizes
-from shoal.planner.memory import format_bytes
-from shoal.planner.speeds import Fleet
-from shoal.planner.workload import Workload
+from shoal.planner.memory.fit import format_bytes
+from shoal.planner.predict.workload import Workload
+from shoal.planner.speeds.speeds import Fleet
 
 
 def why_nothing_fits(fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> str:

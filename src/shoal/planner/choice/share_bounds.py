@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shoal.core.shard_atoms import ShardAtoms
+from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.choice.model_sizes import StageBytesTable, vocabulary_units
+from shoal.planner.predict.work import Work
 from shoal.planner.search.problem import Floats, Ints
 from shoal.planner.search.shares.bound import MemberCosts, Pieces, least_seconds
 from shoal.planner.search.shares.head_deals import are_few
-from shoal.planner.work import Work
 
 _NO_TIME_S = 1e-18
 """Least seconds of anything, so that it can be divided by."""

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.plan import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan, held_bytes
-from shoal.core.shard_atoms import ShardAtoms
-from shoal.core.share_rounding import ranges_of, round_shares
+from shoal.core.plan.language import (
+    Block,
+    Plan,
+    PredictedSpeed,
+    ReplicaPlan,
+    ShardPart,
+    ShardPlan,
+    StagePlan,
+    held_bytes,
+)
+from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.core.plan.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.model_sizes import vocabulary_units
-from shoal.planner.kv_room import KV_SHARE_OF_FREE_MEMORY, default_kv_tokens
-from shoal.planner.shares import attention_notes
-from shoal.planner.split_text import describe
-from shoal.planner.workload import Workload
+from shoal.planner.memory.kv_room import KV_SHARE_OF_FREE_MEMORY, default_kv_tokens
+from shoal.planner.predict.workload import Workload
+from shoal.planner.split.shares import attention_notes
+from shoal.planner.split.split_text import describe
 
 BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
 """embedding, layers and head of a shard with such a part, at a precision"""

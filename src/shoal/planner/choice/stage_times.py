@@ -11,12 +11,12 @@ import numpy as np
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.model_sizes import ModelSizes, StageBytes, StageBytesTable, vocabulary_units
 from shoal.planner.choice.share_bounds import least_share_seconds
+from shoal.planner.predict.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
+from shoal.planner.predict.workload import Workload
 from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
 from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
 from shoal.planner.search.shares.deal import deal
-from shoal.planner.speeds import Fleet, LinkSpeed
-from shoal.planner.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
-from shoal.planner.workload import Workload
+from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 
 _CHUNK_STAGES = 2
 """Prefill chunks are as long as in a pipeline of so many stages: the search does not know the number in advance. What

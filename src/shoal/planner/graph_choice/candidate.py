@@ -18,7 +18,7 @@ from itertools import pairwise
 from shoal.planner.choice.kinds import Kind, kind_of_split
 from shoal.planner.graph_choice.speeds import GraphSpeeds, LayoutSpeed, ShardSpeed
 from shoal.planner.graph_cut import LINK
-from shoal.planner.split_spec import SplitSpec
+from shoal.planner.split.split_spec import SplitSpec
 
 _WHOLE = ShardSpeed(relative=1.0, weight_share=0.0)
 

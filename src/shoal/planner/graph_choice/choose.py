@@ -16,7 +16,7 @@ from shoal.planner.choice.kinds import KINDS, Kind
 from shoal.planner.graph_choice.candidate import GraphCandidate, kind_of_spec, make_candidate
 from shoal.planner.graph_choice.speeds import GraphSpeeds, LayoutSpeed, ShardSpeed
 from shoal.planner.graph_cut import cut_stages
-from shoal.planner.split_spec import SplitSpec
+from shoal.planner.split.split_spec import SplitSpec
 
 _FEWEST_WORKERS: dict[Kind, int] = {"single": 1, "replicas": 2, "pipeline": 2, "tensor": 2, "mixed": 4}
 _GIB = 1 << 30

@@ -10,18 +10,18 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from shoal.errors import ConfigError
-from shoal.server.auth import ApiKeyMiddleware
-from shoal.server.bodies import RequestBodies
-from shoal.server.draining import Drain, DrainMiddleware
-from shoal.server.host_check import HostMiddleware
-from shoal.server.oip.repository import ModelRepository
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.http.auth import ApiKeyMiddleware
+from shoal.server.http.draining import Drain, DrainMiddleware
+from shoal.server.http.host_check import HostMiddleware
+from shoal.server.http.probes import STATUS_PATH, Probes
+from shoal.server.http.tls import TlsFiles
+from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.rpc.server import RpcServer
 from shoal.server.oip.status import RepositoryStatus
-from shoal.server.probes import STATUS_PATH, Probes
-from shoal.server.tls import TlsFiles
 
 MAX_REQUEST_BYTES = 64 << 20
 """Larger requests are refused by default. Source: Triton, `--http-max-input-size`."""

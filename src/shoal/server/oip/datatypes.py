@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import ml_dtypes
 import numpy as np
 
-from shoal.core.graph_plan import TensorSpec
+from shoal.core.plan.graph import TensorSpec
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.router.graph_executor import Array
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
-from shoal.server.oip.repository import ModelRepository
+from shoal.server.oip.models.repository import ModelRepository
 
 MICROSECONDS = 1e-6
 _LONGEST_US = 10**15

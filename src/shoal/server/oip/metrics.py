@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shoal.router.batch_engine import BatchStats
-from shoal.server.oip.request_counts import RequestCounts
-from shoal.server.oip.served_model import ServedModel
+from shoal.server.oip.models.request_counts import RequestCounts
+from shoal.server.oip.models.served_model import ServedModel
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

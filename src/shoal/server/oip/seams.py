@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from shoal.core.graph_plan import GraphPlan
+from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.router.graph_executor import GraphExecutor, GraphRecipe, Tensors
 

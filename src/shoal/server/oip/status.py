@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from shoal.planner.plan_data import graph_plan_dict
-from shoal.server.draining import Drain, ShuttingDown
+from shoal.planner.files.plan_data import graph_plan_dict
+from shoal.server.http.draining import Drain, ShuttingDown
+from shoal.server.http.readiness import ReadinessProbe
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
-from shoal.server.oip.repository import ModelRepository
-from shoal.server.oip.served_model import ServedModel
-from shoal.server.readiness import ReadinessProbe
+from shoal.server.oip.models.repository import ModelRepository
+from shoal.server.oip.models.served_model import ServedModel
 
 
 class RepositoryStatus:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shoal.errors import InvalidRequest
-from shoal.server.choice import ChoiceDelta, PositionLogprobs
-from shoal.server.data_plane import DataPlane
-from shoal.server.generation import GenerationSpec, Usage
+from shoal.server.generation.choice import ChoiceDelta, PositionLogprobs
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.generation import GenerationSpec, Usage
 from shoal.server.openai.form import FinishedChoice, finite, token_name, top_pairs, usage_fields
 from shoal.server.openai.schemas import ChatBody
 

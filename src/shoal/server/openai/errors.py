@@ -19,10 +19,10 @@ from shoal.errors import (
     ShoalError,
     WorkerLost,
 )
-from shoal.server.bodies import BodyTooLarge
-from shoal.server.data_plane import ContextLengthExceeded
-from shoal.server.draining import ShuttingDown
-from shoal.server.retry_after import retry_after
+from shoal.server.bodies.bodies import BodyTooLarge
+from shoal.server.generation.data_plane import ContextLengthExceeded
+from shoal.server.http.draining import ShuttingDown
+from shoal.server.http.retry_after import retry_after
 
 
 class ApiError(Exception):

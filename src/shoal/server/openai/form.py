@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shoal.protocol.messages import TokenLogprobs
-from shoal.server.choice import ChoiceDelta, PositionLogprobs
-from shoal.server.generation import Usage
+from shoal.server.generation.choice import ChoiceDelta, PositionLogprobs
+from shoal.server.generation.generation import Usage
 
 LOWEST_LOGPROB = -9999.0
 """JSON has no infinity. Source: OpenAI API reference, `logprob` of very unlikely tokens."""

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal.server.bodies import RequestBodies
-from shoal.server.data_plane import DataPlane
-from shoal.server.disconnect import ClientGone, run_until_disconnect
-from shoal.server.generation import GenerationSpec
-from shoal.server.json_bounds import JsonBounds
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.bodies.json_bounds import JsonBounds
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.generation import GenerationSpec
+from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_specs
 from shoal.server.openai.errors import unknown_model

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shoal.core.graph_plan import BatchAxes
-from shoal.model.graph.batch_axes import guess_axes
-from shoal.model.graph.graph_file import open_graph
+from shoal.core.plan.graph import BatchAxes
+from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.row_proof.proof import RowProof, prove_rows
+from shoal.model.graph.sample.batch_axes import guess_axes
 from tests import real_models
 from tests.model.graph.graph_cases import make_graph
 

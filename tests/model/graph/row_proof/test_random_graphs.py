@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 from hypothesis import HealthCheck, event, given, settings
 
-from shoal.model.graph.batch_axes import guess_axes
-from shoal.model.graph.graph_file import open_graph
+from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.row_proof.proof import prove_rows
+from shoal.model.graph.sample.batch_axes import guess_axes
 from tests.model.graph.row_proof.random_graphs import STEPS, Step, differ, make_model, steps
 
 _NUM_GRAPHS = 60

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shoal.core.graph_plan import SplitReport
-from shoal.model.graph.cuts import StageInterface, stage_interfaces
-from shoal.model.graph.graph_file import GraphFile
-from shoal.model.graph.session import GraphStage
-from shoal.model.graph.shard_session import ShardSegments
+from shoal.core.plan.graph import SplitReport
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.stage.session import GraphStage
+from shoal.model.graph.stage.shard_session import ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import ShardModel, shard_model
 from tests.model.graph.lockstep import run_lockstep
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.core.share_rounding import round_shares
+from shoal.core.plan.share_rounding import round_shares
 from shoal.model.graph.tensor_parallel.layouts import RankRanges, Segment, Split, SplitClasses
-from shoal.model.graph.tensor_parallel.sizes import Size
+from shoal.model.graph.tensor_parallel.shapes.sizes import Size
 
 
 @st.composite

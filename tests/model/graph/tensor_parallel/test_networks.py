@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from shoal.model.graph.cuts import cut_points
-from shoal.model.graph.graph_file import GraphFile, open_graph
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
+from shoal.model.graph.stage.cuts import cut_points
 from tests.model.graph.graph_cases import run_whole
 from tests.model.graph.tensor_parallel.networks import NETWORKS
 from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, run_split

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.model.graph.graph_file import open_graph
+from shoal.model.graph.file.graph_file import open_graph
 from tests.model.graph.graph_cases import run_whole
 from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks
 from tests.real_models import magika, ocr_classifier, ocr_detector, ocr_recognizer, silero_vad

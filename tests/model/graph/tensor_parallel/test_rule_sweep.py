@@ -20,7 +20,7 @@ from onnx.numpy_helper import from_array
 
 import shoal.model.graph.tensor_parallel.analysis as analysis
 from shoal.errors import ModelLoadError, ShoalError
-from shoal.model.graph.graph_file import GraphFile, open_graph
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.runtime_sessions import session_options
 from tests.model.graph.graph_cases import run_session, to_numpy, to_runtime
 from tests.model.graph.tensor_parallel.rank_runs import run_ranks

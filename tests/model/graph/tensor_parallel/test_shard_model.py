@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx.numpy_helper import from_array
 
-from shoal.core.graph_plan import SplitReport
-from shoal.model.graph.cuts import cut_points
-from shoal.model.graph.graph_file import GraphFile, open_graph
-from shoal.model.graph.segments import MARKER_DOMAIN
-from shoal.model.graph.stage_model import model_bytes
+from shoal.core.plan.graph import SplitReport
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
+from shoal.model.graph.stage.cuts import cut_points
+from shoal.model.graph.stage.segments import MARKER_DOMAIN
+from shoal.model.graph.stage.stage_model import model_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from tests.model.graph.graph_cases import HEADER, run_whole
 from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, run_split, shard_models, whole_stage

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from shoal.errors import ModelLoadError
-from shoal.model.formats.gguf_header import GgufHeader
+from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.text.tokenizer import load_tokenizer
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
 from shoal.model.text.vocabulary.from_sentencepiece import model_class

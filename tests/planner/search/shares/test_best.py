@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.core.share_rounding import round_shares
+from shoal.core.plan.share_rounding import round_shares
 from shoal.planner.search.shares.best import Member, best_group_shares
 from tests.planner.search.brute_force import best_shares
 

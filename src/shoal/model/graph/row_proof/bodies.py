@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from shoal.model.graph.dataflow import trace, weight_names
+from shoal.model.graph.file.dataflow import trace, weight_names
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixed, Mixing, Rows, Shared
 from shoal.model.graph.row_proof.walk import Walk
-from shoal.model.graph.tensor_parallel.constants import Array, Constants, ConstantValues
-from shoal.model.graph.tensor_parallel.constants import Kind as ArrayKind
-from shoal.model.graph.tensor_parallel.nodes import attribute, from_front, integers
-from shoal.model.graph.tensor_parallel.sizes import Shape
+from shoal.model.graph.tensor_parallel.shapes.constants import Array, Constants, ConstantValues
+from shoal.model.graph.tensor_parallel.shapes.constants import Kind as ArrayKind
+from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, integers
+from shoal.model.graph.tensor_parallel.shapes.sizes import Shape
 
 FollowNodes = Callable[[Walk, Sequence[onnx.NodeProto]], None]
 

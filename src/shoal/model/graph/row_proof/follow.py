@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import onnx
 
-from shoal.model.graph.dataflow import RANDOM_OPERATORS, bodies, captured
+from shoal.model.graph.file.dataflow import RANDOM_OPERATORS, bodies, captured
 from shoal.model.graph.row_proof.bodies import FOLLOW
 from shoal.model.graph.row_proof.kinds import SHARED, AlreadyMixed, Kind, Mixed, Mixing, Shared
 from shoal.model.graph.row_proof.rules import RULES
 from shoal.model.graph.row_proof.walk import Walk
-from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS
-from shoal.model.graph.tensor_parallel.shape_rules import follow
+from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS
+from shoal.model.graph.tensor_parallel.shapes.shape_rules import follow
 
 _QUIET = "Dropout"
 """Draws random numbers only where it is told to train; its rule looks."""

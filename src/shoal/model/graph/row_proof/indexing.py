@@ -6,8 +6,8 @@ import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing, Rows
 from shoal.model.graph.row_proof.walk import Walk, same_rows
-from shoal.model.graph.tensor_parallel.nodes import attribute, from_front, input_name, integers
-from shoal.model.graph.tensor_parallel.sizes import ONE, Size
+from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, input_name, integers
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 _TO_THE_END = 10**9
 """What exporters write for "to the end of the axis", at least; no batch has so many rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shoal.model.graph.tensor_parallel.sizes import ONE, Size
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 
 @dataclass(frozen=True, slots=True)

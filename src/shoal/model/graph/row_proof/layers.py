@@ -8,8 +8,8 @@ import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing, Rows
 from shoal.model.graph.row_proof.walk import Rule, Walk, attribute_text
-from shoal.model.graph.tensor_parallel.nodes import attribute, from_front, input_name
-from shoal.model.graph.tensor_parallel.sizes import ONE, Size
+from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, input_name
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 _MODE = "coordinate_transformation_mode"
 _NOT_FIRST = "rows lie where the layer does not expect them"

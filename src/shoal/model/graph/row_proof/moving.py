@@ -8,9 +8,9 @@ import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing, Rows
 from shoal.model.graph.row_proof.walk import NUM_ROWS, Walk, check_single
-from shoal.model.graph.tensor_parallel.nodes import attribute, from_front, integers, moved_axis
-from shoal.model.graph.tensor_parallel.sizes import ONE, Shape, Size, product
-from shoal.model.graph.tensor_parallel.symbolic_shapes import Content
+from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, integers, moved_axis
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Shape, Size, product
+from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import Content
 
 
 def transpose(walk: Walk, node: onnx.NodeProto) -> Kind:

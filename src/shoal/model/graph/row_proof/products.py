@@ -8,8 +8,8 @@ import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing, Rows
 from shoal.model.graph.row_proof.walk import Walk, attribute_text, check_single
-from shoal.model.graph.tensor_parallel.nodes import attribute, input_name
-from shoal.model.graph.tensor_parallel.sizes import ONE
+from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, input_name
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
 
 _SUMMED = "a product sums over the rows"
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 import onnx
 import onnx.inliner
 
-from shoal.core.graph_plan import BatchAxes, Dim, TensorSpec
-from shoal.model.graph.dataflow import nested_nodes, trace
-from shoal.model.graph.graph_file import GraphFile
+from shoal.core.plan.graph import BatchAxes, Dim, TensorSpec
+from shoal.model.graph.file.dataflow import nested_nodes, trace
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.file.value_types import infer_with_onnx, skeleton_of, tensor_spec
 from shoal.model.graph.row_proof.follow import follow_nodes
 from shoal.model.graph.row_proof.kinds import SHARED, Mixed, Rows, Shared
 from shoal.model.graph.row_proof.walk import BATCH, Walk
-from shoal.model.graph.tensor_parallel.constants import Constants
-from shoal.model.graph.tensor_parallel.sizes import ONE, Size
-from shoal.model.graph.tensor_parallel.symbolic_shapes import SymbolicShapes
-from shoal.model.graph.value_types import infer_with_onnx, skeleton_of, tensor_spec
+from shoal.model.graph.tensor_parallel.shapes.constants import Constants
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
+from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
 
 _MAX_NODES = 100_000
 """Of a graph once the functions in it are written out: far more than any network has."""

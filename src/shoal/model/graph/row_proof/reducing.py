@@ -8,7 +8,7 @@ import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing, Rows
 from shoal.model.graph.row_proof.walk import Rule, Walk, broadcast
-from shoal.model.graph.tensor_parallel.nodes import attribute, from_front, integers, moved_axis
+from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, integers, moved_axis
 
 _AXIS_OF_SOFTMAX = 13
 """From this operator set on Softmax and its like take one axis; before, all from that one on."""

@@ -62,7 +62,7 @@ from shoal.model.graph.row_proof.reducing import (
     softmax,
 )
 from shoal.model.graph.row_proof.walk import Rule
-from shoal.model.graph.tensor_parallel.operator_kinds import BROADCASTING, UNARY
+from shoal.model.graph.tensor_parallel.shapes.operator_kinds import BROADCASTING, UNARY
 
 MICROSOFT = "com.microsoft"
 TABLES = "ai.onnx.ml"

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, AlreadyMixed, Kind, Mixed, Mixing, Rows, Shared
-from shoal.model.graph.tensor_parallel.constants import ConstantValues
-from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS, input_name, listed
-from shoal.model.graph.tensor_parallel.sizes import NUMBER_MARK, ONE, Shape, Size, product
-from shoal.model.graph.tensor_parallel.symbolic_shapes import MAX_LENGTH, Content, SymbolicShapes
+from shoal.model.graph.tensor_parallel.shapes.constants import ConstantValues
+from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS, input_name, listed
+from shoal.model.graph.tensor_parallel.shapes.sizes import NUMBER_MARK, ONE, Shape, Size, product
+from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import MAX_LENGTH, Content, SymbolicShapes
 
 BATCH = "|batch"
 """Name of the number of rows. Names of other sizes end differently."""

@@ -12,18 +12,15 @@ from functools import partial
 
 import onnx
 
-from shoal.core.graph_plan import TensorSpec
-from shoal.model.graph.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
-from shoal.model.graph.tensor_parallel.constants import Constants
-from shoal.model.graph.tensor_parallel.convolutions import convolution, transposed_convolution
+from shoal.core.plan.graph import TensorSpec
+from shoal.model.graph.file.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
 from shoal.model.graph.tensor_parallel.costs import useless_origins
-from shoal.model.graph.tensor_parallel.joining import concat, gather, slice_out, split_apart
 from shoal.model.graph.tensor_parallel.layouts import Split, SplitClasses
-from shoal.model.graph.tensor_parallel.nodes import DEFAULT_DOMAINS, input_name
-from shoal.model.graph.tensor_parallel.operator_kinds import BROADCASTING, UNARY
-from shoal.model.graph.tensor_parallel.pointwise import broadcasting, dropout, unary
-from shoal.model.graph.tensor_parallel.products import gemm, matmul
-from shoal.model.graph.tensor_parallel.reshaping import (
+from shoal.model.graph.tensor_parallel.rules.convolutions import convolution, transposed_convolution
+from shoal.model.graph.tensor_parallel.rules.joining import concat, gather, slice_out, split_apart
+from shoal.model.graph.tensor_parallel.rules.pointwise import broadcasting, dropout, unary
+from shoal.model.graph.tensor_parallel.rules.products import gemm, matmul
+from shoal.model.graph.tensor_parallel.rules.reshaping import (
     expand,
     flatten,
     reshape,
@@ -32,11 +29,7 @@ from shoal.model.graph.tensor_parallel.reshaping import (
     transpose,
     unsqueeze,
 )
-from shoal.model.graph.tensor_parallel.shape_rules import follow
-from shoal.model.graph.tensor_parallel.steps import Step
-from shoal.model.graph.tensor_parallel.symbolic_shapes import SymbolicShapes
-from shoal.model.graph.tensor_parallel.tracer import SPLIT_DTYPES, Choices, SegmentsNeeded, Tracer
-from shoal.model.graph.tensor_parallel.windows import (
+from shoal.model.graph.tensor_parallel.rules.windows import (
     channel_norm,
     layer_norm,
     pad,
@@ -45,6 +38,13 @@ from shoal.model.graph.tensor_parallel.windows import (
     resize,
     softmax,
 )
+from shoal.model.graph.tensor_parallel.shapes.constants import Constants
+from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS, input_name
+from shoal.model.graph.tensor_parallel.shapes.operator_kinds import BROADCASTING, UNARY
+from shoal.model.graph.tensor_parallel.shapes.shape_rules import follow
+from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
+from shoal.model.graph.tensor_parallel.steps import Step
+from shoal.model.graph.tensor_parallel.tracer import SPLIT_DTYPES, Choices, SegmentsNeeded, Tracer
 
 Rule = Callable[[Tracer, onnx.NodeProto], Step | None]
 MIN_OPSET = 11

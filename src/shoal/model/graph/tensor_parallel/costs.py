@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from shoal.core.graph_plan import TensorSpec
-from shoal.model.graph.flops import node_flops
-from shoal.model.graph.tensor_parallel.sizes import Shape, Size, product
+from shoal.core.plan.graph import TensorSpec
+from shoal.model.graph.file.flops import node_flops
+from shoal.model.graph.tensor_parallel.shapes.sizes import Shape, Size, product
 from shoal.model.graph.tensor_parallel.steps import Whole
 
 if TYPE_CHECKING:

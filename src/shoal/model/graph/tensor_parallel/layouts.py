@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.share_rounding import round_shares
-from shoal.model.graph.tensor_parallel.sizes import ONE, Size
+from shoal.core.plan.share_rounding import round_shares
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 from onnx.helper import make_node
 
-from shoal.model.graph.segments import ALL_GATHER, ALL_REDUCE, MARKER_DOMAIN
+from shoal.model.graph.stage.segments import ALL_GATHER, ALL_REDUCE, MARKER_DOMAIN
 
 
 def all_reduce(part: str, total: str) -> onnx.NodeProto:

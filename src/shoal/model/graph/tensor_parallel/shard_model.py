@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import onnx
 
-from shoal.core.graph_plan import SplitReport
-from shoal.model.graph.cuts import StageInterface
-from shoal.model.graph.dataflow import trace
-from shoal.model.graph.graph_file import GraphFile
-from shoal.model.graph.segments import MARKER_DOMAIN
-from shoal.model.graph.stage_model import extract_stage, model_bytes
+from shoal.core.plan.graph import SplitReport
+from shoal.model.graph.file.dataflow import trace
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.file.weight_tensors import named_weights
+from shoal.model.graph.stage.cuts import StageInterface
+from shoal.model.graph.stage.segments import MARKER_DOMAIN
+from shoal.model.graph.stage.stage_model import extract_stage, model_bytes
 from shoal.model.graph.tensor_parallel.analysis import Decisions, Stage, decide
-from shoal.model.graph.tensor_parallel.constants import Constants
 from shoal.model.graph.tensor_parallel.costs import step_flops
 from shoal.model.graph.tensor_parallel.layouts import RankRanges
 from shoal.model.graph.tensor_parallel.rank_graph import RankGraph
 from shoal.model.graph.tensor_parallel.rewrite import write_rank
-from shoal.model.graph.weight_tensors import named_weights
+from shoal.model.graph.tensor_parallel.shapes.constants import Constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

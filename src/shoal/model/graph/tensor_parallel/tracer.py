@@ -8,11 +8,11 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from shoal.model.graph.tensor_parallel.constants import Constants
 from shoal.model.graph.tensor_parallel.layouts import Segment, Split, SplitClasses
-from shoal.model.graph.tensor_parallel.sizes import ONE, Shape
+from shoal.model.graph.tensor_parallel.shapes.constants import Constants
+from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Shape
+from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
 from shoal.model.graph.tensor_parallel.steps import Cut, Local, Operand, Whole
-from shoal.model.graph.tensor_parallel.symbolic_shapes import SymbolicShapes
 
 SPLIT_DTYPES = ("float32", "bool")
 """Values of other types stay whole. Truth values are split with the floats that they were compared from."""

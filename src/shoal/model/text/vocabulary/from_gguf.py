@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from shoal.model.formats.gguf_header import GgufHeader
+from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.text.vocabulary.byte_level_bpe import build_bpe
 from shoal.model.text.vocabulary.guard import while_building
 from shoal.model.text.vocabulary.pieces import Normalization

@@ -2,7 +2,7 @@
 
 Attention, MLP and head each wait for their slowest member, so the stage takes the sum of three maxima. Where memory
 does not bind, the three are independent and each is solved by dealing the pieces out (`deal`); with equal fixed costs
-that is D'Hondt's rule, as in `core.share_rounding`. Where the shares so found do not fit, memory couples the three.
+that is D'Hondt's rule, as in `core.plan.share_rounding`. Where the shares so found do not fit, memory couples them.
 Heads are few: without vocabulary all ways to deal them out are tried, and for each the columns are again dealt out one
 by one, up to what memory is left for. Otherwise a small integer programme decides (three whole numbers a member):
 HiGHS, exact but for its tolerance of a millionth of the memory, and some 100 times slower.

@@ -17,11 +17,11 @@ from shoal.errors import (
     ShoalError,
     WorkerLost,
 )
-from shoal.server.bodies import BodyTooLarge
-from shoal.server.draining import ShuttingDown
-from shoal.server.oip.repository import ModelNotReady, UnknownModel
+from shoal.server.bodies.bodies import BodyTooLarge
+from shoal.server.http.draining import ShuttingDown
+from shoal.server.http.retry_after import retry_after
+from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed
-from shoal.server.retry_after import retry_after
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

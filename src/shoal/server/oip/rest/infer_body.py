@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.errors import InvalidRequest
 from shoal.router.graph_executor import Array
-from shoal.server.json_bounds import JsonBounds, check_json
+from shoal.server.bodies.json_bounds import JsonBounds, check_json
 from shoal.server.oip.inference import InferCall, gather_inputs, timeout_from
 from shoal.server.oip.tensor_bytes import array_from_bytes
 from shoal.server.oip.tensor_json import array_from_json, array_from_json_text

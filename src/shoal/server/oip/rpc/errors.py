@@ -15,8 +15,8 @@ from shoal.errors import (
     ShoalError,
     WorkerLost,
 )
-from shoal.server.draining import ShuttingDown
-from shoal.server.oip.repository import ModelNotReady, UnknownModel
+from shoal.server.http.draining import ShuttingDown
+from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"

@@ -13,18 +13,18 @@ import grpc
 import grpc.aio
 
 from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, ShoalError
-from shoal.server.auth import ApiKeyCheck
-from shoal.server.bodies import RequestBodies
-from shoal.server.draining import Drain
-from shoal.server.oip.repository import ModelRepository
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.http.auth import ApiKeyCheck
+from shoal.server.http.draining import Drain
+from shoal.server.http.serve import CUT_OFF_S
+from shoal.server.http.tls import TlsFiles
+from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import PACKAGE
 from shoal.server.oip.rpc.service import UNARY_METHODS, Context, InferenceService
 from shoal.server.oip.status import RepositoryStatus
-from shoal.server.serve import CUT_OFF_S
-from shoal.server.tls import TlsFiles
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.server.bodies import RequestBodies
-from shoal.server.draining import Drain
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.http.draining import Drain
 from shoal.server.oip.inference import InferCall, run_inference
-from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
-from shoal.server.oip.repository import ModelNotReady, ModelRepository, UnknownModel
+from shoal.server.oip.models.metadata import model_config, model_metadata, repository_index, server_metadata
+from shoal.server.oip.models.repository import ModelNotReady, ModelRepository, UnknownModel
+from shoal.server.oip.models.statistics import model_statistics
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.infer_messages import (
     InferRequest,
@@ -22,7 +23,6 @@ from shoal.server.oip.rpc.infer_messages import (
     stream_response_bytes,
 )
 from shoal.server.oip.rpc.messages import Messages
-from shoal.server.oip.statistics import model_statistics
 from shoal.server.oip.status import RepositoryStatus
 
 T = TypeVar("T")

@@ -1,0 +1,128 @@
+"""`shoal serve` for ONNX graphs: the Open Inference Protocol over any number of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.cli.graphs.model_options import ModelOptions
+from shoal.cli.show.output import note, note_drain
+from shoal.core.batching.config import BatchingConfig
+from shoal.errors import ModelLoadError, ShoalError
+from shoal.server.http.serve import bind, serve_app
+from shoal.server.http.tls import TlsFiles
+from shoal.server.oip.app import create_graph_app
+from shoal.server.oip.models.model_files import ModelFile, find_models
+from shoal.server.oip.models.repository import ModelRepository
+from shoal.server.oip.seams import LoadedGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphServeOptions:
+    """Where and how to serve."""
+
+    host: str
+    port: int
+    """0 picks a free one"""
+    grpc_port: int | None
+    """None: no gRPC; 0 picks a free one"""
+    name: str | None
+    """what to call the only model; None: as its file"""
+    max_batch: int
+    """rows that are computed together at most, >= 1"""
+    batch_delay_s: float
+    """how long a batch may wait to grow while its replica works, >= 0"""
+    model_options: Callable[[Path], ModelOptions] = lambda path: ModelOptions()
+    """what a model has instead of these; raises ConfigError"""
+    max_queue_rows: int
+    """rows of a model that may wait, >= 1"""
+    max_request_bytes: int
+    """larger requests are refused before they are read"""
+    api_key: str | None
+    """what clients must send; None: nothing"""
+    tls: TlsFiles | None
+    """of HTTPS and of gRPC; None: neither is encrypted"""
+    allow_load: bool
+    """whether clients may load and unload models without a key"""
+    allowed_hosts: Sequence[str] | None
+    """see `create_graph_app`"""
+    drain_timeout_s: float
+    """how long open requests may take after a signal, >= 0"""
+
+
+def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], options: GraphServeOptions) -> None:
+    """Load every model and serve them until a signal comes.
+
+    Args:
+        models: ONNX files, folders of them, or model repositories as Triton has them.
+        load: loads one file and starts its workers; called here, and later whenever a client has a model loaded.
+        options: where and how.
+
+    Raises:
+        ConfigError: an address cannot be had, or the models' names collide.
+        ModelLoadError: none of several models can be loaded; of a lone one, what its loading raises.
+        WorkerLost: the workers of the last model in service are gone for good.
+    """
+
+    def batching(file: ModelFile) -> BatchingConfig:
+        own = options.model_options(file.path)
+        return BatchingConfig(
+            max_batch=own.max_batch or options.max_batch,
+            batch_delay_s=options.batch_delay_s if own.batch_delay is None else own.batch_delay,
+            max_queue_rows=options.max_queue_rows,
+        )
+
+    found = find_models(models, options.name)
+    repository = ModelRepository(lambda: find_models(models, options.name), load, batching, report=note)
+    with ExitStack() as resources:
+        sock = resources.enter_context(bind(options.host, options.port))
+        grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
+        resources.callback(repository.close_now)
+        _load_all(repository, sorted(found))
+        app = create_graph_app(
+            repository,
+            api_key=options.api_key,
+            max_request_bytes=options.max_request_bytes,
+            grpc_address=grpc_address,
+            tls=options.tls,
+            allow_load=options.allow_load,
+            allowed_hosts=options.allowed_hosts,
+        )
+        names = ", ".join(model.file.name for model in repository.models)
+        serve_app(
+            app,
+            sock,
+            tls=options.tls,
+            on_ready=lambda url: note(_started(names, url, grpc_address)),
+            drain_timeout_s=options.drain_timeout_s,
+            on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
+        )
+
+
+def _load_all(repository: ModelRepository, names: Sequence[str]) -> None:
+    """Load what can be loaded; the rest is listed with its reason. Raises where nothing is left to serve."""
+    errors: list[ShoalError] = []
+    for name in names:
+        try:
+            repository.load_now(name)
+        except ShoalError as error:
+            if len(names) == 1:
+                raise
+            errors.append(error)
+            note(f"{name} is not served: {error}")
+    if names and len(errors) == len(names):
+        raise ModelLoadError(f"none of the {len(names)} models can be served; the lines above say why")
+
+
+def _free_address(host: str, port: int) -> tuple[str, int]:
+    """An address that gRPC, which takes no socket, can have right now. Raises ConfigError."""
+    with bind(host, port) as sock:
+        return host, sock.getsockname()[1]
+
+
+def _started(names: str, url: str, grpc_address: tuple[str, int] | None) -> str:
+    """What a user wants to read when requests can come."""
+    grpc_part = "" if grpc_address is None else f", gRPC at {grpc_address[0]}:{grpc_address[1]}"
+    return f"serving {names} at {url}/v2{grpc_part}"

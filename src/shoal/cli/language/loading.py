@@ -1,0 +1,66 @@
+"""Load a model for a command: plan, show the plan, start the workers behind a progress bar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from shoal.cli.show.output import measuring, note, print_plan, progress_bar
+from shoal.cli.show.plan_output import note_figures, print_choice
+from shoal.config import LaunchConfig
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.launch.language.planning import PlannedModel, plan_model
+from shoal.launch.launch import LoadedModel, launch
+from shoal.planner.split.cores import thread_warnings
+
+
+def load_model(
+    config: LaunchConfig,
+    *,
+    quiet: bool = False,
+    recovery: RecoveryConfig | None = None,
+    report: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """The loaded model; close it.
+
+    Args:
+        config: what the user asked for.
+        quiet: print no plan, only warnings.
+        recovery, report: see `launch`.
+    """
+    return load_planned(plan_for(config, quiet=quiet), quiet=quiet, recovery=recovery, report=report)
+
+
+def plan_for(config: LaunchConfig, *, quiet: bool = False) -> PlannedModel:
+    """The model with its plan, after measuring where that is needed."""
+    with measuring(quiet=quiet, way_out="; --split 1 skips this") as tell:
+        return plan_model(config, tell)
+
+
+def load_planned(
+    planned: PlannedModel,
+    *,
+    quiet: bool = False,
+    recovery: RecoveryConfig | None = None,
+    report: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """The same from its plan on."""
+    if not quiet:
+        print_plan(planned.plan)
+        if planned.auto is not None:
+            print_choice(planned.auto)
+            note_figures(planned.auto.figures, planned.plan.model)
+    note_left_out(planned)
+    threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
+    for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
+        note(f"warning: {warning}")
+    if report is None and not quiet:
+        report = note
+    with progress_bar("loading") as update:
+        return launch(planned, update, recovery=recovery, report=report)
+
+
+def note_left_out(planned: PlannedModel) -> None:
+    """Say which machines of the cluster the plan does not count on."""
+    for name, what in ({} if planned.machines is None else planned.machines.troubles()).items():
+        note(f"warning: machine {name} {what}; going on without it")

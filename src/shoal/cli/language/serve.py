@@ -1,0 +1,93 @@
+"""`shoal serve` for a language model: the OpenAI API over one engine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.cli.show.output import note, note_drain
+from shoal.core.generation.admission import AdmissionConfig
+from shoal.errors import WorkerLost
+from shoal.launch.launch import LoadedModel
+from shoal.planner.files.plan_data import plan_dict
+from shoal.server.app import create_app
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.metrics import ServerMetrics
+from shoal.server.http.draining import Drain
+from shoal.server.http.serve import serve_app
+from shoal.server.http.tls import TlsFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageServeOptions:
+    """How to serve."""
+
+    name: str
+    """that clients ask for"""
+    api_key: str | None
+    """what clients must send; None: nothing"""
+    max_queue: int | None
+    """requests that may wait, >= 1; None: the default"""
+    request_timeout_s: float | None
+    """the most time that a request may take, > 0; None: any"""
+    tls: TlsFiles | None
+    """of HTTPS; None: HTTP"""
+    allowed_hosts: Sequence[str] | None
+    """see `create_app`"""
+    drain_timeout_s: float
+    """how long open requests may take after a signal, >= 0"""
+
+
+def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions) -> None:
+    """Serve a loaded model until a signal comes. Raises WorkerLost: its workers are gone for good."""
+    data_plane = DataPlane(
+        loaded.engine,
+        loaded.tokenizer,
+        metrics=ServerMetrics(options.name, loaded.plan.predicted),
+        admission=AdmissionConfig() if options.max_queue is None else AdmissionConfig(max_queue=options.max_queue),
+        request_timeout_s=options.request_timeout_s,
+    )
+    app = create_app(
+        data_plane,
+        model_name=options.name,
+        api_key=options.api_key,
+        plan=lambda: plan_dict(loaded.running_plan),
+        machines=_ClusterState(loaded),
+        allowed_hosts=options.allowed_hosts,
+    )
+    ends: list[str] = []
+    if loaded.joining is not None:
+        loaded.joining.on_headless(lambda why: _drain(app.state.drain, why, ends))
+    serve_app(
+        app,
+        sock,
+        tls=options.tls,
+        on_ready=lambda url: note(f"serving {options.name} at {url}"),
+        drain_timeout_s=options.drain_timeout_s,
+        on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
+    )
+    if ends:
+        raise WorkerLost(ends[0])
+
+
+class _ClusterState:
+    """Implements `server.generation.generation_status.MachineState`."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process will end soon."""
+        return None if self._loaded.joining is None else self._loaded.joining.trouble
+
+    def describe(self) -> list[dict[str, str]]:
+        """What each machine does."""
+        return self._loaded.describe_machines()
+
+
+def _drain(drain: Drain, why: str, ends: list[str]) -> None:
+    """As after a signal, but for the exit status."""
+    ends.append(why)
+    drain.is_on = True

@@ -1,0 +1,99 @@
+"""What is printed of a chosen plan for an ONNX graph: two lines, the table of every kind, one JSON object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from shoal.cli.show.output import note, print_table
+from shoal.core.plan.graph import PredictedRows
+from shoal.launch.graph.auto_plan import GraphAutoPlan
+from shoal.planner.files.plan_data import graph_plan_dict
+from shoal.planner.graph_choice.candidate import GraphCandidate
+from shoal.planner.graph_choice.choose import GraphAlternative
+
+_MB = 1e6
+
+
+def print_graph_choice(auto: GraphAutoPlan) -> None:
+    """What was chosen, what is expected of it, and how much better anything could be."""
+    best, choice, predicted = auto.choice.best, auto.choice, auto.choice.best.prediction
+    rows = f"{auto.rows} row{'' if auto.rows == 1 else 's'}"
+    note(
+        f"{best.kind}: {predicted.rows_per_s:.1f} rows/s with {rows} at once, {predicted.latency_s * 1e3:.1f} ms for "
+        f"those alone (predicted); it waits for {predicted.bottleneck}"
+    )
+    note(
+        f"no split of this machine exceeds {choice.bound_rows_per_s:.1f} rows/s by the same figures (gap "
+        f"{choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
+    )
+
+
+def print_graph_explanation(auto: GraphAutoPlan) -> None:
+    """The best split of every kind beside the chosen one."""
+    table = Table(title=f"best of each kind, by {auto.goal.objective}", title_justify="left")
+    for column in ("kind", "split", "rows/s", "rows alone", "rows in a full pipeline", "largest worker", ""):
+        table.add_column(column, justify="left" if column in ("kind", "split", "") else "right")
+    for alternative in auto.choice.alternatives:
+        table.add_row(alternative.kind, *_cells(alternative.candidate), alternative.reason or "chosen")
+    print_table(table, to_stderr=True)
+
+
+def graph_choice_dict(auto: GraphAutoPlan) -> dict[str, Any]:
+    """The choice as plain data."""
+    choice = auto.choice
+    return {
+        "plan": graph_plan_dict(auto.plan),
+        "kind": choice.best.kind,
+        "objective": auto.goal.objective,
+        "rows": auto.rows,
+        "predicted": _predicted(choice.best),
+        "bound_rows_per_s": choice.bound_rows_per_s,
+        "gap": choice.gap,
+        "alternatives": [_alternative(one) for one in choice.alternatives if one.candidate is not choice.best],
+        "planning_s": auto.planning_s,
+    }
+
+
+def predicted_dict(predicted: PredictedRows | None) -> dict[str, float] | None:
+    """What a plan was expected to reach; None where nothing was predicted."""
+    return predicted and {"rows_per_s": predicted.rows_per_s, "latency_s": predicted.latency_s}
+
+
+def describe_error(predicted: PredictedRows | None, rows_per_s: float) -> str:
+    """The prediction beside what was measured, to stand behind it; empty where there is none."""
+    if predicted is None or rows_per_s <= 0:
+        return ""
+    return f", predicted {predicted.rows_per_s:.1f} ({predicted.rows_per_s / rows_per_s - 1.0:+.0%})"
+
+
+def _alternative(alternative: GraphAlternative) -> dict[str, Any]:
+    found = {"kind": alternative.kind, "rejected": alternative.reason}
+    if alternative.candidate is None:
+        return found
+    return found | {"split": str(alternative.candidate.spec), "predicted": _predicted(alternative.candidate)}
+
+
+def _predicted(candidate: GraphCandidate) -> dict[str, Any]:
+    predicted = candidate.prediction
+    return {
+        "rows_per_s": predicted.rows_per_s,
+        "latency_s": predicted.latency_s,
+        "loaded_latency_s": predicted.loaded_latency_s,
+        "memory_bytes": list(predicted.memory_bytes),
+        "bottleneck": predicted.bottleneck,
+    }
+
+
+def _cells(candidate: GraphCandidate | None) -> tuple[str, ...]:
+    if candidate is None:
+        return ("",) * 5
+    predicted = candidate.prediction
+    return (
+        str(candidate.spec),
+        f"{predicted.rows_per_s:.1f}",
+        f"{predicted.latency_s * 1e3:.2f} ms",
+        f"{predicted.loaded_latency_s * 1e3:.2f} ms",
+        f"{max(predicted.memory_bytes) / _MB:.1f} MB",
+    )

@@ -1,0 +1,108 @@
+"""What the commands print: plan tables, progress bars, one JSON object, one line of error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from shoal.cli.show.plan_rows import brief_split, plan_rows
+from shoal.core.plan.language import Plan, PredictedSpeed
+
+_PIPE_WIDTH = 130
+"""columns that a table takes where there is no terminal"""
+
+
+def note(text: str) -> None:
+    """A line for the person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def note_drain(num_open: int, timeout_s: float) -> None:
+    """What a person wants to read when a server got a signal and is still there."""
+    note(f"no new requests; {num_open} open ones may finish within {timeout_s:g} s; another signal ends them now")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """The one object on stdout."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr if that is a terminal, nothing in a pipe. Yields `update(done, total)`."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[str], None]]:
+    """Yields what is told what is being measured: a spinner on a terminal, a line each in a pipe, nothing if quiet."""
+    if quiet:
+        yield lambda what: None
+    elif sys.stderr.isatty():
+        with Console(stderr=True).status("planning") as status:
+            yield lambda what: status.update(f"measuring this machine with the model, once{way_out}: {what}")
+    else:
+        has_begun = False
+
+        def tell(what: str) -> None:
+            nonlocal has_begun
+            if not has_begun:
+                note(f"measuring this machine with the model; the figures are kept{way_out}")
+            has_begun = True
+            note(what)
+
+        yield tell
+
+
+def print_table(table: Table, *, to_stderr: bool = False) -> None:
+    """A table at its full width, also in a pipe."""
+    terminal = Console(stderr=to_stderr)
+    Console(stderr=to_stderr, width=terminal.width if terminal.is_terminal else _PIPE_WIDTH).print(table)
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as a small table on stderr, where a large one's alike workers share rows, and what to know about it."""
+    split = brief_split(plan.split, plan.num_workers)
+    table = Table(title=f"{plan.model}  split {split}  precision {plan.precision}", title_justify="left")
+    is_sharded = any(len(stage.shards) > 1 for replica in plan.replicas for stage in replica.stages)
+    parts = ("KV heads", "MLP columns", "vocabulary") if is_sharded else ()
+    is_mixed = len({stage.precision for replica in plan.replicas for stage in replica.stages}) > 1
+    precision = ("precision",) if is_mixed else ()
+    for column in ("worker", "layers", *precision, *parts, "threads", "cores", "weights", "KV at most", "process"):
+        table.add_column(column, justify="left" if column == "worker" else "right")
+    for row in plan_rows(plan):
+        table.add_row(
+            row.worker,
+            row.layers,
+            *((row.precision,) if is_mixed else ()),
+            *((row.kv_heads, row.columns, row.vocabulary) if is_sharded else ()),
+            *(row.threads, row.cores, row.weights, row.kv, row.process),
+        )
+    print_table(table, to_stderr=True)
+    for line in plan.notes:
+        note(line)
+    if plan.link_precision != "fp32":
+        note(f"hidden states go from machine to machine as {plan.link_precision}")
+
+
+def compare_speeds(predicted: PredictedSpeed, output_tokens_per_s: float, ttft_s: float, tpot_s: float) -> str:
+    """One line: what was predicted beside what was measured."""
+    error = predicted.output_tokens_per_s / output_tokens_per_s - 1.0
+    return (
+        f"predicted {predicted.output_tokens_per_s:.1f} output tokens/s ({error:+.0%}), time to first token "
+        f"{predicted.ttft_s:.3f} s (measured {ttft_s:.3f}), time per output token {predicted.tpot_s * 1e3:.1f} ms "
+        f"(measured {tpot_s * 1e3:.1f})"
+    )

@@ -1,0 +1,154 @@
+"""Frames over a stream socket: a Unix socket pair inside a machine, TLS over TCP between machines.
+
+Format: u32 little-endian length, then the payload.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from typing_extensions import Buffer
+
+from shoal.comm.links.link import MAX_FRAME_BYTES
+from shoal.errors import LocalProtocolError, RemoteProtocolError, WorkerLost
+
+_LENGTH = struct.Struct("<I")
+_READ_BYTES = 1 << 16
+_RECORD_BYTES = 1 << 14
+"""What goes at once over TLS. Source: RFC 8446, section 5.1."""
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""The last two come over TLS. Version 1.3 reads only to read and writes only to write: there is no renegotiation."""
+_GONE = (ConnectionError, BrokenPipeError, OSError)
+
+
+class SocketLink:
+    """A `Link` over a connected socket, which it owns. Frames that arrived are kept across time-outs."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        is_tls = isinstance(sock, ssl.SSLSocket)
+        self._send_some: Callable[[list[memoryview]], int] = partial(_send_record, sock) if is_tls else sock.sendmsg
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
+        self._writable = select.poll()
+        self._writable.register(sock, select.POLLOUT)
+        self._buffer = bytearray(_READ_BYTES)
+        self._start = 0
+        """first byte of the oldest frame that is not consumed"""
+        self._end = 0
+        """end of the bytes that have arrived"""
+
+    def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
+        """See `Link.send`."""
+        views = [memoryview(part).cast("B") for part in parts]
+        length = sum(len(view) for view in views)
+        if length > MAX_FRAME_BYTES:
+            raise LocalProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+        deadline_s = time.monotonic() + timeout_s
+        pending = [memoryview(_LENGTH.pack(length)), *(view for view in views if view)]
+        while pending:
+            try:
+                sent = self._send_some(pending)
+            except _WOULD_BLOCK:
+                self._wait(self._writable, deadline_s, "the peer takes no more bytes")
+                continue
+            except _GONE as error:
+                raise WorkerLost(f"link closed while sending: {error}") from error
+            pending = _after(pending, sent)
+
+    def receive(self, *, timeout_s: float) -> memoryview | None:
+        """See `Link.receive`."""
+        deadline_s = time.monotonic() + timeout_s
+        while (frame := self._take()) is None:
+            try:
+                self._read()
+            except _WOULD_BLOCK:
+                remaining_s = deadline_s - time.monotonic()
+                if remaining_s <= 0 or not self._readable.poll(remaining_s * 1e3):
+                    return None
+        return frame
+
+    def fileno(self) -> int:
+        """See `Link.fileno`. Frames may wait in the buffer too: receive until None after every wake-up."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        self._sock.close()
+
+    def _take(self) -> memoryview | None:
+        """The oldest frame, if it is complete."""
+        available = self._end - self._start
+        if available < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer, self._start)
+        if length > MAX_FRAME_BYTES:
+            raise RemoteProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+        if available < _LENGTH.size + length:
+            self._make_room(_LENGTH.size + length)
+            return None
+        begin = self._start + _LENGTH.size
+        self._start = begin + length
+        return memoryview(self._buffer)[begin : self._start]
+
+    def _make_room(self, frame_bytes: int) -> None:
+        """Free room behind the unread bytes for the rest of a frame, or for as much again as has come of it: what a
+        peer announces takes no memory before it comes. Never grows a buffer that is lent."""
+        if self._start + frame_bytes <= len(self._buffer):
+            return
+        unread = self._buffer[self._start : self._end]
+        num_bytes = max(len(self._buffer), min(frame_bytes, 2 * len(unread)))
+        if self._start == 0 and num_bytes == len(self._buffer):
+            return
+        self._buffer = bytearray(num_bytes)
+        self._buffer[: len(unread)] = unread
+        self._start, self._end = 0, len(unread)
+
+    def _read(self) -> None:
+        """Whatever has arrived, into the free end of the buffer."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif len(self._buffer) - self._end < _LENGTH.size:
+            self._make_room(len(self._buffer) - self._start + _READ_BYTES)
+        try:
+            count = self._sock.recv_into(memoryview(self._buffer)[self._end :])
+        except _WOULD_BLOCK:
+            raise
+        except _GONE as error:
+            raise WorkerLost(f"link closed: {error}") from error
+        if count == 0:
+            raise WorkerLost("link closed by the peer")
+        self._end += count
+
+    def _wait(self, poller: select.poll, deadline_s: float, what: str) -> None:
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0 or not poller.poll(remaining_s * 1e3):
+            raise WorkerLost(f"deadline passed: {what}")
+
+
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+    """What remains of the parts once `sent` bytes have gone."""
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [part[sent:], *parts[index + 1 :]]
+        sent -= len(part)
+    return []
+
+
+def _send_record(sock: ssl.SSLSocket, parts: list[memoryview]) -> int:
+    """The first bytes of the parts, small ones joined. To be called with the same again after SSLWantWriteError."""
+    first = parts[0]
+    if len(first) < _RECORD_BYTES and len(parts) > 1:
+        first = bytearray(first)
+        for part in parts[1:]:
+            first += part[: _RECORD_BYTES - len(first)]
+    return sock.send(first)

@@ -1,0 +1,100 @@
+"""Links between machines, the side that connects: TLS 1.3 over TCP, with a certificate of the cluster at both ends.
+
+One side listens, the other connects and says in one frame, the hello, as whom it comes: a key that both have been told.
+The listener answers with an empty frame. Nothing is read from a peer before its certificate has been verified.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shoal.comm.links.link import Link
+from shoal.comm.links.socket_link import SocketLink
+from shoal.comm.tls.tls_identity import Credentials, connecting_context
+from shoal.errors import LocalProtocolError, RemoteProtocolError, WorkerLost
+
+MAX_KEY_BYTES = 256
+LENGTH = struct.Struct("<I")
+ACCEPTED = LENGTH.pack(0)
+Address = tuple[str, int]
+"""host, which may be an IPv6 address, and port"""
+
+
+def connect_tls(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> Link:
+    """A link to whoever calls `TlsListener.take` with this key at that address.
+
+    Raises:
+        WorkerLost: nobody listens there, or does not answer within timeout_s.
+        RemoteProtocolError: what answers is of another cluster, does not speak TLS, or refuses the credentials.
+        LocalProtocolError: the key is empty or too long.
+    """
+    return SocketLink(connect_tls_socket(address, credentials, key=key, timeout_s=timeout_s))
+
+
+def connect_tls_socket(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> ssl.SSLSocket:
+    """See `connect_tls`; the connection itself."""
+    hello = key.encode()
+    if not 1 <= len(hello) <= MAX_KEY_BYTES:
+        raise LocalProtocolError(f"a key of {len(hello)} bytes is not of 1 to {MAX_KEY_BYTES}")
+    deadline_s = time.monotonic() + timeout_s
+    with _told_apart(address):
+        sock = _shake_hands(address, connecting_context(credentials), deadline_s)
+        try:
+            sock.sendall(LENGTH.pack(len(hello)) + hello)
+            _hear_acceptance(sock, deadline_s)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+def spell_address(address: Address) -> str:
+    """`HOST:PORT`, an IPv6 address in brackets. Source: RFC 3986, section 3.2.2."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def _told_apart(address: Address) -> Iterator[None]:
+    """What can go wrong with a connection, as errors of links."""
+    where = spell_address(address)
+    try:
+        yield
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        raise WorkerLost(f"{where} has closed the connection: {error}") from error
+    except ssl.SSLError as error:
+        raise RemoteProtocolError(f"{where} and this process are not of one cluster: {error}") from error
+    except OSError as error:
+        raise WorkerLost(f"no link to {where}: {error}") from error
+
+
+def _shake_hands(address: Address, context: ssl.SSLContext, deadline_s: float) -> ssl.SSLSocket:
+    plain = socket.create_connection(address, timeout=_left_s(deadline_s))
+    try:
+        plain.settimeout(_left_s(deadline_s))
+        return context.wrap_socket(plain)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _hear_acceptance(sock: ssl.SSLSocket, deadline_s: float) -> None:
+    heard = b""
+    while len(heard) < len(ACCEPTED):
+        sock.settimeout(_left_s(deadline_s))
+        received = sock.recv(len(ACCEPTED) - len(heard))
+        if not received:
+            raise ConnectionResetError("closed before it was accepted")
+        heard += received
+    if heard != ACCEPTED:
+        raise RemoteProtocolError("what answers the hello is no listener for links")
+
+
+def _left_s(deadline_s: float) -> float:
+    """For `settimeout`, to which 0 means something else."""
+    return max(deadline_s - time.monotonic(), 1e-3)

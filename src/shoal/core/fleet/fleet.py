@@ -1,0 +1,299 @@
+"""What the replicas of one model do together: events in, effects out. No I/O, no clock, no randomness.
+
+A request is given to the replica that is expected to have finished it first. When that loses its workers, it goes on
+elsewhere from its prompt and the tokens so far (`Progress`), or, where nobody is left, waits for the first replica that
+has workers again; the client sees a pause. A lost replica is started again (restart.py) while the others go on. A
+request that takes down one replica after the other is failed (strikes.py), so that it does not take all of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import assert_never
+
+from shoal.core.fleet.events import (
+    FleetEffect,
+    FleetEvent,
+    GiveUp,
+    ReplicaJoined,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    StartWorkers,
+    StepAnswered,
+    StopWorkers,
+    SubmitStep,
+    Tick,
+    WorkersProgressed,
+)
+from shoal.core.fleet.fleet_replica import FleetReplica
+from shoal.core.fleet.fleet_stats import FleetStats
+from shoal.core.fleet.placement import Placement
+from shoal.core.generation.events import Effect, HandOver, RequestAdded, RequestCancelled, SendStep
+from shoal.core.generation.scheduler_config import SchedulerConfig, check_request
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.worker_life import Phase
+from shoal.core.sequences.request import Progress, Request, RequestFinished, RequestId
+from shoal.core.speed.routing import Routing
+from shoal.errors import CapacityError, RemoteProtocolError, ShoalError
+
+_WORTH_WAITING_S = 0.5
+"""A replica that should be back so soon keeps its requests: elsewhere they would be computed again no earlier, and it
+would stand idle. Source: the pause that a client may see when its stream moves (0.5 s)."""
+_KEPT_RECOVERIES = 1024
+
+
+class Fleet:
+    """Decides for all replicas of one model. All changes go through `handle`."""
+
+    def __init__(
+        self,
+        configs: Sequence[SchedulerConfig],
+        recovery: RecoveryConfig | None = None,
+        row_s: Sequence[float] = (),
+        *,
+        routing: Routing = "earliest-finish",
+    ) -> None:
+        """Start with workers everywhere.
+
+        Args:
+            configs: one a replica, at least one.
+            recovery: None: the defaults.
+            row_s: seconds that the workers of each replica took for a single row; empty: not known.
+            routing: which replica a request goes to.
+        """
+        self._recovery = recovery or RecoveryConfig()
+        speeds = row_s or [0.0] * len(configs)
+        self.replicas = [
+            FleetReplica(index, config, self._recovery, seconds)
+            for index, (config, seconds) in enumerate(zip(configs, speeds, strict=True))
+        ]
+        """to look at only"""
+        self._has_newcomer = False
+        """a replica has joined since the latest tick"""
+        self._placement = Placement(routing)
+        self._owner: dict[RequestId, FleetReplica] = {}
+        self._num_losses = 0
+        self._recoveries_s: deque[float] = deque(maxlen=_KEPT_RECOVERIES)
+        self._num_recoveries = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._owner)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no replica has workers or will have some."""
+        return all(replica.life.is_given_up for replica in self.replicas)
+
+    def check(self, request: Request) -> None:
+        """Refuse what no replica can ever serve, before it is added.
+
+        Raises:
+            InvalidRequest: it makes no sense as it is.
+            CapacityError: it fits into no replica's KV memory, or no replica is left.
+        """
+        usable = [replica for replica in self.replicas if not replica.life.is_given_up]
+        if not usable:
+            raise CapacityError("no replica is left to serve requests")
+        errors = [error for replica in usable if (error := _refusal(replica, request)) is not None]
+        if len(errors) == len(usable):
+            raise errors[0]
+
+    def handle(self, event: FleetEvent, now_s: float) -> list[FleetEffect]:
+        """Take in what has happened. Steps are formed by `Tick` only, so that requests told together run together.
+
+        Args:
+            event: in the order in which they happen.
+            now_s: monotonic.
+
+        Returns:
+            Effects to carry out in order.
+        """
+        match event:
+            case RequestAdded(request=request, progress=progress):
+                self._place(request, progress, self._candidates(), now_s)
+                return []
+            case RequestCancelled(request_id=request_id):
+                if owner := self._owner.get(request_id):
+                    owner.inbox.append(event)
+                return []
+            case StepAnswered(replica=index, result=result):
+                if not self.replicas[index].is_serving:
+                    return []
+                changes = self.replicas[index].take_answer(result, now_s)
+                return [ReportSpeed(replica=index, change=change) for change in changes]
+            case WorkersProgressed(replica=index, silent=silent, waiting_for=waiting_for):
+                self.replicas[index].life.note_progress(now_s, silent, waiting_for)
+                return []
+            case ReplicaReady():
+                return self._make_ready(event, now_s)
+            case ReplicaJoined(config=config, row_s=row_s):
+                self.replicas.append(FleetReplica(len(self.replicas), config, self._recovery, row_s))
+                self._has_newcomer = True
+                return self._rehome(now_s)
+            case ReplicaLost(replica=index, reason=reason, worker=worker, is_final=is_final):
+                return self._lose(self.replicas[index], reason, worker, now_s, is_final=is_final)
+            case Tick():
+                silences, turns = self._notice_silence(now_s), self._take_turns(now_s)
+                return [*silences, *turns, *self._share_with_newcomer(now_s), *self._start_due(now_s)]
+            case _:
+                assert_never(event)
+
+    def wake_s(self) -> float | None:
+        """When a `Tick` may have effects though nothing else has happened; None: never."""
+        times = [replica.life.due_s for replica in self.replicas if replica.life.phase is Phase.WAITING]
+        times += [due_s for replica in self.replicas if (due_s := replica.overdue_s()) is not None]
+        return min(times, default=None)
+
+    def stats(self) -> FleetStats:
+        """A snapshot for metrics."""
+        return FleetStats(
+            num_losses=self._num_losses,
+            num_recoveries=self._num_recoveries,
+            recoveries_s=tuple(self._recoveries_s),
+            num_serving=sum(replica.is_serving for replica in self.replicas),
+            num_recovering=sum(replica.life.is_recovering for replica in self.replicas),
+            slowdowns=tuple(replica.meter.slowdowns() for replica in self.replicas),
+        )
+
+    def _candidates(self) -> list[FleetReplica]:
+        """Where a request can go: to replicas that serve; if none does, to those that will."""
+        serving = [replica for replica in self.replicas if replica.is_serving]
+        return serving or [replica for replica in self.replicas if replica.life.is_recovering]
+
+    def _place(
+        self, request: Request, progress: Progress | None, candidates: Sequence[FleetReplica], now_s: float
+    ) -> None:
+        """Give it to one of the candidates; one that cannot hold it says so to the client."""
+        able = [replica for replica in candidates if _refusal(replica, request) is None] or candidates
+        owner = self._placement.choose(able, request, progress, now_s)
+        self._owner[request.request_id] = owner
+        owner.inbox.append(RequestAdded(request=request, progress=progress))
+
+    def _make_ready(self, ready: ReplicaReady, now_s: float) -> list[FleetEffect]:
+        replica = self.replicas[ready.replica]
+        if replica.life.lost_s is not None:
+            self._recoveries_s.append(now_s - replica.life.lost_s)
+            self._num_recoveries += 1
+        effects = self._pass_on(replica, replica.become_ready(ready.config, ready.row_s, now_s), now_s)
+        return effects + self._rehome(now_s)
+
+    def _lose(
+        self,
+        replica: FleetReplica,
+        reason: str,
+        worker: int | None,
+        now_s: float,
+        *,
+        keep: bool = True,
+        is_final: bool = False,
+    ) -> list[FleetEffect]:
+        """`keep`: whether those of its workers that live can be trusted. `is_final`: see `ReplicaLost`."""
+        if replica.life.phase not in (Phase.SERVING, Phase.STARTING):
+            return []
+        self._num_losses += 1
+        effects: list[FleetEffect] = [StopWorkers(replica=replica.index, reason=reason, keep=keep)]
+        end = replica.life.lose(reason, worker, now_s, is_final=is_final)
+        effects += self._pass_on(replica, replica.lose(reason, now_s), now_s)
+        if end is not None:
+            effects.append(GiveUp(replica=replica.index, reason=end))
+        return effects + self._rehome(now_s)
+
+    def _rehome(self, now_s: float) -> list[FleetEffect]:
+        """Requests of replicas that will not have workers soon go on where there are some, the oldest first."""
+        candidates = self._candidates()
+        leaving = [
+            (replica, replica.withdraw_all(now_s))
+            for replica in self.replicas
+            if candidates and replica not in candidates and not _is_worth_waiting_for(replica, now_s)
+        ]
+        return self._place_anew(leaving, candidates, now_s)
+
+    def _share_with_newcomer(self, now_s: float) -> list[FleetEffect]:
+        """Requests that wait for room are given out again, the oldest first, as if they came now."""
+        if not self._has_newcomer:
+            return []
+        self._has_newcomer = False
+        serving = [replica for replica in self.replicas if replica.is_serving]
+        effects = self._place_anew([(one, one.withdraw_waiting(now_s)) for one in serving], serving, now_s)
+        return effects + self._take_turns(now_s)
+
+    def _place_anew(
+        self,
+        told: Sequence[tuple[FleetReplica, Sequence[Effect]]],
+        candidates: Sequence[FleetReplica],
+        now_s: float,
+    ) -> list[FleetEffect]:
+        """Place what replicas hand over; all else that they say is passed on."""
+        effects: list[FleetEffect] = []
+        handed_over: list[HandOver] = []
+        for replica, said in told:
+            handed_over += [effect for effect in said if isinstance(effect, HandOver)]
+            effects += self._pass_on(replica, [effect for effect in said if not isinstance(effect, HandOver)], now_s)
+        for one in sorted(handed_over, key=lambda one: one.progress.added_s):
+            self._place(one.request, one.progress, candidates, now_s)
+        return effects
+
+    def _notice_silence(self, now_s: float) -> list[FleetEffect]:
+        effects: list[FleetEffect] = []
+        for replica in self.replicas:
+            overdue_s = replica.overdue_s()
+            if overdue_s is not None and overdue_s <= now_s:
+                worker = None if replica.is_serving else replica.life.silent
+                effects += self._lose(replica, replica.mistrust(now_s), worker, now_s, keep=False)
+        return effects
+
+    def _start_due(self, now_s: float) -> list[FleetEffect]:
+        """Workers whose time to be started again has come."""
+        due = [replica for replica in self.replicas if replica.life.is_due(now_s)]
+        for replica in due:
+            replica.life.start(now_s)
+        return [
+            StartWorkers(replica=replica.index, generation=replica.scheduler.generation, without=replica.life.without)
+            for replica in due
+        ]
+
+    def _take_turns(self, now_s: float) -> list[FleetEffect]:
+        """Let every scheduler see what has happened. A loss on the way gives others something to see."""
+        effects: list[FleetEffect] = []
+        while told := [replica for replica in self.replicas if replica.inbox]:
+            for replica in told:
+                try:
+                    effects += self._pass_on(replica, replica.take_turn(now_s), now_s)
+                except RemoteProtocolError as error:
+                    effects += self._lose(replica, str(error), None, now_s, keep=False)
+        return effects
+
+    def _pass_on(self, replica: FleetReplica, effects: Sequence[Effect], now_s: float) -> list[FleetEffect]:
+        """What a scheduler wants done, as the fleet's own wish."""
+        passed: list[FleetEffect] = []
+        for effect in effects:
+            match effect:
+                case SendStep(step=step):
+                    replica.note_sent(step, now_s)
+                    passed.append(SubmitStep(replica=replica.index, step=step))
+                case HandOver():
+                    raise AssertionError("nobody has asked for this request")
+                case RequestFinished(request_id=request_id):
+                    self._owner.pop(request_id, None)
+                    passed.append(effect)
+                case _:
+                    passed.append(effect)
+        return passed
+
+
+def _refusal(replica: FleetReplica, request: Request) -> ShoalError | None:
+    """Why the replica can never serve this request."""
+    try:
+        check_request(replica.scheduler.config, request)
+    except ShoalError as error:
+        return error
+    return None
+
+
+def _is_worth_waiting_for(replica: FleetReplica, now_s: float) -> bool:
+    expected_s = replica.life.expected_in_s(now_s)
+    return expected_s is not None and expected_s <= _WORTH_WAITING_S

@@ -1,0 +1,152 @@
+"""One replica of a fleet: its scheduler, what that has not been told yet, and how its workers are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shoal.core.generation.events import (
+    Effect,
+    Event,
+    HandOver,
+    RequestAdded,
+    RequestWithdrawn,
+    StepCompleted,
+    WorkersLost,
+    WorkersReady,
+)
+from shoal.core.generation.scheduler import Scheduler
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.patience import Patience
+from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.speed.replica_speed import SpeedMeter
+from shoal.core.speed.routing import ReplicaLoad
+from shoal.core.speed.slow_workers import SpeedEvent
+from shoal.errors import RemoteProtocolError
+from shoal.protocol.messages import Step, StepResult
+
+
+class FleetReplica:
+    """Changes by its methods only; everything else is to look at."""
+
+    def __init__(self, index: int, config: SchedulerConfig, recovery: RecoveryConfig, row_s: float) -> None:
+        self.index = index
+        self.scheduler = Scheduler(config)
+        self.inbox: list[Event] = []
+        """for the scheduler's next turn"""
+        self.life = WorkerLife(recovery)
+        self.meter = SpeedMeter()
+        """of the workers that it has now"""
+        self._patience = Patience(recovery)
+        self._patience.start(row_s)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it has its workers."""
+        return self.life.is_serving
+
+    def load(self, now_s: float) -> ReplicaLoad:
+        """Expected work, requests that the scheduler has not seen included."""
+        load = self.scheduler.load()
+        added = [event for event in self.inbox if isinstance(event, RequestAdded)]
+        return replace(
+            load,
+            prefill_tokens=load.prefill_tokens + sum(map(_known_tokens, added)),
+            num_decoding=load.num_decoding + sum(not event.request.targets for event in added),
+            speed=self.meter.speed(now_s),
+            is_fenced=False,
+            is_slow=self.meter.is_slow,
+        )
+
+    def take_turn(self, now_s: float) -> list[Effect]:
+        """Let the scheduler see the inbox. Raises RemoteProtocolError: the workers are to be fenced; nothing is lost
+        but their answers."""
+        events, self.inbox = self.inbox, []
+        try:
+            return self.scheduler.handle(events, now_s)
+        except RemoteProtocolError:
+            self.inbox = [event for event in events if not isinstance(event, StepCompleted)]
+            raise
+
+    def note_sent(self, step: Step, now_s: float) -> None:
+        """A step is on its way."""
+        self._patience.note_sent(step, now_s)
+        self.meter.note_sent(step, now_s)
+
+    def take_answer(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
+        """A step has come back. Returns what that says about the speed of the workers.
+
+        What others than the present workers left behind is not believed.
+        """
+        if not self.is_serving or result.generation != self.scheduler.generation:
+            return []
+        self.life.note_work()
+        self._patience.note_answered(result, now_s)
+        self.inbox.append(StepCompleted(result=result))
+        return self.meter.note_answered(result, now_s)
+
+    def lose(self, reason: str, now_s: float) -> list[Effect]:
+        """Its workers are gone. Returns what remains to be told of their answers; every request waits then."""
+        self.inbox.append(WorkersLost(reason=reason))
+        self.meter.forget_sent()
+        return self._close_books(now_s)
+
+    def mistrust(self, now_s: float) -> str:
+        """Its workers are to be taken for lost because they say nothing. Returns the reason in words."""
+        if not self.is_serving:
+            return self.life.loading_silence(now_s)
+        self._patience.note_mistrust(now_s)
+        return f"no answer to a step for {self._patience.silence_s(now_s):.1f} s"
+
+    def become_ready(self, config: SchedulerConfig, row_s: float, now_s: float) -> list[Effect]:
+        """It has workers again, or others instead of those it had. Returns what remains to be told of the old ones."""
+        effects: list[Effect] = []
+        if self.is_serving:
+            self.inbox.append(WorkersLost(on_purpose=True))
+            effects = self._close_books(now_s)
+        effects += self._renew_scheduler(config, now_s)
+        self._patience.start(row_s)
+        self.meter = SpeedMeter()
+        self.life.become_ready(now_s)
+        return effects
+
+    def withdraw_all(self, now_s: float) -> list[Effect]:
+        """Take every request out of a replica without workers: they are handed over, but for those that end here."""
+        effects = self.take_turn(now_s)
+        self.inbox += [RequestWithdrawn(request_id=request_id) for request_id in self.scheduler.state.sequences]
+        return effects + self.take_turn(now_s)
+
+    def withdraw_waiting(self, now_s: float) -> list[Effect]:
+        """Hand over the requests that hold no KV blocks, of a replica that has been told everything."""
+        self.inbox += [RequestWithdrawn(request_id=one.request.request_id) for one in self.scheduler.state.waiting]
+        return self.take_turn(now_s) if self.inbox else []
+
+    def overdue_s(self) -> float | None:
+        """When its workers will count as lost for being silent; None: they owe nothing."""
+        return self._patience.overdue_s() if self.is_serving else self.life.loading_overdue_s()
+
+    def _close_books(self, now_s: float) -> list[Effect]:
+        """A turn after which no answer of the old workers counts: those that make no sense are as good as none."""
+        try:
+            return self.take_turn(now_s)
+        except RemoteProtocolError:
+            return self.take_turn(now_s)
+
+    def _renew_scheduler(self, config: SchedulerConfig, now_s: float) -> list[Effect]:
+        """The same one goes on where its limits are still right; another takes over its requests where not."""
+        if replace(config, generation=self.scheduler.config.generation) == self.scheduler.config:
+            self.inbox.append(WorkersReady())
+            return []
+        told: list[Effect] = []
+        for effect in self.withdraw_all(now_s):
+            if isinstance(effect, HandOver):
+                self.inbox.append(RequestAdded(request=effect.request, progress=effect.progress))
+            else:
+                told.append(effect)
+        self.scheduler = self.scheduler.successor(config)
+        return told
+
+
+def _known_tokens(added: RequestAdded) -> int:
+    num_outputs = len(added.progress.outputs) if added.progress else 0
+    return len(added.request.prompt_ids) + (len(added.request.targets) or num_outputs)

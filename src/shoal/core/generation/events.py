@@ -1,0 +1,74 @@
+"""What happens to a scheduler (events) and what it wants done (effects)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.core.sequences.request import Output, Progress, Request, RequestId
+from shoal.protocol.messages import Step, StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAdded:
+    """A request has arrived at this replica."""
+
+    request: Request
+    progress: Progress | None = None
+    """where it goes on, which began on other workers"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestCancelled:
+    """The client went away. An id that is unknown or has ended is ignored: the two may cross."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestWithdrawn:
+    """The request goes on on another replica; it must hold no blocks here. An unknown id is ignored."""
+
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCompleted:
+    """The last stage has answered a step."""
+
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersLost:
+    """A worker of this replica is gone. Nothing late from the old generation is believed, no step is sent."""
+
+    reason: str = ""
+    """for the clients of requests that are blamed"""
+    on_purpose: bool = False
+    """the workers were stopped to be replaced: nobody is to blame"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersReady:
+    """The replica's workers are whole again, with empty KV memory, in the scheduler's present generation."""
+
+
+Event = RequestAdded | RequestCancelled | RequestWithdrawn | StepCompleted | WorkersLost | WorkersReady
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendStep:
+    """Send this step to every worker of the replica."""
+
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """Give this request to another replica."""
+
+    request: Request
+    progress: Progress
+
+
+Effect = SendStep | HandOver | Output

@@ -1,0 +1,287 @@
+"""What one replica computes next: events in, effects out. No I/O, no clock, no randomness.
+
+A request's way through it: `RequestAdded` -> waiting -> admitted with KV blocks (waiting_queue.py, kv_cache.py) -> its
+prompt rows go out in one or more steps (step_forming.py) -> each `StepCompleted` brings tokens, full blocks enter the
+prefix index -> decode rows, one a step -> a reason to finish -> its blocks are given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import assert_never
+
+from shoal.core.generation.events import (
+    Effect,
+    Event,
+    HandOver,
+    RequestAdded,
+    RequestCancelled,
+    RequestWithdrawn,
+    SendStep,
+    StepCompleted,
+    WorkersLost,
+    WorkersReady,
+)
+from shoal.core.generation.scheduler_config import SchedulerConfig, check_request, output_limit
+from shoal.core.generation.scheduler_state import SchedulerState
+from shoal.core.generation.scheduler_stats import SchedulerStats, measure_load, take_stats
+from shoal.core.generation.step_builder import Chunk
+from shoal.core.generation.step_forming import form_step
+from shoal.core.sequences.request import FinishReason, Progress, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.sequence import Sequence
+from shoal.core.sequences.strikes import is_condemned, verdict
+from shoal.core.speed.routing import ReplicaLoad
+from shoal.errors import RemoteProtocolError, ShoalError
+from shoal.protocol.messages import Generation, SampledToken, StepResult
+
+
+class Scheduler:
+    """Decides for one replica. All changes go through `handle`."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self._state = SchedulerState(config)
+        self._outputs: list[Effect] = []
+        """of the turn under way"""
+
+    def successor(self, config: SchedulerConfig) -> Scheduler:
+        """One for other workers of the same replica, with other limits. It counts on where this one, empty, stops."""
+        assert not self.has_unfinished, "requests must be handed over first"
+        successor = Scheduler(config)
+        successor.state.count_on(self._state)
+        return successor
+
+    @property
+    def state(self) -> SchedulerState:
+        """For the invariant checks of simulator and tests, to look at only."""
+        return self._state
+
+    @property
+    def generation(self) -> Generation:
+        """Of the workers whose results are believed."""
+        return self._state.generation
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a request is alive or a step in flight."""
+        return bool(self._state.sequences or self._state.in_flight)
+
+    def stats(self) -> SchedulerStats:
+        """Counts for metrics."""
+        return take_stats(self._state)
+
+    def load(self, relative_speed: float = 1.0) -> ReplicaLoad:
+        """The work still to be done here, for `choose_replica`."""
+        return measure_load(self._state, relative_speed)
+
+    def cached_tokens(self, digests: Seq[bytes]) -> int:
+        """Leading prompt tokens, given by their digests (prefix_index), that would not be computed here again."""
+        return len(self._state.kv.blocks.index.lookup(digests)) * self.config.block_size
+
+    def handle(self, events: Seq[Event], now_s: float) -> list[Effect]:
+        """One turn: take in everything that has happened, then form as many steps as may be in flight.
+
+        Give it all events that have come since the last turn: a burst of requests taken in together is dealt evenly
+        over the micro-batches.
+
+        Args:
+            events: in the order in which they happened; may be empty.
+            now_s: any monotonic clock; only reported back, as the age of waiting requests.
+
+        Returns:
+            Effects to carry out in order: steps first, so that the workers start before outputs are passed on.
+
+        Raises:
+            RemoteProtocolError: a result does not answer its step. Nothing has changed; the workers are to be fenced.
+        """
+        self._check_results(events)
+        for event in events:
+            self._take_in(event, now_s)
+        state = self._state
+        effects: list[Effect] = []
+        while not state.is_fenced and len(state.in_flight) < self.config.num_micro_batches:
+            step = form_step(state)
+            if step is None:
+                break
+            effects.append(SendStep(step=step))
+        effects.extend(self._outputs)
+        self._outputs = []
+        return effects
+
+    def _take_in(self, event: Event, now_s: float) -> None:
+        match event:
+            case StepCompleted(result=result):
+                self._complete(result)
+            case RequestAdded(request=request, progress=progress):
+                self._add(request, progress, now_s)
+            case RequestCancelled(request_id=request_id):
+                self._cancel(request_id)
+            case RequestWithdrawn(request_id=request_id):
+                self._withdraw(request_id)
+            case WorkersLost():
+                self._lose_workers(event)
+            case WorkersReady():
+                self._state.is_fenced = False
+            case _:
+                assert_never(event)
+
+    def _check_results(self, events: Seq[Event]) -> None:
+        """Refuse answers that do not fit their steps, before anything changes. Late or repeated ones are no offense."""
+        in_flight = self._state.in_flight
+        expected = iter(in_flight)
+        for event in events:
+            if not isinstance(event, StepCompleted):
+                continue
+            result = event.result
+            if result.generation != self._state.generation or result.step_id not in in_flight:
+                continue
+            if result.step_id != next(expected, None):
+                raise RemoteProtocolError(f"step {result.step_id} was answered out of order")
+            if len(result.tokens) != in_flight[result.step_id].num_samples:
+                raise RemoteProtocolError(
+                    f"step {result.step_id} asked for {in_flight[result.step_id].num_samples} tokens, "
+                    f"its answer has {len(result.tokens)}"
+                )
+
+    def _add(self, request: Request, progress: Progress | None, now_s: float) -> None:
+        state = self._state
+        assert request.request_id not in state.sequences, f"request id {request.request_id} is in use"
+        try:
+            check_request(self.config, request)
+        except ShoalError as error:
+            self._outputs.append(_refuse(request, progress, str(error)))
+            return
+        max_tokens = output_limit(self.config, request)
+        added_s = progress.added_s if progress else now_s
+        sequence = Sequence(request, arrival=(added_s, state.next_arrival), added_s=added_s, max_tokens=max_tokens)
+        state.next_arrival += 1
+        state.sequences[request.request_id] = sequence
+        if progress:
+            self._resume(sequence, progress)
+        else:
+            state.waiting.append(sequence)
+
+    def _resume(self, sequence: Sequence, progress: Progress) -> None:
+        """Let it wait by its age. It may have more tokens already than there is room for here."""
+        sequence.resume(progress)
+        if sequence.is_suspect:
+            self._state.suspects.append(sequence)
+        if sequence.num_outputs >= sequence.max_tokens:
+            self._finish(sequence, "length")
+        else:
+            self._state.waiting.put_back(sequence)
+
+    def _withdraw(self, request_id: RequestId) -> None:
+        sequence = self._state.sequences.get(request_id)
+        if sequence is None:
+            return
+        self._state.waiting.remove(sequence)
+        self._state.forget(sequence)
+        self._outputs.append(HandOver(request=sequence.request, progress=sequence.progress()))
+
+    def _lose_workers(self, lost: WorkersLost) -> None:
+        """Every request waits to be computed again, but for those that have lost too many workers."""
+        state = self._state
+        if not lost.on_purpose:
+            for sequence in state.running.values():
+                sequence.num_losses += sequence.num_in_flight > 0
+        state.fence()
+        for sequence in [one for one in state.waiting if is_condemned(one.num_losses)]:
+            state.waiting.remove(sequence)
+            self._finish(sequence, "error", verdict(lost.reason))
+
+    def _cancel(self, request_id: RequestId) -> None:
+        state = self._state
+        sequence = state.sequences.get(request_id)
+        if sequence is None:
+            return
+        sequence.is_cancelled = True
+        if request_id not in state.running:
+            state.waiting.remove(sequence)
+        else:
+            state.stop_running(sequence)
+            if not sequence.num_in_flight:
+                state.kv.release(sequence)
+        self._finish(sequence, "cancelled")
+
+    def _complete(self, result: StepResult) -> None:
+        """Late results (of an older generation, or repeated) are dropped."""
+        if result.generation != self._state.generation:
+            return
+        step = self._state.in_flight.pop(result.step_id, None)
+        if step is None:
+            return
+        first = 0
+        for chunk in step.chunks:
+            self._complete_chunk(chunk, result.tokens[first : first + chunk.num_samples])
+            first += chunk.num_samples
+
+    def _complete_chunk(self, chunk: Chunk, tokens: Seq[SampledToken]) -> None:
+        state, sequence = self._state, chunk.sequence
+        sequence.num_in_flight -= 1
+        if sequence.is_cancelled:
+            if not sequence.num_in_flight:
+                state.kv.release(sequence)
+            return
+        sequence.num_computed = chunk.end
+        state.kv.register(sequence)
+        if not tokens:
+            return
+        for token in tokens:
+            self._take_token(sequence, token)
+        reason = _finish_reason(sequence)
+        if reason is not None:
+            state.stop_running(sequence)
+            state.kv.release(sequence)
+            self._finish(sequence, reason)
+        elif not sequence.request.targets:
+            state.ready.append(sequence)
+
+    def _take_token(self, sequence: Sequence, token: SampledToken) -> None:
+        self._acquit(sequence)
+        sequence.append_output(token.token_id)
+        self._outputs.append(
+            TokenProduced(
+                request_id=sequence.request.request_id,
+                token_id=token.token_id,
+                logprobs=token.logprobs,
+                logits=token.logits,
+            )
+        )
+
+    def _acquit(self, sequence: Sequence) -> None:
+        """A token has come: it does not break workers."""
+        if sequence.is_suspect:
+            self._state.suspects.remove(sequence)
+        sequence.num_losses = 0
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, message: str = "") -> None:
+        self._state.forget(sequence)
+        self._outputs.append(
+            RequestFinished(
+                request_id=sequence.request.request_id,
+                reason=reason,
+                num_prompt_tokens=sequence.num_prompt,
+                num_output_tokens=sequence.num_outputs,
+                num_cached_tokens=sequence.num_cached_tokens,
+                message=message,
+            )
+        )
+
+
+def _finish_reason(sequence: Sequence) -> FinishReason | None:
+    """Why it ends after its newest output, or None. Forced outputs end only with the last of them."""
+    request = sequence.request
+    if not request.targets and sequence.token_ids[-1] in request.stop_token_ids:
+        return "stop"
+    return "length" if sequence.num_outputs >= sequence.max_tokens else None
+
+
+def _refuse(request: Request, progress: Progress | None, message: str) -> RequestFinished:
+    return RequestFinished(
+        request_id=request.request_id,
+        reason="error",
+        num_prompt_tokens=len(request.prompt_ids),
+        num_output_tokens=len(progress.outputs) if progress else 0,
+        message=message,
+    )

@@ -1,0 +1,91 @@
+"""The limits of one replica, and whether a request can live within them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.core.sequences.request import Request
+from shoal.errors import CapacityError, ConfigError, InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """What one replica may use. Raises ConfigError where a value is out of range."""
+
+    block_size: int
+    """tokens in a KV block, >= 1"""
+    num_blocks: int
+    """KV blocks of the replica, >= 1"""
+    max_seqs: int
+    """sequences that hold KV blocks at once, >= 1"""
+    max_step_tokens: int
+    """rows of a step's flat batch, >= 1"""
+    max_context: int
+    """prompt and output tokens of one sequence, >= 2"""
+    prefill_chunk_tokens: int
+    """prefill rows in one step, 1 to max_step_tokens"""
+    num_micro_batches: int = 1
+    """steps in flight at most: the stages of the pipeline, >= 1"""
+    generation: int = 0
+    """of the workers that are there at the start, >= 0"""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "block_size": 1,
+            "num_blocks": 1,
+            "max_seqs": 1,
+            "max_step_tokens": 1,
+            "max_context": 2,
+            "prefill_chunk_tokens": 1,
+            "num_micro_batches": 1,
+            "generation": 0,
+        }
+        for name, minimum in at_least.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {minimum}")
+        if self.prefill_chunk_tokens > self.max_step_tokens:
+            raise ConfigError(
+                f"prefill_chunk_tokens ({self.prefill_chunk_tokens}) is more than "
+                f"max_step_tokens ({self.max_step_tokens})"
+            )
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Prompt and output tokens that one sequence can reach: the last output token needs no KV."""
+        return min(self.max_context, self.num_blocks * self.block_size + 1)
+
+
+def output_limit(config: SchedulerConfig, request: Request) -> int:
+    """Output tokens after which the request ends with `length`: its max_tokens, or the room that its prompt leaves."""
+    wanted = len(request.targets) or request.max_tokens
+    return min(wanted, config.max_sequence_tokens - len(request.prompt_ids))
+
+
+def check_request(config: SchedulerConfig, request: Request) -> None:
+    """Refuse what can never be served.
+
+    Raises:
+        InvalidRequest: an empty or over-long prompt, max_tokens below 1, or more targets than fit.
+        CapacityError: the KV memory cannot hold it, even with nothing else running.
+    """
+    num_prompt = len(request.prompt_ids)
+    if num_prompt == 0:
+        raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
+    if request.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens is {request.max_tokens}, but must be at least 1", param="max_tokens")
+    if len(request.targets) > request.max_tokens:
+        raise InvalidRequest(
+            f"{len(request.targets)} targets are more than max_tokens ({request.max_tokens})", param="targets"
+        )
+    needed = num_prompt + max(1, len(request.targets))
+    if needed > config.max_context:
+        raise InvalidRequest(
+            f"the prompt has {num_prompt} tokens and at least {needed - num_prompt} output tokens are wanted, "
+            f"but the context holds {config.max_context}; shorten the prompt",
+            param="prompt",
+        )
+    if needed > config.max_sequence_tokens:
+        raise CapacityError(
+            f"the request needs KV memory for {needed - 1} tokens, but there is room for "
+            f"{config.num_blocks * config.block_size}; shorten the prompt or give more --kv-memory"
+        )

@@ -1,0 +1,110 @@
+"""Everything one scheduler knows."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_builder import StepInFlight
+from shoal.core.generation.waiting_queue import WaitingQueue
+from shoal.core.kv.kv_cache import KvCache
+from shoal.core.sequences.request import RequestId
+from shoal.core.sequences.sequence import Sequence
+from shoal.protocol.messages import Generation, StepId
+
+
+class SchedulerState:
+    """A live sequence waits or runs; a running one is prefilling, ready, or has all its known rows in flight."""
+
+    __slots__ = (
+        "config",
+        "generation",
+        "in_flight",
+        "is_fenced",
+        "kv",
+        "next_arrival",
+        "next_step_id",
+        "num_preemptions",
+        "num_replays",
+        "prefilling",
+        "prefix_hit_tokens",
+        "prefix_query_tokens",
+        "ready",
+        "replayed_tokens",
+        "running",
+        "sequences",
+        "suspects",
+        "waiting",
+    )
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.generation = Generation(config.generation)
+        self.is_fenced = False
+        """the workers are lost and not yet rebuilt: no step is sent"""
+        self.kv = KvCache(num_blocks=config.num_blocks, block_size=config.block_size)
+        self.sequences: dict[RequestId, Sequence] = {}
+        """every live request"""
+        self.waiting = WaitingQueue()
+        self.running: dict[RequestId, Sequence] = {}
+        """those that hold KV blocks"""
+        self.prefilling: list[Sequence] = []
+        """running sequences that have known rows left to schedule, in the order in which they were admitted"""
+        self.ready: deque[Sequence] = deque()
+        """running sequences whose next decode row can be scheduled, longest ready first"""
+        self.suspects: list[Sequence] = []
+        """live ones that are to be tried alone, one after the other, before anything else goes on"""
+        self.in_flight: dict[StepId, StepInFlight] = {}
+        """oldest first"""
+        self.next_step_id = 0
+        self.next_arrival = 0
+        self.num_preemptions = 0
+        self.num_replays = 0
+        """times that a request which had begun was taken from lost workers"""
+        self.replayed_tokens = 0
+        """rows that lost workers had computed and others must compute again"""
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+
+    @property
+    def num_decoding(self) -> int:
+        """Running sequences past their prompt, or whose last prompt rows are in flight."""
+        return len(self.running) - len(self.prefilling)
+
+    def stop_running(self, sequence: Sequence) -> None:
+        """Take it out of the running ones. Its blocks are the caller's to release."""
+        del self.running[sequence.request.request_id]
+        if sequence in self.prefilling:
+            self.prefilling.remove(sequence)
+        elif sequence in self.ready:
+            self.ready.remove(sequence)
+
+    def forget(self, sequence: Sequence) -> None:
+        """It has ended here. It must be neither waiting nor running."""
+        del self.sequences[sequence.request.request_id]
+        if sequence.is_suspect:
+            self.suspects.remove(sequence)
+
+    def count_on(self, other: SchedulerState) -> None:
+        """Take over what must not start again from nothing. Mutates: this state, which must be fresh."""
+        self.generation = other.generation
+        self.next_step_id, self.next_arrival = other.next_step_id, other.next_arrival
+        self.num_preemptions, self.num_replays = other.num_preemptions, other.num_replays
+        self.replayed_tokens = other.replayed_tokens
+        self.prefix_query_tokens, self.prefix_hit_tokens = other.prefix_query_tokens, other.prefix_hit_tokens
+
+    def fence(self) -> None:
+        """Forget the workers and all that they held; every live request waits to be recomputed."""
+        self.generation = Generation(self.generation + 1)
+        self.is_fenced = True
+        self.in_flight.clear()
+        self.ready.clear()
+        self.running.clear()
+        self.prefilling.clear()
+        self.kv = KvCache(num_blocks=self.config.num_blocks, block_size=self.config.block_size)
+        for sequence in self.sequences.values():
+            self.num_replays += sequence.num_scheduled > 0
+            self.replayed_tokens += sequence.num_computed
+            sequence.restart()
+        self.waiting.replace(self.sequences.values())
+        self.suspects = [sequence for sequence in self.waiting if sequence.is_suspect]

@@ -1,0 +1,74 @@
+"""What a scheduler shows of itself: counts for metrics, work left for routing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.core.generation.scheduler_state import SchedulerState
+from shoal.core.speed.routing import ReplicaLoad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerStats:
+    """A snapshot for metrics and tests."""
+
+    num_running: int
+    """sequences that hold KV blocks"""
+    num_waiting: int
+    num_in_flight: int
+    """steps sent and not answered"""
+    num_free_blocks: int
+    """cached blocks that can be evicted included"""
+    kv_usage: float
+    """share of the KV blocks that sequences hold, 0 to 1"""
+    prefix_query_tokens: int
+    """prompt tokens of all requests admitted so far"""
+    prefix_hit_tokens: int
+    """those of them that were found in the prefix index"""
+    num_preemptions: int
+    """so far"""
+    num_replays: int
+    """times that a request which had begun was taken from lost workers, so far"""
+    replayed_tokens: int
+    """tokens that lost workers had computed and others must compute again, so far"""
+    oldest_waiting_since_s: float | None
+    """when the oldest waiting request was added, on the clock of `Scheduler.handle`; None where none waits"""
+
+
+def take_stats(state: SchedulerState) -> SchedulerStats:
+    """The counts as they are now."""
+    num_free = state.kv.blocks.num_free
+    return SchedulerStats(
+        num_running=len(state.running),
+        num_waiting=len(state.waiting),
+        num_in_flight=len(state.in_flight),
+        num_free_blocks=num_free,
+        kv_usage=1.0 - num_free / state.config.num_blocks,
+        prefix_query_tokens=state.prefix_query_tokens,
+        prefix_hit_tokens=state.prefix_hit_tokens,
+        num_preemptions=state.num_preemptions,
+        num_replays=state.num_replays,
+        replayed_tokens=state.replayed_tokens,
+        oldest_waiting_since_s=next((sequence.added_s for sequence in state.waiting), None),
+    )
+
+
+def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
+    """The known rows still to be computed and the sequences whose outputs are not known; forced outputs are known."""
+    prefill_tokens = num_decoding = 0
+    for sequence in state.sequences.values():
+        prefill_tokens += len(sequence.token_ids) - sequence.num_computed
+        num_decoding += not sequence.request.targets
+    return ReplicaLoad(
+        prefill_tokens=prefill_tokens,
+        num_decoding=num_decoding,
+        relative_speed=relative_speed,
+        is_fenced=state.is_fenced,
+        is_overloaded=_is_overloaded(state),
+    )
+
+
+def _is_overloaded(state: SchedulerState) -> bool:
+    """Whether requests wait for a place or for memory, and not just for their turn to be computed."""
+    num_running = len(state.running)
+    return bool(state.waiting) and (num_running >= state.config.max_seqs or state.kv.blocks.num_free <= num_running)

@@ -1,0 +1,114 @@
+"""Packs rows of several sequences into one step's flat batch."""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+from shoal.core.sequences.sequence import Sequence
+from shoal.protocol.messages import Generation, SampleRow, Step, StepId
+
+
+class Chunk(NamedTuple):
+    """Consecutive rows of one sequence within a step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+    """first row of the sequence after the chunk"""
+    num_samples: int
+
+
+class StepInFlight:
+    """What has to be remembered of a step until its result comes."""
+
+    __slots__ = ("chunks", "num_prefill", "num_samples")
+
+    def __init__(self, chunks: list[Chunk], *, num_prefill: int, num_samples: int) -> None:
+        self.chunks = chunks
+        self.num_prefill = num_prefill
+        self.num_samples = num_samples
+
+
+class StepBuilder:
+    """One step under construction. Arrays are int32; the machines Shoal runs on are little-endian, as the wire is."""
+
+    __slots__ = ("_chunks", "_samples", "num_prefill", "num_tokens")
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._samples: list[SampleRow] = []
+        self.num_tokens = 0
+        self.num_prefill = 0
+
+    def add_decode(self, sequence: Sequence) -> None:
+        """Append the one row of a decoding sequence. Mutates: its scheduled rows."""
+        self._add(sequence, 1)
+
+    def add_prefill(self, sequence: Sequence, num_rows: int) -> None:
+        """Append the next `num_rows` known rows of a sequence. Mutates: its scheduled rows."""
+        self._add(sequence, num_rows)
+        self.num_prefill += num_rows
+
+    def build(self, step_id: StepId, generation: Generation) -> tuple[Step, StepInFlight]:
+        """The step to send and the record to keep."""
+        chunks = self._chunks
+        token_ids, positions = array("i"), array("i")
+        query_starts, context_lens = array("i", (0,)), array("i")
+        for chunk in chunks:
+            self._add_samples(chunk, row_of_start=len(token_ids))
+            token_ids.extend(chunk.sequence.token_ids[chunk.start : chunk.end])
+            positions.extend(range(chunk.start, chunk.end))
+            query_starts.append(len(token_ids))
+            context_lens.append(chunk.end)
+        step = Step(
+            step_id=step_id,
+            generation=generation,
+            token_ids=token_ids.tobytes(),
+            positions=positions.tobytes(),
+            query_starts=query_starts.tobytes(),
+            context_lens=context_lens.tobytes(),
+            block_tables=_pack_block_tables(chunks),
+            samples=tuple(self._samples),
+        )
+        return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
+
+    def _add(self, sequence: Sequence, num_rows: int) -> None:
+        start = sequence.num_scheduled
+        end = start + num_rows
+        num_samples = max(0, end - max(start, sequence.first_sampled_row))
+        self._chunks.append(Chunk(sequence, start, end, num_samples))
+        sequence.num_scheduled = end
+        sequence.num_in_flight += 1
+        self.num_tokens += num_rows
+
+    def _add_samples(self, chunk: Chunk, *, row_of_start: int) -> None:
+        for row in range(chunk.end - chunk.num_samples, chunk.end):
+            self._add_sample(chunk.sequence, row, row_in_step=row_of_start + row - chunk.start)
+
+    def _add_sample(self, sequence: Sequence, row: int, *, row_in_step: int) -> None:
+        request, num_prompt = sequence.request, sequence.num_prompt
+        token_index = row - num_prompt + 1
+        history = b""
+        if request.sampling.needs_history:
+            history = sequence.token_ids[num_prompt : num_prompt + token_index].tobytes()
+        self._samples.append(
+            SampleRow(
+                row=row_in_step,
+                token_index=token_index,
+                sampling=request.sampling,
+                history=history,
+                target=request.targets[token_index] if request.targets else None,
+                want_logits=request.want_logits,
+            )
+        )
+
+
+def _pack_block_tables(chunks: list[Chunk]) -> bytes:
+    """int32 [B, M], M the longest table of this step."""
+    tables = [chunk.sequence.block_table for chunk in chunks]
+    width = max(map(len, tables))
+    packed = array("i", (-1,)) * (len(tables) * width)
+    for i, table in enumerate(tables):
+        packed[i * width : i * width + len(table)] = array("i", table)
+    return packed.tobytes()

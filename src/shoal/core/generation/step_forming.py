@@ -1,0 +1,151 @@
+"""What goes into the next step of a replica.
+
+Decode rows first, then known rows of the oldest requests that have some, as far as the step's budget goes, cut so that
+the micro-batches in flight are equally long (micro_batches.py). When blocks run out the youngest sequence gives up its
+own and is recomputed later from its prompt and the outputs so far.
+
+Successive prefill chunks of one prompt may be in flight together: every stage runs the steps in order, so a chunk finds
+its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
+A sequence has one chunk in a step. One that is computed again goes out like a prompt, its outputs behind it.
+
+A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
+admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
+"""
+
+from __future__ import annotations
+
+from shoal.core.generation.micro_batches import decode_share, prefill_share
+from shoal.core.generation.scheduler_state import SchedulerState
+from shoal.core.generation.step_builder import StepBuilder
+from shoal.core.sequences.sequence import Sequence
+from shoal.protocol.messages import Step, StepId
+
+
+def form_step(state: SchedulerState) -> Step | None:
+    """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
+    builder = StepBuilder()
+    suspect = state.suspects[0] if state.suspects else None
+    if suspect is None or any(sequence is not suspect for sequence in state.prefilling):
+        _add_decodes(state, builder)
+        _add_prefills(state, builder)
+    elif not _others_in_flight(state, suspect):
+        _add_trial(state, builder, suspect)
+    if not builder.num_tokens:
+        return None
+    step, in_flight = builder.build(StepId(state.next_step_id), state.generation)
+    state.next_step_id += 1
+    state.in_flight[step.step_id] = in_flight
+    return step
+
+
+def _others_in_flight(state: SchedulerState, suspect: Sequence) -> bool:
+    return any(chunk.sequence is not suspect for step in state.in_flight.values() for chunk in step.chunks)
+
+
+def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -> None:
+    """The next rows of a suspect; those that run keep their blocks, as far as it leaves them any, and pause."""
+    if suspect.request.request_id not in state.running and not _start_trial(state, suspect):
+        return
+    if suspect in state.prefilling:
+        _add_rows(state, builder, suspect, state.config.prefill_chunk_tokens)
+
+
+def _start_trial(state: SchedulerState, suspect: Sequence) -> bool:
+    """Make room, which there is at the latest when it is alone."""
+    while len(state.running) >= state.config.max_seqs or not state.kv.admit(suspect, reserve=0):
+        if not state.running or not _preempt_youngest(state):
+            return False
+    state.waiting.remove(suspect)
+    _note_admission(state, suspect)
+    return True
+
+
+def _add_decodes(state: SchedulerState, builder: StepBuilder) -> None:
+    ready = state.ready
+    share = decode_share(state.num_decoding, state.config.num_micro_batches)
+    limit = min(share, state.config.max_step_tokens)
+    while ready and builder.num_tokens < limit:
+        if state.kv.grow(ready[0]):
+            builder.add_decode(ready.popleft())
+        elif not _preempt_youngest(state):
+            return
+
+
+def _preempt_youngest(state: SchedulerState) -> bool:
+    """Take the blocks of the youngest running sequence; False where it is in flight: memory comes when it is back."""
+    youngest = max(state.running.values(), key=lambda sequence: sequence.arrival)
+    if youngest.num_in_flight:
+        return False
+    state.stop_running(youngest)
+    state.kv.release(youngest)
+    youngest.restart()
+    youngest.is_preempted = True
+    state.waiting.put_back(youngest)
+    state.num_preemptions += 1
+    return True
+
+
+def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
+    budget = _prefill_budget(state, room=state.config.max_step_tokens - builder.num_tokens)
+    under_way = iter(tuple(state.prefilling))
+    while budget > 0:
+        sequence = next(under_way, None) or _admit(state)
+        if sequence is None:
+            return
+        budget -= _add_rows(state, builder, sequence, budget)
+
+
+def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, limit: int) -> int:
+    """Known rows of one sequence that has some left, as many as one chunk may hold. Returns how many."""
+    num_rows = min(limit, sequence.num_unscheduled)
+    builder.add_prefill(sequence, num_rows)
+    if not sequence.num_unscheduled:
+        state.prefilling.remove(sequence)
+    return num_rows
+
+
+def _prefill_budget(state: SchedulerState, *, room: int) -> int:
+    """Prefill rows for the step being formed: at most the chunk limit, the room left, and an equal share."""
+    config = state.config
+    budget = min(room, config.prefill_chunk_tokens)
+    if config.num_micro_batches == 1 or budget <= 0:
+        return budget
+    num_in_flight = sum(step.num_prefill for step in state.in_flight.values())
+    num_pending = _count_pending(state, enough=budget * config.num_micro_batches)
+    return min(budget, prefill_share(num_pending, num_in_flight, config.num_micro_batches, config.block_size))
+
+
+def _count_pending(state: SchedulerState, *, enough: int) -> int:
+    """Prefill rows that are next in line, counted up to about `enough`."""
+    num_pending = sum(sequence.num_unscheduled for sequence in state.prefilling)
+    num_places = state.config.max_seqs - len(state.running)
+    for sequence in state.waiting:
+        if num_places <= 0 or num_pending >= enough:
+            break
+        num_pending += len(sequence.token_ids)
+        num_places -= 1
+    return num_pending
+
+
+def _admit(state: SchedulerState) -> Sequence | None:
+    """Start one waiting sequence, if there is a place and memory for it.
+
+    One block a running sequence stays free, or the newcomer would soon be preempted again.
+    """
+    if state.suspects or len(state.running) >= state.config.max_seqs:
+        return None
+    sequence = state.waiting.admit_next(state.kv, reserve=len(state.running))
+    if sequence is not None:
+        _note_admission(state, sequence)
+    return sequence
+
+
+def _note_admission(state: SchedulerState, sequence: Sequence) -> None:
+    state.running[sequence.request.request_id] = sequence
+    state.prefilling.append(sequence)
+    sequence.is_preempted = False
+    if not sequence.was_admitted:
+        sequence.was_admitted = True
+        sequence.num_cached_tokens = sequence.num_computed
+        state.prefix_query_tokens += sequence.num_prompt
+        state.prefix_hit_tokens += sequence.num_computed

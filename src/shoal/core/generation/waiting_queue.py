@@ -1,0 +1,73 @@
+"""Who is admitted next: first come, first served, with a bounded number of exceptions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from shoal.core.kv.kv_cache import KvCache
+from shoal.core.sequences.sequence import Sequence
+
+MAX_OVERTAKES = 8
+"""Younger requests that may pass the oldest waiting one while it does not fit into the free KV blocks. A bound for
+fairness, not a tuned value: 0 would leave memory idle behind one long prompt, no bound would starve that prompt."""
+
+
+class WaitingQueue:
+    """Sequences without KV blocks, in order of arrival."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        self._queue: deque[Sequence] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._queue)
+
+    def append(self, sequence: Sequence) -> None:
+        """A new arrival, the youngest of all."""
+        self._queue.append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """A sequence that had been admitted takes its place by arrival again."""
+        place = 0
+        for waiting in self._queue:
+            if waiting.arrival > sequence.arrival:
+                break
+            place += 1
+        self._queue.insert(place, sequence)
+
+    def replace(self, sequences: Iterable[Sequence]) -> None:
+        """Wait for all of these, and for nothing else."""
+        self._queue = deque(sorted(sequences, key=lambda sequence: sequence.arrival))
+
+    def remove(self, sequence: Sequence) -> None:
+        """It was cancelled."""
+        self._queue.remove(sequence)
+
+    def admit_next(self, kv: KvCache, *, reserve: int) -> Sequence | None:
+        """Take out the next sequence for which there are blocks, and give them to it.
+
+        The oldest goes first. Where it does not fit, one of the next few that fits may pass it, MAX_OVERTAKES times in
+        its life; after that everybody waits until it fits, which it does at the latest when nothing else runs. Nobody
+        passes a preempted sequence: it lost its blocks because memory is short.
+        """
+        if not self._queue:
+            return None
+        oldest = self._queue[0]
+        if kv.admit(oldest, reserve=reserve):
+            return self._queue.popleft()
+        num_passes = 0 if oldest.is_preempted else MAX_OVERTAKES - oldest.num_overtaken
+        for place in range(1, min(len(self._queue), num_passes + 1)):
+            if kv.admit(self._queue[place], reserve=reserve):
+                oldest.num_overtaken += 1
+                return self._take(place)
+        return None
+
+    def _take(self, place: int) -> Sequence:
+        sequence = self._queue[place]
+        del self._queue[place]
+        return sequence

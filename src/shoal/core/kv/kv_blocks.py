@@ -1,0 +1,70 @@
+"""Who holds which KV block: reference counts over a fixed number of blocks.
+
+A block is free, referenced, or cached (unreferenced, but its content is still in the prefix index and can be revived).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shoal.core.kv.prefix_index import PrefixIndex
+
+
+class KvBlocks:
+    """The blocks of one replica. Every stage uses the same numbers for its own memory."""
+
+    __slots__ = ("_free", "_references", "index")
+
+    def __init__(self, num_blocks: int) -> None:
+        self._references = [0] * num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self.index = PrefixIndex()
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._references)
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that can be had, cached ones included."""
+        return len(self._free) + self.index.num_evictable
+
+    def references(self, block: int) -> int:
+        """How many sequences hold the block."""
+        return self._references[block]
+
+    def all_references(self) -> list[int]:
+        """The same of every block."""
+        return self._references.copy()
+
+    def allocate(self) -> int | None:
+        """A block with one reference whose content is undefined; None where every block is referenced."""
+        if self._free:
+            block = self._free.pop()
+        elif self.index.num_evictable:
+            block = self.index.evict()
+        else:
+            return None
+        self._references[block] = 1
+        return block
+
+    def share(self, block: int) -> None:
+        """One more reference to a block of the prefix index."""
+        if self._references[block] == 0:
+            self.index.revive(block)
+        self._references[block] += 1
+
+    def release(self, block: int) -> None:
+        """One reference less; the last one frees the block, or leaves it cached where it is in the index."""
+        assert self._references[block] > 0, f"block {block} released more often than held"
+        self._references[block] -= 1
+        if self._references[block] == 0:
+            if block in self.index:
+                self.index.retire(block)
+            else:
+                self._free.append(block)
+
+    def num_unreferenced(self, blocks: Iterable[int]) -> int:
+        """How many of these cached blocks would leave the free ones if they were shared."""
+        references = self._references
+        return sum(1 for block in blocks if references[block] == 0)

@@ -1,0 +1,75 @@
+"""Which blocks a sequence gets, keeps and gives back."""
+
+from __future__ import annotations
+
+from shoal.core.kv.kv_blocks import KvBlocks
+from shoal.core.kv.prefix_index import extend_digests
+from shoal.core.sequences.sequence import Sequence
+
+
+class KvCache:
+    """The KV memory of one replica, as sequences use it."""
+
+    __slots__ = ("block_size", "blocks")
+
+    def __init__(self, *, num_blocks: int, block_size: int) -> None:
+        self.blocks = KvBlocks(num_blocks)
+        self.block_size = block_size
+
+    def admit(self, sequence: Sequence, *, reserve: int) -> bool:
+        """Give a sequence the blocks for every known token, cached ones first, or nothing where that does not fit.
+
+        The rows from the first sampled one on are always computed, so that there are logits.
+
+        Args:
+            sequence: holds no block yet.
+            reserve: blocks that must stay free, for the next tokens of those already running.
+
+        Mutates: the sequence's blocks and its computed rows.
+        """
+        blocks, block_size = self.blocks, self.block_size
+        if blocks.num_free <= reserve:
+            return False
+        num_reusable = sequence.first_sampled_row // block_size
+        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable)
+        cached = blocks.index.lookup(sequence.digests[:num_reusable])
+        num_new = -(-len(sequence.token_ids) // block_size) - len(cached)
+        if num_new + reserve > blocks.num_free - blocks.num_unreferenced(cached):
+            return False
+        for block in cached:
+            blocks.share(block)
+        sequence.block_table = cached
+        sequence.num_registered = len(cached)
+        sequence.num_scheduled = sequence.num_computed = len(cached) * block_size
+        for _ in range(num_new):
+            self._append_block(sequence)
+        return True
+
+    def grow(self, sequence: Sequence) -> bool:
+        """Make sure that the next row has a block; False where none can be had."""
+        if sequence.num_scheduled < len(sequence.block_table) * self.block_size:
+            return True
+        return self._append_block(sequence)
+
+    def register(self, sequence: Sequence) -> None:
+        """Offer the blocks that are now full and computed to the prefix index."""
+        num_full = sequence.num_computed // self.block_size
+        if num_full == sequence.num_registered:
+            return
+        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full)
+        for i in range(sequence.num_registered, num_full):
+            self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
+        sequence.num_registered = num_full
+
+    def release(self, sequence: Sequence) -> None:
+        """Give every block back; the last ones are the first to be evicted, a prefix outlives its continuations."""
+        for block in reversed(sequence.block_table):
+            self.blocks.release(block)
+        sequence.block_table = []
+
+    def _append_block(self, sequence: Sequence) -> bool:
+        block = self.blocks.allocate()
+        if block is None:
+            return False
+        sequence.block_table.append(block)
+        return True

@@ -1,0 +1,182 @@
+"""How fast a replica is, and which of its workers have slowed down, from the steps that it has answered."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from shoal.core.speed.routing import ReplicaSpeed
+from shoal.core.speed.slow_workers import RECOVERED_FACTOR, SpeedEvent, StageWatch, WorkerSlowed, trimmed_ratio
+from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
+from shoal.protocol.messages import Step, StepId, StepResult
+
+_FRESH_S = 10.0
+"""A replica that slowed down and has had nothing to do for so long is taken to be well again: it is tried, and then it
+shows. The same time as for batches of a graph (core/batching/replicas). A judgment."""
+_RECENT_STEPS = 32
+"""Steps against which the fit is corrected: a second of decoding."""
+_RECENT_SHAPES = 8
+"""Latest steps with prompt rows, and with output rows, that stand for those to come."""
+_RECENT_LONE_STEPS = 15
+"""Steps that had the pipeline to themselves, whose median tells what is lost between the stages."""
+_FEWEST_PROMPTS = 2
+_FEWEST_OUTPUTS = 4
+"""Steps of each kind before the speed is believed; the very first ones also touch cold memory."""
+_TYPICAL_OUTPUTS = StepShape(output_rows=8, output_context=8 * 256, prompt_rows=0, prompt_context=0)
+_TYPICAL_PROMPTS = StepShape(output_rows=0, output_context=0, prompt_rows=256, prompt_context=256 * 128)
+"""What a prediction is evaluated at before any step has come: a chat of eight. A judgment."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A step that is out."""
+
+    shape: StepShape
+    sent_s: float
+    is_alone: bool
+    """nothing else was in flight"""
+
+
+class _Stage:
+    """What is known of one stage."""
+
+    __slots__ = ("_first_shard", "_recent", "_times", "watch")
+
+    def __init__(self, index: int, predicted: StageCost | None = None) -> None:
+        self.watch = StageWatch(index, predicted)
+        self._first_shard = StageWatch(index)
+        self._times = StepTimes(predicted)
+        self._recent: deque[tuple[StepShape, float]] = deque(maxlen=_RECENT_STEPS)
+
+    @property
+    def has_prompts(self) -> bool:
+        return self._times.num_prompts >= _FEWEST_PROMPTS
+
+    @property
+    def has_outputs(self) -> bool:
+        return self._times.num_outputs >= _FEWEST_OUTPUTS
+
+    def observe(self, shape: StepShape, seconds: float, wait_s: float) -> SpeedEvent | None:
+        """`wait_s`: how much of the time its first shard spent with the others."""
+        self._times.observe(shape, seconds)
+        self._recent.append((shape, seconds))
+        self._first_shard.observe(shape, seconds - wait_s)
+        event = self.watch.observe(shape, seconds)
+        if isinstance(event, WorkerSlowed):
+            return replace(event, is_waiting=self._first_shard.factor() <= RECOVERED_FACTOR)
+        return event
+
+    def mean_s(self) -> float:
+        """Of the latest steps; 0 before the first."""
+        return sum(seconds for _, seconds in self._recent) / max(1, len(self._recent))
+
+    def prompt_token_s(self, shapes: Iterable[StepShape]) -> float:
+        """Of steps like these."""
+        cost = self._times.cost()
+        return sum(map(cost.prompt_seconds, shapes)) / sum(shape.prompt_rows for shape in shapes)
+
+    def output_row_s(self, shapes: Iterable[StepShape]) -> float:
+        """With as much context as in these steps."""
+        cost = self._times.cost()
+        context = sum(shape.output_context for shape in shapes) / sum(shape.output_rows for shape in shapes)
+        return cost.output_row_s + context * cost.output_context_s
+
+    def step_s(self) -> float:
+        return self._times.cost().step_s
+
+    def correction(self, *, is_stale: bool) -> float:
+        """How much longer the latest steps took than the fit says: disturbances, and what it has yet to learn.
+
+        A stage that had slowed long ago is expected to be what it was before.
+        """
+        cost = self._times.cost()
+        pairs = [(seconds, cost.seconds(shape)) for shape, seconds in self._recent]
+        is_full = len(pairs) == _RECENT_STEPS and all(expected_s > 0.0 for _, expected_s in pairs)
+        ratio = trimmed_ratio(pairs) if is_full else 1.0
+        return ratio / self.watch.factor() if is_stale and self.watch.is_slow else ratio
+
+
+class SpeedMeter:
+    """Follows the steps of one replica from sending to answer. Start a new one for other workers."""
+
+    def __init__(self, predicted: Sequence[StageCost] = ()) -> None:
+        """`predicted`: what the plan expects, stage by stage; empty: nothing."""
+        self._is_predicted = bool(predicted)
+        self._stages = [_Stage(index, cost) for index, cost in enumerate(predicted)]
+        self._sent: dict[StepId, _Sent] = {}
+        self._outputs: deque[StepShape] = deque(maxlen=_RECENT_SHAPES)
+        self._prompts: deque[StepShape] = deque(maxlen=_RECENT_SHAPES)
+        self._lone_s: deque[float] = deque(maxlen=_RECENT_LONE_STEPS)
+        """between sending and answer, without the stages' computing, of steps that were alone"""
+        self._answered_s = 0.0
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether any of its stages is."""
+        return any(stage.watch.is_slow for stage in self._stages)
+
+    def slowdowns(self) -> tuple[float, ...]:
+        """For each stage, observed over expected seconds of its latest steps; 1.0: as expected."""
+        return tuple(stage.watch.factor() for stage in self._stages)
+
+    def stage_s(self) -> tuple[float, ...]:
+        """For each stage, mean seconds of the latest steps, the same ones for all."""
+        return tuple(stage.mean_s() for stage in self._stages)
+
+    def note_sent(self, step: Step, now_s: float) -> None:
+        """A step is on its way to the workers."""
+        self._sent[step.step_id] = _Sent(StepShape.of(step), now_s, is_alone=not self._sent)
+
+    def forget_sent(self) -> None:
+        """The steps that are out will never be answered."""
+        self._sent.clear()
+
+    def note_answered(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
+        """A step has been answered; one that is not out is ignored. Returns what that says about the workers."""
+        sent = self._sent.pop(result.step_id, None)
+        if sent is None:
+            return []
+        self._answered_s = now_s
+        round_trip_s = now_s - sent.sent_s
+        seconds = result.compute_s or ((round_trip_s,) if sent.is_alone else ())
+        if not seconds:
+            return []
+        if len(seconds) != len(self._stages):
+            self._stages = [_Stage(index) for index in range(len(seconds))]
+        self._note_shape(sent.shape)
+        if sent.is_alone:
+            self._lone_s.append(max(0.0, round_trip_s - sum(seconds)))
+        waits = result.wait_s or (0.0,) * len(seconds)
+        events = [
+            stage.observe(sent.shape, stage_s, wait_s)
+            for stage, stage_s, wait_s in zip(self._stages, seconds, waits, strict=True)
+        ]
+        return [event for event in events if event is not None]
+
+    def speed(self, now_s: float) -> ReplicaSpeed | None:
+        """As it is now; None while too little is known.
+
+        Steps of a pipeline overlap: prompts go through at the pace of its slowest stage, and a sequence gets a token
+        each time that a step with its share of all rows has been through every stage.
+        """
+        if not self._stages or not (self._is_predicted or all(stage.has_prompts for stage in self._stages)):
+            return None
+        is_stale = now_s - self._answered_s > _FRESH_S
+        scales = [stage.correction(is_stale=is_stale) for stage in self._stages]
+        pairs = list(zip(self._stages, scales, strict=True))
+        prompts, outputs = self._prompts or (_TYPICAL_PROMPTS,), self._outputs or (_TYPICAL_OUTPUTS,)
+        prompt_token_s = max(stage.prompt_token_s(prompts) * scale for stage, scale in pairs)
+        if not (self._is_predicted or all(stage.has_outputs for stage in self._stages)):
+            return ReplicaSpeed.from_prompts(prompt_token_s)
+        row_s = sum(stage.output_row_s(outputs) * scale for stage, scale in pairs) / len(pairs)
+        step_s = sum(stage.step_s() * scale for stage, scale in pairs)
+        lost_s = median(self._lone_s) if self._lone_s else 0.0
+        return ReplicaSpeed(prompt_token_s=prompt_token_s, output_step_s=step_s + lost_s, output_row_s=row_s)
+
+    def _note_shape(self, shape: StepShape) -> None:
+        if shape.output_rows:
+            self._outputs.append(shape)
+        if shape.prompt_rows:
+            self._prompts.append(shape)

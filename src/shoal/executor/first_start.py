@@ -1,0 +1,76 @@
+"""The first start of a replica's workers, before there is an engine that restarts what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.errors import WorkerLost
+from shoal.executor.pipeline_executor import PipelineExecutor
+from shoal.executor.replica_recipe import PipelineRecipe
+from shoal.protocol.messages import Generation
+from shoal.router.failed_start import counted_as_failed
+
+_FIRST_LOAD_TIMES = 6.0
+"""Of the time after which silent workers that load again count as lost: the file may be on a slow disk, and nothing is
+known yet. A judgment."""
+
+
+class FirstStart:
+    """Begun at once and waited for later, so that all replicas load together. Lost workers are started again."""
+
+    def __init__(
+        self, recipe: PipelineRecipe, recovery: RecoveryConfig, report: Callable[[str], None], on_failure: ExitStack
+    ) -> None:
+        """Begin.
+
+        Args:
+            recipe: of the replica.
+            recovery: how patient to be, and how often one worker may be lost in a row.
+            report: told what went wrong, a line each.
+            on_failure: closes whatever was started.
+
+        Raises: as `wait`.
+        """
+        self._recipe = recipe
+        self._report = report
+        self._on_failure = on_failure
+        self._silence_s = _FIRST_LOAD_TIMES * recovery.load_timeout_s
+        self._attempts_left = recovery.replan_after
+        self._config, self._executor = self._begin()
+
+    def wait(self) -> tuple[SchedulerConfig, PipelineExecutor]:
+        """Limits and workers that are ready.
+
+        Raises:
+            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+            WorkerLost: workers were lost again and again.
+        """
+        while True:
+            try:
+                self._executor.wait_until_loaded(self._silence_s)
+            except WorkerLost as error:
+                self._note(error)
+                self._executor.close()
+                self._config, self._executor = self._begin()
+            else:
+                return self._config, self._executor
+
+    def _begin(self) -> tuple[SchedulerConfig, PipelineExecutor]:
+        while True:
+            try:
+                with counted_as_failed():
+                    config, executor = self._recipe.start(Generation(0), None, None)
+            except WorkerLost as error:
+                self._note(error)
+            else:
+                self._on_failure.callback(executor.close)
+                return config, executor
+
+    def _note(self, error: WorkerLost) -> None:
+        self._attempts_left -= 1
+        if not self._attempts_left:
+            raise error
+        self._report(f"lost while loading, starting again: {error}")

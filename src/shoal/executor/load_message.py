@@ -1,0 +1,67 @@
+"""What a planned replica says to its workers and to its scheduler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.planner.predict.work import prefill_chunk
+from shoal.protocol.messages import PROTOCOL_VERSION, FileState, LoadStage
+
+
+def load_message(
+    path: Path,
+    plan: Plan,
+    replica: ReplicaPlan,
+    index: int,
+    rank: int,
+    *,
+    num_layers: int,
+    files: tuple[FileState, ...] = (),
+    keep_weights: bool = True,
+) -> LoadStage:
+    """What one worker is told to load: shard `rank` of stage `index`. For the rest see LoadStage."""
+    stage = replica.stages[index]
+    shard = stage.shards[rank]
+    machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
+    return LoadStage(
+        version=PROTOCOL_VERSION,
+        model_path=str(path),
+        precision=stage.precision,
+        first_layer=stage.first_layer,
+        last_layer=stage.last_layer,
+        num_layers=num_layers,
+        threads=shard.threads,
+        cores=shard.cores,
+        num_blocks=replica.num_blocks,
+        block_size=plan.block_size,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        stage_index=index,
+        num_stages=len(replica.stages),
+        rank=rank,
+        num_shards=len(stage.shards),
+        kv_heads=shard.part.kv_heads,
+        columns=shard.part.columns,
+        vocabulary=shard.part.vocabulary,
+        exact_activations=plan.exact_activations,
+        link_precision=plan.link_precision if len(machines) > 1 else "fp32",
+        cpu_quota=shard.cpu_quota,
+        files=files,
+        keep_weights=keep_weights,
+    )
+
+
+def scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
+    """What the scheduler of a replica may use."""
+    num_stages = len(replica.stages)
+    return SchedulerConfig(
+        block_size=plan.block_size,
+        num_blocks=replica.num_blocks,
+        max_seqs=plan.max_seqs,
+        max_step_tokens=plan.max_step_tokens,
+        max_context=plan.max_context,
+        num_micro_batches=num_stages,
+        prefill_chunk_tokens=prefill_chunk(num_stages, plan.max_step_tokens),
+    )

@@ -1,0 +1,222 @@
+"""A replica as worker processes: steps to all of them over control links, results from the last stage."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from shoal.errors import ShoalError, WorkerLost
+from shoal.executor.fabric import Fabric, Place, Wiring
+from shoal.executor.process.child_process import close_all, first_cause, kill_all
+from shoal.executor.process.message_worker import MessageWorker
+from shoal.protocol.codec import encode
+from shoal.protocol.messages import (
+    Generation,
+    LinkLost,
+    LoadStage,
+    Message,
+    Progress,
+    StageLoaded,
+    Step,
+    StepResult,
+    Wired,
+)
+
+
+class PipelineExecutor:
+    """A pipeline of workers, with one or several shards in a stage. Implements `router.executor.StartingExecutor`."""
+
+    def __init__(
+        self,
+        stages: Sequence[Sequence[Place]],
+        fabric: Fabric,
+        generation: Generation,
+        *,
+        previous: PipelineExecutor | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Starts one process a shard and tells each what to load; no step before `poll_loading` says so.
+
+        Args:
+            stages: for each stage its shards, in the order of their ranks.
+            fabric: makes the workers.
+            generation: of the links; no message of an earlier one is believed.
+            previous: workers of this one that live and hold the right part are used again, without loading it anew.
+            on_progress: called with a number of segments as they load.
+        """
+        self._stages = stages
+        self._places = [place for places in stages for place in places]
+        self._generation = generation
+        self._on_progress = on_progress or (lambda count: None)
+        self._workers: dict[int, MessageWorker] = {}
+        """by their place"""
+        self._fabric = fabric
+        self._wiring: Wiring | None = None
+        self._loading: set[int] = set()
+        """places of workers that have not loaded"""
+        self._joining: set[int] = set()
+        """places of workers that have not said that they have their neighbours"""
+        self._stage_row_s = [0.0] * len(stages)
+        self._culprit: int | None = None
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            for index, place in enumerate(self._places):
+                if survivor := previous and previous.surrender(place.load):
+                    self._workers[index] = survivor
+                else:
+                    self._workers[index] = fabric.start(place)
+                    self._loading.add(index)
+                self._joining.add(index)
+            self._wire_if_loaded()
+            on_failure.pop_all()
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the pipeline."""
+        return len(self._stages)
+
+    @property
+    def row_s(self) -> float:
+        """Seconds for a single row to pass all stages, once they are loaded."""
+        return sum(self._stage_row_s)
+
+    @property
+    def culprit(self) -> int | None:
+        """The worker that failed to load; None: none did."""
+        return self._culprit
+
+    @property
+    def silent(self) -> int | None:
+        """See `StartingExecutor.silent`."""
+        missing = self._loading or self._joining
+        return next(iter(missing)) if len(missing) == 1 else None
+
+    @property
+    def waiting_for(self) -> str:
+        """See `StartingExecutor.waiting_for`."""
+        missing = self._loading or self._joining
+        return ", ".join(self._workers[index].name for index in sorted(missing) if index in self._workers)
+
+    def poll_loading(self) -> bool:
+        """See `StartingExecutor.poll_loading`."""
+        for index in self._workers:
+            self._look(index)
+        self._wire_if_loaded()
+        return not self._joining
+
+    def wait_until_loaded(self, silence_s: float) -> None:
+        """Block until every worker is ready.
+
+        Args:
+            silence_s: without any sign of life, after which one counts as lost.
+
+        Raises:
+            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+            WorkerLost: a worker died or hangs.
+        """
+        poll = select.poll()
+        for worker in self._workers.values():
+            poll.register(worker.fileno(), select.POLLIN)
+        while not self.poll_loading():
+            if not poll.poll(silence_s * 1e3):
+                silent = self._workers[min(self._loading or self._joining)].name
+                raise WorkerLost(f"{silent} gave no sign of life for {silence_s:.0f} s while it was loading")
+
+    def submit(self, step: Step) -> None:
+        """Send a step to every worker at once."""
+        frame = encode(step)
+        for worker in self._workers.values():
+            worker.send(frame)
+
+    def poll(self) -> list[StepResult]:
+        """Results that have come; also notices a worker that is gone."""
+        results: list[StepResult] = []
+        for index, worker in self._workers.items():
+            try:
+                while (message := worker.receive(0.0)) is not None:
+                    results += self._result_in(message, worker)
+            except ShoalError as error:
+                raise self._first_cause(index, error) from error
+        return results
+
+    def filenos(self) -> tuple[int, ...]:
+        """One descriptor a worker."""
+        return tuple(worker.fileno() for worker in self._workers.values())
+
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids, stage by stage, rank by rank."""
+        return tuple(worker.pid for worker in self._workers.values())
+
+    def fence(self) -> None:
+        """See `Executor.fence`."""
+        self._cut()
+
+    def surrender(self, load: LoadStage) -> MessageWorker | None:
+        """Give a worker away that has loaded this, if one lives; it is no longer this executor's."""
+        for index, worker in self._workers.items():
+            if self._places[index].load == load and index not in self._loading and worker.failure() is None:
+                return self._workers.pop(index)
+        return None
+
+    def kill(self) -> bool:
+        """End every worker without waiting for it; whether all have ended."""
+        self._cut()
+        return kill_all(self._workers.values())
+
+    def close(self) -> None:
+        """End every worker."""
+        self._cut()
+        close_all(self._workers.values())
+
+    def _look(self, index: int) -> None:
+        """Take in what a worker has said, or that it is gone, also if it was ready before the others."""
+        worker = self._workers[index]
+        try:
+            while (message := worker.receive(0.0)) is not None:
+                self._take(index, message)
+        except ShoalError as error:
+            raise self._first_cause(index, error) from error
+
+    def _take(self, index: int, message: Message) -> None:
+        match message:
+            case Progress():
+                self._on_progress(1)
+            case StageLoaded():
+                self._loading.discard(index)
+            case Wired() | StepResult() | LinkLost() if message.generation != self._generation:
+                """It belonged to others before."""
+            case Wired(row_s=row_s):
+                stage = self._places[index].load.stage_index
+                self._stage_row_s[stage] = max(self._stage_row_s[stage], row_s)
+                self._joining.remove(index)
+            case LinkLost():
+                raise WorkerLost(f"{self._workers[index].name}: {message.message}")
+            case _:
+                raise WorkerLost(f"{self._workers[index].name} sent {type(message).__name__} before it was ready")
+
+    def _result_in(self, message: Message, worker: MessageWorker) -> list[StepResult]:
+        match message:
+            case StepResult():
+                return [message]
+            case LinkLost():
+                raise WorkerLost(f"{worker.name}: {message.message}")
+            case _:
+                raise WorkerLost(f"{worker.name} sent {type(message).__name__} while running")
+
+    def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
+        self._culprit, cause = first_cause(self._workers, index, error)
+        return cause
+
+    def _wire_if_loaded(self) -> None:
+        if not self._loading and self._wiring is None:
+            self._wiring = self._fabric.wire(self._by_stage(), self._generation)
+
+    def _cut(self) -> None:
+        if self._wiring is not None:
+            self._wiring.cut()
+            self._wiring = None
+
+    def _by_stage(self) -> list[list[MessageWorker]]:
+        rest = iter(self._workers.values())
+        return [[next(rest) for _ in places] for places in self._stages]

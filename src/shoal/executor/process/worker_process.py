@@ -1,0 +1,68 @@
+"""One worker of a language model as a child process: what goes over its control link."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from shoal.comm.links.socket_link import SocketLink
+from shoal.errors import WorkerLost
+from shoal.executor.process.child_process import ChildProcess
+from shoal.executor.process.cpu_quota import held
+from shoal.executor.process.message_worker import MessageWorker
+from shoal.protocol.codec import encode
+from shoal.protocol.messages import Wire
+
+
+class WorkerProcess(MessageWorker):
+    """A child that runs `shoal.worker`."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: for messages."""
+        with ExitStack() as at_end, ExitStack() as on_failure:
+            ours, theirs = socket.socketpair()
+            on_failure.push(ours)
+            at_end.push(theirs)
+            our_handover, their_handover = socket.socketpair()
+            on_failure.push(our_handover)
+            at_end.push(their_handover)
+            fds = [theirs.fileno(), their_handover.fileno()]
+            child = ChildProcess(name, "shoal.worker", ["--control", str(fds[0]), "--handover", str(fds[1])], fds)
+            on_failure.pop_all()
+        our_handover.setblocking(False)
+        self._handover = our_handover
+        """for the descriptors of its links"""
+        self._quota = ExitStack()
+        """the control group that it is in"""
+        super().__init__(child, SocketLink(ours))
+
+    def hold(self, cpu_quota: float, *, num_cores: int) -> None:
+        """Hold it to this share of so many cores' time for as long as it lives. Raises ConfigError."""
+        self._quota.enter_context(held(self.pid, cpu_quota, num_cores=num_cores))
+
+    def wire(self, message: Wire, fds: Sequence[int]) -> None:
+        """Tell it who its neighbours are, and hand it its ends of the links to them. Raises WorkerLost."""
+
+        def hand_over() -> None:
+            try:
+                socket.send_fds(self._handover, [b"\0"], fds)
+            except OSError as error:
+                raise WorkerLost(f"link closed while handing descriptors over: {error}") from error
+
+        if fds:
+            self._attempt(hand_over)
+        self.send(encode(message))
+
+    def kill(self) -> bool:
+        """See `Worker.kill`."""
+        has_ended = super().kill()
+        if has_ended:
+            self._quota.close()
+        return has_ended
+
+    def close(self, deadline_s: float) -> None:
+        """See `Worker.close`."""
+        super().close(deadline_s)
+        self._handover.close()
+        self._quota.close()

@@ -1,0 +1,123 @@
+"""A link that is still being made: it can be written to and waited for at once.
+
+While it is being made, whoever makes it can give signs of life, which wake whoever waits.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable, Sequence
+
+from typing_extensions import Buffer
+
+from shoal.comm.links.link import Link
+from shoal.errors import ShoalError, WorkerLost
+
+_SEND_TIMEOUT_S = 10.0
+"""For what was kept: a few small messages."""
+
+
+class DeferredLink:
+    """Implements `Link`. All methods are for one thread; another one makes the connection and ends with it."""
+
+    def __init__(self, connect: Callable[[Callable[[], None]], Link], name: str) -> None:
+        """Begin.
+
+        Args:
+            connect: may block; raises ShoalError. Called in a thread of its own, with what to call as a sign of life.
+            name: of that thread.
+        """
+        self._connect = connect
+        self._made: Link | None = None
+        self._error: ShoalError | None = None
+        self._link: Link | None = None
+        """once this side has taken note of it"""
+        self._pending: list[bytes] = []
+        self._is_done = False
+        self._is_closed = False
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """readable after a sign of life, and from the end of connecting on until this side has taken note of it"""
+        self._epoll = select.epoll()
+        """one descriptor for both: news of connecting, then what the link receives"""
+        self._epoll.register(self._news, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether the thread is still at it."""
+        return self._thread.is_alive()
+
+    def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
+        """See `Link.send`. Kept until there is a link; that there will be none is told by `receive`, to whoever knows
+        by then which worker that was."""
+        self._check_open()
+        if self._made is not None and self._is_there(0.0):
+            assert self._link is not None
+            self._link.send(parts, timeout_s=timeout_s)
+        else:
+            self._pending.append(b"".join(parts))
+
+    def receive(self, *, timeout_s: float) -> memoryview | None:
+        """See `Link.receive`."""
+        self._check_open()
+        if not self._is_there(timeout_s):
+            return None
+        assert self._link is not None
+        return self._link.receive(timeout_s=timeout_s)
+
+    def fileno(self) -> int:
+        """See `Link.fileno`."""
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """See `Link.close`. Waits for the thread, whose own deadlines bound that."""
+        self._thread.join()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._made is not None:
+            self._made.close()
+        os.close(self._news)
+        self._epoll.close()
+
+    def _run(self) -> None:
+        try:
+            self._made = self._connect(self._note_progress)
+        except ShoalError as error:
+            self._error = error
+        except Exception as error:  # the outermost call of a thread: whoever waits must learn of it
+            self._error = WorkerLost(f"{type(error).__name__}: {error}".partition("\n")[0])
+        finally:
+            self._is_done = True
+            os.eventfd_write(self._news, 1)
+
+    def _note_progress(self) -> None:
+        os.eventfd_write(self._news, 1)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise WorkerLost("the link was closed")
+
+    def _is_there(self, timeout_s: float) -> bool:
+        """Whether there is a link, after waiting for it at most so long. Raises WorkerLost where there will be none."""
+        if self._link is not None:
+            return True
+        if not self._epoll.poll(timeout_s):
+            return False
+        if not self._is_done:
+            os.eventfd_read(self._news)
+            if not self._is_done:
+                return False
+            os.eventfd_write(self._news, 1)  # what was read may have been the end of connecting
+        if self._made is None:
+            raise WorkerLost(str(self._error or "the connection was not made"))
+        self._epoll.unregister(self._news)
+        self._epoll.register(self._made.fileno(), select.EPOLLIN)
+        self._link = self._made
+        for frame in self._pending:
+            self._link.send([frame], timeout_s=_SEND_TIMEOUT_S)
+        self._pending.clear()
+        return True

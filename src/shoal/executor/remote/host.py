@@ -1,0 +1,209 @@
+"""A machine on which workers can be started, and how that is done on the machine itself."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from shoal.comm.links.ports import ANY_PORT, spell_ports
+from shoal.comm.tls.tls_identity import Credentials, MachineKey, Membership
+from shoal.comm.tls.tls_link import Address
+from shoal.errors import WorkerLost
+from shoal.executor.process.child_process import module_command, worker_environment
+from shoal.protocol.messages import LoadStage
+
+_START_TIMEOUT_S = 60.0
+"""For Python and its imports, on a slow disk."""
+_LOOK_S = 0.2
+"""Between two looks whether a worker is still wanted."""
+_END_TIMEOUT_S = 5.0
+"""For the kernel to end a killed process and free its memory."""
+
+Admit = Callable[[bytes], Membership]
+"""the head's answer to a signing request, see `ClusterAuthority.admit`"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedWorker:
+    """A process that listens for its head."""
+
+    pid: int
+    """on its machine"""
+    address: Address
+
+
+class WorkerHost(Protocol):
+    """One machine, as the head reaches it."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
+        """Start a worker; blocks, from any thread, but not long once it is not wanted any more.
+
+        A start that is given up leaves nothing behind: should it succeed after all, the worker is ended.
+
+        Args:
+            admit: makes a key of the machine a member of the cluster.
+            is_wanted: asked now and then.
+
+        Raises:
+            WorkerLost, ConfigError: it could not be started, or is not wanted any more.
+        """
+        ...
+
+    def model_path(self, path: str) -> str:
+        """Where the model that is at that path here is on the machine."""
+        ...
+
+    def provide(self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
+        """See to it that the machine has what a worker loads; blocks, from any thread, as `start` does.
+
+        Args:
+            load: what the worker will be told.
+            is_wanted: asked now and then.
+            note_progress: called whenever the machine has got on with it.
+
+        Raises:
+            WorkerLost, ModelLoadError, CapacityError, ConfigError: it cannot have it.
+        """
+        ...
+
+    def end(self, worker: StartedWorker) -> None:
+        """Make it end, without waiting. Never raises: a machine that is gone has ended it."""
+        ...
+
+    def has_ended(self, worker: StartedWorker) -> bool:
+        """Whether that is known to be done, or its machine to be gone; never waits."""
+        ...
+
+    def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
+        """How it ended, negative for a signal, after waiting for that at most so long; None: not known."""
+        ...
+
+
+class LocalHost:
+    """This machine. Implements `WorkerHost`; an agent on another one does its work with it."""
+
+    def __init__(self, address: str, ports: range = ANY_PORT) -> None:
+        """
+        Args:
+            address: on which workers listen, and by which they are reached.
+            ports: at which they may listen.
+        """
+        self._address, self._ports = address, ports
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._ended: dict[int, int] = {}
+        """exit statuses by process id"""
+        self._key: MachineKey | None = None
+        self._key_lock = threading.Lock()
+        self._parent = ThreadPoolExecutor(1, thread_name_prefix="shoal-host")
+        """the one thread with which all of its workers die"""
+
+    @property
+    def name(self) -> str:
+        """See `WorkerHost.name`."""
+        return self._address
+
+    @property
+    def key(self) -> MachineKey:
+        """One for all processes that are started here. Thread-safe. Raises ConfigError: `cryptography` is missing."""
+        with self._key_lock:
+            if self._key is None:
+                self._key = MachineKey()
+            return self._key
+
+    def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
+        """See `WorkerHost.start`."""
+        credentials = self.key.credentials(admit(self.key.request()))
+        process = self._parent.submit(self._spawn).result()
+        try:
+            port = _hand_credentials_over(process, credentials, is_wanted)
+        except (OSError, ValueError) as error:
+            process.kill()
+            process.wait(_END_TIMEOUT_S)
+            raise WorkerLost(f"no worker could be started on {self._address}: {error}") from error
+        self._ended.pop(process.pid, None)
+        self._processes[process.pid] = process
+        return StartedWorker(pid=process.pid, address=(self._address, port))
+
+    def model_path(self, path: str) -> str:
+        """See `WorkerHost.model_path`."""
+        return path
+
+    def provide(
+        self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None] = lambda: None
+    ) -> None:
+        """See `WorkerHost.provide`. What is here is here."""
+
+    def end(self, worker: StartedWorker) -> None:
+        """See `WorkerHost.end`."""
+        process = self._processes.get(worker.pid)
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    def has_ended(self, worker: StartedWorker) -> bool:
+        """See `WorkerHost.has_ended`."""
+        return self.exit_status(worker) is not None or worker.pid not in self._processes
+
+    def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
+        """See `WorkerHost.exit_status`."""
+        process = self._processes.get(worker.pid)
+        if process is not None:
+            try:
+                self._ended[worker.pid] = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return None
+            self._processes.pop(worker.pid, None)
+        return self._ended.get(worker.pid)
+
+    def close(self) -> None:
+        """End all of its workers, and wait for it. Idempotent."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait(_END_TIMEOUT_S)
+        self._processes.clear()
+        self._parent.shutdown()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        ports = () if self._ports == ANY_PORT else ("--ports", spell_ports(self._ports))
+        return subprocess.Popen(
+            module_command("shoal.worker.remote_main", self._address, *ports),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=worker_environment(),
+            start_new_session=True,
+        )
+
+
+def _hand_credentials_over(
+    process: subprocess.Popen[bytes], credentials: Credentials, is_wanted: Callable[[], bool]
+) -> int:
+    """The port at which the worker then listens. Raises OSError, ValueError where it says none."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        process.stdin.write(msgspec.msgpack.encode(credentials))
+        process.stdin.close()
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while not poll.poll(_LOOK_S * 1e3):
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError(f"it said nothing within {_START_TIMEOUT_S:.0f} s")
+            if not is_wanted():
+                raise TimeoutError("it is not wanted any more")
+        said = process.stdout.readline().decode(errors="replace").strip()
+    if not said.isdigit():
+        raise ValueError(said or f"it ended with status {process.wait(_END_TIMEOUT_S)} before it had said anything")
+    return int(said)

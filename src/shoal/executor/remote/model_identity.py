@@ -1,0 +1,51 @@
+"""Whether a model's files on two machines are the same: by size and SHA-256, computed once for each state of a file.
+
+On one machine the state alone tells (model/file_states); between machines it says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from msgspec import to_builtins
+
+from shoal.config import cache_root
+from shoal.errors import ModelLoadError
+from shoal.json_cache import ProfileCache
+from shoal.model.file_states import model_files, state_of
+from shoal.protocol.messages import FileState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """The content of `model_files`."""
+
+    files: tuple[tuple[str, int, str], ...]
+    """relative path, size in bytes, SHA-256 in hex; sorted by path"""
+
+
+def identify(path: Path) -> ModelIdentity:
+    """A model's file or directory. Raises ModelLoadError where it cannot be read."""
+    try:
+        return ModelIdentity(files=tuple(_identify_file(one) for one in model_files(path)))
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {path}: {error}") from error
+
+
+def _identify_file(path: Path) -> tuple[str, int, str]:
+    with path.open("rb") as file:
+        state = state_of(file, path.name)
+        return path.name, state.num_bytes, _sha256(path, file, state)
+
+
+def _sha256(path: Path, file: BufferedReader, state: FileState) -> str:
+    """As kept from the last time, if the file's state is that of then. Raises OSError."""
+    key = {"path": str(path.resolve()), "state": to_builtins(state)}
+
+    def compute() -> str:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return ProfileCache(cache_root() / "identities", str).get_or_measure(key, compute)

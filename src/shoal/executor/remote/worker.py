@@ -1,0 +1,140 @@
+"""A worker on another machine: started by a thread, so that the head never waits for it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from msgspec import structs
+
+from shoal.comm.links.link import Link
+from shoal.comm.tls.tls_identity import Credentials
+from shoal.comm.tls.tls_link import Address, connect_tls
+from shoal.errors import WorkerLost
+from shoal.executor.process.message_worker import MessageWorker
+from shoal.executor.remote.deferred_link import DeferredLink
+from shoal.executor.remote.host import Admit, StartedWorker, WorkerHost
+from shoal.protocol.codec import encode
+from shoal.protocol.messages import LoadStage
+from shoal.worker.remote_main import CONTROL_KEY
+
+_CONNECT_TIMEOUT_S = 10.0
+_POLL_S = 0.01
+_EXIT_S = 0.2
+"""Longest wait for a machine to say how a worker has ended whose link is closed: the head serves others."""
+
+
+class RemoteChild:
+    """The process on its machine. Implements `executor.process.child_process.Child`."""
+
+    def __init__(self, name: str, host: WorkerHost) -> None:
+        self.name = name
+        self._host = host
+        self._started: StartedWorker | None = None
+        self._is_unwanted = False
+        self._was_told_to_end = False
+        self._never_was = False
+        self._exit_status: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """See `Child.pid`."""
+        return self._started.pid if self._started is not None else 0
+
+    @property
+    def address(self) -> Address:
+        """Where it listens. It must have been started."""
+        assert self._started is not None
+        return self._started.address
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether its machine has said that a signal has ended it."""
+        return (self._exit_status or 0) < 0
+
+    @property
+    def is_reaped(self) -> bool:
+        """See `Child.is_reaped`."""
+        return self._was_told_to_end
+
+    def start(self, load: LoadStage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]) -> Link:
+        """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
+        try:
+            self._host.provide(load, lambda: not self._is_unwanted, note_progress)
+            started = self._started = self._host.start(admit, lambda: not self._is_unwanted)
+        except BaseException:
+            self._never_was = True
+            raise
+        if self._is_unwanted:
+            self._host.end(started)
+            raise WorkerLost(f"{self.name} is not wanted any more")
+        note_progress()
+        return connect_tls(started.address, heads, key=CONTROL_KEY, timeout_s=_CONNECT_TIMEOUT_S)
+
+    def lost(self, error: Exception) -> WorkerLost:
+        """See `Child.lost`."""
+        process = f" (pid {self.pid})" if self.pid else ""
+        how = self._how_it_ended()
+        return WorkerLost(f"{self.name}{process}: {error}" if how is None else f"{self.name}{process} {how}")
+
+    def kill(self) -> bool:
+        """See `Child.kill`."""
+        self._is_unwanted = True
+        if self._started is None:
+            return self._never_was
+        if not self._was_told_to_end:
+            self._was_told_to_end = True
+            self._host.end(self._started)
+        return self._host.has_ended(self._started)
+
+    def end(self, deadline_s: float) -> None:
+        """See `Child.end`. One that is still being started has nothing to end by itself."""
+        if self._started is None:
+            self._is_unwanted = True
+        while self._started is not None and not self._host.has_ended(self._started):
+            if time.monotonic() >= deadline_s:
+                self.kill()
+                return
+            time.sleep(_POLL_S)
+
+    def _how_it_ended(self) -> str | None:
+        """None: it has not, or nobody knows."""
+        if self._started is not None and self._exit_status is None and not self._was_told_to_end:
+            self._exit_status = self._host.exit_status(self._started, _EXIT_S)
+        if self._exit_status is None:
+            return None
+        if self._exit_status >= 0:
+            return f"exited with status {self._exit_status}"
+        number = -self._exit_status
+        return f"was killed by signal {number}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+
+
+class RemoteWorker(MessageWorker):
+    """Its control link is there at once and carries what is sent as soon as it can."""
+
+    def __init__(self, name: str, host: WorkerHost, load: LoadStage, *, admit: Admit, heads: Credentials) -> None:
+        """Start it and tell it what to load.
+
+        Args:
+            name: for messages.
+            host: where it runs.
+            load: what it loads, with the model's path here.
+            admit: makes a key of the host a member of the cluster.
+            heads: this process's credentials.
+        """
+        self._process = RemoteChild(name, host)
+        self._deferred = DeferredLink(
+            lambda note_progress: self._process.start(load, admit, heads, note_progress), f"start {name}"
+        )
+        super().__init__(self._process, self._deferred)
+        self.send(encode(structs.replace(load, model_path=host.model_path(load.model_path))))
+
+    @property
+    def address(self) -> Address:
+        """Where its neighbours find it. It must have said something."""
+        return self._process.address
+
+    def kill(self) -> bool:
+        """See `Worker.kill`. One that is still being started is ended when it has been."""
+        return super().kill() and not self._deferred.is_connecting

@@ -1,0 +1,133 @@
+"""How the workers of a planned replica are started, the first time and after every loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.executor.fabric import Fabric, Place
+from shoal.executor.load_message import load_message, scheduler_config
+from shoal.executor.pipeline_executor import PipelineExecutor
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.shard_source import whole_part
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.split.fewer_workers import plan_without
+from shoal.planner.split.split_text import describe
+from shoal.protocol.messages import FileState, Generation
+from shoal.router.executor import Executor
+
+
+class PipelineRecipe:
+    """Workers that a fabric makes, after a loss only those that are gone.
+
+    Implements `router.executor.ReplicaRecipe`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: WeightSource,
+        plan: Plan,
+        index: int,
+        fabric: Fabric,
+        on_progress: Callable[[int], None] | None = None,
+        files: tuple[FileState, ...] = (),
+        report: Callable[[str], None] | None = None,
+        keep_weights: bool = True,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            path: of the model's file or directory.
+            source: the same, open.
+            plan: of all replicas.
+            index: of this one.
+            fabric: makes the workers.
+            on_progress: called with a number of segments as they load.
+            files: the model's, as they were when it was opened.
+            report: told where the replica is planned anew, a line each time.
+            keep_weights: see LoadStage.
+        """
+        self._keep_weights = keep_weights
+        self._files = files
+        self._path = path
+        self._source = source
+        self._plan = plan
+        self._replica = plan.replicas[index]
+        self._name = f"replica {index}"
+        self._fabric = fabric
+        self._on_progress = on_progress
+        self._report = report or (lambda line: None)
+        self._latest = self._replica
+
+    @property
+    def latest(self) -> ReplicaPlan:
+        """The replica as it was last started: as it was planned, or without a worker. May be read from any thread."""
+        return self._latest
+
+    def start(
+        self, generation: Generation, without: int | None, previous: Executor | None
+    ) -> tuple[SchedulerConfig, PipelineExecutor]:
+        """See `ReplicaRecipe.start`. A replica of one worker cannot do without it and is started as it is."""
+        replica = self._replica if without is None else self._plan_without(without) or self._replica
+        self._latest = replica
+        if replica is not self._replica and without is not None:
+            self._report(self._describe_change(replica, without))
+        executor = PipelineExecutor(
+            self._places(replica),
+            self._fabric,
+            generation,
+            previous=previous if isinstance(previous, PipelineExecutor) else None,
+            on_progress=self._on_progress,
+        )
+        return scheduler_config(self._plan, replica), executor
+
+    def _places(self, replica: ReplicaPlan) -> list[list[Place]]:
+        num_layers = self._source.config.num_layers
+        return [
+            [
+                Place(
+                    label=f"{self._name} {_label(replica, index, rank)}",
+                    load=load_message(
+                        self._path,
+                        self._plan,
+                        replica,
+                        index,
+                        rank,
+                        num_layers=num_layers,
+                        files=() if shard.machine else self._files,
+                        keep_weights=self._keep_weights,
+                    ),
+                    machine=shard.machine,
+                    cpu_quota=shard.cpu_quota,
+                )
+                for rank, shard in enumerate(stage.shards)
+            ]
+            for index, stage in enumerate(replica.stages)
+        ]
+
+    def _describe_change(self, replica: ReplicaPlan, without: int) -> str:
+        index, rank = [(i, rank) for i, stage in enumerate(self._replica.stages) for rank in range(len(stage.shards))][
+            without
+        ]
+        machines = dict.fromkeys(shard.machine for shard in replica.shards if shard.machine)
+        where = f" over {', '.join(machines)}" if machines else ""
+        lost = _label(self._replica, index, rank)
+        split = describe((replica,))
+        return f"{self._name} is planned anew as {split}{where}, without {lost}, which could not be started"
+
+    def _plan_without(self, worker: int) -> ReplicaPlan | None:
+        plan, source = self._plan, self._source
+        precision, exact = cast(Precision, plan.precision), plan.exact_activations
+        blocks = decoder_blocks(source, precision, exact_activations=exact)
+        return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
+
+
+def _label(replica: ReplicaPlan, index: int, rank: int) -> str:
+    """What to call a worker of a replica in messages."""
+    shards = replica.stages[index].shards
+    where = f" on {shards[rank].machine}" if shards[rank].machine else ""
+    return f"stage {index}" + (f" shard {rank}" if len(shards) > 1 else "") + where

@@ -1,0 +1,88 @@
+"""From a planned ONNX graph to running replicas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from shoal.core.plan.graph import GraphPlan
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.graph_in_process import InProcessGraphExecutor
+from shoal.executor.graph_replicas import graph_recipes, start_replicas
+from shoal.launch.graph.planning import PlannedGraph
+from shoal.router.graph_executor import Array, GraphExecutor, GraphRecipe, Tensors
+
+_LOAD_TIMEOUT_S = 60.0
+_LOADING_TIMES_EXPECTED = 6.0
+"""Of the first loading, which the workers of a graph are silent for: others may be computing beside the next one, and
+the file may have left the page cache. Both are judgments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedGraph:
+    """Replicas that are ready for batches. Close it."""
+
+    plan: GraphPlan
+    executors: Sequence[GraphExecutor]
+    """one a replica"""
+    sample: Tensors
+    """a small valid input"""
+    defaults: Tensors = field(default_factory=dict[str, Array])
+    """of inputs that may be left out"""
+    recipes: Sequence[GraphRecipe] = ()
+    """how workers are started again, one a replica; empty: there are none that could be lost"""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """how they are"""
+
+    def __enter__(self) -> LoadedGraph:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers that were started first. Idempotent."""
+        for executor in self.executors:
+            executor.close()
+
+
+def launch_graph(
+    planned: PlannedGraph,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    recovery: RecoveryConfig | None = None,
+) -> LoadedGraph:
+    """Start the workers of a plan and load their stages; `on_progress(done, total)` counts workers.
+
+    Args:
+        planned: from `plan_graph`.
+        on_progress: see above.
+        recovery: how lost workers are to be restarted; None: the defaults, with time enough to load.
+
+    Raises:
+        ModelLoadError: a stage cannot be loaded.
+        WorkerLost: a worker died while loading.
+    """
+    plan, defaults = planned.plan, planned.graph.defaults
+    if planned.whole is not None:
+        return LoadedGraph(
+            plan=plan, executors=(InProcessGraphExecutor(planned.whole),), sample=planned.sample, defaults=defaults
+        )
+    loaded = 0
+
+    def count() -> None:
+        nonlocal loaded
+        loaded += 1
+        if on_progress is not None:
+            on_progress(loaded, plan.num_workers)
+
+    recipes = graph_recipes(planned.graph, plan.replicas)
+    started_s = time.monotonic()
+    executors = start_replicas(recipes, count)
+    load_s = time.monotonic() - started_s
+    if recovery is None:
+        recovery = RecoveryConfig(load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s))
+    return LoadedGraph(
+        plan=plan, executors=executors, sample=planned.sample, defaults=defaults, recipes=recipes, recovery=recovery
+    )

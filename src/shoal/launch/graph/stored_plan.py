@@ -1,0 +1,78 @@
+"""A stored plan for an ONNX graph, perhaps edited, made fit for this file on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan, GraphStagePlan
+from shoal.errors import ConfigError
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.identity import graph_shape
+from shoal.model.graph.stage.cuts import stage_interfaces
+from shoal.planner.files.plan_file import check_shape, read_plan
+
+
+def read_graph_plan(name: str, *, model: str, graph: GraphFile, cores: Collection[int]) -> GraphPlan:
+    """The plan in a file. What crosses the cuts is taken from the graph, everything else as it stands.
+
+    Args:
+        name: of the file.
+        model: as the user named it.
+        graph: the model.
+        cores: CPU ids that may be used here.
+
+    Raises:
+        ConfigError: there is no such file, it is no plan, or none for this graph or this machine.
+    """
+    try:
+        text = Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the plan {name}: {error}") from error
+    plan = read_plan(text, name)
+    if not isinstance(plan, GraphPlan):
+        raise ConfigError(f"{name} is a plan for a language model, but {model} is an ONNX graph")
+    check_shape(plan, graph_shape(graph), model)
+    try:
+        _check_axes(plan, graph)
+        replicas = tuple(_fit(replica, graph, cores, f"replica {index}") for index, replica in enumerate(plan.replicas))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return replace(plan, model=model, inputs=graph.inputs, outputs=graph.outputs, replicas=replicas)
+
+
+def _check_axes(plan: GraphPlan, graph: GraphFile) -> None:
+    for named, specs in ((plan.batch.inputs, graph.inputs), (plan.batch.outputs, graph.outputs)):
+        if set(named) != {spec.name for spec in specs}:
+            raise ConfigError(f"batch axes are given for {', '.join(named)}, not for what the graph has")
+    if not plan.replicas:
+        raise ConfigError("the plan has no replicas")
+
+
+def _fit(replica: GraphReplicaPlan, graph: GraphFile, cores: Collection[int], place: str) -> GraphReplicaPlan:
+    """Stages must follow each other from the first node to the last, at places where the graph can be cut."""
+    edges = [(0, 0), *((stage.first_node, stage.last_node) for stage in replica.stages), (graph.num_nodes,) * 2]
+    for (_, reached), (first, _) in pairwise(edges):
+        if first != reached:
+            raise ConfigError(f"{place}: stages end at node {reached} and go on at {first}")
+    interfaces = stage_interfaces(graph, [stage.first_node for stage in replica.stages[1:]])
+    for number, stage in enumerate(replica.stages):
+        _check_shards(stage, cores, f"{place} stage {number}")
+    return GraphReplicaPlan(
+        stages=tuple(
+            replace(stage, inputs=interface.inputs, outputs=interface.outputs)
+            for stage, interface in zip(replica.stages, interfaces, strict=True)
+        )
+    )
+
+
+def _check_shards(stage: GraphStagePlan, cores: Collection[int], where: str) -> None:
+    if len(stage.shares) != len(stage.shards) or min(stage.shares, default=0) < 1:
+        raise ConfigError(f"{where}: every shard needs a share of at least 1")
+    for shard in stage.shards:
+        if shard.threads < 1:
+            raise ConfigError(f"{where}: a worker needs at least 1 thread")
+        if missing := set(shard.cores) - set(cores):
+            raise ConfigError(f"{where}: there is no CPU {min(missing)} to use here")

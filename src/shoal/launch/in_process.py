@@ -1,0 +1,88 @@
+"""A replica of one worker in this very process: `poll` computes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+from shoal.core.plan.language import ReplicaPlan
+from shoal.executor.load_message import load_message
+from shoal.launch.language.planning import PlannedModel
+from shoal.model.decoder.forced_form import with_environment
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.file_states import model_states, unchanged
+from shoal.model.packed.kept_weights import kept_for
+from shoal.protocol.messages import Step, StepResult
+
+
+def load_in_process(
+    planned: PlannedModel, replica: ReplicaPlan, on_progress: Callable[[int, int], None]
+) -> InProcessExecutor:
+    """The whole model as the one worker of a plan would load it.
+
+    Args:
+        planned: with a plan of one worker.
+        replica: the plan's only one.
+        on_progress: called with (done, total) pieces of weights.
+
+    Raises:
+        ModelLoadError: a weight is missing, broken or of an unknown kind, or the files have changed.
+    """
+    num_layers = planned.source.config.num_layers
+    load = load_message(
+        planned.path,
+        planned.plan,
+        replica,
+        0,
+        0,
+        num_layers=num_layers,
+        files=planned.files,
+        keep_weights=planned.keep_weights,
+    )
+    config = with_environment(StageConfig.of(load), os.environ)
+    with unchanged(planned.files, lambda: model_states(planned.path)):
+        return InProcessExecutor(Stage(planned.source, config, on_progress, kept=kept_for(load)))
+
+
+class InProcessExecutor:
+    """Runs whole-model steps inline. Implements `router.executor.Executor`."""
+
+    num_stages = 1
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._steps: deque[Step] = deque()
+
+    def submit(self, step: Step) -> None:
+        """Queue a step; it is computed by the next `poll`."""
+        self._steps.append(step)
+
+    def poll(self) -> list[StepResult]:
+        """Compute the oldest step, if there is one."""
+        if not self._steps:
+            return []
+        step = self._steps.popleft()
+        started_s = time.perf_counter()
+        tokens = self._stage.process(step)
+        assert isinstance(tokens, tuple)
+        compute_s = time.perf_counter() - started_s
+        return [StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens, compute_s=(compute_s,))]
+
+    def filenos(self) -> tuple[int, ...]:
+        """None: there is nobody to wait for."""
+        return ()
+
+    def fence(self) -> None:
+        """Nobody is cut off from anybody."""
+        self._steps.clear()
+
+    def kill(self) -> bool:
+        """There is nobody to end."""
+        return True
+
+    def close(self) -> None:
+        """Nothing outlives the process's own memory."""
+        self._steps.clear()

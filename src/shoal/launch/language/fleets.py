@@ -1,0 +1,222 @@
+"""The fleets that a plan may use: what can be made of this machine, or what a file describes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shoal.core.plan.language import Block
+from shoal.errors import ConfigError
+from shoal.machines.machines import RAY
+from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet
+from shoal.measure.language.model_file import layer_weights
+from shoal.measure.language.model_times import num_parts
+from shoal.measure.slots import Slot, even_layout, local_layouts
+from shoal.measure.steps_told import StepsTold
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import shard_atoms
+from shoal.model.weights import Precision, WeightSource
+from shoal.planner.choice.spell import Place
+from shoal.planner.files.cluster_file import ClusterFile, Machine, Rates, parse_cluster_file
+from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
+from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
+
+_MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
+"""per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
+_MOST_ROUGH_WORKERS = 2
+"""One request at a time gains most from the first division of the cores, if from any."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedFleet:
+    """A fleet and where its workers sit."""
+
+    fleet: Fleet
+    places: tuple[tuple[Place, ...], ...]
+    """of each class; described machines have places without cores"""
+
+
+def local_fleets(
+    path: Path,
+    precisions: Sequence[Precision],
+    *,
+    threads: int | None,
+    refresh: bool,
+    is_rough: bool,
+    on_progress: Progress,
+) -> list[PlacedFleet]:
+    """This machine as one worker of many threads, or more of fewer.
+
+    Args:
+        path: of the model.
+        precisions: at which to measure.
+        threads: of each worker; None: 1, 2, 4, ... workers share the cores.
+        refresh: measure what is known, too.
+        is_rough: of what is not known, measure in a hurry and as no more than two workers.
+        on_progress: told what is being measured.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if threads is None:
+        layouts = local_layouts(cores)
+    elif threads > len(cores):
+        raise ConfigError(f"--threads is {threads}, but there are {len(cores)} cores")
+    else:
+        layouts = (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
+    if is_rough:
+        layouts = tuple(
+            slots for slots in layouts if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(path, precisions, slots)
+        )
+    num_shards = shard_atoms(open_weights(path).config).max_shards
+    counts = [len(precisions) * num_parts(len(slots), num_shards) for slots in layouts]
+    steps = StepsTold(on_progress, sum(counts))
+
+    def fleet_of(index: int, slots: Sequence[Slot]) -> PlacedFleet:
+        steps.skip_to(sum(counts[:index]))
+        fleet = measure_fleet(
+            path,
+            precisions,
+            slots,
+            refresh=refresh,
+            is_rough=is_rough,
+            on_progress=steps.begin,
+        )
+        return PlacedFleet(fleet=fleet, places=(tuple(Place(cores=slot.cores) for slot in slots),))
+
+    return [fleet_of(index, slots) for index, slots in enumerate(layouts)]
+
+
+def fleet_from_file(
+    cluster: ClusterFile,
+    path: Path,
+    source: WeightSource,
+    precisions: Sequence[Precision],
+    *,
+    refresh: bool,
+    on_progress: Progress,
+) -> PlacedFleet:
+    """The machines of a file: those at hand measured together, the others estimated from their rates.
+
+    Raises:
+        ConfigError: CPU ids that this process may not use, or a quota that cannot be kept.
+    """
+    slots = _slots(cluster)
+    measured = None
+    if slots:
+        steps = StepsTold(on_progress, len(precisions) * num_parts(len(slots), shard_atoms(source.config).max_shards))
+        measured = measure_fleet(path, precisions, slots, refresh=refresh, on_progress=steps.begin)
+    class_indexes = iter(class_of_each(slots))
+    classes = tuple(
+        replace(measured.classes[next(class_indexes)], name=machine.name, count=1)
+        if machine.is_local and measured
+        else _described(machine, source, precisions)
+        for machine in cluster.machines
+    )
+    links = cluster.links_between()
+    fleet = Fleet(
+        classes=tuple(
+            replace(one, memory_bytes=machine.memory_bytes or one.memory_bytes)
+            for one, machine in zip(classes, cluster.machines, strict=True)
+        ),
+        links=_mixed(links, measured and measured.links, cluster),
+        sums=_mixed(links, measured and measured.sums, cluster),
+    )
+    if measured:
+        fleet = replace(fleet, turn=measured.turn, message_s=measured.message_s)
+    places = tuple(tuple(_places(machine)) for machine in cluster.machines)
+    return PlacedFleet(fleet=fleet, places=places)
+
+
+def _places(machine: Machine) -> Iterator[Place]:
+    """Of the workers of one entry."""
+    if machine.cpus is not None:
+        yield Place(cores=machine.cpus, cpu_quota=machine.cpu_quota)
+        return
+    for number in range(machine.count):
+        yield Place(cores=(), machine=machine.name if machine.count == 1 else f"{machine.name}-{number}")
+
+
+def _slots(cluster: ClusterFile) -> list[Slot]:
+    """Of the machines at hand, in the file's order."""
+    allowed = os.sched_getaffinity(0)
+    slots: list[Slot] = []
+    for machine in cluster.machines:
+        if machine.cpus is None:
+            continue
+        if missing := set(machine.cpus) - allowed:
+            raise ConfigError(
+                f"machine {machine.name}: there is no CPU {min(missing)} to use here; there are "
+                f"{', '.join(map(str, sorted(allowed)))}"
+            )
+        slots.append(Slot(cores=machine.cpus, cpu_quota=machine.cpu_quota or 1.0))
+    return slots
+
+
+def _described(machine: Machine, source: WeightSource, precisions: Sequence[Precision]) -> WorkerClass:
+    """One worker on all cores of the machine."""
+    rates = machine.rates
+    assert rates is not None
+    assert machine.memory_bytes is not None
+    config = source.config
+    speeds = {
+        precision: roofline_worker(
+            blocks := decoder_blocks(source, precision),
+            layer_weights(config),
+            RooflineRates(memory_bytes_per_s=rates.memory_bytes_per_s, flops_per_s=_flops_per_s(blocks, rates)),
+            query_width=config.num_heads * config.head_dim,
+        )
+        for precision in precisions
+    }
+    return WorkerClass(
+        name=machine.name,
+        count=machine.count,
+        threads=machine.cores or 1,
+        memory_bytes=machine.memory_bytes,
+        alone=speeds,
+        busy=speeds,
+    )
+
+
+def _flops_per_s(blocks: Sequence[Block], rates: Rates) -> float:
+    """The rate for the width that the layers' weights have."""
+    bytes_per_weight = 2 * blocks[1].weight_bytes / blocks[1].flops_per_token
+    int8_flops_per_s = rates.int8_flops_per_s or rates.fp32_flops_per_s
+    if bytes_per_weight < _MOST_INT4_BYTES:
+        return rates.int4_flops_per_s or int8_flops_per_s
+    return int8_flops_per_s if bytes_per_weight < _MOST_INT8_BYTES else rates.fp32_flops_per_s
+
+
+def _mixed(
+    described: Sequence[Sequence[LinkSpeed]], measured: Sequence[Sequence[LinkSpeed]] | None, cluster: ClusterFile
+) -> tuple[tuple[LinkSpeed, ...], ...]:
+    """Links as described, but for two machines at hand, between which they are measured (unlike workers, alike links).
+
+    An all-reduce of machines that are only described takes a message each way at once: as long as one hop.
+    """
+    machines = cluster.machines
+    return tuple(
+        tuple(
+            measured[0][0] if measured and one.is_local and other.is_local else described[row][column]
+            for column, other in enumerate(machines)
+        )
+        for row, one in enumerate(machines)
+    )
+
+
+def read_cluster_file(name: str) -> ClusterFile:
+    """Raises ConfigError where there is no such file or it is wrong."""
+    try:
+        text = Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {name}: {error}") from error
+    return parse_cluster_file(text, name)
+
+
+def describes_all(name: str | None) -> bool:
+    """Whether `--cluster` names a file, and all machines in it are described. Raises as `read_cluster_file`."""
+    if name is None or name == RAY:
+        return False
+    return not any(machine.is_local for machine in read_cluster_file(name).machines)

@@ -1,0 +1,69 @@
+"""From a plan to a running engine: in this process, or over workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.load_message import scheduler_config
+from shoal.launch.language.planning import PlannedModel
+from shoal.launch.loaded_model import LoadedModel, LoadProgress, ProgressCallback, load_tokenizer_of
+from shoal.router.engine import Engine
+
+if TYPE_CHECKING:
+    from shoal.executor.fabric import Fabric  # with the processes that it makes
+
+
+def launch(
+    planned: PlannedModel,
+    on_progress: ProgressCallback | None = None,
+    *,
+    recovery: RecoveryConfig | None = None,
+    report: Callable[[str], None] | None = None,
+    fabric: Fabric | None = None,
+) -> LoadedModel:
+    """Start the workers of a plan and load their stages.
+
+    Args:
+        planned: from `plan_model`.
+        on_progress: called with (done, total) segments of all workers.
+        recovery: when workers count as lost and how they are restarted; None: the defaults.
+        report: told what happens to workers later, a line each.
+        fabric: makes the workers; None: child processes on this machine.
+
+    Raises:
+        ModelLoadError: the tokenizer cannot be built, or a weight is missing, broken or of an unknown kind.
+        WorkerLost: workers died while loading, again and again.
+    """
+    plan = planned.plan
+    progress = LoadProgress(plan, on_progress or (lambda done, total: None))
+    is_plain = not any(shard.cpu_quota or shard.machine for replica in plan.replicas for shard in replica.shards)
+    if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
+        return _launch_here(planned, progress)
+    from shoal.launch.worker_launch import launch_workers  # and all that looks after them
+
+    return launch_workers(
+        planned,
+        progress,
+        recovery=recovery or RecoveryConfig(),
+        report=report or (lambda line: None),
+        fabric=fabric,
+    )
+
+
+def _launch_here(planned: PlannedModel, progress: LoadProgress) -> LoadedModel:
+    """A plan of one worker, without a process for it."""
+    from shoal.launch.in_process import load_in_process  # and all that computes
+
+    (replica,) = planned.plan.replicas
+    tokenizer = load_tokenizer_of(planned)
+    executor = load_in_process(planned, replica, lambda done, total: progress.advance(1))
+    return LoadedModel(
+        path=planned.path,
+        plan=planned.plan,
+        decoder=planned.source.config,
+        tokenizer=tokenizer,
+        engine=Engine([(scheduler_config(planned.plan, replica), executor)], time.monotonic),
+    )

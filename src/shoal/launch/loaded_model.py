@@ -1,0 +1,93 @@
+"""A model that takes requests, and how far it is while it is being loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal.core.plan.language import Plan
+from shoal.model.decoder.onnx.segment_sizes import count_pieces
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
+from shoal.router.engine import Engine
+
+if TYPE_CHECKING:  # what a model in this process does without
+    from shoal.launch.language.planning import PlannedModel
+    from shoal.launch.running.joining import Joining
+    from shoal.launch.running.running_plan import RunningPlan
+    from shoal.machines.machines import Machines
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model that is ready to take requests. Close it."""
+
+    path: Path
+    plan: Plan
+    decoder: DecoderConfig
+    tokenizer: Tokenizer
+    engine: Engine
+    running: RunningPlan | None = None
+    """None: the plan never changes"""
+    machines: Machines | None = None
+    """that the workers run on; None: this one"""
+    joining: Joining | None = None
+    """looks for more of them"""
+
+    @property
+    def running_plan(self) -> Plan:
+        """As it is now; `plan` is as it was at first."""
+        return self.plan if self.running is None else self.running.actual
+
+    def describe_machines(self) -> list[dict[str, str]]:
+        """What each machine does, as plain data; nothing where there is only this one."""
+        if self.machines is None:
+            return []
+        troubles = self.machines.troubles()
+        used = {shard.machine for replica in self.running_plan.replicas for shard in replica.shards}
+        names = dict.fromkeys([*(machine.name for machine in self.machines.cores()), *troubles])
+        return [
+            {"name": name, "state": troubles.get(name) or ("has workers" if name in used else "has no workers")}
+            for name in names
+        ]
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.joining is not None:
+            self.joining.close()
+        self.engine.close()
+        if self.running is not None:
+            self.running.close()
+        if self.machines is not None:
+            self.machines.close()
+
+
+class LoadProgress:
+    """Segments loaded so far, over all workers."""
+
+    def __init__(self, plan: Plan, callback: ProgressCallback) -> None:
+        """`callback`: told (done, total)."""
+        self._callback = callback
+        self._done = 0
+        self._total = sum(
+            len(stage.shards) * count_pieces(stage.num_layers, is_shard=len(stage.shards) > 1)
+            for replica in plan.replicas
+            for stage in replica.stages
+        )
+
+    def advance(self, count: int) -> None:
+        """Segments that are loaded again later count no more."""
+        if self._done < self._total:
+            self._done += count
+            self._callback(self._done, self._total)
+
+
+def load_tokenizer_of(planned: PlannedModel) -> Tokenizer:
+    """The tokenizer of a planned model. Raises ModelLoadError."""
+    return load_tokenizer(planned.path, num_rows=planned.source.config.vocab_size)

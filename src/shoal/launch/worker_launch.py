@@ -1,0 +1,95 @@
+"""From a plan to an engine over workers: start them, load their stages, go on looking after them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.fabric import Fabric
+from shoal.executor.first_start import FirstStart
+from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.replica_recipe import PipelineRecipe
+from shoal.launch.language.planning import PlannedModel
+from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_of
+from shoal.launch.running.joining import Joining
+from shoal.launch.running.replanner import Replanner
+from shoal.launch.running.running_plan import RunningPlan
+from shoal.model.text.tokenizer import Tokenizer
+from shoal.router.engine import Engine
+
+
+def launch_workers(
+    planned: PlannedModel,
+    progress: LoadProgress,
+    *,
+    recovery: RecoveryConfig,
+    report: Callable[[str], None],
+    fabric: Fabric | None = None,
+) -> LoadedModel:
+    """Start the workers of a plan, wherever they are. Arguments and errors are those of `launch`.
+
+    The tokenizer is built while the workers begin; before a model goes to other machines, though, so that a vocabulary
+    of an unknown kind is told at once.
+    """
+    plan = planned.plan
+    with ExitStack() as on_failure:
+        on_failure.callback(planned.close)
+        tokenizer: Tokenizer | None = None
+        if planned.machines is not None:
+            tokenizer = load_tokenizer_of(planned)
+            planned.machines.bring_model(plan, planned.source.config.num_layers, report)
+        fabric = fabric or _fabric(planned)
+        recipes = [
+            PipelineRecipe(
+                planned.path,
+                planned.source,
+                plan,
+                index,
+                fabric,
+                progress.advance,
+                planned.files,
+                report,
+                planned.keep_weights,
+            )
+            for index in range(len(plan.replicas))
+        ]
+        starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
+        tokenizer = tokenizer or load_tokenizer_of(planned)  # while the workers begin
+        started = [start.wait() for start in starts]
+        engine = Engine(
+            started,
+            time.monotonic,
+            recipes=recipes,
+            row_s=[executor.row_s for _, executor in started],
+            recovery=recovery,
+            report=report,
+            routing=planned.routing,
+        )
+        running = RunningPlan(planned, engine, fabric, recipes, report)
+        if planned.replans:
+            engine.watch(Replanner(running, planned.source, time.monotonic, report).look)
+        joining: Joining | None = None
+        if planned.machines is not None:
+            auto = planned.auto if planned.replans else None
+            joining = Joining(planned.machines, running, auto, wake=engine.wake, report=report)
+            engine.watch(joining.look)
+            joining.start()
+        on_failure.pop_all()
+    return LoadedModel(
+        path=planned.path,
+        plan=plan,
+        decoder=planned.source.config,
+        tokenizer=tokenizer,
+        engine=engine,
+        running=running,
+        machines=planned.machines,
+        joining=joining,
+    )
+
+
+def _fabric(planned: PlannedModel) -> Fabric:
+    if planned.machines is not None:
+        return planned.machines.fabric()
+    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)

@@ -1,0 +1,110 @@
+"""Several machines, as planning and launching see them; who finds and reaches them does not matter here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from shoal.core.plan.language import Plan
+from shoal.model.weights import Precision
+from shoal.planner.split.machine_places import MachineCores
+
+if TYPE_CHECKING:
+    from shoal.executor.fabric import Fabric
+    from shoal.launch.language.fleets import PlacedFleet  # with all that measures
+
+RAY = "ray"
+"""As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
+
+
+class Machines(Protocol):
+    """They are at hand until `close`."""
+
+    def cores(self) -> Sequence[MachineCores]:
+        """Of each machine, the largest first."""
+        ...
+
+    def free_memory_bytes(self) -> int:
+        """Of the machine that has least."""
+        ...
+
+    def find_model(self, path: Path) -> None:
+        """Ask which machines have the same model at the same path. To be called first. Raises ModelLoadError."""
+        ...
+
+    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+        """Send those that lack the model what the plan's workers need there.
+
+        Raises:
+            WorkerLost: a machine is gone.
+            ModelLoadError, CapacityError: the model cannot be read here or kept there.
+        """
+        ...
+
+    def measure(
+        self,
+        path: Path,
+        precisions: Sequence[Precision],
+        *,
+        refresh: bool,
+        on_progress: Callable[[str], None],
+        known: PlacedFleet | None = None,
+    ) -> PlacedFleet:
+        """One worker on each machine, and the links between them. Raises as `profile.fleet.measure_fleet`.
+
+        Args:
+            path: of the model.
+            precisions: at which to measure it.
+            refresh: measure what is known on the machines, too.
+            on_progress: told what is being measured.
+            known: machines that were measured before; they come first, as they were.
+        """
+        ...
+
+    def find_joined(self) -> Sequence[str]:
+        """Look for machines that have joined, or answer again, since the last time, to be used from now on.
+
+        Blocks for seconds, in any one thread.
+
+        Raises:
+            ConfigError: a machine that has joined has no Shoal, or another version of it; it is left out.
+            WorkerLost: a machine that has joined does not answer, or who knows the machines does not.
+        """
+        ...
+
+    def living(self) -> frozenset[str]:
+        """Those that were there when machines were last looked for, by name."""
+        ...
+
+    def troubles(self) -> Mapping[str, str]:
+        """What is wrong with the others, by name; it follows the name in a sentence. Thread-safe."""
+        ...
+
+    def headless(self) -> str | None:
+        """Why who knows the machines was taken to be gone when they were last looked for; None: it answers.
+
+        Without it this process will not live for longer than a minute.
+        """
+        ...
+
+    def stop_waiting(self) -> None:
+        """Whoever waits for a machine in another thread gets a WorkerLost, now and from now on."""
+        ...
+
+    def fabric(self) -> Fabric:
+        """Makes workers there."""
+        ...
+
+    def close(self) -> None:
+        """Leave them; what was started there ends. Idempotent."""
+        ...
+
+
+def open_machines(name: str | None) -> Machines | None:
+    """`ray`: those of the running Ray cluster. None, or the name of a file: this machine alone. Raises ConfigError."""
+    if name != RAY:
+        return None
+    from shoal.machines.ray.cluster import RayCluster
+
+    return RayCluster()

@@ -1,0 +1,89 @@
+"""Which Ray cluster is meant: `RAY_ADDRESS`, checked before Ray itself, which would try for minutes, sees it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from shoal.comm.tls.tls_link import Address, spell_address
+from shoal.errors import ConfigError
+
+VARIABLE = "RAY_ADDRESS"
+AUTO = "auto"
+_TIMEOUT_S = 3.0
+"""For the kernel of another machine to take a connection; one lost packet costs 1 s."""
+_LAST_PORT = 65_535
+_MAX_PORT_DIGITS = 5
+_EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""A frame of HTTP/2: length 0, type 4, no flags, stream 0."""
+HOW_TO_START = "start one with: ray start --head, and on every other machine: ray start --address HEAD:6379"
+
+
+def read_ray_address(environ: Mapping[str, str]) -> Address | None:
+    """Of Ray's head; None: of the cluster that runs on this machine. Raises ConfigError where it makes no sense."""
+    text = environ.get(VARIABLE, "").strip()
+    if text in ("", AUTO):
+        return None
+    if text == "local":
+        raise ConfigError(f"{VARIABLE}=local would start a Ray of its own, on this machine: leave out --cluster ray")
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        raise ConfigError(
+            f"{VARIABLE}={text}: give HOST:PORT of Ray's head, not {scheme}:// (such as {_host_of(rest)}:6379)"
+        )
+    host, _, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host and not is_bracketed:
+        raise ConfigError(f"{VARIABLE}={text}: put an IPv6 address into brackets, such as [fd00::1]:6379")
+    if not host.strip("[]") or not (port.isascii() and port.isdigit()):
+        raise ConfigError(f"{VARIABLE}={text}: give HOST:PORT, such as {_host_of(text)}:6379")
+    if len(port) > _MAX_PORT_DIGITS or not 1 <= int(port) <= _LAST_PORT:
+        raise ConfigError(f"{VARIABLE}={text}: there are no ports but 1 to {_LAST_PORT}")
+    return (host[1:-1] if is_bracketed else host, int(port))
+
+
+def check_that_a_head_listens(address: Address, *, is_tls: bool) -> None:
+    """Raises ConfigError where nobody listens, or what does is no Ray head: Ray itself would try for many minutes.
+
+    Args:
+        address: of the head.
+        is_tls: whether the head speaks TLS; what it says inside is not looked at then.
+    """
+    where = f"{VARIABLE}={spell_address(address)}"
+    try:
+        with socket.create_connection(address, timeout=_TIMEOUT_S) as sock:
+            if not is_tls and not _speaks_http2(sock):
+                raise ConfigError(f"{where}: what listens there is no Ray head")
+    except (socket.gaierror, UnicodeError):
+        raise ConfigError(f"{where}: name not known") from None
+    except TimeoutError:
+        raise ConfigError(
+            f"{where} does not answer: is it Ray's head, and does a firewall let its port through?"
+        ) from None
+    except OSError as error:
+        reason = "nobody listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or str(error)
+        raise ConfigError(f"{where}: {reason}; if no Ray cluster runs, {HOW_TO_START}") from None
+
+
+def _speaks_http2(sock: socket.socket) -> bool:
+    """Whether it does as every gRPC server, and so Ray's head. Source: RFC 9113, 3.4, 4.1 and 6.5. Raises OSError."""
+    sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _EMPTY_SETTINGS)
+    try:
+        header = sock.recv(len(_EMPTY_SETTINGS), socket.MSG_WAITALL)
+    except (ConnectionResetError, TimeoutError):
+        return False
+    return len(header) == len(_EMPTY_SETTINGS) and header[3] == _EMPTY_SETTINGS[3]
+
+
+def can_be_reached(address: Address) -> bool:
+    """Whether the kernel there takes connections at that port."""
+    try:
+        socket.create_connection(address, timeout=_TIMEOUT_S).close()
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
+def _host_of(text: str) -> str:
+    """For an example; whatever may be a host in what was given."""
+    return text.partition(":")[0].strip("[]/") or "HOST"

@@ -1,0 +1,107 @@
+"""What Shoal does on one machine of a Ray cluster: an actor there, which the head calls. No tokens pass through it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from shoal.comm.links.ports import parse_ports
+from shoal.comm.tls.tls_identity import Membership
+from shoal.comm.tls.tls_link import Address
+from shoal.executor.remote.host import LocalHost, StartedWorker
+from shoal.executor.remote.model_identity import ModelIdentity, identify
+from shoal.executor.remote.model_store import store_folder
+from shoal.executor.remote.model_stream import receive_model
+from shoal.machines.ray.link_times import answer_pings, time_pings
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.measure.language.fleet import measure_fleet
+from shoal.measure.slots import Slot
+from shoal.model.weights import Precision
+from shoal.planner.speeds.speeds import Fleet, LinkSpeed
+
+DISTRIBUTION = "shoal-inference"
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFacts:
+    """What is to be known of a machine."""
+
+    hostname: str
+    boot_id: str
+    """the same for machines that are containers or namespaces of one"""
+    cores: tuple[int, ...]
+    """CPU ids that workers may use there"""
+    free_memory_bytes: int
+    version: str
+    """of Shoal"""
+
+
+class MachineAgent:
+    """Ray makes an actor of it. Calls may come from several threads at once."""
+
+    def __init__(self, address: str, ports: str) -> None:
+        """
+        Args:
+            address: of this machine, by which the others reach it.
+            ports: at which its processes may listen, see `comm.links.ports.parse_ports`.
+        """
+        self._address, self._ports = address, parse_ports(ports)
+        self._host = LocalHost(address, self._ports)
+
+    def facts(self) -> MachineFacts:
+        """Of this machine, now."""
+        return MachineFacts(
+            hostname=socket.gethostname(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            cores=tuple(sorted(os.sched_getaffinity(0))),
+            free_memory_bytes=free_memory_bytes(),
+            version=version(DISTRIBUTION),
+        )
+
+    def signing_request(self) -> bytes:
+        """For the key of this machine's processes, which stays here. Raises ConfigError."""
+        return self._host.key.request()
+
+    def start(self, membership: Membership) -> StartedWorker:
+        """Start a worker with what the head has made of the signing request. Raises WorkerLost."""
+        return self._host.start(lambda request: membership)
+
+    def end(self, worker: StartedWorker) -> None:
+        """See `WorkerHost.end`."""
+        self._host.end(worker)
+
+    def wait_for_end(self, worker: StartedWorker) -> int | None:
+        """Returns when it has ended: its exit status, None where it is not known."""
+        while (status := self._host.exit_status(worker, _POLL_S)) is None and not self._host.has_ended(worker):
+            pass
+        return status
+
+    def find_model(self, path: str, identity: ModelIdentity) -> tuple[bool, str]:
+        """Whether that model is at that path here, and where it will be if it has to be brought."""
+        here, folder = Path(path), store_folder(identity)
+        has_it = here.exists() and identify(here) == identity
+        is_file = here.name in [name for name, *_ in identity.files]
+        return has_it, str(folder / here.name if is_file else folder)
+
+    def receive_model(
+        self, membership: Membership, identity: ModelIdentity, wanted: Mapping[str, list[int]]
+    ) -> Address:
+        """See `model_stream.receive_model`."""
+        return receive_model(self._address, self._host.key.credentials(membership), identity, wanted, self._ports)
+
+    def measure(self, path: str, precisions: Sequence[Precision], slot: Slot, refresh: bool) -> Fleet:
+        """How fast one worker here runs a model. Raises: as `measure_fleet`."""
+        return measure_fleet(Path(path), precisions, [slot], refresh=refresh)
+
+    def answer_pings(self, membership: Membership) -> Address:
+        """See `link_times.answer_pings`."""
+        return answer_pings(self._address, self._host.key.credentials(membership), self._ports)
+
+    def time_pings(self, address: Address, membership: Membership) -> LinkSpeed:
+        """See `link_times.time_pings`."""
+        return time_pings(address, self._host.key.credentials(membership))

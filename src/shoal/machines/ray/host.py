@@ -1,0 +1,167 @@
+"""Starting workers on one machine of a Ray cluster, through its agent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from shoal.comm.tls.tls_link import spell_address
+from shoal.errors import ShoalError, WorkerLost
+from shoal.executor.remote.host import Admit, StartedWorker
+from shoal.machines.ray.address import can_be_reached
+from shoal.machines.ray.answers import LOOK_S, answer_of, wait_for
+from shoal.machines.ray.machine import RayMachine
+from shoal.machines.ray.models import ModelPlaces
+from shoal.machines.ray.presence import DOES_NOT_ANSWER, Presence, unreachable
+from shoal.protocol.messages import LoadStage
+
+AGENT_TIMEOUT_S = 60.0
+"""For an agent: Ray starts a Python process on its machine."""
+_ANSWER_TIMEOUT_S = 10.0
+"""For what an agent that lives answers at once. A judgment: a busy machine takes a second or two."""
+_START_TIMEOUT_S = 90.0
+"""For a worker; longer than its agent gives it."""
+
+
+class AbandonedStarts:
+    """Starts of workers that nobody waits for any more: a worker that comes of one all the same is ended. Thread-safe.
+
+    An agent that hangs carries out what it was asked for when it goes on.
+    """
+
+    def __init__(self, ray: ModuleType) -> None:
+        self._ray = ray
+        self._lock = threading.Lock()
+        self._starts: list[tuple[Any, Any]] = []
+        """the answer to come and the agent"""
+
+    def add(self, reference: Any, agent: Any) -> None:
+        """A start has been given up."""
+        with self._lock:
+            self._starts.append((reference, agent))
+
+    def look(self) -> None:
+        """End what has come of them. To be called now and then."""
+        with self._lock:
+            starts, self._starts = self._starts, []
+        for reference, agent in starts:
+            if not self._ray.wait([reference], timeout=0)[0]:
+                self.add(reference, agent)
+                continue
+            try:
+                started = answer_of(self._ray, reference, "")
+            except ShoalError:
+                continue  # nothing has come of it
+            agent.end.remote(started)
+
+
+class RayHost:
+    """Implements `WorkerHost`."""
+
+    def __init__(
+        self,
+        ray: ModuleType,
+        machine: RayMachine,
+        models: ModelPlaces | None,
+        presence: Presence,
+        abandoned: AbandonedStarts,
+    ) -> None:
+        """
+        Args:
+            ray: the module.
+            machine: with its agent.
+            models: where machines have the model; None: it is not sent.
+            presence: told where the machine cannot be used.
+            abandoned: takes starts that were given up.
+        """
+        self._ray, self._machine, self._models = ray, machine, models
+        self._presence, self._abandoned = presence, abandoned
+        self._ends: dict[int, Any] = {}
+        """by process id: the agent's answer to come when it has ended"""
+        self._statuses: dict[int, int | None] = {}
+        """of those that have ended"""
+
+    def renew(self, machine: RayMachine) -> None:
+        """The same machine has another agent."""
+        self._machine = machine
+
+    @property
+    def name(self) -> str:
+        """See `WorkerHost.name`."""
+        return self._machine.name
+
+    def model_path(self, path: str) -> str:
+        """See `WorkerHost.model_path`."""
+        return path if self._models is None else self._models.path_on(self.name)
+
+    def provide(self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
+        """See `WorkerHost.provide`."""
+        self._await_agent(is_wanted, note_progress)
+        if self._models is not None:
+            layers = (load.first_layer, load.last_layer)
+            self._models.bring(self.name, layers, load.num_layers, is_wanted=is_wanted, note_progress=note_progress)
+
+    def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
+        """See `WorkerHost.start`."""
+        agent = self._machine.agent
+        request = agent.signing_request.remote()
+        wait_for(self._ray, request, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)
+        reference = agent.start.remote(admit(answer_of(self._ray, request, self.name)))
+        try:
+            complaint = f"machine {self.name} has started no worker"
+            wait_for(self._ray, reference, complaint, _START_TIMEOUT_S, is_wanted)
+            return answer_of(self._ray, reference, self.name)
+        except WorkerLost:
+            self._abandoned.add(reference, agent)
+            raise
+
+    def end(self, worker: StartedWorker) -> None:
+        """See `WorkerHost.end`."""
+        with suppress(self._ray.exceptions.RayError):
+            self._machine.agent.end.remote(worker)
+
+    def has_ended(self, worker: StartedWorker) -> bool:
+        """See `WorkerHost.has_ended`. Where the agent is gone, so are its workers."""
+        self.exit_status(worker)
+        return worker.pid in self._statuses
+
+    def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
+        """See `WorkerHost.exit_status`."""
+        if worker.pid not in self._statuses:
+            if worker.pid not in self._ends:
+                self._ends[worker.pid] = self._machine.agent.wait_for_end.remote(worker)
+            if not self._ray.wait([self._ends[worker.pid]], timeout=timeout_s)[0]:
+                return None
+            try:
+                self._statuses[worker.pid] = answer_of(self._ray, self._ends.pop(worker.pid), self.name)
+            except ShoalError:
+                self._statuses[worker.pid] = None
+        return self._statuses[worker.pid]
+
+    def _await_agent(self, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
+        """An agent that has died is started again by Ray, which takes a while. Raises ShoalError."""
+        deadline_s = time.monotonic() + AGENT_TIMEOUT_S
+        while True:
+            where = (self._machine.address, self._machine.raylet_port)
+            if not can_be_reached(where):
+                self._presence.note_trouble(self.name, unreachable(where))
+                raise WorkerLost(f"machine {self.name} cannot be reached at {spell_address(where)}")
+            reference = self._machine.agent.facts.remote()
+            try:
+                wait_for(self._ray, reference, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)
+            except WorkerLost:
+                self._presence.note_trouble(self.name, DOES_NOT_ANSWER)
+                raise
+            try:
+                answer_of(self._ray, reference, self.name)
+                return
+            except WorkerLost:
+                if not is_wanted() or time.monotonic() >= deadline_s:
+                    self._presence.note_trouble(self.name, DOES_NOT_ANSWER)
+                    raise
+            note_progress()
+            time.sleep(LOOK_S)

@@ -1,0 +1,126 @@
+"""Measure the machines of a cluster and the links between them, at once where that falsifies nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, permutations
+from typing import Any
+
+from shoal.comm.links.ports import VARIABLE
+from shoal.comm.tls.tls_identity import ClusterAuthority, Membership
+from shoal.errors import ConfigError, WorkerLost
+from shoal.launch.language.fleets import PlacedFleet
+from shoal.machines.ray.machine import RayMachine
+from shoal.planner.choice.spell import Place
+from shoal.planner.speeds.speeds import Fleet, LinkSpeed
+
+_MEASURE_TIMEOUT_S = 600.0
+_LINK_TIMEOUT_S = 60.0
+_NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
+"""From a machine with one worker to itself: never used."""
+_UNREACHABLE = LinkSpeed(latency_s=1e6, bytes_per_s=1.0)
+"""To a machine that is gone."""
+Get = Callable[[Any, str, float], Any]
+"""see `RayCluster.get`"""
+
+
+def measure_machines(
+    machines: Sequence[RayMachine], ask: Callable[[RayMachine], Any], get: Get, on_progress: Callable[[str], None]
+) -> list[Fleet]:
+    """Each machine's one worker. Machines that are parts of one computer are measured one after the other.
+
+    Args:
+        machines: in any order.
+        ask: begins a measurement; its answer is a reference for `get`.
+        get: waits for it.
+        on_progress: told what is being measured.
+    """
+    fleets: dict[str, Fleet] = {}
+    computers = [list(parts) for _, parts in groupby(sorted(machines, key=_boot_id), key=_boot_id)]
+    for turn in range(max(map(len, computers), default=0)):
+        measured = [parts[turn] for parts in computers if turn < len(parts)]
+        on_progress(", ".join(machine.name for machine in measured))
+        references = [ask(machine) for machine in measured]
+        for machine, reference in zip(measured, references, strict=True):
+            fleets[machine.name] = get(reference, machine.name, _MEASURE_TIMEOUT_S)
+    return [fleets[machine.name] for machine in machines]
+
+
+def measure_links(
+    machines: Sequence[RayMachine], new: Sequence[RayMachine], get: Get, on_progress: Callable[[str], None]
+) -> dict[tuple[str, str], LinkSpeed]:
+    """From machine to machine, where one of them is new; one after the other, since they may share a wire."""
+    authority = ClusterAuthority()
+    links: dict[tuple[str, str], LinkSpeed] = {}
+    for one, other in permutations(machines, 2):
+        if one in new or other in new:
+            on_progress(f"link from {one.name} to {other.name}")
+            links[one.name, other.name] = _measure_link(one, other, authority, get)
+    return links
+
+
+def _measure_link(one: RayMachine, other: RayMachine, authority: ClusterAuthority, get: Get) -> LinkSpeed:
+    """Raises ConfigError where the one does not reach the other, though both answer the head."""
+
+    def member(machine: RayMachine) -> Membership:
+        return authority.admit(get(machine.agent.signing_request.remote(), machine.name, _LINK_TIMEOUT_S))
+
+    address = get(other.agent.answer_pings.remote(member(other)), other.name, _LINK_TIMEOUT_S)
+    pings = one.agent.time_pings.remote(address, member(one))
+    try:
+        return get(pings, one.name, _LINK_TIMEOUT_S)
+    except WorkerLost as error:
+        raise ConfigError(
+            f"no link from {one.name} to {other.name} ({error}): is there a firewall? {VARIABLE}=20000-20100 keeps to "
+            "ports that it lets through"
+        ) from error
+
+
+def place_machines(
+    known: PlacedFleet | None,
+    new: Sequence[RayMachine],
+    fleets: Sequence[Fleet],
+    links: Mapping[tuple[str, str], LinkSpeed],
+) -> PlacedFleet:
+    """Machines that were known, as they were, and then new ones: one worker of a class of its own on each.
+
+    Args:
+        known: None: there were none.
+        new: at least one, unless some were known.
+        fleets: the worker of each new one, as it was measured alone.
+        links: between two machines of which one is new; where there is none, no plan will use it.
+    """
+    old = () if known is None else known.fleet.classes
+    classes = (
+        *old,
+        *(replace(one.classes[0], name=machine.name, count=1) for machine, one in zip(new, fleets, strict=True)),
+    )
+
+    def between(row: int, column: int) -> LinkSpeed:
+        if row == column:
+            return _NO_LINK
+        if known is not None and max(row, column) < len(old):
+            return known.fleet.links[row][column]
+        return links.get((classes[row].name, classes[column].name), _UNREACHABLE)
+
+    indexes = range(len(classes))
+    matrix = tuple(tuple(between(row, column) for column in indexes) for row in indexes)
+    slowest_s = max([0.0, *(link.latency_s for link in links.values())])
+    return PlacedFleet(
+        fleet=Fleet(
+            classes=classes,
+            links=matrix,
+            sums=matrix,
+            turn=fleets[0].turn if known is None else known.fleet.turn,
+            message_s=slowest_s if known is None else max(known.fleet.message_s, slowest_s),
+        ),
+        places=(
+            *(() if known is None else known.places),
+            *((Place(cores=machine.facts.cores, machine=machine.name),) for machine in new),
+        ),
+    )
+
+
+def _boot_id(machine: RayMachine) -> str:
+    return machine.facts.boot_id

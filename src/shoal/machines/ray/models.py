@@ -1,0 +1,128 @@
+"""Where each machine of a cluster has the model, and bringing it to those that have not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shoal.comm.tls.tls_identity import ClusterAuthority
+from shoal.comm.tls.tls_link import Address
+from shoal.errors import ModelChanged
+from shoal.executor.remote.model_identity import identify
+from shoal.executor.remote.model_stream import send_model
+from shoal.machines.ray.machine import RayMachine
+from shoal.model.file_states import CHANGED, model_states, unchanged
+from shoal.model.formats.needed_chunks import needed_chunks
+
+_MB = 1e6
+Layers = tuple[int, int]
+"""[first, last)"""
+
+
+class ModelPlaces:
+    """Of one model. `bring` may be called from several threads at once."""
+
+    def __init__(self, path: Path, machines: Sequence[RayMachine], get: Callable[..., Any]) -> None:
+        """Ask every machine whether it has the same files at the same path.
+
+        Args:
+            path: of the model here.
+            machines: all of them.
+            get: waits for an agent's answer, see `RayCluster.get`.
+
+        Raises:
+            ModelLoadError: the model cannot be read.
+            WorkerLost: a machine does not answer.
+        """
+        self._path, self._get = path, get
+        self._states = model_states(path)
+        with unchanged(self._states, lambda: model_states(path)):
+            self._identity = identify(path)
+        self._machines: dict[str, RayMachine] = {}
+        self._stored: dict[str, str] = {}
+        """paths on the machines that lack it"""
+        self._brought: dict[str, set[Layers]] = {}
+        """to those"""
+        self._authority = ClusterAuthority()
+        asked = [(machine, self._ask(machine)) for machine in machines]
+        for machine, reference in asked:
+            self._note(machine, reference)
+
+    def add(self, machine: RayMachine) -> None:
+        """One that has joined, or has come back. Raises WorkerLost."""
+        self._note(machine, self._ask(machine))
+
+    def lacks(self, machine: str) -> bool:
+        """Whether it has the model only as far as it is brought."""
+        return machine in self._stored
+
+    def path_on(self, machine: str) -> str:
+        """Where a worker on that machine finds the model."""
+        return self._stored.get(machine, str(self._path))
+
+    def bring(
+        self,
+        machine: str,
+        layers: Layers,
+        num_layers: int,
+        tell: Callable[[str], None] = lambda line: None,
+        is_wanted: Callable[[], bool] = lambda: True,
+        note_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """See to it that a machine has some layers, with embedding and head where they begin or end the model.
+
+        Args:
+            machine: by name.
+            layers: [first, last).
+            num_layers: of the model.
+            tell: told how far it is.
+            is_wanted: asked between two chunks.
+            note_progress: called after each of them.
+
+        Raises:
+            WorkerLost: the machine is gone, or nobody wants it any more.
+            ModelChanged: the files here or there are others than at first.
+            ModelLoadError, CapacityError: the model cannot be read here or kept there.
+        """
+        brought = self._brought.get(machine)
+        if brought is None:
+            self._check_that_it_has_it(machine)
+            return
+        if any(first <= layers[0] and layers[1] <= last for first, last in tuple(brought)):
+            return
+        wanted = needed_chunks(self._path, *layers, num_layers)
+        agent = self._machines[machine].agent
+        membership = self._authority.admit(self._get(agent.signing_request.remote(), machine))
+        receiver: Address = self._get(agent.receive_model.remote(membership, self._identity, wanted), machine)
+        told = -1
+
+        def show(done: int, total: int) -> None:
+            nonlocal told
+            note_progress()
+            if total and (tenths := 10 * done // total) > told:
+                told = tenths
+                tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
+
+        who = f"machine {machine}"
+        with unchanged(self._states, lambda: model_states(self._path)):
+            send_model(self._path, receiver, self._authority.issue(), show, is_wanted, who=who)
+        brought.add(layers)
+
+    def _check_that_it_has_it(self, machine: str) -> None:
+        """The same files as when it was asked first. Raises ModelChanged, WorkerLost."""
+        has_it, _ = self._get(self._ask(self._machines[machine]), machine)
+        if not has_it:
+            raise ModelChanged(f"{machine}: {CHANGED}")
+
+    def _ask(self, machine: RayMachine) -> Any:
+        return machine.agent.find_model.remote(str(self._path), self._identity)
+
+    def _note(self, machine: RayMachine, reference: Any) -> None:
+        """What it has answered."""
+        has_it, stored = self._get(reference, machine.name)
+        self._stored.pop(machine.name, None)
+        self._brought.pop(machine.name, None)
+        if not has_it:
+            self._stored[machine.name], self._brought[machine.name] = stored, set()
+        self._machines[machine.name] = machine

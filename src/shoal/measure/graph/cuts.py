@@ -1,0 +1,49 @@
+"""From a graph's cut points and a sample run to what the planner chooses among."""
+
+from __future__ import annotations
+
+from shoal.core.plan.graph import TensorSpec
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.sample.node_times import NodeTimes
+from shoal.model.graph.stage.cuts import cut_points, spec_bytes
+from shoal.planner.graph_cut import CutPlace
+
+
+def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...]:
+    """Every place where the graph can be cut, with the bytes that crossed it in the sample run.
+
+    Args:
+        graph: the file.
+        times: of the sample run; None where nothing ran: bytes are then the file's, with 1 for every open dimension.
+    """
+    inside = _inside_quantized_groups(graph)
+    return tuple(
+        CutPlace(
+            node=cut.node,
+            num_bytes=sum(_bytes(graph, spec, times) for spec in cut.tensors),
+            breaks_fusion=not (inside.isdisjoint(names) if times is None else times.kept_values.issuperset(names)),
+            is_quantized=bool(inside),
+        )
+        for cut in cut_points(graph)
+        for names in [{spec.name for spec in cut.tensors}]
+    )
+
+
+def _bytes(graph: GraphFile, spec: TensorSpec, times: NodeTimes | None) -> int:
+    """Of a tensor; a node with several outputs counts with all of them."""
+    seen = 0 if times is None else times.output_bytes[graph.dataflow.producer[spec.name]]
+    return seen or spec_bytes(spec)
+
+
+def _inside_quantized_groups(graph: GraphFile) -> set[str]:
+    """Computed values between a `DequantizeLinear` and the `QuantizeLinear` behind it, as far as they touch either."""
+    inside: set[str] = set()
+    for node in graph.dataflow.active:
+        match graph.model.graph.node[node].op_type:
+            case "DequantizeLinear":
+                inside.update(graph.dataflow.writes[node])
+            case "QuantizeLinear":
+                inside.update(graph.dataflow.reads[node])
+            case _:
+                pass
+    return inside & graph.dataflow.producer.keys()

@@ -1,0 +1,150 @@
+"""Measure what this machine does with a graph, unless that is known already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TypeVar
+
+from shoal.core.collectives import MAX_RANKS
+from shoal.errors import ConfigError
+from shoal.json_cache import ProfileCache, profile_folder
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.measure.graph.cuts import cut_places
+from shoal.measure.graph.measurer import GraphMeasurer, ShardTimes
+from shoal.measure.machine import this_machine
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.identity import graph_digest
+from shoal.model.graph.sample.node_times import NodeTimes
+from shoal.model.graph.stage.stage_model import weight_bytes
+from shoal.planner.graph_choice.speeds import GraphSpeeds, LayoutSpeed, ShardSpeed
+from shoal.router.graph_executor import Tensors
+
+Progress = Callable[[str], None]
+KeptT = TypeVar("KeptT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSetting:
+    """What is measured, and where."""
+
+    graph: GraphFile
+    model: str
+    """as the user named it"""
+    sample: Tensors
+    """inputs of a micro-batch"""
+    rows: int
+    """of the sample"""
+    cores: tuple[int, ...]
+    """CPU ids to use"""
+    threads: int | None
+    """of each worker; None: 1, 2, 4, ... workers share the cores"""
+    is_in_process: bool
+    """whether a plan of one worker computes in this process"""
+
+
+def measure_graph(
+    setting: GraphSetting, measurer: GraphMeasurer, *, refresh: bool = False, on_progress: Progress = lambda what: None
+) -> GraphSpeeds:
+    """A graph on this machine, as one worker of many threads or more of fewer.
+
+    Args:
+        setting: what, and where.
+        measurer: of that graph on that sample; asked for what is not known.
+        refresh: measure what is known, too.
+        on_progress: called with what is being measured.
+
+    Raises:
+        ConfigError: more threads than cores, or the graph does not run on the sample.
+        ModelLoadError: a worker cannot load it.
+        WorkerLost: a worker died or did not answer.
+    """
+    graph = setting.graph
+    kept = _Kept(setting, measurer, refresh, on_progress)
+    layouts = tuple(kept.layout(num_workers, threads) for num_workers, threads in worker_counts(setting))
+    several = [one for one in layouts if one.num_workers > 1]
+    nodes = {one.threads: kept.nodes(one.threads) for one in several}
+    return GraphSpeeds(
+        model=setting.model,
+        rows=setting.rows,
+        num_cores=len(setting.cores),
+        num_nodes=graph.num_nodes,
+        available_bytes=free_memory_bytes(),
+        weight_bytes=partial(weight_bytes, graph),
+        node_s={threads: times.seconds for threads, times in nodes.items()},
+        places=cut_places(graph, next(iter(nodes.values()), None)),
+        layouts=layouts,
+        shards={one.num_workers: _shard_speed(kept, one) for one in several},
+    )
+
+
+def worker_counts(setting: GraphSetting) -> Iterator[tuple[int, int]]:
+    """Workers and threads of each: 1, 2, 4, ... workers, and as many as there can be. Raises ConfigError."""
+    num_cores = len(setting.cores)
+    if setting.threads is not None and not 1 <= setting.threads <= num_cores:
+        raise ConfigError(f"--threads is {setting.threads}, but there are {num_cores} cores")
+    most = num_cores // (setting.threads or 1)
+    for count in [1 << power for power in range(most.bit_length()) if 1 << power < most] + [most]:
+        yield count, setting.threads or num_cores // count
+
+
+class _Kept:
+    """Measurements of one setting: each is made once in the life of the machine."""
+
+    def __init__(self, setting: GraphSetting, measurer: GraphMeasurer, refresh: bool, on_progress: Progress) -> None:
+        self._setting = setting
+        self._measurer = measurer
+        self._refresh = refresh
+        self._on_progress = on_progress
+        self._common = {
+            "machine": asdict(this_machine()),
+            "cores": list(setting.cores),
+            "graph": graph_digest(setting.graph),
+            "sample": {name: [str(array.dtype), list(array.shape)] for name, array in setting.sample.items()},
+        }
+
+    def layout(self, num_workers: int, threads: int) -> LayoutSpeed:
+        """See `GraphMeasurer.layout`."""
+        key = {
+            "what": "graph layout",
+            "workers": num_workers,
+            "threads": threads,
+            "in_process": num_workers == 1 and self._setting.is_in_process,
+        }
+        told = f"{_count(num_workers, 'worker')} with {_count(threads, 'thread')}"
+        return self._get(LayoutSpeed, key, told, lambda: self._measurer.layout(num_workers, threads))
+
+    def shards(self, num_shards: int, threads: int) -> ShardTimes:
+        """See `GraphMeasurer.shards`."""
+        key = {"what": "graph shards", "shards": num_shards, "threads": threads}
+        return self._get(
+            ShardTimes, key, _count(num_shards, "shard"), lambda: self._measurer.shards(num_shards, threads)
+        )
+
+    def nodes(self, threads: int) -> NodeTimes:
+        """See `GraphMeasurer.nodes`."""
+        key = {"what": "graph nodes", "threads": threads}
+        return self._get(NodeTimes, key, "every node", lambda: self._measurer.nodes(threads))
+
+    def _get(self, kind: type[KeptT], key: Mapping[str, object], told: str, measure: Callable[[], KeptT]) -> KeptT:
+        def tell_and_measure() -> KeptT:
+            self._on_progress(told)
+            return measure()
+
+        cache = ProfileCache(profile_folder(), kind)
+        return cache.get_or_measure({**key, **self._common}, tell_and_measure, refresh=self._refresh)
+
+
+def _shard_speed(kept: _Kept, layout: LayoutSpeed) -> ShardSpeed | str:
+    """What as many shards as a layout has workers make of the graph."""
+    if layout.num_workers > MAX_RANKS:
+        return f"there can be at most {MAX_RANKS} shards"
+    times = kept.shards(layout.num_workers, layout.threads)
+    if times.compute_s is None:
+        return "nothing of this graph can be split over shards"
+    return ShardSpeed(relative=times.compute_s / layout.compute_s, weight_share=times.weight_share)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,150 @@
+"""Measure what workers on this machine do, with a model or without, unless that is known already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shoal.json_cache import ProfileCache, profile_folder
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.measure.language.measurer import LinkTimes, Measurer, ModelSpeeds, TeamMeasurer
+from shoal.measure.language.model_file import ModelFile, open_model
+from shoal.measure.language.rates import LayoutRates
+from shoal.measure.machine import Machine, this_machine
+from shoal.measure.slots import Slot, kinds_of
+from shoal.model.decoder.blocks import PROCESS_BYTES
+from shoal.model.weights import Precision
+from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
+
+_NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
+"""Of a worker that has no other: never used."""
+
+Progress = Callable[[str], None]
+StartMeasuring = Callable[[Sequence[Slot]], AbstractContextManager[Measurer]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRates:
+    """What this machine does, whatever the model."""
+
+    machine: Machine
+    layouts: tuple[LayoutRates, ...]
+    """in the order in which they were asked for"""
+
+
+def measure_fleet(
+    path: Path,
+    precisions: Sequence[Precision],
+    slots: Sequence[Slot],
+    *,
+    refresh: bool = False,
+    is_rough: bool = False,
+    on_progress: Progress = lambda what: None,
+    start: StartMeasuring = TeamMeasurer,
+) -> Fleet:
+    """A worker on each of the slots, with a model.
+
+    Args:
+        path: of the model, from `resolve_model`.
+        precisions: at which to measure it.
+        slots: on disjoint cores. Alike ones are one class, in the order in which they first come.
+        refresh: measure what is known, too.
+        is_rough: measure in a hurry what is not known. Such figures are kept for the next hurry and for nothing else.
+        on_progress: called with what is being measured.
+        start: who measures what has to be.
+
+    Raises:
+        ConfigError: a quota that cannot be kept here.
+        ModelLoadError: the model is missing, broken or of an unknown kind.
+        CapacityError: it does not fit into memory.
+        WorkerLost: a measuring process died or did not answer.
+    """
+    models = {precision: open_model(path, precision) for precision in precisions}
+    kept_links = ProfileCache(profile_folder(), LinkTimes)
+    kept_speeds = _kept_speeds()
+    rough = {precision for precision, model in models.items() if is_rough and not _is_known(model, slots)}
+    with start(slots) as measurer:
+        links = kept_links.get_or_measure(_key("links", slots), measurer.links, refresh=refresh)
+        speeds = {
+            precision: kept_speeds.get_or_measure(
+                _model_key(model, slots, is_rough=precision in rough),
+                lambda model=model, precision=precision: measurer.speeds(
+                    model, on_progress, is_rough=precision in rough
+                ),
+                refresh=refresh,
+            )
+            for precision, model in models.items()
+        }
+    return _fleet(slots, links, speeds, is_rough=bool(rough))
+
+
+def is_measured(path: Path, precisions: Sequence[Precision], slots: Sequence[Slot]) -> bool:
+    """Whether such a fleet is known already, and not only roughly. Raises ModelLoadError."""
+    return all(_is_known(open_model(path, one), slots) for one in precisions)
+
+
+def measure_machine(
+    layouts: Sequence[Sequence[Slot]], *, refresh: bool = False, start: StartMeasuring = TeamMeasurer
+) -> MachineRates:
+    """What workers do whatever the model, at each division of the machine. Raises ConfigError, WorkerLost."""
+    kept = ProfileCache(profile_folder(), LayoutRates)
+    rates: list[LayoutRates] = []
+    for slots in layouts:
+        with start(slots) as measurer:
+            rates.append(kept.get_or_measure(_key("rates", slots), measurer.rates, refresh=refresh))
+    return MachineRates(machine=this_machine(), layouts=tuple(rates))
+
+
+def class_of_each(slots: Sequence[Slot]) -> list[int]:
+    """Which class of the fleet each slot is in."""
+    kinds = [slot.kind for slot in kinds_of(slots)]
+    return [kinds.index(slot.kind) for slot in slots]
+
+
+def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, ModelSpeeds], *, is_rough: bool) -> Fleet:
+    kinds = kinds_of(slots)
+    memory_bytes = max(0, free_memory_bytes() // len(slots) - PROCESS_BYTES)
+    ring = _NO_LINK if links.pair is None else links.pair.ring
+    sums = _NO_LINK if links.pair is None else links.pair.sums
+    return Fleet(
+        classes=tuple(
+            WorkerClass(
+                name=str(kind),
+                count=sum(slot.kind == kind.kind for slot in slots),
+                threads=kind.threads,
+                memory_bytes=memory_bytes,
+                alone={precision: one.classes[index].alone for precision, one in speeds.items()},
+                busy={precision: one.classes[index].busy for precision, one in speeds.items()},
+                is_rough=is_rough,
+                others_share=max(one.others_share for one in speeds.values()),
+            )
+            for index, kind in enumerate(kinds)
+        ),
+        links=((ring,) * len(kinds),) * len(kinds),
+        sums=((sums,) * len(kinds),) * len(kinds),
+        turn=links.turn,
+        message_s=links.message_s,
+    )
+
+
+def _kept_speeds() -> ProfileCache[ModelSpeeds]:
+    return ProfileCache(profile_folder(), ModelSpeeds)
+
+
+def _is_known(model: ModelFile, slots: Sequence[Slot]) -> bool:
+    return _kept_speeds().has(_model_key(model, slots, is_rough=False))
+
+
+def _model_key(model: ModelFile, slots: Sequence[Slot], *, is_rough: bool) -> dict[str, object]:
+    return _key("model, roughly" if is_rough else "model", slots, model=model.shape)
+
+
+def _key(what: str, slots: Sequence[Slot], **more: object) -> dict[str, object]:
+    return {
+        "what": what,
+        "machine": asdict(this_machine()),
+        "slots": [(list(slot.cores), slot.cpu_quota) for slot in slots],
+        **more,
+    }

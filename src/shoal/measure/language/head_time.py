@@ -1,0 +1,55 @@
+"""What the head does for a step: forming it, writing it down for the workers, taking its result in."""
+
+from __future__ import annotations
+
+import time
+
+from shoal.core.generation.events import Event, RequestAdded, SendStep, StepCompleted
+from shoal.core.generation.scheduler import Scheduler
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.sequences.request import Request, RequestId
+from shoal.planner.speeds.speeds import Curve
+from shoal.protocol.codec import decode, encode
+from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
+
+_STREAMS = (1, 4, 16)
+_PROMPT_TOKENS, _OUTPUT_TOKENS = 16, 40
+_CONFIG = SchedulerConfig(
+    block_size=16, num_blocks=1024, max_seqs=32, max_step_tokens=512, max_context=512, prefill_chunk_tokens=512
+)
+
+
+def measure_turn() -> Curve:
+    """Seconds of the head for a step of so many sequences."""
+    return Curve(rows=_STREAMS, seconds=tuple(_step_s(streams) for streams in _STREAMS))
+
+
+def _step_s(num_streams: int) -> float:
+    """The mean over some requests' lives, with workers that answer at once."""
+    scheduler = Scheduler(_CONFIG)
+    events: list[Event] = [RequestAdded(request=_request(index)) for index in range(num_streams)]
+    num_steps, started_s = 0, time.perf_counter()
+    while events:
+        effects = scheduler.handle(events, time.monotonic())
+        steps = [effect.step for effect in effects if isinstance(effect, SendStep)]
+        events = [StepCompleted(result=_answer(step)) for step in steps]
+        num_steps += len(steps)
+    return (time.perf_counter() - started_s) / num_steps
+
+
+def _request(index: int) -> Request:
+    return Request(
+        request_id=RequestId(str(index)),
+        prompt_ids=tuple(range(index, index + _PROMPT_TOKENS)),
+        max_tokens=_OUTPUT_TOKENS,
+        sampling=Sampling(temperature=0.0),
+    )
+
+
+def _answer(step: Step) -> StepResult:
+    """The same token for every row, over the wire and back."""
+    tokens = tuple(SampledToken(token_id=0) for _ in step.samples)
+    result = decode(encode(StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens)))
+    encode(step)
+    assert isinstance(result, StepResult)
+    return result

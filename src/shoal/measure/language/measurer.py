@@ -1,0 +1,111 @@
+"""Who measures: the real one starts processes when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from shoal.measure.language.head_time import measure_turn
+from shoal.measure.language.links import PairSpeeds, measure_message, measure_pair
+from shoal.measure.language.model_times import ModelFile, TimedModel, time_model
+from shoal.measure.language.process import ProfileTeam
+from shoal.measure.language.rates import LayoutRates, measure_layout
+from shoal.measure.processor_use import processor_use
+from shoal.measure.slots import Slot, kinds_of
+from shoal.planner.speeds.figures import others_share
+from shoal.planner.speeds.fit import fit_worker, scale_worker
+from shoal.planner.speeds.speeds import Curve, WorkerSpeed
+from shoal.planner.speeds.step_points import LayerWeights
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTimes:
+    """What moving data and forming steps takes, whatever the model."""
+
+    pair: PairSpeeds | None
+    """None where there is one worker"""
+    message_s: float
+    """from the head to a worker and back"""
+    turn: Curve
+    """of the head, for a step of so many sequences"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassSpeed:
+    """One kind of worker with one model at one precision."""
+
+    alone: WorkerSpeed
+    busy: WorkerSpeed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpeeds:
+    """One model at one precision, on every kind of slot of a layout."""
+
+    classes: tuple[ClassSpeed, ...]
+    """in the order in which kinds first come"""
+    others_share: float
+    """part of the time of the layout's cores that other processes took meanwhile, 0 to 1"""
+
+
+class Measurer(Protocol):
+    """Measures workers on the slots of one layout."""
+
+    def links(self) -> LinkTimes:
+        """Raises WorkerLost."""
+        ...
+
+    def rates(self) -> LayoutRates:
+        """Raises WorkerLost."""
+        ...
+
+    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+        """With `is_rough`, fewer steps, less often. Raises WorkerLost, ModelLoadError."""
+        ...
+
+
+class TeamMeasurer:
+    """A `Measurer` with a process a slot, started by the first question. A context manager: leaves no process."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = tuple(slots)
+        self._started: ProfileTeam | None = None
+
+    def __enter__(self) -> TeamMeasurer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._started is not None:
+            self._started.close()
+
+    def links(self) -> LinkTimes:
+        """See `Measurer.links`."""
+        return LinkTimes(pair=measure_pair(self._team()), message_s=measure_message(self._team()), turn=measure_turn())
+
+    def rates(self) -> LayoutRates:
+        """See `Measurer.rates`."""
+        return measure_layout(self._team())
+
+    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+        """See `Measurer.speeds`."""
+        team, ranks = self._team(), [self._slots.index(slot) for slot in kinds_of(self._slots)]
+        cores = {core for slot in self._slots for core in slot.cores}
+        before = processor_use(cores, team.pids)
+        timed = time_model(team, model, ranks, on_progress, is_rough=is_rough)
+        share = others_share(before, processor_use(cores, team.pids), len(cores))
+        return ModelSpeeds(classes=tuple(_fit(one, model.weights) for one in timed), others_share=share)
+
+    def _team(self) -> ProfileTeam:
+        if self._started is None:
+            self._started = ProfileTeam(self._slots)
+        return self._started
+
+
+def _fit(timed: TimedModel, weights: LayerWeights) -> ClassSpeed:
+    busy = fit_worker(timed.busy, weights)
+    alone = busy if timed.alone is None else scale_worker(busy, timed.busy, timed.alone)
+    return ClassSpeed(alone=alone, busy=busy)

@@ -1,0 +1,62 @@
+"""What measuring needs to know of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from shoal.core.plan.language import Block
+from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import shard_atoms
+from shoal.model.weights import Precision
+from shoal.planner.speeds.step_points import LayerWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """A model at one precision, from its headers."""
+
+    path: Path
+    precision: str
+    blocks: Sequence[Block]
+    """embedding, layers, head"""
+    atoms: ShardAtoms
+    weights: LayerWeights
+    shape: str
+    """digest of all that its speed depends on"""
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.blocks) - 2
+
+
+def open_model(path: Path, precision: Precision) -> ModelFile:
+    """Read a model's headers. Raises ModelLoadError."""
+    source = open_weights(path)
+    blocks = decoder_blocks(source, precision)
+    figures = (asdict(source.config), [block.weight_bytes for block in blocks], precision)
+    return ModelFile(
+        path=path,
+        precision=precision,
+        blocks=blocks,
+        atoms=shard_atoms(source.config),
+        weights=layer_weights(source.config),
+        shape=hashlib.sha256(msgspec.json.encode(figures, order="deterministic")).hexdigest()[:32],
+    )
+
+
+def layer_weights(config: DecoderConfig) -> LayerWeights:
+    """How a layer's weights are divided over its matrices."""
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    into_attention = config.hidden_size * (heads + 2 * kv_heads)
+    out_of_attention = config.hidden_size * heads
+    mlp = 3 * config.hidden_size * config.intermediate_size
+    total = into_attention + out_of_attention + mlp
+    return LayerWeights(mlp=mlp / total, behind_attention=(out_of_attention + mlp) / total)

@@ -1,0 +1,178 @@
+"""Time the parts of a model on a team of processes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shoal.measure.language.model_file import ModelFile
+from shoal.measure.language.parts import COLUMNS, FULL, HALF, LONG, NOTHING, QUICK, SHORT, Part, kind_of, plan_parts
+from shoal.measure.language.process import ProfileTeam, seconds_of
+from shoal.measure.slots import Slot
+from shoal.planner.speeds.step_points import ModelPoints, PartPoints, StepKind
+from shoal.protocol.profile_messages import DropPart, LoadPart, TimeLimits, TimeStep
+from shoal.worker.measuring.profile_steps import blocks_needed
+
+BLOCK_SIZE = 16
+"""tokens in a KV block, as `shoal run` has it"""
+LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
+QUICK_LIMITS = TimeLimits(min_runs=2, max_runs=5, enough_s=0.03)
+QUOTA_LIMITS = TimeLimits(min_runs=3, max_runs=200, enough_s=0.4)
+"""Many periods of a CPU quota: a single step runs at full speed or waits."""
+
+WORDS = {
+    LONG: "writing answers, by most of the model",
+    SHORT: "reading prompts and long contexts, by a few layers",
+    NOTHING: "what a step costs by itself",
+    HALF: "half of every layer, as two workers share it",
+    COLUMNS: "half of every layer without its attention",
+}
+"""What the parts are timed for, for a person."""
+
+Progress = Callable[[str], None]
+Seconds = dict[StepKind, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedModel:
+    """A model on one worker."""
+
+    busy: ModelPoints
+    """while all workers compute"""
+    alone: ModelPoints | None
+    """some steps again, while the others are idle; None where there are no others"""
+
+
+def time_model(
+    team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_progress: Progress, *, is_rough: bool = False
+) -> list[TimedModel]:
+    """The model on some of a team's workers, all of them computing the same at once.
+
+    Args:
+        team: on the slots of a layout.
+        model: to load parts of.
+        ranks: whose times are wanted, and who is timed alone, too.
+        on_progress: called with what is being done.
+        is_rough: fewer steps, less often.
+
+    Raises:
+        WorkerLost: a process died or did not answer.
+        ModelLoadError: the model cannot be loaded.
+        CapacityError: there is not enough memory.
+    """
+    with_others = len(team.slots) > 1
+    has_quota = any(slot.cpu_quota < 1 for slot in team.slots)
+    limits = QUOTA_LIMITS if has_quota else QUICK_LIMITS if is_rough else LIMITS
+    effort = QUICK if is_rough else FULL
+    busy: dict[str, list[PartPoints]] = {}
+    alone: dict[str, list[PartPoints]] = {}
+    for part in plan_parts(model.blocks, model.atoms, limits, with_shards=with_others, effort=effort):
+        on_progress(f"{_workers(team)}: {WORDS[part.name]}")
+        team.ask_all(_load_message(model, part))
+        busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks)]
+        if with_others and part.alone_steps:
+            alone[part.name] = [
+                _points(model, part, {kind_of(step): _time_alone(team, rank, step) for step in part.alone_steps})
+                for rank in ranks
+            ]
+        team.ask_all(DropPart(name=part.name))
+    return [_timed_model(busy, alone, index) for index in range(len(ranks))]
+
+
+def num_parts(num_workers: int, num_shards: int) -> int:
+    """Parts that `time_model` goes through. `num_shards`: into which the model can be cut at most."""
+    return 5 if num_workers > 1 and num_shards > 1 else 3
+
+
+def _workers(team: ProfileTeam) -> str:
+    count, threads = len(team.slots), team.slots[0].threads
+    return f"{count} worker{'' if count == 1 else 's'} of {threads} thread{'' if threads == 1 else 's'}"
+
+
+def timed_layers(model: ModelFile) -> set[tuple[int, int]]:
+    """[first, last) of all parts of a model that are timed on one worker, and on workers that share layers."""
+    parts = plan_parts(model.blocks, model.atoms, LIMITS, with_shards=True)
+    return {(part.first_layer, part.last_layer) for part in parts}
+
+
+def typical_seconds(seconds: Sequence[float], slot: Slot) -> float:
+    """Of many runs, the median; under a CPU quota, where some wait for long and the others not at all, the mean."""
+    return statistics.median(seconds) if slot.cpu_quota == 1 else statistics.fmean(seconds)
+
+
+def _time_busy(team: ProfileTeam, steps: Sequence[TimeStep], ranks: Sequence[int]) -> list[Seconds]:
+    """Every step on all workers at once; none stops before all have been timed."""
+    times: list[Seconds] = [{} for _ in ranks]
+    for step in steps:
+        answers = team.ask_all(_keep_going(step) if len(team.slots) > 1 else step)
+        for seconds, rank in zip(times, ranks, strict=True):
+            seconds[kind_of(step)] = typical_seconds(seconds_of(answers[rank]), team.slots[rank])
+    team.pause()
+    return times
+
+
+def _time_alone(team: ProfileTeam, rank: int, step: TimeStep) -> float:
+    return typical_seconds(seconds_of(team.ask(rank, step)), team.slots[rank])
+
+
+def _keep_going(step: TimeStep) -> TimeStep:
+    limits = step.limits
+    return TimeStep(
+        part=step.part,
+        output_rows=step.output_rows,
+        prompt_rows=step.prompt_rows,
+        prompt_tokens=step.prompt_tokens,
+        past_tokens=step.past_tokens,
+        is_sampled=step.is_sampled,
+        limits=TimeLimits(
+            min_runs=limits.min_runs, max_runs=limits.max_runs, enough_s=limits.enough_s, keep_going=True
+        ),
+    )
+
+
+def _load_message(model: ModelFile, part: Part) -> LoadPart:
+    steps = (*part.steps, *part.alone_steps)
+    shard = part.shard
+    return LoadPart(
+        name=part.name,
+        model_path=str(model.path),
+        precision=model.precision,
+        first_layer=part.first_layer,
+        last_layer=part.last_layer,
+        num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
+        block_size=BLOCK_SIZE,
+        max_step_tokens=max(step.output_rows + step.prompt_rows for step in steps),
+        max_context=max(step.past_tokens + max(1, step.prompt_rows) for step in steps) + 1,
+        kv_heads=None if shard is None else shard.kv_heads,
+        columns=None if shard is None else shard.columns,
+        vocabulary=None if shard is None else shard.vocabulary,
+    )
+
+
+def _points(model: ModelFile, part: Part, seconds: Seconds) -> PartPoints:
+    atoms, shard = model.atoms, part.shard
+    if shard is None:
+        return PartPoints(num_layers=part.num_layers, vocabulary=float(part.has_head), seconds=seconds)
+    vocabulary = (shard.vocabulary[1] - shard.vocabulary[0]) / atoms.vocab_size
+    return PartPoints(
+        num_layers=part.num_layers,
+        attention=(shard.kv_heads[1] - shard.kv_heads[0]) / atoms.num_kv_heads,
+        mlp=(shard.columns[1] - shard.columns[0]) / atoms.intermediate_size,
+        vocabulary=vocabulary if part.has_head else 0.0,
+        seconds=seconds,
+    )
+
+
+def _timed_model(busy: dict[str, list[PartPoints]], alone: dict[str, list[PartPoints]], index: int) -> TimedModel:
+    def part(name: str) -> PartPoints | None:
+        return busy[name][index] if name in busy else None
+
+    (step_s,) = busy[NOTHING][index].seconds.values()
+    points = ModelPoints(
+        long=busy[LONG][index], short=busy[SHORT][index], half=part(HALF), columns=part(COLUMNS), step_s=step_s
+    )
+    again = None
+    if alone:
+        again = ModelPoints(long=alone[LONG][index], short=alone[SHORT][index])
+    return TimedModel(busy=points, alone=again)

@@ -1,0 +1,236 @@
+"""Which parts of a model are timed, and which steps through them. Pure: sizes in, requests out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from shoal.core.plan.language import Block, ShardPart
+from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.planner.speeds.step_points import StepKind
+from shoal.planner.split.shares import shard_parts
+from shoal.protocol.profile_messages import TimeLimits, TimeStep
+
+_SHORT_BYTES = 8 << 20
+"""Weights of the short part: multiplying them by many rows takes much longer than reading them from anywhere."""
+_PROMPT_TOKENS = 128
+"""rows of one sequence among prompt rows"""
+_NEAR_TOKENS, _FAR_TOKENS = 32, 480
+"""Contexts. Far: keys and values of many sequences then come from memory, as they do while a model decodes."""
+
+LONG, SHORT, HALF, COLUMNS, NOTHING = "long", "short", "half", "columns", "nothing"
+"""Names of parts: see planner.step_points. NOTHING is the smallest shard there is, for what a step costs by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much of a model is timed, and how many rows the timed steps have, a step each."""
+
+    long_bytes: int
+    """weights of the long part's layers, where the model has more"""
+    decode: tuple[int, ...]
+    """output rows of the long part"""
+    alone_decode: tuple[int, ...]
+    """some of them, again while all other workers are idle"""
+    shard_decode: tuple[int, ...]
+    """some of them, on shards"""
+    far_decode: tuple[int, ...]
+    """output rows of the short part, at two lengths of context each"""
+    few_prefill: tuple[int, ...]
+    """prompt rows of the long part"""
+    many_prefill: tuple[int, ...]
+    """prompt rows of the short part"""
+
+
+FULL = Effort(
+    long_bytes=256 << 20,  # several times the last-level cache of a server processor
+    decode=(1, 2, 4, 8, 16, 32),
+    alone_decode=(1, 4, 16),
+    shard_decode=(1, 16),
+    far_decode=(1, 16),
+    few_prefill=(8, 64),
+    many_prefill=(128, 256, 512),
+)
+QUICK = Effort(
+    long_bytes=32 << 20,  # loading takes most of the time; a large cache flatters these figures
+    decode=(1, 4),
+    alone_decode=(1,),
+    shard_decode=(1,),
+    far_decode=(1,),
+    few_prefill=(64,),
+    many_prefill=(256,),
+)
+"""What a decision for one request at a time needs."""
+_ALONE_PREFILL_ROWS, _SHARD_PREFILL_ROWS, _FAR_PREFILL_ROWS = (256,), (64,), (64,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Layers, or a shard of them, and the steps to time, in order."""
+
+    name: str
+    first_layer: int
+    last_layer: int
+    shard: ShardPart | None = None
+    has_head: bool
+    steps: tuple[TimeStep, ...]
+    alone_steps: tuple[TimeStep, ...] = ()
+    """those to time again while all other workers are idle"""
+
+    @property
+    def num_layers(self) -> int:
+        return self.last_layer - self.first_layer
+
+
+def plan_parts(
+    blocks: Sequence[Block], atoms: ShardAtoms, limits: TimeLimits, *, with_shards: bool, effort: Effort = FULL
+) -> tuple[Part, ...]:
+    """The parts to time, in order.
+
+    Args:
+        blocks: embedding, layers, head.
+        atoms: into what the model can be cut.
+        limits: how often to repeat a step.
+        with_shards: whether there is anybody to share a layer with.
+        effort: FULL or QUICK.
+    """
+    num_layers = len(blocks) - 2
+    steps = _Steps(limits)
+    long = Part(
+        name=LONG,
+        first_layer=num_layers - _layers_of(blocks, effort.long_bytes),
+        last_layer=num_layers,
+        has_head=True,
+        steps=(
+            *steps.decode(LONG, effort.decode, (True, False)),
+            *steps.prefill(LONG, effort.few_prefill),
+        ),
+        alone_steps=steps.decode(LONG, effort.alone_decode, (True,)),
+    )
+    first_short = 1 if num_layers > 2 else 0  # neither the embedding nor, where there are layers enough, the head
+    last_short = min(max(1, num_layers - 1), first_short + _layers_of(blocks, _SHORT_BYTES))
+    short = Part(
+        name=SHORT,
+        first_layer=first_short,
+        last_layer=last_short,
+        has_head=last_short == num_layers,
+        steps=(*steps.prefill(SHORT, effort.many_prefill), *steps.contexts(SHORT, effort.far_decode)),
+        alone_steps=steps.prefill(SHORT, _ALONE_PREFILL_ROWS),
+    )
+    nothing = Part(
+        name=NOTHING,
+        first_layer=0,
+        last_layer=1,
+        shard=_smallest_shard(atoms),
+        has_head=num_layers == 1,
+        steps=steps.decode(NOTHING, (8,), (False,)),
+    )
+    if not with_shards or atoms.max_shards < 2:
+        return long, short, nothing
+    return long, short, nothing, *_shards_of(long, atoms, steps, effort.shard_decode)
+
+
+def kind_of(step: TimeStep) -> StepKind:
+    """A request as the fit sees it."""
+    own = min(step.prompt_rows, step.prompt_tokens) if step.prompt_rows else 1
+    return StepKind(
+        output_rows=step.output_rows,
+        prompt_rows=step.prompt_rows,
+        context=step.past_tokens + (own + 1) / 2,
+        is_sampled=step.is_sampled,
+    )
+
+
+class _Steps:
+    """Requests to time steps, always with the same limits."""
+
+    def __init__(self, limits: TimeLimits) -> None:
+        self._limits = limits
+
+    def decode(
+        self, part: str, rows: Iterable[int], sampled: Iterable[bool], past_tokens: int = _NEAR_TOKENS
+    ) -> tuple[TimeStep, ...]:
+        """Output rows, sampled or not."""
+        return tuple(
+            self._step(part, output_rows=count, past_tokens=past_tokens, is_sampled=is_sampled)
+            for count, is_sampled in product(rows, sampled)
+        )
+
+    def prefill(self, part: str, rows: Iterable[int], past_tokens: int = 0) -> tuple[TimeStep, ...]:
+        """Prompt rows, never sampled."""
+        return tuple(self._step(part, prompt_rows=count, past_tokens=past_tokens) for count in rows)
+
+    def contexts(self, part: str, decode_rows: Iterable[int]) -> tuple[TimeStep, ...]:
+        """The same rows, near and far."""
+        rows = tuple(decode_rows)
+        return (
+            *self.decode(part, rows, (False,), _NEAR_TOKENS),
+            *self.decode(part, rows, (False,), _FAR_TOKENS),
+            *self.prefill(part, _FAR_PREFILL_ROWS),
+            *self.prefill(part, _FAR_PREFILL_ROWS, _FAR_TOKENS),
+        )
+
+    def _step(
+        self,
+        part: str,
+        *,
+        output_rows: int = 0,
+        prompt_rows: int = 0,
+        past_tokens: int,
+        is_sampled: bool = False,
+    ) -> TimeStep:
+        return TimeStep(
+            part=part,
+            output_rows=output_rows,
+            prompt_rows=prompt_rows,
+            prompt_tokens=_PROMPT_TOKENS,
+            past_tokens=past_tokens,
+            is_sampled=is_sampled,
+            limits=self._limits,
+        )
+
+
+def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps, decode_rows: tuple[int, ...]) -> tuple[Part, Part]:
+    """The larger half of the long part, and the same without its KV heads."""
+    half = shard_parts(atoms, (1, 1))[0]
+    columns = ShardPart(kv_heads=(0, 0), columns=half.columns, vocabulary=half.vocabulary)
+    return (
+        Part(
+            name=HALF,
+            first_layer=long.first_layer,
+            last_layer=long.last_layer,
+            shard=half,
+            has_head=True,
+            steps=(
+                *steps.decode(HALF, decode_rows, (True, False)),
+                *steps.prefill(HALF, _SHARD_PREFILL_ROWS),
+            ),
+        ),
+        Part(
+            name=COLUMNS,
+            first_layer=long.first_layer,
+            last_layer=long.last_layer,
+            shard=columns,
+            has_head=True,
+            steps=(
+                *steps.decode(COLUMNS, decode_rows, (False,)),
+                *steps.prefill(COLUMNS, _SHARD_PREFILL_ROWS),
+            ),
+        ),
+    )
+
+
+def _smallest_shard(atoms: ShardAtoms) -> ShardPart:
+    return ShardPart(
+        kv_heads=(0, 0),
+        columns=(0, min(atoms.column_atom, atoms.intermediate_size)),
+        vocabulary=(0, min(atoms.vocab_atom, atoms.vocab_size)),
+    )
+
+
+def _layers_of(blocks: Sequence[Block], num_bytes: int) -> int:
+    """Layers that make so many bytes, at least 1, at most all."""
+    layers = blocks[1:-1]
+    mean_bytes = max(1.0, sum(layer.weight_bytes for layer in layers) / len(layers))
+    return max(1, min(len(layers), -int(-num_bytes // mean_bytes)))

@@ -1,0 +1,64 @@
+"""Where workers may sit on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.errors import ConfigError
+from shoal.planner.split.cores import deal_cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Place for one worker. Raises ConfigError for one without cores or with an impossible quota."""
+
+    cores: tuple[int, ...]
+    """CPU ids that it is pinned to; a thread on each"""
+    cpu_quota: float = 1.0
+    """part of its cores' time that it may have, above 0, to 1; kept by a control group"""
+
+    def __post_init__(self) -> None:
+        if not self.cores:
+            raise ConfigError("a worker needs at least one core")
+        if not 0 < self.cpu_quota <= 1:
+            raise ConfigError(f"a CPU quota of {self.cpu_quota:g} is not above 0 and at most 1")
+
+    @property
+    def threads(self) -> int:
+        return len(self.cores)
+
+    @property
+    def kind(self) -> tuple[int, float]:
+        """What makes slots of one machine alike."""
+        return self.threads, self.cpu_quota
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return threads if self.cpu_quota == 1 else f"{threads} at {self.cpu_quota:.0%}"
+
+
+def even_layout(cores: Sequence[int], num_workers: int) -> tuple[Slot, ...]:
+    """Workers with equal numbers of the cores, pinned as `shoal run` pins them.
+
+    Raises:
+        ConfigError: more workers than cores.
+    """
+    _, pinned = deal_cores(cores, num_workers, None)
+    if num_workers > len(cores):
+        raise ConfigError(f"{num_workers} workers cannot have a core each: there are {len(cores)}")
+    return tuple(Slot(cores=own) for own in pinned)
+
+
+def local_layouts(cores: Sequence[int]) -> tuple[tuple[Slot, ...], ...]:
+    """1, 2, 4, ... workers, and as many as there are cores."""
+    counts = [1 << power for power in range(len(cores).bit_length()) if 1 << power < len(cores)]
+    return tuple(even_layout(cores, count) for count in (*counts, len(cores)))
+
+
+def kinds_of(slots: Sequence[Slot]) -> list[Slot]:
+    """One slot of each kind, in the order in which they first come."""
+    kinds: dict[tuple[int, float], Slot] = {}
+    for slot in slots:
+        kinds.setdefault(slot.kind, slot)
+    return list(kinds.values())

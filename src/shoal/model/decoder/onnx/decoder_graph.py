@@ -1,0 +1,234 @@
+"""The graphs of one stage: a decoder cut into segments where something other than ONNX Runtime has to work.
+
+Attention runs in the native kernel, so segment i of whole layers holds all that lies between attention i-1 and i:
+
+    first:   x -> norm -> qkv                                          (into attention of the stage's first layer)
+    middle:  x, attention -> o, residual, MLP, residual -> x', norm -> qkv'     (one for each further layer)
+    last:    x, attention -> o, residual, MLP, residual -> x'                   (handed to the next stage)
+    head:    x, attention -> the same, final norm, vocabulary -> logits         (in the last stage, sampled rows only)
+
+A shard holds some heads, columns and vocabulary rows of each matrix. Its products with `o` and `down` are its terms of
+sums over all shards, and what follows (norm, residual) needs the whole sum, so there is a cut behind each of them:
+
+    qkv:     x, delta -> residual -> x', norm -> qkv                   (into attention; no delta in the first layer)
+    o:       attention -> partial                                      (into a sum over the shards)
+    mlp:     x, delta -> residual -> x', norm, MLP -> partial          (into a sum over the shards)
+    last:    x, delta -> residual -> x'          or head:  x, delta -> residual, final norm, vocabulary -> logits
+
+Shapes: x, delta, partial [T, hidden_size]; attention [T, num_heads * head_dim]; qkv [T, (num_heads + 2 num_kv_heads) *
+head_dim]; logits [T, vocab_size]; with a shard's own counts of heads and vocabulary rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from shoal.model.attention.interface import AttentionShape
+from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.weights import Precision, Weight, WeightSource, concatenate_rows
+
+
+class Marker(Enum):
+    """What has to happen behind a segment before the next can run."""
+
+    ATTENTION = "attention"
+    """qkv -> attention, of the next layer"""
+    SUM = "sum"
+    """of `partial`, over the shards; the next segment's `delta`"""
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentGraph:
+    """One segment, not serialized yet: two copies of its weights are in memory only while its session is made."""
+
+    name: str
+    builder: GraphBuilder
+    marker: Marker
+
+
+def build_segments(
+    source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, exact_activations: bool = False
+) -> Iterator[SegmentGraph]:
+    """The segments of whole layers [first_layer, last_layer), in order: one more than there are layers.
+
+    Weights are read as each segment is built, so no more than one segment's are in memory at a time.
+    """
+    for layer in range(first_layer, last_layer + 1):
+        segment = _Segment(f"segment_{layer}", source, precision, exact_activations)
+        x, delta = segment.input("x"), None
+        if layer > first_layer:
+            x, norm = segment.add_attention(x, segment.output_projection(layer - 1), layer - 1)
+            delta = segment.scale_mlp(segment.mlp(norm, layer - 1), layer - 1)
+        if layer < last_layer:
+            segment.begin_layer(x, delta, layer)
+            yield segment.serialize(Marker.ATTENTION)
+        else:
+            yield segment.finish_stage(x, delta, last_layer)
+
+
+def build_shard_segments(
+    source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, exact_activations: bool = False
+) -> Iterator[SegmentGraph]:
+    """The segments of one shard's part of layers [first_layer, last_layer), in order: three a layer and one more.
+
+    Args:
+        source: the shard's own part of every matrix, such as a ShardSource.
+        first_layer: of the stage.
+        last_layer: exclusive.
+        precision: of the matrices.
+        exact_activations: see GraphBuilder.
+    """
+
+    def new(name: str) -> _Segment:
+        return _Segment(name, source, precision, exact_activations)
+
+    has_heads = source.config.num_heads > 0
+    for layer in range(first_layer, last_layer):
+        segment = new(f"qkv_{layer}")
+        delta = segment.scale_mlp(segment.input("delta"), layer - 1) if layer > first_layer else None
+        if has_heads:
+            segment.begin_layer(segment.input("x"), delta, layer)
+            yield segment.serialize(Marker.ATTENTION)
+            segment = new(f"o_{layer}")
+            segment.output("partial", segment.output_projection(layer))
+        else:
+            segment.begin_layer_without_heads(segment.input("x"), delta)
+        yield segment.serialize(Marker.SUM)
+        segment = new(f"mlp_{layer}")
+        x, norm = segment.add_attention(segment.input("x"), segment.input("delta"), layer)
+        segment.output("x_out", x)
+        segment.output("partial", segment.mlp(norm, layer))
+        yield segment.serialize(Marker.SUM)
+    segment = new("end")
+    delta = segment.scale_mlp(segment.input("delta"), last_layer - 1)
+    yield segment.finish_stage(segment.input("x"), delta, last_layer)
+
+
+class _Segment:
+    """One graph in the making. Methods that compute return the name of their result."""
+
+    def __init__(self, name: str, source: WeightSource, precision: Precision, exact_activations: bool) -> None:
+        self._name = name
+        self._source = source
+        self._config = config = source.config
+        self._precision: Precision = precision
+        self._shape = AttentionShape.of(config, 0)
+        self._widths = {
+            "qkv": self._shape.qkv_width,
+            "attention": self._shape.out_width,
+            "logits": config.vocab_size,
+        }
+        self._builder = GraphBuilder(name, exact_activations=exact_activations)
+
+    def input(self, name: str) -> str:
+        """A value that comes from outside."""
+        return self._builder.input(name, self._width(name))
+
+    def output(self, name: str, value: str) -> None:
+        """A value that goes outside."""
+        self._builder.output(name, value, self._width(name))
+
+    def serialize(self, marker: Marker) -> SegmentGraph:
+        """The finished segment."""
+        return SegmentGraph(name=self._name, builder=self._builder, marker=marker)
+
+    def output_projection(self, layer: int) -> str:
+        """Attention's result times `o`."""
+        return self._builder.linear(self.input("attention"), [self._matrix(layer, "o")])
+
+    def add_attention(self, x: str, o: str, layer: int) -> tuple[str, str]:
+        """The residual stream with attention added, and its norm for the MLP. `o` is the sum over all shards, to which
+        the bias belongs once."""
+        if self._config.o_bias:
+            o = self._builder.add(o, self._vector(layer, "o_bias"))
+        if self._config.post_norms:
+            o = self._builder.rms_norm(o, self._vector(layer, "post_attn_norm"), self._config.norm_epsilon)
+        return self._add_norm(x, o, f"layers.{layer}.mlp_norm")
+
+    def mlp(self, norm: str, layer: int) -> str:
+        """down(activation(gate) * up)."""
+        builder, config = self._builder, self._config
+        gate_up = [self._matrix(layer, "gate"), self._matrix(layer, "up")]
+        joined = concatenate_rows(gate_up)
+        bias = None
+        if config.mlp_bias:
+            bias = np.concatenate([self._vector(layer, "gate_bias"), self._vector(layer, "up_bias")])
+        hidden = builder.linear(norm, [joined] if joined is not None else gate_up, bias)
+        gate, up = builder.split(hidden, [config.intermediate_size, config.intermediate_size])
+        product = builder.node("Mul", [builder.activation(config.activation, gate), up])
+        return builder.linear(product, [self._matrix(layer, "down")])
+
+    def scale_mlp(self, down: str, layer: int) -> str:
+        """What the MLP adds to the residual stream. `down` is the sum over all shards."""
+        if self._config.mlp_bias:
+            down = self._builder.add(down, self._vector(layer, "down_bias"))
+        if not self._config.post_norms:
+            return down
+        return self._builder.rms_norm(down, self._vector(layer, "post_mlp_norm"), self._config.norm_epsilon)
+
+    def begin_layer(self, x: str, delta: str | None, layer: int) -> None:
+        """Up to attention; the residual stream is an output only where something was added to it."""
+        total, norm = self._add_norm(x, delta, f"layers.{layer}.attn_norm")
+        self.output("qkv", self._qkv(norm, layer))
+        if delta is not None:
+            self.output("x_out", total)
+
+    def begin_layer_without_heads(self, x: str, delta: str | None) -> None:
+        """The same for a shard without attention: its term of the coming sum is zero."""
+        if delta is not None:
+            x = self._builder.node("Add", [x, delta])
+            self.output("x_out", x)
+        self.output("partial", self._builder.node("Sub", [x, x]))
+
+    def finish_stage(self, x: str, delta: str | None, last_layer: int) -> SegmentGraph:
+        """The model's end or the stage's."""
+        if last_layer == self._config.num_layers:
+            _, norm = self._add_norm(x, delta, "final_norm")
+            self.output("logits", self._logits(norm))
+            return self.serialize(Marker.END)
+        assert delta is not None
+        self.output("x_out", self._builder.node("Add", [x, delta]))
+        return self.serialize(Marker.END)
+
+    def _qkv(self, norm: str, layer: int) -> str:
+        builder, config = self._builder, self._config
+        parts = [self._matrix(layer, part) for part in "qkv"]
+        joined = concatenate_rows(parts)
+        bias = None
+        if config.qkv_bias:
+            bias = np.concatenate([self._vector(layer, f"{part}_bias") for part in "qkv"])
+        qkv = builder.linear(norm, [joined] if joined is not None else parts, bias)
+        if not config.qk_norm:
+            return qkv
+        kv_width = config.num_kv_heads * config.head_dim
+        q, k, v = builder.split(qkv, [self._shape.out_width, kv_width, kv_width])
+        q = builder.head_norm(q, config.num_heads, self._vector(layer, "q_norm"), config.norm_epsilon)
+        k = builder.head_norm(k, config.num_kv_heads, self._vector(layer, "k_norm"), config.norm_epsilon)
+        return builder.node("Concat", [q, k, v], axis=-1)
+
+    def _logits(self, norm: str) -> str:
+        logits = self._builder.linear(norm, [self._source.matrix("head", self._precision)])
+        cap = self._config.final_softcap
+        return self._builder.softcap(logits, cap) if cap else logits
+
+    def _add_norm(self, x: str, delta: str | None, norm_name: str) -> tuple[str, str]:
+        """The residual sum and its norm. With nothing to add, zeros are: the fused operator rounds otherwise than the
+        plain norm, and a stage that begins here must say what one that goes through here says."""
+        weight, epsilon = self._source.vector(norm_name), self._config.norm_epsilon
+        if delta is None:
+            delta = self._builder.node("Sub", [x, x])
+        return self._builder.add_then_norm(x, delta, weight, epsilon)
+
+    def _width(self, name: str) -> int:
+        return self._widths.get(name, self._config.hidden_size)
+
+    def _matrix(self, layer: int, part: str) -> Weight:
+        return self._source.matrix(f"layers.{layer}.{part}", self._precision)
+
+    def _vector(self, layer: int, part: str) -> np.ndarray:
+        return self._source.vector(f"layers.{layer}.{part}")

@@ -1,0 +1,183 @@
+"""A small vocabulary for building ONNX graphs: linear layers at any precision, norms, activations.
+
+Shapes: T tokens, D hidden, K input features, N output features, G = K / BLOCK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from shoal.errors import ModelLoadError
+from shoal.model.decoder.onnx.segment_sizes import int8_packing_bytes
+from shoal.model.decoder_config import Activation
+from shoal.model.formats.quantization import dequantize
+from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
+
+_OPSET = 21
+_IR_VERSION = 10
+_PROTOBUF_LIMIT_BYTES = 2**31 - 1
+"""Source: protobuf's documented limit on one serialized message."""
+_FP32_COMPUTE, _INT8_COMPUTE = 0, 4
+"""MatMulNBits `accuracy_level`: fp32 activations, or 8-bit ones by block. Source: ONNX Runtime contrib operators."""
+
+
+class GraphBuilder:
+    """Puts nodes and weights of one segment into a model, then serializes it. Methods return the name of their result.
+
+    The model has the only copy of the weights: protobuf would make another one of each that is handed to it complete.
+    """
+
+    def __init__(self, name: str, *, exact_activations: bool = False) -> None:
+        """`exact_activations`: quantized matrices meet fp32 activations everywhere, never 8-bit ones."""
+        self._name = name
+        self._compute_level = _FP32_COMPUTE if exact_activations else _INT8_COMPUTE
+        self._model = helper.make_model(
+            helper.make_graph([], name, [], []),
+            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
+            ir_version=_IR_VERSION,
+        )
+        self._graph = self._model.graph
+        self._weight_bytes = self._packing_bytes = 0
+        self._block_sums: dict[str, str] = {}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that a session holds of all weights so far."""
+        return self._weight_bytes + self._packing_bytes
+
+    def node(
+        self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: Any
+    ) -> str:
+        """Append a node; names its single output unless `outputs` are given. Returns the first output."""
+        names = list(outputs) or [f"{op}_{len(self._graph.node)}"]
+        self._graph.node.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
+        return names[0]
+
+    def constant(self, values: npt.NDArray[np.generic]) -> str:
+        """A weight or shape."""
+        name = f"w{len(self._graph.initializer)}"
+        self._weight_bytes += values.nbytes
+        if self._weight_bytes > _PROTOBUF_LIMIT_BYTES:
+            raise ModelLoadError(f"{self._name} holds more than 2 GB of weights; use --precision int8 or int4")
+        data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+        self._graph.initializer.add(name=name, data_type=data_type, dims=values.shape, raw_data=values.tobytes())
+        return name
+
+    def linear(self, x: str, weights: Sequence[Weight | None], bias: npt.NDArray[np.float32] | None = None) -> str:
+        """x [T, K] times each weight transposed, side by side: [T, sum of N]."""
+        parts = [self._matmul(x, weight) for weight in weights if weight is not None]
+        y = parts[0] if len(parts) == 1 else self.node("Concat", parts, axis=-1)
+        return y if bias is None else self.add(y, bias)
+
+    def add(self, x: str, vector: npt.NDArray[np.float32]) -> str:
+        """x + a vector, for every row."""
+        return self.node("Add", [x, self.constant(vector)])
+
+    def rms_norm(self, x: str, weight: npt.NDArray[np.float32], epsilon: float) -> str:
+        """x / rms(x) * weight over the last dim. Source: arXiv 1910.07467."""
+        return self.node("SimplifiedLayerNormalization", [x, self.constant(weight)], epsilon=epsilon, axis=-1)
+
+    def add_then_norm(self, x: str, skip: str, weight: npt.NDArray[np.float32], epsilon: float) -> tuple[str, str]:
+        """The residual sum x + skip and its RMS norm, in one operator. Returns (sum, norm)."""
+        total, norm = f"sum_{len(self._graph.node)}", f"norm_{len(self._graph.node)}"
+        self.node(
+            "SkipSimplifiedLayerNormalization",
+            [x, skip, self.constant(weight)],
+            domain="com.microsoft",
+            outputs=[norm, "", "", total],
+            epsilon=epsilon,
+        )
+        return total, norm
+
+    def split(self, x: str, widths: Sequence[int]) -> list[str]:
+        """Cut the last dim into pieces of these widths."""
+        names = [f"split_{len(self._graph.node)}_{i}" for i in range(len(widths))]
+        self.node("Split", [x, self.constant(np.array(widths, np.int64))], outputs=names, axis=-1)
+        return names
+
+    def head_norm(self, x: str, num_heads: int, weight: npt.NDArray[np.float32], epsilon: float) -> str:
+        """RMS norm of every head of x [T, num_heads * head_dim] by itself."""
+        head_dim = weight.shape[0]
+        heads = self.node("Reshape", [x, self.constant(np.array([0, num_heads, head_dim], np.int64))])
+        normed = self.rms_norm(heads, weight, epsilon)
+        return self.node("Reshape", [normed, self.constant(np.array([0, num_heads * head_dim], np.int64))])
+
+    def activation(self, kind: Activation, x: str) -> str:
+        """silu, gelu, or gelu approximated by a hyperbolic tangent."""
+        match kind:
+            case "silu":
+                return self.node("QuickGelu", [x], domain="com.microsoft", alpha=1.0)
+            case "gelu":
+                return self.node("Gelu", [x], approximate="none")
+            case "gelu_tanh":
+                return self.node("Gelu", [x], approximate="tanh")
+
+    def softcap(self, x: str, cap: float) -> str:
+        """cap * tanh(x / cap)."""
+        factor = self.constant(np.array(cap, np.float32))
+        return self.node("Mul", [self.node("Tanh", [self.node("Div", [x, factor])]), factor])
+
+    def input(self, name: str, width: int) -> str:
+        """A value from outside, fp32 [T, width]."""
+        self._graph.input.append(_rows_of(name, width))
+        return name
+
+    def output(self, name: str, value: str, width: int) -> None:
+        """Hand a result, fp32 [T, width], outside under this name."""
+        self._graph.output.append(_rows_of(name, width))
+        self.node("Identity", [value], outputs=[name])
+
+    def serialize(self) -> bytes:
+        """The finished model."""
+        return self._model.SerializeToString()
+
+    def clear(self) -> None:
+        """Free the weights: nothing can be serialized any more."""
+        self._model.Clear()
+
+    def _matmul(self, x: str, weight: Weight) -> str:
+        match weight:
+            case DenseWeight():
+                return self.node("MatMul", [x, self.constant(weight.values_NK.T)])
+            case BlockWeight() if weight.bits == 8 and self._compute_level == _FP32_COMPUTE:
+                # MatMulNBits could do it too, without a fast kernel: verifying SmolLM2 did not end within 200 s
+                return self.node("MatMul", [x, self.constant(dequantize(weight).T)])
+            case BlockWeight():
+                return self._block_matmul(x, weight)
+
+    def _block_matmul(self, x: str, weight: BlockWeight) -> str:
+        """Symmetric blocks through MatMulNBits; offsets as (block sums of x) times offsets, added in the same GEMM."""
+        num_out, num_in = weight.shape
+        y = self.node(
+            "MatMulNBits",
+            [x, self.constant(weight.q_NGB), self.constant(weight.scales_NG.reshape(-1))],
+            domain="com.microsoft",
+            K=num_in,
+            N=num_out,
+            bits=weight.bits,
+            block_size=BLOCK,
+            accuracy_level=self._compute_level,
+        )
+        if self._compute_level != _FP32_COMPUTE:
+            self._packing_bytes += int8_packing_bytes(weight.scales_NG.size)
+        if weight.offsets_NG is None:
+            return y
+        return self.node("Gemm", [self._sums(x, num_in), self.constant(weight.offsets_NG.T), y])
+
+    def _sums(self, x: str, num_in: int) -> str:
+        """Sum of every block of BLOCK values of x: [T, G]."""
+        if x not in self._block_sums:
+            blocks = self.node("Reshape", [x, self.constant(np.array([0, num_in // BLOCK, BLOCK], np.int64))])
+            axes = self.constant(np.array([2], np.int64))
+            self._block_sums[x] = self.node("ReduceSum", [blocks, axes], keepdims=0)
+        return self._block_sums[x]
+
+
+def _rows_of(name: str, width: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["T", width])

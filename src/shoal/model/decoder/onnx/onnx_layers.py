@@ -1,0 +1,123 @@
+"""A stage's layers as ONNX graphs, cut where attention and sums over shards have to happen: runs without the native
+extension, and is the reference that the native layers are tested against.
+
+Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows of the shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
+from shoal.model.decoder.onnx.segment_sizes import count_segments
+from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
+from shoal.model.decoder.onnx.stage_buffers import StageBuffers
+from shoal.model.decoder.stage_attention import StageAttention
+from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder.stage_layers import F32, SumOverShards
+from shoal.model.runtime_sessions import share_pool
+from shoal.model.weights import WeightSource, in_own_memory
+from shoal.protocol.messages import Step
+
+_FEWEST_ROWS = 2
+"""ONNX Runtime multiplies a single row by another kernel than several, with other bits in the result. A lone row goes
+with another beside it, which is whatever is in the buffer."""
+
+
+class OnnxLayers:
+    """Implements `StageLayers`."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        vocab_size: int,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            source: of the stage's or the shard's own weights.
+            config: what to hold.
+            vocab_size: tokens of the whole model.
+            on_progress: called with (done, total) segments.
+        """
+        share_pool(config.threads)
+        decoder = source.config
+        self.weight_bytes = 0
+        self._embedding = self._load_embedding(source, config, vocab_size) if config.first_layer == 0 else None
+        segments = self._load_segments(source, config, on_progress or (lambda done, total: None))
+        self._buffers = StageBuffers(segments, decoder, config.max_step_tokens + _FEWEST_ROWS - 1)
+        self._bind(segments, is_last=config.last_layer == decoder.num_layers)
+        self._attention = StageAttention(decoder, config)
+
+    def touch_kv(self) -> None:
+        """See `StageLayers`."""
+        self._attention.touch()
+
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+        """See `StageLayers`."""
+        assert self._embedding is not None
+        x_TD[:] = self._embedding.rows(token_ids_T)
+
+    def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
+        """See `StageLayers`. Every segment but the head."""
+        num_tokens = step.num_tokens
+        attention_step = self._attention.step(step)
+        self._buffers.x[:num_tokens] = x_TD
+        qkv, attention = self._buffers.qkv[:num_tokens], self._buffers.attention[:num_tokens]
+        layers = iter(self._attention.layers)
+        bindings = self._segments.on_rows(0, max(num_tokens, _FEWEST_ROWS))
+        for (session, binding), (marker, partial) in zip(bindings, self._cuts, strict=True):
+            session.run_with_iobinding(binding)
+            if marker is Marker.ATTENTION:
+                next(layers).run(qkv, attention, attention_step)
+            elif marker is Marker.SUM and sum_over_shards is not None:
+                sum_over_shards(partial[:num_tokens])
+        return self._buffers.x_out[:num_tokens] if self._head is None else x_TD
+
+    def logits(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        assert self._head is not None
+        self._buffers.gather(rows)
+        ((session, binding),) = self._head.on_rows(0, len(rows))
+        session.run_with_iobinding(binding)
+        return self._buffers.logits[: len(rows)]
+
+    def _load_embedding(self, source: WeightSource, config: StageConfig, vocab_size: int) -> Embedding:
+        matrix = in_own_memory(source.matrix("embedding", config.precision))
+        self.weight_bytes += matrix.num_bytes
+        scale = source.config.embedding_scale
+        return Embedding(matrix, scale, first_id=config.first_token_id, vocab_size=vocab_size)
+
+    def _load_segments(
+        self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None]
+    ) -> list[Segment]:
+        is_shard = config.part is not None
+        total = count_segments(config.last_layer - config.first_layer, is_shard=is_shard)
+        build = build_shard_segments if is_shard else build_segments
+        graphs = build(
+            source,
+            config.first_layer,
+            config.last_layer,
+            config.precision,
+            exact_activations=config.exact_activations,
+        )
+        segments, weight_bytes = load_segments(graphs, on_loaded=lambda done: on_progress(done, total))
+        self.weight_bytes += weight_bytes
+        return segments
+
+    def _bind(self, segments: list[Segment], *, is_last: bool) -> None:
+        bound = self._buffers.bound
+        self._head = BoundSegments(segments[-1:], bound[-1:]) if is_last else None
+        if is_last:
+            segments, bound = segments[:-1], bound[:-1]
+        self._segments = BoundSegments(segments, bound)
+        self._cuts = [
+            (segment.marker, buffers["partial"] if segment.marker is Marker.SUM else buffers["x"])
+            for segment, buffers in zip(segments, bound, strict=True)
+        ]
+        """what follows each segment, and the term of the sum that it wrote"""

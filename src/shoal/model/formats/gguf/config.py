@@ -1,0 +1,239 @@
+"""A DecoderConfig from the metadata of a GGUF file.
+
+Source of the keys: GGUF specification and gguf-py/gguf/constants.py; of the defaults: llama.cpp, src/llama-model.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from shoal.errors import ModelLoadError
+from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, layer_count, number
+from shoal.model.formats.gguf.header import GgufHeader
+from shoal.model.formats.gguf.kinds import Kind
+from shoal.model.formats.gguf.parts import GgufParts
+
+Family = Literal["llama", "qwen2", "qwen3", "gemma3", "phi3"]
+FAMILIES: dict[str, Family] = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3",
+    "phi3": "phi3",
+}
+GEMMA3_PATTERN = 6
+"""every sixth layer sees everything. Source: Gemma 3 report, arXiv 2503.19786, section 2"""
+GEMMA3_LOCAL_THETA = 10000.0
+"""Source: the same, section 2"""
+GEMMA3_27B_LAYERS = 62
+"""the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/llama-model.cpp"""
+
+
+MAX_TOKEN_ID = 2**31 - 1
+ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+"""that the metadata of rotary embedding are completed by"""
+
+
+def config_from_gguf(header: GgufParts) -> DecoderConfig:
+    """What the metadata and the tensor shapes say about the model.
+
+    Raises:
+        ModelLoadError: an architecture that is not supported, or a key that is missing or cannot mean anything.
+    """
+    try:
+        config = _GgufMetadata(header).config()
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelLoadError(f"{header.path}: the metadata holds an impossible value ({error})") from error
+    check_config(header.path, config)
+    return config
+
+
+def eos_token_ids_from_gguf(header: GgufHeader | GgufParts) -> tuple[int, ...]:
+    """Tokens that end a text, a turn or a message, as far as the metadata names them."""
+    keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+    found = [header.metadata.get(key) for key in keys]
+    return tuple(dict.fromkeys(token for token in found if type(token) is int and 0 <= token <= MAX_TOKEN_ID))
+
+
+class _GgufMetadata:
+    def __init__(self, header: GgufParts) -> None:
+        self._header = header
+        self._architecture = str(header.metadata.get("general.architecture"))
+        if self._architecture not in FAMILIES:
+            raise ModelLoadError(
+                f"{header.path}: architecture {self._architecture!r} is not supported; there are {', '.join(FAMILIES)}"
+            )
+        self._family: Family = FAMILIES[self._architecture]
+        self._refuse_unsupported()
+
+    def config(self) -> DecoderConfig:
+        hidden_size, num_heads = self._positive("embedding_length"), self._positive("attention.head_count")
+        head_dim = self._positive("attention.key_length", hidden_size // num_heads)
+        gemma3 = self._family == "gemma3"
+        tensors = self._header.tensors
+        return DecoderConfig(
+            family=self._family,
+            num_layers=self._num_layers,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            num_kv_heads=self._positive("attention.head_count_kv", num_heads),
+            head_dim=head_dim,
+            intermediate_size=self._positive("feed_forward_length"),
+            vocab_size=self._vocab_size(),
+            max_context=self._positive("context_length"),
+            norm_epsilon=self._number("attention.layer_norm_rms_epsilon"),
+            rope=self._rope(head_dim),
+            local_rope=self._local_rope(head_dim) if gemma3 else None,
+            tied_embeddings="output.weight" not in tensors,
+            qkv_bias=not tensors.keys().isdisjoint({"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
+            o_bias="blk.0.attn_output.bias" in tensors,
+            mlp_bias="blk.0.ffn_down.bias" in tensors,
+            qk_norm="blk.0.attn_q_norm.weight" in tensors,
+            post_norms=gemma3,
+            activation="gelu_tanh" if gemma3 else "silu",
+            embedding_scale=hidden_size**0.5 if gemma3 else 1.0,
+            attention_scale=self._attention_scale(hidden_size, num_heads, head_dim),
+            attention_softcap=self._number("attn_logit_softcapping", 0.0),
+            final_softcap=self._number("final_logit_softcapping", 0.0),
+            layer_windows=self._layer_windows(),
+            eos_token_ids=eos_token_ids_from_gguf(self._header),
+        )
+
+    def _refuse_unsupported(self) -> None:
+        if self._get("expert_count", 0):
+            raise ModelLoadError(f"{self._header.path}: mixture-of-experts models are not supported")
+        lengths = [self._get(f"attention.{part}_length") for part in ("key", "value")]
+        if None not in lengths and lengths[0] != lengths[1]:
+            raise ModelLoadError(f"{self._header.path}: keys of {lengths[0]} and values of {lengths[1]} per head")
+
+    def _get(self, key: str, default: Any = None) -> Any:
+        return self._header.metadata.get(f"{self._architecture}.{key}", default)
+
+    def _array(self, key: str) -> list[Any] | None:
+        return self._header.array(f"{self._architecture}.{key}")
+
+    def _required(self, key: str, default: Any = None) -> Any:
+        value = self._get(key, default)
+        if values := self._array(key):
+            if len(set(values)) > 1:
+                raise ModelLoadError(f"{self._header.path}: {self._architecture}.{key} differs between layers")
+            value = values[0]
+        if value is None:
+            raise ModelLoadError(f"{self._header.path}: the metadata has no {self._architecture}.{key}")
+        return value
+
+    def _positive(self, key: str, default: int | None = None) -> int:
+        value = self._required(key, default)
+        if type(value) is not int or value <= 0:
+            raise ModelLoadError(f"{self._header.path}: {self._architecture}.{key} is {value!r}, not a positive number")
+        return value
+
+    def _number(self, key: str, default: float | None = None) -> float:
+        return number(key, self._required(key, default))
+
+    @property
+    def _num_layers(self) -> int:
+        return layer_count("block_count", self._positive("block_count"))
+
+    def _vocab_size(self) -> int:
+        embedding = self._header.tensors.get("token_embd.weight")
+        if embedding is None:
+            raise ModelLoadError(f"{self._header.path}: there is no tensor 'token_embd.weight'")
+        return embedding.shape[0]
+
+    def _rope(self, head_dim: int) -> RopeConfig:
+        """The three tensors that Llama 3 and Phi-3 files have beside the metadata count, too.
+
+        Source: llama.cpp, llama_model::get_rope_factors: divisors of all frequencies go before lists for short and long
+        contexts, and every scaling applies beside the divisors.
+        """
+        divisors = self._vector("rope_freqs.weight")
+        return RopeConfig(
+            theta=self._number("rope.freq_base", 10000.0),
+            rotary_dim=self._rotary_dim(head_dim),
+            scaling=self._rope_scaling(has_divisors=divisors is not None),
+            divisors=tuple(divisors or ()),
+            magnitude=self._number("rope.scaling.attn_factor", 1.0),
+        )
+
+    def _local_rope(self, head_dim: int) -> RopeConfig:
+        return RopeConfig(
+            theta=self._number("rope.freq_base_swa", GEMMA3_LOCAL_THETA), rotary_dim=self._rotary_dim(head_dim)
+        )
+
+    def _rotary_dim(self, head_dim: int) -> int:
+        return self._positive("rope.dimension_count", head_dim)
+
+    def _rope_scaling(self, *, has_divisors: bool) -> dict[str, Any]:
+        """In Hugging Face's terms."""
+        max_context = self._positive("context_length")
+        original = self._positive("rope.scaling.original_context_length", max_context)
+        short, long = self._vector("rope_factors_short.weight"), self._vector("rope_factors_long.weight")
+        if (short is None) != (long is None):
+            raise ModelLoadError(
+                f"{self._header.path}: has rotary factors for short or for long contexts, not for both"
+            )
+        if short and long and not has_divisors:
+            return {
+                "rope_type": "longrope",
+                "short_factor": short,
+                "long_factor": long,
+                "factor": max_context / original,
+                "original_max_position_embeddings": original,
+                "attention_factor": 1.0,
+            }
+        kind = self._get("rope.scaling.type", "linear")
+        factor = number("rope.scaling.factor", self._get("rope.scaling.factor", self._get("rope.scale_linear", 1.0)))
+        if kind == "none" or factor in (0.0, 1.0):
+            return {}
+        if kind not in ("linear", "yarn"):
+            raise ModelLoadError(f"{self._header.path}: rope scaling {kind!r} is not supported")
+        scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
+        if kind == "linear":
+            return scaling
+        return {**scaling, "original_max_position_embeddings": original, **self._yarn()}
+
+    def _yarn(self) -> dict[str, Any]:
+        """What a file says beyond the factor.
+
+        Source: llama.cpp, convert_hf_to_gguf.py: `yarn_attn_factor` is the configuration's `attention_factor`, and
+        `yarn_log_multiplier` its `mscale_all_dim`, beside an `mscale` of 1; llama-context.cpp.
+        """
+        keys = {
+            "beta_fast": "rope.scaling.yarn_beta_fast",
+            "beta_slow": "rope.scaling.yarn_beta_slow",
+            "attention_factor": "rope.scaling.yarn_attn_factor",
+            "extrapolation_factor": "rope.scaling.yarn_ext_factor",
+            "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+        }
+        given = {ours: self._number(theirs) for ours, theirs in keys.items() if self._get(theirs) is not None}
+        return {**given, "mscale": 1.0} if "mscale_all_dim" in given else given
+
+    def _vector(self, name: str) -> list[float] | None:
+        tensor = self._header.tensors.get(name)
+        if tensor is None:
+            return None
+        if tensor.kind != Kind.F32 or len(tensor.shape) != 1 or tensor.shape[0] > MAX_EXTENT:
+            raise ModelLoadError(f"{self._header.path}: {name} is no list of fp32 numbers")
+        values = self._header.rows(name).reshape(-1).view("<f4").astype(np.float64).tolist()
+        return [number(name, value) for value in values]
+
+    def _attention_scale(self, hidden_size: int, num_heads: int, head_dim: int) -> float:
+        if self._family == "gemma3" and self._num_layers == GEMMA3_27B_LAYERS:
+            return (hidden_size / num_heads) ** -0.5
+        return self._number("attention.scale", 0.0) or head_dim**-0.5
+
+    def _layer_windows(self) -> tuple[int, ...]:
+        """Mistral files are of the architecture llama, which has no window in llama.cpp: it counts where it is said."""
+        window, num_layers = integer("sliding_window", self._get("attention.sliding_window", 0)), self._num_layers
+        if not window or self._family in ("qwen2", "qwen3"):
+            return ()
+        if self._family != "gemma3":
+            return (window,) * num_layers
+        if pattern := self._array("attention.sliding_window_pattern"):
+            return tuple(window if sliding else 0 for sliding in pattern)
+        every = self._positive("attention.sliding_window_pattern", GEMMA3_PATTERN)
+        return tuple(0 if (layer + 1) % every == 0 else window for layer in range(num_layers))

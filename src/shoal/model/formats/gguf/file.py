@@ -1,0 +1,197 @@
+"""A GGUF file as a WeightSource: names, fused tensors and rotary order, on top of the header and the block formats."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from shoal.errors import ModelLoadError
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.gguf.blocks import (
+    SUPPORTED,
+    Form,
+    check_columns,
+    choose_form,
+    columns_to_weight,
+    form_bytes,
+    to_dense,
+)
+from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
+from shoal.model.formats.gguf.packing import keeps_values, packing_of
+from shoal.model.formats.gguf.parts import GgufParts
+from shoal.model.formats.tensor_check import TensorPart, check_tensors
+from shoal.model.weights import F32, U8, Packing, Precision, Range, RawRows, Weight, resolve_range
+
+TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
+LAYER_NAMES = {
+    "attn_norm": "attn_norm.weight",
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
+    "o": "attn_output.weight",
+    "post_attn_norm": "post_attention_norm.weight",
+    "mlp_norm": "ffn_norm.weight",
+    "gate": "ffn_gate.weight",
+    "up": "ffn_up.weight",
+    "down": "ffn_down.weight",
+    "post_mlp_norm": "post_ffw_norm.weight",
+}
+BIAS_NAMES = {
+    f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
+}
+NEEDLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
+"""a table of the rotary embedding that old files have beside its settings"""
+
+
+class GgufFile:
+    """Weights of one GGUF model, read from a memory map when asked for. Implements `WeightSource`.
+
+    Raises:
+        ModelLoadError: a file is broken, or its architecture or one of its tensors' kinds is not supported, or its
+            tensors are not those of the model that the metadata describe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._header = GgufParts(path)
+        self._config = config_from_gguf(self._header)
+        shapes = {name: tensor.shape for name, tensor in self._header.tensors.items()}
+        used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
+        for name in used:
+            kind = self._header.tensors[name].kind
+            if kind not in SUPPORTED:
+                known = ", ".join(sorted(kind.name for kind in SUPPORTED))
+                raise ModelLoadError(f"{path}: {name} has quantization {kind.name}; supported: {known}")
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self._config
+
+    def matrix(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Weight:
+        """A matrix at that precision, or a part of it; `auto` keeps the file's own blocks. See `WeightSource`."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        resolved = resolve_range(columns, tensor.shape[-1])
+        return columns_to_weight(self._rows(part), tensor.kind, self._form(name, part, precision), resolved)
+
+    def vector(self, name: str, *, span: Range | None = None) -> F32:
+        """A norm weight or bias in fp32, a copy. See `WeightSource`."""
+        part = self._cut(self._locate(name), span)
+        tensor = self._header.tensors[part.tensor]
+        values = to_dense(self._header.rows(part.tensor), tensor.kind).reshape(-1)[part.start : part.stop]
+        if part.heads:
+            values = values[self._half_split_order(part.heads)]
+        return values.astype(np.float32)
+
+    def matrix_bytes(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> int:
+        """What `matrix(...).num_bytes` would be, from the header alone."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        form = self._form(name, part, precision)
+        first, last = resolve_range(columns, tensor.shape[-1])
+        check_columns(form, (first, last))
+        return form_bytes(form, tensor.kind, part.stop - part.start, last - first)
+
+    def packing(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> Packing:
+        """How the native kernels hold a matrix. See `WeightSource`."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        resolved = resolve_range(columns, tensor.shape[-1])
+        return packing_of(tensor.kind, self._form(name, part, precision), part.stop - part.start, resolved)
+
+    def raw_rows(
+        self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
+    ) -> RawRows | None:
+        """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
+        part = self._cut(self._locate(name), rows)
+        tensor = self._header.tensors[part.tensor]
+        if not keeps_values(tensor.kind, self._form(name, part, precision)):
+            return None
+        return RawRows(
+            kind=tensor.kind,
+            rows_NB=self._header.rows(part.tensor, part.start, part.stop),
+            order_N=self._half_split_order(part.heads).astype(np.int32) if part.heads else None,
+            columns=resolve_range(columns, tensor.shape[-1]),
+        )
+
+    def release_pages(self) -> None:
+        """See `WeightSource`."""
+        self._header.release_pages()
+
+    def _cut(self, part: TensorPart, rows: Range | None) -> TensorPart:
+        """Some rows of a part; whole heads, where their order is to be changed."""
+        first, last = resolve_range(rows, part.stop - part.start)
+        head_dim = self._config.head_dim
+        if part.heads and (first % head_dim or last % head_dim):
+            raise ValueError(f"rows [{first}, {last}) of {part.tensor} cut a head of {head_dim}")
+        heads = (last - first) // head_dim if part.heads else 0
+        return replace(part, start=part.start + first, stop=part.start + last, heads=heads)
+
+    def _form(self, name: str, part: TensorPart, precision: Precision) -> Form:
+        tensor, vocabulary = self._header.tensors[part.tensor], name in ("embedding", "head")
+        return choose_form(tensor.kind, precision, num_columns=tensor.shape[-1], is_vocabulary=vocabulary)
+
+    def _rows(self, part: TensorPart) -> U8:
+        rows = self._header.rows(part.tensor, part.start, part.stop)
+        return rows[self._half_split_order(part.heads)] if part.heads else rows
+
+    def _half_split_order(self, num_heads: int) -> np.ndarray:
+        """Row numbers that turn rotating pairs (2i, 2i+1) of every head into (i, i + rotary_dim / 2).
+
+        Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute, of which this is the inverse.
+        """
+        head_dim, rotary_dim = self._config.head_dim, self._config.rope.rotary_dim
+        order = np.arange(head_dim)
+        order[:rotary_dim] = np.concatenate([np.arange(0, rotary_dim, 2), np.arange(1, rotary_dim, 2)])
+        return (np.arange(num_heads)[:, None] * head_dim + order).reshape(-1)
+
+    def _locate(self, name: str) -> TensorPart:
+        """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
+        if name == "head" and self._config.tied_embeddings:
+            name = "embedding"
+        if name in TOP_NAMES:
+            return self._whole(TOP_NAMES[name])
+        _, layer, leaf = name.split(".")
+        prefix = f"blk.{layer}."
+        return self._fused_part(prefix, leaf) or self._whole(prefix + (LAYER_NAMES | BIAS_NAMES)[leaf], leaf)
+
+    def _whole(self, tensor: str, leaf: str = "") -> TensorPart:
+        if tensor not in self._header.tensors:
+            raise ModelLoadError(f"{self._header.path}: there is no tensor {tensor!r}")
+        num_rows = self._header.tensors[tensor].shape[0]
+        return TensorPart(tensor=tensor, start=0, stop=num_rows, heads=self._interleaved_heads(leaf))
+
+    def _interleaved_heads(self, leaf: str) -> int:
+        if self._config.family != "llama":
+            return 0
+        heads = {"q": self._config.num_heads, "k": self._config.num_kv_heads}
+        return heads.get(leaf.removesuffix("_bias"), 0)
+
+    def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
+        """Rows of a fused tensor: q, k, v under each other, gate above up (Phi-3)."""
+        config, tensors = self._config, self._header.tensors
+        part = leaf.removesuffix("_bias")
+        suffix = "weight" if leaf == part else "bias"
+        attention, mlp = f"{prefix}attn_qkv.{suffix}", f"{prefix}ffn_up.{suffix}"
+        if part in ("q", "k", "v") and attention in tensors:
+            q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+            start = {"q": 0, "k": q_rows, "v": q_rows + kv_rows}[part]
+            stop = start + (q_rows if part == "q" else kv_rows)
+            return TensorPart(tensor=attention, start=start, stop=stop, heads=self._interleaved_heads(leaf))
+        if part in ("gate", "up") and mlp in tensors and f"{prefix}ffn_gate.{suffix}" not in tensors:
+            start = config.intermediate_size if part == "up" else 0
+            return TensorPart(tensor=mlp, start=start, stop=start + config.intermediate_size)
+        return None
+
+    def _is_needless(self, tensor: str) -> bool:
+        return tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None

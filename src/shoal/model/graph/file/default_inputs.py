@@ -1,0 +1,68 @@
+"""Inputs that may be left out: initializers that the file lists among its inputs too, whose values are the defaults.
+
+Some exporters list all weights among the inputs. Those are weights and stay such (decision 0020).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from shoal.model.graph.file.weight_tensors import BITS, num_bytes
+
+MIN_IR_VERSION = 4
+"""The first version of the format in which weights need not be inputs too; in earlier ones all are, and none may be
+given. Source: onnx.proto, `Version`."""
+MAX_DEFAULTS = 32
+"""Files with more list their weights: hand-written defaults are a few switches, biases and thresholds."""
+MAX_DEFAULT_BYTES = 1 << 20
+"""Of all defaults together: they travel with every request that leaves them out."""
+
+Array = npt.NDArray[Any]
+
+
+def take_defaults(model: onnx.ModelProto, folder: Path) -> dict[str, Array]:
+    """Make inputs of the initializers that a request may give, and say what they are where it does not.
+
+    Mutates: `model`, whose initializers they no longer are.
+
+    Args:
+        model: the file.
+        folder: where external data lie.
+    """
+    found = _replaceable(model)
+    size = sum(map(num_bytes, found))
+    if len(found) > MAX_DEFAULTS or size > MAX_DEFAULT_BYTES or not all(map(_is_readable, found)):
+        return {}
+    defaults = {tensor.name: _array(tensor, folder) for tensor in found}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in defaults]
+    if defaults:
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+    return defaults
+
+
+def _replaceable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    if model.ir_version < MIN_IR_VERSION:
+        return []
+    listed = {value.name for value in model.graph.input}
+    return [tensor for tensor in model.graph.initializer if tensor.name in listed]
+
+
+def _is_readable(tensor: onnx.TensorProto) -> bool:
+    is_text = tensor.data_type == onnx.TensorProto.STRING
+    return is_text or BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 0) >= 8
+
+
+def _array(tensor: onnx.TensorProto, folder: Path) -> Array:
+    array = np.asarray(numpy_helper.to_array(tensor, str(folder)))
+    if tensor.data_type != onnx.TensorProto.STRING:
+        return array
+    texts = np.empty(array.shape, object)
+    texts.reshape(-1)[:] = [text.decode() if isinstance(text, bytes) else text for text in array.reshape(-1)]
+    return texts

@@ -1,0 +1,158 @@
+"""An ONNX file, opened: its graph with weights left where they are, checked for what would fail later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from shoal.core.plan.graph import TensorSpec
+from shoal.errors import ModelLoadError, while_reading
+from shoal.model.file_states import file_states, state_of
+from shoal.model.graph.file.dataflow import Dataflow, sort_nodes, trace, weight_names
+from shoal.model.graph.file.default_inputs import Array, take_defaults
+from shoal.model.graph.file.external_data import settle_external_data
+from shoal.model.graph.file.functions import check_functions
+from shoal.model.graph.file.operators import check_operators
+from shoal.model.graph.file.value_types import infer_specs, tensor_spec, value_info
+from shoal.model.graph.file.weight_tensors import check_tensors
+from shoal.protocol.messages import FileState
+
+MAX_FILE_BYTES = 1 << 31
+"""The most that a message in the protobuf format can have. Source: protobuf's encoding guide."""
+ONNX_FIRST_BYTE = b"\x08"
+"""Every exporter writes `ModelProto.ir_version`, field 1 (a varint), first. Source: onnx.proto, protobuf encoding."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GraphFile:
+    """One ONNX model. What is derived from it is computed when first asked for and kept (hence no slots)."""
+
+    path: Path
+    model: onnx.ModelProto
+    """nodes in topological order; external data not loaded; must not be changed"""
+    inputs: tuple[TensorSpec, ...]
+    """what a run may be given; weights that are listed as inputs too are left out"""
+    outputs: tuple[TensorSpec, ...]
+    folder: Path
+    """that the names of external data start from"""
+    defaults: Mapping[str, Array] = field(default_factory=dict[str, Array])
+    """of inputs that may be left out"""
+    files: tuple[FileState, ...] = ()
+    """that it was read from, and those of its external data, as they were then"""
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.model.graph.node)
+
+    @cached_property
+    def weights(self) -> frozenset[str]:
+        """Names of the initializers."""
+        return frozenset(weight_names(self.model.graph))
+
+    @cached_property
+    def dataflow(self) -> Dataflow:
+        """The graph's edges."""
+        return trace(self.model)
+
+    @cached_property
+    def value_specs(self) -> Mapping[str, TensorSpec]:
+        """Types of inputs, computed values and outputs; values that are no tensors or of unknown type are absent."""
+        with while_reading(self.path):
+            return infer_specs(self.model, self.folder)
+
+
+def open_graph(path: Path) -> GraphFile:
+    """Read an ONNX file and check it. Its external data are looked for, but not read.
+
+    Raises:
+        ModelLoadError: one line that says what is wrong with the file and what to do.
+    """
+    with while_reading(path):
+        model, own = _parse(path)
+        try:
+            check_tensors(model)
+            check_functions(model)
+            check_operators(model)
+            data = settle_external_data(model, path)
+            external = file_states(path.parent, data.names)
+            sort_nodes(model.graph)
+            defaults = take_defaults(model, data.folder)
+            weights = weight_names(model.graph)
+            inputs = _specs("input", (value for value in model.graph.input if value.name not in weights))
+            inputs = tuple(replace(spec, is_optional=spec.name in defaults) for spec in inputs)
+            outputs = _specs("output", _typed_outputs(model, data.folder))
+            if not outputs:
+                raise ModelLoadError("the graph has no outputs, so there is nothing to compute")
+        except ModelLoadError as error:
+            raise ModelLoadError(f"{path}: {error}") from None
+    return GraphFile(
+        path=path,
+        model=model,
+        inputs=inputs,
+        outputs=outputs,
+        folder=data.folder,
+        defaults=defaults,
+        files=tuple(sorted((own, *external), key=lambda file: file.name)),
+    )
+
+
+def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
+            raise ModelLoadError(f"{str(path)!r} is no regular file; give the path of an ONNX file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelLoadError(
+                f"{str(path)!r} is larger than the 2 GiB that an ONNX file can have: it is damaged, or no ONNX file; "
+                "large weights lie in files beside it"
+            )
+        with path.open("rb") as file:
+            state, content = state_of(file, path.name), file.read()
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {str(path)!r}: {error.strerror}; give the path of an ONNX file") from None
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError:
+        model = onnx.ModelProto()
+    if model.ir_version and (model.graph.node or model.graph.output):
+        return model, state
+    if content.startswith(ONNX_FIRST_BYTE):
+        reason = f"is cut off or damaged ({len(content):,} bytes); copy or export it again"
+    else:
+        reason = "is not an ONNX file; export the model to ONNX first"
+    raise ModelLoadError(f"{str(path)!r} {reason}")
+
+
+def _specs(kind: str, values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(kind, value) for value in values)
+
+
+def _spec(kind: str, value: onnx.ValueInfoProto) -> TensorSpec:
+    spec = tensor_spec(value)
+    if spec is not None:
+        return spec
+    name = value.type.WhichOneof("value")
+    what = {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "optional", None: "of unknown type"}
+    raise ModelLoadError(f"{kind} {value.name!r} is {what.get(name, name)}, not a tensor: {_WAY_OUT[kind]}")
+
+
+_WAY_OUT = {
+    "input": "export the model with plain tensors as inputs",
+    "output": "export the model with plain tensors as outputs (skl2onnx: options={'zipmap': False})",
+}
+
+
+def _typed_outputs(model: onnx.ModelProto, folder: Path) -> list[onnx.ValueInfoProto]:
+    """The graph's outputs, with inferred types where the file gives none."""
+    outputs = list(model.graph.output)
+    untyped = [index for index, output in enumerate(outputs) if output.type.WhichOneof("value") is None]
+    specs = infer_specs(model, folder) if untyped else {}
+    for index in untyped:
+        spec = specs.get(outputs[index].name)
+        if spec is not None:
+            outputs[index] = value_info(spec)
+    return outputs

@@ -1,0 +1,151 @@
+"""One stage of a graph in an ONNX Runtime session."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import onnxruntime as ort
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
+
+from shoal.core.plan.graph import StageInput, StageOutput
+from shoal.errors import InvalidRequest, ModelLoadError, ShoalError
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.ort_values import NUMPY_KINDS, Array, to_array, to_value
+from shoal.model.graph.stage.run_limit import RunLimit
+from shoal.model.graph.stage.stage_model import extract_stage, weight_bytes
+from shoal.model.runtime_sessions import session_options, start_session
+
+RUNTIME_ERRORS = (
+    ort_state.EPFail,
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoModel,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""ONNX Runtime's own errors share no base class; its binding adds these two."""
+
+
+class StageLike(Protocol):
+    """A run of nodes and what crosses its border: a stage's interface or its plan."""
+
+    @property
+    def first_node(self) -> int: ...
+    @property
+    def last_node(self) -> int: ...
+    @property
+    def inputs(self) -> tuple[StageInput, ...]: ...
+    @property
+    def outputs(self) -> tuple[StageOutput, ...]: ...
+
+
+class GraphStage:
+    """Runs one stage. One thread at a time."""
+
+    def __init__(self, graph: GraphFile, stage: StageLike, *, threads: int) -> None:
+        """Load a stage: the file itself where the stage is all of it, an extracted model otherwise.
+
+        Args:
+            graph: the whole file.
+            stage: which nodes, and the tensors at their border.
+            threads: compute threads, >= 1.
+
+        Raises:
+            ModelLoadError: ONNX Runtime cannot load it; one line.
+        """
+        taken = [taken.spec for taken in stage.inputs]
+        unread = {spec.name for spec in graph.inputs} - {spec.name for spec in taken}  # the file's session wants them
+        is_whole = stage.first_node == 0 and stage.last_node == graph.num_nodes and not unread
+        self.weight_bytes = weight_bytes(graph, stage.first_node, stage.last_node)
+        model = (
+            str(graph.path)
+            if is_whole
+            else extract_stage(
+                graph, stage.first_node, stage.last_node, stage.inputs, stage.outputs
+            ).SerializeToString()
+        )
+        self._session = open_session(graph, model, compute_options(threads))
+        self._outputs = [output.spec for output in stage.outputs]
+        self._names = [spec.name for spec in self._outputs]
+        self._is_plain = all(spec.dtype in NUMPY_KINDS for spec in (*self._outputs, *taken))
+        self._dtypes = {spec.name: spec.dtype for spec in taken}
+        self._limit = RunLimit()
+
+    def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
+        """Compute the stage's outputs. Inputs are read in place; those that the stage does not take are left alone.
+
+        Args:
+            tensors: by name.
+            limit_s: when to give up; None: never.
+
+        Raises:
+            InvalidRequest: ONNX Runtime cannot run it on these tensors; one line with its reason.
+            DeadlineExceeded: it was not done in time.
+        """
+        feed = {name: tensors[name] for name in self._dtypes}
+        with refusing(), self._limit.run(limit_s) as options:
+            if self._is_plain:
+                outputs = cast(list[Array], self._session.run(self._names, feed, options))
+                return dict(zip(self._names, outputs, strict=True))
+            return self._run_typed(feed, options)
+
+    def _run_typed(self, tensors: Mapping[str, Array], options: ort.RunOptions) -> dict[str, Array]:
+        """The same through typed values, for the types that NumPy itself does not have."""
+        given = {name: to_value(array, self._dtypes[name]) for name, array in tensors.items()}
+        values = self._session.run_with_ort_values(self._names, given, options)
+        return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
+
+
+@contextmanager
+def refusing() -> Generator[None]:
+    """Whatever ONNX Runtime or its binding raises while it computes is the fault of what it was given to compute.
+
+    Raises:
+        InvalidRequest: one line with the reason.
+    """
+    try:
+        yield
+    except ShoalError:
+        raise
+    except Exception as error:  # ONNX Runtime raises a class of its own per status code, its binding any of Python's
+        raise InvalidRequest(runtime_reason(error) or type(error).__name__) from error
+
+
+def compute_options(threads: int) -> ort.SessionOptions:
+    """Options of every session that computes. `threads` >= 1."""
+    options = session_options(threads)
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def open_session(graph: GraphFile, model: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session on a file or on a model made of the file's parts. Raises ModelLoadError."""
+    if isinstance(model, bytes):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.folder))
+    try:
+        return start_session(model, options)
+    except RUNTIME_ERRORS as error:
+        raise ModelLoadError(f"{graph.path}: ONNX Runtime cannot load it: {runtime_reason(error)}") from error
+
+
+def runtime_reason(error: Exception) -> str:
+    """ONNX Runtime's message as one line without its own bookkeeping."""
+    text = " ".join(str(error).split())
+    head, _, rest = text.partition(" : ")
+    if head.startswith("[ONNXRuntimeError]"):
+        text = rest.partition(" : ")[2].partition(" : ")[2] or rest
+    return _SOURCE_PLACE.sub("", text)[:_REASON_CHARACTERS]
+
+
+_REASON_CHARACTERS = 400
+_SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ (?:[^()]{0,200}\([^()]*\)(?: const)?(?: \[with [^]]*\])? )?")
+"""A line of ONNX Runtime's own source and the function there, which come before the reason itself."""

@@ -1,0 +1,138 @@
+"""Operators that mix some axes and leave the others alone: norms, softmax, reductions, pooling, resizing.
+
+A split along an axis that is left alone stays; along one that is mixed, the value is made whole.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from shoal.model.graph.tensor_parallel.layouts import Split
+from shoal.model.graph.tensor_parallel.shapes.nodes import (
+    attribute,
+    from_front,
+    input_name,
+    integers,
+    is_open,
+    listed,
+    moved_axis,
+)
+from shoal.model.graph.tensor_parallel.steps import Local, Operand, ScaledEntry, Step, Whole
+from shoal.model.graph.tensor_parallel.tracer import Tracer
+
+_CHANNELS = 1
+_SOFTMAX_OF_ONE_AXIS = 13
+"""Before this operator set softmax took all axes from `axis` on as one. Source: the operator's changelog."""
+
+
+def channel_norm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """Batch and instance normalization: numbers per channel are cut like the channels."""
+    split = trace.layout(node.input[0])
+    if split is None or split.axis > _CHANNELS or _is_training(node):
+        return None
+    if split.axis == 0:
+        return _kept(node, split)
+    pairs: list[tuple[int, int]] = []
+    operands = [trace.operand(name, 0, split, pairs) for name in node.input[1:]]
+    known = [operand for operand in operands if operand is not None]
+    if len(known) < len(operands) or not trace.classes.constrain(pairs):
+        return None
+    return Step(operands=(Local(), *known), outputs=(split,))
+
+
+def _is_training(node: onnx.NodeProto) -> bool:
+    return len(node.output) > 1 or attribute(node, "training_mode", 0) == 1
+
+
+def layer_norm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """Over all axes from `axis` on."""
+    split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
+    if split is None or rank is None or split.axis >= from_front(attribute(node, "axis", -1), rank):
+        return None
+    is_single = len([name for name in node.output if name]) == 1
+    return _kept(node, split) if is_single and _are_vectors(trace, node, rank, split) else None
+
+
+def _are_vectors(trace: Tracer, node: onnx.NodeProto, rank: int, split: Split) -> bool:
+    """Whether scale and bias do not reach to the split axis."""
+    return all((trace.rank(name) or rank) < rank - split.axis for name in node.input[1:] if name)
+
+
+def softmax(trace: Tracer, node: onnx.NodeProto, opset: int) -> Step | None:
+    """`Softmax` and its kin."""
+    split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
+    if split is None or rank is None:
+        return None
+    is_of_one = opset >= _SOFTMAX_OF_ONE_AXIS
+    axis = from_front(attribute(node, "axis", -1 if is_of_one else 1), rank)
+    is_left_alone = split.axis != axis if is_of_one else split.axis < axis
+    return _kept(node, split) if is_left_alone else None
+
+
+def reduction(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """`ReduceMean` and its kin; `axes` is an attribute or an input."""
+    split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
+    if split is None or rank is None or is_open(node, 1, trace.constants):
+        return None
+    axes = listed(node, "axes", 1, trace.constants)
+    if not axes:
+        return _kept(node, split) if attribute(node, "noop_with_empty_axes", 0) else None
+    reduced = [from_front(axis, rank) for axis in axes]
+    if split.axis in reduced:
+        return None
+    axis = split.axis if attribute(node, "keepdims", 1) else moved_axis(split.axis, reduced)
+    return _kept(node, split.at(axis))
+
+
+def pooling(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """Every channel of every row by itself."""
+    split = trace.layout(node.input[0])
+    if split is None or split.axis > _CHANNELS or len(node.output) > 1:
+        return None
+    return _kept(node, split)
+
+
+def resize(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """Channels and rows keep their number; a list of sizes gets this rank's number of channels."""
+    split = trace.layout(node.input[0])
+    if split is None or split.axis > _CHANNELS or integers(node, "axes") is not None:
+        return None
+    if text_is(node, "coordinate_transformation_mode", "tf_crop_and_resize"):
+        return None
+    operands: list[Operand] = [Local(), *(Whole(),) * (len(node.input) - 1)]
+    scales = input_name(node, 1 if node.op_type == "Upsample" else 2)
+    sizes = "" if node.op_type == "Upsample" else input_name(node, 3)
+    if sizes:
+        content = trace.shapes.content(sizes)
+        if content is None or content[split.axis] != split.size:
+            return None
+        operands[3] = ScaledEntry(split, split.axis)
+        return Step(operands=tuple(operands), outputs=(split,))
+    array = trace.constants.array(scales) if scales in trace.constants else None
+    if array is None or array.size <= split.axis or array[split.axis] != 1:
+        return None
+    return Step(operands=tuple(operands), outputs=(split,))
+
+
+def text_is(node: onnx.NodeProto, name: str, value: str) -> bool:
+    """Whether a string attribute has this value."""
+    return any(found.name == name and found.s.decode() == value for found in node.attribute)
+
+
+def pad(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+    """Nothing may be added along the split axis."""
+    split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
+    if split is None or rank is None or is_open(node, 1, trace.constants) or is_open(node, 3, trace.constants):
+        return None
+    pads = listed(node, "pads", 1, trace.constants)
+    axes = listed(node, "axes", 3, trace.constants) if input_name(node, 3) else None
+    places = list(range(rank)) if axes is None else [from_front(axis, rank) for axis in axes]
+    if pads is None or len(pads) != 2 * len(places):
+        return None
+    added = {axis for turn in (0, 1) for axis, size in zip(places, pads[turn * len(places) :], strict=False) if size}
+    return None if split.axis in added else _kept(node, split)
+
+
+def _kept(node: onnx.NodeProto, split: Split) -> Step:
+    operands = (Local(), *(Whole(),) * (len(node.input) - 1))
+    return Step(operands=operands, outputs=(split,))

@@ -1,0 +1,41 @@
+"""Between arrays in files and the tensors of a graph: byte order, text, and floats that NumPy's formats do not know."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from shoal.core.plan.graph import TensorSpec
+from shoal.errors import InvalidRequest
+from shoal.router.graph_executor import Array
+
+_ML_DTYPES = ml_dtypes.__name__
+"""Importing it is what teaches NumPy the names `bfloat16` and so on."""
+
+
+def as_tensor(array: Array, spec: TensorSpec) -> Array:
+    """An array from a file as the graph takes it: text as objects, own byte order, plain bytes as the float they are.
+
+    Raises:
+        InvalidRequest: bytes that are not UTF-8.
+    """
+    match array.dtype.kind:
+        case "U":
+            return array.astype(object)
+        case "S":
+            try:
+                return np.char.decode(array, "utf-8").astype(object)
+            except UnicodeDecodeError as error:
+                raise InvalidRequest(f"input {spec.name} holds bytes that are not UTF-8 text: {error}") from None
+        case "V" if spec.dtype != "string" and array.dtype.itemsize == np.dtype(spec.dtype).itemsize:
+            return array.view(spec.dtype)
+        case _:
+            return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def as_stored(array: Array) -> Array:
+    """A tensor as it goes into a file: text as fixed-width strings (.npy without pickle knows no other)."""
+    if array.dtype != object:
+        return array
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
+    return np.array(texts, dtype=np.str_).reshape(array.shape)

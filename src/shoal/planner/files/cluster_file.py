@@ -1,0 +1,221 @@
+"""A file that describes machines: those at hand, which are measured, and those that one only thinks of.
+
+machines:
+  - name: here              # cores of this machine; measured
+    cpus: [0]
+  - name: busy              # the same, of which Shoal may take half
+    cpus: [1]
+    cpu_quota: 0.5
+  - name: server            # eight machines that are described, not measured
+    count: 8
+    cores: 32
+    memory: 256G
+    rates: {memory_bytes_per_s: 1.5e11, fp32_flops_per_s: 1.5e12, int8_flops_per_s: 3e12, int4_flops_per_s: 3e12}
+link: {latency_s: 1e-4, bytes_per_s: 1.25e9}     # between any two, unless said otherwise
+links:
+  - {between: [here, server], latency_s: 1e-3, bytes_per_s: 1.25e7, back_bytes_per_s: 2.5e6}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from itertools import product
+from math import isfinite
+
+import msgspec
+
+from shoal.config import parse_size
+from shoal.errors import ConfigError, while_reading
+from shoal.planner.files.yaml_text import parse_yaml
+from shoal.planner.speeds.speeds import LinkSpeed
+
+_MAX_MACHINES = 100_000
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a described machine can do, with all its cores."""
+
+    memory_bytes_per_s: float
+    """reading weights"""
+    fp32_flops_per_s: float
+    """of a matrix product, 2 per multiply-add"""
+    int8_flops_per_s: float | None = None
+    """with 8-bit weights; None: as fp32"""
+    int4_flops_per_s: float | None = None
+    """with 4-bit weights; None: as 8-bit ones"""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One machine, or several that are alike. Either `cpus` (at hand) or `cores`, `memory` and `rates` (described)."""
+
+    name: str
+    count: int = 1
+    """of machines like this one; at hand: 1"""
+    cpus: tuple[int, ...] | None = None
+    """CPU ids of this machine that one worker takes"""
+    cpu_quota: float | None = None
+    """the share of those CPUs' time that it may use, in (0, 1]"""
+    cores: int | None = None
+    memory: int | str | None = None
+    """for weights and KV; at hand: None takes what is free"""
+    rates: Rates | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is part of the machine that Shoal runs on."""
+        return self.cpus is not None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory as a number."""
+        return None if self.memory is None else parse_size(self.memory, f"machine {self.name}: memory")
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Between any two machines that no other entry speaks of."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+class PairLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Between two kinds of machines, or among those of one kind."""
+
+    between: tuple[str, str]
+    latency_s: float
+    bytes_per_s: float
+    """from the first to the second"""
+    back_bytes_per_s: float | None = None
+    """from the second to the first; None: the same"""
+
+
+class ClusterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the file says."""
+
+    machines: tuple[Machine, ...]
+    link: Link | None = None
+    links: tuple[PairLink, ...] = ()
+
+    def links_between(self) -> tuple[tuple[LinkSpeed, ...], ...]:
+        """[from machine][to machine], in the file's order; the diagonal is for two machines of one entry."""
+        given: dict[tuple[str, str], LinkSpeed] = {}
+        for link in self.links:
+            one, other = link.between
+            given[one, other] = LinkSpeed(latency_s=link.latency_s, bytes_per_s=link.bytes_per_s)
+            back = link.back_bytes_per_s or link.bytes_per_s
+            given.setdefault((other, one), LinkSpeed(latency_s=link.latency_s, bytes_per_s=back))
+        names = [machine.name for machine in self.machines]
+        default = self.link and LinkSpeed(latency_s=self.link.latency_s, bytes_per_s=self.link.bytes_per_s)
+        return tuple(tuple(given.get((one, other)) or default or _NO_LINK for other in names) for one in names)
+
+
+_NO_LINK = LinkSpeed(latency_s=float("inf"), bytes_per_s=1.0)
+"""between machines of an entry that has only one of them"""
+
+
+def parse_cluster_file(text: str, name: str) -> ClusterFile:
+    """Read and check a description.
+
+    Args:
+        text: YAML.
+        name: of the file, for messages.
+
+    Raises:
+        ConfigError: what is wrong, where, and what would be right, in one line.
+    """
+    content = parse_yaml(text, name)
+    with while_reading(name, ConfigError):
+        try:
+            cluster = msgspec.convert(content, ClusterFile, strict=False)  # YAML 1.1 reads 1e9 as a word
+            _check_machines(cluster.machines)
+            _check_links(cluster)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{name}: {error}{_hint(str(error))}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    return cluster
+
+
+def _hint(message: str) -> str:
+    """The field that was perhaps meant by an unknown one."""
+    if "unknown field" not in message:
+        return ""
+    unknown = message.split("`")[1]
+    fields = {field for kind in (ClusterFile, Machine, Rates, Link, PairLink) for field in kind.__struct_fields__}
+    close = get_close_matches(unknown, fields, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _check_machines(machines: tuple[Machine, ...]) -> None:
+    if not machines:
+        raise ConfigError("no machines; give at least one entry under machines:")
+    names: set[str] = set()
+    cpus: dict[int, str] = {}
+    for machine in machines:
+        if not machine.name or machine.name in names:
+            raise ConfigError(f"two machines are named {machine.name!r}; use count: for machines that are alike")
+        names.add(machine.name)
+        _check_machine(machine)
+        for cpu in machine.cpus or ():
+            if cpu in cpus:
+                raise ConfigError(f"machines {cpus[cpu]} and {machine.name} both take CPU {cpu}")
+            cpus[cpu] = machine.name
+    if sum(machine.count for machine in machines) > _MAX_MACHINES:
+        raise ConfigError(f"more than {_MAX_MACHINES} machines")
+
+
+def _check_machine(machine: Machine) -> None:
+    what = f"machine {machine.name}"
+    _check_positive({f"{what}: count": machine.count, f"{what}: memory": machine.memory_bytes})
+    if machine.is_local:
+        if machine.count != 1 or machine.cores is not None or machine.rates is not None:
+            raise ConfigError(f"{what}: cpus: is measured, so it takes no count, cores or rates")
+        if not machine.cpus or len(set(machine.cpus)) < len(machine.cpus) or min(machine.cpus) < 0:
+            raise ConfigError(f"{what}: cpus: needs different CPU ids, such as [0, 1]")
+        if machine.cpu_quota is not None and not 0.0 < machine.cpu_quota <= 1.0:
+            raise ConfigError(f"{what}: cpu_quota is {machine.cpu_quota:g}, but it is a share in (0, 1]")
+        return
+    missing = [name for name in ("cores", "memory", "rates") if getattr(machine, name) is None]
+    if missing:
+        raise ConfigError(f"{what}: give {', '.join(missing)}, or cpus: [...] to measure cores of this machine")
+    if machine.cpu_quota is not None:
+        raise ConfigError(f"{what}: cpu_quota belongs to cpus:; describe the machine with what it can do")
+    rates = {} if machine.rates is None else msgspec.structs.asdict(machine.rates)
+    _check_positive({f"{what}: cores": machine.cores, **{f"{what}: {name}": rate for name, rate in rates.items()}})
+
+
+def _check_links(cluster: ClusterFile) -> None:
+    names = [machine.name for machine in cluster.machines]
+    if cluster.link is not None:
+        _check_link(cluster.link, "link")
+    for link in cluster.links:
+        what = f"link between {' and '.join(link.between)}"
+        for one in link.between:
+            if one not in names:
+                close = get_close_matches(one, names, n=1)
+                raise ConfigError(f"{what}: there is no machine {one}" + (f" (did you mean {close[0]}?)" * bool(close)))
+        _check_link(link, what)
+        _check_positive({f"{what}: back_bytes_per_s": link.back_bytes_per_s})
+    if cluster.link is not None:
+        return
+    linked = {pair for link in cluster.links for pair in (link.between, link.between[::-1])}
+    several = {machine.name for machine in cluster.machines if machine.count > 1}
+    for one, other in product(names, names):
+        if (one != other or one in several) and (one, other) not in linked:
+            raise ConfigError(
+                f"nothing says how {one} reaches {other}: add it to links:, or link: for all that are not"
+            )
+
+
+def _check_link(link: Link | PairLink, what: str) -> None:
+    _check_positive({f"{what}: bytes_per_s": link.bytes_per_s})
+    if not (isfinite(link.latency_s) and link.latency_s >= 0.0):
+        raise ConfigError(f"{what}: latency_s is {link.latency_s:g}, but it must be at least 0")
+
+
+def _check_positive(values: Mapping[str, float | None]) -> None:
+    """Every value that is given must be a number above 0."""
+    for what, value in values.items():
+        if value is not None and not (isfinite(value) and value > 0):
+            raise ConfigError(f"{what} is {value:g}, but it must be more than 0")

@@ -1,0 +1,84 @@
+"""Whether a plan fits into the memory there is, and what would help if not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from shoal.core.plan.language import Block, Plan
+from shoal.errors import CapacityError
+from shoal.planner.split.balance import balance_layers
+
+_MIB, _GIB = 1 << 20, 1 << 30
+
+
+def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int) -> None:
+    """Check weights and KV memory of all workers against one machine's memory.
+
+    Args:
+        plan: all of its workers run on this machine.
+        blocks: embedding, layers, head of the whole model, at the plan's precision.
+        available_bytes: memory that can be taken without swapping.
+
+    Raises:
+        CapacityError: saying what is needed, what there is, and how many workers of this memory would do.
+    """
+    shards = [shard for replica in plan.replicas for shard in replica.shards]
+    weight_bytes = sum(shard.weight_bytes for shard in shards)
+    kv_bytes = sum(shard.kv_bytes for shard in shards)
+    process_bytes = sum(shard.process_bytes for shard in shards)
+    needed_bytes = weight_bytes + kv_bytes + process_bytes
+    if needed_bytes <= available_bytes:
+        return
+    raise CapacityError(
+        f"--split {plan.split} needs {format_bytes(needed_bytes)} of memory ({format_bytes(weight_bytes)} for weights, "
+        f"{format_bytes(kv_bytes)} for KV, {format_bytes(process_bytes)} for {len(shards)} "
+        f"{'process' if len(shards) == 1 else 'processes'}), but {format_bytes(available_bytes)} are free; "
+        f"{_way_out(plan, blocks, available_bytes)}"
+    )
+
+
+def count_workers_needed(blocks: Sequence[Block], *, kv_tokens: int, available_bytes: int) -> int | None:
+    """The fewest pipeline stages such that each fits into `available_bytes`; None where one layer alone does not.
+
+    Args:
+        blocks: embedding, layers, head.
+        kv_tokens: tokens of context that every stage keeps KV for.
+        available_bytes: memory of each worker.
+    """
+    sizes = [block.weight_bytes + kv_tokens * block.kv_bytes_per_token for block in blocks]
+    num_layers = len(blocks) - 2
+    at_least = -(-sum(sizes) // max(1, available_bytes))
+    for num_stages in range(max(1, at_least), num_layers + 1):
+        if _largest_stage(sizes, balance_layers(sizes, num_stages)) <= available_bytes:
+            return num_stages
+    return None
+
+
+def _largest_stage(sizes: Sequence[int], layers: tuple[int, ...]) -> int:
+    cuts = [1]
+    for num_layers in layers:
+        cuts.append(cuts[-1] + num_layers)
+    cuts[0], cuts[-1] = 0, len(sizes)
+    return max(sum(sizes[first:last]) for first, last in pairwise(cuts))
+
+
+def _way_out(plan: Plan, blocks: Sequence[Block], available_bytes: int) -> str:
+    kv_tokens = plan.replicas[0].num_blocks * plan.block_size
+    num_workers = count_workers_needed(blocks, kv_tokens=kv_tokens, available_bytes=available_bytes)
+    if num_workers is None:
+        return (
+            "no pipeline split makes a worker's share fit; cut the layers themselves (tp=2 or more), "
+            "or choose a smaller --precision or less --kv-memory"
+        )
+    if num_workers == 1:
+        return "1 worker with this much memory would do (--split 1)"
+    return (
+        f"{num_workers} workers with this much memory each would do (pp={num_workers}), "
+        "or choose a smaller --precision or less --kv-memory"
+    )
+
+
+def format_bytes(num_bytes: int) -> str:
+    """A size for a person: `1.50 GiB`, or `0.50 MiB` below a GiB."""
+    return f"{num_bytes / _GIB:.2f} GiB" if num_bytes >= _GIB else f"{num_bytes / _MIB:.2f} MiB"

@@ -1,0 +1,65 @@
+"""The speed of a machine that is only described: every block as slow as the slower of its arithmetic and its reading.
+
+Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009. Nothing shrinks below what starting the kernels
+takes, which no description tells; START_S stands for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.core.plan.language import Block
+from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
+from shoal.planner.speeds.step_points import LayerWeights
+
+START_S = 20e-6
+"""Of the kernels of half a layer. Source: ONNX Runtime runs on bound buffers, 2 to 6 us each (docs/design.md), several
+of them, and their barriers."""
+_ROWS = tuple(1 << power for power in range(11))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RooflineRates:
+    """What a worker can do at one precision, with all its threads."""
+
+    memory_bytes_per_s: float
+    """reading weights, keys and values"""
+    flops_per_s: float
+    """2 per multiply-add"""
+
+
+def roofline_worker(
+    blocks: Sequence[Block], weights: LayerWeights, rates: RooflineRates, *, query_width: int
+) -> WorkerSpeed:
+    """A worker's speed from its machine's rates.
+
+    Args:
+        blocks: embedding, layers, head at the precision of the rates; weights counted once.
+        weights: of a layer.
+        rates: of the worker.
+        query_width: query heads times head_dim: columns that attention computes for every token of context.
+    """
+    layers = blocks[1:-1]
+    layer_bytes = sum(layer.weight_bytes for layer in layers) / len(layers)
+    layer_flops = sum(layer.flops_per_token for layer in layers) / len(layers)
+    kv_bytes = max(layer.kv_bytes_per_token for layer in layers)
+    context_s = max(kv_bytes / rates.memory_bytes_per_s, 4.0 * query_width / rates.flops_per_s)
+    head = blocks[-1]
+    return WorkerSpeed(
+        attention=_block(layer_bytes * (1 - weights.mlp), layer_flops * (1 - weights.mlp), rates),
+        mlp=_block(layer_bytes * weights.mlp, layer_flops * weights.mlp, rates),
+        head=_block(head.weight_bytes, head.flops_per_token, rates),
+        decode_context=Curve(rows=(1, 2), seconds=(context_s, 2 * context_s)),
+        prefill_context_s=4.0 * query_width / rates.flops_per_s,
+        step_s=START_S,
+    )
+
+
+def _block(num_bytes: float, flops_per_row: float, rates: RooflineRates) -> BlockSpeed:
+    """The curve bends where as much time goes into arithmetic as into reading: that number of rows is a point of it."""
+    read_s, row_s = num_bytes / rates.memory_bytes_per_s, flops_per_row / rates.flops_per_s
+    bend = round(read_s / row_s) if row_s else 0
+    rows = tuple(sorted({*_ROWS, bend} - {0}))
+    curve = Curve(rows=rows, seconds=tuple(max(read_s, count * row_s) for count in rows))
+    return BlockSpeed(decode=curve, prefill=curve, fixed_s=START_S)

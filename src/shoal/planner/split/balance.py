@@ -1,0 +1,105 @@
+"""How many layers each stage of a pipeline gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+
+from shoal.core.plan.language import Block
+from shoal.errors import ConfigError
+
+PROMPT_TOKENS_PER_OUTPUT = 2.0
+"""Typical load that stages are balanced for. Source: the benchmarks' workload, 128 prompt and 64 output tokens."""
+
+
+def stage_costs(blocks: Sequence[Block], prompt_tokens_per_output: float = PROMPT_TOKENS_PER_OUTPUT) -> list[float]:
+    """What each block costs per token that passes the pipeline, in floating-point operations.
+
+    Layers work on every token, the head only on those whose logits are wanted: one in prompt_tokens_per_output + 1.
+
+    Args:
+        blocks: embedding, layers, head.
+        prompt_tokens_per_output: prompt tokens for every output token of the load to balance for.
+    """
+    costs = [block.flops_per_token for block in blocks]
+    costs[-1] /= prompt_tokens_per_output + 1
+    return costs
+
+
+def balance_layers(
+    block_costs: Sequence[float], num_stages: int, *, speeds: Sequence[float] | None = None
+) -> tuple[int, ...]:
+    """Layers per stage such that the costliest stage is as cheap as possible, then all as equal as possible.
+
+    Exact: dynamic programming over the first cut of what is left, once for the largest stage cost, then once for the
+    sum of squares among the splits that reach it.
+
+    Args:
+        block_costs: of the embedding (always on the first stage), each layer, and the head (always on the last).
+        num_stages: each gets at least one layer.
+        speeds: of each stage's workers, in any unit; None: all alike.
+
+    Raises:
+        ConfigError: more stages than layers.
+    """
+    num_layers = len(block_costs) - 2
+    if num_stages > num_layers:
+        raise ConfigError(
+            f"{num_stages} pipeline stages are more than the model's {num_layers} layers; give at most pp={num_layers}"
+        )
+    before = list(accumulate(block_costs[1:-1], initial=0.0))
+
+    def cost(stage: int, first: int, last: int) -> float:
+        """Of a stage with the layers first:last."""
+        ends = (block_costs[0] if first == 0 else 0.0) + (block_costs[-1] if last == num_layers else 0.0)
+        return (before[last] - before[first] + ends) / (1.0 if speeds is None else speeds[stage])
+
+    largest, _ = _best_cuts(num_layers, num_stages, cost, max)
+    limit = largest * (1 + 1e-9)
+
+    def squared(stage: int, first: int, last: int) -> float:
+        own = cost(stage, first, last)
+        return own**2 if own <= limit else float("inf")
+
+    _, layers = _best_cuts(num_layers, num_stages, squared, lambda one, rest: one + rest)
+    return layers
+
+
+def observed_speeds(block_costs: Sequence[float], layers: Sequence[int], stage_s: Sequence[float]) -> list[float]:
+    """Cost per second of each stage's workers, from the time that its layers really took.
+
+    Args:
+        block_costs: see `balance_layers`.
+        layers: of each stage.
+        stage_s: seconds of each stage for the same step.
+    """
+    spans = pairwise(accumulate(layers, initial=0))
+    last_layer = len(block_costs) - 2
+    blocks = [(0 if first == 0 else first + 1, last + 2 if last == last_layer else last + 1) for first, last in spans]
+    return [sum(block_costs[first:last]) / seconds for (first, last), seconds in zip(blocks, stage_s, strict=True)]
+
+
+def _best_cuts(
+    num_layers: int,
+    num_stages: int,
+    cost: Callable[[int, int, int], float],
+    combine: Callable[[float, float], float],
+) -> tuple[float, tuple[int, ...]]:
+    """The cut into contiguous stages with the least combined cost, and that cost. Ties: the longer first stage."""
+    last_stage = num_stages - 1
+    best = {first: (cost(last_stage, first, num_layers), (num_layers - first,)) for first in range(num_layers)}
+    for num_behind in range(1, num_stages):
+        shorter, stage = best, last_stage - num_behind
+        best: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for first in range(num_layers - num_behind):
+            best[first] = min(
+                (
+                    (
+                        combine(cost(stage, first, cut), shorter[cut][0]),
+                        (cut - first, *shorter[cut][1]),
+                    )
+                    for cut in range(num_layers - num_behind, first, -1)
+                ),
+                key=lambda option: option[0],
+            )
+    return best[0]

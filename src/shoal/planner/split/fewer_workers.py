@@ -1,0 +1,57 @@
+"""A replica over fewer workers than it was planned for, because one of them cannot be started again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.planner.split.manual import plan_from_spec
+from shoal.planner.split.split_spec import SplitSpec
+
+
+def plan_without(
+    plan: Plan, replica: ReplicaPlan, worker: int, *, blocks: Sequence[Block], whole: ShardPart
+) -> ReplicaPlan | None:
+    """The same replica as a pipeline of whole stages over the other workers, with their cores and as much KV memory.
+
+    Args:
+        plan: whose replica it is.
+        replica: as it was planned.
+        worker: stage by stage and rank by rank, the one to do without.
+        blocks: of the whole model: embedding, layers, head.
+        whole: the part that is everything.
+
+    Returns:
+        None where there is no other worker.
+    """
+    others = [shard for index, shard in enumerate(replica.shards) if index != worker]
+    if not others:
+        return None
+    num_stages = min(len(others), len(blocks) - 2)
+    kv_token_bytes = sum(block.kv_bytes_per_token for block in blocks)
+    fewer = plan_from_spec(
+        model=plan.model,
+        shard_blocks=[list(blocks)],
+        parts=[whole],
+        spec=SplitSpec(num_stages=num_stages),
+        precision=plan.precision,
+        threads=others[0].threads,
+        cores=sorted({core for shard in others for core in shard.cores}),
+        kv_memory_bytes=replica.num_blocks * plan.block_size * kv_token_bytes,
+        block_size=plan.block_size,
+        max_context=plan.max_context,
+        max_seqs=plan.max_seqs,
+        max_step_tokens=plan.max_step_tokens,
+    )
+    stages = fewer.replicas[0].stages
+    if others[0].machine is not None:
+        stages = tuple(_moved(stage, to) for stage, to in zip(stages, others, strict=False))
+    return ReplicaPlan(stages=stages, num_blocks=replica.num_blocks)
+
+
+def _moved(stage: StagePlan, to: ShardPlan) -> StagePlan:
+    """The same stage of one worker in the place of another worker, which has its own cores on its own machine."""
+    (shard,) = stage.shards
+    own = replace(shard, machine=to.machine, cores=to.cores, threads=to.threads, cpu_quota=to.cpu_quota)
+    return replace(stage, shards=(own,))

@@ -1,0 +1,67 @@
+"""Other layers for the stages of a replica, by what its workers turned out to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.planner.split.balance import balance_layers, observed_speeds, stage_costs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relayering:
+    """The best layers for a pipeline whose workers have certain speeds."""
+
+    layers: tuple[int, ...]
+    """of each stage"""
+    stage_s: tuple[float, ...]
+    """seconds that each stage would take for the step that was observed"""
+
+
+def relayer(blocks: Sequence[Block], layers: Sequence[int], stage_s: Sequence[float]) -> Relayering:
+    """Move layers from slow stages to fast ones.
+
+    Args:
+        blocks: of the whole model: embedding, layers, head.
+        layers: of each stage now.
+        stage_s: seconds that each stage takes now for the same steps.
+    """
+    costs = stage_costs(blocks)
+    speeds = observed_speeds(costs, layers, stage_s)
+    moved = balance_layers(costs, len(layers), speeds=speeds)
+    per_second = observed_speeds(costs, moved, [1.0] * len(moved))
+    return Relayering(layers=moved, stage_s=tuple(cost / speed for cost, speed in zip(per_second, speeds, strict=True)))
+
+
+def with_layers(
+    replica: ReplicaPlan, layers: Sequence[int], blocks: Sequence[Block], *, block_size: int
+) -> ReplicaPlan:
+    """The same workers and KV blocks with other layers; stages of one worker each.
+
+    Args:
+        replica: as it is.
+        layers: of each stage.
+        blocks: of the whole model: embedding, layers, head.
+        block_size: tokens in a KV block.
+    """
+    kv_tokens, num_layers = replica.num_blocks * block_size, sum(layers)
+
+    def own(first: int, last: int) -> Sequence[Block]:
+        return blocks[first + 1 if first else 0 : last + 1 if last < num_layers else None]
+
+    def shard(old: ShardPlan, held: Sequence[Block]) -> ShardPlan:
+        return replace(
+            old,
+            weight_bytes=held_bytes(held),
+            kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in held),
+        )
+
+    def moved(stage: StagePlan, first: int, last: int) -> StagePlan:
+        shards = tuple(shard(one, own(first, last)) for one in stage.shards)
+        return replace(stage, first_layer=first, last_layer=last, shards=shards)
+
+    spans = pairwise(accumulate(layers, initial=0))
+    stages = tuple(moved(stage, *span) for stage, span in zip(replica.stages, spans, strict=True))
+    return replace(replica, stages=stages)

@@ -1,0 +1,69 @@
+"""Which part of every layer each shard of a stage gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shoal.core.plan.language import ShardPart
+from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.core.plan.share_rounding import ranges_of, round_shares
+from shoal.errors import ConfigError
+
+
+def shard_parts(
+    atoms: ShardAtoms,
+    shares: Sequence[float],
+    *,
+    kv_head_caps: Sequence[int] | None = None,
+    column_caps: Sequence[int] | None = None,
+    vocabulary_caps: Sequence[int] | None = None,
+) -> tuple[ShardPart, ...]:
+    """Cut KV heads, MLP columns and vocabulary rows by share, contiguous and in rank order, each owned exactly once.
+
+    Every shard gets some columns and some rows of the vocabulary. Where KV heads are fewer than shards, some get none.
+
+    Args:
+        atoms: what there is to cut, and how finely.
+        shares: of each shard, positive, in any unit.
+        kv_head_caps: most KV heads that each shard has memory for; None: no limit.
+        column_caps: the same for columns.
+        vocabulary_caps: the same for rows of the vocabulary.
+
+    Raises:
+        ConfigError: more shards than the MLP or the vocabulary has pieces.
+        CapacityError: the caps do not hold everything.
+    """
+    if len(shares) > atoms.max_shards:
+        raise ConfigError(
+            f"{len(shares)} shards are more than this model can be cut into: {atoms.intermediate_size} MLP columns in "
+            f"pieces of {atoms.column_atom}, {atoms.vocab_size} vocabulary rows in pieces of {atoms.vocab_atom}; "
+            f"give at most tp={atoms.max_shards}"
+        )
+
+    def cut(
+        num_atoms: int, atom: int, total: int, caps: Sequence[int] | None, at_least: int
+    ) -> tuple[tuple[int, int], ...]:
+        in_atoms = None if caps is None else [cap // atom for cap in caps]
+        counts = round_shares(num_atoms, shares, at_least=at_least, caps=in_atoms)
+        return ranges_of(counts, atom=atom, total=total)
+
+    kv_heads = cut(atoms.num_kv_atoms, atoms.kv_heads_per_atom, atoms.num_kv_heads, kv_head_caps, 0)
+    columns = cut(atoms.num_column_atoms, atoms.column_atom, atoms.intermediate_size, column_caps, 1)
+    vocabulary = cut(atoms.num_vocab_atoms, atoms.vocab_atom, atoms.vocab_size, vocabulary_caps, 1)
+    return tuple(
+        ShardPart(kv_heads=heads, columns=cols, vocabulary=rows)
+        for heads, cols, rows in zip(kv_heads, columns, vocabulary, strict=True)
+    )
+
+
+def attention_notes(parts: Sequence[ShardPart]) -> tuple[str, ...]:
+    """What a user should know about shards that were left without KV heads: one line, or none."""
+    without = [rank for rank, part in enumerate(parts) if part.kv_heads[0] == part.kv_heads[1]]
+    if not without:
+        return ()
+    num_kv_heads = max(part.kv_heads[1] for part in parts)
+    ranks = ", ".join(map(str, without))
+    return (
+        f"shard {ranks} of {len(parts)}: no attention, only MLP and vocabulary (the model has {num_kv_heads} KV heads, "
+        "which are not divided)",
+    )

@@ -1,0 +1,102 @@
+"""One sequence of an API call: its tokens turned into visible text, log-probabilities and a reason to end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.core.sequences.request import RequestFinished, TokenProduced
+from shoal.protocol.messages import TokenLogprobs
+from shoal.server.generation.text_stream import TextStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionLogprobs:
+    """The log-probabilities of one output token that is visible in the text."""
+
+    token_id: int
+    text_offset: int
+    """where its text begins in the choice's text, in characters"""
+    logprobs: TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceDelta:
+    """What one turn of the engine added to one choice."""
+
+    index: int
+    text: str
+    finish_reason: str | None = None
+    """stop | length, on the last delta"""
+    logprobs: Sequence[PositionLogprobs] = ()
+
+
+class Choice:
+    """Mutable state of one sequence. Ends with a stop token, a stop string or the engine's own decision."""
+
+    def __init__(self, index: int, text: TextStream, stop_token_ids: frozenset[int]) -> None:
+        self.index = index
+        self.num_tokens = 0
+        """output tokens so far, the one that stopped it included"""
+        self.num_cached_tokens = 0
+        """prompt tokens taken from the prefix index; known once the engine has ended the request"""
+        self.finish_reason: str | None = None
+        self._text = text
+        self._stop_token_ids = stop_token_ids
+        self._num_shown_chars = 0
+        self._fresh: list[str] = []
+        self._held_logprobs: deque[PositionLogprobs] = deque()
+        self._has_news = False
+
+    @property
+    def stopped_by_text(self) -> bool:
+        """Whether a stop string ended it, which the engine does not know."""
+        return self._text.stopped
+
+    def add_token(self, output: TokenProduced) -> None:
+        """Take the next token. Tokens after the end are ignored."""
+        if self.finish_reason is not None:
+            return
+        self.num_tokens += 1
+        self._has_news = True
+        if output.token_id in self._stop_token_ids:
+            return
+        if output.logprobs is not None:
+            self._held_logprobs.append(
+                PositionLogprobs(
+                    token_id=output.token_id, text_offset=self._text.num_decoded_chars, logprobs=output.logprobs
+                )
+            )
+        self._fresh.append(self._text.push(output.token_id))
+        if self._text.stopped:
+            self.finish_reason = "stop"
+
+    def end(self, output: RequestFinished) -> None:
+        """Take the engine's last word about the request."""
+        self.num_cached_tokens = output.num_cached_tokens
+        if self.finish_reason is not None:
+            return
+        self._has_news = True
+        self._fresh.append(self._text.flush())
+        self.finish_reason = "stop" if self._text.stopped else output.reason
+
+    def take_delta(self) -> ChoiceDelta | None:
+        """What is new since the last call; None where nothing is."""
+        if not self._has_news:
+            return None
+        text = "".join(self._fresh)
+        self._fresh.clear()
+        self._has_news = False
+        self._num_shown_chars += len(text)
+        logprobs = self._release_logprobs() if self._held_logprobs else ()
+        return ChoiceDelta(index=self.index, text=text, finish_reason=self.finish_reason, logprobs=logprobs)
+
+    def _release_logprobs(self) -> list[PositionLogprobs]:
+        """Those whose text has begun to show; at the end all the others too, unless a stop string swallowed them."""
+        held = self._held_logprobs
+        released: list[PositionLogprobs] = []
+        release_all = self.finish_reason is not None and not self._text.stopped
+        while held and (release_all or held[0].text_offset < self._num_shown_chars):
+            released.append(held.popleft())
+        return released

@@ -1,0 +1,261 @@
+"""The one implementation behind every API dialect: prompts as token ids in, text deltas and usage out."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shoal.core.generation.admission import AdmissionConfig
+from shoal.core.sequences.request import Request, RequestId, TokenProduced
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull
+from shoal.protocol.messages import Sampling
+from shoal.server.bodies.readers import Readers
+from shoal.server.generation.choice import Choice
+from shoal.server.generation.engine_thread import EngineThread
+from shoal.server.generation.generation import Generation, GenerationSpec
+from shoal.server.generation.metrics import RequestTimer, ServerMetrics
+from shoal.server.generation.output_stream import OutputStream
+from shoal.server.generation.seams import Engine, EngineStats, Tokenizer
+from shoal.server.generation.text_stream import TextStream, prepare_stops
+
+SHORT_TEXT_CHARS = 4096
+"""Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it
+(digits and letters in turn, SmolLM2's vocabulary, 2 cores), this takes a hundredth of a second."""
+NUM_SEEDS = 1 << 63
+"""Seeds are 0 <= seed < 2**63, see `Sampling.seed`."""
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and output together do not fit the model's context."""
+
+
+class DataPlane:
+    """Owns the engine's thread; everything a dialect needs to serve a call."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        metrics: ServerMetrics,
+        admission: AdmissionConfig | None = None,
+        request_timeout_s: float | None = None,
+        draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            engine: does the work.
+            tokenizer: of the model.
+            metrics: what is counted.
+            admission: how much may wait; None: the default.
+            request_timeout_s: the most time that any call may take; None: any.
+            draw_seed: for requests without a seed.
+            clock: monotonic seconds.
+        """
+        self.tokenizer = tokenizer
+        self.metrics = metrics
+        self.on_death: Callable[[str], None] | None = None
+        """called once, in the event loop, with the reason for which the engine can do no more work"""
+        self._engine = EngineThread(engine, admission or AdmissionConfig(), clock)
+        self._request_timeout_s = request_timeout_s
+        self._draw_seed = draw_seed
+        self._clock = clock
+        self.readers = Readers()
+        """threads for what a call's own size makes long"""
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence, prompt and output together, in tokens."""
+        return self._engine.max_context
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine can do no more work; None while it can."""
+        return self._engine.failure
+
+    def engine_silent_s(self) -> float:
+        """See `EngineThread.silent_s`."""
+        return self._engine.silent_s()
+
+    @property
+    def last_output_s(self) -> float | None:
+        """When the last token came; None before the first."""
+        return self.metrics.last_token_s
+
+    def start(self) -> None:
+        """Start the engine's thread for the running event loop."""
+        self._engine.start(on_death=self._died)
+
+    async def close(self) -> None:
+        """Stop the engine. Requests that are still open end with an error."""
+        await self._engine.close()
+        self.readers.close()
+
+    async def stats(self) -> EngineStats:
+        """The engine's counters now. Raises WorkerLost."""
+        return await self._engine.stats()
+
+    def now_s(self) -> float:
+        """The data plane's clock."""
+        return self._clock()
+
+    def check_length(self, texts: Iterable[str], param: str) -> None:
+        """Refuse texts that cannot fit before any work is done on them. Raises ContextLengthExceeded."""
+        limit = self.max_context * self.tokenizer.max_token_chars
+        num_chars = sum(map(len, texts))
+        if num_chars > limit:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {self.max_context} tokens, which are {limit} characters at "
+                f"most, but the prompt has {num_chars}: shorten it",
+                param=param,
+            )
+
+    async def encode(self, texts: Sequence[str], *, add_special: bool, param: str = "prompt") -> list[tuple[int, ...]]:
+        """Token ids of each text, off the event loop but for short ones.
+
+        Raises:
+            ContextLengthExceeded: one of them cannot fit; nothing was computed.
+            QueueFull: too many wait to be read.
+        """
+        for text in texts:
+            self.check_length((text,), param)
+        encode = self.tokenizer.encode
+        if sum(map(len, texts)) <= SHORT_TEXT_CHARS:
+            return [tuple(encode(text, add_special=add_special)) for text in texts]
+        return [
+            await self.readers.run(lambda text=text: tuple(encode(text, add_special=add_special))) for text in texts
+        ]
+
+    async def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt of a conversation, made off the event loop.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded: it cannot be made of these messages, or cannot fit.
+            QueueFull: too many wait to be read.
+        """
+        if len(messages) > self.max_context:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {self.max_context} tokens, and there are {len(messages)} "
+                "messages: leave some out",
+                param="messages",
+            )
+        self.check_length((str(message["content"]) for message in messages), "messages")
+        return await self.readers.run(lambda: self.tokenizer.chat_prompt(messages))
+
+    async def generate(self, specs: Sequence[GenerationSpec], timeout_s: float | None = None) -> Generation:
+        """Start a call with one or more prompts; all of them are admitted or none.
+
+        Choice i of prompt p has index p * n + i when every prompt asks for n choices.
+
+        Args:
+            specs: the prompts.
+            timeout_s: the most time that the call may take; None: as long as any call.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded, CapacityError: a prompt cannot be served.
+            QueueFull: not now.
+            DeadlineExceeded: the engine has not taken it up in time.
+            WorkerLost: the engine can do no more work.
+        """
+        self._check_room(sum(spec.n for spec in specs))
+        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
+        requests, choices, timers = self._expand(specs)
+        return Generation(
+            self._engine,
+            await self._submit(requests, timeout_s),
+            choices,
+            timers,
+            num_prompt_tokens=sum(len(spec.prompt_ids) for spec in specs),
+            choices_per_prompt=[spec.n for spec in specs],
+            timeout_s=timeout_s,
+        )
+
+    async def send_canary(self) -> bool:
+        """Generate one token outside all accounts but `last_token_s`; whether it came. Raises WorkerLost."""
+        sampling = Sampling(temperature=0.0)
+        request = Request(
+            request_id=RequestId(f"canary-{uuid.uuid4().hex}"), prompt_ids=(0,), max_tokens=1, sampling=sampling
+        )
+        stream = await self._engine.submit([request])
+        try:
+            came = isinstance((await stream.take())[0], TokenProduced)
+        finally:
+            self._engine.abandon(stream)
+        if came:
+            self.metrics.last_token_s = self._clock()
+        return came
+
+    def _check_room(self, num_requests: int) -> None:
+        try:
+            self._engine.check_room(num_requests)
+        except QueueFull:
+            self.metrics.count_refusal("queue_full")
+            raise
+
+    async def _submit(self, requests: Sequence[Request], timeout_s: float | None) -> OutputStream:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._engine.submit(requests)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the engine is busy", self._engine.retry_after_s()) from error
+
+    def _expand(
+        self, specs: Sequence[GenerationSpec]
+    ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, RequestTimer]]:
+        call_id, arrival_s = uuid.uuid4().hex, self._clock()
+        requests: list[Request] = []
+        choices: dict[RequestId, Choice] = {}
+        timers: dict[RequestId, RequestTimer] = {}
+        for spec in specs:
+            max_tokens = self._allowed_tokens(spec)
+            stop_token_ids, stops = self._stop_token_ids(spec), prepare_stops(spec.stop)
+            for sibling in range(spec.n):
+                index = len(requests)
+                request = Request(
+                    request_id=RequestId(f"{call_id}-{index}"),
+                    prompt_ids=spec.prompt_ids,
+                    max_tokens=max_tokens,
+                    sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
+                    stop_token_ids=stop_token_ids,
+                )
+                requests.append(request)
+                text = TextStream(self.tokenizer.detokenizer(spec.prompt_ids), stops)
+                choices[request.request_id] = Choice(index, text, request.stop_token_ids)
+                timers[request.request_id] = self.metrics.timer(len(spec.prompt_ids), arrival_s, self._clock)
+        return requests, choices, timers
+
+    def _seed(self, spec: GenerationSpec, sibling: int) -> int:
+        return (self._draw_seed() if spec.seed is None else spec.seed + sibling) % NUM_SEEDS
+
+    def _stop_token_ids(self, spec: GenerationSpec) -> frozenset[int]:
+        """One set for all choices. Raises InvalidRequest where one is no token."""
+        vocab_size = self.tokenizer.vocab_size
+        if not all(0 <= token_id < vocab_size for token_id in spec.stop_token_ids):
+            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="stop_token_ids")
+        return spec.stop_token_ids if spec.ignore_eos else spec.stop_token_ids | self.tokenizer.eos_token_ids
+
+    def _allowed_tokens(self, spec: GenerationSpec) -> int:
+        """The output tokens the request may have. Raises InvalidRequest, ContextLengthExceeded."""
+        num_prompt_tokens, num_context_tokens = len(spec.prompt_ids), self.max_context
+        if not num_prompt_tokens:
+            raise InvalidRequest("the prompt is empty: it must have at least one token", param="prompt")
+        num_wanted_tokens = 1 if spec.max_tokens is None else spec.max_tokens
+        if num_prompt_tokens + num_wanted_tokens > num_context_tokens:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {num_context_tokens} tokens, but the prompt has "
+                f"{num_prompt_tokens} and {num_wanted_tokens} more were asked for: shorten the prompt or lower "
+                "max_tokens",
+                param="prompt",
+            )
+        return num_context_tokens - num_prompt_tokens if spec.max_tokens is None else spec.max_tokens
+
+    def _died(self, reason: str) -> None:
+        if self.on_death is not None:
+            self.on_death(reason)

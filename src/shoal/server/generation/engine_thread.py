@@ -1,0 +1,279 @@
+"""Runs the engine in one thread of its own and carries its outputs to the event loop.
+
+Commands go through a deque and a wake of the engine; everything a turn produced comes back in a single wake of the
+loop, whatever the number of requests it concerns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from shoal.core.generation.admission import AdmissionConfig, EndRate, reason_to_refuse
+from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId
+from shoal.errors import CapacityError, RequestError, ShoalError, WorkerLost
+from shoal.server.generation.output_stream import OutputStream
+from shoal.server.generation.seams import Engine, EngineStats
+
+TURN_TIMEOUT_S = 60.0
+"""Longest wait of one turn. A wake ends it sooner; a long one keeps an idle server off the CPU."""
+
+CLOSE_TIMEOUT_S = 30.0
+"""How long closing waits for the engine to stop its workers before the thread is left behind as a daemon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Submit:
+    requests: tuple[Request, ...]
+    ack: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cancel:
+    request_ids: tuple[RequestId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadStats:
+    ack: asyncio.Future[EngineStats]
+
+
+_Command = _Submit | _Cancel | _ReadStats
+
+
+class EngineThread:
+    """The only user of the engine. Its methods belong to the event loop that called `start`."""
+
+    def __init__(self, engine: Engine, admission: AdmissionConfig, clock: Callable[[], float]) -> None:
+        """
+        Args:
+            engine: not started by anybody else.
+            admission: how much may wait.
+            clock: monotonic seconds.
+        """
+        self._engine = engine
+        self._admission = admission
+        self._clock = clock
+        self._end_rate = EndRate()
+        stats = engine.stats()
+        self.max_context = stats.max_context
+        """longest sequence in tokens"""
+        self._max_running = stats.max_running
+        self.failure: str | None = None
+        """why the engine can do no more work; None while it can"""
+        self._commands: deque[_Command] = deque()
+        self._streams: dict[RequestId, OutputStream] = {}
+        self._acks: set[asyncio.Future[Any]] = set()
+        self._question: asyncio.Future[EngineStats] | None = None
+        """the latest one of `silent_s`"""
+        self._asked_s = 0.0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_death: Callable[[str], None] | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._stopping
+
+    def start(self, *, on_death: Callable[[str], None] | None = None) -> None:
+        """Start the thread; `on_death` is called in the running loop, with the reason, if the engine breaks."""
+        self._loop = asyncio.get_running_loop()
+        self._on_death = on_death
+        self._thread = threading.Thread(target=self._run, name="shoal-engine", daemon=True)
+        self._thread.start()
+
+    def check_room(self, num_requests: int) -> None:
+        """Raises QueueFull where so many requests more are too many."""
+        refusal = reason_to_refuse(
+            self._admission,
+            num_new=num_requests,
+            num_unfinished=len(self._streams),
+            max_running=self._max_running,
+            rate=self._end_rate,
+            now_s=self._clock(),
+        )
+        if refusal is not None:
+            raise refusal
+
+    def retry_after_s(self) -> float:
+        """When the next place is likely to be free."""
+        return self._end_rate.expected_s(1, self._clock())
+
+    async def submit(self, requests: Sequence[Request]) -> OutputStream:
+        """Hand over requests, all of them or none, whether there is room or not.
+
+        Raises:
+            InvalidRequest, CapacityError: the engine refused one of them.
+            WorkerLost: the engine can do no more work.
+        """
+        stream = OutputStream([request.request_id for request in requests])
+        ack = self._new_ack()
+        if not self._streams:
+            self._end_rate.note_start(self._clock())
+        self._streams.update((request.request_id, stream) for request in requests)
+        self._command(_Submit(requests=tuple(requests), ack=ack))
+        try:
+            await ack
+        except ShoalError:
+            self._forget(stream)
+            raise
+        except asyncio.CancelledError:
+            self.abandon(stream)
+            raise
+        return stream
+
+    def abandon(self, stream: OutputStream) -> None:
+        """Cancel what is still open and drop what it produces. Idempotent."""
+        open_ids = tuple(stream.open_ids)
+        self._forget(stream)
+        if open_ids:
+            self._command(_Cancel(request_ids=open_ids))
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Give one request up; its RequestFinished still comes."""
+        self._command(_Cancel(request_ids=(request_id,)))
+
+    async def stats(self) -> EngineStats:
+        """The engine's counters now. Raises WorkerLost."""
+        stats = await self._ask_for_stats()
+        self._max_running = stats.max_running
+        return stats
+
+    def silent_s(self) -> float:
+        """For how long the engine has not answered a question; it is asked one, so that the next call can tell."""
+        if self._question is None or self._question.done():
+            self._question, self._asked_s = self._ask_for_stats(), self._clock()
+        return self._clock() - self._asked_s
+
+    async def close(self) -> None:
+        """Stop the thread and the engine; requests that are still open end with an error. Idempotent."""
+        if not self._stopping:
+            self._stopping = True
+            self._engine.wake()
+            await asyncio.to_thread(self._stop)
+        self._fail("the server is shutting down")
+
+    # in the event loop
+
+    def _ask_for_stats(self) -> asyncio.Future[EngineStats]:
+        ack: asyncio.Future[EngineStats] = self._new_ack()
+        self._command(_ReadStats(ack=ack))
+        return ack
+
+    def _new_ack(self) -> asyncio.Future[Any]:
+        if self.failure is not None:
+            raise WorkerLost(self.failure)
+        assert self._loop is not None, "start() comes first"
+        ack = self._loop.create_future()
+        self._acks.add(ack)
+        ack.add_done_callback(self._settled)
+        return ack
+
+    def _settled(self, ack: asyncio.Future[Any]) -> None:
+        """An error that nobody waits for is no news."""
+        self._acks.discard(ack)
+        if not ack.cancelled():
+            ack.exception()
+
+    def _command(self, command: _Command) -> None:
+        self._commands.append(command)
+        if not self._stopping:
+            self._engine.wake()
+
+    def _stop(self) -> None:
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread is None or not self._thread.is_alive():
+            self._engine.close()
+
+    def _forget(self, stream: OutputStream) -> None:
+        for request_id in stream.open_ids:
+            self._streams.pop(request_id, None)
+        stream.open_ids.clear()
+
+    def _deliver(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, RequestFinished):
+                stream = self._streams.pop(output.request_id, None)
+                self._end_rate.note_end(self._clock())
+            else:
+                stream = self._streams.get(output.request_id)
+            if stream is not None:
+                stream.put(output)
+
+    def _fail(self, reason: str) -> None:
+        if self.failure is not None:
+            return
+        self.failure = reason
+        for ack in list(self._acks):
+            _settle(ack, error=WorkerLost(reason))
+        self._deliver([_ended_by_error(request_id, reason) for request_id in self._streams])
+
+    def _die(self, reason: str) -> None:
+        self._fail(reason)
+        if self._on_death is not None:
+            self._on_death(reason)
+
+    # in the engine's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._obey()
+                outputs = self._engine.turn(TURN_TIMEOUT_S)
+                if outputs:
+                    self._post(self._deliver, outputs)
+        except Exception as error:  # the outermost loop: whatever it was, requests must end and the process must tell
+            self._post(self._die, str(error) if isinstance(error, ShoalError) else f"{type(error).__name__}: {error}")
+
+    def _obey(self) -> None:
+        while self._commands:
+            match self._commands.popleft():
+                case _Submit(requests=requests, ack=ack):
+                    self._post(_settle, ack, None, self._add(requests))
+                case _Cancel(request_ids=request_ids):
+                    for request_id in request_ids:
+                        self._engine.cancel(request_id)
+                case _ReadStats(ack=ack):
+                    self._post(_settle, ack, self._engine.stats())
+                case _ as unreachable:
+                    assert_never(unreachable)
+
+    def _add(self, requests: Sequence[Request]) -> ShoalError | None:
+        added: list[RequestId] = []
+        for request in requests:
+            try:
+                self._engine.add(request)
+            except (RequestError, CapacityError) as error:
+                for request_id in added:
+                    self._engine.cancel(request_id)
+                return error
+            added.append(request.request_id)
+        return None
+
+    def _post(self, callback: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop closed first: nobody is left to tell
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _settle(ack: asyncio.Future[Any], value: object = None, error: ShoalError | None = None) -> None:
+    if ack.done():
+        return
+    if error is None:
+        ack.set_result(value)
+    else:
+        ack.set_exception(error)
+
+
+def _ended_by_error(request_id: RequestId, message: str) -> RequestFinished:
+    return RequestFinished(
+        request_id=request_id, reason="error", num_prompt_tokens=0, num_output_tokens=0, message=message
+    )

@@ -1,0 +1,161 @@
+"""A language-model call: what is asked for, and its running answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from shoal.core.sequences.request import Output, RequestFinished, RequestId, TokenProduced
+from shoal.errors import DeadlineExceeded, RequestError, ShoalError, WorkerLost
+from shoal.protocol.messages import Sampling
+from shoal.server.generation.choice import Choice, ChoiceDelta
+from shoal.server.generation.engine_thread import EngineThread
+from shoal.server.generation.metrics import RequestTimer
+from shoal.server.generation.output_stream import OutputStream
+from shoal.server.http.draining import ShuttingDown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """One prompt of an API call and how to continue it."""
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int | None = None
+    """output tokens at most, >= 1; None: what the context leaves"""
+    n: int = 1
+    """independent continuations, >= 1"""
+    sampling: Sampling = field(default_factory=Sampling)
+    """its seed is replaced, see `seed`"""
+    seed: int | None = None
+    """choice i uses seed + i; None: random"""
+    stop: tuple[str, ...] = ()
+    """the text ends before the first of these"""
+    stop_token_ids: frozenset[int] = frozenset()
+    """end the text, in addition to the model's own"""
+    ignore_eos: bool = False
+    """go on past the model's own end tokens"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of an API call."""
+
+    prompt_tokens: int
+    """each prompt once, whatever n is"""
+    completion_tokens: int
+    """of all choices, stop tokens included"""
+    cached_tokens: int
+    """prompt tokens that the first choice of each prompt took from the prefix index"""
+
+
+class Generation:
+    """A running API call: an async iterator of what each wake brought, to be used as an async context manager.
+
+    Leaving the context cancels whatever still runs.
+    """
+
+    def __init__(
+        self,
+        engine: EngineThread,
+        stream: OutputStream,
+        choices: dict[RequestId, Choice],
+        timers: dict[RequestId, RequestTimer],
+        *,
+        num_prompt_tokens: int,
+        choices_per_prompt: Sequence[int],
+        timeout_s: float | None,
+    ) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._choices = choices
+        self._timers = timers
+        self._num_prompt_tokens = num_prompt_tokens
+        self._choices_per_prompt = choices_per_prompt
+        self._num_open = len(choices)
+        self._timeout_s = timeout_s
+        self._alarm: asyncio.TimerHandle | None = None
+        if timeout_s is not None:
+            self._alarm = asyncio.get_running_loop().call_later(timeout_s, self._expire, timeout_s)
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._engine.abandon(self._stream)
+        for timer in self._timers.values():
+            timer.finish("abort")
+
+    async def __aiter__(self) -> AsyncIterator[list[ChoiceDelta]]:
+        """Deltas, several of one wake together.
+
+        Raises:
+            DeadlineExceeded: its time is up.
+            RequestError: the engine cannot finish a request.
+            WorkerLost: the engine can do no more work.
+            ShuttingDown: it was stopped.
+        """
+        while self._num_open:
+            touched = {output.request_id: self._take(output) for output in await self._stream.take()}
+            deltas = [delta for choice in touched.values() if (delta := choice.take_delta()) is not None]
+            if deltas:
+                yield deltas
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts, final once the iteration has ended."""
+        choices = list(self._choices.values())
+        cached, first = 0, 0
+        for num_choices in self._choices_per_prompt:
+            cached += choices[first].num_cached_tokens
+            first += num_choices
+        return Usage(
+            prompt_tokens=self._num_prompt_tokens,
+            completion_tokens=sum(choice.num_tokens for choice in choices),
+            cached_tokens=cached,
+        )
+
+    def _take(self, output: Output) -> Choice:
+        choice = self._choices[output.request_id]
+        if isinstance(output, TokenProduced):
+            self._take_token(choice, output)
+        else:
+            self._end(choice, output)
+        return choice
+
+    def _take_token(self, choice: Choice, output: TokenProduced) -> None:
+        if choice.finish_reason is None:
+            self._timers[output.request_id].token()
+            choice.add_token(output)
+            if choice.finish_reason is not None:
+                self._engine.cancel(output.request_id)
+
+    def _end(self, choice: Choice, output: RequestFinished) -> None:
+        self._num_open -= 1
+        choice.end(output)
+        self._timers[output.request_id].finish(choice.finish_reason or output.reason)
+        if output.reason == "error":
+            raise self._error_of(output.message)
+
+    def _error_of(self, message: str) -> ShoalError:
+        """Whether it is this request's fault, or nothing can be done any more."""
+        if self._engine.is_closing:
+            return ShuttingDown()
+        if self._engine.failure is not None:
+            return WorkerLost(message or self._engine.failure)
+        return RequestError(message or "the request could not be finished")
+
+    def _expire(self, timeout_s: float) -> None:
+        """Its time is up: nothing more is computed for it, whether its client reads or not."""
+        self._engine.abandon(self._stream)
+        if any(choice.num_tokens for choice in self._choices.values()):
+            error = DeadlineExceeded(f"the answer was not finished within {timeout_s:g} s")
+        else:
+            retry_after_s = self._engine.retry_after_s()
+            error = DeadlineExceeded(f"the request has waited for {timeout_s:g} s, all its time", retry_after_s)
+        self._stream.fail(error)

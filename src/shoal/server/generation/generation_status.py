@@ -1,0 +1,119 @@
+"""What the probes ask of a language model's data plane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from shoal.errors import WorkerLost
+from shoal.server.generation.data_plane import DataPlane
+from shoal.server.generation.seams import EngineStats
+from shoal.server.http.draining import Drain, ShuttingDown
+from shoal.server.http.readiness import ReadinessProbe
+
+STATS_TIMEOUT_S = 1.0
+"""A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""
+HANG_S = 30.0
+"""The engine only ever passes messages on, within milliseconds; workers compute. A judgment: three probes of
+Kubernetes, so that a machine that stands still for a while does not count."""
+
+
+class MachineState(Protocol):
+    """The machines that a model runs on, where there are several."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process will end soon for what has become of them; None: it will not."""
+        ...
+
+    def describe(self) -> list[dict[str, str]]:
+        """`name` and `state` of each."""
+        ...
+
+
+class GenerationStatus:
+    """Implements `probes.Status`."""
+
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        drain: Drain,
+        plan: Callable[[], Mapping[str, Any]],
+        machines: MachineState | None = None,
+    ) -> None:
+        """
+        Args:
+            data_plane: of the model.
+            drain: whether the server is about to end.
+            plan: of the model as it is now, as plain data.
+            machines: that it runs on; None: this one.
+        """
+        self._data_plane = data_plane
+        self._drain = drain
+        self._plan = plan
+        self._machines = machines
+        self._readiness = ReadinessProbe(data_plane)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine can do no more work; None while it can."""
+        if self._data_plane.failure is not None:
+            return self._data_plane.failure
+        silent_s = self._data_plane.engine_silent_s()
+        return None if silent_s < HANG_S else f"the engine has not moved for {silent_s:.0f} s"
+
+    async def unreadiness(self) -> str | None:
+        """None when a token came lately, or comes now, and there are workers that could make more."""
+        if self._drain.is_on:
+            return str(ShuttingDown())
+        if self._machines is not None and self._machines.trouble is not None:
+            return self._machines.trouble
+        stats = await self._read_stats()
+        if stats is not None and not stats.num_replicas:
+            return f"{stats.num_recovering} replicas have lost their workers, which are being started again"
+        if await self._readiness.is_ready():
+            return None
+        return "no token was produced lately, and a test request has produced none in time"
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """The model; without counters while the engine has no time."""
+        metrics, stats = self._data_plane.metrics, await self._read_stats()
+        counters: dict[str, Any] = metrics.token_counts()
+        replicas: list[dict[str, Any]] = []
+        if stats is not None:
+            names = ("num_running", "num_waiting", "num_losses", "num_recoveries", "num_replays")
+            counters |= {name.removeprefix("num_"): getattr(stats, name) for name in names}
+            replicas = [
+                {
+                    "state": state,
+                    "is_reduced": is_reduced,
+                    "stages": [
+                        {"step_s": step_s, "slowdown": slowdown}
+                        for step_s, slowdown in zip(stage_s, slowdowns, strict=True)
+                    ],
+                }
+                for state, is_reduced, stage_s, slowdowns in zip(
+                    stats.states, stats.reduced, stats.stage_s, stats.slowdowns, strict=True
+                )
+            ]
+        model: dict[str, Any] = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
+        if self._machines is not None and (machines := self._machines.describe()):
+            model["machines"] = machines
+        return [{**model, "replicas": replicas, "counters": counters}]
+
+    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The server's metrics with the engine's counters."""
+        metrics = self._data_plane.metrics
+        stats = await self._read_stats()
+        if stats is not None:
+            metrics.read_engine(stats)
+        return metrics.expose(accept)
+
+    async def _read_stats(self) -> EngineStats | None:
+        """The engine's counters; None where it has no time now, or can do no more work."""
+        with suppress(TimeoutError, WorkerLost):
+            async with asyncio.timeout(STATS_TIMEOUT_S):
+                return await self._data_plane.stats()
+        return None

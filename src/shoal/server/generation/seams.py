@@ -1,0 +1,187 @@
+"""What the server needs from the engine and from the tokenizer, as interfaces that tests can fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from shoal.core.sequences.request import Output, Request, RequestId
+
+
+class EngineStats(Protocol):
+    """A snapshot of the engine's counters and levels."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests that a replica works on."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests admitted by nobody yet."""
+        ...
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV blocks in use, 0 to 1."""
+        ...
+
+    @property
+    def prefix_query_tokens(self) -> int:
+        """Prompt tokens looked up in the prefix index so far."""
+        ...
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """Prompt tokens found there so far."""
+        ...
+
+    @property
+    def num_preemptions(self) -> int:
+        """Requests put back so far because KV blocks ran out."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence, prompt and output together, in tokens."""
+        ...
+
+    @property
+    def max_running(self) -> int:
+        """Requests that can run at once."""
+        ...
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that have their workers."""
+        ...
+
+    @property
+    def num_recovering(self) -> int:
+        """Replicas that have lost workers and are to have them again."""
+        ...
+
+    @property
+    def num_losses(self) -> int:
+        """Times that a replica's workers were lost, so far."""
+        ...
+
+    @property
+    def num_replays(self) -> int:
+        """Times that a request which had begun was taken from lost workers, so far."""
+        ...
+
+    @property
+    def replayed_tokens(self) -> int:
+        """Tokens that lost workers had computed and others must compute again, so far."""
+        ...
+
+    @property
+    def num_recoveries(self) -> int:
+        """Times that a lost replica had workers again, so far."""
+        ...
+
+    @property
+    def recoveries_s(self) -> Sequence[float]:
+        """For how long a replica had no workers, the latest recoveries in order."""
+        ...
+
+    @property
+    def slowdowns(self) -> Sequence[Sequence[float]]:
+        """For each stage of each replica, how many times as long as expected its latest steps took."""
+        ...
+
+    @property
+    def stage_s(self) -> Sequence[Sequence[float]]:
+        """For each stage of each replica, mean seconds of its latest steps; 0 before the first."""
+        ...
+
+    @property
+    def states(self) -> Sequence[str]:
+        """Of each replica's workers: serving, waiting (to be started again), starting or given up."""
+        ...
+
+    @property
+    def reduced(self) -> Sequence[bool]:
+        """For each replica, whether it does without a worker that could not be started again."""
+        ...
+
+
+class Engine(Protocol):
+    """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""
+
+    def add(self, request: Request) -> None:
+        """Take a request. Raises InvalidRequest or CapacityError, and has then changed nothing."""
+        ...
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Give a request up; a RequestFinished follows. Does nothing for a request that has ended."""
+        ...
+
+    def turn(self, timeout_s: float) -> list[Output]:
+        """Work until there is something to report, a wake or timeout_s. Raises WorkerLost if nothing can go on."""
+        ...
+
+    def wake(self) -> None:
+        """Make the waiting turn, or else the next one, return at once. Thread-safe."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """The counters now."""
+        ...
+
+    def close(self) -> None:
+        """Stop all replicas. Idempotent."""
+        ...
+
+
+class Detokenizer(Protocol):
+    """Turns one sequence of token ids into text, piece by piece."""
+
+    def push(self, token_id: int, /) -> str:
+        """The text that this token completes; empty while a character is unfinished."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the end, unfinished characters replaced."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 <= id < vocab_size."""
+        ...
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat_prompt` works."""
+        ...
+
+    @property
+    def max_token_chars(self) -> int:
+        """Characters that become one token at most: a text of more than so many times the context cannot fit."""
+        ...
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids of a text. Must be callable from several threads at once, and let others go on meanwhile."""
+        ...
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], /) -> str:
+        """The prompt of a conversation, special tokens written out. Thread-safe. Raises InvalidRequest."""
+        ...
+
+    def token_bytes(self, token_id: int, /) -> bytes:
+        """What one token adds to a text, in UTF-8; it may be a part of a character."""
+        ...
+
+    def detokenizer(self, context: Sequence[int] = ..., /) -> Detokenizer:
+        """A fresh one for a sequence that goes on after `context`."""
+        ...

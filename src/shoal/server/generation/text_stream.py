@@ -1,0 +1,123 @@
+"""From token ids to the text a client may see: incremental detokenising and stop strings.
+
+A stop string may begin in one token and end in another, so text is held back while it could still become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shoal.server.generation.seams import Detokenizer
+
+
+def failure_table(pattern: str) -> tuple[int, ...]:
+    """For each length k of a matched prefix, the length of the longest shorter prefix that is also its suffix.
+
+    Source: Knuth, Morris and Pratt, "Fast pattern matching in strings", SIAM J. Comput. 6(2), 1977.
+    """
+    table = [0, 0]
+    length = 0
+    for character in pattern[1:]:
+        while length and character != pattern[length]:
+            length = table[length]
+        length += character == pattern[length]
+        table.append(length)
+    return tuple(table)
+
+
+class StopString(NamedTuple):
+    """A stop string, made ready once for all sequences that look for it."""
+
+    pattern: str
+    """at least one character"""
+    table: tuple[int, ...]
+    """see failure_table"""
+
+
+def prepare_stops(stops: Sequence[str]) -> tuple[StopString, ...]:
+    """The stop strings of a call."""
+    return tuple(StopString(stop, failure_table(stop)) for stop in stops)
+
+
+class _Matcher:
+    """How much of one stop string the end of the text matches, in constant time a character."""
+
+    __slots__ = ("length", "pattern", "table")
+
+    def __init__(self, stop: StopString) -> None:
+        self.pattern, self.table = stop
+        self.length = 0
+
+    def push(self, character: str) -> bool:
+        """Take one character; whether the pattern is now complete."""
+        while self.length and character != self.pattern[self.length]:
+            self.length = self.table[self.length]
+        self.length += character == self.pattern[self.length]
+        return self.length == len(self.pattern)
+
+
+class StopFinder:
+    """Passes text through up to the stop string that is complete first (of several at once, the longest).
+
+    The rule looks at characters alone, so the result does not depend on where the text was cut into pieces.
+    """
+
+    def __init__(self, stops: Sequence[StopString]) -> None:
+        self._matchers = [_Matcher(stop) for stop in stops]
+        self._held = ""
+        self.found: str | None = None
+        """the stop string that ended the text"""
+
+    def push(self, text: str) -> str:
+        """Take more text; what can be shown now. Not to be called once `found` is set."""
+        if not self._matchers:
+            return text
+        for index, character in enumerate(text):
+            complete = [matcher.pattern for matcher in self._matchers if matcher.push(character)]
+            if complete:
+                self.found = max(complete, key=len)
+                shown = self._held + text[: index + 1]
+                self._held = ""
+                return shown[: len(shown) - len(self.found)]
+        return self._hold(self._held + text)
+
+    def flush(self) -> str:
+        """What was held back, now that no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+    def _hold(self, text: str) -> str:
+        num_shown = len(text) - max(matcher.length for matcher in self._matchers)
+        self._held = text[num_shown:]
+        return text[:num_shown]
+
+
+class TextStream:
+    """The visible text of one sequence."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: Sequence[StopString]) -> None:
+        self._detokenizer = detokenizer
+        self._finder = StopFinder(stops)
+        self.num_decoded_chars = 0
+        """characters decoded so far, shown or held back"""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found; nothing more is to be pushed then."""
+        return self._finder.found is not None
+
+    def push(self, token_id: int) -> str:
+        """Take one token; the text that can be shown now."""
+        return self._find(self._detokenizer.push(token_id))
+
+    def flush(self) -> str:
+        """The rest of the text, now that no more tokens come."""
+        if self.stopped:
+            return ""
+        shown = self._find(self._detokenizer.flush())
+        return shown if self.stopped else shown + self._finder.flush()
+
+    def _find(self, text: str) -> str:
+        self.num_decoded_chars += len(text)
+        return self._finder.push(text)

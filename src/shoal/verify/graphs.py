@@ -1,0 +1,148 @@
+"""Does a split graph compute what plain ONNX Runtime computes on the whole file?
+
+Both run the same rows at a time: for other numbers of rows ONNX Runtime itself chooses other kernels, which round
+differently, and that is not the split's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.model.graph.file.value_types import is_exact, runtime_spec
+from shoal.model.graph.stage.ort_values import NUMPY_KINDS, to_array, to_value
+from shoal.model.runtime_sessions import session_options, start_session
+
+RELATIVE_TOLERANCE = 1e-5
+"""Rounding that another order of the same sums explains, relative to the output's largest value: a cut may keep ONNX
+Runtime from fusing nodes across it."""
+_HALF_TOLERANCE = 1e-2
+"""The same for 16-bit floats: a few units in the last of their 8 to 11 bits. Smaller floats: their own last unit."""
+_OWN_ROUNDING_FACTOR = 4.0
+"""Rounding of a split, over the rounding of the whole graph when nothing but the order of its arithmetic changes. A
+sigmoid far below its middle, for example, is exact to 2^-24 of 1, not of its small value. Source: the OCR detector on
+made-up inputs, 2.4e-4 for both; 1.4 at most on the other models of tests/real_models.py."""
+_LARGEST_TOLERANCE = 1e-2
+"""Where the graph's own rounding is larger than this, nothing can be said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputComparison:
+    """One output, split against whole."""
+
+    name: str
+    is_equal: bool
+    """bit by bit, or the same NaNs"""
+    max_difference: float
+    """largest absolute difference; infinite where shapes, types, NaNs or whole numbers differ"""
+    relative_difference: float
+    """the same, divided by the whole output's largest magnitude"""
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.is_equal or self.relative_difference <= self.tolerance
+
+
+class PlainRuntime:
+    """Nothing but ONNX Runtime on the whole file. Implements `executor.graph_in_process.GraphRunner`."""
+
+    def __init__(self, path: Path, *, threads: int, is_optimized: bool = True) -> None:
+        """Without its optimizations ONNX Runtime computes the same in another order. Raises ModelLoadError."""
+        options = session_options(threads)
+        if not is_optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = start_session(path, options)
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            raise ModelLoadError(f"plain ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        self._inputs = _dtypes(self._session.get_inputs())
+        self._outputs = _dtypes(self._session.get_outputs())
+
+    def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Every output of the graph. Raises InvalidRequest."""
+        try:
+            if NUMPY_KINDS.issuperset((*self._inputs.values(), *self._outputs.values())):
+                outputs: Sequence[Any] = self._session.run(list(self._outputs), dict(tensors))
+                return dict(zip(self._outputs, outputs, strict=True))
+            return self._run_typed(tensors)
+        except Exception as error:  # as above
+            raise InvalidRequest(f"plain ONNX Runtime: {str(error).splitlines()[0]}") from error
+
+    def _run_typed(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """The same for types that NumPy itself does not have."""
+        given = {name: to_value(tensors[name], dtype) for name, dtype in self._inputs.items()}
+        values = self._session.run_with_ort_values(list(self._outputs), given)
+        return {name: to_array(value, self._outputs[name]) for name, value in zip(self._outputs, values, strict=True)}
+
+
+def _dtypes(ends: Sequence[ort.NodeArg]) -> dict[str, str]:
+    """Dtypes of a session's inputs or outputs, by name."""
+    return {end.name: spec.dtype for end in ends if (spec := runtime_spec(end)) is not None}
+
+
+def compare_outputs(
+    whole: Mapping[str, npt.NDArray[Any]],
+    split: Mapping[str, npt.NDArray[Any]],
+    reordered: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> list[OutputComparison]:
+    """Compare every output of the whole graph with the split one's.
+
+    Args:
+        whole: from plain ONNX Runtime.
+        split: from the workers.
+        reordered: as `whole`, but not optimized, to learn the graph's own rounding from; None allows the usual.
+    """
+    return [
+        _compare(name, reference, split[name], None if reordered is None else reordered[name])
+        for name, reference in whole.items()
+    ]
+
+
+def _compare(
+    name: str, reference: npt.NDArray[Any], value: npt.NDArray[Any], reordered: npt.NDArray[Any] | None
+) -> OutputComparison:
+    tolerance = _usual_tolerance(reference.dtype)
+    if reordered is not None:
+        own_difference, own_scale = _difference(reference, reordered)
+        own_rounding = _OWN_ROUNDING_FACTOR * own_difference / (own_scale or 1.0)
+        tolerance = max(tolerance, min(own_rounding, _LARGEST_TOLERANCE))
+    difference, scale = _difference(reference, value)
+    return OutputComparison(
+        name=name,
+        is_equal=difference == 0.0,
+        max_difference=difference,
+        relative_difference=difference / scale if difference and scale else difference,
+        tolerance=tolerance,
+    )
+
+
+def _usual_tolerance(dtype: np.dtype[Any]) -> float:
+    if dtype.itemsize >= 4:
+        return RELATIVE_TOLERANCE
+    return _HALF_TOLERANCE if dtype.itemsize == 2 or is_exact(dtype) else float(ml_dtypes.finfo(dtype).eps)
+
+
+def _difference(reference: npt.NDArray[Any], value: npt.NDArray[Any]) -> tuple[float, float]:
+    """Largest difference and largest magnitude."""
+    if reference.shape != value.shape or reference.dtype != value.dtype:
+        return float("inf"), 1.0
+    if is_exact(reference.dtype):
+        return (0.0 if np.array_equal(reference, value) else float("inf")), 1.0
+    wide = np.complex128 if reference.dtype.kind == "c" else np.float64
+    a, b = reference.astype(wide), value.astype(wide)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
+        a[~np.isfinite(a)], b[~np.isfinite(b)], equal_nan=True
+    ):
+        return float("inf"), 1.0
+    finite = np.isfinite(a)
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)), float(np.abs(a[finite]).max(initial=0.0))

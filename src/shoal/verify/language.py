@@ -1,0 +1,136 @@
+"""Does a split model say what the whole one says? Greedy tokens and raw logits of the same prompts, compared.
+
+Both sides use the same precision, so the arithmetic is the same and tokens must be equal. Requests run alone, one a
+replica at a time, so that both sides see the same batches. Logits may still differ in the last bits, where a split
+cuts a prompt into other chunks and ONNX Runtime picks another kernel for another number of rows.
+
+Shards add the terms of a sum in another order, in every layer. Rounding activations to 8 bits blows such last bits up
+to its own error, which says nothing about the split: shards are compared with exact (fp32) activations on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from shoal.bench.generation import Generation, generate
+from shoal.core.sequences.request import Request, RequestId
+from shoal.protocol.messages import Sampling
+from shoal.router.engine import Engine
+
+LOGIT_TOLERANCE = {"fp32": 1e-3, "int8": 0.5, "int4": 0.5, "auto": 0.5}
+"""Largest logit difference that rounding explains. Quantized kernels round activations to 8 bits, and a difference in
+the last bit of a sum can move one of them by a whole step. Source: docs/decisions/0007."""
+EXACT_TOLERANCE = 1e-3
+"""The same with fp32 activations at any precision: sums of thousands of terms in another order, logits up to 30. Two
+tokens whose logits are closer than this are a tie, and which comes first is no mismatch."""
+
+LINK_TOLERANCE = {"fp16": 0.05, "int8": 1.0}
+"""The same where hidden states lose bits between machines, for logits and ties: five times what SmolLM2 showed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """How far two runs of the same prompts agree."""
+
+    num_prompts: int
+    num_tokens: int
+    """compared: both runs' output positions"""
+    num_equal_tokens: int
+    num_ties: int
+    """runs that parted where the whole model puts both tokens close together"""
+    num_mismatches: int
+    """runs that parted elsewhere"""
+    max_logit_difference: float
+    """over the positions whose prefixes are equal"""
+    tolerance: float
+
+    @property
+    def token_agreement(self) -> float:
+        """Share of equal tokens, 0 to 1."""
+        return self.num_equal_tokens / self.num_tokens
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the split is right."""
+        return self.num_mismatches == 0 and self.max_logit_difference <= self.tolerance
+
+
+def greedy_with_logits(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    *,
+    output_tokens: int,
+    concurrency: int,
+    on_finished: Callable[[Generation], None] | None = None,
+) -> list[Generation]:
+    """Greedy continuations of every prompt, with the logits of every position."""
+    requests = [
+        Request(
+            request_id=RequestId(f"verify-{index}"),
+            prompt_ids=tuple(prompt),
+            max_tokens=output_tokens,
+            sampling=Sampling(temperature=0.0),
+            want_logits=True,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    return generate(engine, requests, concurrency=concurrency, on_finished=on_finished)
+
+
+def compare(
+    reference: Sequence[Generation],
+    split: Sequence[Generation],
+    tolerance: float,
+    tie_tolerance: float = EXACT_TOLERANCE,
+) -> Verification:
+    """Token agreement and the largest logit difference up to where the runs part.
+
+    Args:
+        reference: of the whole model.
+        split: of the same prompts.
+        tolerance: that the logit difference may have.
+        tie_tolerance: runs may part where the whole model puts both tokens closer together than this.
+    """
+    pairs = list(zip(reference, split, strict=True))
+    equal = [_num_equal(whole.token_ids, part.token_ids) for whole, part in pairs]
+    gaps = [
+        _gap(whole, part, count)
+        for (whole, part), count in zip(pairs, equal, strict=True)
+        if count < max(len(whole.token_ids), len(part.token_ids))
+    ]
+    return Verification(
+        num_prompts=len(pairs),
+        num_tokens=sum(max(len(whole.token_ids), len(part.token_ids)) for whole, part in pairs),
+        num_equal_tokens=sum(equal),
+        num_ties=sum(gap <= tie_tolerance for gap in gaps),
+        num_mismatches=sum(gap > tie_tolerance for gap in gaps),
+        max_logit_difference=max(
+            _max_difference(whole.logits[: count + 1], part.logits[: count + 1])
+            for (whole, part), count in zip(pairs, equal, strict=True)
+        ),
+        tolerance=tolerance,
+    )
+
+
+def _num_equal(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+
+
+def _gap(whole: Generation, part: Generation, position: int) -> float:
+    """How much likelier the whole model finds its own token than the other's, in logits; infinite where one ended."""
+    if position >= min(len(whole.token_ids), len(part.token_ids)):
+        return float("inf")
+    logits_V = np.frombuffer(whole.logits[position], "<f4")
+    return float(logits_V[whole.token_ids[position]] - logits_V[part.token_ids[position]])
+
+
+def _max_difference(left: Sequence[bytes], right: Sequence[bytes]) -> float:
+    return max(
+        float(np.abs(np.frombuffer(a, "<f4") - np.frombuffer(b, "<f4")).max())
+        for a, b in zip(left, right, strict=False)
+    )

@@ -1,0 +1,110 @@
+"""What a worker does without any model: products with matrices in ONNX Runtime, and copies.
+
+All values of a matrix are the same: how fast a product is does not depend on what it comes to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from shoal.comm.groups.shm_group import SharedMemoryGroup
+from shoal.comm.links.link import Link
+from shoal.errors import ConfigError, WorkerLost
+from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.runtime_sessions import session_options, start_session
+from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
+from shoal.protocol.profile_messages import TimeCopy, TimeFrames, TimeLimits, TimeProduct, TimeSums
+
+_FRAME_TIMEOUT_S = 30.0
+_STAMP = np.dtype("<f8")
+_SCALE = 1e-2
+_BYTE = 0x5A
+
+
+def repeat(run: Callable[[], object], limits: TimeLimits) -> tuple[float, ...]:
+    """Seconds of each run but the first, which touches memory for the first time."""
+    run()
+    seconds: list[float] = []
+    while len(seconds) < limits.min_runs or (len(seconds) < limits.max_runs and sum(seconds) < limits.enough_s):
+        started_s = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started_s)
+    return tuple(seconds)
+
+
+def product(asked: TimeProduct) -> Callable[[], object]:
+    """A product to repeat. Raises ConfigError for an unknown precision."""
+    builder = GraphBuilder("product")
+    x = builder.input("x", asked.num_in)
+    builder.output("y", builder.linear(x, [_weight(asked)]), asked.num_out)
+    session = start_session(builder.serialize(), session_options())
+    binding = session.io_binding()
+    x_RK = np.ones((asked.rows, asked.num_in), np.float32)
+    y_RN = np.zeros((asked.rows, asked.num_out), np.float32)
+    binding.bind_input("x", "cpu", 0, np.float32, x_RK.shape, x_RK.ctypes.data)
+    binding.bind_output("y", "cpu", 0, np.float32, y_RN.shape, y_RN.ctypes.data)
+    buffers = (x_RK, y_RN)
+
+    def run() -> object:
+        session.run_with_iobinding(binding)
+        return buffers
+
+    return run
+
+
+def copy(asked: TimeCopy) -> Callable[[], object]:
+    """A copy to repeat."""
+    source, target = np.ones(asked.num_bytes, np.uint8), np.ones(asked.num_bytes, np.uint8)
+    return lambda: np.copyto(target, source)
+
+
+def send_frames(asked: TimeFrames, link: Link) -> None:
+    """Each frame begins with the time at which it was sent, on the clock of all processes. Raises WorkerLost."""
+    frame = np.zeros(max(1, asked.num_bytes // _STAMP.itemsize), _STAMP)
+    for _ in range(asked.count):
+        time.sleep(asked.pause_s)
+        frame[0] = time.perf_counter()
+        link.send([frame.view(np.uint8).data], timeout_s=_FRAME_TIMEOUT_S)
+
+
+def receive_frames(asked: TimeFrames, link: Link) -> Iterator[float]:
+    """Seconds from the sending of each frame to its end here. Raises WorkerLost."""
+    for _ in range(asked.count):
+        frame = link.receive(timeout_s=_FRAME_TIMEOUT_S)
+        if frame is None:
+            raise WorkerLost(f"no frame came within {_FRAME_TIMEOUT_S:.0f} s")
+        yield time.perf_counter() - float(np.frombuffer(frame, _STAMP, count=1)[0])
+
+
+def sums(asked: TimeSums, group: SharedMemoryGroup) -> Iterator[float]:
+    """When this rank came to each all-reduce, and when it left. Raises WorkerLost."""
+    x = np.zeros(asked.num_bytes // 4, np.float32)
+    for index in range(asked.count):
+        _compute_for(asked.late_s * (1 + (index % group.size == group.rank)))
+        yield time.perf_counter()
+        group.all_reduce(x, timeout_s=_FRAME_TIMEOUT_S)
+        yield time.perf_counter()
+
+
+def _compute_for(seconds: float) -> None:
+    """Awake, as a shard is before a sum."""
+    until_s = time.perf_counter() + seconds
+    while time.perf_counter() < until_s:
+        pass
+
+
+def _weight(asked: TimeProduct) -> Weight:
+    shape = (asked.num_out, asked.num_in)
+    match asked.precision:
+        case "fp32":
+            return DenseWeight(values_NK=np.full(shape, _SCALE, np.float32))
+        case "int8" | "int4":
+            bits = 8 if asked.precision == "int8" else 4
+            num_blocks = asked.num_in // BLOCK
+            q_NGB = np.full((asked.num_out, num_blocks, BLOCK * bits // 8), _BYTE, np.uint8)
+            return BlockWeight(bits=bits, q_NGB=q_NGB, scales_NG=np.full(q_NGB.shape[:2], _SCALE, np.float32))
+        case _:
+            raise ConfigError(f"no products at precision {asked.precision!r}")

@@ -1,0 +1,175 @@
+"""Where a fleet's requests go, and what it tells of its workers' speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from shoal.core.fleet.events import (
+    FleetEvent,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    StepAnswered,
+    SubmitStep,
+    Tick,
+)
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.events import RequestAdded
+from shoal.core.sequences.request import RequestFinished
+from shoal.core.speed.routing import Routing
+from shoal.core.speed.slow_workers import WorkerRecovered, WorkerSlowed
+from shoal.core.speed.step_times import StepShape
+from shoal.protocol.messages import SampledToken, StepResult
+from tests.core.generation.scheduler_driver import make_config, make_request, next_token
+
+CONFIG = make_config(num_blocks=256, max_context=512, prefill_chunk_tokens=64)
+
+
+class Machines:
+    """A fleet whose workers take their time: 1 ms for a prompt row; 8 ms for a step with outputs and 2 ms for each."""
+
+    def __init__(self, factors: Sequence[float], *, routing: Routing = "earliest-finish") -> None:
+        self.fleet = Fleet([CONFIG] * len(factors), routing=routing)
+        self.factors = list(factors)
+        self.now_s = 0.0
+        self.free_s = [0.0] * len(factors)
+        self.out: list[tuple[float, int, StepAnswered]] = []
+        self.reports: list[ReportSpeed] = []
+        self.num_finished = 0
+
+    def tell(self, event: FleetEvent) -> None:
+        for effect in self.fleet.handle(event, self.now_s):
+            if isinstance(effect, SubmitStep):
+                self._compute(effect)
+            elif isinstance(effect, ReportSpeed):
+                self.reports.append(effect)
+            elif isinstance(effect, RequestFinished):
+                self.num_finished += 1
+
+    def add(self, name: str, prompt: int | Sequence[int] = 32, max_tokens: int = 16) -> int:
+        """Returns where it went."""
+        before = [len(replica.inbox) for replica in self.fleet.replicas]
+        self.tell(RequestAdded(request=make_request(name, prompt, max_tokens)))
+        (index,) = [i for i, replica in enumerate(self.fleet.replicas) if len(replica.inbox) > before[i]]
+        return index
+
+    def finish(self) -> None:
+        """Until nothing is left to do."""
+        self.tell(Tick())
+        while self.out:
+            self.answer()
+
+    def answer(self) -> None:
+        """The next step that is done."""
+        done = min(self.out, key=lambda one: one[0])
+        self.out.remove(done)
+        self.now_s, _, answered = done
+        self.tell(answered)
+        self.tell(Tick())
+
+    def learn(self) -> None:
+        """Every replica computes something; afterwards its speed is known."""
+        for number in range(12 * len(self.factors)):
+            self.add(f"learn {number}", prompt=16 + number, max_tokens=8)
+            if number % 6 == 5:
+                self.finish()
+        self.finish()
+        assert all(replica.meter.speed(self.now_s) for replica in self.fleet.replicas)
+
+    def _compute(self, effect: SubmitStep) -> None:
+        shape, index = StepShape.of(effect.step), effect.replica
+        seconds = 0.001 * shape.prompt_rows + (0.008 + 0.002 * shape.output_rows) * (shape.output_rows > 0)
+        seconds *= self.factors[index]
+        self.free_s[index] = max(self.now_s, self.free_s[index]) + seconds
+        result = StepResult(
+            step_id=effect.step.step_id,
+            generation=effect.step.generation,
+            tokens=tuple(SampledToken(token_id=next_token(sample)) for sample in effect.step.samples),
+            compute_s=(seconds,),
+        )
+        self.out.append((self.free_s[index], index, StepAnswered(replica=index, result=result)))
+
+
+def test_a_replica_at_half_speed_gets_the_smaller_part() -> None:
+    machines = Machines([2.0, 1.0])
+    machines.learn()
+    placed = [machines.add(f"r{number}") for number in range(15)]
+    assert 2 <= placed.count(0) <= 5
+    assert placed[0] == 1
+    machines.finish()
+    assert machines.num_finished == 24 + 15
+
+
+def test_replicas_that_are_alike_get_equal_parts() -> None:
+    machines = Machines([1.0, 1.04, 1.0])
+    machines.learn()
+    placed = [machines.add(f"r{number}") for number in range(12)]
+    assert [placed.count(index) for index in range(3)] == [4, 4, 4]
+
+
+def test_round_robin_does_not_look() -> None:
+    machines = Machines([5.0, 1.0], routing="round-robin")
+    assert [machines.add(f"r{number}") for number in range(6)] == [0, 1, 0, 1, 0, 1]
+    machines.finish()
+    machines.tell(ReplicaLost(replica=0, reason="gone"))
+    assert [machines.add(f"s{number}") for number in range(3)] == [1, 1, 1]
+
+
+def test_a_worker_that_slows_down_is_told_of_and_loses_its_share() -> None:
+    machines = Machines([1.0, 1.0])
+    machines.learn()
+    machines.factors[0] = 3.0
+    for wave in range(12):
+        for number in range(6):
+            machines.add(f"w{wave} {number}")
+        machines.finish()
+    (report,) = machines.reports
+    assert report.replica == 0
+    assert isinstance(report.change, WorkerSlowed)
+    assert report.change.factor > 1.75
+    placed = [machines.add(f"r{number}") for number in range(12)]
+    assert placed.count(0) <= 5
+    (slow,), (well,) = machines.fleet.stats().slowdowns
+    assert slow > 1.75
+    assert well == pytest.approx(1.0, rel=0.1)
+    machines.factors[0] = 1.0
+    machines.finish()
+    for wave in range(30):
+        for number in range(8):
+            machines.add(f"v{wave} {number}")
+        machines.finish()
+    assert [type(one.change) for one in machines.reports] == [WorkerSlowed, WorkerRecovered]
+    assert [machines.add(f"q{number}") for number in range(8)].count(0) == 4
+
+
+def test_a_prompt_goes_where_its_beginning_is_cached_unless_that_replica_has_slowed() -> None:
+    prompt = [7 + number for number in range(200)]
+    machines = Machines([1.0, 1.0])
+    machines.learn()
+    assert machines.add("blocker") == 0
+    assert machines.add("first", prompt) == 1
+    machines.finish()
+    assert machines.add("again", prompt) == 1
+    machines.finish()
+    assert machines.add("a stranger", 200) == 0
+    machines.finish()
+    machines.factors[1] = 2.2
+    for wave in range(12):
+        for number in range(6):
+            machines.add(f"w{wave} {number}")
+        machines.finish()
+    assert machines.fleet.replicas[1].meter.is_slow
+    assert machines.add("and again", prompt) == 0
+
+
+def test_other_workers_are_measured_anew() -> None:
+    machines = Machines([1.0, 1.0])
+    machines.learn()
+    machines.add("r")
+    machines.tell(Tick())
+    machines.tell(ReplicaLost(replica=0, reason="gone"))
+    machines.tell(ReplicaReady(replica=0, config=CONFIG))
+    assert machines.fleet.replicas[0].meter.speed(machines.now_s) is None
+    assert machines.fleet.stats().slowdowns[0] == ()
