@@ -16,11 +16,11 @@ from shoal.executor import fabric
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.launch.language.auto_plan import AutoPlanner
-from shoal.launch.language.fleets import PlacedFleet
 from shoal.launch.language.planning import PlannedModel, model_shape
 from shoal.launch.launch import launch
 from shoal.launch.running.joining import Joining
 from shoal.launch.running.running_plan import RunningPlan
+from shoal.machines.placed_fleet import PlacedFleet
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits, Place

@@ -12,10 +12,7 @@ from shoal.planner.split.machine_places import MachineCores
 
 if TYPE_CHECKING:
     from shoal.executor.fabric import Fabric
-    from shoal.launch.language.fleets import PlacedFleet  # with all that measures
-
-RAY = "ray"
-"""As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
+    from shoal.machines.placed_fleet import PlacedFleet  # with all that chooses plans
 
 
 class Machines(Protocol):
@@ -99,12 +96,3 @@ class Machines(Protocol):
     def close(self) -> None:
         """Leave them; what was started there ends. Idempotent."""
         ...
-
-
-def open_machines(name: str | None) -> Machines | None:
-    """`ray`: those of the running Ray cluster. None, or the name of a file: this machine alone. Raises ConfigError."""
-    if name != RAY:
-        return None
-    from shoal.machines.ray.cluster import RayCluster
-
-    return RayCluster()

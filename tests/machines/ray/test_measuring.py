@@ -8,7 +8,7 @@ import pytest
 
 from shoal.comm.tls.tls_identity import MachineKey
 from shoal.errors import ConfigError, WorkerLost
-from shoal.launch.language.fleets import PlacedFleet
+from shoal.machines.placed_fleet import PlacedFleet
 from shoal.machines.ray.agent import MachineFacts
 from shoal.machines.ray.machine import RayMachine, name_of_joined
 from shoal.machines.ray.measuring import measure_links, place_machines

@@ -12,8 +12,9 @@ from typing import cast
 from shoal.config import PlanningConfig
 from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPart
 from shoal.errors import ConfigError
-from shoal.launch.language.fleets import PlacedFleet, fleet_from_file, local_fleets, read_cluster_file
+from shoal.launch.language.fleets import fleet_from_file, local_fleets, read_cluster_file
 from shoal.machines.machines import Machines
+from shoal.machines.placed_fleet import PlacedFleet
 from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
 from shoal.model.decoder.blocks import decoder_blocks, end_bytes, layer_bytes
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part

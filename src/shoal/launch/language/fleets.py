@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from shoal.core.plan.language import Block
 from shoal.errors import ConfigError
-from shoal.machines.machines import RAY
+from shoal.machines.opening import RAY
+from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet
 from shoal.measure.language.model_file import layer_weights
 from shoal.measure.language.model_times import num_parts
@@ -29,15 +30,6 @@ _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
 _MOST_ROUGH_WORKERS = 2
 """One request at a time gains most from the first division of the cores, if from any."""
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedFleet:
-    """A fleet and where its workers sit."""
-
-    fleet: Fleet
-    places: tuple[tuple[Place, ...], ...]
-    """of each class; described machines have places without cores"""
 
 
 def local_fleets(

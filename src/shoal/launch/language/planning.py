@@ -14,7 +14,8 @@ from shoal.core.plan.language import Block, Plan, ShardPart, held_bytes
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.launch.language.plan_bytes import with_exact_activations, with_process_bytes
-from shoal.machines.machines import Machines, open_machines
+from shoal.machines.machines import Machines
+from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig

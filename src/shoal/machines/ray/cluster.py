@@ -13,7 +13,7 @@ from shoal.comm.links.ports import parse_ports, spell_ports
 from shoal.core.plan.language import Plan
 from shoal.errors import WorkerLost
 from shoal.executor.remote.fabric import RemoteFabric
-from shoal.launch.language.fleets import PlacedFleet
+from shoal.machines.placed_fleet import PlacedFleet
 from shoal.machines.ray.answers import answer_of, wait_for
 from shoal.machines.ray.connection import RayConnection
 from shoal.machines.ray.host import AbandonedStarts, RayHost

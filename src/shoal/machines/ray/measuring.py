@@ -10,7 +10,7 @@ from typing import Any
 from shoal.comm.links.ports import VARIABLE
 from shoal.comm.tls.tls_identity import ClusterAuthority, Membership
 from shoal.errors import ConfigError, WorkerLost
-from shoal.launch.language.fleets import PlacedFleet
+from shoal.machines.placed_fleet import PlacedFleet
 from shoal.machines.ray.machine import RayMachine
 from shoal.planner.choice.spell import Place
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed

@@ -6,16 +6,14 @@ that it ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import onnx
 
-from shoal.core.plan.graph import TensorSpec
-from shoal.model.graph.file.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
 from shoal.model.graph.tensor_parallel.costs import useless_origins
-from shoal.model.graph.tensor_parallel.layouts import Split, SplitClasses
+from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
 from shoal.model.graph.tensor_parallel.rules.convolutions import convolution, transposed_convolution
 from shoal.model.graph.tensor_parallel.rules.joining import concat, gather, slice_out, split_apart
 from shoal.model.graph.tensor_parallel.rules.pointwise import broadcasting, dropout, unary
@@ -38,8 +36,7 @@ from shoal.model.graph.tensor_parallel.rules.windows import (
     resize,
     softmax,
 )
-from shoal.model.graph.tensor_parallel.shapes.constants import Constants
-from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS, input_name
+from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS
 from shoal.model.graph.tensor_parallel.shapes.operator_kinds import BROADCASTING, UNARY
 from shoal.model.graph.tensor_parallel.shapes.shape_rules import follow
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
@@ -82,53 +79,6 @@ RULES: Mapping[str, Rule] = {
     "Unsqueeze": unsqueeze,
 }
 """Operators of ai.onnx. Every other one reads whole values."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """The graph that is split."""
-
-    model: onnx.ModelProto
-    flow: Dataflow
-    constants: Constants
-    specs: Mapping[str, TensorSpec]
-
-    @property
-    def opset(self) -> int:
-        """Version of the default domain."""
-        versions = [found.version for found in self.model.opset_import if found.domain in DEFAULT_DOMAINS]
-        return max(versions, default=0)
-
-    @property
-    def must_be_whole(self) -> bool:
-        """Whether it draws random numbers, which ranks would draw differently, or has a `Scan`.
-
-        ONNX Runtime must find every shape in the body of a `Scan`, and meeting places hide shapes.
-        """
-        nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
-        return any(node.op_type == "Scan" or _is_random(node) for node in nested_nodes(nodes))
-
-    def active_nodes(self) -> Iterator[tuple[int, onnx.NodeProto]]:
-        """Nodes that depend on inputs, in order."""
-        return ((index, node) for index, node in enumerate(self.model.graph.node) if index in self.flow.active)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decisions:
-    """What the symbolic phase found."""
-
-    steps: Mapping[int, Step]
-    """by node; nodes that are not in it compute the whole"""
-    layouts: Mapping[str, Split]
-    """values that are split"""
-    classes: SplitClasses
-    shapes: SymbolicShapes
-
-
-def _is_random(node: onnx.NodeProto) -> bool:
-    """`Dropout` is not, unless it may be told at run time that it trains."""
-    may_draw = node.op_type != "Dropout" or bool(input_name(node, 2))
-    return node.op_type in RANDOM_OPERATORS and may_draw
 
 
 def decide(stage: Stage, num_ranks: int) -> Decisions:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import onnx
 
 from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.flops import node_flops
+from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
 from shoal.model.graph.tensor_parallel.shapes.sizes import Shape, Size, product
 from shoal.model.graph.tensor_parallel.steps import Whole
-
-if TYPE_CHECKING:
-    from shoal.model.graph.tensor_parallel.analysis import Decisions, Stage
 
 FLOPS_PER_SENT_ELEMENT = 64
 """Fewest operations of a split per element that is gathered or summed for it.

@@ -7,7 +7,7 @@ from typing import assert_never
 import numpy as np
 import onnx
 
-from shoal.model.graph.tensor_parallel.analysis import Decisions, Stage
+from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
 from shoal.model.graph.tensor_parallel.layouts import RankRanges, Split
 from shoal.model.graph.tensor_parallel.markers import all_reduce
 from shoal.model.graph.tensor_parallel.rank_graph import RankGraph, local_name

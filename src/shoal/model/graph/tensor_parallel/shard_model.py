@@ -14,8 +14,9 @@ from shoal.model.graph.file.weight_tensors import named_weights
 from shoal.model.graph.stage.cuts import StageInterface
 from shoal.model.graph.stage.segments import MARKER_DOMAIN
 from shoal.model.graph.stage.stage_model import extract_stage, model_bytes
-from shoal.model.graph.tensor_parallel.analysis import Decisions, Stage, decide
+from shoal.model.graph.tensor_parallel.analysis import decide
 from shoal.model.graph.tensor_parallel.costs import step_flops
+from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
 from shoal.model.graph.tensor_parallel.layouts import RankRanges
 from shoal.model.graph.tensor_parallel.rank_graph import RankGraph
 from shoal.model.graph.tensor_parallel.rewrite import write_rank

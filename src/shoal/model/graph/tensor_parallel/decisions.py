@@ -1,0 +1,63 @@
+"""A graph that is to be split, and what the symbolic phase decided on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from shoal.core.plan.graph import TensorSpec
+from shoal.model.graph.file.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
+from shoal.model.graph.tensor_parallel.layouts import Split, SplitClasses
+from shoal.model.graph.tensor_parallel.shapes.constants import Constants
+from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS, input_name
+from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
+from shoal.model.graph.tensor_parallel.steps import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The graph that is split."""
+
+    model: onnx.ModelProto
+    flow: Dataflow
+    constants: Constants
+    specs: Mapping[str, TensorSpec]
+
+    @property
+    def opset(self) -> int:
+        """Version of the default domain."""
+        versions = [found.version for found in self.model.opset_import if found.domain in DEFAULT_DOMAINS]
+        return max(versions, default=0)
+
+    @property
+    def must_be_whole(self) -> bool:
+        """Whether it draws random numbers, which ranks would draw differently, or has a `Scan`.
+
+        ONNX Runtime must find every shape in the body of a `Scan`, and meeting places hide shapes.
+        """
+        nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
+        return any(node.op_type == "Scan" or _is_random(node) for node in nested_nodes(nodes))
+
+    def active_nodes(self) -> Iterator[tuple[int, onnx.NodeProto]]:
+        """Nodes that depend on inputs, in order."""
+        return ((index, node) for index, node in enumerate(self.model.graph.node) if index in self.flow.active)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """What the symbolic phase found."""
+
+    steps: Mapping[int, Step]
+    """by node; nodes that are not in it compute the whole"""
+    layouts: Mapping[str, Split]
+    """values that are split"""
+    classes: SplitClasses
+    shapes: SymbolicShapes
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    """`Dropout` is not, unless it may be told at run time that it trains."""
+    may_draw = node.op_type != "Dropout" or bool(input_name(node, 2))
+    return node.op_type in RANDOM_OPERATORS and may_draw
