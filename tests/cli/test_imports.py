@@ -16,7 +16,9 @@ IMPORT = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 """Source: Python's documentation of PYTHONPROFILEIMPORTTIME"""
 FOREIGN = {"onnxruntime", "onnx", "scipy", "gguf", "google", "ml_dtypes", "yaml", "torch", "transformers", "ray"}
 """for ONNX graphs, planning, files of other formats and other devices"""
-OWN = re.compile(r"shoal\.(model\.graph|offline|planner\.search|launch\.language\.auto_plan|measure\.(language|graph)|machines\.ray)\b")
+OWN = re.compile(
+    r"shoal\.(model\.graph|offline|planner\.search|launch\.language\.auto_plan|measure\.(language|graph)|machines\.ray)\b"
+)
 """of Shoal itself, for ONNX graphs and for planning that measures"""
 
 
