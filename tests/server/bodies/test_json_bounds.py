@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest
-from shoal.server.bodies.bodies import json_bounds
+from shoal.server.bodies import json_bounds
 from shoal.server.bodies.json_bounds import JsonBounds, check_json
 
 TEXTS = st.text('a"\\,:[{', max_size=6)
