@@ -18,6 +18,7 @@ from shoal.errors import ConfigError, ModelLoadError, WorkerLost
 from shoal.executor.graph_local import LocalGraphExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
+from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
 from tests.executor.graphs import skip_chain, strict_reshape
 from tests.plain_runtime import plain_session
@@ -81,7 +82,11 @@ def test_stages_may_have_different_numbers_of_shards(chain: Path, shares: Sequen
     stages = [
         [
             msgspec.structs.replace(
-                load_message(stage, 0, model_path=str(chain), stage_index=index, num_stages=2), shares=own, rank=rank
+                load_message(
+                    stage, 0, model_path=str(chain), stage_index=index, num_stages=2, generation=Generation(0)
+                ),
+                shares=own,
+                rank=rank,
             )
             for rank in range(len(own))
         ]

@@ -26,7 +26,7 @@ from shoal.model.weights import Precision, WeightSource
 from shoal.planner.choice.spell import Limits, Place
 from shoal.planner.split.machine_places import MachineCores
 from shoal.router.engine_stats import EngineStats
-from shoal.router.executor import ReplicaRecipe
+from shoal.router.executor import StepReplicaFactory
 from tests.integration.running import make_requests, transcribe
 from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet
 
@@ -136,11 +136,11 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         return self.stats_shown
 
-    def replace_replica(self, index: int, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+    def replace_replica(self, index: int, factory: StepReplicaFactory, done: Done | None = None) -> None:
         self.asked.append(f"replace {index}")
         self.done.append(done)
 
-    def add_replica(self, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+    def add_replica(self, factory: StepReplicaFactory, done: Done | None = None) -> None:
         self.asked.append("add")
         self.done.append(done)
 

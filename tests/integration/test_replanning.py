@@ -15,7 +15,7 @@ from shoal.launch.running.replanner import Replanner
 from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
-from shoal.router.executor import ReplicaRecipe
+from shoal.router.executor import StepReplicaFactory
 from tests.integration.running import Transcript, fabric_for, make_requests, tiny_config, transcribe
 
 
@@ -36,12 +36,12 @@ class FakeEngine:
         return self.stats_shown
 
     def replace_replica(
-        self, index: int, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None
+        self, index: int, factory: StepReplicaFactory, done: Callable[[ShoalError | None], None] | None = None
     ) -> None:
         self.moves.append(index)
         self.done = done
 
-    def add_replica(self, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None) -> None:
+    def add_replica(self, factory: StepReplicaFactory, done: Callable[[ShoalError | None], None] | None = None) -> None:
         raise AssertionError("nobody has joined")
 
     def show(self, *, slowdowns: tuple[float, ...], stage_s: tuple[float, ...], num_running: int = 8) -> None:
@@ -146,7 +146,7 @@ class _Moving:
         return self._shown.stats()
 
     def replace_replica(
-        self, index: int, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None
+        self, index: int, factory: StepReplicaFactory, done: Callable[[ShoalError | None], None] | None = None
     ) -> None:
         self.num_moves += 1
 
@@ -156,7 +156,7 @@ class _Moving:
             assert done is not None
             done(error)
 
-        self._engine.replace_replica(index, recipe, finished)
+        self._engine.replace_replica(index, factory, finished)
 
-    def add_replica(self, recipe: ReplicaRecipe, done: Callable[[ShoalError | None], None] | None = None) -> None:
+    def add_replica(self, factory: StepReplicaFactory, done: Callable[[ShoalError | None], None] | None = None) -> None:
         raise AssertionError("nobody has joined")

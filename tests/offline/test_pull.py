@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import InvalidRequest, ShoalError, WorkerCrashed, WorkerLost
 from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkResult, ChunkRunner
+from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Array, BatchResult, GraphExecutor, Tensors
 from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor
 
@@ -164,17 +165,17 @@ class Restarted(InlineExecutor):
         return True
 
 
-class Recipe:
+class Factory:
     """Hands out what was made beforehand; an error in its place is raised."""
 
     def __init__(self, *executors: Restarted | ShoalError) -> None:
         self.executors = list(executors)
 
-    def start(self) -> Restarted:
+    def start(self, generation: Generation, without: int | None, previous: object) -> tuple[None, Restarted]:
         executor = self.executors.pop(0)
         if isinstance(executor, ShoalError):
             raise executor
-        return executor
+        return None, executor
 
 
 RECOVERY = RecoveryConfig(max_failures=5, crash_loop_s=0.0, backoff_s=0.001)
@@ -184,7 +185,7 @@ def run_restarting(
     first: InlineExecutor, *later: Restarted | ShoalError, count: int = 9
 ) -> tuple[list[ChunkResult], list[str]]:
     told: list[str] = []
-    with ChunkRunner([first], recipes=[Recipe(*later)], recovery=RECOVERY, report=told.append) as runner:
+    with ChunkRunner([first], factories=[Factory(*later)], recovery=RECOVERY, report=told.append) as runner:
         return list(runner.run(chunks(count))), told
 
 
@@ -221,7 +222,7 @@ def test_workers_that_never_start_again_end_the_run() -> None:
 
 def test_a_lost_replica_serves_the_next_run() -> None:
     lost = InlineExecutor(double, lost_after=1)
-    with ChunkRunner([lost], recipes=[Recipe(Restarted(double))], recovery=RECOVERY) as runner:
+    with ChunkRunner([lost], factories=[Factory(Restarted(double))], recovery=RECOVERY) as runner:
         assert len(list(runner.run(chunks(1)))) == 1
         assert len(list(runner.run(chunks(4)))) == 4
 

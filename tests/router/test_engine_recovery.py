@@ -29,7 +29,7 @@ from tests.router.fakes import (
 RECOVERY = RecoveryConfig(max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
 
 
-class FakeRecipe:
+class FakeFactory:
     """Hands out executors that were made beforehand, in order; an error in their place is raised."""
 
     def __init__(self, *executors: FakeExecutor | Exception, config: SchedulerConfig = CONFIG) -> None:
@@ -61,13 +61,13 @@ class Clock:
 
 
 @contextmanager
-def restarting(*replicas: tuple[FakeExecutor, FakeRecipe]) -> Iterator[tuple[Engine, list[str]]]:
+def restarting(*replicas: tuple[FakeExecutor, FakeFactory]) -> Iterator[tuple[Engine, list[str]]]:
     """An engine and what it reports."""
     told: list[str] = []
     engine = Engine(
         [(CONFIG, executor) for executor, _ in replicas],
         Clock(),
-        recipes=[recipe for _, recipe in replicas],
+        factories=[factory for _, factory in replicas],
         recovery=RECOVERY,
         report=told.append,
     )
@@ -83,15 +83,15 @@ def by_hand(**changes: bool) -> FakeExecutor:
 
 def test_the_only_replica_is_started_again_and_its_request_goes_on() -> None:
     first, second = by_hand(), by_hand(is_loading=True)
-    recipe = FakeRecipe(second)
-    with restarting((first, recipe)) as (engine, told):
+    factory = FakeFactory(second)
+    with restarting((first, factory)) as (engine, told):
         engine.add(make_request("a", max_tokens=3))
         outputs = engine.turn(0)
         first.answer()
         outputs += engine.turn(TURN_S)
         first.lose()
         outputs += engine.turn(TURN_S)
-        assert recipe.starts == [(Generation(1), None)]
+        assert factory.starts == [(Generation(1), None)]
         assert (engine.stats().num_replicas, engine.stats().num_recovering) == (0, 1)
         assert engine.turn(0) == []
         second.finish_loading()
@@ -109,7 +109,7 @@ def test_the_only_replica_is_started_again_and_its_request_goes_on() -> None:
 
 def test_others_go_on_while_a_replica_is_started_again() -> None:
     first, again, second = by_hand(), by_hand(is_loading=True), FakeExecutor()
-    with restarting((first, FakeRecipe(again)), (second, FakeRecipe())) as (engine, _):
+    with restarting((first, FakeFactory(again)), (second, FakeFactory())) as (engine, _):
         engine.add(make_request("a"))
         engine.add(make_request("b", seed=2))
         engine.turn(0)
@@ -121,8 +121,8 @@ def test_others_go_on_while_a_replica_is_started_again() -> None:
 
 def test_workers_that_cannot_be_loaded_are_tried_again_then_given_up() -> None:
     first, broken = by_hand(), by_hand(is_loading=True)
-    recipe = FakeRecipe(broken, ModelLoadError("the file is gone"))
-    with restarting((first, recipe)) as (engine, told):
+    factory = FakeFactory(broken, ModelLoadError("the file is gone"))
+    with restarting((first, factory)) as (engine, told):
         engine.add(make_request("a"))
         engine.turn(0)
         first.lose()
@@ -131,18 +131,18 @@ def test_workers_that_cannot_be_loaded_are_tried_again_then_given_up() -> None:
         with pytest.raises(WorkerLost, match=r"3 failures in a row, the last: the file is gone"):
             finish(engine)
         assert broken.num_closed == 1
-    assert len(recipe.starts) == 2
+    assert len(factory.starts) == 2
     assert "is given up" in told[-1]
 
 
 def test_a_system_without_room_for_workers_is_a_failed_attempt() -> None:
     first, second = by_hand(), by_hand(is_loading=True)
-    recipe = FakeRecipe(OSError(errno.EMFILE, "Too many open files"), second)
-    with restarting((first, recipe)) as (engine, told):
+    factory = FakeFactory(OSError(errno.EMFILE, "Too many open files"), second)
+    with restarting((first, factory)) as (engine, told):
         engine.add(make_request("a", max_tokens=1))
         engine.turn(0)
         first.lose()
-        while recipe.executors:
+        while factory.executors:
             engine.turn(TURN_S)
         second.finish_loading()
         engine.turn(TURN_S)
@@ -155,10 +155,10 @@ def test_a_replacement_takes_over_when_it_is_ready_and_not_before() -> None:
     old, new = by_hand(), by_hand(is_loading=True)
     other = replace(CONFIG, num_micro_batches=2)
     results: list[ShoalError | None] = []
-    with restarting((old, FakeRecipe())) as (engine, told):
+    with restarting((old, FakeFactory())) as (engine, told):
         engine.add(make_request("a", max_tokens=3))
         outputs = engine.turn(0)
-        engine.replace_replica(0, FakeRecipe(new, config=other), results.append)
+        engine.replace_replica(0, FakeFactory(new, config=other), results.append)
         old.answer()
         outputs += engine.turn(TURN_S)
         assert old.waiting
@@ -179,8 +179,8 @@ def test_a_replacement_takes_over_when_it_is_ready_and_not_before() -> None:
 def test_a_replacement_that_fails_leaves_everything_as_it_was() -> None:
     old, new = by_hand(), by_hand(is_loading=True)
     results: list[ShoalError | None] = []
-    with restarting((old, FakeRecipe())) as (engine, _):
-        engine.replace_replica(0, FakeRecipe(new), results.append)
+    with restarting((old, FakeFactory())) as (engine, _):
+        engine.replace_replica(0, FakeFactory(new), results.append)
         new.lose()
         engine.turn(TURN_S)
         assert isinstance(results[0], WorkerLost)
@@ -193,10 +193,10 @@ def test_a_replacement_that_fails_leaves_everything_as_it_was() -> None:
 
 def test_a_replacement_saves_a_replica_whose_workers_are_lost_meanwhile() -> None:
     old, again, new = by_hand(), by_hand(is_loading=True), by_hand(is_loading=True)
-    with restarting((old, FakeRecipe(again))) as (engine, _):
+    with restarting((old, FakeFactory(again))) as (engine, _):
         engine.add(make_request("a", max_tokens=1))
         engine.turn(0)
-        engine.replace_replica(0, FakeRecipe(new))
+        engine.replace_replica(0, FakeFactory(new))
         old.lose()
         engine.turn(TURN_S)
         new.finish_loading()
@@ -209,9 +209,9 @@ def test_a_replacement_saves_a_replica_whose_workers_are_lost_meanwhile() -> Non
 def test_a_second_replacement_drops_the_first() -> None:
     old, first, second = by_hand(), by_hand(is_loading=True), by_hand(is_loading=True)
     results: list[ShoalError | None] = []
-    with restarting((old, FakeRecipe())) as (engine, _):
-        engine.replace_replica(0, FakeRecipe(first), results.append)
-        engine.replace_replica(0, FakeRecipe(second), results.append)
+    with restarting((old, FakeFactory())) as (engine, _):
+        engine.replace_replica(0, FakeFactory(first), results.append)
+        engine.replace_replica(0, FakeFactory(second), results.append)
         assert first.num_closed == 1
         second.finish_loading()
         engine.turn(TURN_S)
@@ -221,8 +221,8 @@ def test_a_second_replacement_drops_the_first() -> None:
 def test_a_replica_that_joins_takes_part_when_it_has_loaded() -> None:
     old, new = by_hand(), by_hand(is_loading=True)
     results: list[ShoalError | None] = []
-    with restarting((old, FakeRecipe())) as (engine, told):
-        engine.add_replica(FakeRecipe(new), results.append)
+    with restarting((old, FakeFactory())) as (engine, told):
+        engine.add_replica(FakeFactory(new), results.append)
         engine.add(make_request("a", max_tokens=1))
         engine.turn(0)
         assert engine.stats().num_replicas == 1
@@ -243,8 +243,8 @@ def test_a_replica_that_joins_takes_part_when_it_has_loaded() -> None:
 
 def test_a_replica_that_joins_is_started_again_when_it_is_lost() -> None:
     old, new, again = by_hand(), by_hand(is_loading=True), by_hand(is_loading=True)
-    with restarting((old, FakeRecipe())) as (engine, told):
-        engine.add_replica(FakeRecipe(new, again))
+    with restarting((old, FakeFactory())) as (engine, told):
+        engine.add_replica(FakeFactory(new, again))
         new.finish_loading()
         engine.turn(TURN_S)
         new.lose()
@@ -259,8 +259,8 @@ def test_a_replica_that_joins_is_started_again_when_it_is_lost() -> None:
 def test_a_replica_that_cannot_join_is_forgotten() -> None:
     old, new = by_hand(), by_hand(is_loading=True)
     results: list[ShoalError | None] = []
-    with restarting((old, FakeRecipe())) as (engine, told):
-        engine.add_replica(FakeRecipe(new), results.append)
+    with restarting((old, FakeFactory())) as (engine, told):
+        engine.add_replica(FakeFactory(new), results.append)
         new.lose()
         engine.turn(TURN_S)
         assert isinstance(results[0], WorkerLost)
@@ -269,10 +269,10 @@ def test_a_replica_that_cannot_join_is_forgotten() -> None:
 
 def test_closing_ends_workers_that_are_being_started() -> None:
     old, again, new, other = by_hand(), *(by_hand(is_loading=True) for _ in range(3))
-    with restarting((old, FakeRecipe(again))) as (engine, _):
+    with restarting((old, FakeFactory(again))) as (engine, _):
         old.lose()
         engine.turn(TURN_S)
         engine.turn(0)
-        engine.replace_replica(0, FakeRecipe(new))
-        engine.add_replica(FakeRecipe(other))
+        engine.replace_replica(0, FakeFactory(new))
+        engine.add_replica(FakeFactory(other))
     assert [executor.num_closed for executor in (old, again, new, other)] == [1, 1, 1, 1]

@@ -34,7 +34,7 @@ class Model:
         """Take over a loaded graph and `owned`, which is closed after it."""
         self._loaded = loaded
         self._owned = owned
-        self._runner = ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery)
+        self._runner = ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery)
         self._micro_batch = micro_batch
 
     @property

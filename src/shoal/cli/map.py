@@ -153,7 +153,7 @@ def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
         if job.has_work:
             with progress_bar("loading") as update:
                 loaded = workers.enter_context(launch_graph(planned, update))
-            runner = ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=report)
+            runner = ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery, report=report)
         workers.enter_context(runner)
         with progress_bar("computing") as update:
             return job.run(runner, on_progress=update, on_failure=show)

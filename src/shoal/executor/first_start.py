@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import WorkerLost
+from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.pipeline_executor import PipelineExecutor
-from shoal.executor.replica_recipe import PipelineRecipe
 from shoal.protocol.messages import Generation
 from shoal.router.failed_start import counted_as_failed
 
@@ -22,19 +22,19 @@ class FirstStart:
     """Begun at once and waited for later, so that all replicas load together. Lost workers are started again."""
 
     def __init__(
-        self, recipe: PipelineRecipe, recovery: RecoveryConfig, report: Callable[[str], None], on_failure: ExitStack
+        self, factory: LanguageFactory, recovery: RecoveryConfig, report: Callable[[str], None], on_failure: ExitStack
     ) -> None:
         """Begin.
 
         Args:
-            recipe: of the replica.
+            factory: of the replica.
             recovery: how patient to be, and how often one worker may be lost in a row.
             report: told what went wrong, a line each.
             on_failure: closes whatever was started.
 
         Raises: as `wait`.
         """
-        self._recipe = recipe
+        self._factory = factory
         self._report = report
         self._on_failure = on_failure
         self._silence_s = _FIRST_LOAD_TIMES * recovery.load_timeout_s
@@ -62,7 +62,7 @@ class FirstStart:
         while True:
             try:
                 with counted_as_failed():
-                    config, executor = self._recipe.start(Generation(0), None, None)
+                    config, executor = self._factory.start(Generation(0), None, None)
             except WorkerLost as error:
                 self._note(error)
             else:

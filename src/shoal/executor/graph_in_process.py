@@ -19,7 +19,7 @@ class GraphRunner(Protocol):
 
 
 class InProcessGraphExecutor:
-    """Runs the whole graph inline. Implements `router.graph_executor.GraphExecutor`."""
+    """Runs the whole graph inline. Implements `router.executor.Executor`."""
 
     num_stages = 1
 
@@ -27,9 +27,9 @@ class InProcessGraphExecutor:
         self._runner = runner
         self._batches: deque[Batch] = deque()
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, work: Batch) -> None:
         """Queue a batch; it is computed by the next `poll`."""
-        self._batches.append(batch)
+        self._batches.append(work)
 
     def poll(self) -> list[BatchResult]:
         """Compute the oldest batch, if there is one."""
@@ -47,6 +47,10 @@ class InProcessGraphExecutor:
     def filenos(self) -> tuple[int, ...]:
         """None: there is nobody to wait for."""
         return ()
+
+    def fence(self) -> None:
+        """Nobody is cut off from anybody."""
+        self._batches.clear()
 
     def kill(self) -> bool:
         """There is no worker to wait for."""

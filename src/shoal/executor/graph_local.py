@@ -41,7 +41,7 @@ class _InFlight:
 class LocalGraphExecutor:
     """A pipeline of child processes, with one or several shards in a stage.
 
-    Implements `router.graph_executor.StartingGraphExecutor`.
+    Implements `router.executor.StartingExecutor`.
     """
 
     def __init__(self, name: str, stages: Sequence[Sequence[LoadGraph]]) -> None:
@@ -74,8 +74,23 @@ class LocalGraphExecutor:
         """The worker that the latest error was about; None: there was none."""
         return self._culprit
 
+    @property
+    def row_s(self) -> float:
+        """See `StartingExecutor.row_s`. Not known."""
+        return 0.0
+
+    @property
+    def silent(self) -> int | None:
+        """See `StartingExecutor.silent`."""
+        return next(iter(self._loading)) if len(self._loading) == 1 else None
+
+    @property
+    def waiting_for(self) -> str:
+        """See `StartingExecutor.waiting_for`."""
+        return ", ".join(self._workers[index].name for index in sorted(self._loading))
+
     def poll_loading(self) -> bool:
-        """See `StartingGraphExecutor.poll_loading`."""
+        """See `StartingExecutor.poll_loading`."""
         for index in sorted(self._loading):
             received = self._receive(index)
             if received is None:
@@ -108,14 +123,14 @@ class LocalGraphExecutor:
                 on_loaded()
             num_loading = len(self._loading)
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, work: Batch) -> None:
         """Send a batch to every worker at once, with the graph inputs that it takes."""
-        self._in_flight[batch.batch_id] = _InFlight(
+        self._in_flight[work.batch_id] = _InFlight(
             compute_s=[0.0] * self._num_stages, num_reports_missing=len(self._workers)
         )
         for worker, load in zip(self._workers, self._loads, strict=True):
-            own = {one.type.name: batch.inputs[one.type.name] for one in load.inputs if one.peers == (HEAD,)}
-            worker.send(RunBatch(batch_id=batch.batch_id, generation=load.generation, limit_s=batch.limit_s), own)
+            own = {one.type.name: work.inputs[one.type.name] for one in load.inputs if one.peers == (HEAD,)}
+            worker.send(RunBatch(batch_id=work.batch_id, generation=load.generation, limit_s=work.limit_s), own)
 
     def poll(self) -> list[BatchResult]:
         """Results that have come; also notices a worker that is gone."""
@@ -134,6 +149,9 @@ class LocalGraphExecutor:
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids, stage by stage, rank by rank."""
         return tuple(worker.pid for worker in self._workers)
+
+    def fence(self) -> None:
+        """See `Executor.fence`. None of the workers will be used again."""
 
     def kill(self) -> bool:
         """End every worker without waiting for it; whether all have ended."""

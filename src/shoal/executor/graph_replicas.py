@@ -14,7 +14,8 @@ from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split.split_spec import SplitSpec
-from shoal.protocol.messages import FileState
+from shoal.protocol.messages import FileState, Generation
+from shoal.router.graph_executor import GraphExecutor
 
 
 def spell_replicas(
@@ -51,8 +52,8 @@ def spell_replicas(
     )
 
 
-class LocalGraphRecipe:
-    """Child processes on this machine, all of them new. Implements `router.graph_executor.GraphRecipe`."""
+class GraphFactory:
+    """Child processes on this machine, all of them new. Implements `router.executor.ReplicaFactory`."""
 
     def __init__(self, path: Path, replica: GraphReplicaPlan, index: int, files: tuple[FileState, ...] = ()) -> None:
         """Start nothing yet.
@@ -68,8 +69,10 @@ class LocalGraphRecipe:
         self._replica = replica
         self._index = index
 
-    def start(self) -> LocalGraphExecutor:
-        """See `GraphRecipe.start`."""
+    def start(
+        self, generation: Generation, without: int | None, previous: GraphExecutor | None
+    ) -> tuple[None, LocalGraphExecutor]:
+        """See `ReplicaFactory.start`. All workers are new, and none can be done without."""
         num_stages = len(self._replica.stages)
         stages = [
             [
@@ -79,22 +82,23 @@ class LocalGraphRecipe:
                     model_path=str(self._path),
                     stage_index=position,
                     num_stages=num_stages,
+                    generation=generation,
                     files=self._files,
                 )
                 for rank in range(len(stage.shards))
             ]
             for position, stage in enumerate(self._replica.stages)
         ]
-        return LocalGraphExecutor(f"replica {self._index}", stages)
+        return None, LocalGraphExecutor(f"replica {self._index}", stages)
 
 
-def graph_recipes(graph: GraphFile, replicas: Sequence[GraphReplicaPlan]) -> list[LocalGraphRecipe]:
+def graph_factories(graph: GraphFile, replicas: Sequence[GraphReplicaPlan]) -> list[GraphFactory]:
     """One a replica."""
-    return [LocalGraphRecipe(graph.path, replica, index, graph.files) for index, replica in enumerate(replicas)]
+    return [GraphFactory(graph.path, replica, index, graph.files) for index, replica in enumerate(replicas)]
 
 
 def start_replicas(
-    recipes: Sequence[LocalGraphRecipe], on_loaded: Callable[[], None] = lambda: None
+    factories: Sequence[GraphFactory], on_loaded: Callable[[], None] = lambda: None
 ) -> tuple[LocalGraphExecutor, ...]:
     """Start all workers and wait until they are loaded; `on_loaded` is called for each.
 
@@ -104,8 +108,8 @@ def start_replicas(
     """
     with ExitStack() as on_failure:
         executors: list[LocalGraphExecutor] = []
-        for recipe in recipes:
-            executor = recipe.start()
+        for factory in factories:
+            _, executor = factory.start(Generation(0), None, None)
             on_failure.callback(executor.close)
             executors.append(executor)
         for executor in executors:

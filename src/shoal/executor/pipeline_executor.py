@@ -123,9 +123,9 @@ class PipelineExecutor:
                 silent = self._workers[min(self._loading or self._joining)].name
                 raise WorkerLost(f"{silent} gave no sign of life for {silence_s:.0f} s while it was loading")
 
-    def submit(self, step: Step) -> None:
+    def submit(self, work: Step) -> None:
         """Send a step to every worker at once."""
-        frame = encode(step)
+        frame = encode(work)
         for worker in self._workers.values():
             worker.send(frame)
 

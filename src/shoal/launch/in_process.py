@@ -56,9 +56,9 @@ class InProcessExecutor:
         self._stage = stage
         self._steps: deque[Step] = deque()
 
-    def submit(self, step: Step) -> None:
+    def submit(self, work: Step) -> None:
         """Queue a step; it is computed by the next `poll`."""
-        self._steps.append(step)
+        self._steps.append(work)
 
     def poll(self) -> list[StepResult]:
         """Compute the oldest step, if there is one."""

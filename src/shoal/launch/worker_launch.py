@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.executor.fabric import Fabric
 from shoal.executor.first_start import FirstStart
+from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.local_fabric import LocalFabric
-from shoal.executor.replica_recipe import PipelineRecipe
 from shoal.launch.language.planning import PlannedModel
 from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_of
 from shoal.launch.running.joining import Joining
@@ -41,8 +41,8 @@ def launch_workers(
             tokenizer = load_tokenizer_of(planned)
             planned.machines.bring_model(plan, planned.source.config.num_layers, report)
         fabric = fabric or _fabric(planned)
-        recipes = [
-            PipelineRecipe(
+        factories = [
+            LanguageFactory(
                 planned.path,
                 planned.source,
                 plan,
@@ -55,19 +55,19 @@ def launch_workers(
             )
             for index in range(len(plan.replicas))
         ]
-        starts = [FirstStart(recipe, recovery, report, on_failure) for recipe in recipes]
+        starts = [FirstStart(factory, recovery, report, on_failure) for factory in factories]
         tokenizer = tokenizer or load_tokenizer_of(planned)  # while the workers begin
         started = [start.wait() for start in starts]
         engine = Engine(
             started,
             time.monotonic,
-            recipes=recipes,
+            factories=factories,
             row_s=[executor.row_s for _, executor in started],
             recovery=recovery,
             report=report,
             routing=planned.routing,
         )
-        running = RunningPlan(planned, engine, fabric, recipes, report)
+        running = RunningPlan(planned, engine, fabric, factories, report)
         if planned.replans:
             engine.watch(Replanner(running, planned.source, time.monotonic, report).look)
         joining: Joining | None = None

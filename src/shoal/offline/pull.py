@@ -13,7 +13,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import WorkerLife
 from shoal.errors import ShoalError, WorkerCrashed, WorkerLost
 from shoal.router.executor_set import ExecutorSet
-from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphRecipe, Tensors
+from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 
 _MAX_WAIT_S = 1.0
 """How long to sleep at most before looking whether a silent replica has been silent for too long."""
@@ -51,7 +51,7 @@ class ChunkRunner:
         self,
         executors: Sequence[GraphExecutor],
         *,
-        recipes: Sequence[GraphRecipe] = (),
+        factories: Sequence[GraphReplicaFactory] = (),
         recovery: RecoveryConfig | None = None,
         report: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -60,15 +60,15 @@ class ChunkRunner:
 
         Args:
             executors: one a replica.
-            recipes: how workers are started again, one a replica; empty: a lost replica stays lost.
+            factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             recovery: how they are restarted; None: the defaults.
             report: told what a person who watches should know, a line each.
             clock: seconds, monotonic.
         """
         recovery = recovery or RecoveryConfig()
-        if not recipes:
+        if not factories:
             recovery = recovery.without_restart()
-        self._executors = ExecutorSet(executors, recipes, ANSWER_TIMEOUT_S, report)
+        self._executors = ExecutorSet(executors, factories, ANSWER_TIMEOUT_S, report)
         self._queue = ChunkQueue([executor.num_stages for executor in executors])
         self._workers = [WorkerLife(recovery) for _ in executors]
         self._lives = ReplicaLives(self._workers)

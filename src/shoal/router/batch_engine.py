@@ -34,7 +34,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import InvalidRequest, ModelChanged, ShoalError, WorkerCrashed, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.executor_set import ExecutorSet
-from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphRecipe
+from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
 from shoal.router.rows import count_rows, join_rows, pad_rows, signature, split_rows
 
@@ -59,7 +59,7 @@ class BatchEngine:
         config: BatchingConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
-        recipes: Sequence[GraphRecipe] = (),
+        factories: Sequence[GraphReplicaFactory] = (),
         recovery: RecoveryConfig | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class BatchEngine:
             batch: where the graph's rows are.
             config: the limits; None: the defaults.
             clock: seconds, monotonic; for an event loop its own `time`.
-            recipes: how workers are started again, one a replica; empty: a lost replica stays lost.
+            factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             recovery: how they are restarted; None: the defaults.
             report: told what a person who watches the server should know, a line each.
         """
@@ -79,12 +79,12 @@ class BatchEngine:
         self._axes = batch
         self._clock = clock
         self._num_replicas = len(executors)
-        self._executors = ExecutorSet(executors, recipes, self._config.batch_timeout_s, report)
+        self._executors = ExecutorSet(executors, factories, self._config.batch_timeout_s, report)
         self._scheduler = BatchScheduler(
             self._config,
             batch,
             [executor.num_stages for executor in executors],
-            recovery if recipes else recovery.without_restart(),
+            recovery if factories else recovery.without_restart(),
         )
         self._requests: dict[str, Inference] = {}
         self._in_flight: dict[int, _Flight] = {}

@@ -36,7 +36,7 @@ from shoal.core.speed.slow_workers import describe
 from shoal.errors import ModelChanged, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.engine_stats import EngineStats, take_stats
-from shoal.router.executor import Executor, ReplicaRecipe
+from shoal.router.executor import StepExecutor, StepReplicaFactory
 from shoal.router.replica_workers import Ready, Replaced, ReplicaWorkers
 
 __all__ = ["Engine", "EngineStats"]
@@ -52,10 +52,10 @@ class Engine:
 
     def __init__(
         self,
-        replicas: Sequence[tuple[SchedulerConfig, Executor]],
+        replicas: Sequence[tuple[SchedulerConfig, StepExecutor]],
         clock: Callable[[], float],
         *,
-        recipes: Sequence[ReplicaRecipe] = (),
+        factories: Sequence[StepReplicaFactory] = (),
         row_s: Sequence[float] = (),
         recovery: RecoveryConfig | None = None,
         report: Callable[[str], None] | None = None,
@@ -66,14 +66,14 @@ class Engine:
         Args:
             replicas: limits and loaded workers, one a replica, at least one.
             clock: see above.
-            recipes: how workers are started again, one a replica; empty: a lost replica stays lost.
+            factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
             recovery: when workers count as lost and how they are restarted; None: the defaults.
             report: told what a person who watches the server should know, a line each.
             routing: which replica a request goes to.
         """
         recovery = recovery or RecoveryConfig()
-        if not recipes:
+        if not factories:
             recovery = recovery.without_restart()
         self._fleet = Fleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
@@ -82,8 +82,8 @@ class Engine:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller.register(self._wake_fd, select.POLLIN)
         self._workers = [
-            ReplicaWorkers(executor, recipe, self._poller)
-            for (_, executor), recipe in zip(replicas, recipes or [None] * len(replicas), strict=True)
+            ReplicaWorkers(executor, factory, self._poller)
+            for (_, executor), factory in zip(replicas, factories or [None] * len(replicas), strict=True)
         ]
         self._joining: list[ReplicaWorkers] = []
         """of replicas to come"""
@@ -102,7 +102,7 @@ class Engine:
         return self._fleet.has_work
 
     @property
-    def executors(self) -> list[Executor]:
+    def executors(self) -> list[StepExecutor]:
         """Of the replicas that have their workers, to look at only."""
         return [workers.serving for workers in self._workers if workers.serving is not None]
 
@@ -151,34 +151,34 @@ class Engine:
         """A snapshot for metrics."""
         return take_stats(self._fleet)
 
-    def replace_replica(self, index: int, recipe: ReplicaRecipe, done: Replaced | None = None) -> None:
+    def replace_replica(self, index: int, factory: StepReplicaFactory, done: Replaced | None = None) -> None:
         """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
 
         Returns at once; the turns to come do it. Until then, and where it fails, the old workers serve.
 
         Args:
             index: of the replica.
-            recipe: for these workers and all that follow them.
+            factory: for these workers and all that follow them.
             done: told None when the new workers serve, or why they never will.
 
         Raises:
             ShoalError: the new workers cannot even be started.
         """
         generation = Generation(self._fleet.replicas[index].scheduler.generation + 1)
-        self._workers[index].begin_replacement(recipe, generation, done or (lambda error: None), self._clock())
+        self._workers[index].begin_replacement(factory, generation, done or (lambda error: None), self._clock())
 
-    def add_replica(self, recipe: ReplicaRecipe, done: Replaced | None = None) -> None:
+    def add_replica(self, factory: StepReplicaFactory, done: Replaced | None = None) -> None:
         """Start one more replica, which takes part once its workers are ready. Returns at once.
 
         Args:
-            recipe: for its workers.
+            factory: for its workers.
             done: told None when they are about to serve, or why they never will.
 
         Raises:
             ShoalError: they cannot even be started.
         """
-        workers = ReplicaWorkers(None, recipe, self._poller)
-        workers.begin_replacement(recipe, Generation(0), done or (lambda error: None), self._clock())
+        workers = ReplicaWorkers(None, factory, self._poller)
+        workers.begin_replacement(factory, Generation(0), done or (lambda error: None), self._clock())
         self._joining.append(workers)
 
     def close(self) -> None:

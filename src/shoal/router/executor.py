@@ -1,33 +1,41 @@
-"""The seam between decisions and workers: one executor runs the steps of one replica."""
+"""The seam between decisions and workers: one executor does the work of one replica, whatever the work is.
+
+A piece of work is a step of a language model or a batch of an ONNX graph; nothing here knows which.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import Generation, Step, StepResult
 
+WorkT = TypeVar("WorkT")
+WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
+ResultT = TypeVar("ResultT")
+LimitsT_co = TypeVar("LimitsT_co", covariant=True)
 
-class Executor(Protocol):
-    """Runs the steps of one replica, in the order in which they were submitted.
 
-    Implementations: in-process, local child processes, Ray. Nothing above `cluster` knows which.
+class Executor(Protocol[WorkT_contra, ResultT]):
+    """Does the work of one replica, in the order in which it was submitted.
+
+    Implementations: in-process, child processes, workers on other machines. Nothing above `executor` knows which.
     """
 
     @property
     def num_stages(self) -> int:
-        """How many steps can usefully be in flight."""
+        """How many pieces of work can usefully be computed at once."""
         ...
 
-    def submit(self, step: Step) -> None:
-        """Hand over one step. Returns before it is computed. Raises WorkerLost."""
+    def submit(self, work: WorkT_contra) -> None:
+        """Hand over one piece of work. Returns before it is computed. Raises WorkerLost."""
         ...
 
-    def poll(self) -> list[StepResult]:
-        """Finished steps, oldest first, without blocking on a peer (an in-process executor computes here).
+    def poll(self) -> list[ResultT]:
+        """Finished work, oldest first, without blocking on a peer (an in-process executor computes here).
 
         Raises:
-            WorkerLost: a worker of this replica is gone; every step in flight is lost.
+            WorkerLost: a worker of this replica is gone; everything in flight is lost.
         """
         ...
 
@@ -36,9 +44,10 @@ class Executor(Protocol):
         ...
 
     def fence(self) -> None:
-        """Let go of every step, at once: the workers are cut off from each other, and what they say no longer counts.
+        """Let go of everything in flight, at once: the workers are cut off from each other, and what they say no
+        longer counts.
 
-        Those that live keep what they have loaded, for a recipe's next start; `kill` or `close` must follow.
+        Those that live keep what they have loaded, for a factory's next start; `kill` or `close` must follow.
         """
         ...
 
@@ -51,12 +60,12 @@ class Executor(Protocol):
         ...
 
 
-class StartingExecutor(Executor, Protocol):
+class StartingExecutor(Executor[WorkT_contra, ResultT], Protocol[WorkT_contra, ResultT]):
     """One whose workers may still be loading."""
 
     @property
     def row_s(self) -> float:
-        """Seconds that the loaded workers took for a single row; 0: not known."""
+        """Seconds that the loaded workers take for the smallest piece of work, a single row; 0: not known."""
         ...
 
     @property
@@ -75,7 +84,7 @@ class StartingExecutor(Executor, Protocol):
         ...
 
     def poll_loading(self) -> bool:
-        """Take in what loading workers say, without blocking; whether all of them are ready for steps.
+        """Take in what loading workers say, without blocking; whether all of them are ready for work.
 
         To be called when a descriptor of `filenos` is readable.
 
@@ -86,12 +95,12 @@ class StartingExecutor(Executor, Protocol):
         ...
 
 
-class ReplicaRecipe(Protocol):
-    """How the workers of one replica are started."""
+class ReplicaFactory(Protocol[WorkT, ResultT, LimitsT_co]):
+    """Starts the workers of one replica."""
 
     def start(
-        self, generation: Generation, without: int | None, previous: Executor | None
-    ) -> tuple[SchedulerConfig, StartingExecutor]:
+        self, generation: Generation, without: int | None, previous: Executor[WorkT, ResultT] | None
+    ) -> tuple[LimitsT_co, StartingExecutor[WorkT, ResultT]]:
         """Start them. Returns at once, while they load.
 
         Args:
@@ -99,7 +108,16 @@ class ReplicaRecipe(Protocol):
             without: a worker, stage by stage and rank by rank, that could not be restarted: do without it if possible.
             previous: fenced; workers of it may be used again and are no longer its own then.
 
+        Returns:
+            What the scheduler may ask of these workers, and the workers.
+
         Raises:
             ShoalError: it cannot even be begun.
         """
         ...
+
+
+StepExecutor = Executor[Step, StepResult]
+"""Of a language model."""
+StepReplicaFactory = ReplicaFactory[Step, StepResult, SchedulerConfig]
+"""Of a language model."""

@@ -11,8 +11,10 @@ from typing import assert_never
 from shoal.core.batching.events import LifeEffect, ReportRecovery, StartWorkers, StopWorkers
 from shoal.core.fleet.events import GiveUp
 from shoal.errors import ShoalError, WorkerLost
+from shoal.protocol.messages import Generation
+from shoal.router.executor import StartingExecutor
 from shoal.router.failed_start import counted_as_failed
-from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphRecipe, StartingGraphExecutor
+from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphReplicaFactory
 
 _MAX_WAIT_S = 60.0
 """No wait is longer, so that a lost wake-up costs a minute and not for ever."""
@@ -25,10 +27,12 @@ _REAP_S = 0.01
 class _Member:
     """A replica's executor and the batches that it owes."""
 
-    def __init__(self, executor: GraphExecutor, recipe: GraphRecipe | None) -> None:
-        self.recipe = recipe
+    def __init__(self, executor: GraphExecutor, factory: GraphReplicaFactory | None) -> None:
+        self.factory = factory
+        self.generation = 0
+        """of the workers that were started last"""
         self.serving: GraphExecutor | None = executor
-        self.loading: StartingGraphExecutor | None = None
+        self.loading: StartingExecutor[Batch, BatchResult] | None = None
         self.failure: ShoalError | None = None
         """of a submission or a start, for the next poll"""
         self.num_in_flight = 0
@@ -47,7 +51,7 @@ class ExecutorSet:
     def __init__(
         self,
         executors: Sequence[GraphExecutor],
-        recipes: Sequence[GraphRecipe],
+        factories: Sequence[GraphReplicaFactory],
         batch_timeout_s: float,
         report: Callable[[str], None] | None = None,
     ) -> None:
@@ -55,13 +59,13 @@ class ExecutorSet:
 
         Args:
             executors: with their workers, one a replica.
-            recipes: how workers are started again, one a replica; empty: nobody knows.
+            factories: how workers are started again, one a replica; empty: nobody knows.
             batch_timeout_s: silence after which a replica that owes an answer counts as lost.
             report: told what a person who watches should know, a line each.
         """
         self._members = [
-            _Member(executor, recipe)
-            for executor, recipe in zip(executors, recipes or [None] * len(executors), strict=True)
+            _Member(executor, factory)
+            for executor, factory in zip(executors, factories or [None] * len(executors), strict=True)
         ]
         self._batch_timeout_s = batch_timeout_s
         self._report = report or _say_nothing
@@ -179,15 +183,17 @@ class ExecutorSet:
         if executor is not None:
             for fd in executor.filenos():
                 self._epoll.unregister(fd)
+            executor.fence()
             self._ending.append(executor)
             self.reap()
 
     def _start(self, member: _Member) -> None:
         try:
-            if member.recipe is None:
+            if member.factory is None:
                 raise WorkerLost("nobody knows how its workers are started")
             with counted_as_failed():
-                member.loading = member.recipe.start()
+                member.generation += 1
+                _, member.loading = member.factory.start(Generation(member.generation), None, None)
         except ShoalError as error:
             member.failure = error
         else:

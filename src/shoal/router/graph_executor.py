@@ -1,13 +1,15 @@
-"""The seam between decisions and workers for ONNX graphs: one executor runs the batches of one replica."""
+"""The work of an ONNX graph's replica: a batch and what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NewType, Protocol
+from typing import Any, NewType
 
 import numpy as np
 import numpy.typing as npt
+
+from shoal.router.executor import Executor, ReplicaFactory
 
 BatchId = NewType("BatchId", int)
 
@@ -52,63 +54,6 @@ class BatchResult:
         return owned
 
 
-class GraphExecutor(Protocol):
-    """Runs batches on one replica, in the order in which they were submitted.
-
-    Implementations: in-process, local child processes. Nothing above `cluster` knows which.
-    """
-
-    @property
-    def num_stages(self) -> int:
-        """How many batches can usefully be computed at once; one more keeps the first stage from waiting."""
-        ...
-
-    def submit(self, batch: Batch) -> None:
-        """Hand over one batch. Returns before it is computed. Raises WorkerLost."""
-        ...
-
-    def poll(self) -> list[BatchResult]:
-        """Finished batches, oldest first, without blocking on a peer (an in-process executor computes one here).
-
-        Raises:
-            WorkerLost: a worker of this replica is gone; every batch in flight is lost.
-        """
-        ...
-
-    def filenos(self) -> tuple[int, ...]:
-        """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
-        ...
-
-    def kill(self) -> bool:
-        """Make every worker end, without waiting for it. Call it again until it says that all of them have ended."""
-        ...
-
-    def close(self) -> None:
-        """Stop the workers, wait until they have ended, and free everything. Idempotent."""
-        ...
-
-
-class StartingGraphExecutor(GraphExecutor, Protocol):
-    """One whose workers may still be loading."""
-
-    @property
-    def culprit(self) -> int | None:
-        """The worker, stage by stage and rank by rank, that the latest error was about; None: not known."""
-        ...
-
-    def poll_loading(self) -> bool:
-        """Take in what loading workers say, without blocking; whether all of them are ready for batches.
-
-        Raises:
-            WorkerLost: a worker is gone.
-            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
-        """
-        ...
-
-
-class GraphRecipe(Protocol):
-    """How the workers of one replica are started."""
-
-    def start(self) -> StartingGraphExecutor:
-        """Start them. Returns at once, while they load. Raises ShoalError: it cannot even be begun."""
-        ...
+GraphExecutor = Executor[Batch, BatchResult]
+GraphReplicaFactory = ReplicaFactory[Batch, BatchResult, None]
+"""A graph's workers set the scheduler no limits."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.messages import Generation, Step, StepResult
-from shoal.router.executor import Executor, ReplicaRecipe, StartingExecutor
+from shoal.router.executor import StartingExecutor, StepExecutor, StepReplicaFactory
 from shoal.router.failed_start import counted_as_failed
 
 _REPLACEMENT_TIMEOUT_S = 600.0
@@ -25,7 +25,7 @@ class _Loading:
     """Workers that were started and are not ready."""
 
     config: SchedulerConfig
-    executor: StartingExecutor
+    executor: StartingExecutor[Step, StepResult]
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class _Replacement:
     """Such workers, to be put in the place of others."""
 
     workers: _Loading
-    recipe: ReplicaRecipe
+    factory: StepReplicaFactory
     done: Replaced
     last_sign_s: float
 
@@ -49,15 +49,15 @@ class Ready:
 class ReplicaWorkers:
     """Registers every executor's descriptors with the poller while it may have something to say."""
 
-    def __init__(self, executor: Executor | None, recipe: ReplicaRecipe | None, poller: select.poll) -> None:
-        self._recipe = recipe
+    def __init__(self, executor: StepExecutor | None, factory: StepReplicaFactory | None, poller: select.poll) -> None:
+        self._factory = factory
         self._poller = poller
-        self._serving: Executor | None = executor
+        self._serving: StepExecutor | None = executor
         self._loading: _Loading | None = None
         self._replacement: _Replacement | None = None
-        self._fenced: Executor | None = None
+        self._fenced: StepExecutor | None = None
         """lost workers of which some may be used again"""
-        self._ending: list[Executor] = []
+        self._ending: list[StepExecutor] = []
         self._num_steps_out = 0
         if executor is not None:
             self._watch(executor)
@@ -83,7 +83,7 @@ class ReplicaWorkers:
         return self._replacement is not None
 
     @property
-    def serving(self) -> Executor | None:
+    def serving(self) -> StepExecutor | None:
         """To look at only."""
         return self._serving
 
@@ -118,11 +118,11 @@ class ReplicaWorkers:
 
     def start(self, generation: Generation, without: int | None) -> None:
         """Start the workers again. Raises ShoalError."""
-        if self._recipe is None:
+        if self._factory is None:
             raise WorkerLost("nobody knows how its workers are started")
         try:
             with counted_as_failed():
-                self._loading = _Loading(*self._recipe.start(generation, without, self._fenced))
+                self._loading = _Loading(*self._factory.start(generation, without, self._fenced))
             self._watch(self._loading.executor)
         finally:
             self.end_fenced()
@@ -139,12 +139,14 @@ class ReplicaWorkers:
                 return None
         return self._take_over(loading)
 
-    def begin_replacement(self, recipe: ReplicaRecipe, generation: Generation, done: Replaced, now_s: float) -> None:
+    def begin_replacement(
+        self, factory: StepReplicaFactory, generation: Generation, done: Replaced, now_s: float
+    ) -> None:
         """Start others beside those that serve. Raises ShoalError; an earlier replacement that loads is dropped."""
         self._drop_replacement(WorkerLost("another replacement was asked for"))
         with counted_as_failed():
-            workers = _Loading(*recipe.start(generation, None, None))
-        self._replacement = _Replacement(workers, recipe, done, now_s)
+            workers = _Loading(*factory.start(generation, None, None))
+        self._replacement = _Replacement(workers, factory, done, now_s)
         self._watch(workers.executor)
 
     def poll_replacement(self, fds: AbstractSet[int], now_s: float) -> Ready | None:
@@ -195,7 +197,7 @@ class ReplicaWorkers:
 
     def close(self) -> None:
         """End all and wait for it. Idempotent."""
-        self._recipe = None  # it may hold the model's file open
+        self._factory = None  # it may hold the model's file open
         self._drop_replacement(WorkerLost("the engine was closed"))
         loading = self._loading.executor if self._loading else None
         for executor in (self._serving, loading, self._fenced, *self._ending):
@@ -206,7 +208,7 @@ class ReplicaWorkers:
 
     def _replace(self, new: _Replacement) -> Ready:
         self.stop(keep=False)
-        self._recipe, self._replacement = new.recipe, None
+        self._factory, self._replacement = new.factory, None
         ready = self._take_over(new.workers)
         new.done(None)
         return ready
@@ -224,10 +226,10 @@ class ReplicaWorkers:
             self.reap()
             new.done(error)
 
-    def _watch(self, executor: Executor) -> None:
+    def _watch(self, executor: StepExecutor) -> None:
         for fd in executor.filenos():
             self._poller.register(fd, select.POLLIN)
 
-    def _unwatch(self, executor: Executor) -> None:
+    def _unwatch(self, executor: StepExecutor) -> None:
         for fd in executor.filenos():
             self._poller.unregister(fd)

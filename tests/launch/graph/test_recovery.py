@@ -61,7 +61,9 @@ def test_a_killed_worker_costs_no_chunk(split: str, chain: Path) -> None:
     chunks = (Chunk(index=index, inputs={"x": rows(index)}) for index in range(NUM_CHUNKS))
     with (
         launch(chain, split) as loaded,
-        ChunkRunner(loaded.executors, recipes=loaded.recipes, recovery=loaded.recovery, report=told.append) as runner,
+        ChunkRunner(
+            loaded.executors, factories=loaded.factories, recovery=loaded.recovery, report=told.append
+        ) as runner,
     ):
         for result in runner.run(chunks, copy_last=True):
             assert (result.error, result.index in outputs) == (None, False)
@@ -93,7 +95,11 @@ def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tm
     with launch(tmp_path / "served" / "chain.onnx", "pp=2") as loaded:
         told: list[str] = []
         engine = BatchEngine(
-            loaded.executors, loaded.plan.batch, recipes=loaded.recipes, recovery=loaded.recovery, report=told.append
+            loaded.executors,
+            loaded.plan.batch,
+            factories=loaded.factories,
+            recovery=loaded.recovery,
+            report=told.append,
         )
         try:
             (tmp_path / "update" / replaced).replace(tmp_path / "served" / replaced)
@@ -111,7 +117,7 @@ def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tm
 @pytest.mark.parametrize("split", ["pp=2", "dp=2"])
 def test_served_requests_outlive_a_killed_worker(split: str, chain: Path) -> None:
     with launch(chain, split) as loaded:
-        engine = BatchEngine(loaded.executors, loaded.plan.batch, recipes=loaded.recipes, recovery=loaded.recovery)
+        engine = BatchEngine(loaded.executors, loaded.plan.batch, factories=loaded.factories, recovery=loaded.recovery)
         try:
             for index in range(20):
                 engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))

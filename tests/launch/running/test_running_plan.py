@@ -12,8 +12,8 @@ from shoal.config import LaunchConfig
 from shoal.core.plan.language import Plan
 from shoal.errors import WorkerLost
 from shoal.executor.fabric import Place, Wiring
+from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.process.message_worker import MessageWorker
-from shoal.executor.replica_recipe import PipelineRecipe
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
@@ -56,11 +56,11 @@ def machines_of(plan: Plan) -> list[str | None]:
 
 def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -> None:
     fabric, lines = NoFabric(), list[str]()
-    recipe = PipelineRecipe(planned.path, planned.source, planned.plan, 0, fabric, report=lines.append)
-    running = RunningPlan(planned, cast(ChangeableEngine, NoEngine()), fabric, [recipe])
+    factory = LanguageFactory(planned.path, planned.source, planned.plan, 0, fabric, report=lines.append)
+    running = RunningPlan(planned, cast(ChangeableEngine, NoEngine()), fabric, [factory])
     assert running.actual == planned.plan
     with pytest.raises(WorkerLost):
-        recipe.start(Generation(1), 1, None)
+        factory.start(Generation(1), 1, None)
     assert running.plan == planned.plan, "it is what the replica is to have again"
     assert machines_of(running.actual) == ["h0", "h2"]
     assert running.actual.split.startswith("pp=")
@@ -70,14 +70,14 @@ def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -
         f"replica 0 is planned anew as {split} over h0, h2, without stage 1 on h1, which could not be started"
     ]
     with pytest.raises(WorkerLost):
-        recipe.start(Generation(2), None, None)
+        factory.start(Generation(2), None, None)
     assert running.actual == planned.plan
     assert len(lines) == 1
 
 
 def test_workers_are_called_by_their_machines(planned: PlannedModel) -> None:
     fabric = NoFabric()
-    recipe = PipelineRecipe(planned.path, planned.source, planned.plan, 0, fabric)
+    factory = LanguageFactory(planned.path, planned.source, planned.plan, 0, fabric)
     with pytest.raises(WorkerLost):
-        recipe.start(Generation(0), None, None)
+        factory.start(Generation(0), None, None)
     assert fabric.asked[0].label == "replica 0 stage 0 on h0"

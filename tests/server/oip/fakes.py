@@ -70,6 +70,9 @@ class FakeGraphExecutor:
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,) if self._fd >= 0 else ()
 
+    def fence(self) -> None:
+        """Nobody is cut off from anybody."""
+
     def kill(self) -> bool:
         return True
 
@@ -99,7 +102,7 @@ class FakeGraph:
         self.sample = sample
         self.defaults: Tensors = {}
         self.executors = (FakeGraphExecutor(function),)
-        self.recipes = ()
+        self.factories = ()
         self.recovery = RecoveryConfig()
         self.num_closed = 0
 

@@ -14,13 +14,14 @@ def load_message(
     model_path: str,
     stage_index: int,
     num_stages: int,
+    generation: Generation,
     files: tuple[FileState, ...] = (),
 ) -> LoadGraph:
     """What to tell the worker that is this shard of the stage."""
     shard = stage.shards[rank]
     return LoadGraph(
         version=GRAPH_PROTOCOL_VERSION,
-        generation=Generation(0),
+        generation=generation,
         model_path=model_path,
         first_node=stage.first_node,
         last_node=stage.last_node,

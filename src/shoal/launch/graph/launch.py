@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.executor.graph_in_process import InProcessGraphExecutor
-from shoal.executor.graph_replicas import graph_recipes, start_replicas
+from shoal.executor.graph_replicas import graph_factories, start_replicas
 from shoal.launch.graph.planning import PlannedGraph
-from shoal.router.graph_executor import Array, GraphExecutor, GraphRecipe, Tensors
+from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
 
 _LOAD_TIMEOUT_S = 60.0
 _LOADING_TIMES_EXPECTED = 6.0
@@ -30,7 +30,7 @@ class LoadedGraph:
     """a small valid input"""
     defaults: Tensors = field(default_factory=dict[str, Array])
     """of inputs that may be left out"""
-    recipes: Sequence[GraphRecipe] = ()
+    factories: Sequence[GraphReplicaFactory] = ()
     """how workers are started again, one a replica; empty: there are none that could be lost"""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """how they are"""
@@ -77,12 +77,12 @@ def launch_graph(
         if on_progress is not None:
             on_progress(loaded, plan.num_workers)
 
-    recipes = graph_recipes(planned.graph, plan.replicas)
+    factories = graph_factories(planned.graph, plan.replicas)
     started_s = time.monotonic()
-    executors = start_replicas(recipes, count)
+    executors = start_replicas(factories, count)
     load_s = time.monotonic() - started_s
     if recovery is None:
         recovery = RecoveryConfig(load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s))
     return LoadedGraph(
-        plan=plan, executors=executors, sample=planned.sample, defaults=defaults, recipes=recipes, recovery=recovery
+        plan=plan, executors=executors, sample=planned.sample, defaults=defaults, factories=factories, recovery=recovery
     )

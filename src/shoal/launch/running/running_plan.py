@@ -9,11 +9,11 @@ from typing import Protocol
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import ShoalError
 from shoal.executor.fabric import Fabric
-from shoal.executor.replica_recipe import PipelineRecipe
+from shoal.executor.language_factory import LanguageFactory
 from shoal.launch.language.planning import PlannedModel
 from shoal.planner.split.split_text import describe
 from shoal.router.engine_stats import EngineStats
-from shoal.router.executor import ReplicaRecipe
+from shoal.router.executor import StepReplicaFactory
 
 Done = Callable[[ShoalError | None], None]
 """told None when the change is made, or why it is not"""
@@ -26,11 +26,11 @@ class ChangeableEngine(Protocol):
         """A snapshot."""
         ...
 
-    def replace_replica(self, index: int, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+    def replace_replica(self, index: int, factory: StepReplicaFactory, done: Done | None = None) -> None:
         """See `Engine.replace_replica`."""
         ...
 
-    def add_replica(self, recipe: ReplicaRecipe, done: Done | None = None) -> None:
+    def add_replica(self, factory: StepReplicaFactory, done: Done | None = None) -> None:
         """See `Engine.add_replica`."""
         ...
 
@@ -43,7 +43,7 @@ class RunningPlan:
         planned: PlannedModel,
         engine: ChangeableEngine,
         fabric: Fabric,
-        recipes: Sequence[PipelineRecipe] = (),
+        factories: Sequence[LanguageFactory] = (),
         report: Callable[[str], None] | None = None,
     ) -> None:
         """
@@ -51,13 +51,13 @@ class RunningPlan:
             planned: the model and its plan.
             engine: that runs it.
             fabric: makes workers.
-            recipes: by which the engine starts the replicas, one each; empty: nothing is known of what they do without.
+            factories: by which the engine starts the replicas, one each; empty: what they do without is not known.
             report: told where a replica is planned anew, a line each time.
         """
         self._planned: PlannedModel | None = planned
         self._engine, self._fabric, self._report = engine, fabric, report
         self._plan = planned.plan
-        self._recipes = dict(enumerate(recipes))
+        self._factories = dict(enumerate(factories))
         self._changing: set[int] = set()
 
     @property
@@ -68,9 +68,9 @@ class RunningPlan:
     @property
     def actual(self) -> Plan:
         """The same as it was last started: replicas that had to do without a worker as they do."""
-        plan, recipes = self._plan, dict(self._recipes)
+        plan, factories = self._plan, dict(self._factories)
         replicas = tuple(
-            recipes[index].latest if index in recipes else replica for index, replica in enumerate(plan.replicas)
+            factories[index].latest if index in factories else replica for index, replica in enumerate(plan.replicas)
         )
         return plan if replicas == plan.replicas else replace(plan, replicas=replicas, split=describe(replicas))
 
@@ -85,7 +85,7 @@ class RunningPlan:
     def close(self) -> None:
         """Change nothing from now on, and let go of the model's file. Idempotent."""
         self._planned = None
-        self._recipes.clear()
+        self._factories.clear()
 
     def change(self, index: int, replica: ReplicaPlan, done: Done) -> None:
         """Give a replica other workers, or the planned ones again, or add it where there is none. Returns at once.
@@ -103,11 +103,11 @@ class RunningPlan:
             self._changing.discard(index)
             if error is None:
                 self._plan = self._with(index, replica)
-                self._recipes[index] = recipe
+                self._factories[index] = factory
             done(error)
 
         changed = self._with(index, replica)
-        recipe = PipelineRecipe(
+        factory = LanguageFactory(
             planned.path,
             planned.source,
             changed,
@@ -119,9 +119,9 @@ class RunningPlan:
         )
         try:
             if index < len(self._plan.replicas):
-                self._engine.replace_replica(index, recipe, finish)
+                self._engine.replace_replica(index, factory, finish)
             else:
-                self._engine.add_replica(recipe, finish)
+                self._engine.add_replica(factory, finish)
         except ShoalError as error:
             finish(error)
 

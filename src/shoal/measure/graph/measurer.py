@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.executor.graph_in_process import InProcessGraphExecutor
-from shoal.executor.graph_replicas import graph_recipes, spell_replicas, start_replicas
+from shoal.executor.graph_replicas import graph_factories, spell_replicas, start_replicas
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.batch_times import quickest, time_batches, warm_up
 from shoal.model.graph.file.graph_file import GraphFile
@@ -128,7 +128,7 @@ class ReplicaMeasurer:
         """Workers that hold the whole graph in each replica, as one stage."""
         _, cores = deal_cores(self._cores, spec.num_workers, threads)
         replicas = spell_replicas(self._graph, spec, (), threads=threads, cores=cores)
-        executors = start_replicas(graph_recipes(self._graph, replicas))
+        executors = start_replicas(graph_factories(self._graph, replicas))
         try:
             yield executors
         finally:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.router.graph_executor import GraphExecutor, GraphRecipe, Tensors
+from shoal.router.graph_executor import GraphExecutor, GraphReplicaFactory, Tensors
 
 
 class LoadedGraph(Protocol):
@@ -25,7 +25,7 @@ class LoadedGraph(Protocol):
         ...
 
     @property
-    def recipes(self) -> Sequence[GraphRecipe]:
+    def factories(self) -> Sequence[GraphReplicaFactory]:
         """How workers are started again, one a replica; empty: a lost replica stays lost."""
         ...
 

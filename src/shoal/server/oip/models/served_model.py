@@ -60,7 +60,7 @@ class ServedModel:
             loaded.plan.batch,
             batching,
             clock,
-            recipes=loaded.recipes,
+            factories=loaded.factories,
             recovery=loaded.recovery,
             report=report,
         )

@@ -17,13 +17,13 @@ from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
 from shoal.protocol.messages import FileState, Generation
-from shoal.router.executor import Executor
+from shoal.router.executor import StepExecutor
 
 
-class PipelineRecipe:
+class LanguageFactory:
     """Workers that a fabric makes, after a loss only those that are gone.
 
-    Implements `router.executor.ReplicaRecipe`.
+    Implements `router.executor.ReplicaFactory`.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class PipelineRecipe:
         return self._latest
 
     def start(
-        self, generation: Generation, without: int | None, previous: Executor | None
+        self, generation: Generation, without: int | None, previous: StepExecutor | None
     ) -> tuple[SchedulerConfig, PipelineExecutor]:
-        """See `ReplicaRecipe.start`. A replica of one worker cannot do without it and is started as it is."""
+        """See `ReplicaFactory.start`. A replica of one worker cannot do without it and is started as it is."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
         if replica is not self._replica and without is not None:
