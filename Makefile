@@ -7,7 +7,7 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test test-plain fuzz sanitize lint types contracts bench clean
+.PHONY: FORCE help demo test test-all test-plain fuzz sanitize lint types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,10 +45,13 @@ demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 # Tests that wait for processes, links and deadlines run alone; all others side by side, one a core.
 ALONE := tests/executor tests/launch tests/machines tests/measure tests/integration tests/comm tests/ray
 
-test: $(VENV)/.dev ## Run the test suite
+test: $(VENV)/.dev ## Run the test suite, sweeps as samples
+test-all: SWEEPS := --whole
+test-all: $(VENV)/.dev ## Run the test suite, sweeps whole
+test test-all:
 	@failed=0; \
-	$(BIN)/python -m pytest -n logical --dist worksteal $(addprefix --ignore=,$(ALONE)) || failed=1; \
-	$(BIN)/python -m pytest $(ALONE) || failed=1; \
+	$(BIN)/python -m pytest $(SWEEPS) -n logical --dist worksteal $(addprefix --ignore=,$(ALONE)) || failed=1; \
+	$(BIN)/python -m pytest $(SWEEPS) $(ALONE) || failed=1; \
 	exit $$failed
 
 # The same package as users install it, with what it needs to run and nothing else, beside the tools that run tests and

@@ -6,6 +6,23 @@ from pathlib import Path
 import pytest
 
 from tests.real_models import export_minilm
+from tests.sampling import Sampled, sample_items
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="run sweeps whole, not as samples")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("whole"):
+        config.hook.pytest_deselected(items=sample_items(items))
+
+
+@pytest.fixture(scope="session")
+def sampled(pytestconfig: pytest.Config) -> Sampled:
+    """`sampled(cases, every)`: what a test that loops over its cases takes of them."""
+    is_whole = pytestconfig.getoption("whole")
+    return lambda cases, every: cases if is_whole else cases[::every]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,12 +3,11 @@
 One graph takes them all and gives them back unchanged, so that what is right is known without anybody's arithmetic. Its
 inputs go from the head to the first stage (and to every shard), from segment to segment, from stage to stage, and back.
 
-Where every split is a few processes, each type has every third shape; with SHOAL_WHOLE_SWEEPS=1 each has all of them.
+Where every split is a few processes, a sample gives each type every third shape.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import ml_dtypes
@@ -149,8 +148,10 @@ def test_the_sweep_holds_every_type_that_onnx_runtime_computes_with() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_type_and_rank_comes_back_as_it_went(tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = make_arrays(SHAPES, every=1 if split == "1" or "SHOAL_WHOLE_SWEEPS" in os.environ else 3)
+def test_every_type_and_rank_comes_back_as_it_went(
+    tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    arrays = make_arrays(SHAPES, every=1 if split == "1" or pytestconfig.getoption("whole") else 3)
     make_model(tmp_path / "sweep.onnx", arrays, has_rows=False)
     products = [index for index, node in enumerate(onnx.load(tmp_path / "sweep.onnx").graph.node) if "w" in node.input]
     monkeypatch.setattr(graph_planning, "cut_stages", lambda *_, **__: (products[1],))  # so that every copy crosses

@@ -2,10 +2,9 @@
 
 A case of one node gets `Identity` nodes behind it, so that there is something to cut. Each runs as one stage, as two,
 and as two of two shards. The numbers are also the standard's own, which were computed without ONNX Runtime, wherever
-ONNX Runtime's are. Each test run takes every fourth case; with SHOAL_WHOLE_SWEEPS=1 it takes all of them.
+ONNX Runtime's are.
 """
 
-import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -23,6 +22,7 @@ from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.graph.stage.cuts import cut_points
 from tests.model.graph.graph_cases import make_session, run_whole
 from tests.model.graph.tensor_parallel.rank_runs import run_split
+from tests.sampling import Sampled
 
 MIN_SHARE = 0.9
 """Of the 1884 cases in onnx 1.23, 1726 give the standard's numbers in every split and 9 ONNX Runtime's own; 98 are not
@@ -39,12 +39,10 @@ REFUSALS = ("is a sequence", "is optional", "operator set 1;")
 
 
 @pytest.mark.timeout(300)
-def test_every_operator_case_gives_the_same_numbers_in_two_stages(tmp_path: Path) -> None:
+def test_every_operator_case_gives_the_same_numbers_in_two_stages(tmp_path: Path, sampled: Sampled) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the cases are computed when they are loaded, overflows and all
-        cases = load_model_tests(kind="node")
-    if "SHOAL_WHOLE_SWEEPS" not in os.environ:
-        cases = cases[::4]
+        cases = sampled(load_model_tests(kind="node"), 4)
     fates = {case.name: fate(case, tmp_path / "model.onnx") for case in cases}
     counts = Counter(text.partition(":")[0] for text in fates.values())
     print(dict(counts))

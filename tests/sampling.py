@@ -1,0 +1,33 @@
+"""Sweeps run as samples in `make test` and whole in `make test-all` (`pytest --whole`).
+
+A sample is every n-th case in the order in which the test has them, the same ones in every run. A test with many
+parameters says so by `@pytest.mark.sample(every=4)`; one that loops over its cases itself takes them from the fixture
+`sampled`. What has failed once is no part of a sweep: it gets a test of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+Sampled = Callable[[Sequence[Any], int], Sequence[Any]]
+"""Takes the sample out of (cases, every)."""
+
+
+def sample_items(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Take from the collected items those that are not in the samples, and return them.
+
+    The first collected case of a test is always in its sample, so that a case asked for by its name is run.
+    """
+    num_seen: Counter[str] = Counter()
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        mark, test = item.get_closest_marker("sample"), item.nodeid.partition("[")[0]
+        (left if mark and num_seen[test] % mark.kwargs["every"] else kept).append(item)
+        num_seen[test] += 1
+    items[:] = kept
+    return left
