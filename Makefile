@@ -58,7 +58,7 @@ test test-all:
 # write their files: a development dependency can hide a missing one. Tests that need more skip themselves here.
 PLAIN := .venv-plain
 PLAIN_PIP := $(PLAIN)/bin/python -m pip --disable-pip-version-check --quiet
-PLAIN_TESTS := tests/cli tests/model/formats tests/model/text
+PLAIN_TESTS := tests/cli tests/model/formats tests/model/text tests/test_dependencies.py
 
 $(PLAIN)/.installed: $(VENV)/.installed $(shell find src -name '*.py')
 	@echo "Installing Shoal as a user would into $(PLAIN) ..."
@@ -69,7 +69,7 @@ $(PLAIN)/.installed: $(VENV)/.installed $(shell find src -name '*.py')
 	@touch $@
 
 test-plain: $(PLAIN)/.installed ## Run the tests of loading and of the command line with runtime dependencies only
-	$(PLAIN)/bin/python -m pytest $(PLAIN_TESTS)
+	SHOAL_PLAIN=1 $(PLAIN)/bin/python -m pytest $(PLAIN_TESTS)
 
 fuzz: $(VENV)/.dev ## Feed broken bytes to everything that reads a socket or a file (SECONDS=600)
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),600)

@@ -2,6 +2,7 @@
 
 ShoalError
 ├── ConfigError            a flag, file or plan that cannot mean anything (CLI exit code 2)
+│   └── MissingExtra           it needs a package that a plain install does not bring
 ├── ModelLoadError         a model file that is missing, broken or of an unknown kind
 │   └── ModelChanged           it is no longer the file that was opened first
 ├── CapacityError          it would be right, but there is not enough memory or queue
@@ -31,6 +32,14 @@ class ShoalError(Exception):
 
 class ConfigError(ShoalError):
     """A flag, file or plan that cannot mean anything."""
+
+
+class MissingExtra(ConfigError):
+    """What was asked for needs a package that a plain install does not bring."""
+
+    def __init__(self, needed: str, extra: str) -> None:
+        """`needed` says who needs what ("Parquet needs pyarrow"); `extra` is the extra that installs it."""
+        super().__init__(f"{needed}: pip install 'shoal-inference[{extra}]'")
 
 
 class ModelLoadError(ShoalError):

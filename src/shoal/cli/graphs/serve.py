@@ -13,7 +13,7 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ModelLoadError, ShoalError
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.http.tls import TlsFiles
-from shoal.server.oip.app import create_graph_app
+from shoal.server.oip.app import create_graph_app, load_rpc_server
 from shoal.server.oip.models.model_files import ModelFile, find_models
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.seams import LoadedGraph
@@ -62,6 +62,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
 
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
+        MissingExtra: gRPC is asked for and grpcio is not installed.
         ModelLoadError: none of several models can be loaded; of a lone one, what its loading raises.
         WorkerLost: the workers of the last model in service are gone for good.
     """
@@ -74,6 +75,8 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             max_queue_rows=options.max_queue_rows,
         )
 
+    if options.grpc_port is not None:
+        load_rpc_server()  # before models are loaded: what is missing is said at once
     found = find_models(models, options.name)
     repository = ModelRepository(lambda: find_models(models, options.name), load, batching, report=note)
     with ExitStack() as resources:

@@ -13,7 +13,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -142,7 +142,7 @@ def _new_key() -> EllipticCurvePrivateKey:
 
 
 def _say_what_is_missing() -> NoReturn:
-    raise ConfigError("links between machines need cryptography: pip install 'shoal-inference[ray]'") from None
+    raise MissingExtra("links between machines need cryptography", "ray") from None
 
 
 def _requested_key(request_pem: bytes) -> EllipticCurvePublicKey:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from shoal.comm.tls.tls_link import Address, spell_address
-from shoal.errors import ConfigError, WorkerLost
+from shoal.errors import ConfigError, MissingExtra, WorkerLost
 from shoal.machines.ray.address import (
     AUTO,
     HOW_TO_START,
@@ -87,7 +87,7 @@ def _import_ray() -> ModuleType:
         import ray
         import ray.util.scheduling_strategies
     except ModuleNotFoundError:
-        raise ConfigError("--cluster ray needs Ray: pip install 'shoal-inference[ray]'") from None
+        raise MissingExtra("--cluster ray needs Ray", "ray") from None
     return ray
 
 

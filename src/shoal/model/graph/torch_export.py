@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import ConfigError, ModelLoadError
+from shoal.errors import ConfigError, MissingExtra, ModelLoadError
 
 _SINGLE_FILE_BYTES = 1 << 30
 """Weights beyond this go beside the file. Source: Protocol Buffers' limit of 2 GiB a message; half is for the rest."""
@@ -24,14 +24,15 @@ def export_module(module: Any, example_inputs: Any, folder: Path) -> Path:
         folder: where the file, and its external data if it is large, are written.
 
     Raises:
-        ConfigError: no module, no example inputs, or torch's exporter is not installed.
+        ConfigError: no module, or no example inputs.
+        MissingExtra: torch or onnxscript is not installed.
         ModelLoadError: torch cannot export it.
     """
     try:
         import onnxscript  # noqa: F401  (torch's exporter needs it)
         import torch
     except ImportError as error:
-        raise ConfigError(f"exporting a module needs torch and onnxscript: pip install {error.name}") from error
+        raise MissingExtra(f"exporting a module needs {error.name}", "torch") from error
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(f"load takes the path of an ONNX file or a torch.nn.Module, not {type(module).__name__}")
     if example_inputs is None:

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from shoal.core.plan.graph import BatchAxes, TensorSpec
-from shoal.errors import ConfigError, InvalidRequest
+from shoal.errors import InvalidRequest, MissingExtra
 from shoal.offline.files.array_rows import ArrayRows, open_npy
 from shoal.router.graph_executor import Array, Tensors
 
@@ -148,12 +148,12 @@ def _check_room(path: Path, metadata: Any) -> None:
 
 
 def load_arrow() -> ModuleType:
-    """pyarrow with its Parquet part. Raises ConfigError where it is not installed."""
+    """pyarrow with its Parquet part. Raises MissingExtra where it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ConfigError("Parquet needs pyarrow: pip install 'shoal-inference[parquet]'") from None
+        raise MissingExtra("Parquet needs pyarrow", "parquet") from None
     return pyarrow
 
 

@@ -1,4 +1,6 @@
-"""Linear and integer programmes for HiGHS. SciPy has no types and takes a while to import: both stay in here.
+"""Linear and integer programs for HiGHS, solved by one thread so that the same input has the same answer.
+
+HiGHS takes 0.4 s to import and most commands never solve anything, so it is imported when a function is called.
 
 Source: Huangfu and Hall, Parallelizing the dual revised simplex method, Mathematical Programming Computation 10 (2018).
 """
@@ -6,15 +8,22 @@ Source: Huangfu and Hall, Parallelizing the dual revised simplex method, Mathema
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from shoal.planner.search.problem import Floats, Ints
 
+_FEASIBLE = 2
+"""Source: HiGHS, `SolutionStatus.kSolutionStatusFeasible`; the next three are of the same header."""
+_ROW_WISE = 2
+_MINIMIZE = 1
+_ERROR = -1
+
 
 def linear_prices(values: Floats, takes: Floats, have: Floats) -> Floats:
-    """Duals of: most value of non-negative amounts that take no more than there is.
+    """The shadow price of each row when non-negative amounts of greatest value take no more than there is.
 
     Shapes: V variables, R rows.
 
@@ -26,9 +35,13 @@ def linear_prices(values: Floats, takes: Floats, have: Floats) -> Floats:
     Returns:
         [R]: what one more of each would be worth.
     """
-    optimize: Any = import_module("scipy.optimize")
-    solved: Any = optimize.linprog(-values, A_ub=takes, b_ub=have, method="highs")
-    return np.maximum(0.0, -np.asarray(solved.ineqlin.marginals, np.float64))
+    least: Floats = np.full(len(have), -np.inf)
+    none: Floats = np.zeros(len(values))
+    most: Floats = np.full(len(values), np.inf)
+    fractions: Ints = np.zeros(len(values), np.int64)
+    solver = _solver(-values, factors=takes, row_bounds=(least, have), bounds=(none, most), whole=fractions)
+    solver.run()
+    return np.maximum(0.0, -np.asarray(solver.getSolution().row_dual, np.float64))
 
 
 def least_cost(
@@ -50,17 +63,46 @@ def least_cost(
         bounds: [V] least and [V] most of each variable.
         whole: [V]: 1 where the variable is a whole number, otherwise 0.
         relative_gap: how far above the least cost the answer may be.
-        max_nodes: of the tree; None: no limit. Not seconds, so that the same input has the same answer.
+        max_nodes: the most nodes of the search tree; None: no limit. Not seconds, so that the same input has the same
+            answer.
     """
-    optimize: Any = import_module("scipy.optimize")
-    options: dict[str, float] = {"mip_rel_gap": relative_gap}
+    factors, least, most = rows
+    solver = _solver(costs, factors=factors, row_bounds=(least, most), bounds=bounds, whole=whole)
+    solver.setOptionValue("mip_rel_gap", relative_gap)
     if max_nodes is not None:
-        options["node_limit"] = max_nodes
-    solved: Any = optimize.milp(
-        costs,
-        integrality=whole,
-        bounds=optimize.Bounds(*bounds),
-        constraints=optimize.LinearConstraint(*rows),
-        options=options,
+        solver.setOptionValue("mip_max_nodes", max_nodes)
+    solver.run()
+    if solver.getInfo().primal_solution_status != _FEASIBLE:
+        return None
+    return np.asarray(solver.getSolution().col_value, np.float64)
+
+
+def _solver(
+    costs: Floats, *, factors: Floats, row_bounds: tuple[Floats, Floats], bounds: tuple[Floats, Floats], whole: Ints
+) -> Any:
+    """HiGHS with a program to minimize, silent and without threads of its own. Shapes: as in `least_cost`.
+
+    The public class `highspy.Highs` prints a banner from its constructor, which would stand in the output of `--json`:
+    this is the class below it.
+    """
+    num_rows, num_variables = factors.shape
+    row, column = np.nonzero(factors)
+    in_rows: list[int] = (factors != 0).sum(axis=1).tolist()
+    solver: Any = import_module("highspy")._core._Highs()
+    for name, value in {"output_flag": False, "threads": 1, "parallel": "off"}.items():
+        solver.setOptionValue(name, value)
+    status = solver.passModel(
+        num_variables,
+        num_rows,
+        len(row),
+        _ROW_WISE,
+        _MINIMIZE,
+        0.0,
+        *(np.asarray(values, np.float64) for values in (costs, *bounds, *row_bounds)),
+        np.array([0, *accumulate(in_rows)][:-1], np.int32),
+        column.astype(np.int32),
+        factors[row, column].astype(np.float64),
+        np.asarray(whole, np.int32),
     )
-    return None if solved.x is None else np.asarray(solved.x, np.float64)
+    assert int(status) != _ERROR, "HiGHS refuses the program"
+    return solver

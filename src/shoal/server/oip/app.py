@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, MissingExtra
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
@@ -20,8 +20,10 @@ from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi
-from shoal.server.oip.rpc.server import RpcServer
 from shoal.server.oip.status import RepositoryStatus
+
+if TYPE_CHECKING:
+    from shoal.server.oip.rpc.server import RpcServer
 
 MAX_REQUEST_BYTES = 64 << 20
 """Larger requests are refused by default. Source: Triton, `--http-max-input-size`."""
@@ -53,6 +55,9 @@ def create_graph_app(
         tls: of gRPC; None: without TLS.
         allow_load: whether clients may load and unload models without a key; with one they may in any case.
         allowed_hosts: names that requests may give to the server and its pages, beside this machine's own; None: any.
+
+    Raises:
+        MissingExtra: gRPC is asked for and grpcio is not installed.
     """
     drain = Drain()
     bodies = RequestBodies(max_request_bytes)
@@ -60,7 +65,7 @@ def create_graph_app(
     calls = RepositoryCalls(repository, may_change=allow_load or api_key is not None)
     rpc = None
     if grpc_address is not None:
-        rpc = RpcServer(repository, calls, status, drain, grpc_address, api_key, bodies, tls)
+        rpc = load_rpc_server()(repository, calls, status, drain, grpc_address, api_key, bodies, tls)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
@@ -85,6 +90,15 @@ def create_graph_app(
     app.state.mortal = repository
     app.state.drain = drain
     return app
+
+
+def load_rpc_server() -> type[RpcServer]:
+    """The class of the gRPC server. Raises MissingExtra where grpcio is not installed."""
+    try:
+        from shoal.server.oip.rpc.server import RpcServer
+    except ModuleNotFoundError:
+        raise MissingExtra("gRPC needs grpcio", "grpc") from None
+    return RpcServer
 
 
 async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
