@@ -25,7 +25,7 @@ namespace {
 // What one call of a micro-kernel works on: M rows, T tiles and the parts of a chunk.
 struct Micro {
   int num_parts;
-  int pair_depth;               // see micro_avx2.h
+  int pair_depth;
   const uint8_t* codes[2];      // [parts, groups, 64]
   const float* scales[2];       // [parts, 16]
   const float* offsets[2];      // [parts, 16]
@@ -40,6 +40,27 @@ struct Micro {
   float* out;                   // [rows, 32]
 };
 
+inline bool has_signed_codes(const Matrix& m) {
+  return m.codes == Codes::kBytes || m.codes == Codes::kTableIq4 || m.codes == Codes::kTableMxfp4;
+}
+
+// A loop over rows is a struct of: kRows and kTiles that one call of its micro-kernel takes at most,
+// micro<M, T, kParts, kHasOffsets, kIsExact>, and these where it differs.
+struct RowLoop {
+  // What weights become when they are unpacked: signed bytes, the zero point subtracted. What is added to them beyond
+  // that, the bias, integer sums start without.
+  static uint8_t code_shift(const Matrix& m) { return uint8_t(-m.zero_point); }
+  static int code_bias(const Matrix&) { return 0; }
+  static int pair_depth(const Matrix&) { return 0; }  // see micro_avx2.h
+  // Puts unpacked blocks into the loop's own order.
+  static void arrange(uint8_t*, int) {}
+  // What holds while a panel is multiplied.
+  struct Setup {
+    Setup(int, int) {}
+  };
+};
+
+// FewRows: the loop of most sets for any number of rows. ManyRows: that for kManyRows and more.
 #if defined(__AVX512VNNI__)
 #include "micro_avx512vnni.h"
 #elif defined(__AVX2__)
@@ -49,19 +70,28 @@ struct Micro {
 #else
 #include "micro_portable.h"
 #endif
+#if defined(SHOAL_TILES)
+#include SHOAL_TILES
+#include "micro_amx.h"
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#include "micro_i8mm.h"
+#else
+constexpr int kManyRows = 1;
+using ManyRows = FewRows;
+#endif
 
 // Calls the instance for the number of rows at hand.
-template <int T, int kParts, bool kHasOffsets, bool kIsExact, int M = kMicroRows>
+template <typename Loop, int kParts, bool kHasOffsets, bool kIsExact, int M = Loop::kRows>
 inline void micro_rows(int rows, const Micro& u) {
-  if (rows == M) return micro<M, T, kParts, kHasOffsets, kIsExact>(u);
-  if constexpr (M > 1) micro_rows<T, kParts, kHasOffsets, kIsExact, M - 1>(rows, u);
+  if (rows == M) return Loop::template micro<M, Loop::kTiles, kParts, kHasOffsets, kIsExact>(u);
+  if constexpr (M > 1) micro_rows<Loop, kParts, kHasOffsets, kIsExact, M - 1>(rows, u);
 }
 
-template <int kParts, bool kHasOffsets, bool kIsExact>
+template <typename Loop, int kParts, bool kHasOffsets, bool kIsExact>
 void all_rows(int num_rows, const int (&depth)[2], const Micro& u) {
-  for (int row = 0; row < num_rows; row += kMicroRows) {
-    const int rows = num_rows - row < kMicroRows ? num_rows - row : kMicroRows;
-    for (int t = 0; t < 2; t += kMicroTiles) {
+  for (int row = 0; row < num_rows; row += Loop::kRows) {
+    const int rows = num_rows - row < Loop::kRows ? num_rows - row : Loop::kRows;
+    for (int t = 0; t < 2; t += Loop::kTiles) {
       Micro at = u;
       at.row_codes += row * u.code_stride;
       if (kIsExact) at.row_low_codes += row * u.code_stride;
@@ -69,29 +99,30 @@ void all_rows(int num_rows, const int (&depth)[2], const Micro& u) {
       at.row_sums += row * u.sum_stride;
       at.out += row * kPanelOutputs + t * kTileOutputs;
       at.pair_depth = depth[t];
-      for (int i = 0; i < kMicroTiles; ++i) {
+      for (int i = 0; i < Loop::kTiles; ++i) {
         at.codes[i] = u.codes[t + i];
         at.scales[i] = u.scales[t + i];
         at.offsets[i] = u.offsets[t + i];
         at.starts[i] = u.starts[t + i] + row * u.num_parts;
       }
-      micro_rows<kMicroTiles, kParts, kHasOffsets, kIsExact>(rows, at);
+      micro_rows<Loop, kParts, kHasOffsets, kIsExact>(rows, at);
     }
   }
 }
 
 using AllRows = void (*)(int, const int (&)[2], const Micro&);
 
-AllRows choose(int parts, bool has_offsets, bool is_exact) {
-  static constexpr AllRows kinds[2][2][2] = {
-      {{all_rows<1, false, false>, all_rows<1, false, true>}, {all_rows<1, true, false>, all_rows<1, true, true>}},
-      {{all_rows<2, false, false>, all_rows<2, false, true>}, {all_rows<2, true, false>, all_rows<2, true, true>}}};
-  return kinds[parts - 1][has_offsets][is_exact];
+template <typename Loop, int kParts>
+AllRows choose(bool has_offsets, bool is_exact) {
+  if (has_offsets) return is_exact ? all_rows<Loop, kParts, true, true> : all_rows<Loop, kParts, true, false>;
+  return is_exact ? all_rows<Loop, kParts, false, true> : all_rows<Loop, kParts, false, false>;
 }
 
+template <typename Loop>
 inline void unpack_tile(const Matrix& m, int tile, int first_block, int blocks, bool has_offsets, int t,
                         PanelScratch& scratch) {
-  unpack_codes(m, tile, first_block, blocks, code_shift(m), scratch.codes[t]);
+  unpack_codes(m, tile, first_block, blocks, Loop::code_shift(m), scratch.codes[t]);
+  Loop::arrange(scratch.codes[t], blocks);
   const int parts = parts_per_block(m);
   decode_scales(m, m.scales, false, tile, first_block * parts, blocks * parts, scratch.scales[t]);
   if (has_offsets) decode_scales(m, m.offsets, true, tile, first_block * parts, blocks * parts, scratch.offsets[t]);
@@ -109,17 +140,21 @@ inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, 
   return starts;
 }
 
+template <typename Loop>
 void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_row, int num_rows,
                      PanelScratch& scratch) {
   const Matrix &first = *panel.matrices[0], &second = *panel.matrices[1];
   const int parts = parts_per_block(first);
   const bool has_offsets = first.offsets != Scales::kNone || second.offsets != Scales::kNone;
-  const AllRows run = choose(parts, has_offsets, rows.low_codes != nullptr);
-  const int bias[2] = {code_bias(first), code_bias(second)}, depth[2] = {pair_depth(first), pair_depth(second)};
+  const bool is_exact = rows.low_codes != nullptr;
+  const AllRows run = parts == 1 ? choose<Loop, 1>(has_offsets, is_exact) : choose<Loop, 2>(has_offsets, is_exact);
+  const int bias[2] = {Loop::code_bias(first), Loop::code_bias(second)};
+  const int depth[2] = {Loop::pair_depth(first), Loop::pair_depth(second)};
+  [[maybe_unused]] const typename Loop::Setup setup(num_rows, parts);
   for (int block = 0; block < rows.num_blocks; block += kChunkBlocks) {
     const int blocks = rows.num_blocks - block < kChunkBlocks ? rows.num_blocks - block : kChunkBlocks;
     for (int t = 0; t < panel.num_tiles; ++t)
-      unpack_tile(*panel.matrices[t], panel.tiles[t], block, blocks, has_offsets, t, scratch);
+      unpack_tile<Loop>(*panel.matrices[t], panel.tiles[t], block, blocks, has_offsets, t, scratch);
     const int32_t* starts[2];
     for (int t = 0; t < 2; ++t)
       starts[t] = t == 1 && bias[1] == bias[0] ? starts[0]
@@ -199,8 +234,10 @@ void multiply(const Panel& panel, const ActivationRows& rows, int first_row, int
   for (int i = 0; i < num_rows * kPanelOutputs; i += kLanes) store(scratch.out + i, broadcast(0.0f));
   if (is_dense(*panel.matrices[0])) {
     multiply_dense(panel, rows, first_row, num_rows, scratch);
+  } else if (num_rows < kManyRows) {
+    multiply_blocks<FewRows>(panel, rows, first_row, num_rows, scratch);
   } else {
-    multiply_blocks(panel, rows, first_row, num_rows, scratch);
+    multiply_blocks<ManyRows>(panel, rows, first_row, num_rows, scratch);
   }
   finish(panel, first_row, num_rows, scratch.out);
 }

@@ -2,7 +2,9 @@
 
 #include <stdexcept>
 
-#if defined(SHOAL_ARM64) && defined(__linux__)
+#if defined(SHOAL_X86)
+#include "tile_permission.h"
+#elif defined(SHOAL_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -17,13 +19,22 @@ namespace shoal {
   }
 #define SHOAL_KERNELS(isa) Isa{#isa, &isa::attention_kernel, &isa::gemm_kernel, &isa::layer_kernel}
 
+// A set that adds nothing but products to another.
+#define SHOAL_DECLARE_PRODUCTS(isa)    \
+  namespace isa {                      \
+  extern const GemmKernel gemm_kernel; \
+  }
+#define SHOAL_PRODUCTS(isa, other) Isa{#isa, &other::attention_kernel, &isa::gemm_kernel, &other::layer_kernel}
+
 SHOAL_DECLARE_ISA(baseline)
 #if defined(SHOAL_X86)
 SHOAL_DECLARE_ISA(avx2)
 SHOAL_DECLARE_ISA(avxvnni)
 SHOAL_DECLARE_ISA(avx512vnni)
+SHOAL_DECLARE_PRODUCTS(amx)
 #elif defined(SHOAL_ARM64)
 SHOAL_DECLARE_ISA(dotprod)
+SHOAL_DECLARE_PRODUCTS(i8mm)
 #endif
 
 namespace {
@@ -36,6 +47,7 @@ void detect(std::vector<Isa>& found) {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512vnni");
+  if (has_avx2 && has_avx512 && may_use_tiles()) found.push_back(SHOAL_PRODUCTS(amx, avx512vnni));
   if (has_avx2 && has_avx512) found.push_back(SHOAL_KERNELS(avx512vnni));
   if (has_avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(SHOAL_KERNELS(avxvnni));
   if (has_avx2) found.push_back(SHOAL_KERNELS(avx2));
@@ -44,7 +56,9 @@ void detect(std::vector<Isa>& found) {
 #elif defined(SHOAL_ARM64) && defined(__linux__)
 
 void detect(std::vector<Isa>& found) {
-  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) found.push_back(SHOAL_KERNELS(dotprod));
+  const bool has_dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  if (has_dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) found.push_back(SHOAL_PRODUCTS(i8mm, dotprod));
+  if (has_dotprod) found.push_back(SHOAL_KERNELS(dotprod));
 }
 
 #else

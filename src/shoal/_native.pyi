@@ -9,7 +9,7 @@ from typing_extensions import Buffer
 from shoal.model.attention.interface import KV, AttentionStep
 
 def supported_isas() -> list[str]:
-    """Instruction sets of the attention kernel that this processor can run, best first."""
+    """Instruction sets that this processor can run, best first."""
 
 class ThreadPool:
     """Compute threads, the caller of a layer among them."""

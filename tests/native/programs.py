@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{ROOT / 'native'}")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
+_AVX512_FEATURES = ("avx2", "fma", "f16c", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+_PLAIN_TILES = f'-DSHOAL_TILES="{ROOT / "tests/native/plain_tiles.h"}"'
 _ARM64 = ("aarch64-linux-gnu-g++", "qemu-aarch64")
 
 
@@ -46,12 +48,19 @@ TARGETS: Mapping[str, Target] = {
     "baseline": Target(options=("-O1",)),
     "avx2": Target(options=("-O1", *_AVX2), features=("avx2", "fma", "f16c")),
     "avxvnni": Target(options=("-O1", *_AVX2, "-mavxvnni"), features=("avx2", "fma", "f16c", "avx_vnni")),
-    "avx512vnni": Target(
-        options=("-O1", *_AVX512), features=("avx2", "fma", "f16c", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+    "avx512vnni": Target(options=("-O1", *_AVX512), features=_AVX512_FEATURES),
+    "amx": Target(
+        options=("-O1", *_AVX512, "-mamx-tile", "-mamx-int8", '-DSHOAL_TILES="tiles_amx.h"'),
+        features=(*_AVX512_FEATURES, "amx_tile", "amx_int8"),
     ),
+    "amx-emulated": Target(options=("-O1", _PLAIN_TILES)),
+    "amx-emulated-avx512vnni": Target(options=("-O1", *_AVX512, _PLAIN_TILES), features=_AVX512_FEATURES),
     "arm64": Target(compiler=_ARM64[0], options=("-O1", "-static"), emulator=_ARM64[1]),
     "arm64-dotprod": Target(
         compiler=_ARM64[0], options=("-O1", "-static", "-march=armv8.2-a+dotprod"), emulator=_ARM64[1]
+    ),
+    "arm64-i8mm": Target(
+        compiler=_ARM64[0], options=("-O1", "-static", "-march=armv8.2-a+dotprod+i8mm"), emulator=_ARM64[1]
     ),
 }
 
@@ -62,6 +71,7 @@ def run_program(
     source: Path,
     *,
     more: Sequence[Path | str] = (),
+    arguments: Sequence[str] = (),
     timeout_s: float = 100,
 ) -> str:
     """What a program prints. Skips the test where it cannot be compiled or run.
@@ -71,6 +81,7 @@ def run_program(
         target: one of TARGETS.
         source: the file with `main`.
         more: files and options that it is compiled with.
+        arguments: of the program.
         timeout_s: of either compiling or running.
     """
     one = TARGETS[target]
@@ -83,7 +94,7 @@ def run_program(
             command = [one.compiler, *FLAGS, *one.options, str(source), *map(str, more), "-o", f"{program}.new"]
             subprocess.run(command, check=True, timeout=timeout_s)
             Path(f"{program}.new").rename(program)
-    command = [*([one.emulator] if one.emulator else []), str(program)]
+    command = [*([one.emulator] if one.emulator else []), str(program), *arguments]
     return subprocess.run(command, check=True, timeout=timeout_s, capture_output=True, text=True).stdout
 
 

@@ -17,7 +17,9 @@ from tests.native.programs import FLAGS, ROOT, TARGETS
 SANITIZERS = {"memory": "address,undefined", "threads": "thread"}
 KERNELS = ("attention/kernel.cpp", "gemm/kernel.cpp", "layers/kernel.cpp")
 PROGRAMS = ("pool_stress", "stage_stress")
-ISAS = ("baseline", "avx2", "avxvnni", "avx512vnni")
+ALONE = {"product_bits": "amx-emulated"}
+"""programs with kernels of their own, and the target that they are compiled for"""
+ISAS = {"baseline": KERNELS, "avx2": KERNELS, "avxvnni": KERNELS, "avx512vnni": KERNELS, "amx": ("gemm/kernel.cpp",)}
 COMMON = (*FLAGS, "-O1", "-g", "-pthread", "-fno-sanitize-recover=all", "-DSHOAL_X86")
 LEFT_OUT = ("bindings", "module.cpp", "comm/", "kernel.cpp")
 """What needs Python, or is no part of a stage."""
@@ -30,13 +32,14 @@ def sources() -> Iterator[tuple[str, Path, tuple[str, ...]]]:
         name = str(path.relative_to(native))
         if not any(part in name for part in LEFT_OUT):
             yield name, path, ()
-    for isa in ISAS:
+    for isa, kernels in ISAS.items():
         options = TARGETS[isa].options[1:]
         names = (f"-DSHOAL_ISA={isa}", f'-DSHOAL_ISA_NAME="{isa}"', "-DSHOAL_ISA_FLOPS=1e9")
-        for kernel in KERNELS:
+        for kernel in kernels:
             yield f"{isa}-{kernel}", native / kernel, (*options, *names)
-    for program in PROGRAMS:
-        yield program, ROOT / "tests/native" / f"{program}.cpp", ()
+    for program in (*PROGRAMS, *ALONE):
+        options = TARGETS[ALONE[program]].options[1:] if program in ALONE else ()
+        yield program, ROOT / "tests/native" / f"{program}.cpp", options
 
 
 def compiled(folder: Path, sanitizer: str) -> dict[str, Path]:
@@ -60,14 +63,16 @@ def main() -> int:
         folder = ROOT / "build" / "sanitize" / name
         folder.mkdir(parents=True, exist_ok=True)
         objects = compiled(folder, sanitizer)
-        parts = [str(path) for part, path in objects.items() if part not in PROGRAMS]
-        for program in PROGRAMS:
-            linked = folder / program
-            command = ["g++", "-pthread", f"-fsanitize={sanitizer}", str(objects[program]), *parts, "-o", str(linked)]
+        parts = [str(path) for part, path in objects.items() if part not in (*PROGRAMS, *ALONE)]
+        for program in (*PROGRAMS, *ALONE):
+            linked, needed = folder / program, [] if program in ALONE else parts
+            command = ["g++", "-pthread", f"-fsanitize={sanitizer}", str(objects[program]), *needed, "-o", str(linked)]
             subprocess.run(command, check=True)
-            status = subprocess.run([str(linked)], check=False).returncode
-            print(f"{program} with {sanitizer}: {'good' if status == 0 else f'ended with {status}'}", flush=True)
-            failed += status != 0
+            ended = subprocess.run([str(linked)], check=False, stdout=subprocess.PIPE, text=True)
+            is_good = ended.returncode == 0
+            words = "good" if is_good else f"ended with {ended.returncode}\n{ended.stdout}"
+            print(f"{program} with {sanitizer}: {words}", flush=True)
+            failed += not is_good
     return min(failed, 1)
 
 

@@ -6,11 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.native.programs import TARGETS, run_program
 
 HERE = Path(__file__).parent
 NUM_HASHES = {"lanes_bits": 18, "product_bits": 38}
+NUM_FORMS, NUM_DENSE_FORMS = 18, 3
+"""of matrices in random_matrix.h, the dense ones first"""
 
 
 def hashes(factory: pytest.TempPathFactory, target: str, program: str) -> dict[str, str]:
@@ -29,3 +33,29 @@ def test_every_instruction_set(target: str, program: str, tmp_path_factory: pyte
     expected = hashes(tmp_path_factory, "baseline", program)
     assert len(expected) == len(set(expected.values())) == NUM_HASHES[program]
     assert hashes(tmp_path_factory, target, program) == expected
+
+
+BLOCK_PRODUCTS = st.tuples(
+    st.integers(NUM_DENSE_FORMS, NUM_FORMS - 1),  # form
+    st.integers(0, 1),  # whether activations are exact
+    st.integers(1, 70),  # outputs
+    st.integers(1, 20).map(lambda blocks: 32 * blocks),  # inputs
+    st.one_of(st.integers(1, 40), st.integers(60, 140)),  # rows
+    st.integers(0, 99),  # seed
+)
+
+
+@pytest.mark.parametrize("target", ["amx", "amx-emulated", "amx-emulated-avx512vnni", "arm64-i8mm"])
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(products=st.lists(BLOCK_PRODUCTS, min_size=4, max_size=12))
+def test_sets_with_a_loop_of_their_own_for_many_rows(
+    target: str, products: list[tuple[int, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Products of any shape; the other sets are compared with NumPy in gemm/test_products.py."""
+    arguments = [str(number) for product in products for number in product]
+    shown = [
+        run_program(tmp_path_factory, one, HERE / "product_bits.cpp", arguments=arguments)
+        for one in ("baseline", target)
+    ]
+    assert shown[0].count("\n") == len(products)
+    assert shown[0] == shown[1]

@@ -1,0 +1,25 @@
+// Whether this process may use AMX.
+#pragma once
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace shoal {
+
+// The processor multiplies tiles of bytes, the operating system saves tiles, and lets this process have them: Linux must
+// be asked, once a process. Source: Linux, Documentation/arch/x86/xstate.rst.
+inline bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, which headers before Linux 5.16 lack
+  constexpr long kTileData = 18;               // number of the state component
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace shoal
