@@ -23,9 +23,9 @@ from report import write_result
 from shoal.config import LaunchConfig
 from shoal.launch.language.planning import plan_model
 from shoal.measure.language.fleet import measure_fleet
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import even_layout
-from shoal.model.formats.model_path import resolve_model
-from shoal.model.formats.open_weights import open_weights
+from shoal.model.on_disk import find_model
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision
 from shoal.planner.predict.placement import place
@@ -128,7 +128,8 @@ def measure(candidate: Candidate) -> Mapping[str, float]:
 def profile(model: str, precision: Precision, threads: int) -> Fleet:
     """Workers of so many threads on all cores, measured now."""
     cores = sorted(os.sched_getaffinity(0))
-    return measure_fleet(resolve_model(model), [precision], even_layout(cores, len(cores) // threads), refresh=True)
+    layout = even_layout(cores, len(cores) // threads)
+    return measure_fleet(find_model(model), [precision], layout, Measuring(refresh=True))
 
 
 def run_round(
@@ -161,7 +162,7 @@ def foresee(candidate: Candidate, fleet: Fleet) -> Prediction:
         max_context=_PROMPT_TOKENS + _OUTPUT_TOKENS + 1,
     )
     planned = plan_model(config)
-    decoder = open_weights(resolve_model(_MODEL)).config
+    decoder = planned.model.config
     replicas = place(planned.plan, [0] * planned.plan.num_workers, shard_atoms(decoder))
     return predict(replicas, fleet, candidate.workload, hidden_bytes=4.0 * decoder.hidden_size)
 

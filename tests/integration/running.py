@@ -37,7 +37,7 @@ def launch_tiny(model: Path, *, split: str, max_seqs: int = 8, recovery: Recover
 
 def fabric_for(planned: PlannedModel) -> LocalFabric:
     """What makes the workers of a plan."""
-    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
 
 
 def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:

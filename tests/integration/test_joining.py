@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -11,19 +11,21 @@ import pytest
 
 from shoal.config import PlanningConfig
 from shoal.core.plan.language import Plan
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import CapacityError, ShoalError, WorkerLost
 from shoal.executor import fabric
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.launch.language.auto_plan import AutoPlanner
-from shoal.launch.language.planning import PlannedModel, model_shape
+from shoal.launch.language.planning import PlannedModel
 from shoal.launch.launch import launch
 from shoal.launch.running.joining import Joining
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.machines.placed_fleet import PlacedFleet
-from shoal.model.formats.open_weights import open_weights
-from shoal.model.weights import Precision, WeightSource
-from shoal.planner.choice.spell import Limits, Place
+from shoal.measure.measuring import Measuring
+from shoal.model.on_disk import ModelOnDisk
+from shoal.model.weights import Precision
+from shoal.planner.choice.spell import Limits
 from shoal.planner.split.machine_places import MachineCores
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
@@ -41,7 +43,7 @@ class AllHere(LocalFabric):
 
 
 def fabric_for(planned: PlannedModel) -> AllHere:
-    return AllHere(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+    return AllHere(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
 
 
 class FakeMachines:
@@ -69,17 +71,15 @@ class FakeMachines:
 
     def measure(
         self,
-        path: Path,
+        model: ModelOnDisk,
         precisions: Sequence[Precision],
-        *,
-        refresh: bool,
-        on_progress: Callable[[str], None],
+        measuring: Measuring,
         known: PlacedFleet | None = None,
     ) -> PlacedFleet:
         classes = [make_class(name, slowness={"fp32": 1.0}) for name in self.names]
         return PlacedFleet(
             fleet=make_fleet(*classes, link=SLOW_LINK, sums=SLOW_LINK),
-            places=tuple((Place(cores=(0,), machine=name),) for name in self.names),
+            places=tuple((WorkerPlacement(threads=1, cores=(0,), machine=name),) for name in self.names),
         )
 
     def troubles(self) -> Mapping[str, str]:
@@ -97,7 +97,7 @@ class FakeMachines:
     def free_memory_bytes(self) -> int:
         raise NotImplementedError
 
-    def find_model(self, path: Path) -> None:
+    def find_model(self, model: ModelOnDisk) -> None:
         raise NotImplementedError
 
     def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
@@ -110,19 +110,17 @@ class FakeMachines:
         raise NotImplementedError
 
 
-def plan_on(machines: FakeMachines, path: Path, source: WeightSource) -> PlannedModel:
+def plan_on(machines: FakeMachines, path: Path) -> PlannedModel:
+    model = ModelOnDisk(path, name="tiny")
     auto = AutoPlanner(
         PlanningConfig(objective="throughput", streams=16),
-        model="tiny",
-        shape=model_shape(source.config),
-        path=path,
-        source=source,
-        precision="fp32",
-        threads=None,
+        model,
+        "fp32",
         limits=Limits(block_size=16, max_context=256, max_step_tokens=64, max_seqs=8, kv_memory_bytes=1 << 24),
+        measuring=Measuring(),
         machines=machines,
     ).plan()
-    return PlannedModel(path=path, plan=auto.plan, source=source, in_process=False, auto=auto, replans=True)
+    return PlannedModel(model=model, plan=auto.plan, in_process=False, auto=auto, replans=True)
 
 
 @dataclass
@@ -177,19 +175,16 @@ class Watch:
         self.joining.look()
 
 
-@pytest.fixture(scope="module")
-def source(tiny_model: Path) -> WeightSource:
-    return open_weights(tiny_model)
-
-
 @pytest.fixture
 def machines() -> FakeMachines:
     return FakeMachines("a")
 
 
 @pytest.fixture
-def planned(machines: FakeMachines, tiny_model: Path, source: WeightSource) -> PlannedModel:
-    return plan_on(machines, tiny_model, source)
+def planned(machines: FakeMachines, tiny_model: Path) -> Iterator[PlannedModel]:
+    planned = plan_on(machines, tiny_model)
+    yield planned
+    planned.close()
 
 
 def test_a_machine_that_joins_becomes_a_replica_that_serves(machines: FakeMachines, planned: PlannedModel) -> None:

@@ -70,7 +70,7 @@ class Watch:
 
     def watch(self, planned: PlannedModel, engine: ChangeableEngine) -> None:
         running = RunningPlan(planned, engine, fabric_for(planned))
-        self.replanner = Replanner(running, planned.source, lambda: self.now_s, self.lines.append)
+        self.replanner = Replanner(running, planned.model, lambda: self.now_s, self.lines.append)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):

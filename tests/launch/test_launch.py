@@ -160,8 +160,8 @@ def test_a_model_in_this_process_keeps_its_packed_weights(
 def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
     """Its peer, which comes first, only knows that it lost it."""
     planned = plan_model(config(model, split="tp=2"))
-    plan, layers = planned.plan, planned.source.config.num_layers
-    loads = [load_message(planned.path, plan, plan.replicas[0], 0, rank, num_layers=layers) for rank in range(2)]
+    plan, layers = planned.plan, planned.model.config.num_layers
+    loads = [load_message(planned.model.path, plan, plan.replicas[0], 0, rank, num_layers=layers) for rank in range(2)]
     loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
     places = [Place(label=f"shard {rank}", load=load, machine=None) for rank, load in enumerate(loads)]
     fabric = LocalFabric(max_step_tokens=plan.max_step_tokens, hidden_size=64)

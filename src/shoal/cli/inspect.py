@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -28,17 +29,14 @@ def inspect(model: options.Model, precision: options.Precision = "auto", json: o
 
         _show_graph(model, describe_graph(open_graph(Path(model))), as_json=json)
         return
-    from shoal.launch.language.planning import parse_precision
-    from shoal.model.decoder.blocks import decoder_blocks
-    from shoal.model.formats.model_path import resolve_model
-    from shoal.model.formats.open_weights import open_weights
+    from shoal.model.on_disk import find_model
+    from shoal.model.weights import parse_precision
 
-    source = open_weights(resolve_model(model))
-    blocks = decoder_blocks(source, parse_precision(precision))
-    _show_decoder(model, source.config, blocks, as_json=json)
+    found = find_model(model)
+    _show_decoder(model, found.config, found.blocks(parse_precision(precision)), as_json=json)
 
 
-def _show_decoder(model: str, config: DecoderConfig, blocks: list[Block], *, as_json: bool) -> None:
+def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *, as_json: bool) -> None:
     from shoal.cli.show.output import print_json
 
     shards = {

@@ -81,8 +81,9 @@ def plan(
     from shoal.cli.show.output import measuring, note, print_json, print_plan
     from shoal.cli.show.plan_output import choice_dict, note_figures, print_choice, print_explanation
     from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.launch.language.planning import AUTO, plan_model
+    from shoal.launch.language.planning import plan_model
     from shoal.planner.files.plan_file import write_plan
+    from shoal.planner.split.split_spec import AUTO
 
     config = LaunchConfig(
         model=model,

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.executor.fabric import Fabric, Place
 from shoal.executor.load_message import load_message, scheduler_config
 from shoal.executor.pipeline_executor import PipelineExecutor
-from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.shard_source import whole_part
-from shoal.model.weights import Precision, WeightSource
+from shoal.model.on_disk import ModelOnDisk
+from shoal.model.weights import parse_precision
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
-from shoal.protocol.messages import FileState, Generation
+from shoal.protocol.messages import Generation
 from shoal.router.executor import StepExecutor
 
 
@@ -28,33 +25,27 @@ class LanguageFactory:
 
     def __init__(
         self,
-        path: Path,
-        source: WeightSource,
+        model: ModelOnDisk,
         plan: Plan,
         index: int,
         fabric: Fabric,
         on_progress: Callable[[int], None] | None = None,
-        files: tuple[FileState, ...] = (),
         report: Callable[[str], None] | None = None,
         keep_weights: bool = True,
     ) -> None:
         """Start nothing yet.
 
         Args:
-            path: of the model's file or directory.
-            source: the same, open.
+            model: what the workers load.
             plan: of all replicas.
             index: of this one.
             fabric: makes the workers.
             on_progress: called with a number of segments as they load.
-            files: the model's, as they were when it was opened.
             report: told where the replica is planned anew, a line each time.
             keep_weights: see LoadStage.
         """
         self._keep_weights = keep_weights
-        self._files = files
-        self._path = path
-        self._source = source
+        self._model = model
         self._plan = plan
         self._replica = plan.replicas[index]
         self._name = f"replica {index}"
@@ -86,19 +77,19 @@ class LanguageFactory:
         return scheduler_config(self._plan, replica), executor
 
     def _places(self, replica: ReplicaPlan) -> list[list[Place]]:
-        num_layers = self._source.config.num_layers
+        num_layers = self._model.config.num_layers
         return [
             [
                 Place(
                     label=f"{self._name} {_label(replica, index, rank)}",
                     load=load_message(
-                        self._path,
+                        self._model.path,
                         self._plan,
                         replica,
                         index,
                         rank,
                         num_layers=num_layers,
-                        files=() if shard.machine else self._files,
+                        files=() if shard.machine else self._model.files,
                         keep_weights=self._keep_weights,
                     ),
                     machine=shard.machine,
@@ -120,10 +111,9 @@ class LanguageFactory:
         return f"{self._name} is planned anew as {split}{where}, without {lost}, which could not be started"
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
-        plan, source = self._plan, self._source
-        precision, exact = cast(Precision, plan.precision), plan.exact_activations
-        blocks = decoder_blocks(source, precision, exact_activations=exact)
-        return plan_without(plan, self._replica, worker, blocks=blocks, whole=whole_part(source.config))
+        plan, model = self._plan, self._model
+        blocks = model.blocks(parse_precision(plan.precision), exact_activations=plan.exact_activations)
+        return plan_without(plan, self._replica, worker, blocks=blocks, whole=model.whole)
 
 
 def _label(replica: ReplicaPlan, index: int, rank: int) -> str:

@@ -31,20 +31,20 @@ def load_in_process(
     Raises:
         ModelLoadError: a weight is missing, broken or of an unknown kind, or the files have changed.
     """
-    num_layers = planned.source.config.num_layers
+    model = planned.model
     load = load_message(
-        planned.path,
+        model.path,
         planned.plan,
         replica,
         0,
         0,
-        num_layers=num_layers,
-        files=planned.files,
+        num_layers=model.config.num_layers,
+        files=model.files,
         keep_weights=planned.keep_weights,
     )
     config = with_environment(StageConfig.of(load), os.environ)
-    with unchanged(planned.files, lambda: model_states(planned.path)):
-        return InProcessExecutor(Stage(planned.source, config, on_progress, kept=kept_for(load)))
+    with unchanged(model.files, lambda: model_states(model.path)):
+        return InProcessExecutor(Stage(model.source, config, on_progress, kept=kept_for(load)))
 
 
 class InProcessExecutor:

@@ -39,7 +39,7 @@ def launch(
     """
     plan = planned.plan
     progress = LoadProgress(plan, on_progress or (lambda done, total: None))
-    is_plain = not any(shard.cpu_quota or shard.machine for replica in plan.replicas for shard in replica.shards)
+    is_plain = not any(shard.cpu_quota or shard.machine for shard in plan.shards)
     if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
         return _launch_here(planned, progress)
     from shoal.launch.worker_launch import launch_workers  # and all that looks after them
@@ -61,9 +61,9 @@ def _launch_here(planned: PlannedModel, progress: LoadProgress) -> LoadedModel:
     tokenizer = load_tokenizer_of(planned)
     executor = load_in_process(planned, replica, lambda done, total: progress.advance(1))
     return LoadedModel(
-        path=planned.path,
+        path=planned.model.path,
         plan=planned.plan,
-        decoder=planned.source.config,
+        decoder=planned.model.config,
         tokenizer=tokenizer,
         engine=Engine([(scheduler_config(planned.plan, replica), executor)], time.monotonic),
     )

@@ -48,7 +48,7 @@ class LoadedModel:
         if self.machines is None:
             return []
         troubles = self.machines.troubles()
-        used = {shard.machine for replica in self.running_plan.replicas for shard in replica.shards}
+        used = {shard.machine for shard in self.running_plan.shards}
         names = dict.fromkeys([*(machine.name for machine in self.machines.cores()), *troubles])
         return [
             {"name": name, "state": troubles.get(name) or ("has workers" if name in used else "has no workers")}
@@ -90,4 +90,4 @@ class LoadProgress:
 
 def load_tokenizer_of(planned: PlannedModel) -> Tokenizer:
     """The tokenizer of a planned model. Raises ModelLoadError."""
-    return load_tokenizer(planned.path, num_rows=planned.source.config.vocab_size)
+    return load_tokenizer(planned.model.path, num_rows=planned.model.config.vocab_size)

@@ -39,17 +39,15 @@ def launch_workers(
         tokenizer: Tokenizer | None = None
         if planned.machines is not None:
             tokenizer = load_tokenizer_of(planned)
-            planned.machines.bring_model(plan, planned.source.config.num_layers, report)
+            planned.machines.bring_model(plan, planned.model.config.num_layers, report)
         fabric = fabric or _fabric(planned)
         factories = [
             LanguageFactory(
-                planned.path,
-                planned.source,
+                planned.model,
                 plan,
                 index,
                 fabric,
                 progress.advance,
-                planned.files,
                 report,
                 planned.keep_weights,
             )
@@ -69,7 +67,7 @@ def launch_workers(
         )
         running = RunningPlan(planned, engine, fabric, factories, report)
         if planned.replans:
-            engine.watch(Replanner(running, planned.source, time.monotonic, report).look)
+            engine.watch(Replanner(running, planned.model, time.monotonic, report).look)
         joining: Joining | None = None
         if planned.machines is not None:
             auto = planned.auto if planned.replans else None
@@ -78,9 +76,9 @@ def launch_workers(
             joining.start()
         on_failure.pop_all()
     return LoadedModel(
-        path=planned.path,
+        path=planned.model.path,
         plan=plan,
-        decoder=planned.source.config,
+        decoder=planned.model.config,
         tokenizer=tokenizer,
         engine=engine,
         running=running,
@@ -92,4 +90,4 @@ def launch_workers(
 def _fabric(planned: PlannedModel) -> Fabric:
     if planned.machines is not None:
         return planned.machines.fabric()
-    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.source.config.hidden_size)
+    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)

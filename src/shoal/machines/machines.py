@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shoal.core.plan.language import Plan
+from shoal.measure.measuring import Measuring
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.split.machine_places import MachineCores
 
@@ -26,7 +27,7 @@ class Machines(Protocol):
         """Of the machine that has least."""
         ...
 
-    def find_model(self, path: Path) -> None:
+    def find_model(self, model: ModelOnDisk) -> None:
         """Ask which machines have the same model at the same path. To be called first. Raises ModelLoadError."""
         ...
 
@@ -41,20 +42,17 @@ class Machines(Protocol):
 
     def measure(
         self,
-        path: Path,
+        model: ModelOnDisk,
         precisions: Sequence[Precision],
-        *,
-        refresh: bool,
-        on_progress: Callable[[str], None],
+        measuring: Measuring,
         known: PlacedFleet | None = None,
     ) -> PlacedFleet:
-        """One worker on each machine, and the links between them. Raises as `profile.fleet.measure_fleet`.
+        """One worker on each machine, and the links between them. Raises as `measure.language.fleet.measure_fleet`.
 
         Args:
-            path: of the model.
+            model: what the workers run.
             precisions: at which to measure it.
-            refresh: measure what is known on the machines, too.
-            on_progress: told what is being measured.
+            measuring: how; what is known on the machines counts as known.
             known: machines that were measured before; they come first, as they were.
         """
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.planner.choice.spell import Place
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.planner.speeds.speeds import Fleet
 
 
@@ -13,5 +13,5 @@ class PlacedFleet:
     """A fleet and where its workers sit."""
 
     fleet: Fleet
-    places: tuple[tuple[Place, ...], ...]
+    places: tuple[tuple[WorkerPlacement, ...], ...]
     """of each class; described machines have places without cores"""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal.errors import ConfigError
 from shoal.model.decoder_config import DecoderConfig
 
 BLOCK = 32
@@ -22,6 +23,13 @@ F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Range = tuple[int, int]
 """[first, last) of rows, columns or items"""
+
+
+def parse_precision(text: str) -> Precision:
+    """A precision as the user spells it. Raises ConfigError."""
+    if text not in get_args(Precision):
+        raise ConfigError(f"unknown precision {text!r}: use one of {', '.join(get_args(Precision))}")
+    return cast(Precision, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

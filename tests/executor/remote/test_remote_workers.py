@@ -66,7 +66,7 @@ def launch_remote(model: Path, split: str, host: LocalHost, recovery: RecoveryCo
 def placed(model: Path) -> Place:
     """The whole model, on a host h1."""
     planned = plan_model(tiny_config(model, split="1"))
-    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    load = load_message(planned.model.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
     return Place(label="replica 0 stage 0 on h1", load=load, machine="h1")
 
 
@@ -119,7 +119,7 @@ def test_links_that_take_long_change_nothing_but_the_time(
 
 def test_what_cannot_be_loaded_is_named(tiny_model: Path, host: LocalHost) -> None:
     planned = plan_model(tiny_config(tiny_model, split="1"))
-    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    load = load_message(planned.model.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
     place = Place(label="stage 0", load=structs.replace(load, model_path="nowhere.gguf"), machine=None)
     executor = PipelineExecutor([[place]], RemoteFabric({"": host}), Generation(0))
     try:
@@ -131,7 +131,7 @@ def test_what_cannot_be_loaded_is_named(tiny_model: Path, host: LocalHost) -> No
 
 def test_a_worker_that_is_not_wanted_any_more_ends_while_it_is_being_started(tiny_model: Path, host: LocalHost) -> None:
     planned = plan_model(tiny_config(tiny_model, split="1"))
-    load = load_message(planned.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
+    load = load_message(planned.model.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
     place = Place(label="stage 0", load=load, machine=None)
     PipelineExecutor([[place]], RemoteFabric({"": host}), Generation(0)).close()
 

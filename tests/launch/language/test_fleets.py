@@ -7,7 +7,9 @@ import pytest
 
 from shoal.launch.language import fleets
 from shoal.launch.language.fleets import local_fleets
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
+from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.speeds.speeds import Fleet
 from tests.model.tiny_models import make_tiny_gguf
 from tests.planner.example_speeds import example_fleet
@@ -19,16 +21,15 @@ def measured_counts(
     """Numbers of workers that eight cores are measured as, where some numbers are known already."""
     counts: list[int] = []
 
-    def measure(path: Path, precisions: Sequence[str], slots: Sequence[Slot], **options: object) -> Fleet:
-        assert options["is_rough"] == is_rough
+    def measure(model: ModelOnDisk, precisions: Sequence[str], slots: Sequence[Slot], measuring: Measuring) -> Fleet:
+        assert measuring.is_rough == is_rough
         counts.append(len(slots))
         return example_fleet()
 
     monkeypatch.setattr(fleets.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(fleets, "measure_fleet", measure)
-    monkeypatch.setattr(fleets, "is_measured", lambda path, precisions, slots, **options: len(slots) in known)
-    path = make_tiny_gguf(tmp_path)
-    local_fleets(path, ["auto"], threads=None, refresh=False, is_rough=is_rough, on_progress=lambda what: None)
+    monkeypatch.setattr(fleets, "is_measured", lambda model, precisions, slots: len(slots) in known)
+    local_fleets(ModelOnDisk(make_tiny_gguf(tmp_path)), ["auto"], Measuring(is_rough=is_rough))
     return counts
 
 

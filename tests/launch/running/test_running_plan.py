@@ -56,7 +56,7 @@ def machines_of(plan: Plan) -> list[str | None]:
 
 def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -> None:
     fabric, lines = NoFabric(), list[str]()
-    factory = LanguageFactory(planned.path, planned.source, planned.plan, 0, fabric, report=lines.append)
+    factory = LanguageFactory(planned.model, planned.plan, 0, fabric, report=lines.append)
     running = RunningPlan(planned, cast(ChangeableEngine, NoEngine()), fabric, [factory])
     assert running.actual == planned.plan
     with pytest.raises(WorkerLost):
@@ -77,7 +77,7 @@ def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -
 
 def test_workers_are_called_by_their_machines(planned: PlannedModel) -> None:
     fabric = NoFabric()
-    factory = LanguageFactory(planned.path, planned.source, planned.plan, 0, fabric)
+    factory = LanguageFactory(planned.model, planned.plan, 0, fabric)
     with pytest.raises(WorkerLost):
         factory.start(Generation(0), None, None)
     assert fabric.asked[0].label == "replica 0 stage 0 on h0"

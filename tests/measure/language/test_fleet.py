@@ -13,10 +13,12 @@ from shoal.executor.process import cpu_quota
 from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet, measure_machine
 from shoal.measure.language.links import PairSpeeds
 from shoal.measure.language.measurer import ClassSpeed, LinkTimes, ModelSpeeds, Progress
-from shoal.measure.language.model_file import ModelFile
 from shoal.measure.language.process import ProfileTeam
 from shoal.measure.language.rates import LayoutRates, measure_layout
+from shoal.measure.language.timed_model import ModelToTime
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
+from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, LinkSpeed, WorkerSpeed
 from shoal.protocol.profile_messages import Echo, LoadPart
 from tests.integration.leaks import no_leaks
@@ -58,7 +60,7 @@ class FakeMeasurer:
         self.asked.append("rates")
         return LayoutRates(num_workers=1, threads=1, copy_bytes_per_s=1e9, products={}, message_s=1e-4)
 
-    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+    def speeds(self, model: ModelToTime, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
         self.asked.append(f"{model.precision}, roughly" if is_rough else model.precision)
         kinds = {slot.kind for slot in self.slots}
         classes = tuple(
@@ -68,8 +70,8 @@ class FakeMeasurer:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_gguf(tmp_path_factory.mktemp("model"))
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelOnDisk:
+    return ModelOnDisk(make_tiny_gguf(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +94,9 @@ def all_times(speed: WorkerSpeed) -> list[float]:
 
 
 @pytest.mark.parametrize("is_rough", [False, True])
-def test_a_tiny_model_on_two_workers_is_measured_and_nothing_is_left(model: Path, is_rough: bool):
+def test_a_tiny_model_on_two_workers_is_measured_and_nothing_is_left(model: ModelOnDisk, is_rough: bool):
     with no_leaks():
-        fleet = measure_fleet(model, ["int4"], PAIR, is_rough=is_rough)
+        fleet = measure_fleet(model, ["int4"], PAIR, Measuring(is_rough=is_rough))
     (kind,) = fleet.classes
     assert (kind.name, kind.count, kind.threads) == ("1 thread", 2, 1)
     assert kind.memory_bytes > 0
@@ -110,12 +112,12 @@ def test_a_tiny_model_on_two_workers_is_measured_and_nothing_is_left(model: Path
     assert min(fleet.turn.seconds) > 0
 
 
-def test_one_worker_is_never_busier_than_alone(model: Path):
+def test_one_worker_is_never_busier_than_alone(model: ModelOnDisk):
     fleet = measure_fleet(model, ["fp32"], PAIR[:1])
     assert fleet.classes[0].alone == fleet.classes[0].busy
 
 
-def test_what_is_known_starts_no_process(model: Path):
+def test_what_is_known_starts_no_process(model: ModelOnDisk):
     fake = FakeMeasurer(PAIR)
     first = measure_fleet(model, ["int4"], PAIR, start=fake)
     assert fake.asked == ["links", "int4"]
@@ -124,28 +126,28 @@ def test_what_is_known_starts_no_process(model: Path):
     assert (again.classes[0].busy, again.links, again.turn) == (first.classes[0].busy, first.links, first.turn)
 
 
-def test_another_precision_measures_only_that(model: Path):
+def test_another_precision_measures_only_that(model: ModelOnDisk):
     fake = FakeMeasurer(PAIR)
     measure_fleet(model, ["int4"], PAIR, start=fake)
     measure_fleet(model, ["int4", "fp32"], PAIR, start=fake)
     assert fake.asked == ["links", "int4", "fp32"]
 
 
-def test_the_same_model_elsewhere_is_known_and_another_is_not(model: Path, tmp_path: Path):
+def test_the_same_model_elsewhere_is_known_and_another_is_not(model: ModelOnDisk, tmp_path: Path):
     fake = FakeMeasurer(PAIR)
     measure_fleet(model, ["int4"], PAIR, start=fake)
     moved = tmp_path / "moved.gguf"
-    moved.write_bytes(model.read_bytes())
-    measure_fleet(moved, ["int4"], PAIR, start=fake)
+    moved.write_bytes(model.path.read_bytes())
+    measure_fleet(ModelOnDisk(moved), ["int4"], PAIR, start=fake)
     assert fake.asked == ["links", "int4"]
-    measure_fleet(make_tiny_gguf(tmp_path / "other", quant="Q8_0"), ["auto"], PAIR, start=fake)
+    measure_fleet(ModelOnDisk(make_tiny_gguf(tmp_path / "other", quant="Q8_0")), ["auto"], PAIR, start=fake)
     assert fake.asked == ["links", "int4", "auto"]
 
 
-def test_rough_figures_are_kept_for_the_next_hurry_only(model: Path):
+def test_rough_figures_are_kept_for_the_next_hurry_only(model: ModelOnDisk):
     fake = FakeMeasurer(PAIR)
     for _ in range(2):
-        (kind,) = measure_fleet(model, ["int4"], PAIR, is_rough=True, start=fake).classes
+        (kind,) = measure_fleet(model, ["int4"], PAIR, Measuring(is_rough=True), start=fake).classes
         assert (kind.is_rough, kind.others_share) == (True, 0.5)
     assert fake.asked == ["links", "int4, roughly"]
     assert not is_measured(model, ["int4"], PAIR)
@@ -154,23 +156,23 @@ def test_rough_figures_are_kept_for_the_next_hurry_only(model: Path):
     assert fake.asked == ["links", "int4, roughly", "int4"]
 
 
-def test_thorough_figures_are_good_enough_in_a_hurry(model: Path):
+def test_thorough_figures_are_good_enough_in_a_hurry(model: ModelOnDisk):
     fake = FakeMeasurer(PAIR)
     measure_fleet(model, ["int4"], PAIR, start=fake)
     assert is_measured(model, ["int4"], PAIR)
-    (kind,) = measure_fleet(model, ["int4"], PAIR, is_rough=True, start=fake).classes
+    (kind,) = measure_fleet(model, ["int4"], PAIR, Measuring(is_rough=True), start=fake).classes
     assert (kind.is_rough, kind.others_share) == (False, 0.25)
     assert fake.asked == ["links", "int4"]
 
 
-def test_refresh_measures_all_again(model: Path):
+def test_refresh_measures_all_again(model: ModelOnDisk):
     fake = FakeMeasurer(PAIR)
     for _ in range(2):
-        measure_fleet(model, ["int4"], PAIR, refresh=True, start=fake)
+        measure_fleet(model, ["int4"], PAIR, Measuring(refresh=True), start=fake)
     assert fake.asked == ["links", "int4"] * 2
 
 
-def test_a_broken_file_is_measured_anew(model: Path, tmp_path: Path):
+def test_a_broken_file_is_measured_anew(model: ModelOnDisk, tmp_path: Path):
     fake = FakeMeasurer(PAIR)
     measure_fleet(model, ["int4"], PAIR, start=fake)
     for path in (tmp_path / "shoal" / "profiles").iterdir():
@@ -179,7 +181,7 @@ def test_a_broken_file_is_measured_anew(model: Path, tmp_path: Path):
     assert fake.asked == ["links", "int4"] * 2
 
 
-def test_other_slots_are_other_measurements(model: Path):
+def test_other_slots_are_other_measurements(model: ModelOnDisk):
     slower = (Slot(cores=(CORE,)), Slot(cores=(CORE,), cpu_quota=0.5))
     measure_fleet(model, ["int4"], PAIR, start=FakeMeasurer(PAIR))
     fake = FakeMeasurer(slower)
@@ -211,11 +213,11 @@ def test_a_machine_is_described_once_a_layout():
     assert [fake.asked for fake in fakes.values()] == [["rates"], ["rates"]]
 
 
-def test_a_model_that_cannot_be_loaded_is_named_and_nothing_is_left(model: Path, tmp_path: Path):
+def test_a_model_that_cannot_be_loaded_is_named_and_nothing_is_left(model: ModelOnDisk, tmp_path: Path):
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(model.read_bytes()[: -(64 << 10)])
+    broken.write_bytes(model.path.read_bytes()[: -(64 << 10)])
     with no_leaks(), pytest.raises(ModelLoadError):
-        measure_fleet(broken, ["int4"], PAIR)
+        measure_fleet(ModelOnDisk(broken), ["int4"], PAIR)
 
 
 def test_a_process_that_dies_is_reported_and_the_others_end():

@@ -3,11 +3,12 @@ from collections.abc import Sequence
 import pytest
 
 from shoal.core.plan.language import Block, Plan, ShardPart
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import CapacityError
 from shoal.planner.choice.choose import choose
 from shoal.planner.choice.goal import Goal, Objective
 from shoal.planner.choice.model_sizes import ModelSizes
-from shoal.planner.choice.spell import Limits, Place, spell_plan
+from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
@@ -43,7 +44,9 @@ def spell(
     choice = choose([fleet], model, workload, Goal(objective=objective), ("int8",))
     places = [
         [
-            Place(cores=(10 * index + number,), cpu_quota=0.5 if one.name == "slow" else None)
+            WorkerPlacement(
+                threads=one.threads, cores=(10 * index + number,), cpu_quota=0.5 if one.name == "slow" else None
+            )
             for number in range(one.count)
         ]
         for index, one in enumerate(fleet.classes)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shoal.core.plan.placement import WorkerPlacement
+
 HEAD = -1
 """Where a graph's inputs come from and its outputs go, in the place of a stage index."""
 
@@ -87,13 +89,9 @@ class SplitReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GraphShardPlan:
+class GraphShardPlan(WorkerPlacement):
     """One worker: a stage's nodes, with all of their weights or a part."""
 
-    threads: int
-    """compute threads of this worker"""
-    cores: tuple[int, ...]
-    """CPU ids the worker is pinned to; empty: not pinned"""
     weight_bytes: int
 
 
@@ -157,7 +155,12 @@ class GraphPlan:
     @property
     def num_workers(self) -> int:
         """Over all replicas."""
-        return sum(len(replica.shards) for replica in self.replicas)
+        return len(self.shards)
+
+    @property
+    def shards(self) -> tuple[GraphShardPlan, ...]:
+        """All workers, replica by replica, stage by stage, rank by rank."""
+        return tuple(shard for replica in self.replicas for shard in replica.shards)
 
     @property
     def split_report(self) -> SplitReport | None:

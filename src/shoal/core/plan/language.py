@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.protocol.hidden_codec import LinkPrecision
 
 
@@ -47,22 +48,14 @@ class ShardPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPlan:
+class ShardPlan(WorkerPlacement):
     """One worker: a stage's layers, or a part of each of them."""
 
     part: ShardPart
-    threads: int
-    """compute threads of this worker"""
-    cores: tuple[int, ...]
-    """CPU ids the worker is pinned to; empty: not pinned"""
     weight_bytes: int
     kv_bytes: int
-    cpu_quota: float | None = None
-    """share of its cores' time that the worker is held to; None: all"""
     process_bytes: int = 0
     """what its process takes beside weights and KV: Python, sessions, the memory that steps work on"""
-    machine: str | None = None
-    """that the worker is planned for, where a file described it; None: this one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,5 +138,10 @@ class Plan:
     """None where the split was said by hand"""
 
     @property
+    def shards(self) -> tuple[ShardPlan, ...]:
+        """All workers, replica by replica, stage by stage, rank by rank."""
+        return tuple(shard for replica in self.replicas for shard in replica.shards)
+
+    @property
     def num_workers(self) -> int:
-        return sum(len(replica.shards) for replica in self.replicas)
+        return len(self.shards)

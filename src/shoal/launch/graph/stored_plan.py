@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan, GraphStagePlan
 from shoal.errors import ConfigError
+from shoal.launch.stored_plan import read_stored_plan
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.identity import graph_shape
 from shoal.model.graph.stage.cuts import stage_interfaces
-from shoal.planner.files.plan_file import check_shape, read_plan
 
 
 def read_graph_plan(name: str, *, model: str, graph: GraphFile, cores: Collection[int]) -> GraphPlan:
@@ -27,14 +26,7 @@ def read_graph_plan(name: str, *, model: str, graph: GraphFile, cores: Collectio
     Raises:
         ConfigError: there is no such file, it is no plan, or none for this graph or this machine.
     """
-    try:
-        text = Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the plan {name}: {error}") from error
-    plan = read_plan(text, name)
-    if not isinstance(plan, GraphPlan):
-        raise ConfigError(f"{name} is a plan for a language model, but {model} is an ONNX graph")
-    check_shape(plan, graph_shape(graph), model)
+    plan = read_stored_plan(name, GraphPlan, model=model, shape=graph_shape(graph))
     try:
         _check_axes(plan, graph)
         replicas = tuple(_fit(replica, graph, cores, f"replica {index}") for index, replica in enumerate(plan.replicas))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 from typing import cast
 
-from shoal.config import PlanningConfig
-from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPart
+from shoal.config import LaunchConfig, PlanningConfig
+from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import ConfigError
-from shoal.launch.language.fleets import fleet_from_file, local_fleets, read_cluster_file
+from shoal.launch.language.fleets import find_fleets
+from shoal.launch.language.limits import BLOCK_SIZE, longest_context
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedFleet
+from shoal.measure.measuring import Measuring
 from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
-from shoal.model.decoder.blocks import decoder_blocks, end_bytes, layer_bytes
-from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
-from shoal.model.weights import Precision, WeightSource
+from shoal.model.decoder.blocks import end_bytes, layer_bytes
+from shoal.model.on_disk import ModelOnDisk
+from shoal.model.weights import Precision
 from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import Choice, choose
 from shoal.planner.choice.extend import Extension, Replicas, extend
@@ -68,60 +68,41 @@ class AutoPlanner:
     def __init__(
         self,
         planning: PlanningConfig,
-        *,
-        model: str,
-        shape: str,
-        path: Path,
-        source: WeightSource,
+        model: ModelOnDisk,
         precision: Precision,
-        threads: int | None,
+        *,
         limits: Limits,
+        measuring: Measuring,
         machines: Machines | None = None,
     ) -> None:
         """Plan nothing yet.
 
         Args:
             planning: the load, the goal and the machines.
-            model: as the user named it.
-            shape: see core.plan.Plan.
-            path: of the model.
-            source: its headers.
+            model: what is planned.
             precision: that was asked for.
-            threads: of each worker on this machine; None: whatever is best.
             limits: of every replica.
+            measuring: how machines are measured.
             machines: to plan for; None: this one, or those of the file.
 
         Raises:
             ConfigError: the planning makes no sense.
         """
-        self._planning, self._model, self._shape, self._path = planning, model, shape, path
-        self._source, self._precision, self._threads = source, precision, threads
-        self._limits, self._machines = limits, machines
+        self._planning, self._model, self._precision = planning, model, precision
+        self._limits, self._measuring, self._machines = limits, measuring, machines
         self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
         self._precisions = _precisions(precision, planning.precision_floor)
-        self._sizes = model_sizes(model, source, self._precisions)
-        self._blocks_of = cache(self._read_blocks)
+        self._sizes = model_sizes(model, self._precisions)
 
-    def plan(self, on_progress: Callable[[str], None] = lambda what: None) -> AutoPlan:
+    def plan(self) -> AutoPlan:
         """Measure and choose.
-
-        Args:
-            on_progress: told what is being measured.
 
         Raises:
             ConfigError: the cluster file makes no sense, or no plan meets the latency target.
             CapacityError: the model fits nowhere.
         """
-        fleets = find_fleets(
-            self._planning,
-            self._path,
-            self._source,
-            self._precisions,
-            self._threads,
-            self._machines,
-            on_progress,
-        )
+        fleets = find_fleets(self._planning.cluster, self._model, self._precisions, self._measuring, self._machines)
         started_s = time.perf_counter()
         chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
         for link_precision in self._link_precisions:
@@ -147,13 +128,8 @@ class AutoPlanner:
     def measure_joined(self, known: PlacedFleet, on_progress: Callable[[str], None]) -> PlacedFleet:
         """The machines that are known, and after them those that have joined since. Raises as `Machines.measure`."""
         assert self._machines is not None
-        return self._machines.measure(
-            self._path,
-            self._precisions,
-            refresh=self._planning.refresh,
-            on_progress=on_progress,
-            known=known,
-        )
+        measuring = replace(self._measuring, on_progress=on_progress)
+        return self._machines.measure(self._model, self._precisions, measuring, known=known)
 
     def extend(
         self,
@@ -190,25 +166,33 @@ class AutoPlanner:
     def _spell(self, candidate: Candidate, placed: PlacedFleet) -> Plan:
         return spell_plan(
             candidate,
-            model=self._model,
-            shape=self._shape,
+            model=self._model.name,
+            shape=self._model.shape,
             precision=self._precision,
             atoms=self._sizes.atoms,
             workload=self._workload,
             places=placed.places,
-            blocks_of=self._blocks_of,
+            blocks_of=lambda part, precision: self._model.blocks(cast(Precision, precision), part),
             limits=self._limits,
         )
 
-    def _read_blocks(self, part: ShardPart, at_precision: str) -> Sequence[Block]:
-        is_whole = part == whole_part(self._source.config)
-        own = self._source if is_whole else ShardSource(self._source, part)
-        return decoder_blocks(own, cast(Precision, at_precision))
+
+def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
+    """What every replica of a chosen plan is to be able to take."""
+    planning = config.planning
+    return Limits(
+        block_size=BLOCK_SIZE,
+        max_context=longest_context(config, model),
+        max_step_tokens=config.max_step_tokens,
+        max_seqs=config.max_seqs,
+        kv_memory_bytes=config.kv_memory_bytes,
+        least_kv_tokens=planning.streams * (planning.prompt_tokens + planning.output_tokens),
+    )
 
 
-def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision]) -> ModelSizes:
+def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision]) -> ModelSizes:
     """A model's sizes at some precisions, from its headers."""
-    config = source.config
+    config, source = model.config, model.source
 
     def sizes(precision: Precision) -> PrecisionSizes:
         layers = [layer_bytes(source, precision, layer) for layer in range(config.num_layers)]
@@ -221,12 +205,12 @@ def model_sizes(name: str, source: WeightSource, precisions: Sequence[Precision]
         )
 
     return ModelSizes(
-        name=name,
+        name=model.name,
         hidden_bytes=config.hidden_size * _HIDDEN_ITEM_BYTES,
         kv_bytes_per_token=max(
             kv_bytes_per_token(config, 1, kv_dtype(precision, exact_activations=False)) for precision in precisions
         ),
-        atoms=shard_atoms(config),
+        atoms=model.atoms,
         by_precision={precision: sizes(precision) for precision in precisions},
         max_context=config.max_context,
     )
@@ -248,45 +232,3 @@ def _precisions(precision: Precision, floor: str | None) -> tuple[Precision, ...
     if precision in lower:
         lower = lower[lower.index(precision) + 1 :]
     return (precision, *lower)
-
-
-def find_fleets(
-    planning: PlanningConfig,
-    path: Path,
-    source: WeightSource,
-    precisions: Sequence[Precision],
-    threads: int | None,
-    machines: Machines | None,
-    on_progress: Callable[[str], None],
-) -> list[PlacedFleet]:
-    """The machines that a plan may use, measured. Arguments and errors as for `AutoPlanner`."""
-    if threads is not None and (machines is not None or planning.cluster is not None):
-        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
-    if machines is not None:
-        return [
-            machines.measure(
-                path,
-                precisions,
-                refresh=planning.refresh,
-                on_progress=on_progress,
-            )
-        ]
-    if planning.cluster is None:
-        return local_fleets(
-            path,
-            precisions,
-            threads=threads,
-            refresh=planning.refresh,
-            is_rough=planning.is_rough,
-            on_progress=on_progress,
-        )
-    return [
-        fleet_from_file(
-            read_cluster_file(planning.cluster),
-            path,
-            source,
-            precisions,
-            refresh=planning.refresh,
-            on_progress=on_progress,
-        )
-    ]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from shoal.core.plan.language import Block
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
+from shoal.machines.machines import Machines
 from shoal.machines.opening import RAY
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet
-from shoal.measure.language.model_file import layer_weights
 from shoal.measure.language.model_times import num_parts
+from shoal.measure.language.timed_model import layer_weights
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot, even_layout, local_layouts
 from shoal.measure.steps_told import StepsTold
-from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.formats.open_weights import open_weights
-from shoal.model.shard_source import shard_atoms
-from shoal.model.weights import Precision, WeightSource
-from shoal.planner.choice.spell import Place
+from shoal.model.on_disk import ModelOnDisk
+from shoal.model.weights import Precision
 from shoal.planner.files.cluster_file import ClusterFile, Machine, Rates, parse_cluster_file
 from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
@@ -29,66 +29,71 @@ _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
 """per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
 _MOST_ROUGH_WORKERS = 2
 """One request at a time gains most from the first division of the cores, if from any."""
-Progress = Callable[[str], None]
 
 
-def local_fleets(
-    path: Path,
+def find_fleets(
+    cluster: str | None,
+    model: ModelOnDisk,
     precisions: Sequence[Precision],
-    *,
-    threads: int | None,
-    refresh: bool,
-    is_rough: bool,
-    on_progress: Progress,
+    measuring: Measuring,
+    machines: Machines | None,
 ) -> list[PlacedFleet]:
-    """This machine as one worker of many threads, or more of fewer.
+    """The machines that a plan may use, measured.
 
     Args:
-        path: of the model.
-        precisions: at which to measure.
-        threads: of each worker; None: 1, 2, 4, ... workers share the cores.
-        refresh: measure what is known, too.
-        is_rough: of what is not known, measure in a hurry and as no more than two workers.
-        on_progress: told what is being measured.
+        cluster: the file that describes machines; None: there is none.
+        model: what their workers run.
+        precisions: at which to measure it.
+        measuring: how.
+        machines: to measure in the place of this one and of the file's.
+
+    Raises:
+        ConfigError: threads were asked for of several machines, or the file makes no sense.
+        WorkerLost: a measuring process died or did not answer.
+    """
+    if measuring.threads is not None and (machines is not None or cluster is not None):
+        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
+    if machines is not None:
+        return [machines.measure(model, precisions, measuring)]
+    if cluster is None:
+        return local_fleets(model, precisions, measuring)
+    return [fleet_from_file(read_cluster_file(cluster), model, precisions, measuring)]
+
+
+def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring: Measuring) -> list[PlacedFleet]:
+    """This machine as one worker of many threads, or more of fewer. In a hurry, as no more than two workers.
+
+    Args:
+        model: what the workers run.
+        precisions: at which to measure it.
+        measuring: how.
     """
     cores = sorted(os.sched_getaffinity(0))
+    threads = measuring.threads
     if threads is None:
         layouts = local_layouts(cores)
     elif threads > len(cores):
         raise ConfigError(f"--threads is {threads}, but there are {len(cores)} cores")
     else:
         layouts = (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
-    if is_rough:
+    if measuring.is_rough:
         layouts = tuple(
-            slots for slots in layouts if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(path, precisions, slots)
+            slots for slots in layouts if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(model, precisions, slots)
         )
-    num_shards = shard_atoms(open_weights(path).config).max_shards
-    counts = [len(precisions) * num_parts(len(slots), num_shards) for slots in layouts]
-    steps = StepsTold(on_progress, sum(counts))
+    counts = [len(precisions) * num_parts(len(slots), model.atoms.max_shards) for slots in layouts]
+    steps = StepsTold(measuring.on_progress, sum(counts))
 
     def fleet_of(index: int, slots: Sequence[Slot]) -> PlacedFleet:
         steps.skip_to(sum(counts[:index]))
-        fleet = measure_fleet(
-            path,
-            precisions,
-            slots,
-            refresh=refresh,
-            is_rough=is_rough,
-            on_progress=steps.begin,
-        )
-        return PlacedFleet(fleet=fleet, places=(tuple(Place(cores=slot.cores) for slot in slots),))
+        fleet = measure_fleet(model, precisions, slots, replace(measuring, on_progress=steps.begin))
+        places = tuple(WorkerPlacement(threads=slot.threads, cores=slot.cores) for slot in slots)
+        return PlacedFleet(fleet=fleet, places=(places,))
 
     return [fleet_of(index, slots) for index, slots in enumerate(layouts)]
 
 
 def fleet_from_file(
-    cluster: ClusterFile,
-    path: Path,
-    source: WeightSource,
-    precisions: Sequence[Precision],
-    *,
-    refresh: bool,
-    on_progress: Progress,
+    cluster: ClusterFile, model: ModelOnDisk, precisions: Sequence[Precision], measuring: Measuring
 ) -> PlacedFleet:
     """The machines of a file: those at hand measured together, the others estimated from their rates.
 
@@ -98,13 +103,13 @@ def fleet_from_file(
     slots = _slots(cluster)
     measured = None
     if slots:
-        steps = StepsTold(on_progress, len(precisions) * num_parts(len(slots), shard_atoms(source.config).max_shards))
-        measured = measure_fleet(path, precisions, slots, refresh=refresh, on_progress=steps.begin)
+        steps = StepsTold(measuring.on_progress, len(precisions) * num_parts(len(slots), model.atoms.max_shards))
+        measured = measure_fleet(model, precisions, slots, replace(measuring, on_progress=steps.begin))
     class_indexes = iter(class_of_each(slots))
     classes = tuple(
         replace(measured.classes[next(class_indexes)], name=machine.name, count=1)
         if machine.is_local and measured
-        else _described(machine, source, precisions)
+        else _described(machine, model, precisions)
         for machine in cluster.machines
     )
     links = cluster.links_between()
@@ -122,13 +127,14 @@ def fleet_from_file(
     return PlacedFleet(fleet=fleet, places=places)
 
 
-def _places(machine: Machine) -> Iterator[Place]:
+def _places(machine: Machine) -> Iterator[WorkerPlacement]:
     """Of the workers of one entry."""
     if machine.cpus is not None:
-        yield Place(cores=machine.cpus, cpu_quota=machine.cpu_quota)
+        yield WorkerPlacement(threads=len(machine.cpus), cores=machine.cpus, cpu_quota=machine.cpu_quota)
         return
     for number in range(machine.count):
-        yield Place(cores=(), machine=machine.name if machine.count == 1 else f"{machine.name}-{number}")
+        name = machine.name if machine.count == 1 else f"{machine.name}-{number}"
+        yield WorkerPlacement(threads=machine.cores or 1, cores=(), machine=name)
 
 
 def _slots(cluster: ClusterFile) -> list[Slot]:
@@ -147,15 +153,15 @@ def _slots(cluster: ClusterFile) -> list[Slot]:
     return slots
 
 
-def _described(machine: Machine, source: WeightSource, precisions: Sequence[Precision]) -> WorkerClass:
+def _described(machine: Machine, model: ModelOnDisk, precisions: Sequence[Precision]) -> WorkerClass:
     """One worker on all cores of the machine."""
     rates = machine.rates
     assert rates is not None
     assert machine.memory_bytes is not None
-    config = source.config
+    config = model.config
     speeds = {
         precision: roofline_worker(
-            blocks := decoder_blocks(source, precision),
+            blocks := model.blocks(precision),
             layer_weights(config),
             RooflineRates(memory_bytes_per_s=rates.memory_bytes_per_s, flops_per_s=_flops_per_s(blocks, rates)),
             query_width=config.num_heads * config.head_dim,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from shoal.core.plan.language import Block, held_bytes
 from shoal.core.speed.replan import weigh_move
@@ -13,8 +12,8 @@ from shoal.core.speed.slow_workers import SLOWED_FACTOR
 from shoal.errors import ModelChanged, ShoalError
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
-from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.weights import Precision, WeightSource
+from shoal.model.on_disk import ModelOnDisk
+from shoal.model.weights import parse_precision
 from shoal.planner.split.relayer import Relayering, relayer, with_layers
 
 _EVERY_S = 2.0
@@ -40,15 +39,14 @@ class Replanner:
     def __init__(
         self,
         running: RunningPlan,
-        source: WeightSource,
+        model: ModelOnDisk,
         clock: Callable[[], float],
         report: Callable[[str], None],
     ) -> None:
-        """`source`: of the model."""
-        self._running, self._source, self._clock, self._report = running, source, clock, report
+        """`model`: what the running plan runs."""
+        self._running, self._model, self._clock, self._report = running, model, clock, report
         self._watched: defaultdict[int, _Watched] = defaultdict(_Watched)
         self._next_s = clock() + _EVERY_S
-        self._blocks: Sequence[Block] | None = None
 
     def look(self) -> None:
         """To be called often; does something every few seconds."""
@@ -108,8 +106,5 @@ class Replanner:
         return held_bytes(self._whole_blocks()) < free_memory_bytes()
 
     def _whole_blocks(self) -> Sequence[Block]:
-        if self._blocks is None:
-            plan = self._running.plan
-            precision, exact = cast(Precision, plan.precision), plan.exact_activations
-            self._blocks = decoder_blocks(self._source, precision, exact_activations=exact)
-        return self._blocks
+        plan = self._running.plan
+        return self._model.blocks(parse_precision(plan.precision), exact_activations=plan.exact_activations)

@@ -108,12 +108,10 @@ class RunningPlan:
 
         changed = self._with(index, replica)
         factory = LanguageFactory(
-            planned.path,
-            planned.source,
+            planned.model,
             changed,
             index,
             self._fabric,
-            files=planned.files,
             report=self._report,
             keep_weights=planned.keep_weights,
         )

@@ -19,7 +19,9 @@ from shoal.executor.remote.model_stream import receive_model
 from shoal.machines.ray.link_times import answer_pings, time_pings
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.language.fleet import measure_fleet
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 
@@ -96,7 +98,7 @@ class MachineAgent:
 
     def measure(self, path: str, precisions: Sequence[Precision], slot: Slot, refresh: bool) -> Fleet:
         """How fast one worker here runs a model. Raises: as `measure_fleet`."""
-        return measure_fleet(Path(path), precisions, [slot], refresh=refresh)
+        return measure_fleet(ModelOnDisk(Path(path)), precisions, [slot], Measuring(refresh=refresh))
 
     def answer_pings(self, membership: Membership) -> Address:
         """See `link_times.answer_pings`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from shoal.comm.links.ports import VARIABLE as PORTS_VARIABLE
@@ -22,9 +21,11 @@ from shoal.machines.ray.measuring import measure_links, measure_machines, place_
 from shoal.machines.ray.models import ModelPlaces
 from shoal.machines.ray.presence import DOES_NOT_ANSWER
 from shoal.machines.ray.roster import Roster
-from shoal.measure.language.model_file import open_model
 from shoal.measure.language.model_times import timed_layers
+from shoal.measure.language.timed_model import model_to_time
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.split.machine_places import MachineCores
 
@@ -102,11 +103,9 @@ class RayCluster:
 
     def measure(
         self,
-        path: Path,
+        model: ModelOnDisk,
         precisions: Sequence[Precision],
-        *,
-        refresh: bool,
-        on_progress: Callable[[str], None],
+        measuring: Measuring,
         known: PlacedFleet | None = None,
     ) -> PlacedFleet:
         """See `Machines.measure`. Machines that lack the model are sent the layers that are timed."""
@@ -116,25 +115,25 @@ class RayCluster:
         new = [machine for name, machine in self._roster.machines.items() if name in living and machine not in old]
         lacking = [machine.name for machine in new if models.lacks(machine.name)]
         for precision in precisions if lacking else ():
-            timed = open_model(path, precision)
+            timed = model_to_time(model, precision)
             for name in lacking:
                 for layers in timed_layers(timed):
-                    models.bring(name, layers, timed.num_layers, on_progress)
+                    models.bring(name, layers, timed.num_layers, measuring.on_progress)
         fleets = measure_machines(
             new,
             lambda machine: machine.agent.measure.remote(
-                models.path_on(machine.name), precisions, Slot(cores=machine.facts.cores), refresh
+                models.path_on(machine.name), precisions, Slot(cores=machine.facts.cores), measuring.refresh
             ),
             self.get,
-            on_progress,
+            measuring.on_progress,
         )
         reachable = [machine for machine in (*old, *new) if machine.name in living]
-        between = measure_links(reachable, new, self.get, on_progress)
+        between = measure_links(reachable, new, self.get, measuring.on_progress)
         return place_machines(known, new, fleets, between)
 
-    def find_model(self, path: Path) -> None:
+    def find_model(self, model: ModelOnDisk) -> None:
         """See `Machines.find_model`."""
-        self._models = ModelPlaces(path, list(self._roster.machines.values()), self.get)
+        self._models = ModelPlaces(model.path, list(self._roster.machines.values()), self.get)
 
     def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
         """See `Machines.bring_model`."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from shoal.comm.links.ports import VARIABLE
 from shoal.comm.tls.tls_identity import ClusterAuthority, Membership
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError, WorkerLost
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.machines.ray.machine import RayMachine
-from shoal.planner.choice.spell import Place
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 
 _MEASURE_TIMEOUT_S = 600.0
@@ -117,7 +117,10 @@ def place_machines(
         ),
         places=(
             *(() if known is None else known.places),
-            *((Place(cores=machine.facts.cores, machine=machine.name),) for machine in new),
+            *(
+                (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
+                for machine in new
+            ),
         ),
     )
 

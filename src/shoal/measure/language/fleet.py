@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from shoal.json_cache import ProfileCache, profile_folder
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.language.measurer import LinkTimes, Measurer, ModelSpeeds, TeamMeasurer
-from shoal.measure.language.model_file import ModelFile, open_model
 from shoal.measure.language.rates import LayoutRates
+from shoal.measure.language.timed_model import ModelToTime, model_to_time
 from shoal.measure.machine import Machine, this_machine
+from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot, kinds_of
 from shoal.model.decoder.blocks import PROCESS_BYTES
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
 
 _NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
 """Of a worker that has no other: never used."""
 
-Progress = Callable[[str], None]
+THOROUGHLY = Measuring()
 StartMeasuring = Callable[[Sequence[Slot]], AbstractContextManager[Measurer]]
 
 
@@ -35,24 +36,19 @@ class MachineRates:
 
 
 def measure_fleet(
-    path: Path,
+    model: ModelOnDisk,
     precisions: Sequence[Precision],
     slots: Sequence[Slot],
-    *,
-    refresh: bool = False,
-    is_rough: bool = False,
-    on_progress: Progress = lambda what: None,
+    measuring: Measuring = THOROUGHLY,
     start: StartMeasuring = TeamMeasurer,
 ) -> Fleet:
     """A worker on each of the slots, with a model.
 
     Args:
-        path: of the model, from `resolve_model`.
+        model: what the workers run.
         precisions: at which to measure it.
         slots: on disjoint cores. Alike ones are one class, in the order in which they first come.
-        refresh: measure what is known, too.
-        is_rough: measure in a hurry what is not known. Such figures are kept for the next hurry and for nothing else.
-        on_progress: called with what is being measured.
+        measuring: how; its threads are those of the slots.
         start: who measures what has to be.
 
     Raises:
@@ -61,28 +57,28 @@ def measure_fleet(
         CapacityError: it does not fit into memory.
         WorkerLost: a measuring process died or did not answer.
     """
-    models = {precision: open_model(path, precision) for precision in precisions}
+    models = {precision: model_to_time(model, precision) for precision in precisions}
     kept_links = ProfileCache(profile_folder(), LinkTimes)
     kept_speeds = _kept_speeds()
-    rough = {precision for precision, model in models.items() if is_rough and not _is_known(model, slots)}
+    rough = {precision for precision, one in models.items() if measuring.is_rough and not _is_known(one, slots)}
     with start(slots) as measurer:
-        links = kept_links.get_or_measure(_key("links", slots), measurer.links, refresh=refresh)
+        links = kept_links.get_or_measure(_key("links", slots), measurer.links, refresh=measuring.refresh)
         speeds = {
             precision: kept_speeds.get_or_measure(
-                _model_key(model, slots, is_rough=precision in rough),
-                lambda model=model, precision=precision: measurer.speeds(
-                    model, on_progress, is_rough=precision in rough
+                _model_key(one, slots, is_rough=precision in rough),
+                lambda one=one, precision=precision: measurer.speeds(
+                    one, measuring.on_progress, is_rough=precision in rough
                 ),
-                refresh=refresh,
+                refresh=measuring.refresh,
             )
-            for precision, model in models.items()
+            for precision, one in models.items()
         }
     return _fleet(slots, links, speeds, is_rough=bool(rough))
 
 
-def is_measured(path: Path, precisions: Sequence[Precision], slots: Sequence[Slot]) -> bool:
+def is_measured(model: ModelOnDisk, precisions: Sequence[Precision], slots: Sequence[Slot]) -> bool:
     """Whether such a fleet is known already, and not only roughly. Raises ModelLoadError."""
-    return all(_is_known(open_model(path, one), slots) for one in precisions)
+    return all(_is_known(model_to_time(model, one), slots) for one in precisions)
 
 
 def measure_machine(
@@ -133,11 +129,11 @@ def _kept_speeds() -> ProfileCache[ModelSpeeds]:
     return ProfileCache(profile_folder(), ModelSpeeds)
 
 
-def _is_known(model: ModelFile, slots: Sequence[Slot]) -> bool:
+def _is_known(model: ModelToTime, slots: Sequence[Slot]) -> bool:
     return _kept_speeds().has(_model_key(model, slots, is_rough=False))
 
 
-def _model_key(model: ModelFile, slots: Sequence[Slot], *, is_rough: bool) -> dict[str, object]:
+def _model_key(model: ModelToTime, slots: Sequence[Slot], *, is_rough: bool) -> dict[str, object]:
     return _key("model, roughly" if is_rough else "model", slots, model=model.shape)
 
 

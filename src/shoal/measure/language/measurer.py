@@ -9,9 +9,10 @@ from typing import Protocol
 
 from shoal.measure.language.head_time import measure_turn
 from shoal.measure.language.links import PairSpeeds, measure_message, measure_pair
-from shoal.measure.language.model_times import ModelFile, TimedModel, time_model
+from shoal.measure.language.model_times import TimedModel, time_model
 from shoal.measure.language.process import ProfileTeam
 from shoal.measure.language.rates import LayoutRates, measure_layout
+from shoal.measure.language.timed_model import ModelToTime
 from shoal.measure.processor_use import processor_use
 from shoal.measure.slots import Slot, kinds_of
 from shoal.planner.speeds.figures import others_share
@@ -63,7 +64,7 @@ class Measurer(Protocol):
         """Raises WorkerLost."""
         ...
 
-    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+    def speeds(self, model: ModelToTime, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
         """With `is_rough`, fewer steps, less often. Raises WorkerLost, ModelLoadError."""
         ...
 
@@ -90,7 +91,7 @@ class TeamMeasurer:
         """See `Measurer.rates`."""
         return measure_layout(self._team())
 
-    def speeds(self, model: ModelFile, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
+    def speeds(self, model: ModelToTime, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
         """See `Measurer.speeds`."""
         team, ranks = self._team(), [self._slots.index(slot) for slot in kinds_of(self._slots)]
         cores = {core for slot in self._slots for core in slot.cores}

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shoal.measure.language.model_file import ModelFile
 from shoal.measure.language.parts import COLUMNS, FULL, HALF, LONG, NOTHING, QUICK, SHORT, Part, kind_of, plan_parts
 from shoal.measure.language.process import ProfileTeam, seconds_of
+from shoal.measure.language.timed_model import ModelToTime
 from shoal.measure.slots import Slot
 from shoal.planner.speeds.step_points import ModelPoints, PartPoints, StepKind
 from shoal.protocol.profile_messages import DropPart, LoadPart, TimeLimits, TimeStep
@@ -45,7 +45,7 @@ class TimedModel:
 
 
 def time_model(
-    team: ProfileTeam, model: ModelFile, ranks: Sequence[int], on_progress: Progress, *, is_rough: bool = False
+    team: ProfileTeam, model: ModelToTime, ranks: Sequence[int], on_progress: Progress, *, is_rough: bool = False
 ) -> list[TimedModel]:
     """The model on some of a team's workers, all of them computing the same at once.
 
@@ -90,7 +90,7 @@ def _workers(team: ProfileTeam) -> str:
     return f"{count} worker{'' if count == 1 else 's'} of {threads} thread{'' if threads == 1 else 's'}"
 
 
-def timed_layers(model: ModelFile) -> set[tuple[int, int]]:
+def timed_layers(model: ModelToTime) -> set[tuple[int, int]]:
     """[first, last) of all parts of a model that are timed on one worker, and on workers that share layers."""
     parts = plan_parts(model.blocks, model.atoms, LIMITS, with_shards=True)
     return {(part.first_layer, part.last_layer) for part in parts}
@@ -131,7 +131,7 @@ def _keep_going(step: TimeStep) -> TimeStep:
     )
 
 
-def _load_message(model: ModelFile, part: Part) -> LoadPart:
+def _load_message(model: ModelToTime, part: Part) -> LoadPart:
     steps = (*part.steps, *part.alone_steps)
     shard = part.shard
     return LoadPart(
@@ -150,7 +150,7 @@ def _load_message(model: ModelFile, part: Part) -> LoadPart:
     )
 
 
-def _points(model: ModelFile, part: Part, seconds: Seconds) -> PartPoints:
+def _points(model: ModelToTime, part: Part, seconds: Seconds) -> PartPoints:
     atoms, shard = model.atoms, part.shard
     if shard is None:
         return PartPoints(num_layers=part.num_layers, vocabulary=float(part.has_head), seconds=seconds)

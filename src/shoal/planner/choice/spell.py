@@ -15,6 +15,7 @@ from shoal.core.plan.language import (
     StagePlan,
     held_bytes,
 )
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.core.plan.share_rounding import ranges_of, round_shares
 from shoal.errors import CapacityError
@@ -27,18 +28,6 @@ from shoal.planner.split.split_text import describe
 
 BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
 """embedding, layers and head of a shard with such a part, at a precision"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a worker of a class sits."""
-
-    cores: tuple[int, ...]
-    """CPU ids; empty: not of this machine"""
-    cpu_quota: float | None = None
-    """None: all of their time"""
-    machine: str | None = None
-    """None: this one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +54,7 @@ def spell_plan(
     precision: str,
     atoms: ShardAtoms,
     workload: Workload,
-    places: Sequence[Sequence[Place]],
+    places: Sequence[Sequence[WorkerPlacement]],
     blocks_of: BlocksOf,
     limits: Limits,
 ) -> Plan:
@@ -115,7 +104,7 @@ def spell_plan(
 
 class _Speller:
     def __init__(
-        self, candidate: Candidate, atoms: ShardAtoms, blocks_of: BlocksOf, free: Sequence[Iterator[Place]]
+        self, candidate: Candidate, atoms: ShardAtoms, blocks_of: BlocksOf, free: Sequence[Iterator[WorkerPlacement]]
     ) -> None:
         self._classes = candidate.fleet.classes
         self._atoms, self._blocks_of, self._free = atoms, blocks_of, free
@@ -134,7 +123,7 @@ class _Speller:
             shards.append(
                 ShardPlan(
                     part=part,
-                    threads=self._classes[index].threads,
+                    threads=place.threads,
                     cores=place.cores,
                     cpu_quota=place.cpu_quota,
                     machine=place.machine,

@@ -7,33 +7,35 @@ from itertools import pairwise
 
 from shoal.core.plan.language import Block, Plan
 from shoal.errors import CapacityError
+from shoal.planner.memory.plan_memory import needed_memory
 from shoal.planner.split.balance import balance_layers
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
 
-def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int) -> None:
-    """Check weights and KV memory of all workers against one machine's memory.
+def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int, shares_weights: bool) -> None:
+    """Check weights, KV memory and processes of all workers against this machine's memory.
+
+    A plan with workers on other machines is not checked: they look at their own memory when workers are placed there.
 
     Args:
-        plan: all of its workers run on this machine.
+        plan: with the bytes of every worker.
         blocks: embedding, layers, head of the whole model, at the plan's precision.
         available_bytes: memory that can be taken without swapping.
+        shares_weights: whether workers that hold the same map one kept copy of it.
 
     Raises:
         CapacityError: saying what is needed, what there is, and how many workers of this memory would do.
     """
-    shards = [shard for replica in plan.replicas for shard in replica.shards]
-    weight_bytes = sum(shard.weight_bytes for shard in shards)
-    kv_bytes = sum(shard.kv_bytes for shard in shards)
-    process_bytes = sum(shard.process_bytes for shard in shards)
-    needed_bytes = weight_bytes + kv_bytes + process_bytes
-    if needed_bytes <= available_bytes:
+    if any(shard.machine for shard in plan.shards):
+        return
+    needed = needed_memory(plan, shares_weights=shares_weights)
+    if needed.total <= available_bytes:
         return
     raise CapacityError(
-        f"--split {plan.split} needs {format_bytes(needed_bytes)} of memory ({format_bytes(weight_bytes)} for weights, "
-        f"{format_bytes(kv_bytes)} for KV, {format_bytes(process_bytes)} for {len(shards)} "
-        f"{'process' if len(shards) == 1 else 'processes'}), but {format_bytes(available_bytes)} are free; "
+        f"--split {plan.split} needs {format_bytes(needed.total)} of memory ({format_bytes(needed.weight_bytes)} for "
+        f"weights, {format_bytes(needed.kv_bytes)} for KV, {format_bytes(needed.process_bytes)} for {plan.num_workers} "
+        f"{'process' if plan.num_workers == 1 else 'processes'}), but {format_bytes(available_bytes)} are free; "
         f"{_way_out(plan, blocks, available_bytes)}"
     )
 

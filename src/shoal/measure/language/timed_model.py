@@ -1,4 +1,4 @@
-"""What measuring needs to know of a model."""
+"""What measuring needs to know of a model at one precision."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import msgspec
 
 from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.open_weights import open_weights
-from shoal.model.shard_source import shard_atoms
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.speeds.step_points import LayerWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFile:
+class ModelToTime:
     """A model at one precision, from its headers."""
 
     path: Path
@@ -37,17 +35,16 @@ class ModelFile:
         return len(self.blocks) - 2
 
 
-def open_model(path: Path, precision: Precision) -> ModelFile:
-    """Read a model's headers. Raises ModelLoadError."""
-    source = open_weights(path)
-    blocks = decoder_blocks(source, precision)
-    figures = (asdict(source.config), [block.weight_bytes for block in blocks], precision)
-    return ModelFile(
-        path=path,
+def model_to_time(model: ModelOnDisk, precision: Precision) -> ModelToTime:
+    """What is timed of a model. Raises ModelLoadError."""
+    blocks, config = model.blocks(precision), model.config
+    figures = (asdict(config), [block.weight_bytes for block in blocks], precision)
+    return ModelToTime(
+        path=model.path,
         precision=precision,
         blocks=blocks,
-        atoms=shard_atoms(source.config),
-        weights=layer_weights(source.config),
+        atoms=model.atoms,
+        weights=layer_weights(config),
         shape=hashlib.sha256(msgspec.json.encode(figures, order="deterministic")).hexdigest()[:32],
     )
 

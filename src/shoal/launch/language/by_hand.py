@@ -1,0 +1,76 @@
+"""A plan for a split that the user has said by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from shoal.config import LaunchConfig
+from shoal.core.plan.language import Block, Plan, held_bytes
+from shoal.launch.language.limits import BLOCK_SIZE, longest_context
+from shoal.machines.machines import Machines
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.model.on_disk import ModelOnDisk
+from shoal.model.weights import Precision
+from shoal.planner.memory.kv_room import default_kv_bytes, default_kv_tokens
+from shoal.planner.split.machine_places import place_on_machines
+from shoal.planner.split.manual import plan_from_spec
+from shoal.planner.split.shares import shard_parts
+from shoal.planner.split.split_spec import SplitSpec
+
+
+def plan_by_hand(
+    config: LaunchConfig, spec: SplitSpec, model: ModelOnDisk, precision: Precision, machines: Machines | None
+) -> Plan:
+    """Spell a split out; on several machines as if all had the memory of the smallest.
+
+    Args:
+        config: what else the user asked for.
+        spec: the split.
+        model: what is split.
+        precision: of its matrices.
+        machines: where the workers run; None: on this machine.
+
+    Raises:
+        ConfigError: the model does not allow the split, or the threads make no sense.
+        CapacityError: there is too little memory for one KV block.
+    """
+    parts = shard_parts(model.atoms, spec.shares) if spec.num_shards > 1 else (model.whole,)
+    exact = config.exact_activations
+    shards = [model.blocks(precision, part, exact_activations=exact) for part in parts]
+    max_context = longest_context(config, model)
+    kv_memory_bytes = config.kv_memory_bytes
+    if kv_memory_bytes is None:
+        available_bytes = free_memory_bytes() if machines is None else _memory_of(machines, spec)
+        kv_memory_bytes = default_kv_bytes(
+            default_kv_tokens(config.max_seqs, max_context),
+            _kv_bytes_per_token(shards),
+            num_replicas=spec.num_replicas,
+            free_bytes=available_bytes - spec.num_replicas * sum(map(held_bytes, shards)),
+        )
+    plan = plan_from_spec(
+        model=config.model,
+        shard_blocks=shards,
+        parts=parts,
+        spec=spec,
+        precision=precision,
+        threads=config.threads,
+        cores=sorted(os.sched_getaffinity(0)),
+        kv_memory_bytes=kv_memory_bytes,
+        block_size=BLOCK_SIZE,
+        max_context=max_context,
+        max_seqs=config.max_seqs,
+        max_step_tokens=config.max_step_tokens,
+    )
+    plan = replace(plan, exact_activations=exact)
+    return plan if machines is None else place_on_machines(plan, machines.cores(), config.threads)
+
+
+def _memory_of(machines: Machines, spec: SplitSpec) -> int:
+    return machines.free_memory_bytes() * min(len(machines.cores()), spec.num_workers)
+
+
+def _kv_bytes_per_token(shards: Sequence[Sequence[Block]]) -> int:
+    """Bytes of KV cache that a token of context takes in one replica."""
+    return sum(block.kv_bytes_per_token for blocks in shards for block in blocks)

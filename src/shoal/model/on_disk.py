@@ -1,0 +1,111 @@
+"""A language model's files: found and opened in one place, its sizes read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.core.plan.language import Block, ShardPart
+from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.file_states import model_states
+from shoal.model.formats.model_path import resolve_model, resolve_settings
+from shoal.model.formats.open_weights import open_sizes, open_weights
+from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
+from shoal.model.weights import Precision, WeightSource
+
+
+class ModelOnDisk:
+    """A model's path, its opened files, and what its blocks weigh at each precision.
+
+    Only headers are read. After `close` the files are opened again when somebody asks for what is in them.
+    """
+
+    def __init__(
+        self, path: Path, *, name: str | None = None, open_source: Callable[[Path], WeightSource] = open_weights
+    ) -> None:
+        """Open the files.
+
+        Args:
+            path: from `resolve_model`.
+            name: as the user named it; None: the path.
+            open_source: reads the headers.
+
+        Raises:
+            ModelLoadError: a file is missing, broken or of an unknown kind.
+        """
+        self.path = path
+        self.name = str(path) if name is None else name
+        self.files = model_states(path)
+        """The files' states as they were when the model was opened first."""
+        self._open = open_source
+        self._source: WeightSource | None = open_source(path)
+        self._blocks: dict[tuple[Precision, ShardPart, bool], tuple[Block, ...]] = {}
+
+    @property
+    def source(self) -> WeightSource:
+        """The opened weights."""
+        if self._source is None:
+            self._source = self._open(self.path)
+        return self._source
+
+    @property
+    def config(self) -> DecoderConfig:
+        """Settings of the whole model."""
+        return self.source.config
+
+    @property
+    def atoms(self) -> ShardAtoms:
+        """The pieces into which the model can be cut."""
+        return shard_atoms(self.config)
+
+    @property
+    def whole(self) -> ShardPart:
+        """The part that is everything."""
+        return whole_part(self.config)
+
+    @property
+    def shape(self) -> str:
+        """What the model looks like, in one line: for a person, and to tell whether a stored plan belongs to it."""
+        config = self.config
+        return (
+            f"{config.family}, {config.num_layers} layers of {config.hidden_size}, {config.num_heads} heads in "
+            f"{config.num_kv_heads} groups, {config.intermediate_size} MLP columns, {config.vocab_size} tokens"
+        )
+
+    def blocks(
+        self, precision: Precision, part: ShardPart | None = None, *, exact_activations: bool = False
+    ) -> tuple[Block, ...]:
+        """Embedding, layers and head, as a worker holds them. Computed once for each set of arguments.
+
+        Args:
+            precision: of the matrices.
+            part: of every matrix that the worker holds; None: all of it.
+            exact_activations: see `StageConfig`.
+        """
+        part = part or self.whole
+        key = (precision, part, exact_activations)
+        if key not in self._blocks:
+            own = self.source if part == self.whole else ShardSource(self.source, part)
+            self._blocks[key] = tuple(decoder_blocks(own, precision, exact_activations=exact_activations))
+        return self._blocks[key]
+
+    def close(self) -> None:
+        """Let go of the files. Idempotent."""
+        self._source = None
+
+
+def find_model(name: str, *, sizes_suffice: bool = False) -> ModelOnDisk:
+    """The model that a user means.
+
+    Args:
+        name: a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME.
+        sizes_suffice: whether a model's settings are enough, because its weights will never be read.
+
+    Raises:
+        ModelLoadError: there is no such model, or its files are broken or of an unknown kind.
+    """
+    if sizes_suffice:
+        return ModelOnDisk(resolve_settings(name), name=name, open_source=open_sizes)
+    return ModelOnDisk(resolve_model(name), name=name)
