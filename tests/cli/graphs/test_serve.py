@@ -139,6 +139,8 @@ def test_nothing_is_served_where_no_model_can_be() -> None:
 
 @pytest.mark.parametrize("which", ["port", "grpc_port"])
 def test_an_address_in_use_is_known_before_anything_is_loaded(which: str) -> None:
+    if which == "grpc_port":
+        pytest.importorskip("grpc")
     loader = FakeLoader({"doubler": doubler})
     with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
         serve_graphs(["doubler.onnx"], loader, options(**{which: taken.getsockname()[1]}))
