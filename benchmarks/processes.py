@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,18 +57,23 @@ def running(
 ) -> Iterator[None]:
     """Run a server while the block runs; waits until `health_url` answers 200. `env`: in place of this process's."""
     with log.open("w+b") if log else tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
         try:
             if health_url:
                 _wait_until_healthy(process, health_url, out)
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end_session(process)
+
+
+def _end_session(leader: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, also where it leaves them behind as it ends."""
+    leader.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        leader.wait(30)
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
 
 
 def last_words(log: IO[bytes]) -> str:
