@@ -9,8 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shoal.core.sequences.request import FinishReason, Output, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import (
+    FinishReason,
+    Output,
+    Request,
+    RequestFinished,
+    RequestId,
+    TokenGuide,
+    TokenProduced,
+)
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
+from shoal.model.text.grammar.compiler import GrammarCompiler
+from shoal.model.text.grammar.constraint import Constraint
+from shoal.model.text.grammar.guide import GrammarGuide
 from shoal.protocol.messages import TokenLogprobs
 
 EOS = 256
@@ -38,6 +49,7 @@ class ByteTokenizer:
     """A token is a byte; 256 ends a text."""
 
     eos_token_ids = frozenset({EOS})
+    special_token_ids = eos_token_ids
     vocab_size = 257
     max_token_chars = 1
 
@@ -54,6 +66,9 @@ class ByteTokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < EOS else b"<eos>"
+
+    def guide(self, constraint: Constraint) -> GrammarGuide:
+        return GrammarCompiler(self).guide(constraint)
 
     def detokenizer(self, context: Sequence[int] = ()) -> ByteDetokenizer:
         return ByteDetokenizer()
@@ -185,6 +200,8 @@ class FakeEngine:
         if self.stall_after is not None and count >= self.stall_after:
             return False
         token_id = reply[count] if count < len(reply) else EOS
+        if request.guide is not None:
+            token_id = self._guided(request.guide, reply, count, token_id)
         self._running[request_id] = (request, reply, count + 1)
         self._outputs.append(
             TokenProduced(request_id=request_id, token_id=token_id, logprobs=_logprobs(request, token_id))
@@ -194,6 +211,16 @@ class FakeEngine:
         elif count + 1 == request.max_tokens:
             self._finish(request_id, "length")
         return True
+
+    @staticmethod
+    def _guided(guide: TokenGuide, reply: list[int], count: int, wanted: int) -> int:
+        """The wanted token if it is allowed, else the end, else the last letter; the reply remembers it."""
+        mask = guide.allowed(reply[:count])
+        allowed = [token_id for token_id in range(EOS + 1) if mask[token_id // 8] >> token_id % 8 & 1]
+        possible = [token_id for token_id in (wanted, EOS) if token_id in allowed]
+        choice = possible[0] if possible else max(token_id for token_id in allowed if token_id < 128)
+        reply[count:] = [choice, *reply[count + 1 :]]
+        return reply[count]
 
     def _finish(self, request_id: RequestId, reason: FinishReason, message: str = "") -> None:
         request, _, count = self._running.pop(request_id)

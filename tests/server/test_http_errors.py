@@ -64,7 +64,6 @@ def _server_goes_on(http: httpx.Client):
         ("ignore_eos", 1),
         ("logit_bias", {"5": 100}),
         ("tools", [{"type": "function"}]),
-        ("response_format", {"type": "json_object"}),
         ("min_tokens", 3),
     ],
 )

@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.protocol.hidden_codec import LinkPrecision
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -66,6 +66,9 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Teacher forcing: take this token instead of drawing one (perplexity, verification, echo)."""
     want_logits: bool = False
     """Also return the row's raw logits, fp32 [V] (verification)."""
+    allowed: bytes = b""
+    """Tokens that may be drawn, a bit each, the first in the lowest bit of the first byte, and no token beyond its end;
+    empty: any."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
@@ -95,7 +98,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Natural-log probabilities at one output position, after penalties, before temperature and truncation."""
+    """Natural-log probabilities at one output position, after penalties and among the tokens that are allowed, before
+    temperature and truncation."""
 
     logprob: float
     """of the chosen token"""

@@ -46,6 +46,8 @@ def _check_samples(samples: Iterable[SampleRow], num_tokens: int, vocab_size: in
             raise RemoteProtocolError(f"token {sample.target} of {vocab_size} is to be taken")
         if sample.history:
             _check_ids("earlier token", sample.history, vocab_size)
+        if sample.allowed and not any(sample.allowed[: -(-vocab_size // 8)]):
+            raise RemoteProtocolError(f"row {sample.row} may draw no token")
 
 
 def _check_ids(what: str, data: bytes, vocab_size: int) -> None:

@@ -17,13 +17,13 @@ COMPLETION: dict[str, Any] = {"prompt": "{hi}"}
 CHANGES = {
     "add_generation_prompt": False, "allowed_token_ids": [5], "audio": {"voice": "x"}, "bad_words": ["x"],
     "chat_template": "x", "chat_template_kwargs": {"enable_thinking": False}, "continue_final_message": True,
-    "documents": [{}], "ebnf": "x", "function_call": {"name": "f"}, "grammar": "root ::= x", "guided_json": {},
-    "guided_decoding_backend": "x", "include_stop_str_in_output": True, "json_schema": {"type": "object"},
+    "documents": [{}], "function_call": {"name": "f"},
+    "guided_decoding_backend": "x", "include_stop_str_in_output": True,
     "length_penalty": 1.5, "logits_processors": ["x"], "logit_bias": {"5": 1}, "modalities": ["audio"],
     "n_predict": 5, "prediction": {}, "prompt_embeds": "x", "prompt_logprobs": 1, "reasoning_effort": "high",
-    "regex": "a+", "repeat_penalty": 1.1, "repetition_penalty": 1.1, "return_token_ids": True,
+    "repeat_penalty": 1.1, "repetition_penalty": 1.1, "return_token_ids": True,
     "return_tokens_as_token_ids": True, "skip_special_tokens": False, "tool_choice": "required", "tools": [{}],
-    "truncate_prompt_tokens": 5, "typical_p": 0.5, "web_search_options": {}, "response_format": {"type": "json_object"},
+    "truncate_prompt_tokens": 5, "typical_p": 0.5, "web_search_options": {},
     "echo": True, "min_tokens": True, "use_beam_search": 1,
 }  # fmt: skip
 

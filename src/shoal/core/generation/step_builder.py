@@ -89,15 +89,18 @@ class StepBuilder:
     def _add_sample(self, sequence: Sequence, row: int, *, row_in_step: int) -> None:
         request, num_prompt = sequence.request, sequence.num_prompt
         token_index = row - num_prompt + 1
-        history = b""
-        if request.sampling.needs_history:
-            history = sequence.token_ids[num_prompt : num_prompt + token_index].tobytes()
+        history = allowed = b""
+        if request.sampling.needs_history or request.guide is not None:
+            outputs = sequence.token_ids[num_prompt : num_prompt + token_index]
+            history = outputs.tobytes() if request.sampling.needs_history else b""
+            allowed = request.guide.allowed(outputs) if request.guide is not None else b""
         self._samples.append(
             SampleRow(
                 row=row_in_step,
                 token_index=token_index,
                 sampling=request.sampling,
                 history=history,
+                allowed=allowed,
                 target=request.targets[token_index] if request.targets else None,
                 want_logits=request.want_logits,
             )

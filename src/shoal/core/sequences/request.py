@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NewType
+from typing import Literal, NewType, Protocol
 
 from shoal.protocol.messages import Sampling, TokenLogprobs
 
 RequestId = NewType("RequestId", str)
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class TokenGuide(Protocol):
+    """Which tokens an output may go on with: a condition such as a JSON schema, compiled for one request."""
+
+    def allowed(self, outputs: Sequence[int], /) -> bytes:
+        """A bit a token of the vocabulary, the first in the lowest bit of the first byte; one is set at least.
+
+        Depends on nothing but the output tokens so far, so that a request which is computed again goes on alike.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +39,8 @@ class Request:
     """teacher forcing: the output tokens to take instead of drawing them, at most max_tokens (scoring, verification)"""
     want_logits: bool = False
     """return the raw logits of every output position (verification)"""
+    guide: TokenGuide | None = None
+    """keeps the output within a condition; its own, not another request's"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Backend
 
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.detokenizer import REPLACEMENT, Detokenizer
+from shoal.model.text.grammar.constraint import Constraint
 from shoal.model.text.token_pieces import TokenPieces
 from shoal.model.text.tokenizer_files import TokenizerSettings, from_gguf, from_hf_directory
 from shoal.model.text.vocabulary.guard import is_failure, while_building
+
+if TYPE_CHECKING:
+    from shoal.model.text.grammar.compiler import GrammarCompiler
+    from shoal.model.text.grammar.guide import GrammarGuide
 
 TRIAL_TEXT = "A shoal of 7 fish,\n\U0010ffff e\u0301"
 """Words, numbers, a character that no vocabulary has, and one that is often composed."""
@@ -65,6 +71,7 @@ class Tokenizer:
         self._settings = settings
         self._vocab_size = backend.get_vocab_size()
         self._num_rows = num_rows
+        self._grammar_lock = threading.Lock()
         self._templates = {
             name: ChatTemplate(settings.chat_templates[name], settings.special_tokens)
             for name in ("default", "tool_use")
@@ -135,6 +142,16 @@ class Tokenizer:
         """What one token adds to a text, in UTF-8: less than a character where the vocabulary is one of bytes."""
         return self._pieces.bytes_of(token_id) or self.token_text(token_id).encode()
 
+    def guide(self, constraint: Constraint) -> GrammarGuide:
+        """What keeps one output within a constraint. The first call takes a second.
+
+        Raises:
+            InvalidRequest: the constraint is malformed, cannot be satisfied or uses what is not supported.
+        """
+        with self._grammar_lock:
+            compiler = self._grammars
+        return compiler.guide(constraint)
+
     def detokenizer(self, context: Sequence[int] = (), *, skip_special: bool = True) -> Detokenizer:
         """A stream of text for one sequence that goes on after the tokens of `context`."""
         return Detokenizer(lambda ids: self.decode(ids, skip_special=skip_special), context)
@@ -151,6 +168,19 @@ class Tokenizer:
             raise InvalidRequest("this model has no chat template; use plain completions", "messages")
         name = "tool_use" if tools and "tool_use" in self._templates else "default"
         return self._templates[name].render(messages, tools)
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Tokens that stand for no text of their own, as the end of a turn."""
+        return frozenset(
+            token_id for token_id, token in self._backend.get_added_tokens_decoder().items() if token.special
+        )
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        from shoal.model.text.grammar.compiler import GrammarCompiler  # a quarter of a second, for few requests
+
+        return GrammarCompiler(self)
 
     @cached_property
     def _pieces(self) -> TokenPieces:

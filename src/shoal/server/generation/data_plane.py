@@ -14,6 +14,7 @@ import msgspec
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.sequences.request import Request, RequestId, TokenProduced
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull
+from shoal.model.text.grammar.constraint import Constraint
 from shoal.protocol.messages import Sampling
 from shoal.server.bodies.readers import Readers
 from shoal.server.generation.choice import Choice
@@ -21,7 +22,7 @@ from shoal.server.generation.engine_thread import EngineThread
 from shoal.server.generation.generation import Generation, GenerationSpec
 from shoal.server.generation.metrics import RequestTimer, ServerMetrics
 from shoal.server.generation.output_stream import OutputStream
-from shoal.server.generation.seams import Engine, EngineStats, Tokenizer
+from shoal.server.generation.seams import Engine, EngineStats, Guide, Tokenizer
 from shoal.server.generation.text_stream import TextStream, prepare_stops
 
 SHORT_TEXT_CHARS = 4096
@@ -149,6 +150,20 @@ class DataPlane:
         self.check_length((str(message["content"]) for message in messages), "messages")
         return await self.readers.run(lambda: self.tokenizer.chat_prompt(messages))
 
+    async def guides(self, constraint: Constraint | None, num_choices: int, param: str) -> tuple[Guide, ...]:
+        """What keeps each choice of a call within a constraint, compiled off the event loop; None: nothing.
+
+        Raises:
+            InvalidRequest: it is malformed, cannot be satisfied or uses what is not supported.
+            QueueFull: too many wait to be read.
+        """
+        if constraint is None:
+            return ()
+        try:
+            return await self.readers.run(lambda: tuple(self.tokenizer.guide(constraint) for _ in range(num_choices)))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"`{param}` cannot be used: {error}", param=param) from error
+
     async def generate(self, specs: Sequence[GenerationSpec], timeout_s: float | None = None) -> Generation:
         """Start a call with one or more prompts; all of them are admitted or none.
 
@@ -166,12 +181,13 @@ class DataPlane:
         """
         self._check_room(sum(spec.n for spec in specs))
         timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
-        requests, choices, timers = self._expand(specs)
+        requests, choices, timers, guides = self._expand(specs)
         return Generation(
             self._engine,
             await self._submit(requests, timeout_s),
             choices,
             timers,
+            guides,
             num_prompt_tokens=sum(len(spec.prompt_ids) for spec in specs),
             choices_per_prompt=[spec.n for spec in specs],
             timeout_s=timeout_s,
@@ -208,11 +224,12 @@ class DataPlane:
 
     def _expand(
         self, specs: Sequence[GenerationSpec]
-    ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, RequestTimer]]:
+    ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, RequestTimer], dict[RequestId, Guide]]:
         call_id, arrival_s = uuid.uuid4().hex, self._clock()
         requests: list[Request] = []
         choices: dict[RequestId, Choice] = {}
         timers: dict[RequestId, RequestTimer] = {}
+        guides: dict[RequestId, Guide] = {}
         for spec in specs:
             max_tokens = self._allowed_tokens(spec)
             stop_token_ids, stops = self._stop_token_ids(spec), prepare_stops(spec.stop)
@@ -224,12 +241,15 @@ class DataPlane:
                     max_tokens=max_tokens,
                     sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
                     stop_token_ids=stop_token_ids,
+                    guide=spec.guides[sibling] if spec.guides else None,
                 )
+                if spec.guides:
+                    guides[request.request_id] = spec.guides[sibling]
                 requests.append(request)
                 text = TextStream(self.tokenizer.detokenizer(spec.prompt_ids), stops)
                 choices[request.request_id] = Choice(index, text, request.stop_token_ids)
                 timers[request.request_id] = self.metrics.timer(len(spec.prompt_ids), arrival_s, self._clock)
-        return requests, choices, timers
+        return requests, choices, timers, guides
 
     def _seed(self, spec: GenerationSpec, sibling: int) -> int:
         return (self._draw_seed() if spec.seed is None else spec.seed + sibling) % NUM_SEEDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -14,6 +14,7 @@ from shoal.server.generation.choice import Choice, ChoiceDelta
 from shoal.server.generation.engine_thread import EngineThread
 from shoal.server.generation.metrics import RequestTimer
 from shoal.server.generation.output_stream import OutputStream
+from shoal.server.generation.seams import Guide
 from shoal.server.http.draining import ShuttingDown
 
 
@@ -36,6 +37,8 @@ class GenerationSpec:
     """end the text, in addition to the model's own"""
     ignore_eos: bool = False
     """go on past the model's own end tokens"""
+    guides: tuple[Guide, ...] = ()
+    """keep the outputs within a constraint, one a choice; empty: they are free"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,7 @@ class Generation:
         stream: OutputStream,
         choices: dict[RequestId, Choice],
         timers: dict[RequestId, RequestTimer],
+        guides: Mapping[RequestId, Guide],
         *,
         num_prompt_tokens: int,
         choices_per_prompt: Sequence[int],
@@ -71,6 +75,7 @@ class Generation:
         self._stream = stream
         self._choices = choices
         self._timers = timers
+        self._guides = guides
         self._num_prompt_tokens = num_prompt_tokens
         self._choices_per_prompt = choices_per_prompt
         self._num_open = len(choices)
@@ -141,6 +146,8 @@ class Generation:
         self._timers[output.request_id].finish(choice.finish_reason or output.reason)
         if output.reason == "error":
             raise self._error_of(output.message)
+        if (guide := self._guides.get(output.request_id)) is not None and guide.failure is not None:
+            raise RequestError(f"the output could not be kept within its constraint: {guide.failure}")
 
     def _error_of(self, message: str) -> ShoalError:
         """Whether it is this request's fault, or nothing can be done any more."""

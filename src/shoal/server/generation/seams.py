@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from shoal.core.sequences.request import Output, Request, RequestId
+from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
+from shoal.model.text.grammar.constraint import Constraint
 
 
 class EngineStats(Protocol):
@@ -147,6 +148,15 @@ class Detokenizer(Protocol):
         ...
 
 
+class Guide(TokenGuide, Protocol):
+    """Keeps one output within a constraint."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it could not follow the output any longer, which then ends early; None while it can."""
+        ...
+
+
 class Tokenizer(Protocol):
     """Text to token ids and back."""
 
@@ -180,6 +190,10 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token_id: int, /) -> bytes:
         """What one token adds to a text, in UTF-8; it may be a part of a character."""
+        ...
+
+    def guide(self, constraint: Constraint, /) -> Guide:
+        """What keeps one output within a constraint. May take seconds; thread-safe. Raises InvalidRequest."""
         ...
 
     def detokenizer(self, context: Sequence[int] = ..., /) -> Detokenizer:

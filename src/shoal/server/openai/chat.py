@@ -13,6 +13,7 @@ from shoal.server.generation.choice import ChoiceDelta, PositionLogprobs
 from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.generation import GenerationSpec, Usage
 from shoal.server.openai.form import FinishedChoice, finite, token_name, top_pairs, usage_fields
+from shoal.server.openai.guides import body_guides
 from shoal.server.openai.schemas import ChatBody
 
 _json = msgspec.json.Encoder().encode
@@ -35,6 +36,7 @@ async def chat_specs(body: ChatBody, data_plane: DataPlane) -> list[GenerationSp
             stop=body.stop,
             stop_token_ids=frozenset(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),
+            guides=await body_guides(body, data_plane),
         )
     ]
 

@@ -5,12 +5,14 @@ Fields that are not named here are looked at in fields.py.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
+from shoal.server.openai.constraints import CONSTRAINT_FIELDS, NamedConstraint, find_constraint
 from shoal.server.openai.fields import (
     MESSAGE_HARMLESS,
     MESSAGE_NEUTRAL,
@@ -131,6 +133,16 @@ class GenerationBody(_Schema):
     user: str | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     """seconds in which the answer must be finished: not OpenAI's, as some gateways know it"""
 
@@ -138,6 +150,17 @@ class GenerationBody(_Schema):
     def _refuse_unimplemented(self) -> GenerationBody:
         check_fields(self.model_extra or {}, type(self).model_fields, self.endpoint)
         return self
+
+    @model_validator(mode="after")
+    def _check_constraint(self) -> GenerationBody:
+        if self.constraint is not None and self.ignore_eos:
+            raise InvalidRequest("`ignore_eos` cannot go with an output of a given form", param="ignore_eos")
+        return self
+
+    @cached_property
+    def constraint(self) -> NamedConstraint | None:
+        """What the output must look like, and the field that says so. Raises InvalidRequest."""
+        return find_constraint({name: getattr(self, name) for name in CONSTRAINT_FIELDS})
 
     @property
     def num_choices(self) -> int:

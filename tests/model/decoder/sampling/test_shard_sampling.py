@@ -1,6 +1,6 @@
 """Sampling from shards of the vocabulary gives what sampling from the whole gives, wherever the cuts are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.model.decoder.sampling.candidates import pick
 from shoal.model.decoder.sampling.sampling import sample_rows
 from shoal.model.decoder.sampling.shard_sampling import sample_shard
 from shoal.protocol.messages import SampledToken, SampleRow, Sampling
@@ -52,6 +53,12 @@ def check_equal(found: Sequence[SampledToken], expected: Sequence[SampledToken])
             )
 
 
+def bit_mask(token_ids: Iterable[int]) -> bytes:
+    """A bit for each of the tokens, no longer than it takes."""
+    bits = sum(1 << token_id for token_id in token_ids)
+    return bits.to_bytes(-(-bits.bit_length() // 8), "little")
+
+
 samplings = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.1, 0.7, 1.0, 3.0, 1000.0]),
@@ -68,12 +75,14 @@ samplings = st.builds(
 @st.composite
 def sample_requests(draw: st.DrawFn, vocab_size: int) -> SampleRow:
     sampling, token_id = draw(samplings), st.integers(0, vocab_size - 1)
+    allowed = draw(st.just(b"") | st.sets(token_id, max_size=12).map(lambda ids: bit_mask({0, *ids})))
     history = draw(st.lists(token_id, max_size=8)) if sampling.needs_history else []
     return make_row(
         sampling,
         draw(st.integers(0, 1000)),
         history=np.array(history, "<i4").tobytes(),
         target=draw(st.none() | token_id),
+        allowed=allowed,
         want_logits=draw(st.booleans()),
     )
 
@@ -119,6 +128,22 @@ def test_many_draws_are_the_same_draws(sampling: Sampling, cuts: list[int]) -> N
     found, _ = sample_cut(logits_RV, rows, cuts)
     assert found == sample_rows(logits_RV, rows)
     assert len({token.token_id for token in found}) > 10
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_k=50), Sampling(top_p=0.99)], ids=repr)
+@pytest.mark.parametrize("cuts", [[], [700], [1, 1999]], ids=len)
+def test_what_is_not_allowed_is_never_drawn(sampling: Sampling, cuts: list[int]) -> None:
+    wanted = {3, 699, 700, 1500}
+    rows = [make_row(sampling, index, allowed=bit_mask(wanted)) for index in range(300)]
+    logits_V = np.random.default_rng(4).standard_normal(2000).astype(np.float32)
+    found, _ = sample_cut(np.tile(logits_V, (len(rows), 1)), rows, cuts)
+    drawn = {token.token_id for token in found}
+    assert drawn == ({max(wanted, key=lambda token_id: logits_V[token_id])} if sampling is GREEDY else wanted)
+
+
+def test_the_last_draw_is_never_one_without_weight() -> None:
+    weights = np.array([0.1] * 7 + [0.0] * 5, np.float32)
+    assert pick(weights, np.nextafter(1.0, 0.0)) == 6
 
 
 @pytest.mark.parametrize("cuts", [[1], [2], [3], [4], [1, 2, 3, 4, 5]])

@@ -89,7 +89,10 @@ def pick(weights_C: npt.NDArray[np.floating], u: float) -> int:
     chunk = _index_at(ends, mass)
     start = chunk * _PICK_CHUNK
     cumulative = np.cumsum(weights_C[start : start + _PICK_CHUNK], dtype=np.float64)
-    return start + _index_at(cumulative, mass - (ends[chunk - 1] if chunk else 0.0))
+    index = start + _index_at(cumulative, mass - (ends[chunk - 1] if chunk else 0.0))
+    while index and not weights_C[index]:  # rounding may carry a draw past the last candidate that weighs anything
+        index -= 1
+    return index
 
 
 def _index_at(cumulative: npt.NDArray[np.float64], mass: float) -> int:

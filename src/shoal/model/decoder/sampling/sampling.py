@@ -1,7 +1,8 @@
 """Draw the next token of each row from its logits.
 
-Order: penalties, log-probabilities, temperature, top-k, top-p, min-p, draw. The draw's random number depends on
-nothing but (seed, token index), so a request that is computed again elsewhere goes on with the same tokens.
+Order: penalties, tokens that are not allowed, log-probabilities, temperature, top-k, top-p, min-p, draw. The draw's
+random number depends on nothing but (seed, token index), so a request that is computed again elsewhere goes on with the
+same tokens.
 
 Shapes: R rows, V vocabulary, or one shard's part of it.
 """
@@ -23,7 +24,7 @@ _MASK = (1 << 64) - 1
 def sample_rows(logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
     """One token for each row.
 
-    Mutates: rows of `logits_RV` whose request has penalties.
+    Mutates: rows of `logits_RV` whose request has penalties or may not draw any token.
     """
     raw_R, best_R = prepare_rows(logits_RV, rows)
     return [
@@ -35,10 +36,10 @@ def sample_rows(logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]
 def prepare_rows(
     logits_RV: F32, rows: Sequence[SampleRow], first_id: int = 0
 ) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-    """Apply the penalties.
+    """Apply the penalties, and take out the tokens that are not allowed: they have the logit -inf.
 
     Args:
-        logits_RV: of the tokens from first_id on. Mutates: rows whose request has penalties.
+        logits_RV: of the tokens from first_id on. Mutates: rows whose request has penalties or may not draw any token.
 
     Returns: the logits before that of rows that want them, and the index of each row's best logit after it.
     """
@@ -48,6 +49,8 @@ def prepare_rows(
             raw_R[index] = logits_RV[index].tobytes()
         if row.history:
             _apply_penalties(logits_RV[index], row, first_id)
+        if row.allowed:
+            _forbid(logits_RV[index], row.allowed, first_id)
     return raw_R, logits_RV.argmax(axis=-1)
 
 
@@ -98,6 +101,16 @@ def _apply_penalties(logits_V: F32, row: SampleRow, first_id: int) -> None:
     own = slice(*np.searchsorted(ids, (first_id, first_id + len(logits_V))))
     penalties = row.sampling.presence_penalty + row.sampling.frequency_penalty * counts[own]
     logits_V[ids[own] - first_id] -= penalties.astype(np.float32)
+
+
+def _forbid(logits_V: F32, allowed: bytes, first_id: int) -> None:
+    """All tokens but those whose bit is set."""
+    bits_V = np.zeros(len(logits_V), np.uint8)
+    first_byte, end_byte = first_id // 8, -(-(first_id + len(logits_V)) // 8)
+    known = np.unpackbits(np.frombuffer(allowed[first_byte:end_byte], np.uint8), bitorder="little")
+    known = known[first_id - 8 * first_byte :][: len(logits_V)]
+    bits_V[: len(known)] = known
+    np.copyto(logits_V, -np.inf, where=bits_V == 0)
 
 
 def _draw(logits_V: F32, row: SampleRow, best_logit: np.float32) -> int:

@@ -1,0 +1,141 @@
+"""From constraints to guides: compiled once, kept for the next request with the same constraint."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import llguidance
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+
+from shoal.errors import InvalidRequest
+from shoal.model.text.grammar.constraint import Constraint, ConstraintKind
+from shoal.model.text.grammar.guide import GrammarGuide
+
+_MAX_KEPT = 64
+"""Compiled constraints: an application asks with a few dozen schemas, again and again."""
+_MAX_MESSAGE_CHARS = 300
+_WHITESPACE = r"[ \n\r\t]{1,20}"
+"""Between the tokens of JSON. Bounded, since a small model that may write spaces for ever sometimes does."""
+
+
+class Vocabulary(Protocol):
+    """The part of a tokenizer that guides need."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end an output."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        ...
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Tokens that stand for no text."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text."""
+        ...
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+
+class GrammarCompiler:
+    """Makes guides for one vocabulary. Thread-safe; the interpreter is free while a constraint is compiled."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Takes a second for 50 thousand tokens. Raises InvalidRequest: no token ends an output."""
+        if not vocabulary.eos_token_ids:
+            raise InvalidRequest("this model has no token that ends an output: its output cannot be constrained")
+        self._tokenizer = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(_TokenTable(vocabulary)),
+            n_vocab=vocabulary.vocab_size,
+            eos_token=sorted(vocabulary.eos_token_ids),
+        )
+        self._end_mask = _mask_of(vocabulary.eos_token_ids, vocabulary.vocab_size)
+        self._kept: OrderedDict[Constraint, llguidance.LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def guide(self, constraint: Constraint) -> GrammarGuide:
+        """A guide at the beginning of an output.
+
+        Raises:
+            InvalidRequest: the constraint is malformed, cannot be satisfied or uses what is not supported; the message
+                names it.
+        """
+        with self._lock:
+            matcher = self._kept.get(constraint)
+            if matcher is not None:
+                self._kept.move_to_end(constraint)
+        if matcher is None:
+            matcher = self._compile(constraint)
+            with self._lock:
+                self._kept[constraint] = matcher
+                while len(self._kept) > _MAX_KEPT:
+                    self._kept.popitem(last=False)
+        return GrammarGuide(matcher.deep_copy(), self._end_mask)
+
+    def _compile(self, constraint: Constraint) -> llguidance.LLMatcher:
+        try:
+            grammar = _TRANSLATIONS[constraint.kind](constraint.text)
+        except ValueError as error:
+            raise InvalidRequest(_shortened(str(error))) from error
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise InvalidRequest(_shortened(matcher.get_error()))
+        return matcher
+
+
+class _TokenTable:
+    """A vocabulary with the attributes that llguidance reads."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.eos_token_id = min(vocabulary.eos_token_ids)
+        self.bos_token_id = None
+        self.tokens = [vocabulary.token_bytes(token_id) for token_id in range(vocabulary.vocab_size)]
+        self.special_token_ids = sorted(vocabulary.special_token_ids | vocabulary.eos_token_ids)
+
+    def __call__(self, text: bytes) -> Sequence[int]:
+        return self._vocabulary.encode(text.decode(), add_special=False)
+
+
+def _json_grammar(schema: str) -> str:
+    return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
+
+
+def _any_grammar(grammar: str) -> str:
+    try:
+        return llguidance.LLMatcher.grammar_from_lark(any_to_lark(grammar))
+    except GbnfToLarkError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError:
+        raise ValueError("the grammar is nested too deeply") from None
+
+
+_TRANSLATIONS: dict[ConstraintKind, Callable[[str], str]] = {
+    ConstraintKind.JSON_SCHEMA: _json_grammar,
+    ConstraintKind.REGEX: llguidance.LLMatcher.grammar_from_regex,
+    ConstraintKind.GRAMMAR: _any_grammar,
+}
+
+
+def _mask_of(token_ids: frozenset[int], vocab_size: int) -> bytes:
+    mask = bytearray(-(-vocab_size // 8))
+    for token_id in token_ids:
+        mask[token_id // 8] |= 1 << token_id % 8
+    return bytes(mask)
+
+
+def _shortened(message: str) -> str:
+    """One line."""
+    return re.sub(r"\s+", " ", message).strip()[:_MAX_MESSAGE_CHARS]
