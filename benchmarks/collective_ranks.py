@@ -16,11 +16,11 @@ from multiprocessing.connection import Connection
 import numpy as np
 from processes import free_port
 
+from shoal.arrays import F32
 from shoal.comm.groups.shm_group import SharedMemoryGroup, create_group_memory
 from shoal.comm.groups.switch import SwitchedGroup, measure_switch
 from shoal.comm.groups.tcp_group import TcpGroup
 from shoal.comm.groups.tcp_mesh import connect_mesh
-from shoal.core.collectives import F32
 
 SHARED_MEMORY, TCP, GLOO = "shared memory", "TCP", "gloo"
 RAW, RAW_POLLING = "raw TCP round trip", "raw TCP round trip of polling ends"

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shoal.arrays import F32
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.weights import F32, Packing, Precision, Range, RawRows, Weight, WeightSource
+from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, WeightSource
 from shoal.router.engine import Engine
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
 from tests.numerics.engines import make_engine, make_executor, prompt_logits, random_tokens, text_logits

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shoal.arrays import F32
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize, quantize_rows
-from shoal.model.weights import F32, BlockWeight, Precision
+from shoal.model.weights import BlockWeight, Precision
 from tests.model.tiny_models import make_tiny_model
 from tests.numerics.engines import make_engine, make_executor, random_tokens, text_logits
 from tests.numerics.reference import reference_logits, round_activations

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import (
     BatchAxes,
     Dim,
@@ -16,7 +17,7 @@ from shoal.core.plan.graph import (
     TensorSpec,
 )
 from shoal.errors import InvalidRequest, WorkerLost
-from shoal.router.graph_executor import Array, Batch, BatchResult, Tensors
+from shoal.router.graph_executor import Batch, BatchResult, Tensors
 
 Function = Callable[[Tensors], dict[str, Array]]
 

@@ -7,7 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from shoal.router.graph_executor import Array, Tensors
+from shoal.arrays import Array
+from shoal.router.graph_executor import Tensors
 from tests.offline.fake_graphs import InlineExecutor
 from tests.offline.map_cases import Job, affine
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, GraphPlan
 from shoal.errors import InvalidRequest
 from shoal.offline.map_job import MapOptions, MapSummary, open_map, prepare_output
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.work import Failure
-from shoal.router.graph_executor import Array, GraphExecutor, Tensors
+from shoal.router.graph_executor import GraphExecutor, Tensors
 from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
 
 AXES = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=None)

@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, WorkerLost
 from shoal.offline.map_job import JOURNAL
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
 from tests.offline.map_cases import BAD, Job, affine
 

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest, WorkerLost
 from shoal.offline.files import parquet_rows
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from tests.offline.fake_graphs import InlineExecutor, make_plan, spec
 from tests.offline.map_cases import Job, affine, refuse
 

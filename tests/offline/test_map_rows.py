@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, WorkerLost
 from shoal.offline.files import row_sink
 from shoal.offline.files.row_sink import RowSink
 from shoal.offline.map_job import JOURNAL, default_batch_rows
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from tests.offline.fake_graphs import InlineExecutor, ScriptedExecutor, make_plan, spec
 from tests.offline.map_cases import BAD, Job, affine, refuse
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from shoal.arrays import Array
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.plan.graph import BatchAxes, GraphPlan
 from shoal.errors import ConfigError, InvalidRequest
@@ -21,7 +22,6 @@ from shoal.model.graph.sample.input_check import check_inputs
 from shoal.model.graph.torch_export import export_module
 from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.offline.run_once import run_once
-from shoal.router.graph_executor import Array
 
 
 class Model:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import Buffer
 
-F32 = npt.NDArray[np.float32]
+from shoal.arrays import F32
+
 MAX_RANKS = 16
 _LENGTH_BYTES = 8
 

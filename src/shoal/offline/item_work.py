@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.fingerprint import fingerprint
@@ -13,7 +14,7 @@ from shoal.offline.files.item_source import Item, load_item
 from shoal.offline.journal import Journal
 from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.work import Failure
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from shoal.router.rows import join_outputs, join_rows, pad_rows, signature, split_rows, take_rows
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, GraphPlan
 from shoal.errors import ConfigError
 from shoal.model.graph.sample.empty_batch import empty_outputs
@@ -25,7 +26,7 @@ from shoal.offline.parquet_work import ParquetWork, staging_folder
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure, Work
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 
 JOURNAL = ".shoal-map.jsonl"
 _COMMIT_S = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest
 from shoal.offline.files.row_sink import RowSink
@@ -11,7 +12,7 @@ from shoal.offline.files.row_source import RowSource
 from shoal.offline.journal import Journal
 from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.work import Failure
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from shoal.router.rows import pad_rows, split_rows
 
 Range = tuple[int, int]

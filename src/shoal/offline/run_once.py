@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, GraphPlan
 from shoal.errors import InvalidRequest
 from shoal.model.graph.sample.empty_batch import empty_outputs, is_empty
 from shoal.offline.pull import Chunk, ChunkRunner
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from shoal.router.rows import RowAssembler, count_rows, pad_rows, take_rows
 
 PIECES_PER_STAGE = 4

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.errors import RemoteProtocolError
 
 LinkPrecision = Literal["fp32", "fp16", "int8"]
@@ -25,9 +26,6 @@ _BLOCK = 64
 _NUM_LARGE = 8
 _LARGEST_CODE = 127
 _FP16_MAX = 65504.0
-
-F32 = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 
 def hidden_bytes(num_tokens: int, hidden_size: int, precision: LinkPrecision) -> int:

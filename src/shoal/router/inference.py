@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shoal.arrays import Array
 from shoal.core.batching.events import Part
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ShoalError
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from shoal.router.rows import join_outputs, take_rows
 
 

@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from shoal.arrays import F32
 from shoal.comm.groups.hybrid_group import HybridGroup
 from shoal.comm.groups.tcp_group import TcpGroup
-from shoal.core.collectives import F32, gather_bytes
+from shoal.core.collectives import gather_bytes
 from shoal.errors import ConfigError, RemoteProtocolError, WorkerLost
 from tests.comm.groups.tcp_ranks import WAIT_S, all_outcomes, tcp_groups, together
 

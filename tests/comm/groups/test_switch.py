@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typing_extensions import Buffer
 
+from shoal.arrays import F32
 from shoal.comm.groups.shm_group import SharedMemoryGroup, create_group_memory
 from shoal.comm.groups.switch import Timing, choose_switch, is_settled, measure_switch
-from shoal.core.collectives import F32
 from shoal.errors import WorkerLost
 from tests.comm.groups.tcp_ranks import WAIT_S, tcp_groups, together
 

@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np
 import pytest
 
+from shoal.arrays import F32
 from shoal.comm.groups.tcp_exchange import Exchange
 from shoal.comm.groups.tcp_group import TcpGroup
 from shoal.comm.groups.tcp_message import HEADER, Header, Operation
-from shoal.core.collectives import F32, gather_bytes
+from shoal.core.collectives import gather_bytes
 from shoal.errors import RemoteProtocolError, WorkerLost
 from tests.comm.groups.tcp_ranks import WAIT_S, all_outcomes, connected, tcp_groups, tcp_pair, together
 

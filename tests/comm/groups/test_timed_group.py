@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from typing_extensions import Buffer
 
+from shoal.arrays import F32
 from shoal.comm.groups.timed_group import TimedGroup
-from shoal.core.collectives import F32
 from shoal.errors import WorkerLost
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.arrays import U8
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.pack import Arrangement, Placed
-from shoal.model.weights import U8
 from shoal.protocol.messages import FileState
 
 NUM_BYTES = 3 * 64 * 1000

@@ -8,19 +8,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.file.value_types import is_exact
 from shoal.offline.files.array_rows import Bytes, MemberBytes, member_headers, open_npy, open_npz, read_array
 from shoal.offline.files.npy_header import NpyHeader
 from shoal.offline.files.tensor_values import as_stored, as_tensor
-
-Array = npt.NDArray[Any]
 
 
 def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.cli.graphs.files import check_writable, read_arrays, write_arrays
 from shoal.cli.graphs.loading import load_graph
 from shoal.cli.show.graph_output import describe
@@ -21,7 +22,7 @@ from shoal.model.graph.sample.input_check import check_inputs
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.run_once import run_once
 from shoal.planner.files.plan_data import graph_plan_dict
-from shoal.protocol.tensor_codec import Array, dtype_name
+from shoal.protocol.tensor_codec import dtype_name
 from shoal.router.rows import count_rows
 
 _SMALL = 64

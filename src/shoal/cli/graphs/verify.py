@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shoal.arrays import Array
 from shoal.cli.graphs.files import read_arrays
 from shoal.cli.graphs.loading import load_graph
 from shoal.cli.show.output import note, print_json
@@ -20,7 +21,6 @@ from shoal.model.graph.sample.input_check import check_inputs
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.run_once import run_once
 from shoal.planner.files.plan_data import graph_plan_dict
-from shoal.router.graph_executor import Array
 from shoal.verify.graphs import OutputComparison, PlainRuntime, compare_outputs
 
 _SAMPLE_ROWS = 4

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 from typing_extensions import Buffer
 
-from shoal.core.collectives import F32, ProcessGroup
+from shoal.arrays import F32
+from shoal.core.collectives import ProcessGroup
 from shoal.errors import ConfigError, RemoteProtocolError, WorkerLost
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from typing_extensions import Buffer
 
+from shoal.arrays import F32, U8
 from shoal.comm.groups.group_memory import CHUNK_BYTES, SLOT_BYTES, Operation, segment, sizes_digest
-from shoal.comm.groups.python_member import U8, Failed, PythonMember
-from shoal.core.collectives import F32
+from shoal.comm.groups.python_member import Failed, PythonMember
 
 _FLOAT_BYTES = 4
 

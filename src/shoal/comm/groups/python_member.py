@@ -12,14 +12,13 @@ import weakref
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import U8
 from shoal.comm.groups.group_memory import HEADER_BYTES, RANK, SLOT_BYTES, Failure, Operation, group_bytes
 from shoal.comm.links.ring_link import PeerAlive, process_alive
 
 Failed = tuple[int, int]
 """`Failure`, and the rank that is to blame."""
-U8 = npt.NDArray[np.uint8]
 
 _SHORTEST_SLEEP_S = 20e-6
 _LONGEST_SLEEP_S = 1e-3

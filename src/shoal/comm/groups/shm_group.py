@@ -11,10 +11,10 @@ from contextlib import suppress
 
 from typing_extensions import Buffer
 
+from shoal.arrays import F32
 from shoal.comm.groups.group_memory import Failure, Operation, create_group_memory
 from shoal.comm.groups.python_group import PythonCollective
 from shoal.comm.groups.python_member import Failed
-from shoal.core.collectives import F32
 from shoal.errors import ProtocolError, RemoteProtocolError, WorkerLost
 
 try:

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from shoal.core.collectives import F32, ProcessGroup
+from shoal.arrays import F32
+from shoal.core.collectives import ProcessGroup
 
 _SIZES_BYTES = tuple(4096 * 4**step for step in range(6))
 """4 KiB, where one message costs more than its bytes, to 4 MiB, where it is the other way round on any network."""

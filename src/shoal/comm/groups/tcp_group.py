@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from typing_extensions import Buffer
 
+from shoal.arrays import F32
 from shoal.comm.groups.tcp_exchange import Exchange
 from shoal.comm.groups.tcp_message import Operation
-from shoal.core.collectives import F32, MAX_RANKS, even_ranges
+from shoal.core.collectives import MAX_RANKS, even_ranges
 
 DEFAULT_SWITCH_BYTES = 512 << 10
 """Where nothing was measured (`switch.measure_switch` does). Source: benchmarks/collectives.py, 2 ranks over

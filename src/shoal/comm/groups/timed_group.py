@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import Buffer
 
-from shoal.core.collectives import F32, ProcessGroup
+from shoal.arrays import F32
+from shoal.core.collectives import ProcessGroup
 
 
 class TimedGroup:

@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F32, F64
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import RopeConfig
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 Scaled = tuple[F64, float]
 """inverse frequencies [R] in radians per token, and the factor on cosine and sine"""
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
-
-F32 = npt.NDArray[np.float32]
 
 
 class Embedding:

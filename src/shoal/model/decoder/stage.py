@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
 from shoal.model.attention.paged_attention import native_available
@@ -23,7 +23,6 @@ from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import SampledToken, SampleRow, Step
 
-F32 = npt.NDArray[np.float32]
 _COLLECTIVE_TIMEOUT_S = 600.0
 """How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
 which worker hangs is for the head to decide (core/recovery/patience); this only bounds the wait where the head does."""

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.protocol.messages import Step
 
-F32 = npt.NDArray[np.float32]
 HEAD_ROWS = 64
 """Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
 

@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from shoal.model.weights import BLOCK, F32, U8, BlockWeight, DenseWeight, Weight
+from shoal.arrays import F32, U8
+from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
 
 RANGE_FACTORS = (1.0, 0.92)
 """Shares of a block's full range tried as the first 4-bit grid: giving up the extremes makes the other steps finer.

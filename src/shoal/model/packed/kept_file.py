@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.arrays import U8
 from shoal.model.packed.memory import file_memory
 from shoal.model.packed.pack import Arrangement
-from shoal.model.weights import U8
 
 if TYPE_CHECKING:
     from shoal._native import ThreadPool

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from shoal.arrays import U8
 from shoal.config import cache_root
 from shoal.errors import ModelLoadError
 from shoal.model.file_states import model_states
@@ -23,7 +24,7 @@ from shoal.model.packed.kept_file import VERSION, KeptFormat, kept_format, read_
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import Arrangement
 from shoal.model.packed.room import make_room
-from shoal.model.weights import U8, Precision
+from shoal.model.weights import Precision
 from shoal.protocol.messages import FileState, LoadStage
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from shoal.model.weights import U8
+from shoal.arrays import U8
 
 
 def own_memory(num_bytes: int) -> U8:

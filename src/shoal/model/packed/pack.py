@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shoal.arrays import U8
 from shoal.model.formats.gguf.kinds import Kind
-from shoal.model.weights import U8, BlockWeight, DenseWeight, Packing, Precision, RawRows, Weight, WeightSource
+from shoal.model.weights import BlockWeight, DenseWeight, Packing, Precision, RawRows, Weight, WeightSource
 
 if TYPE_CHECKING:
     from shoal._native import Matrix, PackedForm, ThreadPool

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
 from shoal.offline.files.npy_header import (
     NpyHeader,
@@ -21,7 +22,6 @@ from shoal.offline.files.npy_header import (
     read_header,
     row_spans,
 )
-from shoal.router.graph_executor import Array
 
 _MAX_LANES = 64
 """Open positions in one member of a .npz. Each is a decompressor of its own (about 50 KB) that has to run through the

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.array_rows import read_array
@@ -16,7 +17,7 @@ from shoal.offline.files.npy_header import NpyHeader, Shape
 from shoal.offline.files.row_source import Specs, open_arrays
 from shoal.offline.files.tensor_values import as_tensor
 from shoal.offline.work import Failure
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 
 SUFFIXES = (".npy", ".npz")
 

@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 import psutil
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 
 Shape = tuple[int, ...]
 _MAX_EXTENT_BYTES = 1 << 63

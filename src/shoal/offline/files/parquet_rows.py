@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import psutil
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import InvalidRequest, MissingExtra
 from shoal.offline.files.array_rows import ArrayRows, open_npy
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 
 _READ_ROWS = 1024
 """Rows decoded at once: enough that pyarrow's cost per call vanishes, few enough to be small beside a row group."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.array_rows import (
@@ -21,7 +22,7 @@ from shoal.offline.files.array_rows import (
 )
 from shoal.offline.files.npy_header import NpyHeader
 from shoal.offline.files.tensor_values import as_tensor
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 
 Specs = Mapping[str, TensorSpec]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import TensorSpec
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 
 _ML_DTYPES = ml_dtypes.__name__
 """Importing it is what teaches NumPy the names `bfloat16` and so on."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import ml_dtypes
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import TensorSpec
 from shoal.errors import InvalidRequest, ModelLoadError
-from shoal.router.graph_executor import Array
 
 BYTES = "BYTES"
 """Strings: the only type whose elements have no fixed size."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 from shoal.server.oip.models.repository import ModelRepository
 
 MICROSECONDS = 1e-6

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 from shoal.server.oip.datatypes import BYTES, dtype_of
 
 _LENGTH = struct.Struct("<I")

@@ -15,8 +15,8 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 from shoal.server.bodies.json_bounds import JsonBounds, check_json
 from shoal.server.oip.datatypes import BYTES, dtype_of
 from shoal.server.oip.tensor_bytes import MAX_STRINGS, check_strings, num_elements

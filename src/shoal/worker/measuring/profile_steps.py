@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import I32
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from shoal.protocol.profile_messages import TimeStep
 
-I32 = npt.NDArray[np.int32]
 _NO_BLOCK = -1
 
 

@@ -10,14 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
+from shoal.arrays import F32
 from shoal.errors import ModelLoadError
 from shoal.model.decoder.onnx.decoder_graph import Marker, SegmentGraph
 from shoal.model.runtime_sessions import session_options, start_session
 
-F32 = npt.NDArray[np.float32]
 Bindings = tuple[tuple[ort.InferenceSession, ort.IOBinding], ...]
 _BINDINGS_KEPT = 96
 """Ranges of rows whose bindings are kept. Binding 31 segments anew costs 0.4 ms, a lookup nothing."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.decoder.onnx.segments import Segment
 from shoal.model.decoder.stage_layers import HEAD_ROWS
 from shoal.model.decoder_config import DecoderConfig
-
-F32 = npt.NDArray[np.float32]
 
 
 class StageBuffers:

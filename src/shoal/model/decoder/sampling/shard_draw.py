@@ -15,8 +15,8 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F32, F64, I64
 from shoal.model.decoder.sampling.candidates import (
     NUCLEUS_GROWTH,
     above_floor,
@@ -30,9 +30,6 @@ from shoal.model.decoder.sampling.exchanges import Procedure, together
 from shoal.model.decoder.sampling.sampling import uniform
 from shoal.protocol.messages import SampleRow, Sampling
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 _NUCLEUS_GUESS = 128
 """Candidates that a shard sends first when looking for the top-p nucleus: 1 KB a row. Source: over 2 ranks in shared
 memory an all-gather of 8 bytes each takes 1.7 us, of 1 KB 2.3 us, of 16 KB 7.9 us (2-core AVX2 machine)."""

@@ -11,13 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from shoal.arrays import F32, U8
 from shoal.model.formats.gguf.grids import block_grid, halves, in_blocks, six_bit_fields
 from shoal.model.formats.gguf.kinds import BLOCK_SIZES, Kind
 from shoal.model.formats.quantization import pack_nibbles, quantize_rows, widen
 from shoal.model.weights import (
     BLOCK,
-    F32,
-    U8,
     BlockWeight,
     DenseWeight,
     Precision,

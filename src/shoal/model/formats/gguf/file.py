@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.arrays import F32, U8
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import (
@@ -23,7 +24,7 @@ from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
-from shoal.model.weights import F32, U8, Packing, Precision, Range, RawRows, Weight, resolve_range
+from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, resolve_range
 
 TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
 LAYER_NAMES = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32, U8
 from shoal.model.formats.gguf.kinds import BLOCK_SIZES, Kind
-from shoal.model.weights import BLOCK, F32, U8
+from shoal.model.weights import BLOCK
 
 _HALF_AT = {Kind.TQ1_0: 52, Kind.TQ2_0: 64}
 """Where a block has its half-precision scale, if not at its start."""

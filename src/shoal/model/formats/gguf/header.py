@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrays import U8
 from shoal.errors import ModelLoadError
 from shoal.model.formats.gguf.kinds import BLOCK_SIZES, DEFAULT_ALIGNMENT, Kind, ValueType
 from shoal.model.formats.gguf.strings import read_strings, skip_strings
 from shoal.model.formats.model_file import map_file, release_pages
-from shoal.model.weights import U8
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4

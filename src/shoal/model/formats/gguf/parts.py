@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from shoal.arrays import U8
 from shoal.errors import ModelLoadError
 from shoal.model.formats.gguf.header import GgufHeader, TensorInfo
-from shoal.model.weights import U8
 
 _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 

@@ -6,13 +6,12 @@ Some exporters list all weights among the inputs. Those are weights and stay suc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from shoal.arrays import Array
 from shoal.model.graph.file.weight_tensors import BITS, num_bytes
 
 MIN_IR_VERSION = 4
@@ -22,8 +21,6 @@ MAX_DEFAULTS = 32
 """Files with more list their weights: hand-written defaults are a few switches, biases and thresholds."""
 MAX_DEFAULT_BYTES = 1 << 20
 """Of all defaults together: they travel with every request that leaves them out."""
-
-Array = npt.NDArray[Any]
 
 
 def take_defaults(model: onnx.ModelProto, folder: Path) -> dict[str, Array]:

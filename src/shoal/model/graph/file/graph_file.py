@@ -10,11 +10,12 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.file_states import file_states, state_of
 from shoal.model.graph.file.dataflow import Dataflow, sort_nodes, trace, weight_names
-from shoal.model.graph.file.default_inputs import Array, take_defaults
+from shoal.model.graph.file.default_inputs import take_defaults
 from shoal.model.graph.file.external_data import settle_external_data
 from shoal.model.graph.file.functions import check_functions
 from shoal.model.graph.file.operators import check_operators

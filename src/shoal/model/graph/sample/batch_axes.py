@@ -12,14 +12,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.file.value_types import is_exact
 from shoal.model.graph.sample.sample_inputs import Run
-
-Array = npt.NDArray[Any]
 
 _ROWS = 3
 _RELATIVE_TOLERANCE = 1e-3

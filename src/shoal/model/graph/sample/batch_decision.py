@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.row_proof.proof import RowProof, prove_rows
-from shoal.model.graph.sample.batch_axes import Array, NoBatch, measure_axes, no_batch
+from shoal.model.graph.sample.batch_axes import NoBatch, measure_axes, no_batch
 from shoal.model.graph.sample.sample_inputs import Run
 
 _WAY_OUT = "if you know that they do not, name the batch axis of an input with --batch-dim"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, Dim, TensorSpec
-from shoal.model.graph.sample.input_check import Array
 
 
 def is_empty(tensors: Mapping[str, Array], batch: BatchAxes) -> bool:

@@ -8,12 +8,10 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches NumPy the names of the smaller floats)
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import InvalidRequest
-
-Array = npt.NDArray[Any]
 
 
 def check_inputs(

@@ -7,16 +7,14 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches NumPy the names of the smaller floats)
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes, TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 
-Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Computes a graph's outputs; raises InvalidRequest where it cannot."""
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import ml_dtypes  # noqa: F401  teaches NumPy the names of bfloat16 and the smaller floats
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 from onnx.helper import make_opsetid, make_tensor_value_info
 
+from shoal.arrays import Array
 from shoal.model.graph.file.value_types import ELEMENT_TYPES, dtype_of_element
 from shoal.model.runtime_sessions import session_options, start_session
-
-Array = npt.NDArray[Any]
 
 NUMPY_KINDS = frozenset(
     {"bool", "float16", "float32", "float64", "string"}

@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from shoal.core.collectives import F32, ProcessGroup
+from shoal.arrays import F32, U8, Array
+from shoal.core.collectives import ProcessGroup
 from shoal.core.plan.graph import StageInput, StageOutput
 from shoal.errors import ModelLoadError, RequestError, WorkerLost
 from shoal.model.graph.file.value_types import output_type
-from shoal.model.graph.stage.ort_values import Array, as_array, to_value
+from shoal.model.graph.stage.ort_values import as_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
 from shoal.model.graph.stage.segments import Gathering, Reduction, Segment, cut_at_markers, segment_model
 from shoal.model.graph.stage.session import RUNTIME_ERRORS, compute_options, refusing, runtime_reason
 from shoal.model.graph.stage.stage_model import model_bytes
 from shoal.model.runtime_sessions import start_session
-
-Bytes = npt.NDArray[np.uint8]
 
 _AGREEMENT_TIMEOUT_S = 30.0
 """How long the other shards may take to fail where this one did."""
@@ -45,9 +43,9 @@ class Sum:
 class Gather:
     """Wanted: every shard's slice."""
 
-    part: Bytes
+    part: U8
     """this shard's"""
-    out: Sequence[Bytes]
+    out: Sequence[U8]
     """to be filled, one a shard"""
 
 
@@ -245,7 +243,7 @@ def _gather(values: Mapping[str, ort.OrtValue], marker: Gathering) -> Generator[
     return to_value(whole, part.dtype.name)
 
 
-def _flat_bytes(array: Array) -> Bytes:
+def _flat_bytes(array: Array) -> U8:
     return array.reshape(-1).view(np.uint8)
 
 

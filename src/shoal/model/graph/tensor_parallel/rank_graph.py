@@ -10,9 +10,10 @@ import onnx
 from onnx import numpy_helper
 from onnx.helper import make_node, np_dtype_to_tensor_dtype
 
+from shoal.arrays import Array
 from shoal.model.graph.tensor_parallel.layouts import RankRanges, Split
 from shoal.model.graph.tensor_parallel.markers import all_gather
-from shoal.model.graph.tensor_parallel.shapes.constants import Array, Constants, Kind, take_ranges
+from shoal.model.graph.tensor_parallel.shapes.constants import Constants, Kind, take_ranges
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
 
 _TO_END = np.iinfo(np.int64).max

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from shoal.arrays import Array
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.errors import ShoalError, WorkerLost
 from shoal.model.graph.sample.empty_batch import empty_outputs, is_empty
 from shoal.model.graph.sample.input_check import check_inputs
 from shoal.router.batch_engine import BatchEngine, BatchStats, InferenceRequest, InferenceResult
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 from shoal.router.rows import count_rows
 from shoal.server.oip.datatypes import check_datatypes
 from shoal.server.oip.models.canary_counts import CanaryCounts

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.router.graph_executor import Array
+from shoal.arrays import Array
 from shoal.server.oip.datatypes import datatype_of_array
 from shoal.server.oip.inference import InferAnswer
 from shoal.server.oip.rest.infer_body import ParsedBody

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 from shoal.server.bodies.json_bounds import JsonBounds, check_json
 from shoal.server.oip.inference import InferCall, gather_inputs, timeout_from
 from shoal.server.oip.tensor_bytes import array_from_bytes

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array
 from shoal.server.oip.datatypes import BYTES, datatype_of_array, dtype_of
 from shoal.server.oip.inference import InferAnswer, InferCall, gather_inputs, timeout_from
 from shoal.server.oip.rpc.messages import Messages

@@ -9,17 +9,15 @@ from typing import Any, Protocol
 
 import ml_dtypes  # noqa: F401  teaches NumPy the names of bfloat16 and the smaller floats
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.helper import tensor_dtype_to_np_dtype
 
+from shoal.arrays import Array
 from shoal.model.graph.file.dataflow import Dataflow
 from shoal.model.graph.file.weight_tensors import BITS, SMALL_WEIGHT_BYTES, named_weights, num_bytes
 from shoal.model.runtime_sessions import session_options, start_session
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
