@@ -54,10 +54,15 @@ class FakeEngine:
         )
 
 
-@pytest.fixture
-def fake(planned: PlannedModel) -> FakeEngine:
+@pytest.fixture(scope="module")
+def stats(planned: PlannedModel) -> EngineStats:
     with launch(planned) as loaded:
-        return FakeEngine(loaded.engine.stats())
+        return loaded.engine.stats()
+
+
+@pytest.fixture
+def fake(stats: EngineStats) -> FakeEngine:
+    return FakeEngine(stats)
 
 
 class Watch:

@@ -60,6 +60,7 @@ def assert_same_bits(got: list[F32], want: list[F32], context: object = "") -> N
         np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32), err_msg=str(context))
 
 
+@pytest.mark.sample(every=3)  # so that every precision is in it
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_instruction_set(name: str, precision: Precision, model: MakeModel) -> None:
@@ -70,6 +71,7 @@ def test_every_instruction_set(name: str, precision: Precision, model: MakeModel
             assert_same_bits(whole(source, precision, isa=isa, exact_activations=exact), want, (isa, exact))
 
 
+@pytest.mark.sample(every=3)  # so that every precision is in it
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_company_chunks_threads_and_stages(name: str, precision: Precision, model: MakeModel) -> None:

@@ -5,8 +5,8 @@ and as two of two shards. The numbers are also the standard's own, which were co
 ONNX Runtime's are.
 """
 
-import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx.backend.test.case.test_case import TestCase
-from onnx.backend.test.loader import load_model_tests
 from onnx.helper import make_node, make_tensor_value_info, tensor_dtype_to_np_dtype
 
 from shoal.errors import ModelLoadError
@@ -22,8 +21,8 @@ from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.graph.stage.cuts import cut_points
 from tests.model.graph.graph_cases import make_session, run_whole
 from tests.model.graph.tensor_parallel.rank_runs import run_split
-from tests.sampling import Sampled
 
+NUM_PARTS = 4
 MIN_SHARE = 0.9
 """Of the 1884 cases in onnx 1.23, 1726 give the standard's numbers in every split and 9 ONNX Runtime's own; 98 are not
 run by ONNX Runtime 1.32, 50 are refused (sequences or optionals at their border, operator set 1), one cannot be cut."""
@@ -39,10 +38,12 @@ REFUSALS = ("is a sequence", "is optional", "operator set 1;")
 
 
 @pytest.mark.timeout(300)
-def test_every_operator_case_gives_the_same_numbers_in_two_stages(tmp_path: Path, sampled: Sampled) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the cases are computed when they are loaded, overflows and all
-        cases = sampled(load_model_tests(kind="node"), 4)
+@pytest.mark.sample(every=NUM_PARTS)
+@pytest.mark.parametrize("part", range(NUM_PARTS))
+def test_every_operator_case_gives_the_same_numbers_in_two_stages(
+    part: int, node_cases: Sequence[TestCase], tmp_path: Path
+) -> None:
+    cases = node_cases[part::NUM_PARTS]
     fates = {case.name: fate(case, tmp_path / "model.onnx") for case in cases}
     counts = Counter(text.partition(":")[0] for text in fates.values())
     print(dict(counts))
