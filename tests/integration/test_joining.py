@@ -12,6 +12,7 @@ import pytest
 from shoal.config import PlanningConfig
 from shoal.core.plan.language import Plan
 from shoal.core.plan.placement import WorkerPlacement
+from shoal.core.recovery.worker_life import Phase
 from shoal.errors import CapacityError, ShoalError, WorkerLost
 from shoal.executor import fabric
 from shoal.executor.local_fabric import LocalFabric
@@ -149,7 +150,7 @@ class FakeEngine:
         done(error)
         if error is None and self.asked[-1] == "add":
             shown = self.stats_shown
-            self.stats_shown = replace(shown, states=shown.states * 2, reduced=shown.reduced * 2)
+            self.stats_shown = replace(shown, phases=shown.phases * 2, reduced=shown.reduced * 2)
 
 
 class Watch:
@@ -253,7 +254,7 @@ def test_a_machine_that_comes_back_gives_its_replica_back(
     if state == "reduced":
         watch.engine.stats_shown = replace(shown, reduced=(True,))
     else:
-        watch.engine.stats_shown = replace(shown, states=("given up",))
+        watch.engine.stats_shown = replace(shown, phases=(Phase.GIVEN_UP,))
     watch.turn()
     assert watch.engine.asked == []
     machines.arriving = ["a"]

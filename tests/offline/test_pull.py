@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.core.batching.events import BatchLimits
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import InvalidRequest, ShoalError, WorkerCrashed, WorkerLost
-from shoal.offline.pull import ANSWER_TIMEOUT_S, Chunk, ChunkResult, ChunkRunner
+from shoal.offline.pull import Chunk, ChunkResult, ChunkRunner
 from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Array, BatchResult, GraphExecutor, Tensors
 from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor
@@ -127,14 +128,14 @@ def test_a_replica_that_answers_nothing_for_too_long_is_lost() -> None:
 
     def clock() -> float:
         nonlocal now_s
-        now_s += ANSWER_TIMEOUT_S
+        now_s += 100.0
         return now_s
 
     class Silent(InlineExecutor):
         def poll(self) -> list[BatchResult]:
             return []
 
-    with pytest.raises(WorkerLost, match="no answer to a batch within"):
+    with pytest.raises(WorkerLost, match="no answer for"):
         list(ChunkRunner([Silent(double)], clock=clock).run(chunks(1)))
 
 
@@ -152,14 +153,16 @@ def test_the_time_that_a_replica_had_nothing_to_do_does_not_count() -> None:
 
     runner = ChunkRunner([Slow(double)], clock=lambda: now_s)
     assert len(list(runner.run(chunks(1)))) == 1
-    now_s = 10 * ANSWER_TIMEOUT_S
+    now_s = 1e6
     assert len(list(runner.run(chunks(1)))) == 1
 
 
 class Restarted(InlineExecutor):
     """Workers that were started again: ready at once."""
 
-    culprit = None
+    culprit = silent = None
+    waiting_for = ""
+    row_s = 0.0
 
     def poll_loading(self) -> bool:
         return True
@@ -171,11 +174,11 @@ class Factory:
     def __init__(self, *executors: Restarted | ShoalError) -> None:
         self.executors = list(executors)
 
-    def start(self, generation: Generation, without: int | None, previous: object) -> tuple[None, Restarted]:
+    def start(self, generation: Generation, without: int | None, previous: object) -> tuple[BatchLimits, Restarted]:
         executor = self.executors.pop(0)
         if isinstance(executor, ShoalError):
             raise executor
-        return None, executor
+        return BatchLimits(num_stages=1), executor
 
 
 RECOVERY = RecoveryConfig(max_failures=5, crash_loop_s=0.0, backoff_s=0.001)

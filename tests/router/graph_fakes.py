@@ -16,8 +16,9 @@ BAD = -1.0
 class FakeGraphExecutor(FakeReplica[Batch, BatchResult]):
     """A replica that runs batches."""
 
-    def __init__(self, *, answers_by_hand: bool = False, num_stages: int = 1) -> None:
-        super().__init__(answers_by_hand=answers_by_hand, num_stages=num_stages)
+    def __init__(self, *, answers_by_hand: bool = False, num_stages: int = 1, is_loading: bool = False) -> None:
+        super().__init__(answers_by_hand=answers_by_hand, num_stages=num_stages, is_loading=is_loading)
+        self.compute_s = (0.5,) * num_stages
         self.sizes: list[int] = []
         """rows of every batch submitted"""
 
@@ -26,12 +27,11 @@ class FakeGraphExecutor(FakeReplica[Batch, BatchResult]):
         self.sizes.append(len(work.inputs["x"]))
 
     def compute(self, work: Batch) -> BatchResult:
-        return answer_batch(work, self.num_stages)
+        return answer_batch(work, self.compute_s)
 
 
-def answer_batch(batch: Batch, num_stages: int) -> BatchResult:
+def answer_batch(batch: Batch, compute_s: tuple[float, ...]) -> BatchResult:
     x = batch.inputs["x"]
-    compute_s = (0.5,) * num_stages
     if (x == BAD).any():
         return BatchResult(batch_id=batch.batch_id, outputs={}, compute_s=compute_s, error="x must not be negative")
     return BatchResult(batch_id=batch.batch_id, outputs={"y": 2 * x + batch.inputs["s"]}, compute_s=compute_s)

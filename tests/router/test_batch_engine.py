@@ -4,14 +4,24 @@ import asyncio
 import select
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
 
 from shoal.core.batching.config import BatchingConfig
+from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import BatchAxes
-from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerCrashed, WorkerLost
+from shoal.core.recovery.worker_life import Phase
+from shoal.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    RequestCancelled,
+    ShoalError,
+    WorkerCrashed,
+    WorkerLost,
+)
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.router.graph_fakes import AXES, BAD, FakeGraphExecutor, make_inputs
 
@@ -186,7 +196,7 @@ def test_a_request_expires_in_the_queue_when_the_timer_says() -> None:
     with open_engine(executor, clock=clock) as engine:
         add(engine, "a", 1)
         engine.turn(0)
-        assert engine.next_wake_s() == 100.0 + 300.0
+        assert engine.next_wake_s() == 100.0 + 120.0, "nothing is known of its speed"
         add(engine, "b", 1, timeout_s=2.0)
         assert engine.next_wake_s() == 100.0
         assert engine.turn(0) == []
@@ -276,16 +286,115 @@ def test_a_replica_that_fails_to_take_its_second_batch_of_a_turn_loses_both() ->
     assert {name: rows_of(result) for name, result in results.items()} == {str(i): [2 * i] for i in range(6)}
 
 
-def test_a_silent_replica_counts_as_lost() -> None:
-    silent, clock = by_hand(), HandClock()
-    with open_engine(silent, FakeGraphExecutor(), clock=clock, batch_timeout_s=10.0) as engine:
+def test_a_silent_replica_counts_as_lost_within_seconds_and_its_rows_run_elsewhere() -> None:
+    silent, clock, told = by_hand(), HandClock(), list[str]()
+    replicas = [silent, FakeGraphExecutor()]
+    engine = BatchEngine(replicas, AXES, clock=clock, report=told.append, row_s=[0.001] * 2, sample=make_inputs(1.0))
+    with closing(engine):
         add(engine, "a", 1)
         engine.turn(0)
-        assert engine.next_wake_s() == 110.0
-        clock.now_s = 110.0
+        assert engine.next_wake_s() == 102.0
+        clock.now_s = 102.0
         results = finish(engine)
         assert engine.stats().num_replicas == 1
     assert rows_of(results["a"]) == [2]
+    assert told == ["replica 0 is lost: no answer for 2.0 s", "replica 0 is given up: no answer for 2.0 s"]
+
+
+def test_while_nobody_listened_nobody_was_silent() -> None:
+    """An event loop that was busy for long, or a computer that slept."""
+    busy, clock = by_hand(), HandClock()
+    with closing(BatchEngine([busy], AXES, clock=clock, row_s=[0.001], sample=make_inputs(1.0))) as engine:
+        add(engine, "a", 1)
+        engine.turn(0)
+        busy.answer()
+        clock.now_s += 60.0
+        assert rows_of(finish(engine)["a"]) == [2]
+        assert engine.stats().num_losses == 0
+
+
+def test_a_slow_stage_is_told_of() -> None:
+    told: list[str] = []
+    executor = FakeGraphExecutor(num_stages=2)
+    with closing(BatchEngine([executor], AXES, clock=HandClock(), report=told.append)) as engine:
+        for slowdown in (1.0, 3.0):
+            executor.compute_s = (0.5, 0.5 * slowdown)
+            for index in range(40):
+                add(engine, str(index), 1)
+                finish(engine)
+        assert engine.stats().slowdowns[0] == pytest.approx((1.0, 3.0))
+        assert engine.stats().stage_s[0] == pytest.approx((0.5, 1.5))
+    assert told == ["replica 0: stage 1 has slowed down and takes 1.8 times as long as expected"]
+
+
+class Starts:
+    """A factory that hands out what was made beforehand."""
+
+    def __init__(self, *executors: FakeGraphExecutor) -> None:
+        self.executors = list(executors)
+        self.asked: list[tuple[int, int | None, object]] = []
+
+    def start(self, generation: int, without: int | None, previous: object) -> tuple[BatchLimits, FakeGraphExecutor]:
+        self.asked.append((generation, without, previous))
+        executor = self.executors.pop(0)
+        return BatchLimits(num_stages=executor.num_stages), executor
+
+
+def test_a_lost_replica_is_started_again_with_what_is_left_of_it() -> None:
+    first, second = by_hand(), FakeGraphExecutor(answers_by_hand=True, is_loading=True)
+    factory, told = Starts(second), list[str]()
+    with closing(BatchEngine([first], AXES, clock=HandClock(), factories=[factory], report=told.append)) as engine:
+        add(engine, "a", 1)
+        engine.turn(0)
+        first.lose()
+        engine.turn(0)
+        assert factory.asked == [(1, None, first)]
+        assert (first.num_fenced, first.num_closed) == (1, 1)
+        assert engine.stats().phases == (Phase.STARTING,)
+        second.finish_loading()
+        engine.turn(0)
+        second.answer()
+        assert rows_of(finish(engine)["a"]) == [2]
+    assert told == ["replica 0 is lost: the fake worker is gone", "replica 0 has its workers again after 0.0 s"]
+
+
+def test_other_workers_take_the_place_of_running_ones_and_no_row_is_lost_or_answered_twice() -> None:
+    old, new = by_hand(), FakeGraphExecutor(answers_by_hand=True, num_stages=2, is_loading=True)
+    factory, outcomes = Starts(new), list[ShoalError | None]()
+    with closing(BatchEngine([old], AXES, BatchingConfig(max_batch=1), clock=HandClock())) as engine:
+        for index in range(3):
+            add(engine, str(index), index)
+        engine.turn(0)
+        engine.replace_replica(0, factory, outcomes.append)
+        assert factory.asked == [(1, None, None)]
+        old.answer()
+        assert [rows_of(result) for result in engine.turn(0)] == [[0]]
+        new.finish_loading()
+        engine.turn(0)
+        assert outcomes == [None]
+        assert old.num_closed == 1
+        assert len(new.waiting) == 2
+        new.answer()
+        new.answer()
+        assert {name: rows_of(result) for name, result in finish(engine).items()} == {"1": [2], "2": [4]}
+        assert engine.stats().num_losses == 0
+
+
+def test_a_replica_that_joins_takes_its_share() -> None:
+    first, second = by_hand(), FakeGraphExecutor(answers_by_hand=True, is_loading=True)
+    told: list[str] = []
+    with closing(BatchEngine([first], AXES, BatchingConfig(max_batch=1), HandClock(), report=told.append)) as engine:
+        engine.add_replica(Starts(second))
+        second.finish_loading()
+        engine.turn(0)
+        assert told == ["replica 1 has joined"]
+        add(engine, "a", 1)
+        add(engine, "b", 2)
+        engine.turn(0)
+        assert [len(one.waiting) for one in (first, second)] == [1, 1]
+        first.answer()
+        second.answer()
+        assert len(finish(engine)) == 2
 
 
 def test_a_request_that_crashes_its_workers_is_refused_and_others_are_served(monkeypatch: pytest.MonkeyPatch) -> None:

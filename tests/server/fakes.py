@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shoal.core.recovery.worker_life import Phase
 from shoal.core.sequences.request import (
     FinishReason,
     Output,
@@ -93,7 +94,7 @@ class FakeStats:
     recoveries_s: tuple[float, ...] = ()
     slowdowns: tuple[tuple[float, ...], ...] = ((1.0, 2.5), (1.25,))
     stage_s: tuple[tuple[float, ...], ...] = ((0.01, 0.02), (0.03,))
-    states: tuple[str, ...] = ("serving", "starting")
+    phases: tuple[Phase, ...] = (Phase.SERVING, Phase.STARTING)
     reduced: tuple[bool, ...] = (True, False)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan, GraphShardPlan, GraphStagePlan, SplitReport
 from shoal.core.plan.graph_wire import load_message
 from shoal.executor.graph_local import LocalGraphExecutor
@@ -71,7 +72,7 @@ class GraphFactory:
 
     def start(
         self, generation: Generation, without: int | None, previous: GraphExecutor | None
-    ) -> tuple[None, LocalGraphExecutor]:
+    ) -> tuple[BatchLimits, LocalGraphExecutor]:
         """See `ReplicaFactory.start`. All workers are new, and none can be done without."""
         num_stages = len(self._replica.stages)
         stages = [
@@ -89,7 +90,7 @@ class GraphFactory:
             ]
             for position, stage in enumerate(self._replica.stages)
         ]
-        return None, LocalGraphExecutor(f"replica {self._index}", stages)
+        return BatchLimits(num_stages=num_stages), LocalGraphExecutor(f"replica {self._index}", stages)
 
 
 def graph_factories(graph: GraphFile, replicas: Sequence[GraphReplicaPlan]) -> list[GraphFactory]:

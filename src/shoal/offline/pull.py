@@ -6,20 +6,17 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shoal.core.batching.events import LifeEffect
-from shoal.core.batching.lives import ReplicaLives
+from shoal.core.batching.events import BatchLimits
 from shoal.core.chunk_queue import MAX_LOSSES, ChunkQueue, Ticket
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.worker_life import WorkerLife
-from shoal.errors import ShoalError, WorkerCrashed, WorkerLost
-from shoal.router.executor_set import ExecutorSet
+from shoal.core.recovery.events import RecoveryEffect, ReplicaJoined, ReplicaLost, ReplicaReady, WorkersProgressed
+from shoal.core.recovery.recovery import Recovery
+from shoal.core.speed.work_size import WorkSize
+from shoal.errors import WorkerLost
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
+from shoal.router.worker_set import Answered, WorkerSet
 
-_MAX_WAIT_S = 1.0
-"""How long to sleep at most before looking whether a silent replica has been silent for too long."""
-ANSWER_TIMEOUT_S = 600.0
-"""A replica that answers nothing for so long counts as lost. Generous: a chunk may be one very large item, and at the
-end of a job idle replicas repeat the chunks of a silent one long before."""
+_MAX_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +65,15 @@ class ChunkRunner:
         recovery = recovery or RecoveryConfig()
         if not factories:
             recovery = recovery.without_restart()
-        self._executors = ExecutorSet(executors, factories, ANSWER_TIMEOUT_S, report)
+        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock, report)
         self._queue = ChunkQueue([executor.num_stages for executor in executors])
-        self._workers = [WorkerLife(recovery) for _ in executors]
-        self._lives = ReplicaLives(self._workers)
+        self._recovery = Recovery(recovery)
+        for _ in executors:
+            self._recovery.add()
         self._clock = clock
         self._chunks: dict[Ticket, Chunk] = {}
+        self._left_s: float | None = None
+        """when the latest run ended"""
 
     def __enter__(self) -> ChunkRunner:
         return self
@@ -83,7 +83,7 @@ class ChunkRunner:
 
     def close(self) -> None:
         """Stop every worker. Idempotent."""
-        self._executors.close()
+        self._workers.close()
 
     def run(self, chunks: Iterable[Chunk], *, copy_last: bool = False) -> Generator[ChunkResult]:
         """Yield one result per chunk, in the order in which they finish.
@@ -102,10 +102,12 @@ class ChunkRunner:
         """
         source = iter(chunks)
         self._queue.start_input()
+        if self._left_s is not None:
+            self._recovery.note_pause(self._clock() - self._left_s)
         try:
             while True:
                 yield from self._collect()
-                self._revive()
+                yield from self._recover()
                 self._hand_out(source, copy_last=copy_last)
                 if not self._queue.has_work:
                     return
@@ -113,57 +115,65 @@ class ChunkRunner:
         finally:
             self._queue.abandon()
             self._chunks.clear()
+            self._left_s = self._clock()
 
     def _collect(self) -> Iterator[ChunkResult]:
         """Take in what the workers have said."""
-        self._executors.reap()
-        for replica, workers in enumerate(self._workers):
-            try:
-                if self._executors.poll_loading(replica):
-                    self._queue.restore(replica)
-                    self._carry_out(self._lives.become_ready(replica, self._clock()))
-                for result in self._executors.poll(replica, self._clock()):
-                    workers.note_work()
+        for event in self._workers.collect():
+            match event:
+                case Answered(replica=replica, result=result):
+                    self._recovery.replicas[replica].note_answered(result.batch_id, result.compute_s, self._clock())
                     yield from self._take(replica, result)
-            except ShoalError as error:
-                yield from self._lose(replica, error)
+                case ReplicaReady(replica=replica, row_s=row_s):
+                    self._queue.restore(replica)
+                    self._carry_out([self._recovery.become_ready(replica, row_s, self._clock())])
+                case WorkersProgressed():
+                    self._recovery.note_progress(event, self._clock())
+                case ReplicaLost():
+                    yield from self._lose(event)
+                case ReplicaJoined():
+                    raise AssertionError("no replica was added")
 
     def _take(self, replica: int, result: BatchResult) -> Iterator[ChunkResult]:
         """A first answer is passed on; the chunk's data is let go before the receiver sees it."""
         ticket = Ticket(result.batch_id)
         try:
             if self._queue.finish(replica, ticket):
-                index = self._chunks.pop(ticket).index
+                index, told_s = self._chunks.pop(ticket).index, self._clock()
                 yield ChunkResult(index=index, outputs=result.outputs, error=result.error)
+                self._recovery.note_pause(self._clock() - told_s)
         finally:
             if result.release is not None:
                 result.release()
 
-    def _lose(self, replica: int, error: ShoalError) -> Iterator[ChunkResult]:
+    def _lose(self, lost: ReplicaLost) -> Iterator[ChunkResult]:
         """Take a replica out of service; a chunk that is taken to be what breaks them ends with an error."""
-        reason, is_crash = str(error), isinstance(error, WorkerCrashed)
-        if is_crash and self._queue.num_in_flight(replica):
-            self._workers[replica].note_work()  # it was well until it was given these
-        effects = self._lives.lose(replica, reason, self._executors.culprit(replica), self._clock())
-        self._carry_out(effects)
-        given_up = self._queue.lose(replica, is_crash=is_crash)
+        if lost.is_crash and self._queue.num_in_flight(lost.replica):
+            self._recovery.replicas[lost.replica].life.note_work()  # it was well until it was given these
+        self._carry_out(self._recovery.lose(lost, self._clock()))
+        given_up = self._queue.lose(lost.replica, is_crash=lost.is_crash)
         self._check_living()
         for ticket in given_up:
-            yield ChunkResult(
-                index=self._chunks.pop(ticket).index, outputs={}, error=_verdict(reason, is_crash=is_crash)
-            )
+            error = _verdict(lost.reason, is_crash=lost.is_crash)
+            yield ChunkResult(index=self._chunks.pop(ticket).index, outputs={}, error=error)
 
-    def _revive(self) -> None:
-        """Start workers whose time has come."""
-        self._carry_out(self._lives.tick(self._clock()))
-        self._check_living()
+    def _recover(self) -> Iterator[ChunkResult]:
+        """Take silent workers for lost, and start those whose time has come."""
+        now_s = self._clock()
+        for lost in self._recovery.find_silent(self._workers.heard_s):
+            yield from self._lose(lost)
+        self._carry_out(self._recovery.start_due(now_s))
+        for event in self._workers.take_news():
+            if isinstance(event, ReplicaLost):
+                yield from self._lose(event)
+            else:
+                self._recovery.note_progress(event, now_s)
 
     def _hand_out(self, source: Iterator[Chunk], *, copy_last: bool) -> None:
         """Read what there is room for and send it."""
         while True:
             for assignment in self._queue.assign(copy_last=copy_last):
-                batch = Batch(batch_id=BatchId(assignment.ticket), inputs=self._chunks[assignment.ticket].inputs)
-                self._executors.submit(assignment.replica, batch, self._clock())
+                self._submit(assignment.replica, assignment.ticket)
             if not self._queue.wants_chunk:
                 return
             if (chunk := next(source, None)) is None:
@@ -171,19 +181,25 @@ class ChunkRunner:
             else:
                 self._chunks[self._queue.add()] = chunk
 
-    def _wait(self) -> None:
-        """Sleep until a worker says something or is to be started; not at all where `poll` is what computes."""
-        now_s = self._clock()
-        times = (now_s + _MAX_WAIT_S, self._lives.wake_s(), self._executors.wake_s(now_s))
-        self._executors.wait(min(time_s for time_s in times if time_s is not None) - now_s)
+    def _submit(self, replica: int, ticket: Ticket) -> None:
+        inputs, now_s = self._chunks[ticket].inputs, self._clock()
+        size = WorkSize(1, max(1, sum(array.size for array in inputs.values())))
+        watched = self._recovery.replicas[replica]
+        limit_s = watched.patience.limit_s(size, now_s)
+        watched.note_sent(ticket, size, now_s)
+        self._workers.submit(replica, Batch(batch_id=BatchId(ticket), inputs=inputs, limit_s=limit_s))
 
-    def _carry_out(self, effects: Sequence[LifeEffect]) -> None:
+    def _wait(self) -> None:
+        """Sleep until workers say something or something is due."""
+        self._workers.wait(_MAX_WAIT_S, self._recovery.wake_s())
+
+    def _carry_out(self, effects: Iterable[RecoveryEffect]) -> None:
         for effect in effects:
-            self._executors.carry_out(effect)
+            self._workers.carry_out(effect)
 
     def _check_living(self) -> None:
-        if self._lives.death is not None:
-            raise WorkerLost(self._lives.death)
+        if self._recovery.death is not None:
+            raise WorkerLost(self._recovery.death)
 
 
 def _verdict(reason: str, *, is_crash: bool) -> str:

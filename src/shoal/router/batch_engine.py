@@ -13,6 +13,7 @@ from typing import assert_never
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.batching.events import (
     BatchCompleted,
+    BatchLimits,
     BatchRefused,
     Effect,
     Event,
@@ -20,23 +21,27 @@ from shoal.core.batching.events import (
     InferenceCancelled,
     InferenceCompleted,
     InferenceFailed,
-    ReplicaReady,
-    ReportRecovery,
-    StartWorkers,
-    StopWorkers,
     SubmitBatch,
-    Tick,
 )
 from shoal.core.batching.scheduler import BatchScheduler
-from shoal.core.fleet.events import GiveUp, ReplicaLost
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.errors import InvalidRequest, ModelChanged, ShoalError, WorkerCrashed, WorkerLost
+from shoal.core.recovery.events import (
+    GiveUp,
+    ReplicaReady,
+    ReportRecovery,
+    ReportSpeed,
+    StartWorkers,
+    StopWorkers,
+    Tick,
+)
+from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
-from shoal.router.executor_set import ExecutorSet
-from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory
+from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
-from shoal.router.rows import count_rows, join_rows, pad_rows, signature, split_rows
+from shoal.router.replica_workers import Replaced
+from shoal.router.rows import count_rows, join_rows, pad_rows, row_cost, signature, split_rows
+from shoal.router.worker_set import Answered, WorkerSet
 
 __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
 
@@ -62,6 +67,8 @@ class BatchEngine:
         factories: Sequence[GraphReplicaFactory] = (),
         recovery: RecoveryConfig | None = None,
         report: Callable[[str], None] | None = None,
+        row_s: Sequence[float] = (),
+        sample: Tensors | None = None,
     ) -> None:
         """Take over the executors.
 
@@ -71,20 +78,23 @@ class BatchEngine:
             config: the limits; None: the defaults.
             clock: seconds, monotonic; for an event loop its own `time`.
             factories: how workers are started again, one a replica; empty: a lost replica stays lost.
-            recovery: how they are restarted; None: the defaults.
+            recovery: when workers count as lost and how they are restarted; None: the defaults.
             report: told what a person who watches the server should know, a line each.
+            row_s: seconds that the workers of each replica took for a row of the sample; empty: not known.
+            sample: inputs of the graph with which workers are tried when they have loaded; None: they are not.
         """
         recovery = recovery or RecoveryConfig()
         self._config = config or BatchingConfig()
         self._axes = batch
         self._clock = clock
-        self._num_replicas = len(executors)
-        self._executors = ExecutorSet(executors, factories, self._config.batch_timeout_s, report)
+        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock, report)
         self._scheduler = BatchScheduler(
             self._config,
             batch,
-            [executor.num_stages for executor in executors],
+            [BatchLimits(num_stages=executor.num_stages) for executor in executors],
             recovery if factories else recovery.without_restart(),
+            row_s,
+            sample_row_cost=1 if sample is None else row_cost(sample, batch),
         )
         self._requests: dict[str, Inference] = {}
         self._in_flight: dict[int, _Flight] = {}
@@ -116,6 +126,7 @@ class BatchEngine:
             num_rows=num_rows,
             signature=signature(request.inputs, self._axes),
             deadline_s=None if request.timeout_s is None else now_s + request.timeout_s,
+            row_cost=row_cost(request.inputs, self._axes),
         )
         for effect in self._scheduler.handle(event, now_s):
             if isinstance(effect, InferenceFailed):
@@ -144,10 +155,8 @@ class BatchEngine:
         death = self._scheduler.death
         if death is not None and not self._ended:
             raise WorkerLost(death)
-        now_s = self._clock()
-        self._tick(now_s)
-        wake_s = self.next_wake_s() if timeout_s > 0 else None
-        self._executors.wait(timeout_s if wake_s is None else min(timeout_s, wake_s - now_s))
+        self._tick(self._clock())
+        self._workers.wait(timeout_s, self.next_wake_s())
         self._collect()
         self._tick(self._clock())
         ended, self._ended = self._ended, []
@@ -155,19 +164,19 @@ class BatchEngine:
 
     def filenos(self) -> tuple[int, ...]:
         """One descriptor, the same for the engine's whole life: readable when `turn` has something to do."""
-        return (self._executors.fileno(),)
+        return (self._workers.fileno(),)
 
     def next_wake_s(self) -> float | None:
         """When `turn` is to be called at the latest, on the clock; None: not before the descriptor is readable."""
         now_s = self._clock()
         if self._needs_tick or self._ended or self._scheduler.death is not None:
             return now_s
-        times = (self._scheduler.wake_s, self._executors.wake_s(now_s))
+        times = (self._scheduler.wake_s, self._workers.wake_s())
         return min((time_s for time_s in times if time_s is not None), default=None)
 
     def wake(self) -> None:
         """Make a waiting or the next `turn` return. Thread-safe."""
-        self._executors.wake()
+        self._workers.wake()
 
     def stats(self) -> BatchStats:
         """A snapshot for metrics."""
@@ -175,26 +184,45 @@ class BatchEngine:
 
     def close(self) -> None:
         """Stop every worker; what is unfinished gets no result. Idempotent."""
-        self._executors.close()
+        self._workers.close()
+
+    def replace_replica(self, index: int, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
+        """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
+
+        Returns at once; the turns to come do it. Until then, and where it fails, the old workers serve.
+
+        Args:
+            index: of the replica.
+            factory: for these workers and all that follow them.
+            done: told None when the new workers serve, or why they never will.
+
+        Raises:
+            ShoalError: the new workers cannot even be started.
+        """
+        self._workers.replace(index, factory, self._scheduler.next_generation(index), done)
+
+    def add_replica(self, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
+        """Start one more replica, which takes part once its workers are ready. Returns at once.
+
+        Args:
+            factory: for its workers.
+            done: told None when they are about to serve, or why they never will.
+
+        Raises:
+            ShoalError: they cannot even be started.
+        """
+        self._workers.add(factory, done)
 
     def _collect(self) -> None:
-        """Take in what the executors have answered."""
-        self._executors.reap()
-        for index in range(self._num_replicas):
-            try:
-                for result in self._executors.poll(index, self._clock()):
-                    self._digest(index, result, self._clock())
-                if self._executors.poll_loading(index):
-                    self._learn(ReplicaReady(replica=index))
-            except ShoalError as error:
-                lost = ReplicaLost(
-                    replica=index,
-                    reason=str(error),
-                    worker=self._executors.culprit(index),
-                    is_final=isinstance(error, ModelChanged),
-                    is_crash=isinstance(error, WorkerCrashed),
-                )
-                self._learn(lost)
+        """Take in what the workers have said."""
+        for event in self._workers.collect():
+            if isinstance(event, Answered):
+                self._digest(event.replica, event.result, self._clock())
+                continue
+            if isinstance(event, ReplicaReady):
+                self._forget_flights(event.replica)
+            self._needs_tick = True
+            self._tell(event, self._clock())
 
     def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
         outputs = result.take()
@@ -206,7 +234,8 @@ class BatchEngine:
         self._needs_tick = True
         if reason is None:
             self._counts.note_batch(batch.num_rows)
-            self._tell(BatchCompleted(replica=index, batch_id=batch.batch_id), now_s)
+            completed = BatchCompleted(replica=index, batch_id=batch.batch_id, compute_s=result.compute_s)
+            self._tell(completed, now_s)
         else:
             self._tell(BatchRefused(replica=index, batch_id=batch.batch_id, reason=reason), now_s)
 
@@ -227,16 +256,14 @@ class BatchEngine:
         wake_s = self._scheduler.wake_s
         while self._needs_tick or (wake_s is not None and wake_s <= now_s):
             self._needs_tick, wake_s = False, None
-            self._tell(Tick(), now_s)
+            self._tell(Tick(heard_s=self._workers.heard_s), now_s)
+            for event in self._workers.take_news():
+                self._needs_tick = True
+                self._tell(event, now_s)
 
     def _tell(self, event: Event, now_s: float) -> None:
         for effect in self._scheduler.handle(event, now_s):
             self._carry_out(effect, now_s)
-
-    def _learn(self, event: ReplicaReady | ReplicaLost) -> None:
-        """Tell what has become of a replica, so that rows go elsewhere."""
-        self._needs_tick = True
-        self._tell(event, self._clock())
 
     def _carry_out(self, effect: Effect, now_s: float) -> None:
         match effect:
@@ -248,9 +275,9 @@ class BatchEngine:
                 self._end(request_id, error, now_s)
             case StopWorkers(replica=index):
                 self._forget_flights(index)
-                self._executors.carry_out(effect)
-            case StartWorkers() | GiveUp() | ReportRecovery():
-                self._executors.carry_out(effect)
+                self._workers.carry_out(effect)
+            case StartWorkers() | GiveUp() | ReportRecovery() | ReportSpeed():
+                self._workers.carry_out(effect)
             case _:
                 assert_never(effect)
 
@@ -265,7 +292,8 @@ class BatchEngine:
         if ran_rows > batch.num_rows:
             inputs = pad_rows(inputs, self._axes, ran_rows)
         self._in_flight[batch.batch_id] = _Flight(batch, owners)
-        self._executors.submit(batch.replica, Batch(batch_id=BatchId(batch.batch_id), inputs=inputs), now_s)
+        work = Batch(batch_id=BatchId(batch.batch_id), inputs=inputs, limit_s=batch.limit_s)
+        self._workers.submit(batch.replica, work)
 
     def _padded_rows(self, num_rows: int) -> int:
         return self._axes.rows if self._axes.rows is not None and self._axes.is_batched else num_rows

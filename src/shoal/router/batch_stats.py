@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shoal.core.batching.scheduler import BatchScheduler
+from shoal.core.recovery.worker_life import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +44,15 @@ class BatchStats:
     """times that workers were lost, so far"""
     num_recoveries: int
     """times that a lost replica had workers again, so far"""
-    states: tuple[str, ...]
-    """of each replica's workers, see Phase"""
+    phases: tuple[Phase, ...]
+    """of each replica's workers"""
+    reduced: tuple[bool, ...]
+    """for each replica, whether it does without a worker that could not be started again"""
+    slowdowns: tuple[tuple[float, ...], ...]
+    """for each stage of each replica, how many times as long as expected its latest batches took; empty where no worker
+    has computed yet"""
+    stage_s: tuple[tuple[float, ...], ...]
+    """for each replica and stage, mean seconds of the latest batches"""
     recovery_s: float
     """for how long replicas had no workers, summed over the recoveries"""
 
@@ -74,7 +82,7 @@ class BatchCounts:
 
     def snapshot(self, scheduler: BatchScheduler) -> BatchStats:
         """Together with what the scheduler is at."""
-        lives = scheduler.life_stats()
+        recovery = scheduler.recovery_stats()
         living = [replica for replica in scheduler.replicas if not replica.is_lost]
         return BatchStats(
             num_rows=sum(rows * count for rows, count in self.batch_sizes.items()),
@@ -89,11 +97,14 @@ class BatchCounts:
             queued_rows=scheduler.waiting_rows,
             in_flight_rows=sum(replica.rows_in_flight for replica in living),
             in_flight_batches=sum(len(replica.in_flight) for replica in living),
-            num_replicas=lives.num_serving,
+            num_replicas=recovery.num_serving,
             rows_per_s=sum(replica.times.rows_per_s for replica in living),
-            num_recovering=lives.num_recovering,
-            num_losses=lives.num_losses,
-            num_recoveries=lives.num_recoveries,
-            states=tuple(replica.life.phase.word for replica in scheduler.replicas),
-            recovery_s=lives.recovery_s,
+            num_recovering=recovery.num_recovering,
+            num_losses=recovery.num_losses,
+            num_recoveries=recovery.num_recoveries,
+            phases=recovery.phases,
+            reduced=recovery.reduced,
+            slowdowns=tuple(replica.meter.slowdowns() for replica in scheduler.replicas),
+            stage_s=tuple(replica.meter.stage_s() for replica in scheduler.replicas),
+            recovery_s=recovery.recovery_s,
         )

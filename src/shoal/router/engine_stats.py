@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shoal.core.fleet.fleet import Fleet
 from shoal.core.generation.events import RequestAdded
 from shoal.core.generation.scheduler_stats import SchedulerStats
+from shoal.core.recovery.worker_life import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,12 @@ class EngineStats:
     recoveries_s: tuple[float, ...]
     """for how long replicas had no workers, the latest recoveries in order"""
     slowdowns: tuple[tuple[float, ...], ...]
-    """see FleetStats"""
+    """for each stage of each replica, how many times as long as expected its latest steps took; empty where no worker
+    has computed yet"""
     stage_s: tuple[tuple[float, ...], ...]
     """for each replica and stage, mean seconds of the latest steps"""
-    states: tuple[str, ...]
-    """of each replica's workers, see Phase"""
+    phases: tuple[Phase, ...]
+    """of each replica's workers"""
     reduced: tuple[bool, ...]
     """for each replica, whether it does without a worker that could not be started again"""
     replicas: tuple[SchedulerStats, ...]
@@ -70,9 +72,9 @@ def take_stats(fleet: Fleet) -> EngineStats:
         replayed_tokens=sum(one.replayed_tokens for one in of_replicas),
         num_recoveries=of_fleet.num_recoveries,
         recoveries_s=of_fleet.recoveries_s,
-        slowdowns=of_fleet.slowdowns,
+        slowdowns=tuple(replica.meter.slowdowns() for replica in fleet.replicas),
         stage_s=tuple(replica.meter.stage_s() for replica in fleet.replicas),
-        states=tuple(replica.life.phase.word for replica in fleet.replicas),
-        reduced=tuple(replica.life.is_reduced for replica in fleet.replicas),
+        phases=of_fleet.phases,
+        reduced=of_fleet.reduced,
         replicas=of_replicas,
     )

@@ -9,6 +9,7 @@ from typing import Any, NewType
 import numpy as np
 import numpy.typing as npt
 
+from shoal.core.batching.events import BatchLimits
 from shoal.router.executor import Executor, ReplicaFactory
 
 BatchId = NewType("BatchId", int)
@@ -55,5 +56,4 @@ class BatchResult:
 
 
 GraphExecutor = Executor[Batch, BatchResult]
-GraphReplicaFactory = ReplicaFactory[Batch, BatchResult, None]
-"""A graph's workers set the scheduler no limits."""
+GraphReplicaFactory = ReplicaFactory[Batch, BatchResult, BatchLimits]

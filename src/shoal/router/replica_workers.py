@@ -6,71 +6,76 @@ import select
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.errors import ShoalError, WorkerLost
-from shoal.protocol.messages import Generation, Step, StepResult
-from shoal.router.executor import StartingExecutor, StepExecutor, StepReplicaFactory
+from shoal.protocol.messages import Generation
+from shoal.router.executor import Executor, ReplicaFactory, ResultT, StartingExecutor, WorkT
 from shoal.router.failed_start import counted_as_failed
 
 _REPLACEMENT_TIMEOUT_S = 600.0
 """For workers that are to replace running ones, from the last sign of progress: nobody waits for them."""
 
+LimitsT = TypeVar("LimitsT")
 Replaced = Callable[[ShoalError | None], None]
 """told when a replacement serves, or why it does not"""
 
 
 @dataclass(frozen=True, slots=True)
-class _Loading:
+class _Loading(Generic[WorkT, ResultT, LimitsT]):
     """Workers that were started and are not ready."""
 
-    config: SchedulerConfig
-    executor: StartingExecutor[Step, StepResult]
+    limits: LimitsT
+    executor: StartingExecutor[WorkT, ResultT]
 
 
 @dataclass(slots=True)
-class _Replacement:
+class _Replacement(Generic[WorkT, ResultT, LimitsT]):
     """Such workers, to be put in the place of others."""
 
-    workers: _Loading
-    factory: StepReplicaFactory
+    workers: _Loading[WorkT, ResultT, LimitsT]
+    factory: ReplicaFactory[WorkT, ResultT, LimitsT]
     done: Replaced
     last_sign_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """Workers that are ready for steps."""
+class Ready(Generic[LimitsT]):
+    """Workers that are ready for work."""
 
-    config: SchedulerConfig
+    limits: LimitsT
     row_s: float
 
 
-class ReplicaWorkers:
-    """Registers every executor's descriptors with the poller while it may have something to say."""
+class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
+    """Registers every executor's descriptors with the epoll set while it may have something to say."""
 
-    def __init__(self, executor: StepExecutor | None, factory: StepReplicaFactory | None, poller: select.poll) -> None:
+    def __init__(
+        self,
+        executor: Executor[WorkT, ResultT] | None,
+        factory: ReplicaFactory[WorkT, ResultT, LimitsT] | None,
+        epoll: select.epoll,
+    ) -> None:
+        """Take over the executor, which serves; None: there is none yet. Without a factory nothing can be started."""
         self._factory = factory
-        self._poller = poller
-        self._serving: StepExecutor | None = executor
-        self._loading: _Loading | None = None
-        self._replacement: _Replacement | None = None
-        self._fenced: StepExecutor | None = None
+        self._epoll = epoll
+        self._serving = executor
+        self._loading: _Loading[WorkT, ResultT, LimitsT] | None = None
+        self._replacement: _Replacement[WorkT, ResultT, LimitsT] | None = None
+        self._fenced: Executor[WorkT, ResultT] | None = None
         """lost workers of which some may be used again"""
-        self._ending: list[StepExecutor] = []
-        self._num_steps_out = 0
+        self._ending: list[Executor[WorkT, ResultT]] = []
+        self._num_out = 0
+        """pieces of work that are submitted and not answered"""
         if executor is not None:
             self._watch(executor)
 
     @property
     def computes_here(self) -> bool:
-        """Whether `poll` is what computes, and there is something to compute."""
-        return self._serving is not None and bool(self._num_steps_out) and not self._serving.filenos()
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether steps can be submitted."""
-        return self._serving is not None
+        """Whether polling is what computes or loads, and there is something to do."""
+        if self._loading is not None:
+            return not self._loading.executor.filenos()
+        return self._serving is not None and bool(self._num_out) and not self._serving.filenos()
 
     @property
     def is_ending(self) -> bool:
@@ -83,7 +88,7 @@ class ReplicaWorkers:
         return self._replacement is not None
 
     @property
-    def serving(self) -> StepExecutor | None:
+    def serving(self) -> Executor[WorkT, ResultT] | None:
         """To look at only."""
         return self._serving
 
@@ -102,18 +107,18 @@ class ReplicaWorkers:
         """All of them, for messages."""
         return "" if self._loading is None else self._loading.executor.waiting_for
 
-    def submit(self, step: Step) -> None:
-        """Send a step to the workers. Raises WorkerLost."""
+    def submit(self, work: WorkT) -> None:
+        """Send a piece of work to the workers. Raises WorkerLost."""
         assert self._serving is not None
-        self._serving.submit(step)
-        self._num_steps_out += 1
+        self._serving.submit(work)
+        self._num_out += 1
 
-    def poll(self) -> list[StepResult]:
+    def poll(self) -> list[ResultT]:
         """What has been answered. Raises ShoalError: the workers are lost."""
         if self._serving is None:
             return []
         results = self._serving.poll()
-        self._num_steps_out -= len(results)
+        self._num_out -= len(results)
         return results
 
     def start(self, generation: Generation, without: int | None) -> None:
@@ -128,10 +133,13 @@ class ReplicaWorkers:
             self.end_fenced()
 
     def is_loading_at(self, fds: AbstractSet[int]) -> bool:
-        """Whether one of these descriptors is of workers that are being started."""
-        return self._loading is not None and not fds.isdisjoint(self._loading.executor.filenos())
+        """Whether to look at workers that are being started: one of these descriptors is theirs, or they have none."""
+        if self._loading is None:
+            return False
+        own = self._loading.executor.filenos()
+        return not own or not fds.isdisjoint(own)
 
-    def poll_loading(self) -> Ready | None:
+    def poll_loading(self) -> Ready[LimitsT] | None:
         """Look at workers that are being started; when they are ready they serve. Raises ShoalError."""
         loading = self._loading
         with counted_as_failed():
@@ -140,7 +148,11 @@ class ReplicaWorkers:
         return self._take_over(loading)
 
     def begin_replacement(
-        self, factory: StepReplicaFactory, generation: Generation, done: Replaced, now_s: float
+        self,
+        factory: ReplicaFactory[WorkT, ResultT, LimitsT],
+        generation: Generation,
+        done: Replaced,
+        now_s: float,
     ) -> None:
         """Start others beside those that serve. Raises ShoalError; an earlier replacement that loads is dropped."""
         self._drop_replacement(WorkerLost("another replacement was asked for"))
@@ -149,7 +161,7 @@ class ReplicaWorkers:
         self._replacement = _Replacement(workers, factory, done, now_s)
         self._watch(workers.executor)
 
-    def poll_replacement(self, fds: AbstractSet[int], now_s: float) -> Ready | None:
+    def poll_replacement(self, fds: AbstractSet[int], now_s: float) -> Ready[LimitsT] | None:
         """Look at them; when they are ready they serve, and those that did end."""
         new = self._replacement
         if new is None:
@@ -206,17 +218,17 @@ class ReplicaWorkers:
         self._fenced = None
         self._ending.clear()
 
-    def _replace(self, new: _Replacement) -> Ready:
+    def _replace(self, new: _Replacement[WorkT, ResultT, LimitsT]) -> Ready[LimitsT]:
         self.stop(keep=False)
         self._factory, self._replacement = new.factory, None
         ready = self._take_over(new.workers)
         new.done(None)
         return ready
 
-    def _take_over(self, loading: _Loading) -> Ready:
+    def _take_over(self, loading: _Loading[WorkT, ResultT, LimitsT]) -> Ready[LimitsT]:
         self._serving, self._loading = loading.executor, None
-        self._num_steps_out = 0
-        return Ready(loading.config, loading.executor.row_s)
+        self._num_out = 0
+        return Ready(loading.limits, loading.executor.row_s)
 
     def _drop_replacement(self, error: ShoalError) -> None:
         new, self._replacement = self._replacement, None
@@ -226,10 +238,10 @@ class ReplicaWorkers:
             self.reap()
             new.done(error)
 
-    def _watch(self, executor: StepExecutor) -> None:
+    def _watch(self, executor: Executor[WorkT, ResultT]) -> None:
         for fd in executor.filenos():
-            self._poller.register(fd, select.POLLIN)
+            self._epoll.register(fd, select.EPOLLIN)
 
-    def _unwatch(self, executor: StepExecutor) -> None:
+    def _unwatch(self, executor: Executor[WorkT, ResultT]) -> None:
         for fd in executor.filenos():
-            self._poller.unregister(fd)
+            self._epoll.unregister(fd)

@@ -34,6 +34,13 @@ def count_rows(inputs: Tensors, axes: BatchAxes) -> int:
     return num_rows
 
 
+def row_cost(inputs: Tensors, axes: BatchAxes) -> int:
+    """What one row holds: its elements, and those of shared inputs. At least 1."""
+    num_rows = count_rows(inputs, axes) if axes.is_batched else 1
+    elements = (inputs[name].size // (1 if axis is None else num_rows) for name, axis in axes.inputs.items())
+    return max(1, sum(elements))
+
+
 def signature(inputs: Tensors, axes: BatchAxes) -> Hashable:
     """What requests must have in common to share a batch: types, shapes apart from the batch axis, shared inputs.
 

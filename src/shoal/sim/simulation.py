@@ -7,23 +7,21 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
 
-from shoal.core.fleet.events import (
-    FleetEffect,
-    FleetEvent,
+from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.events import RequestAdded, RequestCancelled
+from shoal.core.recovery.events import (
     GiveUp,
     ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
+    ReportRecovery,
     ReportSpeed,
     StartWorkers,
-    StepAnswered,
     StopWorkers,
-    SubmitStep,
     Tick,
     WorkersProgressed,
 )
-from shoal.core.fleet.fleet import Fleet
-from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import ShoalError
 from shoal.protocol.messages import StepResult
@@ -37,6 +35,8 @@ from shoal.sim.trace import describe
 MAX_TURNS = 100_000
 """a run that takes longer goes in circles"""
 _POISON_NOTICED_S = 0.003
+NO_REPLICA = "no replica is left"
+"""what every client is told when nothing can go on"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,17 +225,17 @@ class Simulation:
             self._workers[replica] = workers
             self._blame.note_stopped(replica)
         config = workers.config
-        self._tell(ReplicaReady(replica=replica, config=config, row_s=workers.row_s), now_s)
+        self._tell(ReplicaReady(replica=replica, limits=config, row_s=workers.row_s), now_s)
 
     def _join(self, alike: int, now_s: float) -> None:
         """A fleet of which nothing is left has ended."""
-        if self._fleet.is_dead:
+        if self._fleet.death is not None:
             return
         self._costs.append(self._costs[alike])
         workers = self._make_workers(len(self._workers), now_s)
         self._workers.append(workers)
         self._fairness.append(FairnessWatch())
-        self._tell(ReplicaJoined(config=workers.config, row_s=workers.row_s), now_s)
+        self._tell(ReplicaJoined(limits=workers.config, row_s=workers.row_s), now_s)
 
     def _answer(self, replica: int, workers: SimulatedWorkers, result: StepResult, now_s: float) -> None:
         if not workers.still_says():
@@ -267,14 +267,14 @@ class Simulation:
                 self._start(replica, without, now_s)
             case GiveUp():
                 self._num_given_up += 1
-                if self._fleet.is_dead:
-                    self._ledger.end_all("no replica is left")
-            case ReportSpeed():
+                if self._fleet.death is not None:
+                    self._ledger.end_all(NO_REPLICA)
+            case ReportSpeed() | ReportRecovery():
                 pass
             case TokenProduced():
                 self._ledger.record(effect)
             case RequestFinished(request_id=request_id):
-                if effect.reason == "error" and "in a row" in effect.message:
+                if effect.breaks_workers:
                     self._blame.check_condemned(request_id)
                 self._ledger.record(effect)
             case _:
@@ -317,7 +317,7 @@ class Simulation:
             check_state(state)
             self._fairness[replica].check(state)
         self._touched.clear()
-        if not self._fleet.is_dead:
+        if self._fleet.death is None:
             unfinished = self._ledger.unfinished()
             check_fleet(self._fleet, unfinished)
             assert self._abandoned.isdisjoint(unfinished), "a request goes on though its client went away"
@@ -325,7 +325,7 @@ class Simulation:
     def _conclude(self, now_s: float) -> Report:
         self._ledger.check_all_ended()
         schedulers = [replica.scheduler for replica in self._fleet.replicas]
-        if not self._fleet.is_dead:
+        if self._fleet.death is None:
             assert not self._fleet.has_work, "something is left over"
             for scheduler in schedulers:
                 assert not scheduler.has_unfinished, "something is left over"

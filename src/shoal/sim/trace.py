@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from shoal.core.fleet.events import (
-    FleetEffect,
-    FleetEvent,
+from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
+from shoal.core.generation.events import RequestAdded, RequestCancelled
+from shoal.core.recovery.events import (
     GiveUp,
     ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
+    ReportRecovery,
     ReportSpeed,
     StartWorkers,
-    StepAnswered,
     StopWorkers,
-    SubmitStep,
     Tick,
     WorkersProgressed,
 )
-from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.sequences.request import RequestFinished, TokenProduced
 
 
@@ -44,8 +42,8 @@ def describe(happened: FleetEvent | FleetEffect) -> str:
             return f"{_name(happened)} {replica}: {reason}"
         case GiveUp(replica=replica, reason=reason):
             return f"{_name(happened)} {replica}: {reason}"
-        case ReplicaReady(replica=replica) | WorkersProgressed(replica=replica) | ReportSpeed(replica=replica):
-            return f"{_name(happened)} {replica}"
+        case ReplicaReady() | WorkersProgressed() | ReportSpeed() | ReportRecovery():
+            return f"{_name(happened)} {happened.replica}"
         case StartWorkers(replica=replica, generation=generation, without=without):
             return f"{_name(happened)} {replica}.{generation} without {without}"
         case ReplicaJoined():

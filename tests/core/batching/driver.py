@@ -3,6 +3,7 @@
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.batching.events import (
     BatchCompleted,
+    BatchLimits,
     BatchRefused,
     Effect,
     Event,
@@ -10,24 +11,29 @@ from shoal.core.batching.events import (
     InferenceCancelled,
     InferenceCompleted,
     InferenceFailed,
-    ReplicaReady,
-    ReportRecovery,
-    StartWorkers,
-    StopWorkers,
     SubmitBatch,
-    Tick,
 )
 from shoal.core.batching.scheduler import BatchScheduler
-from shoal.core.fleet.events import GiveUp, ReplicaLost
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import (
+    GiveUp,
+    ReplicaLost,
+    ReplicaReady,
+    ReportRecovery,
+    ReportSpeed,
+    StartWorkers,
+    StopWorkers,
+    Tick,
+)
 from shoal.errors import ShoalError
 
 FREE_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=None)
 FOUR_ROWS = BatchAxes(inputs={"x": 0}, outputs={"y": 0}, rows=4)
 NO_ROWS = BatchAxes(inputs={"x": None}, outputs={"y": None}, rows=None)
-NEVER_AGAIN = RecoveryConfig(max_failures=1, crash_loop_s=0.0)
-"""A lost replica is given up at once."""
+_FOR_EVER_S = 1e9
+NEVER_AGAIN = RecoveryConfig(max_failures=1, crash_loop_s=0.0, worker_timeout_s=_FOR_EVER_S)
+"""A lost replica is given up at once; workers may be silent for ever."""
 
 
 class BatchingDriver:
@@ -36,7 +42,8 @@ class BatchingDriver:
     def __init__(
         self, *num_stages: int, axes: BatchAxes = FREE_ROWS, recovery: RecoveryConfig = NEVER_AGAIN, **config: float
     ) -> None:
-        self.scheduler = BatchScheduler(BatchingConfig(**config), axes, num_stages or (1,), recovery)
+        self.limits = [BatchLimits(num_stages=count) for count in num_stages or (1,)]
+        self.scheduler = BatchScheduler(BatchingConfig(**config), axes, self.limits, recovery)
         self.now_s = 0.0
         self.in_flight: list[SubmitBatch] = []
         self.completed: list[str] = []
@@ -77,12 +84,18 @@ class BatchingDriver:
         return self.tick()
 
     def be_ready(self, replica: int) -> list[SubmitBatch]:
-        self.tell(ReplicaReady(replica=replica))
+        self.tell(ReplicaReady(replica=replica, limits=self.limits[replica]))
         return self.tick()
 
     def set_speed(self, seconds_per_row: float, *, replica: int = 0) -> None:
         """As if the replica had just run a batch."""
         self.scheduler.replicas[replica].times.observe(4, 4 * seconds_per_row, self.now_s)
+
+    @property
+    def wake_s(self) -> float | None:
+        """When the scheduler wants to be woken; None: only because of workers that are silent for ever."""
+        wake_s = self.scheduler.wake_s
+        return None if wake_s is not None and wake_s >= _FOR_EVER_S else wake_s
 
     def oldest(self, replica: int) -> SubmitBatch:
         return next(batch for batch in self.in_flight if batch.replica == replica)
@@ -100,7 +113,7 @@ class BatchingDriver:
             case InferenceFailed(request_id=name, error=error):
                 assert name not in self.failed
                 self.failed[name] = error
-            case StopWorkers() | StartWorkers() | GiveUp() | ReportRecovery():
+            case StopWorkers() | StartWorkers() | GiveUp() | ReportRecovery() | ReportSpeed():
                 self.life.append((type(effect).__name__, effect.replica))
 
 

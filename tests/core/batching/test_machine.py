@@ -14,7 +14,7 @@ from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCan
 from tests.core.batching.driver import FOUR_ROWS, FREE_ROWS, NEVER_AGAIN, NO_ROWS, BatchingDriver
 
 LONG_S = 1e6
-RESTARTING = RecoveryConfig(max_failures=4, crash_loop_s=0.0, load_timeout_s=20.0)
+RESTARTING = RecoveryConfig(max_failures=4, crash_loop_s=0.0, load_timeout_s=20.0, worker_timeout_s=1e9)
 
 
 class BatchingMachine(RuleBasedStateMachine):
@@ -181,7 +181,7 @@ class BatchingMachine(RuleBasedStateMachine):
         self.rows_are_conserved()
         assert not self.unfinished()
         self.driver.tick(self.driver.now_s + LONG_S)
-        assert self.driver.scheduler.wake_s is None or self.in_phase(Phase.WAITING) or self.in_phase(Phase.STARTING)
+        assert self.driver.wake_s is None or self.in_phase(Phase.WAITING) or self.in_phase(Phase.STARTING)
 
 
 TestBatching = BatchingMachine.TestCase

@@ -6,13 +6,14 @@ from shoal.core.batching.deadlines import Deadlines
 from shoal.core.batching.events import SubmitBatch
 from shoal.core.batching.replicas import Replica, choose_replica, drain_s, share_rows
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.recovery.replica_recovery import ReplicaRecovery
 from shoal.core.speed.batch_times import BatchTimes
+from shoal.core.speed.work_size import WorkSize
 
 
 def make_replica(index: int = 0, *, row_s: float | None = None, num_stages: int = 1) -> Replica:
     """Idle; measured at time 0 where a speed is given."""
-    replica = Replica(index, num_stages, WorkerLife(RecoveryConfig()))
+    replica = Replica(num_stages, ReplicaRecovery(index, RecoveryConfig(), 0.0))
     if row_s is not None:
         replica.times.observe(1, row_s, 0.0)
     return replica
@@ -20,7 +21,12 @@ def make_replica(index: int = 0, *, row_s: float | None = None, num_stages: int 
 
 def submit(replica: Replica, rows: int, now_s: float = 0.0) -> None:
     batch_id = len(replica.in_flight)
-    replica.submit(SubmitBatch(replica=replica.index, batch_id=batch_id, parts=(), num_rows=rows), now_s)
+    batch = SubmitBatch(replica=replica.index, batch_id=batch_id, parts=(), num_rows=rows)
+    replica.submit(batch, WorkSize(rows), now_s)
+
+
+def complete(replica: Replica, batch_id: int, now_s: float) -> None:
+    assert replica.complete(replica.in_flight[batch_id], (), now_s) == []
 
 
 def choose(*replicas: Replica, rows: int = 1, waiting_rows: int = 1, now_s: float = 0.0, is_full: bool = False):
@@ -76,11 +82,11 @@ def test_a_batchs_time_starts_when_the_one_before_it_is_done() -> None:
     replica = make_replica(num_stages=2)
     submit(replica, 1, 0.0)
     submit(replica, 1, 1.0)
-    replica.complete(0, 4.0)
+    complete(replica, 0, 4.0)
     assert replica.times.predict(1) == pytest.approx(4.0)
-    replica.complete(1, 6.0)
+    complete(replica, 1, 6.0)
     assert replica.times.predict(1) == pytest.approx((0.9 * 4 + 2) / 1.9)
-    assert replica.complete(1, 7.0) is None
+    assert not replica.in_flight
 
 
 def test_what_is_overdue_is_expected_to_take_as_long_again() -> None:

@@ -6,23 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from shoal.core.fleet.events import (
-    FleetEffect,
-    FleetEvent,
+from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
+from shoal.core.fleet.fleet import Fleet
+from shoal.core.generation.events import RequestAdded, RequestCancelled
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import (
     GiveUp,
     ReplicaJoined,
     ReplicaLost,
     ReplicaReady,
+    ReportRecovery,
     StartWorkers,
-    StepAnswered,
     StopWorkers,
-    SubmitStep,
     Tick,
     WorkersProgressed,
 )
-from shoal.core.fleet.fleet import Fleet
-from shoal.core.generation.events import RequestAdded, RequestCancelled
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import CapacityError, InvalidRequest
 from shoal.protocol.messages import SampledToken, Step, StepResult
@@ -80,7 +78,7 @@ class FleetDriver:
         return self.tell(replace(ReplicaLost(replica=replica, reason="killed"), **changes))
 
     def make_ready(self, replica: int) -> list[FleetEffect]:
-        return self.tell(ReplicaReady(replica=replica, config=CONFIG))
+        return self.tell(ReplicaReady(replica=replica, limits=CONFIG))
 
     def pass_time(self, seconds: float) -> list[FleetEffect]:
         self.now_s += seconds
@@ -116,7 +114,7 @@ def test_requests_go_on_at_a_living_replica_and_the_lost_one_is_started_again():
     driver.finish()
     assert driver.tokens == {"a": [100, 101, 102, 103], "b": [100, 101, 102, 103]}
     driver.now_s += 1.5
-    assert driver.make_ready(0) == []
+    assert driver.make_ready(0) == [ReportRecovery(replica=0, pause_s=1.5)]
     assert driver.fleet.stats().recoveries_s == (1.5,)
     driver.add(make_request("c"))
     assert driver.owed[0]
@@ -175,7 +173,7 @@ def test_silence_is_a_loss_and_ends_the_workers():
     effects = driver.pass_time(0.2)
     assert names(effects) == ["StopWorkers", "StartWorkers"]
     assert isinstance(effects[0], StopWorkers)
-    assert "no answer to a step for 2.1 s" in effects[0].reason
+    assert "no answer for 2.1 s" in effects[0].reason
     driver.finish()
     assert driver.tokens["a"] == [100, 101, 102, 103]
 
@@ -259,7 +257,7 @@ def test_a_replica_that_fails_too_often_is_given_up_and_its_requests_move():
     assert names(effects) == ["StopWorkers", "GiveUp"]
     assert isinstance(effects[1], GiveUp)
     assert effects[1].reason == "4 failures in a row, the last: killed"
-    assert not driver.fleet.is_dead
+    assert driver.fleet.death is None
     driver.fleet.check(make_request("b"))
     driver.make_ready(1)
     driver.finish()
@@ -269,7 +267,7 @@ def test_a_replica_that_fails_too_often_is_given_up_and_its_requests_move():
 def test_when_all_are_given_up_nothing_is_taken_any_more():
     driver = FleetDriver(1, replace(RECOVERY, max_failures=1))
     assert names(driver.lose(0)) == ["StopWorkers", "GiveUp"]
-    assert driver.fleet.is_dead
+    assert driver.fleet.death == "killed"
     with pytest.raises(CapacityError, match="no replica is left"):
         driver.fleet.check(make_request("a"))
     assert driver.fleet.wake_s() is None
@@ -287,7 +285,7 @@ def test_other_workers_take_the_place_of_running_ones():
     driver.answer(0)
     driver.owed[0].clear()
     other = make_config(num_micro_batches=2, prefill_chunk_tokens=8)
-    assert driver.tell(ReplicaReady(replica=0, config=other)) == []
+    assert driver.tell(ReplicaReady(replica=0, limits=other)) == [ReportRecovery(replica=0, pause_s=None)]
     assert driver.fleet.replicas[0].scheduler.config == other
     assert {step.generation for step in driver.owed[0]} == {1}
     driver.finish()
@@ -303,7 +301,7 @@ def test_what_waits_for_room_goes_to_a_replica_that_joins():
     driver.add(*requests)
     assert driver.fleet.replicas[0].scheduler.stats().num_waiting == CONFIG.max_seqs
     driver.owed.append([])
-    driver.tell(ReplicaJoined(config=CONFIG, row_s=0.001))
+    driver.tell(ReplicaJoined(limits=CONFIG, row_s=0.001))
     stats = [replica.scheduler.stats() for replica in driver.fleet.replicas]
     assert [one.num_running for one in stats] == [CONFIG.max_seqs] * 2
     assert [one.num_waiting for one in stats] == [0, 0]
@@ -318,7 +316,7 @@ def test_a_replica_that_joins_takes_what_others_have_lost():
     driver.answer(0)
     driver.lose(0)
     driver.owed.append([])
-    driver.tell(ReplicaJoined(config=CONFIG, row_s=0.001))
+    driver.tell(ReplicaJoined(limits=CONFIG, row_s=0.001))
     driver.finish()
     assert driver.finished["a"].num_output_tokens == 3
 

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from shoal.core.fleet.events import (
-    FleetEvent,
-    ReplicaLost,
-    ReplicaReady,
-    ReportSpeed,
-    StepAnswered,
-    SubmitStep,
-    Tick,
-)
+from shoal.core.fleet.events import FleetEvent, StepAnswered, SubmitStep
 from shoal.core.fleet.fleet import Fleet
 from shoal.core.generation.events import RequestAdded
+from shoal.core.recovery.events import ReplicaLost, ReplicaReady, ReportSpeed, Tick
 from shoal.core.sequences.request import RequestFinished
 from shoal.core.speed.routing import Routing
 from shoal.core.speed.slow_workers import WorkerRecovered, WorkerSlowed
@@ -131,7 +124,7 @@ def test_a_worker_that_slows_down_is_told_of_and_loses_its_share() -> None:
     assert report.change.factor > 1.75
     placed = [machines.add(f"r{number}") for number in range(12)]
     assert placed.count(0) <= 5
-    (slow,), (well,) = machines.fleet.stats().slowdowns
+    (slow,), (well,) = [replica.meter.slowdowns() for replica in machines.fleet.replicas]
     assert slow > 1.75
     assert well == pytest.approx(1.0, rel=0.1)
     machines.factors[0] = 1.0
@@ -170,6 +163,6 @@ def test_other_workers_are_measured_anew() -> None:
     machines.add("r")
     machines.tell(Tick())
     machines.tell(ReplicaLost(replica=0, reason="gone"))
-    machines.tell(ReplicaReady(replica=0, config=CONFIG))
+    machines.tell(ReplicaReady(replica=0, limits=CONFIG))
     assert machines.fleet.replicas[0].meter.speed(machines.now_s) is None
-    assert machines.fleet.stats().slowdowns[0] == ()
+    assert machines.fleet.replicas[0].meter.slowdowns() == ()

@@ -6,7 +6,9 @@ import pytest
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.patience import Patience
-from shoal.protocol.messages import Generation, Step, StepId, StepResult
+from shoal.core.speed.step_times import StepShape
+from shoal.core.speed.work_size import WorkSize
+from shoal.protocol.messages import Generation, Step, StepId
 
 CONFIG = RecoveryConfig(worker_timeout_s=2.0)
 
@@ -27,14 +29,17 @@ def step(step_id: int, *, prompt: int = 0, outputs: int = 0, context: int = 0) -
     )
 
 
+def send(patience: Patience, sent: Step, now_s: float = 0.0) -> None:
+    patience.note_sent(sent.step_id, WorkSize.of_step(StepShape.of(sent)), now_s)
+
+
 def answer(patience: Patience, sent: Step, seconds: float, now_s: float = 0.0) -> None:
-    patience.note_sent(sent, now_s)
-    result = StepResult(step_id=sent.step_id, generation=sent.generation, tokens=(), compute_s=(seconds,))
-    patience.note_answered(result, now_s)
+    send(patience, sent, now_s)
+    patience.note_answered(sent.step_id, (seconds,), now_s)
 
 
 def allowance_s(patience: Patience, sent: Step, now_s: float = 0.0) -> float:
-    patience.note_sent(sent, now_s)
+    send(patience, sent, now_s)
     overdue_s = patience.overdue_s()
     assert overdue_s is not None
     return overdue_s - now_s
@@ -56,10 +61,10 @@ def test_short_steps_are_waited_for_as_long_as_was_asked_for():
 def test_time_counts_from_the_last_sign():
     patience = Patience(CONFIG)
     answer(patience, step(0, outputs=1), 0.01)
-    patience.note_sent(step(1, outputs=1), 10.0)
-    patience.note_sent(step(2, outputs=1), 11.0)
+    send(patience, step(1, outputs=1), 10.0)
+    send(patience, step(2, outputs=1), 11.0)
     assert patience.overdue_s() == 12.0
-    patience.note_answered(StepResult(step_id=StepId(1), generation=Generation(0), tokens=()), 11.5)
+    patience.note_answered(1, (), 11.5)
     assert patience.overdue_s() == 13.5
     assert patience.silence_s(12.0) == 0.5
 
@@ -98,3 +103,51 @@ def test_silence_that_may_have_been_a_mistake_doubles_patience_for_a_while():
     assert allowance_s(patience, step(1, prompt=100), now_s=20.0) == pytest.approx(8.0, rel=0.1)
     patience.start(0.0)
     assert allowance_s(patience, step(2, prompt=100), now_s=1000.0) == pytest.approx(4.0, rel=0.1)
+
+
+def batch_allowance_s(patience: Patience, rows: int, row_cost: int) -> float:
+    return patience.allowance_s(WorkSize(rows, row_cost), 0.0)
+
+
+def test_batches_are_judged_by_their_rows_and_what_a_row_holds():
+    patience = Patience(CONFIG, row_cost=100)
+    patience.note_sent(0, WorkSize(4, 100), 0.0)
+    patience.note_answered(0, (1.0, 3.0), 0.0)
+    assert batch_allowance_s(patience, 1, 100) == pytest.approx(4.0)
+    assert batch_allowance_s(patience, 8, 100) == pytest.approx(32.0)
+    assert batch_allowance_s(patience, 4, 50) == pytest.approx(8.0)
+
+
+def test_rows_that_hold_more_than_any_before_may_take_as_much_more_again():
+    """Attention over a text takes the square of its length."""
+    patience = Patience(CONFIG, row_cost=100)
+    patience.start(row_s=0.01)
+    assert batch_allowance_s(patience, 10, 1000) == pytest.approx(4 * 10 * 0.01 * 10**2)
+    patience.note_sent(0, WorkSize(10, 100), 0.0)
+    patience.note_answered(0, (1.0,), 0.0)
+    assert batch_allowance_s(patience, 10, 1000) == pytest.approx(4 * 10.0 * 10)
+
+
+def test_work_that_takes_what_its_data_say_has_long_and_is_given_up_before_its_workers_are():
+    patience = Patience(RecoveryConfig(worker_timeout_s=2.0, runaway_s=300.0))
+    patience.start(row_s=0.01)
+    size = WorkSize(1)
+    assert patience.allowance_s(size, 0.0) == 300.0
+    limit_s = patience.limit_s(size, 0.0)
+    assert limit_s is not None
+    assert limit_s < 300.0
+    assert Patience(CONFIG).limit_s(size, 0.0) is None
+
+
+def test_what_a_piece_of_work_was_given_is_not_taken_from_it():
+    """A worker may have been told when to give it up."""
+    patience = Patience(CONFIG)
+    patience.note_sent(0, WorkSize(1), 0.0)
+    patience.note_sent(1, WorkSize(1), 0.0)
+    patience.note_answered(0, (0.01,), 0.5)
+    overdue_s = patience.overdue_s()
+    assert overdue_s is not None
+    assert overdue_s > 60.0
+    patience.note_answered(1, (0.01,), 1.0)
+    patience.note_sent(2, WorkSize(1), 1.0)
+    assert patience.overdue_s() == 3.0

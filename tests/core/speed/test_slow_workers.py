@@ -19,13 +19,16 @@ from shoal.core.speed.slow_workers import (
     WorkerRecovered,
     WorkerSlowed,
     describe,
+    step_likeness,
 )
 from shoal.core.speed.step_times import StepShape
 from tests.core.speed.test_step_times import TRUE, mixed, outputs
 
 
-def watch_steps(watch: StageWatch, seconds: Iterable[float], shape: StepShape) -> list[SpeedEvent]:
-    events = [watch.observe(shape, one) for one in seconds]
+def watch_steps(
+    watch: StageWatch, seconds: Iterable[float], shape: StepShape, predicted_s: float | None = None
+) -> list[SpeedEvent]:
+    events = [watch.observe(step_likeness(shape), one, predicted_s) for one in seconds]
     return [event for event in events if event is not None]
 
 
@@ -120,14 +123,14 @@ def test_a_smaller_step_cannot_take_longer_than_a_larger_one_did() -> None:
 
 
 def test_what_the_plan_expects_counts_where_there_is_no_past() -> None:
-    watch, shape = StageWatch(0, TRUE), outputs(8)
-    assert len(watch_steps(watch, [2 * TRUE.seconds(shape)] * 200, shape)) == 1
+    watch, shape = StageWatch(0), outputs(8)
+    assert len(watch_steps(watch, [2 * TRUE.seconds(shape)] * 200, shape, TRUE.seconds(shape))) == 1
     assert watch.factor() == pytest.approx(2.0)
 
 
 def test_a_plan_that_is_off_by_a_quarter_raises_no_alarm() -> None:
-    watch, shape = StageWatch(0, TRUE), outputs(8)
-    assert watch_steps(watch, [1.25 * TRUE.seconds(shape)] * 200, shape) == []
+    watch, shape = StageWatch(0), outputs(8)
+    assert watch_steps(watch, [1.25 * TRUE.seconds(shape)] * 200, shape, TRUE.seconds(shape)) == []
     assert watch.factor() == pytest.approx(1.0)
 
 
@@ -136,7 +139,8 @@ def test_a_steady_worker_under_a_changing_load_is_never_slow(seed: int, scale: f
     rng, watch = Random(seed), StageWatch(0)
     for _ in range(300):
         shape = mixed(rng)
-        assert watch.observe(shape, scale * TRUE.seconds(shape) * rng.uniform(0.9, 1.1)) is None
+        seconds = scale * TRUE.seconds(shape) * rng.uniform(0.9, 1.1)
+        assert watch.observe(step_likeness(shape), seconds) is None
     assert 0.7 < watch.factor() < RECOVERED_FACTOR
 
 

@@ -20,8 +20,6 @@ class BatchingConfig:
     min_cut_rows: int = 8
     """a request that fits into a batch is never cut into pieces smaller than this only to spread it over replicas and
     stages, >= 1: a judgment, since what a run costs whatever its rows weighs more the fewer they are"""
-    batch_timeout_s: float = 300.0
-    """a replica that answers none of its batches for so long counts as lost, > 0"""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_queue_rows", "min_cut_rows"):
@@ -29,5 +27,3 @@ class BatchingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if not self.batch_delay_s >= 0:
             raise ConfigError(f"batch_delay_s is {self.batch_delay_s}, but must be at least 0")
-        if not self.batch_timeout_s > 0:
-            raise ConfigError(f"batch_timeout_s is {self.batch_timeout_s}, but must be more than 0")

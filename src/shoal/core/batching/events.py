@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from shoal.core.fleet.events import GiveUp, ReplicaLost
+from shoal.core.recovery.events import (
+    RecoveryEffect,
+    ReplicaJoined,
+    ReplicaLost,
+    ReplicaReady,
+    Tick,
+    WorkersProgressed,
+)
 from shoal.errors import ShoalError
 
 MAX_LOSSES = 3
@@ -48,6 +55,8 @@ class InferenceAdded:
     """only rows of requests with equal signatures run together"""
     deadline_s: float | None
     """on the clock of `now_s`; None: it may take any time"""
+    row_cost: int = 1
+    """of one row, see `WorkSize`: the elements of the inputs"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +72,8 @@ class BatchCompleted:
 
     replica: int
     batch_id: int
+    compute_s: tuple[float, ...] = ()
+    """seconds of each stage; empty where they are not known"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +87,24 @@ class BatchRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaReady:
-    """A lost replica has workers again."""
+class BatchLimits:
+    """What a replica's workers may be asked."""
 
-    replica: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """All that has happened is told: now let requests expire and form batches."""
+    num_stages: int
+    """batches that can usefully be computed at once, >= 1"""
 
 
-Event = InferenceAdded | InferenceCancelled | BatchCompleted | BatchRefused | ReplicaLost | ReplicaReady | Tick
+Event = (
+    InferenceAdded
+    | InferenceCancelled
+    | BatchCompleted
+    | BatchRefused
+    | WorkersProgressed
+    | ReplicaReady[BatchLimits]
+    | ReplicaJoined[BatchLimits]
+    | ReplicaLost
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +117,8 @@ class SubmitBatch:
     parts: tuple[Part, ...]
     num_rows: int
     """of the parts together; a graph with fixed rows needs the batch padded"""
+    limit_s: float | None = None
+    """when a worker is to give it up, so that it can go on with others; None: never"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,31 +136,4 @@ class InferenceFailed:
     error: ShoalError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopWorkers:
-    """The replica's workers are lost: make them end; nothing that they still say is to be told."""
-
-    replica: int
-    reason: str
-    """one line"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartWorkers:
-    """Start the replica's workers; `ReplicaReady` or `ReplicaLost` is to follow."""
-
-    replica: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportRecovery:
-    """Tell whoever watches that a replica has its workers again."""
-
-    replica: int
-    pause_s: float
-    """for how long it had none"""
-
-
-LifeEffect = StopWorkers | StartWorkers | GiveUp | ReportRecovery
-
-Effect = LifeEffect | SubmitBatch | InferenceCompleted | InferenceFailed
+Effect = RecoveryEffect | SubmitBatch | InferenceCompleted | InferenceFailed

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-from shoal.core.batching.events import SubmitBatch
+from shoal.core.batching.events import BatchLimits, Part, SubmitBatch
+from shoal.core.recovery.replica_recovery import ReplicaRecovery
 from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.speed.batch_meter import BatchMeter
 from shoal.core.speed.batch_times import BatchTimes
+from shoal.core.speed.slow_workers import SpeedEvent
+from shoal.core.speed.work_size import WorkSize
 
 _FRESH_S = 10.0
 """No replica is left idle for being slow on a measurement that is older: what was slow once is tried again. A
@@ -20,24 +24,37 @@ class Flight:
     """A batch that was submitted and is not yet answered."""
 
     batch: SubmitBatch
+    size: WorkSize
     submitted_s: float
 
 
 class Replica:
     """One copy of the model, as a pipeline that computes its batches in order."""
 
-    __slots__ = ("_idle_since_s", "in_flight", "index", "life", "num_stages", "times")
+    __slots__ = ("_idle_since_s", "_recovery", "in_flight", "meter", "num_stages", "times")
 
-    def __init__(self, index: int, num_stages: int, life: WorkerLife) -> None:
-        self.index = index
-        self.life = life
+    def __init__(self, num_stages: int, recovery: ReplicaRecovery) -> None:
+        """`recovery`: of this replica."""
+        self._recovery = recovery
         self.num_stages = num_stages
         self.in_flight: dict[int, Flight] = {}
         """by batch id, oldest first"""
         self.times = BatchTimes()
         """kept when its workers are lost: others will be as fast"""
+        self.meter = BatchMeter()
+        """of the workers that it has now"""
         self._idle_since_s = 0.0
         """when it last answered: it has worked on the oldest batch in flight at most since then"""
+
+    @property
+    def index(self) -> int:
+        """Its place among the replicas."""
+        return self._recovery.index
+
+    @property
+    def life(self) -> WorkerLife:
+        """To look at only."""
+        return self._recovery.life
 
     @property
     def is_lost(self) -> bool:
@@ -59,23 +76,38 @@ class Replica:
             return False
         return not self.in_flight if is_suspect else len(self.in_flight) < self.num_stages + is_full
 
-    def submit(self, batch: SubmitBatch, now_s: float) -> None:
+    def limit_s(self, size: WorkSize, now_s: float) -> float | None:
+        """When a worker is to give up a batch that is sent now; None: never."""
+        return self._recovery.patience.limit_s(size, now_s)
+
+    def submit(self, batch: SubmitBatch, size: WorkSize, now_s: float) -> None:
         """Note a batch as in flight."""
-        self.in_flight[batch.batch_id] = Flight(batch, now_s)
+        self.in_flight[batch.batch_id] = Flight(batch, size, now_s)
+        self._recovery.note_sent(batch.batch_id, size, now_s)
 
-    def complete(self, batch_id: int, now_s: float) -> Flight | None:
-        """Take an answered batch out and learn from its time. None: there is no such batch."""
-        flight = self.in_flight.get(batch_id)
-        if flight is not None:
-            started_s = max(flight.submitted_s, self._idle_since_s)
-            self.times.observe(flight.batch.num_rows, now_s - started_s, now_s)
-            self.drop(batch_id, now_s)
-        return flight
+    def complete(self, flight: Flight, compute_s: tuple[float, ...], now_s: float) -> list[SpeedEvent]:
+        """Take an answered batch out and learn from its time. Returns what that says about the workers."""
+        started_s = max(flight.submitted_s, self._idle_since_s)
+        self.times.observe(flight.batch.num_rows, now_s - started_s, now_s)
+        self.drop(flight, now_s, compute_s)
+        return self.meter.note_answered(flight.size, compute_s)
 
-    def drop(self, batch_id: int, now_s: float) -> Flight | None:
-        """Take a batch out whose time says nothing. None: there is no such batch."""
+    def drop(self, flight: Flight, now_s: float, compute_s: tuple[float, ...] = ()) -> None:
+        """Take a batch out that was answered; without `compute_s` its time says nothing."""
         self._idle_since_s = now_s
-        return self.in_flight.pop(batch_id, None)
+        self._recovery.note_answered(flight.batch.batch_id, compute_s, now_s)
+        del self.in_flight[flight.batch.batch_id]
+
+    def withdraw(self) -> list[Part]:
+        """Take out everything in flight: its workers are gone."""
+        parts = [part for flight in self.in_flight.values() for part in flight.batch.parts]
+        self.in_flight.clear()
+        return parts
+
+    def take_workers(self, limits: BatchLimits) -> None:
+        """It has others than before."""
+        self.num_stages = limits.num_stages
+        self.meter = BatchMeter()
 
     def remaining_s(self, now_s: float) -> float:
         """Until everything in flight should be answered. What is overdue by x is expected to take another x."""

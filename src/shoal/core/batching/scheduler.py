@@ -18,6 +18,7 @@ from shoal.core.batching.deadlines import Deadlines
 from shoal.core.batching.events import (
     MAX_LOSSES,
     BatchCompleted,
+    BatchLimits,
     BatchRefused,
     Effect,
     Event,
@@ -26,27 +27,34 @@ from shoal.core.batching.events import (
     InferenceCompleted,
     InferenceFailed,
     Part,
-    ReplicaReady,
     SubmitBatch,
-    Tick,
 )
-from shoal.core.batching.lives import LifeStats, ReplicaLives
 from shoal.core.batching.queue import BatchingQueue, Line
 from shoal.core.batching.replicas import Choice, Replica, choose_replica, share_rows
-from shoal.core.fleet.events import ReplicaLost
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.recovery.events import (
+    ReplicaJoined,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    Tick,
+    WorkersProgressed,
+)
+from shoal.core.recovery.recovery import Recovery, RecoveryStats
+from shoal.core.speed.work_size import WorkSize
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ShoalError, WorkerLost
+from shoal.protocol.messages import Generation
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Inference:
     """A request that has not ended."""
 
     request_id: str
     arrival: int
     signature: Hashable
+    row_cost: int
     deadline_s: float | None
     added_s: float
     waiting_rows: int
@@ -62,22 +70,29 @@ class BatchScheduler:
         self,
         config: BatchingConfig,
         axes: BatchAxes,
-        num_stages: Sequence[int],
+        limits: Sequence[BatchLimits],
         recovery: RecoveryConfig | None = None,
+        row_s: Sequence[float] = (),
+        *,
+        sample_row_cost: int = 1,
     ) -> None:
         """Start with an empty queue and workers everywhere.
 
         Args:
             config: the limits.
             axes: whether requests have rows and whether a run has a fixed number of them.
-            num_stages: one a replica, each >= 1.
+            limits: one a replica.
             recovery: how lost workers are started again; None: the defaults.
+            row_s: seconds that the workers of each replica took for a single row; empty: not known.
+            sample_row_cost: of that row, see `WorkSize`.
         """
-        recovery = recovery or RecoveryConfig()
         self.config = config
-        self.replicas = tuple(Replica(index, stages, WorkerLife(recovery)) for index, stages in enumerate(num_stages))
+        self._recovery = Recovery(recovery)
+        self._sample_row_cost = sample_row_cost
+        self.replicas: list[Replica] = []
         """to look at only"""
-        self._lives = ReplicaLives([replica.life for replica in self.replicas])
+        for own, seconds in zip(limits, row_s or [0.0] * len(limits), strict=True):
+            self._add_replica(own, seconds)
         self.max_rows = (axes.rows or config.max_batch) if axes.is_batched else 1
         """that one batch may have"""
         self._has_fixed_rows = not axes.is_batched or axes.rows is not None
@@ -91,7 +106,7 @@ class BatchScheduler:
     @property
     def death(self) -> str | None:
         """Why no replica has workers or will have some; None: one has or will."""
-        return self._lives.death
+        return self._recovery.death
 
     @property
     def num_requests(self) -> int:
@@ -111,12 +126,16 @@ class BatchScheduler:
     @property
     def wake_s(self) -> float | None:
         """When a `Tick` may have effects though nothing else has happened; None: never."""
-        times = (self._think_again_s, self._deadlines.first_s(), self._lives.wake_s())
+        times = (self._think_again_s, self._deadlines.first_s(), self._recovery.wake_s())
         return min((time_s for time_s in times if time_s is not None), default=None)
 
-    def life_stats(self) -> LifeStats:
-        """How the replicas' workers are."""
-        return self._lives.stats()
+    def next_generation(self, index: int) -> Generation:
+        """Of workers that are to take the place of a replica's present ones."""
+        return Generation(self._recovery.replicas[index].generation + 1)
+
+    def recovery_stats(self) -> RecoveryStats:
+        """A snapshot for metrics, of the replicas' workers."""
+        return self._recovery.stats()
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take in what has happened. Batches are formed by `Tick` only, so that requests told together run together.
@@ -133,24 +152,35 @@ class BatchScheduler:
                 return self._add(event, now_s)
             case InferenceCancelled(request_id=request_id):
                 return self._end(request_id, RequestCancelled("the request was cancelled"))
-            case BatchCompleted(replica=replica, batch_id=batch_id):
-                return self._complete(self.replicas[replica], batch_id, now_s)
-            case BatchRefused(replica=replica, batch_id=batch_id, reason=reason):
-                return self._refuse(self.replicas[replica], batch_id, reason, now_s)
+            case BatchCompleted():
+                return self._complete(event, now_s)
+            case BatchRefused():
+                return self._refuse(event, now_s)
+            case WorkersProgressed():
+                self._recovery.note_progress(event, now_s)
+                return []
+            case ReplicaReady():
+                return self._make_ready(event, now_s)
+            case ReplicaJoined(limits=limits, row_s=row_s):
+                self._add_replica(limits, row_s)
+                return []
             case ReplicaLost():
                 return self._lose(event, now_s)
-            case ReplicaReady(replica=replica):
-                return [*self._lives.become_ready(replica, now_s)]
-            case Tick():
-                return self._tick(now_s)
+            case Tick(heard_s=heard_s):
+                return self._tick(now_s if heard_s is None else heard_s, now_s)
             case _:
                 assert_never(event)
 
-    def _tick(self, now_s: float) -> list[Effect]:
-        effects: list[Effect] = [*self._lives.tick(now_s)]
+    def _tick(self, heard_s: float, now_s: float) -> list[Effect]:
+        effects = [effect for lost in self._recovery.find_silent(heard_s) for effect in self._lose(lost, now_s)]
+        effects += self._recovery.start_due(now_s)
         if self.death is not None:
-            return effects + self._die()
+            return effects
         return effects + self._expire(now_s) + self._form_batches(now_s)
+
+    def _add_replica(self, limits: BatchLimits, row_s: float) -> None:
+        watched = self._recovery.add(row_s, row_cost=self._sample_row_cost)
+        self.replicas.append(Replica(limits.num_stages, watched))
 
     def _add(self, event: InferenceAdded, now_s: float) -> list[Effect]:
         assert event.request_id not in self._requests, f"request id {event.request_id} is in use"
@@ -158,7 +188,14 @@ class BatchScheduler:
         if error is not None:
             return [InferenceFailed(request_id=event.request_id, error=error)]
         request = _Inference(
-            event.request_id, self._next_arrival, event.signature, event.deadline_s, now_s, 0, event.num_rows
+            request_id=event.request_id,
+            arrival=self._next_arrival,
+            signature=event.signature,
+            row_cost=event.row_cost,
+            deadline_s=event.deadline_s,
+            added_s=now_s,
+            waiting_rows=0,
+            rows_left=event.num_rows,
         )
         self._next_arrival += 1
         self._requests[event.request_id] = request
@@ -226,16 +263,27 @@ class BatchScheduler:
         for part in parts:
             self._requests[part.request_id].waiting_rows -= part.num_rows
         num_rows = sum(part.num_rows for part in parts)
-        batch = SubmitBatch(replica=replica.index, batch_id=self._next_batch_id, parts=parts, num_rows=num_rows)
+        row_cost = max(self._requests[part.request_id].row_cost for part in parts)
+        size = WorkSize(self.max_rows if self._has_fixed_rows else num_rows, row_cost)
+        batch = SubmitBatch(
+            replica=replica.index,
+            batch_id=self._next_batch_id,
+            parts=parts,
+            num_rows=num_rows,
+            limit_s=replica.limit_s(size, now_s),
+        )
         self._next_batch_id += 1
-        replica.submit(batch, now_s)
+        replica.submit(batch, size, now_s)
         return batch
 
-    def _complete(self, replica: Replica, batch_id: int, now_s: float) -> list[Effect]:
-        replica.life.note_work()
-        flight = replica.complete(batch_id, now_s)
-        effects: list[Effect] = []
-        for part in flight.batch.parts if flight is not None else ():
+    def _complete(self, completed: BatchCompleted, now_s: float) -> list[Effect]:
+        replica = self.replicas[completed.replica]
+        flight = replica.in_flight.get(completed.batch_id)
+        if flight is None:
+            return []
+        changes = replica.complete(flight, completed.compute_s, now_s)
+        effects: list[Effect] = [ReportSpeed(replica=replica.index, change=change) for change in changes]
+        for part in flight.batch.parts:
             request = self._owner(part)
             if request is None:
                 continue
@@ -245,28 +293,33 @@ class BatchScheduler:
                 effects.append(InferenceCompleted(request_id=part.request_id))
         return effects
 
-    def _refuse(self, replica: Replica, batch_id: int, reason: str, now_s: float) -> list[Effect]:
+    def _refuse(self, refused: BatchRefused, now_s: float) -> list[Effect]:
         """Fail the request that is to blame; where there are several, run each alone to find out which it is."""
-        replica.life.note_work()
-        flight = replica.drop(batch_id, now_s)
+        replica = self.replicas[refused.replica]
+        flight = replica.in_flight.get(refused.batch_id)
         if flight is None:
             return []
+        replica.drop(flight, now_s)
         parts = [part for part in flight.batch.parts if self._owner(part)]
         if len({part.request_id for part in flight.batch.parts}) > 1:
             self._put_back([replace(part, runs_alone=True) for part in parts])
             return []
-        return [effect for part in parts for effect in self._end(part.request_id, InvalidRequest(reason))]
+        return [effect for part in parts for effect in self._end(part.request_id, InvalidRequest(refused.reason))]
+
+    def _make_ready(self, ready: ReplicaReady[BatchLimits], now_s: float) -> list[Effect]:
+        """What running workers had that others take the place of runs again; nobody is to blame for that."""
+        replica = self.replicas[ready.replica]
+        self._put_back([part for part in replica.withdraw() if self._owner(part)])
+        replica.take_workers(ready.limits)
+        return [self._recovery.become_ready(ready.replica, ready.row_s, now_s)]
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[Effect]:
         """Its rows run again, ahead of later ones; if no replica has or will have workers, everything ends."""
         replica = self.replicas[lost.replica]
-        flying = [part for flight in replica.in_flight.values() for part in flight.batch.parts]
-        replica.in_flight.clear()
+        flying = replica.withdraw()
         if lost.is_crash and flying:
             replica.life.note_work()  # it was well until it was given these
-        effects: list[Effect] = [
-            *self._lives.lose(lost.replica, lost.reason, lost.worker, now_s, is_final=lost.is_final)
-        ]
+        effects: list[Effect] = [*self._recovery.lose(lost, now_s)]
         if self.death is not None:
             return effects + self._die()
         is_alone = len({part.arrival for part in flying}) == 1

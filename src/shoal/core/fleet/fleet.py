@@ -1,4 +1,4 @@
-"""What the replicas of one model do together: events in, effects out. No I/O, no clock, no randomness.
+"""What the replicas of one language model do together: events in, effects out. No I/O, no clock, no randomness.
 
 A request is given to the replica that is expected to have finished it first. When that loses its workers, it goes on
 elsewhere from its prompt and the tokens so far (`Progress`), or, where nobody is left, waits for the first replica that
@@ -8,32 +8,24 @@ request that takes down one replica after the other is failed (strikes.py), so t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import assert_never
 
-from shoal.core.fleet.events import (
-    FleetEffect,
-    FleetEvent,
-    GiveUp,
-    ReplicaJoined,
-    ReplicaLost,
-    ReplicaReady,
-    ReportSpeed,
-    StartWorkers,
-    StepAnswered,
-    StopWorkers,
-    SubmitStep,
-    Tick,
-    WorkersProgressed,
-)
+from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
 from shoal.core.fleet.fleet_replica import FleetReplica
-from shoal.core.fleet.fleet_stats import FleetStats
 from shoal.core.fleet.placement import Placement
 from shoal.core.generation.events import Effect, HandOver, RequestAdded, RequestCancelled, SendStep
 from shoal.core.generation.scheduler_config import SchedulerConfig, check_request
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.worker_life import Phase
+from shoal.core.recovery.events import (
+    ReplicaJoined,
+    ReplicaLost,
+    ReplicaReady,
+    ReportSpeed,
+    Tick,
+    WorkersProgressed,
+)
+from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.sequences.request import Progress, Request, RequestFinished, RequestId
 from shoal.core.speed.routing import Routing
 from shoal.errors import CapacityError, RemoteProtocolError, ShoalError
@@ -41,7 +33,6 @@ from shoal.errors import CapacityError, RemoteProtocolError, ShoalError
 _WORTH_WAITING_S = 0.5
 """A replica that should be back so soon keeps its requests: elsewhere they would be computed again no earlier, and it
 would stand idle. Source: the pause that a client may see when its stream moves (0.5 s)."""
-_KEPT_RECOVERIES = 1024
 
 
 class Fleet:
@@ -63,20 +54,15 @@ class Fleet:
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
             routing: which replica a request goes to.
         """
-        self._recovery = recovery or RecoveryConfig()
-        speeds = row_s or [0.0] * len(configs)
-        self.replicas = [
-            FleetReplica(index, config, self._recovery, seconds)
-            for index, (config, seconds) in enumerate(zip(configs, speeds, strict=True))
-        ]
+        self._recovery = Recovery(recovery)
+        self.replicas: list[FleetReplica] = []
         """to look at only"""
+        for config, seconds in zip(configs, row_s or [0.0] * len(configs), strict=True):
+            self._add_replica(config, seconds)
         self._has_newcomer = False
         """a replica has joined since the latest tick"""
         self._placement = Placement(routing)
         self._owner: dict[RequestId, FleetReplica] = {}
-        self._num_losses = 0
-        self._recoveries_s: deque[float] = deque(maxlen=_KEPT_RECOVERIES)
-        self._num_recoveries = 0
 
     @property
     def has_work(self) -> bool:
@@ -84,9 +70,9 @@ class Fleet:
         return bool(self._owner)
 
     @property
-    def is_dead(self) -> bool:
-        """Whether no replica has workers or will have some."""
-        return all(replica.life.is_given_up for replica in self.replicas)
+    def death(self) -> str | None:
+        """Why no replica has workers or will have some; None: one has or will."""
+        return self._recovery.death
 
     def check(self, request: Request) -> None:
         """Refuse what no replica can ever serve, before it is added.
@@ -125,39 +111,36 @@ class Fleet:
                     return []
                 changes = self.replicas[index].take_answer(result, now_s)
                 return [ReportSpeed(replica=index, change=change) for change in changes]
-            case WorkersProgressed(replica=index, silent=silent, waiting_for=waiting_for):
-                self.replicas[index].life.note_progress(now_s, silent, waiting_for)
+            case WorkersProgressed():
+                self._recovery.note_progress(event, now_s)
                 return []
             case ReplicaReady():
                 return self._make_ready(event, now_s)
-            case ReplicaJoined(config=config, row_s=row_s):
-                self.replicas.append(FleetReplica(len(self.replicas), config, self._recovery, row_s))
+            case ReplicaJoined(limits=config, row_s=row_s):
+                self._add_replica(config, row_s)
                 self._has_newcomer = True
                 return self._rehome(now_s)
-            case ReplicaLost(replica=index, reason=reason, worker=worker, is_final=is_final):
-                return self._lose(self.replicas[index], reason, worker, now_s, is_final=is_final)
-            case Tick():
-                silences, turns = self._notice_silence(now_s), self._take_turns(now_s)
-                return [*silences, *turns, *self._share_with_newcomer(now_s), *self._start_due(now_s)]
+            case ReplicaLost():
+                return self._lose(event, now_s)
+            case Tick(heard_s=heard_s):
+                silent = self._recovery.find_silent(now_s if heard_s is None else heard_s)
+                silences = [effect for lost in silent for effect in self._lose(lost, now_s)]
+                turns = self._take_turns(now_s)
+                return [*silences, *turns, *self._share_with_newcomer(now_s), *self._recovery.start_due(now_s)]
             case _:
                 assert_never(event)
 
     def wake_s(self) -> float | None:
         """When a `Tick` may have effects though nothing else has happened; None: never."""
-        times = [replica.life.due_s for replica in self.replicas if replica.life.phase is Phase.WAITING]
-        times += [due_s for replica in self.replicas if (due_s := replica.overdue_s()) is not None]
-        return min(times, default=None)
+        return self._recovery.wake_s()
 
-    def stats(self) -> FleetStats:
+    def stats(self) -> RecoveryStats:
         """A snapshot for metrics."""
-        return FleetStats(
-            num_losses=self._num_losses,
-            num_recoveries=self._num_recoveries,
-            recoveries_s=tuple(self._recoveries_s),
-            num_serving=sum(replica.is_serving for replica in self.replicas),
-            num_recovering=sum(replica.life.is_recovering for replica in self.replicas),
-            slowdowns=tuple(replica.meter.slowdowns() for replica in self.replicas),
-        )
+        return self._recovery.stats()
+
+    def _add_replica(self, config: SchedulerConfig, row_s: float) -> None:
+        watched = self._recovery.add(row_s, generation=config.generation)
+        self.replicas.append(FleetReplica(config, watched))
 
     def _candidates(self) -> list[FleetReplica]:
         """Where a request can go: to replicas that serve; if none does, to those that will."""
@@ -173,34 +156,20 @@ class Fleet:
         self._owner[request.request_id] = owner
         owner.inbox.append(RequestAdded(request=request, progress=progress))
 
-    def _make_ready(self, ready: ReplicaReady, now_s: float) -> list[FleetEffect]:
+    def _make_ready(self, ready: ReplicaReady[SchedulerConfig], now_s: float) -> list[FleetEffect]:
         replica = self.replicas[ready.replica]
-        if replica.life.lost_s is not None:
-            self._recoveries_s.append(now_s - replica.life.lost_s)
-            self._num_recoveries += 1
-        effects = self._pass_on(replica, replica.become_ready(ready.config, ready.row_s, now_s), now_s)
-        return effects + self._rehome(now_s)
+        told = replica.take_workers(ready.limits, now_s)
+        report = self._recovery.become_ready(ready.replica, ready.row_s, now_s)
+        return [report, *self._pass_on(replica, told, now_s), *self._rehome(now_s)]
 
-    def _lose(
-        self,
-        replica: FleetReplica,
-        reason: str,
-        worker: int | None,
-        now_s: float,
-        *,
-        keep: bool = True,
-        is_final: bool = False,
-    ) -> list[FleetEffect]:
-        """`keep`: whether those of its workers that live can be trusted. `is_final`: see `ReplicaLost`."""
-        if replica.life.phase not in (Phase.SERVING, Phase.STARTING):
+    def _lose(self, lost: ReplicaLost, now_s: float) -> list[FleetEffect]:
+        replica = self.replicas[lost.replica]
+        effects = self._recovery.lose(lost, now_s)
+        if not effects:
             return []
-        self._num_losses += 1
-        effects: list[FleetEffect] = [StopWorkers(replica=replica.index, reason=reason, keep=keep)]
-        end = replica.life.lose(reason, worker, now_s, is_final=is_final)
-        effects += self._pass_on(replica, replica.lose(reason, now_s), now_s)
-        if end is not None:
-            effects.append(GiveUp(replica=replica.index, reason=end))
-        return effects + self._rehome(now_s)
+        stop, *end = effects
+        told = self._pass_on(replica, replica.lose(lost.reason, now_s), now_s)
+        return [stop, *told, *end, *self._rehome(now_s)]
 
     def _rehome(self, now_s: float) -> list[FleetEffect]:
         """Requests of replicas that will not have workers soon go on where there are some, the oldest first."""
@@ -237,25 +206,6 @@ class Fleet:
             self._place(one.request, one.progress, candidates, now_s)
         return effects
 
-    def _notice_silence(self, now_s: float) -> list[FleetEffect]:
-        effects: list[FleetEffect] = []
-        for replica in self.replicas:
-            overdue_s = replica.overdue_s()
-            if overdue_s is not None and overdue_s <= now_s:
-                worker = None if replica.is_serving else replica.life.silent
-                effects += self._lose(replica, replica.mistrust(now_s), worker, now_s, keep=False)
-        return effects
-
-    def _start_due(self, now_s: float) -> list[FleetEffect]:
-        """Workers whose time to be started again has come."""
-        due = [replica for replica in self.replicas if replica.life.is_due(now_s)]
-        for replica in due:
-            replica.life.start(now_s)
-        return [
-            StartWorkers(replica=replica.index, generation=replica.scheduler.generation, without=replica.life.without)
-            for replica in due
-        ]
-
     def _take_turns(self, now_s: float) -> list[FleetEffect]:
         """Let every scheduler see what has happened. A loss on the way gives others something to see."""
         effects: list[FleetEffect] = []
@@ -264,7 +214,7 @@ class Fleet:
                 try:
                     effects += self._pass_on(replica, replica.take_turn(now_s), now_s)
                 except RemoteProtocolError as error:
-                    effects += self._lose(replica, str(error), None, now_s, keep=False)
+                    effects += self._lose(ReplicaLost(replica=replica.index, reason=str(error), keep=False), now_s)
         return effects
 
     def _pass_on(self, replica: FleetReplica, effects: Sequence[Effect], now_s: float) -> list[FleetEffect]:

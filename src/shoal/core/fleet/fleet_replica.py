@@ -16,12 +16,13 @@ from shoal.core.generation.events import (
 )
 from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.recovery.config import RecoveryConfig
-from shoal.core.recovery.patience import Patience
+from shoal.core.recovery.replica_recovery import ReplicaRecovery
 from shoal.core.recovery.worker_life import WorkerLife
 from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent
+from shoal.core.speed.step_times import StepShape
+from shoal.core.speed.work_size import WorkSize
 from shoal.errors import RemoteProtocolError
 from shoal.protocol.messages import Step, StepResult
 
@@ -29,21 +30,25 @@ from shoal.protocol.messages import Step, StepResult
 class FleetReplica:
     """Changes by its methods only; everything else is to look at."""
 
-    def __init__(self, index: int, config: SchedulerConfig, recovery: RecoveryConfig, row_s: float) -> None:
-        self.index = index
+    def __init__(self, config: SchedulerConfig, recovery: ReplicaRecovery) -> None:
+        """`recovery`: of this replica."""
+        self.index = recovery.index
         self.scheduler = Scheduler(config)
         self.inbox: list[Event] = []
         """for the scheduler's next turn"""
-        self.life = WorkerLife(recovery)
         self.meter = SpeedMeter()
         """of the workers that it has now"""
-        self._patience = Patience(recovery)
-        self._patience.start(row_s)
+        self._recovery = recovery
+
+    @property
+    def life(self) -> WorkerLife:
+        """To look at only."""
+        return self._recovery.life
 
     @property
     def is_serving(self) -> bool:
         """Whether it has its workers."""
-        return self.life.is_serving
+        return self._recovery.is_serving
 
     def load(self, now_s: float) -> ReplicaLoad:
         """Expected work, requests that the scheduler has not seen included."""
@@ -70,7 +75,7 @@ class FleetReplica:
 
     def note_sent(self, step: Step, now_s: float) -> None:
         """A step is on its way."""
-        self._patience.note_sent(step, now_s)
+        self._recovery.note_sent(step.step_id, WorkSize.of_step(StepShape.of(step)), now_s)
         self.meter.note_sent(step, now_s)
 
     def take_answer(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
@@ -80,8 +85,7 @@ class FleetReplica:
         """
         if not self.is_serving or result.generation != self.scheduler.generation:
             return []
-        self.life.note_work()
-        self._patience.note_answered(result, now_s)
+        self._recovery.note_answered(result.step_id, result.compute_s, now_s)
         self.inbox.append(StepCompleted(result=result))
         return self.meter.note_answered(result, now_s)
 
@@ -91,23 +95,14 @@ class FleetReplica:
         self.meter.forget_sent()
         return self._close_books(now_s)
 
-    def mistrust(self, now_s: float) -> str:
-        """Its workers are to be taken for lost because they say nothing. Returns the reason in words."""
-        if not self.is_serving:
-            return self.life.loading_silence(now_s)
-        self._patience.note_mistrust(now_s)
-        return f"no answer to a step for {self._patience.silence_s(now_s):.1f} s"
-
-    def become_ready(self, config: SchedulerConfig, row_s: float, now_s: float) -> list[Effect]:
+    def take_workers(self, config: SchedulerConfig, now_s: float) -> list[Effect]:
         """It has workers again, or others instead of those it had. Returns what remains to be told of the old ones."""
         effects: list[Effect] = []
         if self.is_serving:
             self.inbox.append(WorkersLost(on_purpose=True))
             effects = self._close_books(now_s)
         effects += self._renew_scheduler(config, now_s)
-        self._patience.start(row_s)
         self.meter = SpeedMeter()
-        self.life.become_ready(now_s)
         return effects
 
     def withdraw_all(self, now_s: float) -> list[Effect]:
@@ -120,10 +115,6 @@ class FleetReplica:
         """Hand over the requests that hold no KV blocks, of a replica that has been told everything."""
         self.inbox += [RequestWithdrawn(request_id=one.request.request_id) for one in self.scheduler.state.waiting]
         return self.take_turn(now_s) if self.inbox else []
-
-    def overdue_s(self) -> float | None:
-        """When its workers will count as lost for being silent; None: they owe nothing."""
-        return self._patience.overdue_s() if self.is_serving else self.life.loading_overdue_s()
 
     def _close_books(self, now_s: float) -> list[Effect]:
         """A turn after which no answer of the old workers counts: those that make no sense are as good as none."""

@@ -188,7 +188,7 @@ class Scheduler:
         state.fence()
         for sequence in [one for one in state.waiting if is_condemned(one.num_losses)]:
             state.waiting.remove(sequence)
-            self._finish(sequence, "error", verdict(lost.reason))
+            self._finish(sequence, "error", verdict(lost.reason), breaks_workers=True)
 
     def _cancel(self, request_id: RequestId) -> None:
         state = self._state
@@ -255,7 +255,9 @@ class Scheduler:
             self._state.suspects.remove(sequence)
         sequence.num_losses = 0
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, message: str = "") -> None:
+    def _finish(
+        self, sequence: Sequence, reason: FinishReason, message: str = "", *, breaks_workers: bool = False
+    ) -> None:
         self._state.forget(sequence)
         self._outputs.append(
             RequestFinished(
@@ -265,6 +267,7 @@ class Scheduler:
                 num_output_tokens=sequence.num_outputs,
                 num_cached_tokens=sequence.num_cached_tokens,
                 message=message,
+                breaks_workers=breaks_workers,
             )
         )
 

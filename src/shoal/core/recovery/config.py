@@ -13,6 +13,9 @@ class RecoveryConfig:
 
     worker_timeout_s: float = 2.0
     """silence after which workers that owe an answer count as lost, > 0; longer where steps take long (patience.py)"""
+    runaway_s: float | None = None
+    """where work may never end by itself (a graph with loops): how long it may take at least before its workers count
+    as lost, > 0; they give it up a little earlier and live on. None: how long work takes follows from its size"""
     load_timeout_s: float = 10.0
     """silence after which workers that load count as lost, > 0; less where they were quick before, more where slow"""
     backoff_s: float = 0.5
@@ -36,6 +39,8 @@ class RecoveryConfig:
         for name in ("worker_timeout_s", "load_timeout_s", "backoff_s", "settled_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if self.runaway_s is not None and self.runaway_s <= 0:
+            raise ConfigError(f"runaway_s is {self.runaway_s}, but must be above 0")
         minima = {"max_failures": 1, "crash_loop_s": 0.0, "replan_after": 1, "max_backoff_s": self.backoff_s}
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:

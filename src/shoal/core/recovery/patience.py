@@ -1,44 +1,58 @@
 """How long workers may be silent while they owe an answer: a worker that hangs is to be found soon, one that computes
-a long prompt must never be taken for one that hangs.
+a long prompt or a large batch must never be taken for one that hangs.
 
-The base is `worker_timeout_s`. Where the step that is due should take long by itself, its expected time counts, several
-times. That comes from the steps of this replica so far; before there is one, from a single row computed at loading.
+The base is `worker_timeout_s`, or `runaway_s` for work that takes as long as its data say. Where the work that is due
+should take long by itself, its expected time counts, several times. That comes from the work of this replica so far;
+before there is any, from a single row computed at loading.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.speed.batch_times import BatchTimes
-from shoal.core.speed.step_times import StepShape
-from shoal.protocol.messages import Step, StepId, StepResult
+from shoal.core.speed.work_size import WorkSize
 
 _TIMES_EXPECTED = 4.0
-"""Of a step's expected time: another program on the same cores doubles it, a cold cache or a fit on few steps again.
-A judgment."""
-_CONTEXT_OF_A_ROW = 1000
-"""Tokens of context that count as much as a row itself. Attention over c tokens takes as much arithmetic as a layer's
-matrices where c is 6 times the hidden size (3456 for SmolLM2, more for larger models); fewer errs towards patience."""
+"""Of a piece of work's expected time: another program on the same cores doubles it, a cold cache or a fit on few pieces
+again. A judgment."""
+_LIMIT_SHARE = 0.8
+"""Of an allowance: by then a worker gives work up that may never end, so that it answers before it counts as lost."""
 _UNKNOWN_S = 120.0
 """Where nothing at all is known of a replica's speed."""
 _FORGIVING_S = 300.0
-"""For so long after silence was taken for loss, patience stays doubled: it may have been a mistake, and the step that
+"""For so long after silence was taken for loss, patience stays doubled: it may have been a mistake, and the work that
 would show it was never answered."""
 _MOST_DOUBLINGS = 4
 
 
-class Patience:
-    """Follows one replica's steps. `now_s` is on one monotonic clock."""
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A piece of work that is out."""
 
-    def __init__(self, config: RecoveryConfig) -> None:
-        self._config = config
+    size: WorkSize
+    allowance_s: float
+    """that it was given when it was sent"""
+
+
+class Patience:
+    """Follows the work of one replica. `now_s` is on one monotonic clock."""
+
+    def __init__(self, config: RecoveryConfig, row_cost: int = 1) -> None:
+        """`row_cost`: of the single row that is computed at loading, see `WorkSize`."""
+        self._base_s = max(config.worker_timeout_s, config.runaway_s or 0.0)
+        self._may_run_away = config.runaway_s is not None
         self._row_s = 0.0
-        self._outputs = BatchTimes()
-        """of steps with output rows only"""
-        self._prompts = BatchTimes()
-        self._out: dict[StepId, StepShape] = {}
-        """sent and not answered, oldest first"""
+        self._times: dict[int, BatchTimes] = {}
+        """by the kind of work"""
+        self._known_row_cost = row_cost
+        """of the costliest row so far"""
+        self._out: dict[int, _Sent] = {}
+        """by its id: sent and not answered, oldest first"""
         self._since_s = 0.0
-        """when it last answered, or was sent a step while it owed none"""
+        """when it last answered, or was sent something while it owed nothing"""
         self._num_doublings = 0
         self._doubled_s = 0.0
 
@@ -47,21 +61,31 @@ class Patience:
         self._row_s = row_s or self._row_s
         self._out.clear()
 
-    def note_sent(self, step: Step, now_s: float) -> None:
-        """A step is on its way."""
+    def note_sent(self, work_id: int, size: WorkSize, now_s: float) -> None:
+        """A piece of work is on its way."""
         if not self._out:
             self._since_s = now_s
-        self._out[step.step_id] = StepShape.of(step)
+        self._out[work_id] = _Sent(size, self.allowance_s(size, now_s))
 
-    def note_answered(self, result: StepResult, now_s: float) -> None:
-        """A step has come back. One that is not out is ignored."""
-        shape = self._out.pop(result.step_id, None)
-        if shape is None:
+    def note_answered(self, work_id: int, compute_s: Sequence[float], now_s: float) -> None:
+        """A piece of work has come back. One that is not out is ignored.
+
+        Args:
+            work_id: of the piece.
+            compute_s: seconds of each stage; empty where they say nothing.
+            now_s: see above.
+        """
+        sent = self._out.pop(work_id, None)
+        if sent is None:
             return
         self._since_s = now_s
-        if seconds := sum(result.compute_s):
-            times = self._prompts if shape.prompt_rows else self._outputs
-            times.observe(_work(shape), seconds, now_s)
+        if seconds := sum(compute_s):
+            self._times.setdefault(sent.size.kind, BatchTimes()).observe(sent.size.amount, seconds, now_s)
+            self._known_row_cost = max(self._known_row_cost, sent.size.row_cost)
+
+    def note_pause(self, pause_s: float) -> None:
+        """Nobody has listened for so long."""
+        self._since_s += pause_s
 
     def note_mistrust(self, now_s: float) -> None:
         """It was silent for too long and is given up for lost."""
@@ -70,32 +94,36 @@ class Patience:
 
     def overdue_s(self) -> float | None:
         """When it will have been silent for too long, if it stays so; None: it owes nothing."""
-        return self._since_s + self._allowance_s() if self._out else None
+        if not self._out:
+            return None
+        oldest = next(iter(self._out.values()))
+        return self._since_s + max(oldest.allowance_s, self.allowance_s(oldest.size, self._since_s))
 
     def silence_s(self, now_s: float) -> float:
         """For how long it has owed an answer."""
         return now_s - self._since_s
 
-    def _allowance_s(self) -> float:
-        expected_s = self._expected_s(next(iter(self._out.values())))
-        if expected_s is None:
-            return max(_UNKNOWN_S, self._config.worker_timeout_s)
-        factor = _TIMES_EXPECTED * 2.0 ** self._doublings(self._since_s)
-        return max(self._config.worker_timeout_s, factor * expected_s)
+    def allowance_s(self, size: WorkSize, now_s: float) -> float:
+        """How long a piece of work may take, were it sent now to a replica that owes nothing."""
+        expected_s = self._expected_s(size)
+        long_s = _UNKNOWN_S if expected_s is None else _TIMES_EXPECTED * expected_s
+        return max(self._base_s, long_s * 2.0 ** self._doublings(now_s))
 
-    def _expected_s(self, shape: StepShape) -> float | None:
-        """Steps of the other kind say more than a single row: what a row costs is at most that of an output row."""
-        own, other = (self._prompts, self._outputs) if shape.prompt_rows else (self._outputs, self._prompts)
-        for times in (own, other):
-            if times.observed_s is not None:
-                return times.predict(_work(shape))
-        return self._row_s * _work(shape) or None
+    def limit_s(self, size: WorkSize, now_s: float) -> float | None:
+        """When a worker is to give up work that is sent now, so that it does not count as lost; None: never."""
+        return _LIMIT_SHARE * self.allowance_s(size, now_s) if self._may_run_away else None
+
+    def _expected_s(self, size: WorkSize) -> float | None:
+        """Work of another kind says more than a single row: what a row costs is at most that of an output row.
+
+        Rows that cost more than any known one are expected to take as much more again, as attention does.
+        """
+        own, *others = [size.kind, *(kind for kind in self._times if kind != size.kind)]
+        stretch = max(1.0, size.row_cost / self._known_row_cost)
+        for kind in (own, *others):
+            if (times := self._times.get(kind)) is not None:
+                return times.predict(size.amount) * stretch
+        return self._row_s * size.rows * stretch**2 or None
 
     def _doublings(self, now_s: float) -> int:
         return self._num_doublings if now_s - self._doubled_s < _FORGIVING_S else 0
-
-
-def _work(shape: StepShape) -> int:
-    """In rows."""
-    context = shape.output_context + shape.prompt_context
-    return shape.output_rows + shape.prompt_rows + context // _CONTEXT_OF_A_ROW

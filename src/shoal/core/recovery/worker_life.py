@@ -82,6 +82,10 @@ class WorkerLife:
         """
         self._last_sign_s, self.silent, self._waiting_for = now_s, silent, waiting_for
 
+    def note_pause(self, pause_s: float) -> None:
+        """Nobody has listened for so long."""
+        self._last_sign_s += pause_s
+
     def lose(self, reason: str, worker: int | None, now_s: float, *, is_final: bool = False) -> str | None:
         """They are lost. Returns why they are given up; None: they will be started again.
 

@@ -79,6 +79,8 @@ class RequestFinished:
     """prompt tokens taken from the prefix index instead of being computed"""
     message: str = ""
     """why, where reason is `error`"""
+    breaks_workers: bool = False
+    """whether it was ended because it is taken to be what broke the workers that had it"""
 
 
 Output = TokenProduced | RequestFinished

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from shoal.core.speed.routing import ReplicaSpeed
-from shoal.core.speed.slow_workers import RECOVERED_FACTOR, SpeedEvent, StageWatch, WorkerSlowed, trimmed_ratio
+from shoal.core.speed.slow_workers import (
+    RECOVERED_FACTOR,
+    SpeedEvent,
+    StageWatch,
+    WorkerSlowed,
+    step_likeness,
+    trimmed_ratio,
+)
 from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
 from shoal.protocol.messages import Step, StepId, StepResult
 
@@ -42,10 +49,11 @@ class _Sent:
 class _Stage:
     """What is known of one stage."""
 
-    __slots__ = ("_first_shard", "_recent", "_times", "watch")
+    __slots__ = ("_first_shard", "_predicted", "_recent", "_times", "watch")
 
     def __init__(self, index: int, predicted: StageCost | None = None) -> None:
-        self.watch = StageWatch(index, predicted)
+        self.watch = StageWatch(index)
+        self._predicted = predicted
         self._first_shard = StageWatch(index)
         self._times = StepTimes(predicted)
         self._recent: deque[tuple[StepShape, float]] = deque(maxlen=_RECENT_STEPS)
@@ -62,8 +70,10 @@ class _Stage:
         """`wait_s`: how much of the time its first shard spent with the others."""
         self._times.observe(shape, seconds)
         self._recent.append((shape, seconds))
-        self._first_shard.observe(shape, seconds - wait_s)
-        event = self.watch.observe(shape, seconds)
+        likeness = step_likeness(shape)
+        self._first_shard.observe(likeness, seconds - wait_s)
+        predicted_s = None if self._predicted is None else self._predicted.seconds(shape)
+        event = self.watch.observe(likeness, seconds, predicted_s)
         if isinstance(event, WorkerSlowed):
             return replace(event, is_waiting=self._first_shard.factor() <= RECOVERED_FACTOR)
         return event

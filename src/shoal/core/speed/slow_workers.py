@@ -1,7 +1,8 @@
-"""Whether a stage has become slower than it was, or than the plan says: its steps against like steps of its past.
+"""Whether a stage has become slower than it was, or than the plan says: its work against like work of its past.
 
-Like steps are those of about as many rows with about as much context. A model of the rows would do with fewer of them,
-but what it gets wrong about a new load would look like a slow machine.
+Like steps are those of about as many rows with about as much context, like batches those of about as many rows that
+cost about as much. A model of the rows would do with fewer of them, but what it gets wrong about a new load would look
+like a slow machine.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, log2
 
-from shoal.core.speed.step_times import StageCost, StepShape
+from shoal.core.speed.step_times import StepShape
+from shoal.core.speed.work_size import WorkSize
 
 SLOWED_FACTOR = 1.75
 """A worker counts as slow from here on: above what replicas that share memory cost each other (1.4), below what half
@@ -54,8 +56,8 @@ class WorkerRecovered:
 
 
 SpeedEvent = WorkerSlowed | WorkerRecovered
-_Kind = tuple[int, int, int]
-"""Output rows, prompt rows and mean context, on logarithmic scales."""
+Likeness = tuple[int, ...]
+"""Pieces of work with equal ones take about as long; one whose numbers are all at least another's takes longer."""
 
 
 def describe(event: SpeedEvent) -> str:
@@ -73,13 +75,11 @@ def describe(event: SpeedEvent) -> str:
 class StageWatch:
     """Watches one stage. Says so when it slows down and when it recovers, each once."""
 
-    __slots__ = ("_like", "_num_strange", "_predicted", "_stage", "_window", "is_slow")
+    __slots__ = ("_like", "_num_strange", "_stage", "_window", "is_slow")
 
-    def __init__(self, stage: int, predicted: StageCost | None = None) -> None:
-        """`predicted`: what the plan expects of this stage; it counts where there is no past yet."""
+    def __init__(self, stage: int) -> None:
         self._stage = stage
-        self._predicted = predicted
-        self._like: dict[_Kind, _LikeSteps] = {}
+        self._like: dict[Likeness, _LikeSteps] = {}
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW_STEPS)
         """observed and expected seconds"""
         self._num_strange = 0
@@ -89,16 +89,20 @@ class StageWatch:
         """Observed over expected seconds of the latest steps; 1.0 while too little is known."""
         return trimmed_ratio(self._window) if len(self._window) >= _FEWEST_STEPS else 1.0
 
-    def observe(self, shape: StepShape, seconds: float) -> SpeedEvent | None:
-        """A step has taken so long. Returns what that changes.
+    def observe(self, kind: Likeness, seconds: float, predicted_s: float | None = None) -> SpeedEvent | None:
+        """A piece of work has taken so long. Returns what that changes.
 
         The norm is made of what a worker that is well takes: else what a slow one does would soon be the norm.
+
+        Args:
+            kind: of the piece.
+            seconds: that it took; 0 says nothing.
+            predicted_s: what the plan expects of it, which counts where there is no past yet; None: nothing.
         """
         if seconds <= 0.0:
             return None
-        kind = _likeness(shape)
         like = self._like.setdefault(kind, _LikeSteps())
-        expected_s = like.seconds if like.is_known else self._estimate(shape, kind, seconds)
+        expected_s = like.seconds if like.is_known else predicted_s or self._estimate(kind, seconds)
         self._num_strange = 0 if expected_s else self._num_strange + 1
         if self._num_strange > _MOST_STRANGE_STEPS and self.is_slow:
             return self._start_over()
@@ -108,14 +112,12 @@ class StageWatch:
             like.add(seconds)
         return self._judge()
 
-    def _estimate(self, shape: StepShape, kind: _Kind, seconds: float) -> float | None:
+    def _estimate(self, kind: Likeness, seconds: float) -> float | None:
         """Expected seconds of a step of a kind that is hardly known yet; None: its own say nothing.
 
         Steps that are larger take longer. So what takes longer than a known larger one shows a slow worker, and what
         takes hardly longer than a known smaller one shows a worker that is well.
         """
-        if self._predicted is not None and (predicted_s := self._predicted.seconds(shape)):
-            return predicted_s
         known = [(other, like.seconds) for other, like in self._like.items() if like.is_known]
         at_most_s = min((like_s for other, like_s in known if _is_within(kind, other)), default=inf)
         at_least_s = max((like_s for other, like_s in known if _is_within(other, kind)), default=0.0)
@@ -174,15 +176,23 @@ def trimmed_ratio(pairs: Iterable[tuple[float, float]]) -> float:
     return sum(observed for observed, _ in kept) / sum(expected for _, expected in kept)
 
 
-def _likeness(shape: StepShape) -> _Kind:
-    """Rows within half an octave and the mean context within one are alike: steps then differ by a fifth at most where
-    rows decide, and by what an octave of context costs where context does."""
+def step_likeness(shape: StepShape) -> Likeness:
+    """Of a step: output rows, prompt rows and mean context.
+
+    Rows within half an octave and the mean context within one are alike: steps then differ by a fifth at most where
+    rows decide, and by what an octave of context costs where context does.
+    """
     rows = shape.output_rows + shape.prompt_rows
     context = (shape.output_context + shape.prompt_context) / max(1, rows)
     return _half_octaves(shape.output_rows), _half_octaves(shape.prompt_rows), round(log2(context + 1))
 
 
-def _is_within(smaller: _Kind, larger: _Kind) -> bool:
+def batch_likeness(size: WorkSize) -> Likeness:
+    """Of a batch: rows, and what one of them costs, each within half an octave."""
+    return _half_octaves(size.rows), _half_octaves(size.row_cost)
+
+
+def _is_within(smaller: Likeness, larger: Likeness) -> bool:
     """Whether one has no more rows of either kind and no more context than the other."""
     return all(less <= more for less, more in zip(smaller, larger, strict=True))
 

@@ -224,7 +224,7 @@ class Joining:
                     if not arrived.isdisjoint(_machines_of(replica)):
                         self._restoring.note_back(index, now_s)
         for index, replica in enumerate(replicas):
-            if not stats.reduced[index] and stats.states[index] != Phase.GIVEN_UP.word:
+            if not stats.reduced[index] and stats.phases[index] is not Phase.GIVEN_UP:
                 self._restoring.note_whole(index)
                 continue
             is_there = living.issuperset(_machines_of(replica))

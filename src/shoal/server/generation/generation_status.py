@@ -12,6 +12,7 @@ from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.seams import EngineStats
 from shoal.server.http.draining import Drain, ShuttingDown
 from shoal.server.http.readiness import ReadinessProbe
+from shoal.server.http.replica_status import describe_replicas
 
 STATS_TIMEOUT_S = 1.0
 """A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""
@@ -85,19 +86,7 @@ class GenerationStatus:
         if stats is not None:
             names = ("num_running", "num_waiting", "num_losses", "num_recoveries", "num_replays")
             counters |= {name.removeprefix("num_"): getattr(stats, name) for name in names}
-            replicas = [
-                {
-                    "state": state,
-                    "is_reduced": is_reduced,
-                    "stages": [
-                        {"step_s": step_s, "slowdown": slowdown}
-                        for step_s, slowdown in zip(stage_s, slowdowns, strict=True)
-                    ],
-                }
-                for state, is_reduced, stage_s, slowdowns in zip(
-                    stats.states, stats.reduced, stats.stage_s, stats.slowdowns, strict=True
-                )
-            ]
+            replicas = describe_replicas(stats)
         model: dict[str, Any] = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
         if self._machines is not None and (machines := self._machines.describe()):
             model["machines"] = machines

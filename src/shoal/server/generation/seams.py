@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
 from shoal.model.text.grammar.constraint import Constraint
+from shoal.server.http.replica_status import ReplicaStats
 
 
-class EngineStats(Protocol):
+class EngineStats(ReplicaStats, Protocol):
     """A snapshot of the engine's counters and levels."""
 
     @property
@@ -85,26 +86,6 @@ class EngineStats(Protocol):
     @property
     def recoveries_s(self) -> Sequence[float]:
         """For how long a replica had no workers, the latest recoveries in order."""
-        ...
-
-    @property
-    def slowdowns(self) -> Sequence[Sequence[float]]:
-        """For each stage of each replica, how many times as long as expected its latest steps took."""
-        ...
-
-    @property
-    def stage_s(self) -> Sequence[Sequence[float]]:
-        """For each stage of each replica, mean seconds of its latest steps; 0 before the first."""
-        ...
-
-    @property
-    def states(self) -> Sequence[str]:
-        """Of each replica's workers: serving, waiting (to be started again), starting or given up."""
-        ...
-
-    @property
-    def reduced(self) -> Sequence[bool]:
-        """For each replica, whether it does without a worker that could not be started again."""
         ...
 
 

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.server.http.draining import Drain, ShuttingDown
 from shoal.server.http.readiness import ReadinessProbe
+from shoal.server.http.replica_status import describe_replicas
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.served_model import ServedModel
@@ -55,7 +56,7 @@ class RepositoryStatus:
             "name": model.file.name,
             "kind": "ONNX graph",
             "plan": graph_plan_dict(model.plan),
-            "replicas": [{"state": state} for state in stats.states],
+            "replicas": describe_replicas(stats),
             "counters": {
                 "rows": stats.num_rows,
                 "running": stats.num_requests - stats.queued_requests,

@@ -1,0 +1,150 @@
+"""Which replicas of a model have their workers: who is lost, who is started again when, who is given up.
+
+The one recovery under every kind of work. Whoever schedules the work tells it what is sent, answered and lost, asks at
+every tick what is due, and does with its requests what its kind of work needs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import (
+    GiveUp,
+    RecoveryEffect,
+    ReplicaLost,
+    ReportRecovery,
+    StartWorkers,
+    StopWorkers,
+    WorkersProgressed,
+)
+from shoal.core.recovery.replica_recovery import ReplicaRecovery
+from shoal.core.recovery.worker_life import Phase
+
+_KEPT_RECOVERIES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryStats:
+    """A snapshot for metrics and tests; what was counted so far, and how it is now."""
+
+    num_losses: int
+    """times that workers were lost, while they worked or while they were being started"""
+    num_recoveries: int
+    """times that a lost replica had workers again"""
+    recovery_s: float
+    """for how long replicas had no workers, summed over the recoveries"""
+    recoveries_s: tuple[float, ...]
+    """the same for each of the latest recoveries, in order"""
+    phases: tuple[Phase, ...]
+    """of each replica's workers"""
+    reduced: tuple[bool, ...]
+    """for each replica, whether it does without a worker that could not be started again"""
+
+    @property
+    def num_serving(self) -> int:
+        """Replicas that have their workers."""
+        return self.phases.count(Phase.SERVING)
+
+    @property
+    def num_recovering(self) -> int:
+        """Replicas whose workers are lost and are to be started again."""
+        return self.phases.count(Phase.WAITING) + self.phases.count(Phase.STARTING)
+
+
+class Recovery:
+    """Changes by its methods only. `now_s` is on one monotonic clock."""
+
+    def __init__(self, config: RecoveryConfig | None = None) -> None:
+        """No replica yet. `config`: None: the defaults."""
+        self._config = config or RecoveryConfig()
+        self.replicas: list[ReplicaRecovery] = []
+        """to look at, and to follow the work of"""
+        self._num_losses = 0
+        self._num_recoveries = 0
+        self._recovery_s = 0.0
+        self._recoveries_s: deque[float] = deque(maxlen=_KEPT_RECOVERIES)
+        self._last_end = "the model has no worker"
+
+    @property
+    def death(self) -> str | None:
+        """Why no replica has workers or will have some; None: one has or will."""
+        return self._last_end if all(one.life.is_given_up for one in self.replicas) else None
+
+    def add(self, row_s: float = 0.0, *, row_cost: int = 1, generation: int = 0) -> ReplicaRecovery:
+        """One more replica, which has its workers.
+
+        Args:
+            row_s: seconds that they took for a single row; 0: not known.
+            row_cost: of that row, see `WorkSize`.
+            generation: of the workers.
+        """
+        replica = ReplicaRecovery(len(self.replicas), self._config, row_s, row_cost=row_cost, generation=generation)
+        self.replicas.append(replica)
+        return replica
+
+    def lose(self, lost: ReplicaLost, now_s: float) -> list[RecoveryEffect]:
+        """A replica's workers are gone. No effects: that was known, or it had none."""
+        replica = self.replicas[lost.replica]
+        if replica.life.phase not in (Phase.SERVING, Phase.STARTING):
+            return []
+        self._num_losses += 1
+        effects: list[RecoveryEffect] = [StopWorkers(replica=lost.replica, reason=lost.reason, keep=lost.keep)]
+        end = replica.lose(lost, now_s)
+        if end is not None:
+            self._last_end = end
+            effects.append(GiveUp(replica=lost.replica, reason=end))
+        return effects
+
+    def become_ready(self, index: int, row_s: float, now_s: float) -> ReportRecovery:
+        """A replica has workers again, or others instead of those it had."""
+        pause_s = self.replicas[index].become_ready(row_s, now_s)
+        if pause_s is not None:
+            self._num_recoveries += 1
+            self._recovery_s += pause_s
+            self._recoveries_s.append(pause_s)
+        return ReportRecovery(replica=index, pause_s=pause_s)
+
+    def note_progress(self, event: WorkersProgressed, now_s: float) -> None:
+        """Workers that are being started have shown a sign of life."""
+        self.replicas[event.replica].life.note_progress(now_s, event.silent, event.waiting_for)
+
+    def note_pause(self, pause_s: float) -> None:
+        """Nobody has listened to any worker for so long: that is no silence of theirs."""
+        for one in self.replicas:
+            one.patience.note_pause(pause_s)
+            one.life.note_pause(pause_s)
+
+    def find_silent(self, heard_s: float) -> list[ReplicaLost]:
+        """Replicas whose workers have been silent for too long: `lose` is to follow for each.
+
+        `heard_s`: until when all that workers have said has been told.
+        """
+        return [one.mistrust(heard_s) for one in self.replicas if _is_past(one.overdue_s(), heard_s)]
+
+    def start_due(self, now_s: float) -> list[StartWorkers]:
+        """Workers whose time to be started again has come."""
+        due = [one for one in self.replicas if one.life.is_due(now_s)]
+        for one in due:
+            one.life.start(now_s)
+        return [StartWorkers(replica=one.index, generation=one.generation, without=one.life.without) for one in due]
+
+    def wake_s(self) -> float | None:
+        """When something is due, if nothing happens before; None: never."""
+        return min((time_s for one in self.replicas if (time_s := one.wake_s()) is not None), default=None)
+
+    def stats(self) -> RecoveryStats:
+        """A snapshot."""
+        return RecoveryStats(
+            num_losses=self._num_losses,
+            num_recoveries=self._num_recoveries,
+            recovery_s=self._recovery_s,
+            recoveries_s=tuple(self._recoveries_s),
+            phases=tuple(one.life.phase for one in self.replicas),
+            reduced=tuple(one.life.is_reduced for one in self.replicas),
+        )
+
+
+def _is_past(time_s: float | None, now_s: float) -> bool:
+    return time_s is not None and time_s <= now_s

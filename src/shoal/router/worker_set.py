@@ -1,0 +1,250 @@
+"""The workers of all replicas of a model behind one descriptor: the shell around recovery, whatever the work is.
+
+It says what workers have said (`collect`) and does what recovery wants done with them (`carry_out`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from math import inf
+from typing import Generic, assert_never
+
+from shoal.core.recovery.events import (
+    GiveUp,
+    RecoveryEffect,
+    ReplicaJoined,
+    ReplicaLost,
+    ReplicaReady,
+    ReportRecovery,
+    ReportSpeed,
+    StartWorkers,
+    StopWorkers,
+    WorkersProgressed,
+)
+from shoal.core.speed.slow_workers import describe
+from shoal.errors import ModelChanged, ShoalError, WorkerCrashed
+from shoal.protocol.messages import Generation
+from shoal.router.executor import Executor, ReplicaFactory, ResultT, WorkT
+from shoal.router.replica_workers import LimitsT, Ready, Replaced, ReplicaWorkers
+
+_MAX_WAIT_S = 60.0
+"""No wait is longer, so that a lost wake-up costs a minute and not for ever."""
+_REAP_S = 0.01
+"""Between two looks at processes that were killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered(Generic[ResultT]):
+    """A replica's workers have answered a piece of work."""
+
+    replica: int
+    result: ResultT
+
+
+class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
+    """Owns the executors. Belongs to one thread; only `wake` may be called from another."""
+
+    def __init__(
+        self,
+        executors: Sequence[Executor[WorkT, ResultT]],
+        factories: Sequence[ReplicaFactory[WorkT, ResultT, LimitsT]],
+        clock: Callable[[], float],
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take over the executors.
+
+        Args:
+            executors: with their workers, one a replica.
+            factories: how workers are started again, one a replica; empty: nobody knows.
+            clock: seconds, monotonic.
+            report: told what a person who watches should know, a line each.
+        """
+        self._clock = clock
+        self._report = report or _say_nothing
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._replicas = [
+            ReplicaWorkers(executor, factory, self._epoll)
+            for executor, factory in zip(executors, factories or [None] * len(executors), strict=True)
+        ]
+        self._joining: list[ReplicaWorkers[WorkT, ResultT, LimitsT]] = []
+        """of replicas to come"""
+        self._news: dict[int, ReplicaLost | WorkersProgressed] = {}
+        """what became of carrying out something, to be told after the effects under way, by replica"""
+        self._readable: AbstractSet[int] = frozenset()
+        self.heard_s = -inf
+        """until when `collect` has told, or will tell, what workers have said"""
+
+    @property
+    def serving(self) -> list[Executor[WorkT, ResultT]]:
+        """Executors of the replicas that have their workers, to look at only."""
+        return [workers.serving for workers in self._replicas if workers.serving is not None]
+
+    def fileno(self) -> int:
+        """A descriptor that stays the same for life: readable when workers have said something, or after `wake`."""
+        return self._epoll.fileno()
+
+    def wake(self) -> None:
+        """Make a waiting or the next `wait` return. Thread-safe."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def wake_s(self) -> float | None:
+        """When to `collect` at the latest, if the descriptor does not become readable; None: not before."""
+        if self._news or any(workers.computes_here for workers in self._replicas):
+            return self._clock()
+        if any(workers.is_ending for workers in (*self._replicas, *self._joining)):
+            return self._clock() + _REAP_S
+        return None
+
+    def wait(self, timeout_s: float, until_s: float | None = None) -> None:
+        """Sleep until workers say something, `wake` was called, something is due, or it is `until_s`.
+
+        Not at all for a timeout of 0 or where `collect` is what computes.
+        """
+        times = [time_s - self._clock() for time_s in (until_s, self.wake_s()) if time_s is not None]
+        sleep_s = min(timeout_s, _MAX_WAIT_S, *times) if times else min(timeout_s, _MAX_WAIT_S)
+        self._readable = {fd for fd, _ in self._epoll.poll(max(0.0, sleep_s))}
+        self.heard_s = self._clock()
+        if self._wake_fd in self._readable:
+            os.eventfd_read(self._wake_fd)
+
+    def collect(
+        self,
+    ) -> Iterator[Answered[ResultT] | WorkersProgressed | ReplicaReady[LimitsT] | ReplicaJoined[LimitsT] | ReplicaLost]:
+        """What workers have said by the latest `wait`, to be told one by one as it comes."""
+        readable, self._readable = self._readable, frozenset()
+        for index, workers in enumerate(self._replicas):
+            workers.reap()
+            ready = None
+            try:
+                for result in workers.poll():
+                    yield Answered(replica=index, result=result)
+                if workers.is_loading_at(readable) and (ready := workers.poll_loading()) is None:
+                    yield self._progress(index)
+            except ShoalError as error:
+                yield _loss(index, error, workers.culprit)
+            ready = workers.poll_replacement(readable, self._clock()) or ready
+            if ready is not None:
+                self._news.pop(index, None)
+                yield ReplicaReady(replica=index, limits=ready.limits, row_s=ready.row_s)
+        for ready in self._collect_joining(readable):
+            yield ReplicaJoined(limits=ready.limits, row_s=ready.row_s)
+
+    def take_news(self) -> list[ReplicaLost | WorkersProgressed]:
+        """What became of `submit` and `carry_out`: to be told once everything under way has been carried out."""
+        news = [*self._news.values()]
+        self._news.clear()
+        return news
+
+    def submit(self, replica: int, work: WorkT) -> None:
+        """Send work to a replica. For workers that are gone it goes nowhere: `take_news` says so."""
+        if isinstance(self._news.get(replica), ReplicaLost):
+            return
+        try:
+            self._replicas[replica].submit(work)
+        except ShoalError as error:
+            self._news[replica] = _loss(replica, error, None)
+
+    def carry_out(self, effect: RecoveryEffect) -> None:
+        """Stop or start workers, or tell whoever watches."""
+        match effect:
+            case StopWorkers(replica=index, reason=reason, keep=keep):
+                self._news.pop(index, None)
+                self._replicas[index].stop(keep=keep)
+                self._report(f"replica {index} is lost: {reason}")
+            case StartWorkers():
+                self._start(effect)
+            case GiveUp(replica=index, reason=reason):
+                self._replicas[index].end_fenced()
+                self._report(f"replica {index} is given up: {reason}")
+            case ReportRecovery(replica=index, pause_s=None):
+                self._report(f"replica {index} goes on with other workers")
+            case ReportRecovery(replica=index, pause_s=pause_s):
+                self._report(f"replica {index} has its workers again after {pause_s:.1f} s")
+            case ReportSpeed(replica=index, change=change):
+                self._report(f"replica {index}: {describe(change)}")
+            case _:
+                assert_never(effect)
+
+    def replace(
+        self,
+        index: int,
+        factory: ReplicaFactory[WorkT, ResultT, LimitsT],
+        generation: Generation,
+        done: Replaced | None,
+    ) -> None:
+        """Start other workers for a replica, to serve in the place of the present ones when they are ready.
+
+        Args:
+            index: of the replica.
+            factory: for these workers and all that follow them.
+            generation: of these workers.
+            done: told None when they serve, or why they never will.
+
+        Raises:
+            ShoalError: they cannot even be started.
+        """
+        self._replicas[index].begin_replacement(factory, generation, done or _ignore, self._clock())
+
+    def add(self, factory: ReplicaFactory[WorkT, ResultT, LimitsT], done: Replaced | None) -> None:
+        """Start one more replica, which joins once its workers are ready. Arguments and errors as of `replace`."""
+        workers = ReplicaWorkers[WorkT, ResultT, LimitsT](None, factory, self._epoll)
+        workers.begin_replacement(factory, Generation(0), done or _ignore, self._clock())
+        self._joining.append(workers)
+
+    def close(self) -> None:
+        """Stop every worker. Idempotent."""
+        for workers in (*self._replicas, *self._joining):
+            workers.close()
+        if self._wake_fd >= 0:
+            self._epoll.close()
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+
+    def _collect_joining(self, readable: AbstractSet[int]) -> Iterator[Ready[LimitsT]]:
+        """Those that are ready are replicas; those that never will be are forgotten once they have ended."""
+        for workers in tuple(self._joining):
+            workers.reap()
+            ready = workers.poll_replacement(readable, self._clock())
+            if ready is not None or not (workers.has_replacement or workers.is_ending):
+                self._joining.remove(workers)
+            if ready is not None:
+                self._replicas.append(workers)
+                self._report(f"replica {len(self._replicas) - 1} has joined")
+                yield ready
+
+    def _start(self, effect: StartWorkers) -> None:
+        index = effect.replica
+        try:
+            self._replicas[index].start(effect.generation, effect.without)
+        except ShoalError as error:
+            self._news[index] = _loss(index, error, None)
+        else:
+            self._news[index] = self._progress(index)
+
+    def _progress(self, index: int) -> WorkersProgressed:
+        workers = self._replicas[index]
+        return WorkersProgressed(replica=index, silent=workers.silent, waiting_for=workers.waiting_for)
+
+
+def _loss(index: int, error: ShoalError, culprit: int | None) -> ReplicaLost:
+    return ReplicaLost(
+        replica=index,
+        reason=str(error),
+        worker=culprit,
+        is_final=isinstance(error, ModelChanged),
+        is_crash=isinstance(error, WorkerCrashed),
+    )
+
+
+def _say_nothing(line: str) -> None:
+    """Nobody watches."""
+
+
+def _ignore(error: ShoalError | None) -> None:
+    """Nobody waits."""
