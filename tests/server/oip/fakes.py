@@ -100,6 +100,7 @@ class FakeGraph:
     def __init__(self, plan: GraphPlan, sample: Tensors, function: Function) -> None:
         self.plan = plan
         self.sample = sample
+        self.row_s = ()
         self.defaults: Tensors = {}
         self.executors = (FakeGraphExecutor(function),)
         self.factories = ()

@@ -14,6 +14,8 @@ from shoal.launch.graph.planning import PlannedGraph
 from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
 
 _LOAD_TIMEOUT_S = 60.0
+_RUNAWAY_S = 300.0
+"""For a batch of a graph with loops, which takes as long as its data say. A judgment."""
 _LOADING_TIMES_EXPECTED = 6.0
 """Of the first loading, which the workers of a graph are silent for: others may be computing beside the next one, and
 the file may have left the page cache. Both are judgments."""
@@ -34,6 +36,8 @@ class LoadedGraph:
     """how workers are started again, one a replica; empty: there are none that could be lost"""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """how they are"""
+    row_s: Sequence[float] = ()
+    """seconds that the workers of each replica took for a row of the sample; empty: not known"""
 
     def __enter__(self) -> LoadedGraph:
         return self
@@ -58,7 +62,7 @@ def launch_graph(
     Args:
         planned: from `plan_graph`.
         on_progress: see above.
-        recovery: how lost workers are to be restarted; None: the defaults, with time enough to load.
+        recovery: how lost workers are to be restarted; None: the defaults, with time enough to load and to loop.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
@@ -82,7 +86,16 @@ def launch_graph(
     executors = start_replicas(factories, count)
     load_s = time.monotonic() - started_s
     if recovery is None:
-        recovery = RecoveryConfig(load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s))
+        recovery = RecoveryConfig(
+            load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s),
+            runaway_s=_RUNAWAY_S if planned.graph.has_loops else None,
+        )
     return LoadedGraph(
-        plan=plan, executors=executors, sample=planned.sample, defaults=defaults, factories=factories, recovery=recovery
+        plan=plan,
+        executors=executors,
+        sample=planned.sample,
+        defaults=defaults,
+        factories=factories,
+        recovery=recovery,
+        row_s=[executor.row_s for executor in executors],
     )

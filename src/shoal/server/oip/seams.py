@@ -35,6 +35,11 @@ class LoadedGraph(Protocol):
         ...
 
     @property
+    def row_s(self) -> Sequence[float]:
+        """Seconds that the workers of each replica took for a row of the sample; empty: not known."""
+        ...
+
+    @property
     def sample(self) -> Tensors:
         """Small valid inputs, for canaries."""
         ...

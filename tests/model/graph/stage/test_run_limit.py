@@ -34,6 +34,11 @@ def graph(tmp_path: Path) -> GraphFile:
     return make_graph(tmp_path, LOOP)
 
 
+def test_only_graphs_with_loops_may_run_away(graph: GraphFile, tmp_path: Path) -> None:
+    assert graph.has_loops
+    assert not make_graph(tmp_path, "g (float[N,4] x) => (float[N,4] y) { y = Neg(x) }").has_loops
+
+
 def test_a_run_that_does_not_end_is_ended_and_the_session_goes_on(
     graph: GraphFile, capfd: pytest.CaptureFixture[str]
 ) -> None:

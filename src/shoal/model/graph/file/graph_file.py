@@ -14,7 +14,7 @@ from shoal.arrays import Array
 from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.file_states import file_states, state_of
-from shoal.model.graph.file.dataflow import Dataflow, sort_nodes, trace, weight_names
+from shoal.model.graph.file.dataflow import Dataflow, nested_nodes, sort_nodes, trace, weight_names
 from shoal.model.graph.file.default_inputs import take_defaults
 from shoal.model.graph.file.external_data import settle_external_data
 from shoal.model.graph.file.functions import check_functions
@@ -54,6 +54,12 @@ class GraphFile:
     def weights(self) -> frozenset[str]:
         """Names of the initializers."""
         return frozenset(weight_names(self.model.graph))
+
+    @cached_property
+    def has_loops(self) -> bool:
+        """Whether a run may take as long as its data say, or never end."""
+        nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
+        return any(node.op_type == "Loop" for node in nested_nodes(nodes))
 
     @cached_property
     def dataflow(self) -> Dataflow:

@@ -64,6 +64,8 @@ class ServedModel:
             factories=loaded.factories,
             recovery=loaded.recovery,
             report=report,
+            row_s=loaded.row_s,
+            sample={**loaded.defaults, **loaded.sample},
         )
         self._canaries = CanaryCounts()
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
