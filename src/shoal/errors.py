@@ -12,6 +12,8 @@ ShoalError
 │   └── RemoteProtocolError    a peer sent them
 ├── WorkerLost             a worker died, hung past its deadline or closed its link
 │   └── WorkerCrashed          by itself: of what it was computing, as far as can be seen
+├── ShuttingDown           nothing new is taken: what would compute it is about to end
+│   └── ModelClosed            a `shoal.LLM` that was used after `close`
 └── RequestError           one request cannot be served; the engine goes on
     ├── InvalidRequest         the request itself is wrong
     ├── RequestCancelled       the client went away
@@ -80,6 +82,17 @@ class WorkerLost(ShoalError):
 
 class WorkerCrashed(WorkerLost):
     """A worker is lost of what it was computing, as far as can be seen: nobody outside has ended it."""
+
+
+class ShuttingDown(ShoalError):
+    """The server takes no new requests. Another one behind the same address may answer at once."""
+
+    def __init__(self, message: str = "the server is shutting down: send the request again, to another one") -> None:
+        super().__init__(message)
+
+
+class ModelClosed(ShuttingDown):
+    """A model that was used after it was closed, or closed while it was used."""
 
 
 class RequestError(ShoalError):

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from shoal.core.generation.admission import AdmissionConfig
+from shoal.generation.data_plane import DataPlane
 from shoal.server.app import create_app
-from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.generation_status import MachineState
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.serve import AppServer, bind, url_of
@@ -64,9 +64,11 @@ def run_server(
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
-    data_plane = DataPlane(engine, tokenizer, metrics=ServerMetrics(MODEL), admission=admission)
+    metrics = ServerMetrics(MODEL)
+    data_plane = DataPlane(engine, tokenizer, metrics=metrics, admission=admission)
     app = create_app(
         data_plane,
+        metrics,
         model_name=MODEL,
         api_key=api_key,
         plan=lambda: PLAN,

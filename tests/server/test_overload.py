@@ -12,8 +12,8 @@ import pytest
 
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import CapacityError, DeadlineExceeded, QueueFull
-from shoal.server.generation.data_plane import DataPlane
-from shoal.server.generation.generation import GenerationSpec
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.generation import GenerationSpec
 from shoal.server.generation.metrics import ServerMetrics
 from tests.server.fakes import ByteTokenizer, FakeEngine, FakeStats
 from tests.server.http.test_probes import samples

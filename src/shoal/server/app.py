@@ -10,11 +10,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
+from shoal.errors import ShuttingDown
+from shoal.generation.data_plane import DataPlane
 from shoal.server.bodies.bodies import RequestBodies
-from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.generation_status import GenerationStatus, MachineState
+from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.auth import ApiKeyMiddleware
-from shoal.server.http.draining import Drain, DrainMiddleware, ShuttingDown
+from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.host_check import HostMiddleware
 from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
@@ -23,6 +25,7 @@ from shoal.server.openai.routes import OpenAiApi
 
 def create_app(
     data_plane: DataPlane,
+    metrics: ServerMetrics,
     *,
     model_name: str,
     api_key: str | None = None,
@@ -32,6 +35,7 @@ def create_app(
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
+    `metrics` is what the data plane counts with.
     `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
     `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
     `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
@@ -48,7 +52,7 @@ def create_app(
 
     bodies = RequestBodies()
     drain = Drain()
-    status = GenerationStatus(data_plane, drain, plan, machines)
+    status = GenerationStatus(data_plane, metrics, drain, plan, machines)
     app = Starlette(
         routes=[*OpenAiApi(data_plane, model_name, bodies).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts),

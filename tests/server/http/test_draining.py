@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from shoal.generation.data_plane import DataPlane
 from shoal.server.app import create_app
-from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.serve import bind, serve_app
 from tests.server.fakes import ByteTokenizer, FakeEngine
@@ -57,7 +57,8 @@ def serve_with(engine: FakeEngine, client: Client, *, drain_timeout_s: float = W
         threads.append(threading.Thread(target=client.use, args=(url,)))
         threads[0].start()
 
-    app = create_app(DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny")), model_name="tiny")
+    metrics = ServerMetrics("tiny")
+    app = create_app(DataPlane(engine, ByteTokenizer(), metrics=metrics), metrics, model_name="tiny")
     serve_app(app, bind("127.0.0.1", 0), on_ready=on_ready, drain_timeout_s=drain_timeout_s, on_drain=drained.append)
     threads[0].join(WAIT_S)
     assert engine.closed

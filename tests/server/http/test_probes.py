@@ -9,8 +9,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.core.readiness import HealthConfig
-from shoal.server.generation.data_plane import DataPlane
-from shoal.server.generation.generation import GenerationSpec
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.generation import GenerationSpec
 from shoal.server.generation.generation_status import HANG_S, GenerationStatus
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
@@ -191,9 +191,10 @@ def test_an_engine_that_hangs_is_unhealthy_until_it_moves() -> None:
     now_s = [100.0]
 
     async def run() -> None:
-        data_plane = DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny"), clock=lambda: now_s[0])
+        metrics = ServerMetrics("tiny")
+        data_plane = DataPlane(engine, ByteTokenizer(), metrics=metrics, clock=lambda: now_s[0])
         data_plane.start()
-        status = GenerationStatus(data_plane, Drain(), dict)
+        status = GenerationStatus(data_plane, metrics, Drain(), dict)
         assert status.failure is None
         await data_plane.stats()
         hang = engine.hang()

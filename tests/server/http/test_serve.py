@@ -10,15 +10,16 @@ import httpx
 import pytest
 
 from shoal.errors import ConfigError, WorkerLost
+from shoal.generation.data_plane import DataPlane
 from shoal.server.app import create_app
-from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.serve import bind, serve_app, url_of
 from tests.server.fakes import ByteTokenizer, FakeEngine
 
 
 def app_of(engine: FakeEngine):
-    return create_app(DataPlane(engine, ByteTokenizer(), metrics=ServerMetrics("tiny")), model_name="tiny")
+    metrics = ServerMetrics("tiny")
+    return create_app(DataPlane(engine, ByteTokenizer(), metrics=metrics), metrics, model_name="tiny")
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

@@ -10,11 +10,11 @@ from shoal.cli.shared.text_input import decoded
 from shoal.cli.show.output import note, print_json
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import ConfigError
+from shoal.generation.choice import Choice
+from shoal.generation.text_stream import TextStream, prepare_stops
 from shoal.launch.launch import LoadedModel
 from shoal.planner.files.plan_data import plan_dict
 from shoal.protocol.messages import Sampling
-from shoal.server.generation.choice import Choice
-from shoal.server.generation.text_stream import TextStream, prepare_stops
 
 
 class Conversation:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from shoal.cli.show.output import note, note_drain
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import WorkerLost
+from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
-from shoal.server.generation.data_plane import DataPlane
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import serve_app
@@ -41,15 +41,17 @@ class LanguageServeOptions:
 
 def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions) -> None:
     """Serve a loaded model until a signal comes. Raises WorkerLost: its workers are gone for good."""
+    metrics = ServerMetrics(options.name, loaded.plan.predicted)
     data_plane = DataPlane(
         loaded.engine,
         loaded.tokenizer,
-        metrics=ServerMetrics(options.name, loaded.plan.predicted),
+        metrics=metrics,
         admission=AdmissionConfig() if options.max_queue is None else AdmissionConfig(max_queue=options.max_queue),
         request_timeout_s=options.request_timeout_s,
     )
     app = create_app(
         data_plane,
+        metrics,
         model_name=options.name,
         api_key=options.api_key,
         plan=lambda: plan_dict(loaded.running_plan),

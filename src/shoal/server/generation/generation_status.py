@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from shoal.errors import WorkerLost
-from shoal.server.generation.data_plane import DataPlane
-from shoal.server.generation.seams import EngineStats
-from shoal.server.http.draining import Drain, ShuttingDown
+from shoal.errors import ShuttingDown, WorkerLost
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.seams import EngineStats
+from shoal.server.generation.metrics import ServerMetrics
+from shoal.server.http.draining import Drain
 from shoal.server.http.readiness import ReadinessProbe
 from shoal.server.http.replica_status import describe_replicas
 
@@ -40,6 +41,7 @@ class GenerationStatus:
     def __init__(
         self,
         data_plane: DataPlane,
+        metrics: ServerMetrics,
         drain: Drain,
         plan: Callable[[], Mapping[str, Any]],
         machines: MachineState | None = None,
@@ -47,11 +49,13 @@ class GenerationStatus:
         """
         Args:
             data_plane: of the model.
+            metrics: what is counted of it.
             drain: whether the server is about to end.
             plan: of the model as it is now, as plain data.
             machines: that it runs on; None: this one.
         """
         self._data_plane = data_plane
+        self._metrics = metrics
         self._drain = drain
         self._plan = plan
         self._machines = machines
@@ -80,7 +84,7 @@ class GenerationStatus:
 
     async def describe(self) -> list[dict[str, Any]]:
         """The model; without counters while the engine has no time."""
-        metrics, stats = self._data_plane.metrics, await self._read_stats()
+        metrics, stats = self._metrics, await self._read_stats()
         counters: dict[str, Any] = metrics.token_counts()
         replicas: list[dict[str, Any]] = []
         if stats is not None:
@@ -94,7 +98,7 @@ class GenerationStatus:
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The server's metrics with the engine's counters."""
-        metrics = self._data_plane.metrics
+        metrics = self._metrics
         stats = await self._read_stats()
         if stats is not None:
             metrics.read_engine(stats)

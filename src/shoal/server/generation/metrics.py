@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 
 from shoal.core.plan.language import PredictedSpeed
-from shoal.server.generation.seams import EngineStats
+from shoal.generation.seams import EngineStats
 
 # Source of the buckets: vLLM's metrics of the same names, so that existing dashboards and alerts keep their meaning.
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)

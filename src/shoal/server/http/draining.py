@@ -8,17 +8,10 @@ from contextlib import contextmanager
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shoal.errors import ShoalError
+from shoal.errors import ShuttingDown
 
 DRAIN_TIMEOUT_S = 25.0
 """Open requests may take so long after a signal, by default. Kubernetes kills 30 s after it."""
-
-
-class ShuttingDown(ShoalError):
-    """The server takes no new requests. Another one behind the same address may answer at once."""
-
-    def __init__(self) -> None:
-        super().__init__("the server is shutting down: send the request again, to another one")
 
 
 class Drain:

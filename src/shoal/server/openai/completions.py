@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shoal.errors import InvalidRequest
-from shoal.server.generation.choice import ChoiceDelta, PositionLogprobs
-from shoal.server.generation.data_plane import DataPlane
-from shoal.server.generation.generation import GenerationSpec, Usage
-from shoal.server.openai.form import FinishedChoice, finite, token_name, top_pairs, usage_fields
+from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.generation import GenerationSpec, Usage
+from shoal.server.openai.form import finite, token_name, top_pairs, usage_fields
 from shoal.server.openai.guides import body_guides
 from shoal.server.openai.schemas import CompletionBody
 

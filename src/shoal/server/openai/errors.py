@@ -17,11 +17,11 @@ from shoal.errors import (
     QueueFull,
     RequestError,
     ShoalError,
+    ShuttingDown,
     WorkerLost,
 )
+from shoal.generation.data_plane import ContextLengthExceeded
 from shoal.server.bodies.bodies import BodyTooLarge
-from shoal.server.generation.data_plane import ContextLengthExceeded
-from shoal.server.http.draining import ShuttingDown
 from shoal.server.http.retry_after import retry_after
 
 

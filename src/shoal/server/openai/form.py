@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from shoal.generation.choice import ChoiceDelta, FinishedChoice
+from shoal.generation.generation import Usage
 from shoal.protocol.messages import TokenLogprobs
-from shoal.server.generation.choice import ChoiceDelta, PositionLogprobs
-from shoal.server.generation.generation import Usage
 
 LOWEST_LOGPROB = -9999.0
 """JSON has no infinity. Source: OpenAI API reference, `logprob` of very unlikely tokens."""
-
-
-@dataclass(slots=True, kw_only=True)
-class FinishedChoice:
-    """Everything that one choice came to. Mutable: grows delta by delta."""
-
-    index: int
-    texts: list[str] = field(default_factory=list[str])
-    logprobs: list[PositionLogprobs] = field(default_factory=list[PositionLogprobs])
-    finish_reason: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(self.texts)
-
-    def add(self, delta: ChoiceDelta) -> None:
-        """Append what a turn added."""
-        self.texts.append(delta.text)
-        self.logprobs.extend(delta.logprobs)
-        self.finish_reason = delta.finish_reason
 
 
 class Form(Protocol):

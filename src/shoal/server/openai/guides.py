@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shoal.server.generation.data_plane import DataPlane
-from shoal.server.generation.seams import Guide
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.seams import Guide
 from shoal.server.openai.schemas import GenerationBody
 
 

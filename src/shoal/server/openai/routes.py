@@ -10,15 +10,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shoal.generation.choice import FinishedChoice
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.generation import GenerationSpec
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
-from shoal.server.generation.data_plane import DataPlane
-from shoal.server.generation.generation import GenerationSpec
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_specs
 from shoal.server.openai.errors import unknown_model
-from shoal.server.openai.form import FinishedChoice, Form
+from shoal.server.openai.form import Form
 from shoal.server.openai.schemas import ChatBody, CompletionBody, GenerationBody
 from shoal.server.openai.sse import EventStream
 

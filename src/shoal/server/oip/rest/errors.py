@@ -15,10 +15,10 @@ from shoal.errors import (
     ModelLoadError,
     QueueFull,
     ShoalError,
+    ShuttingDown,
     WorkerLost,
 )
 from shoal.server.bodies.bodies import BodyTooLarge
-from shoal.server.http.draining import ShuttingDown
 from shoal.server.http.retry_after import retry_after
 from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed

@@ -13,9 +13,9 @@ from shoal.errors import (
     QueueFull,
     RequestCancelled,
     ShoalError,
+    ShuttingDown,
     WorkerLost,
 )
-from shoal.server.http.draining import ShuttingDown
 from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shoal.server.generation.seams import Detokenizer
+from shoal.generation.seams import Detokenizer
 
 
 def failure_table(pattern: str) -> tuple[int, ...]:

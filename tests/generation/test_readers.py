@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from shoal.errors import InvalidRequest, QueueFull
-from shoal.server.bodies.readers import MAX_WAITING, Readers
+from shoal.generation.readers import MAX_WAITING, Readers
 
 
 def test_one_more_than_may_wait_is_refused() -> None:

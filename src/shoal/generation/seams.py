@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
@@ -114,6 +114,33 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop all replicas. Idempotent."""
+        ...
+
+
+class Timer(Protocol):
+    """Measures one request."""
+
+    def token(self) -> None:
+        """One more output token has come, now."""
+        ...
+
+    def finish(self, reason: str) -> None:
+        """The request has ended; later calls do nothing."""
+        ...
+
+
+class Meter(Protocol):
+    """What is counted of a data plane's calls, in its event loop."""
+
+    last_token_s: float | None
+    """when the last token came, on the data plane's clock; None before the first"""
+
+    def timer(self, num_prompt_tokens: int, arrival_s: float, clock: Callable[[], float]) -> Timer:
+        """Start to measure one request."""
+        ...
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a call that was not taken."""
         ...
 
 

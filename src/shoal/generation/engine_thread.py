@@ -17,8 +17,8 @@ from typing import Any, assert_never
 from shoal.core.generation.admission import AdmissionConfig, EndRate, reason_to_refuse
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId
 from shoal.errors import CapacityError, RequestError, ShoalError, WorkerLost
-from shoal.server.generation.output_stream import OutputStream
-from shoal.server.generation.seams import Engine, EngineStats
+from shoal.generation.output_stream import OutputStream
+from shoal.generation.seams import Engine, EngineStats
 
 TURN_TIMEOUT_S = 60.0
 """Longest wait of one turn. A wake ends it sooner; a long one keeps an idle server off the CPU."""
@@ -157,7 +157,10 @@ class EngineThread:
         if not self._stopping:
             self._stopping = True
             self._engine.wake()
-            await asyncio.to_thread(self._stop)
+            try:
+                await asyncio.to_thread(self._stop)
+            except RuntimeError:  # the interpreter is about to end, and starts no work in other threads any more
+                self._stop()
         self._fail("the server is shutting down")
 
     # in the event loop

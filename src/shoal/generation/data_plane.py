@@ -14,16 +14,15 @@ import msgspec
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.sequences.request import Request, RequestId, TokenProduced
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull
+from shoal.generation.choice import Choice
+from shoal.generation.engine_thread import EngineThread
+from shoal.generation.generation import Generation, GenerationSpec
+from shoal.generation.output_stream import OutputStream
+from shoal.generation.readers import Readers
+from shoal.generation.seams import Engine, EngineStats, Guide, Meter, Timer, Tokenizer
+from shoal.generation.text_stream import TextStream, prepare_stops
 from shoal.model.text.grammar.constraint import Constraint
 from shoal.protocol.messages import Sampling
-from shoal.server.bodies.readers import Readers
-from shoal.server.generation.choice import Choice
-from shoal.server.generation.engine_thread import EngineThread
-from shoal.server.generation.generation import Generation, GenerationSpec
-from shoal.server.generation.metrics import RequestTimer, ServerMetrics
-from shoal.server.generation.output_stream import OutputStream
-from shoal.server.generation.seams import Engine, EngineStats, Guide, Tokenizer
-from shoal.server.generation.text_stream import TextStream, prepare_stops
 
 SHORT_TEXT_CHARS = 4096
 """Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it
@@ -44,7 +43,7 @@ class DataPlane:
         engine: Engine,
         tokenizer: Tokenizer,
         *,
-        metrics: ServerMetrics,
+        metrics: Meter,
         admission: AdmissionConfig | None = None,
         request_timeout_s: float | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
@@ -224,11 +223,11 @@ class DataPlane:
 
     def _expand(
         self, specs: Sequence[GenerationSpec]
-    ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, RequestTimer], dict[RequestId, Guide]]:
+    ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, Timer], dict[RequestId, Guide]]:
         call_id, arrival_s = uuid.uuid4().hex, self._clock()
         requests: list[Request] = []
         choices: dict[RequestId, Choice] = {}
-        timers: dict[RequestId, RequestTimer] = {}
+        timers: dict[RequestId, Timer] = {}
         guides: dict[RequestId, Guide] = {}
         for spec in specs:
             max_tokens = self._allowed_tokens(spec)

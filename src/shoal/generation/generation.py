@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from shoal.core.sequences.request import Output, RequestFinished, RequestId, TokenProduced
-from shoal.errors import DeadlineExceeded, RequestError, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, RequestError, ShoalError, ShuttingDown, WorkerLost
+from shoal.generation.choice import Choice, ChoiceDelta
+from shoal.generation.engine_thread import EngineThread
+from shoal.generation.output_stream import OutputStream
+from shoal.generation.seams import Guide, Timer
 from shoal.protocol.messages import Sampling
-from shoal.server.generation.choice import Choice, ChoiceDelta
-from shoal.server.generation.engine_thread import EngineThread
-from shoal.server.generation.metrics import RequestTimer
-from shoal.server.generation.output_stream import OutputStream
-from shoal.server.generation.seams import Guide
-from shoal.server.http.draining import ShuttingDown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +62,7 @@ class Generation:
         engine: EngineThread,
         stream: OutputStream,
         choices: dict[RequestId, Choice],
-        timers: dict[RequestId, RequestTimer],
+        timers: dict[RequestId, Timer],
         guides: Mapping[RequestId, Guide],
         *,
         num_prompt_tokens: int,

@@ -38,6 +38,10 @@ class Readers:
         """Begin nothing more. Does not wait for what is under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def wait(self) -> None:
+        """Until nothing is under way any more, after `close`."""
+        self._threads.shutdown(wait=True)
+
     def _end(self, work: asyncio.Future[T]) -> None:
         self._num_waiting -= 1
         if not work.cancelled():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal.core.sequences.request import RequestFinished, TokenProduced
+from shoal.generation.text_stream import TextStream
 from shoal.protocol.messages import TokenLogprobs
-from shoal.server.generation.text_stream import TextStream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,34 @@ class ChoiceDelta:
 
     index: int
     text: str
+    token_ids: Sequence[int] = ()
+    """output tokens, those included whose text is held back or hidden"""
     finish_reason: str | None = None
     """stop | length, on the last delta"""
     logprobs: Sequence[PositionLogprobs] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class FinishedChoice:
+    """Everything that one choice came to. Mutable: grows delta by delta."""
+
+    index: int
+    texts: list[str] = field(default_factory=list[str])
+    token_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[PositionLogprobs] = field(default_factory=list[PositionLogprobs])
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.texts)
+
+    def add(self, delta: ChoiceDelta) -> None:
+        """Append what a turn added."""
+        self.texts.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
+        self.logprobs.extend(delta.logprobs)
+        self.finish_reason = delta.finish_reason
 
 
 class Choice:
@@ -46,19 +71,16 @@ class Choice:
         self._stop_token_ids = stop_token_ids
         self._num_shown_chars = 0
         self._fresh: list[str] = []
+        self._fresh_ids: list[int] = []
         self._held_logprobs: deque[PositionLogprobs] = deque()
         self._has_news = False
-
-    @property
-    def stopped_by_text(self) -> bool:
-        """Whether a stop string ended it, which the engine does not know."""
-        return self._text.stopped
 
     def add_token(self, output: TokenProduced) -> None:
         """Take the next token. Tokens after the end are ignored."""
         if self.finish_reason is not None:
             return
         self.num_tokens += 1
+        self._fresh_ids.append(output.token_id)
         self._has_news = True
         if output.token_id in self._stop_token_ids:
             return
@@ -87,10 +109,13 @@ class Choice:
             return None
         text = "".join(self._fresh)
         self._fresh.clear()
+        token_ids, self._fresh_ids = self._fresh_ids, []
         self._has_news = False
         self._num_shown_chars += len(text)
         logprobs = self._release_logprobs() if self._held_logprobs else ()
-        return ChoiceDelta(index=self.index, text=text, finish_reason=self.finish_reason, logprobs=logprobs)
+        return ChoiceDelta(
+            index=self.index, text=text, token_ids=token_ids, finish_reason=self.finish_reason, logprobs=logprobs
+        )
 
     def _release_logprobs(self) -> list[PositionLogprobs]:
         """Those whose text has begun to show; at the end all the others too, unless a stop string swallowed them."""
