@@ -153,10 +153,11 @@ def run(
     if "" in (stop or ()):
         raise ConfigError("--stop is empty; give the text that ends the answer")
     text = None if chat else _read_prompt(prompt)
+    from shoal.api.generation import LLM
+    from shoal.api.options import SamplingOptions
     from shoal.cli.language.conversation import Conversation
     from shoal.cli.language.loading import load_planned, plan_for
     from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.protocol.messages import Sampling
 
     config = LaunchConfig(
         model=model,
@@ -171,7 +172,9 @@ def run(
         kv_memory_bytes=options.parse_bytes(kv_memory),
         max_context=max_context,
     )
-    sampling = Sampling(
+    sampling = SamplingOptions(
+        max_tokens=max_tokens,
+        stop=stop or (),
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -183,8 +186,8 @@ def run(
     planning_s = time.perf_counter()
     planned = plan_for(config, quiet=json)
     started_s = time.perf_counter()
-    with load_planned(planned, quiet=json) as loaded:
-        session = Conversation(loaded, sampling, max_tokens, stops=stop or (), system=system, stream=not json, raw=raw)
+    with LLM.over(load_planned(planned, quiet=json)) as llm:
+        session = Conversation(llm, sampling, system=system, stream=not json, raw=raw)
         if text is None:
             session.converse()
         else:

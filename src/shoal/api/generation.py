@@ -1,0 +1,270 @@
+"""Shoal from Python: a language model that continues prompts and answers conversations."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import weakref
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+from typing_extensions import Unpack
+
+from shoal.api.call import Call, Message, Prompt, is_conversation
+from shoal.api.loop_thread import LoopThread
+from shoal.api.options import LaunchOptions, SamplingOptions, check_sampling, launch_config
+from shoal.api.outputs import CompletionOutput, RequestOutput
+from shoal.api.text_deltas import AsyncTextDeltas, TextDeltas
+from shoal.core.generation.admission import AdmissionConfig
+from shoal.core.plan.language import Plan
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.errors import InvalidRequest
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.unmetered import Unmetered
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import launch
+from shoal.launch.loaded_model import LoadedModel
+
+__all__ = ["LLM", "CompletionOutput", "RequestOutput"]
+
+_MAX_WAITING = 1 << 20
+"""Continuations that may wait, over all calls. A bound on memory: one takes about a kilobyte beside its tokens."""
+_AHEAD = 2
+"""A call with many prompts keeps so many times as many under way as can run at once, so that replicas never idle."""
+
+
+class LLM:
+    """A loaded language model. Close it, or use it in a `with` block. Thread-safe.
+
+    A worker that dies is started again, and what it was computing goes on with the same tokens: nobody notices but by
+    the clock.
+
+    Every method has a form for asyncio beside it: `agenerate`, `achat`, `astream`, `aclose`, and `async with`. vLLM has
+    a second class for that. Here it is one, because one loaded model can serve both: a web handler awaits it while a
+    script in a thread calls it. The work is done in threads of its own, so that it may be awaited in any event loop.
+
+    Examples:
+        >>> with shoal.LLM("model.gguf", split="pp=2") as llm:  # doctest: +SKIP
+        ...     print(llm.generate("The tide", max_tokens=20).text)
+        ...     for text in llm.stream([{"role": "user", "content": "Hello!"}]):
+        ...         print(text, end="")
+    """
+
+    def __init__(self, model: str | Path, **options: Unpack[LaunchOptions]) -> None:
+        """Plan, start the workers and load the weights.
+
+        Args:
+            model: a .gguf file, a Hugging Face directory, `hf:org/name`, or `pkg:NAME` (a model inside a package).
+            options: see `LaunchOptions`.
+
+        Raises:
+            ConfigError: an option is unknown or makes no sense for this model.
+            ModelLoadError: the model is missing, broken or of an unknown kind.
+            CapacityError: it does not fit into memory.
+            WorkerLost: workers died while they were loading, again and again.
+        """
+        timeout_s = options.get("worker_timeout")
+        recovery = RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)
+        self._own(launch(plan_model(launch_config(model, options)), recovery=recovery))
+
+    @classmethod
+    def over(cls, loaded: LoadedModel) -> LLM:
+        """A model that was loaded by other means, which it owns from now on."""
+        llm = cls.__new__(cls)
+        llm._own(loaded)
+        return llm
+
+    def _own(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._data_plane = DataPlane(
+            loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
+        )
+        self._max_under_way = _AHEAD * loaded.engine.stats().max_running
+        self._thread = LoopThread(loaded, self._data_plane)
+        self._finalizer = weakref.finalize(self, self._thread.close)
+
+    @property
+    def plan(self) -> Plan:
+        """Which worker runs what, as it is now."""
+        return self._loaded.running_plan
+
+    @property
+    def max_context(self) -> int:
+        """Longest sequence, prompt and output together, in tokens."""
+        return self._data_plane.max_context
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model can `chat`."""
+        return self._loaded.tokenizer.has_chat_template
+
+    @overload
+    def generate(self, prompts: str | list[int], **options: Unpack[SamplingOptions]) -> RequestOutput: ...
+    @overload
+    def generate(
+        self, prompts: list[str] | list[list[int]] | tuple[str, ...], **options: Unpack[SamplingOptions]
+    ) -> list[RequestOutput]: ...
+    def generate(self, prompts: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
+        """Continue plain text.
+
+        Args:
+            prompts: a text, or the token ids of one; or a list of those, which are computed together.
+            options: see `SamplingOptions`.
+
+        Returns:
+            One answer for one prompt; for a list, a list in its order.
+
+        Raises:
+            InvalidRequest: a prompt or an option cannot be; a note says which prompt.
+            CapacityError: a prompt can never fit into the KV memory.
+            DeadlineExceeded: an answer was not finished within `timeout`.
+            RequestError: three replicas in a row were lost to this prompt.
+            WorkerLost: no worker is left to compute on, and none could be started again.
+            ModelClosed: the model was closed, before or meanwhile.
+        """
+        return self._thread.run(self._answer(prompts, check_sampling(options), is_chat=False))
+
+    @overload
+    def chat(
+        self, messages: list[Message] | list[dict[str, str]], **options: Unpack[SamplingOptions]
+    ) -> RequestOutput: ...  # fmt: skip
+    @overload
+    def chat(
+        self, messages: list[list[Message]] | list[list[dict[str, str]]], **options: Unpack[SamplingOptions]
+    ) -> list[RequestOutput]: ...
+    def chat(self, messages: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
+        """Answer a conversation through the model's chat template.
+
+        Args:
+            messages: mappings with `role` and `content`; or a list of such conversations, computed together.
+            options: see `SamplingOptions`.
+
+        Returns:
+            One answer for one conversation; for a list, a list in its order.
+
+        Raises:
+            InvalidRequest: there is no chat template, or it refuses these messages.
+            Others as `generate`.
+        """
+        return self._thread.run(self._answer(messages, check_sampling(options), is_chat=True))
+
+    def stream(self, prompt: Prompt, **options: Unpack[SamplingOptions]) -> TextDeltas:
+        """Continue one text, or answer one conversation, and yield the text as it comes.
+
+        Args:
+            prompt: a text or token ids, as `generate`; or messages, as `chat`.
+            options: see `SamplingOptions`; `n` must be 1.
+
+        Returns:
+            An iterator of texts, none empty. Its `output` holds the rest: tokens, log-probabilities, why it ended.
+
+        Raises:
+            As `generate` and `chat`; what is wrong with the call at once, the others while it is read.
+        """
+        return TextDeltas(self._thread, self._streamed(prompt, options), owner=self)
+
+    @overload
+    async def agenerate(self, prompts: str | list[int], **options: Unpack[SamplingOptions]) -> RequestOutput: ...
+    @overload
+    async def agenerate(
+        self, prompts: list[str] | list[list[int]] | tuple[str, ...], **options: Unpack[SamplingOptions]
+    ) -> list[RequestOutput]: ...
+    async def agenerate(self, prompts: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
+        """`generate`, awaited. Cancelling the wait gives the answer up."""
+        return await self._thread.arun(self._answer(prompts, check_sampling(options), is_chat=False))
+
+    @overload
+    async def achat(
+        self, messages: list[Message] | list[dict[str, str]], **options: Unpack[SamplingOptions]
+    ) -> RequestOutput: ...
+    @overload
+    async def achat(
+        self, messages: list[list[Message]] | list[list[dict[str, str]]], **options: Unpack[SamplingOptions]
+    ) -> list[RequestOutput]: ...
+    async def achat(self, messages: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
+        """`chat`, awaited. Cancelling the wait gives the answer up."""
+        return await self._thread.arun(self._answer(messages, check_sampling(options), is_chat=True))
+
+    def astream(self, prompt: Prompt, **options: Unpack[SamplingOptions]) -> AsyncTextDeltas:
+        """`stream`, for `async for`."""
+        return AsyncTextDeltas(self._thread, self._streamed(prompt, options), owner=self)
+
+    def close(self) -> None:
+        """End every call, stop all workers and free what they held. Idempotent; calls that run raise ModelClosed."""
+        self._thread.close()
+        self._finalizer.detach()
+
+    async def aclose(self) -> None:
+        """`close` without holding the event loop up."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> LLM:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _streamed(self, prompt: Prompt, options: SamplingOptions) -> Call:
+        if check_sampling(options).get("n", 1) != 1:
+            raise InvalidRequest("a stream is one text: leave n out, or use generate", param="n")
+        return Call(self._data_plane, prompt, options)
+
+    def _answer(
+        self, given: Any, options: SamplingOptions, *, is_chat: bool
+    ) -> Coroutine[Any, Any, RequestOutput | list[RequestOutput]]:
+        """One prompt, or a list of them. Raises InvalidRequest where it is neither."""
+        if is_chat and not (is_conversation(given) or _is_list_of(given, is_conversation)):
+            raise InvalidRequest(
+                "chat takes a list of messages, each with a role and a content, or a list of such lists",
+                param="messages",
+            )
+        if not is_chat and (is_conversation(given) or (given and _is_list_of(given, is_conversation))):
+            raise InvalidRequest("generate continues plain text; messages are for chat", param="prompt")
+        is_tokens = bool(given) and _is_list_of(given, _is_int)
+        if isinstance(given, str) or is_tokens or (is_chat and is_conversation(given)):
+            return Call(self._data_plane, given, options).finish()
+        if not isinstance(given, Sequence):
+            raise InvalidRequest("prompts must be a text, a list of token ids, or a list of those", param="prompt")
+        return self._answer_all(given, options)
+
+    async def _answer_all(self, prompts: Sequence[Any], options: SamplingOptions) -> list[RequestOutput]:
+        """In their order, as many at once as keep all replicas busy. The first that fails ends the others."""
+        numbers = itertools.count()
+        answers: dict[int, RequestOutput] = {}
+
+        async def work() -> None:
+            while (number := next(numbers)) < len(prompts):
+                try:
+                    answers[number] = await Call(self._data_plane, prompts[number], options).finish()
+                except Exception as error:
+                    error.add_note(f"This was prompt {number} of {len(prompts)}.")
+                    raise
+
+        workers = [asyncio.create_task(work()) for _ in range(min(len(prompts), self._max_under_way))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        return [answers[number] for number in range(len(prompts))]
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _is_list_of(value: object, is_one: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_one, value))
