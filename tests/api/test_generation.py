@@ -214,7 +214,7 @@ def test_wrong_prompts_are_told_apart(llm: LLM) -> None:
     with pytest.raises(InvalidRequest, match="messages are for chat"):
         llm.generate(CHAT)  # type: ignore[call-overload]
     for messages in (TIDE, [TIDE], [{"role": "user"}], [{"role": "user", "content": 3}]):
-        with pytest.raises(InvalidRequest, match="role|content"):
+        with pytest.raises(InvalidRequest, match=r"role|content"):
             llm.chat(messages)  # type: ignore[call-overload]
     with pytest.raises(InvalidRequest, match="leave n out"):
         llm.stream(TIDE, n=2)

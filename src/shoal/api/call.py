@@ -34,12 +34,12 @@ class Call:
         self._text: str | None = None
         self._prompt_ids: tuple[int, ...] = ()
         self._choices = [FinishedChoice(index=index) for index in range(options.get("n", 1))]
-        self._started_s = self._first_s = self._last_s = data_plane.now_s()
+        self._started_s = data_plane.now_s()
         self._generation: Generation | None = None
 
     async def start(self) -> None:
         """Make tokens of the prompt and hand it to the engine. Raises as `DataPlane.generate`."""
-        self._started_s = self._first_s = self._last_s = self._data_plane.now_s()
+        self._started_s = self._data_plane.now_s()
         await self._tokenize()
         spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context)
         self._generation = await self._data_plane.generate([spec], self._options.get("timeout"))
@@ -53,7 +53,6 @@ class Call:
         async with self._generation as generation:
             async for deltas in generation:
                 for delta in deltas:
-                    self._note_time(bool(delta.token_ids))
                     self._choices[delta.index].add(delta)
                     if delta.index == 0 and delta.text:
                         yield delta.text
@@ -68,6 +67,8 @@ class Call:
     def output(self) -> RequestOutput:
         """What there is so far: everything, once `deltas` has ended."""
         wants_logprobs = self._options.get("logprobs") is not None
+        times_s = None if self._generation is None else self._generation.token_times_s
+        first_s, last_s = times_s or (self._started_s, self._started_s)
         return RequestOutput(
             prompt=self._text,
             prompt_token_ids=self._prompt_ids,
@@ -84,16 +85,9 @@ class Call:
             usage=Usage(prompt_tokens=len(self._prompt_ids), completion_tokens=0, cached_tokens=0)
             if self._generation is None
             else self._generation.usage,
-            ttft_s=self._first_s - self._started_s,
-            duration_s=self._last_s - self._started_s,
+            ttft_s=first_s - self._started_s,
+            duration_s=last_s - self._started_s,
         )
-
-    def _note_time(self, has_token: bool) -> None:
-        if not has_token:
-            return
-        self._last_s = self._data_plane.now_s()
-        if self._first_s == self._started_s:
-            self._first_s = self._last_s
 
     async def _tokenize(self) -> None:
         prompt = self._prompt

@@ -201,7 +201,7 @@ class EngineThread:
             self._streams.pop(request_id, None)
         stream.open_ids.clear()
 
-    def _deliver(self, outputs: Sequence[Output]) -> None:
+    def _deliver(self, outputs: Sequence[Output], told_s: float) -> None:
         for output in outputs:
             if isinstance(output, RequestFinished):
                 stream = self._streams.pop(output.request_id, None)
@@ -209,7 +209,7 @@ class EngineThread:
             else:
                 stream = self._streams.get(output.request_id)
             if stream is not None:
-                stream.put(output)
+                stream.put(output, told_s)
 
     def _fail(self, reason: str) -> None:
         if self.failure is not None:
@@ -217,7 +217,7 @@ class EngineThread:
         self.failure = reason
         for ack in list(self._acks):
             _settle(ack, error=WorkerLost(reason))
-        self._deliver([_ended_by_error(request_id, reason) for request_id in self._streams])
+        self._deliver([_ended_by_error(request_id, reason) for request_id in self._streams], self._clock())
 
     def _die(self, reason: str) -> None:
         self._fail(reason)
@@ -232,7 +232,7 @@ class EngineThread:
                 self._obey()
                 outputs = self._engine.turn(TURN_TIMEOUT_S)
                 if outputs:
-                    self._post(self._deliver, outputs)
+                    self._post(self._deliver, outputs, self._clock())
         except Exception as error:  # the outermost loop: whatever it was, requests must end and the process must tell
             self._post(self._die, str(error) if isinstance(error, ShoalError) else f"{type(error).__name__}: {error}")
 

@@ -123,6 +123,12 @@ class Generation:
             cached_tokens=cached,
         )
 
+    @property
+    def token_times_s(self) -> tuple[float, float] | None:
+        """When the engine told of the first and of the last token so far; None before there is one."""
+        first_s, last_s = self._stream.first_token_s, self._stream.last_token_s
+        return None if first_s is None or last_s is None else (first_s, last_s)
+
     def _take(self, output: Output) -> Choice:
         choice = self._choices[output.request_id]
         if isinstance(output, TokenProduced):

@@ -15,6 +15,10 @@ class OutputStream:
     def __init__(self, request_ids: Sequence[RequestId]) -> None:
         self.open_ids = set(request_ids)
         """requests that have not ended, as far as the loop knows"""
+        self.first_token_s: float | None = None
+        """when the engine told of the first token, on its thread's clock; None before"""
+        self.last_token_s: float | None = None
+        """the same of the last"""
         self._pending: list[Output] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error: ShoalError | None = None
@@ -37,11 +41,15 @@ class OutputStream:
         self._error = error
         self._wake()
 
-    def put(self, output: Output) -> None:
-        """Add one output and wake the reader."""
+    def put(self, output: Output, told_s: float) -> None:
+        """Add one output, of which the engine told at `told_s`, and wake the reader."""
         self._pending.append(output)
         if isinstance(output, RequestFinished):
             self.open_ids.discard(output.request_id)
+        else:
+            self.last_token_s = told_s
+            if self.first_token_s is None:
+                self.first_token_s = told_s
         self._wake()
 
     def _wake(self) -> None:
