@@ -7,7 +7,7 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test test-all test-plain fuzz sanitize lint types contracts bench clean
+.PHONY: FORCE help docs demo test test-all test-plain fuzz sanitize lint types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -87,8 +87,16 @@ types: $(VENV)/.dev ## Check types
 contracts: $(VENV)/.dev ## Check that imports point downward only
 	$(BIN)/lint-imports
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) install --group docs
+	@touch $@
+
+docs: $(VENV)/.docs ## Write docs/cli.md anew and build the documentation into site/
+	$(BIN)/python -m tools.cli_page
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: $(VENV)/.demo ## Measure the splits against each other (minutes; keep the machine quiet)
 	$(BIN)/python benchmarks/splits.py
 
 clean: ## Remove the environments and what was built
-	rm -rf $(VENV) $(PLAIN) build
+	rm -rf $(VENV) $(PLAIN) build site

@@ -21,7 +21,7 @@ _INTRODUCTION = """# Command line
 `shoal COMMAND --help` shows the same for one command.
 
 **Completion on Tab**: `shoal --install-completion` installs it for the shell that runs (bash, zsh, fish, PowerShell);
-open a new shell afterwards. `shoal --show-completion` prints the script instead, for those who keep such files
+open a new shell afterwards. `shoal --show-completion` prints the script instead, for those who keep such files.
 
 **Output**: results go to stdout; notes, warnings and progress to stderr. `--json` prints one JSON object on stdout and
 nothing else.

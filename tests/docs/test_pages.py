@@ -1,6 +1,7 @@
 """What pages promise a reader: links that lead somewhere, files that exist, lines that fit."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SOURCE_PATH = re.compile(r"`([a-z_]+(?:/[a-z_0-9]+)*(?:/|\.(?:py|cpp|h)))`")
+REFERENCED = re.compile(r"^::: (\S+)$", re.MULTILINE)
 WIDEST = 120
 """Characters of a line of prose; rows of tables cannot be broken and have no limit."""
 FREE = {"docs/log.md", "CHANGELOG.md"}
@@ -55,3 +57,12 @@ def test_files_that_a_page_names_exist(name: str) -> None:
 @pytest.mark.parametrize(("name", "most"), [("README.md", 120), ("docs/architecture.md", 60)])
 def test_what_is_read_first_is_short(name: str, most: int) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= most
+
+
+def test_what_the_reference_names_can_be_imported() -> None:
+    named = [
+        name for page in (ROOT / "docs" / "reference").glob("*.md") for name in REFERENCED.findall(page.read_text())
+    ]
+    assert named
+    for name in named:
+        import_module(name)
