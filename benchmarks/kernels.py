@@ -1,0 +1,232 @@
+"""Products of 4-bit weights on one core, on every instruction set, beside fp32 GEMM: `python benchmarks/kernels.py`.
+
+A matrix of 2048 inputs and 5632 outputs in GGUF's Q4_0. Many rows are compared with the best of PyTorch, NumPy and ONNX
+Runtime, those that are installed; a lone row, which is bound by memory, with copying as many bytes as its weights have.
+The activations' quantization counts as part of the product. Times are processor time of the one thread.
+
+`--sets avx2` (or avxvnni, baseline) holds the libraries to AVX2 as well. The cost of the fixed order of sums is
+measured last, with a C++ compiler: see kernel_order.cpp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+from kernel_order import cost_of_order
+from random_blocks import random_blocks
+from ratios import Target, measure_rounds, ratio_table, sample_table
+from report import write_result
+
+from shoal import _native
+
+F32 = npt.NDArray[np.float32]
+_KIND = GGMLQuantizationType.Q4_0
+_NUM_OUTPUTS, _NUM_INPUTS = 5632, 2048
+_ROWS = (16, 64, 512)
+_AT_LEAST = {"avx2": 1.3, "avx512vnni": 2.8, "amx": 6.0}
+"""times fp32 GEMM on the same instruction set"""
+_LONE_ROW_AT_LEAST = 0.8
+_FP32 = "fp32 GEMM"
+_NARROW = {"baseline", "avx2", "avxvnni"}
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_AVX2_ONLY = {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+_MIN_S = 0.15
+"""of one measurement"""
+
+
+def main() -> None:
+    """Measure, print and write the result file."""
+    given = _parser().parse_args()
+    narrow = set(given.sets) <= _NARROW
+    _with_environment(_ONE_THREAD | (_AVX2_ONLY if narrow else {}))
+    products = Products(_NUM_OUTPUTS, _NUM_INPUTS, given.weight_bytes)
+    lines = [
+        *_many_rows(products, given.sets, given.rounds, is_narrow=narrow),
+        *_one_row(products, given.sets, given.rounds),
+        *cost_of_order([isa for isa in given.sets if isa in _AT_LEAST], given.rounds),
+    ]
+    print("\n".join(lines))
+    if not given.no_file:
+        command = shlex.join(["python", "benchmarks/kernels.py", *sys.argv[1:]])
+        print(write_result("kernels-avx2" if narrow else "kernels", lines, command=command))
+
+
+class Products:
+    """Copies of one matrix, more than caches hold, and rows to multiply with it."""
+
+    def __init__(self, num_outputs: int, num_inputs: int, weight_bytes: int) -> None:
+        rng = np.random.default_rng(0)
+        form = _native.gguf_form(_KIND, num_outputs, num_inputs, 0)
+        self.matrix_bytes = _native.layout_bytes(form)
+        count = max(1, weight_bytes // self.matrix_bytes)
+        self.memory = _aligned(count * self.matrix_bytes)
+        parts = self.memory.reshape(count, -1)
+        raw = random_blocks(_KIND, rng, num_outputs, num_inputs)
+        self._pool = _native.ThreadPool(1)
+        _native.pack_gguf(self._pool, _KIND, raw, None, 0, num_inputs, parts[0])
+        parts[1:] = parts[0]
+        self._matrices = [_native.Matrix(form, part) for part in parts]
+        self._next = 0
+        self.shape = (num_outputs, num_inputs)
+        self._values = {rows: rng.standard_normal((rows, num_inputs), np.float32) for rows in (1, *_ROWS)}
+        self._out = {rows: np.empty((rows, num_outputs), np.float32) for rows in (1, *_ROWS)}
+
+    def multiply(self, isa: str, rows: int) -> None:
+        """With the next copy."""
+        self._next = (self._next + 1) % len(self._matrices)
+        matrix, values, out = self._matrices[self._next], self._values[rows], self._out[rows]
+        _native.multiply(self._pool, matrix, values, False, isa, out)
+
+
+def _many_rows(products: Products, sets: Sequence[str], rounds: int, *, is_narrow: bool) -> Iterator[str]:
+    num_outputs, num_inputs = products.shape
+    libraries = _fp32_libraries(num_outputs, num_inputs, is_narrow=is_narrow)
+    yield from ("", f"## Many rows: 4 bits over fp32 of {', '.join(libraries)}", "")
+    contenders: dict[str, Callable[[], float]] = {}
+    targets: list[Target] = []
+    for rows in _ROWS:
+        giga_ops = 2e-9 * rows * num_outputs * num_inputs
+        fp32 = [prepare(rows) for prepare in libraries.values()]
+        reference = f"{_FP32}, {rows} rows"
+        contenders[reference] = lambda fp32=fp32, ops=giga_ops: max(ops / _cpu_s(multiply) for multiply in fp32)
+        for isa in sets:
+            contender = f"{isa}, {rows} rows"
+            contenders[contender] = lambda isa=isa, rows=rows, ops=giga_ops: (
+                ops / _cpu_s(lambda: products.multiply(isa, rows))
+            )
+            what = f"{isa} over {_FP32}, {rows} rows"
+            targets.append(Target(what=what, contender=contender, reference=reference, at_least=_AT_LEAST.get(isa)))
+    samples = measure_rounds(contenders, rounds, "GOP/s")
+    yield from (*ratio_table(samples, targets), "", *sample_table(samples, "GOP/s"))
+
+
+def _one_row(products: Products, sets: Sequence[str], rounds: int) -> Iterator[str]:
+    title = (
+        f"One row: {products.memory.nbytes / 1e6:.0f} MB of weights read, over copying as many, each byte counted once"
+    )
+    yield from ("", f"## {title}", "")
+    copied = np.empty_like(products.memory)
+    contenders: dict[str, Callable[[], float]] = {
+        "copy": lambda: 1e-9 * copied.nbytes / _cpu_s(lambda: np.copyto(copied, products.memory)),
+        **{
+            isa: lambda isa=isa: 1e-9 * products.matrix_bytes / _cpu_s(lambda: products.multiply(isa, 1))
+            for isa in sets
+        },
+    }
+    samples = measure_rounds(contenders, rounds, "GB/s")
+    targets = [
+        Target(what=f"{isa} over copy", contender=isa, reference="copy", at_least=_LONE_ROW_AT_LEAST) for isa in sets
+    ]
+    yield from (*ratio_table(samples, targets), "", *sample_table(samples, "GB/s", 1))
+
+
+def _cpu_s(work: Callable[[], object]) -> float:
+    """Processor time of this thread for one call: the median of several, over `_MIN_S` altogether."""
+    work()
+    times_s: list[float] = []
+    while sum(times_s) < _MIN_S or len(times_s) < 3:
+        start_s = time.thread_time()
+        work()
+        times_s.append(time.thread_time() - start_s)
+    return statistics.median(times_s)
+
+
+Prepare = Callable[[int], Callable[[], object]]
+"""From a number of rows to their product with a matrix of the library's own"""
+
+
+def _fp32_libraries(num_outputs: int, num_inputs: int, *, is_narrow: bool) -> Mapping[str, Prepare]:
+    weights_NK = np.random.default_rng(1).standard_normal((num_outputs, num_inputs), np.float32)
+    found: dict[str, Prepare] = {}
+    for name, make in {"PyTorch": _torch, "NumPy": _numpy, "ONNX Runtime": _onnx_runtime}.items():
+        if is_narrow and make is _onnx_runtime:  # nothing holds it to AVX2
+            continue
+        try:
+            found[name] = make(weights_NK)
+        except ImportError:
+            print(f"{name} is not installed", file=sys.stderr)
+    return found
+
+
+def _rows(rows: int, weights_NK: F32) -> F32:
+    return np.random.default_rng(rows).standard_normal((rows, weights_NK.shape[1]), np.float32)
+
+
+def _numpy(weights_NK: F32) -> Prepare:
+    def prepare(rows: int) -> Callable[[], object]:
+        values_TK, out_TN = _rows(rows, weights_NK), np.empty((rows, len(weights_NK)), np.float32)
+        return lambda: np.matmul(values_TK, weights_NK.T, out=out_TN)
+
+    return prepare
+
+
+def _torch(weights_NK: F32) -> Prepare:
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    weights = torch.from_numpy(weights_NK)
+
+    def prepare(rows: int) -> Callable[[], object]:
+        values = torch.from_numpy(_rows(rows, weights_NK))
+        return lambda: torch.nn.functional.linear(values, weights)
+
+    return prepare
+
+
+def _onnx_runtime(weights_NK: F32) -> Prepare:
+    onnx, ort = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kind, ["T", weights_NK.shape[1]])],
+        [helper.make_tensor_value_info("y", kind, ["T", len(weights_NK)])],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(weights_NK.T), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def prepare(rows: int) -> Callable[[], object]:
+        values_TK = _rows(rows, weights_NK)
+        return lambda: session.run(None, {"x": values_TK})
+
+    return prepare
+
+
+def _aligned(num_bytes: int) -> npt.NDArray[np.uint8]:
+    raw = np.empty(num_bytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + num_bytes]
+
+
+def _with_environment(variables: Mapping[str, str]) -> None:
+    """Starts this program anew where libraries would read other variables: they do as they are loaded."""
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | variables)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    known = _native.supported_isas()
+    parser.add_argument("--sets", nargs="+", choices=known, default=known, metavar="SET", help=", ".join(known))
+    parser.add_argument("--rounds", type=int, default=7, help="times that everything is measured (default: 7)")
+    parser.add_argument(
+        "--weight-bytes", type=int, default=400_000_000, help="of all copies of the matrix (default: 400000000)"
+    )
+    parser.add_argument("--no-file", action="store_true", help="write no result file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
