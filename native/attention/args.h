@@ -28,6 +28,7 @@ struct LayerView {
   void* values;
   const float* cos;  // [max_context, rotary_dim / 2]
   const float* sin;
+  const float* sinks;  // [num_heads] scores that take part in the softmax and have no value; nullptr: none
 };
 
 // One step. Shapes as in paged_attention.py: T rows, B sequences, M table width.

@@ -1,6 +1,7 @@
 #include "../bindings.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -64,7 +65,7 @@ void new_step(StepMetadata* self, const Ints& positions, const Ints& query_start
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, float softcap, Cache keys, Cache values, ConstFloats cos,
-               ConstFloats sin, const std::string& isa) {
+               ConstFloats sin, std::optional<ConstFloats> sinks, const std::string& isa) {
   const KvType type = kv_type(keys, values);
   require(keys.ndim() == 4 && values.ndim() == 4, "keys and values must have four dimensions");
   require(cos.ndim() == 2 && cos.shape(0) < (size_t(1) << 31), "cos and sin must be [max_context, rotary_dim / 2]");
@@ -76,10 +77,12 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
                 "values must be [blocks, num_kv_heads, block_size, head_dim], block_size a multiple of 16");
   require_shape(cos, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
   require_shape(sin, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
+  if (sinks) require_shape(*sinks, {num_heads}, "sinks must be [num_heads]");
   const LayerView view{num_heads,   num_kv_heads,  head_dim,   rotary_dim, block_size, window, scale, softcap, type,
-                       keys.data(), values.data(), cos.data(), sin.data()};
+                       keys.data(), values.data(), cos.data(), sin.data(), sinks ? sinks->data() : nullptr};
   AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
-  new (self) BoundLayer{std::move(layer), std::move(keys), std::move(values), std::move(cos), std::move(sin)};
+  new (self) BoundLayer{std::move(layer), std::move(keys), std::move(values), std::move(cos), std::move(sin),
+                        std::move(sinks)};
 }
 
 void run_layer(const BoundLayer& self, const ConstFloats& qkv, const Floats& out, StepMetadata& step) {
@@ -114,6 +117,6 @@ void bind_attention(nb::module_& module) {
   nb::class_<BoundLayer>(module, "AttentionLayer")
       .def("__init__", &new_layer, "pool"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a, "scale"_a,
            "window"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "cos"_a.noconvert(),
-           "sin"_a.noconvert(), "isa"_a = "")
+           "sin"_a.noconvert(), "sinks"_a.noconvert().none() = nb::none(), "isa"_a = "")
       .def("run", &run_layer, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg());
 }

@@ -3,6 +3,8 @@
 
 #include <nanobind/ndarray.h>
 
+#include <optional>
+
 #include "layer.h"
 
 namespace shoal {
@@ -15,6 +17,7 @@ struct BoundLayer {
   AttentionLayer layer;
   Cache keys, values;
   ConstFloats cos, sin;
+  std::optional<ConstFloats> sinks;
 };
 
 }  // namespace shoal

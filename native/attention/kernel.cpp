@@ -104,7 +104,8 @@ void store_outputs(const LayerView& layer, const CallView& call, const RowRange&
   for (int r = 0; r < rows.num_rows * group; ++r) {
     const int64_t head = int64_t(kv_head) * group + r % group;
     float* to = call.out + (rows.first_row + r / group) * call.out_stride + head * dim;
-    scale_columns(sums.out + r * width, dim, 1.0f / sums.total[r], to);
+    const float sink = layer.sinks == nullptr ? 0.0f : exponential_of(layer.sinks[head] - sums.largest[r]);
+    scale_columns(sums.out + r * width, dim, 1.0f / (sums.total[r] + sink), to);
   }
 }
 

@@ -28,7 +28,8 @@ struct ActivationRows {
 enum class Finish : int32_t {
   kStore = 0,  // out = y + bias
   kAdd = 1,    // out = out + (y + bias)
-  kGate = 2,   // out = activation(y of the first tile + bias) * (y of the second + bias)
+  kGate = 2,   // out = gated(y of the first tile + bias, y of the second + bias)
+  kActivate = 3,  // out = activation(y + bias)
 };
 
 // One or two tiles of outputs for some rows. The two are neighbors in one matrix or, for kGate, the same tile of two.

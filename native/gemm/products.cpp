@@ -1,7 +1,7 @@
 #include "products.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <vector>
 
 #include "../memory/buffer.h"
 
@@ -42,55 +42,51 @@ Panel panel_of(const Product& product, int index) {
           product.out_stride};
 }
 
-// All panels of all products in a row, cut into items of neighbors, for each some of the rows.
-class Items {
- public:
-  Items(const GemmKernel& kernel, const ActivationRows& rows, const Product* products, int count)
-      : kernel_(kernel), rows_(rows), products_(products), count_(count) {
-    for (int i = 0; i < count; ++i) num_panels_ += panels_of(products[i]);
-    row_cuts_ = (rows.num_rows + kPanelRows - 1) / kPanelRows;
-    const double panel_weights = double(kPanelOutputs) * rows.num_inputs * std::min(rows.num_rows, kPanelRows);
-    panels_per_item_ = std::max(1, int(kItemWeights / panel_weights));
-  }
-
-  int num_items() const { return row_cuts_ * ((num_panels_ + panels_per_item_ - 1) / panels_per_item_); }
-
-  void run(int item) const {
-    const int first_row = item % row_cuts_ * kPanelRows;
-    const int num_rows = std::min(kPanelRows, rows_.num_rows - first_row);
-    const int first = item / row_cuts_ * panels_per_item_;
-    const int end = std::min(first + panels_per_item_, num_panels_);
-    PanelScratch& scratch = thread_scratch();
-    for (int panel = first; panel < end; ++panel)
-      kernel_.multiply(at(panel), rows_, first_row, num_rows, scratch);
-  }
-
- private:
-  Panel at(int panel) const {
-    for (int i = 0; i < count_; ++i) {
-      const int own = panels_of(products_[i]);
-      if (panel < own) return panel_of(products_[i], panel);
-      panel -= own;
-    }
-    std::abort();
-  }
-
-  const GemmKernel& kernel_;
-  const ActivationRows& rows_;
-  const Product* products_;
-  const int count_;
-  int num_panels_ = 0;
-  int row_cuts_;
-  int panels_per_item_;
+// One product's share of the items: its panels, some neighbors at a time, for some of its rows.
+struct Cut {
+  int row_cuts;
+  int panels_per_item;
+  int first_item;  // of all products'
 };
+
+Cut cut_of(const Product& product, int first_item) {
+  const double panel_weights =
+      double(kPanelOutputs) * product.matrix->num_inputs * std::clamp(product.rows.count, 1, kPanelRows);
+  return {(product.rows.count + kPanelRows - 1) / kPanelRows, std::max(1, int(kItemWeights / panel_weights)),
+          first_item};
+}
+
+int items_of(const Product& product, const Cut& cut) {
+  return cut.row_cuts * ((panels_of(product) + cut.panels_per_item - 1) / cut.panels_per_item);
+}
+
+void run_item(const GemmKernel& kernel, const ActivationRows& rows, const Product& product, const Cut& cut, int item) {
+  const int past_rows = item % cut.row_cuts * kPanelRows;
+  const int num_rows = std::min(kPanelRows, product.rows.count - past_rows);
+  const int first = item / cut.row_cuts * cut.panels_per_item;
+  const int end = std::min(first + cut.panels_per_item, panels_of(product));
+  PanelScratch& scratch = thread_scratch();
+  for (int panel = first; panel < end; ++panel)
+    kernel.multiply(panel_of(product, panel), rows, product.rows.first + past_rows, num_rows, scratch);
+}
 
 }  // namespace
 
 void run_products(ThreadPool& pool, const GemmKernel& kernel, const ActivationRows& rows, const Product* products,
                   int count) {
-  if (rows.num_rows == 0) return;
-  const Items items(kernel, rows, products, count);
-  pool.each(items.num_items(), [&items](int item) { items.run(item); });
+  thread_local std::vector<Cut> cuts;  // of the caller; kept, so that a step allocates nothing
+  cuts.clear();
+  int num_items = 0;
+  for (int i = 0; i < count; ++i) {
+    cuts.push_back(cut_of(products[i], num_items));
+    num_items += items_of(products[i], cuts[i]);
+  }
+  const Cut* first = cuts.data();
+  pool.each(num_items, [&, first](int item) {
+    const auto is_before = [](int one, const Cut& cut) { return one < cut.first_item; };
+    const int at = int(std::upper_bound(first, first + count, item, is_before) - first) - 1;
+    run_item(kernel, rows, products[at], first[at], item - first[at].first_item);
+  });
 }
 
 bool can_gate(const Matrix& gate, const Matrix& up) {

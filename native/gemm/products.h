@@ -1,4 +1,5 @@
-// Shares products of the same rows with several matrices out over the threads of a pool.
+// Shares products of rows with matrices out over the threads of a pool: several matrices that meet the same rows, as q, k
+// and v do, or many that meet some rows each, as experts do. A row's bits are the same either way.
 #pragma once
 
 #include "../threads/thread_pool.h"
@@ -6,7 +7,13 @@
 
 namespace shoal {
 
-// y = x W^T for all rows; with kGate the product of two matrices of one shape.
+// Neighboring rows of a step.
+struct RowSpan {
+  int first;
+  int count;
+};
+
+// y = x W^T for some of the rows; with kGate the product of two matrices of one shape.
 struct Product {
   const Matrix* matrix;
   const Matrix* second;  // kGate only
@@ -14,10 +21,12 @@ struct Product {
   const float* second_bias;
   Finish finish;
   Activation activation;
-  float* out;
+  float* out;  // of row 0, whatever rows are multiplied
   int64_t out_stride;
+  RowSpan rows;
 };
 
+// Products must not write to the same outputs.
 void run_products(ThreadPool& pool, const GemmKernel& kernel, const ActivationRows& rows, const Product* products,
                   int count);
 

@@ -25,8 +25,25 @@ inline Lanes activate(Activation kind, Lanes x) {
       const Lanes cubic = mul(mul(x, x), mul(x, broadcast(0.044715f)));
       return mul(x, sigmoid(mul(add(x, cubic), broadcast(1.5957691f))));
     }
+    case Activation::kRelu2: {
+      const Lanes positive = larger(broadcast(0.0f), x);
+      return mul(positive, positive);
+    }
+    case Activation::kClampedSwiglu: break;  // has no form without a gate
   }
   return x;
+}
+
+// Source: gpt-oss model card, arXiv 2508.10925, section 2; the factor and the limit of both its sizes.
+inline Lanes clamped_swiglu(Lanes gate, Lanes up) {
+  const Lanes limit = broadcast(7.0f);
+  gate = smaller(limit, gate);  // in this order what is no number stays none
+  up = larger(broadcast(-7.0f), smaller(limit, up));
+  return mul(mul(gate, sigmoid(mul(gate, broadcast(1.702f)))), add(up, broadcast(1.0f)));
+}
+
+inline Lanes gated(Activation kind, Lanes gate, Lanes up) {
+  return kind == Activation::kClampedSwiglu ? clamped_swiglu(gate, up) : mul(activate(kind, gate), up);
 }
 
 inline Lanes load_some(const float* from, int count) {

@@ -38,7 +38,7 @@ void add_row(const float* x, const float* bias, int width, float* to) {
 
 void gate(Activation activation, const float* gate, const float* up, int width, float* to) {
   for (int i = 0; i < width; i += kLanes)
-    store_some(to + i, width - i, mul(activate(activation, load_some(gate + i, width - i)), load_some(up + i, width - i)));
+    store_some(to + i, width - i, gated(activation, load_some(gate + i, width - i), load_some(up + i, width - i)));
 }
 
 void softcap(float cap, int width, float* x) {
@@ -52,10 +52,32 @@ void scale(float factor, int width, float* x) {
     store_some(x + i, width - i, mul(load_some(x + i, width - i), broadcast(factor)));
 }
 
+void add_scaled(const float* x, float factor, int width, float* to) {
+  for (int i = 0; i < width; i += kLanes)
+    store_some(to + i, width - i, fma(load_some(x + i, width - i), broadcast(factor), load_some(to + i, width - i)));
+}
+
+// Lanes beyond the width count as nothing. The sum is made lane by lane, then over the lanes.
+void softmax(int width, float* x) {
+  float largest = x[0];
+  for (int i = 1; i < width; ++i) largest = x[i] > largest ? x[i] : largest;
+  Lanes sum = broadcast(0.0f);
+  for (int i = 0; i < width; i += kLanes) {
+    store_some(x + i, width - i, exponential(sub(load_some(x + i, width - i), broadcast(largest))));
+    sum = add(sum, load_some(x + i, width - i));
+  }
+  scale(1.0f / sum_lanes(sum), width, x);
+}
+
+void sigmoid_row(int width, float* x) {
+  for (int i = 0; i < width; i += kLanes) store_some(x + i, width - i, sigmoid(load_some(x + i, width - i)));
+}
+
 }  // namespace
 
 extern const LayerKernel layer_kernel;
-const LayerKernel layer_kernel = {norm, add_row, gate, softcap, scale};
+const LayerKernel layer_kernel = {norm,    add_row,    gate,    softcap,
+                                   scale,   add_scaled, softmax, sigmoid_row};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

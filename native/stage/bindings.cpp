@@ -1,10 +1,13 @@
 #include "../bindings.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -33,30 +36,56 @@ struct BoundStageLayer {
   nb::object attention;
 };
 
-const Matrix* matrix_of(const BoundStageLayer& layer, const char* name) {
-  return layer.matrices.contains(name) ? &nb::cast<const BoundMatrix&>(layer.matrices[name]).matrix : nullptr;
+const Matrix* matrix_of(const BoundStageLayer& layer, const std::string& name) {
+  const char* key = name.c_str();
+  return layer.matrices.contains(key) ? &nb::cast<const BoundMatrix&>(layer.matrices[key]).matrix : nullptr;
 }
 
-const float* vector_of(const BoundStageLayer& layer, const char* name, int size) {
-  if (!layer.vectors.contains(name)) return nullptr;
-  const Vector vector = nb::cast<Vector>(layer.vectors[name]);
-  require(int64_t(vector.shape(0)) == size, std::string(name) + " must have " + std::to_string(size) + " values");
+const float* vector_of(const BoundStageLayer& layer, const std::string& name, int size) {
+  const char* key = name.c_str();
+  if (!layer.vectors.contains(key)) return nullptr;
+  const Vector vector = nb::cast<Vector>(layer.vectors[key]);
+  require(int64_t(vector.shape(0)) == size, name + " must have " + std::to_string(size) + " values");
   return vector.data();
 }
 
+// Of one layer, with names that begin with `prefix`.
+Mlp mlp_of(const BoundStageLayer& layer, const std::string& prefix, int hidden, int columns) {
+  const auto matrix = [&](const char* name) { return matrix_of(layer, prefix + name); };
+  const auto vector = [&](const char* name, int size) { return vector_of(layer, prefix + name, size); };
+  return {matrix("gate"), matrix("up"), matrix("down"),
+          vector("gate_bias", columns), vector("up_bias", columns), vector("down_bias", hidden)};
+}
+
+std::shared_ptr<const ExpertLayer> experts_of(const BoundStageLayer& layer, const ExpertsShape& shape, int hidden) {
+  const int count = shape.router.num_experts;
+  ExpertLayer experts{matrix_of(layer, "router"),
+                      vector_of(layer, "router_bias", count),
+                      vector_of(layer, "selection_bias", count),
+                      {},
+                      mlp_of(layer, "shared_", hidden, shape.num_shared_columns),
+                      matrix_of(layer, "shared_router")};
+  for (int i = shape.first_own; i < shape.first_own + shape.num_own; ++i)
+    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(i) + ".", hidden, shape.num_columns));
+  return std::make_shared<const ExpertLayer>(std::move(experts));
+}
+
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
-  const int hidden = shape.hidden_size, dim = shape.head_dim, columns = shape.intermediate_size;
+  const int hidden = shape.hidden_size, dim = shape.head_dim;
   const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
   const auto matrix = [&](const char* name) { return matrix_of(layer, name); };
   const auto vector = [&](const char* name, int size) { return vector_of(layer, name, size); };
   const AttentionLayer* attention =
       layer.attention.is_none() ? nullptr : &nb::cast<const BoundLayer&>(layer.attention).layer;
+  const bool has_experts = layer.matrices.contains("router");
+  require(!has_experts || shape.experts, "a layer has experts and the stage none");
   return {attention,
-          matrix("q"), matrix("k"), matrix("v"), matrix("o"), matrix("gate"), matrix("up"), matrix("down"),
+          matrix("q"), matrix("k"), matrix("v"), matrix("o"),
           vector("attn_norm", hidden), vector("mlp_norm", hidden), vector("q_norm", dim), vector("k_norm", dim),
           vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
           vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width), vector("o_bias", hidden),
-          vector("gate_bias", columns), vector("up_bias", columns), vector("down_bias", hidden)};
+          has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
+          has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr};
 }
 
 struct BoundStage {
@@ -68,18 +97,31 @@ Activation activation_of(const std::string& name) {
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_tanh") return Activation::kGeluTanh;
+  if (name == "clamped_swiglu") return Activation::kClampedSwiglu;
+  if (name == "relu2") return Activation::kRelu2;
   throw std::invalid_argument("there is no activation named '" + name + "'");
 }
 
 void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads, int num_kv_heads,
                int head_dim, int intermediate_size, int max_rows, float norm_epsilon, const std::string& activation,
-               bool exact_activations, std::vector<BoundStageLayer> layers, const std::string& isa) {
-  const StageShape shape{hidden_size, num_heads,    num_kv_heads,           head_dim,         intermediate_size,
-                         max_rows,    norm_epsilon, activation_of(activation), exact_activations};
+               bool exact_activations, std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
+               const std::string& isa) {
+  const StageShape shape{hidden_size,       num_heads, num_kv_heads, head_dim,
+                         intermediate_size, max_rows,  norm_epsilon, activation_of(activation),
+                         exact_activations, experts};
   std::vector<StageLayer> views;
   for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
   Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
   new (self) BoundStage{std::move(stage), std::move(layers)};
+}
+
+void new_experts(ExpertsShape* self, int num_experts, int num_chosen, int num_columns, int num_shared_columns,
+                 bool has_sigmoid, bool is_normalized, float scale, int num_groups, int num_chosen_groups,
+                 int num_group_scores, int first_own, int num_own) {
+  const RouterShape router{num_experts, num_chosen,  num_groups,    num_chosen_groups, num_group_scores,
+                           has_sigmoid, is_normalized, scale};
+  check_router(router);
+  new (self) ExpertsShape{router, num_columns, num_shared_columns, first_own, num_own};
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
@@ -121,10 +163,14 @@ void bind_stage(nb::module_& module) {
             new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention)};
           },
           "matrices"_a, "vectors"_a, "attention"_a.none());
+  nb::class_<ExpertsShape>(module, "ExpertsShape")
+      .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
+           "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
+           "num_group_scores"_a, "first_own"_a, "num_own"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
            "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "activation"_a, "exact_activations"_a, "layers"_a,
-           "isa"_a = "")
+           "experts"_a.none() = nb::none(), "isa"_a = "")
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(), "head"_a,
            "softcap"_a, "out"_a.noconvert());

@@ -5,13 +5,17 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "../attention/layer.h"
 #include "../gemm/products.h"
+#include "../gemm/row_codes.h"
 #include "../isa/isa.h"
 #include "../memory/buffer.h"
 #include "../threads/thread_pool.h"
+#include "experts.h"
+#include "mlp.h"
 
 namespace shoal {
 
@@ -20,19 +24,22 @@ struct StageShape {
   int num_heads;
   int num_kv_heads;
   int head_dim;
-  int intermediate_size;
-  int max_rows;  // of a step
+  int intermediate_size;  // of layers without experts
+  int max_rows;           // of a step
   float norm_epsilon;
   Activation activation;
   bool exact_activations;
+  std::optional<ExpertsShape> experts;  // of layers that have some
 };
 
 // One layer's weights. Vectors that the model does not have are nullptr; so is `attention` in a shard without heads.
 struct StageLayer {
   const AttentionLayer* attention;
-  const Matrix *q, *k, *v, *o, *gate, *up, *down;
+  const Matrix *q, *k, *v, *o;
   const float *attn_norm, *mlp_norm, *q_norm, *k_norm, *post_attn_norm, *post_mlp_norm;
-  const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias;
+  const float *q_bias, *k_bias, *v_bias, *o_bias;
+  Mlp mlp;
+  std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
 };
 
 // The end of a model.
@@ -59,29 +66,25 @@ class Stage {
  private:
   void check(const StageLayer& layer) const;
   void attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
+  void project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out);
   void feed_forward(const StageLayer& layer, float* x, int num_rows, const SumOverShards& sum);
   void norm_heads(const StageLayer& layer, int num_rows);
-  void norm_rows(const float* x, const int* rows, int num_rows, const float* weight, bool is_dense);
-  void quantize(ActivationRows& rows, bool is_dense);
-  // The product with the last matrix of half a layer, added to the residual stream.
-  void add_product(const Matrix& matrix, ActivationRows& rows, const float* bias, const float* post_norm, float* x,
-                   const SumOverShards& sum);
+  // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them.
+  ActivationRows norm_rows(const float* x, const int* rows, int num_rows, const float* weight, bool has_codes);
+  // Of a shard without heads or columns, which adds nothing to the sum.
+  void add_sum_of_others(const float* bias, const float* post_norm, int num_rows, float* x, const SumOverShards& sum);
   void add_rows(const float* bias, const float* post_norm, int num_rows, float* x);
-  ActivationRows rows_of(const float* values, int num_rows, int width);
   int qkv_width() const { return (shape_.num_heads + 2 * shape_.num_kv_heads) * shape_.head_dim; }
   int out_width() const { return shape_.num_heads * shape_.head_dim; }
-  template <typename Work>
-  void each_rows(int num_rows, int width, const Work& work);
 
   std::shared_ptr<ThreadPool> pool_;
   const Isa& isa_;
   StageShape shape_;
   std::vector<StageLayer> layers_;
-  int widest_;  // inputs of any product
-  Buffer<float> normed_, qkv_, attention_, hidden_, up_, delta_;
-  Buffer<int8_t> codes_, low_codes_;
-  Buffer<float> scales_, scaled_sums_[2];
-  Buffer<int32_t> sums_[2];
+  RowCodes codes_;
+  std::unique_ptr<MlpRunner> mlps_;
+  std::unique_ptr<ExpertsRunner> experts_;
+  Buffer<float> normed_, qkv_, attention_, delta_;
 };
 
 }  // namespace shoal

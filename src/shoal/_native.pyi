@@ -102,7 +102,19 @@ def multiply_gated(
     gate_bias: npt.NDArray[np.float32] | None = None,
     up_bias: npt.NDArray[np.float32] | None = None,
 ) -> None:
-    """For tests: out = activation(gate) * up; `activation`: 0 is SiLU, 1 GELU, 2 its form with tanh. See `multiply`."""
+    """For tests: out = activation(gate) * up; `activation`: 0 is SiLU, 1 GELU, 2 its form with tanh, 3 the clamped
+    SwiGLU of gpt-oss, 4 ReLU squared. See `multiply`."""
+
+def multiply_grouped(
+    pool: ThreadPool,
+    matrices: Sequence[Matrix],
+    starts: npt.NDArray[np.int32],
+    values: npt.NDArray[np.float32],
+    exact_activations: bool,
+    isa: str,
+    out: npt.NDArray[np.float32],
+) -> None:
+    """For tests: rows [starts[i], starts[i + 1]) of `values` times matrix i, all of one shape. See `multiply`."""
 
 class StepMetadata:
     """See `shoal.model.attention.interface.Attention.step`. Raises ValueError, TypeError for anything but int32."""
@@ -139,6 +151,7 @@ class AttentionLayer:
         values: KV,
         cos: npt.NDArray[np.float32],
         sin: npt.NDArray[np.float32],
+        sinks: npt.NDArray[np.float32] | None = None,
         isa: str = "",
     ) -> None: ...
     def run(self, qkv: npt.NDArray[np.float32], out: npt.NDArray[np.float32], step: AttentionStep, /) -> None:
@@ -152,6 +165,26 @@ class StageLayer:
         matrices: dict[str, Matrix],
         vectors: dict[str, npt.NDArray[np.float32]],
         attention: AttentionLayer | None,
+    ) -> None: ...
+
+class ExpertsShape:
+    """What all layers with experts have in common. Raises ValueError for what cannot be."""
+
+    def __init__(
+        self,
+        *,
+        num_experts: int,
+        num_chosen: int,
+        num_columns: int,
+        num_shared_columns: int,
+        has_sigmoid: bool,
+        is_normalized: bool,
+        scale: float,
+        num_groups: int,
+        num_chosen_groups: int,
+        num_group_scores: int,
+        first_own: int,
+        num_own: int,
     ) -> None: ...
 
 class Stage:
@@ -170,6 +203,7 @@ class Stage:
         activation: str,
         exact_activations: bool,
         layers: Sequence[StageLayer],
+        experts: ExpertsShape | None = None,
         isa: str = "",
     ) -> None: ...
     def run(

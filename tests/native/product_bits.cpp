@@ -73,7 +73,7 @@ class RandomRows {
 
 // All outputs of all rows, in calls of some rows each.
 void add_product(Hash& hash, Panel panel, const RandomRows& rows, const float* bias) {
-  static const std::unique_ptr<PanelScratch, FreeMemory> scratch = allocate<PanelScratch>(sizeof(PanelScratch));
+  static const Buffer<PanelScratch> scratch = allocate<PanelScratch>(1);
   const int num_rows = rows.rows.num_rows, num_outputs = panel.matrices[0]->num_outputs;
   std::vector<float> out(size_t(num_rows) * num_outputs, 0.25f);
   panel.biases[0] = panel.biases[1] = bias;

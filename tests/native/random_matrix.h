@@ -8,18 +8,9 @@
 
 #include "bits.h"
 #include "gemm/layout.h"
+#include "memory/buffer.h"
 
 namespace shoal {
-
-struct FreeMemory {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
-// 64-byte aligned.
-template <typename T>
-std::unique_ptr<T, FreeMemory> allocate(size_t num_bytes) {
-  return std::unique_ptr<T, FreeMemory>(static_cast<T*>(std::aligned_alloc(64, (num_bytes + 63) / 64 * 64)));
-}
 
 // A matrix of random codes, with scales such as models have.
 class RandomMatrix {
@@ -54,7 +45,7 @@ class RandomMatrix {
     }
   }
 
-  std::unique_ptr<uint8_t, FreeMemory> bytes_;
+  Buffer<uint8_t> bytes_;
 };
 
 struct Form {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,9 @@ namespace {
 constexpr int kHidden = 84, kHeads = 6, kKvHeads = 2, kDim = 22, kColumns = 75, kVocabulary = 45;
 constexpr int kBlockTokens = 16, kTableWidth = 24, kMaxContext = kBlockTokens * kTableWidth, kMaxRows = 330;
 constexpr int kPrompts[] = {300, 1, 23};
+constexpr int kExperts = 12, kChosen = 3, kExpertColumns = 41, kSharedColumns = 53;
+// The shard holds some of the experts.
+constexpr ExpertsShape kExpertsShape{{kExperts, kChosen, 4, 3, 2, true, true, 1.25f}, kExpertColumns, kSharedColumns, 1, 9};
 
 const Matrix& form_of(const char* name) {
   return std::find_if(std::begin(kForms), std::end(kForms), [&](const Form& form) {
@@ -46,7 +50,16 @@ struct Weights {
         up(form_of("Q5_K"), kColumns, kHidden, random),
         narrow_up(form_of("Q2_K"), kColumns, kHidden, random),
         down(form_of("MXFP4"), kHidden, kColumns, random),
-        head(form_of("IQ4_XS"), kVocabulary, kHidden, random) {
+        head(form_of("IQ4_XS"), kVocabulary, kHidden, random),
+        router(form_of("fp32"), kExperts, kHidden, random),
+        shared_router(form_of("fp32"), 1, kHidden, random),
+        shared_gate(form_of("Q4_K"), kSharedColumns, kHidden, random),
+        shared_up(form_of("fp16"), kSharedColumns, kHidden, random),
+        shared_down(form_of("Q6_K"), kHidden, kSharedColumns, random) {
+    for (int i = 0; i < kExpertsShape.num_own; ++i) {
+      expert_in.emplace_back(form_of("MXFP4"), kExpertColumns, kHidden, random);
+      expert_out.emplace_back(form_of("4 bits, fp32"), kHidden, kExpertColumns, random);
+    }
     for (std::vector<float>* each : {&norm, &bias, &wide_norm}) *each = vector_of(kHeads * kDim + kHidden, 1.0f, random);
     for (std::vector<float>* each : {&cos, &sin}) *each = vector_of(kMaxContext * kDim / 2, 1.0f, random);
   }
@@ -55,16 +68,30 @@ struct Weights {
     StageLayer layer{};
     layer.attention = &attention;
     layer.q = &q.matrix, layer.k = &k.matrix, layer.v = &v.matrix, layer.o = &o.matrix;
-    layer.gate = &gate.matrix, layer.up = has_more ? &narrow_up.matrix : &up.matrix, layer.down = &down.matrix;
+    layer.mlp.gate = &gate.matrix, layer.mlp.up = has_more ? &narrow_up.matrix : &up.matrix;
+    layer.mlp.down = &down.matrix;
     layer.attn_norm = layer.mlp_norm = norm.data();
     if (!has_more) return layer;
     layer.q_norm = layer.k_norm = layer.post_attn_norm = layer.post_mlp_norm = wide_norm.data();
     layer.q_bias = layer.k_bias = layer.v_bias = layer.o_bias = bias.data();
-    layer.gate_bias = layer.up_bias = layer.down_bias = bias.data();
+    layer.mlp.gate_bias = layer.mlp.up_bias = layer.mlp.down_bias = bias.data();
+    return layer;
+  }
+
+  StageLayer layer_of_experts(const AttentionLayer& attention) const {
+    StageLayer layer = this->layer(attention, false);
+    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), {}, {}, &shared_router.matrix};
+    for (int i = 0; i < kExpertsShape.num_own; ++i)
+      experts.experts.push_back({&expert_in[i].matrix, &expert_in[(i + 1) % expert_in.size()].matrix,
+                                 &expert_out[i].matrix, bias.data(), nullptr, bias.data()});
+    experts.shared = {&shared_gate.matrix, &shared_up.matrix, &shared_down.matrix, nullptr, nullptr, nullptr};
+    layer.experts = std::make_shared<const ExpertLayer>(std::move(experts));
     return layer;
   }
 
   RandomMatrix q, k, v, o, gate, up, narrow_up, down, head;
+  RandomMatrix router, shared_router, shared_gate, shared_up, shared_down;
+  std::deque<RandomMatrix> expert_in, expert_out;
   std::vector<float> norm, bias, wide_norm, cos, sin;
 };
 
@@ -96,11 +123,13 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
   const CacheLimits limits{num_blocks, kBlockTokens, kMaxContext};
   const LayerView view{kHeads, kKvHeads, kDim,        kDim,          kBlockTokens,       setting.has_more ? 40 : 0,
                        0.2f,   setting.has_more ? 5.0f : 0.0f, setting.kv_type, keys.data(), values.data(),
-                       weights.cos.data(), weights.sin.data()};
+                       weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr};
   const AttentionLayer attention(pool, view, limits, *isa.attention);
-  const StageShape shape{kHidden,  kHeads, kKvHeads,         kDim,            kColumns,
-                         kMaxRows, 1e-5f,  Activation::kGelu, setting.is_exact};
-  Stage stage(pool, isa, shape, {weights.layer(attention, setting.has_more), weights.layer(attention, setting.has_more)});
+  const StageShape shape{kHidden,  kHeads, kKvHeads,          kDim,             kColumns,
+                         kMaxRows, 1e-5f,  Activation::kGelu, setting.is_exact, kExpertsShape};
+  Stage stage(pool, isa, shape,
+              {weights.layer(attention, setting.has_more),
+               setting.has_more ? weights.layer_of_experts(attention) : weights.layer(attention, false)});
   const SumOverShards sum = setting.is_sharded ? SumOverShards([](float* values, int rows) {
     for (int i = 0; i < rows * kHidden; ++i) values[i] *= 1.5f;
   }) : SumOverShards();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +148,15 @@ ACTIVATIONS = [
 ]
 
 
+def clamped_swiglu(gate: npt.NDArray[np.float64], up: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    gate = np.minimum(gate, 7)
+    return gate / (1 + np.exp(-1.702 * gate)) * (np.clip(up, -7, 7) + 1)
+
+
+def relu2(gate: npt.NDArray[np.float64], up: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.maximum(gate, 0) ** 2 * up
+
+
 @pytest.mark.parametrize("kinds", GATE_KINDS, ids=lambda kinds: "-".join(kind.name for kind in kinds))
 @both_activations
 def test_gated_products(kinds: tuple[Kind, Kind], exact: bool) -> None:
@@ -167,6 +177,48 @@ def test_gated_products(kinds: tuple[Kind, Kind], exact: bool) -> None:
             expected = activation(x.astype(np.float64)) * y
         tolerance = 4e-7 * np.maximum(np.abs(x), 1e-30).astype(np.float64) * np.abs(y) + 1e-37
         assert np.all(np.abs(first - expected) <= tolerance)
+
+
+@pytest.mark.parametrize(("number", "formula"), [(3, clamped_swiglu), (4, relu2)])
+def test_gates_that_are_clamped(number: int, formula: Callable[..., npt.NDArray[np.float64]]) -> None:
+    """Values on both sides of the limits."""
+    gate, up = (packed_matrix(Kind.Q8_0, 45, 8, seed=seed) for seed in range(2))
+    values_TK = some_values(66, 256)
+    bias_N = np.linspace(-9, 9, 45, dtype=np.float32)
+    x, y = (multiply(packed, values_TK, bias_N=bias_N).astype(np.float64) for packed in (gate, up))
+    assert ((x > 7).any(), (y < -7).any()) == (True, True)
+    first, *others = (gated(gate, up, number, values_TK, bias_N, exact=False, isa=isa) for isa in ISAS)
+    for other in others:
+        assert_same_bits(other, first)
+    np.testing.assert_allclose(first, formula(x, y), rtol=1e-6, atol=1e-6)
+
+
+@every_kind
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_grouped_rows_have_the_bits_of_plain_products(kind: Kind, num_threads: int) -> None:
+    """Groups without rows, of one row, and of more than a panel has."""
+    sizes = (0, 1, 5, 0, 70, 2, 130, 0)
+    groups = [packed_matrix(kind, 45, 8, seed=seed) for seed in range(len(sizes))]
+    starts = np.cumsum([0, *sizes], dtype=np.int32)
+    values_TK = some_values(int(starts[-1]), 256)
+    matrices, pool = [_native.Matrix(*packed) for packed in groups], _native.ThreadPool(num_threads)
+    for exact in (False, True):
+        for isa in ISAS:
+            out_TN = np.full((len(values_TK), 45), np.nan, np.float32)
+            _native.multiply_grouped(pool, matrices, starts, values_TK, exact, isa, out_TN)
+            for packed, first, end in zip(groups, starts[:-1], starts[1:], strict=True):
+                rows = values_TK[first:end]
+                expected = multiply(packed, rows, exact=exact, isa=isa) if len(rows) else np.empty((0, 45), np.float32)
+                assert_same_bits(out_TN[first:end], expected, (first, end))
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    packed, pool, out_TN = packed_matrix(Kind.Q8_0, 16, 8), _native.ThreadPool(1), np.empty((2, 16), np.float32)
+    for starts in ([0, 1], [1, 2, 2], [0, 3, 2]):
+        with pytest.raises(ValueError, match="starts must"):
+            _native.multiply_grouped(
+                pool, [_native.Matrix(*packed)] * 2, np.array(starts, np.int32), some_values(2, 256), False, "", out_TN
+            )
 
 
 def gated(gate: Packed, up: Packed, activation: int, values_TK: F32, bias_N: F32, *, exact: bool, isa: str) -> F32:

@@ -1,0 +1,67 @@
+// The experts of a layer: each row goes to a few of them, and the rest of the weights stays unread.
+//
+// Shapes: T rows of the step, D hidden size, E experts, k of them chosen for each row.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "../gemm/row_codes.h"
+#include "mlp.h"
+#include "router.h"
+
+namespace shoal {
+
+struct ExpertsShape {
+  RouterShape router;
+  int num_columns;         // of an expert
+  int num_shared_columns;  // of the MLP that every row goes through beside its experts; 0: there is none
+  int first_own;           // a shard may hold some of the experts
+  int num_own;
+};
+
+// One layer's weights. Vectors and matrices that the model does not have are nullptr.
+struct ExpertLayer {
+  const Matrix* router;  // dense [E, D]
+  const float *router_bias, *selection_bias;
+  std::vector<Mlp> experts;     // its own
+  Mlp shared;                   // only where there are shared columns
+  const Matrix* shared_router;  // dense [1, D]: the shared MLP's weight is a sigmoid; nullptr: it is 1
+};
+
+// Whether any product of a layer takes codes.
+bool needs_codes(const ExpertLayer& layer);
+
+class ExpertsRunner {
+ public:
+  // Throws std::invalid_argument where shapes do not fit each other.
+  ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activation activation, const ExpertsShape& shape,
+                int hidden_size, int max_rows, bool exact_activations, const std::vector<const ExpertLayer*>& layers);
+
+  // out [T, D] = the sum over a row's experts. `x` has its codes if the layer needs them.
+  void run(const ExpertLayer& layer, const ActivationRows& x, float* out);
+
+ private:
+  void check(const ExpertLayer& layer) const;
+  void choose(const ExpertLayer& layer, const ActivationRows& x);
+  void sort_rows(int num_rows);
+  void gather(const ExpertLayer& layer, const ActivationRows& x, const ActivationRows& sorted);
+  void add_shared(const ExpertLayer& layer, const ActivationRows& x, float* out);
+
+  std::shared_ptr<ThreadPool> pool_;
+  const Isa& isa_;
+  ExpertsShape shape_;
+  int hidden_size_;
+  RowCodes codes_;
+  std::unique_ptr<MlpRunner> mlps_, shared_;
+  Buffer<float> logits_, ranks_;   // [T, E]
+  Buffer<float> weights_;          // [T, k]
+  Buffer<int> chosen_, places_;    // [T, k]: experts, and rows among the sorted ones; -1: another shard's
+  Buffer<int> tokens_;             // [T k]: the row of the step that each sorted row is
+  Buffer<float> values_, sums_;    // [T k, D]
+  Buffer<float> shared_weights_;   // [T]
+  std::vector<RowSpan> spans_;     // of the sorted rows, by its own expert
+  std::vector<MlpRows> groups_;
+};
+
+}  // namespace shoal

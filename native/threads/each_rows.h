@@ -1,0 +1,22 @@
+// Rows of an operation that treats each by itself, shared out over the threads of a pool.
+#pragma once
+
+#include <algorithm>
+
+#include "thread_pool.h"
+
+namespace shoal {
+
+// Calls work(row) for each row, of `width` values. Few rows stay with the caller.
+template <typename Work>
+void each_rows(ThreadPool& pool, int num_rows, int width, const Work& work) {
+  constexpr int kItemValues = 1 << 14;  // in one item at least: some microseconds
+  const int rows_per_item = std::max(1, kItemValues / std::max(1, width));
+  const int items = (num_rows + rows_per_item - 1) / rows_per_item;
+  pool.each(items, [&](int item) {
+    const int end = std::min(num_rows, (item + 1) * rows_per_item);
+    for (int row = item * rows_per_item; row < end; ++row) work(row);
+  });
+}
+
+}  // namespace shoal
