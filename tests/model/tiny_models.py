@@ -19,6 +19,7 @@ from gguf.quants import quantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
+EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 320
 CHAT_TEMPLATE = (
@@ -94,8 +95,35 @@ def _family_settings(family: str) -> dict[str, Any]:
             }
         case "phi3":
             return {"sliding_window": None, "partial_rotary_factor": 0.75}
+        case "mixtral":
+            return {"head_dim": 16, "intermediate_size": 96, "num_local_experts": 8, "num_experts_per_tok": 3}
+        case "qwen2_moe" | "qwen3_moe":
+            shared = {"shared_expert_intermediate_size": 128} if family == "qwen2_moe" else {"head_dim": 16}
+            return {
+                "moe_intermediate_size": 96,
+                "num_experts": 8,
+                "num_experts_per_tok": 3,
+                "norm_topk_prob": family == "qwen3_moe",
+                "mlp_only_layers": [1],
+                **shared,
+            }
+        case "gpt_oss":
+            rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "truncate": False}
+            return {
+                "head_dim": 16,
+                "intermediate_size": 96,
+                "num_local_experts": 8,
+                "num_experts_per_tok": 3,
+                "sliding_window": 24,
+                "rope_parameters": {
+                    **rope,
+                    "beta_fast": 32.0,
+                    "beta_slow": 1.0,
+                    "original_max_position_embeddings": 64,
+                },
+            }
         case _:
-            raise ValueError(f"no tiny model of family {family!r}; there are {', '.join(FAMILIES)}")
+            raise ValueError(f"no tiny model of family {family!r}; there are {', '.join(FAMILIES + EXPERT_FAMILIES)}")
 
 
 def tiny_hf_config(family: str, **overrides: Any) -> Any:
@@ -106,7 +134,7 @@ def tiny_hf_config(family: str, **overrides: Any) -> Any:
 
 
 def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides: Any) -> Path:
-    """Write a random fp32 model of a family in FAMILIES, with its tokenizer, and return `directory`.
+    """Write a random fp32 model of a family in FAMILIES or EXPERT_FAMILIES, with its tokenizer, and return `directory`.
 
     Hidden 64, 4 layers, 4 query and 2 KV heads of 16, MLP 128, vocabulary 320. Norm weights and biases are random too,
     so that leaving one out changes the logits. `overrides` replaces settings of its configuration.
@@ -119,8 +147,8 @@ def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides:
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(tiny_hf_config(family, **overrides), dtype=torch.float32)
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 1:
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 1 or name.endswith("_bias"):
                     parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(directory)
     write_tiny_tokenizer(directory)

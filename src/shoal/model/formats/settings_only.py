@@ -13,7 +13,7 @@ from shoal.model.formats.gguf.blocks import form_bytes
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.packing import packing_of
 from shoal.model.formats.huggingface.config import config_from_hf, stored_dtype
-from shoal.model.formats.huggingface.safetensors_dir import form_of_floats
+from shoal.model.formats.huggingface.safetensors_dir import form_of
 from shoal.model.formats.tensor_check import Shape, layer_shapes
 from shoal.model.weights import F32, Packing, Precision, Range, RawRows, Weight, resolve_range
 
@@ -34,6 +34,7 @@ class SettingsOnly:
         self._path = path
         with while_reading(path):
             self._config = config_from_hf(path)
+        self._shapes_by_kind: dict[bool, dict[str, Shape]] = {}
 
     @property
     def config(self) -> DecoderConfig:
@@ -55,7 +56,7 @@ class SettingsOnly:
         """What the matrix would take. See `WeightSource`."""
         num_rows, num_columns = self._shape(name)
         first, last = resolve_range(rows, num_rows)
-        form, (left, right) = form_of_floats(name, num_columns, precision, columns)
+        form, (left, right) = form_of(Kind.F32, name, num_columns, precision, columns)
         return form_bytes(form, Kind.F32, last - first, right - left)
 
     def packing(
@@ -64,7 +65,7 @@ class SettingsOnly:
         """How the native kernels would hold a matrix. See `WeightSource`."""
         num_rows, num_columns = self._shape(name)
         first, last = resolve_range(rows, num_rows)
-        form, resolved = form_of_floats(name, num_columns, precision, columns)
+        form, resolved = form_of(Kind.F32, name, num_columns, precision, columns)
         return packing_of(self._kind, form, last - first, resolved)
 
     def raw_rows(
@@ -84,12 +85,18 @@ class SettingsOnly:
     def _shape(self, name: str) -> tuple[int, int]:
         is_end = name in ("embedding", "head")
         config = self._config
-        shape = (config.vocab_size, config.hidden_size) if is_end else self._layer_shapes[name.rpartition(".")[2]]
+        if is_end:
+            return config.vocab_size, config.hidden_size
+        _, layer, leaf = name.split(".", 2)
+        shape = self._layer_shapes(int(layer))[leaf]
         return shape[0], prod(shape[1:])
 
-    @cached_property
-    def _layer_shapes(self) -> dict[str, Shape]:
-        return layer_shapes(self._config)
+    def _layer_shapes(self, layer: int) -> dict[str, Shape]:
+        """The same for all layers of a kind."""
+        has_experts = self._config.layer_experts(layer) is not None
+        if has_experts not in self._shapes_by_kind:
+            self._shapes_by_kind[has_experts] = layer_shapes(self._config, layer)
+        return self._shapes_by_kind[has_experts]
 
     def _refuse(self) -> NoReturn:
         raise ModelLoadError(f"{self._path}: only the settings of a model are there, not its weights")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -18,10 +18,28 @@ import numpy as np
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.gguf.blocks import Form, check_columns, choose_form, form_bytes
-from shoal.model.formats.gguf.kinds import Kind
+from shoal.model.formats.gguf.blocks import (
+    FLOATS,
+    Form,
+    check_columns,
+    choose_form,
+    columns_to_weight,
+    form_bytes,
+    to_dense,
+)
+from shoal.model.formats.gguf.kinds import BLOCK_SIZES, Kind
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
-from shoal.model.formats.huggingface.config import config_from_hf
+from shoal.model.formats.huggingface.config import family_from_hf
+from shoal.model.formats.huggingface.mxfp4 import (
+    Tensor,
+    blocks_in_place_of,
+    blocks_of,
+    check_mxfp4,
+    is_mxfp4,
+    mxfp4_rows,
+    mxfp4_shape,
+    scales_of,
+)
 from shoal.model.formats.model_file import (
     WITHOUT_WEIGHTS,
     check_inside,
@@ -32,7 +50,18 @@ from shoal.model.formats.model_file import (
 )
 from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
-from shoal.model.weights import F32, DenseWeight, Packing, Precision, Range, RawRows, Weight, resolve_range
+from shoal.model.weights import (
+    F32,
+    U8,
+    DenseWeight,
+    Packing,
+    Precision,
+    Range,
+    RawRows,
+    Weight,
+    own_precision,
+    resolve_range,
+)
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """of the types that weights can have here"""
@@ -41,41 +70,8 @@ MAX_HEADER_BYTES = 100_000_000
 """Source: the safetensors format's own limit"""
 INDEX_FILE = "model.safetensors.index.json"
 TOP_NAMES = {"embedding": "embed_tokens.weight", "final_norm": "norm.weight"}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm.weight",
-    "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight",
-    "v": "self_attn.v_proj.weight",
-    "q_norm": "self_attn.q_norm.weight",
-    "k_norm": "self_attn.k_norm.weight",
-    "o": "self_attn.o_proj.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "down": "mlp.down_proj.weight",
-}
-BIAS_NAMES = {
-    f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
-}
-GEMMA3_NAMES = {
-    "post_attn_norm": "post_attention_layernorm.weight",
-    "mlp_norm": "pre_feedforward_layernorm.weight",
-    "post_mlp_norm": "post_feedforward_layernorm.weight",
-}
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
-NEEDLESS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)")
-"""buffers that old files have beside the settings which they are made of"""
-OTHER_MODALITIES = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..*")
-"""of Gemma 3, of which the language model is computed"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tensor:
-    data: mmap.mmap
-    dtype: str
-    shape: tuple[int, ...]
-    start_bytes: int
-    stop_bytes: int
+_EXPERT = re.compile(r"experts\.(\d+)\.")
 
 
 class SafetensorsDir:
@@ -88,8 +84,8 @@ class SafetensorsDir:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._config = config_from_hf(directory)
-        self._tensors: dict[str, _Tensor] = {}
+        self._family, self._config = family_from_hf(directory)
+        self._tensors: dict[str, Tensor] = {}
         for path in _weight_files(directory):
             self._add(path)
         self._prefix = self._find_prefix()
@@ -103,22 +99,20 @@ class SafetensorsDir:
     def matrix(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Weight:
-        """A matrix at that precision, or a part of it; `auto` is fp32: the files hold floats. See `WeightSource`."""
+        """A matrix at that precision, or a part of it; `auto` is fp32 where the files hold floats. See
+        `WeightSource`."""
         part = _cut(self._locate(name), rows)
-        form, resolved = self._form(name, part, precision, columns)
-        values_NK = self._values(part, resolved)
-        match form:
-            case "int8":
-                return quantize_rows(values_NK, 8)
-            case "int4":
-                return quantize_rows(values_NK, 4)
-            case _:
-                return DenseWeight(values_NK=values_NK)
+        kind, form, resolved = self._form(name, part, precision, columns)
+        to_weight = floats_to_weight if kind in FLOATS else columns_to_weight
+        return to_weight(self._rows(part), kind, form, resolved)
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
-        """A norm weight or bias in fp32; Gemma's norms with the 1 added that its layers add. See `WeightSource`."""
-        values = self._values(_cut(self._locate(name), span))
-        adds_one = self._config.family == "gemma3" and name.rpartition(".")[2] in NORMS
+        """A norm weight or bias in fp32; a norm with the 1 added that the family's layers add. See `WeightSource`."""
+        part = _cut(self._locate(name), span)
+        tensor = self._tensors[part.tensor]
+        items = np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
+        values = to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0, part.start : part.stop : part.step]
+        adds_one = self._family.norms_add_one and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
     def matrix_bytes(
@@ -126,39 +120,41 @@ class SafetensorsDir:
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the headers alone."""
         part = _cut(self._locate(name), rows)
-        form, (first, last) = self._form(name, part, precision, columns)
-        return form_bytes(form, Kind.F32, part.stop - part.start, last - first)
+        kind, form, (first, last) = self._form(name, part, precision, columns)
+        return form_bytes(form, kind, part.num_rows, last - first)
 
     def packing(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Packing:
         """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
         part = _cut(self._locate(name), rows)
-        form, resolved = self._form(name, part, precision, columns)
-        return packing_of(KINDS[self._tensors[part.tensor].dtype], form, part.stop - part.start, resolved)
+        kind, form, resolved = self._form(name, part, precision, columns)
+        return packing_of(kind, form, part.num_rows, resolved)
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> RawRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
         part = _cut(self._locate(name), rows)
-        form, resolved = self._form(name, part, precision, columns)
-        tensor = self._tensors[part.tensor]
-        if not keeps_values(KINDS[tensor.dtype], form):
+        kind, form, resolved = self._form(name, part, precision, columns)
+        if not keeps_values(kind, form):
             return None
-        num_rows, row_bytes = part.stop - part.start, tensor.shape[-1] * ITEM_BYTES[tensor.dtype]
-        start = tensor.start_bytes + part.start * row_bytes
-        rows_NB = np.frombuffer(tensor.data, np.uint8, num_rows * row_bytes, start).reshape(num_rows, row_bytes)
-        return RawRows(kind=KINDS[tensor.dtype], rows_NB=rows_NB, order_N=None, columns=resolved)
+        return RawRows(kind=kind, rows_NB=self._rows(part), order_N=None, columns=resolved)
 
     def release_pages(self) -> None:
         """See `WeightSource`."""
         for data in {id(tensor.data): tensor.data for tensor in self._tensors.values()}.values():
             release_pages(data)
 
-    def _form(self, name: str, part: TensorPart, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
-        """What the whole matrix becomes, and the columns of it that are wanted."""
-        return form_of_floats(name, self._tensors[part.tensor].shape[-1], precision, columns)
+    def _form(
+        self, name: str, part: TensorPart, precision: Precision, columns: Range | None
+    ) -> tuple[Kind, Form, Range]:
+        """How the file holds a matrix, what the whole of it becomes, and the columns of it that are wanted."""
+        shape = self._shape(part.tensor)
+        kind = Kind.MXFP4 if self._is_mxfp4(part.tensor) else KINDS[self._tensors[part.tensor].dtype]
+        as_floats = Kind.F32 if kind in FLOATS else kind
+        form, resolved = form_of(as_floats, name, shape[-1], precision, columns)
+        return kind, form, resolved
 
     def _add(self, path: Path) -> None:
         for name, tensor in read_header(path).items():
@@ -171,25 +167,32 @@ class SafetensorsDir:
         used = check_tensors(
             self._directory,
             self._config,
-            shape_of={name: tensor.shape for name, tensor in self._tensors.items()},
+            shape_of={name: self._shape(name) for name in self._tensors},
             locate=self._locate,
             is_needless=self._is_needless,
         )
         for name in used:
-            tensor = self._tensors[name]
-            if tensor.dtype not in ITEM_BYTES:
-                raise ModelLoadError(
-                    f"{self._directory}: {name} has type {tensor.dtype}; supported: {', '.join(ITEM_BYTES)}"
-                )
-            num_bytes, needed = tensor.stop_bytes - tensor.start_bytes, prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
-            if num_bytes != needed:
-                raise ModelLoadError(
-                    f"{self._directory}: {name} has {num_bytes} bytes, its shape {list(tensor.shape)} needs {needed}"
-                )
+            if self._is_mxfp4(name):
+                check_mxfp4(self._directory, name, self._tensors[name], self._tensors.get(scales_of(name)))
+            else:
+                self._check_floats(name)
+
+    def _check_floats(self, name: str) -> None:
+        tensor = self._tensors[name]
+        if tensor.dtype not in ITEM_BYTES:
+            raise ModelLoadError(
+                f"{self._directory}: {name} has type {tensor.dtype}; supported: {', '.join(ITEM_BYTES)}"
+            )
+        needed = prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+        if tensor.num_bytes != needed:
+            raise ModelLoadError(
+                f"{self._directory}: {name} has {tensor.num_bytes} bytes, its shape {list(tensor.shape)} needs {needed}"
+            )
 
     def _is_needless(self, tensor: str) -> bool:
-        patterns = (NEEDLESS, OTHER_MODALITIES) if self._config.family == "gemma3" else (NEEDLESS,)
-        return any(pattern.fullmatch(tensor) for pattern in patterns)
+        """Scales are checked and read with their blocks."""
+        has_blocks = self._family.stacks_experts and blocks_of(tensor) in self._tensors
+        return has_blocks or self._family.needless.fullmatch(tensor) is not None
 
     def _find_prefix(self) -> str:
         """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""
@@ -208,10 +211,30 @@ class SafetensorsDir:
             return self._whole(self._head or self._prefix + TOP_NAMES["embedding"])
         if name in TOP_NAMES:
             return self._whole(self._prefix + TOP_NAMES[name])
-        _, layer, leaf = name.split(".")
+        _, layer, leaf = name.split(".", 2)
         prefix = f"{self._prefix}layers.{layer}."
-        own_names = GEMMA3_NAMES if self._config.family == "gemma3" else {}
-        return self._fused_part(prefix, leaf) or self._whole(prefix + (LAYER_NAMES | BIAS_NAMES | own_names)[leaf])
+        if expert := _EXPERT.match(leaf):
+            return self._expert_part(prefix, leaf[expert.end() :], int(expert[1]))
+        return self._fused_part(prefix, leaf) or self._whole(prefix + self._family.names[leaf])
+
+    def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
+        """Of one expert, which may lie with all others of the layer: rows of gate and up are then in turn."""
+        tensor = prefix + self._family.names[f"experts.*.{leaf}"].replace("*", str(expert))
+        experts = self._config.experts
+        if not self._family.stacks_experts or experts is None:
+            return self._whole(tensor)
+        tensor = blocks_in_place_of(tensor, self._tensors)
+        if tensor not in self._tensors:
+            return self._whole(tensor)
+        is_in_turn = leaf.startswith(("gate", "up"))
+        num_rows = 2 * experts.columns if is_in_turn else self._config.hidden_size
+        return TensorPart(
+            tensor=tensor,
+            start=expert * num_rows + leaf.startswith("up"),
+            stop=(expert + 1) * num_rows,
+            step=2 if is_in_turn else 1,
+            stack=experts.num_experts,
+        )
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
         """Rows of Phi-3's fused tensors: q, k, v under each other, gate above up."""
@@ -239,25 +262,54 @@ class SafetensorsDir:
         shape = self._tensors[tensor].shape
         return TensorPart(tensor=tensor, start=0, stop=shape[0] if shape else 0)
 
-    def _values(self, part: TensorPart, columns: Range | None = None) -> F32:
-        """Rows of a tensor, or some columns of them, in fp32; a view of the file where it holds fp32."""
+    def _is_mxfp4(self, tensor: str) -> bool:
+        return self._family.stacks_experts and is_mxfp4(tensor)
+
+    def _is_transposed(self, tensor: str) -> bool:
+        return self._family.stacks_experts and tensor.endswith(("experts.gate_up_proj", "experts.down_proj"))
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Of the matrices in a tensor: outputs before inputs, and weights in the place of blocks."""
+        shape = self._tensors[name].shape
+        if self._is_mxfp4(name):
+            return mxfp4_shape(shape)
+        return (shape[0], shape[2], shape[1]) if self._is_transposed(name) and len(shape) == 3 else shape
+
+    def _rows(self, part: TensorPart) -> U8:
+        """The bytes [N, row_bytes] of some rows; a view of the file where they lie there so."""
         tensor = self._tensors[part.tensor]
-        row_items = prod(tensor.shape[1:])
-        count = (part.stop - part.start) * row_items
-        start = tensor.start_bytes + part.start * row_items * ITEM_BYTES[tensor.dtype]
-        shape = (part.stop - part.start, *tensor.shape[1:])
-        kind = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[tensor.dtype]
-        values = np.frombuffer(tensor.data, kind, count, start).reshape(shape)
-        if columns is not None:
-            values = values[:, columns[0] : columns[1]]
-        if tensor.dtype == "BF16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32, copy=False)
+        if self._is_mxfp4(part.tensor):
+            return mxfp4_rows(tensor, self._tensors[scales_of(part.tensor)], slice(part.start, part.stop, part.step))
+        item_bytes = ITEM_BYTES[tensor.dtype]
+        items = np.frombuffer(tensor.data, f"u{item_bytes}", prod(tensor.shape), tensor.start_bytes)
+        if self._is_transposed(part.tensor):
+            num_rows = tensor.shape[2]
+            matrix_KN = items.reshape(tensor.shape)[part.start // num_rows]
+            first = part.start % num_rows
+            rows_NK = matrix_KN[:, first : first + part.num_rows * part.step : part.step].T
+        else:
+            rows_NK = items.reshape(-1, tensor.shape[-1])[part.start : part.stop : part.step]
+        return np.ascontiguousarray(rows_NK).view(np.uint8)
 
 
-def form_of_floats(name: str, num_columns: int, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
-    """What a matrix of so many columns, of which the file holds floats, becomes, and the columns that are wanted."""
-    form = choose_form(Kind.F32, precision, num_columns=num_columns, is_vocabulary=name in ("embedding", "head"))
+def floats_to_weight(rows_NB: U8, kind: Kind, form: Form, columns: Range) -> Weight:
+    """Some columns of rows of floats; only these are widened. A view of the rows where they are fp32 and stay so."""
+    item_bytes = BLOCK_SIZES[kind][1]
+    values_NK = to_dense(rows_NB[:, columns[0] * item_bytes : columns[1] * item_bytes], kind)
+    match form:
+        case "int8":
+            return quantize_rows(values_NK, 8)
+        case "int4":
+            return quantize_rows(values_NK, 4)
+        case _:
+            return DenseWeight(values_NK=values_NK)
+
+
+def form_of(kind: Kind, name: str, num_columns: int, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
+    """What a matrix of that kind and so many columns becomes, and the columns that are wanted."""
+    form = choose_form(
+        kind, own_precision(name, precision), num_columns=num_columns, is_vocabulary=name in ("embedding", "head")
+    )
     resolved = resolve_range(columns, num_columns)
     check_columns(form, resolved)
     return form, resolved
@@ -292,7 +344,7 @@ def _way_out(directory: Path) -> str:
     )
 
 
-def read_header(path: Path) -> dict[str, _Tensor]:
+def read_header(path: Path) -> dict[str, Tensor]:
     """Where one file's tensors lie. Raises ModelLoadError."""
     data = map_file(path)
     length = int.from_bytes(data[:8], "little")
@@ -311,7 +363,7 @@ def read_header(path: Path) -> dict[str, _Tensor]:
     return tensors
 
 
-def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: int) -> _Tensor:
+def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: int) -> Tensor:
     """One tensor, of any type: files hold some that no model is computed from."""
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -324,7 +376,7 @@ def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: 
         raise ModelLoadError(
             f"{path}: truncated: {name} ends at byte {data_start + stop}, the file has {len(data)}; download it again"
         )
-    return _Tensor(
+    return Tensor(
         data=data, dtype=dtype, shape=tuple(shape), start_bytes=data_start + start, stop_bytes=data_start + stop
     )
 
@@ -334,5 +386,5 @@ def _are_counts(values: Any) -> bool:
 
 
 def _cut(part: TensorPart, rows: Range | None) -> TensorPart:
-    first, last = resolve_range(rows, part.stop - part.start)
-    return replace(part, start=part.start + first, stop=part.start + last)
+    first, last = resolve_range(rows, part.num_rows)
+    return replace(part, start=part.start + first * part.step, stop=part.start + last * part.step)

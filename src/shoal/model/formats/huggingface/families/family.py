@@ -1,0 +1,65 @@
+"""What is known of a family of models, and the names of tensors that most families share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.huggingface.settings import Settings
+
+_MATRICES = {
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "o": "self_attn.o_proj.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+}
+LAYER_NAMES: Mapping[str, str] = {
+    **_MATRICES,
+    **{f"{name}_bias": tensor.replace(".weight", ".bias") for name, tensor in _MATRICES.items()},
+    "attn_norm": "input_layernorm.weight",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+}
+"""Of a layer, by the names of `WeightSource`. A star stands for the number of an expert."""
+EXPERT_NAMES: Mapping[str, str] = {
+    "router": "mlp.gate.weight",
+    "selection_bias": "mlp.gate.e_score_correction_bias",
+    "experts.*.gate": "mlp.experts.*.gate_proj.weight",
+    "experts.*.up": "mlp.experts.*.up_proj.weight",
+    "experts.*.down": "mlp.experts.*.down_proj.weight",
+    "shared_gate": "mlp.shared_expert.gate_proj.weight",
+    "shared_up": "mlp.shared_expert.up_proj.weight",
+    "shared_down": "mlp.shared_expert.down_proj.weight",
+    "shared_router": "mlp.shared_expert_gate.weight",
+}
+BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)")
+"""that old files have beside the settings which they are made of"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Models whose settings are read in one way and whose tensors have one set of names."""
+
+    read: Callable[[Settings], DecoderConfig]
+    defaults: Mapping[str, Any]
+    """What a file may leave out, because the configuration class of its model type has it as default. A value that is
+    there and null stands for itself: a Mistral without the key has a window of 4096, one with null has none."""
+    names: Mapping[str, str] = field(default_factory=lambda: LAYER_NAMES)
+    """of a layer's tensors"""
+    norms_add_one: bool = False
+    """whether the file's norm weights lack the 1 that layers add to them"""
+    has_text_config: bool = False
+    """whether the language model's settings may lie in a `text_config`"""
+    needless: re.Pattern[str] = BUFFERS
+    """tensors that the language model is not computed from"""
+    quantizations: tuple[str, ...] = ()
+    """values of `quant_method` whose tensors can be read"""
+    stacks_experts: bool = False
+    """whether all experts of a layer lie in one tensor, inputs before outputs, gate and up in turn (gpt-oss)"""

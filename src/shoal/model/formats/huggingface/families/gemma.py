@@ -1,0 +1,65 @@
+"""Gemma 3, the text part. Source: transformers, models/gemma3; Gemma 3 report, arXiv 2503.19786."""
+
+from __future__ import annotations
+
+import re
+
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.huggingface.families.family import BUFFERS, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.settings import Settings
+
+_DEFAULTS = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+_NAMES = {
+    **LAYER_NAMES,
+    "post_attn_norm": "post_attention_layernorm.weight",
+    "mlp_norm": "pre_feedforward_layernorm.weight",
+    "post_mlp_norm": "post_feedforward_layernorm.weight",
+}
+_OTHER_MODALITIES = re.compile(rf"(model\.)?(vision_tower|multi_modal_projector)\..*|{BUFFERS.pattern}")
+
+
+def _read_gemma3(settings: Settings) -> DecoderConfig:
+    has_bias = settings.flag("attention_bias")
+    every = settings.positive("sliding_window_pattern", settings.positive("_sliding_window_pattern", 6))
+    return settings.decoder(
+        local_rope=settings.rope("sliding_attention"),
+        qkv_bias=has_bias,
+        o_bias=has_bias,
+        qk_norm=True,
+        post_norms=True,
+        activation=settings.activation("hidden_activation", "gelu_tanh"),
+        embedding_scale=settings.positive("hidden_size") ** 0.5,
+        attention_scale=settings.number("query_pre_attn_scalar") ** -0.5,
+        attention_softcap=settings.number("attn_logit_softcapping", 0.0),
+        final_softcap=settings.number("final_logit_softcapping", 0.0),
+        layer_windows=settings.some_slide(lambda layer: (layer + 1) % every != 0),
+    )
+
+
+GEMMA3_TEXT = Family(
+    read=_read_gemma3, defaults=_DEFAULTS, names=_NAMES, norms_add_one=True, needless=_OTHER_MODALITIES
+)
+GEMMA3 = Family(
+    read=_read_gemma3,
+    defaults=_DEFAULTS,
+    names=_NAMES,
+    norms_add_one=True,
+    has_text_config=True,
+    needless=_OTHER_MODALITIES,
+)

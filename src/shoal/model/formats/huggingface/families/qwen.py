@@ -1,0 +1,112 @@
+"""Qwen 2 and 3, with and without experts. Source: transformers, models/qwen2, qwen3, qwen2_moe, qwen3_moe."""
+
+from __future__ import annotations
+
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.formats.config_check import integer
+from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.settings import Settings
+
+_DEFAULTS = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+_MOE_DEFAULTS = {
+    **_DEFAULTS,
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1408,
+    "decoder_sparse_step": 1,
+}
+_QWEN2_MOE_DEFAULTS = {
+    **_MOE_DEFAULTS,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "shared_expert_intermediate_size": 5632,
+    "num_experts": 60,
+    "qkv_bias": True,
+}
+_QWEN3_MOE_DEFAULTS = {
+    **_MOE_DEFAULTS,
+    "intermediate_size": 6144,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 8,
+    "num_experts": 128,
+    "moe_intermediate_size": 768,
+}
+_MOE_NAMES = {**LAYER_NAMES, **EXPERT_NAMES}
+
+
+def _read_qwen2(settings: Settings) -> DecoderConfig:
+    return settings.decoder(qkv_bias=True, layer_windows=_last_slide(settings))
+
+
+def _read_qwen3(settings: Settings) -> DecoderConfig:
+    has_bias = settings.flag("attention_bias")
+    return settings.decoder(qkv_bias=has_bias, o_bias=has_bias, qk_norm=True, layer_windows=_last_slide(settings))
+
+
+def _read_qwen2_moe(settings: Settings) -> DecoderConfig:
+    return settings.decoder(
+        qkv_bias=settings.flag("qkv_bias"),
+        layer_windows=_first_slide(settings),
+        **_experts(settings, shared_columns=settings.positive("shared_expert_intermediate_size")),
+    )
+
+
+def _read_qwen3_moe(settings: Settings) -> DecoderConfig:
+    has_bias = settings.flag("attention_bias")
+    return settings.decoder(
+        qkv_bias=has_bias,
+        o_bias=has_bias,
+        qk_norm=True,
+        layer_windows=settings.all_slide() if settings.flag("use_sliding_window") else (),
+        **_experts(settings),
+    )
+
+
+def _experts(settings: Settings, *, shared_columns: int = 0) -> dict[str, ExpertsConfig | int]:
+    """Every `decoder_sparse_step`-th layer has experts, but for those that are said to have none."""
+    step, without = settings.positive("decoder_sparse_step"), settings.layers("mlp_only_layers")
+    layers = range(settings.num_layers)
+    dense = tuple(layer for layer in layers if layer in without or (layer + 1) % step)
+    experts = ExpertsConfig(
+        num_experts=settings.positive("num_local_experts", settings.positive("num_experts")),
+        num_chosen=settings.positive("num_experts_per_tok"),
+        columns=settings.positive("moe_intermediate_size"),
+        is_normalized=settings.flag("norm_topk_prob"),
+        shared_columns=shared_columns,
+        shared_router=shared_columns > 0,
+        dense_layers=dense,
+    )
+    return {"experts": experts, **({} if dense else {"intermediate_size": experts.columns})}
+
+
+def _first_slide(settings: Settings) -> tuple[int, ...]:
+    """Only when told to, and every second of the layers below a number."""
+    end_sliding = integer("'max_window_layers'", settings.required("max_window_layers"))
+    if not settings.flag("use_sliding_window"):
+        return ()
+    return settings.some_slide(lambda layer: layer % 2 == 0 and layer < end_sliding)
+
+
+def _last_slide(settings: Settings) -> tuple[int, ...]:
+    """Only when told to, and only the layers above a number of them."""
+    first_sliding = integer("'max_window_layers'", settings.required("max_window_layers"))
+    return settings.some_slide(lambda layer: layer >= first_sliding) if settings.flag("use_sliding_window") else ()
+
+
+QWEN2 = Family(read=_read_qwen2, defaults=_DEFAULTS)
+QWEN3 = Family(read=_read_qwen3, defaults={**_DEFAULTS, "head_dim": 128})
+QWEN2_MOE = Family(read=_read_qwen2_moe, defaults=_QWEN2_MOE_DEFAULTS, names=_MOE_NAMES)
+QWEN3_MOE = Family(read=_read_qwen3_moe, defaults=_QWEN3_MOE_DEFAULTS, names=_MOE_NAMES)

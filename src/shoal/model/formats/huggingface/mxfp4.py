@@ -1,0 +1,87 @@
+"""Matrices in MXFP4 as gpt-oss's files have them: blocks of 32 in one tensor, their scales in another.
+
+Shapes: E experts, N outputs, G blocks of 32 inputs.
+Source: OCP Microscaling Formats 1.0; openai/gpt-oss, gpt_oss/torch/weights.py (even inputs in the low nibbles).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Container
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from shoal.errors import ModelLoadError
+from shoal.model.formats.quantization import unpack_nibbles
+from shoal.model.weights import BLOCK, U8
+
+_BLOCKS, _SCALES = "_blocks", "_scales"
+_BLOCK_BYTES = BLOCK // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """Where a tensor of a safetensors file lies."""
+
+    data: mmap.mmap
+    dtype: str
+    shape: tuple[int, ...]
+    start_bytes: int
+    stop_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stop_bytes - self.start_bytes
+
+
+def is_mxfp4(tensor: str) -> bool:
+    """Whether a tensor holds blocks, by its name."""
+    return tensor.endswith(_BLOCKS)
+
+
+def scales_of(blocks: str) -> str:
+    """The tensor that holds the blocks' scales."""
+    return blocks.removesuffix(_BLOCKS) + _SCALES
+
+
+def blocks_of(scales: str) -> str:
+    """The tensor that holds the blocks of these scales; empty for one that holds none."""
+    return scales.removesuffix(_SCALES) + _BLOCKS if scales.endswith(_SCALES) else ""
+
+
+def blocks_in_place_of(tensor: str, tensors: Container[str]) -> str:
+    """The tensor of blocks where a file has it in the place of one of floats."""
+    return tensor + _BLOCKS if tensor not in tensors and tensor + _BLOCKS in tensors else tensor
+
+
+def mxfp4_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The matrices' shape [E, N, K], of blocks [E, N, G, 16]; () for another one."""
+    return (*shape[:2], shape[2] * BLOCK) if len(shape) == 4 and shape[3] == _BLOCK_BYTES else ()
+
+
+def check_mxfp4(where: Path, name: str, blocks: Tensor, scales: Tensor | None) -> None:
+    """Raises ModelLoadError where blocks have no scales, or either is not the bytes that their shapes say."""
+    if scales is None:
+        raise ModelLoadError(f"{where}: there is no tensor {scales_of(name)!r}")
+    for tensor, shape in ((blocks, blocks.shape), (scales, blocks.shape[:-1])):
+        if tensor.dtype != "U8" or tensor.shape != shape or tensor.num_bytes != prod(shape):
+            raise ModelLoadError(f"{where}: {name} and its scales are no MXFP4 blocks of 32 in bytes")
+
+
+def mxfp4_rows(blocks: Tensor, scales: Tensor, rows: slice) -> U8:
+    """Rows of all matrices under each other as GGML has them [rows, G * 17]: a block's scale, then the first 16 values
+    in the low nibbles and the last 16 in the high ones."""
+    groups = blocks.shape[2]
+    blocks_NGB = _bytes(blocks).reshape(-1, groups, _BLOCK_BYTES)[rows]
+    scales_NG = _bytes(scales).reshape(-1, groups)[rows]
+    values_NGB = unpack_nibbles(blocks_NGB)
+    low_NGB, high_NGB = values_NGB[..., :_BLOCK_BYTES], values_NGB[..., _BLOCK_BYTES:]
+    packed_NGB = np.concatenate([scales_NG[..., None], low_NGB | (high_NGB << np.uint8(4))], axis=-1)
+    return packed_NGB.reshape(len(packed_NGB), -1)
+
+
+def _bytes(tensor: Tensor) -> U8:
+    return np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
