@@ -22,6 +22,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2}),
     "qwen3": ("qwen3", {"hidden_size": 100, "head_dim": 36, "attention_bias": True, "intermediate_size": 96}),
     "gemma3": ("gemma3_text", {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
+    "mixtral": ("mixtral", {"hidden_size": 84, "head_dim": 22, "intermediate_size": 75, "hidden_act": "gelu"}),
+    "shared-expert": ("qwen2_moe", {"moe_intermediate_size": 64, "num_experts": 11, "num_experts_per_tok": 1}),
+    "gpt-oss": ("gpt_oss", {}),
     "phi3": ("phi3", {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}),
 }
 GGUF_KINDS = {

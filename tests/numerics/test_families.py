@@ -60,6 +60,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0, "tie_word_embeddings": False},
     ),
+    "mixtral": ("mixtral", {}),
+    "qwen2 with experts and a shared one": ("qwen2_moe", {}),
+    "qwen3 with experts": ("qwen3_moe", {}),
+    "qwen3 with experts whose weights are no sum of 1": ("qwen3_moe", {"norm_topk_prob": False}),
+    "qwen3 with experts in every second layer": ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": []}),
+    "gpt-oss": ("gpt_oss", {}),
     "phi3 with partial rotary": ("phi3", {}),
     "phi3 with longrope": ("phi3", _rope("longrope", **LONGROPE)),
 }

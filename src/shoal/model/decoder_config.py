@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Activation = Literal["silu", "gelu", "gelu_tanh"]
-"""of the MLP's gate; `gelu_tanh` is the approximation by a hyperbolic tangent"""
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu"]
+"""Of the MLP's gate. `gelu_tanh` is the approximation by a hyperbolic tangent, `relu2` is ReLU squared, and
+`clamped_swiglu` is how gpt-oss joins gate and up: native/layers/functions.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +27,62 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsConfig:
+    """The experts of a layer: MLPs of which every token goes through a few, chosen by a router.
+
+    Source: Mixtral, arXiv 2401.04088; DeepSeek-V3, arXiv 2412.19437, section 2.1.2.
+    """
+
+    num_experts: int
+    num_chosen: int
+    """experts that a token goes through"""
+    columns: int
+    """of an expert's MLP"""
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    """of the router's outputs, over all experts"""
+    is_normalized: bool = True
+    """Whether the weights of a token's experts are divided by their sum; of a softmax they are then those of a softmax
+    over the chosen experts alone."""
+    scale: float = 1.0
+    """factor on the weights"""
+    router_bias: bool = False
+    selection_bias: bool = False
+    """a bias that experts are chosen by, and that their weights do not have"""
+    num_groups: int = 1
+    """of neighboring experts"""
+    num_chosen_groups: int = 1
+    """whose experts a token may go through"""
+    num_group_scores: int = 1
+    """a group is ranked by the sum of so many of its highest scores"""
+    biases: bool = False
+    """of every expert's gate, up and down"""
+    shared_columns: int = 0
+    """of the MLP that every token goes through beside its experts; 0: there is none"""
+    shared_router: bool = False
+    """whether the shared MLP's weight is a sigmoid of the token, else 1"""
+    dense_layers: tuple[int, ...] = ()
+    """layers that have a plain MLP in the place of experts"""
+
+    @property
+    def active_columns(self) -> int:
+        """Columns that a token goes through."""
+        return self.num_chosen * self.columns + self.shared_columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """Everything the graph builder, the KV storage and the planner need to know about a model."""
 
-    family: Literal["llama", "qwen2", "qwen3", "gemma3", "phi3"]
+    family: str
+    """as error messages name it"""
     num_layers: int
     hidden_size: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     intermediate_size: int
+    """columns of the MLP of layers without experts"""
+    experts: ExpertsConfig | None = None
     vocab_size: int
     max_context: int
     """longest sequence in tokens that the model was made for"""
@@ -60,6 +107,9 @@ class DecoderConfig:
     """factor on q.k, usually head_dim ** -0.5"""
     attention_softcap: float = 0.0
     """cap * tanh(score / cap); 0 for none"""
+    attention_sinks: bool = False
+    """Whether every query head has a score that takes part in the softmax and has no value. Source: gpt-oss model card,
+    arXiv 2508.10925, section 2"""
     final_softcap: float = 0.0
     """the same on the logits"""
     layer_windows: tuple[int, ...] = ()
@@ -69,6 +119,21 @@ class DecoderConfig:
     def window(self, layer: int) -> int:
         """Sliding window of a layer in tokens, 0 for none."""
         return self.layer_windows[layer] if self.layer_windows else 0
+
+    def layer_experts(self, layer: int) -> ExpertsConfig | None:
+        """The experts of a layer; None where it has a plain MLP."""
+        return None if self.experts is None or layer in self.experts.dense_layers else self.experts
+
+    def active_columns(self, layer: int) -> int:
+        """MLP columns of a layer that a token goes through."""
+        experts = self.layer_experts(layer)
+        return self.intermediate_size if experts is None else experts.active_columns
+
+    @property
+    def share_columns(self) -> int:
+        """Columns by which shards' parts of MLPs are counted: of experts where there are some, for they are most of the
+        model. Other MLPs are cut at the same shares."""
+        return self.experts.columns if self.experts is not None else self.intermediate_size
 
     def layer_rope(self, layer: int) -> RopeConfig:
         """The rotary embedding that a layer uses."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from math import gcd
 
+import numpy as np
+
 from shoal.core.plan.language import ShardPart
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.model.decoder_config import DecoderConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.weights import BLOCK, F32, Packing, Precision, Range, RawRows, Weight, WeightSource
 
 VOCAB_ATOM = 32
@@ -26,7 +28,7 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     return ShardAtoms(
         num_kv_heads=config.num_kv_heads,
         kv_heads_per_atom=BLOCK // gcd(BLOCK, group_columns) if quantizable else 1,
-        intermediate_size=config.intermediate_size,
+        intermediate_size=config.share_columns,
         column_atom=BLOCK,
         vocab_size=config.vocab_size,
         vocab_atom=VOCAB_ATOM,
@@ -36,7 +38,7 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
 def whole_part(config: DecoderConfig) -> ShardPart:
     """Everything: the part of the only shard of a stage."""
     return ShardPart(
-        kv_heads=(0, config.num_kv_heads), columns=(0, config.intermediate_size), vocabulary=(0, config.vocab_size)
+        kv_heads=(0, config.num_kv_heads), columns=(0, config.share_columns), vocabulary=(0, config.vocab_size)
     )
 
 
@@ -98,8 +100,14 @@ class ShardSource:
         self._source.release_pages()
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
-        """The shard's items of a bias, or a whole norm. See `WeightSource`."""
-        return self._source.vector(name, span=_within(self._rows(name.removesuffix("_bias")), span))
+        """The shard's items of a bias, or a whole norm. See `WeightSource`.
+
+        The bias of an expert's `down` belongs to a sum over shards once: the shard with the first columns has it, the
+        others have zeros.
+        """
+        values = self._source.vector(name, span=_within(self._rows(name.removesuffix("_bias")), span))
+        is_another_s = ".experts." in name and name.endswith(".down_bias") and self._part.columns[0] > 0
+        return np.zeros_like(values) if is_another_s else values
 
     def _own_range(self, name: str, rows: Range | None, columns: Range | None) -> tuple[Range | None, Range | None]:
         return _within(self._rows(name), rows), _within(self._columns(name), columns)
@@ -109,8 +117,10 @@ class ShardSource:
         match name.rpartition(".")[2]:
             case "embedding" | "head":
                 return self._part.vocabulary
-            case "gate" | "up":
-                return self._part.columns
+            case "gate" | "up" | "shared_gate" | "shared_up":
+                return self._mlp_columns(name)
+            case "sinks":
+                return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
             case "q":
                 return self._query_columns()
             case "k" | "v":
@@ -122,18 +132,38 @@ class ShardSource:
         match name.rpartition(".")[2]:
             case "o":
                 return self._query_columns()
-            case "down":
-                return self._part.columns
+            case "down" | "shared_down":
+                return self._mlp_columns(name)
             case _:
                 return None
+
+    def _mlp_columns(self, name: str) -> Range:
+        """The part's columns of the MLP that a matrix belongs to."""
+        config = self._source.config
+        experts = config.experts
+        if ".experts." in name:
+            return self._part.columns
+        is_shared = name.rpartition(".")[2].startswith("shared_")
+        total = experts.shared_columns if experts is not None and is_shared else config.intermediate_size
+        return same_share(self._part.columns, config.share_columns, total)
 
     def _query_columns(self) -> Range:
         whole = self._source.config
         return _times(self._part.kv_heads, whole.num_heads // whole.num_kv_heads * whole.head_dim)
 
 
+def same_share(columns: Range, of: int, total: int) -> Range:
+    """The columns of an MLP of another size at which a shard is cut off, in whole quantization blocks. Neighbors'
+    ranges follow each other as `columns` do; one may be empty."""
+
+    def edge(column: int) -> int:
+        return total if column == of else column if total == of else column * total // of // BLOCK * BLOCK
+
+    return edge(columns[0]), edge(columns[1])
+
+
 def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
-    limits = {"kv_heads": config.num_kv_heads, "columns": config.intermediate_size, "vocabulary": config.vocab_size}
+    limits = {"kv_heads": config.num_kv_heads, "columns": config.share_columns, "vocabulary": config.vocab_size}
     for axis, limit in limits.items():
         first, last = getattr(part, axis)
         if not 0 <= first <= last <= limit:
@@ -143,9 +173,19 @@ def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
         config,
         num_heads=num_kv_heads * (config.num_heads // config.num_kv_heads),
         num_kv_heads=num_kv_heads,
-        intermediate_size=part.columns[1] - part.columns[0],
+        intermediate_size=_length(same_share(part.columns, config.share_columns, config.intermediate_size)),
+        experts=None if config.experts is None else _shard_experts(config.experts, part),
         vocab_size=part.vocabulary[1] - part.vocabulary[0],
     )
+
+
+def _shard_experts(experts: ExpertsConfig, part: ShardPart) -> ExpertsConfig:
+    shared = same_share(part.columns, experts.columns, experts.shared_columns)
+    return replace(experts, columns=_length(part.columns), shared_columns=_length(shared))
+
+
+def _length(given: Range) -> int:
+    return given[1] - given[0]
 
 
 def _times(given: Range, factor: int) -> Range:

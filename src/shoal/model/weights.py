@@ -23,6 +23,8 @@ F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Range = tuple[int, int]
 """[first, last) of rows, columns or items"""
+ROUTERS = ("router", "shared_router")
+"""Matrices that are never quantized: they are small, and which experts a token goes through hangs on them."""
 
 
 def parse_precision(text: str) -> Precision:
@@ -113,9 +115,10 @@ class WeightSource(Protocol):
     """A model file, opened lazily: nothing is read until it is asked for, and nothing is kept.
 
     Names: `embedding`, `final_norm`, `head` (falls back to `embedding` where tied) and, for layer i,
-    `layers.i.` + `attn_norm q k v q_bias k_bias v_bias q_norm k_norm o o_bias post_attn_norm mlp_norm gate gate_bias
-    up up_bias down down_bias post_mlp_norm`. Rows of q and k are in half-split (NeoX) rotary order whatever the file's
-    order is.
+    `layers.i.` + `attn_norm q k v q_bias k_bias v_bias q_norm k_norm sinks o o_bias post_attn_norm mlp_norm gate
+    gate_bias up up_bias down down_bias post_mlp_norm`; in a layer with experts `router router_bias selection_bias
+    shared_gate shared_up shared_down shared_router` and, for expert e, `experts.e.` + the names of an MLP. Rows of q
+    and k are in half-split (NeoX) rotary order whatever the file's order is.
     """
 
     @property
@@ -170,6 +173,11 @@ class WeightSource(Protocol):
     def release_pages(self) -> None:
         """Takes the file's pages that were read out of the process's memory; they are read again when they are used."""
         ...
+
+
+def own_precision(name: str, precision: Precision) -> Precision:
+    """What a matrix is wanted at where the model is at `precision`."""
+    return "fp32" if name.rpartition(".")[2] in ROUTERS else precision
 
 
 def resolve_range(given: Range | None, length: int) -> Range:

@@ -39,7 +39,7 @@ def test_rotary_tables_are_no_longer_than_the_kv_cache(tmp_path: Path) -> None:
         native=False,
     )
     source = open_weights(write_model(tmp_path, context_length=ABSURD_CONTEXT))
-    (layer,) = StageAttention(source.config, config).layers
+    (layer,) = StageAttention(source, config).layers
     assert isinstance(layer, NumpyLayer)
     assert layer.cos.shape == layer.sin.shape == (48, 8)
 

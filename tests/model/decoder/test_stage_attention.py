@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -9,6 +11,7 @@ from shoal.model.attention.rope import rope_tables
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.weights import WeightSource
 from tests.model.tiny_models import make_tiny_gguf
 
 
@@ -37,5 +40,5 @@ def test_layers_with_the_same_rope_share_its_tables(
         max_step_tokens=8,
         max_context=64,
     )
-    assert len(StageAttention(decoder, config).layers) == 4
+    assert len(StageAttention(cast(WeightSource, SimpleNamespace(config=decoder)), config).layers) == 4
     assert sorted(made) == sorted({decoder.rope.theta, *([100.0] if windows else [])})

@@ -38,7 +38,7 @@ def gguf_source(request: pytest.FixtureRequest, directory: Path) -> WeightSource
 
 
 def names_of(source: WeightSource) -> list[str]:
-    leaves = [leaf for leaf, shape in layer_shapes(source.config).items() if len(shape) == 2]
+    leaves = [leaf for leaf, shape in layer_shapes(source.config, 1).items() if len(shape) == 2]
     return ["embedding", *(f"layers.1.{leaf}" for leaf in leaves), "head"]
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from shoal.core.plan.language import Block
@@ -55,3 +57,22 @@ def test_context_is_read_or_computed_whichever_is_slower():
 
 def test_every_block_starts_its_kernels():
     assert (SPEED.attention.fixed_s, SPEED.mlp.fixed_s, SPEED.head.fixed_s, SPEED.step_s) == (START_S,) * 4
+
+
+def test_more_rows_read_more_experts():
+    """A token reads an eighth of the experts; many tokens read nearly all of them."""
+    dense = Block(
+        name="layer.0", weight_bytes=1000, flops_per_token=1.0, kv_bytes_per_token=1, output_bytes_per_token=1
+    )
+    layer = replace(dense, expert_bytes=800, expert_share=1 / 8)
+    assert layer.read_bytes(1) == pytest.approx(200 + 100)
+    assert layer.read_bytes(2) == pytest.approx(200 + 800 * (1 - 49 / 64))
+    assert layer.read_bytes(100) == pytest.approx(1000, rel=1e-5)
+    assert dense.read_bytes(1) == dense.read_bytes(100) == 1000
+    rates = RooflineRates(memory_bytes_per_s=1000.0, flops_per_s=1e12)
+    speed = roofline_worker(
+        [BLOCKS[0], layer, BLOCKS[-1]], LayerWeights(mlp=0.5, behind_attention=0.8), rates, query_width=1
+    )
+    assert speed.attention.decode.at(1) == pytest.approx(0.15)
+    assert speed.mlp.decode.at(1) == pytest.approx(0.15)
+    assert speed.mlp.decode.at(1024) == pytest.approx(1.0 - 0.15)

@@ -23,8 +23,17 @@ class Block:
     """bytes of KV cache that one token of context takes in this block"""
     output_bytes_per_token: int
     """bytes that cross a cut placed after this block, per token"""
+    expert_bytes: int = 0
+    """those of `weight_bytes` that are experts'"""
+    expert_share: float = 1.0
+    """part of the experts that a token goes through"""
     same_weights_as: str = ""
     """name of a block whose weights these are, held once by a worker that has both; empty: none"""
+
+    def read_bytes(self, num_rows: int) -> float:
+        """Weights that a step of so many rows reads, if each row's experts are any of them."""
+        unread = self.expert_bytes * (1.0 - self.expert_share) ** num_rows
+        return self.weight_bytes - unread
 
 
 def held_bytes(blocks: Iterable[Block]) -> int:

@@ -198,8 +198,8 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision]) -> ModelSiz
         layers = [layer_bytes(source, precision, layer) for layer in range(config.num_layers)]
         embedding_bytes, head_bytes = end_bytes(source, precision)
         return PrecisionSizes(
-            attention_bytes=tuple(attention for attention, _ in layers),
-            mlp_bytes=tuple(mlp for _, mlp in layers),
+            attention_bytes=tuple(layer.attention for layer in layers),
+            mlp_bytes=tuple(layer.mlp for layer in layers),
             embedding_bytes=embedding_bytes,
             head_bytes=head_bytes,
         )

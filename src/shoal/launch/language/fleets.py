@@ -180,7 +180,7 @@ def _described(machine: Machine, model: ModelOnDisk, precisions: Sequence[Precis
 
 def _flops_per_s(blocks: Sequence[Block], rates: Rates) -> float:
     """The rate for the width that the layers' weights have."""
-    bytes_per_weight = 2 * blocks[1].weight_bytes / blocks[1].flops_per_token
+    bytes_per_weight = 2 * blocks[1].read_bytes(1) / blocks[1].flops_per_token
     int8_flops_per_s = rates.int8_flops_per_s or rates.fp32_flops_per_s
     if bytes_per_weight < _MOST_INT4_BYTES:
         return rates.int4_flops_per_s or int8_flops_per_s

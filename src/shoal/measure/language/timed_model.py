@@ -50,10 +50,11 @@ def model_to_time(model: ModelOnDisk, precision: Precision) -> ModelToTime:
 
 
 def layer_weights(config: DecoderConfig) -> LayerWeights:
-    """How a layer's weights are divided over its matrices."""
+    """How the weights of a layer that a token goes through are divided over its matrices, on average."""
     heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     into_attention = config.hidden_size * (heads + 2 * kv_heads)
     out_of_attention = config.hidden_size * heads
-    mlp = 3 * config.hidden_size * config.intermediate_size
+    columns = sum(map(config.active_columns, range(config.num_layers))) / config.num_layers
+    mlp = 3 * config.hidden_size * columns
     total = into_attention + out_of_attention + mlp
     return LayerWeights(mlp=mlp / total, behind_attention=(out_of_attention + mlp) / total)

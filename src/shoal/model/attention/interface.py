@@ -92,10 +92,13 @@ class Attention(Protocol):
     @property
     def is_native(self) -> bool: ...
 
-    def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> AttentionLayer:
+    def layer(
+        self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32, sinks: F32 | None = None
+    ) -> AttentionLayer:
         """The attention of one layer; keeps the arrays alive.
 
-        Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R].
+        Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R], sinks [num_heads]: a
+        score of each head that takes part in its softmax and has no value.
         Raises: ValueError where shapes do not fit each other, TypeError where keys and values are not both float32 or
         both float16.
         """

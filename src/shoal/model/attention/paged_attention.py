@@ -54,7 +54,9 @@ class NativeAttention:
         self._limits = (num_blocks, block_size, max_context)
         self._isa = isa
 
-    def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> _native.AttentionLayer:
+    def layer(
+        self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32, sinks: F32 | None = None
+    ) -> _native.AttentionLayer:
         return self._native.AttentionLayer(
             pool=self.pool,
             **asdict(shape),
@@ -62,6 +64,7 @@ class NativeAttention:
             values=values,
             cos=cos,
             sin=sin,
+            sinks=sinks,
             isa=self._isa,
         )
 
@@ -77,13 +80,16 @@ class NumpyAttention:
     def __init__(self, num_blocks: int, block_size: int, max_context: int) -> None:
         self._limits = (num_blocks, block_size, max_context)
 
-    def layer(self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32) -> NumpyLayer:
+    def layer(
+        self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32, sinks: F32 | None = None
+    ) -> NumpyLayer:
         return NumpyLayer(
             **asdict(shape),
             keys=keys,
             values=values,
             cos=cos,
             sin=sin,
+            sinks=sinks,
         )
 
     def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> NumpyStep:

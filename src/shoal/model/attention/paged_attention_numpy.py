@@ -91,6 +91,8 @@ class NumpyLayer:
     cos: F32
     """[max_context, R]"""
     sin: F32
+    sinks: F32 | None = None
+    """[num_heads]"""
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -115,6 +117,8 @@ class NumpyLayer:
             raise ValueError("values must be [blocks, num_kv_heads, block_size, head_dim], block_size a multiple of 16")
         if self.cos.ndim != 2 or self.cos.shape != self.sin.shape or self.cos.shape[1] != self.rotary_dim // 2:
             raise ValueError("cos and sin must be [max_context, rotary_dim / 2]")
+        if self.sinks is not None and self.sinks.shape != (self.num_heads,):
+            raise ValueError("sinks must be [num_heads]")
 
     def run(self, qkv: F32, out: F32, step: AttentionStep, /) -> None:
         """See `interface.AttentionLayer.run`."""
@@ -181,7 +185,11 @@ class NumpyLayer:
         if self.softcap:
             scores_HTGL = np.float32(self.softcap) * np.tanh(scores_HTGL / np.float32(self.softcap))
         seen_TL = self._seen(positions_T, context)
-        weights_HTGL = _softmax(np.where(seen_TL[None, :, None, :], scores_HTGL, np.float32(-np.inf)))
+        scores_HTGL = np.where(seen_TL[None, :, None, :], scores_HTGL, np.float32(-np.inf))
+        if self.sinks is not None:
+            sinks_HTG1 = np.broadcast_to(self.sinks.reshape(-1, 1, group, 1), (*scores_HTGL.shape[:-1], 1))
+            scores_HTGL = np.concatenate([scores_HTGL, sinks_HTG1], axis=-1)
+        weights_HTGL = np.ascontiguousarray(_softmax(scores_HTGL)[..., :context])
         out_HTGD = (weights_HTGL.reshape(self.num_kv_heads, -1, context) @ v_HLD).reshape(q_HTGD.shape)
         return np.ascontiguousarray(out_HTGD.transpose(1, 0, 2, 3)).reshape(q_THD.shape)
 

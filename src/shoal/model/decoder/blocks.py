@@ -7,11 +7,13 @@ what processes take, for every form of weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder_config import DecoderConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
 
@@ -20,14 +22,25 @@ PROCESS_BYTES = 20 << 20
 """Anonymous memory of a worker before it has loaded anything: Python and its imports. Source: measured in
 tests/model/decoder/test_memory.py."""
 _CODES_BYTES = 3
-"""Of each value of the widest row that matrices multiply, at most: its codes (two bytes where activations are exact),
-and the scale and sums of its block of 32. Source: native/stage/stage.cpp."""
-_ATTENTION_MATRICES, _MLP_MATRICES = ("q", "k", "v", "o"), ("gate", "up", "down")
+"""Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
+scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
+_ATTENTION_MATRICES = ("q", "k", "v", "o")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerBytes:
+    """What a worker holds of a layer's matrices."""
+
+    attention: int
+    mlp: int
+    """with all experts"""
+    experts: int = 0
+    """those of `mlp` that are experts'"""
 
 
 def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activations: bool = False) -> list[Block]:
     """[embedding, layer 0, ..., head], from headers alone. `exact_activations`: see `StageConfig`."""
-    layers = [sum(layer_bytes(source, precision, layer)) for layer in range(source.config.num_layers)]
+    layers = [layer_bytes(source, precision, layer) for layer in range(source.config.num_layers)]
     kv_type = kv_dtype(precision, exact_activations=exact_activations)
     return _blocks(source, end_bytes(source, precision), layers, kv_bytes_per_token(source.config, 1, kv_type))
 
@@ -37,13 +50,28 @@ def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
     return _held_bytes(source, "embedding", precision), _held_bytes(source, "head", precision)
 
 
-def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> tuple[int, int]:
-    """Of a layer's attention matrices and of its MLP's."""
+def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> LayerBytes:
+    """Of a layer's matrices. All of its experts are taken to be held as the first one is."""
+    config = source.config
+    experts = config.layer_experts(layer)
+    attention = mlp = first = 0
+    for leaf in matrix_leaves(config, layer):
+        held = _held_bytes(source, f"layers.{layer}.{leaf}", precision)
+        if leaf in _ATTENTION_MATRICES:
+            attention += held
+        elif leaf.startswith("experts."):
+            first += held
+        else:
+            mlp += held
+    all_experts = first * experts.num_experts if experts is not None else 0
+    return LayerBytes(attention=attention, mlp=mlp + all_experts, experts=all_experts)
 
-    def total(names: Sequence[str]) -> int:
-        return sum(_held_bytes(source, f"layers.{layer}.{name}", precision) for name in names)
 
-    return total(_ATTENTION_MATRICES), total(_MLP_MATRICES)
+def matrix_leaves(config: DecoderConfig, layer: int) -> list[str]:
+    """A layer's matrices, of its experts those of the first."""
+    experts = config.layer_experts(layer)
+    one = config if experts is None else replace(config, experts=replace(experts, num_experts=1))
+    return [leaf for leaf, shape in layer_shapes(one, layer).items() if len(shape) == 2]
 
 
 def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
@@ -60,12 +88,24 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
     """
     heads = config.num_heads * config.head_dim
     qkv = heads + 2 * config.num_kv_heads * config.head_dim
-    row_items = 3 * config.hidden_size + qkv + heads + config.intermediate_size
-    widest = max(config.hidden_size, heads, config.intermediate_size)
-    return PROCESS_BYTES + max_step_tokens * (row_items * _FP32_BYTES + widest * _CODES_BYTES)
+    floats = 3 * config.hidden_size + qkv + heads
+    codes = max(config.hidden_size, heads)
+    if config.experts is None or config.experts.dense_layers:
+        floats, codes = floats + config.intermediate_size, codes + config.intermediate_size
+    if config.experts is not None:
+        more_floats, more_codes = _expert_items(config.hidden_size, config.experts)
+        floats, codes = floats + more_floats, codes + more_codes
+    return PROCESS_BYTES + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
 
 
-def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int], kv_bytes: int) -> list[Block]:
+def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
+    """Numbers and codes that a row needs in its experts. Source: native/stage/experts.cpp."""
+    columns = experts.num_chosen * experts.columns + experts.shared_columns
+    sums, scores = experts.num_chosen * hidden_size, 2 * experts.num_experts
+    return columns + sums + scores, columns + experts.num_chosen * hidden_size
+
+
+def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[LayerBytes], kv_bytes: int) -> list[Block]:
     config = source.config
     hidden_bytes = config.hidden_size * _FP32_BYTES
     embedding = Block(
@@ -88,18 +128,22 @@ def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[int], kv
         *(
             Block(
                 name=f"layer.{layer}",
-                weight_bytes=num_bytes,
-                flops_per_token=_layer_flops(config),
+                weight_bytes=held.attention + held.mlp,
+                flops_per_token=_layer_flops(config, layer),
                 kv_bytes_per_token=kv_bytes,
                 output_bytes_per_token=hidden_bytes,
+                expert_bytes=held.experts,
+                expert_share=config.experts.num_chosen / config.experts.num_experts if config.experts else 1.0,
             )
-            for layer, num_bytes in enumerate(layers)
+            for layer, held in enumerate(layers)
         ),
         head,
     ]
 
 
-def _layer_flops(config: DecoderConfig) -> float:
-    """Multiply-adds of one layer's matrices, twice."""
+def _layer_flops(config: DecoderConfig, layer: int) -> float:
+    """Multiply-adds of the matrices that a token goes through, twice."""
     heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
-    return 2.0 * config.hidden_size * (heads + 3 * config.intermediate_size)
+    experts = config.layer_experts(layer)
+    router = 0 if experts is None else experts.num_experts
+    return 2.0 * config.hidden_size * (heads + 3 * config.active_columns(layer) + router)

@@ -16,6 +16,7 @@ from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import F32, HEAD_ROWS, SumOverShards
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.weights import WeightSource
@@ -43,7 +44,7 @@ class NativeLayers:
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
-        self._attention = StageAttention(decoder, config)
+        self._attention = StageAttention(source, config)
         weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
         self._embedding = weights.embedding() if is_first else None
@@ -63,6 +64,7 @@ class NativeLayers:
             activation=decoder.activation,
             exact_activations=config.exact_activations,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
+            experts=experts_shape(decoder),
             isa=config.isa,
         )
         self.weight_bytes = weights.num_bytes
@@ -115,20 +117,34 @@ class NativeLayers:
         layers: list[_native.StageLayer] = []
         has_heads = self._decoder.num_heads > 0
         for layer in range(config.first_layer, config.last_layer):
-            vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder)}
+            vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder, layer)}
             attention = cast("_native.AttentionLayer", self._attention.layers[len(layers)]) if has_heads else None
             layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention))
             on_progress(1 + len(layers), num_pieces)
         return layers
 
 
-def layer_vectors(decoder: DecoderConfig) -> tuple[str, ...]:
-    """Names of the vectors that each layer of a model has."""
-    biases: dict[str, bool] = {
-        **dict.fromkeys(("q_bias", "k_bias", "v_bias"), decoder.qkv_bias),
-        "o_bias": decoder.o_bias,
-        **dict.fromkeys(("gate_bias", "up_bias", "down_bias"), decoder.mlp_bias),
-        **dict.fromkeys(("q_norm", "k_norm"), decoder.qk_norm),
-        **dict.fromkeys(("post_attn_norm", "post_mlp_norm"), decoder.post_norms),
-    }
-    return ("attn_norm", "mlp_norm", *(name for name, is_there in biases.items() if is_there))
+def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
+    """Names of the vectors of a layer, without `layers.i.`, that are not attention's own."""
+    return tuple(name for name, shape in layer_shapes(decoder, layer).items() if len(shape) == 1 and name != "sinks")
+
+
+def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
+    """What all layers with experts have in common; None for a model without."""
+    experts = decoder.experts
+    if experts is None:
+        return None
+    return _native.ExpertsShape(
+        num_experts=experts.num_experts,
+        num_chosen=experts.num_chosen,
+        num_columns=experts.columns,
+        num_shared_columns=experts.shared_columns,
+        has_sigmoid=experts.scoring == "sigmoid",
+        is_normalized=experts.is_normalized,
+        scale=experts.scale,
+        num_groups=experts.num_groups,
+        num_chosen_groups=experts.num_chosen_groups,
+        num_group_scores=experts.num_group_scores,
+        first_own=0,
+        num_own=experts.num_experts,
+    )

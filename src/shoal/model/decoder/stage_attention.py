@@ -11,7 +11,7 @@ from shoal.model.attention.kv_storage import KvStorage
 from shoal.model.attention.paged_attention import NativeAttention, make_attention
 from shoal.model.attention.rope import rope_tables
 from shoal.model.decoder.stage_config import StageConfig
-from shoal.model.decoder_config import DecoderConfig
+from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class StageAttention:
     """Owns the KV cache and the compute threads of one stage. A shard without heads has neither."""
 
-    def __init__(self, decoder: DecoderConfig, config: StageConfig) -> None:
-        """`decoder`: with a shard's own counts."""
+    def __init__(self, source: WeightSource, config: StageConfig) -> None:
+        """`source`: of the stage's or the shard's own weights."""
+        decoder = source.config
         self._attention = make_attention(
             num_threads=config.threads,
             num_blocks=config.num_blocks,
@@ -31,7 +32,7 @@ class StageAttention:
             native=config.native,
             isa=config.isa,
         )
-        self.layers: list[AttentionLayer] = self._make_layers(decoder, config) if decoder.num_heads else []
+        self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
         """of the stage, in order"""
 
     @property
@@ -54,7 +55,8 @@ class StageAttention:
         if self.layers:
             self._kv.touch()
 
-    def _make_layers(self, decoder: DecoderConfig, config: StageConfig) -> list[AttentionLayer]:
+    def _make_layers(self, source: WeightSource, config: StageConfig) -> list[AttentionLayer]:
+        decoder = source.config
         span = range(config.first_layer, config.last_layer)
         self._kv = KvStorage(
             decoder,
@@ -72,6 +74,7 @@ class StageAttention:
                 self._kv.keys(layer),
                 self._kv.values(layer),
                 *tables[id(decoder.layer_rope(layer))],
+                source.vector(f"layers.{layer}.sinks") if decoder.attention_sinks else None,
             )
             for layer in span
         ]

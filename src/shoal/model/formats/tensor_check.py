@@ -5,12 +5,12 @@ Both formats are checked alike, once, when the file is opened; what reads them l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 
 Shape = tuple[int, ...]
 
@@ -24,6 +24,14 @@ class TensorPart:
     stop: int
     heads: int = 0
     """where positive, the rows are that many heads in interleaved rotary order"""
+    step: int = 1
+    """from one row to the next"""
+    stack: int = 0
+    """where positive, so many matrices or vectors lie in the tensor, and rows or items are counted through all"""
+
+    @property
+    def num_rows(self) -> int:
+        return len(range(self.start, self.stop, self.step))
 
 
 def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
@@ -33,15 +41,23 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
     """
     yield "embedding", (config.vocab_size, config.hidden_size)
     for layer in range(config.num_layers):
-        for name, shape in layer_shapes(config).items():
+        for name, shape in layer_shapes(config, layer).items():
             yield f"layers.{layer}.{name}", shape
     yield "final_norm", (config.hidden_size,)
     yield "head", (config.vocab_size, config.hidden_size)
 
 
-def layer_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """Every matrix and vector of a layer, by the last part of the names that `WeightSource` has."""
-    hidden, mlp = config.hidden_size, config.intermediate_size
+def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
+    """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
+    experts = config.layer_experts(layer)
+    if experts is not None:
+        return _common_shapes(config) | _expert_shapes(config.hidden_size, experts)
+    biases = ("gate", "up", "down") if config.mlp_bias else ()
+    return _common_shapes(config) | _mlp_shapes("", config.hidden_size, config.intermediate_size, biases)
+
+
+def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    hidden = config.hidden_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, Shape] = {
         "attn_norm": (hidden,),
@@ -50,21 +66,48 @@ def layer_shapes(config: DecoderConfig) -> dict[str, Shape]:
         "v": (kv_rows, hidden),
         "o": (hidden, q_rows),
         "mlp_norm": (hidden,),
-        "gate": (mlp, hidden),
-        "up": (mlp, hidden),
-        "down": (hidden, mlp),
     }
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:
         shapes["o_bias"] = (hidden,)
-    if config.mlp_bias:
-        shapes |= {"gate_bias": (mlp,), "up_bias": (mlp,), "down_bias": (hidden,)}
+    if config.attention_sinks:
+        shapes["sinks"] = (config.num_heads,)
     if config.qk_norm:
         shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
     if config.post_norms:
         shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
     return shapes
+
+
+def _mlp_shapes(prefix: str, hidden: int, columns: int, biases: Collection[str]) -> dict[str, Shape]:
+    rows = {"gate": columns, "up": columns, "down": hidden}
+    inputs = {"gate": hidden, "up": hidden, "down": columns}
+    shapes: dict[str, Shape] = {f"{prefix}{name}": (rows[name], inputs[name]) for name in rows}
+    return shapes | {f"{prefix}{name}_bias": (rows[name],) for name in biases}
+
+
+def _expert_shapes(hidden: int, experts: ExpertsConfig) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {"router": (experts.num_experts, hidden)}
+    if experts.router_bias:
+        shapes["router_bias"] = (experts.num_experts,)
+    if experts.selection_bias:
+        shapes["selection_bias"] = (experts.num_experts,)
+    biases = ("gate", "up", "down") if experts.biases else ()
+    for expert in range(experts.num_experts):
+        shapes |= _mlp_shapes(f"experts.{expert}.", hidden, experts.columns, biases)
+    if experts.shared_columns:
+        shapes |= _mlp_shapes("shared_", hidden, experts.shared_columns, ())
+    if experts.shared_columns and experts.shared_router:
+        shapes["shared_router"] = (1, hidden)
+    return shapes
+
+
+def unstacked(shape: Shape, part: TensorPart) -> Shape:
+    """A tensor's shape with all rows of a stack under each other; () where it is no stack of so many."""
+    if part.stack == 0:
+        return shape
+    return (shape[0] * shape[1], *shape[2:]) if len(shape) > 1 and shape[0] == part.stack else ()
 
 
 def check_tensors(
@@ -88,24 +131,26 @@ def check_tensors(
         ModelLoadError: a tensor is missing, has another shape, or would be left out.
     """
     used: dict[str, int] = {}
+    num_rows: dict[str, int] = {}
     for name, expected in expected_shapes(config):
         part = locate(name)
-        shape = shape_of[part.tensor]
+        shape = unstacked(shape_of[part.tensor], part)
         if (
             len(shape) != len(expected)
             or shape[1:] != expected[1:]
-            or part.stop - part.start != expected[0]
+            or part.num_rows != expected[0]
             or part.stop > shape[0]
         ):
             raise ModelLoadError(
-                f"{where}: {part.tensor} has the shape {list(shape)}, which does not fit: "
+                f"{where}: {part.tensor} has the shape {list(shape_of[part.tensor])}, which does not fit: "
                 f"the model's settings ask for {list(expected)} as {name!r}"
             )
         used[part.tensor] = max(used.get(part.tensor, 0), part.stop)
-    for tensor, num_rows in used.items():
-        if num_rows != shape_of[tensor][0]:
+        num_rows[part.tensor] = shape[0]
+    for tensor, stop in used.items():
+        if stop != num_rows[tensor]:
             raise ModelLoadError(
-                f"{where}: {tensor} has {shape_of[tensor][0]} rows, of which the model's settings use {num_rows}"
+                f"{where}: {tensor} has {num_rows[tensor]} rows, of which the model's settings use {stop}"
             )
     unread = [tensor for tensor in shape_of if tensor not in used and not is_needless(tensor)]
     if unread:

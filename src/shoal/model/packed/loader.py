@@ -44,16 +44,16 @@ class PackedWeights:
         """of all matrices so far"""
 
     def layer(self, layer: int) -> Mapping[str, Matrix]:
-        """The matrices of a layer by the last part of their names: q k v o gate up down.
+        """The matrices of a layer by their names without `layers.i.`: q k v o gate up down and others.
 
         Raises:
             ModelLoadError: the model's file cannot be read.
         """
-        leaves = [leaf for leaf, shape in layer_shapes(self._source.config).items() if len(shape) == 2]
+        leaves = [leaf for leaf, shape in layer_shapes(self._source.config, layer).items() if len(shape) == 2]
         (first, last), (left, right) = self._part.kv_heads, self._part.columns
         unit = f"layer-{layer}.heads-{first}-{last}.columns-{left}-{right}"
         matrices = self._load(unit, [f"layers.{layer}.{leaf}" for leaf in leaves])
-        return {name.rpartition(".")[2]: matrix for name, matrix in matrices.items()}
+        return {name.removeprefix(f"layers.{layer}."): matrix for name, matrix in matrices.items()}
 
     def embedding(self) -> Matrix:
         """The embedding's rows. Raises as `layer` does."""

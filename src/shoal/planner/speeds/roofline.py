@@ -6,7 +6,7 @@ takes, which no description tells; START_S stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shoal.core.plan.language import Block
@@ -41,25 +41,36 @@ def roofline_worker(
         query_width: query heads times head_dim: columns that attention computes for every token of context.
     """
     layers = blocks[1:-1]
-    layer_bytes = sum(layer.weight_bytes for layer in layers) / len(layers)
+    active_bytes = sum(layer.read_bytes(1) for layer in layers) / len(layers)
     layer_flops = sum(layer.flops_per_token for layer in layers) / len(layers)
     kv_bytes = max(layer.kv_bytes_per_token for layer in layers)
     context_s = max(kv_bytes / rates.memory_bytes_per_s, 4.0 * query_width / rates.flops_per_s)
     head = blocks[-1]
+
+    def mlp_bytes(num_rows: int) -> float:
+        """More rows go through more experts."""
+        read = sum(layer.read_bytes(num_rows) for layer in layers) / len(layers)
+        return read - active_bytes * (1 - weights.mlp)
+
     return WorkerSpeed(
-        attention=_block(layer_bytes * (1 - weights.mlp), layer_flops * (1 - weights.mlp), rates),
-        mlp=_block(layer_bytes * weights.mlp, layer_flops * weights.mlp, rates),
-        head=_block(head.weight_bytes, head.flops_per_token, rates),
+        attention=_block(lambda _: active_bytes * (1 - weights.mlp), layer_flops * (1 - weights.mlp), rates),
+        mlp=_block(mlp_bytes, layer_flops * weights.mlp, rates),
+        head=_block(lambda _: head.weight_bytes, head.flops_per_token, rates),
         decode_context=Curve(rows=(1, 2), seconds=(context_s, 2 * context_s)),
         prefill_context_s=4.0 * query_width / rates.flops_per_s,
         step_s=START_S,
     )
 
 
-def _block(num_bytes: float, flops_per_row: float, rates: RooflineRates) -> BlockSpeed:
-    """The curve bends where as much time goes into arithmetic as into reading: that number of rows is a point of it."""
-    read_s, row_s = num_bytes / rates.memory_bytes_per_s, flops_per_row / rates.flops_per_s
-    bend = round(read_s / row_s) if row_s else 0
+def _block(bytes_of: Callable[[int], float], flops_per_row: float, rates: RooflineRates) -> BlockSpeed:
+    """The curve bends where as much time goes into arithmetic as into reading: that number of rows is a point of it.
+    `bytes_of`: what a number of rows reads."""
+    row_s = flops_per_row / rates.flops_per_s
+
+    def read_s(count: int) -> float:
+        return bytes_of(count) / rates.memory_bytes_per_s
+
+    bend = round(read_s(_ROWS[-1]) / row_s) if row_s else 0
     rows = tuple(sorted({*_ROWS, bend} - {0}))
-    curve = Curve(rows=rows, seconds=tuple(max(read_s, count * row_s) for count in rows))
+    curve = Curve(rows=rows, seconds=tuple(max(read_s(count), count * row_s) for count in rows))
     return BlockSpeed(decode=curve, prefill=curve, fixed_s=START_S)

@@ -29,6 +29,7 @@ import numpy as np
 
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.decoder.onnx.mlp_graph import MlpGraph
 from shoal.model.weights import Precision, Weight, WeightSource, concatenate_rows
 
 
@@ -151,21 +152,14 @@ class _Segment:
         return self._add_norm(x, o, f"layers.{layer}.mlp_norm")
 
     def mlp(self, norm: str, layer: int) -> str:
-        """down(activation(gate) * up)."""
-        builder, config = self._builder, self._config
-        gate_up = [self._matrix(layer, "gate"), self._matrix(layer, "up")]
-        joined = concatenate_rows(gate_up)
-        bias = None
-        if config.mlp_bias:
-            bias = np.concatenate([self._vector(layer, "gate_bias"), self._vector(layer, "up_bias")])
-        hidden = builder.linear(norm, [joined] if joined is not None else gate_up, bias)
-        gate, up = builder.split(hidden, [config.intermediate_size, config.intermediate_size])
-        product = builder.node("Mul", [builder.activation(config.activation, gate), up])
-        return builder.linear(product, [self._matrix(layer, "down")])
+        """down(activation(gate) * up), or the sum over the layer's experts."""
+        mlps = MlpGraph(self._builder, self._source, f"layers.{layer}.", self._precision)
+        experts = self._config.layer_experts(layer)
+        return mlps.add(norm, "", has_biases=self._config.mlp_bias) if experts is None else mlps.route(norm, experts)
 
     def scale_mlp(self, down: str, layer: int) -> str:
         """What the MLP adds to the residual stream. `down` is the sum over all shards."""
-        if self._config.mlp_bias:
+        if self._config.mlp_bias and self._config.layer_experts(layer) is None:
             down = self._builder.add(down, self._vector(layer, "down_bias"))
         if not self._config.post_norms:
             return down

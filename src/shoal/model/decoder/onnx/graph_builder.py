@@ -51,6 +51,11 @@ class GraphBuilder:
         """Bytes that a session holds of all weights so far."""
         return self._weight_bytes + self._packing_bytes
 
+    @property
+    def num_nodes(self) -> int:
+        """Nodes so far."""
+        return len(self._graph.node)
+
     def node(
         self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: Any
     ) -> str:
@@ -117,6 +122,20 @@ class GraphBuilder:
                 return self.node("Gelu", [x], approximate="none")
             case "gelu_tanh":
                 return self.node("Gelu", [x], approximate="tanh")
+            case "relu2":
+                positive = self.node("Relu", [x])
+                return self.node("Mul", [positive, positive])
+            case "clamped_swiglu":
+                raise ValueError("clamped_swiglu is no function of the gate alone")
+
+    def gated(self, kind: Activation, gate: str, up: str) -> str:
+        """activation(gate) * up, or gpt-oss's form of it. Source: arXiv 2508.10925, section 2."""
+        if kind != "clamped_swiglu":
+            return self.node("Mul", [self.activation(kind, gate), up])
+        limit, negative = (self.constant(np.array(value, np.float32)) for value in (7.0, -7.0))
+        gate, up = self.node("Min", [gate, limit]), self.node("Clip", [up, negative, limit])
+        swish = self.node("QuickGelu", [gate], domain="com.microsoft", alpha=1.702)
+        return self.node("Mul", [swish, self.add(up, np.ones(1, np.float32))])
 
     def softcap(self, x: str, cap: float) -> str:
         """cap * tanh(x / cap)."""

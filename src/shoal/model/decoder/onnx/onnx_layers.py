@@ -52,7 +52,7 @@ class OnnxLayers:
         segments = self._load_segments(source, config, on_progress or (lambda done, total: None))
         self._buffers = StageBuffers(segments, decoder, config.max_step_tokens + _FEWEST_ROWS - 1)
         self._bind(segments, is_last=config.last_layer == decoder.num_layers)
-        self._attention = StageAttention(decoder, config)
+        self._attention = StageAttention(source, config)
 
     def touch_kv(self) -> None:
         """See `StageLayers`."""

@@ -1,0 +1,105 @@
+"""The MLP of a layer as ONNX nodes, and its experts.
+
+Every expert computes every row, and its weight is 0 for the rows that did not choose it: ONNX Runtime has no grouped
+product for processors. So this form is a reference and runs anywhere, but not fast.
+
+Shapes: T rows, D hidden size, E experts, k of them chosen, G groups of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.decoder_config import ExpertsConfig
+from shoal.model.weights import F32, Precision, Weight, WeightSource, concatenate_rows
+
+
+class MlpGraph:
+    """Adds a layer's MLPs to a segment. Methods return the name of their result."""
+
+    def __init__(self, builder: GraphBuilder, source: WeightSource, prefix: str, precision: Precision) -> None:
+        """`prefix`: of the layer's names, such as `layers.3.`"""
+        self._builder, self._source, self._prefix = builder, source, prefix
+        self._precision: Precision = precision
+
+    def add(self, x_TD: str, name: str, *, has_biases: bool) -> str:
+        """down(activation(gate) * up) of the MLP whose names begin with `name`, without the bias of `down`."""
+        builder, config = self._builder, self._source.config
+        gate_up = [self._matrix(f"{name}gate"), self._matrix(f"{name}up")]
+        joined = concatenate_rows(gate_up)
+        biases = [self._vector(f"{name}{part}_bias") for part in ("gate", "up")] if has_biases else []
+        bias = np.concatenate(biases) if biases else None
+        hidden = builder.linear(x_TD, [joined] if joined is not None else gate_up, bias)
+        gate, up = builder.split(hidden, [weight.shape[0] for weight in gate_up])
+        return builder.linear(builder.gated(config.activation, gate, up), [self._matrix(f"{name}down")])
+
+    def route(self, x_TD: str, experts: ExpertsConfig) -> str:
+        """The sum over the experts of each row, and the shared MLP."""
+        builder = self._builder
+        weights = builder.split(self._weights(x_TD, experts), [1] * experts.num_experts)
+        terms = list[str]()
+        for expert, weight in enumerate(weights):
+            name = f"experts.{expert}."
+            y_TD = self.add(x_TD, name, has_biases=experts.biases)
+            if experts.biases:
+                y_TD = builder.add(y_TD, self._vector(f"{name}down_bias"))
+            terms.append(builder.node("Mul", [y_TD, weight]))
+        if experts.shared_columns:
+            terms.append(self._shared(x_TD, experts))
+        return builder.node("Sum", terms)
+
+    def _shared(self, x_TD: str, experts: ExpertsConfig) -> str:
+        y_TD = self.add(x_TD, "shared_", has_biases=False)
+        if not experts.shared_router:
+            return y_TD
+        weight = self._builder.node("Sigmoid", [self._builder.linear(x_TD, [self._matrix("shared_router")])])
+        return self._builder.node("Mul", [y_TD, weight])
+
+    def _weights(self, x_TD: str, experts: ExpertsConfig) -> str:
+        """[T, E]: 0 for experts that a row did not choose."""
+        builder = self._builder
+        bias = self._vector("router_bias") if experts.router_bias else None
+        logits_TE = builder.linear(x_TD, [self._matrix("router")], bias)
+        scores_TE = builder.node("Sigmoid" if experts.scoring == "sigmoid" else "Softmax", [logits_TE])
+        ranks_TE = scores_TE
+        if experts.selection_bias:
+            ranks_TE = builder.add(ranks_TE, self._vector("selection_bias"))
+        if experts.num_chosen_groups < experts.num_groups:
+            ranks_TE = self._mask_groups(ranks_TE, experts)
+        chosen_Tk = self._highest(ranks_TE, experts.num_chosen)[1]
+        weights_Tk = builder.node("GatherElements", [scores_TE, chosen_Tk], axis=1)
+        if experts.is_normalized:
+            axes = builder.constant(np.array([1], np.int64))
+            weights_Tk = builder.node("Div", [weights_Tk, builder.node("ReduceSum", [weights_Tk, axes], keepdims=1)])
+        weights_Tk = builder.node("Mul", [weights_Tk, builder.constant(np.array(experts.scale, np.float32))])
+        zeros_TE = builder.node("Sub", [scores_TE, scores_TE])
+        return builder.node("ScatterElements", [zeros_TE, chosen_Tk, weights_Tk], axis=1)
+
+    def _mask_groups(self, ranks_TE: str, experts: ExpertsConfig) -> str:
+        """Ranks lower than any other's in the groups that a row did not choose."""
+        builder, size = self._builder, experts.num_experts // experts.num_groups
+        shape = builder.constant(np.array([0, experts.num_groups, size], np.int64))
+        grouped_TGe = builder.node("Reshape", [ranks_TE, shape])
+        best_TGn = self._highest(grouped_TGe, experts.num_group_scores)[0]
+        axes = builder.constant(np.array([2], np.int64))
+        groups_TG = builder.node("ReduceSum", [best_TGn, axes], keepdims=0)
+        chosen_Tg = self._highest(groups_TG, experts.num_chosen_groups)[1]
+        lowest_TG = builder.add(builder.node("Sub", [groups_TG, groups_TG]), np.array([-1e30], np.float32))
+        zeros_Tg = builder.node("GatherElements", [builder.node("Sub", [groups_TG, groups_TG]), chosen_Tg], axis=1)
+        mask_TG = builder.node("ScatterElements", [lowest_TG, chosen_Tg, zeros_Tg], axis=1)
+        masked_TGe = builder.node("Add", [grouped_TGe, builder.node("Unsqueeze", [mask_TG, axes])])
+        whole = builder.constant(np.array([0, experts.num_experts], np.int64))
+        return builder.node("Reshape", [masked_TGe, whole])
+
+    def _highest(self, x: str, count: int) -> tuple[str, str]:
+        """The highest values of the last dim, and where they are."""
+        names = [f"top_{self._builder.num_nodes}_values", f"top_{self._builder.num_nodes}_places"]
+        self._builder.node("TopK", [x, self._builder.constant(np.array([count], np.int64))], outputs=names, axis=-1)
+        return names[0], names[1]
+
+    def _matrix(self, name: str) -> Weight:
+        return self._source.matrix(self._prefix + name, self._precision)
+
+    def _vector(self, name: str) -> F32:
+        return self._source.vector(self._prefix + name)
