@@ -186,11 +186,14 @@ def test_gates_that_are_clamped(number: int, formula: Callable[..., npt.NDArray[
     values_TK = some_values(66, 256)
     bias_N = np.linspace(-9, 9, 45, dtype=np.float32)
     x, y = (multiply(packed, values_TK, bias_N=bias_N).astype(np.float64) for packed in (gate, up))
-    assert ((x > 7).any(), (y < -7).any()) == (True, True)
+    assert (x > 7).any()
+    assert (y < -7).any()
     first, *others = (gated(gate, up, number, values_TK, bias_N, exact=False, isa=isa) for isa in ISAS)
     for other in others:
         assert_same_bits(other, first)
-    np.testing.assert_allclose(first, formula(x, y), rtol=1e-6, atol=1e-6)
+    with np.errstate(over="ignore"):
+        expected = formula(x, y)
+    np.testing.assert_allclose(first, expected, rtol=2e-6, atol=1e-6)
 
 
 @every_kind
