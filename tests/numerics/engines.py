@@ -143,9 +143,10 @@ class _Engine(Engine):
     """Gives its descriptor back when nobody holds it any more: hundreds are made, over executors that others use."""
 
     def __del__(self) -> None:
-        if self._wake_fd >= 0:
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        workers = self._workers
+        if workers._wake_fd >= 0:
+            os.close(workers._wake_fd)
+            workers._wake_fd = -1
 
 
 def make_engine(*executors: PipelineExecutor, **changes: Any) -> Engine:
