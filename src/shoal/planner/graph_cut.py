@@ -59,14 +59,18 @@ def cut_stages(
     node_s: Sequence[float], places: Sequence[CutPlace], num_stages: int, *, shares: Sequence[float] | None = None
 ) -> tuple[int, ...]:
     """`choose_boundaries` for workers of this machine; a cut that breaks a fusion costs something."""
-    fair_s = sum(node_s) / num_stages
-    options = [
-        CutOption(node=place.node, num_bytes=place.num_bytes, penalty_s=_broken_share(place) * fair_s)
-        for place in places
-    ]
+    options = cut_options(places, sum(node_s) / num_stages)
     return choose_boundaries(
         node_s, options, num_stages, shares=shares, bytes_per_s=LINK.bytes_per_s, latency_s=LINK.latency_s
     )
+
+
+def cut_options(places: Sequence[CutPlace], fair_s: float) -> list[CutOption]:
+    """The places with what a cut there costs. `fair_s`: a stage's fair share of the time."""
+    return [
+        CutOption(node=place.node, num_bytes=place.num_bytes, penalty_s=_broken_share(place) * fair_s)
+        for place in places
+    ]
 
 
 def _broken_share(place: CutPlace) -> float:

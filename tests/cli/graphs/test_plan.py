@@ -96,7 +96,7 @@ def test_a_map_with_a_row_that_cannot_be_computed_is_planned_all_the_same(shoal:
 
 
 def test_what_means_nothing_is_refused(shoal: Shoal, chain: Path, rows: Path, tmp_path: Path) -> None:
-    for option in (("--streams", 4), ("--precision", "int8"), ("--cluster", rows)):
+    for option in (("--streams", 4), ("--precision", "int8"), ("--link-precision", "fp16")):
         assert f"{option[0]} means nothing for an ONNX graph" in shoal("plan", chain, *option).complaint
     model = make_tiny_gguf(tmp_path, quant="Q4_1")
     assert "--micro-batch means nothing for a language model" in shoal("plan", model, "--micro-batch", 2).complaint
@@ -107,3 +107,22 @@ def test_what_means_nothing_is_refused(shoal: Shoal, chain: Path, rows: Path, tm
     assert "plan.yaml" in shoal(*both).complaint
     assert shoal("plan", chain).status == 0  # measures, and says so, if no test has before
     assert "within 1e-09 s" in shoal("plan", chain, "--latency-slo", 1e-9).complaint
+
+
+def test_described_machines_are_planned(shoal: Shoal, chain: Path, tmp_path: Path) -> None:
+    cluster = tmp_path / "machines.yaml"
+    cluster.write_text(
+        """
+machines:
+  - {name: big, cores: 8, memory: 1G, rates: {memory_bytes_per_s: 2e10, fp32_flops_per_s: 4e11}}
+  - {name: small, count: 2, cores: 2, memory: 1G, rates: {memory_bytes_per_s: 1e10, fp32_flops_per_s: 1e11}}
+link: {latency_s: 1e-4, bytes_per_s: 1e9}
+"""
+    )
+    file = tmp_path / "plan.yaml"
+    on_it = ("plan", chain, "--cluster", cluster)
+    value = shoal(*on_it, "--objective", "throughput", "-o", file, "--json").json
+    assert {worker["machine"] for worker in value["plan"]["workers"]} == {"big", "small-0", "small-1"}
+    assert yaml.safe_load(file.read_text())["split"] == value["plan"]["split"]
+    assert "big" in shoal(*on_it, "--explain").stderr
+    assert "--threads goes with this machine alone" in shoal(*on_it, "--threads", 1).complaint

@@ -121,7 +121,7 @@ def test_the_best_of_several_fleets_is_taken():
 def test_a_latency_target_rules_plans_out():
     fleet = make_fleet(make_class("w", count=2))
     free = decide(fleet)
-    limit_s = 0.9 * free.best.request_s(Workload(streams=16, prompt_tokens=16, output_tokens=32))
+    limit_s = 0.9 * free.best.loaded_s
     with pytest.raises(ConfigError) as error:
         decide(fleet, slo_s=limit_s / 100)
     assert "no plan answers a request within" in str(error.value)

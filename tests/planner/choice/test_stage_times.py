@@ -20,7 +20,7 @@ def costs_of(*memory_mb: int) -> StageCosts:
         fleet=fleet,
         model=model,
         workload=Workload(streams=4, prompt_tokens=64, output_tokens=32),
-        groups=make_groups(fleet, ["int8"], max_shards=model.atoms.max_shards),
+        groups=make_groups(fleet.counts, ["int8"], max_shards=model.atoms.max_shards),
         kv_streams=4,
         is_alone=False,
     )

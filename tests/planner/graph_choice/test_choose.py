@@ -11,7 +11,8 @@ from shoal.errors import CapacityError, ConfigError
 from shoal.planner.choice.goal import OBJECTIVES, Goal
 from shoal.planner.choice.kinds import KINDS
 from shoal.planner.graph_choice.candidate import GraphCandidate, make_candidate
-from shoal.planner.graph_choice.choose import GraphChoice, choose_graph, consider_all, splits_of_workers
+from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
+from shoal.planner.graph_choice.choose import choose_graph, consider_all, splits_of_workers
 from shoal.planner.graph_choice.speeds import GraphSpeeds, ShardSpeed
 from shoal.planner.split.split_spec import SplitSpec
 from tests.planner.graph_choice.speeds import MS, layout, make_speeds
@@ -20,7 +21,7 @@ THROUGHPUT = Goal(objective="throughput")
 TWO_CORES = (layout(1, 2, 7 * MS), layout(2, 1, 12 * MS))
 
 
-def reasons(choice: GraphChoice) -> dict[str, str]:
+def reasons(choice: GraphChoice[GraphSplit]) -> dict[str, str]:
     return {one.kind: one.reason for one in choice.alternatives}
 
 
@@ -96,7 +97,7 @@ def test_copies_that_do_not_fit_are_named_with_what_they_need() -> None:
 def test_a_graph_that_does_not_fit_once() -> None:
     speeds = make_speeds(*TWO_CORES, bytes_per_node=100 << 20, available_bytes=1 << 30)
     with pytest.raises(
-        CapacityError, match=r"needs 1\.17 GiB for its weights, but 1\.00 GiB are free; 0\.17 GiB are mi"
+        CapacityError, match=r"needs 1\.17 GiB for its weights, but 1\.00 GiB are free; 176\.00 MiB are mi"
     ):
         choose_graph(speeds, THROUGHPUT)
 

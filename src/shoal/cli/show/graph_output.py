@@ -33,7 +33,7 @@ def print_graph_plan(plan: GraphPlan) -> None:
                     f"replica {r} stage {s}" + (f" shard {rank}" if len(stage.shards) > 1 else ""),
                     f"{stage.first_node}-{stage.last_node - 1}",
                     str(shard.threads),
-                    ",".join(map(str, shard.cores)) or "any",
+                    shard.machine or ",".join(map(str, shard.cores)) or "any",
                     f"{shard.weight_bytes / _MB:.1f} MB",
                     f"{(stage.compute_s or 0.0) / total_s:.0%}" if total_s else "",
                     "" if rank else _crossing(stage),

@@ -9,9 +9,9 @@ from rich.table import Table
 from shoal.cli.show.output import note, print_table
 from shoal.core.plan.graph import PredictedRows
 from shoal.launch.graph.auto_plan import GraphAutoPlan
+from shoal.planner.choice.compare import Alternative
 from shoal.planner.files.plan_data import graph_plan_dict
-from shoal.planner.graph_choice.candidate import GraphCandidate
-from shoal.planner.graph_choice.choose import GraphAlternative
+from shoal.planner.graph_choice.choice import GraphSplit
 
 _MB = 1e6
 
@@ -25,7 +25,7 @@ def print_graph_choice(auto: GraphAutoPlan) -> None:
         f"those alone (predicted); it waits for {predicted.bottleneck}"
     )
     note(
-        f"no split of this machine exceeds {choice.bound_rows_per_s:.1f} rows/s by the same figures (gap "
+        f"no split of these workers exceeds {choice.bound_rows_per_s:.1f} rows/s by the same figures (gap "
         f"{choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
     )
 
@@ -68,14 +68,14 @@ def describe_error(predicted: PredictedRows | None, rows_per_s: float) -> str:
     return f", predicted {predicted.rows_per_s:.1f} ({predicted.rows_per_s / rows_per_s - 1.0:+.0%})"
 
 
-def _alternative(alternative: GraphAlternative) -> dict[str, Any]:
+def _alternative(alternative: Alternative[GraphSplit]) -> dict[str, Any]:
     found = {"kind": alternative.kind, "rejected": alternative.reason}
     if alternative.candidate is None:
         return found
-    return found | {"split": str(alternative.candidate.spec), "predicted": _predicted(alternative.candidate)}
+    return found | {"split": alternative.candidate.split, "predicted": _predicted(alternative.candidate)}
 
 
-def _predicted(candidate: GraphCandidate) -> dict[str, Any]:
+def _predicted(candidate: GraphSplit) -> dict[str, Any]:
     predicted = candidate.prediction
     return {
         "rows_per_s": predicted.rows_per_s,
@@ -86,12 +86,12 @@ def _predicted(candidate: GraphCandidate) -> dict[str, Any]:
     }
 
 
-def _cells(candidate: GraphCandidate | None) -> tuple[str, ...]:
+def _cells(candidate: GraphSplit | None) -> tuple[str, ...]:
     if candidate is None:
         return ("",) * 5
     predicted = candidate.prediction
     return (
-        str(candidate.spec),
+        candidate.split,
         f"{predicted.rows_per_s:.1f}",
         f"{predicted.latency_s * 1e3:.2f} ms",
         f"{predicted.loaded_latency_s * 1e3:.2f} ms",

@@ -15,7 +15,7 @@ from shoal.planner.files.plan_data import plan_dict
 if TYPE_CHECKING:  # what a split said by hand does without
     from shoal.launch.language.auto_plan import AutoPlan
     from shoal.planner.choice.candidate import Candidate, ChosenStage
-    from shoal.planner.choice.choose import Alternative
+    from shoal.planner.choice.compare import Alternative
     from shoal.planner.speeds.figures import Figures
 
 _MB = 1e6
@@ -74,7 +74,7 @@ def choice_dict(auto: AutoPlan) -> dict[str, Any]:
     }
 
 
-def _alternative(alternative: Alternative) -> dict[str, Any]:
+def _alternative(alternative: Alternative[Candidate]) -> dict[str, Any]:
     found = {"kind": alternative.kind, "rejected": alternative.reason}
     if alternative.candidate is None:
         return found

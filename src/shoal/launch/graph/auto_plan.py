@@ -1,20 +1,23 @@
-"""`--split auto` for an ONNX graph: measure this machine with it, choose among all kinds of split, spell it out."""
+"""`--split auto` for an ONNX graph: measure the machines with it, choose among all kinds of split, spell it out."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal.config import PlanningConfig
-from shoal.core.plan.graph import BatchAxes, GraphPlan, PredictedRows
-from shoal.errors import ConfigError
+from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, PredictedRows
 from shoal.executor.graph_replicas import spell_replicas
-from shoal.measure.graph.measurer import GraphMeasurer
+from shoal.launch.graph.fleets import MakeMeasurer, graph_fleet_from_file
+from shoal.launch.graph.spell import spell_fleet
+from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.measure.graph.profile import GraphSetting, measure_graph
+from shoal.measure.measuring import Measuring
 from shoal.model.graph.identity import graph_shape
 from shoal.planner.choice.goal import Goal, make_goal
-from shoal.planner.graph_choice.choose import GraphChoice, choose_graph
+from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
+from shoal.planner.graph_choice.choose import choose_graph
+from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from shoal.planner.split.cores import deal_cores
 
 
@@ -23,7 +26,7 @@ class GraphAutoPlan:
     """What was chosen, and from what."""
 
     plan: GraphPlan
-    choice: GraphChoice
+    choice: GraphChoice[GraphSplit]
     rows: int
     """of the micro-batch that it was planned for"""
     goal: Goal
@@ -35,41 +38,57 @@ def choose_graph_plan(
     planning: PlanningConfig,
     setting: GraphSetting,
     batch: BatchAxes,
-    measurer: GraphMeasurer,
-    on_progress: Callable[[str], None] = lambda what: None,
+    make_measurer: MakeMeasurer,
+    measuring: Measuring,
 ) -> GraphAutoPlan:
-    """Plan for this machine.
+    """Plan for this machine, or for those of a file.
 
     Args:
-        planning: the goal, and whether to measure anew.
+        planning: the goal and the machines.
         setting: the graph, a micro-batch, the cores.
         batch: where its rows are.
-        measurer: for what has not been measured before.
-        on_progress: told what is being measured.
+        make_measurer: measures what has not been measured before.
+        measuring: how.
 
     Raises:
-        ConfigError: the goal makes no sense, or no split meets the latency target.
+        ConfigError: the goal or the file makes no sense, or no split meets the latency target.
         CapacityError: the weights do not fit.
         ModelLoadError, WorkerLost: measuring failed.
     """
-    if planning.cluster is not None:
-        raise ConfigError("an ONNX graph is planned for this machine: leave the cluster file out")
     goal = make_goal(planning.objective, planning.latency_slo_s)
-    speeds = measure_graph(setting, measurer, refresh=planning.refresh, on_progress=on_progress)
+    if planning.cluster is not None:
+        placed = graph_fleet_from_file(planning.cluster, setting, make_measurer, measuring)
+        return _on_machines(placed, setting, batch, goal)
+    speeds = measure_graph(setting, make_measurer(setting.cores), measuring)
     started_s = time.perf_counter()
     choice = choose_graph(speeds, goal)
     planning_s = time.perf_counter() - started_s
-    best = choice.best
+    best, graph = choice.best, setting.graph
     threads, cores = deal_cores(setting.cores, best.spec.num_workers, best.threads)
+    replicas = spell_replicas(graph, best.spec, best.boundaries, threads=threads, cores=cores, stage_s=best.stage_s)
+    plan = _plan(setting, batch, best, replicas)
+    return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
+
+
+def _on_machines(placed: PlacedGraphFleet, setting: GraphSetting, batch: BatchAxes, goal: Goal) -> GraphAutoPlan:
+    started_s = time.perf_counter()
+    choice = choose_graph_fleet(placed.fleet, goal)
+    planning_s = time.perf_counter() - started_s
+    plan = _plan(setting, batch, choice.best, spell_fleet(setting.graph, choice.best, placed))
+    return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
+
+
+def _plan(
+    setting: GraphSetting, batch: BatchAxes, best: GraphSplit, replicas: tuple[GraphReplicaPlan, ...]
+) -> GraphPlan:
     graph = setting.graph
-    plan = GraphPlan(
+    return GraphPlan(
         model=setting.model,
-        split=str(best.spec),
+        split=best.split,
         inputs=graph.inputs,
         outputs=graph.outputs,
         batch=batch,
-        replicas=spell_replicas(graph, best.spec, best.boundaries, threads=threads, cores=cores, stage_s=best.stage_s),
+        replicas=replicas,
         shape=graph_shape(graph),
         predicted=PredictedRows(rows_per_s=best.prediction.rows_per_s, latency_s=best.prediction.latency_s),
     )
-    return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)

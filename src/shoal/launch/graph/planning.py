@@ -19,6 +19,7 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
 from shoal.measure.graph.measurer import GraphMeasurer, ReplicaMeasurer
 from shoal.measure.graph.profile import GraphSetting
+from shoal.measure.measuring import Measuring
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.graph.identity import graph_shape
 from shoal.model.graph.sample.node_times import estimate_nodes, measure_nodes
@@ -121,17 +122,22 @@ def _automatic(
         sample=micro_batch.inputs,
         rows=micro_batch.num_rows,
         cores=cores,
-        threads=config.threads,
         is_in_process=here is not None,
     )
     del whole  # where it is not to compute, the workers that measure may need its memory
-    measurer = make_measurer(graph, micro_batch.inputs, cores, here)
-    auto = choose_graph_plan(config.planning, setting, sample.batch, measurer, on_progress)
+    measuring = Measuring(threads=config.threads, refresh=config.planning.refresh, on_progress=on_progress)
+    auto = choose_graph_plan(
+        config.planning,
+        setting,
+        sample.batch,
+        lambda on_cores: make_measurer(graph, micro_batch.inputs, on_cores, here if on_cores == cores else None),
+        measuring,
+    )
     return PlannedGraph(
         graph=graph,
         plan=auto.plan,
         sample=sample.inputs,
-        whole=here if auto.plan.num_workers == 1 else None,
+        whole=here if auto.plan.num_workers == 1 and auto.plan.shards[0].machine is None else None,
         auto=auto,
         note=sample.note,
     )

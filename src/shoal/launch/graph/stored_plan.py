@@ -66,5 +66,5 @@ def _check_shards(stage: GraphStagePlan, cores: Collection[int], where: str) -> 
     for shard in stage.shards:
         if shard.threads < 1:
             raise ConfigError(f"{where}: a worker needs at least 1 thread")
-        if missing := set(shard.cores) - set(cores):
+        if shard.machine is None and (missing := set(shard.cores) - set(cores)):
             raise ConfigError(f"{where}: there is no CPU {min(missing)} to use here")

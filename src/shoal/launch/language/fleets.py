@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from shoal.core.plan.language import Block
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
+from shoal.launch.cluster_places import places_of, read_cluster_file
 from shoal.machines.machines import Machines
 from shoal.machines.opening import RAY
 from shoal.machines.placed_fleet import PlacedFleet
@@ -21,7 +21,7 @@ from shoal.measure.slots import Slot, even_layout, local_layouts
 from shoal.measure.steps_told import StepsTold
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
-from shoal.planner.files.cluster_file import ClusterFile, Machine, Rates, parse_cluster_file
+from shoal.planner.files.cluster_file import ClusterFile, Machine, Rates
 from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
 
@@ -123,18 +123,8 @@ def fleet_from_file(
     )
     if measured:
         fleet = replace(fleet, turn=measured.turn, message_s=measured.message_s)
-    places = tuple(tuple(_places(machine)) for machine in cluster.machines)
+    places = tuple(tuple(places_of(machine)) for machine in cluster.machines)
     return PlacedFleet(fleet=fleet, places=places)
-
-
-def _places(machine: Machine) -> Iterator[WorkerPlacement]:
-    """Of the workers of one entry."""
-    if machine.cpus is not None:
-        yield WorkerPlacement(threads=len(machine.cpus), cores=machine.cpus, cpu_quota=machine.cpu_quota)
-        return
-    for number in range(machine.count):
-        name = machine.name if machine.count == 1 else f"{machine.name}-{number}"
-        yield WorkerPlacement(threads=machine.cores or 1, cores=(), machine=name)
 
 
 def _slots(cluster: ClusterFile) -> list[Slot]:
@@ -202,15 +192,6 @@ def _mixed(
         )
         for row, one in enumerate(machines)
     )
-
-
-def read_cluster_file(name: str) -> ClusterFile:
-    """Raises ConfigError where there is no such file or it is wrong."""
-    try:
-        text = Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {name}: {error}") from error
-    return parse_cluster_file(text, name)
 
 
 def describes_all(name: str | None) -> bool:

@@ -14,6 +14,7 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
 from shoal.measure.graph.measurer import GraphMeasurer, ShardTimes
 from shoal.measure.machine import this_machine
+from shoal.measure.measuring import Measuring
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.identity import graph_digest
 from shoal.model.graph.sample.node_times import NodeTimes
@@ -21,7 +22,6 @@ from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.planner.graph_choice.speeds import GraphSpeeds, LayoutSpeed, ShardSpeed
 from shoal.router.graph_executor import Tensors
 
-Progress = Callable[[str], None]
 KeptT = TypeVar("KeptT")
 
 
@@ -38,22 +38,28 @@ class GraphSetting:
     """of the sample"""
     cores: tuple[int, ...]
     """CPU ids to use"""
-    threads: int | None
-    """of each worker; None: 1, 2, 4, ... workers share the cores"""
     is_in_process: bool
     """whether a plan of one worker computes in this process"""
 
 
-def measure_graph(
-    setting: GraphSetting, measurer: GraphMeasurer, *, refresh: bool = False, on_progress: Progress = lambda what: None
-) -> GraphSpeeds:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphWorkerTimes:
+    """One worker with the whole graph."""
+
+    node_s: tuple[float, ...]
+    """seconds of each node, which make the measured whole"""
+    nodes: NodeTimes
+    message_s: float
+    """from the head and back"""
+
+
+def measure_graph(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> GraphSpeeds:
     """A graph on this machine, as one worker of many threads or more of fewer.
 
     Args:
         setting: what, and where.
         measurer: of that graph on that sample; asked for what is not known.
-        refresh: measure what is known, too.
-        on_progress: called with what is being measured.
+        measuring: how.
 
     Raises:
         ConfigError: more threads than cores, or the graph does not run on the sample.
@@ -61,8 +67,8 @@ def measure_graph(
         WorkerLost: a worker died or did not answer.
     """
     graph = setting.graph
-    kept = _Kept(setting, measurer, refresh, on_progress)
-    layouts = tuple(kept.layout(num_workers, threads) for num_workers, threads in worker_counts(setting))
+    kept = _Kept(setting, measurer, measuring)
+    layouts = tuple(kept.layout(num_workers, threads) for num_workers, threads in worker_counts(setting, measuring))
     several = [one for one in layouts if one.num_workers > 1]
     nodes = {one.threads: kept.nodes(one.threads) for one in several}
     return GraphSpeeds(
@@ -79,24 +85,38 @@ def measure_graph(
     )
 
 
-def worker_counts(setting: GraphSetting) -> Iterator[tuple[int, int]]:
+def measure_worker(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> GraphWorkerTimes:
+    """One worker on all of a setting's cores, and its nodes. Arguments and errors are those of `measure_graph`."""
+    kept, threads = _Kept(setting, measurer, measuring), len(setting.cores)
+    layout, nodes = kept.layout(1, threads), kept.nodes(threads)
+    scale = layout.lone_compute_s / (sum(nodes.seconds) or 1.0)
+    return GraphWorkerTimes(
+        node_s=tuple(scale * seconds for seconds in nodes.seconds), nodes=nodes, message_s=layout.message_s
+    )
+
+
+def measure_node_times(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> NodeTimes:
+    """Every node of the graph in this process. Arguments and errors are those of `measure_graph`."""
+    return _Kept(setting, measurer, measuring).nodes(len(setting.cores))
+
+
+def worker_counts(setting: GraphSetting, measuring: Measuring) -> Iterator[tuple[int, int]]:
     """Workers and threads of each: 1, 2, 4, ... workers, and as many as there can be. Raises ConfigError."""
     num_cores = len(setting.cores)
-    if setting.threads is not None and not 1 <= setting.threads <= num_cores:
-        raise ConfigError(f"--threads is {setting.threads}, but there are {num_cores} cores")
-    most = num_cores // (setting.threads or 1)
+    if measuring.threads is not None and not 1 <= measuring.threads <= num_cores:
+        raise ConfigError(f"--threads is {measuring.threads}, but there are {num_cores} cores")
+    most = num_cores // (measuring.threads or 1)
     for count in [1 << power for power in range(most.bit_length()) if 1 << power < most] + [most]:
-        yield count, setting.threads or num_cores // count
+        yield count, measuring.threads or num_cores // count
 
 
 class _Kept:
     """Measurements of one setting: each is made once in the life of the machine."""
 
-    def __init__(self, setting: GraphSetting, measurer: GraphMeasurer, refresh: bool, on_progress: Progress) -> None:
+    def __init__(self, setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> None:
         self._setting = setting
         self._measurer = measurer
-        self._refresh = refresh
-        self._on_progress = on_progress
+        self._measuring = measuring
         self._common = {
             "machine": asdict(this_machine()),
             "cores": list(setting.cores),
@@ -129,11 +149,11 @@ class _Kept:
 
     def _get(self, kind: type[KeptT], key: Mapping[str, object], told: str, measure: Callable[[], KeptT]) -> KeptT:
         def tell_and_measure() -> KeptT:
-            self._on_progress(told)
+            self._measuring.on_progress(told)
             return measure()
 
         cache = ProfileCache(profile_folder(), kind)
-        return cache.get_or_measure({**key, **self._common}, tell_and_measure, refresh=self._refresh)
+        return cache.get_or_measure({**key, **self._common}, tell_and_measure, refresh=self._measuring.refresh)
 
 
 def _shard_speed(kept: _Kept, layout: LayoutSpeed) -> ShardSpeed | str:

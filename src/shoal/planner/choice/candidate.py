@@ -43,6 +43,8 @@ class Candidate:
     """under the asked load"""
     lone_request_s: float
     """a request's time while it is the only one"""
+    loaded_s: float
+    """a request's time under the asked load"""
     searched_tokens_per_s: float
     """what the search took it to reach: the figure that its bound is a bound on"""
 
@@ -58,10 +60,6 @@ class Candidate:
     def score(self, goal: Goal) -> float:
         """The higher the better."""
         return goal.score(self.prediction.output_tokens_per_s, self.lone_request_s)
-
-    def request_s(self, workload: Workload) -> float:
-        """A request's time under the asked load."""
-        return self.prediction.ttft_s + (workload.output_tokens - 1) * self.prediction.tpot_s
 
 
 def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
@@ -92,9 +90,14 @@ def predict_candidate(
         fleet=fleet,
         replicas=replicas,
         prediction=prediction,
-        lone_request_s=alone.ttft_s + (workload.output_tokens - 1) * alone.tpot_s,
+        lone_request_s=_request_s(alone, workload),
+        loaded_s=_request_s(prediction, workload),
         searched_tokens_per_s=prediction.output_tokens_per_s,
     )
+
+
+def _request_s(prediction: Prediction, workload: Workload) -> float:
+    return prediction.ttft_s + (workload.output_tokens - 1) * prediction.tpot_s
 
 
 def chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, ...]:

@@ -1,41 +1,28 @@
 """The choice of a plan: the best of each kind is searched for, predicted under the asked load, and compared.
 
-"Do not split" and "whole copies" always stand beside the others and often win. Where several fleets can be made of the
-same machines (few workers of many threads, or many of few), each is searched.
+Where several fleets can be made of the same machines (few workers of many threads, or many of few), each is searched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
-from shoal.errors import CapacityError, ConfigError
+from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, make_candidate
-from shoal.planner.choice.goal import Goal, choose_simplest
+from shoal.planner.choice.compare import Alternative, compare
+from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group, make_groups
-from shoal.planner.choice.kinds import KINDS, Kind
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.no_fit import why_nothing_fits
 from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.pipeline import Pipeline
-from shoal.planner.search.problem import ReplicaProblem, StageTimes
+from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica
 from shoal.planner.search.replicas import Replicas, best_replicas
 from shoal.planner.speeds.speeds import Fleet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alternative:
-    """The best plan of one kind, or why there is none."""
-
-    kind: Kind
-    candidate: Candidate | None
-    reason: str
-    """why it was not taken; empty: it was"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +30,7 @@ class Choice:
     """The plan that was chosen and what it was chosen from."""
 
     best: Candidate
-    alternatives: tuple[Alternative, ...]
+    alternatives: tuple[Alternative[Candidate], ...]
     """one of every kind, in the order of KINDS"""
     bound_tokens_per_s: float
     """that no plan for these workers exceeds, by the same speeds"""
@@ -78,51 +65,24 @@ def choose(
     candidates = [candidate for search in searches for candidate in search.candidates()]
     if not candidates:
         raise CapacityError(why_nothing_fits(fleets, model, workload, precisions))
-    best_of_kind: dict[Kind, Candidate | None] = {kind: _best(kind, candidates, workload, goal) for kind in KINDS}
-    allowed = [one for one in best_of_kind.values() if one is not None and _meets(one, workload, goal)]
-    if not allowed:
-        raise ConfigError(_nearest_to_target(candidates, workload, goal))
-    best = choose_simplest(allowed, lambda one: one.score(goal))
+    compared = compare(
+        candidates,
+        goal,
+        unit="a request",
+        nearest=lambda one: _nearest_to_target(one, goal),
+        why_none=lambda kind: "none fits, or none is better than a simpler kind",
+    )
     return Choice(
-        best=best,
-        alternatives=tuple(_alternative(kind, one, best, workload, goal) for kind, one in best_of_kind.items()),
+        best=compared.best,
+        alternatives=compared.alternatives,
         bound_tokens_per_s=max(search.bound_tokens_per_s() for search in searches),
     )
 
 
-def _meets(candidate: Candidate, workload: Workload, goal: Goal) -> bool:
-    return goal.latency_slo_s is None or candidate.request_s(workload) <= goal.latency_slo_s
-
-
-def _best(kind: Kind, candidates: Iterable[Candidate], workload: Workload, goal: Goal) -> Candidate | None:
-    """Of a kind: first those that meet the target, then by the objective, then with fewer workers."""
-    return max(
-        (one for one in candidates if one.kind == kind),
-        key=lambda one: (_meets(one, workload, goal), one.score(goal), -one.num_workers),
-        default=None,
-    )
-
-
-def _alternative(
-    kind: Kind, candidate: Candidate | None, best: Candidate, workload: Workload, goal: Goal
-) -> Alternative:
-    if candidate is None:
-        reason = "none fits, or none is better than a simpler kind"
-    elif candidate is best:
-        reason = ""
-    elif not _meets(candidate, workload, goal):
-        reason = f"a request takes {candidate.request_s(workload):.3g} s, of {goal.latency_slo_s:g} s allowed"
-    else:
-        worse = 1.0 - candidate.score(goal) / best.score(goal)
-        reason = f"{worse:.0%} worse" if worse > 0 else "not enough better to split more"
-    return Alternative(kind=kind, candidate=candidate, reason=reason)
-
-
-def _nearest_to_target(candidates: Sequence[Candidate], workload: Workload, goal: Goal) -> str:
-    nearest = min(candidates, key=lambda one: one.request_s(workload))
+def _nearest_to_target(nearest: Candidate, goal: Goal) -> str:
     return (
         f"no plan answers a request within {goal.latency_slo_s:g} s under this load; the nearest, {nearest.kind} on "
-        f"{nearest.num_workers} workers, takes {nearest.request_s(workload):.3g} s; allow that, or fewer streams"
+        f"{nearest.num_workers} workers, takes {nearest.loaded_s:.3g} s; allow that, or fewer streams"
     )
 
 
@@ -130,7 +90,7 @@ class _FleetSearch:
     """Everything that is searched for on one fleet."""
 
     def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> None:
-        every = make_groups(fleet, precisions, max_shards=model.atoms.max_shards)
+        every = make_groups(fleet.counts, precisions, max_shards=model.atoms.max_shards)
         singles = tuple(group for group in every if group.is_single)
 
         def costs(load: Workload, groups: Sequence[Group], *, is_alone: bool) -> StageCosts:
@@ -191,21 +151,9 @@ def _search_one_replica(costs: StageCosts, streams: int) -> Iterator[Sequence[Pi
     problem = costs.problem()
     if sum(problem.counts) == 1:
         return
-    for one in (_without_whole_stages(problem.restricted(single_workers=True)), _only_groups(costs), problem):
+    for one in (problem.restricted(single_workers=True).without_whole_stages(), _only_groups(costs), problem):
         if pipeline := best_replica(one, streams):
             yield [pipeline]
-
-
-def _without_whole_stages(problem: ReplicaProblem) -> ReplicaProblem:
-    """Two stages at least."""
-
-    def times(rows: int) -> StageTimes:
-        given = problem.times(rows)
-        work_s = given.work_s.copy()
-        work_s[:, 0, problem.num_blocks] = np.inf
-        return replace(given, work_s=work_s)
-
-    return replace(problem, times=times)
 
 
 def _only_groups(costs: StageCosts) -> ReplicaProblem:

@@ -64,7 +64,7 @@ def extend(
     for at, replica in found.changes(present, idle, open_replicas):
         candidate = found.predicted((*present[:at], replica, *present[at + 1 :]))
         gain = candidate.score(goal) / score - 1.0
-        if _meets(candidate, before, workload, goal) and gain >= max(SMALLEST_GAIN, best.gain if best else 0.0):
+        if _meets(candidate, before, goal) and gain >= max(SMALLEST_GAIN, best.gain if best else 0.0):
             best = Extension(candidate=candidate, replica=at, gain=gain)
     return best
 
@@ -76,7 +76,7 @@ class _Extending:
             fleet=fleet,
             model=model,
             workload=workload,
-            groups=make_groups(fleet, precisions, max_shards=model.atoms.max_shards),
+            groups=make_groups(fleet.counts, precisions, max_shards=model.atoms.max_shards),
             kv_streams=workload.streams,
             is_alone=False,
         )
@@ -105,7 +105,6 @@ class _Extending:
         return None if pipeline is None else chosen_stages(self._costs, pipeline)
 
 
-def _meets(candidate: Candidate, before: Candidate, workload: Workload, goal: Goal) -> bool:
+def _meets(candidate: Candidate, before: Candidate, goal: Goal) -> bool:
     """Whether the latency target is kept, or missed by less than before."""
-    request_s = candidate.request_s(workload)
-    return goal.latency_slo_s is None or request_s <= max(goal.latency_slo_s, before.request_s(workload))
+    return goal.latency_slo_s is None or candidate.loaded_s <= max(goal.latency_slo_s, before.loaded_s)

@@ -8,7 +8,6 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from shoal.core.collectives import MAX_RANKS
-from shoal.planner.speeds.speeds import Fleet
 
 _MOST_MIXED_GROUPS = 260
 """Groups of unlike workers are tried while there are no more of them than this: all subsets of 8 different workers."""
@@ -34,21 +33,20 @@ class Group:
         return tuple(self.members.count(index) for index in range(num_classes))
 
 
-def make_groups(fleet: Fleet, precisions: Sequence[str], *, max_shards: int) -> tuple[Group, ...]:
+def make_groups(counts: Sequence[int], precisions: Sequence[str], *, max_shards: int) -> tuple[Group, ...]:
     """Single workers first, then groups by size, each at every precision.
 
     Args:
-        fleet: the workers.
+        counts: workers of each class.
         precisions: that a stage may have.
         max_shards: into how many the model can be cut.
     """
-    singles: Iterator[tuple[int, ...]] = ((index,) for index in range(len(fleet.classes)))
-    members = [*singles, *_tensor_groups(fleet, min(max_shards, MAX_RANKS))]
+    singles: Iterator[tuple[int, ...]] = ((index,) for index in range(len(counts)))
+    members = [*singles, *_tensor_groups(counts, min(max_shards, MAX_RANKS))]
     return tuple(Group(members=group, precision=precision) for group in members for precision in precisions)
 
 
-def _tensor_groups(fleet: Fleet, limit: int) -> Iterator[tuple[int, ...]]:
-    counts = [one.count for one in fleet.classes]
+def _tensor_groups(counts: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:
     num_workers, num_classes = sum(counts), len(counts)
     sizes = range(2, min(num_workers, limit) + 1)
     if sum(comb(num_classes + size - 1, size) for size in sizes) > _MOST_MIXED_GROUPS:

@@ -59,6 +59,7 @@ def graph_plan_dict(plan: GraphPlan) -> dict[str, Any]:
                 "last_node": stage.last_node,
                 "threads": shard.threads,
                 "cores": list(shard.cores),
+                "machine": shard.machine,
                 "weight_bytes": shard.weight_bytes,
                 "compute_s": stage.compute_s,
                 "outputs": [one.spec.name for one in stage.outputs],

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.kinds import Kind, kind_of_split
 from shoal.planner.graph_choice.speeds import GraphSpeeds, LayoutSpeed, ShardSpeed
 from shoal.planner.graph_cut import LINK
@@ -38,6 +39,10 @@ class RowPrediction:
     bottleneck: str
     """what the slowest stage waits for, in words"""
 
+    def score(self, goal: Goal) -> float:
+        """How good it is; the higher the better."""
+        return goal.score(self.rows_per_s, self.latency_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphCandidate:
@@ -56,6 +61,25 @@ class GraphCandidate:
     def kind(self) -> Kind:
         """Which kind of split it is."""
         return kind_of_spec(self.spec)
+
+    @property
+    def split(self) -> str:
+        """The split as `--split` says it."""
+        return str(self.spec)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of all replicas."""
+        return self.spec.num_workers
+
+    @property
+    def loaded_s(self) -> float:
+        """Seconds of a micro-batch among as many as keep all workers busy."""
+        return self.prediction.loaded_latency_s
+
+    def score(self, goal: Goal) -> float:
+        """How good it is; the higher the better."""
+        return self.prediction.score(goal)
 
 
 def kind_of_spec(spec: SplitSpec) -> Kind:

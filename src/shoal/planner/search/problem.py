@@ -81,6 +81,17 @@ class ReplicaProblem:
         limits = [limit for limit in (self.max_stages, max_stages) if limit is not None]
         return replace(self, usable=usable, max_stages=min(limits, default=None))
 
+    def without_whole_stages(self) -> ReplicaProblem:
+        """The same where no stage may be everything: two stages at least."""
+
+        def times(rows: int) -> StageTimes:
+            given = self.times(rows)
+            work_s = given.work_s.copy()
+            work_s[:, 0, self.num_blocks] = np.inf
+            return replace(given, work_s=work_s)
+
+        return replace(self, times=times)
+
     def by_bounds(self) -> ReplicaProblem:
         """The same as if all bounds were exact times."""
 

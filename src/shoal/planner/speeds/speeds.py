@@ -117,3 +117,8 @@ class Fleet:
     """of the head for every step of so many sequences: scheduling, taking results in"""
     message_s: float = 0.0
     """of a step on its way to a child process and its result back; not paid where the only worker is the head itself"""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Workers of each class."""
+        return tuple(one.count for one in self.classes)

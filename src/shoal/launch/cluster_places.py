@@ -1,0 +1,29 @@
+"""A file that describes machines, read, and where its workers sit: for every kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from shoal.core.plan.placement import WorkerPlacement
+from shoal.errors import ConfigError
+from shoal.planner.files.cluster_file import ClusterFile, Machine, parse_cluster_file
+
+
+def read_cluster_file(name: str) -> ClusterFile:
+    """The description in a file. Raises ConfigError where there is no such file or it is wrong."""
+    try:
+        text = Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {name}: {error}") from error
+    return parse_cluster_file(text, name)
+
+
+def places_of(machine: Machine) -> Iterator[WorkerPlacement]:
+    """The workers of one entry, one a machine."""
+    if machine.cpus is not None:
+        yield WorkerPlacement(threads=len(machine.cpus), cores=machine.cpus, cpu_quota=machine.cpu_quota)
+        return
+    for number in range(machine.count):
+        name = machine.name if machine.count == 1 else f"{machine.name}-{number}"
+        yield WorkerPlacement(threads=machine.cores or 1, cores=(), machine=name)

@@ -1,0 +1,127 @@
+"""The machines that a plan for a graph may use, where it may use others than this one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from shoal.core.plan.placement import WorkerPlacement
+from shoal.errors import ConfigError
+from shoal.launch.cluster_places import places_of, read_cluster_file
+from shoal.machines.placed_fleet import PlacedGraphFleet
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.measure.graph.cuts import cut_places
+from shoal.measure.graph.measurer import GraphMeasurer
+from shoal.measure.graph.node_sizes import node_sizes, shard_works
+from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_worker
+from shoal.measure.measuring import Measuring
+from shoal.model.graph.sample.node_times import NodeTimes
+from shoal.model.graph.stage.stage_model import weight_bytes
+from shoal.planner.files.cluster_file import ClusterFile, Machine
+from shoal.planner.graph_choice.fleet import GraphFleet, GraphWorkerClass
+from shoal.planner.graph_choice.roofline import NodeSize, roofline_nodes
+from shoal.planner.speeds.roofline import RooflineRates
+
+MakeMeasurer = Callable[[Sequence[int]], GraphMeasurer]
+"""by the CPU ids that a worker is to compute on"""
+
+
+def graph_fleet_from_file(
+    name: str, setting: GraphSetting, make_measurer: MakeMeasurer, measuring: Measuring
+) -> PlacedGraphFleet:
+    """The machines of a file: those at hand measured one by one, the others estimated from their rates.
+
+    Args:
+        name: of the file.
+        setting: the graph and a micro-batch.
+        make_measurer: measures cores that are at hand.
+        measuring: how.
+
+    Raises:
+        ConfigError: the file makes no sense, or names CPUs that this process may not use.
+        ModelLoadError, WorkerLost: measuring failed.
+    """
+    if measuring.threads is not None:
+        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
+    cluster = read_cluster_file(name)
+    nodes = measure_node_times(setting, make_measurer(setting.cores), measuring)
+    sizes = node_sizes(setting.graph, nodes, rows=setting.rows)
+    classes = [
+        _measured(machine, setting, make_measurer, measuring) if machine.is_local else _described(machine, sizes)
+        for machine in cluster.machines
+    ]
+    return PlacedGraphFleet(fleet=make_fleet(setting, nodes, classes, cluster), places=_places(cluster))
+
+
+def make_fleet(
+    setting: GraphSetting, nodes: NodeTimes, classes: Sequence[GraphWorkerClass], cluster: ClusterFile
+) -> GraphFleet:
+    """The machines with what is known of the graph. `nodes`: of a sample run, for the bytes that cross cuts."""
+    graph = setting.graph
+    return GraphFleet(
+        model=setting.model,
+        rows=setting.rows,
+        classes=tuple(classes),
+        links=cluster.links_between(),
+        places=cut_places(graph, nodes),
+        weight_bytes=lambda first, last: weight_bytes(graph, first, last),
+        shard_work=shard_works(graph, nodes, rows=setting.rows),
+    )
+
+
+def _measured(
+    machine: Machine, setting: GraphSetting, make_measurer: MakeMeasurer, measuring: Measuring
+) -> GraphWorkerClass:
+    """One worker on some cores of this machine, while the others are idle."""
+    assert machine.cpus is not None
+    if missing := set(machine.cpus) - os.sched_getaffinity(0):
+        raise ConfigError(f"machine {machine.name}: there is no CPU {min(missing)} to use here")
+    if machine.cpu_quota is not None:
+        raise ConfigError(f"machine {machine.name}: cpu_quota goes with language models; leave it out for a graph")
+    own = GraphSetting(
+        graph=setting.graph,
+        model=setting.model,
+        sample=setting.sample,
+        rows=setting.rows,
+        cores=machine.cpus,
+        is_in_process=False,
+    )
+    times = measure_worker(own, make_measurer(machine.cpus), measuring)
+    return GraphWorkerClass(
+        name=machine.name,
+        count=1,
+        threads=len(machine.cpus),
+        memory_bytes=machine.memory_bytes or free_memory_bytes(),
+        node_s=times.node_s,
+    )
+
+
+def _described(machine: Machine, sizes: Sequence[NodeSize]) -> GraphWorkerClass:
+    """One worker on all cores of the machine."""
+    rates = machine.rates
+    assert rates is not None
+    assert machine.memory_bytes is not None
+    int8_flops_per_s = rates.int8_flops_per_s or rates.fp32_flops_per_s
+
+    def of(flops_per_s: float) -> RooflineRates:
+        return RooflineRates(memory_bytes_per_s=rates.memory_bytes_per_s, flops_per_s=flops_per_s)
+
+    node_s = roofline_nodes(
+        sizes,
+        {
+            "fp32": of(rates.fp32_flops_per_s),
+            "int8": of(int8_flops_per_s),
+            "int4": of(rates.int4_flops_per_s or int8_flops_per_s),
+        },
+    )
+    return GraphWorkerClass(
+        name=machine.name,
+        count=machine.count,
+        threads=machine.cores or 1,
+        memory_bytes=machine.memory_bytes,
+        node_s=node_s,
+    )
+
+
+def _places(cluster: ClusterFile) -> tuple[tuple[WorkerPlacement, ...], ...]:
+    return tuple(tuple(places_of(machine)) for machine in cluster.machines)

@@ -1,0 +1,116 @@
+"""Comparing candidates, whatever is split: the best of each kind, and why the others were not taken.
+
+"Do not split" and "whole copies" stand beside the other kinds and often win: of two that are nearly as good, the
+simpler one is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from shoal.errors import ConfigError
+from shoal.planner.choice.goal import Goal, choose_simplest
+from shoal.planner.choice.kinds import KINDS, Kind
+
+
+class Comparable(Protocol):
+    """A whole plan under consideration, with what is predicted of it."""
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind of split it is."""
+        ...
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of all replicas."""
+        ...
+
+    @property
+    def loaded_s(self) -> float:
+        """Seconds that one unit of work takes under the load that is planned for."""
+        ...
+
+    def score(self, goal: Goal) -> float:
+        """How good it is; the higher the better."""
+        ...
+
+
+CandidateT = TypeVar("CandidateT", bound=Comparable)
+ComparedT = TypeVar("ComparedT", bound=Comparable, covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative(Generic[ComparedT]):
+    """The best plan of one kind, or why there is none."""
+
+    kind: Kind
+    candidate: ComparedT | None
+    reason: str
+    """why it was not taken; empty: it was"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Generic[ComparedT]):
+    """What was chosen and what it was chosen from."""
+
+    best: ComparedT
+    alternatives: tuple[Alternative[ComparedT], ...]
+    """one of every kind, in the order of KINDS"""
+
+
+def compare(
+    candidates: Sequence[CandidateT],
+    goal: Goal,
+    *,
+    unit: str,
+    nearest: Callable[[CandidateT], str],
+    why_none: Callable[[Kind], str],
+) -> Comparison[CandidateT]:
+    """Take the best of every kind, and of these the simplest that is nearly as good as the best.
+
+    Args:
+        candidates: at least one.
+        goal: what counts.
+        unit: of work, such as `a request`, for messages.
+        nearest: the message where none meets the latency target, from the candidate that comes nearest.
+        why_none: why there is no candidate of a kind.
+
+    Raises:
+        ConfigError: no candidate meets the latency target.
+    """
+    best_of_kind: dict[Kind, CandidateT | None] = {kind: _best(kind, candidates, goal) for kind in KINDS}
+    allowed = [one for one in best_of_kind.values() if one is not None and meets(one, goal)]
+    if not allowed:
+        raise ConfigError(nearest(min(candidates, key=lambda one: one.loaded_s)))
+    best = choose_simplest(allowed, lambda one: one.score(goal))
+    alternatives = (
+        Alternative(kind=kind, candidate=one, reason=why_none(kind) if one is None else _reason(one, best, goal, unit))
+        for kind, one in best_of_kind.items()
+    )
+    return Comparison(best=best, alternatives=tuple(alternatives))
+
+
+def meets(candidate: Comparable, goal: Goal) -> bool:
+    """Whether the latency target is kept."""
+    return goal.latency_slo_s is None or candidate.loaded_s <= goal.latency_slo_s
+
+
+def _best(kind: Kind, candidates: Sequence[CandidateT], goal: Goal) -> CandidateT | None:
+    """Of a kind: first those that meet the target, then by the objective, then with fewer workers."""
+    return max(
+        (one for one in candidates if one.kind == kind),
+        key=lambda one: (meets(one, goal), one.score(goal), -one.num_workers),
+        default=None,
+    )
+
+
+def _reason(candidate: CandidateT, best: CandidateT, goal: Goal, unit: str) -> str:
+    if candidate is best:
+        return ""
+    if not meets(candidate, goal):
+        return f"{unit} takes {candidate.loaded_s:.3g} s, of {goal.latency_slo_s:g} s allowed"
+    worse = 1.0 - candidate.score(goal) / best.score(goal)
+    return f"{worse:.0%} worse by {goal.objective}" if worse > 0 else "not enough better to split more"

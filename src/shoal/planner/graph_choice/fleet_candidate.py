@@ -1,0 +1,201 @@
+"""One way to run a graph on several machines, and what is predicted of it.
+
+Every replica has as many micro-batches under way as it has stages, so that its slowest stage decides:
+
+    period = max over stages of (computing + bytes in and out / bandwidth)
+    rows/s = sum over replicas of rows of a micro-batch / period
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+
+from shoal.planner.choice.goal import Goal
+from shoal.planner.choice.groups import Group
+from shoal.planner.choice.kinds import Kind, kind_of_split
+from shoal.planner.graph_choice.candidate import RowPrediction
+from shoal.planner.graph_choice.fleet import GraphFleet
+from shoal.planner.graph_choice.fleet_costs import FleetCosts
+from shoal.planner.graph_cut import choose_boundaries, cut_options
+from shoal.planner.search.pipeline import Pipeline
+from shoal.planner.speeds.speeds import LinkSpeed
+
+_MOST_PERMUTED = 4
+"""Stages whose groups are tried in every order: 24 cuts of a few milliseconds at most."""
+_USUAL_BYTES = 1e6
+"""By which links are compared: activations of a few rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenGraphStage:
+    """Nodes and the machines that hold them."""
+
+    group: Group
+    first_node: int
+    last_node: int
+    """exclusive"""
+    shares: tuple[int, ...]
+    """of every member"""
+    compute_s: float
+    """seconds of one micro-batch"""
+    memory_bytes: tuple[int, ...]
+    """weights of every member"""
+
+
+GraphReplica = tuple[ChosenGraphStage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetCandidate:
+    """A whole plan for a graph on one fleet. Implements `choice.GraphSplit`."""
+
+    fleet: GraphFleet
+    replicas: tuple[GraphReplica, ...]
+    prediction: RowPrediction
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind of split it is."""
+        return kind_of_split(
+            num_replicas=len(self.replicas),
+            is_cut=any(len(replica) > 1 for replica in self.replicas),
+            is_sharded=any(not stage.group.is_single for replica in self.replicas for stage in replica),
+        )
+
+    @property
+    def split(self) -> str:
+        """The split in words; unlike replicas stand side by side with a plus."""
+        texts = [_describe(replica) for replica in self.replicas]
+        if len(set(texts)) > 1:
+            return " + ".join(texts)
+        if len(texts) == 1:
+            return texts[0]
+        return f"dp={len(texts)}" if texts[0] == "1" else f"dp={len(texts)},{texts[0]}"
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of all replicas."""
+        return sum(len(stage.group.members) for replica in self.replicas for stage in replica)
+
+    @property
+    def loaded_s(self) -> float:
+        """Seconds of a micro-batch among as many as keep all workers busy."""
+        return self.prediction.loaded_latency_s
+
+    def score(self, goal: Goal) -> float:
+        """How good it is; the higher the better."""
+        return self.prediction.score(goal)
+
+
+def make_fleet_candidate(costs: FleetCosts, pipelines: Sequence[Pipeline]) -> FleetCandidate:
+    """What a search found, cut where the real bytes that cross cost least, with its prediction."""
+    replicas = tuple(_best_cut(costs, pipeline) for pipeline in pipelines)
+    predictions = [_predict(costs.fleet, replica) for replica in replicas]
+    quickest = min(predictions, key=lambda one: one.latency_s)
+    return FleetCandidate(
+        fleet=costs.fleet,
+        replicas=replicas,
+        prediction=RowPrediction(
+            rows_per_s=sum(one.rows_per_s for one in predictions),
+            latency_s=quickest.latency_s,
+            loaded_latency_s=max(one.loaded_latency_s for one in predictions),
+            memory_bytes=tuple(size for one in predictions for size in one.memory_bytes),
+            bottleneck=max(predictions, key=lambda one: one.rows_per_s).bottleneck,
+        ),
+    )
+
+
+def _best_cut(costs: FleetCosts, pipeline: Pipeline) -> GraphReplica:
+    """The stages as found or, where that is quicker, cut anew among all places, with the groups in any order."""
+    groups = [costs.groups[stage.group] for stage in pipeline.stages]
+    found = _stages(costs, groups, [costs.edges[stage.first] for stage in pipeline.stages[1:]])
+    if len(groups) == 1:
+        return found
+    orders = dict.fromkeys(permutations(groups)) if len(groups) <= _MOST_PERMUTED else [groups]
+    again = [_recut(costs, order, _links(costs.fleet, found)) for order in orders]
+    fitting = [one for one in again if all(costs.fits(stage.group, stage.first_node, stage.last_node) for stage in one)]
+    return max([found, *fitting], key=lambda one: _predict(costs.fleet, one).rows_per_s)
+
+
+def _recut(costs: FleetCosts, groups: Sequence[Group], links: Sequence[LinkSpeed]) -> GraphReplica:
+    """The best cuts for groups in this order, as if all links were the slowest and all nodes alike to a machine."""
+    whole_s = [costs.compute_s(group, 0, costs.fleet.num_nodes) for group in groups]
+    slowest = max(links, key=lambda link: link.seconds(_USUAL_BYTES))
+    mean_s = len(groups) / sum(1.0 / seconds for seconds in whole_s)
+    node_s = costs.fleet.classes[groups[0].members[0]].node_s
+    scale = mean_s / sum(node_s)
+    boundaries = choose_boundaries(
+        [scale * seconds for seconds in node_s],
+        cut_options(costs.fleet.places, mean_s / len(groups)),
+        len(groups),
+        shares=[1.0 / seconds for seconds in whole_s],
+        bytes_per_s=slowest.bytes_per_s,
+        latency_s=slowest.latency_s,
+    )
+    return _stages(costs, groups, boundaries)
+
+
+def _stages(costs: FleetCosts, groups: Sequence[Group], boundaries: Sequence[int]) -> GraphReplica:
+    edges = (0, *boundaries, costs.fleet.num_nodes)
+    return tuple(
+        ChosenGraphStage(
+            group=group,
+            first_node=first,
+            last_node=last,
+            shares=costs.shares(group),
+            compute_s=costs.compute_s(group, first, last),
+            memory_bytes=costs.memory_bytes(group, first, last),
+        )
+        for group, (first, last) in zip(groups, pairwise(edges), strict=True)
+    )
+
+
+def _predict(fleet: GraphFleet, replica: GraphReplica) -> RowPrediction:
+    crossing = {place.node: place.num_bytes for place in fleet.places}
+    sizes = [crossing[stage.first_node] for stage in replica[1:]]
+    links = _links(fleet, replica)
+    moved_s = [link.seconds(size) for link, size in zip(links, sizes, strict=True)]
+    carried_s = [0.0, *(size / link.bytes_per_s for link, size in zip(links, sizes, strict=True)), 0.0]
+    loads_s = [stage.compute_s + carried_s[at] + carried_s[at + 1] for at, stage in enumerate(replica)]
+    alone_s = sum(stage.compute_s for stage in replica) + sum(moved_s) + fleet.message_s
+    period_s = max(loads_s)
+    return RowPrediction(
+        rows_per_s=fleet.rows / period_s,
+        latency_s=alone_s,
+        loaded_latency_s=max(alone_s, len(replica) * period_s),
+        memory_bytes=tuple(size for stage in replica for size in stage.memory_bytes),
+        bottleneck=_bottleneck(fleet, replica, loads_s),
+    )
+
+
+def _links(fleet: GraphFleet, replica: GraphReplica) -> list[LinkSpeed]:
+    """Between stages: the slowest that a shard of the one has to a shard of the other."""
+    return [
+        max(
+            (fleet.links[sender][taker] for sender in one.group.members for taker in other.group.members),
+            key=lambda link: link.seconds(_USUAL_BYTES),
+        )
+        for one, other in pairwise(replica)
+    ]
+
+
+def _bottleneck(fleet: GraphFleet, replica: GraphReplica, loads_s: Sequence[float]) -> str:
+    slowest = replica[loads_s.index(max(loads_s))]
+    names = ", ".join(dict.fromkeys(fleet.classes[index].name for index in slowest.group.members))
+    doing = "computing" if slowest.compute_s >= 0.5 * max(loads_s) else "moving tensors"
+    return f"{doing} on {names}"
+
+
+def _describe(replica: GraphReplica) -> str:
+    parts = [f"pp={len(replica)}"] if len(replica) > 1 else []
+    shards = [_describe_shares(stage.shares) for stage in replica]
+    if any(len(stage.shares) > 1 for stage in replica):
+        parts.append("tp=" + (shards[0] if len(set(shards)) == 1 else "|".join(shards)))
+    return ",".join(parts) or "1"
+
+
+def _describe_shares(shares: tuple[int, ...]) -> str:
+    """Equal shares as their number."""
+    return ":".join(map(str, shares)) if len(set(shares)) > 1 else str(len(shares))
