@@ -64,7 +64,7 @@ def test_refresh_measures_and_keeps(tmp_path):
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:40]),
         lambda path: path.write_bytes(b"\xff\xfe\x00"),
-        lambda path: path.write_text(path.read_text().replace('"version": 1', '"version": 0')),
+        lambda path: path.write_text(path.read_text().replace('"version": 2', '"version": 1')),
         lambda path: path.write_text(path.read_text().replace('"rows"', '"lines"')),
     ],
     ids=["empty", "cut off", "no text", "another version", "another form"],

@@ -18,7 +18,7 @@ import msgspec
 
 from shoal.config import cache_root
 
-VERSION = 1
+VERSION = 2
 """Of what is kept: raised when measurements get another meaning."""
 
 KeptT = TypeVar("KeptT")

@@ -15,8 +15,8 @@ _MEMORY_BYTES = 64 << 20
 """Copied, and of a matrix that one row is multiplied by: more than a worker's part of most last-level caches."""
 _SIDE = 2048
 """Rows of a matrix, and columns of one that many rows are multiplied by."""
-_MANY_ROWS = {"fp32": 256, "int8": 32, "int4": 256}
-"""As many as are multiplied at once: prompt rows, but for 8-bit weights, which are slower than that by the row."""
+_MANY_ROWS = 256
+"""Prompt rows that are multiplied at once."""
 _WEIGHT_BYTES = {"fp32": 4.0, "int8": 1 + 4 / BLOCK, "int4": 0.5 + 4 / BLOCK}
 """with the scale that a block has"""
 
@@ -71,7 +71,7 @@ def measure_layout(team: ProfileTeam, *, memory_bytes: int = _MEMORY_BYTES) -> L
 def _measure_products(team: ProfileTeam, precision: str, memory_bytes: int) -> ProductRates:
     num_out = round(memory_bytes / _WEIGHT_BYTES[precision] / _SIDE)
     one_row = _product(precision, rows=1, num_out=num_out)
-    many_rows = _product(precision, rows=_MANY_ROWS[precision], num_out=_SIDE)
+    many_rows = _product(precision, rows=_MANY_ROWS, num_out=_SIDE)
     num_bytes = _WEIGHT_BYTES[precision] * _SIDE * num_out
     flops = 2.0 * many_rows.rows * _SIDE * _SIDE
     return ProductRates(

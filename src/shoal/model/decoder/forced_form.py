@@ -21,16 +21,28 @@ def with_environment(config: StageConfig, environment: Mapping[str, str]) -> Sta
     Raises:
         ConfigError: a variable means nothing, or what cannot be had here.
     """
-    native = _native(environment.get(NATIVE, ""))
-    isa = environment.get(ISA, "") if native is not False else ""
-    if isa:
-        _check_isa(isa)
+    native, isa = _forced(environment)
     return replace(config, native=config.native if native is None else native, isa=isa or config.isa)
+
+
+def products_form(environment: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether products are computed natively in a process with this environment, and by which instruction set: empty
+    for the best. Raises ConfigError as `with_environment`."""
+    native, isa = _forced(environment)
+    return native_available() if native is None else native, isa
 
 
 def forced_form(environment: Mapping[str, str]) -> str:
     """What is forced, in words, or nothing: speeds that were measured with it hold for nothing else."""
     return "".join(f", {name}={environment[name]}" for name in (NATIVE, ISA) if environment.get(name))
+
+
+def _forced(environment: Mapping[str, str]) -> tuple[bool | None, str]:
+    native = _native(environment.get(NATIVE, ""))
+    isa = environment.get(ISA, "") if native is not False else ""
+    if isa:
+        _check_isa(isa)
+    return native, isa
 
 
 def _native(value: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""What a worker does without any model: products with matrices in ONNX Runtime, and copies.
+"""What a worker does without any model: products with matrices as its stages compute them, and copies.
 
 All values of a matrix are the same: how fast a product is does not depend on what it comes to.
 """
@@ -6,14 +6,17 @@ All values of a matrix are the same: how fast a product is does not depend on wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from shoal.comm.groups.shm_group import SharedMemoryGroup
 from shoal.comm.links.link import Link
 from shoal.errors import ConfigError, WorkerLost
+from shoal.model.decoder.forced_form import products_form
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.packed.memory import own_memory
+from shoal.model.packed.pack import pack_weight, weight_form
 from shoal.model.runtime_sessions import session_options, start_session
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
 from shoal.protocol.profile_messages import TimeCopy, TimeFrames, TimeLimits, TimeProduct, TimeSums
@@ -35,12 +38,39 @@ def repeat(run: Callable[[], object], limits: TimeLimits) -> tuple[float, ...]:
     return tuple(seconds)
 
 
-def product(asked: TimeProduct) -> Callable[[], object]:
-    """A product to repeat. Raises ConfigError for an unknown precision."""
+def product(asked: TimeProduct, threads: int, environment: Mapping[str, str]) -> Callable[[], object]:
+    """A product to repeat, by the native kernels where a stage would use them, else by ONNX Runtime.
+
+    Args:
+        asked: its sizes and precision.
+        threads: to compute with, where the process does not share a pool.
+        environment: may force one form or the other.
+
+    Raises:
+        ConfigError: an unknown precision, or a form that cannot be had here.
+    """
+    is_native, isa = products_form(environment)
+    return _native_product(asked, threads, isa) if is_native else _runtime_product(asked, threads)
+
+
+def _native_product(asked: TimeProduct, threads: int, isa: str) -> Callable[[], object]:
+    from shoal._native import Matrix, ThreadPool, layout_bytes, multiply
+
+    weight, pool = _weight(asked), ThreadPool(threads)
+    form = weight_form(weight)
+    memory = own_memory(layout_bytes(form))
+    pack_weight(weight, form, pool, memory)
+    matrix = Matrix(form, memory)
+    x_RK = np.ones((asked.rows, asked.num_in), np.float32)
+    y_RN = np.zeros((asked.rows, asked.num_out), np.float32)
+    return lambda: multiply(pool, matrix, x_RK, False, isa, y_RN)
+
+
+def _runtime_product(asked: TimeProduct, threads: int) -> Callable[[], object]:
     builder = GraphBuilder("product")
     x = builder.input("x", asked.num_in)
     builder.output("y", builder.linear(x, [_weight(asked)]), asked.num_out)
-    session = start_session(builder.serialize(), session_options())
+    session = start_session(builder.serialize(), session_options(threads))
     binding = session.io_binding()
     x_RK = np.ones((asked.rows, asked.num_in), np.float32)
     y_RN = np.zeros((asked.rows, asked.num_out), np.float32)

@@ -158,7 +158,7 @@ class ProfileRuntime:
         """The last one again, or a new one: making a large matrix takes longer than multiplying it."""
         if self._last_product is None or self._last_product[0] != asked:
             self._last_product = None  # before the next takes as much memory
-            self._last_product = asked, product(asked)
+            self._last_product = asked, product(asked, self._threads, os.environ)
         return self._last_product[1]
 
     def _time(self, run: Callable[[], object], limits: TimeLimits) -> None:
