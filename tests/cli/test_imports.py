@@ -33,7 +33,7 @@ def imported(model: Path, split: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("split", "own"),
-    [("1", {"shoal.launch.in_process"}), ("pp=2", {"shoal.executor.local_fabric", "shoal.worker.runtime"})],
+    [("1", {"shoal.launch.in_process"}), ("pp=2", {"shoal.executor.local_fabric", "shoal.worker.life"})],
     ids=["in-process", "workers"],
 )
 def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str, own: set[str]) -> None:

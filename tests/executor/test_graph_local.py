@@ -14,7 +14,7 @@ import pytest
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
 from shoal.executor.graph_in_process import InProcessGraphExecutor
-from shoal.executor.graph_local import LocalGraphExecutor
+from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
@@ -45,14 +45,14 @@ def chain(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pipeline(chain: Path) -> Iterator[LocalGraphExecutor]:
+def pipeline(chain: Path) -> Iterator[PipelineExecutor]:
     with launch(chain, "pp=3") as loaded:
         (executor,) = loaded.executors
-        assert isinstance(executor, LocalGraphExecutor)
+        assert isinstance(executor, PipelineExecutor)
         yield executor
 
 
-def test_a_pipeline_computes_what_the_whole_graph_computes(chain: Path, pipeline: LocalGraphExecutor) -> None:
+def test_a_pipeline_computes_what_the_whole_graph_computes(chain: Path, pipeline: PipelineExecutor) -> None:
     x = np.random.default_rng(1).standard_normal((5, 8), np.float32)
     batches = [Batch(batch_id=BatchId(index), inputs={"x": x + index}) for index in range(20)]
     whole = plain_session(chain)
@@ -65,7 +65,7 @@ def test_a_pipeline_computes_what_the_whole_graph_computes(chain: Path, pipeline
         np.testing.assert_array_equal(result.outputs["first"], first)
 
 
-def test_taken_outputs_are_the_receivers_own(pipeline: LocalGraphExecutor) -> None:
+def test_taken_outputs_are_the_receivers_own(pipeline: PipelineExecutor) -> None:
     x = np.ones((2, 8), np.float32)
     for index in range(2):
         pipeline.submit(Batch(batch_id=BatchId(index), inputs={"x": x * index}))
@@ -92,7 +92,7 @@ def test_a_batch_that_cannot_be_computed_fails_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_dead_worker_is_noticed_at_once(pipeline: LocalGraphExecutor, stage: int, number: signal.Signals) -> None:
+def test_a_dead_worker_is_noticed_at_once(pipeline: PipelineExecutor, stage: int, number: signal.Signals) -> None:
     def compute_twice() -> None:
         for index in range(2):
             pipeline.submit(Batch(batch_id=BatchId(index), inputs={"x": np.ones((1, 8), np.float32)}))
@@ -103,7 +103,7 @@ def test_a_dead_worker_is_noticed_at_once(pipeline: LocalGraphExecutor, stage: i
         compute_twice()
 
 
-def test_large_tensors_travel(pipeline: LocalGraphExecutor) -> None:
+def test_large_tensors_travel(pipeline: PipelineExecutor) -> None:
     x = np.random.default_rng(2).standard_normal((500_000, 8), np.float32)
     pipeline.submit(Batch(batch_id=BatchId(0), inputs={"x": x}))
     (result,) = results(pipeline, 1)

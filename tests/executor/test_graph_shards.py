@@ -15,7 +15,9 @@ import pytest
 from shoal.config import GraphLaunchConfig
 from shoal.core.plan.graph_wire import load_message
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
-from shoal.executor.graph_local import LocalGraphExecutor
+from shoal.executor.graph_factory import start_graph
+from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
 from shoal.protocol.messages import Generation
@@ -82,9 +84,7 @@ def test_stages_may_have_different_numbers_of_shards(chain: Path, shares: Sequen
     stages = [
         [
             msgspec.structs.replace(
-                load_message(
-                    stage, 0, model_path=str(chain), stage_index=index, num_stages=2, generation=Generation(0)
-                ),
+                load_message(stage, 0, model_path=str(chain), stage_index=index, num_stages=2),
                 shares=own,
                 rank=rank,
             )
@@ -92,9 +92,9 @@ def test_stages_may_have_different_numbers_of_shards(chain: Path, shares: Sequen
         ]
         for index, (stage, own) in enumerate(zip(replica.stages, shares, strict=True))
     ]
-    executor = LocalGraphExecutor("replica 0", stages)
+    executor = start_graph("replica 0", stages, LocalFabric(), Generation(0))
     try:
-        executor.wait_until_loaded(lambda: None)
+        executor.wait_until_loaded(WAIT_S)
         assert len(executor.worker_pids()) == sum(map(len, shares))
         check(executor, chain, 2)
     finally:
@@ -132,7 +132,7 @@ def test_a_batch_that_cannot_be_computed_fails_alone(tmp_path: Path) -> None:
 def test_a_dead_shard_is_noticed_at_once(chain: Path, rank: int) -> None:
     with launch(chain, "tp=2") as loaded:
         (executor,) = loaded.executors
-        assert isinstance(executor, LocalGraphExecutor)
+        assert isinstance(executor, PipelineExecutor)
 
         def compute_twice() -> None:
             for index in range(2):

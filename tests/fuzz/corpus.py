@@ -13,11 +13,21 @@ from pathlib import Path
 import numpy as np
 
 from shoal.protocol.codec import Activations, encode, pack_activations
-from shoal.protocol.graph_messages import BatchDone, LoadGraph, RunBatch, StageBatch, StageTensor, TensorType
+from shoal.protocol.graph_messages import (
+    BatchDone,
+    Envelope,
+    LoadGraph,
+    RunBatch,
+    StageBatch,
+    StageTensor,
+    TensorRef,
+    TensorType,
+)
 from shoal.protocol.hidden_codec import LINK_PRECISIONS
 from shoal.protocol.messages import (
     Generation,
     LinkLost,
+    Neighbor,
     Progress,
     SampledToken,
     SampleRow,
@@ -32,7 +42,7 @@ from shoal.protocol.messages import (
     Wire,
     Wired,
 )
-from shoal.protocol.tensor_codec import Envelope, TensorRef, encode_envelope
+from shoal.protocol.tensor_codec import encode_envelope
 
 FOLDER = Path(__file__).parent / "inputs"
 _SHAPE = (2, 70)
@@ -67,7 +77,8 @@ def _messages() -> Iterator[bytes]:
     yield encode(StepResult(step_id=StepId(3), generation=first, tokens=tokens, compute_s=(0.5,), wait_s=(0.1,)))
     yield encode(StageLoaded(weight_bytes=10, load_s=0.1))
     yield encode(StageFailed(generation=first, error="ModelLoadError", message="gone"))
-    yield encode(Wire(generation=first, upstream="/a", downstream=("host:7000/a", "host:7000/b"), group=("", "")))
+    neighbor = Neighbor(stage=1, where="host:7000/a", name="stage 1")
+    yield encode(Wire(generation=first, sources=(neighbor,), consumers=(neighbor,) * 2, group=(Neighbor(stage=0),) * 2))
     yield encode(Wired(generation=first, row_s=0.01))
     yield encode(LinkLost(generation=first, message="gone"))
     yield encode(Progress(done=1, total=2))
@@ -95,7 +106,6 @@ def _envelopes() -> Iterator[bytes]:
     tensor = StageTensor(type=TensorType(name="x", dtype="float32", shape=("N", None, 3)), peers=(-1, 1))
     load = LoadGraph(
         version=2,
-        generation=first,
         model_path="a.onnx",
         first_node=0,
         last_node=3,
@@ -108,7 +118,7 @@ def _envelopes() -> Iterator[bytes]:
         threads=1,
         cores=(0,),
     )
-    yield encode_envelope(Envelope(message=load))
+    yield encode(load)
     yield encode_envelope(
         Envelope(message=RunBatch(batch_id=1, generation=first), tensors=refs, token=3, releases=(1,))
     )

@@ -15,7 +15,8 @@ from shoal.executor.fabric import Place
 from shoal.executor.load_message import load_message
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.pipeline_executor import PipelineExecutor
-from shoal.launch.in_process import InProcessExecutor
+from shoal.executor.traffic import StepTraffic
+from shoal.launch.in_process import InProcessStepExecutor
 from shoal.launch.language.planning import compute_exactly, plan_model
 from shoal.launch.launch import launch
 from shoal.model.attention.paged_attention import native_available
@@ -130,7 +131,7 @@ def test_what_cannot_be_planned(model: Path, changes: dict[str, Any], error: typ
 def test_one_worker_runs_in_this_process(model: Path) -> None:
     progress: list[tuple[int, int]] = []
     with launch(plan_model(config(model)), lambda done, total: progress.append((done, total))) as loaded:
-        assert isinstance(loaded.engine.executors[0], InProcessExecutor)
+        assert isinstance(loaded.engine.executors[0], InProcessStepExecutor)
         request = Request(
             request_id=RequestId("a"), prompt_ids=(5, 6, 7), max_tokens=4, sampling=Sampling(temperature=0.0)
         )
@@ -165,7 +166,7 @@ def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
     loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
     places = [Place(label=f"shard {rank}", load=load, machine=None) for rank, load in enumerate(loads)]
     fabric = LocalFabric(max_step_tokens=plan.max_step_tokens, hidden_size=64)
-    executor = PipelineExecutor([places], fabric, Generation(0))
+    executor = PipelineExecutor([places], fabric, StepTraffic(), Generation(0))
     try:
         with pytest.raises(ModelLoadError, match=r"shard 1: .*nowhere\.gguf"):
             executor.wait_until_loaded(60.0)

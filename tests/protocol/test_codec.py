@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
-from shoal.protocol.codec import Activations, decode, encode, pack_activations, unpack_activations
+from shoal.protocol.codec import Activations, Message, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     Generation,
     LinkLost,
     LoadStage,
-    Message,
+    Neighbor,
     Progress,
     SampledToken,
     SampleRow,
@@ -73,7 +73,12 @@ _MESSAGES: list[Message] = [
     StageLoaded(weight_bytes=10, load_s=0.1),
     Wired(generation=Generation(2), row_s=0.01),
     StageFailed(generation=Generation(0), error="ModelLoadError", message="gone"),
-    Wire(generation=Generation(2), upstream="", downstream=("host:7000/a", "host:7000/b"), group=("", "")),
+    Wire(
+        generation=Generation(2),
+        sources=(Neighbor(stage=0),),
+        consumers=(Neighbor(stage=2, where="host:7000/a", name="stage 2"), Neighbor(stage=3)),
+        group=(Neighbor(stage=1), Neighbor(stage=1)),
+    ),
     Wire(generation=Generation(2)),
     LinkLost(generation=Generation(2), message="gone"),
     Progress(done=1, total=2),

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing_extensions import Buffer
 
 from shoal.errors import WorkerLost
-from shoal.protocol.codec import decode, encode
-from shoal.protocol.messages import Message
+from shoal.protocol.codec import Message, decode, encode
 
 
 class ScriptedLink:

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 
 from shoal.comm.tls.tls_identity import ClusterAuthority
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import WorkerLost
-from shoal.protocol.messages import Generation, Wire
-from shoal.worker.remote_links import TlsConnector, make_name
-from tests.worker.test_runtime import load_message
+from shoal.protocol.messages import Generation, Neighbor, Wire
+from shoal.worker.remote_links import TlsConnector, spell_where
+from tests.worker.test_life import load_message
 
 pytest.importorskip("cryptography")
 _SHORT_S = 0.05
@@ -40,16 +39,20 @@ def nobody() -> Iterator[tuple[str, int]]:
     ],
 )
 def test_a_neighbour_that_is_not_reached_is_named(what: str, complaint: str, nobody: tuple[str, int]) -> None:
-    group = (make_name(nobody, "stage-2"), make_name(nobody, "stage-2"))
-    wire = Wire(generation=Generation(1), group_names=("shard 0 on h0", "shard 1 on h1"))
+    generation = Generation(1)
     match what:
         case "upstream":
-            wire = structs.replace(wire, upstream="/1/stage-2/shard-0", upstream_name="stage 1 on h1")
+            source = Neighbor(stage=1, where="/1/stage-2/shard-0", name="stage 1 on h1")
+            wire = Wire(generation=generation, sources=(source,))
         case "downstream":
-            names = (make_name(nobody, "1/stage-3/shard-0"),)
-            wire = structs.replace(wire, downstream=names, downstream_names=("stage 3 on h3",))
+            consumer = Neighbor(stage=3, where=spell_where(nobody, "1/stage-3/shard-0"), name="stage 3 on h3")
+            wire = Wire(generation=generation, consumers=(consumer,))
         case _:
-            wire = structs.replace(wire, group=group)
+            group = tuple(
+                Neighbor(stage=2, where=spell_where(nobody, "stage-2"), name=f"shard {rank} on h{rank}")
+                for rank in range(2)
+            )
+            wire = Wire(generation=generation, group=group)
     authority = ClusterAuthority()
     listener = TlsListener(authority.issue(), host="127.0.0.1")
     try:

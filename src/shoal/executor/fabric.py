@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shoal.comm.links.tensor_port import TensorPort
 from shoal.executor.process.message_worker import MessageWorker
+from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.messages import Generation, LoadStage
+
+LoadMessage = LoadStage | LoadGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,18 +20,30 @@ class Place:
 
     label: str
     """what to call the worker in messages"""
-    load: LoadStage
+    load: LoadMessage
     machine: str | None
     """where it runs; None: here"""
     cpu_quota: float | None = None
     """share of its cores' time that it is held to; None: all"""
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What one worker hands on to another: both by stage and rank."""
+
+    source: tuple[int, int]
+    consumer: tuple[int, int]
+
+
 class Wiring(Protocol):
     """The links among the workers of one generation."""
 
+    def port(self, index: int) -> TensorPort:
+        """What the head and a worker, counted stage by stage and rank by rank, exchange tensors by."""
+        ...
+
     def cut(self) -> None:
-        """Cut them all: workers that wait in one learn of it. Idempotent."""
+        """Cut all links: workers that wait in one learn of it. Idempotent."""
         ...
 
 
@@ -38,6 +54,20 @@ class Fabric(Protocol):
         """A worker that has been told what to load. Returns before it has. Raises ShoalError."""
         ...
 
-    def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> Wiring:
-        """Tell workers, stage by stage and rank by rank, who their neighbours are. Raises ShoalError."""
+    def wire(
+        self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
+    ) -> Wiring:
+        """Tell workers, stage by stage and rank by rank, who their neighbors are. Raises ShoalError."""
         ...
+
+
+def edges(places: Sequence[Sequence[Place]]) -> Iterator[Edge]:
+    """In the order of the consumers, then of the sources. A shard takes from the shard of its own rank, counted round.
+
+    Args:
+        places: for each stage its shards, in the order of their ranks.
+    """
+    for stage, shards in enumerate(places):
+        for rank, place in enumerate(shards):
+            for source in place.load.sources:
+                yield Edge((source, rank % len(places[source])), (stage, rank))

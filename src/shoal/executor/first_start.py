@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any, Generic, Protocol, TypeVar
 
-from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import WorkerLost
-from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.protocol.messages import Generation
 from shoal.router.failed_start import counted_as_failed
@@ -17,12 +16,30 @@ _FIRST_LOAD_TIMES = 6.0
 """Of the time after which silent workers that load again count as lost: the file may be on a slow disk, and nothing is
 known yet. A judgment."""
 
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
+LimitsT_co = TypeVar("LimitsT_co", covariant=True)
 
-class FirstStart:
+
+class PipelineFactory(Protocol[WorkT, ResultT, LimitsT_co]):
+    """The `router.executor.ReplicaFactory` of a pipeline."""
+
+    def start(
+        self, generation: Generation, without: int | None, previous: Any
+    ) -> tuple[LimitsT_co, PipelineExecutor[WorkT, ResultT]]:
+        """See `ReplicaFactory.start`."""
+        ...
+
+
+class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
     """Begun at once and waited for later, so that all replicas load together. Lost workers are started again."""
 
     def __init__(
-        self, factory: LanguageFactory, recovery: RecoveryConfig, report: Callable[[str], None], on_failure: ExitStack
+        self,
+        factory: PipelineFactory[WorkT, ResultT, LimitsT_co],
+        recovery: RecoveryConfig,
+        report: Callable[[str], None],
+        on_failure: ExitStack,
     ) -> None:
         """Begin.
 
@@ -39,9 +56,9 @@ class FirstStart:
         self._on_failure = on_failure
         self._silence_s = _FIRST_LOAD_TIMES * recovery.load_timeout_s
         self._attempts_left = recovery.replan_after
-        self._config, self._executor = self._begin()
+        self._limits, self._executor = self._begin()
 
-    def wait(self) -> tuple[SchedulerConfig, PipelineExecutor]:
+    def wait(self) -> tuple[LimitsT_co, PipelineExecutor[WorkT, ResultT]]:
         """Limits and workers that are ready.
 
         Raises:
@@ -54,20 +71,20 @@ class FirstStart:
             except WorkerLost as error:
                 self._note(error)
                 self._executor.close()
-                self._config, self._executor = self._begin()
+                self._limits, self._executor = self._begin()
             else:
-                return self._config, self._executor
+                return self._limits, self._executor
 
-    def _begin(self) -> tuple[SchedulerConfig, PipelineExecutor]:
+    def _begin(self) -> tuple[LimitsT_co, PipelineExecutor[WorkT, ResultT]]:
         while True:
             try:
                 with counted_as_failed():
-                    config, executor = self._factory.start(Generation(0), None, None)
+                    limits, executor = self._factory.start(Generation(0), None, None)
             except WorkerLost as error:
                 self._note(error)
             else:
                 self._on_failure.callback(executor.close)
-                return config, executor
+                return limits, executor
 
     def _note(self, error: WorkerLost) -> None:
         self._attempts_left -= 1

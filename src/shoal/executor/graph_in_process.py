@@ -1,12 +1,12 @@
-"""A replica of one worker in this very process: `poll` computes."""
+"""A whole ONNX graph in this very process."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import Protocol
 
 from shoal.errors import InvalidRequest
+from shoal.executor.in_process import InProcessExecutor
 from shoal.router.graph_executor import Array, Batch, BatchResult, Tensors
 
 
@@ -18,44 +18,19 @@ class GraphRunner(Protocol):
         ...
 
 
-class InProcessGraphExecutor:
-    """Runs the whole graph inline. Implements `router.executor.Executor`."""
-
-    num_stages = 1
+class InProcessGraphExecutor(InProcessExecutor[Batch, BatchResult]):
+    """Runs the whole graph inline."""
 
     def __init__(self, runner: GraphRunner) -> None:
-        self._runner = runner
-        self._batches: deque[Batch] = deque()
+        """`runner`: the graph."""
+        super().__init__(lambda batch: _compute(runner, batch))
 
-    def submit(self, work: Batch) -> None:
-        """Queue a batch; it is computed by the next `poll`."""
-        self._batches.append(work)
 
-    def poll(self) -> list[BatchResult]:
-        """Compute the oldest batch, if there is one."""
-        if not self._batches:
-            return []
-        batch = self._batches.popleft()
-        started_s = time.perf_counter()
-        try:
-            outputs, error = self._runner.run(batch.inputs), None
-        except InvalidRequest as refusal:
-            outputs, error = {}, str(refusal)
-        compute_s = time.perf_counter() - started_s
-        return [BatchResult(batch_id=batch.batch_id, outputs=outputs, compute_s=(compute_s,), error=error)]
-
-    def filenos(self) -> tuple[int, ...]:
-        """None: there is nobody to wait for."""
-        return ()
-
-    def fence(self) -> None:
-        """Nobody is cut off from anybody."""
-        self._batches.clear()
-
-    def kill(self) -> bool:
-        """There is no worker to wait for."""
-        return True
-
-    def close(self) -> None:
-        """Nothing outlives the process's own memory."""
-        self._batches.clear()
+def _compute(runner: GraphRunner, batch: Batch) -> BatchResult:
+    started_s = time.perf_counter()
+    try:
+        outputs, error = runner.run(batch.inputs), None
+    except InvalidRequest as refusal:
+        outputs, error = {}, str(refusal)
+    compute_s = time.perf_counter() - started_s
+    return BatchResult(batch_id=batch.batch_id, outputs=outputs, compute_s=(compute_s,), error=error)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
-from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan, GraphShardPlan, GraphStagePlan, SplitReport
-from shoal.core.plan.graph_wire import load_message
-from shoal.executor.graph_local import LocalGraphExecutor
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.first_start import FirstStart
+from shoal.executor.graph_factory import BatchPipeline, GraphFactory
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split.split_spec import SplitSpec
-from shoal.protocol.messages import FileState, Generation
-from shoal.router.graph_executor import GraphExecutor
 
 
 def spell_replicas(
@@ -53,70 +50,27 @@ def spell_replicas(
     )
 
 
-class GraphFactory:
-    """Child processes on this machine, all of them new. Implements `router.executor.ReplicaFactory`."""
-
-    def __init__(self, path: Path, replica: GraphReplicaPlan, index: int, files: tuple[FileState, ...] = ()) -> None:
-        """Start nothing yet.
-
-        Args:
-            path: of the graph's file, which must be there at every start.
-            replica: what its workers load.
-            index: of the replica.
-            files: the graph's, as they were when it was opened.
-        """
-        self._files = files
-        self._path = path
-        self._replica = replica
-        self._index = index
-
-    def start(
-        self, generation: Generation, without: int | None, previous: GraphExecutor | None
-    ) -> tuple[BatchLimits, LocalGraphExecutor]:
-        """See `ReplicaFactory.start`. All workers are new, and none can be done without."""
-        num_stages = len(self._replica.stages)
-        stages = [
-            [
-                load_message(
-                    stage,
-                    rank,
-                    model_path=str(self._path),
-                    stage_index=position,
-                    num_stages=num_stages,
-                    generation=generation,
-                    files=self._files,
-                )
-                for rank in range(len(stage.shards))
-            ]
-            for position, stage in enumerate(self._replica.stages)
-        ]
-        return BatchLimits(num_stages=num_stages), LocalGraphExecutor(f"replica {self._index}", stages)
-
-
-def graph_factories(graph: GraphFile, replicas: Sequence[GraphReplicaPlan]) -> list[GraphFactory]:
-    """One a replica."""
-    return [GraphFactory(graph.path, replica, index, graph.files) for index, replica in enumerate(replicas)]
-
-
 def start_replicas(
-    factories: Sequence[GraphFactory], on_loaded: Callable[[], None] = lambda: None
-) -> tuple[LocalGraphExecutor, ...]:
-    """Start all workers and wait until they are loaded; `on_loaded` is called for each.
+    factories: Sequence[GraphFactory],
+    recovery: RecoveryConfig | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[BatchPipeline, ...]:
+    """Start all workers and wait until they are loaded; those that are lost meanwhile are started again.
+
+    Args:
+        factories: one a replica.
+        recovery: how patient to be; None: the defaults.
+        report: told what went wrong, a line each.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
-        WorkerLost: a worker died while loading.
+        WorkerLost: a worker was lost again and again.
     """
     with ExitStack() as on_failure:
-        executors: list[LocalGraphExecutor] = []
-        for factory in factories:
-            _, executor = factory.start(Generation(0), None, None)
-            on_failure.callback(executor.close)
-            executors.append(executor)
-        for executor in executors:
-            executor.wait_until_loaded(on_loaded)
+        starts = [FirstStart(factory, recovery or RecoveryConfig(), report, on_failure) for factory in factories]
+        executors = tuple(start.wait()[1] for start in starts)
         on_failure.pop_all()
-    return tuple(executors)
+    return executors
 
 
 def _shard_figures(

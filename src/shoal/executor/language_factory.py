@@ -9,12 +9,15 @@ from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.executor.fabric import Fabric, Place
 from shoal.executor.load_message import load_message, scheduler_config
 from shoal.executor.pipeline_executor import PipelineExecutor
+from shoal.executor.traffic import StepTraffic
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import parse_precision
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
-from shoal.protocol.messages import Generation
+from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.executor import StepExecutor
+
+StepPipeline = PipelineExecutor[Step, StepResult]
 
 
 class LanguageFactory:
@@ -61,7 +64,7 @@ class LanguageFactory:
 
     def start(
         self, generation: Generation, without: int | None, previous: StepExecutor | None
-    ) -> tuple[SchedulerConfig, PipelineExecutor]:
+    ) -> tuple[SchedulerConfig, StepPipeline]:
         """See `ReplicaFactory.start`. A replica of one worker cannot do without it and is started as it is."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
@@ -70,6 +73,7 @@ class LanguageFactory:
         executor = PipelineExecutor(
             self._places(replica),
             self._fabric,
+            StepTraffic(),
             generation,
             previous=previous if isinstance(previous, PipelineExecutor) else None,
             on_progress=self._on_progress,

@@ -1,32 +1,37 @@
-"""Workers as child processes on this machine, wired by rings and groups in shared memory."""
+"""Workers as child processes on this machine, wired by memory that they share."""
 
 from __future__ import annotations
 
 import os
+import socket
+from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import cast
 
 from shoal.comm.groups.shm_group import close_group, create_group_memory
+from shoal.comm.links.arena import ReceivingArena, SendingArena, create_arena_memory
 from shoal.comm.links.ring_link import close_ring, create_ring
+from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import ConfigError
-from shoal.executor.fabric import Place
+from shoal.executor.fabric import Place, edges
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
-from shoal.protocol.messages import Generation, Wire
+from shoal.protocol.graph_messages import LoadGraph
+from shoal.protocol.messages import Generation, Neighbor, Wire
 
 _RING_STEPS = 3
 """Steps' worth of hidden states that a ring holds, so that a sender never waits for a receiver that computes."""
-_ON_THIS_MACHINE = ""
-"""See `Wire`."""
+_Seat = tuple[int, int]
+"""stage and rank"""
 
 
 class LocalFabric:
     """Implements `executor.fabric.Fabric`."""
 
-    def __init__(self, *, max_step_tokens: int, hidden_size: int) -> None:
-        """What one step's hidden states take: `max_step_tokens` rows of `hidden_size` fp32 values."""
+    def __init__(self, *, max_step_tokens: int = 0, hidden_size: int = 0) -> None:
+        """What one step's hidden states take: `max_step_tokens` rows of `hidden_size` fp32 values; 0 for graphs."""
         self._ring_bytes = _RING_STEPS * max_step_tokens * hidden_size * 4 + (1 << 16)
 
     def start(self, place: Place) -> WorkerProcess:
@@ -42,46 +47,113 @@ class LocalFabric:
             on_failure.pop_all()
         return worker
 
-    def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> LocalWiring:
-        """See `Fabric.wire`. They must be its own. A shard takes from the shard of its own rank, counted round."""
+    def wire(
+        self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
+    ) -> LocalWiring:
+        """See `Fabric.wire`. They must be its own."""
         wiring = LocalWiring()
-        with ExitStack() as on_failure:
+        with ExitStack() as on_failure, ExitStack() as handed_over:
             on_failure.callback(wiring.cut)
-            upstream: list[int | None] = [None] * len(workers[0])
-            for index, shards in enumerate(workers):
-                num_next = len(workers[index + 1]) if index + 1 < len(workers) else 0
-                downstream = [wiring.add_ring(self._ring_bytes) for _ in range(num_next)]
-                group = wiring.add_group(len(shards)) if len(shards) > 1 else None
+            wires = _Wires(wiring, self._ring_bytes, handed_over)
+            for edge in edges(places):
+                wires.connect(edge.source, edge.consumer, has_tensors=_has_tensors(places[edge.source[0]][0]))
+            for stage, shards in enumerate(places):
+                if len(shards) > 1:
+                    wires.add_group(stage, len(shards))
+            for stage, shards in enumerate(workers):
                 for rank, worker in enumerate(shards):
-                    own = downstream[rank :: len(shards)]
-                    fds = [fd for fd in (upstream[rank], *own, group) if fd is not None]
-                    wire = Wire(
-                        generation=generation,
-                        upstream=None if upstream[rank] is None else _ON_THIS_MACHINE,
-                        downstream=(_ON_THIS_MACHINE,) * len(own),
-                        group=(_ON_THIS_MACHINE,) * len(shards) if group is not None else (),
-                    )
-                    cast(WorkerProcess, worker).wire(wire, fds)
-                upstream = list(downstream)
+                    seat = stage, rank
+                    port_fds = wires.add_port() if _has_tensors(places[stage][rank]) else []
+                    wire, fds = wires.of(seat, generation)
+                    cast(WorkerProcess, worker).wire(wire, [*port_fds, *fds])
             on_failure.pop_all()
         return wiring
 
 
+class _Wires:
+    """The descriptors that workers are handed, while links are laid."""
+
+    def __init__(self, wiring: LocalWiring, ring_bytes: int, handed_over: ExitStack) -> None:
+        """`handed_over` closes what the wiring does not need once all workers have it."""
+        self._wiring = wiring
+        self._ring_bytes = ring_bytes
+        self._handed_over = handed_over
+        self._sources: defaultdict[_Seat, list[tuple[int, list[int]]]] = defaultdict(list)
+        """of each worker: the stage at the other end, and the descriptors of this end"""
+        self._consumers: defaultdict[_Seat, list[tuple[int, list[int]]]] = defaultdict(list)
+        self._groups: dict[int, tuple[int, int]] = {}
+        """of each stage: memory and number of ranks"""
+
+    def connect(self, source: _Seat, consumer: _Seat, *, has_tensors: bool) -> None:
+        """Lay a link from one worker to another."""
+        near, far = self._tensor_link() if has_tensors else self._ring()
+        self._consumers[source].append((consumer[0], near))
+        self._sources[consumer].append((source[0], far))
+
+    def add_group(self, stage: int, size: int) -> None:
+        """Of a stage's shards."""
+        self._groups[stage] = self._wiring.add_group(size), size
+
+    def add_port(self) -> list[int]:
+        """Between the head and the next worker; the arena that the worker writes, and the one that it reads."""
+        from_worker, to_worker = self._arena(), self._arena()
+        self._wiring.ports.append(SharedPort(outgoing=SendingArena(to_worker), incoming=ReceivingArena(from_worker)))
+        return [from_worker, to_worker]
+
+    def of(self, seat: _Seat, generation: Generation) -> tuple[Wire, list[int]]:
+        """What one worker is told and handed."""
+        sources, consumers, group = self._sources[seat], self._consumers[seat], self._groups.get(seat[0])
+        wire = Wire(
+            generation=generation,
+            sources=tuple(Neighbor(stage=stage) for stage, _ in sources),
+            consumers=tuple(Neighbor(stage=stage) for stage, _ in consumers),
+            group=() if group is None else (Neighbor(stage=seat[0]),) * group[1],
+        )
+        fds = [fd for _, own in (*sources, *consumers) for fd in own]
+        return wire, fds if group is None else [*fds, group[0]]
+
+    def _ring(self) -> tuple[list[int], list[int]]:
+        ring = self._wiring.add_ring(self._ring_bytes)
+        return [ring], [ring]
+
+    def _tensor_link(self) -> tuple[list[int], list[int]]:
+        near, far = socket.socketpair()
+        self._handed_over.callback(far.close)
+        self._wiring.add_socket(near)
+        memory = self._arena()
+        return [near.fileno(), memory], [far.fileno(), memory]
+
+    def _arena(self) -> int:
+        memory = create_arena_memory()
+        self._handed_over.callback(os.close, memory)
+        return memory
+
+
 class LocalWiring:
-    """Implements `executor.fabric.Wiring`. The head holds every link's memory, to cut it where a worker cannot."""
+    """Implements `executor.fabric.Wiring`. The head holds what it can cut every link by where a worker cannot."""
 
     def __init__(self) -> None:
+        self.ports: list[SharedPort] = []
         self._rings: list[int] = []
+        self._sockets: list[socket.socket] = []
         self._groups: list[tuple[int, int]] = []
         """memory and number of ranks"""
+
+    def port(self, index: int) -> SharedPort:
+        """See `Wiring.port`."""
+        return self.ports[index]
 
     def add_ring(self, capacity_bytes: int) -> int:
         """A new ring's descriptor, to be handed to both ends; it stays the wiring's to close."""
         self._rings.append(create_ring(capacity_bytes))
         return self._rings[-1]
 
+    def add_socket(self, end: socket.socket) -> None:
+        """One end of a pair of sockets; it is the wiring's now."""
+        self._sockets.append(end)
+
     def add_group(self, size: int) -> int:
-        """A new group's descriptor, likewise."""
+        """A new group's descriptor, as `add_ring`."""
         self._groups.append((create_group_memory(size), size))
         return self._groups[-1][0]
 
@@ -90,8 +162,17 @@ class LocalWiring:
         for fd in self._rings:
             close_ring(fd)
             os.close(fd)
+        for end in self._sockets:
+            with suppress(OSError):  # the worker has ended
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
         for fd, size in self._groups:
             close_group(fd, size)
             os.close(fd)
         self._rings.clear()
+        self._sockets.clear()
         self._groups.clear()
+
+
+def _has_tensors(place: Place) -> bool:
+    return isinstance(place.load, LoadGraph)

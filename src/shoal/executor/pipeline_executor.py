@@ -1,52 +1,58 @@
-"""A replica as worker processes: steps to all of them over control links, results from the last stage."""
+"""A replica as worker processes, whatever its work is: what they load, how they are wired, and how they are lost."""
 
 from __future__ import annotations
 
 import select
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any, Generic, TypeVar
 
 from shoal.errors import ShoalError, WorkerLost
-from shoal.executor.fabric import Fabric, Place, Wiring
+from shoal.executor.fabric import Fabric, LoadMessage, Place, Wiring
 from shoal.executor.process.child_process import close_all, first_cause, kill_all
 from shoal.executor.process.message_worker import MessageWorker
-from shoal.protocol.codec import encode
+from shoal.executor.traffic import Traffic
+from shoal.protocol.codec import Message
+from shoal.protocol.graph_messages import Envelope
 from shoal.protocol.messages import (
     Generation,
     LinkLost,
-    LoadStage,
-    Message,
     Progress,
     StageLoaded,
-    Step,
     StepResult,
     Wired,
 )
 
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
 
-class PipelineExecutor:
+
+class PipelineExecutor(Generic[WorkT, ResultT]):
     """A pipeline of workers, with one or several shards in a stage. Implements `router.executor.StartingExecutor`."""
 
     def __init__(
         self,
         stages: Sequence[Sequence[Place]],
         fabric: Fabric,
+        traffic: Traffic[WorkT, ResultT],
         generation: Generation,
         *,
-        previous: PipelineExecutor | None = None,
+        previous: PipelineExecutor[Any, Any] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Starts one process a shard and tells each what to load; no step before `poll_loading` says so.
+        """Starts one process a shard and tells each what to load; no work before `poll_loading` says so.
 
         Args:
             stages: for each stage its shards, in the order of their ranks.
             fabric: makes the workers.
+            traffic: what goes to them and comes from them.
             generation: of the links; no message of an earlier one is believed.
             previous: workers of this one that live and hold the right part are used again, without loading it anew.
             on_progress: called with a number of segments as they load.
         """
         self._stages = stages
         self._places = [place for places in stages for place in places]
+        self._traffic = traffic
         self._generation = generation
         self._on_progress = on_progress or (lambda count: None)
         self._workers: dict[int, MessageWorker] = {}
@@ -56,7 +62,7 @@ class PipelineExecutor:
         self._loading: set[int] = set()
         """places of workers that have not loaded"""
         self._joining: set[int] = set()
-        """places of workers that have not said that they have their neighbours"""
+        """places of workers that have not said that they have their neighbors"""
         self._stage_row_s = [0.0] * len(stages)
         self._culprit: int | None = None
         with ExitStack() as on_failure:
@@ -78,7 +84,7 @@ class PipelineExecutor:
 
     @property
     def row_s(self) -> float:
-        """Seconds for a single row to pass all stages, once they are loaded."""
+        """See `StartingExecutor.row_s`: to pass all stages, once they are loaded."""
         return sum(self._stage_row_s)
 
     @property
@@ -123,19 +129,17 @@ class PipelineExecutor:
                 silent = self._workers[min(self._loading or self._joining)].name
                 raise WorkerLost(f"{silent} gave no sign of life for {silence_s:.0f} s while it was loading")
 
-    def submit(self, work: Step) -> None:
-        """Send a step to every worker at once."""
-        frame = encode(work)
-        for worker in self._workers.values():
-            worker.send(frame)
+    def submit(self, work: WorkT) -> None:
+        """Send a piece of work to every worker at once."""
+        self._traffic.send(work, self._workers)
 
-    def poll(self) -> list[StepResult]:
+    def poll(self) -> list[ResultT]:
         """Results that have come; also notices a worker that is gone."""
-        results: list[StepResult] = []
+        results: list[ResultT] = []
         for index, worker in self._workers.items():
             try:
                 while (message := worker.receive(0.0)) is not None:
-                    results += self._result_in(message, worker)
+                    results += self._results_in(index, message)
             except ShoalError as error:
                 raise self._first_cause(index, error) from error
         return results
@@ -152,7 +156,7 @@ class PipelineExecutor:
         """See `Executor.fence`."""
         self._cut()
 
-    def surrender(self, load: LoadStage) -> MessageWorker | None:
+    def surrender(self, load: LoadMessage) -> MessageWorker | None:
         """Give a worker away that has loaded this, if one lives; it is no longer this executor's."""
         for index, worker in self._workers.items():
             if self._places[index].load == load and index not in self._loading and worker.failure() is None:
@@ -184,7 +188,7 @@ class PipelineExecutor:
                 self._on_progress(1)
             case StageLoaded():
                 self._loading.discard(index)
-            case Wired() | StepResult() | LinkLost() if message.generation != self._generation:
+            case Wired() | StepResult() | Envelope() | LinkLost() if message.generation != self._generation:
                 """It belonged to others before."""
             case Wired(row_s=row_s):
                 stage = self._places[index].load.stage_index
@@ -195,14 +199,14 @@ class PipelineExecutor:
             case _:
                 raise WorkerLost(f"{self._workers[index].name} sent {type(message).__name__} before it was ready")
 
-    def _result_in(self, message: Message, worker: MessageWorker) -> list[StepResult]:
-        match message:
-            case StepResult():
-                return [message]
-            case LinkLost():
-                raise WorkerLost(f"{worker.name}: {message.message}")
-            case _:
-                raise WorkerLost(f"{worker.name} sent {type(message).__name__} while running")
+    def _results_in(self, index: int, message: Message) -> Sequence[ResultT]:
+        results = self._traffic.take(index, message)
+        if results is not None:
+            return results
+        name = self._workers[index].name
+        if isinstance(message, LinkLost):
+            raise WorkerLost(f"{name}: {message.message}")
+        raise WorkerLost(f"{name} sent {type(message).__name__} while running")
 
     def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
         self._culprit, cause = first_cause(self._workers, index, error)
@@ -210,7 +214,8 @@ class PipelineExecutor:
 
     def _wire_if_loaded(self) -> None:
         if not self._loading and self._wiring is None:
-            self._wiring = self._fabric.wire(self._by_stage(), self._generation)
+            self._wiring = self._fabric.wire(self._stages, self._by_stage(), self._generation)
+            self._traffic.begin(self._wiring, self._generation)
 
     def _cut(self) -> None:
         if self._wiring is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 
 from shoal.core.plan.language import ReplicaPlan
+from shoal.executor.in_process import InProcessExecutor
 from shoal.executor.load_message import load_message
 from shoal.launch.language.planning import PlannedModel
 from shoal.model.decoder.forced_form import with_environment
@@ -20,7 +20,7 @@ from shoal.protocol.messages import Step, StepResult
 
 def load_in_process(
     planned: PlannedModel, replica: ReplicaPlan, on_progress: Callable[[int, int], None]
-) -> InProcessExecutor:
+) -> InProcessStepExecutor:
     """The whole model as the one worker of a plan would load it.
 
     Args:
@@ -44,45 +44,20 @@ def load_in_process(
     )
     config = with_environment(StageConfig.of(load), os.environ)
     with unchanged(model.files, lambda: model_states(model.path)):
-        return InProcessExecutor(Stage(model.source, config, on_progress, kept=kept_for(load)))
+        return InProcessStepExecutor(Stage(model.source, config, on_progress, kept=kept_for(load)))
 
 
-class InProcessExecutor:
-    """Runs whole-model steps inline. Implements `router.executor.Executor`."""
-
-    num_stages = 1
+class InProcessStepExecutor(InProcessExecutor[Step, StepResult]):
+    """Runs whole-model steps inline."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._steps: deque[Step] = deque()
+        """`stage`: the whole model."""
+        super().__init__(lambda step: _compute(stage, step))
 
-    def submit(self, work: Step) -> None:
-        """Queue a step; it is computed by the next `poll`."""
-        self._steps.append(work)
 
-    def poll(self) -> list[StepResult]:
-        """Compute the oldest step, if there is one."""
-        if not self._steps:
-            return []
-        step = self._steps.popleft()
-        started_s = time.perf_counter()
-        tokens = self._stage.process(step)
-        assert isinstance(tokens, tuple)
-        compute_s = time.perf_counter() - started_s
-        return [StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens, compute_s=(compute_s,))]
-
-    def filenos(self) -> tuple[int, ...]:
-        """None: there is nobody to wait for."""
-        return ()
-
-    def fence(self) -> None:
-        """Nobody is cut off from anybody."""
-        self._steps.clear()
-
-    def kill(self) -> bool:
-        """There is nobody to end."""
-        return True
-
-    def close(self) -> None:
-        """Nothing outlives the process's own memory."""
-        self._steps.clear()
+def _compute(stage: Stage, step: Step) -> StepResult:
+    started_s = time.perf_counter()
+    tokens = stage.process(step)
+    assert isinstance(tokens, tuple)
+    compute_s = time.perf_counter() - started_s
+    return StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens, compute_s=(compute_s,))

@@ -11,8 +11,27 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
+from shoal.protocol.graph_messages import Envelope, LoadGraph
 from shoal.protocol.hidden_codec import LINK_PRECISIONS, LinkPrecision, pack_hidden, unpack_hidden
-from shoal.protocol.messages import Generation, Message, StepId
+from shoal.protocol.messages import (
+    Generation,
+    LinkLost,
+    LoadStage,
+    Progress,
+    Shutdown,
+    StageFailed,
+    StageLoaded,
+    Step,
+    StepId,
+    StepResult,
+    Wire,
+    Wired,
+)
+
+WorkerMessage = StageLoaded | StageFailed | Progress | Shutdown | Wire | Wired | LinkLost
+"""Whatever the work is."""
+Message = Step | StepResult | LoadStage | LoadGraph | Envelope | WorkerMessage
+"""Everything that goes between the head and a worker."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

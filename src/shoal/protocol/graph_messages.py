@@ -1,6 +1,6 @@
 """What the head and the workers of an ONNX graph say to each other.
 
-Tensors travel beside these messages on a `TensorLink`. Like steps, batches go to every worker of a replica at once and
+Tensors travel beside these messages, in an `Envelope`. Like steps, batches go to every worker of a replica at once and
 workers keep nothing between them.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.protocol.messages import FileState, Generation, Progress, Shutdown, StageFailed, StageLoaded
-
-GRAPH_PROTOCOL_VERSION = 4
+from shoal.protocol.messages import FileState, Generation
 
 
 class TensorType(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -33,7 +31,6 @@ class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     """The first message to a worker: what to load and where its tensors come from and go to."""
 
     version: int
-    generation: Generation
     model_path: str
     first_node: int
     last_node: int
@@ -56,6 +53,11 @@ class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     def num_shards(self) -> int:
         """Workers of this stage."""
         return len(self.shares)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Stages that feed this one, ascending."""
+        return tuple(sorted({one.peers[0] for one in self.inputs if one.peers[0] >= 0}))
 
 
 class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=21):
@@ -92,4 +94,33 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=24
     token: int
 
 
-GraphMessage = LoadGraph | RunBatch | StageBatch | BatchDone | Release | StageLoaded | StageFailed | Progress | Shutdown
+TensorMessage = RunBatch | StageBatch | BatchDone | Release
+
+
+class TensorRef(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One tensor, and where it lies in the shared memory of its sender."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """-1: its bytes are in the envelope"""
+    num_bytes: int
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=25):
+    """A message and the tensors beside it: one frame."""
+
+    message: TensorMessage
+    tensors: tuple[TensorRef, ...] = ()
+    token: int = -1
+    """names the memory of these tensors when it is given back; -1 where there are none"""
+    releases: tuple[int, ...] = ()
+    """tokens of frames from the other side whose tensors this side has finished with"""
+    data: tuple[bytes, ...] = ()
+    """the tensors themselves, one each, where the two sides share no memory"""
+
+    @property
+    def generation(self) -> Generation | None:
+        """The message's; None where it has none."""
+        return None if isinstance(self.message, Release) else self.message.generation

@@ -181,6 +181,11 @@ class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     keep_weights: bool = True
     """keep packed weights under the user's cache, and use those that are there"""
 
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Stages that feed this one."""
+        return (self.stage_index - 1,) if self.stage_index else ()
+
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):
     """The worker has loaded its part."""
@@ -209,32 +214,35 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=7
     """Finish and exit."""
 
 
-class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
-    """To a worker that has loaded: who its neighbours are from now on. It is cut off from others, and no earlier step
-    counts.
+class Neighbor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A worker of the same replica that another one has a link to."""
 
-    Each neighbour is named by where it is reached; empty: on this machine, by a descriptor that the head hands over.
-    """
+    stage: int
+    where: str = ""
+    """how it is reached; empty: on this machine, by descriptors that the head hands over"""
+    name: str = ""
+    """what to call it in messages; empty: not told"""
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
+    """To a worker that has loaded: who its neighbors are from now on. It is cut off from others, and no earlier work
+    counts."""
 
     generation: Generation
-    upstream: str | None = None
-    """the shard of the stage before that feeds this one; None: it is the first"""
-    downstream: tuple[str, ...] = ()
-    """shards of the next stage that this one feeds"""
-    group: tuple[str, ...] = ()
+    sources: tuple[Neighbor, ...] = ()
+    """one shard of each stage that feeds this one, by stage; none in the first stage"""
+    consumers: tuple[Neighbor, ...] = ()
+    """shards of later stages that this one feeds"""
+    group: tuple[Neighbor, ...] = ()
     """all shards of this stage by rank; empty: it is the only one"""
-    upstream_name: str = ""
-    """what to call that shard in messages; empty, also below: not told"""
-    downstream_names: tuple[str, ...] = ()
-    group_names: tuple[str, ...] = ()
 
 
 class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):
-    """The worker has its neighbours and is ready for steps."""
+    """The worker has its neighbors and is ready for work."""
 
     generation: Generation
     row_s: float
-    """seconds that it took for a single row"""
+    """seconds that it took for a single row; 0: not measured"""
 
 
 class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
@@ -242,6 +250,3 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9
 
     generation: Generation
     message: str
-
-
-Message = Step | StepResult | LoadStage | StageLoaded | StageFailed | Progress | Shutdown | Wire | Wired | LinkLost

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
-from shoal.protocol.graph_messages import GraphMessage
+from shoal.protocol.graph_messages import Envelope, TensorRef
 
 Array = npt.NDArray[Any]
 
@@ -24,28 +24,6 @@ _MAX_RANK = 64
 _MAX_ELEMENTS = 1 << 40
 """Sizes other than 0 multiplied: far from where NumPy's arithmetic overflows, which counts them in empty arrays too."""
 """Source: NumPy 2 refuses arrays of more dimensions."""
-
-
-class TensorRef(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Where a tensor lies in the shared memory of its sender."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    num_bytes: int
-
-
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One frame on a TensorLink."""
-
-    message: GraphMessage
-    tensors: tuple[TensorRef, ...] = ()
-    token: int = -1
-    """names the memory of these tensors when it is given back; -1 where there are none"""
-    releases: tuple[int, ...] = ()
-    """tokens of frames from the other side whose tensors this side has finished with"""
-
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)

@@ -8,9 +8,9 @@ import sys
 
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import ShoalError
+from shoal.worker.life import WorkerLife
 from shoal.worker.links import LocalConnector
 from shoal.worker.parent import die_with_parent
-from shoal.worker.runtime import WorkerRuntime
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     control = SocketLink(socket.socket(fileno=arguments.control))
     connector = LocalConnector(socket.socket(fileno=arguments.handover))
     try:
-        WorkerRuntime(control, connector).run()
+        WorkerLife(control, connector).run()
     except ShoalError:
         return 1
     return 0

@@ -1,69 +1,119 @@
-"""A worker's links to its neighbours: laid anew for every generation."""
+"""A worker's links to its neighbors: laid anew for every generation."""
 
 from __future__ import annotations
 
 import os
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from shoal.comm.groups.shm_group import SharedMemoryGroup
 from shoal.comm.groups.switch import SwitchedGroup
+from shoal.comm.links.arena import ReceivingArena, SendingArena
 from shoal.comm.links.link import Link
 from shoal.comm.links.ring_link import RingReceiver, RingSender
+from shoal.comm.links.socket_link import SocketLink
+from shoal.comm.links.tensor_link import TensorLink
+from shoal.comm.links.tensor_port import SharedPort, TensorPort
 from shoal.errors import RemoteProtocolError, WorkerLost
-from shoal.protocol.messages import LoadStage, Wire
+from shoal.protocol.messages import Wire
 
 _HANDOVER_TIMEOUT_S = 10.0
 """Descriptors are on their way before the message that announces them."""
 _MAX_FDS = 253
 """Source: SCM_MAX_FD of Linux, the most that one message carries."""
 
+LinkT = TypeVar("LinkT", Link, TensorLink)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageLinks:
-    """What a worker shares with its neighbours in one generation. Close it."""
+class StageLinks(Generic[LinkT]):
+    """What a worker shares with its neighbors in one generation. Close it."""
 
-    upstream: Link | None = None
-    """None in the first stage"""
-    downstream: Sequence[Link] = ()
+    sources: Mapping[int, LinkT] = field(default_factory=dict[int, LinkT])
+    """from one shard of each stage that feeds this one, by stage"""
+    consumers: Sequence[tuple[int, LinkT]] = ()
+    """to shards of later stages, each with its stage"""
     group: SwitchedGroup | None = None
     """of the stage's shards; None where there is only one"""
 
     def close(self) -> None:
-        """Leave; neighbours that wait for this worker learn of it."""
-        for link in (self.upstream, *self.downstream, self.group):
-            if link is not None:
-                link.close()
+        """Leave; neighbors that wait for this worker learn of it."""
+        for link in (*self.sources.values(), *(link for _, link in self.consumers)):
+            link.close()
+        if self.group is not None:
+            self.group.close()
+
+
+class Seat(Protocol):
+    """A worker's place among the shards of its stage."""
+
+    @property
+    def rank(self) -> int:
+        """Which shard it is."""
+        ...
+
+    @property
+    def num_shards(self) -> int:
+        """Workers of the stage."""
+        ...
 
 
 class Connector(Protocol):
-    """How the links are laid."""
+    """How the links are laid. Both raise WorkerLost where a neighbor does not come, RemoteProtocolError where the
+    message makes no sense."""
 
-    def connect(self, wire: Wire, load: LoadStage) -> StageLinks:
-        """Raises WorkerLost where a neighbour does not come, RemoteProtocolError where the message makes no sense."""
+    def connect(self, wire: Wire, seat: Seat, *, stays_awake: bool) -> StageLinks[Link]:
+        """Links for hidden states; `stays_awake`: whether a rank that waits for others may use its core up."""
+        ...
+
+    def connect_tensors(self, wire: Wire, seat: Seat) -> tuple[StageLinks[TensorLink], TensorPort]:
+        """Links for tensors, and the port by which the head and this worker exchange some."""
         ...
 
 
 class LocalConnector:
-    """Rings and shared memory on this machine. The head hands the descriptors over a Unix socket, in the message's
-    order: upstream, downstream, group."""
+    """Memory and sockets on this machine. The head hands the descriptors over a Unix socket, in the message's order:
+    sources, consumers, group.
+
+    A link for hidden states is one ring; one for tensors a socket and an arena. The arenas of the head's own port come
+    first: the one that this worker writes, then the one that it reads.
+    """
 
     def __init__(self, handover: socket.socket) -> None:
         self._handover = handover
 
-    def connect(self, wire: Wire, load: LoadStage) -> StageLinks:
-        """See `Connector`."""
-        num_fds = (wire.upstream is not None) + len(wire.downstream) + bool(wire.group)
+    def connect(self, wire: Wire, seat: Seat, *, stays_awake: bool) -> StageLinks[Link]:
+        """See `Connector.connect`."""
         with ExitStack() as owned:
-            fds = self._receive_fds(num_fds, owned)
-            upstream = None if wire.upstream is None else RingReceiver(next(fds))
-            downstream = [RingSender(next(fds)) for _ in wire.downstream]
-            group = _join(next(fds), wire, load) if wire.group else None
-        return StageLinks(upstream=upstream, downstream=downstream, group=group)
+            fds = self._receive_fds(len(wire.sources) + len(wire.consumers) + bool(wire.group), owned)
+            sources: dict[int, Link] = {one.stage: RingReceiver(next(fds)) for one in wire.sources}
+            consumers: list[tuple[int, Link]] = [(one.stage, RingSender(next(fds))) for one in wire.consumers]
+            group = _join(next(fds), wire, seat, stays_awake=stays_awake) if wire.group else None
+        return StageLinks(sources=sources, consumers=consumers, group=group)
+
+    def connect_tensors(self, wire: Wire, seat: Seat) -> tuple[StageLinks[TensorLink], TensorPort]:
+        """See `Connector.connect_tensors`."""
+        num_links = len(wire.sources) + len(wire.consumers)
+        with ExitStack() as owned:
+            fds = self._receive_fds(2 + 2 * num_links + bool(wire.group), owned)
+            port = SharedPort(outgoing=SendingArena(next(fds)), incoming=ReceivingArena(next(fds)))
+            sources = {
+                one.stage: TensorLink(_socket(next(fds)), SharedPort(outgoing=None, incoming=ReceivingArena(next(fds))))
+                for one in wire.sources
+            }
+            consumers = [
+                (
+                    one.stage,
+                    TensorLink(_socket(next(fds)), SharedPort(outgoing=SendingArena(next(fds)), incoming=None)),
+                )
+                for one in wire.consumers
+            ]
+            group = _join(next(fds), wire, seat, stays_awake=True) if wire.group else None
+        return StageLinks(sources=sources, consumers=consumers, group=group), port
 
     def _receive_fds(self, count: int, owned: ExitStack) -> Iterator[int]:
         """To be closed with `owned`: what is mapped stays mapped."""
@@ -81,14 +131,15 @@ class LocalConnector:
         return iter(fds)
 
 
-def _join(fd: int, wire: Wire, load: LoadStage) -> SharedMemoryGroup:
+def _socket(fd: int) -> SocketLink:
+    """A link of its own over a descriptor that stays its owner's to close."""
+    return SocketLink(socket.socket(fileno=os.dup(fd)))
+
+
+def _join(fd: int, wire: Wire, seat: Seat, *, stays_awake: bool) -> SharedMemoryGroup:
     try:
         return SharedMemoryGroup(
-            fd,
-            rank=load.rank,
-            size=load.num_shards,
-            generation=wire.generation,
-            stays_awake=load.cpu_quota is None,
+            fd, rank=seat.rank, size=seat.num_shards, generation=wire.generation, stays_awake=stays_awake
         )
     except ValueError as error:  # the head closed it before this rank came
         raise WorkerLost(f"the group cannot be joined: {error}") from error

@@ -16,9 +16,9 @@ from shoal.comm.links.ports import ANY_PORT, parse_ports
 from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import ShoalError
+from shoal.worker.life import WorkerLife
 from shoal.worker.parent import die_with_parent
 from shoal.worker.remote_links import TlsConnector
-from shoal.worker.runtime import WorkerRuntime
 
 CONTROL_KEY = "control"
 _HEAD_TIMEOUT_S = 30.0
@@ -42,7 +42,7 @@ def main() -> int:
     print(listener.address[1], flush=True)
     try:
         control = listener.take(CONTROL_KEY, timeout_s=arguments.head_timeout)
-        WorkerRuntime(control, TlsConnector(listener, credentials)).run()
+        WorkerLife(control, TlsConnector(listener, credentials)).run()
     except ShoalError:
         return 1
     return 0

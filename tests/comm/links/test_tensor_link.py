@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from shoal.comm.links.arena import FreeList, ReceivingArena, SendingArena, create_arena_memory
 from shoal.comm.links.socket_link import SocketLink
 from shoal.comm.links.tensor_link import TensorLink
+from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import CapacityError, LocalProtocolError, RemoteProtocolError
-from shoal.protocol.graph_messages import BatchDone, Release, RunBatch
+from shoal.protocol.graph_messages import BatchDone, Envelope, Release, RunBatch, TensorRef
 from shoal.protocol.messages import Generation
-from shoal.protocol.tensor_codec import Envelope, TensorRef, decode_envelope, encode_envelope, from_bytes
+from shoal.protocol.tensor_codec import decode_envelope, encode_envelope, from_bytes
 
 MESSAGE = RunBatch(batch_id=7, generation=Generation(0))
 DONE = BatchDone(batch_id=7, generation=Generation(0), compute_s=0.5)
@@ -30,8 +31,8 @@ def ends() -> Iterator[tuple[TensorLink, TensorLink, SendingArena]]:
     ours, theirs = socket.socketpair()
     memory = create_arena_memory(1 << 20)
     arena = SendingArena(memory)
-    sender = TensorLink(SocketLink(ours), outgoing=arena, incoming=None)
-    receiver = TensorLink(SocketLink(theirs), outgoing=None, incoming=ReceivingArena(memory))
+    sender = TensorLink(SocketLink(ours), SharedPort(outgoing=arena, incoming=None))
+    receiver = TensorLink(SocketLink(theirs), SharedPort(outgoing=None, incoming=ReceivingArena(memory)))
     os.close(memory)
     yield sender, receiver, arena
     sender.close()

@@ -14,7 +14,7 @@ import pytest
 import shoal
 from shoal.config import GraphLaunchConfig
 from shoal.errors import WorkerLost
-from shoal.executor.graph_local import LocalGraphExecutor
+from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.offline.pull import Chunk, ChunkRunner
@@ -41,7 +41,7 @@ def launch(path: Path, split: str) -> LoadedGraph:
 
 def kill_worker(loaded: LoadedGraph, replica: int, worker: int) -> None:
     executor = loaded.executors[replica]
-    assert isinstance(executor, LocalGraphExecutor)
+    assert isinstance(executor, PipelineExecutor)
     os.kill(executor.worker_pids()[worker], signal.SIGKILL)
 
 

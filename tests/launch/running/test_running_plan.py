@@ -31,7 +31,9 @@ class NoFabric:
         self.asked.append(place)
         raise WorkerLost("there are no workers here")
 
-    def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> Wiring:
+    def wire(
+        self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
+    ) -> Wiring:
         raise NotImplementedError
 
 

@@ -216,7 +216,7 @@ def test_a_process_takes_what_was_predicted(index: int, measured: list[dict[str,
 
 def test_a_worker_takes_what_is_known_before_it_loads() -> None:
     """Source of PROCESS_BYTES. Other versions of what is imported take a little more or less."""
-    imports = "shoal.worker.runtime, shoal.model.decoder.native_layers, shoal.model.formats.gguf.file"
+    imports = "shoal.worker.decoder_runner, shoal.model.decoder.native_layers, shoal.model.formats.gguf.file"
     program = f"import {imports}; print(open('/proc/self/smaps_rollup').read())"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     taken = int(output.partition("Anonymous:")[2].split()[0]) << 10

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shoal.core.plan.graph import GraphStagePlan, StageInput, StageOutput, TensorSpec
-from shoal.protocol.graph_messages import GRAPH_PROTOCOL_VERSION, LoadGraph, StageTensor, TensorType
-from shoal.protocol.messages import FileState, Generation
+from shoal.protocol.graph_messages import LoadGraph, StageTensor, TensorType
+from shoal.protocol.messages import PROTOCOL_VERSION, FileState
 
 
 def load_message(
@@ -14,14 +14,12 @@ def load_message(
     model_path: str,
     stage_index: int,
     num_stages: int,
-    generation: Generation,
     files: tuple[FileState, ...] = (),
 ) -> LoadGraph:
     """What to tell the worker that is this shard of the stage."""
     shard = stage.shards[rank]
     return LoadGraph(
-        version=GRAPH_PROTOCOL_VERSION,
-        generation=generation,
+        version=PROTOCOL_VERSION,
         model_path=model_path,
         first_node=stage.first_node,
         last_node=stage.last_node,

@@ -1,11 +1,11 @@
-"""What goes over the control link of a language model's worker, wherever that runs."""
+"""What goes over the control link of a worker, wherever that runs."""
 
 from __future__ import annotations
 
 from shoal.comm.links.link import Link
 from shoal.executor.process.child_process import Child, Worker
-from shoal.protocol.codec import decode, encode
-from shoal.protocol.messages import Message, Shutdown, StageFailed
+from shoal.protocol.codec import Message, decode, encode
+from shoal.protocol.messages import Shutdown, StageFailed
 
 _SEND_TIMEOUT_S = 10.0
 

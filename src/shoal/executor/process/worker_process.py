@@ -1,4 +1,4 @@
-"""One worker of a language model as a child process: what goes over its control link."""
+"""One worker as a child process: what goes over its control link."""
 
 from __future__ import annotations
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from shoal.comm.links.tensor_port import FramePort
 from shoal.comm.tls.tls_identity import ClusterAuthority
 from shoal.errors import ConfigError
-from shoal.executor.fabric import Place
+from shoal.executor.fabric import Edge, Place, edges
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.host import WorkerHost
 from shoal.executor.remote.worker import RemoteWorker
 from shoal.protocol.codec import encode
-from shoal.protocol.messages import Generation, Wire
-from shoal.worker.remote_links import make_name
+from shoal.protocol.messages import Generation, Neighbor, Wire
+from shoal.worker.remote_links import spell_where
 
 
 class RemoteFabric:
@@ -32,26 +34,33 @@ class RemoteFabric:
             raise ConfigError(f"machine {place.machine} is not in the cluster (there: {', '.join(self._hosts)})")
         return RemoteWorker(place.label, host, place.load, admit=self._authority.admit, heads=self._credentials)
 
-    def wire(self, workers: Sequence[Sequence[MessageWorker]], generation: Generation) -> SelfCutting:
-        """See `Fabric.wire`. A shard takes from the shard of its own rank, counted round."""
+    def wire(
+        self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
+    ) -> SelfCutting:
+        """See `Fabric.wire`."""
         stages = [[cast(RemoteWorker, worker) for worker in shards] for shards in workers]
-        for index, shards in enumerate(stages):
-            following = stages[index + 1] if index + 1 < len(stages) else []
-            preceding = stages[index - 1] if index else []
+        sources: defaultdict[tuple[int, int], list[Neighbor]] = defaultdict(list)
+        consumers: defaultdict[tuple[int, int], list[Neighbor]] = defaultdict(list)
+        for edge in edges(places):
+            (source, source_rank), (consumer, consumer_rank) = edge.source, edge.consumer
+            giver, taker = stages[source][source_rank], stages[consumer][consumer_rank]
+            key = _link_key(generation, edge)
+            consumers[edge.source].append(
+                Neighbor(stage=consumer, where=spell_where(taker.address, key), name=taker.name)
+            )
+            sources[edge.consumer].append(Neighbor(stage=source, where=spell_where(None, key), name=giver.name))
+        for stage, shards in enumerate(stages):
+            group = tuple(
+                Neighbor(stage=stage, where=spell_where(member.address, f"stage-{stage}"), name=member.name)
+                for member in shards
+            )
             for rank, worker in enumerate(shards):
-                takers = range(rank, len(following), len(shards))
+                seat = stage, rank
                 wire = Wire(
                     generation=generation,
-                    upstream=make_name(None, _link_key(generation, index, rank)) if index else None,
-                    downstream=tuple(
-                        make_name(following[taker].address, _link_key(generation, index + 1, taker)) for taker in takers
-                    ),
-                    group=tuple(make_name(member.address, f"stage-{index}") for member in shards)
-                    if len(shards) > 1
-                    else (),
-                    upstream_name=preceding[rank % len(preceding)].name if preceding else "",
-                    downstream_names=tuple(following[taker].name for taker in takers),
-                    group_names=tuple(member.name for member in shards),
+                    sources=tuple(sources[seat]),
+                    consumers=tuple(consumers[seat]),
+                    group=group if len(group) > 1 else (),
                 )
                 worker.send(encode(wire))
         return SelfCutting()
@@ -60,10 +69,18 @@ class RemoteFabric:
 class SelfCutting:
     """Implements `executor.fabric.Wiring`: a connection ends with either end, and who loses one leaves the others."""
 
+    def __init__(self) -> None:
+        self._port = FramePort()
+
+    def port(self, index: int) -> FramePort:
+        """See `Wiring.port`. The same for all: nothing is shared with anybody."""
+        return self._port
+
     def cut(self) -> None:
         """Nothing waits for ever that the head would have to free."""
 
 
-def _link_key(generation: Generation, stage: int, rank: int) -> str:
-    """As whom the shard that feeds this one comes to it."""
-    return f"{generation}/stage-{stage}/shard-{rank}"
+def _link_key(generation: Generation, edge: Edge) -> str:
+    """As whom a shard comes to one that it feeds."""
+    (source, _), (stage, rank) = edge.source, edge.consumer
+    return f"{generation}/stage-{source}/to/stage-{stage}/shard-{rank}"

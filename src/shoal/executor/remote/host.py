@@ -17,8 +17,8 @@ from shoal.comm.links.ports import ANY_PORT, spell_ports
 from shoal.comm.tls.tls_identity import Credentials, MachineKey, Membership
 from shoal.comm.tls.tls_link import Address
 from shoal.errors import WorkerLost
+from shoal.executor.fabric import LoadMessage
 from shoal.executor.process.child_process import module_command, worker_environment
-from shoal.protocol.messages import LoadStage
 
 _START_TIMEOUT_S = 60.0
 """For Python and its imports, on a slow disk."""
@@ -66,7 +66,7 @@ class WorkerHost(Protocol):
         """Where the model that is at that path here is on the machine."""
         ...
 
-    def provide(self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
+    def provide(self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
         """See to it that the machine has what a worker loads; blocks, from any thread, as `start` does.
 
         Args:
@@ -142,7 +142,7 @@ class LocalHost:
         return path
 
     def provide(
-        self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None] = lambda: None
+        self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None] = lambda: None
     ) -> None:
         """See `WorkerHost.provide`. What is here is here."""
 

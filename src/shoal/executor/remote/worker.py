@@ -12,11 +12,11 @@ from shoal.comm.links.link import Link
 from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_link import Address, connect_tls
 from shoal.errors import WorkerLost
+from shoal.executor.fabric import LoadMessage
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.deferred_link import DeferredLink
 from shoal.executor.remote.host import Admit, StartedWorker, WorkerHost
 from shoal.protocol.codec import encode
-from shoal.protocol.messages import LoadStage
 from shoal.worker.remote_main import CONTROL_KEY
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -58,7 +58,7 @@ class RemoteChild:
         """See `Child.is_reaped`."""
         return self._was_told_to_end
 
-    def start(self, load: LoadStage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]) -> Link:
+    def start(self, load: LoadMessage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]) -> Link:
         """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
         try:
             self._host.provide(load, lambda: not self._is_unwanted, note_progress)
@@ -113,7 +113,7 @@ class RemoteChild:
 class RemoteWorker(MessageWorker):
     """Its control link is there at once and carries what is sent as soon as it can."""
 
-    def __init__(self, name: str, host: WorkerHost, load: LoadStage, *, admit: Admit, heads: Credentials) -> None:
+    def __init__(self, name: str, host: WorkerHost, load: LoadMessage, *, admit: Admit, heads: Credentials) -> None:
         """Start it and tell it what to load.
 
         Args:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
-from shoal.executor.graph_replicas import graph_factories, start_replicas
+from shoal.executor.graph_replicas import start_replicas
 from shoal.launch.graph.planning import PlannedGraph
 from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
 
@@ -75,15 +76,15 @@ def launch_graph(
         )
     loaded = 0
 
-    def count() -> None:
+    def count(num_loaded: int) -> None:
         nonlocal loaded
-        loaded += 1
+        loaded = min(loaded + num_loaded, plan.num_workers)  # those that load again are done already
         if on_progress is not None:
             on_progress(loaded, plan.num_workers)
 
-    factories = graph_factories(planned.graph, plan.replicas)
+    factories = graph_factories(planned.graph, plan.replicas, on_progress=count)
     started_s = time.monotonic()
-    executors = start_replicas(factories, count)
+    executors = start_replicas(factories, recovery)
     load_s = time.monotonic() - started_s
     if recovery is None:
         recovery = RecoveryConfig(

@@ -11,6 +11,7 @@ from typing import Any
 
 from shoal.comm.tls.tls_link import spell_address
 from shoal.errors import ShoalError, WorkerLost
+from shoal.executor.fabric import LoadMessage
 from shoal.executor.remote.host import Admit, StartedWorker
 from shoal.machines.ray.address import can_be_reached
 from shoal.machines.ray.answers import LOOK_S, answer_of, wait_for
@@ -98,12 +99,14 @@ class RayHost:
         """See `WorkerHost.model_path`."""
         return path if self._models is None else self._models.path_on(self.name)
 
-    def provide(self, load: LoadStage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
+    def provide(self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
         """See `WorkerHost.provide`."""
         self._await_agent(is_wanted, note_progress)
         if self._models is not None:
-            layers = (load.first_layer, load.last_layer)
-            self._models.bring(self.name, layers, load.num_layers, is_wanted=is_wanted, note_progress=note_progress)
+            layers, num_layers = (0, 1), 1  # a graph goes whole
+            if isinstance(load, LoadStage):
+                layers, num_layers = (load.first_layer, load.last_layer), load.num_layers
+            self._models.bring(self.name, layers, num_layers, is_wanted=is_wanted, note_progress=note_progress)
 
     def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
         """See `WorkerHost.start`."""

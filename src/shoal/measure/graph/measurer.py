@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
-from shoal.executor.graph_replicas import graph_factories, spell_replicas, start_replicas
+from shoal.executor.graph_replicas import spell_replicas, start_replicas
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.batch_times import quickest, time_batches, warm_up
 from shoal.model.graph.file.graph_file import GraphFile

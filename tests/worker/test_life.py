@@ -11,13 +11,12 @@ from typing_extensions import Buffer
 
 from shoal.errors import ModelChanged, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.file_states import CHANGED, model_states
-from shoal.protocol.codec import Activations, pack_activations, unpack_activations
+from shoal.protocol.codec import Activations, Message, pack_activations, unpack_activations
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
     Generation,
     LinkLost,
     LoadStage,
-    Message,
     Progress,
     SampleRow,
     Sampling,
@@ -30,8 +29,8 @@ from shoal.protocol.messages import (
     Wire,
     Wired,
 )
-from shoal.worker.links import StageLinks
-from shoal.worker.runtime import WorkerRuntime
+from shoal.worker.life import WorkerLife
+from shoal.worker.links import Seat, StageLinks
 from tests.model.tiny_models import make_tiny_gguf
 from tests.worker.scripted_link import ScriptedLink
 
@@ -95,7 +94,7 @@ class ScriptedConnector:
         self.links = list(links)
         self.wires: list[Wire] = []
 
-    def connect(self, wire: Wire, load: LoadStage) -> StageLinks:
+    def connect(self, wire: Wire, seat: Seat, *, stays_awake: bool) -> StageLinks:
         self.wires.append(wire)
         links = self.links.pop(0)
         if isinstance(links, ShoalError):
@@ -109,7 +108,7 @@ WIRE = Wire(generation=Generation(3))
 def run_worker(messages: list[Message | bytes], *links: StageLinks | ShoalError) -> list[Message]:
     """What the head hears from a worker that lives and ends well."""
     control = ScriptedLink(messages)
-    WorkerRuntime(control, ScriptedConnector(*(links or [StageLinks()]))).run()
+    WorkerLife(control, ScriptedConnector(*(links or [StageLinks()]))).run()
     return control.messages
 
 
@@ -117,7 +116,7 @@ def fail_worker(messages: list[Message | bytes], error: type[Exception], match: 
     """What the head hears from a worker that ends with an error."""
     control = ScriptedLink(messages)
     with pytest.raises(error, match=match):
-        WorkerRuntime(control, ScriptedConnector(StageLinks())).run()
+        WorkerLife(control, ScriptedConnector(StageLinks())).run()
     return control.messages
 
 
@@ -141,11 +140,11 @@ def test_two_workers_in_a_row_say_what_one_says(model: Path) -> None:
     whole = run_worker([load_message(model), WIRE, make_step(), Shutdown()])[-1]
     between = ScriptedLink()
     sending = [load_message(model, last_layer=1), WIRE, make_step(), Shutdown()]
-    run_worker(sending, StageLinks(downstream=[between]))
+    run_worker(sending, StageLinks(consumers=[(1, between)]))
     frames = unpack_activations(memoryview(between.sent[0]), shape=(5, HIDDEN))
     assert frames.x_TD.shape == (5, HIDDEN)
     receiving = [load_message(model, first_layer=1), WIRE, make_step(), Shutdown()]
-    split = run_worker(receiving, StageLinks(upstream=ScriptedLink(between.sent)))[-1]
+    split = run_worker(receiving, StageLinks(sources={0: ScriptedLink(between.sent)}))[-1]
     assert isinstance(whole, StepResult)
     assert isinstance(split, StepResult)
     assert split.tokens == whole.tokens
@@ -155,7 +154,7 @@ def test_two_workers_in_a_row_say_what_one_says(model: Path) -> None:
 def test_a_middle_stage_says_nothing_to_the_head(model: Path) -> None:
     between = ScriptedLink()
     messages = [load_message(model, last_layer=2), WIRE, make_step(), Shutdown()]
-    answers = run_worker(messages, StageLinks(downstream=[between]))
+    answers = run_worker(messages, StageLinks(consumers=[(1, between)]))
     assert not any(isinstance(answer, StepResult) for answer in answers)
     assert len(between.sent) == 1
 
@@ -194,7 +193,7 @@ def test_files_that_are_replaced_while_they_are_read_are_refused(model: Path, tm
 
     control = ReplacingLink([load_message(path, files=model_states(path))])
     with pytest.raises(ModelChanged, match="has changed"):
-        WorkerRuntime(control, ScriptedConnector(StageLinks())).run()
+        WorkerLife(control, ScriptedConnector(StageLinks())).run()
     assert not any(isinstance(message, StageLoaded) for message in control.messages)
 
 
@@ -251,7 +250,7 @@ def test_hidden_states_that_do_not_belong_end_the_link(model: Path, changes: dic
     parts = pack_activations(Activations(**(values | changes)))
     upstream = ScriptedLink([b"".join(bytes(part) for part in parts)])
     messages = [load_message(model, first_layer=1), WIRE, make_step(), Shutdown()]
-    lost = run_worker(messages, StageLinks(upstream=upstream))[-1]
+    lost = run_worker(messages, StageLinks(sources={0: upstream}))[-1]
     assert isinstance(lost, LinkLost)
     assert "hidden states of" in lost.message
     assert upstream.is_closed
@@ -261,7 +260,7 @@ def test_a_worker_outlives_its_neighbours_and_is_wired_to_others(model: Path) ->
     """It says that they are gone, passes over steps of their time, and computes with new ones without loading again."""
     between = ScriptedLink()
     messages = [load_message(model, last_layer=1), WIRE, make_step(), Shutdown()]
-    run_worker(messages, StageLinks(downstream=[between]))
+    run_worker(messages, StageLinks(consumers=[(1, between)]))
     later = Wire(generation=Generation(4))
     answers = run_worker(
         [
@@ -274,8 +273,8 @@ def test_a_worker_outlives_its_neighbours_and_is_wired_to_others(model: Path) ->
             make_step(generation=Generation(4)),
             Shutdown(),
         ],
-        StageLinks(upstream=ScriptedLink()),
-        StageLinks(upstream=ScriptedLink([frame_of(between.sent[0], generation=4)])),
+        StageLinks(sources={0: ScriptedLink()}),
+        StageLinks(sources={0: ScriptedLink([frame_of(between.sent[0], generation=4)])}),
     )
     kinds = [type(answer) for answer in answers if not isinstance(answer, Progress)]
     assert kinds == [StageLoaded, Wired, LinkLost, Wired, StepResult]

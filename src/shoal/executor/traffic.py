@@ -1,0 +1,140 @@
+"""What goes between the head and the workers of a replica while it works: one class for each kind of work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from shoal.comm.links.tensor_port import Received, TensorPort
+from shoal.core.plan.graph import HEAD
+from shoal.errors import WorkerLost
+from shoal.executor.fabric import Wiring
+from shoal.executor.process.message_worker import MessageWorker
+from shoal.protocol.codec import Message, encode
+from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
+from shoal.protocol.messages import Generation, Step, StepResult
+from shoal.protocol.tensor_codec import Array
+from shoal.router.graph_executor import Batch, BatchId, BatchResult
+
+WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+
+class Traffic(Protocol[WorkT_contra, ResultT_co]):
+    """One replica's, for as long as its executor lives."""
+
+    def begin(self, wiring: Wiring, generation: Generation) -> None:
+        """The workers are wired: what goes to them from now on is of this generation."""
+        ...
+
+    def send(self, work: WorkT_contra, workers: Mapping[int, MessageWorker]) -> None:
+        """Hand one piece of work to all workers that take part in it. Raises WorkerLost, CapacityError."""
+        ...
+
+    def take(self, index: int, message: Message) -> Sequence[ResultT_co] | None:
+        """The results that a worker's message completes; None: it is no answer. Raises ShoalError: it makes no sense.
+
+        Args:
+            index: of the worker.
+            message: of this generation.
+        """
+        ...
+
+
+class StepTraffic:
+    """Steps of a language model: one frame to all workers, the result from the last stage. Implements `Traffic`."""
+
+    def begin(self, wiring: Wiring, generation: Generation) -> None:
+        """See `Traffic.begin`. A step says itself of which generation it is."""
+
+    def send(self, work: Step, workers: Mapping[int, MessageWorker]) -> None:
+        """See `Traffic.send`."""
+        frame = encode(work)
+        for worker in workers.values():
+            worker.send(frame)
+
+    def take(self, index: int, message: Message) -> Sequence[StepResult] | None:
+        """See `Traffic.take`."""
+        return (message,) if isinstance(message, StepResult) else None
+
+
+@dataclass(slots=True, kw_only=True)
+class _InFlight:
+    """A batch of which not every worker has reported yet. Mutable."""
+
+    outputs: dict[str, Array] = field(default_factory=dict[str, Array])
+    received: list[tuple[TensorPort, Received]] = field(default_factory=list)
+    """what to release when the outputs have been read"""
+    compute_s: list[float]
+    """of each stage: its slowest shard's"""
+    error: str | None = None
+    num_reports_missing: int
+
+    def release(self) -> None:
+        """The outputs have been read."""
+        for port, part in self.received:
+            port.release(part)
+
+
+class BatchTraffic:
+    """Batches of an ONNX graph: to each worker the graph inputs that it takes, a result once all have reported.
+
+    Implements `Traffic`.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[LoadGraph]]) -> None:
+        """`stages`: for each stage what its shards load, in the order of their ranks."""
+        self._num_stages = len(stages)
+        self._stage_of = [load.stage_index for loads in stages for load in loads]
+        self._inputs = [
+            [one.type.name for one in load.inputs if one.peers == (HEAD,)] for loads in stages for load in loads
+        ]
+        """of the graph, that each worker takes"""
+        self._ports: list[TensorPort] = []
+        self._generation = Generation(0)
+        self._in_flight: dict[BatchId, _InFlight] = {}
+
+    def begin(self, wiring: Wiring, generation: Generation) -> None:
+        """See `Traffic.begin`."""
+        self._ports = [wiring.port(index) for index in range(len(self._inputs))]
+        self._generation = generation
+
+    def send(self, work: Batch, workers: Mapping[int, MessageWorker]) -> None:
+        """See `Traffic.send`."""
+        self._in_flight[work.batch_id] = _InFlight(
+            compute_s=[0.0] * self._num_stages, num_reports_missing=len(self._inputs)
+        )
+        message = RunBatch(batch_id=work.batch_id, generation=self._generation, limit_s=work.limit_s)
+        for index, worker in workers.items():
+            own = {name: work.inputs[name] for name in self._inputs[index]}
+            worker.send(self._ports[index].pack(message, own))
+
+    def take(self, index: int, message: Message) -> Sequence[BatchResult] | None:
+        """See `Traffic.take`."""
+        if not isinstance(message, Envelope) or (received := self._ports[index].unpack(message)) is None:
+            return None
+        done = received.message
+        if not isinstance(done, BatchDone):
+            return None
+        batch_id = BatchId(done.batch_id)
+        entry = self._in_flight.get(batch_id)
+        if entry is None:
+            raise WorkerLost(f"batch {batch_id} is reported on, which was not sent")
+        stage = self._stage_of[index]
+        entry.outputs |= received.tensors
+        entry.received.append((self._ports[index], received))
+        entry.compute_s[stage] = max(entry.compute_s[stage], done.compute_s)
+        entry.error = entry.error or done.error
+        entry.num_reports_missing -= 1
+        if entry.num_reports_missing:
+            return ()
+        del self._in_flight[batch_id]
+        result = BatchResult(
+            batch_id=batch_id,
+            outputs={} if entry.error else entry.outputs,
+            compute_s=tuple(entry.compute_s),
+            error=entry.error,
+            release=entry.release,
+        )
+        return (result,)

@@ -1,0 +1,133 @@
+"""What a worker of a language model computes: one stage, or a shard of it, step after step.
+
+All shards of a stage end a step with the same result: the first tells the head, or each tells those of the next stage
+that it feeds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoal.comm.groups.switch import measure_switch
+from shoal.comm.groups.timed_group import TimedGroup
+from shoal.comm.links.link import Link
+from shoal.errors import RemoteProtocolError, WorkerLost
+from shoal.model.decoder.forced_form import with_environment
+from shoal.model.decoder.stage import Stage
+from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.file_states import model_states, unchanged
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.packed.kept_weights import kept_for
+from shoal.protocol.codec import Activations, encode, pack_activations, unpack_activations
+from shoal.protocol.messages import LoadStage, Step, StepResult, Wire
+from shoal.worker.links import Connector, StageLinks
+from shoal.worker.row_time import measure_row
+from shoal.worker.runner import OnProgress, Work
+from shoal.worker.step_check import check_step
+
+_SEND_TIMEOUT_S = 600.0
+_JOIN_TIMEOUT_S = 60.0
+"""How long measuring a group may take, whose ranks have all loaded."""
+_ACTIVATION_TIMEOUT_S = 600.0
+"""How long a predecessor may take for one step before it counts as lost. It is the head that decides which worker hangs
+(core/recovery/patience); this only bounds the wait where the head itself does."""
+
+
+class DecoderRunner:
+    """Implements `worker.runner.Runner`."""
+
+    def __init__(self, load: LoadStage, control: Link, on_progress: OnProgress) -> None:
+        """Load the stage.
+
+        Args:
+            load: what to load.
+            control: to the head, for results.
+            on_progress: told (done, total) pieces of weights.
+
+        Raises:
+            ModelLoadError, ConfigError, CapacityError: it cannot be loaded.
+        """
+        self._load = load
+        self._control = control
+        self._links: StageLinks[Link] | None = None
+        self._upstream: Link | None = None
+        self._downstream: Sequence[Link] = ()
+        self._group = TimedGroup()
+        path = Path(load.model_path)
+        with unchanged(load.files, lambda: model_states(path)):
+            self._stage = Stage(
+                open_weights(path),
+                with_environment(StageConfig.of(load), os.environ),
+                on_progress,
+                self._group if load.num_shards > 1 else None,
+                kept_for(load),
+            )
+
+    @property
+    def weight_bytes(self) -> int:
+        """See `Runner.weight_bytes`."""
+        return self._stage.weight_bytes
+
+    def join(self, wire: Wire, connector: Connector) -> float:
+        """See `Runner.join`."""
+        links = self._links = connector.connect(wire, self._load, stays_awake=self._load.cpu_quota is None)
+        self._upstream = next(iter(links.sources.values()), None)
+        self._downstream = [link for _, link in links.consumers]
+        if links.group is not None:
+            self._group.renew(links.group)
+            measure_switch(links.group, timeout_s=_JOIN_TIMEOUT_S)
+        row_s = measure_row(self._stage)
+        self._group.take_wait_s()
+        return row_s
+
+    def check(self, work: Work) -> None:
+        """See `Runner.check`."""
+        if not isinstance(work, Step):
+            raise RemoteProtocolError("a decoder takes no tensors")
+        check_step(work, max_tokens=self._load.max_step_tokens, vocab_size=self._stage.vocab_size)
+
+    def run(self, work: Work) -> None:
+        """See `Runner.run`."""
+        assert isinstance(work, Step)
+        result = self._compute(work)
+        if result is not None and self._load.rank == 0:
+            self._control.send([encode(result)], timeout_s=_SEND_TIMEOUT_S)
+
+    def leave(self) -> None:
+        """See `Runner.leave`."""
+        if self._links is not None:
+            self._links.close()
+            self._links = None
+
+    def _compute(self, step: Step) -> StepResult | None:
+        """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
+        stage = self._stage
+        arrived = _receive_activations(self._upstream, step, stage.decoder.hidden_size)
+        started_s = time.perf_counter()
+        result = stage.process(step, arrived.x_TD if arrived else None)
+        compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
+        wait_s = (*(arrived.wait_s if arrived else ()), self._group.take_wait_s())
+        ids = {"step_id": step.step_id, "generation": step.generation}
+        if isinstance(result, tuple):
+            return StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s)
+        activations = Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s)
+        parts = pack_activations(activations, self._load.link_precision)
+        for link in self._downstream:
+            link.send(parts, timeout_s=_SEND_TIMEOUT_S)
+        return None
+
+
+def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) -> Activations | None:
+    """The hidden states of this very step, None in the first stage."""
+    if upstream is None:
+        return None
+    frame = upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)
+    if frame is None:
+        raise WorkerLost(f"no hidden states from the previous stage within {_ACTIVATION_TIMEOUT_S:.0f} s")
+    activations = unpack_activations(frame, shape=(step.num_tokens, hidden_size))
+    if (activations.step_id, activations.generation) != (step.step_id, step.generation):
+        raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
+    return activations

@@ -1,0 +1,177 @@
+"""What a worker of an ONNX graph computes: one stage, or a shard of it, batch after batch.
+
+A batch that a stage cannot compute goes on through the pipeline as an error in the place of tensors. The shards of a
+stage take the same tensors and end with the same outputs: each hands them to those shards of later stages that it
+feeds, the first answers the head.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from shoal.comm.groups.switch import SwitchedGroup, measure_switch
+from shoal.comm.links.link import Link
+from shoal.comm.links.tensor_link import Received, TensorLink
+from shoal.comm.links.tensor_port import TensorPort
+from shoal.core.plan.graph import HEAD
+from shoal.core.plan.graph_wire import stage_inputs, stage_outputs
+from shoal.errors import RemoteProtocolError, RequestError, WorkerLost
+from shoal.model.file_states import file_states, unchanged
+from shoal.model.graph.file.graph_file import open_graph
+from shoal.model.graph.stage.cuts import StageInterface
+from shoal.model.graph.stage.session import GraphStage
+from shoal.model.graph.stage.shard_session import GraphShard, ShardSegments
+from shoal.model.graph.tensor_parallel.shard_model import shard_model
+from shoal.model.runtime_sessions import share_pool
+from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch, StageBatch
+from shoal.protocol.messages import Wire
+from shoal.protocol.tensor_codec import Array
+from shoal.worker.links import Connector, StageLinks
+from shoal.worker.runner import OnProgress, Work
+
+_SEND_TIMEOUT_S = 600.0
+_JOIN_TIMEOUT_S = 60.0
+"""How long measuring a group may take, whose ranks have all loaded."""
+_PEER_TIMEOUT_S = 600.0
+"""How long a predecessor, or another shard of the stage, may take for one batch before it counts as lost. It is the
+head that decides which worker hangs; this only bounds the wait where the head itself does."""
+
+
+class Computation(Protocol):
+    """A stage, or one shard of it together with the others."""
+
+    def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
+        """The stage's outputs. Raises InvalidRequest; DeadlineExceeded where it takes longer than `limit_s`."""
+        ...
+
+
+class GraphRunner:
+    """Implements `worker.runner.Runner`."""
+
+    def __init__(self, load: LoadGraph, control: Link, on_progress: OnProgress) -> None:
+        """Load the stage.
+
+        Args:
+            load: what to load.
+            control: to the head, for results.
+            on_progress: told when it is loaded, as one piece.
+
+        Raises:
+            ModelLoadError, ConfigError, CapacityError: it cannot be loaded.
+        """
+        self._load = load
+        self._control = control
+        self._links: StageLinks[TensorLink] = StageLinks()
+        self._port: TensorPort | None = None
+        """for what the head and this worker exchange; None: no head has been heard of yet"""
+        folder = Path(load.model_path).parent
+        with unchanged(load.files, lambda: file_states(folder, [file.name for file in load.files])):
+            self._part, self.weight_bytes = _open(load)
+        self._computation: Computation | None = self._part if isinstance(self._part, GraphStage) else None
+        on_progress(1, 1)
+
+    def join(self, wire: Wire, connector: Connector) -> float:
+        """See `Runner.join`."""
+        self._links, self._port = connector.connect_tensors(wire, self._load)
+        if isinstance(self._part, ShardSegments):
+            self._computation = _joined(self._part, self._links.group)
+        return 0.0
+
+    def check(self, work: Work) -> None:
+        """See `Runner.check`."""
+        if not isinstance(work, Envelope) or not isinstance(work.message, RunBatch):
+            what = type(work.message if isinstance(work, Envelope) else work).__name__
+            raise RemoteProtocolError(f"a stage of a graph takes no {what}")
+
+    def run(self, work: Work) -> None:
+        """See `Runner.run`."""
+        assert isinstance(work, Envelope)
+        assert self._port is not None
+        from_head = self._port.unpack(work)
+        assert from_head is not None
+        assert isinstance(from_head.message, RunBatch)
+        self._run_batch(self._port, from_head.message, from_head)
+
+    def leave(self) -> None:
+        """See `Runner.leave`."""
+        self._links.close()
+        self._links = StageLinks()
+
+    def _run_batch(self, port: TensorPort, batch: RunBatch, from_head: Received) -> None:
+        assert self._computation is not None
+        sources, load = self._links.sources, self._load
+        arrived = {source: _receive_from(source, sources[source], batch) for source in sorted(sources)}
+        tensors = dict(from_head.tensors)
+        error: str | None = None
+        for received in arrived.values():
+            tensors |= received.tensors
+            message = received.message
+            error = error or (message.error if isinstance(message, StageBatch) else None)
+        started_s = time.perf_counter()
+        outputs: dict[str, Array] = {}
+        if error is None:
+            try:
+                outputs = self._computation.run(tensors, batch.limit_s)
+            except RequestError as refusal:
+                error = str(refusal)
+        compute_s = time.perf_counter() - started_s
+        ids = {"batch_id": batch.batch_id, "generation": batch.generation}
+        for consumer, link in self._links.consumers:
+            link.collect_releases()
+            own = _tensors_for(consumer, load, outputs)
+            link.send(StageBatch(**ids, error=error), own, timeout_s=_SEND_TIMEOUT_S)
+        port.release(from_head)
+        answer = _tensors_for(HEAD, load, outputs) if load.rank == 0 else None
+        done = BatchDone(**ids, compute_s=compute_s, error=error)
+        self._control.send([port.pack(done, answer)], timeout_s=_SEND_TIMEOUT_S)
+        for source, received in arrived.items():
+            sources[source].release(received)
+            sources[source].flush_releases(timeout_s=_SEND_TIMEOUT_S)
+
+
+def _receive_from(source: int, link: TensorLink, batch: RunBatch) -> Received:
+    """The tensors of this very batch."""
+    received = link.receive(timeout_s=_PEER_TIMEOUT_S)
+    if received is None:
+        raise WorkerLost(f"no tensors from stage {source} within {_PEER_TIMEOUT_S:.0f} s")
+    match received.message:
+        case StageBatch(batch_id=batch_id, generation=generation) if (batch_id, generation) == (
+            batch.batch_id,
+            batch.generation,
+        ):
+            return received
+        case message:
+            raise RemoteProtocolError(f"stage {source} sent {message!r} for batch {batch.batch_id}")
+
+
+def _open(load: LoadGraph) -> tuple[GraphStage | ShardSegments, int]:
+    """The stage, or this worker's shard of it, and the bytes of its weights."""
+    interface = StageInterface(
+        first_node=load.first_node,
+        last_node=load.last_node,
+        inputs=stage_inputs(load),
+        outputs=stage_outputs(load),
+    )
+    graph = open_graph(Path(load.model_path))
+    if load.num_shards == 1:
+        stage = GraphStage(graph, interface, threads=load.threads)
+        return stage, stage.weight_bytes
+    share_pool(load.threads)
+    model = shard_model(graph, interface, load.shares, load.rank).model
+    segments = ShardSegments(model, interface.inputs, interface.outputs, folder=graph.folder, threads=load.threads)
+    return segments, segments.weight_bytes
+
+
+def _joined(segments: ShardSegments, group: SwitchedGroup | None) -> GraphShard:
+    if group is None:
+        raise RemoteProtocolError("one of several shards was wired without its group")
+    measure_switch(group, timeout_s=_JOIN_TIMEOUT_S)
+    return GraphShard(segments, group, timeout_s=_PEER_TIMEOUT_S)
+
+
+def _tensors_for(peer: int, load: LoadGraph, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs that a stage, or the head, takes; none after an error."""
+    return {one.type.name: outputs[one.type.name] for one in load.outputs if outputs and peer in one.peers}

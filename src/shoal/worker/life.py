@@ -1,0 +1,153 @@
+"""A worker's life, whatever it computes: load a part, then work until the head says goodbye or is gone.
+
+Work comes from the head in the same order to every worker of a replica, and what neighbors hand on comes in that order
+too, so one thread that takes one of each in turn needs no queue and no matching.
+
+A worker outlives its neighbors: when one is gone it says so, keeps what it has loaded, passes over the work that is
+still on its way and waits to be wired to others. It ends with the head, or with an error of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import assert_never
+
+from shoal.comm.links.link import Link
+from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
+from shoal.protocol.codec import Message, WorkerMessage, decode, encode
+from shoal.protocol.graph_messages import Envelope, LoadGraph
+from shoal.protocol.messages import (
+    PROTOCOL_VERSION,
+    Generation,
+    LinkLost,
+    LoadStage,
+    Progress,
+    Shutdown,
+    StageFailed,
+    StageLoaded,
+    Step,
+    StepResult,
+    Wire,
+    Wired,
+)
+from shoal.worker.links import Connector
+from shoal.worker.runner import OnProgress, Runner, Work
+
+_IDLE_WAIT_S = 30.0
+_SEND_TIMEOUT_S = 600.0
+
+
+class WorkerLife:
+    """Obeys the head over `control`; `connector` lays the links to its neighbors."""
+
+    def __init__(self, control: Link, connector: Connector) -> None:
+        self._control = control
+        self._connector = connector
+        self._runner: Runner | None = None
+        self._is_wired = False
+        self._generation = Generation(0)
+
+    def run(self) -> None:
+        """Until Shutdown. Raises WorkerLost when the head is gone, and what the worker itself fails with."""
+        load = self._next_message()
+        if not isinstance(load, LoadStage | LoadGraph):
+            raise RemoteProtocolError(f"expected to be told what to load first, got {type(load).__name__}")
+        try:
+            self._serve(self._load(load))
+        except Exception as error:  # the outermost loop: whatever it is, the head is to hear of it
+            name = type(error).__name__
+            self._send(StageFailed(generation=self._generation, error=name, message=str(error) or name))
+            raise
+        finally:
+            self._leave()
+
+    def _load(self, load: LoadStage | LoadGraph) -> Runner:
+        if load.version != PROTOCOL_VERSION:
+            raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
+        if load.cores:
+            os.sched_setaffinity(0, load.cores)
+        started_s = time.perf_counter()
+        runner = self._runner = _make_runner(load, self._control, self._note)
+        self._send(StageLoaded(weight_bytes=runner.weight_bytes, load_s=time.perf_counter() - started_s))
+        return runner
+
+    def _serve(self, runner: Runner) -> None:
+        while True:
+            match message := self._next_message():
+                case Step() | Envelope():
+                    if self._is_wired and message.generation == self._generation:
+                        self._work(runner, message)
+                case Wire():
+                    self._join(runner, message)
+                case Shutdown():
+                    return
+                case (
+                    LoadStage()
+                    | LoadGraph()
+                    | StageLoaded()
+                    | StageFailed()
+                    | Progress()
+                    | StepResult()
+                    | Wired()
+                    | LinkLost()
+                ):
+                    raise RemoteProtocolError(f"a running worker takes no {type(message).__name__}")
+                case _:
+                    assert_never(message)
+
+    def _join(self, runner: Runner, wire: Wire) -> None:
+        """Take other neighbors, and tell the head when they have come."""
+        self._leave()
+        self._generation = wire.generation
+        try:
+            row_s = runner.join(wire, self._connector)
+        except WorkerLost as error:
+            self._lose_neighbor(error)
+            return
+        self._is_wired = True
+        self._send(Wired(generation=wire.generation, row_s=row_s))
+
+    def _work(self, runner: Runner, work: Work) -> None:
+        runner.check(work)
+        try:
+            runner.run(work)
+        except (WorkerLost, RemoteProtocolError) as error:
+            self._lose_neighbor(error)
+
+    def _lose_neighbor(self, error: ShoalError) -> None:
+        """It is gone, or cannot be understood, which is as bad. Those that wait for this worker learn of it, and the
+        head does."""
+        self._leave()
+        self._send(LinkLost(generation=self._generation, message=str(error)))
+
+    def _leave(self) -> None:
+        self._is_wired = False
+        if self._runner is not None:
+            self._runner.leave()
+
+    def _next_message(self) -> Message:
+        while (frame := self._control.receive(timeout_s=_IDLE_WAIT_S)) is None:
+            pass
+        return decode(frame)
+
+    def _note(self, done: int, total: int) -> None:
+        self._send(Progress(done=done, total=total))
+
+    def _send(self, message: WorkerMessage) -> None:
+        self._control.send([encode(message)], timeout_s=_SEND_TIMEOUT_S)
+
+
+def _make_runner(load: LoadStage | LoadGraph, control: Link, on_progress: OnProgress) -> Runner:
+    """Each imports what it computes with, so that a decoder's worker does without ONNX Runtime."""
+    match load:
+        case LoadStage():
+            from shoal.worker.decoder_runner import DecoderRunner
+
+            return DecoderRunner(load, control, on_progress)
+        case LoadGraph():
+            from shoal.worker.graph_runner import GraphRunner
+
+            return GraphRunner(load, control, on_progress)
+        case _:
+            assert_never(load)
