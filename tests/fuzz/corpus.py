@@ -82,6 +82,22 @@ def _messages() -> Iterator[bytes]:
     yield encode(Wired(generation=first, row_s=0.01))
     yield encode(LinkLost(generation=first, message="gone"))
     yield encode(Progress(done=1, total=2))
+    tensor = StageTensor(type=TensorType(name="x", dtype="float32", shape=("N", None, 3)), peers=(-1, 1))
+    load = LoadGraph(
+        version=2,
+        model_path="a.onnx",
+        first_node=0,
+        last_node=3,
+        stage_index=0,
+        num_stages=2,
+        inputs=(tensor,),
+        outputs=(tensor,),
+        shares=(1, 2),
+        rank=0,
+        threads=1,
+        cores=(0,),
+    )
+    yield encode(load)
     yield encode(Shutdown())
 
 
@@ -103,27 +119,15 @@ def _envelopes() -> Iterator[bytes]:
             ("e", "int64", (0, 5), 0),
         )
     )
-    tensor = StageTensor(type=TensorType(name="x", dtype="float32", shape=("N", None, 3)), peers=(-1, 1))
-    load = LoadGraph(
-        version=2,
-        model_path="a.onnx",
-        first_node=0,
-        last_node=3,
-        stage_index=0,
-        num_stages=2,
-        inputs=(tensor,),
-        outputs=(tensor,),
-        shares=(1, 2),
-        rank=0,
-        threads=1,
-        cores=(0,),
-    )
-    yield encode(load)
     yield encode_envelope(
         Envelope(message=RunBatch(batch_id=1, generation=first), tensors=refs, token=3, releases=(1,))
     )
     yield encode_envelope(Envelope(message=StageBatch(batch_id=1, generation=first, error="no"), releases=(1, 2)))
     yield encode_envelope(Envelope(message=BatchDone(batch_id=1, generation=first, compute_s=0.5), tensors=refs[:1]))
+    inline = TensorRef(name="x", dtype="float32", shape=(2,), offset=-1, num_bytes=8)
+    yield encode_envelope(
+        Envelope(message=StageBatch(batch_id=1, generation=first), tensors=(inline,), data=(b"\0" * 8,))
+    )
 
 
 def _frames() -> Iterator[bytes]:

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Iterable
 from typing import Any, cast
 
-import ml_dtypes
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +71,23 @@ def from_bytes(data: memoryview, ref: TensorRef) -> Array:
 
 
 def _dtype_named(name: str) -> np.dtype[Any]:
-    small = getattr(ml_dtypes, name, None)
     try:
-        dtype = np.dtype(small if isinstance(small, type) else name)
+        dtype = np.dtype(name)
     except (TypeError, ValueError, SyntaxError):
-        raise RemoteProtocolError(f"no such tensor type: {name!r}") from None
-    if dtype.hasobject or not dtype.itemsize or (dtype.kind not in _NUMBERS and not isinstance(small, type)):
+        dtype = None
+    return _small_dtype(name, dtype) if dtype is None or dtype.kind not in _NUMBERS else dtype
+
+
+def _small_dtype(name: str, known: np.dtype[Any] | None) -> np.dtype[Any]:
+    """One of ml_dtypes' types, which few processes need. `known`: what NumPy itself means by the name."""
+    import ml_dtypes
+
+    small = getattr(ml_dtypes, name, None)
+    if not isinstance(small, type):
+        why = f"no such tensor type: {name!r}" if known is None else f"tensors of type {name!r} do not travel"
+        raise RemoteProtocolError(why)
+    dtype = np.dtype(small)
+    if dtype.hasobject or not dtype.itemsize:
         raise RemoteProtocolError(f"tensors of type {name!r} do not travel")
     return dtype
 

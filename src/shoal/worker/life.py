@@ -61,6 +61,7 @@ class WorkerLife:
             raise
         finally:
             self._leave()
+            self._runner = None
 
     def _load(self, load: LoadStage | LoadGraph) -> Runner:
         if load.version != PROTOCOL_VERSION:

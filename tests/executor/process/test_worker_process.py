@@ -11,8 +11,8 @@ import pytest
 from shoal.errors import CapacityError, ModelLoadError, WorkerCrashed, WorkerLost
 from shoal.executor.process.child_process import ChildProcess, close_all
 from shoal.executor.process.worker_process import WorkerProcess
-from shoal.protocol.codec import encode
-from shoal.protocol.messages import Generation, Message, Progress, StageFailed
+from shoal.protocol.codec import Message, encode
+from shoal.protocol.messages import Generation, Progress, StageFailed
 
 WAIT_S = 20.0
 
