@@ -15,6 +15,9 @@ from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split.split_spec import SplitSpec
 
+_SILENT_LOAD_S = 100.0
+"""A sixth of the time after which a silent worker counts as lost at the first start: see `FirstStart`."""
+
 
 def spell_replicas(
     graph: GraphFile,
@@ -59,15 +62,16 @@ def start_replicas(
 
     Args:
         factories: one a replica.
-        recovery: how patient to be; None: the defaults.
+        recovery: how patient to be; None: for minutes, since workers of graphs are silent while they load.
         report: told what went wrong, a line each.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
         WorkerLost: a worker was lost again and again.
     """
+    patient = recovery or RecoveryConfig(load_timeout_s=_SILENT_LOAD_S)
     with ExitStack() as on_failure:
-        starts = [FirstStart(factory, recovery or RecoveryConfig(), report, on_failure) for factory in factories]
+        starts = [FirstStart(factory, patient, report, on_failure) for factory in factories]
         executors = tuple(start.wait()[1] for start in starts)
         on_failure.pop_all()
     return executors

@@ -78,8 +78,8 @@ def launch_graph(
 
     def count(num_loaded: int) -> None:
         nonlocal loaded
-        loaded = min(loaded + num_loaded, plan.num_workers)  # those that load again are done already
-        if on_progress is not None:
+        if on_progress is not None and loaded < plan.num_workers:  # others load after a loss
+            loaded += num_loaded
             on_progress(loaded, plan.num_workers)
 
     factories = graph_factories(planned.graph, plan.replicas, on_progress=count)
