@@ -1,0 +1,158 @@
+"""Which way of writing calls and reasoning a model has, told by its chat template or by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from shoal.errors import ConfigError
+from shoal.model.text.answer.answer import Reader
+from shoal.model.text.answer.element_calls import ElementCalls
+from shoal.model.text.answer.harmony import harmony
+from shoal.model.text.answer.json_calls import JsonCalls
+from shoal.model.text.answer.named_calls import NamedCalls
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFormat:
+    """How a family writes calls. Sources: the chat templates that the families publish, vLLM's names of parsers."""
+
+    name: str
+    reader: Reader
+    signs: tuple[str, ...]
+    """each stands in the family's chat templates"""
+    before: str = ""
+    """what the model writes before a call that is an object with name and arguments; with `behind` it is how a call is
+    enforced"""
+    behind: str = ""
+    argument_key: str = "arguments"
+    can_enforce: bool = False
+    """whether a call is `before`, such an object and `behind`"""
+
+
+def _deepseek(words: str) -> str:
+    """A marker: DeepSeek's have a full-width bar and the underscore of SentencePiece."""
+    return "<\uff5c" + words.replace(" ", "\u2581") + "\uff5c>"
+
+
+FORMATS = (
+    ToolFormat(name="openai", reader=harmony, signs=("<|channel|>", "<|message|>")),
+    ToolFormat(
+        name="mistral",
+        reader=NamedCalls(section="[TOOL_CALLS]", separator="[ARGS]", may_be_list=True),
+        signs=("[TOOL_CALLS]",),
+        before="[TOOL_CALLS][",
+        behind="]",
+        can_enforce=True,
+    ),
+    ToolFormat(
+        name="qwen3_coder",
+        reader=ElementCalls(
+            begin="<tool_call>",
+            name_begin="<function=",
+            name_end=">",
+            key_begin="<parameter=",
+            key_end=">",
+            value_end="</parameter>",
+            end="</tool_call>",
+        ),
+        signs=("<function=", "<parameter="),
+    ),
+    ToolFormat(
+        name="glm45",
+        reader=ElementCalls(
+            begin="<tool_call>",
+            name_end="<arg_key>",
+            key_begin="<arg_key>",
+            key_end="</arg_key>",
+            value_begin="<arg_value>",
+            value_end="</arg_value>",
+            end="</tool_call>",
+        ),
+        signs=("<arg_key>",),
+    ),
+    ToolFormat(
+        name="minimax_m2",
+        reader=ElementCalls(
+            begin="<invoke name=",
+            name_end=">",
+            key_begin="<parameter name=",
+            key_end=">",
+            value_end="</parameter>",
+            end="</invoke>",
+            around=("<minimax:tool_call>", "</minimax:tool_call>"),
+        ),
+        signs=("<invoke name=",),
+    ),
+    ToolFormat(
+        name="kimi_k2",
+        reader=NamedCalls(
+            section="<|tool_calls_section_begin|>",
+            begin="<|tool_call_begin|>",
+            separator="<|tool_call_argument_begin|>",
+            end="<|tool_call_end|>",
+            section_end="<|tool_calls_section_end|>",
+        ),
+        signs=("<|tool_calls_section_begin|>",),
+    ),
+    ToolFormat(
+        name="deepseek_v3",
+        reader=NamedCalls(
+            section=_deepseek("tool calls begin"),
+            begin=_deepseek("tool call begin"),
+            separator=_deepseek("tool sep"),
+            end=_deepseek("tool call end"),
+            section_end=_deepseek("tool calls end"),
+        ),
+        signs=(_deepseek("tool calls begin"),),
+    ),
+    ToolFormat(
+        name="phi4_mini_json",
+        reader=JsonCalls(begins=("<|tool_call|>", "functools"), end="<|/tool_call|>"),
+        signs=("<|tool_call|>", "<|/tool_call|>"),
+        before="<|tool_call|>[",
+        behind="]<|/tool_call|>",
+        can_enforce=True,
+    ),
+    ToolFormat(
+        name="granite",
+        reader=JsonCalls(begins=("<|tool_call|>", "<tool_call>")),
+        signs=("<|tool_call|>", "<|start_of_role|>"),
+        before="<|tool_call|>[",
+        behind="]",
+        can_enforce=True,
+    ),
+    ToolFormat(
+        name="llama3_json",
+        reader=JsonCalls(begins=("<|python_tag|>",), is_bare=True),
+        signs=("<|eot_id|>", "ipython"),
+        argument_key="parameters",
+        can_enforce=True,
+    ),
+    ToolFormat(
+        name="hermes",
+        reader=JsonCalls(begins=("<tool_call>",), end="</tool_call>"),
+        signs=("<tool_call>",),
+        before="<tool_call>\n",
+        behind="\n</tool_call>",
+        can_enforce=True,
+    ),
+)
+"""The first whose signs all stand in a template is the model's."""
+HERMES = FORMATS[-1]
+"""What a model whose template knows no tools is told to write."""
+FORMAT_NAMES = (AUTO, *(one.name for one in FORMATS))
+
+
+def find_format(name: str, template: str) -> ToolFormat:
+    """The format of a name; `auto`: of the template, or Hermes' where that has none. Raises ConfigError."""
+    if name != AUTO:
+        for one in FORMATS:
+            if one.name == name:
+                return one
+        near = get_close_matches(name, FORMAT_NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it can be {', '.join(FORMAT_NAMES)}"
+        raise ConfigError(f"there is no tool parser {name!r}: {hint}")
+    return next((one for one in FORMATS if all(sign in template for sign in one.signs)), HERMES)
