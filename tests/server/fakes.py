@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -60,10 +61,22 @@ class ByteTokenizer:
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         return ids(text)
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    template_source = ""
+
+    def special_token_id(self, text: str) -> int | None:
+        return None
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         if messages[0]["role"] == "assistant":
             raise InvalidRequest("conversation roles must alternate", param="messages")
-        return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+        offered = "<tools>" + json.dumps(tools) if tools else ""
+        turns = (f"<{message['role']}>{_call_text(message)}{message['content']}" for message in messages)
+        return offered + "".join(turns) + "<assistant>" + (variables or {}).get("opening", "")
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < EOS else b"<eos>"
@@ -71,8 +84,12 @@ class ByteTokenizer:
     def guide(self, constraint: Constraint) -> GrammarGuide:
         return GrammarCompiler(self).guide(constraint)
 
-    def detokenizer(self, context: Sequence[int] = ()) -> ByteDetokenizer:
+    def detokenizer(self, context: Sequence[int] = (), *, skip_special: bool = True) -> ByteDetokenizer:
         return ByteDetokenizer()
+
+
+def _call_text(message: Mapping[str, Any]) -> str:
+    return "".join(json.dumps(call["function"]) for call in message.get("tool_calls", ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

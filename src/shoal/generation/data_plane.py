@@ -133,7 +133,12 @@ class DataPlane:
             await self.readers.run(lambda text=text: tuple(encode(text, add_special=add_special))) for text in texts
         ]
 
-    async def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    async def chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt of a conversation, made off the event loop.
 
         Raises:
@@ -147,7 +152,7 @@ class DataPlane:
                 param="messages",
             )
         self.check_length((str(message["content"]) for message in messages), "messages")
-        return await self.readers.run(lambda: self.tokenizer.chat_prompt(messages))
+        return await self.readers.run(lambda: self.tokenizer.chat_prompt(messages, tools, variables))
 
     async def guides(self, constraint: Constraint | None, num_choices: int, param: str) -> tuple[Guide, ...]:
         """What keeps each choice of a call within a constraint, compiled off the event loop; None: nothing.
@@ -245,7 +250,9 @@ class DataPlane:
                 if spec.guides:
                     guides[request.request_id] = spec.guides[sibling]
                 requests.append(request)
-                text = TextStream(self.tokenizer.detokenizer(spec.prompt_ids), stops)
+                text = TextStream(
+                    self.tokenizer.detokenizer(spec.prompt_ids, skip_special=not spec.shows_special), stops
+                )
                 choices[request.request_id] = Choice(index, text, request.stop_token_ids)
                 timers[request.request_id] = self.metrics.timer(len(spec.prompt_ids), arrival_s, self._clock)
         return requests, choices, timers, guides

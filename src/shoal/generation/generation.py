@@ -35,6 +35,8 @@ class GenerationSpec:
     """end the text, in addition to the model's own"""
     ignore_eos: bool = False
     """go on past the model's own end tokens"""
+    shows_special: bool = False
+    """special tokens are part of the text, for those who read calls of tools from it"""
     guides: tuple[Guide, ...] = ()
     """keep the outputs within a constraint, one a choice; empty: they are free"""
 

@@ -192,7 +192,22 @@ class Tokenizer(Protocol):
         """Token ids of a text. Must be callable from several threads at once, and let others go on meanwhile."""
         ...
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], /) -> str:
+    @property
+    def template_source(self) -> str:
+        """The chat template's text; empty: there is none."""
+        ...
+
+    def special_token_id(self, text: str, /) -> int | None:
+        """The id of a text that is a special token as a whole; None: it is none."""
+        ...
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        variables: Mapping[str, Any] | None = ...,
+        /,
+    ) -> str:
         """The prompt of a conversation, special tokens written out. Thread-safe. Raises InvalidRequest."""
         ...
 
@@ -204,6 +219,6 @@ class Tokenizer(Protocol):
         """What keeps one output within a constraint. May take seconds; thread-safe. Raises InvalidRequest."""
         ...
 
-    def detokenizer(self, context: Sequence[int] = ..., /) -> Detokenizer:
+    def detokenizer(self, context: Sequence[int] = ..., /, *, skip_special: bool = ...) -> Detokenizer:
         """A fresh one for a sequence that goes on after `context`."""
         ...

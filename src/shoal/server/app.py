@@ -19,6 +19,7 @@ from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.host_check import HostMiddleware
 from shoal.server.http.probes import STATUS_PATH, Probes
+from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.openai.routes import OpenAiApi
 
@@ -32,12 +33,14 @@ def create_app(
     plan: Callable[[], Mapping[str, Any]] = dict,
     machines: MachineState | None = None,
     allowed_hosts: Sequence[str] | None = None,
+    answers: AnswerForms | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
     `metrics` is what the data plane counts with.
     `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
     `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
+    `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
     `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -50,11 +53,12 @@ def create_app(
             await data_plane.close()
             bodies.close()
 
+    answers = answers or AnswerForms.of(data_plane.tokenizer)
     bodies = RequestBodies()
     drain = Drain()
     status = GenerationStatus(data_plane, metrics, drain, plan, machines)
     app = Starlette(
-        routes=[*OpenAiApi(data_plane, model_name, bodies).routes(), *Probes(status).routes()],
+        routes=[*OpenAiApi(data_plane, model_name, bodies, answers).routes(), *Probes(status).routes()],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,

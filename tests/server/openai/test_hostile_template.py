@@ -25,7 +25,7 @@ class TemplateTokenizer(ByteTokenizer):
         choices = "".join(f"{{% elif messages[0].content == '{name}' %}}{ENDLESS[name]}" for name in NAMES)
         self._template = ChatTemplate("{% if false %}" + choices + "{% else %}{fine}{% endif %}", {})
 
-    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], *options: object) -> str:
         return self._template.render(messages)
 
 

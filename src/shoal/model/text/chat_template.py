@@ -6,9 +6,11 @@ utils/chat_template_utils.py and the page "Writing a chat template" of its docum
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -45,6 +47,7 @@ class ChatTemplate:
         Raises:
             ModelLoadError: it is no Jinja, or one short message costs it more than its budget.
         """
+        self.source = source
         self._special_tokens = dict(special_tokens)
         if len(source) > MAX_SOURCE_CHARS:
             raise ModelLoadError(f"the model's chat template has more than {MAX_SOURCE_CHARS} characters")
@@ -59,29 +62,65 @@ class ChatTemplate:
         except Exception:
             pass
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether it says anything of tools that it is given."""
+        return bool(re.search(r"\btools\b", self.source))
+
+    @cached_property
+    def knows_calls(self) -> bool:
+        """Whether it writes the calls of earlier answers."""
+        return "tool_calls" in self.source
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt up to where the assistant's answer begins. Thread-safe; ends soon, whatever the template.
+
+        Args:
+            messages: of the conversation.
+            tools: that may be called.
+            variables: of this template, such as `enable_thinking`.
 
         Raises:
             InvalidRequest: the template refuses these messages, or is not done with them within its budget.
         """
         try:
-            return self._run(messages, tools)
+            return self._run(messages, tools, variables)
         except Exception as error:  # whatever its expressions raise over messages it was not made for
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {_reason(error)}", "messages"
             ) from error
 
-    def _run(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
-        num_chars = sum(len(text) for message in messages for text in message.values() if isinstance(text, str))
+    def _run(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        num_chars = num_chars_within((messages, tools, extra))
         spend_from(
             Budget(
                 steps=STEPS + STEPS_PER_MESSAGE * (len(messages) + len(tools or ())),
                 chars=min(MAX_CHARS, CHARS + (CHARS_PER_CHAR + 2 * len(messages)) * num_chars),
             )
         )
-        variables = {**self._special_tokens, "messages": messages, "tools": tools, "documents": None}
+        variables = {**(extra or {}), **self._special_tokens, "messages": messages, "tools": tools, "documents": None}
         return self._template.render(**variables, add_generation_prompt=True)
+
+
+def num_chars_within(value: object) -> int:
+    """Characters of all texts in what a template is given."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(num_chars_within(one) for pair in cast(Mapping[object, object], value).items() for one in pair)
+    if isinstance(value, list | tuple):
+        return sum(map(num_chars_within, cast(Sequence[object], value)))
+    return 0
 
 
 class _Generation(Extension):

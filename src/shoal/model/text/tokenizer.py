@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer as Backend
 
 from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.model.text.answer.described_tools import with_described_tools, without_calls
 from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.detokenizer import REPLACEMENT, Detokenizer
 from shoal.model.text.grammar.constraint import Constraint
@@ -156,10 +157,24 @@ class Tokenizer:
         """A stream of text for one sequence that goes on after the tokens of `context`."""
         return Detokenizer(lambda ids: self.decode(ids, skip_special=skip_special), context)
 
+    @property
+    def template_source(self) -> str:
+        """The chat template's text, that for tools where there are two; empty: there is none."""
+        template = self._templates.get("tool_use") or self._templates.get("default")
+        return template.source if template else ""
+
     def chat_prompt(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt for the assistant's next turn; encode it with `add_special=False`.
+
+        Args:
+            messages: as OpenAI has them, arguments of calls as objects.
+            tools: that may be called. A template that does not know of tools is given them as text.
+            variables: of this model's template.
 
         Raises:
             InvalidRequest: the model has no chat template, or its template refuses these messages.
@@ -167,7 +182,17 @@ class Tokenizer:
         if not self.has_chat_template:
             raise InvalidRequest("this model has no chat template; use plain completions", "messages")
         name = "tool_use" if tools and "tool_use" in self._templates else "default"
-        return self._templates[name].render(messages, tools)
+        template = self._templates[name]
+        if not template.knows_calls:
+            messages = without_calls(messages)
+        if tools and not template.knows_tools:
+            messages, tools = with_described_tools(messages, tools), None
+        return template.render(messages, tools, variables)
+
+    def special_token_id(self, text: str) -> int | None:
+        """The id of a text that is a special token as a whole; None: it is none."""
+        token_id = self._backend.token_to_id(text)
+        return token_id if token_id in self.special_token_ids else None
 
     @property
     def special_token_ids(self) -> frozenset[int]:

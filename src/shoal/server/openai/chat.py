@@ -12,41 +12,60 @@ from shoal.errors import InvalidRequest
 from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
+from shoal.server.openai.answers import AnswerForms, AnswerReading, offered
+from shoal.server.openai.chat_answer import NOTHING, ChatStream, read_message
 from shoal.server.openai.form import finite, token_name, top_pairs, usage_fields
-from shoal.server.openai.guides import body_guides
+from shoal.server.openai.guides import named_guides
 from shoal.server.openai.schemas import ChatBody
 
 _json = msgspec.json.Encoder().encode
 
 
-async def chat_specs(body: ChatBody, data_plane: DataPlane) -> list[GenerationSpec]:
-    """What to generate. Raises InvalidRequest where the conversation does not fit the model's template."""
+async def chat_specs(
+    body: ChatBody, data_plane: DataPlane, forms: AnswerForms
+) -> tuple[list[GenerationSpec], AnswerReading | None]:
+    """What to generate, and how answers are read.
+
+    Raises InvalidRequest where the conversation does not fit the model's template.
+    """
     tokenizer = data_plane.tokenizer
     if not tokenizer.has_chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
-    prompt = await data_plane.chat_prompt(body.template_messages())
+    prompt = await data_plane.chat_prompt(body.template_messages(), offered(body), body.template_variables())
     (prompt_ids,) = await data_plane.encode([prompt], add_special=False, param="messages")
-    return [
-        GenerationSpec(
-            prompt_ids=prompt_ids,
-            max_tokens=body.output_tokens_limit,
-            n=body.num_choices,
-            sampling=body.sampling(body.num_logprobs),
-            seed=body.seed,
-            stop=body.stop,
-            stop_token_ids=frozenset(body.stop_token_ids or ()),
-            ignore_eos=bool(body.ignore_eos),
-            guides=await body_guides(body, data_plane),
-        )
-    ]
+    reading = forms.reading(body, prompt)
+    spec = GenerationSpec(
+        prompt_ids=prompt_ids,
+        max_tokens=body.output_tokens_limit,
+        n=body.num_choices,
+        sampling=body.sampling(body.num_logprobs),
+        seed=body.seed,
+        stop=body.stop,
+        stop_token_ids=frozenset(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        guides=await named_guides(forms.constraint(body, prompt), body.num_choices, data_plane),
+        shows_special=forms.shows_special and reading is not None,
+    )
+    return [spec], reading
 
 
 class ChatForm:
     """`chat.completion` and `chat.completion.chunk` objects of one call."""
 
-    def __init__(self, model_name: str, *, include_usage: bool, token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        include_usage: bool,
+        token_bytes: Callable[[int], bytes],
+        reading: AnswerReading | None = None,
+    ) -> None:
+        """`reading`: how answers are read; None: all of them is visible text."""
         self._fields = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
         self._token_bytes = token_bytes
+        self._reading = reading
+        self._streams: dict[int, ChatStream] = {}
+        """of the choices, while they come"""
         head = _json({**self._fields, "object": "chat.completion.chunk"})[:-1]
         self._head = b"data: " + head + b',"choices":[{"index":%d,"delta":'
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -58,11 +77,24 @@ class ChatForm:
         return b"".join([self._head % index + delta + self._tail for index in range(num_choices)])
 
     def event(self, delta: ChoiceDelta) -> bytes:
-        """One `chat.completion.chunk`."""
-        logprobs = self._logprobs(delta.logprobs) if delta.logprobs else b"null"
-        reason = b'"%s"' % delta.finish_reason.encode() if delta.finish_reason else b"null"
-        content = b'{"content":%s},"logprobs":%s,"finish_reason":%s}]' % (_json(delta.text), logprobs, reason)
-        return self._head % delta.index + content + self._tail
+        """One `chat.completion.chunk`, or several where the answer is read."""
+        if self._reading is None:
+            return self._chunk(delta, b'{"content":%s}' % _json(delta.text), delta.finish_reason, delta.logprobs)
+        if delta.index not in self._streams:
+            self._streams[delta.index] = ChatStream(self._reading)
+        pieces, finish_reason = self._streams[delta.index].push(delta.text, delta.finish_reason)
+        if not pieces and (delta.finish_reason or delta.logprobs):
+            pieces = [NOTHING]
+        last = len(pieces) - 1
+        return b"".join(
+            self._chunk(
+                delta,
+                _json(piece),
+                finish_reason if place == last else None,
+                () if place else delta.logprobs,
+            )
+            for place, piece in enumerate(pieces)
+        )
 
     def usage_event(self, usage: Usage) -> bytes:
         """A chunk with token counts and no choices."""
@@ -78,12 +110,23 @@ class ChatForm:
         }
         return _json(fields)
 
+    def _chunk(
+        self, delta: ChoiceDelta, fields: bytes, finish_reason: str | None, positions: Sequence[PositionLogprobs]
+    ) -> bytes:
+        logprobs = self._logprobs(positions) if positions else b"null"
+        reason = b'"%s"' % finish_reason.encode() if finish_reason else b"null"
+        content = b'%s,"logprobs":%s,"finish_reason":%s}]' % (fields, logprobs, reason)
+        return self._head % delta.index + content + self._tail
+
     def _choice(self, choice: FinishedChoice) -> dict[str, object]:
+        fields, finish_reason = {"content": choice.text}, choice.finish_reason
+        if self._reading is not None:
+            fields, finish_reason = read_message(self._reading, choice.text, choice.finish_reason)
         return {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": {"role": "assistant", **fields, "refusal": None},
             "logprobs": msgspec.Raw(self._logprobs(choice.logprobs)) if choice.logprobs else None,
-            "finish_reason": choice.finish_reason,
+            "finish_reason": finish_reason,
         }
 
     def _logprobs(self, positions: Sequence[PositionLogprobs]) -> bytes:

@@ -13,7 +13,7 @@ from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprob
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
 from shoal.server.openai.form import finite, token_name, top_pairs, usage_fields
-from shoal.server.openai.guides import body_guides
+from shoal.server.openai.guides import named_guides
 from shoal.server.openai.schemas import CompletionBody
 
 _json = msgspec.json.Encoder().encode
@@ -31,7 +31,7 @@ async def completion_specs(body: CompletionBody, data_plane: DataPlane) -> list[
             stop=body.stop,
             stop_token_ids=frozenset(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),
-            guides=await body_guides(body, data_plane),
+            guides=await named_guides(body.constraint, body.num_choices, data_plane),
         )
         for prompt_ids in await _prompt_ids(body.prompt, data_plane)
     ]

@@ -24,10 +24,7 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "moderation": (),
     "prediction": (),
     "reasoning": ({},),
-    "reasoning_effort": ("none",),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM, SGLang
@@ -35,7 +32,6 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "allowed_token_ids": (),
     "bad_words": ([],),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "documents": ([],),
     "early_stopping": (False,),
@@ -82,7 +78,15 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
 """Not implemented: any other value (null aside) is refused."""
 _NEUTRAL_BY_ENDPOINT: dict[str, dict[str, tuple[object, ...]]] = {
     "chat": {"add_special_tokens": (False,)},
-    "completions": {"add_special_tokens": (True,), "max_completion_tokens": ()},
+    "completions": {
+        "add_special_tokens": (True,),
+        "chat_template_kwargs": ({},),
+        "max_completion_tokens": (),
+        "parallel_tool_calls": (),
+        "reasoning_effort": ("none",),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+    },
 }
 
 HARMLESS = frozenset(
@@ -96,7 +100,6 @@ HARMLESS = frozenset(
         "litellm_call_id",
         "litellm_session_id",
         "metadata",
-        "parallel_tool_calls",
         "priority",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -120,13 +123,9 @@ MESSAGE_NEUTRAL: dict[str, tuple[object, ...]] = {
     "annotations": ([],),
     "audio": (),
     "function_call": (),
-    "name": (),
     "prefix": (False,),
     "reasoning": ("",),
-    "reasoning_content": ("",),
     "refusal": ("",),
-    "tool_call_id": (),
-    "tool_calls": ([],),
 }
 MESSAGE_HARMLESS = frozenset({"cache_control", "id", "metadata", "timestamp"})
 _MAX_NAME_CHARS = 100

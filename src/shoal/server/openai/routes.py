@@ -16,6 +16,7 @@ from shoal.generation.generation import GenerationSpec
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
+from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_specs
 from shoal.server.openai.errors import unknown_model
@@ -37,10 +38,11 @@ FEW_LOGPROBS = 100
 class OpenAiApi:
     """Handlers of /v1/*."""
 
-    def __init__(self, data_plane: DataPlane, model_name: str, bodies: RequestBodies) -> None:
+    def __init__(self, data_plane: DataPlane, model_name: str, bodies: RequestBodies, forms: AnswerForms) -> None:
         self._bodies = bodies
         self._data_plane = data_plane
         self._model_name = model_name
+        self._forms = forms
         self._created_s = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -55,9 +57,13 @@ class OpenAiApi:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
         body = await self._read(request, ChatBody)
-        specs = await chat_specs(body, self._data_plane)
-        token_bytes = self._data_plane.tokenizer.token_bytes
-        form = ChatForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
+        specs, reading = await chat_specs(body, self._data_plane, self._forms)
+        form = ChatForm(
+            self._model_name,
+            include_usage=body.include_usage,
+            token_bytes=self._data_plane.tokenizer.token_bytes,
+            reading=reading,
+        )
         return await self._respond(request, body, specs, form)
 
     async def completion(self, request: Request) -> Response:

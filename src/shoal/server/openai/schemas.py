@@ -21,6 +21,7 @@ from shoal.server.openai.fields import (
     check_extra,
     check_fields,
 )
+from shoal.server.openai.tool_schemas import MAX_TOOLS, NamedChoice, Tool, ToolCall, ToolChoice, check_choice
 
 MAX_LOGPROBS = 20
 """Source: OpenAI API reference, `top_logprobs`."""
@@ -188,8 +189,19 @@ class GenerationBody(_Schema):
 class ChatMessage(_Schema):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, BeforeValidator(_content)] = ""
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: str | None = None
+
+    def template_form(self) -> dict[str, Any]:
+        """As chat templates take it; `developer` is OpenAI's newer word for `system`."""
+        fields = self.model_dump(include={"content", "name", "reasoning_content", "tool_call_id"}, exclude_none=True)
+        if self.tool_calls:
+            fields["tool_calls"] = [call.template_form() for call in self.tool_calls]
+        return {"role": "system" if self.role == "developer" else self.role, **fields}
 
 
 class ChatBody(GenerationBody):
@@ -199,6 +211,11 @@ class ChatBody(GenerationBody):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: _TokenLimit | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -207,6 +224,16 @@ class ChatBody(GenerationBody):
         known = ChatMessage.model_fields
         for place, message in enumerate(self.messages):
             check_extra(message.model_extra or {}, known, MESSAGE_NEUTRAL, MESSAGE_HARMLESS, f"messages[{place}].")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> ChatBody:
+        check_choice(self.tool_choice, [tool.function.name for tool in self.tools or ()])
+        if self.demands_calls and self.constraint is not None:
+            raise InvalidRequest(
+                f"`{self.constraint.field}` and `tool_choice` both say what the output must look like: leave one out",
+                param="tool_choice",
+            )
         return self
 
     @model_validator(mode="after")
@@ -225,12 +252,28 @@ class ChatBody(GenerationBody):
         """Output tokens at most; None: what the context leaves."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def demands_calls(self) -> bool:
+        """Whether the answer must call a tool."""
+        return self.tool_choice not in (None, "none", "auto")
+
+    @property
+    def offered_tools(self) -> list[Tool]:
+        """Those that the answer may call."""
+        if self.tool_choice == "none":
+            return []
+        if isinstance(self.tool_choice, NamedChoice):
+            return [tool for tool in self.tools or () if tool.function.name == self.tool_choice.function.name]
+        return self.tools or []
+
     def template_messages(self) -> list[dict[str, Any]]:
-        """The conversation as chat templates take it; `developer` is OpenAI's newer word for `system`."""
-        return [
-            {"role": "system" if message.role == "developer" else message.role, "content": message.content}
-            for message in self.messages
-        ]
+        """The conversation as chat templates take it."""
+        return [message.template_form() for message in self.messages]
+
+    def template_variables(self) -> dict[str, Any]:
+        """What the model's template is told beside it."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **(self.chat_template_kwargs or {})}
 
 
 DEFAULT_COMPLETION_TOKENS = 16

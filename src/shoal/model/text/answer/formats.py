@@ -16,6 +16,16 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenCalls:
+    """Calls as JSON objects with a name and arguments, and the markers round them."""
+
+    before: str
+    between: str
+    behind: str
+    argument_key: str = "arguments"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
     """How a family writes calls. Sources: the chat templates that the families publish, vLLM's names of parsers."""
 
@@ -23,13 +33,10 @@ class ToolFormat:
     reader: Reader
     signs: tuple[str, ...]
     """each stands in the family's chat templates"""
-    before: str = ""
-    """what the model writes before a call that is an object with name and arguments; with `behind` it is how a call is
-    enforced"""
-    behind: str = ""
-    argument_key: str = "arguments"
-    can_enforce: bool = False
-    """whether a call is `before`, such an object and `behind`"""
+    written: WrittenCalls | None = None
+    """how calls are written where the request demands some; None: in Hermes' way, which is read as well then"""
+    num_id_chars: int = 24
+    """length of the names of calls, which some templates check"""
 
 
 def _deepseek(words: str) -> str:
@@ -43,9 +50,8 @@ FORMATS = (
         name="mistral",
         reader=NamedCalls(section="[TOOL_CALLS]", separator="[ARGS]", may_be_list=True),
         signs=("[TOOL_CALLS]",),
-        before="[TOOL_CALLS][",
-        behind="]",
-        can_enforce=True,
+        written=WrittenCalls(before="[TOOL_CALLS][", between=", ", behind="]"),
+        num_id_chars=9,
     ),
     ToolFormat(
         name="qwen3_coder",
@@ -112,32 +118,25 @@ FORMATS = (
         name="phi4_mini_json",
         reader=JsonCalls(begins=("<|tool_call|>", "functools"), end="<|/tool_call|>"),
         signs=("<|tool_call|>", "<|/tool_call|>"),
-        before="<|tool_call|>[",
-        behind="]<|/tool_call|>",
-        can_enforce=True,
+        written=WrittenCalls(before="<|tool_call|>[", between=", ", behind="]<|/tool_call|>"),
     ),
     ToolFormat(
         name="granite",
         reader=JsonCalls(begins=("<|tool_call|>", "<tool_call>")),
         signs=("<|tool_call|>", "<|start_of_role|>"),
-        before="<|tool_call|>[",
-        behind="]",
-        can_enforce=True,
+        written=WrittenCalls(before="<|tool_call|>[", between=", ", behind="]"),
     ),
     ToolFormat(
         name="llama3_json",
         reader=JsonCalls(begins=("<|python_tag|>",), is_bare=True),
         signs=("<|eot_id|>", "ipython"),
-        argument_key="parameters",
-        can_enforce=True,
+        written=WrittenCalls(before="", between="; ", behind="", argument_key="parameters"),
     ),
     ToolFormat(
         name="hermes",
         reader=JsonCalls(begins=("<tool_call>",), end="</tool_call>"),
         signs=("<tool_call>",),
-        before="<tool_call>\n",
-        behind="\n</tool_call>",
-        can_enforce=True,
+        written=WrittenCalls(before="<tool_call>\n", between="\n</tool_call>\n<tool_call>\n", behind="\n</tool_call>"),
     ),
 )
 """The first whose signs all stand in a template is the model's."""

@@ -12,14 +12,12 @@ import llguidance
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from shoal.errors import InvalidRequest
-from shoal.model.text.grammar.constraint import Constraint, ConstraintKind
+from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
 from shoal.model.text.grammar.guide import GrammarGuide
 
 _MAX_KEPT = 64
 """Compiled constraints: an application asks with a few dozen schemas, again and again."""
 _MAX_MESSAGE_CHARS = 300
-_WHITESPACE = r"[ \n\r\t]{1,20}"
-"""Between the tokens of JSON. Bounded, since a small model that may write spaces for ever sometimes does."""
 
 
 class Vocabulary(Protocol):
@@ -110,7 +108,7 @@ class _TokenTable:
 
 
 def _json_grammar(schema: str) -> str:
-    return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
+    return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": JSON_WHITESPACE})
 
 
 def _any_grammar(grammar: str) -> str:

@@ -14,6 +14,10 @@ MAX_CONSTRAINT_BYTES = 1 << 16
 llguidance 1.9.1); the tools of a coding agent have 20 to 40 KB."""
 
 
+JSON_WHITESPACE = r"[ \n\r\t]{1,20}"
+"""White space between the tokens of JSON is bounded: a small model that may write spaces for ever sometimes does."""
+
+
 class ConstraintKind(StrEnum):
     """The language in which a constraint is written."""
 

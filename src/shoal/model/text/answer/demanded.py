@@ -1,0 +1,101 @@
+"""Grammars of answers that must call tools, or whose calls must fit their schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shoal.model.text.answer.answer import Schemas
+from shoal.model.text.answer.formats import WrittenCalls
+from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
+
+_MAX_CALLS = 16
+"""of one answer that must have some: a model that may write calls for ever sometimes does"""
+_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+SpecialToken = Callable[[str], int | None]
+"""the id of a text that is a special token as a whole; None: it is none"""
+
+
+def demanded_calls(
+    written: WrittenCalls, schemas: Schemas, special: SpecialToken, *, max_calls: int | None, reasoning: str = ""
+) -> Constraint:
+    """An answer that is one call or several, and nothing else.
+
+    Args:
+        written: how calls are written.
+        schemas: of the tools that may be called, one at least.
+        special: tells special tokens, which text in a grammar does not match.
+        max_calls: None: as many as is usual.
+        reasoning: the tag that ends the reasoning before it; empty: there is none.
+    """
+    num_more = (_MAX_CALLS if max_calls is None else max_calls) - 1
+    more = f" ({_spelled(written.between, special)} call){{0,{num_more}}}" if num_more else ""
+    body = f"{_spelled(written.before, special)} call{more} {_spelled(written.behind, special)}"
+    return Constraint(ConstraintKind.GRAMMAR, "\n".join(_with_reasoning(body, reasoning) + _calls(written, schemas)))
+
+
+def checked_calls(written: WrittenCalls, schemas: Schemas, special: SpecialToken) -> Constraint | None:
+    """Any text, in which calls fit their schemas. None: calls have no marker that begins them."""
+    if not written.before:
+        return None
+    marker, _, rest = _split(written.before, special)
+    opening = f"TEXT {marker}" if marker.startswith("<") else "opened"
+    lines = [f"start: ({opening} {_spelled(rest, special)} call {_spelled(written.behind, special)})* TEXT"]
+    if not marker.startswith("<"):
+        lines.append(f"opened[lazy]: TEXT {marker}")
+    lines += ["TEXT: /(.|\\n)*/", *_calls(written, schemas)]
+    return Constraint(ConstraintKind.GRAMMAR, "\n".join(lines))
+
+
+def behind_reasoning(schema: str, reasoning: str) -> Constraint:
+    """Reasoning up to the tag that ends it, and JSON behind it."""
+    return Constraint(
+        ConstraintKind.GRAMMAR,
+        "\n".join([*_with_reasoning("body", reasoning), f"body: {_json_rule(json.loads(schema))}"]),
+    )
+
+
+def _with_reasoning(body: str, reasoning: str) -> list[str]:
+    if not reasoning:
+        return [f"start: {body}"]
+    return [f"start: thought /\\s*/ {body}", f"thought[lazy]: /(.|\\n)*/ {json.dumps(reasoning)}"]
+
+
+def _calls(written: WrittenCalls, schemas: Schemas) -> list[str]:
+    """Schemas stay whole, so that references within them lead where they did."""
+    names = [f"call_{index}" for index in range(len(schemas))]
+    rules = [
+        f"{rule}: {_call_head(name, written.argument_key)} {_json_rule(schema or _NO_PARAMETERS)} {json.dumps('}')}"
+        for rule, (name, schema) in zip(names, schemas.items(), strict=True)
+    ]
+    return [f"call: {' | '.join(names)}", *rules]
+
+
+def _call_head(name: str, argument_key: str) -> str:
+    return json.dumps(f'{{"name": {json.dumps(name)}, "{argument_key}": ')
+
+
+def _json_rule(schema: Mapping[str, Any]) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": JSON_WHITESPACE}})
+
+
+def _spelled(text: str, special: SpecialToken) -> str:
+    """A text as a grammar spells it: special tokens by number, the rest in quotes."""
+    pieces: list[str] = []
+    while text:
+        piece, _, text = _split(text, special)
+        pieces.append(piece)
+    return " ".join(pieces)
+
+
+def _split(text: str, special: SpecialToken) -> tuple[str, str, str]:
+    """Its first piece as a grammar spells it, as it is, and what is left."""
+    for marker in re.findall(r"^<[^<>\s]+>|^\[[A-Z_]+\]", text):
+        token_id = special(marker)
+        if token_id is not None:
+            return f"<[{token_id}]>", marker, text[len(marker) :]
+        return json.dumps(marker), marker, text[len(marker) :]
+    place = next((found.start() for found in re.finditer(r"<[^<>\s]+>|\[[A-Z_]+\]", text)), len(text))
+    return json.dumps(text[:place]), text[:place], text[place:]

@@ -1,0 +1,127 @@
+"""How this server's model writes its answers: what is read out of them, and what is demanded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shoal.errors import InvalidRequest
+from shoal.model.text.answer.answer import Reader
+from shoal.model.text.answer.demanded import behind_reasoning, checked_calls, demanded_calls
+from shoal.model.text.answer.formats import HERMES, ToolFormat, find_format
+from shoal.model.text.answer.harmony import harmony
+from shoal.model.text.answer.reasoning import TaggedReasoning, plain_text
+from shoal.model.text.answer.stream import AnswerStream
+from shoal.model.text.grammar.constraint import ConstraintKind
+from shoal.server.openai.constraints import NamedConstraint
+from shoal.server.openai.schemas import ChatBody
+
+THINK_BEGIN, THINK_END = "<think>", "</think>"
+REASONING_NAMES = ("auto", "think", "none")
+"""`think`: reasoning stands between these tags; `auto`: where the chat template knows them"""
+
+
+class ChatTokenizer(Protocol):
+    """The part of a tokenizer that this needs."""
+
+    @property
+    def template_source(self) -> str:
+        """The chat template's text."""
+        ...
+
+    def special_token_id(self, text: str, /) -> int | None:
+        """The id of a text that is a special token as a whole; None: it is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerForms:
+    """Of one model."""
+
+    tools: ToolFormat
+    has_reasoning: bool
+    """whether answers may begin with reasoning between tags"""
+    special: Callable[[str], int | None]
+    shows_special: bool
+    """whether special tokens tell what an answer consists of"""
+
+    @classmethod
+    def of(cls, tokenizer: ChatTokenizer, tool_parser: str = "auto", reasoning: str = "auto") -> AnswerForms:
+        """By names, or by the chat template where they are `auto`. Raises ConfigError."""
+        source = tokenizer.template_source
+        tools = find_format(tool_parser, source)
+        marks = (*tools.signs, THINK_BEGIN, THINK_END)
+        return cls(
+            tools=tools,
+            has_reasoning=reasoning == "think" or (reasoning == "auto" and THINK_BEGIN in source),
+            special=tokenizer.special_token_id,
+            shows_special=any(tokenizer.special_token_id(mark) is not None for mark in marks),
+        )
+
+    def reading(self, body: ChatBody, prompt: str) -> AnswerReading | None:
+        """How the answers to a request are read; None: all of them is visible text."""
+        reader: Reader = plain_text
+        schemas = _schemas(body)
+        if self.tools.reader is harmony:
+            reader = harmony
+        elif schemas:
+            reader = HERMES.reader if body.demands_calls and self.tools.written is None else self.tools.reader
+        if self.has_reasoning:
+            reader = TaggedReasoning(is_open=_is_thinking(prompt), then=reader)
+        if reader is plain_text:
+            return None
+        return AnswerReading(reader, schemas, self.tools.num_id_chars)
+
+    def constraint(self, body: ChatBody, prompt: str) -> NamedConstraint | None:
+        """What the answers must look like: by the body's own field, or because they must call tools."""
+        end = THINK_END if self.has_reasoning and _is_thinking(prompt) else ""
+        schemas = _schemas(body)
+        if body.demands_calls:
+            is_one = not isinstance(body.tool_choice, str) or body.parallel_tool_calls is False
+            written = (self.tools if self.tools.written else HERMES).written
+            assert written is not None
+            constraint = demanded_calls(written, schemas, self.special, max_calls=1 if is_one else None, reasoning=end)
+            return NamedConstraint(constraint, "tools")
+        if body.constraint is not None:
+            if end and body.constraint.constraint.kind is not ConstraintKind.JSON_SCHEMA:
+                raise InvalidRequest(
+                    "this model thinks before it answers, and only JSON can be demanded of an answer behind that",
+                    param=body.constraint.field,
+                )
+            if end:
+                behind = behind_reasoning(body.constraint.constraint.text, end)
+                return NamedConstraint(behind, body.constraint.field)
+            return body.constraint
+        if self.tools.written and any(tool.function.strict for tool in body.offered_tools):
+            checked = checked_calls(self.tools.written, schemas, self.special)
+            return None if checked is None else NamedConstraint(checked, "tools")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReading:
+    """How the answers to one request are read."""
+
+    reader: Reader
+    schemas: Mapping[str, Mapping[str, Any]]
+    num_id_chars: int
+    """length of the names of calls"""
+
+    def stream(self) -> AnswerStream:
+        """For one answer."""
+        return AnswerStream(self.reader, self.schemas)
+
+
+def _schemas(body: ChatBody) -> dict[str, Mapping[str, Any]]:
+    return {tool.function.name: tool.function.parameters or {} for tool in body.offered_tools}
+
+
+def _is_thinking(prompt: str) -> bool:
+    """Whether the prompt ends where the model thinks already."""
+    return prompt.rstrip().endswith(THINK_BEGIN)
+
+
+def offered(body: ChatBody) -> Sequence[dict[str, Any]] | None:
+    """The tools as chat templates take them; None: there are none."""
+    return [tool.template_form() for tool in body.offered_tools] or None

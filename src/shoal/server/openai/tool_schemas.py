@@ -1,0 +1,91 @@
+"""Tools and their calls in the bodies of chat completions, checked."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shoal.errors import InvalidRequest
+
+MAX_TOOLS = 128
+"""Source: OpenAI API reference, `tools`."""
+_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Function(_Schema):
+    """What a tool is to a model."""
+
+    name: _Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Schema):
+    """One entry of `tools`."""
+
+    type: Literal["function"]
+    function: Function
+
+    def template_form(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        fields = self.function.model_dump(exclude={"strict"}, exclude_none=True)
+        return {"type": "function", "function": {"description": "", "parameters": {}, **fields}}
+
+
+class NamedFunction(_Schema):
+    """The function of a named choice."""
+
+    name: str
+
+
+class NamedChoice(_Schema):
+    """`tool_choice` that names a tool."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedChoice
+
+
+class CalledFunction(_Schema):
+    """What an earlier answer called."""
+
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class ToolCall(_Schema):
+    """One call of an earlier answer."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def template_form(self) -> dict[str, Any]:
+        """As chat templates take it: arguments are an object where they are JSON."""
+        arguments = self.function.arguments
+        if isinstance(arguments, str):
+            with suppress(ValueError, RecursionError):  # what a model once wrote need not be JSON
+                arguments = json.loads(arguments or "{}")
+        return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
+
+
+def check_choice(choice: ToolChoice | None, names: list[str]) -> None:
+    """Raises InvalidRequest where there is nothing to choose from, or the chosen tool is not there."""
+    if len(set(names)) < len(names):
+        raise InvalidRequest("two of the tools have the same name", param="tools")
+    if choice in (None, "none", "auto"):
+        return
+    if not names:
+        raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
+    if isinstance(choice, NamedChoice) and choice.function.name not in names:
+        raise InvalidRequest(f"there is no tool {choice.function.name[:64]!r} in `tools`", param="tool_choice")
