@@ -74,7 +74,7 @@ class ByteTokenizer:
     ) -> str:
         if messages[0]["role"] == "assistant":
             raise InvalidRequest("conversation roles must alternate", param="messages")
-        offered = "<tools>" + json.dumps(tools) if tools else ""
+        offered = "<tools>" + " ".join(tool["function"]["name"] for tool in tools) if tools else ""
         turns = (f"<{message['role']}>{_call_text(message)}{message['content']}" for message in messages)
         return offered + "".join(turns) + "<assistant>" + (variables or {}).get("opening", "")
 

@@ -33,6 +33,8 @@ _LANGUAGE_ONLY = (
     "prompt_tokens",
     "output_tokens",
     "request_timeout",
+    "tool_parser",
+    "reasoning_parser",
     "worker_timeout",
     "streams",
     "cluster",
@@ -121,6 +123,8 @@ def serve(
             rich_help_panel=options.LANGUAGE,
         ),
     ] = None,
+    tool_parser: options.ToolParser = "auto",
+    reasoning_parser: options.ReasoningParser = "auto",
     worker_timeout: Annotated[
         float,
         typer.Option(
@@ -217,6 +221,9 @@ def serve(
         raise ConfigError("one server serves one language model, or any number of ONNX files")
     options.refuse(context, _GRAPH_ONLY, "a language model")
     (model,) = models
+    from shoal.server.openai.answers import check_parsers
+
+    check_parsers(tool_parser, reasoning_parser)
     from shoal.cli.language.loading import load_model
     from shoal.cli.language.serve import LanguageServeOptions, serve_language
     from shoal.config import LaunchConfig, PlanningConfig
@@ -254,6 +261,8 @@ def serve(
         allowed_hosts=allowed_hosts,
         max_queue=max_queue,
         request_timeout_s=request_timeout,
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
         tls=tls,
         drain_timeout_s=drain_timeout,
     )

@@ -17,6 +17,7 @@ from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import serve_app
 from shoal.server.http.tls import TlsFiles
+from shoal.server.openai.answers import AnswerForms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,10 @@ class LanguageServeOptions:
     """requests that may wait, >= 1; None: the default"""
     request_timeout_s: float | None
     """the most time that a request may take, > 0; None: any"""
+    tool_parser: str
+    """how the model writes calls of tools, one of `FORMAT_NAMES`"""
+    reasoning_parser: str
+    """how it writes what it thinks, one of `REASONING_NAMES`"""
     tls: TlsFiles | None
     """of HTTPS; None: HTTP"""
     allowed_hosts: Sequence[str] | None
@@ -57,6 +62,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         plan=lambda: plan_dict(loaded.running_plan),
         machines=_ClusterState(loaded),
         allowed_hosts=options.allowed_hosts,
+        answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
     )
     ends: list[str] = []
     if loaded.joining is not None:

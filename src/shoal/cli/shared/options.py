@@ -147,6 +147,24 @@ LinkPrecision = Annotated[
         autocompletion=lambda: ["auto", "fp32", "fp16", "int8"],
     ),
 ]
+ToolParser = Annotated[
+    str,
+    typer.Option(
+        help="How the model writes calls of tools: auto (by its chat template), hermes, llama3_json, mistral, openai, "
+        "qwen3_coder, glm45, minimax_m2, kimi_k2, deepseek_v3, phi4_mini_json or granite.",
+        metavar="FORMAT",
+        rich_help_panel=LANGUAGE,
+    ),
+]
+ReasoningParser = Annotated[
+    str,
+    typer.Option(
+        help="How the model writes what it thinks before it answers: auto (by its chat template), think (between "
+        "<think> tags) or none.",
+        metavar="FORMAT",
+        rich_help_panel=LANGUAGE,
+    ),
+]
 PrecisionFloor = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shoal.errors import InvalidRequest
+from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.text.answer.answer import Reader
 from shoal.model.text.answer.demanded import behind_reasoning, checked_calls, demanded_calls
 from shoal.model.text.answer.formats import HERMES, ToolFormat, find_format
@@ -49,6 +49,7 @@ class AnswerForms:
     @classmethod
     def of(cls, tokenizer: ChatTokenizer, tool_parser: str = "auto", reasoning: str = "auto") -> AnswerForms:
         """By names, or by the chat template where they are `auto`. Raises ConfigError."""
+        check_parsers(tool_parser, reasoning)
         source = tokenizer.template_source
         tools = find_format(tool_parser, source)
         marks = (*tools.signs, THINK_BEGIN, THINK_END)
@@ -111,6 +112,16 @@ class AnswerReading:
     def stream(self) -> AnswerStream:
         """For one answer."""
         return AnswerStream(self.reader, self.schemas)
+
+
+def check_parsers(tool_parser: str, reasoning: str) -> None:
+    """Raises ConfigError where there is none of that name."""
+    find_format(tool_parser, "")
+    if reasoning not in REASONING_NAMES:
+        raise ConfigError(
+            f"there is no reasoning parser {reasoning!r}: it can be {', '.join(REASONING_NAMES[:-1])} or "
+            f"{REASONING_NAMES[-1]}"
+        )
 
 
 def _schemas(body: ChatBody) -> dict[str, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError
@@ -116,6 +116,8 @@ def test_a_broken_answer_ends(answer: tuple[str, str, str, Any], data: st.DataOb
     """Wherever it was cut off: what was told before stays as it was told, and nothing raises."""
     name, text, *_ = answer
     place = data.draw(st.integers(0, len(text)))
+    if name == "openai":  # whose markers are tokens, and never cut
+        assume(text[:place].rfind("<|") <= text[:place].rfind("|>"))
     whole, broken = read(reader_of(name), [text]), read(reader_of(name), [text[:place]])
     for (called, arguments), (named, all_arguments) in zip(calls(broken), calls(whole), strict=False):
         assert named.startswith(called)

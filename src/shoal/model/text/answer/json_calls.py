@@ -27,13 +27,13 @@ class JsonCalls:
         if self.is_bare:
             yield from feed.skip_space()
             if (yield from feed.peek()) == "{":
-                yield from self._read_section(feed, answer)
+                yield from self._read_section(feed, answer, is_marked=False)
         while (yield from feed.pass_until(self.begins, answer.content)) is not None:
             yield from self._read_section(feed, answer)
 
-    def _read_section(self, feed: Feed, answer: Answer) -> Reading[None]:
+    def _read_section(self, feed: Feed, answer: Answer, *, is_marked: bool = True) -> Reading[None]:
         try:
-            yield from read_json_calls(feed, answer)
+            yield from read_json_calls(feed, answer, is_marked=is_marked)
             while self.is_bare and (yield from _take_semicolon(feed)):
                 yield from read_json_calls(feed, answer)
         except (NotJson, EndOfText):
@@ -43,11 +43,14 @@ class JsonCalls:
             yield from feed.take_marker(self.end)
 
 
-def read_json_calls(feed: Feed, answer: Answer) -> Reading[None]:
-    """One object, or a list of them. Raises NotJson, EndOfText."""
+def read_json_calls(feed: Feed, answer: Answer, *, is_marked: bool = True) -> Reading[None]:
+    """One object, or a list of them. Raises NotJson, EndOfText.
+
+    `is_marked`: a marker said that it is a call, so that what is broken off is no text either.
+    """
     yield from feed.skip_space()
     if not (yield from feed.take_marker("[")):
-        yield from _read_call(feed, answer)
+        yield from _read_call(feed, answer, is_marked=is_marked)
         return
     while True:
         yield from _read_call(feed, answer)
@@ -64,12 +67,16 @@ def pass_arguments(feed: Feed, answer: Answer) -> Reading[None]:
         yield from pass_value(feed, answer.arguments)
 
 
-def _read_call(feed: Feed, answer: Answer) -> Reading[None]:
+def _read_call(feed: Feed, answer: Answer, *, is_marked: bool = True) -> Reading[None]:
     """`{"name": ..., "arguments": {...}}` with its keys in any order. Raises NotJson, EndOfText."""
     num_before = answer.num_calls
     feed.remember()
     try:
         yield from _read_members(feed, answer)
+    except EndOfText:
+        if is_marked:
+            feed.forget()
+        raise
     finally:
         text = feed.forget()
         if answer.num_calls == num_before:
