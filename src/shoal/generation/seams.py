@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from shoal.core.recovery.replica_status import ReplicaStats
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
 from shoal.model.text.grammar.constraint import Constraint
-from shoal.server.http.replica_status import ReplicaStats
 
 
 class EngineStats(ReplicaStats, Protocol):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
+from shoal.core.recovery.replica_status import describe_replicas
 from shoal.errors import ShuttingDown, WorkerLost
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.seams import EngineStats
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.readiness import ReadinessProbe
-from shoal.server.http.replica_status import describe_replicas
 
 STATS_TIMEOUT_S = 1.0
 """A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""

@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from shoal.core.recovery.replica_status import describe_replicas
 from shoal.errors import ShuttingDown
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.server.http.draining import Drain
 from shoal.server.http.readiness import ReadinessProbe
-from shoal.server.http.replica_status import describe_replicas
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.served_model import ServedModel
