@@ -17,6 +17,7 @@ from tests.ray.wire import captured
 OPTIONS = ("--precision", "fp32", "--threads", "1", "--cluster", "ray")
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2", "pp=3", "tp=3", "dp=3"])
 def test_agrees_with_the_whole_model(split: str, cluster: RayHosts, model: Path) -> None:
     done = cluster.run("verify", str(model), "--split", split, "--max-tokens", "12", "--json", *OPTIONS)
