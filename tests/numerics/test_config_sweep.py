@@ -54,7 +54,6 @@ def test_biases_of_sums_over_shards_are_added_once(tmp_path: Path, family: str) 
         np.testing.assert_allclose(logits_of(directory, shares), expected, rtol=0, atol=TOLERANCE * 10)
 
 
-@pytest.mark.sample(every=5)  # coprime with the number of families, which take turns
 @pytest.mark.parametrize("seed", range(24))
 def test_random_settings(tmp_path: Path, seed: int) -> None:
     family, settings = random_config(seed)

@@ -1,0 +1,30 @@
+"""`shoal bench chaos`. It asks for a number of answers within a given time, so it needs the machine for itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+COUNTS = ("fds", "threads", "children", "memfds", "memfd_bytes")
+_CONNECTIONS_ABOUT_TO_CLOSE = 2
+"""The server may not have seen yet that a client is gone: 26 descriptors were counted against 25 in two runs of six."""
+
+
+def test_chaos_with_a_small_model(tiny_model: Path) -> None:
+    options = ("--split", "dp=2", "--precision", "fp32", "--threads", "1", "--kill-every", "1.5", "--minutes", "0.1")
+    load = ("--clients", "4", "--requests", "8", "--output-tokens", "60", "--json")
+    command = [sys.executable, "-m", "shoal.cli.main", "bench", "chaos", str(tiny_model), *options, *load]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    assert report["kills"] >= 2
+    assert report["success"] >= 32
+    assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
+    assert report["max_logprob_difference"] < 1e-3
+    assert report["losses"] >= report["recoveries"] >= 1
+    assert report["recovery_s_max"] >= report["recovery_s_p50"] > 0
+    assert report["server_exit_status"] == 0
+    before, after = report["resources_before"], report["resources_after"]
+    growth = {name: after[name] - before[name] for name in COUNTS}
+    assert growth.pop("fds") <= _CONNECTIONS_ABOUT_TO_CLOSE
+    assert not any(growth.values()), growth
