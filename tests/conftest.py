@@ -1,5 +1,7 @@
 """What holds for every test."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,5 +37,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sentence encoder as an ONNX file, exported once a run."""
-    return export_minilm(tmp_path_factory.mktemp("minilm"))
+    """The sentence encoder as an ONNX file, exported once a run, by whichever of its processes asks first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all processes of the run share
+    with (folder / "minilm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return export_minilm(folder)

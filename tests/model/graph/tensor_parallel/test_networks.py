@@ -31,27 +31,43 @@ NUM_COLLECTIVES = {
 """Sums and gathers: two sums a layer; one a pair of convolutions, one for what weighs channels, the last product."""
 
 
-def export(name: str, folder: Path, *, dynamo: bool, is_open: bool) -> GraphFile:
-    """The network with random numbers, its batch and tokens open or fixed."""
+class Exported:
+    """Networks, each exported once in each way: that takes torch seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def graph(self, name: str, *, dynamo: bool, is_open: bool) -> GraphFile:
+        """With random numbers, its batch and tokens open or fixed."""
+        path = self._folder / f"{name}, {dynamo}, {is_open}.onnx"
+        if not path.exists():
+            export(name, path, dynamo=dynamo, is_open=is_open)
+        return open_graph(path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(tmp_path_factory.mktemp("networks"))
+
+
+def export(name: str, path: Path, *, dynamo: bool, is_open: bool) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     axes = {0: "batch", 1: "tokens"} if len(shape) == 3 else {0: "batch"}
     keywords: dict[str, object] = {"dynamo": dynamo, "input_names": ["x"]}
     if is_open:
         keywords |= {"dynamic_shapes": (axes,)} if dynamo else {"dynamic_axes": {"x": axes}}
-    path = folder / "model.onnx"
     with quiet_export(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the older exporter says that it is old, and warns of constants
         torch.onnx.export(make().eval(), (torch.randn(shape),), path, **keywords)  # type: ignore[arg-type]
-    return open_graph(path)
 
 
 @pytest.mark.parametrize(
     ("dynamo", "is_open"), [(True, True), (False, True), (False, False)], ids=["new", "old", "old, fixed sizes"]
 )
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_are_split_and_right(name: str, dynamo: bool, is_open: bool, tmp_path: Path) -> None:
-    graph = export(name, tmp_path, dynamo=dynamo, is_open=is_open)
+def test_networks_are_split_and_right(name: str, dynamo: bool, is_open: bool, exported: Exported) -> None:
+    graph = exported.graph(name, dynamo=dynamo, is_open=is_open)
     x = np.random.default_rng(0).standard_normal(NETWORKS[name][1], np.float32)
     expected = run_whole(graph, {"x": x})
     for shares in ((2, 1), (1, 1, 1)):
@@ -63,18 +79,18 @@ def test_networks_are_split_and_right(name: str, dynamo: bool, is_open: bool, tm
 
 
 @pytest.mark.parametrize("shares", [(1, 1, 1, 1, 1), (7, 1)], ids=str)
-def test_more_ranks_than_heads_and_odd_shares(shares: Sequence[int], tmp_path: Path) -> None:
+def test_more_ranks_than_heads_and_odd_shares(shares: Sequence[int], exported: Exported) -> None:
     """Five ranks cannot share four heads: attention stays together, the rest is split."""
-    graph = export("encoder", tmp_path, dynamo=True, is_open=True)
+    graph = exported.graph("encoder", dynamo=True, is_open=True)
     x = np.random.default_rng(0).standard_normal((3, 4, 32), np.float32)
     found, report = run_ranks(graph, shares, {"x": x})
     assert_close(found, run_whole(graph, {"x": x}), ROUNDING)
     assert report.split_flops > 0.4 * report.flops
 
 
-def test_sizes_cross_cuts_between_shards_as_the_scalars_that_they_are(tmp_path: Path) -> None:
+def test_sizes_cross_cuts_between_shards_as_the_scalars_that_they_are(exported: Exported) -> None:
     """The older exporter computes every size that it does not know, a scalar at a time."""
-    graph = export("encoder", tmp_path, dynamo=False, is_open=True)
+    graph = exported.graph("encoder", dynamo=False, is_open=True)
     x = {"x": np.random.default_rng(0).standard_normal((2, 5, 32), np.float32)}
     expected = run_whole(graph, x)
     scalars = [cut.node for cut in cut_points(graph) if any(spec.shape == () for spec in cut.tensors)]
