@@ -21,11 +21,12 @@ from report import write_result
 from rows.comparison import Comparison, compare
 from rows.footprint import memory, memory_8b, start
 from rows.setup import Setup
-from rows.speed import decode, pipeline, prefill, rpc, serve, tensor_parallel
+from rows.speed import decode, moe, pipeline, prefill, rpc, serve, tensor_parallel
 
 _ROWS: dict[str, Callable[[Setup], Iterator[Comparison]]] = {
     "prefill": prefill,
     "decode": decode,
+    "moe": moe,
     "serve": serve,
     "rpc": rpc,
     "tp": tensor_parallel,

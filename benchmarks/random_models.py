@@ -47,8 +47,20 @@ class Shape:
     norm_epsilon: float
     has_bias: bool = False
     """whether queries, keys and values have one"""
+    has_qk_norm: bool = False
+    """of every query and key head"""
+    head_dim: int = 0
+    """0: hidden size over heads"""
+    experts: int = 0
+    """of every layer, in the place of one MLP; `intermediate` is then the columns of each"""
+    chosen: int = 0
+    """experts that a token goes through"""
     mix: str
     """Q4_0 or Q4_K_M"""
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.hidden // self.heads
 
 
 SHAPES = {
@@ -64,8 +76,14 @@ SHAPES = {
         architecture="llama", hidden=4096, layers=32, heads=32, kv_heads=8, intermediate=14_336, vocab=128_256,
         context=8192, rope_base=5e5, norm_epsilon=1e-5, mix="Q4_K_M",
     ),
+    "qwen3-moe-3b-q4_0": Shape(
+        architecture="qwen3moe", hidden=1024, layers=20, heads=16, kv_heads=2, head_dim=128, intermediate=384,
+        experts=128, chosen=8, vocab=64_000, context=32_768, rope_base=1e6, norm_epsilon=1e-6, has_qk_norm=True,
+        mix="Q4_0",
+    ),
 }  # fmt: skip
-"""TinyLlama 1.1B, Qwen2.5 0.5B with a head of its own, and Llama 3 8B."""
+"""TinyLlama 1.1B, Qwen2.5 0.5B with a head of its own, Llama 3 8B, and Qwen3 30B-A3B with half its width and 20 of its
+48 layers: 3 billion weights, of which a token goes through 0.35."""
 
 
 def random_model(name: str, folder: Path | None = None) -> Path:
@@ -93,7 +111,8 @@ def write_random_model(shape: Shape, path: Path) -> None:
     for name, kind, rows, columns in _matrices(shape):
         block_len, num_bytes = GGML_QUANT_SIZES[kind]
         row_bytes = columns // block_len * num_bytes
-        writer.add_tensor_info(name, (rows, row_bytes), np.dtype(np.uint8), rows * row_bytes, kind)
+        stack = (shape.experts, rows // shape.experts) if "_exps." in name else (rows,)
+        writer.add_tensor_info(name, (*stack, row_bytes), np.dtype(np.uint8), rows * row_bytes, kind)
     for name, vector in _vectors(shape):
         writer.add_tensor_info(name, vector.shape, vector.dtype, vector.nbytes)
     writer.write_header_to_file()
@@ -116,7 +135,13 @@ def _add_shape(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_feed_forward_length(shape.intermediate)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
-    writer.add_rope_dimension_count(shape.hidden // shape.heads)
+    writer.add_key_length(shape.head_width)
+    writer.add_value_length(shape.head_width)
+    writer.add_rope_dimension_count(shape.head_width)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.chosen)
+        writer.add_expert_feed_forward_length(shape.intermediate)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(shape.norm_epsilon)
     writer.add_vocab_size(shape.vocab)
@@ -148,21 +173,24 @@ def _byte_letters() -> list[str]:
 
 
 def _matrices(shape: Shape) -> Iterator[tuple[str, GGMLQuantizationType, int, int]]:
-    """Name, format, rows and columns."""
-    hidden, kv_rows = shape.hidden, shape.hidden // shape.heads * shape.kv_heads
+    """Name, format, rows and columns; of all experts under each other."""
+    hidden, q_rows, kv_rows = shape.hidden, shape.head_width * shape.heads, shape.head_width * shape.kv_heads
+    count, suffix = (shape.experts, "_exps") if shape.experts else (1, "")
+    columns = count * shape.intermediate
     usual, finer = GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_0
     if shape.mix == "Q4_K_M":
         usual, finer = GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K
     yield "token_embd.weight", _fitting(usual, hidden), shape.vocab, hidden
     for layer in range(shape.layers):
         sensitive = finer if _is_finer(layer, shape.layers) else usual
-        yield f"blk.{layer}.attn_q.weight", _fitting(usual, hidden), hidden, hidden
+        yield f"blk.{layer}.attn_q.weight", _fitting(usual, hidden), q_rows, hidden
         yield f"blk.{layer}.attn_k.weight", _fitting(usual, hidden), kv_rows, hidden
         yield f"blk.{layer}.attn_v.weight", _fitting(sensitive, hidden), kv_rows, hidden
-        yield f"blk.{layer}.attn_output.weight", _fitting(usual, hidden), hidden, hidden
-        yield f"blk.{layer}.ffn_gate.weight", _fitting(usual, hidden), shape.intermediate, hidden
-        yield f"blk.{layer}.ffn_up.weight", _fitting(usual, hidden), shape.intermediate, hidden
-        yield f"blk.{layer}.ffn_down.weight", _fitting(sensitive, shape.intermediate), hidden, shape.intermediate
+        yield f"blk.{layer}.attn_output.weight", _fitting(usual, q_rows), hidden, q_rows
+        yield f"blk.{layer}.ffn_gate{suffix}.weight", _fitting(usual, hidden), columns, hidden
+        yield f"blk.{layer}.ffn_up{suffix}.weight", _fitting(usual, hidden), columns, hidden
+        down = _fitting(sensitive, shape.intermediate)
+        yield f"blk.{layer}.ffn_down{suffix}.weight", down, count * hidden, shape.intermediate
     yield "output.weight", _fitting(GGMLQuantizationType.Q6_K, hidden), shape.vocab, hidden
 
 
@@ -178,11 +206,17 @@ def _is_finer(layer: int, num_layers: int) -> bool:
 
 
 def _vectors(shape: Shape) -> Iterator[tuple[str, np.ndarray]]:
-    """Norms of ones and biases of zeros."""
-    norm, kv_rows = np.ones(shape.hidden, np.float32), shape.hidden // shape.heads * shape.kv_heads
+    """Norms of ones and biases of zeros, and routers that send each token somewhere else."""
+    norm, kv_rows, rng = np.ones(shape.hidden, np.float32), shape.head_width * shape.kv_heads, np.random.default_rng(0)
     for layer in range(shape.layers):
         yield f"blk.{layer}.attn_norm.weight", norm
         yield f"blk.{layer}.ffn_norm.weight", norm
+        if shape.experts:
+            router = rng.standard_normal((shape.experts, shape.hidden), np.float32) / np.float32(shape.hidden**0.5)
+            yield f"blk.{layer}.ffn_gate_inp.weight", router
+        if shape.has_qk_norm:
+            for part in "qk":
+                yield f"blk.{layer}.attn_{part}_norm.weight", np.ones(shape.head_width, np.float32)
         if shape.has_bias:
             for part, rows in (("q", shape.hidden), ("k", kv_rows), ("v", kv_rows)):
                 yield f"blk.{layer}.attn_{part}.bias", np.zeros(rows, np.float32)

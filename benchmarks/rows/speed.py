@@ -13,7 +13,7 @@ from random_models import cache_folder
 from report import instruction_sets
 
 from rows.comparison import Comparison, Contender, Goal
-from rows.setup import NUM_THREADS, Model, Setup
+from rows.setup import NUM_THREADS, Model, Setup, random
 
 _UNIT = "tokens/s"
 _PREFILL_TOKENS, _DECODE_TOKENS = 512, 64
@@ -24,6 +24,7 @@ _BUSY_STREAMS = (16, 32)
 """numbers of streams for which a ratio to other servers is asked for"""
 _UNEVEN_STREAMS = (7, 13, 16)
 _RPC_WORKERS = 2
+_MOE_STREAMS = 8
 
 
 def prefill(setup: Setup) -> Iterator[Comparison]:
@@ -74,6 +75,43 @@ def decode(setup: Setup) -> Iterator[Comparison]:
         )
 
 
+def moe(setup: Setup) -> Iterator[Comparison]:
+    """Decode of a model with experts, the same file for all: one stream and eight, and experts over two workers."""
+    model, load = random("qwen3-moe-3b-q4_0"), setup.load(_MOE_STREAMS)
+    yield Comparison(
+        title=f"moe: {model.name}, decode of one stream, {NUM_THREADS} threads",
+        unit=_UNIT,
+        contenders=[
+            model.shoal("Shoal", lambda shoal: {_DECODE: shoal.decode(_DECODE_TOKENS, split="1", threads=NUM_THREADS)}),
+            *setup.llama_cpp(
+                "llama.cpp",
+                model,
+                lambda llama: {
+                    _DECODE: llama.bench(prompt_tokens=0, output_tokens=_DECODE_TOKENS, threads=NUM_THREADS)
+                },
+            ),
+        ],
+        goals=[Goal(reference="llama.cpp", load=_DECODE, at_least=1.1)],
+        flops_per_token=model.flops_per_token(),
+        is_lone_decode=True,
+    )
+    yield Comparison(
+        title=f"moe: {model.name}, prompts of 128 tokens and 64 output tokens over HTTP, {NUM_THREADS} threads",
+        unit=f"output {_UNIT}",
+        contenders=[
+            model.shoal("Shoal", _served("1", [load])),
+            *setup.llama_cpp(
+                "llama-server",
+                model,
+                lambda llama: run_streams(llama.serving(threads=NUM_THREADS, slots=_MOE_STREAMS), [load]),
+            ),
+        ],
+        goals=[Goal(reference="llama-server", load=stream_label(_MOE_STREAMS), at_least=1.5)],
+        flops_per_token=model.flops_per_token(),
+    )
+    yield _shared_by_two(model, at_least=1.6)
+
+
 def serve(setup: Setup) -> Iterator[Comparison]:
     """Streams end to end over HTTP."""
     model, loads = setup.small_model(), [setup.load(streams) for streams in setup.streams]
@@ -122,19 +160,7 @@ def rpc(setup: Setup) -> Iterator[Comparison]:
 def tensor_parallel(setup: Setup) -> Iterator[Comparison]:
     """Two workers that share every layer against one, decode of one stream."""
     for model in setup.models():
-        yield Comparison(
-            title=f"tp: {model.name}, decode of one stream, workers of one thread",
-            unit=_UNIT,
-            contenders=[
-                model.shoal(name, lambda shoal, split=split: {_DECODE: shoal.decode(64, split=split, threads=1)})
-                for name, split in (("one worker", "1"), ("tp=2", "tp=2"))
-            ],
-            goals=[
-                Goal(contender="tp=2", reference="one worker", load=_DECODE, at_least=1.5 if model.is_small else 1.8)
-            ],
-            flops_per_token=model.flops_per_token(),
-            is_lone_decode=True,
-        )
+        yield _shared_by_two(model, at_least=1.5 if model.is_small else 1.8)
 
 
 def pipeline(setup: Setup) -> Iterator[Comparison]:
@@ -160,6 +186,21 @@ def pipeline(setup: Setup) -> Iterator[Comparison]:
             ),
         ],
         flops_per_token=model.flops_per_token(),
+    )
+
+
+def _shared_by_two(model: Model, *, at_least: float) -> Comparison:
+    """Two workers that share every layer against one, decode of one stream."""
+    return Comparison(
+        title=f"tp: {model.name}, decode of one stream, workers of one thread",
+        unit=_UNIT,
+        contenders=[
+            model.shoal(name, lambda shoal, split=split: {_DECODE: shoal.decode(64, split=split, threads=1)})
+            for name, split in (("one worker", "1"), ("tp=2", "tp=2"))
+        ],
+        goals=[Goal(contender="tp=2", reference="one worker", load=_DECODE, at_least=at_least)],
+        flops_per_token=model.flops_per_token(),
+        is_lone_decode=True,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
+    "mixtral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
 }
 
 
@@ -48,9 +53,9 @@ def convert(directory: Path, path: Path) -> Path:
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_metadata(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
-    for name, values in _tensors(directory, config):
+    for name, values in _stacked(_tensors(directory, config)):
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(target or name, values.astype(np.float32))
+        writer.add_tensor(target or name, np.ascontiguousarray(values, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,10 +68,15 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
-        if kind in ("llama", "mistral") and part in heads:
+        if kind in ("llama", "mistral", "mixtral") and part in heads:
             values = _interleave(values, heads[part])
         if kind == "gemma3_text" and name.endswith("norm.weight"):
             values = values + 1
+        if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
+            yield from _gpt_oss_tensors(name, values)
+            continue
+        if name.endswith("shared_expert_gate.weight"):
+            values = values[0]
         if name == "lm_head.weight" and config["tie_word_embeddings"]:
             continue
         yield name, values
@@ -75,6 +85,33 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
     if rope.get("rope_type") == "longrope":
         yield "rope_factors_long.weight", np.array(rope["long_factor"])
         yield "rope_factors_short.weight", np.array(rope["short_factor"])
+
+
+def _stacked(tensors: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    """The experts of a layer in one tensor, where the file has them one by one."""
+    experts: dict[str, dict[int, np.ndarray]] = {}
+    for name, values in tensors:
+        if found := re.search(r"experts\.(\d+)\.", name):
+            merged = name.replace(found[0], "experts.")
+            experts.setdefault(merged, {})[int(found[1])] = values
+        else:
+            yield name, values
+    for name, by_number in experts.items():
+        yield name, np.stack([by_number[number] for number in range(len(by_number))])
+
+
+def _gpt_oss_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Inputs before outputs, and gate and up in turn, in the file."""
+    if name.endswith(".sinks"):
+        yield f"{name}.weight", values
+        return
+    suffix, is_bias = ("bias", True) if name.endswith("_bias") else ("weight", False)
+    base, values = name.removesuffix("_bias"), values if is_bias else values.swapaxes(1, 2)
+    if base.endswith("down_proj"):
+        yield f"{base}.{suffix}", values
+    else:
+        yield f"{base.replace('gate_up', 'gate')}.{suffix}", values[:, 0::2]
+        yield f"{base.replace('gate_up', 'up')}.{suffix}", values[:, 1::2]
 
 
 def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
@@ -105,7 +142,8 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    if config["model_type"] in ("mistral", "phi3"):
+    _add_experts(writer, config)
+    if config["model_type"] in ("mistral", "mixtral", "phi3", "gpt_oss"):
         writer.add_sliding_window(config["sliding_window"] or 0)
     if config["model_type"] == "gemma3_text":
         _add_gemma3(writer, config)
@@ -113,6 +151,19 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
     _add_rope_scaling(writer, rope, config["max_position_embeddings"])
+
+
+def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    if "num_experts_per_tok" not in config:
+        return
+    writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if config["model_type"] == "gpt_oss":
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
+    if "shared_expert_intermediate_size" in config:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
 
 
 def _add_gemma3(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:

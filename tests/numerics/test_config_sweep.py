@@ -32,6 +32,10 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "yarn's attention factor": ("qwen2", {"rope_parameters": {**YARN, "attention_factor": 1.3}}),
     "qwen3 with biases": ("qwen3", {"attention_bias": True}),
     "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 16, "attn_logit_softcapping": 5.0, "attention_bias": True}),
+    "mixtral": ("mixtral", {}),
+    "qwen2 with experts": ("qwen2_moe", {"mlp_only_layers": []}),
+    "qwen3 with experts": ("qwen3_moe", {"mlp_only_layers": []}),
+    "gpt-oss": ("gpt_oss", {}),
     "heads of 100": ("mistral", {"head_dim": 100, "sliding_window": None}),
 }
 

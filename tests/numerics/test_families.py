@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from shoal.model.formats.open_weights import open_weights
+from tests.model.formats.huggingface.test_safetensors_dir import write_mxfp4
 from tests.model.tiny_models import make_tiny_model
 from tests.numerics.engines import continuations, make_engine, make_executor, random_tokens, text_logits
 from tests.numerics.reference import load_reference, reference_logits
@@ -96,3 +98,21 @@ def test_longrope_takes_the_short_list_within_the_original_context(tmp_path: Pat
     (logits,) = text_logits(engine, [prompt])
     expected = reference_logits(load_reference(directory), prompt)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_mxfp4_blocks_of_gpt_oss(tmp_path: Path) -> None:
+    """The same weights, as blocks for us and widened for transformers."""
+    meant = write_mxfp4(tmp_path / "blocks")
+    directory = make_tiny_model("gpt_oss", tmp_path / "floats")
+    tensors = load_file(directory / "model.safetensors")
+    save_file(
+        {**tensors, **{name: values.swapaxes(1, 2).copy() for name, values in meant.items()}},
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    text = random_tokens(NUM_PROMPT)
+    expected = reference_logits(load_reference(directory), text)
+    for precision, tolerance in (("fp32", 1e-4), ("auto", 1e-3)):  # blocks meet activations of 15 bits
+        executor = make_executor(open_weights(tmp_path / "blocks"), precision=precision, exact_activations=True)
+        (logits,) = text_logits(make_engine(executor), [text])
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance * float(np.abs(expected).max()))

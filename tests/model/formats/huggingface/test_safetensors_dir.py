@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
 from safetensors.numpy import load_file, save_file
 
 from shoal.errors import ModelLoadError
@@ -277,3 +278,71 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
         open_weights(directory)
     with pytest.raises(ModelLoadError, match=f"{name}: is not a regular file"):
         resolve_model(str(directory))
+
+
+def as_mxfp4(values_ENK: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Random codes and scales of the matrices' shape, and what they stand for by the format's own table.
+
+    Source of the values: OCP Microscaling Formats 1.0, E2M1 and E8M0.
+    """
+    half = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], np.float32)
+    table = np.concatenate([half, -half])
+    experts, rows, columns = values_ENK.shape
+    codes = rng.integers(0, 16, (experts, rows, columns // 32, 32), np.uint8)
+    scales = rng.integers(120, 126, (experts, rows, columns // 32), np.uint8)
+    blocks = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
+    meant = table[codes] * np.exp2(scales.astype(np.float32) - 127)[..., None]
+    return blocks, scales, meant.reshape(values_ENK.shape).astype(np.float32)
+
+
+def write_mxfp4(directory: Path) -> dict[str, np.ndarray]:
+    """A tiny gpt-oss whose experts are blocks, and the matrices that they stand for, outputs before inputs."""
+    make_tiny_model("gpt_oss", directory)
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(0)
+    meant: dict[str, np.ndarray] = {}
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        blocks, scales, meant[name] = as_mxfp4(tensors.pop(name).swapaxes(1, 2), rng)
+        tensors[f"{name}_blocks"], tensors[f"{name}_scales"] = blocks, scales
+    save_file(tensors, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": []}
+    (directory / "config.json").write_text(json.dumps(config))
+    return meant
+
+
+def test_mxfp4_blocks_are_held_by_their_own_values(tmp_path: Path) -> None:
+    meant = write_mxfp4(tmp_path)
+    source = open_weights(tmp_path)
+    for layer, expert in ((0, 0), (2, 5), (3, 7)):
+        prefix = f"model.layers.{layer}.mlp.experts."
+        gate_up, down = meant[f"{prefix}gate_up_proj"][expert], meant[f"{prefix}down_proj"][expert]
+        for leaf, expected in (("gate", gate_up[0::2]), ("up", gate_up[1::2]), ("down", down)):
+            name = f"layers.{layer}.experts.{expert}.{leaf}"
+            for precision in ("fp32", "auto"):
+                np.testing.assert_array_equal(dequantize(source.matrix(name, precision)), expected)
+            part = source.matrix(name, "auto", rows=(8, 40), columns=(32, 64))
+            np.testing.assert_array_equal(dequantize(part), expected[8:40, 32:64])
+            assert source.packing(name, "auto").kind == Kind.MXFP4
+
+
+def test_blocks_without_scales_are_refused(tmp_path: Path) -> None:
+    write_mxfp4(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.experts.down_proj_scales"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"no tensor 'model\.layers\.1\.mlp\.experts\.down_proj_scales'"):
+        open_weights(tmp_path)
+    tensors["model.layers.1.mlp.experts.down_proj_scales"] = np.zeros((8, 64, 2), np.uint8)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"down_proj_blocks and its scales are no MXFP4 blocks"):
+        open_weights(tmp_path)
+
+
+def test_another_number_of_experts_than_the_settings_say(tmp_path: Path) -> None:
+    for family in ("gpt_oss", "qwen3_moe"):
+        directory = make_tiny_model(family, tmp_path / family)
+        config = json.loads((directory / "config.json").read_text())
+        for number in (4, 16):
+            (directory / "config.json").write_text(json.dumps({**config, "num_local_experts": number}))
+            with pytest.raises(ModelLoadError, match=r"experts"):
+                open_weights(directory)

@@ -5,27 +5,23 @@ Source of the keys: GGUF specification and gguf-py/gguf/constants.py; of the def
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
 from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, layer_count, number
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.parts import GgufParts
 
-Family = Literal["llama", "qwen2", "qwen3", "gemma3", "phi3"]
-FAMILIES: dict[str, Family] = {
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "gemma3": "gemma3",
-    "phi3": "phi3",
-}
+ARCHITECTURES = ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma3", "phi3", "gpt-oss")
+"""values of `general.architecture` that can be read; Mistral and Mixtral files are of the architecture llama"""
 GEMMA3_PATTERN = 6
 """every sixth layer sees everything. Source: Gemma 3 report, arXiv 2503.19786, section 2"""
+GPT_OSS_PATTERN = 2
+"""every second layer sees everything. Source: gpt-oss model card, arXiv 2508.10925, section 2"""
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: the same, section 2"""
 GEMMA3_27B_LAYERS = 62
@@ -62,26 +58,27 @@ class _GgufMetadata:
     def __init__(self, header: GgufParts) -> None:
         self._header = header
         self._architecture = str(header.metadata.get("general.architecture"))
-        if self._architecture not in FAMILIES:
+        if self._architecture not in ARCHITECTURES:
             raise ModelLoadError(
-                f"{header.path}: architecture {self._architecture!r} is not supported; there are {', '.join(FAMILIES)}"
+                f"{header.path}: architecture {self._architecture!r} is not supported; there are "
+                f"{', '.join(ARCHITECTURES)}"
             )
-        self._family: Family = FAMILIES[self._architecture]
         self._refuse_unsupported()
 
     def config(self) -> DecoderConfig:
         hidden_size, num_heads = self._positive("embedding_length"), self._positive("attention.head_count")
         head_dim = self._positive("attention.key_length", hidden_size // num_heads)
-        gemma3 = self._family == "gemma3"
-        tensors = self._header.tensors
+        gemma3, gpt_oss = self._architecture == "gemma3", self._architecture == "gpt-oss"
+        tensors, experts = self._header.tensors, self._experts()
         return DecoderConfig(
-            family=self._family,
+            family=self._architecture,
             num_layers=self._num_layers,
             hidden_size=hidden_size,
             num_heads=num_heads,
             num_kv_heads=self._positive("attention.head_count_kv", num_heads),
             head_dim=head_dim,
-            intermediate_size=self._positive("feed_forward_length"),
+            intermediate_size=self._columns(experts),
+            experts=experts,
             vocab_size=self._vocab_size(),
             max_context=self._positive("context_length"),
             norm_epsilon=self._number("attention.layer_norm_rms_epsilon"),
@@ -93,7 +90,8 @@ class _GgufMetadata:
             mlp_bias="blk.0.ffn_down.bias" in tensors,
             qk_norm="blk.0.attn_q_norm.weight" in tensors,
             post_norms=gemma3,
-            activation="gelu_tanh" if gemma3 else "silu",
+            activation="gelu_tanh" if gemma3 else "clamped_swiglu" if gpt_oss else "silu",
+            attention_sinks=gpt_oss,
             embedding_scale=hidden_size**0.5 if gemma3 else 1.0,
             attention_scale=self._attention_scale(hidden_size, num_heads, head_dim),
             attention_softcap=self._number("attn_logit_softcapping", 0.0),
@@ -103,11 +101,43 @@ class _GgufMetadata:
         )
 
     def _refuse_unsupported(self) -> None:
-        if self._get("expert_count", 0):
-            raise ModelLoadError(f"{self._header.path}: mixture-of-experts models are not supported")
         lengths = [self._get(f"attention.{part}_length") for part in ("key", "value")]
         if None not in lengths and lengths[0] != lengths[1]:
             raise ModelLoadError(f"{self._header.path}: keys of {lengths[0]} and values of {lengths[1]} per head")
+
+    def _experts(self) -> ExpertsConfig | None:
+        """What the metadata and the shapes say of them. llama.cpp normalizes their weights in all of these
+        architectures but qwen2moe. Source: llama.cpp, src/models, the calls of build_moe_ffn."""
+        count = integer("expert_count", self._get("expert_count", 0))
+        if count == 0:
+            return None
+        tensors = self._header.tensors
+        routed = [layer for layer in range(self._num_layers) if f"blk.{layer}.ffn_gate_inp.weight" in tensors]
+        if not routed:
+            raise ModelLoadError(f"{self._header.path}: there is no tensor 'blk.0.ffn_gate_inp.weight'")
+        first = f"blk.{routed[0]}"
+        shared_columns = self._num_rows(f"{first}.ffn_gate_shexp.weight")
+        return ExpertsConfig(
+            num_experts=count,
+            num_chosen=self._positive("expert_used_count"),
+            columns=self._positive("expert_feed_forward_length", self._get("feed_forward_length")),
+            is_normalized=self._architecture != "qwen2moe",
+            scale=self._number("expert_weights_scale", 0.0) or 1.0,
+            router_bias=f"{first}.ffn_gate_inp.bias" in tensors,
+            biases=f"{first}.ffn_gate_exps.bias" in tensors,
+            shared_columns=shared_columns,
+            shared_router=f"{first}.ffn_gate_inp_shexp.weight" in tensors,
+            dense_layers=tuple(layer for layer in range(self._num_layers) if layer not in routed),
+        )
+
+    def _columns(self, experts: ExpertsConfig | None) -> int:
+        """Of MLPs that are no experts."""
+        has_dense = experts is None or len(experts.dense_layers) > 0
+        return self._positive("feed_forward_length") if has_dense or experts is None else experts.columns
+
+    def _num_rows(self, tensor: str) -> int:
+        found = self._header.tensors.get(tensor)
+        return 0 if found is None else found.shape[0]
 
     def _get(self, key: str, default: Any = None) -> Any:
         return self._header.metadata.get(f"{self._architecture}.{key}", default)
@@ -194,7 +224,8 @@ class _GgufMetadata:
         scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
         if kind == "linear":
             return scaling
-        return {**scaling, "original_max_position_embeddings": original, **self._yarn()}
+        scaling |= {"original_max_position_embeddings": original, **self._yarn()}
+        return {**scaling, "truncate": False} if self._architecture == "gpt-oss" else scaling
 
     def _yarn(self) -> dict[str, Any]:
         """What a file says beyond the factor.
@@ -222,18 +253,20 @@ class _GgufMetadata:
         return [number(name, value) for value in values]
 
     def _attention_scale(self, hidden_size: int, num_heads: int, head_dim: int) -> float:
-        if self._family == "gemma3" and self._num_layers == GEMMA3_27B_LAYERS:
+        if self._architecture == "gemma3" and self._num_layers == GEMMA3_27B_LAYERS:
             return (hidden_size / num_heads) ** -0.5
         return self._number("attention.scale", 0.0) or head_dim**-0.5
 
     def _layer_windows(self) -> tuple[int, ...]:
         """Mistral files are of the architecture llama, which has no window in llama.cpp: it counts where it is said."""
         window, num_layers = integer("sliding_window", self._get("attention.sliding_window", 0)), self._num_layers
-        if not window or self._family in ("qwen2", "qwen3"):
+        if not window or self._architecture.startswith("qwen"):
             return ()
-        if self._family != "gemma3":
+        if self._architecture not in ("gemma3", "gpt-oss"):
             return (window,) * num_layers
         if pattern := self._array("attention.sliding_window_pattern"):
             return tuple(window if sliding else 0 for sliding in pattern)
-        every = self._positive("attention.sliding_window_pattern", GEMMA3_PATTERN)
+        every = self._positive(
+            "attention.sliding_window_pattern", GEMMA3_PATTERN if self._architecture == "gemma3" else GPT_OSS_PATTERN
+        )
         return tuple(0 if (layer + 1) % every == 0 else window for layer in range(num_layers))

@@ -24,7 +24,7 @@ from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
-from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, resolve_range
+from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
 
 TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
 LAYER_NAMES = {
@@ -42,6 +42,17 @@ LAYER_NAMES = {
     "down": "ffn_down.weight",
     "post_mlp_norm": "post_ffw_norm.weight",
 }
+EXPERT_NAMES = {
+    "router": "ffn_gate_inp.weight",
+    "router_bias": "ffn_gate_inp.bias",
+    "shared_gate": "ffn_gate_shexp.weight",
+    "shared_up": "ffn_up_shexp.weight",
+    "shared_down": "ffn_down_shexp.weight",
+    "shared_router": "ffn_gate_inp_shexp.weight",
+    "sinks": "attn_sinks.weight",
+}
+OWN_NAMES = {"gpt-oss": {"mlp_norm": "post_attention_norm.weight"}}
+"""of an architecture"""
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
 }
@@ -60,7 +71,8 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self._header = GgufParts(path)
         self._config = config_from_gguf(self._header)
-        shapes = {name: tensor.shape for name, tensor in self._header.tensors.items()}
+        shapes = {name: _matrix_shape(name, tensor.shape) for name, tensor in self._header.tensors.items()}
+        self._names = LAYER_NAMES | BIAS_NAMES | EXPERT_NAMES | OWN_NAMES.get(self._config.family, {})
         used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
         for name in used:
             kind = self._header.tensors[name].kind
@@ -140,7 +152,9 @@ class GgufFile:
 
     def _form(self, name: str, part: TensorPart, precision: Precision) -> Form:
         tensor, vocabulary = self._header.tensors[part.tensor], name in ("embedding", "head")
-        return choose_form(tensor.kind, precision, num_columns=tensor.shape[-1], is_vocabulary=vocabulary)
+        return choose_form(
+            tensor.kind, own_precision(name, precision), num_columns=tensor.shape[-1], is_vocabulary=vocabulary
+        )
 
     def _rows(self, part: TensorPart) -> U8:
         rows = self._header.rows(part.tensor, part.start, part.stop)
@@ -162,14 +176,28 @@ class GgufFile:
             name = "embedding"
         if name in TOP_NAMES:
             return self._whole(TOP_NAMES[name])
-        _, layer, leaf = name.split(".")
+        _, layer, leaf = name.split(".", 2)
         prefix = f"blk.{layer}."
-        return self._fused_part(prefix, leaf) or self._whole(prefix + (LAYER_NAMES | BIAS_NAMES)[leaf], leaf)
+        if leaf.startswith("experts."):
+            _, expert, leaf = leaf.split(".")
+            return self._expert_part(prefix, leaf, int(expert))
+        return self._fused_part(prefix, leaf) or self._whole(prefix + self._names[leaf], leaf)
+
+    def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
+        """All experts of a layer lie in one tensor."""
+        experts, part = self._config.experts, leaf.removesuffix("_bias")
+        assert experts is not None
+        tensor = f"{prefix}ffn_{part}_exps.{'weight' if leaf == part else 'bias'}"
+        self._whole(tensor)
+        num_rows = self._config.hidden_size if part == "down" else experts.columns
+        return TensorPart(
+            tensor=tensor, start=expert * num_rows, stop=(expert + 1) * num_rows, stack=experts.num_experts
+        )
 
     def _whole(self, tensor: str, leaf: str = "") -> TensorPart:
         if tensor not in self._header.tensors:
             raise ModelLoadError(f"{self._header.path}: there is no tensor {tensor!r}")
-        num_rows = self._header.tensors[tensor].shape[0]
+        num_rows = _matrix_shape(tensor, self._header.tensors[tensor].shape)[0]
         return TensorPart(tensor=tensor, start=0, stop=num_rows, heads=self._interleaved_heads(leaf))
 
     def _interleaved_heads(self, leaf: str) -> int:
@@ -196,3 +224,8 @@ class GgufFile:
 
     def _is_needless(self, tensor: str) -> bool:
         return tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None
+
+
+def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A tensor's shape; the router of a shared expert is a matrix of one row."""
+    return (1, *shape) if name.endswith(EXPERT_NAMES["shared_router"]) else shape
