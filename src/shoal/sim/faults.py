@@ -36,12 +36,12 @@ class Slowdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """Somebody has other workers started for a replica, with other limits, to put them in the place of the present."""
+    """Somebody has other workers started for a replica, in so many stages, to put them in the place of the present."""
 
     at_s: float
     replica: int
     load_s: float
-    num_micro_batches: int
+    num_stages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

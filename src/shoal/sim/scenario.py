@@ -57,7 +57,7 @@ def make_scenario(seed: int) -> Scenario:
         ),
         costs=costs,
         arrivals=arrivals,
-        faults=() if is_quiet else _draw_faults(rng, len(costs), horizon_s=arrivals[-1].at_s + 0.5),
+        faults=() if is_quiet else draw_faults(rng, len(costs), horizon_s=arrivals[-1].at_s + 0.5),
         poisons=() if is_quiet or rng.random() < 0.7 else _draw_poisons(rng, arrivals),
         network=Network(
             repeat_probability=rng.choice((0.0, 0.1)),
@@ -150,7 +150,7 @@ def _draw_tokens(rng: Random, count: int) -> tuple[int, ...]:
     return tuple(rng.randrange(VOCAB_SIZE) for _ in range(count))
 
 
-def _draw_faults(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Fault, ...]:
+def draw_faults(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Fault, ...]:
     """Alone, in quick succession, or everywhere at once."""
     faults: list[Fault] = []
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
@@ -169,9 +169,7 @@ def _draw_fault(rng: Random, kind: str, at_s: float, replica: int) -> Fault:
         case "slow":
             return Slowdown(at_s=at_s, replica=replica, factor=rng.uniform(2, 30))
         case _:
-            return Replacement(
-                at_s=at_s, replica=replica, load_s=rng.uniform(0.01, 0.3), num_micro_batches=rng.randint(1, 4)
-            )
+            return Replacement(at_s=at_s, replica=replica, load_s=rng.uniform(0.01, 0.3), num_stages=rng.randint(1, 4))
 
 
 def _draw_poisons(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Poison, ...]:

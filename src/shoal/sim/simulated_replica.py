@@ -1,12 +1,16 @@
-"""A replica in virtual time: a pipeline of stages over one paged KV memory."""
+"""A language model's replica in virtual time: a pipeline of stages over one paged KV memory."""
 
 from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from random import Random
 
+from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import SampledToken, SampleRow, Step, StepResult
+from shoal.sim.faults import Network
 from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token
+from shoal.sim.simulated_workers import SimulatedWorkers
 
 _GARBAGE = 0xDEAD
 """what KV memory holds before anything is written"""
@@ -21,6 +25,23 @@ class StepCost:
 
     def seconds(self, num_tokens: int) -> float:
         return self.fixed_s + num_tokens * self.token_s
+
+
+class StepWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
+    """A replica's workers over links that have their faults."""
+
+    def __init__(self, config: SchedulerConfig, cost: StepCost, network: Network, rng: Random, now_s: float) -> None:
+        super().__init__(config, cost.seconds(1) * config.num_micro_batches, network, rng, now_s)
+        self._replica = SimulatedReplica(
+            num_blocks=config.num_blocks, block_size=config.block_size, num_stages=config.num_micro_batches, cost=cost
+        )
+        self._replica.restart(now_s)
+
+    def slow_down(self, factor: float) -> None:
+        self._replica.slow_down(factor)
+
+    def compute(self, work: Step, now_s: float) -> tuple[StepResult, float]:
+        return self._replica.run(work, now_s)
 
 
 class SimulatedReplica:

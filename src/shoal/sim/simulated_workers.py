@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from random import Random
+from typing import Generic, TypeVar
 
-from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.protocol.messages import Step, StepResult
 from shoal.sim.faults import Network
-from shoal.sim.simulated_replica import SimulatedReplica, StepCost
+
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
+LimitsT = TypeVar("LimitsT")
 
 
-class SimulatedWorkers:
+class SimulatedWorkers(ABC, Generic[WorkT, ResultT, LimitsT]):
     """They compute until they die or hang, over links that may lose, repeat or delay what they say."""
 
-    def __init__(self, config: SchedulerConfig, cost: StepCost, network: Network, rng: Random, now_s: float) -> None:
-        self.config = config
+    def __init__(self, limits: LimitsT, row_s: float, network: Network, rng: Random, now_s: float) -> None:
+        """`limits`: what they may be asked. `row_s`: seconds that they take for a single row."""
+        self.limits = limits
+        self.row_s = row_s
         self.is_stopped = False
         """by the shell: nothing may be sent to them any more"""
         self.is_silent = False
         """dead or hung"""
-        self._replica = SimulatedReplica(
-            num_blocks=config.num_blocks, block_size=config.block_size, num_stages=config.num_micro_batches, cost=cost
-        )
-        self._replica.restart(now_s)
         self._network = network
         self._rng = rng
         self._last_arrival_s = now_s
-        self.row_s = cost.seconds(1) * config.num_micro_batches
 
+    @abstractmethod
     def slow_down(self, factor: float) -> None:
-        """From now on."""
-        self._replica.slow_down(factor)
+        """Everything takes so many times as long from now on."""
 
-    def run(self, step: Step, now_s: float) -> list[tuple[float, StepResult]]:
-        """What will arrive of the answer to a step, and when."""
-        assert not self.is_stopped, "a step was sent to workers that were stopped"
+    @abstractmethod
+    def compute(self, work: WorkT, now_s: float) -> tuple[ResultT, float]:
+        """The answer to work that is sent now, and when it is sent back."""
+
+    def run(self, work: WorkT, now_s: float) -> list[tuple[float, ResultT]]:
+        """What will arrive of the answer to a piece of work, and when."""
+        assert not self.is_stopped, "work was sent to workers that were stopped"
         if self.is_silent:
             return []
-        result, done_s = self._replica.run(step, now_s)
+        result, done_s = self.compute(work, now_s)
         if self._rng.random() < self._network.drop_probability:
             return []
         self._last_arrival_s = max(self._last_arrival_s, done_s + self._rng.uniform(0.0, self._network.delay_s))

@@ -1,0 +1,84 @@
+"""Whole days of an ONNX graph in virtual time: bursts of rows, deadlines, cancelled requests, poison; workers that
+crash, hang, slow down, fail to start, join or are replaced; links that lose, repeat, delay."""
+
+from collections import Counter
+
+import pytest
+
+from shoal.errors import InvalidRequest, WorkerLost
+from shoal.sim.batches.scenario import BatchScenario, make_batch_scenario
+from shoal.sim.batches.simulation import BatchReport, BatchSimulation
+
+NUM_SEEDS = 4000
+SEEDS_PER_TEST = 250
+KEPT_SEEDS = (35, 338)
+"""Real: a batch that was held for a busy replica until the very time that it was, for ever."""
+
+
+def run(seed: int) -> tuple[BatchScenario, BatchReport]:
+    scenario = make_batch_scenario(seed)
+    try:
+        return scenario, BatchSimulation(scenario).run()
+    except Exception as error:
+        raise AssertionError(f"seed {seed} (add it to KEPT_SEEDS): {error}") from error
+
+
+@pytest.mark.sample(every=8)
+@pytest.mark.parametrize("first", range(0, NUM_SEEDS, SEEDS_PER_TEST))
+def test_invariants_hold(first: int) -> None:
+    for seed in range(first, first + SEEDS_PER_TEST):
+        scenario, report = run(seed)
+        assert len(report.ended) == len(scenario.requests)
+        assert report.ended_at_s <= latest_end_s(scenario, report)
+        if not report.num_losses:
+            assert not any(isinstance(error, WorkerLost) for error in report.ended.values())
+
+
+def test_kept_seeds_hold() -> None:
+    for seed in KEPT_SEEDS:
+        run(seed)
+
+
+def latest_end_s(scenario: BatchScenario, report: BatchReport) -> float:
+    """A bounded wait for everybody: as if all rows ran one after the other on the slowest replica.
+
+    Once more for each loss, with the time for noticing a worker that hangs, at the most patient, and for starting
+    another.
+    """
+    recovery = scenario.recovery
+    slowest = max([1.0, *(fault.factor for fault in scenario.faults if hasattr(fault, "factor"))])
+    widest = max([*scenario.stages, *(fault.num_stages for fault in scenario.faults if hasattr(fault, "num_stages"))])
+    largest = max(request.row_cost for request in scenario.requests) * scenario.config.max_batch
+    batch_s = slowest * widest * max(cost.seconds(max(4, largest)) for cost in scenario.costs)
+    num_rows = sum(request.num_rows for request in scenario.requests)
+    noticing_s = max(recovery.worker_timeout_s, 64 * batch_s) + recovery.load_timeout_s
+    starting_s = recovery.max_backoff_s + 3 * scenario.starting.longest_s
+    last_s = max([scenario.requests[-1].at_s, *(fault.at_s + 0.5 for fault in scenario.faults)])
+    last_s = max([last_s, *(one.cancelled_at_s for one in scenario.requests if one.cancelled_at_s is not None)])
+    return last_s + (1 + report.num_losses) * (num_rows * batch_s + noticing_s + starting_s)
+
+
+def test_same_seed_same_trace() -> None:
+    assert run(17)[1].trace == run(17)[1].trace
+
+
+def test_other_seed_other_trace() -> None:
+    assert run(17)[1].trace != run(18)[1].trace
+
+
+def test_scenarios_reach_what_they_are_for() -> None:
+    reports = [run(seed)[1] for seed in range(200)]
+    ends = Counter(type(error).__name__ for report in reports for error in report.ended.values())
+    assert ends["NoneType"] > 1000
+    for name in ("QueueFull", "RequestCancelled", "DeadlineExceeded", "WorkerLost"):
+        assert ends[name] > 10, name
+    errors = [str(error) for report in reports for error in report.ended.values() if isinstance(error, InvalidRequest)]
+    for reason in ("cannot be computed", "did not survive"):
+        assert any(reason in error for error in errors), reason
+    assert sum(report.num_losses for report in reports) > 100
+    assert sum(report.num_recoveries for report in reports) > 100
+    lines = [line for report in reports for _, line in report.trace]
+    for reason in ("the link is broken", "no answer for", "could not be loaded", "that load"):
+        assert any("StopWorkers" in line and reason in line for line in lines), reason
+    assert any("ReplicaJoined" in line for line in lines)
+    assert any("pause_s=None" in line for line in lines), "workers were replaced"
