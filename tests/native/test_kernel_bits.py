@@ -22,6 +22,7 @@ def hashes(factory: pytest.TempPathFactory, target: str, program: str) -> dict[s
     return dict(line.rsplit(" ", 1) for line in shown.splitlines())
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
     ("target", "program"),
     [
