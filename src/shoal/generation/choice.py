@@ -31,6 +31,8 @@ class ChoiceDelta:
     """output tokens, those included whose text is held back or hidden"""
     finish_reason: str | None = None
     """stop | length, on the last delta"""
+    stop_text: str | None = None
+    """the stop string that ended it, on the last delta"""
     logprobs: Sequence[PositionLogprobs] = ()
 
 
@@ -43,6 +45,7 @@ class FinishedChoice:
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[PositionLogprobs] = field(default_factory=list[PositionLogprobs])
     finish_reason: str | None = None
+    stop_text: str | None = None
 
     @property
     def text(self) -> str:
@@ -55,6 +58,7 @@ class FinishedChoice:
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
         self.finish_reason = delta.finish_reason
+        self.stop_text = delta.stop_text
 
 
 class Choice:
@@ -114,7 +118,12 @@ class Choice:
         self._num_shown_chars += len(text)
         logprobs = self._release_logprobs() if self._held_logprobs else ()
         return ChoiceDelta(
-            index=self.index, text=text, token_ids=token_ids, finish_reason=self.finish_reason, logprobs=logprobs
+            index=self.index,
+            text=text,
+            token_ids=token_ids,
+            finish_reason=self.finish_reason,
+            stop_text=self._text.stop_text,
+            logprobs=logprobs,
         )
 
     def _release_logprobs(self) -> list[PositionLogprobs]:

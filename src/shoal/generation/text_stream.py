@@ -107,6 +107,11 @@ class TextStream:
         """Whether a stop string was found; nothing more is to be pushed then."""
         return self._finder.found is not None
 
+    @property
+    def stop_text(self) -> str | None:
+        """The stop string that was found; None: none was."""
+        return self._finder.found
+
     def push(self, token_id: int) -> str:
         """Take one token; the text that can be shown now."""
         return self._find(self._detokenizer.push(token_id))

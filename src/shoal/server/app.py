@@ -8,10 +8,13 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import Response
 
 from shoal.errors import ShuttingDown
 from shoal.generation.data_plane import DataPlane
+from shoal.server.anthropic.errors import answer_message_exception
+from shoal.server.anthropic.routes import MESSAGES_PATH, MessagesApi
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.generation.generation_status import GenerationStatus, MachineState
 from shoal.server.generation.metrics import ServerMetrics
@@ -19,6 +22,7 @@ from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.host_check import HostMiddleware
 from shoal.server.http.probes import STATUS_PATH, Probes
+from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.openai.routes import OpenAiApi
@@ -55,18 +59,29 @@ def create_app(
 
     answers = answers or AnswerForms.of(data_plane.tokenizer)
     bodies = RequestBodies()
+    answerer = Answerer(data_plane, bodies)
     drain = Drain()
     status = GenerationStatus(data_plane, metrics, drain, plan, machines)
     app = Starlette(
-        routes=[*OpenAiApi(data_plane, model_name, bodies, answers).routes(), *Probes(status).routes()],
+        routes=[
+            *OpenAiApi(answerer, model_name, answers).routes(),
+            *MessagesApi(answerer, model_name, answers).routes(),
+            *Probes(status).routes(),
+        ],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts),
-        exception_handlers=dict.fromkeys(HANDLED, answer_exception),
+        exception_handlers=dict.fromkeys(HANDLED, _answer_exception),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.mortal = data_plane
     app.state.drain = drain
     return app
+
+
+async def _answer_exception(request: Request, error: Exception) -> Response:
+    """In the form of the dialect that the path belongs to."""
+    is_anthropic = request.url.path.startswith(MESSAGES_PATH)
+    return await (answer_message_exception if is_anthropic else answer_exception)(request, error)
 
 
 def _guards(

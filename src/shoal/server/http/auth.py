@@ -1,4 +1,7 @@
-"""Optional API key: `Authorization: Bearer KEY` on the API's paths; probes and metrics stay open."""
+"""Optional API key: `Authorization: Bearer KEY`, or Anthropic's `x-api-key: KEY`, on the API's paths.
+
+Probes and metrics stay open.
+"""
 
 from __future__ import annotations
 
@@ -86,4 +89,5 @@ class ApiKeyMiddleware:
         path: str = scope["path"]
         if path in self._open_paths or not path.startswith(self._prefix):
             return True
-        return self._check.accepts(Headers(scope=scope).get("authorization", ""))
+        headers = Headers(scope=scope)
+        return self._check.accepts(headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}")

@@ -14,7 +14,8 @@ from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
 from shoal.server.openai.answers import AnswerForms, AnswerReading, offered
 from shoal.server.openai.chat_answer import NOTHING, ChatStream, read_message
-from shoal.server.openai.form import finite, token_name, top_pairs, usage_fields
+from shoal.server.openai.errors import ApiError
+from shoal.server.openai.form import DONE_EVENT, failure_event, finite, token_name, top_pairs, usage_fields
 from shoal.server.openai.guides import named_guides
 from shoal.server.openai.schemas import ChatBody
 
@@ -28,11 +29,7 @@ async def chat_specs(
 
     Raises InvalidRequest where the conversation does not fit the model's template.
     """
-    tokenizer = data_plane.tokenizer
-    if not tokenizer.has_chat_template:
-        raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
-    prompt = await data_plane.chat_prompt(body.template_messages(), offered(body), body.template_variables())
-    (prompt_ids,) = await data_plane.encode([prompt], add_special=False, param="messages")
+    prompt, prompt_ids = await chat_prompt(body, data_plane)
     reading = forms.reading(body, prompt)
     spec = GenerationSpec(
         prompt_ids=prompt_ids,
@@ -47,6 +44,15 @@ async def chat_specs(
         shows_special=forms.shows_special and reading is not None,
     )
     return [spec], reading
+
+
+async def chat_prompt(body: ChatBody, data_plane: DataPlane) -> tuple[str, tuple[int, ...]]:
+    """The conversation as text and as tokens. Raises InvalidRequest."""
+    if not data_plane.tokenizer.has_chat_template:
+        raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
+    prompt = await data_plane.chat_prompt(body.template_messages(), offered(body), body.template_variables())
+    (prompt_ids,) = await data_plane.encode([prompt], add_special=False, param="messages")
+    return prompt, prompt_ids
 
 
 class ChatForm:
@@ -69,6 +75,7 @@ class ChatForm:
         head = _json({**self._fields, "object": "chat.completion.chunk"})[:-1]
         self._head = b"data: " + head + b',"choices":[{"index":%d,"delta":'
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._includes_usage = include_usage
         self._usage_head = b"data: " + head + b',"choices":[],"usage":'
 
     def opening(self, num_choices: int) -> bytes:
@@ -96,9 +103,14 @@ class ChatForm:
             for place, piece in enumerate(pieces)
         )
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """A chunk with token counts and no choices."""
-        return self._usage_head + _json(usage_fields(usage)) + b"}\n\n"
+    def closing(self, usage: Usage) -> bytes:
+        """A chunk with token counts and no choices where they were asked for, and the end."""
+        counts = self._usage_head + _json(usage_fields(usage)) + b"}\n\n" if self._includes_usage else b""
+        return counts + DONE_EVENT
+
+    def failure(self, error: ApiError) -> bytes:
+        """See `Form.failure`."""
+        return failure_event(error)
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """A `chat.completion`."""

@@ -12,7 +12,8 @@ from shoal.errors import InvalidRequest
 from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
-from shoal.server.openai.form import finite, token_name, top_pairs, usage_fields
+from shoal.server.openai.errors import ApiError
+from shoal.server.openai.form import DONE_EVENT, failure_event, finite, token_name, top_pairs, usage_fields
 from shoal.server.openai.guides import named_guides
 from shoal.server.openai.schemas import CompletionBody
 
@@ -67,6 +68,7 @@ class CompletionForm:
         head = b"data: " + _json(self._fields)[:-1]
         self._head = head + b',"choices":[{"index":'
         self._tail = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
+        self._includes_usage = include_usage
         self._usage_head = head + b',"choices":[],"usage":'
 
     def opening(self, num_choices: int) -> bytes:
@@ -80,9 +82,14 @@ class CompletionForm:
         content = b'%d,"text":%s,"logprobs":%s,"finish_reason":%s' % (delta.index, _json(delta.text), logprobs, reason)
         return self._head + content + self._tail
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """A chunk with token counts and no choices."""
-        return self._usage_head + _json(usage_fields(usage)) + b"}\n\n"
+    def closing(self, usage: Usage) -> bytes:
+        """A chunk with token counts and no choices where they were asked for, and the end."""
+        counts = self._usage_head + _json(usage_fields(usage)) + b"}\n\n" if self._includes_usage else b""
+        return counts + DONE_EVENT
+
+    def failure(self, error: ApiError) -> bytes:
+        """See `Form.failure`."""
+        return failure_event(error)
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """The whole `text_completion`."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from shoal.generation.choice import ChoiceDelta, FinishedChoice
 from shoal.generation.generation import Usage
 from shoal.protocol.messages import TokenLogprobs
+from shoal.server.openai.errors import ApiError
 
 LOWEST_LOGPROB = -9999.0
 """JSON has no infinity. Source: OpenAI API reference, `logprob` of very unlikely tokens."""
@@ -24,13 +25,25 @@ class Form(Protocol):
         """What a turn added to one choice."""
         ...
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """The token counts, as the last event with data."""
+    def closing(self, usage: Usage) -> bytes:
+        """Events after the last token."""
+        ...
+
+    def failure(self, error: ApiError) -> bytes:
+        """Events that end a stream after an error."""
         ...
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """The body of an answer in one piece."""
         ...
+
+
+DONE_EVENT = b"data: [DONE]\n\n"
+
+
+def failure_event(error: ApiError) -> bytes:
+    """How OpenAI's streams end after an error."""
+    return b"data: " + error.body() + b"\n\n" + DONE_EVENT
 
 
 def usage_fields(usage: Usage) -> dict[str, object]:

@@ -18,7 +18,6 @@ from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.errors import from_exception
 from shoal.server.openai.form import Form
 
-DONE_EVENT = b"data: [DONE]\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -29,12 +28,11 @@ HEADERS = [
 class EventStream(Response):
     """Streams one admitted generation; the client going away cancels it at once."""
 
-    def __init__(self, generation: Generation, form: Form, *, num_choices: int, include_usage: bool) -> None:
+    def __init__(self, generation: Generation, form: Form, *, num_choices: int) -> None:
         super().__init__()
         self._generation = generation
         self._form = form
         self._num_choices = num_choices
-        self._include_usage = include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the whole answer."""
@@ -54,7 +52,7 @@ class EventStream(Response):
         except ShoalError as error:
             if not is_started:
                 raise
-            event = b"data: " + from_exception(error).body() + b"\n\n" + DONE_EVENT
+            event = self._form.failure(from_exception(error))
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -63,7 +61,7 @@ class EventStream(Response):
         async for deltas in self._generation:
             yield opening + self._events(deltas)
             opening = b""
-        yield (self._form.usage_event(self._generation.usage) if self._include_usage else b"") + DONE_EVENT
+        yield opening + self._form.closing(self._generation.usage)
 
     def _events(self, deltas: Sequence[ChoiceDelta]) -> bytes:
         if len(deltas) == 1:

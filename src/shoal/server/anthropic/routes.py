@@ -1,0 +1,51 @@
+"""Anthropic's endpoints over the same data plane: /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.server.anthropic.messages import MessageForm
+from shoal.server.anthropic.schemas import CountBody, MessagesBody, chat_body
+from shoal.server.openai.answerer import Answerer
+from shoal.server.openai.answers import AnswerForms
+from shoal.server.openai.chat import chat_prompt, chat_specs
+from shoal.server.openai.errors import unknown_model
+
+MESSAGES_PATH = "/v1/messages"
+
+
+class MessagesApi:
+    """Handlers of /v1/messages*."""
+
+    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms) -> None:
+        self._answerer = answerer
+        self._model_name = model_name
+        self._forms = forms
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        return [
+            Route(MESSAGES_PATH, self.message, methods=["POST"]),
+            Route(f"{MESSAGES_PATH}/count_tokens", self.count_tokens, methods=["POST"]),
+        ]
+
+    async def message(self, request: Request) -> Response:
+        """POST /v1/messages"""
+        body = await self._answerer.read(request, MessagesBody)
+        self._check_model(body)
+        specs, reading = await chat_specs(chat_body(body), self._answerer.data_plane, self._forms)
+        form = MessageForm(self._model_name, num_prompt_tokens=len(specs[0].prompt_ids), reading=reading)
+        return await self._answerer.respond(request, specs, form, streams=bool(body.stream))
+
+    async def count_tokens(self, request: Request) -> Response:
+        """POST /v1/messages/count_tokens"""
+        body = await self._answerer.read(request, CountBody)
+        self._check_model(body)
+        _, prompt_ids = await chat_prompt(chat_body(body), self._answerer.data_plane)
+        return JSONResponse({"input_tokens": len(prompt_ids)})
+
+    def _check_model(self, body: CountBody) -> None:
+        if body.model != self._model_name:
+            raise unknown_model(body.model)

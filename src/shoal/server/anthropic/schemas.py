@@ -1,0 +1,205 @@
+"""The body of /v1/messages, checked, and the same request as a chat completion.
+
+Source: Anthropic API reference, "Create a Message". What would change the answer and is not implemented is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody
+from shoal.server.openai.tool_schemas import MAX_TOOLS
+
+_IGNORED = frozenset({"cache_control", "container", "context_management", "inference_geo", "metadata", "service_tier"})
+"""Fields about accounts, caches and places: the answer's words are the same with and without them."""
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class TextBlock(_Schema):
+    """Text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(_Schema):
+    """What the model thought in an earlier answer."""
+
+    type: Literal["thinking"]
+    thinking: str
+
+
+class ToolUseBlock(_Schema):
+    """A call in an earlier answer."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResultBlock(_Schema):
+    """What a call returned."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[TextBlock] = ""
+    is_error: bool | None = None
+
+
+Block = Annotated[
+    TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
+    Field(discriminator="type"),
+]
+
+
+class InputMessage(_Schema):
+    """One turn of the conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str | list[Block]
+
+
+class InputTool(_Schema):
+    """A tool that the client runs."""
+
+    type: Literal["custom"] | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+
+
+class Choice(_Schema):
+    """Whether tools are to be called."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(_Schema):
+    """Whether the model thinks first. How long it does is its own affair."""
+
+    type: Literal["enabled", "adaptive", "disabled"]
+
+
+class OutputFormat(_Schema):
+    """What the answer must look like."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(_Schema):
+    """How the answer is to be."""
+
+    format: OutputFormat | None = None
+
+
+class CountBody(_Schema):
+    """POST /v1/messages/count_tokens."""
+
+    model: str
+    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    system: str | list[TextBlock] | None = None
+    tools: Annotated[list[InputTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+
+    def chat_fields(self) -> dict[str, Any]:
+        """The same request as the fields of a chat completion. Raises InvalidRequest."""
+        unknown = sorted(set(self.model_extra or {}) - _IGNORED)
+        if unknown:
+            raise InvalidRequest(f"`{unknown[0][:100]}` is not supported by this server: leave it out", unknown[0])
+        if self.messages[-1].role == "assistant":
+            raise InvalidRequest("the last message is the assistant's: answers cannot be prefilled here", "messages")
+        system = [{"role": "system", "content": _joined(self.system)}] if self.system else []
+        fields: dict[str, Any] = {
+            "messages": [*system, *(turn for message in self.messages for turn in _turns(message))],
+            "tools": [_tool(tool) for tool in self.tools or ()] or None,
+            "response_format": self._response_format(),
+        }
+        if self.thinking is not None:
+            fields["chat_template_kwargs"] = {"enable_thinking": self.thinking.type != "disabled"}
+        if self.tool_choice is not None:
+            fields |= _choice_fields(self.tool_choice)
+        return fields
+
+    def _response_format(self) -> dict[str, Any] | None:
+        """Source: Anthropic API reference, "Structured outputs"."""
+        form = self.output_format or (self.output_config.format if self.output_config else None)
+        return form and {"type": "json_schema", "json_schema": {"name": "output", "schema": form.schema_}}
+
+
+class MessagesBody(CountBody):
+    """POST /v1/messages."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+
+    def chat_fields(self) -> dict[str, Any]:
+        """See `CountBody.chat_fields`."""
+        own = self.model_dump(include={"max_tokens", "temperature", "top_p", "top_k"}, exclude_none=True)
+        return {**super().chat_fields(), **own, "stop": self.stop_sequences}
+
+
+def chat_body(body: CountBody) -> ChatBody:
+    """The same request as a chat completion. Raises InvalidRequest, ValidationError."""
+    return ChatBody.model_validate({name: value for name, value in body.chat_fields().items() if value is not None})
+
+
+def _turns(message: InputMessage) -> Iterator[dict[str, Any]]:
+    """One message in several: results of calls are messages of their own there, before what else the user says."""
+    if isinstance(message.content, str):
+        yield {"role": message.role, "content": message.content}
+        return
+    blocks = message.content
+    for block in blocks:
+        if isinstance(block, ToolResultBlock):
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(block.content)}
+    texts = [block for block in blocks if isinstance(block, TextBlock)]
+    fields: dict[str, Any] = {"role": message.role, "content": _joined(texts)}
+    if calls := [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]:
+        fields["tool_calls"] = calls
+    if thoughts := [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]:
+        fields["reasoning_content"] = "".join(thoughts)
+    if texts or len(fields) > 2:
+        yield fields
+
+
+def _joined(content: str | list[TextBlock] | None) -> str:
+    return content if isinstance(content, str) else "\n".join(block.text for block in content or ())
+
+
+def _call(block: ToolUseBlock) -> dict[str, Any]:
+    return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": json.dumps(block.input)}}
+
+
+def _tool(tool: InputTool) -> dict[str, Any]:
+    function = {"name": tool.name, "parameters": tool.input_schema}
+    own = tool.model_dump(include={"description", "strict"}, exclude_none=True)
+    return {"type": "function", "function": {**function, **own}}
+
+
+def _choice_fields(choice: Choice) -> dict[str, Any]:
+    words: dict[str, Any] = {"auto": "auto", "any": "required", "none": "none"}
+    named = {"type": "function", "function": {"name": choice.name or ""}}
+    fields: dict[str, Any] = {"tool_choice": words.get(choice.type, named)}
+    if choice.disable_parallel_tool_use is not None:
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    return fields
