@@ -26,6 +26,7 @@ from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.openai.routes import OpenAiApi
+from shoal.server.responses.routes import ResponsesApi
 
 
 def create_app(
@@ -66,6 +67,7 @@ def create_app(
         routes=[
             *OpenAiApi(answerer, model_name, answers).routes(),
             *MessagesApi(answerer, model_name, answers).routes(),
+            *ResponsesApi(answerer, model_name, answers).routes(),
             *Probes(status).routes(),
         ],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts),

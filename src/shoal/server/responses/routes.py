@@ -1,0 +1,83 @@
+"""OpenAI's Responses over the same data plane: /v1/responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.server.openai.answerer import Answerer
+from shoal.server.openai.answers import AnswerForms
+from shoal.server.openai.chat import chat_specs
+from shoal.server.openai.errors import ApiError, unknown_model
+from shoal.server.responses.form import ResponseForm
+from shoal.server.responses.items import answer_message
+from shoal.server.responses.schemas import Message, ResponsesBody
+from shoal.server.responses.store import ResponseStore, StoredResponse
+
+_PATH = "/v1/responses"
+
+
+class ResponsesApi:
+    """Handlers of /v1/responses*."""
+
+    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms) -> None:
+        self._answerer = answerer
+        self._model_name = model_name
+        self._forms = forms
+        self._store = ResponseStore()
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        return [
+            Route(_PATH, self.create, methods=["POST"]),
+            Route(f"{_PATH}/{{name}}", self.get, methods=["GET"]),
+            Route(f"{_PATH}/{{name}}", self.delete, methods=["DELETE"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/responses"""
+        body = await self._answerer.read(request, ResponsesBody)
+        body.check_extra()
+        if body.model not in (None, self._model_name):
+            raise unknown_model(body.model)
+        messages: list[Message] = body.new_messages()
+        if body.previous_response_id is not None:
+            messages = [*self._find(body.previous_response_id).messages, *messages]
+        specs, reading = await chat_specs(body.chat_body(messages), self._answerer.data_plane, self._forms)
+
+        def keep(response: Mapping[str, Any]) -> None:
+            if body.store is not False:
+                self._keep(response, messages)
+
+        form = ResponseForm(body, self._model_name, reading, keep)
+        return await self._answerer.respond(request, specs, form, streams=bool(body.stream))
+
+    async def get(self, request: Request) -> Response:
+        """GET /v1/responses/{id}"""
+        return JSONResponse(dict(self._find(request.path_params["name"]).response))
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /v1/responses/{id}"""
+        name = request.path_params["name"]
+        self._find(name)
+        self._store.delete(name)
+        return JSONResponse({"id": name, "object": "response", "deleted": True})
+
+    def _find(self, response_id: str) -> StoredResponse:
+        stored = self._store.get(response_id)
+        if stored is None:
+            raise ApiError(
+                404,
+                f"There is no response {response_id[:100]!r} here, or no longer: memory holds as many as fit",
+                param="previous_response_id",
+                code="response_not_found",
+            )
+        return stored
+
+    def _keep(self, response: Mapping[str, Any], messages: Sequence[Message]) -> None:
+        conversation = [*messages, answer_message(response["output"])]
+        self._store.put(response["id"], StoredResponse(response=response, messages=conversation))

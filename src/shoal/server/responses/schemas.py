@@ -1,0 +1,222 @@
+"""The body of /v1/responses, checked, and the same request as a chat completion.
+
+Source: OpenAI API reference, "Create a model response". What would change the answer and is not implemented is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody
+from shoal.server.openai.tool_schemas import MAX_TOOLS
+
+Message = Mapping[str, Any]
+"""of a chat completion"""
+_IGNORED = frozenset(
+    {
+        "include",
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "stream_options",
+        "user",
+    }
+)
+"""Fields about accounts, caches and what is told beside the answer, whose words are the same without them."""
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "background": (False,),
+    "conversation": (),
+    "max_tool_calls": (),
+    "prompt": (),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}
+"""Not implemented: any other value (null aside) is refused."""
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class TextPart(_Schema):
+    """Text of a message, of reasoning or of what a function returned."""
+
+    type: Literal["input_text", "output_text", "text", "reasoning_text", "summary_text"]
+    text: str
+
+
+class MessageItem(_Schema):
+    """One turn of the conversation."""
+
+    type: Literal["message"] | None = None
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+
+class CallItem(_Schema):
+    """A call in an earlier answer."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class CallOutputItem(_Schema):
+    """What a call returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[TextPart]
+
+
+class ReasoningItem(_Schema):
+    """What the model thought in an earlier answer."""
+
+    type: Literal["reasoning"]
+    content: list[TextPart] | None = None
+
+
+Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
+
+
+class FunctionTool(_Schema):
+    """A tool that the client runs."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def chat_form(self) -> dict[str, Any]:
+        """As chat completions have it."""
+        own = self.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
+        return {"type": "function", "function": own}
+
+
+class NamedTool(_Schema):
+    """`tool_choice` that names a function."""
+
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(_Schema):
+    """What the answer must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class TextOptions(_Schema):
+    """`text` of the body."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class ReasoningOptions(_Schema):
+    """`reasoning` of the body. Summaries are not made: the reasoning itself is shown."""
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponsesBody(_Schema):
+    """POST /v1/responses."""
+
+    model: str | None = None
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    stream: bool | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+
+    def check_extra(self) -> None:
+        """Raises InvalidRequest, which names the first field that is not implemented."""
+        for name, value in (self.model_extra or {}).items():
+            if value is not None and name not in _IGNORED and value not in _NEUTRAL.get(name, ()):
+                shown = name[:100]
+                raise InvalidRequest(f"`{shown}` is not supported by this server: leave it out", param=shown)
+
+    def new_messages(self) -> list[Message]:
+        """What the input adds to the conversation."""
+        if isinstance(self.input, str):
+            return [{"role": "user", "content": self.input}]
+        return to_messages(self.input)
+
+    def chat_body(self, messages: Sequence[Message]) -> ChatBody:
+        """The same request as a chat completion over a whole conversation. Raises InvalidRequest, ValidationError."""
+        first = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool):
+            choice = {"type": "function", "function": {"name": choice.name}}
+        fields = {
+            "messages": [*first, *messages],
+            "tools": [tool.chat_form() for tool in self.tools or ()] or None,
+            "tool_choice": choice,
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "max_completion_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "reasoning_effort": self.reasoning and self.reasoning.effort,
+            "response_format": self._response_format(),
+        }
+        return ChatBody.model_validate({name: value for name, value in fields.items() if value is not None})
+
+    def _response_format(self) -> dict[str, Any] | None:
+        form = self.text and self.text.format
+        if form is None:
+            return None
+        if form.type != "json_schema":
+            return {"type": form.type}
+        return {"type": "json_schema", "json_schema": {"name": form.name or "output", "schema": form.schema_}}
+
+
+def to_messages(items: Iterable[Item]) -> list[Message]:
+    """Items as the messages of a chat: reasoning, text and calls that follow each other are one answer."""
+    messages: list[dict[str, Any]] = []
+    for item in items:
+        match item:
+            case MessageItem(role="assistant"):
+                _answer(messages)["content"] += _joined(item.content)
+            case MessageItem():
+                messages.append({"role": item.role, "content": _joined(item.content)})
+            case CallItem():
+                function = {"name": item.name, "arguments": item.arguments}
+                call = {"id": item.call_id, "type": "function", "function": function}
+                _answer(messages).setdefault("tool_calls", []).append(call)
+            case CallOutputItem():
+                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _joined(item.output)})
+            case ReasoningItem():
+                if item.content:
+                    _answer(messages)["reasoning_content"] = _joined(item.content)
+    return list(messages)
+
+
+def _answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The assistant's message at the end, begun where there is none."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    return messages[-1]
+
+
+def _joined(content: str | list[TextPart]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
