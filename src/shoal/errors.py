@@ -11,7 +11,8 @@ ShoalError
 │   ├── LocalProtocolError     we were about to send them
 │   └── RemoteProtocolError    a peer sent them
 ├── WorkerLost             a worker died, hung past its deadline or closed its link
-│   └── WorkerCrashed          by itself: of what it was computing, as far as can be seen
+│   ├── WorkerCrashed          by itself: of what it was computing, as far as can be seen
+│   └── MachineGone            its machine takes no connections
 ├── ShuttingDown           nothing new is taken: what would compute it is about to end
 │   └── ModelClosed            a `shoal.LLM` that was used after `close`
 └── RequestError           one request cannot be served; the engine goes on
@@ -82,6 +83,10 @@ class WorkerLost(ShoalError):
 
 class WorkerCrashed(WorkerLost):
     """A worker is lost of what it was computing, as far as can be seen: nobody outside has ended it."""
+
+
+class MachineGone(WorkerLost):
+    """A worker's machine takes no connections: nothing can be started there for now."""
 
 
 class ShuttingDown(ShoalError):

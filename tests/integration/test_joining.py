@@ -308,7 +308,7 @@ def test_without_the_clusters_head_this_process_ends_by_itself(machines: FakeMac
 
     def look(now_s: float, trouble: str | None) -> None:
         watch.now_s, machines.head_trouble = now_s, trouble
-        watch.joining.try_step()
+        watch.joining.step()
 
     look(0.0, None)
     assert watch.joining.trouble is None
@@ -332,19 +332,19 @@ def test_trouble_is_told_once(machines: FakeMachines, planned: PlannedModel) -> 
     machines.trouble = WorkerLost("no agent can be started")
     watch = Watch(machines, planned)
     for _ in range(2):
-        watch.joining.try_step()
+        watch.joining.step()
     machines.trouble = None
-    watch.joining.try_step()
+    watch.joining.step()
     machines.trouble = WorkerLost("no agent can be started")
-    watch.joining.try_step()
+    watch.joining.step()
     assert watch.lines == ["machines that joined are not used: no agent can be started"] * 2
 
 
 def test_whatever_else_is_raised_ends_no_watch(machines: FakeMachines, planned: PlannedModel) -> None:
     watch = Watch(machines, planned)
     machines.trouble = cast(ShoalError, ValueError("not connected\nany more"))
-    watch.joining.try_step()
+    watch.joining.step()
     machines.trouble = None
     machines.arriving = ["a"]
-    watch.joining.try_step()
+    watch.joining.step()
     assert watch.lines == ["machines that joined are not used: ValueError: not connected", "joined: a"]

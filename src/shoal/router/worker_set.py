@@ -26,7 +26,7 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.core.speed.slow_workers import describe
-from shoal.errors import ModelChanged, ShoalError, WorkerCrashed
+from shoal.errors import MachineGone, ModelChanged, ShoalError, WorkerCrashed
 from shoal.protocol.messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, WorkT
 from shoal.router.replica_workers import LimitsT, Ready, Replaced, ReplicaWorkers
@@ -239,6 +239,7 @@ def _loss(index: int, error: ShoalError, culprit: int | None) -> ReplicaLost:
         worker=culprit,
         is_final=isinstance(error, ModelChanged),
         is_crash=isinstance(error, WorkerCrashed),
+        is_unreachable=isinstance(error, MachineGone),
     )
 
 

@@ -61,6 +61,17 @@ def test_a_worker_that_cannot_be_loaded_is_done_without():
     assert left_out(*[Loss(was_well=False, was_loading=True, at_s=0.0, worker=None)] * 4) is None
 
 
+def test_a_worker_whose_machine_takes_no_connections_is_done_without_at_once():
+    gone = replace(LOADING, is_unreachable=True)
+    restart = decide_restart(CONFIG, after(WELL, gone))
+    assert restart is not None
+    assert (restart.without, restart.delay_s) == (1, 0.0)
+    assert delays(WELL, *[gone] * 3) == [0.0, 0.0, 1.0, 2.0], "where it cannot be done without, it is waited for"
+    back = decide_restart(CONFIG, after(WELL, gone, LOADING))
+    assert back is not None
+    assert back.without is None
+
+
 def test_without_restarts_the_first_loss_is_the_last():
     assert decide_restart(RecoveryConfig(max_failures=1, crash_loop_s=0.0), after(WELL)) is None
 

@@ -13,11 +13,11 @@ import pytest
 
 from shoal.comm.links.link import Link
 from shoal.comm.links.socket_link import SocketLink
-from shoal.errors import WorkerLost
+from shoal.errors import MachineGone, WorkerLost
 from shoal.executor.remote.deferred_link import DeferredLink
 
 
-@pytest.mark.parametrize("error", [WorkerLost("refused"), RuntimeError("refused\nby Ray")])
+@pytest.mark.parametrize("error", [WorkerLost("refused"), MachineGone("refused"), RuntimeError("refused\nby Ray")])
 def test_that_there_will_be_no_link_is_told_to_who_receives(error: Exception) -> None:
     """Also where that was known before anything was sent."""
 
@@ -28,8 +28,9 @@ def test_that_there_will_be_no_link_is_told_to_who_receives(error: Exception) ->
     assert select.select([link.fileno()], [], [], 30.0)[0]
     link.send([b"load"], timeout_s=0.0)
     for _ in range(2):
-        with pytest.raises(WorkerLost, match=r"refused$"):
+        with pytest.raises(WorkerLost, match=r"refused$") as raised:
             link.receive(timeout_s=0.0)
+        assert isinstance(raised.value, MachineGone) == isinstance(error, MachineGone)
     link.close()
 
 

@@ -8,7 +8,7 @@ from math import ceil, inf
 
 from shoal.core.batching.events import BatchLimits, Part, SubmitBatch
 from shoal.core.recovery.replica_recovery import ReplicaRecovery
-from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.recovery.worker_life import ReplicaLife
 from shoal.core.speed.batch_meter import BatchMeter
 from shoal.core.speed.batch_times import BatchTimes
 from shoal.core.speed.slow_workers import SpeedEvent
@@ -55,7 +55,7 @@ class Replica:
         return self._recovery.index
 
     @property
-    def life(self) -> WorkerLife:
+    def life(self) -> ReplicaLife:
         """To look at only."""
         return self._recovery.life
 

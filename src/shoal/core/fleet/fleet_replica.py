@@ -17,7 +17,7 @@ from shoal.core.generation.events import (
 from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.replica_recovery import ReplicaRecovery
-from shoal.core.recovery.worker_life import WorkerLife
+from shoal.core.recovery.worker_life import ReplicaLife
 from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent
@@ -41,7 +41,7 @@ class FleetReplica:
         self._recovery = recovery
 
     @property
-    def life(self) -> WorkerLife:
+    def life(self) -> ReplicaLife:
         """To look at only."""
         return self._recovery.life
 

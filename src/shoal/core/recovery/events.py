@@ -62,6 +62,8 @@ class ReplicaLost:
     """whether others that are started instead would fail alike"""
     is_crash: bool = False
     """whether it is gone of what it was computing, as far as can be seen"""
+    is_unreachable: bool = False
+    """whether its machine takes no connections, so that it cannot be started there for now"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import ReplicaLost
 from shoal.core.recovery.patience import Patience
-from shoal.core.recovery.worker_life import Phase, WorkerLife
+from shoal.core.recovery.worker_life import Phase, ReplicaLife
 from shoal.core.speed.work_size import WorkSize
 from shoal.protocol.messages import Generation
 
@@ -22,7 +22,7 @@ class ReplicaRecovery:
     ) -> None:
         """The replica has its workers. Arguments as those of `Recovery.add`."""
         self.index = index
-        self.life = WorkerLife(config)
+        self.life = ReplicaLife(config)
         self.patience = Patience(config, row_cost)
         self.patience.start(row_s)
         self.generation = Generation(generation)
@@ -54,7 +54,9 @@ class ReplicaRecovery:
     def lose(self, lost: ReplicaLost, now_s: float) -> str | None:
         """Its workers are gone. Returns why they are given up; None: they will be started again."""
         self.generation = Generation(self.generation + 1)
-        return self.life.lose(lost.reason, lost.worker, now_s, is_final=lost.is_final)
+        return self.life.lose(
+            lost.reason, lost.worker, now_s, is_final=lost.is_final, is_unreachable=lost.is_unreachable
+        )
 
     def overdue_s(self) -> float | None:
         """When its workers will count as lost for being silent; None: they owe nothing."""

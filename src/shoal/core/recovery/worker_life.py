@@ -1,4 +1,4 @@
-"""How one replica's workers are, from their being lost to their being there again."""
+"""The lifecycle of one replica's workers, from their loss to their return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOADING_TIMES_EXPECTED = 3.0
 
 
 class Phase(Enum):
-    """How they are."""
+    """State of a replica's workers."""
 
     SERVING = auto()
     WAITING = auto()
@@ -26,8 +26,11 @@ class Phase(Enum):
         return self.name.lower().replace("_", " ")
 
 
-class WorkerLife:
-    """Changes by its methods only; the rest is to look at. `now_s` is on one monotonic clock."""
+class ReplicaLife:
+    """Lifecycle of one replica's workers. Changes by its methods only; the rest is to look at.
+
+    `now_s` is on one monotonic clock.
+    """
 
     def __init__(self, recovery: RecoveryConfig) -> None:
         """They are there."""
@@ -86,7 +89,15 @@ class WorkerLife:
         """Nobody has listened for so long."""
         self._last_sign_s += pause_s
 
-    def lose(self, reason: str, worker: int | None, now_s: float, *, is_final: bool = False) -> str | None:
+    def lose(
+        self,
+        reason: str,
+        worker: int | None,
+        now_s: float,
+        *,
+        is_final: bool = False,
+        is_unreachable: bool = False,
+    ) -> str | None:
         """They are lost. Returns why they are given up; None: they will be started again.
 
         Args:
@@ -94,12 +105,14 @@ class WorkerLife:
             worker: which of them is to blame; None: not known.
             now_s: see above.
             is_final: others that are started instead would fail alike.
+            is_unreachable: the machine of the one to blame takes no connections.
         """
         was_long_there = now_s - self._ready_s >= self._recovery.settled_s
         loss = Loss(
             was_well=self.is_serving and (self._has_worked or was_long_there),
             was_loading=self.phase is Phase.STARTING,
             worker=worker,
+            is_unreachable=is_unreachable,
             at_s=now_s,
         )
         self._history = self._history.after(loss)

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from shoal.errors import (
     CapacityError,
     ConfigError,
+    MachineGone,
     ModelChanged,
     ModelLoadError,
     RemoteProtocolError,
@@ -287,7 +288,7 @@ def first_cause(workers: Mapping[int, Worker[Any]], index: int, error: ShoalErro
 
 
 def _is_vague(cause: ShoalError) -> bool:
-    return isinstance(cause, WorkerLost) and not isinstance(cause, WorkerCrashed)
+    return isinstance(cause, WorkerLost) and not isinstance(cause, WorkerCrashed | MachineGone)
 
 
 def kill_all(workers: Collection[Worker[Any]]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing_extensions import Buffer
 
 from shoal.comm.links.link import Link
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import MachineGone, ShoalError, WorkerLost
 
 _SEND_TIMEOUT_S = 10.0
 """For what was kept: a few small messages."""
@@ -113,7 +113,8 @@ class DeferredLink:
                 return False
             os.eventfd_write(self._news, 1)  # what was read may have been the end of connecting
         if self._made is None:
-            raise WorkerLost(str(self._error or "the connection was not made"))
+            error = self._error or "the connection was not made"
+            raise (MachineGone if isinstance(error, MachineGone) else WorkerLost)(str(error))
         self._epoll.unregister(self._news)
         self._epoll.register(self._made.fileno(), select.EPOLLIN)
         self._link = self._made

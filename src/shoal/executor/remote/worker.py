@@ -11,7 +11,7 @@ from msgspec import structs
 from shoal.comm.links.link import Link
 from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_link import Address, connect_tls
-from shoal.errors import WorkerLost
+from shoal.errors import MachineGone, WorkerLost
 from shoal.executor.fabric import LoadMessage
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.deferred_link import DeferredLink
@@ -74,6 +74,8 @@ class RemoteChild:
 
     def lost(self, error: Exception) -> WorkerLost:
         """See `Child.lost`."""
+        if isinstance(error, MachineGone):
+            return MachineGone(f"{self.name}: {error}")
         process = f" (pid {self.pid})" if self.pid else ""
         how = self._how_it_ended()
         return WorkerLost(f"{self.name}{process}: {error}" if how is None else f"{self.name}{process} {how}")

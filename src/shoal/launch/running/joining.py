@@ -1,8 +1,8 @@
 """Machines that join or leave while a model is served: replicas that lost them have them back, new ones are put to use.
 
 Looking for machines, measuring them and planning take seconds, so they have a thread of their own (`step`); what comes
-of it is carried out in the engine's thread (`look`). New machines are used under `--replan`, and only where the planner
-chose the split: one that was said by hand is kept.
+of it is carried out in the engine's thread (`look`). What is to be done is decided in core/membership. New machines are
+used under `--replan`, and only where the planner chose the split: one that was said by hand is kept.
 """
 
 from __future__ import annotations
@@ -10,12 +10,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
+from shoal.core.membership import (
+    LEAVE_AFTER_S,
+    ChangeEnded,
+    ClusterMembership,
+    FindPlan,
+    Leave,
+    MachinesSeen,
+    MembershipEvent,
+    PlanEnded,
+    ReplicaSeen,
+    ReplicasSeen,
+    ReportHead,
+    ReportJoined,
+    ReportMachine,
+    ReportUnused,
+    Restore,
+)
 from shoal.core.plan.language import ReplicaPlan
-from shoal.core.recovery.restoring import Restoring
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import ShoalError
 from shoal.launch.running.running_plan import RunningPlan
@@ -27,9 +42,6 @@ if TYPE_CHECKING:
 _EVERY_S = 5.0
 """Between two looks for machines: one question to Ray's head. Nobody waits for them."""
 _CLOSE_TIMEOUT_S = 10.0
-_LEAVE_AFTER_S = 15.0
-"""Without Ray's head. Ray ends whatever is connected to it after 60 s; a drain takes 25 s by default.
-Source: Ray 2.60, `gcs_rpc_server_reconnect_timeout_s`."""
 
 
 class Joining:
@@ -57,24 +69,20 @@ class Joining:
         """
         self._machines, self._running, self._auto = machines, running, auto
         self._wake, self._report, self._clock = wake, report, clock
-        self._told_troubles = dict(machines.troubles())
-        self._headless_since_s: float | None = None
+        self._membership = ClusterMembership(machines.troubles(), uses_new=auto is not None)
+        self._lock = threading.Lock()
+        """of the membership, which both threads tell of what they see"""
         self._leave: Callable[[str], None] | None = None
         """told when this process is to end, and why"""
-        self._is_to_restore = False
-        """replicas are to be looked at"""
-        self._arrivals: SimpleQueue[frozenset[str]] = SimpleQueue()
-        """machines that have joined, for the engine's thread"""
-        self._restoring = Restoring()
+        self._is_to_look = False
+        """machines have been looked for since the engine's thread looked at replicas"""
         self._present = () if auto is None else auto.choice.best.replicas
         self._placed = None if auto is None else auto.placed
-        self._is_to_plan = False
         self._proposed: ExtendedPlan | None = None
         """what the engine's thread has been given, until its outcome is known"""
         self._to_make: ExtendedPlan | None = None
         """the same, until it is begun"""
         self._outcomes: SimpleQueue[ShoalError | None] = SimpleQueue()
-        self._latest_trouble = ""
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="shoal-joining", daemon=True)
 
@@ -100,78 +108,97 @@ class Joining:
         return self._machines.headless()
 
     def step(self) -> None:
-        """Look for machines and think about them; in the thread that watches. Raises ShoalError."""
-        try:
-            joined = self._machines.find_joined()
-        finally:
-            self._note_head()
-            self._note_machines()
-        if joined:
-            self._report(f"joined: {', '.join(joined)}")
-            self._arrivals.put(frozenset(joined))
-            self._is_to_plan = True
-        self._is_to_restore = True
-        self._wake()
+        """Look for machines and think about them; in the thread that watches."""
+        joined, failure = self._find_joined()
         self._take_outcome()
-        if self._is_to_plan and self._proposed is None:
-            self._is_to_plan = False
-            self._propose()
-
-    def try_step(self) -> None:
-        """The same; trouble that stays is reported once."""
-        try:
-            self.step()
-        except ShoalError as error:
-            if self._machines.headless() is None:
-                self._note_trouble(str(error))
-        except Exception as error:  # the outermost loop: machines are looked at again whatever has happened
-            self._note_trouble(f"{type(error).__name__}: {error}".partition("\n")[0])
-        else:
-            self._latest_trouble = ""
+        self._tell(
+            MachinesSeen(
+                joined=joined,
+                living=self._machines.living(),
+                troubles=self._machines.troubles(),
+                head_trouble=self._machines.headless(),
+                failure=failure,
+            )
+        )
+        self._is_to_look = True
+        self._wake()
 
     def look(self) -> None:
         """Carry out what is to be done; in the engine's thread, often."""
-        if self._is_to_restore:
-            self._is_to_restore = False
-            self._restore()
+        if self._is_to_look:
+            self._is_to_look = False
+            self._tell(ReplicasSeen(replicas=self._see_replicas()))
         if self._to_make is not None and not self._running.is_changing(self._to_make.extension.replica):
             made, self._to_make = self._to_make, None
             self._running.change(made.extension.replica, made.replica, self._outcomes.put)
 
     def _watch(self) -> None:
         while not self._is_closing.wait(_EVERY_S):
-            self.try_step()
+            self.step()
 
-    def _note_head(self) -> None:
-        """Tell at once that the cluster's head is gone, and leave while there is time to finish what is open."""
-        trouble = self._machines.headless()
-        if trouble is None:
-            if self._headless_since_s is not None:
-                self._headless_since_s = None
-                self._report("Ray's head answers again")
-            return
-        if self._headless_since_s is None:
-            self._headless_since_s = self._clock()
-            self._report(
-                f"{trouble}: if it is not back within {_LEAVE_AFTER_S:.0f} s, this process finishes what is open and "
-                "ends, before Ray ends it"
+    def _find_joined(self) -> tuple[tuple[str, ...], str | None]:
+        """Machines that have joined, and why the look failed."""
+        try:
+            return tuple(self._machines.find_joined()), None
+        except ShoalError as error:
+            return (), str(error)
+        except Exception as error:  # the outermost call: machines are looked at again whatever has happened
+            return (), f"{type(error).__name__}: {error}".partition("\n")[0]
+
+    def _see_replicas(self) -> tuple[ReplicaSeen, ...]:
+        stats = self._running.stats()
+        return tuple(
+            ReplicaSeen(
+                machines=_machines_of(replica).keys(),
+                is_whole=not stats.reduced[index] and stats.phases[index] is not Phase.GIVEN_UP,
+                is_changing=self._running.is_changing(index),
             )
-        elif self._leave is not None and self._clock() - self._headless_since_s >= _LEAVE_AFTER_S:
-            leave, self._leave = self._leave, None
-            leave(trouble)
+            for index, replica in enumerate(self._running.plan.replicas)
+        )
 
-    def _note_machines(self) -> None:
-        """Tell what is newly wrong with machines."""
-        troubles = dict(self._machines.troubles())
-        for name, what in troubles.items():
-            if self._told_troubles.get(name) != what and not self._is_closing.is_set():
-                self._report(f"machine {name} {what}")
-        self._told_troubles = troubles
+    def _tell(self, event: MembershipEvent) -> None:
+        """Let the membership decide, and carry out what it wants; in either thread."""
+        with self._lock:
+            effects = self._membership.handle(event, self._clock())
+        for effect in effects:
+            match effect:
+                case ReportJoined(machines=machines):
+                    self._say(f"joined: {', '.join(machines)}")
+                case ReportMachine(machine=machine, what=what):
+                    self._say(f"machine {machine} {what}")
+                case ReportHead(trouble=None):
+                    self._say("Ray's head answers again")
+                case ReportHead(trouble=trouble):
+                    self._say(
+                        f"{trouble}: if it is not back within {LEAVE_AFTER_S:.0f} s, this process finishes what is "
+                        "open and ends, before Ray ends it"
+                    )
+                case ReportUnused(reason=reason):
+                    self._say(f"machines that joined are not used: {reason}")
+                case Leave(reason=reason):
+                    if self._leave is not None:
+                        self._leave(reason)
+                case FindPlan():
+                    self._find_plan()
+                case Restore(replica=index):
+                    self._restore(index)
+                case _:
+                    assert_never(effect)
 
-    def _note_trouble(self, what: str) -> None:
-        if what != self._latest_trouble and not self._is_closing.is_set():
-            self._latest_trouble = what
-            self._report(f"machines that joined are not used: {what}")
+    def _say(self, line: str) -> None:
+        if not self._is_closing.is_set():
+            self._report(line)
+
+    def _find_plan(self) -> None:
+        """In the thread that watches."""
+        failure = None
+        try:
+            self._propose()
+        except ShoalError as error:
+            failure = str(error)
+        except Exception as error:  # the outermost call, see `_find_joined`
+            failure = f"{type(error).__name__}: {error}".partition("\n")[0]
+        self._tell(PlanEnded(found=self._proposed is not None, failure=failure))
 
     def _propose(self) -> None:
         """Measure what is new, and hand a plan over if one pays."""
@@ -204,41 +231,25 @@ class Joining:
     def _take_outcome(self) -> None:
         if self._proposed is None:
             return
-        with suppress(Empty):
+        try:
             error = self._outcomes.get_nowait()
-            made, self._proposed = self._proposed, None
-            if error is None:
-                self._present = made.extension.candidate.replicas
-                self._is_to_plan = True  # there may be more of them than one replica could use
-            else:
-                self._note_trouble(str(error))
+        except Empty:
+            return
+        made, self._proposed = self._proposed, None
+        if error is None:
+            self._present = made.extension.candidate.replicas
+        self._tell(ChangeEnded(failure=None if error is None else str(error)))
 
-    def _restore(self) -> None:
-        """Replicas that had to do without a worker, or were given up, whose machines are all there again."""
-        living, stats, now_s = self._machines.living(), self._running.stats(), self._clock()
-        replicas = self._running.plan.replicas
-        with suppress(Empty):
-            while True:
-                arrived = self._arrivals.get_nowait()
-                for index, replica in enumerate(replicas):
-                    if not arrived.isdisjoint(_machines_of(replica)):
-                        self._restoring.note_back(index, now_s)
-        for index, replica in enumerate(replicas):
-            if not stats.reduced[index] and stats.phases[index] is not Phase.GIVEN_UP:
-                self._restoring.note_whole(index)
-                continue
-            is_there = living.issuperset(_machines_of(replica))
-            if self._restoring.is_due(index, now_s) and is_there and not self._running.is_changing(index):
-                self._restoring.note_try(index, now_s)
-                self._report(f"replica {index} is given back its workers on {', '.join(_machines_of(replica))}")
-                self._running.change(index, replica, self._done_restoring(index))
+    def _restore(self, index: int) -> None:
+        """In the engine's thread."""
+        replica = self._running.plan.replicas[index]
+        self._say(f"replica {index} is given back its workers on {', '.join(_machines_of(replica))}")
 
-    def _done_restoring(self, index: int) -> Callable[[ShoalError | None], None]:
         def done(error: ShoalError | None) -> None:
             if error is not None:
-                self._report(f"replica {index} goes on as it is: {error}")
+                self._say(f"replica {index} goes on as it is: {error}")
 
-        return done
+        self._running.change(index, replica, done)
 
 
 def _machines_of(replica: ReplicaPlan) -> dict[str, None]:

@@ -75,10 +75,10 @@ def _speaks_http2(sock: socket.socket) -> bool:
     return len(header) == len(_EMPTY_SETTINGS) and header[3] == _EMPTY_SETTINGS[3]
 
 
-def can_be_reached(address: Address) -> bool:
-    """Whether the kernel there takes connections at that port."""
+def can_be_reached(address: Address, timeout_s: float = _TIMEOUT_S) -> bool:
+    """Whether the kernel there takes connections at that port, within so long."""
     try:
-        socket.create_connection(address, timeout=_TIMEOUT_S).close()
+        socket.create_connection(address, timeout=timeout_s).close()
     except (OSError, UnicodeError):
         return False
     return True

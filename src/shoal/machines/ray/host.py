@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from shoal.comm.tls.tls_link import spell_address
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import MachineGone, ShoalError, WorkerLost
 from shoal.executor.fabric import LoadMessage
 from shoal.executor.remote.host import Admit, StartedWorker
 from shoal.machines.ray.address import can_be_reached
@@ -24,6 +24,9 @@ AGENT_TIMEOUT_S = 60.0
 """For an agent: Ray starts a Python process on its machine."""
 _ANSWER_TIMEOUT_S = 10.0
 """For what an agent that lives answers at once. A judgment: a busy machine takes a second or two."""
+_REACHED_S = 2.0
+"""For its kernel to take a connection: a replica that has lost workers there waits for this before it is planned anew
+without them. One lost packet costs 1 s."""
 _START_TIMEOUT_S = 90.0
 """For a worker; longer than its agent gives it."""
 
@@ -150,9 +153,9 @@ class RayHost:
         deadline_s = time.monotonic() + AGENT_TIMEOUT_S
         while True:
             where = (self._machine.address, self._machine.raylet_port)
-            if not can_be_reached(where):
+            if not can_be_reached(where, _REACHED_S):
                 self._presence.note_trouble(self.name, unreachable(where))
-                raise WorkerLost(f"machine {self.name} cannot be reached at {spell_address(where)}")
+                raise MachineGone(f"machine {self.name} cannot be reached at {spell_address(where)}")
             reference = self._machine.agent.facts.remote()
             try:
                 wait_for(self._ray, reference, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)

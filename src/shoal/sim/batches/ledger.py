@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from shoal.core.batching.events import MAX_LOSSES, Part, SubmitBatch
 from shoal.core.batching.scheduler import BatchScheduler
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, ShoalError, WorkerLost
-from shoal.sim.batches.scenario import Inference
+from shoal.sim.batches.scenario import SimulatedRequest
 
 
 class BatchLedger:
     """Every row is computed once for the client, every request ends once and for a reason."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, Inference] = {}
+        self._requests: dict[str, SimulatedRequest] = {}
         """sent and not refused"""
         self._computed: dict[str, set[int]] = {}
         """rows of which the outputs have come"""
@@ -26,7 +26,7 @@ class BatchLedger:
         """those that workers could not compute, alone"""
         self.ended: dict[str, ShoalError | None] = {}
 
-    def add(self, request: Inference) -> None:
+    def add(self, request: SimulatedRequest) -> None:
         """A client has sent a request."""
         self._requests[request.request_id] = request
         self._computed[request.request_id] = set()

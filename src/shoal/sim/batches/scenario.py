@@ -27,7 +27,7 @@ class BatchCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inference:
+class SimulatedRequest:
     """A client sends a request, and perhaps goes away again."""
 
     request_id: str
@@ -53,7 +53,7 @@ class BatchScenario:
     """of each replica"""
     costs: tuple[BatchCost, ...]
     """one a replica"""
-    requests: tuple[Inference, ...]
+    requests: tuple[SimulatedRequest, ...]
     faults: tuple[Fault, ...]
     network: Network
     starting: Starting
@@ -107,16 +107,16 @@ def _axes(axis: int | None, rows: int | None) -> BatchAxes:
     return BatchAxes(inputs={"x": axis}, outputs={"y": axis}, rows=rows)
 
 
-def _draw_requests(rng: Random, *, is_quiet: bool, has_rows: bool) -> tuple[Inference, ...]:
+def _draw_requests(rng: Random, *, is_quiet: bool, has_rows: bool) -> tuple[SimulatedRequest, ...]:
     """Bursts of up to 10, of rows of two sizes."""
-    requests: list[Inference] = []
+    requests: list[SimulatedRequest] = []
     at_s = 0.0
     for _ in range(rng.randint(1, 6)):
         at_s += rng.expovariate(1 / 0.15)
         for _ in range(rng.randint(1, 10)):
             is_poison = not is_quiet and rng.random() < 0.05
             requests.append(
-                Inference(
+                SimulatedRequest(
                     request_id=f"r{len(requests)}",
                     at_s=at_s,
                     num_rows=rng.randint(1, 12) if has_rows else 1,

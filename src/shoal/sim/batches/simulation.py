@@ -29,7 +29,7 @@ from shoal.core.recovery.events import (
 )
 from shoal.errors import ShoalError
 from shoal.sim.batches.ledger import BatchLedger
-from shoal.sim.batches.scenario import BatchScenario, Inference
+from shoal.sim.batches.scenario import BatchScenario, SimulatedRequest
 from shoal.sim.batches.workers import BatchWorkers, SimulatedBatch, SimulatedResult
 from shoal.sim.faults import Joining
 from shoal.sim.virtual_shell import VirtualShell
@@ -125,7 +125,7 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
 
     def happen(self, happening: object, now_s: float) -> None:
         match happening:
-            case Inference():
+            case SimulatedRequest():
                 self._ledger.add(happening)
                 self.tell(
                     InferenceAdded(
