@@ -63,7 +63,6 @@ def _server_goes_on(http: httpx.Client):
         ("user", 5),
         ("ignore_eos", 1),
         ("logit_bias", {"5": 100}),
-        ("tools", [{"type": "function"}]),
         ("min_tokens", 3),
     ],
 )

@@ -5,8 +5,10 @@ Per token this costs one template and one write: all events of one wake go out t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -25,11 +27,26 @@ HEADERS = [
 ]
 
 
+COMMENT = b": the answer is on its way\n\n"
+"""What clients of event streams pass over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhythm:
+    """How long a stream stays silent: proxies close connections over which nothing comes."""
+
+    first_s: float = 2.0
+    """until the status is sent without a token; an error before that has a status of its own"""
+    every_s: float = 10.0
+    """between two signs of life"""
+
+
 class EventStream(Response):
     """Streams one admitted generation; the client going away cancels it at once."""
 
-    def __init__(self, generation: Generation, form: Form, *, num_choices: int) -> None:
+    def __init__(self, generation: Generation, form: Form, *, num_choices: int, rhythm: Rhythm | None = None) -> None:
         super().__init__()
+        self._rhythm = rhythm or Rhythm()
         self._generation = generation
         self._form = form
         self._num_choices = num_choices
@@ -41,20 +58,19 @@ class EventStream(Response):
                 await run_until_disconnect(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        """The status waits for the first token, so that what goes wrong before it has a status of its own."""
-        is_started = False
+        """The status waits for the first token for a while: what goes wrong before it has a status of its own."""
+        sender = _Sender(send, self._rhythm)
+        beat = asyncio.create_task(sender.keep_alive())
         try:
             async for body in self._bodies():
-                if not is_started:
-                    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-                    is_started = True
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await sender.send(body)
         except ShoalError as error:
-            if not is_started:
+            if not sender.is_started:
                 raise
-            event = self._form.failure(from_exception(error))
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await sender.send(self._form.failure(from_exception(error)))
+        finally:
+            beat.cancel()
+        await sender.end()
 
     async def _bodies(self) -> AsyncIterator[bytes]:
         opening = self._form.opening(self._num_choices)
@@ -67,3 +83,36 @@ class EventStream(Response):
         if len(deltas) == 1:
             return self._form.event(deltas[0])
         return b"".join([self._form.event(delta) for delta in deltas])
+
+
+class _Sender:
+    """The connection, and when something was last sent over it."""
+
+    def __init__(self, send: Send, rhythm: Rhythm) -> None:
+        self.is_started = False
+        self._send = send
+        self._rhythm = rhythm
+        self._clock = asyncio.get_running_loop().time
+        self._last_s = self._clock()
+
+    async def send(self, body: bytes) -> None:
+        """A piece of the stream, behind the status if it is the first."""
+        self._last_s = self._clock()
+        if not self.is_started:
+            self.is_started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """Nothing follows."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def keep_alive(self) -> None:
+        """Send a comment whenever nothing else was sent for too long. Ends when it is cancelled."""
+        while True:
+            silence_s = self._rhythm.every_s if self.is_started else self._rhythm.first_s
+            wait_s = self._last_s + silence_s - self._clock()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            else:
+                await self.send(COMMENT)
