@@ -22,10 +22,14 @@ PLACES = {
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def required(requirement: str) -> str:
+    """The name of the package that a requirement is of, as indexes spell it."""
+    return re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-")
+
+
 def modules(requirements: list[str]) -> set[str]:
     """The modules that requirements bring."""
-    names = [re.match(r"[\w-]+", requirement) for requirement in requirements]
-    return {MODULES.get(name[0], name[0].replace("-", "_")) for name in names if name}
+    return {MODULES.get(name, name.replace("-", "_")) for name in map(required, requirements)}
 
 
 def imported(file: Path) -> set[str]:
@@ -68,3 +72,15 @@ def test_all_is_every_extra_but_the_weights_of_the_demo() -> None:
     extras = PROJECT["optional-dependencies"]
     assert extras["all"] == [f"shoal-inference[{','.join(sorted(set(extras) - {'all', 'demo'}))}]"]
     assert set(PLACES) == set(extras) - {"all", "demo"}
+
+
+def test_the_lock_file_is_of_this_pyproject() -> None:
+    packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    (own,) = [package for package in packages if package["name"] == PROJECT["name"]]
+    locked: dict[str, set[str]] = {}
+    for requirement in own["metadata"]["requires-dist"]:
+        extra = re.search(r"extra == '(\w+)'", requirement.get("marker", ""))
+        locked.setdefault(extra[1] if extra else "", set()).add(requirement["name"])
+    declared = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    expected = {name: {required(requirement) for requirement in group} for name, group in declared.items()}
+    assert locked == expected, "uv.lock is stale; run: uv lock"
