@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shoal.bench.generation import Generation, generate
+from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest, RequestError, WorkerLost
 from shoal.protocol.messages import SampledToken, Step, StepResult, TokenLogprobs
@@ -100,10 +100,10 @@ def test_perplexity_of_the_first_windows_and_of_too_few_tokens() -> None:
             perplexity(engine, [1, 2, 3], window_tokens=4)
 
 
-def _generation(tokens: list[int], logits: list[list[float]]) -> Generation:
+def _generation(tokens: list[int], logits: list[list[float]]) -> FinishedRequest:
     request = Request(request_id=RequestId("x"), prompt_ids=(1,), max_tokens=len(tokens))
     rows = [np.array(row, "<f4").tobytes() for row in logits]
-    return Generation(request=request, added_s=0.0, token_ids=tokens, logits=rows)
+    return FinishedRequest(request=request, added_s=0.0, token_ids=tokens, logits=rows)
 
 
 WHOLE = _generation([1, 2, 1], [[0, 1, 0], [0, 0, 1], [0, 1, 0]])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.bench.load import Load
-from shoal.bench.load_generator import Outcome
+from shoal.bench.load_generator import RequestOutcome
 from shoal.bench.percentiles import distribution
 from shoal.bench.serve_report import WIDTH, ServeReport, format_report, summarize
 
@@ -17,9 +17,9 @@ LOAD = Load(base_url="http://x", model="m", concurrency=2, num_prompts=3)
 
 def report() -> ServeReport:
     requests = [
-        Outcome(started_s=10.0, arrivals_s=[10.5, 11.0, 12.0], prompt_tokens=100, output_tokens=3),
-        Outcome(started_s=20.0, arrivals_s=[20.1], prompt_tokens=50, output_tokens=1),
-        Outcome(started_s=30.0, arrivals_s=[30.1], prompt_tokens=50, output_tokens=1, error="HTTP 500: oops"),
+        RequestOutcome(started_s=10.0, arrivals_s=[10.5, 11.0, 12.0], prompt_tokens=100, output_tokens=3),
+        RequestOutcome(started_s=20.0, arrivals_s=[20.1], prompt_tokens=50, output_tokens=1),
+        RequestOutcome(started_s=30.0, arrivals_s=[30.1], prompt_tokens=50, output_tokens=1, error="HTTP 500: oops"),
     ]
     return summarize(LOAD, requests, duration_s=4.0)
 

@@ -15,7 +15,7 @@ _TURN_S = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Generation:
+class FinishedRequest:
     """One finished request. Times in seconds on the engine's clock, since the request was added."""
 
     request: Request
@@ -42,10 +42,10 @@ def generate(
     requests: Iterable[Request],
     *,
     concurrency: int,
-    on_finished: Callable[[Generation], None] | None = None,
+    on_finished: Callable[[FinishedRequest], None] | None = None,
     on_token: Callable[[TokenProduced], None] | None = None,
     on_end: Callable[[RequestFinished], None] | None = None,
-) -> list[Generation]:
+) -> list[FinishedRequest]:
     """Run requests with at most `concurrency` unfinished at any time. Returns them in the given order.
 
     Raises:
@@ -53,13 +53,13 @@ def generate(
         WorkerLost: no replica is left.
     """
     waiting = deque(requests)
-    results: dict[str, Generation] = {}
+    results: dict[str, FinishedRequest] = {}
     num_open = 0
     while waiting or num_open:
         while waiting and num_open < concurrency:
             request = waiting.popleft()
             engine.add(request)
-            results[request.request_id] = Generation(request=request, added_s=time.perf_counter())
+            results[request.request_id] = FinishedRequest(request=request, added_s=time.perf_counter())
             num_open += 1
         outputs = engine.turn(_TURN_S)
         now_s = time.perf_counter()
@@ -80,7 +80,7 @@ def generate(
     return list(results.values())
 
 
-def _take(generation: Generation, output: TokenProduced, now_s: float) -> None:
+def _take(generation: FinishedRequest, output: TokenProduced, now_s: float) -> None:
     generation.token_ids.append(output.token_id)
     generation.token_times_s.append(now_s)
     if output.logprobs:
@@ -89,7 +89,7 @@ def _take(generation: Generation, output: TokenProduced, now_s: float) -> None:
         generation.logits.append(output.logits)
 
 
-def _finish(generation: Generation, output: RequestFinished) -> None:
+def _finish(generation: FinishedRequest, output: RequestFinished) -> None:
     if output.reason == "error":
         raise RequestError(f"request {output.request_id}: {output.message}")
     generation.finish_reason = output.reason

@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 @dataclass(slots=True, kw_only=True)
-class Outcome:
+class RequestOutcome:
     """What one request came to. Mutable: filled in while it runs."""
 
     started_s: float
@@ -90,7 +90,7 @@ async def _run(load: Load, on_progress: Callable[[int], None]) -> ServeReport:
         outcome = await _send(load, endpoint, body, time.perf_counter())
         if outcome.error is not None:
             raise ConfigError(f"{load.base_url} did not serve the warm-up request: {outcome.error}")
-    outcomes: list[Outcome] = []
+    outcomes: list[RequestOutcome] = []
 
     async def answer(body: bytes, due_s: float) -> None:
         outcomes.append(await _send(load, endpoint, body, due_s))
@@ -124,8 +124,8 @@ async def _send_all(
                 tasks.create_task(visitor(body, started_s + at_s))
 
 
-async def _send(load: Load, endpoint: Endpoint, body: bytes, due_s: float) -> Outcome:
-    outcome = Outcome(started_s=due_s)
+async def _send(load: Load, endpoint: Endpoint, body: bytes, due_s: float) -> RequestOutcome:
+    outcome = RequestOutcome(started_s=due_s)
     try:
         async with asyncio.timeout(load.timeout_s):
             status, answer = await post_for_events(endpoint, body, api_key=load.api_key, on_event=outcome.on_event)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from shoal.bench.generation import Generation, generate
+from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import Request, RequestId
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
@@ -47,7 +47,7 @@ def measure_throughput(
     prompt_tokens: int,
     output_tokens: int,
     seed: int = 0,
-    on_finished: Callable[[Generation], None] | None = None,
+    on_finished: Callable[[FinishedRequest], None] | None = None,
 ) -> Throughput:
     """Random prompts of exact length, greedy, no end token; one short warm-up round is not counted."""
     rng = random.Random(seed)

@@ -42,7 +42,7 @@ def throughput(
     json: options.Json = False,
 ) -> None:
     """Offline throughput: a closed loop of requests on the engine, without HTTP."""
-    from shoal.bench.generation import Generation
+    from shoal.bench.generation import FinishedRequest
     from shoal.bench.throughput import measure_throughput
     from shoal.cli.language.loading import load_model
     from shoal.cli.show.output import compare_speeds, note, print_json, progress_bar
@@ -71,7 +71,7 @@ def throughput(
     with load_model(config, quiet=json) as loaded, progress_bar("requests") as update:
         total, done = num_prompts or 2 * concurrency, 0
 
-        def count(_: Generation) -> None:
+        def count(_: FinishedRequest) -> None:
             nonlocal done
             done += 1
             update(done, total)

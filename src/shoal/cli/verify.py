@@ -71,7 +71,7 @@ def verify(
         verify_graph(graph_config, inputs=inputs, micro_batch=micro_batch, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
-    from shoal.bench.generation import Generation
+    from shoal.bench.generation import FinishedRequest
     from shoal.cli.language.loading import load_planned
     from shoal.cli.show.output import measuring, note, print_json, progress_bar
     from shoal.config import LaunchConfig, PlanningConfig
@@ -85,12 +85,12 @@ def verify(
         greedy_with_logits,
     )
 
-    def generations(planned: PlannedModel) -> tuple[list[Generation], dict[str, object]]:
+    def generations(planned: PlannedModel) -> tuple[list[FinishedRequest], dict[str, object]]:
         with load_planned(planned, quiet=json) as loaded, progress_bar(f"split {planned.plan.split}") as update:
             prompts = [loaded.tokenizer.encode(text) for text in _PROMPTS]
             done = 0
 
-            def count(_: Generation) -> None:
+            def count(_: FinishedRequest) -> None:
                 nonlocal done
                 done += 1
                 update(done, len(prompts))

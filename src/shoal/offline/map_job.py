@@ -25,7 +25,7 @@ from shoal.offline.journal import Journal, open_journal
 from shoal.offline.parquet_work import ParquetWork, staging_folder
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.row_work import RowWork
-from shoal.offline.work import Failure, Work
+from shoal.offline.work import Failure, MapWork
 from shoal.router.graph_executor import Tensors
 
 JOURNAL = ".shoal-map.jsonl"
@@ -119,7 +119,7 @@ class MapJob:
 
     def __init__(
         self,
-        work: Work,
+        work: MapWork,
         journal: Journal,
         *,
         first_inputs: Tensors | None = None,
@@ -200,7 +200,7 @@ def default_batch_rows(num_rows: int, row_bytes: int, num_slots: int) -> int:
 
 def _row_work(
     options: MapOptions, plan: GraphPlan, header: dict[str, str], check: Check, files: ExitStack
-) -> tuple[Work, Journal]:
+) -> tuple[MapWork, Journal]:
     source = open_rows(options.inputs, plan.inputs, plan.batch)
     files.callback(source.close)
     batch_rows = _batch_rows(options, plan, source.num_rows, _num_bytes(source.read(0, min(1, source.num_rows))))
@@ -221,7 +221,7 @@ def _row_work(
 
 def _item_work(
     options: MapOptions, plan: GraphPlan, header: dict[str, str], check: Check, files: ExitStack
-) -> tuple[Work, Journal]:
+) -> tuple[MapWork, Journal]:
     if options.output.suffix == ".parquet":
         raise ConfigError(f"-o {options.output}: what comes from a folder goes into a folder")
     if options.output.resolve() == options.inputs.resolve():

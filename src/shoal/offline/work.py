@@ -20,7 +20,7 @@ class Failure:
     """one line"""
 
 
-class Work(Protocol):
+class MapWork(Protocol):
     """Gives chunks and takes their results. Adds to its journal what is done; does not commit it."""
 
     unit: str

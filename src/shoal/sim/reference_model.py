@@ -36,18 +36,18 @@ def draw_token(entries: array[int], sampling: Sampling, token_index: int, histor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ExpectedOutcome:
     """What a request ends with when nothing goes wrong."""
 
     token_ids: tuple[int, ...]
     reason: FinishReason
 
 
-def undisturbed_outcome(config: SchedulerConfig, request: Request) -> Outcome:
+def undisturbed_outcome(config: SchedulerConfig, request: Request) -> ExpectedOutcome:
     """Run one admissible request alone, without blocks, batches or faults."""
     limit = output_limit(config, request)
     if request.targets:
-        return Outcome(token_ids=request.targets, reason="length")
+        return ExpectedOutcome(token_ids=request.targets, reason="length")
     entries = chain_entries(request.prompt_ids)
     tokens: list[int] = []
     while len(tokens) < limit:
@@ -55,9 +55,9 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> Outcome:
         token = draw_token(entries, request.sampling, len(tokens), history)
         tokens.append(token)
         if token in request.stop_token_ids:
-            return Outcome(token_ids=tuple(tokens), reason="stop")
+            return ExpectedOutcome(token_ids=tuple(tokens), reason="stop")
         entries.append(chain_entry(entries[-1], token, len(entries)))
-    return Outcome(token_ids=tuple(tokens), reason="length")
+    return ExpectedOutcome(token_ids=tuple(tokens), reason="length")
 
 
 def chain_entries(token_ids: Sequence[int]) -> array[int]:

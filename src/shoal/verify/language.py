@@ -16,7 +16,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from shoal.bench.generation import Generation, generate
+from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import Request, RequestId
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
@@ -65,8 +65,8 @@ def greedy_with_logits(
     *,
     output_tokens: int,
     concurrency: int,
-    on_finished: Callable[[Generation], None] | None = None,
-) -> list[Generation]:
+    on_finished: Callable[[FinishedRequest], None] | None = None,
+) -> list[FinishedRequest]:
     """Greedy continuations of every prompt, with the logits of every position."""
     requests = [
         Request(
@@ -82,8 +82,8 @@ def greedy_with_logits(
 
 
 def compare(
-    reference: Sequence[Generation],
-    split: Sequence[Generation],
+    reference: Sequence[FinishedRequest],
+    split: Sequence[FinishedRequest],
     tolerance: float,
     tie_tolerance: float = EXACT_TOLERANCE,
 ) -> Verification:
@@ -121,7 +121,7 @@ def _num_equal(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
-def _gap(whole: Generation, part: Generation, position: int) -> float:
+def _gap(whole: FinishedRequest, part: FinishedRequest, position: int) -> float:
     """How much likelier the whole model finds its own token than the other's, in logits; infinite where one ended."""
     if position >= min(len(whole.token_ids), len(part.token_ids)):
         return float("inf")

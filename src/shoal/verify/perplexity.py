@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shoal.bench.generation import Generation, generate
+from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
@@ -42,7 +42,7 @@ def perplexity(
         raise InvalidRequest(f"the text has {len(token_ids)} tokens, less than one window of {window_tokens}")
     done = 0
 
-    def count(_: Generation) -> None:
+    def count(_: FinishedRequest) -> None:
         nonlocal done
         done += 1
         if on_window:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import ConfigError
-from shoal.measure.graph.batch_times import BatchTimes, quickest, time_batches, warm_up
+from shoal.measure.graph.batch_times import MedianBatch, quickest, time_batches, warm_up
 from shoal.router.graph_executor import Batch, BatchResult
 
 
@@ -64,7 +64,7 @@ def test_every_replica_is_kept_busy_and_left_idle(depth: int) -> None:
 
 
 def test_the_least_disturbed_turn_counts_as_a_whole() -> None:
-    turns = [BatchTimes(compute_s=compute_s, period_s=period_s) for compute_s, period_s in ((1.0, 3.0), (1.5, 2.0))]
+    turns = [MedianBatch(compute_s=compute_s, period_s=period_s) for compute_s, period_s in ((1.0, 3.0), (1.5, 2.0))]
     assert quickest(turns) == turns[1]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from shoal.planner.speeds.lines import Line, fit_line, slope
+from shoal.planner.speeds.lines import StraightLine, fit_line, slope
 
 
 def test_points_on_a_line_give_it_back():
@@ -31,7 +31,7 @@ def test_the_line_is_lowered_to_the_part_that_it_may_be():
 
 
 def test_nothing_goes_through_no_points():
-    assert fit_line([], most=1.0) == Line()
+    assert fit_line([], most=1.0) == StraightLine()
 
 
 def test_a_slope_needs_two_places():

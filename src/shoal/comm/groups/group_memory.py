@@ -40,7 +40,7 @@ RANK = np.dtype(
 has left, because it lost rank lost - 1 where that is not 0."""
 
 
-class Operation(IntEnum):
+class CallKind(IntEnum):
     """What a rank called, and how it does it: all must do the same."""
 
     SUM_AT_ONCE = 1
@@ -49,7 +49,7 @@ class Operation(IntEnum):
     BROADCAST = 4
 
 
-class Failure(IntEnum):
+class CallFailure(IntEnum):
     """Why a call did not finish; it comes with the rank that is to blame."""
 
     DEAD = 1

@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import Buffer
 
 from shoal.arrays import F32, U8
-from shoal.comm.groups.group_memory import CHUNK_BYTES, SLOT_BYTES, Operation, segment, sizes_digest
+from shoal.comm.groups.group_memory import CHUNK_BYTES, SLOT_BYTES, CallKind, segment, sizes_digest
 from shoal.comm.groups.python_member import Failed, PythonMember
 
 _FLOAT_BYTES = 4
@@ -39,7 +39,7 @@ class PythonCollective:
         if not (x.dtype == np.float32 and x.flags.c_contiguous and x.flags.writeable):
             raise ValueError("all_reduce takes C-contiguous writable float32")
         flat = x.reshape(-1)
-        operation = Operation.SUM_IN_SEGMENTS if in_segments else Operation.SUM_AT_ONCE
+        operation = CallKind.SUM_IN_SEGMENTS if in_segments else CallKind.SUM_AT_ONCE
         if failed := self._member.begin(operation, flat.nbytes, 0, timeout_s):
             return failed
         return self._sum_in_segments(flat) if in_segments else self._sum_at_once(flat)
@@ -50,7 +50,7 @@ class PythonCollective:
         sizes = [target.size for target in outs]
         if len(sizes) != member.size or sizes[member.rank] != mine.size:
             raise ValueError("all_gather takes a buffer for each rank, of its part's size")
-        if failed := member.begin(Operation.GATHER, sum(sizes), sizes_digest(sizes), timeout_s):
+        if failed := member.begin(CallKind.GATHER, sum(sizes), sizes_digest(sizes), timeout_s):
             return failed
         for start in _starts(max(sizes), SLOT_BYTES):
             _fill(member.next_slot(), mine[start : start + SLOT_BYTES])
@@ -66,7 +66,7 @@ class PythonCollective:
         if not 0 <= root < member.size:
             raise ValueError("the root is not a rank of the group")
         flat = _bytes(data, writable=root != member.rank)
-        if failed := member.begin(Operation.BROADCAST, flat.size, root, timeout_s):
+        if failed := member.begin(CallKind.BROADCAST, flat.size, root, timeout_s):
             return failed
         for start in _starts(flat.size, SLOT_BYTES):
             piece = flat[start : start + SLOT_BYTES]

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from shoal.arrays import U8
-from shoal.comm.groups.group_memory import HEADER_BYTES, RANK, SLOT_BYTES, Failure, Operation, group_bytes
+from shoal.comm.groups.group_memory import HEADER_BYTES, RANK, SLOT_BYTES, CallFailure, CallKind, group_bytes
 from shoal.comm.links.ring_link import PeerAlive, process_alive
 
 Failed = tuple[int, int]
-"""`Failure`, and the rank that is to blame."""
+"""`CallFailure`, and the rank that is to blame."""
 
 _SHORTEST_SLEEP_S = 20e-6
 _LONGEST_SLEEP_S = 1e-3
@@ -67,10 +67,10 @@ class PythonMember:
         call = self._ranks["calls"][rank, self._num_calls % 2]
         return int(call["operation"]), int(call["num_bytes"]), int(self._ranks["generation"][rank])
 
-    def begin(self, operation: Operation, num_bytes: int, detail: int, timeout_s: float) -> Failed | None:
+    def begin(self, operation: CallKind, num_bytes: int, detail: int, timeout_s: float) -> Failed | None:
         """Say what the next rounds are for and when they have to end; the first one finds peers that call otherwise."""
         if self.closed:
-            return Failure.CLOSED, self.rank
+            return CallFailure.CLOSED, self.rank
         self._num_calls += 1
         self._ranks["calls"][self.rank, self._num_calls % 2] = (num_bytes, operation, detail)
         self._deadline_s, self._is_checked = time.monotonic() + timeout_s, False
@@ -100,7 +100,7 @@ class PythonMember:
         calls, generations = self._ranks["calls"][:, self._num_calls % 2], self._ranks["generation"]
         if calls[peer] == calls[self.rank] and generations[peer] == generations[self.rank]:
             return None
-        return Failure.MISMATCH, peer
+        return CallFailure.MISMATCH, peer
 
     def _wait_for(self, peer: int) -> Failed | None:
         sleep_s = _SHORTEST_SLEEP_S
@@ -117,10 +117,10 @@ class PythonMember:
     def _trouble(self, awaited: int) -> Failed | None:
         """Why waiting has no sense any more. What a rank published before it went counts."""
         if self.closed:
-            return Failure.CLOSED, self.rank
+            return CallFailure.CLOSED, self.rank
         failed = _first(self._absence(peer) for peer in range(self.size))
         if failed is None and time.monotonic() >= self._deadline_s:
-            failed = Failure.LATE, awaited
+            failed = CallFailure.LATE, awaited
         return None if self._has_come(awaited) else failed
 
     def _absence(self, peer: int) -> Failed | None:
@@ -128,9 +128,9 @@ class PythonMember:
         if self._ranks["closed"][peer]:
             lost = int(self._ranks["lost"][peer]) - 1
             if lost not in (-1, self.rank):
-                return Failure.LEFT, lost
-            return None if lost == -1 and self._has_come(peer) else (Failure.LEFT, peer)
-        return None if self._has_come(peer) or self._lives(peer) or self._has_come(peer) else (Failure.DEAD, peer)
+                return CallFailure.LEFT, lost
+            return None if lost == -1 and self._has_come(peer) else (CallFailure.LEFT, peer)
+        return None if self._has_come(peer) or self._lives(peer) or self._has_come(peer) else (CallFailure.DEAD, peer)
 
     def _lives(self, peer: int) -> bool:
         """False once its process has ended; a rank that has not joined yet lives."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing_extensions import Buffer
 
 from shoal.arrays import F32
-from shoal.comm.groups.group_memory import Failure, Operation, create_group_memory
+from shoal.comm.groups.group_memory import CallFailure, CallKind, create_group_memory
 from shoal.comm.groups.python_group import PythonCollective
 from shoal.comm.groups.python_member import Failed
 from shoal.errors import ProtocolError, RemoteProtocolError, WorkerLost
@@ -92,21 +92,21 @@ class SharedMemoryGroup:
 
     def _error(self, failed: Failed, timeout_s: float) -> WorkerLost | ProtocolError:
         failure, rank = failed
-        match Failure(failure):
-            case Failure.DEAD:
+        match CallFailure(failure):
+            case CallFailure.DEAD:
                 return WorkerLost(f"rank {rank} of the group is dead")
-            case Failure.LATE:
+            case CallFailure.LATE:
                 return WorkerLost(f"rank {rank} of the group did not come within {timeout_s:g} s")
-            case Failure.LEFT:
+            case CallFailure.LEFT:
                 return WorkerLost(f"rank {rank} of the group is gone")
-            case Failure.MISMATCH:
+            case CallFailure.MISMATCH:
                 return RemoteProtocolError(f"rank {rank} called {self._call(rank)}, this rank {self._call(self._rank)}")
-            case Failure.CLOSED:
+            case CallFailure.CLOSED:
                 return WorkerLost(f"the group was closed by this rank, {rank}")
 
     def _call(self, rank: int) -> str:
         operation, num_bytes, generation = self._collective.call_of(rank)
-        name = Operation(operation).name if operation in list(Operation) else f"operation {operation}"
+        name = CallKind(operation).name if operation in list(CallKind) else f"operation {operation}"
         return f"{name} of {num_bytes} bytes in generation {generation}"
 
 

@@ -21,7 +21,7 @@ _ANSWER_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchTimes:
+class MedianBatch:
     """Medians over the batches of all replicas."""
 
     compute_s: float
@@ -30,7 +30,7 @@ class BatchTimes:
     """between two answers of one replica"""
 
 
-def time_batches(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: int) -> BatchTimes:
+def time_batches(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: int) -> MedianBatch:
     """Keep all replicas busy for a short while.
 
     Args:
@@ -44,7 +44,7 @@ def time_batches(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: 
     """
     answers = _Rounds(executors, inputs, depth).run(_ENOUGH_S, _MIN_BATCHES)
     periods_s = [later - earlier for one in answers for earlier, later in pairwise(one.times_s)]
-    return BatchTimes(
+    return MedianBatch(
         compute_s=statistics.median(seconds for one in answers for seconds in one.compute_s),
         period_s=statistics.median(periods_s),
     )
@@ -55,7 +55,7 @@ def warm_up(executors: Sequence[GraphExecutor], inputs: Tensors) -> None:
     _Rounds(executors, inputs, 1).run(_WARM_UP_S, _WARM_UP_BATCHES)
 
 
-def quickest(times: Iterable[BatchTimes]) -> BatchTimes:
+def quickest(times: Iterable[MedianBatch]) -> MedianBatch:
     """Of several turns, the one that was disturbed least: what else runs on a machine only ever adds time."""
     return min(times, key=lambda one: one.period_s)
 

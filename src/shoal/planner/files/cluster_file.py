@@ -72,7 +72,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return None if self.memory is None else parse_size(self.memory, f"machine {self.name}: memory")
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DescribedLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Between any two machines that no other entry speaks of."""
 
     latency_s: float
@@ -94,7 +94,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What the file says."""
 
     machines: tuple[Machine, ...]
-    link: Link | None = None
+    link: DescribedLink | None = None
     links: tuple[PairLink, ...] = ()
 
     def links_between(self) -> tuple[tuple[LinkSpeed, ...], ...]:
@@ -142,7 +142,9 @@ def _hint(message: str) -> str:
     if "unknown field" not in message:
         return ""
     unknown = message.split("`")[1]
-    fields = {field for kind in (ClusterFile, Machine, Rates, Link, PairLink) for field in kind.__struct_fields__}
+    fields = {
+        field for kind in (ClusterFile, Machine, Rates, DescribedLink, PairLink) for field in kind.__struct_fields__
+    }
     close = get_close_matches(unknown, fields, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -208,7 +210,7 @@ def _check_links(cluster: ClusterFile) -> None:
             )
 
 
-def _check_link(link: Link | PairLink, what: str) -> None:
+def _check_link(link: DescribedLink | PairLink, what: str) -> None:
     _check_positive({f"{what}: bytes_per_s": link.bytes_per_s})
     if not (isfinite(link.latency_s) and link.latency_s >= 0.0):
         raise ConfigError(f"{what}: latency_s is {link.latency_s:g}, but it must be at least 0")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shoal.planner.speeds.lines import Line, fit_line, slope
+from shoal.planner.speeds.lines import StraightLine, fit_line, slope
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 from shoal.planner.speeds.step_points import LayerWeights, ModelPoints, PartPoints, StepKind
 
@@ -99,7 +99,7 @@ def scale_worker(busy: WorkerSpeed, busy_points: ModelPoints, alone_points: Mode
 class _Division:
     """How a layer's time is divided."""
 
-    fixed: Line
+    fixed: StraightLine
     """of attention, and the same of the MLP"""
     decode_mlp: ByRows
     """the MLP's part of what is not fixed, at some numbers of output rows"""
@@ -160,7 +160,7 @@ def _divide(
     """By the shards' times; where no shards were timed, by weights and with nothing fixed."""
     half, columns = points.half, points.columns
     if half is None or columns is None:
-        return _Division(fixed=Line(), decode_mlp={1: weights.mlp}, prefill_mlp={1: weights.mlp})
+        return _Division(fixed=StraightLine(), decode_mlp={1: weights.mlp}, prefill_mlp={1: weights.mlp})
     a, c = half.attention, columns.mlp
     triples: dict[bool, dict[int, tuple[float, float, float]]] = {}
     for prompt, whole in ((False, decode), (True, prefill)):
@@ -185,10 +185,10 @@ def _divide(
     return _Division(fixed=fixed, decode_mlp=mlp_parts(False), prefill_mlp=mlp_parts(True))
 
 
-def _head_fixed(half: PartPoints | None, head: Mapping[int, float]) -> Line:
+def _head_fixed(half: PartPoints | None, head: Mapping[int, float]) -> StraightLine:
     """h = f + H of the whole head and f + v H of a share v give f."""
     if half is None or not 0 < half.vocabulary < 1:
-        return Line()
+        return StraightLine()
     share = half.vocabulary
     return fit_line(
         [

@@ -11,7 +11,7 @@ _LEAST = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class StraightLine:
     """start_s + row_s * rows."""
 
     start_s: float = 0.0
@@ -22,7 +22,7 @@ class Line:
         return self.start_s + self.row_s * rows
 
 
-def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> Line:
+def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> StraightLine:
     """Least squares of relative errors with both coefficients at least 0; nothing where there are no points.
 
     Args:
@@ -30,7 +30,7 @@ def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> Line
         most: part of the whole that the line may be at any of the points; it is lowered to that.
     """
     if not points:
-        return Line()
+        return StraightLine()
     rows, values, wholes = (np.array(column, np.float64) for column in zip(*points, strict=True))
     columns = np.stack([1 / wholes, rows / wholes], axis=1)
     wanted = values / wholes
@@ -42,7 +42,7 @@ def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> Line
     allowed = [candidate for candidate in candidates if (candidate >= 0).all()]
     start_s, row_s = min(allowed, key=lambda line: float(((columns @ line - wanted) ** 2).sum()))
     factor = min(1.0, float((most * wholes / np.maximum(start_s + row_s * rows, _LEAST)).min()))
-    return Line(start_s=float(start_s) * factor, row_s=float(row_s) * factor)
+    return StraightLine(start_s=float(start_s) * factor, row_s=float(row_s) * factor)
 
 
 def slope(pairs: Sequence[tuple[float, float]]) -> float:

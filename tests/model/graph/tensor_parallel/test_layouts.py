@@ -7,24 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.plan.share_rounding import round_shares
-from shoal.model.graph.tensor_parallel.layouts import RankRanges, Segment, Split, SplitClasses
+from shoal.model.graph.tensor_parallel.layouts import AxisSegment, AxisSplit, RankRanges, SplitClasses
 from shoal.model.graph.tensor_parallel.shapes.sizes import Size
 
 
 @st.composite
-def splits(draw: st.DrawFn) -> tuple[RankRanges, Split]:
+def splits(draw: st.DrawFn) -> tuple[RankRanges, AxisSplit]:
     """Shares, and an axis of several segments and repeats, some of one class."""
     shares = draw(st.lists(st.integers(1, 20), min_size=1, max_size=16))
     classes = SplitClasses(len(shares))
     atoms = draw(st.lists(st.integers(len(shares), 60), min_size=1, max_size=3))
     known = [(classes.new(count), count) for count in atoms]
     picks = draw(st.lists(st.tuples(st.sampled_from(known), st.integers(1, 9)), min_size=1, max_size=4))
-    period = tuple(Segment(split_class, count * atom) for (split_class, count), atom in picks)
-    return RankRanges(classes, shares), Split(axis=0, period=period, repeats=Size(draw(st.integers(1, 3))))
+    period = tuple(AxisSegment(split_class, count * atom) for (split_class, count), atom in picks)
+    return RankRanges(classes, shares), AxisSplit(axis=0, period=period, repeats=Size(draw(st.integers(1, 3))))
 
 
 @given(splits())
-def test_every_index_is_owned_once_and_every_rank_has_some(made: tuple[RankRanges, Split]) -> None:
+def test_every_index_is_owned_once_and_every_rank_has_some(made: tuple[RankRanges, AxisSplit]) -> None:
     ranges, split = made
     size = split.size.fixed
     assert size is not None
@@ -37,7 +37,7 @@ def test_every_index_is_owned_once_and_every_rank_has_some(made: tuple[RankRange
 
 
 @given(splits())
-def test_segments_of_one_class_are_cut_at_the_same_places(made: tuple[RankRanges, Split]) -> None:
+def test_segments_of_one_class_are_cut_at_the_same_places(made: tuple[RankRanges, AxisSplit]) -> None:
     ranges, split = made
     for rank in range(ranges.num_ranks):
         starts = [0]
@@ -74,6 +74,6 @@ def test_a_constraint_that_leaves_too_few_atoms_changes_nothing() -> None:
 def test_shares_are_rounded_to_whole_atoms(shares: tuple[int, ...]) -> None:
     classes = SplitClasses(len(shares))
     ranges = RankRanges(classes, shares)
-    split = Split(axis=1, period=(Segment(classes.new(9), 9 * 64),))
+    split = AxisSplit(axis=1, period=(AxisSegment(classes.new(9), 9 * 64),))
     edges = [first for rank in range(len(shares)) for first, _ in ranges.ranges(split, rank)] + [9 * 64]
     assert tuple((b - a) // 64 for a, b in pairwise(edges)) == round_shares(9, shares, at_least=1)

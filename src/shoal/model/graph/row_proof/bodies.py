@@ -11,8 +11,7 @@ from shoal.arrays import Array
 from shoal.model.graph.file.dataflow import trace, weight_names
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixed, Mixing, Rows, Shared
 from shoal.model.graph.row_proof.walk import Walk
-from shoal.model.graph.tensor_parallel.shapes.constants import Constants, ConstantValues
-from shoal.model.graph.tensor_parallel.shapes.constants import Kind as ArrayKind
+from shoal.model.graph.tensor_parallel.shapes.constants import ArrayKind, Constants, ConstantValues
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, integers
 from shoal.model.graph.tensor_parallel.shapes.sizes import Shape
 

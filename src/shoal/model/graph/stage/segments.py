@@ -46,7 +46,7 @@ Marker = Reduction | Gathering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class GraphSegment:
     """Nodes that are computed without waiting for other shards."""
 
     nodes: tuple[int, ...]
@@ -63,7 +63,7 @@ class Segment:
 class SegmentedGraph:
     """Run segment 0, marker 0, segment 1, ... : one segment more than markers, some of them without nodes."""
 
-    segments: tuple[Segment, ...]
+    segments: tuple[GraphSegment, ...]
     markers: tuple[Marker, ...]
 
 
@@ -89,7 +89,7 @@ def cut_at_markers(model: onnx.ModelProto) -> SegmentedGraph:
 
 
 def segment_model(
-    model: onnx.ModelProto, segment: Segment, input_types: Mapping[str, onnx.TypeProto]
+    model: onnx.ModelProto, segment: GraphSegment, input_types: Mapping[str, onnx.TypeProto]
 ) -> onnx.ModelProto:
     """A segment as a model of its own. Outputs have no type: ONNX Runtime finds it.
 
@@ -140,7 +140,7 @@ def _crossing(flow: Dataflow, levels: Mapping[int, int]) -> set[str]:
 
 def _segment(
     flow: Dataflow, weights: set[str], members: Iterable[int], crossing: set[str], constants: set[str]
-) -> Segment:
+) -> GraphSegment:
     """The segment of these nodes; `constants` are to be handed out too."""
     nodes = set(members)
     needed = constants.union(*(flow.reads[node] for node in nodes))
@@ -153,7 +153,7 @@ def _segment(
     written = [name for node in order for name in flow.writes[node]]
     inner = weights.union(written)
     handed_out = (name for name in written if name in crossing and flow.producer[name] not in flow.constant)
-    return Segment(
+    return GraphSegment(
         nodes=tuple(order),
         weights=frozenset(needed & weights),
         inputs=tuple(name for name in read if name not in inner),

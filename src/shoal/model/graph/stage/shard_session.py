@@ -20,7 +20,7 @@ from shoal.errors import ModelLoadError, RequestError, WorkerLost
 from shoal.model.graph.file.value_types import output_type
 from shoal.model.graph.stage.ort_values import as_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
-from shoal.model.graph.stage.segments import Gathering, Reduction, Segment, cut_at_markers, segment_model
+from shoal.model.graph.stage.segments import Gathering, GraphSegment, Reduction, cut_at_markers, segment_model
 from shoal.model.graph.stage.session import RUNTIME_ERRORS, compute_options, refusing, runtime_reason
 from shoal.model.graph.stage.stage_model import model_bytes
 from shoal.model.runtime_sessions import start_session
@@ -182,7 +182,7 @@ class _LoadedSegment:
     def __init__(
         self,
         model: onnx.ModelProto,
-        segment: Segment,
+        segment: GraphSegment,
         input_types: Mapping[str, onnx.TypeProto],
         *,
         folder: Path,

@@ -13,7 +13,7 @@ from functools import partial
 import onnx
 
 from shoal.model.graph.tensor_parallel.costs import useless_origins
-from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
+from shoal.model.graph.tensor_parallel.decisions import Decisions, SplitGraph
 from shoal.model.graph.tensor_parallel.rules.convolutions import convolution, transposed_convolution
 from shoal.model.graph.tensor_parallel.rules.joining import concat, gather, slice_out, split_apart
 from shoal.model.graph.tensor_parallel.rules.pointwise import broadcasting, dropout, unary
@@ -40,10 +40,10 @@ from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS
 from shoal.model.graph.tensor_parallel.shapes.operator_kinds import BROADCASTING, UNARY
 from shoal.model.graph.tensor_parallel.shapes.shape_rules import follow
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
-from shoal.model.graph.tensor_parallel.steps import Step
+from shoal.model.graph.tensor_parallel.steps import NodeStep
 from shoal.model.graph.tensor_parallel.tracer import SPLIT_DTYPES, Choices, SegmentsNeeded, Tracer
 
-Rule = Callable[[Tracer, onnx.NodeProto], Step | None]
+Rule = Callable[[Tracer, onnx.NodeProto], NodeStep | None]
 MIN_OPSET = 11
 """In older operator sets lists of numbers that the rewritten graph computes are attributes: their graphs stay whole."""
 _MAX_WALKS = 200
@@ -81,7 +81,7 @@ RULES: Mapping[str, Rule] = {
 """Operators of ai.onnx. Every other one reads whole values."""
 
 
-def decide(stage: Stage, num_ranks: int) -> Decisions:
+def decide(stage: SplitGraph, num_ranks: int) -> Decisions:
     """Split what can be split and pays."""
     choices = Choices(segments={})
     if stage.opset < MIN_OPSET or stage.must_be_whole:
@@ -99,11 +99,11 @@ def decide(stage: Stage, num_ranks: int) -> Decisions:
     return _walk(stage, Choices(whole=frozenset(stage.flow.active), segments={}), num_ranks)
 
 
-def _walk(stage: Stage, choices: Choices, num_ranks: int) -> Decisions:
+def _walk(stage: SplitGraph, choices: Choices, num_ranks: int) -> Decisions:
     shapes = SymbolicShapes(stage.specs, stage.constants)
     trace = Tracer(shapes, stage.constants, choices, num_ranks)
     rules = dict(RULES) | dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), partial(softmax, opset=stage.opset))
-    steps: dict[int, Step] = {}
+    steps: dict[int, NodeStep] = {}
     for index, node in stage.active_nodes():
         follow(shapes, node)
         trace.node = index

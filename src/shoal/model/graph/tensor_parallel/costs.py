@@ -8,7 +8,7 @@ import onnx
 
 from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.flops import node_flops
-from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
+from shoal.model.graph.tensor_parallel.decisions import Decisions, SplitGraph
 from shoal.model.graph.tensor_parallel.shapes.sizes import Shape, Size, product
 from shoal.model.graph.tensor_parallel.steps import Whole
 
@@ -21,7 +21,7 @@ _OPEN_SIZE = 16
 """Taken for a size that is not known; it stands on both sides of nearly every comparison."""
 
 
-def useless_origins(stage: Stage, found: Decisions) -> frozenset[int]:
+def useless_origins(stage: SplitGraph, found: Decisions) -> frozenset[int]:
     """Nodes that start splits which cost more than they save."""
     flops, sent = Counter[int](), Counter[int]()
     whole_reads: set[str] = set()
@@ -43,7 +43,7 @@ def useless_origins(stage: Stage, found: Decisions) -> frozenset[int]:
     return frozenset(origin for root in useless for origin in found.classes.origins(root))
 
 
-def step_flops(stage: Stage, found: Decisions, index: int) -> int:
+def step_flops(stage: SplitGraph, found: Decisions, index: int) -> int:
     """Operations of a product or convolution over all ranks, sizes that are not known as a small number; else 0."""
     node = stage.model.graph.node[index]
     shapes = {name: found.shapes.shape(name) for name in (*node.input, *node.output) if name}
@@ -65,7 +65,7 @@ def number_of(size: Size) -> int:
     return size.number * _OPEN_SIZE ** len(size.names)
 
 
-def _whole_reads(stage: Stage, found: Decisions, index: int) -> set[str]:
+def _whole_reads(stage: SplitGraph, found: Decisions, index: int) -> set[str]:
     """Values that a node takes whole."""
     step = found.steps.get(index)
     if step is None:
@@ -75,7 +75,7 @@ def _whole_reads(stage: Stage, found: Decisions, index: int) -> set[str]:
     return {name for name, operand in pairs if isinstance(operand, Whole)}
 
 
-def _roots(found: Decisions, index: int, stage: Stage) -> set[int]:
+def _roots(found: Decisions, index: int, stage: SplitGraph) -> set[int]:
     """Classes that a step's inputs and outputs are split by."""
     node: onnx.NodeProto = stage.model.graph.node[index]
     step = found.steps[index]

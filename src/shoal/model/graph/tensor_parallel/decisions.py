@@ -9,15 +9,15 @@ import onnx
 
 from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
-from shoal.model.graph.tensor_parallel.layouts import Split, SplitClasses
+from shoal.model.graph.tensor_parallel.layouts import AxisSplit, SplitClasses
 from shoal.model.graph.tensor_parallel.shapes.constants import Constants
 from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS, input_name
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
-from shoal.model.graph.tensor_parallel.steps import Step
+from shoal.model.graph.tensor_parallel.steps import NodeStep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class SplitGraph:
     """The graph that is split."""
 
     model: onnx.ModelProto
@@ -49,9 +49,9 @@ class Stage:
 class Decisions:
     """What the symbolic phase found."""
 
-    steps: Mapping[int, Step]
+    steps: Mapping[int, NodeStep]
     """by node; nodes that are not in it compute the whole"""
-    layouts: Mapping[str, Split]
+    layouts: Mapping[str, AxisSplit]
     """values that are split"""
     classes: SplitClasses
     shapes: SymbolicShapes

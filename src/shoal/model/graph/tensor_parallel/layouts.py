@@ -1,7 +1,7 @@
 """How a tensor lies over the ranks, and which splits must be cut at the same places.
 
-A tensor is whole on every rank unless it has a `Split`. Sums are never left open: a node that computes a part of a sum
-is followed by its `AllReduce` at once.
+A tensor is whole on every rank unless it has an `AxisSplit`. Sums are never left open: a node that computes a part of a
+sum is followed by its `AllReduce` at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class AxisSegment:
     """Consecutive indices of an axis that are cut into one range per rank."""
 
     split_class: int
@@ -24,7 +24,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class AxisSplit:
     """One axis is cut: rank r holds its range of every segment, one after the other.
 
     The axis is `period` after `period`, `repeats` times: heads that a reshape merged with the batch repeat per row;
@@ -33,7 +33,7 @@ class Split:
 
     axis: int
     """from the front"""
-    period: tuple[Segment, ...]
+    period: tuple[AxisSegment, ...]
     repeats: Size = ONE
 
     @property
@@ -46,7 +46,7 @@ class Split:
         """Of the whole axis."""
         return self.repeats.times(Size(self.period_length))
 
-    def at(self, axis: int) -> Split:
+    def at(self, axis: int) -> AxisSplit:
         """The same on another axis."""
         return replace(self, axis=axis)
 
@@ -125,7 +125,7 @@ class RankRanges:
         self._shares = tuple(shares)
         self._edges: dict[int, tuple[int, ...]] = {}
 
-    def ranges(self, split: Split, rank: int) -> list[tuple[int, int]]:
+    def ranges(self, split: AxisSplit, rank: int) -> list[tuple[int, int]]:
         """[first, last) of every segment of one period that the rank holds, in whole indices."""
         found: list[tuple[int, int]] = []
         start = 0
@@ -135,7 +135,7 @@ class RankRanges:
             start += segment.length
         return found
 
-    def all_ranges(self, split: Split, rank: int) -> list[tuple[int, int]]:
+    def all_ranges(self, split: AxisSplit, rank: int) -> list[tuple[int, int]]:
         """The same over all periods. Only for axes of fixed size."""
         fixed = split.repeats.fixed
         assert fixed is not None, "an axis of open size has no list of ranges"
@@ -143,11 +143,11 @@ class RankRanges:
         period = self.ranges(split, rank)
         return [(turn * length + first, turn * length + last) for turn in range(fixed) for first, last in period]
 
-    def period_size(self, split: Split, rank: int) -> int:
+    def period_size(self, split: AxisSplit, rank: int) -> int:
         """Indices of one period that the rank holds."""
         return sum(last - first for first, last in self.ranges(split, rank))
 
-    def _range(self, segment: Segment, rank: int) -> tuple[int, int]:
+    def _range(self, segment: AxisSegment, rank: int) -> tuple[int, int]:
         root = self._classes.root(segment.split_class)
         num_atoms = self._classes.num_atoms(root)
         if root not in self._edges:

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from onnx.helper import make_node, np_dtype_to_tensor_dtype
 
 from shoal.arrays import Array
-from shoal.model.graph.tensor_parallel.layouts import RankRanges, Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSplit, RankRanges
 from shoal.model.graph.tensor_parallel.markers import all_gather
-from shoal.model.graph.tensor_parallel.shapes.constants import Constants, Kind, take_ranges
+from shoal.model.graph.tensor_parallel.shapes.constants import ArrayKind, Constants, take_ranges
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
 
 _TO_END = np.iinfo(np.int64).max
@@ -27,7 +27,7 @@ class RankGraph:
         self.weights: list[onnx.TensorProto] = []
         self.cut_constants: set[str] = set()
         """constants of the stage of which this rank holds a part somewhere"""
-        self.layouts: dict[str, Split] = {}
+        self.layouts: dict[str, AxisSplit] = {}
         """values that are there in part; the whole is there only where it was asked for"""
         self.num_sums = 0
         self.num_gathers = 0
@@ -71,7 +71,7 @@ class RankGraph:
             self._wholes.add(name)
         return name
 
-    def cut(self, name: str, split: Split) -> str:
+    def cut(self, name: str, split: AxisSplit) -> str:
         """The name of this rank's part of a whole value: a smaller weight, or a slice."""
         ranges = self._ranges.all_ranges(split, self._rank)
         key = (name, split.axis, tuple(ranges))
@@ -84,7 +84,7 @@ class RankGraph:
                 self._cuts[key] = self._part(name, kind, split.axis, ranges)
         return self._cuts[key]
 
-    def _part(self, name: str, kind: Kind, axis: int, ranges: Sequence[tuple[int, int]]) -> str:
+    def _part(self, name: str, kind: ArrayKind, axis: int, ranges: Sequence[tuple[int, int]]) -> str:
         array = self._constants.array(name) if self._reads_weights else None
         if array is not None:
             return self.weight(take_ranges(array, axis, ranges), name)
@@ -93,11 +93,11 @@ class RankGraph:
         self.weights.append(onnx.TensorProto(name=self.fresh(name), data_type=element, dims=shape))
         return self.weights[-1].name
 
-    def period_sizes(self, split: Split) -> list[int]:
+    def period_sizes(self, split: AxisSplit) -> list[int]:
         """Of every rank, the indices that it holds of one period."""
         return [self._ranges.period_size(split, rank) for rank in range(self._ranges.num_ranks)]
 
-    def own_size(self, split: Split) -> int:
+    def own_size(self, split: AxisSplit) -> int:
         """Of this rank, the indices that it holds of one period."""
         return self._ranges.period_size(split, self._rank)
 
@@ -106,7 +106,7 @@ class RankGraph:
         parts = [self.add("Slice", [name, self.numbers([a]), self.numbers([b]), axes]) for a, b in ranges]
         return parts[0] if len(parts) == 1 else self.add("Concat", parts, axis=axis)
 
-    def _gather(self, name: str, split: Split) -> None:
+    def _gather(self, name: str, split: AxisSplit) -> None:
         self.num_gathers += 1
         if split.repeats == ONE:
             self._gather_period(local_name(name), name, split, split.axis)
@@ -119,7 +119,7 @@ class RankGraph:
         size = self.add("Mul", [turns, self.numbers([split.period_length])])
         self.add("Reshape", [gathered, self.add("Concat", [before, size, after], axis=0)], name)
 
-    def _sizes_around(self, name: str, split: Split) -> tuple[str, str, str]:
+    def _sizes_around(self, name: str, split: AxisSplit) -> tuple[str, str, str]:
         """Vectors of the sizes before and after the split axis, and of its repeats."""
         shape = self.add("Shape", [name])
         axis, behind = self.numbers([split.axis]), self.numbers([split.axis + 1])
@@ -128,7 +128,7 @@ class RankGraph:
         own = self.add("Slice", [shape, axis, behind])
         return before, after, self.add("Div", [own, self.numbers([self.own_size(split)])])
 
-    def _gather_period(self, part: str, whole: str, split: Split, axis: int) -> None:
+    def _gather_period(self, part: str, whole: str, split: AxisSplit, axis: int) -> None:
         """All ranks' parts of one period; several segments come interleaved and are put into order."""
         sizes = self.period_sizes(split)
         if len(split.period) == 1:

@@ -7,27 +7,27 @@ from typing import assert_never
 import numpy as np
 import onnx
 
-from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
-from shoal.model.graph.tensor_parallel.layouts import RankRanges, Split
+from shoal.model.graph.tensor_parallel.decisions import Decisions, SplitGraph
+from shoal.model.graph.tensor_parallel.layouts import AxisSplit, RankRanges
 from shoal.model.graph.tensor_parallel.markers import all_reduce
 from shoal.model.graph.tensor_parallel.rank_graph import RankGraph, local_name
 from shoal.model.graph.tensor_parallel.steps import (
     AddedOnce,
     Cut,
     Local,
+    NodeStep,
     Operand,
     OwnSize,
     ScaledEntry,
-    Step,
     Whole,
 )
 
 _SPLIT_SIZES_ARE_INPUT = 13
-"""From this operator set on `Split` takes its sizes as an input. Source: the operator's changelog."""
+"""From this operator set on `AxisSplit` takes its sizes as an input. Source: the operator's changelog."""
 
 
 def write_rank(
-    stage: Stage, found: Decisions, ranges: RankRanges, rank: int, *, reads_weights: bool = True
+    stage: SplitGraph, found: Decisions, ranges: RankRanges, rank: int, *, reads_weights: bool = True
 ) -> RankGraph:
     """All nodes of one rank that depend on inputs, in order, markers between them.
 
@@ -55,7 +55,7 @@ def write_rank(
 class _Writer:
     """One node of one rank."""
 
-    def __init__(self, graph: RankGraph, stage: Stage, node: onnx.NodeProto, step: Step) -> None:
+    def __init__(self, graph: RankGraph, stage: SplitGraph, node: onnx.NodeProto, step: NodeStep) -> None:
         self._graph = graph
         self._stage = stage
         self._node = node
@@ -133,7 +133,7 @@ class _Writer:
         else:
             self._graph.nodes.append(node)
 
-    def _restore(self, node: onnx.NodeProto, entry: int, split: Split) -> None:
+    def _restore(self, node: onnx.NodeProto, entry: int, split: AxisSplit) -> None:
         output = node.output[0]
         node.output[0] = self._graph.fresh(output)
         self._graph.nodes.append(node)

@@ -16,7 +16,7 @@ from shoal.model.graph.stage.segments import MARKER_DOMAIN
 from shoal.model.graph.stage.stage_model import extract_stage, model_bytes
 from shoal.model.graph.tensor_parallel.analysis import decide
 from shoal.model.graph.tensor_parallel.costs import step_flops
-from shoal.model.graph.tensor_parallel.decisions import Decisions, Stage
+from shoal.model.graph.tensor_parallel.decisions import Decisions, SplitGraph
 from shoal.model.graph.tensor_parallel.layouts import RankRanges
 from shoal.model.graph.tensor_parallel.rank_graph import RankGraph
 from shoal.model.graph.tensor_parallel.rewrite import write_rank
@@ -67,13 +67,13 @@ def split_figures(
     return _report(stage, found, ranks[0], models[0]), tuple(map(model_bytes, models))
 
 
-def _open_stage(graph: GraphFile, interface: StageInterface) -> Stage:
+def _open_stage(graph: GraphFile, interface: StageInterface) -> SplitGraph:
     model = extract_stage(graph, interface.first_node, interface.last_node, interface.inputs, interface.outputs)
     flow = trace(model)
-    return Stage(model=model, flow=flow, constants=Constants(model, flow, graph.folder), specs=graph.value_specs)
+    return SplitGraph(model=model, flow=flow, constants=Constants(model, flow, graph.folder), specs=graph.value_specs)
 
 
-def _assemble(stage: Stage, rewritten: RankGraph) -> onnx.ModelProto:
+def _assemble(stage: SplitGraph, rewritten: RankGraph) -> onnx.ModelProto:
     """The rank's model: its nodes, and of the stage's constants those that are still read."""
     source, read = stage.model.graph, {name for node in rewritten.nodes for name in node.input}
     read |= {name for index in stage.flow.active for name in _captured(stage, index)}
@@ -102,13 +102,13 @@ def _assemble(stage: Stage, rewritten: RankGraph) -> onnx.ModelProto:
     return model
 
 
-def _captured(stage: Stage, index: int) -> list[str]:
+def _captured(stage: SplitGraph, index: int) -> list[str]:
     """What the bodies of a node read from around it."""
     direct = set(stage.model.graph.node[index].input)
     return [name for name in stage.flow.reads[index] if name not in direct]
 
 
-def _report(stage: Stage, found: Decisions, rewritten: RankGraph, model: onnx.ModelProto) -> SplitReport:
+def _report(stage: SplitGraph, found: Decisions, rewritten: RankGraph, model: onnx.ModelProto) -> SplitReport:
     flops = {index: step_flops(stage, found, index) for index in stage.flow.active}
     split = [index for index, step in found.steps.items() if step.is_split]
     cut = {source for name in rewritten.cut_constants for source in stage.constants.sources(name)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shoal.model.graph.tensor_parallel.layouts import Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class Local:
 class Cut:
     """Whole, and cut before the node: weights in the model, computed values by a slice when it runs."""
 
-    split: Split
+    split: AxisSplit
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledEntry:
     """A tensor of whole sizes, of which the entry at `entry` becomes this rank's size."""
 
-    split: Split
+    split: AxisSplit
     entry: int
 
 
@@ -37,7 +37,7 @@ class ScaledEntry:
 class OwnSize:
     """A vector of one number: this rank's size of a split. What is a bound of a slice becomes this rank's."""
 
-    split: Split
+    split: AxisSplit
 
 
 Operand = Whole | Local | Cut | ScaledEntry | OwnSize
@@ -55,22 +55,22 @@ class AddedOnce:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class NodeStep:
     """How every rank computes one node."""
 
     operands: tuple[Operand, ...]
     """one per input of the node; shorter: the inputs after it are left out"""
-    outputs: tuple[Split | None, ...]
+    outputs: tuple[AxisSplit | None, ...]
     """one per output of the node; None: whole (or a part of a sum)"""
     is_sum: bool = False
     """the only output is a part of a sum, which is put together at once"""
     bias: AddedOnce | None = None
     """only behind a sum"""
-    sizes: Mapping[str, Split] = field(default_factory=dict[str, Split])
+    sizes: Mapping[str, AxisSplit] = field(default_factory=dict[str, AxisSplit])
     """integer attributes that become this rank's size of a split, such as a convolution's number of groups"""
     is_parted: bool = False
-    """a `Split` along the split axis: every part has this rank's size of it"""
-    restored_entry: tuple[int, Split] | None = None
+    """a `AxisSplit` along the split axis: every part has this rank's size of it"""
+    restored_entry: tuple[int, AxisSplit] | None = None
     """the output holds sizes, of which this one must be made the whole's again"""
 
     @property

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from shoal.model.graph.tensor_parallel.layouts import Segment, Split, SplitClasses
+from shoal.model.graph.tensor_parallel.layouts import AxisSegment, AxisSplit, SplitClasses
 from shoal.model.graph.tensor_parallel.shapes.constants import Constants
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Shape
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
@@ -47,7 +47,7 @@ class Tracer:
         self.shapes = shapes
         self.constants = constants
         self.classes = SplitClasses(num_ranks)
-        self.layouts: dict[str, Split] = {}
+        self.layouts: dict[str, AxisSplit] = {}
         self.node = 0
         """index of the node that is looked at"""
         self._choices = choices
@@ -61,7 +61,7 @@ class Tracer:
         shape = self.shape(name)
         return None if shape is None else len(shape)
 
-    def layout(self, name: str) -> Split | None:
+    def layout(self, name: str) -> AxisSplit | None:
         """How a value is split; None: whole."""
         return self.layouts.get(name)
 
@@ -70,7 +70,7 @@ class Tracer:
         kind = self.constants.kind(name) if name in self.constants else None
         return kind is not None and kind.dtype == np.float32
 
-    def start(self, axis: int, length: int, num_atoms: int | None = None) -> Split | None:
+    def start(self, axis: int, length: int, num_atoms: int | None = None) -> AxisSplit | None:
         """A new split that the node chooses to make.
 
         Args:
@@ -91,15 +91,17 @@ class Tracer:
         if not is_even or min(counts) < self.classes.num_ranks:
             return None
         pairs = zip(lengths, counts, strict=True)
-        return Split(axis=axis, period=tuple(Segment(self.classes.new(n, self.node), part) for part, n in pairs))
+        return AxisSplit(
+            axis=axis, period=tuple(AxisSegment(self.classes.new(n, self.node), part) for part, n in pairs)
+        )
 
-    def cut_like(self, length: int, axis: int) -> Split | None:
+    def cut_like(self, length: int, axis: int) -> AxisSplit | None:
         """A split of a whole value that costs nothing but a slice."""
         if length < self.classes.num_ranks:
             return None
-        return Split(axis=axis, period=(Segment(self.classes.new(length), length),))
+        return AxisSplit(axis=axis, period=(AxisSegment(self.classes.new(length), length),))
 
-    def need_segments(self, split: Split, lengths: Sequence[int]) -> None:
+    def need_segments(self, split: AxisSplit, lengths: Sequence[int]) -> None:
         """Have the axis started in finer segments, with edges between these lengths, if those who started it can.
 
         Raises:
@@ -116,7 +118,7 @@ class Tracer:
         if origins and all(self._choices.segments.get(origin) != parts for origin in origins):
             raise SegmentsNeeded(dict(self._choices.segments) | dict.fromkeys(origins, parts))
 
-    def pairs(self, first: Split, second: Split) -> list[tuple[int, int]] | None:
+    def pairs(self, first: AxisSplit, second: AxisSplit) -> list[tuple[int, int]] | None:
         """Classes that must be one for two splits of the same axis to be cut alike; None where they cannot be."""
         is_alike = [part.length for part in first.period] == [part.length for part in second.period]
         if not is_alike or first.repeats != second.repeats:
@@ -124,12 +126,12 @@ class Tracer:
             return None
         return [(a.split_class, b.split_class) for a, b in zip(first.period, second.period, strict=True)]
 
-    def _align(self, first: Split, second: Split) -> None:
+    def _align(self, first: AxisSplit, second: AxisSplit) -> None:
         for one, other in ((first, second), (second, first)):
             if one.repeats.fixed is not None:
                 self.need_segments(other, [part.length for part in one.period] * one.repeats.fixed)
 
-    def operand(self, name: str, axis: int, split: Split, pairs: list[tuple[int, int]]) -> Operand | None:
+    def operand(self, name: str, axis: int, split: AxisSplit, pairs: list[tuple[int, int]]) -> Operand | None:
         """How a value is to be read so that its axis lies as `split`. None: it cannot.
 
         Mutates: `pairs` gains the classes that must be one.
@@ -146,7 +148,9 @@ class Tracer:
             return None
         return Cut(split.at(axis))
 
-    def aligned_operand(self, name: str, from_end: int, split: Split, pairs: list[tuple[int, int]]) -> Operand | None:
+    def aligned_operand(
+        self, name: str, from_end: int, split: AxisSplit, pairs: list[tuple[int, int]]
+    ) -> Operand | None:
         """The same for an input that is broadcast: where its axis is 1 or absent it is read whole.
 
         Args:

@@ -8,11 +8,11 @@ from typing import cast
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from shoal.model.text.vocabulary.pieces import Normalization
-from shoal.model.text.vocabulary.splits import Split
+from shoal.model.text.vocabulary.splits import WordSplit
 from shoal.model.text.vocabulary.tokens import TokenKind, Vocabulary, finish
 
 
-def build_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: Split) -> Tokenizer:
+def build_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: WordSplit) -> Tokenizer:
     """A tokenizer whose merges are given, the most important first.
 
     Args:

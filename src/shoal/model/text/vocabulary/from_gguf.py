@@ -15,7 +15,7 @@ from shoal.model.text.vocabulary.byte_level_bpe import build_bpe
 from shoal.model.text.vocabulary.guard import while_building
 from shoal.model.text.vocabulary.pieces import Normalization
 from shoal.model.text.vocabulary.sentencepiece_bpe import build_sentencepiece_bpe
-from shoal.model.text.vocabulary.splits import SPLITS, Split
+from shoal.model.text.vocabulary.splits import SPLITS, WordSplit
 from shoal.model.text.vocabulary.tokens import MAX_TOKENS, TokenKind, Vocabulary, control_where_certain
 from shoal.model.text.vocabulary.unigram import build_unigram
 from shoal.model.text.vocabulary.wordpiece import build_wordpiece
@@ -94,7 +94,7 @@ class _TokenizerMetadata:
     def has(self, name: str) -> bool:
         return self._value(name) is not None
 
-    def split(self) -> Split:
+    def split(self) -> WordSplit:
         name = "gemma4" if self.kind == "gemma4" else self._value("pre") or "default"
         if name not in SPLITS:
             raise ValueError(f"how it splits text, {name!r} (tokenizer.ggml.pre), is not known here")

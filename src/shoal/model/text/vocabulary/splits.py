@@ -74,7 +74,7 @@ _LINES = r"[^\n]+|[\n]+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class WordSplit:
     """How a text becomes words, and what else the name of a vocabulary says about it."""
 
     patterns: tuple[str, ...]
@@ -89,24 +89,24 @@ class Split:
     """tokens are written in GPT-2's alphabet of bytes; otherwise as they are, with U+2581 for a space"""
 
 
-_GPT2_SPLIT = Split(patterns=(_GPT2,))
-_GPT2_NFC = Split(patterns=(_GPT2,), nfc=True)
-_SINGLE_DIGITS = Split(patterns=(r"\p{N}", _GPT2))
-_LLAMA3_SPLIT = Split(patterns=(_LLAMA3,), ignore_merges=True, add_bos=True)
-_QWEN2_SPLIT = Split(patterns=(_QWEN2,), nfc=True)
-_DEEPSEEK3_SPLIT = Split(patterns=(r"\p{N}{1,3}", _CHINESE_AND_KANA, _DEEPSEEK3_WORDS))
-_PIECES_SPLIT = Split(patterns=(_LINES,), byte_level=False)
+_GPT2_SPLIT = WordSplit(patterns=(_GPT2,))
+_GPT2_NFC = WordSplit(patterns=(_GPT2,), nfc=True)
+_SINGLE_DIGITS = WordSplit(patterns=(r"\p{N}", _GPT2))
+_LLAMA3_SPLIT = WordSplit(patterns=(_LLAMA3,), ignore_merges=True, add_bos=True)
+_QWEN2_SPLIT = WordSplit(patterns=(_QWEN2,), nfc=True)
+_DEEPSEEK3_SPLIT = WordSplit(patterns=(r"\p{N}{1,3}", _CHINESE_AND_KANA, _DEEPSEEK3_WORDS))
+_PIECES_SPLIT = WordSplit(patterns=(_LINES,), byte_level=False)
 
-_BY_NAMES: dict[tuple[str, ...], Split] = {
-    ("default",): Split(patterns=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+_BY_NAMES: dict[tuple[str, ...], WordSplit] = {
+    ("default",): WordSplit(patterns=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"): _LLAMA3_SPLIT,
     ("jina-v5-nano",): _LLAMA3_SPLIT,
-    ("minicpm5",): Split(patterns=(r"\p{N}{1,3}", _MINICPM5), ignore_merges=True),
-    ("dbrx", "smaug-bpe"): Split(patterns=(_LLAMA3,)),
-    ("chatglm-bpe",): Split(patterns=(_LLAMA3,)),
-    ("glm4", "glm5"): Split(patterns=(_LLAMA3,), ignore_merges=True),
-    ("jais-2",): Split(patterns=(_JAIS2,)),
-    ("deepseek-llm",): Split(
+    ("minicpm5",): WordSplit(patterns=(r"\p{N}{1,3}", _MINICPM5), ignore_merges=True),
+    ("dbrx", "smaug-bpe"): WordSplit(patterns=(_LLAMA3,)),
+    ("chatglm-bpe",): WordSplit(patterns=(_LLAMA3,)),
+    ("glm4", "glm5"): WordSplit(patterns=(_LLAMA3,), ignore_merges=True),
+    ("jais-2",): WordSplit(patterns=(_JAIS2,)),
+    ("deepseek-llm",): WordSplit(
         patterns=(
             r"[\r\n]",
             rf"\s?[{_CASED_LETTERS}]+",
@@ -116,25 +116,25 @@ _BY_NAMES: dict[tuple[str, ...], Split] = {
             r"\p{N}+",
         )
     ),
-    ("deepseek-coder",): Split(patterns=(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CHINESE, r"\p{N}")),
+    ("deepseek-coder",): WordSplit(patterns=(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CHINESE, r"\p{N}")),
     ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"): _DEEPSEEK3_SPLIT,
-    ("spark2_5",): Split(patterns=(r"\p{N}{1,3}", _CHINESE_AND_KANA, _SPARK_WORDS, r"\p{N}")),
-    ("youtu",): Split(patterns=(_YOUTU_SCRIPTS, _YOUTU), ignore_merges=True),
-    ("falcon",): Split(patterns=(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    ("spark2_5",): WordSplit(patterns=(r"\p{N}{1,3}", _CHINESE_AND_KANA, _SPARK_WORDS, r"\p{N}")),
+    ("youtu",): WordSplit(patterns=(_YOUTU_SCRIPTS, _YOUTU), ignore_merges=True),
+    ("falcon",): WordSplit(patterns=(r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
     ("starcoder", "refact", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"): _SINGLE_DIGITS,
-    ("command-r",): Split(patterns=(r"\p{N}", _GPT2), nfc=True),
+    ("command-r",): WordSplit(patterns=(r"\p{N}", _GPT2), nfc=True),
     ("gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum"): _GPT2_SPLIT,
     ("exaone4", "jais", "trillion", "granite-docling", "jina-v1-en", "jina-v2-code", "roberta-bpe"): _GPT2_SPLIT,
     ("mpt", "olmo", "modern-bert"): _GPT2_NFC,
     ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"): _QWEN2_SPLIT,
-    ("stablelm2", "hunyuan", "solar-open", "grok-2"): Split(patterns=(_QWEN2,)),
-    ("qwen35",): Split(patterns=(_QWEN35,), nfc=True),
-    ("laguna",): Split(patterns=(_LINES, _QWEN2)),
-    ("ufakzeka",): Split(patterns=(rf"{_LETTERS}|\p{{N}}|{_SYMBOLS}|{_SPACES}",)),
-    ("poro-chat", "bloom", "gpt3-finnish"): Split(patterns=(_BLOOM,)),
-    ("viking",): Split(patterns=(_BLOOM, r"\p{N}")),
-    ("tekken",): Split(patterns=(_TEKKEN,), ignore_merges=True, add_bos=True),
-    ("chameleon",): Split(
+    ("stablelm2", "hunyuan", "solar-open", "grok-2"): WordSplit(patterns=(_QWEN2,)),
+    ("qwen35",): WordSplit(patterns=(_QWEN35,), nfc=True),
+    ("laguna",): WordSplit(patterns=(_LINES, _QWEN2)),
+    ("ufakzeka",): WordSplit(patterns=(rf"{_LETTERS}|\p{{N}}|{_SYMBOLS}|{_SPACES}",)),
+    ("poro-chat", "bloom", "gpt3-finnish"): WordSplit(patterns=(_BLOOM,)),
+    ("viking",): WordSplit(patterns=(_BLOOM, r"\p{N}")),
+    ("tekken",): WordSplit(patterns=(_TEKKEN,), ignore_merges=True, add_bos=True),
+    ("chameleon",): WordSplit(
         patterns=(
             "<sentinel:[0-9]+>",
             "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
@@ -145,16 +145,16 @@ _BY_NAMES: dict[tuple[str, ...], Split] = {
         ),
         add_bos=True,
     ),
-    ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"): Split(patterns=(_GPT4O,)),
-    ("granite-embed-multi-97m",): Split(patterns=(_GPT4O,), ignore_merges=True),
-    ("tiny_aya", "cohere2moe"): Split(patterns=(_GROUPS_OF_THREE, _GPT4O)),
-    ("kimi-k2",): Split(patterns=(_KIMI,)),
-    ("superbpe",): Split(patterns=(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
-    ("bailingmoe", "bailingmoe2", "llada-moe"): Split(patterns=(_BAILING,)),
-    ("seed-coder",): Split(patterns=(_SEED,)),
-    ("afmoe",): Split(patterns=(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _AFMOE_SCRIPTS, _DEEPSEEK3_WORDS)),
-    ("exaone-moe",): Split(patterns=(_EXAONE_MOE,)),
-    ("gemma4", "granite-embed-multi-311m"): Split(patterns=(_LINES,), byte_level=False, add_bos=True),
+    ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"): WordSplit(patterns=(_GPT4O,)),
+    ("granite-embed-multi-97m",): WordSplit(patterns=(_GPT4O,), ignore_merges=True),
+    ("tiny_aya", "cohere2moe"): WordSplit(patterns=(_GROUPS_OF_THREE, _GPT4O)),
+    ("kimi-k2",): WordSplit(patterns=(_KIMI,)),
+    ("superbpe",): WordSplit(patterns=(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    ("bailingmoe", "bailingmoe2", "llada-moe"): WordSplit(patterns=(_BAILING,)),
+    ("seed-coder",): WordSplit(patterns=(_SEED,)),
+    ("afmoe",): WordSplit(patterns=(r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _AFMOE_SCRIPTS, _DEEPSEEK3_WORDS)),
+    ("exaone-moe",): WordSplit(patterns=(_EXAONE_MOE,)),
+    ("gemma4", "granite-embed-multi-311m"): WordSplit(patterns=(_LINES,), byte_level=False, add_bos=True),
     ("sarvam-moe",): _PIECES_SPLIT,
 }
 SPLITS = MappingProxyType({name: split for names, split in _BY_NAMES.items() for name in names})

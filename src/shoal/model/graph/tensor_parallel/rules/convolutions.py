@@ -6,33 +6,33 @@ from dataclasses import replace
 
 import onnx
 
-from shoal.model.graph.tensor_parallel.layouts import Segment, Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSegment, AxisSplit
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, input_name
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
-from shoal.model.graph.tensor_parallel.steps import AddedOnce, Cut, Local, Operand, Step, Whole
+from shoal.model.graph.tensor_parallel.steps import AddedOnce, Cut, Local, NodeStep, Operand, Whole
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 _CHANNELS = 1
 """The axis of channels in what a convolution reads and writes."""
 
 
-def convolution(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def convolution(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`Conv`: weight [output channels, input channels of a group, kernel...]."""
     return _convolution(trace, node, weight_input=1, weight_output=0)
 
 
-def transposed_convolution(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def transposed_convolution(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`ConvTranspose`: weight [input channels, output channels of a group, kernel...]."""
     return _convolution(trace, node, weight_input=0, weight_output=1)
 
 
-def _convolution(trace: Tracer, node: onnx.NodeProto, *, weight_input: int, weight_output: int) -> Step | None:
+def _convolution(trace: Tracer, node: onnx.NodeProto, *, weight_input: int, weight_output: int) -> NodeStep | None:
     data, weight = node.input[0], node.input[1]
     split, rank = trace.layout(data), trace.rank(data)
     if rank is None or rank < 3 or not trace.is_weight(weight):
         return None
     if split is not None and split.axis == 0:
-        return Step(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
+        return NodeStep(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
     if attribute(node, "group", 1) > 1:
         return _grouped(trace, node)
     if split is not None and split.axis == _CHANNELS:
@@ -44,16 +44,18 @@ def _convolution(trace: Tracer, node: onnx.NodeProto, *, weight_input: int, weig
     return _step(node, Whole(), Cut(split.at(weight_output)), split)
 
 
-def _summed(trace: Tracer, node: onnx.NodeProto, split: Split, weight_axis: int, num_spatial: int) -> Step | None:
+def _summed(
+    trace: Tracer, node: onnx.NodeProto, split: AxisSplit, weight_axis: int, num_spatial: int
+) -> NodeStep | None:
     operand = trace.operand(node.input[1], weight_axis, split, [])
     if operand is None:
         return None
     name = input_name(node, 2)
     bias = AddedOnce(name, num_spatial=num_spatial) if name else None
-    return Step(operands=(Local(), operand), outputs=(None,), is_sum=True, bias=bias)
+    return NodeStep(operands=(Local(), operand), outputs=(None,), is_sum=True, bias=bias)
 
 
-def _grouped(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def _grouped(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Whole groups: what they read, their weights and what they write are cut alike."""
     data, weight = trace.shape(node.input[0]), trace.shape(node.input[1])
     num_groups = attribute(node, "group", 1)
@@ -72,7 +74,7 @@ def _grouped(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return replace(step, sizes={"group": groups})
 
 
-def _groups(trace: Tracer, data: str, channels: int, per_group: int) -> tuple[Operand, Split, Split] | None:
+def _groups(trace: Tracer, data: str, channels: int, per_group: int) -> tuple[Operand, AxisSplit, AxisSplit] | None:
     """How the input is read, and its channels and the groups as splits."""
     split = trace.layout(data)
     if split is None or split.axis != _CHANNELS:
@@ -88,20 +90,20 @@ def _groups(trace: Tracer, data: str, channels: int, per_group: int) -> tuple[Op
     return (Local(), split, _divided(split, per_group)) if trace.classes.constrain(limits=limits) else None
 
 
-def _unrolled(split: Split) -> Split | None:
+def _unrolled(split: AxisSplit) -> AxisSplit | None:
     """Repeats as segments of their own."""
     fixed = split.repeats.fixed
     return None if fixed is None else replace(split, period=split.period * fixed, repeats=ONE)
 
 
-def _divided(split: Split, divisor: int) -> Split:
-    return replace(split, period=tuple(Segment(part.split_class, part.length // divisor) for part in split.period))
+def _divided(split: AxisSplit, divisor: int) -> AxisSplit:
+    return replace(split, period=tuple(AxisSegment(part.split_class, part.length // divisor) for part in split.period))
 
 
-def _scaled(split: Split, factor: int) -> Split:
-    return replace(split, period=tuple(Segment(part.split_class, part.length * factor) for part in split.period))
+def _scaled(split: AxisSplit, factor: int) -> AxisSplit:
+    return replace(split, period=tuple(AxisSegment(part.split_class, part.length * factor) for part in split.period))
 
 
-def _step(node: onnx.NodeProto, data: Operand, weight: Cut, output: Split) -> Step:
+def _step(node: onnx.NodeProto, data: Operand, weight: Cut, output: AxisSplit) -> NodeStep:
     bias = (Cut(output.at(0)),) if input_name(node, 2) else ()
-    return Step(operands=(data, weight, *bias), outputs=(output,))
+    return NodeStep(operands=(data, weight, *bias), outputs=(output,))

@@ -7,14 +7,14 @@ from itertools import accumulate, pairwise
 
 import onnx
 
-from shoal.model.graph.tensor_parallel.layouts import Segment, Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSegment, AxisSplit
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, input_name, is_open, listed
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
-from shoal.model.graph.tensor_parallel.steps import Cut, Local, Operand, OwnSize, Step, Whole
+from shoal.model.graph.tensor_parallel.steps import Cut, Local, NodeStep, Operand, OwnSize, Whole
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 
-def concat(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def concat(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Along another axis all inputs follow the split one; along the split axis their segments come one by one."""
     leader = next((name for name in node.input if trace.layout(name) is not None), None)
     rank = None if leader is None else trace.rank(leader)
@@ -28,12 +28,12 @@ def concat(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     known = [operand for operand in operands if operand is not None]
     if len(known) < len(operands) or not trace.classes.constrain(pairs):
         return None
-    return Step(operands=tuple(known), outputs=(split,))
+    return NodeStep(operands=tuple(known), outputs=(split,))
 
 
-def _chained(trace: Tracer, node: onnx.NodeProto, axis: int) -> Step | None:
+def _chained(trace: Tracer, node: onnx.NodeProto, axis: int) -> NodeStep | None:
     operands: list[Operand] = []
-    period: list[Segment] = []
+    period: list[AxisSegment] = []
     for name in node.input:
         split, shape = trace.layout(name), trace.shape(name)
         if split is not None and split.axis == axis and split.repeats.fixed is not None:
@@ -46,10 +46,10 @@ def _chained(trace: Tracer, node: onnx.NodeProto, axis: int) -> Step | None:
             return None
         operands.append(Cut(cut))
         period += cut.period
-    return Step(operands=tuple(operands), outputs=(Split(axis=axis, period=tuple(period)),))
+    return NodeStep(operands=tuple(operands), outputs=(AxisSplit(axis=axis, period=tuple(period)),))
 
 
-def split_apart(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def split_apart(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`Split`: along another axis every part is split alike; along the split axis whole segments go to each part."""
     layout, shape = trace.layout(node.input[0]), trace.shape(node.input[0])
     if layout is None or shape is None:
@@ -57,7 +57,7 @@ def split_apart(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     axis = from_front(attribute(node, "axis", 0), len(shape))
     if axis != layout.axis:
         operands = (Local(), *(Whole(),) * (len(node.input) - 1))
-        return Step(operands=operands, outputs=(layout,) * len(node.output))
+        return NodeStep(operands=operands, outputs=(layout,) * len(node.output))
     length = shape[axis].fixed
     if length is None or is_open(node, 1, trace.constants):
         return None
@@ -67,10 +67,10 @@ def split_apart(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     parts = None if lengths is None else _parted(trace, layout, lengths)
     if parts is None:
         return None
-    return Step(operands=(Local(),), outputs=parts, is_parted=True)
+    return NodeStep(operands=(Local(),), outputs=parts, is_parted=True)
 
 
-def _parted(trace: Tracer, layout: Split, lengths: list[int]) -> tuple[Split, ...] | None:
+def _parted(trace: Tracer, layout: AxisSplit, lengths: list[int]) -> tuple[AxisSplit, ...] | None:
     """The segments that each part of the axis holds."""
     assert layout.repeats.fixed is not None
     flat = replace(layout, period=layout.period * layout.repeats.fixed, repeats=ONE)
@@ -85,7 +85,7 @@ def _parted(trace: Tracer, layout: Split, lengths: list[int]) -> tuple[Split, ..
     return tuple(replace(flat, period=flat.period[first:last]) for first, last in pairwise(places))
 
 
-def gather(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def gather(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Rows of a split table along another axis. Along the split axis (one of queries, keys and values) it must move."""
     layout, rank, index_rank = trace.layout(node.input[0]), trace.rank(node.input[0]), trace.rank(node.input[1])
     if layout is None or rank is None or index_rank is None or trace.layout(node.input[1]) is not None:
@@ -96,10 +96,10 @@ def gather(trace: Tracer, node: onnx.NodeProto) -> Step | None:
             _ask_for_single_parts(trace, layout)
         return None
     moved = layout.axis if layout.axis < axis else layout.axis + index_rank - 1
-    return Step(operands=(Local(), Whole()), outputs=(layout.at(moved),))
+    return NodeStep(operands=(Local(), Whole()), outputs=(layout.at(moved),))
 
 
-def slice_out(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def slice_out(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`Slice`: along other axes than the split one, or along that one alone from segment to segment."""
     layout, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     axes = trace.shapes.numbers(node, 3)
@@ -109,12 +109,12 @@ def slice_out(trace: Tracer, node: onnx.NodeProto) -> Step | None:
         return None
     places = [from_front(axis, rank) for axis in axes]
     if layout.axis not in places:
-        return Step(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(layout,))
+        return NodeStep(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(layout,))
     return _sliced_between_segments(trace, node, layout) if places == [layout.axis] else None
 
 
-def _sliced_between_segments(trace: Tracer, node: onnx.NodeProto, layout: Split) -> Step | None:
-    """Consecutive segments, as `Split` takes them."""
+def _sliced_between_segments(trace: Tracer, node: onnx.NodeProto, layout: AxisSplit) -> NodeStep | None:
+    """Consecutive segments, as `AxisSplit` takes them."""
     starts, ends, size = trace.shapes.numbers(node, 1), trace.shapes.numbers(node, 2), layout.size.fixed
     is_plain = not input_name(node, 4) or trace.shapes.numbers(node, 4) == [1]
     if not starts or not ends or size is None or not is_plain:
@@ -130,10 +130,10 @@ def _sliced_between_segments(trace: Tracer, node: onnx.NodeProto, layout: Split)
     before = parts[0].period if first else ()
     taken = parts[1 if first else 0]
     bounds = (OwnSize(replace(taken, period=before)), OwnSize(replace(taken, period=(*before, *taken.period))))
-    return Step(operands=(Local(), *bounds, *(Whole(),) * (len(node.input) - 3)), outputs=(taken,))
+    return NodeStep(operands=(Local(), *bounds, *(Whole(),) * (len(node.input) - 3)), outputs=(taken,))
 
 
-def _ask_for_single_parts(trace: Tracer, layout: Split) -> None:
+def _ask_for_single_parts(trace: Tracer, layout: AxisSplit) -> None:
     """An axis of few indices that are taken one by one belongs whole to every rank; what lies behind it is split."""
     if layout.repeats == ONE and layout.period_length <= _MAX_PARTS:
         trace.need_segments(layout, [1] * layout.period_length)

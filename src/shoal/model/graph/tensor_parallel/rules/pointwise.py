@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import onnx
 
-from shoal.model.graph.tensor_parallel.steps import Local, Operand, Step, Whole
+from shoal.model.graph.tensor_parallel.steps import Local, NodeStep, Operand, Whole
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 
-def unary(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def unary(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """The result lies as the input does."""
     split = trace.layout(node.input[0])
     if split is None:
         return None
-    return Step(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
+    return NodeStep(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
 
 
-def dropout(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def dropout(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Outside training it does nothing; where somebody reads the mask it is left alone."""
     return unary(trace, node) if len([name for name in node.output if name]) == 1 else None
 
 
-def broadcasting(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def broadcasting(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """The result lies as the first input does that is split and that the others can follow."""
     for name in node.input:
         split, rank = trace.layout(name), trace.rank(name)
@@ -30,7 +30,7 @@ def broadcasting(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return None
 
 
-def _following(trace: Tracer, node: onnx.NodeProto, leader: str, rank: int) -> Step | None:
+def _following(trace: Tracer, node: onnx.NodeProto, leader: str, rank: int) -> NodeStep | None:
     split = trace.layouts[leader]
     pairs: list[tuple[int, int]] = []
     operands: list[Operand] = []
@@ -43,4 +43,4 @@ def _following(trace: Tracer, node: onnx.NodeProto, leader: str, rank: int) -> S
         ranks.append(trace.rank(name) or 0)
     if not trace.classes.constrain(pairs):
         return None
-    return Step(operands=tuple(operands), outputs=(split.at(max(ranks) - rank + split.axis),))
+    return NodeStep(operands=tuple(operands), outputs=(split.at(max(ranks) - rank + split.axis),))

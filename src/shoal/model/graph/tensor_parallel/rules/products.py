@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from shoal.model.graph.tensor_parallel.layouts import Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSplit
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, input_name, number
-from shoal.model.graph.tensor_parallel.steps import AddedOnce, Cut, Local, Operand, Step, Whole
+from shoal.model.graph.tensor_parallel.steps import AddedOnce, Cut, Local, NodeStep, Operand, Whole
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 
@@ -27,12 +27,12 @@ class _Factors:
     """where k lies in each"""
 
 
-def matmul(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def matmul(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`MatMul` of two values with at least two axes."""
     return _product(trace, _Factors(names=(node.input[0], node.input[1])))
 
 
-def gemm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def gemm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`Gemm`; its bias goes behind the sum where the product is a part of one."""
     free = (1 if attribute(node, "transA", 0) else 2, 2 if attribute(node, "transB", 0) else 1)
     names = (node.input[0], node.input[1])
@@ -50,7 +50,7 @@ def gemm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return replace(step, operands=(*step.operands, operand))
 
 
-def _product(trace: Tracer, factors: _Factors) -> Step | None:
+def _product(trace: Tracer, factors: _Factors) -> NodeStep | None:
     ranks = [trace.rank(name) or 0 for name in factors.names]
     if min(ranks) < 2:
         return None
@@ -61,7 +61,7 @@ def _product(trace: Tracer, factors: _Factors) -> Step | None:
     return _start(trace, factors, ranks)
 
 
-def _carry(trace: Tracer, factors: _Factors, side: int, split: Split, ranks: list[int]) -> Step | None:
+def _carry(trace: Tracer, factors: _Factors, side: int, split: AxisSplit, ranks: list[int]) -> NodeStep | None:
     """The product with a factor that is split already."""
     other = factors.names[1 - side]
     from_end = ranks[side] - split.axis
@@ -78,7 +78,7 @@ def _carry(trace: Tracer, factors: _Factors, side: int, split: Split, ranks: lis
     return _step(side, Local(), operand, output)
 
 
-def _start(trace: Tracer, factors: _Factors, ranks: list[int]) -> Step | None:
+def _start(trace: Tracer, factors: _Factors, ranks: list[int]) -> NodeStep | None:
     """By columns of a weight on the right, or by rows of one on the left."""
     for side in (1, 0):
         name = factors.names[side]
@@ -91,6 +91,6 @@ def _start(trace: Tracer, factors: _Factors, ranks: list[int]) -> Step | None:
     return None
 
 
-def _step(side: int, own: Operand, other: Operand, output: Split | None) -> Step:
+def _step(side: int, own: Operand, other: Operand, output: AxisSplit | None) -> NodeStep:
     operands = (own, other) if side == 0 else (other, own)
-    return Step(operands=operands, outputs=(output,), is_sum=output is None)
+    return NodeStep(operands=operands, outputs=(output,), is_sum=output is None)

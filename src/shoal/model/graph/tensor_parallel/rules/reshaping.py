@@ -7,26 +7,26 @@ from dataclasses import replace
 
 import onnx
 
-from shoal.model.graph.tensor_parallel.layouts import Segment, Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSegment, AxisSplit
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, integers, is_open, listed, moved_axis
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Shape, Size, product
-from shoal.model.graph.tensor_parallel.steps import Local, ScaledEntry, Step, Whole
+from shoal.model.graph.tensor_parallel.steps import Local, NodeStep, ScaledEntry, Whole
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 _COPIES = Size(0)
 _TAKES_REST = Size(-1)
 
 
-def transpose(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def transpose(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """The split goes where its axis goes."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None:
         return None
     order = integers(node, "perm") or list(range(rank))[::-1]
-    return Step(operands=(Local(),), outputs=(split.at(order.index(split.axis)),))
+    return NodeStep(operands=(Local(),), outputs=(split.at(order.index(split.axis)),))
 
 
-def squeeze(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def squeeze(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Axes of size 1 go; without a list of them, only where all sizes are known."""
     split, shape = trace.layout(node.input[0]), trace.shape(node.input[0])
     if split is None or shape is None or is_open(node, 1, trace.constants):
@@ -40,7 +40,7 @@ def squeeze(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return _reread(node, split.at(moved_axis(split.axis, removed)))
 
 
-def unsqueeze(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def unsqueeze(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Axes of size 1 come in."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     axes = listed(node, "axes", 1, trace.constants)
@@ -51,7 +51,7 @@ def unsqueeze(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return _reread(node, split.at(old[split.axis]))
 
 
-def shape_of(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def shape_of(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`Shape` of a split value, made that of the whole: nothing is gathered for it."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None:
@@ -59,21 +59,21 @@ def shape_of(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     start, end = attribute(node, "start", 0), attribute(node, "end", rank)
     entries = list(range(rank))[start:end]
     if split.axis not in entries:
-        return Step(operands=(Local(),), outputs=(None,))
-    return Step(operands=(Local(),), outputs=(None,), restored_entry=(entries.index(split.axis), split))
+        return NodeStep(operands=(Local(),), outputs=(None,))
+    return NodeStep(operands=(Local(),), outputs=(None,), restored_entry=(entries.index(split.axis), split))
 
 
-def flatten(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def flatten(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Two axes: what lies before `axis`, and the rest."""
     shape = trace.shape(node.input[0])
     if shape is None:
         return None
     axis = from_front(attribute(node, "axis", 1), len(shape))
     split = _carried(trace, node.input[0], (product(shape[:axis]), product(shape[axis:])))
-    return None if split is None else Step(operands=(Local(),), outputs=(split,))
+    return None if split is None else NodeStep(operands=(Local(),), outputs=(split,))
 
 
-def reshape(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def reshape(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """The split axis keeps its atoms: it may be divided into heads or merged with other axes."""
     shape, content = trace.shape(node.output[0]), trace.shapes.content(node.input[1])
     layout = trace.layout(node.input[0])
@@ -87,13 +87,13 @@ def reshape(trace: Tracer, node: onnx.NodeProto) -> Step | None:
         return None
     entry = content[split.axis]
     if entry in (_TAKES_REST, _COPIES):
-        return Step(operands=(Local(), Whole()), outputs=(split,))
+        return NodeStep(operands=(Local(), Whole()), outputs=(split,))
     if entry is None:
         return None
-    return Step(operands=(Local(), ScaledEntry(split, split.axis)), outputs=(split,))
+    return NodeStep(operands=(Local(), ScaledEntry(split, split.axis)), outputs=(split,))
 
 
-def expand(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def expand(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Other axes of size 1 are repeated; the split one is as long as before."""
     layout, shape = trace.layout(node.input[0]), trace.shape(node.input[0])
     content = trace.shapes.content(node.input[1])
@@ -102,17 +102,17 @@ def expand(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     from_end = len(shape) - layout.axis
     split = layout.at(max(len(shape), len(content)) - from_end)
     if from_end > len(content) or content[-from_end] == ONE:
-        return Step(operands=(Local(), Whole()), outputs=(split,))
+        return NodeStep(operands=(Local(), Whole()), outputs=(split,))
     if content[-from_end] != layout.size:
         return None
-    return Step(operands=(Local(), ScaledEntry(layout, len(content) - from_end)), outputs=(split,))
+    return NodeStep(operands=(Local(), ScaledEntry(layout, len(content) - from_end)), outputs=(split,))
 
 
-def _reread(node: onnx.NodeProto, split: Split) -> Step:
-    return Step(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
+def _reread(node: onnx.NodeProto, split: AxisSplit) -> NodeStep:
+    return NodeStep(operands=(Local(), *(Whole(),) * (len(node.input) - 1)), outputs=(split,))
 
 
-def _carried(trace: Tracer, name: str, shape: Shape) -> Split | None:
+def _carried(trace: Tracer, name: str, shape: Shape) -> AxisSplit | None:
     """The split of a value that is reshaped to `shape`."""
     layout, before = trace.layout(name), trace.shape(name)
     if layout is None or before is None:
@@ -122,7 +122,7 @@ def _carried(trace: Tracer, name: str, shape: Shape) -> Split | None:
         return None
     segment = split.period[0]
     stride = product(before[split.axis + 1 :])
-    best: tuple[int, Split] | None = None
+    best: tuple[int, AxisSplit] | None = None
     for axis in range(len(shape)):
         found = _on_axis(shape, axis, segment, stride)
         if found is not None:
@@ -135,7 +135,7 @@ def _carried(trace: Tracer, name: str, shape: Shape) -> Split | None:
     return None
 
 
-def _folded(trace: Tracer, split: Split) -> Split | None:
+def _folded(trace: Tracer, split: AxisSplit) -> AxisSplit | None:
     """Equal segments as repeats of one."""
     first = split.period[0]
     if len(split.period) == 1:
@@ -148,7 +148,7 @@ def _folded(trace: Tracer, split: Split) -> Split | None:
     return replace(split, period=(first,), repeats=Size(len(split.period)))
 
 
-def _on_axis(shape: Shape, axis: int, segment: Segment, stride: Size) -> Split | None:
+def _on_axis(shape: Shape, axis: int, segment: AxisSegment, stride: Size) -> AxisSplit | None:
     """The segment on an axis of the new shape: the axis holds it wholly, in steps that the cuts respect.
 
     Args:
@@ -160,10 +160,10 @@ def _on_axis(shape: Shape, axis: int, segment: Segment, stride: Size) -> Split |
     repeats = shape[axis].over(length)
     if repeats is None:
         return None
-    return Split(axis=axis, period=(Segment(segment.split_class, length.fixed),), repeats=repeats)
+    return AxisSplit(axis=axis, period=(AxisSegment(segment.split_class, length.fixed),), repeats=repeats)
 
 
-def _ask_for_segments(trace: Tracer, split: Split, shape: Shape, stride: Size) -> None:
+def _ask_for_segments(trace: Tracer, split: AxisSplit, shape: Shape, stride: Size) -> None:
     """Where an axis for queries, keys and values is too short, the split belongs on the one behind it."""
     extent = Size(split.period_length).times(stride)
     for axis in range(1, len(shape)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import onnx
 
-from shoal.model.graph.tensor_parallel.layouts import Split
+from shoal.model.graph.tensor_parallel.layouts import AxisSplit
 from shoal.model.graph.tensor_parallel.shapes.nodes import (
     attribute,
     from_front,
@@ -17,7 +17,7 @@ from shoal.model.graph.tensor_parallel.shapes.nodes import (
     listed,
     moved_axis,
 )
-from shoal.model.graph.tensor_parallel.steps import Local, Operand, ScaledEntry, Step, Whole
+from shoal.model.graph.tensor_parallel.steps import Local, NodeStep, Operand, ScaledEntry, Whole
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 _CHANNELS = 1
@@ -25,7 +25,7 @@ _SOFTMAX_OF_ONE_AXIS = 13
 """Before this operator set softmax took all axes from `axis` on as one. Source: the operator's changelog."""
 
 
-def channel_norm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def channel_norm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Batch and instance normalization: numbers per channel are cut like the channels."""
     split = trace.layout(node.input[0])
     if split is None or split.axis > _CHANNELS or _is_training(node):
@@ -37,14 +37,14 @@ def channel_norm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     known = [operand for operand in operands if operand is not None]
     if len(known) < len(operands) or not trace.classes.constrain(pairs):
         return None
-    return Step(operands=(Local(), *known), outputs=(split,))
+    return NodeStep(operands=(Local(), *known), outputs=(split,))
 
 
 def _is_training(node: onnx.NodeProto) -> bool:
     return len(node.output) > 1 or attribute(node, "training_mode", 0) == 1
 
 
-def layer_norm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def layer_norm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Over all axes from `axis` on."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None or split.axis >= from_front(attribute(node, "axis", -1), rank):
@@ -53,12 +53,12 @@ def layer_norm(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return _kept(node, split) if is_single and _are_vectors(trace, node, rank, split) else None
 
 
-def _are_vectors(trace: Tracer, node: onnx.NodeProto, rank: int, split: Split) -> bool:
+def _are_vectors(trace: Tracer, node: onnx.NodeProto, rank: int, split: AxisSplit) -> bool:
     """Whether scale and bias do not reach to the split axis."""
     return all((trace.rank(name) or rank) < rank - split.axis for name in node.input[1:] if name)
 
 
-def softmax(trace: Tracer, node: onnx.NodeProto, opset: int) -> Step | None:
+def softmax(trace: Tracer, node: onnx.NodeProto, opset: int) -> NodeStep | None:
     """`Softmax` and its kin."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None:
@@ -69,7 +69,7 @@ def softmax(trace: Tracer, node: onnx.NodeProto, opset: int) -> Step | None:
     return _kept(node, split) if is_left_alone else None
 
 
-def reduction(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def reduction(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """`ReduceMean` and its kin; `axes` is an attribute or an input."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None or is_open(node, 1, trace.constants):
@@ -84,7 +84,7 @@ def reduction(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return _kept(node, split.at(axis))
 
 
-def pooling(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def pooling(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Every channel of every row by itself."""
     split = trace.layout(node.input[0])
     if split is None or split.axis > _CHANNELS or len(node.output) > 1:
@@ -92,7 +92,7 @@ def pooling(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return _kept(node, split)
 
 
-def resize(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def resize(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Channels and rows keep their number; a list of sizes gets this rank's number of channels."""
     split = trace.layout(node.input[0])
     if split is None or split.axis > _CHANNELS or integers(node, "axes") is not None:
@@ -107,11 +107,11 @@ def resize(trace: Tracer, node: onnx.NodeProto) -> Step | None:
         if content is None or content[split.axis] != split.size:
             return None
         operands[3] = ScaledEntry(split, split.axis)
-        return Step(operands=tuple(operands), outputs=(split,))
+        return NodeStep(operands=tuple(operands), outputs=(split,))
     array = trace.constants.array(scales) if scales in trace.constants else None
     if array is None or array.size <= split.axis or array[split.axis] != 1:
         return None
-    return Step(operands=tuple(operands), outputs=(split,))
+    return NodeStep(operands=tuple(operands), outputs=(split,))
 
 
 def text_is(node: onnx.NodeProto, name: str, value: str) -> bool:
@@ -119,7 +119,7 @@ def text_is(node: onnx.NodeProto, name: str, value: str) -> bool:
     return any(found.name == name and found.s.decode() == value for found in node.attribute)
 
 
-def pad(trace: Tracer, node: onnx.NodeProto) -> Step | None:
+def pad(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
     """Nothing may be added along the split axis."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None or is_open(node, 1, trace.constants) or is_open(node, 3, trace.constants):
@@ -133,6 +133,6 @@ def pad(trace: Tracer, node: onnx.NodeProto) -> Step | None:
     return None if split.axis in added else _kept(node, split)
 
 
-def _kept(node: onnx.NodeProto, split: Split) -> Step:
+def _kept(node: onnx.NodeProto, split: AxisSplit) -> NodeStep:
     operands = (Local(), *(Whole(),) * (len(node.input) - 1))
-    return Step(operands=operands, outputs=(split,))
+    return NodeStep(operands=operands, outputs=(split,))

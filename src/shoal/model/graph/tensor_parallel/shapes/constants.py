@@ -21,7 +21,7 @@ from shoal.model.runtime_sessions import session_options, start_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class ArrayKind:
     """What an array is, without its numbers."""
 
     dtype: np.dtype[Any]
@@ -33,7 +33,7 @@ class ConstantValues(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
 
-    def kind(self, name: str) -> Kind | None: ...
+    def kind(self, name: str) -> ArrayKind | None: ...
 
     def array(self, name: str) -> Array | None: ...
 
@@ -58,19 +58,19 @@ class Constants:
     def __contains__(self, name: str) -> bool:
         return self._flow.is_constant(name, self._tensors)
 
-    def kind(self, name: str) -> Kind | None:
+    def kind(self, name: str) -> ArrayKind | None:
         """Element type and shape; the numbers are read only where they must be computed. None as for `array`."""
         if name in self._tensors:
             return _tensor_kind(self._tensors[name])
         node = self._view_node(name)
         if node is None:
             array = self.array(name)
-            return None if array is None else Kind(dtype=array.dtype, shape=array.shape)
+            return None if array is None else ArrayKind(dtype=array.dtype, shape=array.shape)
         source = self.kind(node.input[0])
         if source is None or node.op_type == "Identity":
             return source
         order = _order(node) or range(len(source.shape))[::-1]
-        return Kind(dtype=source.dtype, shape=tuple(source.shape[axis] for axis in order))
+        return ArrayKind(dtype=source.dtype, shape=tuple(source.shape[axis] for axis in order))
 
     def array(self, name: str) -> Array | None:
         """The value; must not be written. None where it cannot be told as one dense array."""
@@ -143,10 +143,10 @@ def take_ranges(array: Array, axis: int, ranges: Sequence[tuple[int, int]]) -> A
     return np.concatenate([array[(*before, slice(first, last))] for first, last in ranges], axis=axis)
 
 
-def _tensor_kind(tensor: onnx.TensorProto) -> Kind | None:
+def _tensor_kind(tensor: onnx.TensorProto) -> ArrayKind | None:
     if BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 0) < 8:
         return None
-    return Kind(dtype=tensor_dtype_to_np_dtype(tensor.data_type), shape=tuple(tensor.dims))
+    return ArrayKind(dtype=tensor_dtype_to_np_dtype(tensor.data_type), shape=tuple(tensor.dims))
 
 
 def _tensor_array(tensor: onnx.TensorProto, folder: Path) -> Array | None:
