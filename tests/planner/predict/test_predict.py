@@ -6,7 +6,7 @@ prompt the last MLP sees a single row: 10 x 0.3 - 1 = 2 ms less.
 
 import pytest
 
-from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PlacedStage
+from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PredictedStage
 from shoal.planner.predict.predict import deal_streams, predict
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Curve, Fleet, LinkSpeed
@@ -83,7 +83,7 @@ def test_a_long_lone_prompt_fills_the_pipeline_in_pieces():
 
 def test_a_group_pays_two_sums_a_layer_one_for_the_embedding_and_its_sampling():
     half = PlacedShard(worker_class=0, attention=0.5, mlp=0.5, vocabulary=0.5)
-    group = PlacedReplica(stages=(PlacedStage(num_layers=4, precision="fp32", shards=(half, half)),))
+    group = PlacedReplica(stages=(PredictedStage(num_layers=4, precision="fp32", shards=(half, half)),))
     fleet = example_fleet(sums=LinkSpeed(latency_s=1 * MS, bytes_per_s=1e15))
     prediction = predict([group], fleet, ONE, hidden_bytes=HIDDEN_BYTES)
     sums_ms = 2 * 4 + 1 + 2
@@ -95,7 +95,7 @@ def test_a_group_pays_two_sums_a_layer_one_for_the_embedding_and_its_sampling():
 def test_workers_are_alone_only_while_the_others_wait():
     fleet = example_fleet(alone=example_worker(0.5), busy=example_worker())
     half = PlacedShard(worker_class=0, attention=0.5, mlp=0.5, vocabulary=0.5)
-    group = PlacedReplica(stages=(PlacedStage(num_layers=4, precision="fp32", shards=(half, half)),))
+    group = PlacedReplica(stages=(PredictedStage(num_layers=4, precision="fp32", shards=(half, half)),))
 
     def tpot_ms(replicas: list[PlacedReplica], workload: Workload) -> float:
         return predict(replicas, fleet, workload, hidden_bytes=HIDDEN_BYTES).tpot_s / MS
@@ -132,7 +132,9 @@ def test_unequal_copies_get_unequal_streams():
     fast, slow = example_fleet(busy=example_worker(1.0)), example_fleet(busy=example_worker(3.0))
     fleet = Fleet(classes=(*fast.classes, *slow.classes), links=(fast.links[0] * 2,) * 2, sums=(fast.sums[0] * 2,) * 2)
     copies = [
-        PlacedReplica(stages=(PlacedStage(num_layers=4, precision="fp32", shards=(PlacedShard(worker_class=index),)),))
+        PlacedReplica(
+            stages=(PredictedStage(num_layers=4, precision="fp32", shards=(PlacedShard(worker_class=index),)),)
+        )
         for index in (0, 1)
     ]
     workload = Workload(streams=4, prompt_tokens=10, output_tokens=11)

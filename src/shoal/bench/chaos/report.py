@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shoal.bench.chaos.killer import Kill
-from shoal.bench.chaos.requests import Answer
+from shoal.bench.chaos.requests import ChaosAnswer
 from shoal.bench.chaos.resources import Resources
 from shoal.bench.percentiles import Distribution, distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class AnswerComparison:
     """One request while workers were killed, and its answer when none was."""
 
-    answer: Answer
-    undisturbed: Answer
+    answer: ChaosAnswer
+    undisturbed: ChaosAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class ChaosReport:
         return asdict(self)
 
 
-def pauses_s(kills: Sequence[Kill], answers: Sequence[Answer]) -> list[float]:
+def pauses_s(kills: Sequence[Kill], answers: Sequence[ChaosAnswer]) -> list[float]:
     """For each kill in the middle of streams: from it to the next piece of the one that waited longest.
 
     A stream counts if it had begun before the kill and went on after it.
@@ -82,8 +82,8 @@ def _wait_s(at_s: float, arrivals_s: Sequence[float]) -> float | None:
 
 
 def summarize(
-    comparisons: Sequence[Comparison],
-    undisturbed: Sequence[Answer],
+    comparisons: Sequence[AnswerComparison],
+    undisturbed: Sequence[ChaosAnswer],
     kills: Sequence[Kill],
     *,
     recoveries_s: Sequence[float],

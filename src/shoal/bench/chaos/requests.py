@@ -17,7 +17,7 @@ _LOGPROBS_EVERY = 4
 
 
 @dataclass(slots=True, kw_only=True)
-class Answer:
+class ChaosAnswer:
     """What one request came to. Mutable: filled in while it runs. Times on the clock that it is given."""
 
     started_s: float
@@ -35,7 +35,7 @@ class Answer:
         """From sending to the end."""
         return self.ended_s - self.started_s
 
-    def equals(self, other: Answer) -> bool:
+    def equals(self, other: ChaosAnswer) -> bool:
         """Whether a client could not tell them apart, but for log-probabilities' last bits."""
         return (
             self.text == other.text
@@ -44,7 +44,7 @@ class Answer:
             and len(self.token_logprobs) == len(other.token_logprobs)
         )
 
-    def logprob_difference(self, other: Answer) -> float:
+    def logprob_difference(self, other: ChaosAnswer) -> float:
         """The largest, of answers that are equal."""
         pairs = zip(self.token_logprobs, other.token_logprobs, strict=True)
         return max((abs(mine - theirs) for mine, theirs in pairs), default=0.0)
@@ -104,9 +104,9 @@ def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
     return [_body(config, model, index, prompt) for index, prompt in enumerate(prompts(load))]
 
 
-async def send(endpoint: Endpoint, body: bytes, clock: Callable[[], float]) -> Answer:
+async def send(endpoint: Endpoint, body: bytes, clock: Callable[[], float]) -> ChaosAnswer:
     """Ask and read to the end; whatever goes wrong is in the answer. Times are of `time.perf_counter`."""
-    answer = Answer(started_s=clock())
+    answer = ChaosAnswer(started_s=clock())
     try:
         status, rest = await post_for_events(endpoint, body, api_key=None, on_event=answer.on_event)
         if status != 200:

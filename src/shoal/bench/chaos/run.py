@@ -13,8 +13,8 @@ import uvloop
 
 from shoal.bench.chaos.config import ChaosConfig
 from shoal.bench.chaos.killer import Killer
-from shoal.bench.chaos.report import ChaosReport, Comparison, summarize
-from shoal.bench.chaos.requests import Answer, request_bodies, send
+from shoal.bench.chaos.report import AnswerComparison, ChaosReport, summarize
+from shoal.bench.chaos.requests import ChaosAnswer, request_bodies, send
 from shoal.bench.chaos.resources import resources_of
 from shoal.bench.chaos.server_process import MODEL_NAME, running_server
 from shoal.bench.chaos.watcher import Watcher
@@ -77,11 +77,11 @@ async def _run(config: ChaosConfig, on_progress: Progress) -> ChaosReport:
 
 async def _undisturbed(
     config: ChaosConfig, endpoint: Endpoint, bodies: Sequence[bytes], on_progress: Progress
-) -> list[Answer]:
+) -> list[ChaosAnswer]:
     """The answer to every request, in order. Raises ConfigError where one fails."""
-    answers: dict[int, Answer] = {}
+    answers: dict[int, ChaosAnswer] = {}
 
-    def take(index: int, answer: Answer) -> None:
+    def take(index: int, answer: ChaosAnswer) -> None:
         answers[index] = answer
         on_progress(len(answers), 2 * len(bodies))
 
@@ -96,14 +96,14 @@ async def _disturbed(
     config: ChaosConfig,
     endpoint: Endpoint,
     bodies: Sequence[bytes],
-    undisturbed: Sequence[Answer],
+    undisturbed: Sequence[ChaosAnswer],
     disturbers: tuple[Killer, Watcher],
     on_progress: Progress,
-) -> list[Comparison]:
-    comparisons: list[Comparison] = []
+) -> list[AnswerComparison]:
+    comparisons: list[AnswerComparison] = []
 
-    def take(index: int, answer: Answer) -> None:
-        comparisons.append(Comparison(answer=answer, undisturbed=undisturbed[index]))
+    def take(index: int, answer: ChaosAnswer) -> None:
+        comparisons.append(AnswerComparison(answer=answer, undisturbed=undisturbed[index]))
         on_progress(len(bodies) + len(comparisons), max(2 * len(bodies), len(bodies) + len(comparisons)))
 
     tasks = [asyncio.create_task(disturber.run()) for disturber in disturbers]
@@ -120,7 +120,7 @@ async def _ask_all(
     config: ChaosConfig,
     endpoint: Endpoint,
     numbered: Iterable[tuple[int, bytes]],
-    take: Callable[[int, Answer], None],
+    take: Callable[[int, ChaosAnswer], None],
 ) -> None:
     """Every client asks one after the other, until nothing is left to ask."""
     waiting = iter(numbered)

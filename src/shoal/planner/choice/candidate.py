@@ -9,7 +9,7 @@ from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.kinds import Kind, kind_of_split
 from shoal.planner.choice.stage_times import StageCosts
-from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PlacedStage
+from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PredictedStage
 from shoal.planner.predict.predict import Prediction, predict
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.pipeline import Pipeline
@@ -122,7 +122,7 @@ def chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, .
 def _place(replica: Sequence[ChosenStage]) -> PlacedReplica:
     return PlacedReplica(
         stages=tuple(
-            PlacedStage(
+            PredictedStage(
                 num_layers=stage.last_layer - stage.first_layer,
                 precision=stage.group.precision,
                 shards=tuple(

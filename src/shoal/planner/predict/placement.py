@@ -31,7 +31,7 @@ class PlacedShard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedStage:
+class PredictedStage:
     """Layers and who computes them."""
 
     num_layers: int
@@ -48,7 +48,7 @@ class PlacedStage:
 class PlacedReplica:
     """A pipeline. The first stage has the embedding, the last the head."""
 
-    stages: tuple[PlacedStage, ...]
+    stages: tuple[PredictedStage, ...]
 
     @property
     def shards(self) -> tuple[PlacedShard, ...]:
@@ -72,7 +72,7 @@ def place(plan: Plan, worker_classes: Sequence[int], atoms: ShardAtoms) -> tuple
 def _place_replica(replica: ReplicaPlan, classes: Iterator[int], atoms: ShardAtoms) -> PlacedReplica:
     return PlacedReplica(
         stages=tuple(
-            PlacedStage(
+            PredictedStage(
                 num_layers=stage.num_layers,
                 precision=stage.precision,
                 shards=tuple(_place_shard(shard, next(classes), atoms) for shard in stage.shards),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
-from shoal.planner.predict.placement import PlacedReplica, PlacedStage
+from shoal.planner.predict.placement import PlacedReplica, PredictedStage
 from shoal.planner.predict.work import (
     Work,
     decode_work,
@@ -195,7 +195,7 @@ class _Replica:
         )
         return seconds + (sum_s if index == 0 else 0.0) + (_HEAD_EXCHANGES * exchange_s if has_head else 0.0)
 
-    def _worker_kinds(self, stage: PlacedStage) -> list[_WorkerKind]:
+    def _worker_kinds(self, stage: PredictedStage) -> list[_WorkerKind]:
         """A worker is alone while all others wait for it: one stream in whole stages, or the plan's only worker."""
         is_alone = not stage.is_group and (self._setting.is_in_process or self._setting.workload.streams == 1)
         return [(shard.worker_class, stage.precision, is_alone) for shard in stage.shards]
@@ -204,7 +204,7 @@ class _Replica:
         one = self._setting.fleet.classes[worker_class]
         return (one.alone if is_alone else one.busy)[precision]
 
-    def _sums(self, stage: PlacedStage, work: Work) -> tuple[float, float]:
+    def _sums(self, stage: PredictedStage, work: Work) -> tuple[float, float]:
         """One all-reduce, and one small exchange, for every step of the work: the slowest pair's."""
         sums = self._setting.fleet.sums
         pairs = combinations([shard.worker_class for shard in stage.shards], 2)
@@ -212,7 +212,7 @@ class _Replica:
         sum_s = max(transfer_seconds(link, work, hidden_bytes=self._setting.hidden_bytes) for link in links)
         return sum_s, work.num_steps * max(link.latency_s for link in links)
 
-    def _link(self, stage: PlacedStage, following: PlacedStage) -> LinkSpeed:
+    def _link(self, stage: PredictedStage, following: PredictedStage) -> LinkSpeed:
         """The slowest of those that the following stage waits for."""
         links = self._setting.fleet.links
         return max(

@@ -20,7 +20,7 @@ _MAX_KEPT = 64
 _MAX_MESSAGE_CHARS = 300
 
 
-class Vocabulary(Protocol):
+class GrammarVocabulary(Protocol):
     """The part of a tokenizer that guides need."""
 
     @property
@@ -50,7 +50,7 @@ class Vocabulary(Protocol):
 class GrammarCompiler:
     """Makes guides for one vocabulary. Thread-safe; the interpreter is free while a constraint is compiled."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: GrammarVocabulary) -> None:
         """Takes a second for 50 thousand tokens. Raises InvalidRequest: no token ends an output."""
         if not vocabulary.eos_token_ids:
             raise InvalidRequest("this model has no token that ends an output: its output cannot be constrained")
@@ -96,7 +96,7 @@ class GrammarCompiler:
 class _TokenTable:
     """A vocabulary with the attributes that llguidance reads."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: GrammarVocabulary) -> None:
         self._vocabulary = vocabulary
         self.eos_token_id = min(vocabulary.eos_token_ids)
         self.bos_token_id = None
