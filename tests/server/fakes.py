@@ -78,6 +78,9 @@ class ByteTokenizer:
         turns = (f"<{message['role']}>{_call_text(message)}{message['content']}" for message in messages)
         return offered + "".join(turns) + "<assistant>" + (variables or {}).get("opening", "")
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token_id for token_id in ids if token_id < EOS).decode(errors="replace")
+
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < EOS else b"<eos>"
 
@@ -218,6 +221,8 @@ class FakeEngine:
         if self.stall_after is not None and count >= self.stall_after:
             return False
         token_id = reply[count] if count < len(reply) else EOS
+        if request.targets:
+            token_id = request.targets[count]
         if request.guide is not None:
             token_id = self._guided(request.guide, reply, count, token_id)
         self._running[request_id] = (request, reply, count + 1)

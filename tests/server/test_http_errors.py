@@ -102,7 +102,6 @@ def test_wrong_message(http: httpx.Client, message: object, param: str) -> None:
         ("logprobs", True),
         ("logprobs", 21),
         ("best_of", 3),
-        ("echo", True),
         ("suffix", "end"),
         ("stream_options.include_usage", 5),
     ],

@@ -243,6 +243,7 @@ class DataPlane:
                     request_id=RequestId(f"{call_id}-{index}"),
                     prompt_ids=spec.prompt_ids,
                     max_tokens=max_tokens,
+                    targets=spec.targets,
                     sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
                     stop_token_ids=stop_token_ids,
                     guide=spec.guides[sibling] if spec.guides else None,
@@ -262,6 +263,8 @@ class DataPlane:
 
     def _stop_token_ids(self, spec: GenerationSpec) -> frozenset[int]:
         """One set for all choices. Raises InvalidRequest where one is no token."""
+        if spec.targets:
+            return frozenset()
         vocab_size = self.tokenizer.vocab_size
         if not all(0 <= token_id < vocab_size for token_id in spec.stop_token_ids):
             raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="stop_token_ids")
@@ -272,7 +275,7 @@ class DataPlane:
         num_prompt_tokens, num_context_tokens = len(spec.prompt_ids), self.max_context
         if not num_prompt_tokens:
             raise InvalidRequest("the prompt is empty: it must have at least one token", param="prompt")
-        num_wanted_tokens = 1 if spec.max_tokens is None else spec.max_tokens
+        num_wanted_tokens = len(spec.targets) or (1 if spec.max_tokens is None else spec.max_tokens)
         if num_prompt_tokens + num_wanted_tokens > num_context_tokens:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {num_context_tokens} tokens, but the prompt has "
@@ -280,7 +283,8 @@ class DataPlane:
                 "max_tokens",
                 param="prompt",
             )
-        return num_context_tokens - num_prompt_tokens if spec.max_tokens is None else spec.max_tokens
+        takes_what_is_left = spec.max_tokens is None and not spec.targets
+        return num_context_tokens - num_prompt_tokens if takes_what_is_left else num_wanted_tokens
 
     def _died(self, reason: str) -> None:
         if self.on_death is not None:

@@ -23,6 +23,8 @@ class GenerationSpec:
     prompt_ids: tuple[int, ...]
     max_tokens: int | None = None
     """output tokens at most, >= 1; None: what the context leaves"""
+    targets: tuple[int, ...] = ()
+    """the output tokens to take instead of drawing them, which are scored; `max_tokens` and ends do not count then"""
     n: int = 1
     """independent continuations, >= 1"""
     sampling: Sampling = field(default_factory=Sampling)

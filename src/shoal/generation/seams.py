@@ -211,6 +211,10 @@ class Tokenizer(Protocol):
         """The prompt of a conversation, special tokens written out. Thread-safe. Raises InvalidRequest."""
         ...
 
+    def decode(self, ids: Sequence[int], /) -> str:
+        """The text of some tokens, special ones left out. Thread-safe."""
+        ...
+
     def token_bytes(self, token_id: int, /) -> bytes:
         """What one token adds to a text, in UTF-8; it may be a part of a character."""
         ...

@@ -26,7 +26,11 @@ from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.openai.routes import OpenAiApi
+from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
+
+_GUARDED = ("/v1", STATUS_PATH, *TOKENIZE_PATHS)
+"""Paths that need the key, where there is one."""
 
 
 def create_app(
@@ -68,6 +72,7 @@ def create_app(
             *OpenAiApi(answerer, model_name, answers).routes(),
             *MessagesApi(answerer, model_name, answers).routes(),
             *ResponsesApi(answerer, model_name, answers).routes(),
+            *TokenizeApi(answerer, model_name).routes(),
             *Probes(status).routes(),
         ],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts),
@@ -95,7 +100,10 @@ def _guards(
 
     guards = [Middleware(DrainMiddleware, drain=drain, prefix="/v1", refuse=refuse)]
     if api_key is not None:
-        guards.insert(0, Middleware(ApiKeyMiddleware, api_key=api_key, prefix=("/v1", STATUS_PATH), refuse=_refuse_key))
+        guards.insert(
+            0,
+            Middleware(ApiKeyMiddleware, api_key=api_key, prefix=_GUARDED, refuse=_refuse_key),
+        )
     if allowed_hosts is not None:
         guards.insert(0, Middleware(HostMiddleware, allowed=allowed_hosts, refuse=_refuse_host))
     return guards

@@ -24,7 +24,7 @@ CHANGES = {
     "repeat_penalty": 1.1, "repetition_penalty": 1.1, "return_token_ids": True,
     "return_tokens_as_token_ids": True, "skip_special_tokens": False,
     "truncate_prompt_tokens": 5, "typical_p": 0.5, "web_search_options": {},
-    "echo": True, "min_tokens": True, "use_beam_search": 1,
+    "min_tokens": True, "use_beam_search": 1,
 }  # fmt: skip
 
 

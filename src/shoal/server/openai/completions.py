@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,38 +21,36 @@ from shoal.server.openai.schemas import CompletionBody
 _json = msgspec.json.Encoder().encode
 
 
-async def completion_specs(body: CompletionBody, data_plane: DataPlane) -> list[GenerationSpec]:
-    """What to generate, one spec a prompt. Raises InvalidRequest."""
-    return [
-        GenerationSpec(
-            prompt_ids=prompt_ids,
-            max_tokens=body.output_tokens_limit,
-            n=body.num_choices,
-            sampling=body.sampling(body.logprobs),
-            seed=body.seed,
-            stop=body.stop,
-            stop_token_ids=frozenset(body.stop_token_ids or ()),
-            ignore_eos=bool(body.ignore_eos),
-            guides=await named_guides(body.constraint, body.num_choices, data_plane),
-        )
-        for prompt_ids in await _prompt_ids(body.prompt, data_plane)
-    ]
+async def completion_spec(body: CompletionBody, prompt_ids: tuple[int, ...], data_plane: DataPlane) -> GenerationSpec:
+    """What to generate for one prompt. Raises InvalidRequest."""
+    return GenerationSpec(
+        prompt_ids=prompt_ids,
+        max_tokens=body.output_tokens_limit,
+        n=body.num_choices,
+        sampling=body.sampling(body.logprobs),
+        seed=body.seed,
+        stop=body.stop,
+        stop_token_ids=frozenset(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        guides=await named_guides(body.constraint, body.num_choices, data_plane),
+    )
 
 
-async def _prompt_ids(prompts: Sequence[str | tuple[int, ...]], data_plane: DataPlane) -> list[tuple[int, ...]]:
-    """In order. All token ids are looked at before any text is."""
+async def prompt_tokens(prompts: Sequence[str | tuple[int, ...]], data_plane: DataPlane) -> list[tuple[int, ...]]:
+    """The tokens of each prompt. All token ids are looked at before any text is. Raises InvalidRequest."""
     for prompt in prompts:
         if not isinstance(prompt, str):
-            _check_ids(prompt, data_plane)
+            check_ids(prompt, data_plane, "prompt")
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     encoded = iter(await data_plane.encode(texts, add_special=True))
     return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
-def _check_ids(prompt: tuple[int, ...], data_plane: DataPlane) -> None:
+def check_ids(prompt: tuple[int, ...], data_plane: DataPlane, param: str) -> None:
+    """Raises InvalidRequest, naming `param`, where one is no token."""
     vocab_size = data_plane.tokenizer.vocab_size
     if prompt and not 0 <= min(prompt) <= max(prompt) < vocab_size:
-        raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="prompt")
+        raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param=param)
 
 
 class CompletionForm:
@@ -108,7 +107,7 @@ class CompletionForm:
             "finish_reason": choice.finish_reason,
         }
 
-    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> dict[str, object]:
+    def _logprobs(self, positions: Sequence[PositionLogprobs]) -> dict[str, list[Any]]:
         return {
             "tokens": [self._name(position.token_id) for position in positions],
             "token_logprobs": [finite(position.logprobs.logprob) for position in positions],

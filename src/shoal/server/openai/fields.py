@@ -16,7 +16,6 @@ from shoal.errors import InvalidRequest
 NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     # OpenAI
     "audio": (),
-    "echo": (False,),
     "function_call": ("none", "auto", ""),
     "functions": ([],),
     "logit_bias": ({},),
@@ -77,7 +76,7 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
 }
 """Not implemented: any other value (null aside) is refused."""
 _NEUTRAL_BY_ENDPOINT: dict[str, dict[str, tuple[object, ...]]] = {
-    "chat": {"add_special_tokens": (False,)},
+    "chat": {"add_special_tokens": (False,), "echo": (False,)},
     "completions": {
         "add_special_tokens": (True,),
         "chat_template_kwargs": ({},),

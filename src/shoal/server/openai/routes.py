@@ -13,7 +13,8 @@ from starlette.routing import Route
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.chat import ChatForm, chat_specs
-from shoal.server.openai.completions import CompletionForm, completion_specs
+from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
+from shoal.server.openai.echo import EchoForm, echoed_specs
 from shoal.server.openai.errors import unknown_model
 from shoal.server.openai.schemas import ChatBody, CompletionBody, GenerationBody
 
@@ -54,9 +55,20 @@ class OpenAiApi:
     async def completion(self, request: Request) -> Response:
         """POST /v1/completions"""
         body = await self._read(request, CompletionBody)
-        specs = await completion_specs(body, self._data_plane)
         token_bytes = self._data_plane.tokenizer.token_bytes
-        form = CompletionForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
+        if body.echo:
+            specs, prompts = await echoed_specs(body, self._data_plane)
+            form: CompletionForm = EchoForm(
+                self._model_name,
+                prompts,
+                include_usage=body.include_usage,
+                token_bytes=token_bytes,
+                has_logprobs=body.logprobs is not None,
+            )
+        else:
+            prompt_ids = await prompt_tokens(body.prompt, self._data_plane)
+            specs = [await completion_spec(body, one, self._data_plane) for one in prompt_ids]
+            form = CompletionForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
         return await self._answerer.respond(request, specs, form, streams=bool(body.stream), timeout_s=body.timeout)
 
     async def models(self, request: Request) -> Response:

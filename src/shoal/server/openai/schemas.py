@@ -57,6 +57,10 @@ def _token_limit(value: object) -> object:
     return value
 
 
+def _token_limit_or_none(value: object) -> object:
+    return value if value == 0 else _token_limit(value)
+
+
 _TokenLimit = Annotated[int, Field(lt=INT64), BeforeValidator(_token_limit)]
 
 
@@ -286,13 +290,22 @@ class CompletionBody(GenerationBody):
     endpoint = "completions"
 
     prompt: Annotated[tuple[str | tuple[int, ...], ...], BeforeValidator(_prompts)]
+    max_tokens: Annotated[int, Field(lt=INT64), BeforeValidator(_token_limit_or_none)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: int | None = None
+    echo: bool | None = None
+    """begin the answer with the prompt, which is scored where log-probabilities are asked for"""
 
     @model_validator(mode="after")
     def _check_counts(self) -> CompletionBody:
         if self.best_of is not None and self.best_of != self.num_choices:
             raise InvalidRequest("`best_of` is not supported: leave it out or set it to `n`", param="best_of")
+        if self.max_tokens == 0 and not self.echo:
+            raise InvalidRequest(
+                "must be at least 1, or 0 with `echo`: leave it out for as many as are usual", param="max_tokens"
+            )
+        if self.echo and self.stream and self.logprobs is not None:
+            raise InvalidRequest("a stream has no log-probabilities of its prompt: leave out one of the three", "echo")
         if self.num_choices * len(self.prompt) > MAX_CHOICES:
             raise InvalidRequest(
                 f"`prompt` and `n` make more than {MAX_CHOICES} choices: split the call", param="prompt"

@@ -1,0 +1,97 @@
+"""/tokenize and /detokenize, as vLLM's server has them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.answerer import Answerer
+from shoal.server.openai.chat import chat_prompt
+from shoal.server.openai.completions import check_ids
+from shoal.server.openai.errors import unknown_model
+from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody, ChatMessage
+from shoal.server.openai.tool_schemas import MAX_TOOLS, Tool
+
+TOKENIZE_PATHS = ("/tokenize", "/detokenize")
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    model: str | None = None
+
+
+class TokenizeBody(_Schema):
+    """A text or a conversation."""
+
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise InvalidRequest("give a `prompt` or `messages`, one of them", param="prompt")
+        return self
+
+
+class DetokenizeBody(_Schema):
+    """Tokens."""
+
+    tokens: list[int]
+
+
+class TokenizeApi:
+    """Handlers of both paths."""
+
+    def __init__(self, answerer: Answerer, model_name: str) -> None:
+        self._answerer = answerer
+        self._data_plane = answerer.data_plane
+        self._model_name = model_name
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        tokenize, detokenize = TOKENIZE_PATHS
+        return [
+            Route(tokenize, self.tokenize, methods=["POST"]),
+            Route(detokenize, self.detokenize, methods=["POST"]),
+        ]
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize"""
+        body = await self._answerer.read(request, TokenizeBody)
+        self._check_model(body.model)
+        if body.messages is not None:
+            fields = body.model_dump(include={"messages", "tools"}, exclude_none=True)
+            _, token_ids = await chat_prompt(ChatBody.model_validate(fields), self._data_plane)
+        else:
+            (token_ids,) = await self._data_plane.encode(
+                [body.prompt or ""], add_special=body.add_special_tokens is not False
+            )
+        names = [self._data_plane.tokenizer.token_bytes(token_id).decode(errors="replace") for token_id in token_ids]
+        return JSONResponse(
+            {
+                "count": len(token_ids),
+                "max_model_len": self._data_plane.max_context,
+                "tokens": list(token_ids),
+                "token_strs": names if body.return_token_strs else None,
+            }
+        )
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize"""
+        body = await self._answerer.read(request, DetokenizeBody)
+        self._check_model(body.model)
+        check_ids(tuple(body.tokens), self._data_plane, "tokens")
+        return JSONResponse({"prompt": self._data_plane.tokenizer.decode(body.tokens)})
+
+    def _check_model(self, name: str | None) -> None:
+        if name not in (None, self._model_name):
+            raise unknown_model(name)
