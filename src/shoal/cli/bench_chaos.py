@@ -21,15 +21,15 @@ def chaos(
     signal: Annotated[
         str, typer.Option(help="kill: the worker is gone; stop: it hangs and must be found out.", metavar="kill|stop")
     ] = "kill",
-    clients: Annotated[int, typer.Option(min=1, help="Clients, with one request at a time each.")] = 8,
+    clients: Annotated[int, typer.Option(min=1, help="The number of clients, each with one request at a time.")] = 8,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each client.")] = 100,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Repeat the requests for so long, to see what the server's resources do.", metavar="M"),
+        typer.Option(help="Repeat the requests for this many minutes and watch the server's resources.", metavar="M"),
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 32,
     output_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each request.")] = 24,
-    seed: Annotated[int, typer.Option(help="Of prompts, drawn tokens and who is killed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the prompts, of drawn tokens and of whom to kill.")] = 0,
     json: options.Json = False,
 ) -> None:
     """Serve a model, kill a random worker again and again, and compare every answer with an undisturbed run.

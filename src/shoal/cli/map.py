@@ -42,8 +42,8 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="A folder: an .npy file for each output (rows), or a file for each input file (folder). "
-        "Or a .parquet file (rows).",
+        help="Where results go. Of rows: a .parquet file, or a folder with an .npy file for each output. Of a folder: "
+        "a folder with a file for each of its files.",
     ),
 ]
 BatchSize = Annotated[
@@ -65,7 +65,7 @@ def map_command(
     resume: Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Compute a graph for every row of a file or every file of a folder. Exit status 1 where some could not be."""
+    """Compute a graph for every row of a file or every file of a folder. The exit status is 1 if some of it failed."""
     from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command, show_plan
     from shoal.cli.show.graph_plan_output import predicted_dict
     from shoal.cli.show.output import print_json

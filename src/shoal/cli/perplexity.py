@@ -24,7 +24,7 @@ def perplexity(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Perplexity of a text, in windows that do not overlap; the first token of each is not scored."""
+    """Measure the perplexity of a text in windows that do not overlap. The first token of each window is not scored."""
     from shoal.cli.language.loading import load_model
     from shoal.cli.show.output import note, print_json, progress_bar
     from shoal.config import LaunchConfig

@@ -31,7 +31,10 @@ def profile(
     refresh: options.Refresh = False,
     json: options.Json = False,
 ) -> None:
-    """Measure memory, arithmetic and links; with MODEL, how long its steps take. Kept until machine or build change."""
+    """Measure memory, arithmetic and links, and with MODEL how long its steps take.
+
+    Results are kept until the machine or the build changes.
+    """
     from shoal.cli.show.output import measuring
 
     if model is None:

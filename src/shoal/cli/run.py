@@ -49,61 +49,84 @@ def run(
     model: options.Model,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What to answer. Without it, stdin is read to its end.", rich_help_panel=options.LANGUAGE),
+        typer.Option(
+            help="The prompt to answer. Without it, stdin is read to its end.", rich_help_panel=options.LANGUAGE
+        ),
     ] = None,
     chat: Annotated[
         bool,
-        typer.Option("--chat", help="A conversation; end it with Ctrl-D.", rich_help_panel=options.LANGUAGE),
+        typer.Option("--chat", help="Hold a conversation; Ctrl-D ends it.", rich_help_panel=options.LANGUAGE),
     ] = False,
     system: Annotated[
         str | None,
-        typer.Option(help="System message that comes before the conversation.", rich_help_panel=options.LANGUAGE),
+        typer.Option(help="The system message that begins the conversation.", rich_help_panel=options.LANGUAGE),
     ] = None,
     raw: Annotated[
         bool,
         typer.Option(
-            "--raw", help="Continue the prompt as plain text, no chat template.", rich_help_panel=options.LANGUAGE
+            "--raw",
+            help="Continue the prompt as plain text, without the chat template.",
+            rich_help_panel=options.LANGUAGE,
         ),
     ] = False,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Output tokens at most.", rich_help_panel=options.LANGUAGE)
+        int, typer.Option(min=1, help="The most tokens to generate.", rich_help_panel=options.LANGUAGE)
     ] = 512,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="Text that ends the answer; it is not shown. Repeatable.", rich_help_panel=options.LANGUAGE),
+        typer.Option(help="Stop at this text, which is not shown. Repeatable.", rich_help_panel=options.LANGUAGE),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.", rich_help_panel=options.LANGUAGE)] = 0.0,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Sampling temperature; 0 always takes the likeliest token.", rich_help_panel=options.LANGUAGE
+        ),
+    ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="Nucleus mass, above 0 and at most 1.", rich_help_panel=options.LANGUAGE)
+        float,
+        typer.Option(
+            help="Draw from the likeliest tokens that make up this probability; above 0, at most 1.",
+            rich_help_panel=options.LANGUAGE,
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option(min=0, help="Draw from the K likeliest tokens; 0: all.", rich_help_panel=options.LANGUAGE)
+        int,
+        typer.Option(
+            min=0, help="Draw from the N likeliest tokens; 0 draws from all of them.", rich_help_panel=options.LANGUAGE
+        ),
     ] = 0,
     min_p: Annotated[
         float,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Leave out tokens less likely than this share of the likeliest.",
+            help="Leave out tokens that are less likely than this share of the likeliest one.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
     presence_penalty: Annotated[
         float,
-        typer.Option(min=-2.0, max=2.0, help="Against tokens that were used.", rich_help_panel=options.LANGUAGE),
+        typer.Option(
+            min=-2.0, max=2.0, help="Makes tokens that were used already less likely.", rich_help_panel=options.LANGUAGE
+        ),
     ] = 0.0,
     frequency_penalty: Annotated[
         float,
         typer.Option(
             min=-2.0,
             max=2.0,
-            help="Against tokens by how often they were used.",
+            help="Makes tokens less likely by how often they were used.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
     seed: Annotated[
         int,
-        typer.Option(min=0, max=2**63 - 1, help="Key of the random stream.", rich_help_panel=options.LANGUAGE),
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="Seed of the random numbers; the same seed draws the same answer.",
+            rich_help_panel=options.LANGUAGE,
+        ),
     ] = 0,
     inputs: options.Inputs = None,
     output: Annotated[
@@ -124,7 +147,7 @@ def run(
     max_context: options.MaxContext = None,
     json: options.Json = False,
 ) -> None:
-    """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs: the plan, the result, the rates."""
+    """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs, and show plan, result and rates."""
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.loading import parse_batch_dims

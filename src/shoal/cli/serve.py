@@ -64,7 +64,7 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="Name clients ask for. Default: from MODEL.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name that clients ask for. Default: from MODEL.")] = None,
     split: options.Split = "auto",
     plan: options.PlanFile = None,
     threads: options.Threads = None,
@@ -73,7 +73,7 @@ def serve(
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File that holds that key: options show in the list of processes.", metavar="FILE"),
+        typer.Option(help="A file that holds the key, which the list of processes does not show then.", metavar="FILE"),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
@@ -138,7 +138,7 @@ def serve(
         typer.Option(min=0, max=65535, help="Also serve gRPC on this port.", rich_help_panel=options.GRAPH),
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(min=1, help="Rows that are computed together at most.", rich_help_panel=options.GRAPH)
+        int, typer.Option(min=1, help="The most rows that are computed together.", rich_help_panel=options.GRAPH)
     ] = 32,
     batch_delay: Annotated[
         float,
@@ -196,7 +196,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve models to clients that exist already.
+    """Serve models behind APIs that clients already speak.
 
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.

@@ -23,11 +23,13 @@ _RATES = {"prompt_tokens": "prompt tokens/s", "generation_tokens": "output token
 
 
 def status(
-    url: Annotated[str, typer.Argument(help="Of the server.")] = "http://127.0.0.1:8000",
-    api_key: Annotated[str | None, typer.Option(envvar="SHOAL_API_KEY", help="Bearer token to send.")] = None,
+    url: Annotated[str, typer.Argument(help="Address of the server.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="SHOAL_API_KEY", help="The key to send as a bearer token.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Show a running server's machines, workers, plan, links and rates. Exit status 1 if it does not answer."""
+    """Show a running server's machines, workers, plan, links and rates. The exit status is 1 if it does not answer."""
     from shoal.cli.show.output import print_json
 
     before_s, before = time.monotonic(), _ask(url, api_key)

@@ -32,7 +32,11 @@ def verify(
     context: typer.Context,
     model: options.Model,
     split: Annotated[
-        str, typer.Option(help="The split to check against the whole model; auto: what is chosen here.", metavar="SPEC")
+        str,
+        typer.Option(
+            help="The split to check against the whole model; auto checks the one chosen on this machine.",
+            metavar="SPEC",
+        ),
     ] = "auto",
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
@@ -47,7 +51,7 @@ def verify(
     micro_batch: options.MicroBatch = None,
     json: options.Json = False,
 ) -> None:
-    """Compare a split model with the whole one. Exit status 1 on a mismatch.
+    """Compare a split model with the whole one. The exit status is 1 if they differ.
 
     A language model: tokens and logits of the same prompts; with shards (tp), activations are kept in fp32 on both
     sides. An ONNX graph: every output, against plain ONNX Runtime.

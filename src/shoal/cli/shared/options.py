@@ -37,13 +37,16 @@ Split = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="auto keeps a quantized file's own width; fp32, int8 or int4.", metavar="P", rich_help_panel=LANGUAGE
+        help="Precision of the weights: auto keeps that of a quantized file; or fp32, int8, int4.",
+        metavar="P",
+        rich_help_panel=LANGUAGE,
     ),
 ]
 Activations = Annotated[
     str,
     typer.Option(
-        help="What meets quantized weights: int8, or exact (15 bits, slower; keys and values stay fp32).",
+        help="Precision of activations beside quantized weights: int8, or exact (15 bits, slower; keys and values "
+        "stay fp32).",
         metavar="int8|exact",
         rich_help_panel=LANGUAGE,
         autocompletion=lambda: ["int8", "exact"],
@@ -66,7 +69,9 @@ MaxSeqs = Annotated[
 KvMemory = Annotated[
     str | None,
     typer.Option(
-        help="KV cache of all replicas together, such as 512M or 4G.", metavar="BYTES", rich_help_panel=LANGUAGE
+        help="Memory for the KV cache of all replicas together, such as 512M or 4G.",
+        metavar="BYTES",
+        rich_help_panel=LANGUAGE,
     ),
 ]
 MaxContext = Annotated[
@@ -131,8 +136,8 @@ LatencySlo = Annotated[
 Cluster = Annotated[
     Path | None,
     typer.Option(
-        help="ray: the machines of the running Ray cluster (docs/cluster.md); or YAML that describes machines "
-        "(docs/planning.md). Default: this one.",
+        help="Machines to use: ray takes those of the running Ray cluster (docs/cluster.md), FILE is YAML that "
+        "describes them (docs/planning.md). Default: this machine.",
         metavar="ray|FILE",
         rich_help_panel=PLANNING,
     ),
@@ -140,8 +145,8 @@ Cluster = Annotated[
 LinkPrecision = Annotated[
     str,
     typer.Option(
-        help="Of hidden states between machines: fp32, fp16, int8; auto: less than fp32 where --split auto finds that "
-        "the links hold it back.",
+        help="Precision of hidden states between machines: fp32, fp16, int8, or auto, which goes below fp32 where "
+        "--split auto finds that links are the limit.",
         metavar="auto|P",
         rich_help_panel=PLANNING,
         autocompletion=lambda: ["auto", "fp32", "fp16", "int8"],
