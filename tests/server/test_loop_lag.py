@@ -10,13 +10,13 @@ import pytest
 
 from tests.server.fakes import FakeEngine
 from tests.server.hostile_requests import TO_ANY, TO_OPENAI, send_raw
-from tests.server.loop_lag import MAX_LAG_S, LagWatch
+from tests.server.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
 from tests.server.running_server import RunningServer, run_server
 
 
 @pytest.fixture(scope="module")
 def server() -> Generator[RunningServer, None, None]:
-    with run_server(FakeEngine()) as running:
+    with frozen_heap(), run_server(FakeEngine()) as running:
         httpx.post(f"{running.url}/v1/completions", json={"prompt": "{warm}"}).raise_for_status()
         httpx.post(
             f"{running.url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "{warm}"}]}

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.server.hostile_requests import TO_ANY, TO_GRAPHS, TO_GRPC, send_raw
-from tests.server.loop_lag import MAX_LAG_S, LagWatch
+from tests.server.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
 from tests.server.oip.fakes import doubler
 from tests.server.oip.running import RunningServer, echoes, run_server
 
@@ -23,7 +23,7 @@ GOOD = {
 
 @pytest.fixture(scope="module")
 def server() -> Generator[RunningServer, None, None]:
-    with run_server({"doubler": doubler} | echoes()) as running:
+    with frozen_heap(), run_server({"doubler": doubler} | echoes()) as running:
         httpx.post(f"{running.url}/v2/models/doubler/infer", json=GOOD).raise_for_status()
         yield running
 
