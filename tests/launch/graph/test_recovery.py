@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.offline.pull import Chunk, ChunkRunner
-from shoal.router.batch_engine import BatchEngine, InferenceRequest
+from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.executor.graphs import skip_chain
 from tests.integration.leaks import no_leaks
 from tests.plain_runtime import plain_session
 
 TURN_S = 30.0
 NUM_CHUNKS = 60
+NUM_WARM, NUM_REQUESTS = 10, 30
 
 
 @pytest.fixture
@@ -39,10 +41,20 @@ def launch(path: Path, split: str) -> LoadedGraph:
     return launch_graph(plan_graph(GraphLaunchConfig(model=str(path), split=split, threads=1)))
 
 
-def kill_worker(loaded: LoadedGraph, replica: int, worker: int) -> None:
+def warm_up(engine: BatchEngine) -> list[InferenceResult]:
+    """Every replica computes something, so that it is known how long it takes."""
+    results: list[InferenceResult] = []
+    for index in range(NUM_WARM):
+        engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
+    while engine.has_work:
+        results += engine.turn(TURN_S)
+    return results
+
+
+def kill_worker(loaded: LoadedGraph, replica: int, worker: int, end: signal.Signals = signal.SIGKILL) -> None:
     executor = loaded.executors[replica]
     assert isinstance(executor, PipelineExecutor)
-    os.kill(executor.worker_pids()[worker], signal.SIGKILL)
+    os.kill(executor.worker_pids()[worker], end)
 
 
 def turn_for_ever(engine: BatchEngine) -> None:
@@ -114,22 +126,25 @@ def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tm
     assert told[-1].startswith("replica 0 is given up: ")
 
 
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 @pytest.mark.parametrize("split", ["pp=2", "dp=2"])
-def test_served_requests_outlive_a_killed_worker(split: str, chain: Path) -> None:
+def test_served_requests_outlive_a_worker(split: str, end: signal.Signals, chain: Path) -> None:
+    """A hung one is noticed by what its batches took before: nothing else tells of it."""
     with launch(chain, split) as loaded:
-        engine = BatchEngine(loaded.executors, loaded.plan.batch, factories=loaded.factories, recovery=loaded.recovery)
+        recovery = replace(loaded.recovery, worker_timeout_s=0.5)
+        engine = BatchEngine(loaded.executors, loaded.plan.batch, factories=loaded.factories, recovery=recovery)
         try:
-            for index in range(20):
+            results = warm_up(engine)
+            for index in range(NUM_WARM, NUM_REQUESTS):
                 engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
-            results = list(engine.turn(0.0))
-            kill_worker(loaded, 0, 0)
+            kill_worker(loaded, 0, 0, end)
             while engine.has_work or not engine.stats().num_recoveries:
                 results += engine.turn(TURN_S)
             assert engine.stats().num_losses == engine.stats().num_recoveries == 1
         finally:
             engine.close()
     whole = plain_session(chain)
-    assert sorted(int(result.request_id) for result in results) == list(range(20))
+    assert sorted(int(result.request_id) for result in results) == list(range(NUM_REQUESTS))
     for result in results:
         assert result.error is None
         y = whole.run(["y"], {"x": rows(int(result.request_id))})[0]
