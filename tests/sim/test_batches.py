@@ -1,5 +1,6 @@
 """Whole days of an ONNX graph in virtual time: bursts of rows, deadlines, cancelled requests, poison; workers that
-crash, hang, slow down, fail to start, join or are replaced; links that lose, repeat, delay."""
+crash, hang, slow down, fail to start, join or are replaced; machines that leave and come back; links that lose, repeat,
+delay."""
 
 from collections import Counter
 
@@ -8,9 +9,12 @@ import pytest
 from shoal.errors import InvalidRequest, WorkerLost
 from shoal.sim.batches.scenario import BatchScenario, make_batch_scenario
 from shoal.sim.batches.simulation import BatchReport, BatchSimulation
+from shoal.sim.faults import Absence
 
 NUM_SEEDS = 4000
 SEEDS_PER_TEST = 250
+RESTORED_S = 13.0
+"""for a machine that is back to be seen, and for a replica to be given back its workers"""
 KEPT_SEEDS = (35, 338)
 """Real: a batch that was held for a busy replica until the very time that it was, for ever."""
 
@@ -54,6 +58,7 @@ def latest_end_s(scenario: BatchScenario, report: BatchReport) -> float:
     noticing_s = max(recovery.worker_timeout_s, 64 * batch_s) + recovery.load_timeout_s
     starting_s = recovery.max_backoff_s + 3 * scenario.starting.longest_s
     last_s = max([scenario.requests[-1].at_s, *(fault.at_s + 0.5 for fault in scenario.faults)])
+    last_s = max([last_s, *(fault.back_at_s + RESTORED_S for fault in scenario.faults if isinstance(fault, Absence))])
     last_s = max([last_s, *(one.cancelled_at_s for one in scenario.requests if one.cancelled_at_s is not None)])
     return last_s + (1 + report.num_losses) * (num_rows * batch_s + noticing_s + starting_s)
 
@@ -78,7 +83,9 @@ def test_scenarios_reach_what_they_are_for() -> None:
     assert sum(report.num_losses for report in reports) > 100
     assert sum(report.num_recoveries for report in reports) > 100
     lines = [line for report in reports for _, line in report.trace]
-    for reason in ("the link is broken", "no answer for", "could not be loaded", "that load"):
+    for reason in ("the link is broken", "no answer for", "could not be loaded", "that load", "cannot be reached"):
         assert any("StopWorkers" in line and reason in line for line in lines), reason
     assert any("ReplicaJoined" in line for line in lines)
     assert any("pause_s=None" in line for line in lines), "workers were replaced"
+    assert sum(report.num_reduced for report in reports) > 10
+    assert sum(report.num_restored for report in reports) > 10

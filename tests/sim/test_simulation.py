@@ -1,16 +1,20 @@
 """Whole days in virtual time: bursts, cancelled requests, short memory; workers that crash, hang, slow down, fail to
-start or are replaced, requests that break them, links that lose, repeat, delay. Invariants hold after every event."""
+start or are replaced, machines that leave and come back, requests that break workers, links that lose, repeat, delay.
+Invariants hold after every event."""
 
 from pathlib import Path
 
 import pytest
 
 from shoal.core.sequences.request import RequestFinished
+from shoal.sim.faults import Absence
 from shoal.sim.scenario import Scenario, make_scenario
 from shoal.sim.simulation import NO_REPLICA, Report, Simulation
 
 NUM_SEEDS = 2000
 SEEDS_PER_TEST = 100
+RESTORED_S = 13.0
+"""for a machine that is back to be seen, and for a replica to be given back its workers"""
 KEPT_SEEDS = [
     int(line.split()[0])
     for line in (Path(__file__).parent / "kept_seeds.txt").read_text().splitlines()
@@ -61,6 +65,7 @@ def latest_end_s(scenario: Scenario, report: Report) -> float:
     noticing_s = max(recovery.worker_timeout_s, 64 * step_s) + recovery.load_timeout_s
     starting_s = recovery.max_backoff_s + 3 * scenario.starting.longest_s
     last_s = max([scenario.arrivals[-1].at_s, *(fault.at_s + 0.5 for fault in scenario.faults)])
+    last_s = max([last_s, *(fault.back_at_s + RESTORED_S for fault in scenario.faults if isinstance(fault, Absence))])
     return last_s + (1 + report.num_losses) * (2 * num_rows * row_s + noticing_s + starting_s)
 
 
@@ -82,8 +87,17 @@ def test_scenarios_reach_what_they_are_for():
     assert sum(report.prefix_hit_tokens for report in reports) > 100
     assert sum(report.num_losses for report in reports) > 100
     assert sum(report.num_replays for report in reports) > 100
+    assert sum(report.num_reduced for report in reports) > 10
+    assert sum(report.num_restored for report in reports) > 10
     lines = [line for report in reports for line in report.lines()]
     by_newcomers = [f"replica {len(scenario.costs)} step" for scenario, _ in runs]
     assert any(step in line for (_, report), step in zip(runs, by_newcomers, strict=True) for line in report.lines())
-    for reason in ("the link is broken", "no answer for", "could not be loaded", "out of order", "that load"):
+    for reason in (
+        "the link is broken",
+        "no answer for",
+        "could not be loaded",
+        "out of order",
+        "that load",
+        "cannot be reached",
+    ):
         assert any("StopWorkers" in line and reason in line for line in lines), reason

@@ -53,7 +53,17 @@ class Joining:
     """the other"""
 
 
-Fault = Crash | Hang | Slowdown | Replacement | Joining
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """The machine of one worker of a replica leaves without a word, as with a pulled cable, and comes back later."""
+
+    at_s: float
+    replica: int
+    worker: int
+    back_at_s: float
+
+
+Fault = Crash | Hang | Slowdown | Replacement | Joining | Absence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -10,7 +11,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Sampling
-from shoal.sim.faults import Crash, Fault, Hang, Joining, Network, Poison, Replacement, Slowdown, Starting
+from shoal.sim.faults import Absence, Crash, Fault, Hang, Joining, Network, Poison, Replacement, Slowdown, Starting
 from shoal.sim.reference_model import VOCAB_SIZE, undisturbed_outcome
 from shoal.sim.simulated_replica import StepCost
 
@@ -74,7 +75,12 @@ def make_scenario(seed: int) -> Scenario:
     if rng.random() >= 0.8:
         joining = Joining(at_s=rng.uniform(0, arrivals[-1].at_s + 0.2), replica=rng.randrange(len(costs)))
         drawn = replace(drawn, faults=(*drawn.faults, joining))
-    return replace(drawn, arrivals=_with_next_turns(rng, arrivals, config)) if rng.random() < 0.5 else drawn
+    if rng.random() < 0.5:
+        drawn = replace(drawn, arrivals=_with_next_turns(rng, arrivals, config))
+    if not is_quiet and rng.random() < 0.3:
+        sizes = [config.num_micro_batches] * len(costs)
+        drawn = replace(drawn, faults=(*drawn.faults, *draw_absences(rng, sizes, horizon_s=arrivals[-1].at_s + 0.2)))
+    return drawn
 
 
 def _draw_config(rng: Random) -> SchedulerConfig:
@@ -158,6 +164,16 @@ def draw_faults(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Fa
         hit = range(num_replicas) if rng.random() < 0.2 else [rng.randrange(num_replicas)]
         faults += [_draw_fault(rng, kind, at_s, replica) for replica in hit]
     return tuple(faults)
+
+
+def draw_absences(rng: Random, sizes: Sequence[int], *, horizon_s: float) -> tuple[Fault, ...]:
+    """Machines of one or two workers leave for a while. `sizes`: workers of each replica."""
+    absences: list[Fault] = []
+    for _ in range(rng.choice((1, 1, 2))):
+        at_s, replica = rng.uniform(0, horizon_s), rng.randrange(len(sizes))
+        worker, back_at_s = rng.randrange(sizes[replica]), at_s + rng.choice((0.3, 2.0, 8.0))
+        absences.append(Absence(at_s=at_s, replica=replica, worker=worker, back_at_s=back_at_s))
+    return tuple(absences)
 
 
 def _draw_fault(rng: Random, kind: str, at_s: float, replica: int) -> Fault:

@@ -20,6 +20,8 @@ class SimulatedWorkers(ABC, Generic[WorkT, ResultT, LimitsT]):
         """`limits`: what they may be asked. `row_s`: seconds that they take for a single row."""
         self.limits = limits
         self.row_s = row_s
+        self.without: int | None = None
+        """the worker that is done without"""
         self.is_stopped = False
         """by the shell: nothing may be sent to them any more"""
         self.is_silent = False

@@ -10,6 +10,7 @@ from shoal.core.fleet.fleet import Fleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
+from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Step, StepResult
@@ -53,6 +54,10 @@ class Report:
     num_losses: int
     num_replays: int
     num_given_up: int
+    num_reduced: int
+    """times that a replica was started without a worker"""
+    num_restored: int
+    """times that one was given back its workers"""
 
     def lines(self) -> list[str]:
         """The trace, for people."""
@@ -101,6 +106,12 @@ class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         num_stages = num_stages or max(1, config.num_micro_batches - (without is not None))
         config = replace(config, num_micro_batches=num_stages)
         return StepWorkers(config, self._costs[replica], self._scenario.network, self.rng, now_s)
+
+    def num_workers(self, replica: int) -> int:
+        return self._scenario.config.num_micro_batches
+
+    def recovery_stats(self) -> RecoveryStats:
+        return self._fleet.stats()
 
     def wake_s(self) -> float | None:
         return self._fleet.wake_s()
@@ -200,6 +211,7 @@ class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         self._ledger.check_all_ended()
         schedulers = [replica.scheduler for replica in self._fleet.replicas]
         if self._fleet.death is None:
+            self.check_restored()
             assert not self._fleet.has_work, "something is left over"
             for scheduler in schedulers:
                 assert not scheduler.has_unfinished, "something is left over"
@@ -213,6 +225,8 @@ class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             num_losses=self._fleet.stats().num_losses,
             num_replays=sum(scheduler.stats().num_replays for scheduler in schedulers),
             num_given_up=self._num_given_up,
+            num_reduced=self.num_reduced,
+            num_restored=self.num_restored,
         )
 
 

@@ -24,11 +24,15 @@ from shoal.core.recovery.events import (
     Tick,
     WorkersProgressed,
 )
-from shoal.sim.faults import Crash, Fault, Hang, Joining, Replacement, Slowdown, Starting
+from shoal.core.recovery.recovery import RecoveryStats
+from shoal.sim.faults import Absence, Crash, Fault, Hang, Joining, Replacement, Slowdown, Starting
 from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, WorkT
+from shoal.sim.virtual_machines import LOOK_S, PROBE_S, VirtualMachines
 
 MAX_TURNS = 100_000
 """a run that takes longer goes in circles"""
+_RESTORED_WITHIN_S = 12.0
+"""Of a machine's return: at once when it is seen, or 10 s after a replica was first seen to lack workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,29 @@ class _Answered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Unreachable:
+    """An attempt to start workers has found out that the machine of one takes no connections."""
+
+    replica: int
+    workers: SimulatedWorkers[Any, Any, Any]
+    worker: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Back:
+    """A machine is there again."""
+
+    absence: Absence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """It is time to look for machines."""
+
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Due:
     """Who decides wanted to be woken."""
 
@@ -79,6 +106,11 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         self._next_due_s: float | None = None
         self._seen_broken: set[int] = set()
         """replicas of which it is known which worker is gone"""
+        self._machines = VirtualMachines()
+        self.num_reduced = 0
+        """times that a replica was started without a worker whose machine was gone"""
+        self.num_restored = 0
+        """times that a replica was given back its workers"""
 
     @abstractmethod
     def make_workers(
@@ -93,6 +125,14 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         now_s: float,
     ) -> None:
         """Let who decides handle an event, and carry out what it wants."""
+
+    @abstractmethod
+    def num_workers(self, replica: int) -> int:
+        """That a replica is planned with."""
+
+    @abstractmethod
+    def recovery_stats(self) -> RecoveryStats:
+        """How the replicas' workers are."""
 
     @abstractmethod
     def take_answer(self, replica: int, result: ResultT, now_s: float) -> None:
@@ -165,6 +205,12 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             case _:
                 assert_never(effect)
 
+    def check_restored(self) -> None:
+        """At the end: where every machine is there and workers start when they are told to, no replica lacks any."""
+        if not self._starting.failure_probability:
+            for replica, is_reduced in enumerate(self.recovery_stats().reduced):
+                assert not is_reduced, f"replica {replica} was not given back its workers"
+
     def _queue_wake(self, now_s: float) -> None:
         """As a shell would sleep: until something is due, or happens before."""
         due_s = self.wake_s()
@@ -184,7 +230,14 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             case _Broken(replica=replica, workers=workers, is_crash=is_crash):
                 if not workers.is_stopped:
                     self._tell_lost(replica, "the link is broken", now_s, is_crash=is_crash)
-            case Crash() | Hang() | Slowdown() | Replacement() | Joining():
+            case _Unreachable(replica=replica, workers=workers, worker=worker):
+                if not workers.is_stopped:
+                    self._tell_lost(replica, "its machine cannot be reached", now_s, unreachable=worker)
+            case _Back(absence=absence):
+                self._machines.come_back(absence.replica, absence.worker)
+            case _Look(until_s=until_s):
+                self._look(until_s, now_s)
+            case Crash() | Hang() | Slowdown() | Replacement() | Joining() | Absence():
                 self._befall(happening, now_s)
             case _:
                 self.happen(happening, now_s)
@@ -205,13 +258,25 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 self.put(now_s + load_s, loaded)
             case Joining():
                 self._join(now_s)
+            case Absence(replica=replica, worker=worker, back_at_s=back_at_s):
+                self._machines.leave(replica, worker)
+                if self.workers[replica].without != worker:
+                    self.workers[replica].is_silent = True
+                self.put(back_at_s, _Back(absence=fault))
+                self.put(now_s + LOOK_S, _Look(until_s=back_at_s + _RESTORED_WITHIN_S))
             case _:
                 assert_never(fault)
 
     def _start(self, replica: int, without: int | None, now_s: float) -> None:
-        """Loading takes its time, shows progress half-way, and may fail."""
+        """Loading takes its time, shows progress half-way, and may fail; where a machine is gone, it does so soon."""
         workers = self.make_workers(replica, now_s, without=without)
+        workers.without = without
         self.workers[replica] = workers
+        unreachable = self._machines.unreachable(replica, self.num_workers(replica), without)
+        if unreachable is not None:
+            self.put(now_s + PROBE_S, _Unreachable(replica=replica, workers=workers, worker=unreachable))
+            return
+        self.num_reduced += without is not None
         load_s = self.rng.uniform(self._starting.shortest_s, self._starting.longest_s)
         self.tell(WorkersProgressed(replica=replica), now_s)
         fails = self.rng.random() < self._starting.failure_probability
@@ -219,10 +284,14 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
 
     def _finish_loading(self, loaded: _Loaded, now_s: float) -> None:
         replica, workers = loaded.replica, loaded.workers
+        if loaded.is_replacement:
+            self._machines.changing.discard(replica)
+            if self._machines.unreachable(replica, self.num_workers(replica), None) is not None:
+                return
         if workers.is_stopped or (workers.is_silent and not loaded.fails):
             return
         if loaded.fails:
-            self._tell_lost(replica, "it could not be loaded", now_s, is_crash=False)
+            self._tell_lost(replica, "it could not be loaded", now_s)
             return
         if loaded.is_replacement:
             self.workers[replica].is_stopped = True
@@ -230,10 +299,33 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             self.note_stopped(replica, on_purpose=True)
         self.tell(ReplicaReady(replica=replica, limits=workers.limits, row_s=workers.row_s), now_s)
 
-    def _tell_lost(self, replica: int, reason: str, now_s: float, *, is_crash: bool) -> None:
+    def _tell_lost(
+        self, replica: int, reason: str, now_s: float, *, is_crash: bool = False, unreachable: int | None = None
+    ) -> None:
+        """`unreachable`: the worker whose machine is gone."""
         self._seen_broken.add(replica)
-        self.tell(ReplicaLost(replica=replica, reason=reason, worker=0, is_crash=is_crash), now_s)
+        lost = ReplicaLost(
+            replica=replica,
+            reason=reason,
+            worker=unreachable or 0,
+            is_crash=is_crash,
+            is_unreachable=unreachable is not None,
+        )
+        self.tell(lost, now_s)
         self._seen_broken.discard(replica)
+
+    def _look(self, until_s: float, now_s: float) -> None:
+        """Look for machines, and give replicas back what they have done without; others load beside the present."""
+        stats = self.recovery_stats()
+        sizes = [self.num_workers(replica) for replica in range(len(stats.phases))]
+        for replica in self._machines.look(sizes, stats, now_s):
+            self._machines.changing.add(replica)
+            self.num_restored += 1
+            workers = self.make_workers(replica, now_s)
+            loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
+            self.put(now_s + self._starting.longest_s, loaded)
+        if now_s < until_s and not self.is_over():
+            self.put(now_s + LOOK_S, _Look(until_s=until_s))
 
     def _join(self, now_s: float) -> None:
         """Where nothing is left, everything has ended."""

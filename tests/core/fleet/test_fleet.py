@@ -224,6 +224,22 @@ def test_once_it_is_known_how_long_loading_takes_a_hung_worker_is_noticed_sooner
     assert names(driver.pass_time(0.2)) == ["StopWorkers"]
 
 
+def test_a_machine_that_is_gone_is_done_without_within_four_seconds():
+    """2 s of silence, and 2 s in which an attempt finds out that the machine takes no connections."""
+    driver = FleetDriver(1)
+    driver.add(make_request("a"))
+    assert names(driver.pass_time(2.0)) == ["StopWorkers", "StartWorkers"]
+    driver.now_s += 2.0
+    stop, start = driver.lose(0, worker=1, is_unreachable=True)
+    assert isinstance(stop, StopWorkers)
+    assert stop.keep
+    assert isinstance(start, StartWorkers)
+    assert start.without == 1
+    driver.make_ready(0)
+    driver.finish()
+    assert driver.fleet.stats().reduced == (True,)
+
+
 def test_answers_that_make_no_sense_are_a_loss():
     driver = FleetDriver(2)
     driver.add(make_request("a"))

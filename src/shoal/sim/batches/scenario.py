@@ -10,7 +10,7 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.sim.faults import Fault, Joining, Network, Starting
-from shoal.sim.scenario import draw_faults
+from shoal.sim.scenario import draw_absences, draw_faults
 
 Poison = Literal["refused", "crashes", "hangs"]
 
@@ -70,6 +70,9 @@ def make_batch_scenario(seed: int) -> BatchScenario:
     faults = () if is_quiet else draw_faults(rng, num_replicas, horizon_s=horizon_s)
     if rng.random() >= 0.8:
         faults += (Joining(at_s=rng.uniform(0, horizon_s), replica=rng.randrange(num_replicas)),)
+    stages = tuple(rng.randint(1, 3) for _ in range(num_replicas))
+    if not is_quiet and rng.random() < 0.3:
+        faults += draw_absences(rng, stages, horizon_s=horizon_s)
     return BatchScenario(
         seed=seed,
         config=BatchingConfig(
@@ -82,7 +85,7 @@ def make_batch_scenario(seed: int) -> BatchScenario:
         recovery=RecoveryConfig(
             worker_timeout_s=rng.uniform(0.1, 0.5), load_timeout_s=0.5, backoff_s=0.05, max_backoff_s=0.5, settled_s=0.5
         ),
-        stages=tuple(rng.randint(1, 3) for _ in range(num_replicas)),
+        stages=stages,
         costs=tuple(
             BatchCost(fixed_s=rng.uniform(0.001, 0.02), element_s=rng.uniform(0.0001, 0.002))
             for _ in range(num_replicas)

@@ -27,6 +27,7 @@ from shoal.core.recovery.events import (
     StartWorkers,
     StopWorkers,
 )
+from shoal.core.recovery.recovery import RecoveryStats
 from shoal.errors import ShoalError
 from shoal.sim.batches.ledger import BatchLedger
 from shoal.sim.batches.scenario import BatchScenario, SimulatedRequest
@@ -56,6 +57,10 @@ class BatchReport:
     num_losses: int
     num_recoveries: int
     num_batches: int
+    num_reduced: int
+    """times that a replica was started without a worker"""
+    num_restored: int
+    """times that one was given back its workers"""
 
 
 class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]):
@@ -90,6 +95,8 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
             self.put(fault.at_s, fault)
         ended_at_s = self.run_to_end()
         self._ledger.check_all_ended()
+        if not self.is_over():
+            self.check_restored()
         stats = self._scheduler.recovery_stats()
         return BatchReport(
             trace=tuple(self._trace),
@@ -98,6 +105,8 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
             num_losses=stats.num_losses,
             num_recoveries=stats.num_recoveries,
             num_batches=self._num_batches,
+            num_reduced=self.num_reduced,
+            num_restored=self.num_restored,
         )
 
     def make_workers(
@@ -111,6 +120,12 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
         num_stages = num_stages or max(1, self._stages[replica] - (without is not None))
         limits = BatchLimits(num_stages=num_stages)
         return BatchWorkers(limits, self._costs[replica], self._scenario.network, self.rng, now_s)
+
+    def num_workers(self, replica: int) -> int:
+        return self._stages[replica]
+
+    def recovery_stats(self) -> RecoveryStats:
+        return self._scheduler.recovery_stats()
 
     def wake_s(self) -> float | None:
         return self._scheduler.wake_s

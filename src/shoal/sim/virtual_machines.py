@@ -1,0 +1,68 @@
+"""Machines in virtual time, one for each worker, that leave and come back; core/membership decides what follows."""
+
+from __future__ import annotations
+
+from shoal.core.membership import ClusterMembership, MachinesSeen, ReplicaSeen, ReplicasSeen, Restore
+from shoal.core.recovery.recovery import RecoveryStats
+from shoal.core.recovery.worker_life import Phase
+
+LOOK_S = 0.25
+"""Between two looks for machines."""
+PROBE_S = 0.1
+"""After which a machine that takes no connections is given up."""
+
+
+class VirtualMachines:
+    """Says which workers can be started, and looks for machines as a server's second thread does."""
+
+    def __init__(self) -> None:
+        self._gone: set[tuple[int, int]] = set()
+        """replica and place of the workers whose machines have left"""
+        self._back: list[str] = []
+        """machines that have come back since the latest look"""
+        self._membership = ClusterMembership({}, uses_new=False)
+        self.changing: set[int] = set()
+        """replicas that are being given back their workers"""
+
+    def leave(self, replica: int, worker: int) -> None:
+        """A machine is gone."""
+        self._gone.add((replica, worker))
+
+    def come_back(self, replica: int, worker: int) -> None:
+        """It is there again."""
+        if (replica, worker) in self._gone:
+            self._gone.discard((replica, worker))
+            self._back.append(_name(replica, worker))
+
+    def unreachable(self, replica: int, num_workers: int, without: int | None) -> int | None:
+        """A worker of a replica whose machine is gone, but for the one that is done without; None: there is none."""
+        seats = (worker for worker in range(num_workers) if worker != without)
+        return next((worker for worker in seats if (replica, worker) in self._gone), None)
+
+    def look(self, sizes: list[int], stats: RecoveryStats, now_s: float) -> list[int]:
+        """Look for machines, then at replicas. Returns those that are to be given back their workers.
+
+        Args:
+            sizes: workers of each replica, as planned.
+            stats: how they are.
+            now_s: the time.
+        """
+        machines = [frozenset(_name(replica, worker) for worker in range(size)) for replica, size in enumerate(sizes)]
+        gone = {_name(*seat) for seat in self._gone}
+        living = {name for own in machines for name in own} - gone
+        joined, self._back = tuple(self._back), []
+        self._membership.handle(MachinesSeen(joined=joined, living=living), now_s)
+        replicas = tuple(
+            ReplicaSeen(
+                machines=machines[index],
+                is_whole=not stats.reduced[index] and phase is not Phase.GIVEN_UP,
+                is_changing=index in self.changing,
+            )
+            for index, phase in enumerate(stats.phases)
+        )
+        effects = self._membership.handle(ReplicasSeen(replicas=replicas), now_s)
+        return [effect.replica for effect in effects if isinstance(effect, Restore)]
+
+
+def _name(replica: int, worker: int) -> str:
+    return f"m{replica}.{worker}"
