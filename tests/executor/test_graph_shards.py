@@ -15,6 +15,7 @@ import pytest
 from shoal.config import GraphLaunchConfig
 from shoal.core.plan.graph_wire import load_message
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
+from shoal.executor.fabric import Place
 from shoal.executor.graph_factory import start_graph
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.pipeline_executor import PipelineExecutor
@@ -92,7 +93,8 @@ def test_stages_may_have_different_numbers_of_shards(chain: Path, shares: Sequen
         ]
         for index, (stage, own) in enumerate(zip(replica.stages, shares, strict=True))
     ]
-    executor = start_graph("replica 0", stages, LocalFabric(), Generation(0))
+    places = [[Place(label="worker", load=load, machine=None) for load in loads] for loads in stages]
+    executor = start_graph(places, LocalFabric(), Generation(0))
     try:
         executor.wait_until_loaded(WAIT_S)
         assert len(executor.worker_pids()) == sum(map(len, shares))

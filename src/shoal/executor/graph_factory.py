@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan
@@ -58,31 +59,34 @@ class GraphFactory:
         """See `ReplicaFactory.start`. None of the workers can be done without."""
         survivors = previous if isinstance(previous, PipelineExecutor) else None
         executor = start_graph(
-            self._name, self._loads(), self._fabric, generation, previous=survivors, on_progress=self._on_progress
+            self._places(), self._fabric, generation, previous=survivors, on_progress=self._on_progress
         )
         return BatchLimits(num_stages=executor.num_stages), executor
 
-    def _loads(self) -> list[list[LoadGraph]]:
-        num_stages = len(self._replica.stages)
+    def _places(self) -> list[list[Place]]:
         return [
-            [
-                load_message(
-                    stage,
-                    rank,
-                    model_path=str(self._path),
-                    stage_index=position,
-                    num_stages=num_stages,
-                    files=self._files,
-                )
-                for rank in range(len(stage.shards))
-            ]
-            for position, stage in enumerate(self._replica.stages)
+            [self._place(index, rank) for rank in range(len(stage.shards))]
+            for index, stage in enumerate(self._replica.stages)
         ]
+
+    def _place(self, index: int, rank: int) -> Place:
+        stage = self._replica.stages[index]
+        shard = stage.shards[rank]
+        load = load_message(
+            stage,
+            rank,
+            model_path=str(self._path),
+            stage_index=index,
+            num_stages=len(self._replica.stages),
+            files=() if shard.machine else self._files,
+        )
+        where = f" on {shard.machine}" if shard.machine else ""
+        label = f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else "") + where
+        return Place(label=label, load=load, machine=shard.machine, cpu_quota=shard.cpu_quota)
 
 
 def start_graph(
-    name: str,
-    stages: Sequence[Sequence[LoadGraph]],
+    places: Sequence[Sequence[Place]],
     fabric: Fabric,
     generation: Generation,
     *,
@@ -92,17 +96,14 @@ def start_graph(
     """Start the workers of one replica.
 
     Args:
-        name: of the replica, for messages.
-        stages: for each stage what its shards load, in the order of their ranks.
+        places: for each stage its shards, in the order of their ranks; what they load is a graph.
         fabric: makes the workers.
         generation: of the links.
         previous: see `PipelineExecutor`.
         on_progress: likewise.
     """
-    places = [[Place(label=f"{name} {_label(load)}", load=load, machine=None) for load in loads] for loads in stages]
-    return PipelineExecutor(
-        places, fabric, BatchTraffic(stages), generation, previous=previous, on_progress=on_progress
-    )
+    loads = [[cast(LoadGraph, place.load) for place in shards] for shards in places]
+    return PipelineExecutor(places, fabric, BatchTraffic(loads), generation, previous=previous, on_progress=on_progress)
 
 
 def graph_factories(
@@ -117,7 +118,3 @@ def graph_factories(
         GraphFactory(graph.path, replica, index, fabric, graph.files, on_progress)
         for index, replica in enumerate(replicas)
     ]
-
-
-def _label(load: LoadGraph) -> str:
-    return f"stage {load.stage_index}" + (f" shard {load.rank}" if load.num_shards > 1 else "")

@@ -11,7 +11,6 @@ from contextlib import closing
 
 import pytest
 
-from shoal.comm.links.link import Link
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import MachineGone, WorkerLost
 from shoal.executor.remote.deferred_link import DeferredLink
@@ -21,7 +20,7 @@ from shoal.executor.remote.deferred_link import DeferredLink
 def test_that_there_will_be_no_link_is_told_to_who_receives(error: Exception) -> None:
     """Also where that was known before anything was sent."""
 
-    def connect() -> Link:
+    def connect() -> SocketLink:
         raise error
 
     link = DeferredLink(lambda note_progress: connect(), "connecting")
@@ -53,7 +52,7 @@ def test_a_sign_of_life_wakes_whoever_waits_and_is_not_the_end() -> None:
     may_end = threading.Event()
     made, peer = socket.socketpair()
 
-    def connect(note_progress: Callable[[], None]) -> Link:
+    def connect(note_progress: Callable[[], None]) -> SocketLink:
         note_progress()
         assert may_end.wait(30.0)
         return SocketLink(made)

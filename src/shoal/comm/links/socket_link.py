@@ -41,6 +41,8 @@ class SocketLink:
         self._readable.register(sock, select.POLLIN)
         self._writable = select.poll()
         self._writable.register(sock, select.POLLOUT)
+        self._unsent: list[memoryview] = []
+        """of posted frames"""
         self._buffer = bytearray(_READ_BYTES)
         self._start = 0
         """first byte of the oldest frame that is not consumed"""
@@ -49,21 +51,31 @@ class SocketLink:
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
         """See `Link.send`."""
-        views = [memoryview(part).cast("B") for part in parts]
-        length = sum(len(view) for view in views)
-        if length > MAX_FRAME_BYTES:
-            raise LocalProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
         deadline_s = time.monotonic() + timeout_s
-        pending = [memoryview(_LENGTH.pack(length)), *(view for view in views if view)]
-        while pending:
-            try:
-                sent = self._send_some(pending)
-            except _WOULD_BLOCK:
-                self._wait(self._writable, deadline_s, "the peer takes no more bytes")
-                continue
-            except _GONE as error:
-                raise WorkerLost(f"link closed while sending: {error}") from error
-            pending = _after(pending, sent)
+        pending = [*self._unsent, *_framed(parts)]
+        while pending := self._send_now(pending):
+            self._wait(self._writable, deadline_s, "the peer takes no more bytes")
+        self._unsent = []
+
+    def post(self, parts: Sequence[Buffer]) -> None:
+        """Send without ever waiting: what the peer does not take now is kept, in order, and goes with `flush`.
+
+        Args:
+            parts: of one frame; they must not change any more.
+
+        Raises:
+            WorkerLost: the peer has closed, or more waits for it than a frame may hold.
+        """
+        self._unsent += _framed(parts)
+        self.flush()
+        if sum(map(len, self._unsent)) > MAX_FRAME_BYTES:
+            raise WorkerLost("the peer takes no more bytes")
+
+    def flush(self) -> bool:
+        """Send what was posted, as far as it goes now; whether all of it has gone. Raises WorkerLost."""
+        if self._unsent:
+            self._unsent = self._send_now(self._unsent)
+        return not self._unsent
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
         """See `Link.receive`."""
@@ -100,6 +112,18 @@ class SocketLink:
         self._start = begin + length
         return memoryview(self._buffer)[begin : self._start]
 
+    def _send_now(self, pending: list[memoryview]) -> list[memoryview]:
+        """What remains once the peer takes no more. Raises WorkerLost."""
+        while pending:
+            try:
+                sent = self._send_some(pending)
+            except _WOULD_BLOCK:
+                break
+            except _GONE as error:
+                raise WorkerLost(f"link closed while sending: {error}") from error
+            pending = _after(pending, sent)
+        return pending
+
     def _make_room(self, frame_bytes: int) -> None:
         """Free room behind the unread bytes for the rest of a frame, or for as much again as has come of it: what a
         peer announces takes no memory before it comes. Never grows a buffer that is lent."""
@@ -133,6 +157,15 @@ class SocketLink:
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0 or not poller.poll(remaining_s * 1e3):
             raise WorkerLost(f"deadline passed: {what}")
+
+
+def _framed(parts: Sequence[Buffer]) -> list[memoryview]:
+    """One frame. Raises LocalProtocolError where it is too long."""
+    views = [memoryview(part).cast("B") for part in parts]
+    length = sum(len(view) for view in views)
+    if length > MAX_FRAME_BYTES:
+        raise LocalProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return [memoryview(_LENGTH.pack(length)), *(view for view in views if view)]
 
 
 def _after(parts: list[memoryview], sent: int) -> list[memoryview]:

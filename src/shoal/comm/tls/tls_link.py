@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shoal.comm.links.link import Link
 from shoal.comm.links.socket_link import SocketLink
 from shoal.comm.tls.tls_identity import Credentials, connecting_context
 from shoal.errors import LocalProtocolError, RemoteProtocolError, WorkerLost
@@ -25,7 +24,7 @@ Address = tuple[str, int]
 """host, which may be an IPv6 address, and port"""
 
 
-def connect_tls(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> Link:
+def connect_tls(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> SocketLink:
     """A link to whoever calls `TlsListener.take` with this key at that address.
 
     Raises:

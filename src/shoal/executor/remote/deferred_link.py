@@ -1,4 +1,4 @@
-"""A link that is still being made: it can be written to and waited for at once.
+"""A link that is still being made: it can be written to and waited for at once, and writing to it never waits.
 
 While it is being made, whoever makes it can give signs of life, which wake whoever waits.
 """
@@ -12,17 +12,14 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import Buffer
 
-from shoal.comm.links.link import Link
+from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import MachineGone, ShoalError, WorkerLost
-
-_SEND_TIMEOUT_S = 10.0
-"""For what was kept: a few small messages."""
 
 
 class DeferredLink:
     """Implements `Link`. All methods are for one thread; another one makes the connection and ends with it."""
 
-    def __init__(self, connect: Callable[[Callable[[], None]], Link], name: str) -> None:
+    def __init__(self, connect: Callable[[Callable[[], None]], SocketLink], name: str) -> None:
         """Begin.
 
         Args:
@@ -30,11 +27,13 @@ class DeferredLink:
             name: of that thread.
         """
         self._connect = connect
-        self._made: Link | None = None
+        self._made: SocketLink | None = None
         self._error: ShoalError | None = None
-        self._link: Link | None = None
+        self._link: SocketLink | None = None
         """once this side has taken note of it"""
         self._pending: list[bytes] = []
+        self._is_full = False
+        """whether it waits for the peer to take more"""
         self._is_done = False
         self._is_closed = False
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -51,12 +50,16 @@ class DeferredLink:
         return self._thread.is_alive()
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `Link.send`. Kept until there is a link; that there will be none is told by `receive`, to whoever knows
-        by then which worker that was."""
+        """See `Link.send`. Never waits: a worker that computes takes nothing meanwhile, and the head serves others.
+
+        Kept until there is a link, and until it takes it; that there will be none is told by `receive`, to whoever
+        knows by then which worker that was.
+        """
         self._check_open()
         if self._made is not None and self._is_there(0.0):
             assert self._link is not None
-            self._link.send(parts, timeout_s=timeout_s)
+            self._link.post(parts)
+            self._flush(self._link)
         else:
             self._pending.append(b"".join(parts))
 
@@ -66,6 +69,8 @@ class DeferredLink:
         if not self._is_there(timeout_s):
             return None
         assert self._link is not None
+        if self._is_full:
+            self._flush(self._link)
         return self._link.receive(timeout_s=timeout_s)
 
     def fileno(self) -> int:
@@ -119,6 +124,14 @@ class DeferredLink:
         self._epoll.register(self._made.fileno(), select.EPOLLIN)
         self._link = self._made
         for frame in self._pending:
-            self._link.send([frame], timeout_s=_SEND_TIMEOUT_S)
+            self._link.post([frame])
         self._pending.clear()
+        self._flush(self._link)
         return True
+
+    def _flush(self, link: SocketLink) -> None:
+        """Send what is kept, and see to it that this side is woken when more of it can go."""
+        is_full = not link.flush()
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self._epoll.modify(link.fileno(), select.EPOLLIN | (select.EPOLLOUT if is_full else 0))

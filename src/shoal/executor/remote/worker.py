@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from shoal.comm.links.link import Link
+from shoal.comm.links.socket_link import SocketLink
 from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_link import Address, connect_tls
 from shoal.errors import MachineGone, WorkerLost
@@ -58,7 +58,9 @@ class RemoteChild:
         """See `Child.is_reaped`."""
         return self._was_told_to_end
 
-    def start(self, load: LoadMessage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]) -> Link:
+    def start(
+        self, load: LoadMessage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]
+    ) -> SocketLink:
         """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
         try:
             self._host.provide(load, lambda: not self._is_unwanted, note_progress)

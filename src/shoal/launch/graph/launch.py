@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.fabric import Fabric
 from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
@@ -57,6 +58,7 @@ def launch_graph(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     recovery: RecoveryConfig | None = None,
+    fabric: Fabric | None = None,
 ) -> LoadedGraph:
     """Start the workers of a plan and load their stages; `on_progress(done, total)` counts workers.
 
@@ -64,13 +66,14 @@ def launch_graph(
         planned: from `plan_graph`.
         on_progress: see above.
         recovery: how lost workers are to be restarted; None: the defaults, with time enough to load and to loop.
+        fabric: makes the workers; None: child processes on this machine.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
         WorkerLost: a worker died while loading.
     """
     plan, defaults = planned.plan, planned.graph.defaults
-    if planned.whole is not None:
+    if planned.whole is not None and fabric is None:
         return LoadedGraph(
             plan=plan, executors=(InProcessGraphExecutor(planned.whole),), sample=planned.sample, defaults=defaults
         )
@@ -82,7 +85,7 @@ def launch_graph(
             loaded += num_loaded
             on_progress(loaded, plan.num_workers)
 
-    factories = graph_factories(planned.graph, plan.replicas, on_progress=count)
+    factories = graph_factories(planned.graph, plan.replicas, fabric, on_progress=count)
     started_s = time.monotonic()
     executors = start_replicas(factories, recovery)
     load_s = time.monotonic() - started_s
