@@ -13,12 +13,16 @@ _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def cache_root() -> Path:
-    """Where things that took long to make are kept. Source: XDG Base Directory Specification."""
+    """The folder in which measurements and packed weights are kept. Source: XDG Base Directory Specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"
 
 
 def parse_size(size: str | int, what: str) -> int:
-    """`512M` as a number of bytes; K, M, G, T are powers of 1024. Raises ConfigError, naming `what`."""
+    """Read a size such as `512M` as a number of bytes; K, M, G and T are powers of 1024.
+
+    Raises:
+        ConfigError: it is not a size; the message names `what`.
+    """
     number = str(size).lower().removesuffix("b").removesuffix("i")
     unit = number[-1:] if number[-1:].isalpha() else ""
     try:
@@ -32,67 +36,66 @@ def parse_size(size: str | int, what: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningConfig:
-    """What `--split auto` plans for, and with which machines."""
+    """The load that `--split auto` plans for, and the machines that it may use."""
 
     objective: str = "balanced"
-    """throughput | latency | balanced"""
+    """What to optimize: throughput | latency | balanced."""
     streams: int = 1
-    """requests that are always under way, >= 1"""
+    """Requests that are always under way, >= 1."""
     prompt_tokens: int = 128
-    """of a request, >= 1"""
+    """Tokens of a typical prompt, >= 1."""
     output_tokens: int = 64
-    """of a request, >= 1"""
+    """Tokens of a typical answer, >= 1."""
     latency_slo_s: float | None = None
-    """longest time of a whole request under that load; None: any"""
+    """Seconds that a whole request may take under that load; None: any number."""
     precision_floor: str | None = None
-    """the least precision that a stage may have where that pays; None: only the one that was asked for"""
+    """The lowest precision that a stage may go down to where that pays; None: no stage goes below the given one."""
     cluster: str | None = None
-    """`ray`: the machines of the running Ray cluster; or YAML that describes machines; None: this one"""
+    """`ray` for the machines of the running Ray cluster, or a YAML file that describes machines; None: this machine."""
     link_precision: str = "auto"
-    """of hidden states between machines: fp32, fp16 or int8; auto: less than fp32 where the planner finds that it pays
-    """
+    """Precision of hidden states between machines: fp32 | fp16 | int8 | auto, which goes below fp32 where that pays."""
     refresh: bool = False
-    """measure anew what was measured before"""
+    """Whether to measure again what was measured before."""
     is_rough: bool = False
-    """whether what is not known of this machine may be measured in a hurry: for a command that a person waits for"""
+    """Whether a quick look at this machine will do where nothing is known of it: a person waits for the command."""
     settings_suffice: bool = False
-    """whether a model may be without weights where all machines are described: for plans that are only looked at"""
+    """Whether a model may lack its weights where all machines are described: the plan is looked at and not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchConfig:
-    """How to load and split a model."""
+    """How to load and split a language model."""
 
     model: str
-    """a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME"""
+    """A .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME."""
     split: str = "1"
-    """such as `pp=2`, `pp=10:20`, `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none; `auto`: as `planning` says"""
+    """A split such as `pp=2`, `pp=10:20`, `tp=3:1` or `dp=2,pp=2,tp=2`; `1`: none; `auto`: planned for `planning`."""
     plan_file: str | None = None
-    """a stored plan, in the place of a split"""
+    """The file of a stored plan, in the place of a split."""
     planning: PlanningConfig = field(default_factory=PlanningConfig)
-    """for `auto`"""
+    """What `auto` plans for."""
     precision: str = "auto"
-    """auto | fp32 | int8 | int4"""
+    """Precision of the weights: auto | fp32 | int8 | int4."""
     threads: int | None = None
-    """compute threads per worker; None shares the machine's cores evenly"""
+    """Threads that each worker computes with; None: the machine's cores are shared evenly."""
     max_seqs: int = 32
-    """sequences of one replica that may run at once, >= 1"""
+    """Sequences of one replica that may run at once, >= 1."""
     kv_memory_bytes: int | None = None
-    """KV cache of all replicas together; None: see planner/kv_room"""
+    """Bytes for the KV cache of all replicas together; None: `planner.memory.kv_room` decides."""
     max_context: int | None = None
-    """longest sequence in tokens; None takes the model's own"""
+    """Tokens of the longest sequence; None: what the model was made for."""
     max_step_tokens: int = 512
-    """rows of the largest flat batch, >= 1"""
+    """Rows of the largest step, >= 1."""
     exact_activations: bool = False
-    """quantized weights meet activations of 15 bits, not of 8, and keys and values are held in fp32"""
+    """Whether activations have 15 bits instead of 8 beside quantized weights, and keys and values are held in fp32."""
     keep_weights: bool = True
-    """whether packed weights are kept under the user's cache, and taken from there"""
+    """Whether packed weights are kept in the user's cache and taken from there."""
     in_process: bool = True
-    """whether a plan of one worker computes in the calling process; a server wants it to be restarted when it dies"""
+    """Whether a lone worker computes in the calling process; a server starts a child, which it can start again."""
     replans: bool = False
-    """whether, while it runs, slowed pipelines are given other layers and machines that join are put to use"""
+    """Whether pipelines that slow down are given other layers, and machines that join are put to use."""
     routing: str = "earliest-finish"
-    """which replica a request goes to: earliest-finish | round-robin"""
+    """How a replica is chosen for a request: earliest-finish | round-robin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +103,21 @@ class GraphLaunchConfig:
     """How to load and split an ONNX graph."""
 
     model: str
-    """an .onnx file"""
+    """An .onnx file."""
     split: str = "1"
-    """such as `pp=2`, `pp=3:1` (shares of the time), `tp=3:1`, `dp=2,pp=2,tp=2`; `1` for none; `auto`: as `planning`
-    says"""
+    """A split such as `pp=2`, `pp=3:1` (shares of the time), `tp=3:1` or `dp=2,pp=2,tp=2`; `1`: none; `auto`: planned
+    for `planning`."""
     plan_file: str | None = None
-    """a stored plan, in the place of a split"""
+    """The file of a stored plan, in the place of a split."""
     planning: PlanningConfig = field(default_factory=PlanningConfig)
-    """for `auto`: of it, the objective, the latency target (of one micro-batch) and whether to measure anew"""
+    """What `auto` plans for: the objective, the latency of one micro-batch, the machines."""
     micro_batch: int | None = None
-    """rows that go through the graph at once, to plan for, >= 1; None: those of the sample"""
+    """Rows that go through the graph at once, >= 1; None: as many as the sample has."""
     threads: int | None = None
-    """compute threads per worker; None shares the machine's cores evenly"""
+    """Threads that each worker computes with; None: the machine's cores are shared evenly."""
     batch_dims: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
-    """batch axis of inputs and outputs, by name, where the graph itself does not tell; None: an input without rows"""
+    """The batch axis of inputs and outputs that the graph does not tell, by name; None: a tensor without rows."""
     is_batched: bool = True
-    """whether rows of requests may be put together and taken apart, where the graph keeps them apart"""
+    """Whether rows of several requests may be computed together where the graph keeps rows apart."""
     in_process: bool = True
-    """whether a plan of one worker computes in the calling process; a server wants its own hands free"""
+    """Whether a lone worker computes in the calling process; a server starts a child, so that its loop stays free."""

@@ -5,13 +5,13 @@ ShoalError
 │   └── MissingExtra           it needs a package that a plain install does not bring
 ├── ModelLoadError         a model file that is missing, broken or of an unknown kind
 │   └── ModelChanged           it is no longer the file that was opened first
-├── CapacityError          it would be right, but there is not enough memory or queue
-│   └── QueueFull              right now: try again later
+├── CapacityError          a right request for which there is not enough memory or queue
+│   └── QueueFull              the queue is full now: try again later
 ├── ProtocolError          bytes that break the wire format
 │   ├── LocalProtocolError     we were about to send them
 │   └── RemoteProtocolError    a peer sent them
 ├── WorkerLost             a worker died, hung past its deadline or closed its link
-│   ├── WorkerCrashed          by itself: of what it was computing, as far as can be seen
+│   ├── WorkerCrashed          it died of what it was computing, as far as can be seen
 │   └── MachineGone            its machine takes no connections
 ├── ShuttingDown           nothing new is taken: what would compute it is about to end
 │   └── ModelClosed            a `shoal.LLM` that was used after `close`
@@ -30,11 +30,11 @@ from contextlib import contextmanager
 
 
 class ShoalError(Exception):
-    """Base of the tree. The message is one line that names the thing and the way out."""
+    """Base of the tree. Its message is one line that names the thing and the way out."""
 
 
 class ConfigError(ShoalError):
-    """A flag, file or plan that cannot mean anything."""
+    """A flag, a file or a plan that makes no sense."""
 
 
 class MissingExtra(ConfigError):
@@ -58,7 +58,7 @@ class CapacityError(ShoalError):
 
 
 class QueueFull(CapacityError):
-    """Too much waits already. `retry_after_s` is when there is likely to be room."""
+    """The queue is full. `retry_after_s` is the number of seconds after which there is likely to be room."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -82,7 +82,7 @@ class WorkerLost(ShoalError):
 
 
 class WorkerCrashed(WorkerLost):
-    """A worker is lost of what it was computing, as far as can be seen: nobody outside has ended it."""
+    """A worker died of what it was computing, as far as can be seen: nobody outside ended it."""
 
 
 class MachineGone(WorkerLost):

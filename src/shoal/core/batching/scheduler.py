@@ -326,7 +326,7 @@ class BatchScheduler:
         parts = [part for part in flying if self._owner(part)]
         condemned = {part.request_id for part in parts if part.is_suspect or (lost.is_crash and is_alone)}
         self._put_back([_after_loss(part, lost) for part in parts if part.request_id not in condemned])
-        error = _verdict(lost)
+        error = _failure(lost)
         return effects + [end for request_id in sorted(condemned) for end in self._end(request_id, error)]
 
     def _die(self) -> list[Effect]:
@@ -355,7 +355,7 @@ class BatchScheduler:
         return [InferenceFailed(request_id=request_id, error=error)]
 
 
-def _verdict(lost: ReplicaLost) -> ShoalError:
+def _failure(lost: ReplicaLost) -> ShoalError:
     """What a request ends with that is taken to be what breaks replicas."""
     if lost.is_crash:
         return InvalidRequest(f"the workers did not survive this request, which they had alone: {lost.reason}")

@@ -29,23 +29,23 @@ from shoal.core.generation.step_builder import Chunk
 from shoal.core.generation.step_forming import form_step
 from shoal.core.sequences.request import FinishReason, Progress, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.sequences.sequence import Sequence
-from shoal.core.sequences.strikes import is_condemned, verdict
+from shoal.core.sequences.strikes import failure_message, is_given_up
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.errors import RemoteProtocolError, ShoalError
 from shoal.protocol.messages import Generation, SampledToken, StepResult
 
 
 class Scheduler:
-    """Decides for one replica. All changes go through `handle`."""
+    """Decides what one replica computes next. All changes go through `handle`."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
         self._state = SchedulerState(config)
         self._outputs: list[Effect] = []
-        """of the turn under way"""
+        """What the turn under way has produced for clients."""
 
     def successor(self, config: SchedulerConfig) -> Scheduler:
-        """One for other workers of the same replica, with other limits. It counts on where this one, empty, stops."""
+        """A scheduler for other workers of the same replica, with other limits. It counts on where this one stops."""
         assert not self.has_unfinished, "requests must be handed over first"
         successor = Scheduler(config)
         successor.state.count_on(self._state)
@@ -53,12 +53,12 @@ class Scheduler:
 
     @property
     def state(self) -> SchedulerState:
-        """For the invariant checks of simulator and tests, to look at only."""
+        """The state itself, for the invariant checks of simulator and tests. They only look at it."""
         return self._state
 
     @property
     def generation(self) -> Generation:
-        """Of the workers whose results are believed."""
+        """The generation of the workers whose results count."""
         return self._state.generation
 
     @property
@@ -75,7 +75,7 @@ class Scheduler:
         return measure_load(self._state, relative_speed)
 
     def cached_tokens(self, digests: Seq[bytes]) -> int:
-        """Leading prompt tokens, given by their digests (prefix_index), that would not be computed here again."""
+        """How many leading tokens of a prompt, given by the digests of its blocks, are cached here."""
         return len(self._state.kv.blocks.index.lookup(digests)) * self.config.block_size
 
     def handle(self, events: Seq[Event], now_s: float) -> list[Effect]:
@@ -162,7 +162,7 @@ class Scheduler:
             state.waiting.append(sequence)
 
     def _resume(self, sequence: Sequence, progress: Progress) -> None:
-        """Let it wait by its age. It may have more tokens already than there is room for here."""
+        """Let a sequence from elsewhere wait by its age. It may have more tokens already than fit here."""
         sequence.resume(progress)
         if sequence.is_suspect:
             self._state.suspects.append(sequence)
@@ -186,9 +186,9 @@ class Scheduler:
             for sequence in state.running.values():
                 sequence.num_losses += sequence.num_in_flight > 0
         state.fence()
-        for sequence in [one for one in state.waiting if is_condemned(one.num_losses)]:
+        for sequence in [one for one in state.waiting if is_given_up(one.num_losses)]:
             state.waiting.remove(sequence)
-            self._finish(sequence, "error", verdict(lost.reason), breaks_workers=True)
+            self._finish(sequence, "error", failure_message(lost.reason), breaks_workers=True)
 
     def _cancel(self, request_id: RequestId) -> None:
         state = self._state
@@ -238,7 +238,7 @@ class Scheduler:
             state.ready.append(sequence)
 
     def _take_token(self, sequence: Sequence, token: SampledToken) -> None:
-        self._acquit(sequence)
+        self._clear_losses(sequence)
         sequence.append_output(token.token_id)
         self._outputs.append(
             TokenProduced(
@@ -249,8 +249,8 @@ class Scheduler:
             )
         )
 
-    def _acquit(self, sequence: Sequence) -> None:
-        """A token has come: it does not break workers."""
+    def _clear_losses(self, sequence: Sequence) -> None:
+        """A token has come, so the sequence does not break workers."""
         if sequence.is_suspect:
             self._state.suspects.remove(sequence)
         sequence.num_losses = 0
@@ -273,7 +273,7 @@ class Scheduler:
 
 
 def _finish_reason(sequence: Sequence) -> FinishReason | None:
-    """Why it ends after its newest output, or None. Forced outputs end only with the last of them."""
+    """Why a sequence ends after its newest output, or None. Forced outputs end only with the last of them."""
     request = sequence.request
     if not request.targets and sequence.token_ids[-1] in request.stop_token_ids:
         return "stop"

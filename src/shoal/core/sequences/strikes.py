@@ -17,13 +17,13 @@ def is_suspect(num_losses: int) -> bool:
     return num_losses == MAX_LOSSES - 1
 
 
-def is_condemned(num_losses: int) -> bool:
-    """Whether it is to be failed instead of being tried again."""
+def is_given_up(num_losses: int) -> bool:
+    """Whether a request with so many losses in a row fails instead of being tried again."""
     return num_losses >= MAX_LOSSES
 
 
-def verdict(reason: str) -> str:
-    """What the client is told; `reason`: why the last workers were lost."""
+def failure_message(reason: str) -> str:
+    """What the client of such a request is told. `reason` says why the last workers were lost."""
     last = f"; last: {reason}" if reason else ""
     return (
         f"{MAX_LOSSES} replicas in a row were lost while they computed this request, the last time alone, and no token "
