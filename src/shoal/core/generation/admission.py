@@ -1,4 +1,4 @@
-"""Whether a language-model request may join those that wait, and when one that may not should come again."""
+"""Whether a language-model request may wait in the queue, and when a refused one should come again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from shoal.errors import ConfigError, QueueFull
 
 _UNKNOWN_RETRY_S = 1.0
-"""Where nothing has been measured yet: HTTP's smallest number of whole seconds (RFC 9110, 10.2.3)."""
+"""Used where nothing has been measured yet: HTTP's smallest number of whole seconds (RFC 9110, 10.2.3)."""
 _DECAY = 0.97
 """Weight of the past at every end: about thirty requests count, as many as one replica runs at once by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionConfig:
-    """How much may wait. Raises ConfigError where a value is out of range."""
+    """How many requests may wait. Raises ConfigError where a value is out of range."""
 
     max_queue: int = 1024
-    """requests that may wait beyond those that can run at once, >= 1; a single larger call is taken while none waits"""
+    """Requests that may wait beyond those that can run at once, >= 1. One larger call is taken while none waits."""
 
     def __post_init__(self) -> None:
         if self.max_queue < 1:
@@ -32,20 +32,20 @@ class EndRate:
     def __init__(self) -> None:
         self._gaps_s = self._count = 0.0
         self._since_s = 0.0
-        """of the latest end, or of the start of work if that came later"""
+        """Time of the latest end, or of the start of work if that came later."""
 
     def note_start(self, now_s: float) -> None:
-        """Work begins where there was none."""
+        """Note that work begins where there was none."""
         self._since_s = now_s
 
     def note_end(self, now_s: float) -> None:
-        """One request has ended, however it did."""
+        """Note that a request has ended, in whatever way."""
         self._gaps_s = self._gaps_s * _DECAY + (now_s - self._since_s)
         self._count = self._count * _DECAY + 1.0
         self._since_s = now_s
 
     def expected_s(self, num_requests: int, now_s: float) -> float:
-        """Seconds until so many more have ended; what is overdue by x is expected to take another x."""
+        """Seconds until so many more requests have ended. One that is overdue by x is expected to take another x."""
         if not self._count:
             return _UNKNOWN_RETRY_S
         gap_s = self._gaps_s / self._count

@@ -14,7 +14,7 @@ class RequestAdded:
 
     request: Request
     progress: Progress | None = None
-    """where it goes on, which began on other workers"""
+    """Where the request goes on if it began on other workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class RequestCancelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestWithdrawn:
-    """The request goes on on another replica; it must hold no blocks here. An unknown id is ignored."""
+    """The request continues on another replica; it must hold no blocks here. An unknown id is ignored."""
 
     request_id: RequestId
 
@@ -43,9 +43,9 @@ class WorkersLost:
     """A worker of this replica is gone. Nothing late from the old generation is believed, no step is sent."""
 
     reason: str = ""
-    """for the clients of requests that are blamed"""
+    """What the clients of requests that are blamed are told."""
     on_purpose: bool = False
-    """the workers were stopped to be replaced: nobody is to blame"""
+    """Whether the workers were stopped to be replaced, so that no request is to blame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def decode_share(num_decoding: int, num_micro_batches: int) -> int:
-    """Decode rows that a step takes at most: an equal part of all sequences that are decoding, in flight or not."""
+    """The most decode rows that a step takes: an equal part of all decoding sequences, in flight or not."""
     return -(-num_decoding // num_micro_batches)
 
 

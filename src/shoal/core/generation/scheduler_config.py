@@ -13,21 +13,21 @@ class SchedulerConfig:
     """What one replica may use. Raises ConfigError where a value is out of range."""
 
     block_size: int
-    """tokens in a KV block, >= 1"""
+    """Tokens in a KV block, >= 1."""
     num_blocks: int
-    """KV blocks of the replica, >= 1"""
+    """KV blocks of the replica, >= 1."""
     max_seqs: int
-    """sequences that hold KV blocks at once, >= 1"""
+    """Sequences that may hold KV blocks at once, >= 1."""
     max_step_tokens: int
-    """rows of a step's flat batch, >= 1"""
+    """Rows of a step's flat batch, >= 1."""
     max_context: int
-    """prompt and output tokens of one sequence, >= 2"""
+    """Prompt and output tokens of one sequence, >= 2."""
     prefill_chunk_tokens: int
-    """prefill rows in one step, 1 to max_step_tokens"""
+    """Prefill rows in one step, 1 to max_step_tokens."""
     num_micro_batches: int = 1
-    """steps in flight at most: the stages of the pipeline, >= 1"""
+    """The most steps in flight: as many as the pipeline has stages, >= 1."""
     generation: int = 0
-    """of the workers that are there at the start, >= 0"""
+    """Generation of the workers that are there at the start, >= 0."""
 
     def __post_init__(self) -> None:
         at_least = {
@@ -51,18 +51,18 @@ class SchedulerConfig:
 
     @property
     def max_sequence_tokens(self) -> int:
-        """Prompt and output tokens that one sequence can reach: the last output token needs no KV."""
+        """The most tokens that one sequence can reach, prompt and output. The last output token needs no KV."""
         return min(self.max_context, self.num_blocks * self.block_size + 1)
 
 
 def output_limit(config: SchedulerConfig, request: Request) -> int:
-    """Output tokens after which the request ends with `length`: its max_tokens, or the room that its prompt leaves."""
+    """Output tokens after which a request ends with `length`: its max_tokens, or the room that its prompt leaves."""
     wanted = len(request.targets) or request.max_tokens
     return min(wanted, config.max_sequence_tokens - len(request.prompt_ids))
 
 
 def check_request(config: SchedulerConfig, request: Request) -> None:
-    """Refuse what can never be served.
+    """Refuse a request that can never be served.
 
     Raises:
         InvalidRequest: an empty or over-long prompt, max_tokens below 1, or more targets than fit.

@@ -41,28 +41,28 @@ class SchedulerState:
         self.config = config
         self.generation = Generation(config.generation)
         self.is_fenced = False
-        """the workers are lost and not yet rebuilt: no step is sent"""
+        """Whether the workers are lost and not yet rebuilt, so that no step is sent."""
         self.kv = KvCache(num_blocks=config.num_blocks, block_size=config.block_size)
         self.sequences: dict[RequestId, Sequence] = {}
-        """every live request"""
+        """Every live request, by its id."""
         self.waiting = WaitingQueue()
         self.running: dict[RequestId, Sequence] = {}
-        """those that hold KV blocks"""
+        """Sequences that hold KV blocks."""
         self.prefilling: list[Sequence] = []
-        """running sequences that have known rows left to schedule, in the order in which they were admitted"""
+        """Running sequences that have known rows left to schedule, in the order in which they were admitted."""
         self.ready: deque[Sequence] = deque()
-        """running sequences whose next decode row can be scheduled, longest ready first"""
+        """Running sequences whose next decode row can be scheduled, longest ready first."""
         self.suspects: list[Sequence] = []
-        """live ones that are to be tried alone, one after the other, before anything else goes on"""
+        """Live sequences that are to be tried alone, one after the other, before anything else goes on."""
         self.in_flight: dict[StepId, StepInFlight] = {}
-        """oldest first"""
+        """Steps that were sent and not answered, oldest first."""
         self.next_step_id = 0
         self.next_arrival = 0
         self.num_preemptions = 0
         self.num_replays = 0
-        """times that a request which had begun was taken from lost workers"""
+        """How often a request that had begun was taken from lost workers."""
         self.replayed_tokens = 0
-        """rows that lost workers had computed and others must compute again"""
+        """Rows that lost workers had computed and others must compute again."""
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
 
@@ -72,7 +72,7 @@ class SchedulerState:
         return len(self.running) - len(self.prefilling)
 
     def stop_running(self, sequence: Sequence) -> None:
-        """Take it out of the running ones. Its blocks are the caller's to release."""
+        """Take a sequence out of the running ones. The caller releases its blocks."""
         del self.running[sequence.request.request_id]
         if sequence in self.prefilling:
             self.prefilling.remove(sequence)
@@ -80,13 +80,13 @@ class SchedulerState:
             self.ready.remove(sequence)
 
     def forget(self, sequence: Sequence) -> None:
-        """It has ended here. It must be neither waiting nor running."""
+        """Forget a sequence that has ended here. It must be neither waiting nor running."""
         del self.sequences[sequence.request.request_id]
         if sequence.is_suspect:
             self.suspects.remove(sequence)
 
     def count_on(self, other: SchedulerState) -> None:
-        """Take over what must not start again from nothing. Mutates: this state, which must be fresh."""
+        """Take over the counters of another state. Mutates: this state, which must be fresh."""
         self.generation = other.generation
         self.next_step_id, self.next_arrival = other.next_step_id, other.next_arrival
         self.num_preemptions, self.num_replays = other.num_preemptions, other.num_replays

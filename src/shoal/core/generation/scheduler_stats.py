@@ -13,26 +13,26 @@ class SchedulerStats:
     """A snapshot for metrics and tests."""
 
     num_running: int
-    """sequences that hold KV blocks"""
+    """Sequences that hold KV blocks."""
     num_waiting: int
     num_in_flight: int
-    """steps sent and not answered"""
+    """Steps that were sent and not answered."""
     num_free_blocks: int
-    """cached blocks that can be evicted included"""
+    """Free KV blocks, including cached ones that can be evicted."""
     kv_usage: float
-    """share of the KV blocks that sequences hold, 0 to 1"""
+    """Share of the KV blocks that sequences hold, 0 to 1."""
     prefix_query_tokens: int
-    """prompt tokens of all requests admitted so far"""
+    """Prompt tokens of all requests admitted so far."""
     prefix_hit_tokens: int
-    """those of them that were found in the prefix index"""
+    """Prompt tokens among them that were found in the prefix index."""
     num_preemptions: int
-    """so far"""
+    """How often a running sequence gave its blocks back so far."""
     num_replays: int
-    """times that a request which had begun was taken from lost workers, so far"""
+    """How often a request that had begun was taken from lost workers so far."""
     replayed_tokens: int
-    """tokens that lost workers had computed and others must compute again, so far"""
+    """Tokens that lost workers had computed and others had to compute again so far."""
     oldest_waiting_since_s: float | None
-    """when the oldest waiting request was added, on the clock of `Scheduler.handle`; None where none waits"""
+    """When the oldest waiting request was added, on the clock of `Scheduler.handle`; None where none waits."""
 
 
 def take_stats(state: SchedulerState) -> SchedulerStats:
@@ -54,7 +54,7 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
 
 
 def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
-    """The known rows still to be computed and the sequences whose outputs are not known; forced outputs are known."""
+    """The known rows still to be computed, and the sequences whose outputs are not known. Forced outputs are known."""
     prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
         prefill_tokens += len(sequence.token_ids) - sequence.num_computed

@@ -15,12 +15,12 @@ class Chunk(NamedTuple):
     sequence: Sequence
     start: int
     end: int
-    """first row of the sequence after the chunk"""
+    """First row of the sequence after the chunk."""
     num_samples: int
 
 
 class StepInFlight:
-    """What has to be remembered of a step until its result comes."""
+    """The record of a step that is kept until its result comes."""
 
     __slots__ = ("chunks", "num_prefill", "num_samples")
 

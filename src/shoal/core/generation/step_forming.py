@@ -51,7 +51,7 @@ def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -
 
 
 def _start_trial(state: SchedulerState, suspect: Sequence) -> bool:
-    """Make room, which there is at the latest when it is alone."""
+    """Make room for a suspect, which there is at the latest when it is alone. Returns whether there is."""
     while len(state.running) >= state.config.max_seqs or not state.kv.admit(suspect, reserve=0):
         if not state.running or not _preempt_youngest(state):
             return False
@@ -72,7 +72,7 @@ def _add_decodes(state: SchedulerState, builder: StepBuilder) -> None:
 
 
 def _preempt_youngest(state: SchedulerState) -> bool:
-    """Take the blocks of the youngest running sequence; False where it is in flight: memory comes when it is back."""
+    """Take the blocks of the youngest running sequence. False where it is in flight, whose memory comes back later."""
     youngest = max(state.running.values(), key=lambda sequence: sequence.arrival)
     if youngest.num_in_flight:
         return False
@@ -96,7 +96,7 @@ def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
 
 
 def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, limit: int) -> int:
-    """Known rows of one sequence that has some left, as many as one chunk may hold. Returns how many."""
+    """Add known rows of one sequence that has some left, as many as one chunk may hold. Returns how many."""
     num_rows = min(limit, sequence.num_unscheduled)
     builder.add_prefill(sequence, num_rows)
     if not sequence.num_unscheduled:

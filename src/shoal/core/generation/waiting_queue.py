@@ -28,11 +28,11 @@ class WaitingQueue:
         return iter(self._queue)
 
     def append(self, sequence: Sequence) -> None:
-        """A new arrival, the youngest of all."""
+        """Add a new arrival, the youngest of all."""
         self._queue.append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
-        """A sequence that had been admitted takes its place by arrival again."""
+        """Put a sequence that had been admitted back at its place by arrival."""
         place = 0
         for waiting in self._queue:
             if waiting.arrival > sequence.arrival:
@@ -45,7 +45,7 @@ class WaitingQueue:
         self._queue = deque(sorted(sequences, key=lambda sequence: sequence.arrival))
 
     def remove(self, sequence: Sequence) -> None:
-        """It was cancelled."""
+        """Remove a sequence that was cancelled."""
         self._queue.remove(sequence)
 
     def admit_next(self, kv: KvCache, *, reserve: int) -> Sequence | None:
