@@ -24,13 +24,13 @@ class ChosenStage:
     group: Group
     first_layer: int
     last_layer: int
-    """exclusive"""
+    """The first layer after the stage."""
     shares: GroupShares | None
-    """None: a single worker"""
+    """Shares of a tensor group; None: a single worker."""
     fractions: tuple[tuple[float, float, float], ...]
-    """of every member: KV heads, columns, vocabulary"""
+    """Every member's part of the KV heads, the columns and the vocabulary."""
     memory_bytes: tuple[int, ...]
-    """of every member: weights, and the KV of the streams that were asked for"""
+    """Bytes of every member: weights, and the KV of the streams that were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +40,17 @@ class Candidate:
     fleet: Fleet
     replicas: tuple[tuple[ChosenStage, ...], ...]
     prediction: Prediction
-    """under the asked load"""
+    """What is predicted under the load that was asked for."""
     lone_request_s: float
-    """a request's time while it is the only one"""
+    """Seconds of a request while it is the only one."""
     loaded_s: float
-    """a request's time under the asked load"""
+    """Seconds of a request under the load that was asked for."""
     searched_tokens_per_s: float
-    """what the search took it to reach: the figure that its bound is a bound on"""
+    """What the search took the plan to reach: its bound is a bound on this figure."""
 
     @property
     def kind(self) -> Kind:
-        """Which kind of split it is."""
+        """The kind of split."""
         return kind_of(self.replicas)
 
     @property
@@ -58,12 +58,12 @@ class Candidate:
         return sum(len(stage.group.members) for replica in self.replicas for stage in replica)
 
     def score(self, goal: Goal) -> float:
-        """The higher the better."""
+        """How good the plan is by the goal; the higher the better."""
         return goal.score(self.prediction.output_tokens_per_s, self.lone_request_s)
 
 
 def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
-    """One word for a split."""
+    """The one word for a split."""
     return kind_of_split(
         num_replicas=len(replicas),
         is_cut=any(len(replica) > 1 for replica in replicas),
@@ -72,7 +72,7 @@ def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
 
 
 def make_candidate(costs: StageCosts, pipelines: Sequence[Pipeline], workload: Workload) -> Candidate:
-    """What a search found, with its prediction under the real load."""
+    """Make a candidate of what a search found, with its prediction under the real load."""
     replicas = tuple(chosen_stages(costs, pipeline) for pipeline in pipelines)
     found = predict_candidate(costs.fleet, replicas, workload, hidden_bytes=costs.model.hidden_bytes)
     searched = workload.output_tokens * sum(one.streams_per_s for one in pipelines)
@@ -82,7 +82,7 @@ def make_candidate(costs: StageCosts, pipelines: Sequence[Pipeline], workload: W
 def predict_candidate(
     fleet: Fleet, replicas: tuple[tuple[ChosenStage, ...], ...], workload: Workload, *, hidden_bytes: float
 ) -> Candidate:
-    """Replicas that were not searched for together, with their prediction."""
+    """Make a candidate of replicas that were not searched for together, with their prediction."""
     placed = [_place(replica) for replica in replicas]
     alone = predict(placed, fleet, replace(workload, streams=1), hidden_bytes=hidden_bytes)
     prediction = predict(placed, fleet, workload, hidden_bytes=hidden_bytes)

@@ -27,21 +27,21 @@ from shoal.planner.speeds.speeds import Fleet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The plan that was chosen and what it was chosen from."""
+    """The plan that was chosen, and the plans that it was chosen from."""
 
     best: Candidate
     alternatives: tuple[Alternative[Candidate], ...]
-    """one of every kind, in the order of KINDS"""
+    """One plan of every kind, in the order of KINDS."""
     bound_tokens_per_s: float
-    """that no plan for these workers exceeds, by the same speeds"""
+    """What no plan for these workers exceeds, by the same speeds."""
 
     @property
     def gap(self) -> float:
-        """By how much, at most, a better plan could be better: (bound - found) / bound."""
+        """By how much a better plan could be better at most: (bound - found) / bound."""
         return max(0.0, 1.0 - self.best.searched_tokens_per_s / self.bound_tokens_per_s)
 
     def score(self, goal: Goal) -> float:
-        """Of the plan that was chosen; the higher the better."""
+        """How good the chosen plan is; the higher the better."""
         return self.best.score(goal)
 
 
@@ -87,7 +87,7 @@ def _nearest_to_target(nearest: Candidate, goal: Goal) -> str:
 
 
 class _FleetSearch:
-    """Everything that is searched for on one fleet."""
+    """The searches on one fleet of workers."""
 
     def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> None:
         every = make_groups(fleet.counts, precisions, max_shards=model.atoms.max_shards)
@@ -106,11 +106,11 @@ class _FleetSearch:
         lone_stream = replace(workload, streams=1)
         self._workload = workload
         self._lone = costs(lone_stream, every, is_alone=True)
-        """one stream in all"""
+        """Costs for one stream in all."""
         self._lone_worker = self._lone if workload.streams == 1 else costs(workload, singles, is_alone=True)
-        """all streams on one worker"""
+        """Costs for all streams on one worker."""
         self._loaded = self._lone if workload.streams == 1 else costs(workload, every, is_alone=False)
-        """all streams on all workers"""
+        """Costs for all streams over all workers."""
 
     def candidates(self) -> Iterator[Candidate]:
         """The best of every kind under the load, and the best of every kind for a lone request."""
@@ -128,7 +128,7 @@ class _FleetSearch:
         return self._workload.output_tokens * max([self._best_replicas.bound_streams_per_s, *singles])
 
     def _replicas(self) -> Iterator[Sequence[Pipeline]]:
-        """Whole copies, and anything."""
+        """Search for whole copies, and for anything."""
         problem = self._loaded.problem()
         if sum(problem.counts) == 1 or self._workload.streams == 1:
             return
@@ -147,7 +147,7 @@ def _search_single(costs: StageCosts, streams: int) -> Iterator[Sequence[Pipelin
 
 
 def _search_one_replica(costs: StageCosts, streams: int) -> Iterator[Sequence[Pipeline]]:
-    """A pipeline, a tensor group, and the best of all."""
+    """Search for a pipeline, for a tensor group, and for the best of all."""
     problem = costs.problem()
     if sum(problem.counts) == 1:
         return
@@ -157,5 +157,5 @@ def _search_one_replica(costs: StageCosts, streams: int) -> Iterator[Sequence[Pi
 
 
 def _only_groups(costs: StageCosts) -> ReplicaProblem:
-    """One stage, of several shards."""
+    """Allow one stage only, of several shards."""
     return replace(costs.problem(max_stages=1), usable=tuple(not group.is_single for group in costs.groups))

@@ -20,7 +20,7 @@ class Comparable(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """Which kind of split it is."""
+        """The kind of split."""
         ...
 
     @property
@@ -34,7 +34,7 @@ class Comparable(Protocol):
         ...
 
     def score(self, goal: Goal) -> float:
-        """How good it is; the higher the better."""
+        """How good the plan is by a goal; the higher the better."""
         ...
 
 
@@ -49,16 +49,16 @@ class Alternative(Generic[ComparedT]):
     kind: Kind
     candidate: ComparedT | None
     reason: str
-    """why it was not taken; empty: it was"""
+    """Why the plan was not taken; empty: it was taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison(Generic[ComparedT]):
-    """What was chosen and what it was chosen from."""
+    """The plan that was chosen, and the plans that it was chosen from."""
 
     best: ComparedT
     alternatives: tuple[Alternative[ComparedT], ...]
-    """one of every kind, in the order of KINDS"""
+    """One plan of every kind, in the order of KINDS."""
 
 
 def compare(
@@ -94,12 +94,12 @@ def compare(
 
 
 def meets(candidate: Comparable, goal: Goal) -> bool:
-    """Whether the latency target is kept."""
+    """Whether a plan keeps the latency target."""
     return goal.latency_slo_s is None or candidate.loaded_s <= goal.latency_slo_s
 
 
 def _best(kind: Kind, candidates: Sequence[CandidateT], goal: Goal) -> CandidateT | None:
-    """Of a kind: first those that meet the target, then by the objective, then with fewer workers."""
+    """The best of a kind: one that meets the target, then by the objective, then with fewer workers."""
     return max(
         (one for one in candidates if one.kind == kind),
         key=lambda one: (meets(one, goal), one.score(goal), -one.num_workers),

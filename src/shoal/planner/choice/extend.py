@@ -24,14 +24,14 @@ Replicas = tuple[tuple[ChosenStage, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """A plan in which one replica is new, or another one than before."""
+    """A plan in which one replica is new or has changed."""
 
     candidate: Candidate
-    """all replicas"""
+    """All replicas, the changed one among them."""
     replica: int
-    """index of that one; new ones come last"""
+    """Index of the replica that is new or has changed; new ones come last."""
     gain: float
-    """by which part the plan is better than without"""
+    """By which part the plan is better than the one before."""
 
 
 def extend(
@@ -45,7 +45,7 @@ def extend(
     goal: Goal,
     precisions: Sequence[str],
 ) -> Extension | None:
-    """The best use of workers that are idle; None where none pays.
+    """The best use of idle workers, or None where no use pays.
 
     Args:
         present: what runs.
@@ -82,7 +82,7 @@ class _Extending:
         )
 
     def predicted(self, replicas: Replicas) -> Candidate:
-        """Replicas with their prediction."""
+        """Make a candidate of replicas, with their prediction."""
         return predict_candidate(self._fleet, replicas, self._workload, hidden_bytes=self._model.hidden_bytes)
 
     def changes(
@@ -106,5 +106,5 @@ class _Extending:
 
 
 def _meets(candidate: Candidate, before: Candidate, goal: Goal) -> bool:
-    """Whether the latency target is kept, or missed by less than before."""
+    """Whether a plan keeps the latency target, or misses it by less than before."""
     return goal.latency_slo_s is None or candidate.loaded_s <= max(goal.latency_slo_s, before.loaded_s)

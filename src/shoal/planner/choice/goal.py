@@ -19,15 +19,15 @@ CandidateT = TypeVar("CandidateT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a plan is chosen by."""
+    """The goal that a plan is chosen by."""
 
     objective: Objective = "balanced"
-    """most tokens or rows a second under the load; the shortest time of a lone request; or the best product of both"""
+    """Most tokens or rows a second under the load, the shortest time of a lone request, or the best product of both."""
     latency_slo_s: float | None = None
-    """longest time of a whole request under the load; None: any"""
+    """Seconds that a whole request may take under the load; None: any number."""
 
     def score(self, per_s: float, lone_s: float) -> float:
-        """The higher the better, for so many tokens or rows a second and so long a lone request."""
+        """How good so many tokens or rows a second and so long a lone request are; the higher the better."""
         match self.objective:
             case "throughput":
                 return per_s
@@ -38,7 +38,7 @@ class Goal:
 
 
 def make_goal(objective: str, latency_slo_s: float | None) -> Goal:
-    """What the user asked for. Raises ConfigError where there is no such objective or the limit is not above 0."""
+    """The goal that the user asked for. Raises ConfigError for an unknown objective or a limit that is not above 0."""
     if objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
     if latency_slo_s is not None and latency_slo_s <= 0:
@@ -47,6 +47,6 @@ def make_goal(objective: str, latency_slo_s: float | None) -> Goal:
 
 
 def choose_simplest(allowed: Sequence[CandidateT], score: Callable[[CandidateT], float]) -> CandidateT:
-    """The first that is nearly as good as the best. `allowed`: from the simplest kind on, at least one."""
+    """The first candidate that is nearly as good as the best. `allowed`: from the simplest kind on, at least one."""
     enough = (1.0 - _SIMPLER_IS_WORTH) * max(map(score, allowed))
     return next(one for one in allowed if score(one) >= enough)

@@ -21,7 +21,7 @@ class Group:
     """Workers that hold a stage, by class, and the precision of its matrices."""
 
     members: tuple[int, ...]
-    """class of each rank, ascending"""
+    """The class of each rank, ascending."""
     precision: str
 
     @property
@@ -29,12 +29,12 @@ class Group:
         return len(self.members) == 1
 
     def used(self, num_classes: int) -> tuple[int, ...]:
-        """Workers of each class."""
+        """How many workers of each class the group has."""
         return tuple(self.members.count(index) for index in range(num_classes))
 
 
 def make_groups(counts: Sequence[int], precisions: Sequence[str], *, max_shards: int) -> tuple[Group, ...]:
-    """Single workers first, then groups by size, each at every precision.
+    """List single workers first, then groups by size, each at every precision.
 
     Args:
         counts: workers of each class.

@@ -19,15 +19,15 @@ class PrecisionSizes:
     """Resident bytes of weights at one precision."""
 
     attention_bytes: tuple[int, ...]
-    """of each layer: q, k, v, o"""
+    """Bytes of q, k, v and o, for each layer."""
     mlp_bytes: tuple[int, ...]
-    """of each layer: gate, up, down"""
+    """Bytes of gate, up and down, for each layer."""
     embedding_bytes: int
     head_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """Of the whole model."""
+        """Bytes of the whole model."""
         return sum(self.attention_bytes) + sum(self.mlp_bytes) + self.embedding_bytes + self.head_bytes
 
 
@@ -36,15 +36,15 @@ class ModelSizes:
     """Sizes at every precision that a plan may use."""
 
     name: str
-    """as the user named it"""
+    """The model as the user named it."""
     hidden_bytes: int
-    """of one row's hidden state, as it crosses a link"""
+    """Bytes of one row's hidden state as it crosses a link."""
     kv_bytes_per_token: int
-    """of one layer, all heads"""
+    """Bytes of a token's keys and values in one layer, all heads."""
     atoms: ShardAtoms
     by_precision: Mapping[str, PrecisionSizes]
     max_context: int
-    """tokens of the longest sequence"""
+    """Tokens of the longest sequence."""
 
     @property
     def num_layers(self) -> int:
@@ -53,17 +53,17 @@ class ModelSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageBytes:
-    """What a stage holds, in the parts that shards divide differently."""
+    """Bytes that a stage holds, in the parts that shards divide differently."""
 
     attention: int
-    """weights, and the KV of all its streams"""
+    """Attention weights, and the KV of all its streams."""
     mlp: int
     vocabulary: int
-    """embedding and head, where it has them"""
+    """Embedding and head, where the stage has them."""
 
     @property
     def total(self) -> int:
-        """Of all of it, on one worker."""
+        """Bytes of the whole stage on one worker."""
         return self.attention + self.mlp + self.vocabulary
 
 
@@ -85,7 +85,7 @@ class StageBytesTable:
         self.vocabulary[:, -1] += sizes.head_bytes
 
     def of(self, first: int, last: int) -> StageBytes:
-        """Of the layers first:last, with the embedding where they begin the model and the head where they end it."""
+        """Bytes of layers first:last, with the embedding where they begin the model and the head where they end it."""
         return StageBytes(
             attention=int(self.attention[first, last]),
             mlp=int(self.mlp[first, last]),
@@ -93,11 +93,11 @@ class StageBytesTable:
         )
 
     def end_bytes(self, *, is_first: bool, is_last: bool) -> int:
-        """Vocabulary of a stage with the embedding, the head, both, or none."""
+        """Bytes of the vocabulary in a stage with the embedding, the head, both, or neither."""
         return int(self.vocabulary[0 if is_first else 1, -1 if is_last else 0])
 
     def largest(self, num_layers: int, *, vocabulary: int) -> StageBytes:
-        """Of any so many layers, at most."""
+        """The most bytes that any so many layers take."""
         return StageBytes(
             attention=int(num_layers * self._attention.max()),
             mlp=int(num_layers * self._mlp.max()),
@@ -106,7 +106,7 @@ class StageBytesTable:
 
     @property
     def total(self) -> Floats:
-        """Of all of a stage, on one worker: [first, last]."""
+        """Bytes of a whole stage on one worker: [first, last]."""
         return self.attention + self.mlp + self.vocabulary
 
 

@@ -27,23 +27,23 @@ from shoal.planner.split.shares import attention_notes
 from shoal.planner.split.split_text import describe
 
 BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
-"""embedding, layers and head of a shard with such a part, at a precision"""
+"""Gives embedding, layers and head of a shard with such a part, at a precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What every replica is to be able to take."""
+    """The least that every replica must be able to take."""
 
     block_size: int
-    """tokens in a KV block"""
+    """Tokens in a KV block."""
     max_context: int
-    """tokens of the longest sequence"""
+    """Tokens of the longest sequence."""
     max_step_tokens: int
     max_seqs: int
     kv_memory_bytes: int | None = None
-    """of all replicas together; None: half of what the weights leave"""
+    """KV bytes of all replicas together; None: half of what the weights leave."""
     least_kv_tokens: int = 0
-    """tokens of context that the expected load has at once, where `kv_memory_bytes` is None"""
+    """Tokens of context that the expected load has at once, where `kv_memory_bytes` is None."""
 
 
 def spell_plan(
@@ -58,7 +58,7 @@ def spell_plan(
     blocks_of: BlocksOf,
     limits: Limits,
 ) -> Plan:
-    """The plan of a candidate.
+    """Make the plan of a candidate.
 
     Args:
         candidate: what was chosen.

@@ -30,7 +30,7 @@ _ALL_ENDS: tuple[Ends, ...] = ((False, False), (False, True), (True, False), (Tr
 
 
 def _places(ends: Ends) -> tuple[slice, slice]:
-    """Where such stages are in a table [first, last]."""
+    """The places of such stages in a table [first, last]."""
     begins, finishes = ends
     return (slice(0, 1) if begins else slice(1, None), slice(-1, None) if finishes else slice(0, -1))
 
@@ -48,7 +48,7 @@ class StageCosts:
         kv_streams: int,
         is_alone: bool,
     ) -> None:
-        """For one search.
+        """Prepare the costs of one search.
 
         Args:
             fleet: the workers.
@@ -71,7 +71,7 @@ class StageCosts:
         self._times = cache(self._make_times)
 
     def problem(self, *, max_stages: int | None = None) -> ReplicaProblem:
-        """For `planner.search`: groups have the same indexes there as in `groups`."""
+        """The problem for `planner.search`; groups have the same indexes there as in `groups`."""
         counts = tuple(one.count for one in self.fleet.classes)
         return ReplicaProblem(
             num_blocks=self.model.num_layers,
@@ -82,7 +82,7 @@ class StageCosts:
         )
 
     def times(self, rows: int) -> StageTimes:
-        """For micro-batches of so many rows."""
+        """The same costs for micro-batches of so many rows."""
         return self._times(rows)
 
     def shares(self, group: Group, first: int, last: int, rows: int) -> GroupShares | None:
@@ -96,7 +96,7 @@ class StageCosts:
         return tight if tight is not None and self._fits(group, tight, needed) else None
 
     def stage_bytes(self, group: Group, first: int, last: int, rows: int) -> tuple[int, ...]:
-        """Weights and KV of every member."""
+        """Bytes of weights and KV of every member."""
         needed = self._bytes(group.precision, rows).of(first, last)
         if group.is_single:
             return (needed.total,)
