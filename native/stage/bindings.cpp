@@ -103,12 +103,13 @@ Activation activation_of(const std::string& name) {
 }
 
 void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads, int num_kv_heads,
-               int head_dim, int intermediate_size, int max_rows, float norm_epsilon, const std::string& activation,
+               int head_dim, int intermediate_size, int max_rows, float norm_epsilon, float residual_scale,
+               const std::string& activation,
                bool exact_activations, std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
                const std::string& isa) {
   const StageShape shape{hidden_size,       num_heads, num_kv_heads, head_dim,
-                         intermediate_size, max_rows,  norm_epsilon, activation_of(activation),
-                         exact_activations, experts};
+                         intermediate_size, max_rows,  norm_epsilon, residual_scale,
+                         activation_of(activation), exact_activations, experts};
   std::vector<StageLayer> views;
   for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
   Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
@@ -140,7 +141,7 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
 }
 
 void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm, const BoundMatrix& matrix,
-                    float softcap, const Floats& out) {
+                    float scale, float softcap, const Floats& out) {
   require(int64_t(norm.shape(0)) == self.stage.shape().hidden_size && x.shape(1) == norm.shape(0),
           "x and norm must have the hidden size");
   require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == matrix.matrix.num_outputs,
@@ -148,7 +149,7 @@ void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const V
   for (size_t i = 0; i < rows.shape(0); ++i)
     require(rows.data()[i] >= 0 && size_t(rows.data()[i]) < x.shape(0), "x has no such row");
   nb::gil_scoped_release released;
-  self.stage.logits(x.data(), rows.data(), int(rows.shape(0)), {norm.data(), &matrix.matrix, softcap}, out.data());
+  self.stage.logits(x.data(), rows.data(), int(rows.shape(0)), {norm.data(), &matrix.matrix, scale, softcap}, out.data());
 }
 
 }  // namespace
@@ -169,9 +170,9 @@ void bind_stage(nb::module_& module) {
            "num_group_scores"_a, "first_own"_a, "num_own"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
-           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "activation"_a, "exact_activations"_a, "layers"_a,
+           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a, "layers"_a,
            "experts"_a.none() = nb::none(), "isa"_a = "")
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(), "head"_a,
-           "softcap"_a, "out"_a.noconvert());
+           "scale"_a, "softcap"_a, "out"_a.noconvert());
 }

@@ -106,7 +106,7 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
   run_products(*pool_, *isa_.gemm, rows, products, 3);
   if (layer.q_norm != nullptr) norm_heads(layer, num_rows);
   layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, out_width()});
-  if (!sum && layer.post_attn_norm == nullptr) return project(layer, num_rows, Finish::kAdd, layer.o_bias, x);
+  if (adds_plainly(layer.post_attn_norm, sum)) return project(layer, num_rows, Finish::kAdd, layer.o_bias, x);
   project(layer, num_rows, Finish::kStore, nullptr, delta_.get());
   if (sum) sum(delta_.get(), num_rows);
   add_rows(layer.o_bias, layer.post_attn_norm, num_rows, x);
@@ -140,7 +140,7 @@ void Stage::feed_forward(const StageLayer& layer, float* x, int num_rows, const 
   const MlpRows all{&mlp, {0, num_rows}};
   if (layer.experts != nullptr) {
     experts_->run(*layer.experts, rows, delta_.get());
-  } else if (!sum && layer.post_mlp_norm == nullptr) {
+  } else if (adds_plainly(layer.post_mlp_norm, sum)) {
     return mlps_->run(rows, &all, 1, Finish::kAdd, x);
   } else {
     mlp.down_bias = nullptr;  // is added to the sum
@@ -157,16 +157,14 @@ void Stage::add_sum_of_others(const float* bias, const float* post_norm, int num
   add_rows(bias, post_norm, num_rows, x);
 }
 
-// The delta with its bias and norm, added to the residual stream. The bias belongs to the whole sum, once.
+// The delta with its bias, norm and scale, added to the residual stream. The bias belongs to the whole sum, once.
 void Stage::add_rows(const float* bias, const float* post_norm, int num_rows, float* x) {
   const int width = shape_.hidden_size;
   each_rows(*pool_, num_rows, width, [&](int row) {
     float *to = x + int64_t(row) * width, *delta = delta_.get() + int64_t(row) * width;
-    if (post_norm == nullptr) return isa_.layers->add(delta, bias, width, to);
-    if (bias != nullptr)
-      for (int i = 0; i < width; ++i) delta[i] += bias[i];
-    isa_.layers->norm(delta, post_norm, shape_.norm_epsilon, width, delta);
-    isa_.layers->add(delta, nullptr, width, to);
+    if (bias != nullptr) isa_.layers->add(bias, nullptr, width, delta);
+    if (post_norm != nullptr) isa_.layers->norm(delta, post_norm, shape_.norm_epsilon, width, delta);
+    isa_.layers->add_scaled(delta, shape_.residual_scale, width, to);
   });
 }
 
@@ -178,9 +176,12 @@ void Stage::logits(const float* x, const int* rows, int num_rows, const StageHea
   const Product product{head.matrix,       nullptr, nullptr, nullptr,      Finish::kStore,
                         shape_.activation, out,     width,   {0, num_rows}};
   run_products(*pool_, *isa_.gemm, normed, &product, 1);
-  if (head.softcap <= 0.0f) return;
-  each_rows(*pool_, num_rows, width,
-            [&](int row) { isa_.layers->softcap(head.softcap, width, out + int64_t(row) * width); });
+  if (head.softcap <= 0.0f && head.scale == 1.0f) return;
+  each_rows(*pool_, num_rows, width, [&](int row) {
+    float* at = out + int64_t(row) * width;
+    if (head.scale != 1.0f) isa_.layers->scale(head.scale, width, at);
+    if (head.softcap > 0.0f) isa_.layers->softcap(head.softcap, width, at);
+  });
 }
 
 }  // namespace shoal

@@ -27,6 +27,7 @@ struct StageShape {
   int intermediate_size;  // of layers without experts
   int max_rows;           // of a step
   float norm_epsilon;
+  float residual_scale;  // on what each half of a layer adds
   Activation activation;
   bool exact_activations;
   std::optional<ExpertsShape> experts;  // of layers that have some
@@ -46,7 +47,8 @@ struct StageLayer {
 struct StageHead {
   const float* norm;
   const Matrix* matrix;
-  float softcap;  // 0: none
+  float scale;    // on the logits
+  float softcap;  // after it; 0: none
 };
 
 // Adds up [T, D] over the shards of a stage, in place. May throw.
@@ -75,6 +77,10 @@ class Stage {
   void add_sum_of_others(const float* bias, const float* post_norm, int num_rows, float* x, const SumOverShards& sum);
   void add_rows(const float* bias, const float* post_norm, int num_rows, float* x);
   int qkv_width() const { return (shape_.num_heads + 2 * shape_.num_kv_heads) * shape_.head_dim; }
+  // Whether a half of a layer adds its product to the residual stream as it is.
+  bool adds_plainly(const float* post_norm, const SumOverShards& sum) const {
+    return !sum && post_norm == nullptr && shape_.residual_scale == 1.0f;
+  }
   int out_width() const { return shape_.num_heads * shape_.head_dim; }
 
   std::shared_ptr<ThreadPool> pool_;

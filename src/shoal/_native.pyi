@@ -200,6 +200,7 @@ class Stage:
         intermediate_size: int,
         max_rows: int,
         norm_epsilon: float,
+        residual_scale: float,
         activation: str,
         exact_activations: bool,
         layers: Sequence[StageLayer],
@@ -218,6 +219,7 @@ class Stage:
         rows: npt.NDArray[np.int32],
         norm: npt.NDArray[np.float32],
         head: Matrix,
+        scale: float,
         softcap: float,
         out: npt.NDArray[np.float32],
     ) -> None: ...

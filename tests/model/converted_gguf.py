@@ -28,6 +28,12 @@ ARCHITECTURES = {
     "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+    "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
 }
 
 
@@ -54,6 +60,7 @@ def convert(directory: Path, path: Path) -> Path:
     _add_metadata(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, values in _stacked(_tensors(directory, config)):
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(target or name, np.ascontiguousarray(values, np.float32))
     writer.write_header_to_file()
@@ -68,9 +75,9 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
-        if kind in ("llama", "mistral", "mixtral") and part in heads:
+        if kind in ("llama", "mistral", "mixtral", "granite", "smollm3") and part in heads:
             values = _interleave(values, heads[part])
-        if kind == "gemma3_text" and name.endswith("norm.weight"):
+        if kind in ("gemma", "gemma2", "gemma3_text") and name.endswith("norm.weight"):
             values = values + 1
         if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
             yield from _gpt_oss_tensors(name, values)
@@ -143,6 +150,15 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     _add_experts(writer, config)
+    if config["model_type"] == "granite":
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if config["model_type"] == "gemma2":
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     if config["model_type"] in ("mistral", "mixtral", "phi3", "gpt_oss"):
         writer.add_sliding_window(config["sliding_window"] or 0)
     if config["model_type"] == "gemma3_text":
@@ -156,10 +172,19 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     if "num_experts_per_tok" not in config:
         return
-    writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
+    counts = (config.get(key) for key in ("num_local_experts", "n_routed_experts", "num_experts"))
+    writer.add_expert_count(next(count for count in counts if count))
     writer.add_expert_used_count(config["num_experts_per_tok"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if config["model_type"] == "glm4_moe":
+        writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        writer.add_expert_weights_norm(config["norm_topk_prob"])
+        writer.add_expert_weights_scale(config["routed_scaling_factor"])
+        writer.add_expert_shared_count(config["n_shared_experts"])
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
     if config["model_type"] == "gpt_oss":
         writer.add_expert_feed_forward_length(config["intermediate_size"])
     if "shared_expert_intermediate_size" in config:

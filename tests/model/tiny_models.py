@@ -19,7 +19,9 @@ from gguf.quants import quantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
-EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
+MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2")
+"""of which each differs from one of FAMILIES in a setting or two"""
+EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 320
 CHAT_TEMPLATE = (
@@ -82,8 +84,24 @@ def _common_settings() -> dict[str, Any]:
 
 def _family_settings(family: str) -> dict[str, Any]:
     match family:
-        case "llama" | "qwen2" | "qwen3":
+        case "llama" | "qwen2" | "qwen3" | "gemma":
             return {"head_dim": 16}
+        case "seed_oss":
+            return {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}
+        case "smollm3":
+            return {"no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 24}
+        case "granite":
+            return {
+                "embedding_multiplier": 3.0,
+                "attention_multiplier": 0.2,
+                "residual_multiplier": 0.7,
+                "logits_scaling": 1.5,
+            }
+        case "ministral":
+            kinds = ["full_attention", "sliding_attention"] * 2
+            return {"head_dim": 16, "sliding_window": 24, "layer_types": kinds}
+        case "gemma2":
+            return {"head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0}
         case "mistral":
             return {"head_dim": 16, "sliding_window": 24}
         case "gemma3_text":
@@ -107,6 +125,20 @@ def _family_settings(family: str) -> dict[str, Any]:
                 "mlp_only_layers": [1],
                 **shared,
             }
+        case "glm4_moe":
+            return {
+                "head_dim": 16,
+                "moe_intermediate_size": 96,
+                "num_experts_per_tok": 3,
+                "n_routed_experts": 8,
+                "n_shared_experts": 2,
+                "n_group": 4,
+                "topk_group": 2,
+                "routed_scaling_factor": 1.5,
+                "first_k_dense_replace": 1,
+                "use_qk_norm": True,
+                "attention_bias": True,
+            }
         case "gpt_oss":
             rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "truncate": False}
             return {
@@ -123,7 +155,9 @@ def _family_settings(family: str) -> dict[str, Any]:
                 },
             }
         case _:
-            raise ValueError(f"no tiny model of family {family!r}; there are {', '.join(FAMILIES + EXPERT_FAMILIES)}")
+            raise ValueError(
+                f"no tiny model of family {family!r}; there are {', '.join(FAMILIES + MORE_FAMILIES + EXPERT_FAMILIES)}"
+            )
 
 
 def tiny_hf_config(family: str, **overrides: Any) -> Any:
@@ -134,7 +168,7 @@ def tiny_hf_config(family: str, **overrides: Any) -> Any:
 
 
 def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides: Any) -> Path:
-    """Write a random fp32 model of a family in FAMILIES or EXPERT_FAMILIES, with its tokenizer, and return `directory`.
+    """Write a random fp32 model of one of the families above, with its tokenizer, and return `directory`.
 
     Hidden 64, 4 layers, 4 query and 2 KV heads of 16, MLP 128, vocabulary 320. Norm weights and biases are random too,
     so that leaving one out changes the logits. `overrides` replaces settings of its configuration.
@@ -150,6 +184,9 @@ def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides:
             for name, parameter in model.named_parameters():
                 if parameter.dim() == 1 or name.endswith("_bias"):
                     parameter.add_(torch.randn_like(parameter) * 0.1)
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    buffer.add_(torch.randn_like(buffer) * 0.1)
     model.save_pretrained(directory)
     write_tiny_tokenizer(directory)
     return directory

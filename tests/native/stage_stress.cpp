@@ -126,7 +126,7 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
                        weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr};
   const AttentionLayer attention(pool, view, limits, *isa.attention);
   const StageShape shape{kHidden,  kHeads, kKvHeads,          kDim,             kColumns,
-                         kMaxRows, 1e-5f,  Activation::kGelu, setting.is_exact, kExpertsShape};
+                         kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact, kExpertsShape};
   Stage stage(pool, isa, shape,
               {weights.layer(attention, setting.has_more),
                setting.has_more ? weights.layer_of_experts(attention) : weights.layer(attention, false)});
@@ -143,7 +143,7 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
     stage.run(x.data(), step, sum);
     const int rows[] = {step.num_tokens() - 1, 0};
     std::vector<float> logits(2 * kVocabulary);
-    stage.logits(x.data(), rows, 2, {weights.norm.data(), &weights.head.matrix, 3.0f}, logits.data());
+    stage.logits(x.data(), rows, 2, {weights.norm.data(), &weights.head.matrix, 0.5f, 3.0f}, logits.data());
     for (const std::vector<float>* each : {&x, &logits})
       for (const float value : *each) {
         if (!std::isfinite(value)) std::printf("%s: a value is no number\n", isa.name), std::exit(1);

@@ -25,6 +25,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", {"hidden_size": 84, "head_dim": 22, "intermediate_size": 75, "hidden_act": "gelu"}),
     "shared-expert": ("qwen2_moe", {"moe_intermediate_size": 64, "num_experts": 11, "num_experts_per_tok": 1}),
     "gpt-oss": ("gpt_oss", {}),
+    "glm": ("glm4_moe", {"moe_intermediate_size": 72, "n_shared_experts": 1}),
+    "granite": ("granite", {"attention_bias": True, "mlp_bias": True}),
+    "smollm3": ("smollm3", {}),
     "phi3": ("phi3", {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}),
 }
 GGUF_KINDS = {

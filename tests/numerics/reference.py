@@ -49,7 +49,7 @@ def reference_logits(model: Any, tokens: Sequence[int]) -> F32:
     import torch
 
     cap = getattr(model.config, "attn_logit_softcapping", None)
-    options = {} if cap is None else {"softcap": cap}
+    options = {"softcap": cap} if cap is not None and model.config.model_type.startswith("gemma3") else {}
     with torch.no_grad():
         return model(torch.tensor([list(tokens)]), use_cache=False, **options).logits[0].numpy()
 

@@ -36,6 +36,12 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2 with experts": ("qwen2_moe", {"mlp_only_layers": []}),
     "qwen3 with experts": ("qwen3_moe", {"mlp_only_layers": []}),
     "gpt-oss": ("gpt_oss", {}),
+    "glm 4.5": ("glm4_moe", {}),
+    "granite": ("granite", {}),
+    "seed-oss": ("seed_oss", {"attention_out_bias": False, "mlp_bias": False}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 4, "use_sliding_window": False}),
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 16}),
     "heads of 100": ("mistral", {"head_dim": 100, "sliding_window": None}),
 }
 

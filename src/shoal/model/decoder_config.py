@@ -112,6 +112,12 @@ class DecoderConfig:
     arXiv 2508.10925, section 2"""
     final_softcap: float = 0.0
     """the same on the logits"""
+    residual_scale: float = 1.0
+    """factor on what attention and MLP add to the residual stream (Granite)"""
+    logits_scale: float = 1.0
+    """factor on the logits, before their soft cap (Granite)"""
+    no_rope_layers: tuple[int, ...] = ()
+    """layers whose queries and keys do not rotate (SmolLM3)"""
     layer_windows: tuple[int, ...] = ()
     """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
     eos_token_ids: tuple[int, ...] = ()

@@ -13,7 +13,7 @@ from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import Precision, WeightSource
-from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, make_tiny_model
+from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, make_tiny_model
 
 LLAMA_3_70B = {
     "model_type": "llama",
@@ -49,7 +49,7 @@ def matrices(source: WeightSource) -> list[str]:
     return ["embedding", *layers, "head"]
 
 
-@pytest.mark.parametrize("family", FAMILIES + EXPERT_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + EXPERT_FAMILIES)
 def test_sizes_are_those_of_the_weights(family: str, tmp_path: Path) -> None:
     changes = {} if family == "phi3" else {"num_key_value_heads": 4}  # two whole atoms, to be cut in half
     directory = make_tiny_model(family, tmp_path, **changes)

@@ -48,7 +48,7 @@ class AttentionShape:
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            rotary_dim=config.layer_rope(layer).rotary_dim,
+            rotary_dim=0 if layer in config.no_rope_layers else config.layer_rope(layer).rotary_dim,
             scale=config.attention_scale,
             window=config.window(layer),
             softcap=config.attention_softcap,

@@ -61,6 +61,7 @@ class NativeLayers:
             intermediate_size=decoder.intermediate_size,
             max_rows=max(config.max_step_tokens, HEAD_ROWS),
             norm_epsilon=decoder.norm_epsilon,
+            residual_scale=decoder.residual_scale,
             activation=decoder.activation,
             exact_activations=config.exact_activations,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
@@ -100,8 +101,9 @@ class NativeLayers:
         """See `StageLayers`."""
         assert self._head is not None
         logits_RV = self._logits[: len(rows)]
-        softcap = self._decoder.final_softcap
-        self._stage.logits(self._x, np.array(rows, np.int32), self._final_norm, self._head, softcap, logits_RV)
+        scale, softcap = self._decoder.logits_scale, self._decoder.final_softcap
+        numbers = np.array(rows, np.int32)
+        self._stage.logits(self._x, numbers, self._final_norm, self._head, scale, softcap, logits_RV)
         return logits_RV
 
     def _load_layers(

@@ -68,12 +68,13 @@ class StageAttention:
         )
         ropes = {id(rope): rope for rope in map(decoder.layer_rope, span)}
         tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}
+        nothing = np.empty((config.num_positions, 0), np.float32)
         return [
             self._attention.layer(
                 AttentionShape.of(decoder, layer),
                 self._kv.keys(layer),
                 self._kv.values(layer),
-                *tables[id(decoder.layer_rope(layer))],
+                *((nothing, nothing) if layer in decoder.no_rope_layers else tables[id(decoder.layer_rope(layer))]),
                 source.vector(f"layers.{layer}.sinks") if decoder.attention_sinks else None,
             )
             for layer in span

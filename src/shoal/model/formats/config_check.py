@@ -11,12 +11,14 @@ from typing import Any
 
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import rope_tables
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
 
 MAX_POSITION = 2**31 - 1
 """Positions are 32-bit numbers in steps and in the attention kernel."""
 MAX_LAYERS = 4096
 """The deepest published decoder has 126 layers; a list of one item a layer is made before any tensor is looked for."""
+MAX_EXPERTS, MAX_CHOSEN = 4096, 64
+"""Experts of a layer, and those that a token goes through: native/stage/router.h"""
 MAX_EXTENT = 8192
 """Query heads, and dimensions of a head: the attention kernel's bound, see native/attention/layer.cpp"""
 
@@ -26,6 +28,8 @@ def check_config(where: Path, config: DecoderConfig) -> None:
     try:
         _check_counts(config)
         _check_numbers(config)
+        if config.experts is not None:
+            _check_experts(config.experts, config.num_layers)
         for rope in (config.rope, config.local_rope):
             if rope is not None:
                 _check_rope(rope, config.head_dim)
@@ -78,8 +82,36 @@ def _check_counts(config: DecoderConfig) -> None:
     )
 
 
+def _check_experts(experts: ExpertsConfig, num_layers: int) -> None:
+    """The router's bounds are those of native/stage/router.cpp."""
+    count, groups = experts.num_experts, experts.num_groups
+    _require(1 <= count <= MAX_EXPERTS, f"{count} experts; between 1 and {MAX_EXPERTS} are possible")
+    _require(experts.columns > 0, f"experts of {experts.columns} columns, not a positive number")
+    _require(experts.shared_columns >= 0, f"a shared expert of {experts.shared_columns} columns")
+    _require(
+        1 <= groups <= MAX_CHOSEN and count % groups == 0,
+        f"{count} experts do not divide into {groups} groups of one size, of which at most {MAX_CHOSEN} are possible",
+    )
+    _require(
+        1 <= experts.num_chosen_groups <= groups,
+        f"experts are chosen from {experts.num_chosen_groups} of {groups} groups, which is impossible",
+    )
+    most = min(experts.num_chosen_groups * (count // groups), MAX_CHOSEN)
+    _require(
+        1 <= experts.num_chosen <= most,
+        f"a token goes through {experts.num_chosen} experts; between 1 and {most} are possible",
+    )
+    _require(1 <= experts.num_group_scores <= min(count // groups, MAX_CHOSEN), "a group is ranked by no expert of it")
+    _require(math.isfinite(experts.scale), f"experts are scaled by {experts.scale}, which is impossible")
+    _require(
+        all(0 <= layer < num_layers for layer in experts.dense_layers),
+        f"a layer without experts is none of the {num_layers}",
+    )
+
+
 def _check_numbers(config: DecoderConfig) -> None:
-    for name in ("norm_epsilon", "embedding_scale", "attention_scale", "attention_softcap", "final_softcap"):
+    scales = ("embedding_scale", "attention_scale", "residual_scale", "logits_scale")
+    for name in ("norm_epsilon", *scales, "attention_softcap", "final_softcap"):
         value = getattr(config, name)
         _require(math.isfinite(value) and value >= 0, f"{name} is {value}, which is impossible")
 

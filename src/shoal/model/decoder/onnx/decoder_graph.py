@@ -149,7 +149,7 @@ class _Segment:
             o = self._builder.add(o, self._vector(layer, "o_bias"))
         if self._config.post_norms:
             o = self._builder.rms_norm(o, self._vector(layer, "post_attn_norm"), self._config.norm_epsilon)
-        return self._add_norm(x, o, f"layers.{layer}.mlp_norm")
+        return self._add_norm(x, self._scale_residual(o), f"layers.{layer}.mlp_norm")
 
     def mlp(self, norm: str, layer: int) -> str:
         """down(activation(gate) * up), or the sum over the layer's experts."""
@@ -161,9 +161,9 @@ class _Segment:
         """What the MLP adds to the residual stream. `down` is the sum over all shards."""
         if self._config.mlp_bias and self._config.layer_experts(layer) is None:
             down = self._builder.add(down, self._vector(layer, "down_bias"))
-        if not self._config.post_norms:
-            return down
-        return self._builder.rms_norm(down, self._vector(layer, "post_mlp_norm"), self._config.norm_epsilon)
+        if self._config.post_norms:
+            down = self._builder.rms_norm(down, self._vector(layer, "post_mlp_norm"), self._config.norm_epsilon)
+        return self._scale_residual(down)
 
     def begin_layer(self, x: str, delta: str | None, layer: int) -> None:
         """Up to attention; the residual stream is an output only where something was added to it."""
@@ -207,8 +207,14 @@ class _Segment:
 
     def _logits(self, norm: str) -> str:
         logits = self._builder.linear(norm, [self._source.matrix("head", self._precision)])
+        if self._config.logits_scale != 1.0:
+            logits = self._builder.scale(logits, self._config.logits_scale)
         cap = self._config.final_softcap
         return self._builder.softcap(logits, cap) if cap else logits
+
+    def _scale_residual(self, delta: str) -> str:
+        scale = self._config.residual_scale
+        return delta if scale == 1.0 else self._builder.scale(delta, scale)
 
     def _add_norm(self, x: str, delta: str | None, norm_name: str) -> tuple[str, str]:
         """The residual sum and its norm. With nothing to add, zeros are: the fused operator rounds otherwise than the

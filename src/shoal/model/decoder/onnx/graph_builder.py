@@ -137,6 +137,10 @@ class GraphBuilder:
         swish = self.node("QuickGelu", [gate], domain="com.microsoft", alpha=1.702)
         return self.node("Mul", [swish, self.add(up, np.ones(1, np.float32))])
 
+    def scale(self, x: str, factor: float) -> str:
+        """x times a number."""
+        return self.node("Mul", [x, self.constant(np.array(factor, np.float32))])
+
     def softcap(self, x: str, cap: float) -> str:
         """cap * tanh(x / cap)."""
         factor = self.constant(np.array(cap, np.float32))

@@ -16,16 +16,28 @@ from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.parts import GgufParts
 
-ARCHITECTURES = ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma3", "phi3", "gpt-oss")
+ARCHITECTURES = (
+    *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "gpt-oss"),
+    *("glm4moe", "granite", "seed_oss", "smollm3"),
+)
 """values of `general.architecture` that can be read; Mistral and Mixtral files are of the architecture llama"""
 GEMMA3_PATTERN = 6
 """every sixth layer sees everything. Source: Gemma 3 report, arXiv 2503.19786, section 2"""
-GPT_OSS_PATTERN = 2
-"""every second layer sees everything. Source: gpt-oss model card, arXiv 2508.10925, section 2"""
+SHORT_PATTERN = 2
+"""every second layer sees everything. Source: gpt-oss model card, arXiv 2508.10925, section 2; Gemma 2 report, arXiv
+2408.00118, section 2"""
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: the same, section 2"""
-GEMMA3_27B_LAYERS = 62
-"""the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/llama-model.cpp"""
+LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
+"""of the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/models"""
+SMOLLM3_PATTERN = 4
+"""every fourth layer does not rotate. Source: llama.cpp, src/models/smollm3.cpp"""
+GROUP_SCORES = 2
+"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, arXiv 2412.19437, section 2.1.2"""
+SIGMOID = 2
+"""Source: llama.cpp, src/llama-hparams.h, LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID"""
+GEMMA2_WINDOW = 4096
+"""Source: llama.cpp, src/models/gemma2.cpp"""
 
 
 MAX_TOKEN_ID = 2**31 - 1
@@ -69,6 +81,7 @@ class _GgufMetadata:
         hidden_size, num_heads = self._positive("embedding_length"), self._positive("attention.head_count")
         head_dim = self._positive("attention.key_length", hidden_size // num_heads)
         gemma3, gpt_oss = self._architecture == "gemma3", self._architecture == "gpt-oss"
+        is_gemma, is_granite = self._architecture.startswith("gemma"), self._architecture == "granite"
         tensors, experts = self._header.tensors, self._experts()
         return DecoderConfig(
             family=self._architecture,
@@ -89,10 +102,13 @@ class _GgufMetadata:
             o_bias="blk.0.attn_output.bias" in tensors,
             mlp_bias="blk.0.ffn_down.bias" in tensors,
             qk_norm="blk.0.attn_q_norm.weight" in tensors,
-            post_norms=gemma3,
-            activation="gelu_tanh" if gemma3 else "clamped_swiglu" if gpt_oss else "silu",
+            post_norms=self._architecture in ("gemma2", "gemma3"),
+            activation="gelu_tanh" if is_gemma else "clamped_swiglu" if gpt_oss else "silu",
             attention_sinks=gpt_oss,
-            embedding_scale=hidden_size**0.5 if gemma3 else 1.0,
+            embedding_scale=hidden_size**0.5 if is_gemma else self._number("embedding_scale", 1.0),
+            residual_scale=self._number("residual_scale", 1.0),
+            logits_scale=1.0 / self._number("logit_scale") if is_granite else 1.0,
+            no_rope_layers=self._no_rope_layers(),
             attention_scale=self._attention_scale(hidden_size, num_heads, head_dim),
             attention_softcap=self._number("attn_logit_softcapping", 0.0),
             final_softcap=self._number("final_logit_softcapping", 0.0),
@@ -107,7 +123,8 @@ class _GgufMetadata:
 
     def _experts(self) -> ExpertsConfig | None:
         """What the metadata and the shapes say of them. llama.cpp normalizes their weights in all of these
-        architectures but qwen2moe. Source: llama.cpp, src/models, the calls of build_moe_ffn."""
+        architectures but qwen2moe, and in glm4moe if the file says so. Source: llama.cpp, src/models, the calls of
+        build_moe_ffn."""
         count = integer("expert_count", self._get("expert_count", 0))
         if count == 0:
             return None
@@ -117,11 +134,18 @@ class _GgufMetadata:
             raise ModelLoadError(f"{self._header.path}: there is no tensor 'blk.0.ffn_gate_inp.weight'")
         first = f"blk.{routed[0]}"
         shared_columns = self._num_rows(f"{first}.ffn_gate_shexp.weight")
+        num_groups = self._positive("expert_group_count", 1)
+        is_glm = self._architecture == "glm4moe"
         return ExpertsConfig(
             num_experts=count,
             num_chosen=self._positive("expert_used_count"),
             columns=self._positive("expert_feed_forward_length", self._get("feed_forward_length")),
-            is_normalized=self._architecture != "qwen2moe",
+            scoring="sigmoid" if is_glm and self._get("expert_gating_func", SIGMOID) == SIGMOID else "softmax",
+            is_normalized=bool(self._get("expert_weights_norm")) if is_glm else self._architecture != "qwen2moe",
+            selection_bias=f"{first}.exp_probs_b.bias" in tensors,
+            num_groups=num_groups,
+            num_chosen_groups=self._positive("expert_group_used_count", 1),
+            num_group_scores=min(GROUP_SCORES, max(1, count // num_groups)),
             scale=self._number("expert_weights_scale", 0.0) or 1.0,
             router_bias=f"{first}.ffn_gate_inp.bias" in tensors,
             biases=f"{first}.ffn_gate_exps.bias" in tensors,
@@ -166,7 +190,14 @@ class _GgufMetadata:
 
     @property
     def _num_layers(self) -> int:
-        return layer_count("block_count", self._positive("block_count"))
+        """Without layers that predict further tokens."""
+        count = self._positive("block_count") - integer("nextn_predict_layers", self._get("nextn_predict_layers", 0))
+        return layer_count("block_count", count)
+
+    def _no_rope_layers(self) -> tuple[int, ...]:
+        if self._architecture != "smollm3":
+            return ()
+        return tuple(layer for layer in range(self._num_layers) if (layer + 1) % SMOLLM3_PATTERN == 0)
 
     def _vocab_size(self) -> int:
         embedding = self._header.tensors.get("token_embd.weight")
@@ -253,20 +284,21 @@ class _GgufMetadata:
         return [number(name, value) for value in values]
 
     def _attention_scale(self, hidden_size: int, num_heads: int, head_dim: int) -> float:
-        if self._architecture == "gemma3" and self._num_layers == GEMMA3_27B_LAYERS:
+        if self._num_layers == LAYERS_OF_27B.get(self._architecture):
             return (hidden_size / num_heads) ** -0.5
         return self._number("attention.scale", 0.0) or head_dim**-0.5
 
     def _layer_windows(self) -> tuple[int, ...]:
         """Mistral files are of the architecture llama, which has no window in llama.cpp: it counts where it is said."""
-        window, num_layers = integer("sliding_window", self._get("attention.sliding_window", 0)), self._num_layers
+        default = GEMMA2_WINDOW if self._architecture == "gemma2" else 0
+        window, num_layers = integer("sliding_window", self._get("attention.sliding_window", default)), self._num_layers
         if not window or self._architecture.startswith("qwen"):
             return ()
-        if self._architecture not in ("gemma3", "gpt-oss"):
+        if self._architecture not in ("gemma2", "gemma3", "gpt-oss"):
             return (window,) * num_layers
         if pattern := self._array("attention.sliding_window_pattern"):
             return tuple(window if sliding else 0 for sliding in pattern)
         every = self._positive(
-            "attention.sliding_window_pattern", GEMMA3_PATTERN if self._architecture == "gemma3" else GPT_OSS_PATTERN
+            "attention.sliding_window_pattern", GEMMA3_PATTERN if self._architecture == "gemma3" else SHORT_PATTERN
         )
         return tuple(0 if (layer + 1) % every == 0 else window for layer in range(num_layers))

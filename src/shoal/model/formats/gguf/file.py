@@ -45,14 +45,20 @@ LAYER_NAMES = {
 EXPERT_NAMES = {
     "router": "ffn_gate_inp.weight",
     "router_bias": "ffn_gate_inp.bias",
+    "selection_bias": "exp_probs_b.bias",
     "shared_gate": "ffn_gate_shexp.weight",
     "shared_up": "ffn_up_shexp.weight",
     "shared_down": "ffn_down_shexp.weight",
     "shared_router": "ffn_gate_inp_shexp.weight",
     "sinks": "attn_sinks.weight",
 }
-OWN_NAMES = {"gpt-oss": {"mlp_norm": "post_attention_norm.weight"}}
+OWN_NAMES = {
+    architecture: {"mlp_norm": "post_attention_norm.weight"} for architecture in ("gpt-oss", "glm4moe", "seed_oss")
+}
 """of an architecture"""
+INTERLEAVED = ("llama", "granite", "smollm3")
+"""architectures whose q and k have their rows in interleaved rotary order"""
+_LAYER = re.compile(r"blk\.(\d+)\.")
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
 }
@@ -201,7 +207,7 @@ class GgufFile:
         return TensorPart(tensor=tensor, start=0, stop=num_rows, heads=self._interleaved_heads(leaf))
 
     def _interleaved_heads(self, leaf: str) -> int:
-        if self._config.family != "llama":
+        if self._config.family not in INTERLEAVED:
             return 0
         heads = {"q": self._config.num_heads, "k": self._config.num_kv_heads}
         return heads.get(leaf.removesuffix("_bias"), 0)
@@ -223,7 +229,11 @@ class GgufFile:
         return None
 
     def _is_needless(self, tensor: str) -> bool:
-        return tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None
+        """Layers beyond the model's own predict further tokens."""
+        layer = _LAYER.match(tensor)
+        is_draft = layer is not None and self._config.num_layers <= int(layer[1])
+        has_drafts = self._header.metadata.get(f"{self._config.family}.nextn_predict_layers", 0) != 0
+        return (is_draft and has_drafts) or tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

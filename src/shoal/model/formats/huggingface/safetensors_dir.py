@@ -71,6 +71,7 @@ MAX_HEADER_BYTES = 100_000_000
 INDEX_FILE = "model.safetensors.index.json"
 TOP_NAMES = {"embedding": "embed_tokens.weight", "final_norm": "norm.weight"}
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"experts\.(\d+)\.")
 
 
@@ -192,7 +193,9 @@ class SafetensorsDir:
     def _is_needless(self, tensor: str) -> bool:
         """Scales are checked and read with their blocks."""
         has_blocks = self._family.stacks_experts and blocks_of(tensor) in self._tensors
-        return has_blocks or self._family.needless.fullmatch(tensor) is not None
+        later = _LAYER.match(tensor) if self._family.has_draft_layers else None
+        is_draft = later is not None and int(later[1]) >= self._config.num_layers
+        return has_blocks or is_draft or self._family.needless.fullmatch(tensor) is not None
 
     def _find_prefix(self) -> str:
         """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""

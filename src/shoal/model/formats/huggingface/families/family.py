@@ -61,5 +61,7 @@ class Family:
     """tensors that the language model is not computed from"""
     quantizations: tuple[str, ...] = ()
     """values of `quant_method` whose tensors can be read"""
+    has_draft_layers: bool = False
+    """whether layers beyond the model's own may follow, which predict further tokens and are left out"""
     stacks_experts: bool = False
     """whether all experts of a layer lie in one tensor, inputs before outputs, gate and up in turn (gpt-oss)"""

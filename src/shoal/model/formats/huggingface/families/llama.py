@@ -1,4 +1,7 @@
-"""Llama and the models that are built like it. Source: transformers, models/llama, mistral, mixtral."""
+"""Llama and the models that are built like it.
+
+Source: transformers, models/llama, mistral, ministral, mixtral, seed_oss, smollm3, granite.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,38 @@ _MISTRAL_DEFAULTS = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 131072,
     "sliding_window": 4096,
+}
+_SEED_OSS_DEFAULTS = {
+    "vocab_size": 155136,
+    "hidden_size": 4096,
+    "intermediate_size": 27648,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 80,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 524288,
+    "rms_norm_eps": 1e-6,
+    "attention_bias": True,
+    "head_dim": 128,
+}
+_SMOLLM3_DEFAULTS = {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 2e6,
+    "no_rope_layer_interval": 4,
+    "tie_word_embeddings": True,
+}
+_GRANITE_DEFAULTS = {
+    **LLAMA_DEFAULTS,
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
 }
 _MIXTRAL_DEFAULTS = {
     **_MISTRAL_DEFAULTS,
@@ -58,6 +93,53 @@ def _read_mixtral(settings: Settings) -> DecoderConfig:
     return settings.decoder(layer_windows=settings.all_slide(), experts=experts)
 
 
+def _read_ministral(settings: Settings) -> DecoderConfig:
+    return settings.decoder(layer_windows=settings.some_slide(lambda _: True))
+
+
+def _read_seed_oss(settings: Settings) -> DecoderConfig:
+    return settings.decoder(
+        qkv_bias=settings.flag("attention_bias"),
+        o_bias=settings.flag("attention_out_bias"),
+        mlp_bias=settings.flag("mlp_bias"),
+    )
+
+
+def _read_smollm3(settings: Settings) -> DecoderConfig:
+    """Every fourth layer has no rotary embedding, unless the file says which ones."""
+    every, said = settings.positive("no_rope_layer_interval"), settings.layers("no_rope_layers")
+    rotates = said or tuple(int((layer + 1) % every != 0) for layer in range(settings.num_layers))
+    if len(rotates) != settings.num_layers:
+        raise ValueError(f"'no_rope_layers' has {len(rotates)} items for {settings.num_layers} layers")
+    still = tuple(layer for layer, rotates_too in enumerate(rotates) if not rotates_too)
+    windows = settings.some_slide(lambda layer: layer in still)
+    has_bias = settings.flag("attention_bias")
+    return settings.decoder(
+        qkv_bias=has_bias,
+        o_bias=has_bias,
+        mlp_bias=settings.flag("mlp_bias"),
+        no_rope_layers=still,
+        layer_windows=windows if settings.flag("use_sliding_window") else (),
+    )
+
+
+def _read_granite(settings: Settings) -> DecoderConfig:
+    has_bias = settings.flag("attention_bias")
+    return settings.decoder(
+        qkv_bias=has_bias,
+        o_bias=has_bias,
+        mlp_bias=settings.flag("mlp_bias"),
+        embedding_scale=settings.number("embedding_multiplier"),
+        attention_scale=settings.number("attention_multiplier"),
+        residual_scale=settings.number("residual_multiplier"),
+        logits_scale=1.0 / settings.number("logits_scaling"),
+    )
+
+
 LLAMA = Family(read=_read_llama, defaults=LLAMA_DEFAULTS)
 MISTRAL = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS)
+MINISTRAL = Family(read=_read_ministral, defaults=_MISTRAL_DEFAULTS)
+SEED_OSS = Family(read=_read_seed_oss, defaults=_SEED_OSS_DEFAULTS)
+SMOLLM3 = Family(read=_read_smollm3, defaults=_SMOLLM3_DEFAULTS)
+GRANITE = Family(read=_read_granite, defaults=_GRANITE_DEFAULTS)
 MIXTRAL = Family(read=_read_mixtral, defaults=_MIXTRAL_DEFAULTS, names=_MIXTRAL_NAMES)

@@ -1,0 +1,65 @@
+"""GLM 4.5 and 4.6. Source: transformers, models/glm4_moe; DeepSeek-V3 (the router), arXiv 2412.19437, section 2.1.2."""
+
+from __future__ import annotations
+
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.formats.config_check import integer
+from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.settings import Settings
+
+_DEFAULTS = {
+    "vocab_size": 151552,
+    "hidden_size": 4096,
+    "intermediate_size": 10944,
+    "num_hidden_layers": 46,
+    "num_attention_heads": 96,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "partial_rotary_factor": 0.5,
+    "moe_intermediate_size": 1408,
+    "num_experts_per_tok": 8,
+    "n_shared_experts": 1,
+    "n_routed_experts": 128,
+    "routed_scaling_factor": 1.0,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+}
+_NAMES = {
+    **LAYER_NAMES,
+    **{name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()},
+}
+_GROUP_SCORES = 2
+"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, section 2.1.2"""
+
+
+def _read_glm4_moe(settings: Settings) -> DecoderConfig:
+    columns = settings.positive("moe_intermediate_size")
+    num_dense = integer("'first_k_dense_replace'", settings.required("first_k_dense_replace"))
+    num_shared = integer("'n_shared_experts'", settings.required("n_shared_experts"))
+    num_experts, num_groups = settings.positive("n_routed_experts"), settings.positive("n_group")
+    experts = ExpertsConfig(
+        num_experts=num_experts,
+        num_chosen=settings.positive("num_experts_per_tok"),
+        columns=columns,
+        scoring="sigmoid",
+        is_normalized=settings.flag("norm_topk_prob"),
+        scale=settings.number("routed_scaling_factor"),
+        selection_bias=True,
+        num_groups=num_groups,
+        num_chosen_groups=settings.positive("topk_group"),
+        num_group_scores=min(_GROUP_SCORES, num_experts // num_groups),
+        shared_columns=num_shared * columns,
+        dense_layers=tuple(range(min(num_dense, settings.num_layers))),
+    )
+    return settings.decoder(
+        rope=settings.rope(is_partial=True),
+        qkv_bias=settings.flag("attention_bias"),
+        qk_norm=settings.flag("use_qk_norm"),
+        experts=experts,
+    )
+
+
+GLM4_MOE = Family(read=_read_glm4_moe, defaults=_DEFAULTS, names=_NAMES, has_draft_layers=True)
