@@ -21,8 +21,8 @@ from tests.server.running_server import RunningServer, run_server
 from tests.server.test_streaming import raw_post, text_of, wait_for_requests
 
 COMPLETIONS = "/v1/completions"
-SHORT_S = 0.02
-"""A time that is up in any case, since the engine stands still."""
+SHORT_S = 0.2
+"""A time that is up in any case, since the engine stands still; long enough for it to take the request first."""
 
 
 def small_engine(*, stall_after: int = 0) -> FakeEngine:
