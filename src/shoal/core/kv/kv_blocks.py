@@ -34,7 +34,7 @@ class KvBlocks:
         return self._references[block]
 
     def all_references(self) -> list[int]:
-        """The same of every block."""
+        """How many sequences hold each block."""
         return self._references.copy()
 
     def allocate(self) -> int | None:

@@ -50,7 +50,7 @@ class PrefixIndex:
         self._block_of: dict[bytes, int] = {}
         self._digest_of: dict[int, bytes] = {}
         self._unreferenced: OrderedDict[int, None] = OrderedDict()
-        """least recently used first"""
+        """Blocks that can be evicted, least recently used first."""
 
     @property
     def num_cached(self) -> int:

@@ -14,21 +14,21 @@ class Block:
     """The planner's atom: an embedding, one decoder layer or the head."""
 
     name: str
-    """`embedding`, `layer.N` or `head`"""
+    """`embedding`, `layer.N` or `head`."""
     weight_bytes: int
-    """resident bytes at the plan's precision"""
+    """Resident bytes at the plan's precision."""
     flops_per_token: float
-    """floating-point operations (2 per multiply-add) for one token, attention over the context excluded"""
+    """Floating-point operations (2 per multiply-add) for one token, without attention over the context."""
     kv_bytes_per_token: int
-    """bytes of KV cache that one token of context takes in this block"""
+    """Bytes of KV cache that one token of context takes in this block."""
     output_bytes_per_token: int
-    """bytes that cross a cut placed after this block, per token"""
+    """Bytes per token that cross a cut placed after this block."""
     expert_bytes: int = 0
-    """those of `weight_bytes` that are experts'"""
+    """The part of `weight_bytes` that belongs to experts."""
     expert_share: float = 1.0
-    """part of the experts that a token goes through"""
+    """The share of the experts that a token goes through, 0 to 1."""
     same_weights_as: str = ""
-    """name of a block whose weights these are, held once by a worker that has both; empty: none"""
+    """The block that shares these weights, which a worker with both holds once; empty: none."""
 
     def read_bytes(self, num_rows: int) -> float:
         """Weights that a step of so many rows reads, if each row's experts are any of them."""
@@ -64,7 +64,7 @@ class ShardPlan(WorkerPlacement):
     weight_bytes: int
     kv_bytes: int
     process_bytes: int = 0
-    """what its process takes beside weights and KV: Python, sessions, the memory that steps work on"""
+    """Bytes that the process takes beside weights and KV: Python, sessions, the memory that steps work on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +73,11 @@ class StagePlan:
 
     first_layer: int
     last_layer: int
-    """exclusive"""
+    """The first layer after the stage."""
     precision: str
-    """of its matrices: auto | fp32 | int8 | int4"""
+    """Precision of the matrices: auto | fp32 | int8 | int4."""
     shards: tuple[ShardPlan, ...]
-    """one where the stage is not split further; the order is that of the ranks in the stage's group"""
+    """The stage's workers in the order of their ranks; one where the stage is not cut further."""
 
     @property
     def num_layers(self) -> int:
@@ -90,7 +90,7 @@ class ReplicaPlan:
 
     stages: tuple[StagePlan, ...]
     num_blocks: int
-    """KV blocks, the same number in every stage"""
+    """KV blocks of every stage."""
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:
@@ -103,48 +103,48 @@ class PredictedSpeed:
     """What a plan is expected to reach under the load it was made for."""
 
     streams: int
-    """requests that are always under way"""
+    """Requests that are always under way."""
     prompt_tokens: int
-    """of each request"""
+    """Prompt tokens of each request."""
     output_tokens: int
-    """of each request"""
+    """Output tokens of each request."""
     output_tokens_per_s: float
-    """of all streams together"""
+    """Tokens per second of all streams together."""
     ttft_s: float
-    """time to first token"""
+    """Seconds to the first token."""
     tpot_s: float
-    """time per output token of one stream, after the first"""
+    """Seconds per output token of one stream, after the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole decision."""
+    """The whole decision about a model, as plain data."""
 
     model: str
-    """as the user named it"""
+    """The model as the user named it."""
     split: str
-    """canonical split, such as `dp=2,pp=15:15,tp=3:1`; `1` for none"""
+    """The canonical split, such as `dp=2,pp=15:15,tp=3:1`; `1`: none."""
     precision: str
-    """auto | fp32 | int8 | int4, as the user asked for; stages say their own"""
+    """The precision that the user asked for: auto | fp32 | int8 | int4. Each stage has its own."""
     block_size: int
-    """tokens in a KV block"""
+    """Tokens in a KV block."""
     max_context: int
-    """longest sequence, prompt and output together, in tokens"""
+    """Tokens of the longest sequence, prompt and output together."""
     max_step_tokens: int
-    """rows of the largest flat batch"""
+    """Rows of the largest step."""
     max_seqs: int
-    """sequences of one replica that may run at once"""
+    """Sequences of one replica that may run at once."""
     replicas: tuple[ReplicaPlan, ...]
     notes: tuple[str, ...] = ()
-    """what a user should know about this plan, a line each"""
+    """What a user should know about this plan, a line each."""
     exact_activations: bool = False
-    """activations keep at least 15 bits where quantized weights meet them, not 8: slower, for verification"""
+    """Whether activations have 15 bits instead of 8 beside quantized weights, which is slower."""
     link_precision: LinkPrecision = "fp32"
-    """of hidden states between stages on different machines; inside a machine they stay fp32"""
+    """Precision of hidden states between machines; inside a machine they stay fp32."""
     shape: str = ""
-    """what the model looks like, for a person and to tell whether a stored plan belongs to a model"""
+    """The shape of the model, by which a person and the loader of a stored plan tell it from others."""
     predicted: PredictedSpeed | None = None
-    """None where the split was said by hand"""
+    """What `auto` predicted; None where the split was given by hand."""
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:

@@ -29,18 +29,18 @@ class Request:
 
     request_id: RequestId
     prompt_ids: tuple[int, ...]
-    """at least one token"""
+    """The prompt, at least one token."""
     max_tokens: int
-    """output tokens at most, >= 1"""
+    """The most output tokens, >= 1."""
     sampling: Sampling = field(default_factory=Sampling)
     stop_token_ids: frozenset[int] = frozenset()
-    """ends the request; the stop token itself is counted and reported, its text is the caller's to hide"""
+    """Tokens that end the request. A stop token is counted and reported; the caller hides its text."""
     targets: tuple[int, ...] = ()
-    """teacher forcing: the output tokens to take instead of drawing them, at most max_tokens (scoring, verification)"""
+    """Output tokens to take instead of drawing any, at most max_tokens: teacher forcing, to score and to verify."""
     want_logits: bool = False
-    """return the raw logits of every output position (verification)"""
+    """Whether to return the raw logits of every output position, for verification."""
     guide: TokenGuide | None = None
-    """keeps the output within a condition; its own, not another request's"""
+    """Keeps the output within a condition; a guide serves one request only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +48,13 @@ class Progress:
     """What a request has behind it when it goes on on other workers: its outputs are computed again, not told again."""
 
     outputs: tuple[int, ...]
-    """tokens that the client has received"""
+    """Tokens that the client has received."""
     num_cached_tokens: int | None
-    """prompt tokens that it once took from a prefix index; None: it has never been admitted"""
+    """Prompt tokens that the request once took from a prefix index; None: it has never been admitted."""
     added_s: float
-    """when it first came, on the clock of `Scheduler.handle`"""
+    """When the request first came, on the clock of `Scheduler.handle`."""
     num_losses: int
-    """times in a row, without a token between, that workers were lost while they computed it"""
+    """How often in a row, without a token in between, workers were lost while they computed the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +76,11 @@ class RequestFinished:
     num_prompt_tokens: int
     num_output_tokens: int
     num_cached_tokens: int = 0
-    """prompt tokens taken from the prefix index instead of being computed"""
+    """Prompt tokens that were taken from the prefix index instead of being computed."""
     message: str = ""
-    """why, where reason is `error`"""
+    """The cause, where `reason` is `error`."""
     breaks_workers: bool = False
-    """whether it was ended because it is taken to be what broke the workers that had it"""
+    """Whether the request was ended because it is taken to be what broke the workers that had it."""
 
 
 Output = TokenProduced | RequestFinished

@@ -44,29 +44,29 @@ class Sequence:
     def __init__(self, request: Request, *, arrival: Arrival, added_s: float, max_tokens: int) -> None:
         self.request = request
         self.arrival = arrival
-        """the oldest goes first"""
+        """The order of admission: the oldest goes first."""
         self.added_s = added_s
         self.max_tokens = max_tokens
-        """output tokens after which it ends with `length`"""
+        """Output tokens after which the sequence ends with `length`."""
         self.token_ids = array("i", request.prompt_ids + request.targets[:-1])
         self.num_prompt = len(request.prompt_ids)
         self.num_outputs = 0
         self.num_scheduled = 0
-        """rows with KV computed or in flight"""
+        """Rows whose KV is computed or in flight."""
         self.num_computed = 0
-        """rows whose step has returned"""
+        """Rows whose step has returned."""
         self.num_in_flight = 0
-        """steps in flight that hold rows of it"""
+        """Steps in flight that hold rows of the sequence."""
         self.block_table: list[int] = []
         self.digests: list[bytes] = []
-        """of the leading full blocks of token_ids, as far as they were needed; they outlive the blocks"""
+        """Digests of the leading full blocks of `token_ids`, as far as they were needed. They outlive the blocks."""
         self.num_registered = 0
-        """leading blocks that were offered to the prefix index or came from it"""
+        """Leading blocks that were offered to the prefix index or came from it."""
         self.num_cached_tokens = 0
         self.num_overtaken = 0
-        """younger requests admitted while it was the oldest waiting one"""
+        """Younger requests that were admitted while this was the oldest waiting one."""
         self.num_losses = 0
-        """see Progress.num_losses"""
+        """See `Progress.num_losses`."""
         self.was_admitted = False
         self.is_preempted = False
         self.is_cancelled = False
@@ -87,7 +87,7 @@ class Sequence:
         return is_suspect(self.num_losses)
 
     def progress(self) -> Progress:
-        """What is to be known of it elsewhere."""
+        """What other workers must know of the sequence to go on with it."""
         outputs = self.request.targets or self.token_ids[self.num_prompt :]
         return Progress(
             outputs=tuple(outputs[: self.num_outputs]),

@@ -30,15 +30,15 @@ class ReplicaSpeed:
     """Seconds that a replica takes, measured or predicted; each >= 0, the first > 0."""
 
     prompt_token_s: float
-    """of a prompt token, at the pace at which prompts go through"""
+    """Seconds of a prompt token, at the pace at which prompts go through."""
     output_step_s: float
-    """between two tokens of a sequence, whatever runs beside it"""
+    """Seconds between two tokens of a sequence, whatever runs beside it."""
     output_row_s: float
-    """between two tokens, more for each sequence that decodes, itself included"""
+    """Seconds that each decoding sequence, itself included, adds between two tokens."""
 
     @classmethod
     def from_prompts(cls, prompt_token_s: float) -> ReplicaSpeed:
-        """Where nothing is known of its outputs."""
+        """The time of a prompt where nothing is known of its outputs."""
         row_s = prompt_token_s * OUTPUT_WORK_TOKENS / OUTPUT_TOKENS
         return cls(prompt_token_s=prompt_token_s, output_step_s=0.0, output_row_s=row_s)
 
@@ -56,23 +56,23 @@ class ReplicaLoad:
     """What a replica still has to do, and how fast it is."""
 
     prefill_tokens: int
-    """rows of known tokens still to be computed, of running and waiting requests"""
+    """Rows of known tokens that are still to be computed, of running and waiting requests."""
     num_decoding: int
-    """unfinished sequences whose outputs are drawn, not forced"""
+    """Unfinished sequences whose outputs are drawn and not forced."""
     relative_speed: float = 1.0
-    """while its speed is not known: any unit that is the same for all replicas, > 0"""
+    """The speed to assume while none is known, > 0, in any unit that is the same for all replicas."""
     speed: ReplicaSpeed | None = None
-    """None: not known yet"""
+    """What a token takes here; None: not known yet."""
     is_fenced: bool = False
-    """its workers are lost and not yet rebuilt"""
+    """Whether the workers are lost and not yet rebuilt."""
     is_slow: bool = False
-    """one of its workers has slowed down"""
+    """Whether one of the workers has slowed down."""
     is_overloaded: bool = False
-    """requests wait there for a place or for memory, so that what it has cached may soon be gone"""
+    """Whether requests wait here for a place or for memory, so that what is cached may soon be gone."""
 
 
 def parse_routing(text: str) -> Routing:
-    """A rule as the user spells it. Raises ConfigError."""
+    """Read the name of a rule. Raises ConfigError."""
     if text not in get_args(Routing):
         raise ConfigError(f"unknown routing {text!r}: use one of {', '.join(get_args(Routing))}")
     return cast(Routing, text)
@@ -161,5 +161,5 @@ def _mean(speeds: Sequence[ReplicaSpeed]) -> ReplicaSpeed:
 
 
 def _typical_s(speed: ReplicaSpeed) -> float:
-    """For a prompt token and an output token."""
+    """Seconds of a prompt token and of an output token."""
     return speed.prompt_token_s + speed.output_step_s + speed.output_row_s * _TYPICAL_ROWS

@@ -19,17 +19,17 @@ SLOWED_FACTOR = 1.75
 """A worker counts as slow from here on: above what replicas that share memory cost each other (1.4), below what half
 of a machine costs (2). A judgment."""
 RECOVERED_FACTOR = 1.3
-"""And as well again from here down; between the two it stays what it was."""
+"""A slow worker counts as well again from here down; between the two factors it stays what it was."""
 WINDOW_STEPS = 32
 """Judged steps that a factor is taken over: a second of decoding. A worker held to a share of its core runs at full
 speed until the share is used up and then stands still (100 ms is a usual period), so neither single steps nor medians
 say anything."""
 _FEWEST_STEPS = 16
-"""Steps in the window before anything is said."""
+"""Steps that the window must hold before anything is said."""
 _OUTLIERS = 2
 """Steps of the window, those furthest behind, that are left out: one that was held up is no slow worker."""
 _FEWEST_LIKE_STEPS = 8
-"""Like steps before others are judged by them."""
+"""Like steps that must be known before others are judged by them."""
 _MOST_STRANGE_STEPS = 1000
 """Steps in a row of a slow worker that nothing known compares with, after which its past is forgotten: a slow worker
 teaches nothing, so a load that has changed for good would leave it slow for good. A minute of decoding."""
@@ -44,7 +44,7 @@ class WorkerSlowed:
     stage: int
     factor: float
     is_waiting: bool = False
-    """its first shard computes as fast as ever, and waits for another one"""
+    """Whether the first shard computes as fast as ever and waits for another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ Likeness = tuple[int, ...]
 
 
 def describe(event: SpeedEvent) -> str:
-    """For a person."""
+    """The event as a line for a person."""
     match event:
         case WorkerSlowed():
             waiting = ", where its first shard waits for another" if event.is_waiting else ""
@@ -81,7 +81,7 @@ class StageWatch:
         self._stage = stage
         self._like: dict[Likeness, _LikeSteps] = {}
         self._window: deque[tuple[float, float]] = deque(maxlen=WINDOW_STEPS)
-        """observed and expected seconds"""
+        """Observed and expected seconds of the latest steps."""
         self._num_strange = 0
         self.is_slow = False
 

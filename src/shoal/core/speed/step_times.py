@@ -27,17 +27,17 @@ _NO_PRIOR_STEPS = 0.05
 
 
 class StepShape(NamedTuple):
-    """What a step's time depends on."""
+    """The size of a step, on which its time depends."""
 
     output_rows: int
     output_context: int
-    """tokens of context, summed over the output rows"""
+    """Tokens of context, summed over the output rows."""
     prompt_rows: int
     prompt_context: int
 
     @classmethod
     def of(cls, step: Step) -> StepShape:
-        """Of a step that is to be sent."""
+        """The shape of a step that is to be sent."""
         starts, contexts = _ints(step.query_starts), _ints(step.context_lens)
         output_rows = output_context = prompt_context = 0
         for index, context in enumerate(contexts):
@@ -55,15 +55,15 @@ class StageCost:
     """Seconds that one stage takes, by what is in a step; all >= 0."""
 
     step_s: float
-    """of every step"""
+    """Seconds of every step, whatever it holds."""
     output_row_s: float
     output_context_s: float
-    """for an output row and a token of its context"""
+    """Seconds for an output row, for each token of its context."""
     prompt_row_s: float
     prompt_context_s: float
 
     def seconds(self, shape: StepShape) -> float:
-        """For one step."""
+        """Seconds of one step."""
         rows_s = self.output_row_s * shape.output_rows + self.prompt_row_s * shape.prompt_rows
         context_s = self.output_context_s * shape.output_context + self.prompt_context_s * shape.prompt_context
         return self.step_s + rows_s + context_s
@@ -92,9 +92,9 @@ class StepTimes:
         self._weight_sum = 0.0
         self._cost = predicted
         self.num_outputs = 0
-        """steps with output rows so far"""
+        """Steps with output rows so far."""
         self.num_prompts = 0
-        """steps with prompt rows so far"""
+        """Steps with prompt rows so far."""
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """A step has taken so long. One that took no time says nothing."""
@@ -165,7 +165,7 @@ _NUM_TERMS = len(_NAMES)
 
 
 def _features(shape: StepShape) -> Sequence[float]:
-    """In the order of StageCost."""
+    """The terms in the order of StageCost."""
     return (1.0, *shape)
 
 
