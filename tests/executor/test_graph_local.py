@@ -17,6 +17,7 @@ from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
+from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
 from tests.executor.graphs import skip_chain, strict_reshape
 from tests.plain_runtime import plain_session
@@ -101,6 +102,36 @@ def test_a_dead_worker_is_noticed_at_once(pipeline: PipelineExecutor, stage: int
     os.kill(pipeline.worker_pids()[stage], number)
     with pytest.raises(WorkerLost, match="replica 0 stage"):
         compute_twice()
+
+
+@pytest.mark.parametrize("split", ["pp=3", "tp=2", "pp=2,tp=2"])
+def test_only_the_lost_worker_loads_again(split: str, chain: Path) -> None:
+    """The others keep their sessions, whatever was under way among them, and are wired to the new one."""
+    x = np.random.default_rng(3).standard_normal((4, 8), np.float32)
+    with launch(chain, split) as loaded:
+        (executor,), (factory,) = loaded.executors, loaded.factories
+        assert isinstance(executor, PipelineExecutor)
+        before = executor.worker_pids()
+        os.kill(before[1], signal.SIGKILL)
+        for index in range(3):
+            executor.submit(Batch(batch_id=BatchId(index), inputs={"x": x}))
+        with pytest.raises(WorkerLost, match="signal 9"):
+            results(executor, 3)
+        executor.fence()
+        _, later = factory.start(Generation(1), None, executor)
+        try:
+            assert isinstance(later, PipelineExecutor)
+            later.wait_until_loaded(WAIT_S)
+            after = later.worker_pids()
+            assert [old == new for old, new in zip(before, after, strict=True)] == [
+                index != 1 for index in range(len(before))
+            ]
+            later.submit(Batch(batch_id=BatchId(0), inputs={"x": x}))
+            (result,) = results(later, 1)
+            expected = plain_session(chain).run(["y"], {"x": x})[0]
+            np.testing.assert_allclose(result.outputs["y"], expected, rtol=1e-5, atol=1e-6)
+        finally:
+            later.close()
 
 
 def test_large_tensors_travel(pipeline: PipelineExecutor) -> None:
