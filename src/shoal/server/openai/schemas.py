@@ -302,7 +302,8 @@ class CompletionBody(GenerationBody):
             raise InvalidRequest("`best_of` is not supported: leave it out or set it to `n`", param="best_of")
         if self.max_tokens == 0 and not self.echo:
             raise InvalidRequest(
-                "must be at least 1, or 0 with `echo`: leave it out for as many as are usual", param="max_tokens"
+                "`max_tokens` must be at least 1, or 0 with `echo`: leave it out for as many as are usual",
+                param="max_tokens",
             )
         if self.echo and self.stream and self.logprobs is not None:
             raise InvalidRequest("a stream has no log-probabilities of its prompt: leave out one of the three", "echo")
