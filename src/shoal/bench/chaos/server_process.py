@@ -17,7 +17,7 @@ from shoal.executor.process.child_process import module_command
 MODEL_NAME = "model"
 _START_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 60.0
-_ADDRESS = re.compile(r"^serving \S+ at (http://\S+)$")
+_ADDRESS = re.compile(r"^serving \S+ at (http://\S+?)(/v2)?$")
 _KEPT_LINES = 200
 _WORKER_MODULES = "shoal.worker"
 _NOT_LIVING = (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED, psutil.STATUS_DEAD)

@@ -21,12 +21,14 @@ _SETTLE_TIMEOUT_S = 120.0
 class Watcher:
     """Reads /metrics, again and again."""
 
-    def __init__(self, server: ServerProcess, killer: Killer, client: httpx.AsyncClient) -> None:
+    def __init__(self, server: ServerProcess, killer: Killer, client: httpx.AsyncClient, prefix: str) -> None:
+        """`prefix`: of the names of what the server counts."""
         self.recoveries_s: list[float] = []
         """for how long replicas had no workers, one a recovery"""
         self._server = server
         self._killer = killer
         self._client = client
+        self._prefix = prefix
         self._first: Mapping[str, float] = {}
         self._last: Mapping[str, float] = {}
 
@@ -34,15 +36,22 @@ class Watcher:
         """By how much a counter has grown since the first look."""
         return round(self._last.get(name, 0.0) - self._first.get(name, 0.0))
 
+    @property
+    def num_losses(self) -> int:
+        """Times that a replica lost workers since the first look."""
+        return self.grown("worker_losses_total") or self.grown("worker_losses")
+
     async def look(self) -> None:
         """Once. Raises httpx.HTTPError."""
-        before, self._last = self._last, await self._server.metrics(self._client)
+        samples = await self._server.metrics(self._client)
+        own = {name.removeprefix(self._prefix): value for name, value in samples.items()}
+        before, self._last = self._last, own
         self._first = self._first or self._last
-        self._killer.num_serving = round(self._last.get("shoal:replicas", 0.0))
-        self._killer.num_recovering = round(self._last.get("shoal:replicas_recovering", 0.0))
-        num_new = _growth(before, self._last, "shoal:recovery_seconds_count") if before else 0.0
+        self._killer.num_serving = round(self._last.get("replicas", 0.0))
+        self._killer.num_recovering = round(self._last.get("replicas_recovering", 0.0))
+        num_new = _growth(before, self._last, "recovery_seconds_count") if before else 0.0
         if num_new:
-            mean_s = _growth(before, self._last, "shoal:recovery_seconds_sum") / num_new
+            mean_s = _growth(before, self._last, "recovery_seconds_sum") / num_new
             self.recoveries_s += [mean_s] * round(num_new)
 
     async def run(self) -> None:

@@ -1,53 +1,25 @@
-"""Requests whose answers can be compared: the same body gets the same answer, whatever happens meanwhile."""
+"""Completions whose answers can be compared: the same body gets the same answer, whatever happens meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from shoal.bench.chaos.answer import ChaosAnswer
 from shoal.bench.chaos.config import ChaosConfig
-from shoal.bench.event_stream import Endpoint, post_for_events
+from shoal.bench.event_stream import Endpoint, parse_endpoint, post_for_events
 from shoal.bench.load import Load, prompts
 
 _LOGPROBS_EVERY = 4
 """Every so many requests want log-probabilities, which must be right as well."""
 
 
-@dataclass(slots=True, kw_only=True)
-class ChaosAnswer:
-    """What one request came to. Mutable: filled in while it runs. Times on the clock that it is given."""
+class StreamedAnswer(ChaosAnswer):
+    """One that is put together from the events of a stream."""
 
-    started_s: float
-    ended_s: float = 0.0
-    arrivals_s: list[float] = field(default_factory=list[float])
-    """of each piece of text"""
-    text: str = ""
-    finish_reason: str | None = None
-    num_tokens: int = 0
-    token_logprobs: list[float] = field(default_factory=list[float])
-    error: str | None = None
-
-    @property
-    def latency_s(self) -> float:
-        """From sending to the end."""
-        return self.ended_s - self.started_s
-
-    def equals(self, other: ChaosAnswer) -> bool:
-        """Whether a client could not tell them apart, but for log-probabilities' last bits."""
-        return (
-            self.text == other.text
-            and self.finish_reason == other.finish_reason
-            and self.num_tokens == other.num_tokens
-            and len(self.token_logprobs) == len(other.token_logprobs)
-        )
-
-    def logprob_difference(self, other: ChaosAnswer) -> float:
-        """The largest, of answers that are equal."""
-        pairs = zip(self.token_logprobs, other.token_logprobs, strict=True)
-        return max((abs(mine - theirs) for mine, theirs in pairs), default=0.0)
+    __slots__ = ()
 
     def on_event(self, data: bytes, received_s: float) -> None:
         """Take the data of one event."""
@@ -104,9 +76,26 @@ def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
     return [_body(config, model, index, prompt) for index, prompt in enumerate(prompts(load))]
 
 
+class CompletionQuestions:
+    """Implements `bench.chaos.questions.Questions`."""
+
+    metrics_prefix = "shoal:"
+
+    def __init__(self, config: ChaosConfig, url: str, model: str) -> None:
+        self._endpoint = parse_endpoint(url, "/v1/completions")
+        self._bodies = request_bodies(config, model)
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    async def ask(self, index: int, clock: Callable[[], float]) -> ChaosAnswer:
+        """See `Questions.ask`."""
+        return await send(self._endpoint, self._bodies[index], clock)
+
+
 async def send(endpoint: Endpoint, body: bytes, clock: Callable[[], float]) -> ChaosAnswer:
     """Ask and read to the end; whatever goes wrong is in the answer. Times are of `time.perf_counter`."""
-    answer = ChaosAnswer(started_s=clock())
+    answer = StreamedAnswer(started_s=clock())
     try:
         status, rest = await post_for_events(endpoint, body, api_key=None, on_event=answer.on_event)
         if status != 200:

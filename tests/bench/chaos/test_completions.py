@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from shoal.bench.chaos.answer import ChaosAnswer
+from shoal.bench.chaos.completions import StreamedAnswer, request_bodies
 from shoal.bench.chaos.config import ChaosConfig
-from shoal.bench.chaos.requests import ChaosAnswer, request_bodies
 from shoal.errors import ConfigError
 
 CONFIG = ChaosConfig(model="m", clients=2, requests=4, prompt_tokens=5, output_tokens=7)
@@ -19,8 +20,8 @@ def event(**fields: object) -> bytes:
 
 def answer(
     *texts: str, finish_reason: str = "length", num_tokens: int = 3, logprobs: tuple[float, ...] = ()
-) -> ChaosAnswer:
-    result = ChaosAnswer(started_s=0.0)
+) -> StreamedAnswer:
+    result = StreamedAnswer(started_s=0.0)
     for place, text in enumerate(texts):
         is_last = place == len(texts) - 1
         choice = {
@@ -75,7 +76,7 @@ def test_what_a_client_sees_makes_one(other: ChaosAnswer) -> None:
 def test_logprobs_may_differ_in_their_last_bits() -> None:
     mine, other = answer("abc", logprobs=(-1.0, -2.0)), answer("abc", logprobs=(-1.0, -2.25))
     assert mine.equals(other)
-    assert mine.logprob_difference(other) == 0.25
+    assert mine.difference(other) == 0.25
 
 
 def test_an_error_event_is_an_error() -> None:

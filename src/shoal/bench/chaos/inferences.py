@@ -1,0 +1,125 @@
+"""Inferences whose answers can be compared: rows of given inputs, a few at a time, in binary tensors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+
+from shoal.arrays import Array
+from shoal.bench.chaos.answer import ChaosAnswer
+from shoal.bench.chaos.config import ChaosConfig
+from shoal.errors import ConfigError, InvalidRequest
+from shoal.server.oip.datatypes import datatype_of_array
+from shoal.server.oip.tensor_bytes import array_from_bytes, bytes_of_array
+
+_SIZE_HEADER = "inference-header-content-length"
+_MOST_ROWS = 4
+"""of one request: some take one row, some several, so that batches differ"""
+_TIMEOUT_S = 300.0
+_NUM_COMPARED = 4096
+"""Elements of each output that are kept and compared, at equal distances: outputs may have millions."""
+
+
+class InferenceQuestions:
+    """Implements `bench.chaos.questions.Questions`."""
+
+    metrics_prefix = "shoal:inference_"
+
+    def __init__(self, config: ChaosConfig, url: str, model: str, inputs: Mapping[str, Array]) -> None:
+        """
+        Args:
+            config: of the run.
+            url: of the server.
+            model: its name there.
+            inputs: by name, rows along their first axes.
+
+        Raises:
+            ConfigError: the inputs have different numbers of rows, or none.
+        """
+        rows = {len(array) if array.ndim else 0 for array in inputs.values()}
+        if len(rows) != 1 or not min(rows):
+            raise ConfigError("the inputs must have the same number of rows along their first axes, one at least")
+        (num_rows,) = rows
+        rng = random.Random(f"{config.seed}/rows")
+        self._spans: list[tuple[int, int]] = []
+        for _ in range(config.num_requests):
+            first = rng.randrange(num_rows)
+            self._spans.append((first, min(num_rows, first + rng.randint(1, _MOST_ROWS))))
+        self._inputs = inputs
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, limits=httpx.Limits(max_connections=None))
+        self._url = f"{url}/v2/models/{model}/infer"
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    async def ask(self, index: int, clock: Callable[[], float]) -> ChaosAnswer:
+        """See `Questions.ask`."""
+        answer = ChaosAnswer(started_s=clock())
+        first, end = self._spans[index]
+        head, content = _body({name: array[first:end] for name, array in self._inputs.items()})
+        try:
+            reply = await self._client.post(self._url, content=content, headers={_SIZE_HEADER: str(head)})
+            if reply.status_code == 200:
+                answer.outputs = {name: _some(array) for name, array in _outputs(reply).items()}
+            else:
+                answer.error = f"HTTP {reply.status_code}: {reply.text[:500]}"
+        except (httpx.HTTPError, msgspec.MsgspecError, InvalidRequest) as error:
+            answer.error = f"{type(error).__name__}: {error}"
+        answer.ended_s = clock()
+        answer.arrivals_s.append(answer.ended_s)
+        return answer
+
+
+class _OutputParameters(msgspec.Struct):
+    binary_data_size: int
+
+
+class _Output(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: _OutputParameters
+
+
+class _Reply(msgspec.Struct):
+    outputs: list[_Output]
+
+
+def _body(inputs: Mapping[str, Array]) -> tuple[int, bytes]:
+    """Bytes of the JSON part, and all bytes."""
+    raw = {name: bytes(bytes_of_array(array)) for name, array in inputs.items()}
+    fields: dict[str, Any] = {
+        "inputs": [
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "datatype": datatype_of_array(array),
+                "parameters": {"binary_data_size": len(raw[name])},
+            }
+            for name, array in inputs.items()
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+    head = msgspec.json.encode(fields)
+    return len(head), b"".join([head, *raw.values()])
+
+
+def _outputs(reply: httpx.Response) -> dict[str, Array]:
+    size = int(reply.headers[_SIZE_HEADER])
+    outputs: dict[str, Array] = {}
+    rest = memoryview(reply.content)[size:]
+    for one in msgspec.json.decode(reply.content[:size], type=_Reply).outputs:
+        num_bytes = one.parameters.binary_data_size
+        outputs[one.name] = array_from_bytes(one.name, one.datatype, one.shape, rest[:num_bytes])
+        rest = rest[num_bytes:]
+    return outputs
+
+
+def _some(array: Array) -> Array:
+    flat = array.reshape(-1)
+    return np.array(flat[:: max(1, -(-flat.size // _NUM_COMPARED))])
