@@ -169,6 +169,8 @@ class LocalWiring:
         for fd, size in self._groups:
             close_group(fd, size)
             os.close(fd)
+        for port in self.ports:
+            port.close()
         self._rings.clear()
         self._sockets.clear()
         self._groups.clear()

@@ -63,6 +63,10 @@ class SharedPort:
         self._finished: list[int] = []
         """tokens to tell the other side of"""
 
+    def close(self) -> None:
+        """Let go of the memory, which stays for as long as tensors in it are read. Nothing more can be packed."""
+        self._outgoing = self._incoming = None
+
     def pack(self, message: TensorMessage, tensors: Mapping[str, Array] | None = None) -> bytes:
         """See `TensorPort.pack`."""
         token, refs = self._write(tensors) if tensors else (-1, ())
