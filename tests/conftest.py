@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.log_lines import replica_lines
 from tests.real_models import export_minilm
 from tests.sampling import Sampled, sample_items
 
@@ -44,3 +45,10 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "minilm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return export_minilm(folder)
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What the test logs about losses and recoveries of replicas."""
+    with replica_lines() as lines:
+        yield lines

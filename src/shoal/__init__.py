@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ __all__ = ["LLM", "CompletionOutput", "Model", "RequestOutput", "load"]
 # ONNX Runtime's Linux build would otherwise write a device id into the user's cache and look up a host of its vendor.
 # It reads the variable when it is first imported; workers inherit it. Who wants telemetry sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+logging.getLogger("shoal").addHandler(logging.NullHandler())  # silent until whoever uses the library wants to read it
 
 
 def __getattr__(name: str) -> Any:

@@ -64,12 +64,11 @@ def test_the_other_replica_takes_over(split: str, tiny_model: Path, unsplit: Loa
     assert {end.reason for end in transcript.ends.values()} == {"length"}
 
 
-def test_workers_that_can_never_be_loaded_again_end_it(tmp_path: Path) -> None:
+def test_workers_that_can_never_be_loaded_again_end_it(tmp_path: Path, told: list[str]) -> None:
     """Each failure in a row is told, then the last one is raised."""
     path = make_tiny_gguf(tmp_path, quant="F32")
-    told: list[str] = []
     recovery = RecoveryConfig(max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
-    with launch(plan_model(tiny_config(path, split="pp=2")), recovery=recovery, report=told.append) as loaded:
+    with launch(plan_model(tiny_config(path, split="pp=2")), recovery=recovery) as loaded:
         loaded.engine.add(make_requests(1)[0])
         path.rename(tmp_path / "elsewhere.gguf")
         kill(executors(loaded)[0].worker_pids()[0])
@@ -121,12 +120,11 @@ def test_a_file_truncated_after_planning(tmp_path: Path) -> None:
         launch(planned)
 
 
-def test_weights_of_two_files_are_never_mixed(tmp_path: Path) -> None:
+def test_weights_of_two_files_are_never_mixed(tmp_path: Path, told: list[str]) -> None:
     """Two models of one shape, the second moved over the first while it is served, as an update does; then one of two
     stages dies. Its successor would read the second model."""
     path = make_tiny_gguf(tmp_path / "live", quant="F32", seed=0)
-    told: list[str] = []
-    with launch(plan_model(tiny_config(path, split="pp=2")), recovery=PATIENT, report=told.append) as loaded:
+    with launch(plan_model(tiny_config(path, split="pp=2")), recovery=PATIENT) as loaded:
         make_tiny_gguf(tmp_path / "update", quant="F32", seed=1).replace(path)
         (executor,) = executors(loaded)
         kill(executor.worker_pids()[1])

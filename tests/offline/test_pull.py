@@ -15,6 +15,7 @@ from shoal.errors import InvalidRequest, ShoalError, WorkerCrashed, WorkerLost
 from shoal.offline.pull import Chunk, ChunkResult, ChunkRunner
 from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Array, BatchResult, GraphExecutor, Tensors
+from tests.log_lines import replica_lines
 from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor
 
 
@@ -187,8 +188,7 @@ RECOVERY = RecoveryConfig(max_failures=5, crash_loop_s=0.0, backoff_s=0.001)
 def run_restarting(
     first: InlineExecutor, *later: Restarted | ShoalError, count: int = 9
 ) -> tuple[list[ChunkResult], list[str]]:
-    told: list[str] = []
-    with ChunkRunner([first], factories=[Factory(*later)], recovery=RECOVERY, report=told.append) as runner:
+    with replica_lines() as told, ChunkRunner([first], factories=[Factory(*later)], recovery=RECOVERY) as runner:
         return list(runner.run(chunks(count))), told
 
 

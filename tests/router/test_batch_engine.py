@@ -286,10 +286,10 @@ def test_a_replica_that_fails_to_take_its_second_batch_of_a_turn_loses_both() ->
     assert {name: rows_of(result) for name, result in results.items()} == {str(i): [2 * i] for i in range(6)}
 
 
-def test_a_silent_replica_counts_as_lost_within_seconds_and_its_rows_run_elsewhere() -> None:
-    silent, clock, told = by_hand(), HandClock(), list[str]()
+def test_a_silent_replica_counts_as_lost_within_seconds_and_its_rows_run_elsewhere(told: list[str]) -> None:
+    silent, clock = by_hand(), HandClock()
     replicas = [silent, FakeGraphExecutor()]
-    engine = BatchEngine(replicas, AXES, clock=clock, report=told.append, row_s=[0.001] * 2, sample=make_inputs(1.0))
+    engine = BatchEngine(replicas, AXES, clock=clock, row_s=[0.001] * 2, sample=make_inputs(1.0))
     with closing(engine):
         add(engine, "a", 1)
         engine.turn(0)
@@ -313,10 +313,9 @@ def test_while_nobody_listened_nobody_was_silent() -> None:
         assert engine.stats().num_losses == 0
 
 
-def test_a_slow_stage_is_told_of() -> None:
-    told: list[str] = []
+def test_a_slow_stage_is_told_of(told: list[str]) -> None:
     executor = FakeGraphExecutor(num_stages=2)
-    with closing(BatchEngine([executor], AXES, clock=HandClock(), report=told.append)) as engine:
+    with closing(BatchEngine([executor], AXES, clock=HandClock())) as engine:
         for slowdown in (1.0, 3.0):
             executor.compute_s = (0.5, 0.5 * slowdown)
             for index in range(40):
@@ -340,10 +339,10 @@ class Starts:
         return BatchLimits(num_stages=executor.num_stages), executor
 
 
-def test_a_lost_replica_is_started_again_with_what_is_left_of_it() -> None:
+def test_a_lost_replica_is_started_again_with_what_is_left_of_it(told: list[str]) -> None:
     first, second = by_hand(), FakeGraphExecutor(answers_by_hand=True, is_loading=True)
-    factory, told = Starts(second), list[str]()
-    with closing(BatchEngine([first], AXES, clock=HandClock(), factories=[factory], report=told.append)) as engine:
+    factory = Starts(second)
+    with closing(BatchEngine([first], AXES, clock=HandClock(), factories=[factory])) as engine:
         add(engine, "a", 1)
         engine.turn(0)
         first.lose()
@@ -380,10 +379,9 @@ def test_other_workers_take_the_place_of_running_ones_and_no_row_is_lost_or_answ
         assert engine.stats().num_losses == 0
 
 
-def test_a_replica_that_joins_takes_its_share() -> None:
+def test_a_replica_that_joins_takes_its_share(told: list[str]) -> None:
     first, second = by_hand(), FakeGraphExecutor(answers_by_hand=True, is_loading=True)
-    told: list[str] = []
-    with closing(BatchEngine([first], AXES, BatchingConfig(max_batch=1), HandClock(), report=told.append)) as engine:
+    with closing(BatchEngine([first], AXES, BatchingConfig(max_batch=1), HandClock())) as engine:
         engine.add_replica(Starts(second))
         second.finish_loading()
         engine.turn(0)

@@ -15,6 +15,7 @@ from shoal.errors import ModelLoadError, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.engine import Engine
 from shoal.router.executor import Executor
+from tests.log_lines import replica_lines
 from tests.router.fakes import (
     CONFIG,
     TURN_S,
@@ -63,16 +64,15 @@ class Clock:
 @contextmanager
 def restarting(*replicas: tuple[FakeExecutor, FakeFactory]) -> Iterator[tuple[Engine, list[str]]]:
     """An engine and what it reports."""
-    told: list[str] = []
     engine = Engine(
         [(CONFIG, executor) for executor, _ in replicas],
         Clock(),
         factories=[factory for _, factory in replicas],
         recovery=RECOVERY,
-        report=told.append,
     )
     try:
-        yield engine, told
+        with replica_lines() as told:
+            yield engine, told
     finally:
         engine.close()
 

@@ -144,16 +144,12 @@ def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
         if not quiet and num_noted <= _MAX_NOTES:
             note(f"failed: {failure.name}: {failure.reason}")
 
-    def report(line: str) -> None:
-        if not quiet:
-            note(line)
-
     with ExitStack() as workers:
         runner = ChunkRunner(())
         if job.has_work:
             with progress_bar("loading") as update:
                 loaded = workers.enter_context(launch_graph(planned, update))
-            runner = ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery, report=report)
+            runner = ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery)
         workers.enter_context(runner)
         with progress_bar("computing") as update:
             return job.run(runner, on_progress=update, on_failure=show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from shoal.router.engine import Engine
 
 if TYPE_CHECKING:
     from shoal.executor.fabric import Fabric  # with the processes that it makes
+
+_logger = logging.getLogger("shoal.launch")
 
 
 def launch(
@@ -30,7 +33,8 @@ def launch(
         planned: from `plan_model`.
         on_progress: called with (done, total) segments of all workers.
         recovery: when workers count as lost and how they are restarted; None: the defaults.
-        report: told what happens to workers later, a line each.
+        report: told what becomes of the plan, of machines and of first starts, a line each; None: the logger
+            `shoal.launch`.
         fabric: makes the workers; None: child processes on this machine.
 
     Raises:
@@ -48,7 +52,7 @@ def launch(
         planned,
         progress,
         recovery=recovery or RecoveryConfig(),
-        report=report or (lambda line: None),
+        report=report or _logger.info,
         fabric=fabric,
     )
 

@@ -62,7 +62,6 @@ def launch_workers(
             factories=factories,
             row_s=[executor.row_s for _, executor in started],
             recovery=recovery,
-            report=report,
             routing=planned.routing,
         )
         running = RunningPlan(planned, engine, fabric, factories, report)

@@ -50,7 +50,6 @@ class ChunkRunner:
         *,
         factories: Sequence[GraphReplicaFactory] = (),
         recovery: RecoveryConfig | None = None,
-        report: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take over the executors.
@@ -59,13 +58,12 @@ class ChunkRunner:
             executors: one a replica.
             factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             recovery: how they are restarted; None: the defaults.
-            report: told what a person who watches should know, a line each.
             clock: seconds, monotonic.
         """
         recovery = recovery or RecoveryConfig()
         if not factories:
             recovery = recovery.without_restart()
-        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock, report)
+        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock)
         self._queue = ChunkQueue([executor.num_stages for executor in executors])
         self._recovery = Recovery(recovery)
         for _ in executors:

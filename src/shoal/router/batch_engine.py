@@ -35,10 +35,13 @@ from shoal.core.recovery.events import (
     StopWorkers,
     Tick,
 )
+from shoal.core.story import Story
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
+from shoal.router.batch_story import BatchStory
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
+from shoal.router.replica_log import ReplicaLog
 from shoal.router.replica_workers import Replaced
 from shoal.router.rows import count_rows, join_rows, pad_rows, row_cost, signature, split_rows
 from shoal.router.worker_set import Answered, WorkerSet
@@ -66,7 +69,7 @@ class BatchEngine:
         *,
         factories: Sequence[GraphReplicaFactory] = (),
         recovery: RecoveryConfig | None = None,
-        report: Callable[[str], None] | None = None,
+        model: str = "",
         row_s: Sequence[float] = (),
         sample: Tensors | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class BatchEngine:
             clock: seconds, monotonic; for an event loop its own `time`.
             factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             recovery: when workers count as lost and how they are restarted; None: the defaults.
-            report: told what a person who watches the server should know, a line each.
+            model: its name in the log, where there are several; empty: none.
             row_s: seconds that the workers of each replica took for a row of the sample; empty: not known.
             sample: inputs of the graph with which workers are tried when they have loaded; None: they are not.
         """
@@ -87,7 +90,9 @@ class BatchEngine:
         self._config = config or BatchingConfig()
         self._axes = batch
         self._clock = clock
-        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock, report)
+        log = ReplicaLog(model)
+        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock, log)
+        self._story = BatchStory(log.story, len(executors))
         self._scheduler = BatchScheduler(
             self._config,
             batch,
@@ -128,7 +133,9 @@ class BatchEngine:
             deadline_s=None if request.timeout_s is None else now_s + request.timeout_s,
             row_cost=row_cost(request.inputs, self._axes),
         )
-        for effect in self._scheduler.handle(event, now_s):
+        effects = self._scheduler.handle(event, now_s)
+        self._story.note(event, effects, now_s)
+        for effect in effects:
             if isinstance(effect, InferenceFailed):
                 self._counts.num_failed += 1
                 raise effect.error
@@ -185,6 +192,11 @@ class BatchEngine:
     def close(self) -> None:
         """Stop every worker; what is unfinished gets no result. Idempotent."""
         self._workers.close()
+
+    @property
+    def story(self) -> Story:
+        """What has happened to the replicas lately."""
+        return self._workers.log.story
 
     def replace_replica(self, index: int, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
         """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
@@ -262,7 +274,9 @@ class BatchEngine:
                 self._tell(event, now_s)
 
     def _tell(self, event: Event, now_s: float) -> None:
-        for effect in self._scheduler.handle(event, now_s):
+        effects = self._scheduler.handle(event, now_s)
+        self._story.note(event, effects, now_s)
+        for effect in effects:
             self._carry_out(effect, now_s)
 
     def _carry_out(self, effect: Effect, now_s: float) -> None:

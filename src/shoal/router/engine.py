@@ -16,10 +16,12 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers, Tick
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.routing import Routing
+from shoal.core.story import Story
 from shoal.errors import WorkerLost
 from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import StepExecutor, StepReplicaFactory
+from shoal.router.fleet_story import FleetStory
 from shoal.router.replica_workers import Replaced
 from shoal.router.worker_set import Answered, WorkerSet
 
@@ -39,7 +41,6 @@ class Engine:
         factories: Sequence[StepReplicaFactory] = (),
         row_s: Sequence[float] = (),
         recovery: RecoveryConfig | None = None,
-        report: Callable[[str], None] | None = None,
         routing: Routing = "earliest-finish",
     ) -> None:
         """Take over the executors.
@@ -50,7 +51,6 @@ class Engine:
             factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
             recovery: when workers count as lost and how they are restarted; None: the defaults.
-            report: told what a person who watches the server should know, a line each.
             routing: which replica a request goes to.
         """
         recovery = recovery or RecoveryConfig()
@@ -59,8 +59,9 @@ class Engine:
         self._fleet = Fleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
         self._workers = WorkerSet[Step, StepResult, SchedulerConfig](
-            [executor for _, executor in replicas], factories, clock, report
+            [executor for _, executor in replicas], factories, clock
         )
+        self._story = FleetStory(self._fleet, self._workers.log)
         self._watchers: list[Callable[[], None]] = []
 
     def watch(self, watcher: Callable[[], None]) -> None:
@@ -85,11 +86,11 @@ class Engine:
             CapacityError: it can never fit into the KV memory, or no replica is left.
         """
         self._fleet.check(request)
-        self._fleet.handle(RequestAdded(request=request), self._clock())
+        self._tell(RequestAdded(request=request), [])
 
     def cancel(self, request_id: RequestId) -> None:
         """Stop a request; its RequestFinished follows. Unknown and finished ids are ignored."""
-        self._fleet.handle(RequestCancelled(request_id=request_id), self._clock())
+        self._tell(RequestCancelled(request_id=request_id), [])
 
     def turn(self, timeout_s: float) -> list[Output]:
         """Move everything on by one notch: send what can be sent, wait at most timeout_s for results, digest them.
@@ -122,6 +123,11 @@ class Engine:
     def stats(self) -> EngineStats:
         """A snapshot for metrics."""
         return take_stats(self._fleet)
+
+    @property
+    def story(self) -> Story:
+        """What has happened to the replicas lately."""
+        return self._workers.log.story
 
     def replace_replica(self, index: int, factory: StepReplicaFactory, done: Replaced | None = None) -> None:
         """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
@@ -175,8 +181,12 @@ class Engine:
                 self._tell(event, outputs)
 
     def _tell(self, event: FleetEvent, outputs: list[Output]) -> None:
-        for effect in self._fleet.handle(event, self._clock()):
+        now_s = self._clock()
+        effects = self._fleet.handle(event, now_s)
+        self._story.note(event, effects, now_s)
+        for effect in effects:
             self._carry_out(effect, outputs)
+        self._story.note_moves(event, effects, now_s)
 
     def _carry_out(self, effect: FleetEffect, outputs: list[Output]) -> None:
         match effect:

@@ -25,10 +25,10 @@ from shoal.core.recovery.events import (
     StopWorkers,
     WorkersProgressed,
 )
-from shoal.core.speed.slow_workers import describe
 from shoal.errors import MachineGone, ModelChanged, ShoalError, WorkerCrashed
 from shoal.protocol.messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, WorkT
+from shoal.router.replica_log import ReplicaLog
 from shoal.router.replica_workers import LimitsT, Ready, Replaced, ReplicaWorkers
 
 _MAX_WAIT_S = 60.0
@@ -53,7 +53,7 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
         executors: Sequence[Executor[WorkT, ResultT]],
         factories: Sequence[ReplicaFactory[WorkT, ResultT, LimitsT]],
         clock: Callable[[], float],
-        report: Callable[[str], None] | None = None,
+        log: ReplicaLog | None = None,
     ) -> None:
         """Take over the executors.
 
@@ -61,10 +61,10 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
             executors: with their workers, one a replica.
             factories: how workers are started again, one a replica; empty: nobody knows.
             clock: seconds, monotonic.
-            report: told what a person who watches should know, a line each.
+            log: what operators read of the replicas; None: one without a model's name.
         """
         self._clock = clock
-        self._report = report or _say_nothing
+        self.log = log or ReplicaLog()
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -151,23 +151,18 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
             self._news[replica] = _loss(replica, error, None)
 
     def carry_out(self, effect: RecoveryEffect) -> None:
-        """Stop or start workers, or tell whoever watches."""
+        """Stop or start workers, and tell whoever watches."""
+        self.log.note(effect)
         match effect:
-            case StopWorkers(replica=index, reason=reason, keep=keep):
+            case StopWorkers(replica=index, keep=keep):
                 self._news.pop(index, None)
                 self._replicas[index].stop(keep=keep)
-                self._report(f"replica {index} is lost: {reason}")
             case StartWorkers():
                 self._start(effect)
-            case GiveUp(replica=index, reason=reason):
+            case GiveUp(replica=index):
                 self._replicas[index].end_fenced()
-                self._report(f"replica {index} is given up: {reason}")
-            case ReportRecovery(replica=index, pause_s=None):
-                self._report(f"replica {index} goes on with other workers")
-            case ReportRecovery(replica=index, pause_s=pause_s):
-                self._report(f"replica {index} has its workers again after {pause_s:.1f} s")
-            case ReportSpeed(replica=index, change=change):
-                self._report(f"replica {index}: {describe(change)}")
+            case ReportRecovery() | ReportSpeed():
+                pass
             case _:
                 assert_never(effect)
 
@@ -215,7 +210,7 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
                 self._joining.remove(workers)
             if ready is not None:
                 self._replicas.append(workers)
-                self._report(f"replica {len(self._replicas) - 1} has joined")
+                self.log.note_joined(len(self._replicas) - 1)
                 yield ready
 
     def _start(self, effect: StartWorkers) -> None:
@@ -241,10 +236,6 @@ def _loss(index: int, error: ShoalError, culprit: int | None) -> ReplicaLost:
         is_crash=isinstance(error, WorkerCrashed),
         is_unreachable=isinstance(error, MachineGone),
     )
-
-
-def _say_nothing(line: str) -> None:
-    """Nobody watches."""
 
 
 def _ignore(error: ShoalError | None) -> None:

@@ -67,15 +67,12 @@ def rows(index: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2", "dp=2,pp=2"])
-def test_a_killed_worker_costs_no_chunk(split: str, chain: Path) -> None:
-    told: list[str] = []
+def test_a_killed_worker_costs_no_chunk(split: str, chain: Path, told: list[str]) -> None:
     outputs: dict[int, np.ndarray] = {}
     chunks = (Chunk(index=index, inputs={"x": rows(index)}) for index in range(NUM_CHUNKS))
     with (
         launch(chain, split) as loaded,
-        ChunkRunner(
-            loaded.executors, factories=loaded.factories, recovery=loaded.recovery, report=told.append
-        ) as runner,
+        ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery) as runner,
     ):
         for result in runner.run(chunks, copy_last=True):
             assert (result.error, result.index in outputs) == (None, False)
@@ -97,7 +94,7 @@ def test_a_loaded_model_answers_after_its_worker_was_killed(chain: Path) -> None
 
 
 @pytest.mark.parametrize("replaced", ["chain.onnx", "weights.data"])
-def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tmp_path: Path) -> None:
+def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tmp_path: Path, told: list[str]) -> None:
     """Two graphs of one structure: without a comparison the answers would be of neither."""
     for folder in ("served", "update"):
         (tmp_path / folder).mkdir()
@@ -105,13 +102,11 @@ def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tm
         path = tmp_path / folder / "chain.onnx"
         onnx.save(model, path, save_as_external_data=True, location="weights.data", size_threshold=0)
     with launch(tmp_path / "served" / "chain.onnx", "pp=2") as loaded:
-        told: list[str] = []
         engine = BatchEngine(
             loaded.executors,
             loaded.plan.batch,
             factories=loaded.factories,
             recovery=loaded.recovery,
-            report=told.append,
         )
         try:
             (tmp_path / "update" / replaced).replace(tmp_path / "served" / replaced)

@@ -45,7 +45,7 @@ def run_graph(
         load_s = time.perf_counter() - started_s
         arrays = check_inputs(graph.inputs, arrays, defaults=graph.defaults, batch=loaded.plan.batch, convert=True)
         started_s = time.perf_counter()
-        with ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery, report=note) as runner:
+        with ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery) as runner:
             outputs = run_once(runner, loaded.plan, arrays, micro_batch=micro_batch)
         run_s = time.perf_counter() - started_s
         num_rows = 0 if is_empty(arrays, loaded.plan.batch) else count_rows(arrays, loaded.plan.batch)

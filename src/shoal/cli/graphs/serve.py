@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.cli.graphs.model_options import ModelOptions
-from shoal.cli.show.output import note, note_drain
+from shoal.cli.shared.log import announce
+from shoal.cli.show.output import describe_drain
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ModelLoadError, ShoalError
 from shoal.server.http.serve import bind, serve_app
@@ -78,7 +79,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
     if options.grpc_port is not None:
         load_rpc_server()  # before models are loaded: what is missing is said at once
     found = find_models(models, options.name)
-    repository = ModelRepository(lambda: find_models(models, options.name), load, batching, report=note)
+    repository = ModelRepository(lambda: find_models(models, options.name), load, batching)
     with ExitStack() as resources:
         sock = resources.enter_context(bind(options.host, options.port))
         grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
@@ -98,9 +99,9 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             app,
             sock,
             tls=options.tls,
-            on_ready=lambda url: note(_started(names, url, grpc_address)),
+            on_ready=lambda url: announce(_started(names, url, grpc_address)),
             drain_timeout_s=options.drain_timeout_s,
-            on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
+            on_drain=lambda num_open: announce(describe_drain(num_open, options.drain_timeout_s)),
         )
 
 
@@ -114,7 +115,7 @@ def _load_all(repository: ModelRepository, names: Sequence[str]) -> None:
             if len(names) == 1:
                 raise
             errors.append(error)
-            note(f"{name} is not served: {error}")
+            announce(f"{name} is not served: {error}")
     if names and len(errors) == len(names):
         raise ModelLoadError(f"none of the {len(names)} models can be served; the lines above say why")
 

@@ -74,6 +74,11 @@ class Fleet:
         """Why no replica has workers or will have some; None: one has or will."""
         return self._recovery.death
 
+    def replica_of(self, request_id: RequestId) -> int | None:
+        """Which replica has an unfinished request; None: there is no such request."""
+        owner = self._owner.get(request_id)
+        return None if owner is None else owner.index
+
     def check(self, request: Request) -> None:
         """Refuse what no replica can ever serve, before it is added.
 

@@ -58,8 +58,6 @@ class ModelRepository:
         load: GraphLoader,
         batching: Callable[[ModelFile], BatchingConfig],
         clock: Callable[[], float] = time.monotonic,
-        *,
-        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         """
         Args:
@@ -67,7 +65,6 @@ class ModelRepository:
             load: loads one of them.
             batching: of a model; asked when it is loaded. Raises ConfigError.
             clock: monotonic seconds.
-            report: told what becomes of models' workers, a line each.
         """
         self.on_death: Callable[[str], None] | None = None
         """called in the event loop, with the reason, when the last model in service has lost its workers"""
@@ -75,7 +72,6 @@ class ModelRepository:
         self._load = load
         self._batching = batching
         self._clock = clock
-        self._report = report
         self._entries: dict[str, _Entry] = {}
         self._changes = asyncio.Lock()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-loader")
@@ -227,13 +223,7 @@ class ModelRepository:
     def _build(self, file: ModelFile) -> ServedModel:
         loaded = self._load(file.path)
         try:
-            return ServedModel(
-                file,
-                loaded,
-                self._batching(file),
-                self._clock,
-                report=lambda line: self._report(f"{file.name}: {line}"),
-            )
+            return ServedModel(file, loaded, self._batching(file), self._clock)
         except BaseException:
             loaded.close()
             raise

@@ -16,6 +16,7 @@ from typing import Any
 from shoal.arrays import Array
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import GraphPlan
+from shoal.core.story import Story
 from shoal.errors import ShoalError, WorkerLost
 from shoal.model.graph.sample.empty_batch import empty_outputs, is_empty
 from shoal.model.graph.sample.input_check import check_inputs
@@ -41,13 +42,8 @@ class ServedModel:
         loaded: LoadedGraph,
         batching: BatchingConfig,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        report: Callable[[str], None] | None = None,
     ) -> None:
-        """`report` is told what becomes of workers, a line each.
-
-        Raises ModelLoadError where the protocol cannot name a type of the graph's inputs or outputs.
-        """
+        """Raises ModelLoadError where the protocol cannot name a type of the graph's inputs or outputs."""
         check_datatypes((*loaded.plan.inputs, *loaded.plan.outputs))
         self.file = file
         self.batching = batching
@@ -63,7 +59,7 @@ class ServedModel:
             clock,
             factories=loaded.factories,
             recovery=loaded.recovery,
-            report=report,
+            model=file.name,
             row_s=loaded.row_s,
             sample={**loaded.defaults, **loaded.sample},
         )
@@ -99,6 +95,11 @@ class ServedModel:
         """When the last result came; None before the first."""
         return self._last_output_s
 
+    @property
+    def story(self) -> Story:
+        """What has happened to its replicas lately."""
+        return self._engine.story
+
     def now_s(self) -> float:
         """The model's clock."""
         return self._clock()
@@ -115,8 +116,10 @@ class ServedModel:
         self._watch(self._loop)
         self._pump_soon()
 
-    async def infer(self, inputs: Tensors, timeout_s: float | None = None) -> Mapping[str, Array]:
+    async def infer(self, inputs: Tensors, timeout_s: float | None = None, call_id: str = "") -> Mapping[str, Array]:
         """Every output of the graph for these inputs; not to be written into, they may share memory.
+
+        `call_id` is what the request's id in the engine's story begins with; empty: it has a number alone.
 
         Raises:
             InvalidRequest: wrong inputs, or ONNX Runtime could not run them.
@@ -129,7 +132,7 @@ class ServedModel:
             if is_empty(checked, self.plan.batch):
                 outputs = empty_outputs(self.plan.inputs, self.plan.outputs, self.plan.batch, checked)
             else:
-                outputs = (await self._run(checked, timeout_s)).outputs
+                outputs = (await self._run(checked, timeout_s, call_id)).outputs
         except ShoalError as error:
             self.counts.fail(reason_of(error), self._clock() - arrival_s)
             raise
@@ -175,11 +178,13 @@ class ServedModel:
             self._thread.shutdown()
             self._loaded.close()
 
-    async def _run(self, inputs: Tensors, timeout_s: float | None) -> InferenceResult:
+    async def _run(self, inputs: Tensors, timeout_s: float | None, call_id: str = "") -> InferenceResult:
         """One request through the engine; its result has outputs. Raises ShoalError."""
         num_bytes = _num_bytes(inputs)
         self._open_bytes += num_bytes
-        request = InferenceRequest(request_id=str(next(self._ids)), inputs=inputs, timeout_s=timeout_s)
+        own_id = str(next(self._ids))  # clients may say the same twice
+        request_id = f"{call_id}-{own_id}" if call_id else own_id
+        request = InferenceRequest(request_id=request_id, inputs=inputs, timeout_s=timeout_s)
         try:
             result = await (await self._submit(request, is_large=num_bytes > LARGE_BYTES))
         except asyncio.CancelledError:
