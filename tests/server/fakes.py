@@ -20,6 +20,7 @@ from shoal.core.sequences.request import (
     TokenGuide,
     TokenProduced,
 )
+from shoal.core.story import Story
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from shoal.model.text.grammar.compiler import GrammarCompiler
 from shoal.model.text.grammar.constraint import Constraint
@@ -143,6 +144,7 @@ class FakeEngine:
         self.verdict: str | None = None
         """what the turn after the next wake fails all requests with"""
         self.max_prompt_tokens = 400
+        self.story = Story()
         self.base_stats = FakeStats()
         """what `stats` says but for the requests that run"""
         self.num_turns = 0

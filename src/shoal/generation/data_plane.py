@@ -13,6 +13,7 @@ import msgspec
 
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.sequences.request import Request, RequestId, TokenProduced
+from shoal.core.story import StoryEntry
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from shoal.generation.choice import Choice
 from shoal.generation.engine_thread import EngineThread
@@ -102,6 +103,10 @@ class DataPlane:
         """The engine's counters now. Raises WorkerLost."""
         return await self._engine.stats()
 
+    async def story(self, of: str) -> list[StoryEntry]:
+        """What happened lately to a replica or to a request, see `Story.find`. Raises WorkerLost."""
+        return await self._engine.story(of)
+
     def now_s(self) -> float:
         """The data plane's clock."""
         return self._clock()
@@ -168,7 +173,9 @@ class DataPlane:
         except InvalidRequest as error:
             raise InvalidRequest(f"`{param}` cannot be used: {error}", param=param) from error
 
-    async def generate(self, specs: Sequence[GenerationSpec], timeout_s: float | None = None) -> Generation:
+    async def generate(
+        self, specs: Sequence[GenerationSpec], timeout_s: float | None = None, call_id: str = ""
+    ) -> Generation:
         """Start a call with one or more prompts; all of them are admitted or none.
 
         Choice i of prompt p has index p * n + i when every prompt asks for n choices.
@@ -176,6 +183,7 @@ class DataPlane:
         Args:
             specs: the prompts.
             timeout_s: the most time that the call may take; None: as long as any call.
+            call_id: which ids of its requests in the engine, its log and its story begin with; empty: any.
 
         Raises:
             InvalidRequest, ContextLengthExceeded, CapacityError: a prompt cannot be served.
@@ -185,7 +193,7 @@ class DataPlane:
         """
         self._check_room(sum(spec.n for spec in specs))
         timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
-        requests, choices, timers, guides = self._expand(specs)
+        requests, choices, timers, guides = self._expand(specs, call_id)
         return Generation(
             self._engine,
             await self._submit(requests, timeout_s),
@@ -227,9 +235,10 @@ class DataPlane:
             raise DeadlineExceeded("the engine is busy", self._engine.retry_after_s()) from error
 
     def _expand(
-        self, specs: Sequence[GenerationSpec]
+        self, specs: Sequence[GenerationSpec], call_id: str
     ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, Timer], dict[RequestId, Guide]]:
-        call_id, arrival_s = uuid.uuid4().hex, self._clock()
+        own_id, arrival_s = uuid.uuid4().hex, self._clock()
+        call_id = f"{call_id}-{own_id[:8]}" if call_id else own_id  # clients may say the same twice
         requests: list[Request] = []
         choices: dict[RequestId, Choice] = {}
         timers: dict[RequestId, Timer] = {}

@@ -16,6 +16,7 @@ from typing import Any, assert_never
 
 from shoal.core.generation.admission import AdmissionConfig, EndRate, reason_to_refuse
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId
+from shoal.core.story import StoryEntry
 from shoal.errors import CapacityError, RequestError, ShoalError, WorkerLost
 from shoal.generation.output_stream import OutputStream
 from shoal.generation.seams import Engine, EngineStats
@@ -43,7 +44,13 @@ class _ReadStats:
     ack: asyncio.Future[EngineStats]
 
 
-_Command = _Submit | _Cancel | _ReadStats
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadStory:
+    of: str
+    ack: asyncio.Future[list[StoryEntry]]
+
+
+_Command = _Submit | _Cancel | _ReadStats | _ReadStory
 
 
 class EngineThread:
@@ -146,6 +153,12 @@ class EngineThread:
         self._max_running = stats.max_running
         return stats
 
+    async def story(self, of: str) -> list[StoryEntry]:
+        """See `Story.find`. Raises WorkerLost."""
+        ack: asyncio.Future[list[StoryEntry]] = self._new_ack()
+        self._command(_ReadStory(of=of, ack=ack))
+        return await ack
+
     def silent_s(self) -> float:
         """For how long the engine has not answered a question; it is asked one, so that the next call can tell."""
         if self._question is None or self._question.done():
@@ -246,6 +259,8 @@ class EngineThread:
                         self._engine.cancel(request_id)
                 case _ReadStats(ack=ack):
                     self._post(_settle, ack, self._engine.stats())
+                case _ReadStory(of=of, ack=ack):
+                    self._post(_settle, ack, self._engine.story.find(of))
                 case _ as unreachable:
                     assert_never(unreachable)
 

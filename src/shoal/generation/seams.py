@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from shoal.core.recovery.replica_status import ReplicaStats
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
+from shoal.core.story import Story
 from shoal.model.text.grammar.constraint import Constraint
 
 
@@ -110,6 +111,11 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """The counters now."""
+        ...
+
+    @property
+    def story(self) -> Story:
+        """What has happened to the replicas lately."""
         ...
 
     def close(self) -> None:

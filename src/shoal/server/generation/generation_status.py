@@ -14,6 +14,7 @@ from shoal.generation.seams import EngineStats
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.readiness import ReadinessProbe
+from shoal.server.http.story import story_dicts
 
 STATS_TIMEOUT_S = 1.0
 """A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""
@@ -95,6 +96,11 @@ class GenerationStatus:
         if self._machines is not None and (machines := self._machines.describe()):
             model["machines"] = machines
         return [{**model, "replicas": replicas, "counters": counters}]
+
+    async def story(self, of: str) -> list[dict[str, Any]]:
+        """Of a replica or a request. Raises WorkerLost."""
+        entries = await self._data_plane.story(of)
+        return story_dicts(entries, now_s=self._data_plane.now_s(), model=self._metrics.model_name)
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The server's metrics with the engine's counters."""

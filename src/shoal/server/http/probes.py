@@ -9,6 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shoal.errors import WorkerLost
+from shoal.server.http.story import MAX_NAME_CHARS
+
 STATUS_PATH = "/status"
 """Says more than the others, so it needs the key where there is one."""
 
@@ -29,6 +32,10 @@ class Status(Protocol):
         """Each model: `name`, `kind`, `plan`, `replicas` with their `state`, and `counters`, as plain data."""
         ...
 
+    async def story(self, of: str) -> list[dict[str, Any]]:
+        """What happened lately to a replica, by its number, or to a request, by its id. Raises WorkerLost."""
+        ...
+
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The metrics in a text format for this Accept header, and its content type."""
         ...
@@ -47,6 +54,7 @@ class Probes:
             Route("/ready", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
             Route(STATUS_PATH, self.status, methods=["GET"]),
+            Route(f"{STATUS_PATH}/story", self.story, methods=["GET"]),
             Route("/version", self.version, methods=["GET"]),
         ]
 
@@ -68,6 +76,17 @@ class Probes:
     async def status(self, request: Request) -> Response:
         """What the server is made of and how it fares: `shoal status`."""
         return JSONResponse({"version": server_version(), "models": await self._status.describe()})
+
+    async def story(self, request: Request) -> Response:
+        """What happened lately to one replica or one request: `shoal status --story`."""
+        of = request.query_params.get("of", "")
+        if not 0 < len(of) <= MAX_NAME_CHARS:
+            reason = f"give ?of= the number of a replica or the id of a request, of at most {MAX_NAME_CHARS} characters"
+            return JSONResponse({"status": "refused", "reason": reason}, status_code=400)
+        try:
+            return JSONResponse({"entries": await self._status.story(of)})
+        except WorkerLost as error:
+            return _unavailable(str(error))
 
     async def version(self, request: Request) -> Response:
         """The server's version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from shoal.errors import ConfigError, WorkerLost
 from shoal.server.http.descriptors import max_connections
 from shoal.server.http.draining import DRAIN_TIMEOUT_S, Drain
 from shoal.server.http.http_protocol import HEAD_TIMEOUT_S, BoundedConfig, BoundedProtocol, ConnectionLimits
+from shoal.server.http.request_log import RequestLog
 from shoal.server.http.tls import TlsFiles
 
 CUT_OFF_S = 2
@@ -28,6 +30,8 @@ KEEP_ALIVE_S = 75
 """Longer than the 60 s after which common proxies drop idle connections, so that they close first and not in the
 middle of a request."""
 
+
+_logger = logging.getLogger("shoal.server")
 
 _STDERR_FD = 2
 
@@ -139,12 +143,13 @@ class AppServer(uvicorn.Server):
     ) -> None:
         """As `serve_app`; `on_started` is called in the event loop once requests are taken."""
         config = BoundedConfig(
-            app,
+            RequestLog(app),
             limits=limits or ConnectionLimits(max_connections=max_connections()),
             ssl_certfile=tls and tls.cert,
             ssl_keyfile=tls and tls.key,
             ws="none",
             lifespan="on",
+            log_config=None,
             log_level="error",  # what any client can provoke is not logged
             access_log=False,
             server_header=False,
@@ -189,6 +194,7 @@ class AppServer(uvicorn.Server):
             self.should_exit = True
             signal.signal(sig, signal.SIG_DFL)
         self._drain.is_on = True
+        _logger.info("signal %d: no new requests, %d are open", sig, self._drain.num_open)
         self._expect_ticks()
 
     async def on_tick(self, counter: int) -> bool:
@@ -207,6 +213,7 @@ class AppServer(uvicorn.Server):
             await self._mortal.close()
         try:
             await super().shutdown(sockets)
+            _logger.info("the server has shut down")
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -40,8 +40,8 @@ class InferAnswer:
     """those that were asked for, in their order"""
 
 
-async def run_inference(repository: ModelRepository, call: InferCall) -> InferAnswer:
-    """Run a call.
+async def run_inference(repository: ModelRepository, call: InferCall, call_id: str) -> InferAnswer:
+    """Run a call. `call_id`: its name in the log and in stories.
 
     Raises:
         UnknownModel, ModelNotReady: there is no such model, or not now.
@@ -50,7 +50,7 @@ async def run_inference(repository: ModelRepository, call: InferCall) -> InferAn
     model = repository.get(call.model_name, call.model_version)
     names = [spec.name for spec in model.plan.outputs]
     _check_outputs(call, names)
-    outputs = await model.infer(call.inputs, call.timeout_s)
+    outputs = await model.infer(call.inputs, call.timeout_s, call_id)
     return InferAnswer(
         model_name=call.model_name,
         model_version=model.file.version,

@@ -11,6 +11,7 @@ from shoal.errors import ShuttingDown
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.server.http.draining import Drain
 from shoal.server.http.readiness import ReadinessProbe
+from shoal.server.http.story import story_dicts
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.served_model import ServedModel
@@ -66,6 +67,13 @@ class RepositoryStatus:
                 "recoveries": stats.num_recoveries,
             },
         }
+
+    async def story(self, of: str) -> list[dict[str, Any]]:
+        """Of a replica or a request, over all models."""
+        return [entry for model in self._repository.models for entry in self._story(model, of)]
+
+    def _story(self, model: ServedModel, of: str) -> list[dict[str, Any]]:
+        return story_dicts(model.story.find(of), now_s=model.now_s(), model=model.file.name)
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
         """The text format, whatever was asked for: every reader of metrics takes it."""

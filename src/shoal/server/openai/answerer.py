@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from shoal.generation.choice import FinishedChoice
 from shoal.generation.data_plane import DataPlane
@@ -15,7 +16,8 @@ from shoal.generation.generation import GenerationSpec
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
-from shoal.server.openai.form import Form
+from shoal.server.http.request_log import request_id_of
+from shoal.server.openai.form import Form, note_usage
 from shoal.server.openai.sse import EventStream
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -54,21 +56,25 @@ class Answerer:
         """Generate, and answer in a form, piece by piece or as a whole. Raises as `DataPlane.generate`."""
         num_choices = sum(spec.n for spec in specs)
         if streams:
-            return EventStream(await self.data_plane.generate(specs, timeout_s), form, num_choices=num_choices)
+            generation = await self.data_plane.generate(specs, timeout_s, request_id_of(request.scope))
+            return EventStream(generation, form, num_choices=num_choices)
         try:
-            return await run_until_disconnect(request.receive, self._answer(specs, timeout_s, form, num_choices))
+            return await run_until_disconnect(
+                request.receive, self._answer(request.scope, specs, timeout_s, form, num_choices)
+            )
         except ClientGone:
             return Response(status_code=400)  # nobody reads it
 
     async def _answer(
-        self, specs: Sequence[GenerationSpec], timeout_s: float | None, form: Form, num_choices: int
+        self, scope: Scope, specs: Sequence[GenerationSpec], timeout_s: float | None, form: Form, num_choices: int
     ) -> Response:
         choices = [FinishedChoice(index=index) for index in range(num_choices)]
-        async with await self.data_plane.generate(specs, timeout_s) as generation:
+        async with await self.data_plane.generate(specs, timeout_s, request_id_of(scope)) as generation:
             async for deltas in generation:
                 for delta in deltas:
                     choices[delta.index].add(delta)
         usage = generation.usage
+        note_usage(scope, usage)
         if sum(len(choice.logprobs) for choice in choices) <= FEW_LOGPROBS:
             content = form.answer(choices, usage)
         else:

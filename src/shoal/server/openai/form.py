@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from starlette.types import Scope
+
 from shoal.generation.choice import ChoiceDelta, FinishedChoice
 from shoal.generation.generation import Usage
 from shoal.protocol.messages import TokenLogprobs
+from shoal.server.http.request_log import add_fields
 from shoal.server.openai.errors import ApiError
 
 LOWEST_LOGPROB = -9999.0
@@ -54,6 +57,11 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+
+
+def note_usage(scope: Scope, usage: Usage) -> None:
+    """Token counts for the call's line in the log."""
+    add_fields(scope, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
 
 
 def finite(logprob: float) -> float:

@@ -18,7 +18,7 @@ from shoal.generation.choice import ChoiceDelta
 from shoal.generation.generation import Generation
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.errors import from_exception
-from shoal.server.openai.form import Form
+from shoal.server.openai.form import Form, note_usage
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -54,8 +54,11 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the whole answer."""
         async with self._generation:
-            with suppress(ClientGone):
-                await run_until_disconnect(receive, self._send_all(send))
+            try:
+                with suppress(ClientGone):
+                    await run_until_disconnect(receive, self._send_all(send))
+            finally:
+                note_usage(scope, self._generation.usage)
 
     async def _send_all(self, send: Send) -> None:
         """The status waits for the first token for a while: what goes wrong before it has a status of its own."""

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.disconnect import ClientGone, DisconnectWatch
+from shoal.server.http.request_log import request_id_of
 from shoal.server.oip.inference import InferAnswer, run_inference
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.rest.infer_answer import encode_answer
@@ -43,7 +44,7 @@ class InferEndpoint:
             request = await self._parse(body, json_size, scope["path_params"])
             try:
                 with DisconnectWatch(receive, _WATCH_AFTER_S):
-                    answer = await run_inference(self._repository, request.call)
+                    answer = await run_inference(self._repository, request.call, request_id_of(scope))
             except ClientGone:
                 return
         pieces = await self._encode(answer, request)

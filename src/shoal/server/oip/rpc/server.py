@@ -20,6 +20,7 @@ from shoal.server.http.serve import CUT_OFF_S
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
+from shoal.server.oip.rpc.call_log import NamedCall, named_call
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from shoal.server.oip.rpc.messages import Messages
 from shoal.server.oip.rpc.schema import PACKAGE
@@ -83,7 +84,8 @@ class _KeyInterceptor(grpc.aio.ServerInterceptor):
 
 async def _refuse_key(requests: AsyncIterator[Any], context: Context) -> None:
     message = "missing or wrong API key: send the metadata `authorization: Bearer KEY`"
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
+    async with named_call("without the key", context) as call:
+        await call.abort(context, grpc.StatusCode.UNAUTHENTICATED, message)
 
 
 class RpcServer:
@@ -158,17 +160,21 @@ class RpcServer:
         method = getattr(self._service, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
 
         async def answer(requests: AsyncIterator[bytes], context: Context) -> Any:
+            async with named_call(name, context) as call:
+                return await answer_named(requests, context, call)
+
+        async def answer_named(requests: AsyncIterator[bytes], context: Context, call: NamedCall) -> Any:
             try:
                 async with self._message_of(requests) as message:
                     if name == "ModelInfer":
-                        return await method(message, context)
+                        return await method(message, context, call_id=call.request_id)
                     return (await method(self._parsed(name, message), context)).SerializeToString()
             except ShoalError as error:
                 code, text, trailing = status_of(error), str(error), trailing_metadata(error)
             except Exception:
                 _log.exception("%s failed", name)
                 code, text, trailing = grpc.StatusCode.INTERNAL, _INTERNAL, ()
-            return await context.abort(code, text, trailing)
+            return await call.abort(context, code, text, trailing)
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
@@ -195,19 +201,22 @@ class RpcServer:
             self._bodies.give(len(message))
 
     async def _answer_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        if self._num_streams >= self._max_reads:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {self._max_reads} streams already")
-        self._num_streams += 1
-        try:
-            async for request in requests:
-                yield await self._answer_in_stream(request, context)
-        finally:
-            self._num_streams -= 1
+        async with named_call("ModelStreamInfer", context) as call:
+            if self._num_streams >= self._max_reads:
+                await call.abort(
+                    context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {self._max_reads} streams already"
+                )
+            self._num_streams += 1
+            try:
+                async for request in requests:
+                    yield await self._answer_in_stream(request, context, call.request_id)
+            finally:
+                self._num_streams -= 1
 
-    async def _answer_in_stream(self, request: bytes, context: Context) -> bytes:
+    async def _answer_in_stream(self, request: bytes, context: Context, call_id: str) -> bytes:
         try:
             with self._counted(request):
-                return await self._service.model_infer(request, context, in_stream=True)
+                return await self._service.model_infer(request, context, call_id=call_id, in_stream=True)
         except ShoalError as error:
             return self._service.stream_error(request, error)
         except Exception:

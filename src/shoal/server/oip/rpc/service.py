@@ -97,11 +97,13 @@ class InferenceService:
         model = self._repository.get(request.name, request.version)
         return self._messages.new("ModelMetadataResponse", **model_metadata(model))
 
-    async def model_infer(self, request: bytes, context: Context, *, in_stream: bool = False) -> bytes:
+    async def model_infer(
+        self, request: bytes, context: Context, *, call_id: str = "", in_stream: bool = False
+    ) -> bytes:
         """ModelInfer, and what ModelStreamInfer answers to one of its requests where that is no error."""
         with self._drain.request():
             given, call = await self._worked(len(request), lambda: self._call(request, context))
-            answer = await run_inference(self._repository, call)
+            answer = await run_inference(self._repository, call, call_id)
         num_bytes = sum(array.nbytes for array in answer.outputs.values())
         if not in_stream:
             return await self._worked(num_bytes, lambda: response_bytes(self._messages, answer))
