@@ -37,3 +37,21 @@ def test_nobody_there_is_one_line() -> None:
     done = shoal_status("http://127.0.0.1:1")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "no server answers at http://127.0.0.1:1" in done.stderr
+
+
+def test_a_story_is_told_to_people_and_programs() -> None:
+    engine = FakeEngine()
+    engine.story.note(0.0, 0, "request call-0 came, 3 prompt tokens", request_ids=["call-0"])
+    engine.story.note(1.0, 0, "decided", ["1 tokens", "step 1, 3 rows of 1 requests"])
+    with run_server(engine) as running:
+        shown = shoal_status(running.url, "--story", "0")
+        told = json.loads(shoal_status(running.url, "--story", "call", "--json").stdout)
+        nothing = shoal_status(running.url, "--story", "7")
+        refused = shoal_status(running.url, "--story", "")
+    first, second = shown.stdout.splitlines()
+    assert first.endswith(" replica 0 request call-0 came, 3 prompt tokens")
+    assert second.endswith(" replica 0 decided: 1 tokens; step 1, 3 rows of 1 requests")
+    assert [entry["requests"] for entry in told["entries"]] == [["call-0"]]
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "nothing is known of 7" in nothing.stderr
+    assert (refused.returncode, "give ?of=" in refused.stderr) == (2, True)

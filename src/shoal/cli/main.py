@@ -64,7 +64,9 @@ def _root(
         False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
-    pass
+    from shoal.cli.shared.log import plain_log
+
+    plain_log()
 
 
 def main() -> None:

@@ -101,6 +101,9 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
     ] = 25.0,
+    log_level: options.LogLevel = "info",
+    log_json: options.LogJson = False,
+    no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Log no line for each request.")] = False,
     precision: options.Precision = "auto",
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
@@ -201,18 +204,19 @@ def serve(
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
     """
-    from shoal.cli.show.output import note
+    from shoal.cli.shared.log import announce, dated_log
     from shoal.server.http.auth import read_api_key
     from shoal.server.http.descriptors import raise_limit
     from shoal.server.http.host_check import is_loopback
     from shoal.server.http.tls import check_tls
 
+    dated_log(log_level, as_json=log_json, access=not no_access_log)
     tls = check_tls(tls_cert, tls_key)
     key = read_api_key(api_key, api_key_file)
     allowed_hosts = tuple(allowed_host or ()) if allowed_host or is_loopback(host) else None
     raise_limit()
     if key is None and not is_loopback(host):
-        note(f"warning: anyone who reaches {host} can use this server; set --api-key")
+        announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
     if all(is_graph(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
         _serve_graphs(context, models, tls, key, allowed_hosts)
@@ -267,7 +271,7 @@ def serve(
         drain_timeout_s=drain_timeout,
     )
     recovery = RecoveryConfig(worker_timeout_s=worker_timeout)
-    with bind(host, port) as sock, load_model(config, recovery=recovery, report=note) as loaded:
+    with bind(host, port) as sock, load_model(config, quiet=log_json, recovery=recovery) as loaded:
         serve_language(loaded, sock, serve_options)
 
 
@@ -296,6 +300,7 @@ def _serve_graphs(
     from shoal.server.oip.models.model_files import find_models
 
     given = context.params
+    is_quiet: bool = given["log_json"]
     own = parse_model_options(given["model_config"], find_models(models, given["name"]))
     samples = parse_samples(given["inputs"])
     batch = parse_batch_dims(given["batch_dim"])
@@ -318,8 +323,9 @@ def _serve_graphs(
         graph = open_graph(path)
         file = said.inputs or sample_file(path, samples)
         sample = None if file is None else read_arrays(file, graph.inputs)
-        planned = plan_for_command(with_options(replace(config, model=str(path)), said), sample, graph, quiet=False)
-        if planned.auto is not None:
+        own_config = with_options(replace(config, model=str(path)), said)
+        planned = plan_for_command(own_config, sample, graph, quiet=is_quiet)
+        if planned.auto is not None and not is_quiet:
             print_graph_choice(planned.auto)
         return launch_graph(planned)
 

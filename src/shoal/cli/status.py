@@ -11,7 +11,7 @@ import typer
 
 from shoal.cli.shared import options
 
-EXAMPLE = "Examples: shoal status   |   shoal status http://10.0.0.7:8000 --json"
+EXAMPLE = "Examples: shoal status   |   shoal status http://10.0.0.7:8000 --json   |   shoal status --story 0"
 
 _TIMEOUT_S = 10.0
 _RATE_S = 1.0
@@ -27,11 +27,21 @@ def status(
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="The key to send as a bearer token.")
     ] = None,
+    story: Annotated[
+        str | None,
+        typer.Option(
+            help="Tell instead what happened lately to a replica (0, 1, ...) or to a request (its X-Request-Id).",
+            metavar="REPLICA|REQUEST",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Show a running server's machines, workers, plan, links and rates. The exit status is 1 if it does not answer."""
     from shoal.cli.show.output import print_json
 
+    if story is not None:
+        _tell_story(story, _ask(url, api_key, "/status/story", {"of": story}), as_json=json)
+        return
     before_s, before = time.monotonic(), _ask(url, api_key)
     time.sleep(_RATE_S)
     after_s, after = time.monotonic(), _ask(url, api_key)
@@ -49,7 +59,27 @@ def status(
         _show(model)
 
 
-def _ask(url: str, api_key: str | None) -> dict[str, Any]:
+def _tell_story(of: str, told: dict[str, Any], *, as_json: bool) -> None:
+    """Line by line, the oldest first."""
+    from shoal.cli.show.output import note, print_json
+
+    entries = told["entries"]
+    if as_json:
+        print_json(told)
+        return
+    if not entries:
+        note(f"nothing is known of {of}: it is over for long, or it never was")
+    names_model = len({entry["model"] for entry in entries}) > 1
+    for entry in entries:
+        model = f" {entry['model']}" if names_model else ""
+        where = "no replica" if entry["replica"] is None else f"replica {entry['replica']}"
+        effects = f": {'; '.join(entry['effects'])}" if entry["effects"] else ""
+        print(f"{entry['time']}{model} {where} {entry['event']}{effects}")
+
+
+def _ask(
+    url: str, api_key: str | None, path: str = "/status", query: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Raises WorkerLost, ConfigError."""
     import httpx
 
@@ -57,11 +87,13 @@ def _ask(url: str, api_key: str | None) -> dict[str, Any]:
 
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        response = httpx.get(f"{url.rstrip('/')}/status", headers=headers, timeout=_TIMEOUT_S)
+        response = httpx.get(f"{url.rstrip('/')}{path}", params=query, headers=headers, timeout=_TIMEOUT_S)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ConfigError(f"{url} is no address of a server: {error}") from error
     except httpx.HTTPError as error:
         raise WorkerLost(f"no server answers at {url}: {error}") from error
+    if response.status_code == 400:
+        raise ConfigError(response.json()["reason"])
     if response.status_code == 401:
         raise ConfigError(f"the server at {url} wants a key: --api-key, or SHOAL_API_KEY")
     if response.status_code != 200:

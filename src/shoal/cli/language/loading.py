@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
-from shoal.cli.show.output import measuring, note, print_plan, progress_bar
+from shoal.cli.shared.log import announce
+from shoal.cli.show.output import measuring, print_plan, progress_bar
 from shoal.cli.show.plan_output import note_figures, print_choice
 from shoal.config import LaunchConfig
 from shoal.core.recovery.config import RecoveryConfig
@@ -19,16 +19,15 @@ def load_model(
     *,
     quiet: bool = False,
     recovery: RecoveryConfig | None = None,
-    report: Callable[[str], None] | None = None,
 ) -> LoadedModel:
     """The loaded model; close it.
 
     Args:
         config: what the user asked for.
         quiet: print no plan, only warnings.
-        recovery, report: see `launch`.
+        recovery: see `launch`.
     """
-    return load_planned(plan_for(config, quiet=quiet), quiet=quiet, recovery=recovery, report=report)
+    return load_planned(plan_for(config, quiet=quiet), quiet=quiet, recovery=recovery)
 
 
 def plan_for(config: LaunchConfig, *, quiet: bool = False) -> PlannedModel:
@@ -42,7 +41,6 @@ def load_planned(
     *,
     quiet: bool = False,
     recovery: RecoveryConfig | None = None,
-    report: Callable[[str], None] | None = None,
 ) -> LoadedModel:
     """The same from its plan on."""
     if not quiet:
@@ -53,14 +51,12 @@ def load_planned(
     note_left_out(planned)
     threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
-        note(f"warning: {warning}")
-    if report is None and not quiet:
-        report = note
+        announce(f"warning: {warning}")
     with progress_bar("loading") as update:
-        return launch(planned, update, recovery=recovery, report=report)
+        return launch(planned, update, recovery=recovery)
 
 
 def note_left_out(planned: PlannedModel) -> None:
     """Say which machines of the cluster the plan does not count on."""
     for name, what in ({} if planned.machines is None else planned.machines.troubles()).items():
-        note(f"warning: machine {name} {what}; going on without it")
+        announce(f"warning: machine {name} {what}; going on without it")

@@ -6,7 +6,8 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shoal.cli.show.output import note, note_drain
+from shoal.cli.shared.log import announce
+from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import WorkerLost
 from shoal.generation.data_plane import DataPlane
@@ -71,9 +72,9 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         app,
         sock,
         tls=options.tls,
-        on_ready=lambda url: note(f"serving {options.name} at {url}"),
+        on_ready=lambda url: announce(f"serving {options.name} at {url}"),
         drain_timeout_s=options.drain_timeout_s,
-        on_drain=lambda num_open: note_drain(num_open, options.drain_timeout_s),
+        on_drain=lambda num_open: announce(describe_drain(num_open, options.drain_timeout_s)),
     )
     if ends:
         raise WorkerLost(ends[0])

@@ -181,6 +181,15 @@ PrecisionFloor = Annotated[
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Measure anew what was measured before.", rich_help_panel=PLANNING)
 ]
+LogLevel = Annotated[
+    str,
+    typer.Option(
+        help="The least that is logged to stderr: debug, info, warning or error.",
+        metavar="LEVEL",
+        autocompletion=lambda: ["debug", "info", "warning", "error"],
+    ),
+]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 
 

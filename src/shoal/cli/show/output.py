@@ -24,9 +24,9 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def note_drain(num_open: int, timeout_s: float) -> None:
+def describe_drain(num_open: int, timeout_s: float) -> str:
     """What a person wants to read when a server got a signal and is still there."""
-    note(f"no new requests; {num_open} open ones may finish within {timeout_s:g} s; another signal ends them now")
+    return f"no new requests; {num_open} open ones may finish within {timeout_s:g} s; another signal ends them now"
 
 
 def print_json(value: dict[str, Any]) -> None:
