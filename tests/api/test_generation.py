@@ -197,7 +197,6 @@ def test_a_wait_that_is_cancelled_gives_its_answer_up(tiny: Path) -> None:
         ({"n": True}, "n is True"),
         ({"stop": ["a", ""]}, "none empty"),
         ({"stop_token_ids": [1 << 30]}, "token ids must be between"),
-        ({"max_tokens": 1 << 20}, "maximum context length"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(llm: LLM, options: dict[str, Any], complaint: str) -> None:
@@ -205,6 +204,15 @@ def test_a_wrong_option_is_one_clear_line(llm: LLM, options: dict[str, Any], com
         llm.generate(TIDE, **options)
     with pytest.raises(InvalidRequest, match=complaint):
         llm.stream(TIDE, **options)
+
+
+def test_an_answer_ends_with_the_context_at_the_latest(tiny: Path) -> None:
+    with shoal.LLM(tiny, split="1", threads=1, max_context=32) as short:
+        for options in ({}, {"max_tokens": None}, {"max_tokens": 1 << 20}):
+            answer = short.generate([3] * 20, ignore_eos=True, **options)
+            assert (len(answer.token_ids), answer.finish_reason) == (12, "length")
+        with pytest.raises(InvalidRequest, match="maximum context length is 32 tokens"):
+            short.generate([3] * 32)
 
 
 def test_wrong_prompts_are_told_apart(llm: LLM) -> None:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from shoal.cli.shared.log import announce, dated_log, plain_log
 from shoal.errors import ConfigError
 
-LOGGERS = ("shoal", "shoal.announcements", "shoal.access", "uvicorn")
 replicas, access = logging.getLogger("shoal.replicas"), logging.getLogger("shoal.access")
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in LOGGERS]
-    handlers = [[*logger.handlers] for logger, _ in before]
-    yield
-    for (logger, level), own in zip(before, handlers, strict=True):
-        logger.setLevel(level)
-        logger.handlers, logger.disabled = own, False
 
 
 def test_lines_for_people_have_time_level_and_logger(capsys: pytest.CaptureFixture[str]) -> None:

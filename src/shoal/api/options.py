@@ -14,7 +14,7 @@ from shoal.generation.generation import GenerationSpec
 from shoal.protocol.messages import Sampling
 
 DEFAULT_MAX_TOKENS = 512
-"""As `shoal run`; fewer where the context leaves fewer."""
+"""As `shoal run`."""
 
 
 class LaunchOptions(TypedDict, total=False):
@@ -66,7 +66,7 @@ class SamplingOptions(TypedDict, total=False):
     """How a prompt is continued: the names of vLLM, OpenAI and `shoal run`."""
 
     max_tokens: int | None
-    """output tokens at most; 512 by default, or what the context leaves; None: what the context leaves"""
+    """output tokens at most, and never more than the context leaves; 512 by default; None: what the context leaves"""
     temperature: float
     """0 (the default) is greedy"""
     top_p: float
@@ -152,10 +152,10 @@ def generation_spec(prompt_ids: tuple[int, ...], given: SamplingOptions, max_con
         max_context: longest sequence in tokens.
     """
     stop = given.get("stop", ())
-    default = max(1, min(DEFAULT_MAX_TOKENS, max_context - len(prompt_ids)))
+    wanted = given.get("max_tokens", DEFAULT_MAX_TOKENS)
     return GenerationSpec(
         prompt_ids=prompt_ids,
-        max_tokens=given.get("max_tokens", default),
+        max_tokens=None if wanted is None else max(1, min(wanted, max_context - len(prompt_ids))),
         n=given.get("n", 1),
         sampling=Sampling(
             temperature=given.get("temperature", 0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
@@ -15,6 +16,7 @@ from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split.split_spec import SplitSpec
 
+_logger = logging.getLogger("shoal.launch")
 _SILENT_LOAD_S = 100.0
 """A sixth of the time after which a silent worker counts as lost at the first start: see `FirstStart`."""
 
@@ -56,7 +58,7 @@ def spell_replicas(
 def start_replicas(
     factories: Sequence[GraphFactory],
     recovery: RecoveryConfig | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = _logger.info,
 ) -> tuple[BatchPipeline, ...]:
     """Start all workers and wait until they are loaded; those that are lost meanwhile are started again.
 

@@ -36,7 +36,7 @@ def dated_log(level: str, *, as_json: bool, access: bool = True) -> None:
     if level not in LEVELS:
         raise ConfigError(f"--log-level is {level!r}, but it must be one of {', '.join(LEVELS)}")
     _configure(_JsonFormatter() if as_json else _TextFormatter(), getattr(logging, level.upper()))
-    logging.getLogger("shoal.access").disabled = not access
+    logging.getLogger("shoal.access").setLevel(logging.NOTSET if access else logging.CRITICAL)
 
 
 def announce(text: str) -> None:
