@@ -21,7 +21,7 @@ ALONE = {"product_bits": "amx-emulated"}
 """programs with kernels of their own, and the target that they are compiled for"""
 ISAS = {"baseline": KERNELS, "avx2": KERNELS, "avxvnni": KERNELS, "avx512vnni": KERNELS, "amx": ("gemm/kernel.cpp",)}
 COMMON = (*FLAGS, "-O1", "-g", "-pthread", "-fno-sanitize-recover=all", "-DSHOAL_X86")
-LEFT_OUT = ("bindings", "module.cpp", "comm/", "kernel.cpp")
+LEFT_OUT = ("bindings", "module.cpp", "comm/", "formats/", "kernel.cpp")
 """What needs Python, or is no part of a stage."""
 
 

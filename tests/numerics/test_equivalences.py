@@ -16,8 +16,8 @@ from tests.numerics.engines import continuations, make_engine, make_executor, ra
 
 TOLERANCE = 5e-5
 TEXT = random_tokens(90)
-FAMILIES = ("llama", "gemma3_text")
-"""one without and one with windows, soft norms and two rotary tables"""
+FAMILIES = ("llama", "gemma3_text", "gpt_oss")
+"""one without and one with windows, soft norms and two rotary tables; and one with experts and sinks"""
 
 
 def whole_logits(source: WeightSource) -> np.ndarray:
@@ -43,8 +43,9 @@ def test_chunked_prefill_equals_whole_prefill(family: str, chunk_tokens: int, ti
     np.testing.assert_allclose(logits, whole_logits(source), rtol=0, atol=TOLERANCE)
 
 
-def test_a_cached_prefix_equals_a_computed_one(tiny_source: MakeSource) -> None:
-    source = tiny_source("gemma3_text")
+@pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss"])
+def test_a_cached_prefix_equals_a_computed_one(family: str, tiny_source: MakeSource) -> None:
+    source = tiny_source(family)
     executor = make_executor(source)
     engine = make_engine(executor)
     cold = continuations(engine, [TEXT], max_tokens=16)
@@ -96,7 +97,7 @@ def test_company_changes_no_draw(tiny_source: MakeSource) -> None:
     assert len({token for tokens in alone for token in tokens}) > 20
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "phi3", "gpt_oss"])
 def test_native_attention_equals_numpy_attention(family: str, tiny_source: MakeSource) -> None:
     pytest.importorskip("shoal._native", reason="the native extension is not built")
     source = tiny_source(family)
@@ -107,9 +108,10 @@ def test_native_attention_equals_numpy_attention(family: str, tiny_source: MakeS
     np.testing.assert_allclose(native, numpy, rtol=0, atol=TOLERANCE)
 
 
-def test_preempted_requests_go_on_with_the_same_tokens(tiny_source: MakeSource) -> None:
+@pytest.mark.parametrize("family", ["llama", "glm4_moe"])
+def test_preempted_requests_go_on_with_the_same_tokens(family: str, tiny_source: MakeSource) -> None:
     """Blocks for two of three requests: one is recomputed, and answers as if it had been alone."""
-    source = tiny_source("llama")
+    source = tiny_source(family)
     prompts = [random_tokens(40, seed=seed) for seed in range(3)]
     crowded = make_engine(make_executor(source), num_blocks=12)
     answers = continuations(crowded, prompts, max_tokens=40)

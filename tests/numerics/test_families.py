@@ -3,6 +3,7 @@
 The prompt is longer than every sliding window and than every original context of a scaled rotary embedding.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_weights
 from tests.model.formats.huggingface.test_safetensors_dir import write_mxfp4
 from tests.model.tiny_models import make_tiny_model
@@ -106,6 +108,38 @@ def test_longrope_takes_the_short_list_within_the_original_context(tmp_path: Pat
     (logits,) = text_logits(engine, [prompt])
     expected = reference_logits(load_reference(directory), prompt)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
+WRAPPED = {
+    "mistral3": ("mistral", "language_model.model.", "language_model.lm_head", "vision_tower.patch.weight"),
+    "qwen2_5_vl": ("qwen2", "model.language_model.", "lm_head", "model.visual.merger.weight"),
+    "qwen3_vl": ("qwen3", "model.language_model.", "lm_head", "model.visual.merger.weight"),
+}
+
+
+@pytest.mark.parametrize("model_type", WRAPPED)
+def test_the_text_part_of_a_multimodal_model(model_type: str, tmp_path: Path) -> None:
+    """The same tensors under the names that they have there, beside some of another modality."""
+    family, prefix, head, other = WRAPPED[model_type]
+    directory = make_tiny_model(family, tmp_path / "text", tie_word_embeddings=False)
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    tensors = {other: np.zeros((4, 4), np.float32)}
+    for name, values in load_file(directory / "model.safetensors").items():
+        tensors[name.replace("lm_head", head) if "lm_head" in name else prefix + name.removeprefix("model.")] = values
+    save_file(tensors, wrapped / "model.safetensors")
+    text = json.loads((directory / "config.json").read_text())
+    text["model_type"] = "mistral" if family == "mistral" else f"{model_type}_text"
+    text["rope_parameters"] |= {} if family == "mistral" else {"rope_type": "default", "mrope_section": [2, 3, 3]}
+    config = {"model_type": model_type, "text_config": text, "vision_config": {"hidden_size": 4}}
+    (wrapped / "config.json").write_text(json.dumps(config))
+    tokens = random_tokens(NUM_PROMPT)
+    (logits,) = text_logits(make_engine(make_executor(open_weights(wrapped))), [tokens])
+    expected = reference_logits(load_reference(directory), tokens)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+    (wrapped / "config.json").write_text(json.dumps(config | {"text_config": text | {"model_type": "mamba"}}))
+    with pytest.raises(ModelLoadError, match="a text part of the architecture 'mamba' is not supported"):
+        open_weights(wrapped)
 
 
 def test_mxfp4_blocks_of_gpt_oss(tmp_path: Path) -> None:

@@ -83,8 +83,20 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
     if quantization is not None and quantization.get("quant_method") not in family.quantizations:
         method = quantization.get("quant_method", "unknown")
         raise ModelLoadError(f"{path}: quantization {method!r} is not supported; give the unquantized model or GGUF")
-    text = raw.get("text_config") if family.has_text_config else None
-    settings = Settings(path, model_type, text or raw, family.defaults, eos_token_ids)
+    settings = Settings(path, model_type, _language_settings(path, raw, family), family.defaults, eos_token_ids)
     if settings.flag("use_bidirectional_attention"):
         raise ModelLoadError(f"{path}: 'use_bidirectional_attention' is not supported")
     return family, family.read(settings)
+
+
+def _language_settings(path: Path, raw: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """Those of the language model, which may be a part of another; whether it is tied is said of the whole."""
+    text = raw.get("text_config") if family.text_types else None
+    if text is None:
+        return raw
+    kind = text.get("model_type", family.text_types[0])
+    if kind not in family.text_types:
+        known = ", ".join(family.text_types)
+        raise ModelLoadError(f"{path}: a text part of the architecture {kind!r:.200} is not supported, only {known}")
+    tied = {key: raw[key] for key in ("tie_word_embeddings",) if key in raw}
+    return {**tied, **text}

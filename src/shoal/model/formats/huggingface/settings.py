@@ -179,13 +179,13 @@ class Settings:
     def _scaling(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Only what the frequencies depend on, complete in itself; empty for none.
 
-        The dynamic kind changes nothing up to `max_position_embeddings`, which is the longest context that is served:
-        decision 0016.
+        The kind for several modalities turns text by its position, as none does. The dynamic kind changes nothing up
+        to `max_position_embeddings`, which is the longest context that is served: decision 0016.
         """
         kind = parameters.get("rope_type") or parameters.get("type") or "default"
         if kind == "su" or (kind == "yarn" and "short_factor" in parameters):
             kind = "longrope"
-        if kind in ("default", "dynamic"):
+        if kind in ("default", "dynamic", "mrope"):
             return {}
         if kind not in ROPE_TYPES:
             raise ModelLoadError(

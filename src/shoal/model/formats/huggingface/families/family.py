@@ -39,8 +39,11 @@ EXPERT_NAMES: Mapping[str, str] = {
     "shared_down": "mlp.shared_expert.down_proj.weight",
     "shared_router": "mlp.shared_expert_gate.weight",
 }
-BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)")
+_BUFFERS = r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)"
+BUFFERS = re.compile(_BUFFERS)
 """that old files have beside the settings which they are made of"""
+OTHER_MODALITIES = re.compile(rf"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\..*|{_BUFFERS}")
+"""and the parts of a multimodal model that the language model is not computed from"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,9 @@ class Family:
     """of a layer's tensors"""
     norms_add_one: bool = False
     """whether the file's norm weights lack the 1 that layers add to them"""
-    has_text_config: bool = False
-    """whether the language model's settings may lie in a `text_config`"""
+    text_types: tuple[str, ...] = ()
+    """where a model is the text part of another, the values of `model_type` that its `text_config` may have; settings
+    without a `text_config` are the language model's own"""
     needless: re.Pattern[str] = BUFFERS
     """tensors that the language model is not computed from"""
     quantizations: tuple[str, ...] = ()

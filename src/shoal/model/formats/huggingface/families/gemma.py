@@ -5,10 +5,8 @@ Source: transformers, models/gemma, gemma2, gemma3; Gemma 3 report, arXiv 2503.1
 
 from __future__ import annotations
 
-import re
-
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.huggingface.families.family import BUFFERS, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.families.family import LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
 _DEFAULTS = {
@@ -58,7 +56,6 @@ _NAMES = {
     "mlp_norm": "pre_feedforward_layernorm.weight",
     "post_mlp_norm": "post_feedforward_layernorm.weight",
 }
-_OTHER_MODALITIES = re.compile(rf"(model\.)?(vision_tower|multi_modal_projector)\..*|{BUFFERS.pattern}")
 
 
 def _read_gemma3(settings: Settings) -> DecoderConfig:
@@ -108,14 +105,12 @@ def _read_gemma2(settings: Settings) -> DecoderConfig:
 
 GEMMA = Family(read=_read_gemma, defaults=_GEMMA_DEFAULTS, norms_add_one=True)
 GEMMA2 = Family(read=_read_gemma2, defaults=_GEMMA2_DEFAULTS, names=_NAMES, norms_add_one=True)
-GEMMA3_TEXT = Family(
-    read=_read_gemma3, defaults=_DEFAULTS, names=_NAMES, norms_add_one=True, needless=_OTHER_MODALITIES
-)
+GEMMA3_TEXT = Family(read=_read_gemma3, defaults=_DEFAULTS, names=_NAMES, norms_add_one=True, needless=OTHER_MODALITIES)
 GEMMA3 = Family(
     read=_read_gemma3,
     defaults=_DEFAULTS,
     names=_NAMES,
     norms_add_one=True,
-    has_text_config=True,
-    needless=_OTHER_MODALITIES,
+    text_types=("gemma3_text",),
+    needless=OTHER_MODALITIES,
 )

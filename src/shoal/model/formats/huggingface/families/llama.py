@@ -6,7 +6,7 @@ Source: transformers, models/llama, mistral, ministral, mixtral, seed_oss, smoll
 from __future__ import annotations
 
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
-from shoal.model.formats.huggingface.families.family import LAYER_NAMES, Family
+from shoal.model.formats.huggingface.families.family import LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
 LLAMA_DEFAULTS = {
@@ -138,6 +138,7 @@ def _read_granite(settings: Settings) -> DecoderConfig:
 
 LLAMA = Family(read=_read_llama, defaults=LLAMA_DEFAULTS)
 MISTRAL = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS)
+MISTRAL3 = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS, text_types=("mistral",), needless=OTHER_MODALITIES)
 MINISTRAL = Family(read=_read_ministral, defaults=_MISTRAL_DEFAULTS)
 SEED_OSS = Family(read=_read_seed_oss, defaults=_SEED_OSS_DEFAULTS)
 SMOLLM3 = Family(read=_read_smollm3, defaults=_SMOLLM3_DEFAULTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.config_check import integer
-from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
 _DEFAULTS = {
@@ -108,5 +108,17 @@ def _last_slide(settings: Settings) -> tuple[int, ...]:
 
 QWEN2 = Family(read=_read_qwen2, defaults=_DEFAULTS)
 QWEN3 = Family(read=_read_qwen3, defaults={**_DEFAULTS, "head_dim": 128})
+QWEN2_VL = Family(
+    read=_read_qwen2,
+    defaults={**_DEFAULTS, "rms_norm_eps": 1e-5},
+    text_types=("qwen2_vl_text", "qwen2_5_vl_text"),
+    needless=OTHER_MODALITIES,
+)
+QWEN3_VL = Family(
+    read=_read_qwen3,
+    defaults={**_DEFAULTS, "head_dim": 128, "max_position_embeddings": 128000, "rope_theta": 5e6},
+    text_types=("qwen3_vl_text",),
+    needless=OTHER_MODALITIES,
+)
 QWEN2_MOE = Family(read=_read_qwen2_moe, defaults=_QWEN2_MOE_DEFAULTS, names=_MOE_NAMES)
 QWEN3_MOE = Family(read=_read_qwen3_moe, defaults=_QWEN3_MOE_DEFAULTS, names=_MOE_NAMES)

@@ -13,16 +13,18 @@ from shoal.model.formats.huggingface.families.llama import (
     LLAMA,
     MINISTRAL,
     MISTRAL,
+    MISTRAL3,
     MIXTRAL,
     SEED_OSS,
     SMOLLM3,
 )
 from shoal.model.formats.huggingface.families.phi import PHI3
-from shoal.model.formats.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from shoal.model.formats.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL
 
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
     "mistral": MISTRAL,
+    "mistral3": MISTRAL3,
     "ministral": MINISTRAL,
     "mixtral": MIXTRAL,
     "smollm3": SMOLLM3,
@@ -32,6 +34,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_moe": QWEN2_MOE,
     "qwen3": QWEN3,
     "qwen3_moe": QWEN3_MOE,
+    "qwen2_vl": QWEN2_VL,
+    "qwen2_5_vl": QWEN2_VL,
+    "qwen3_vl": QWEN3_VL,
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3_TEXT,
