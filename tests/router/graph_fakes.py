@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
-from shoal.router.graph_executor import Array, Batch, BatchResult
+from shoal.router.graph_executor import Batch, BatchResult
 from tests.router.fake_replica import FakeReplica
 
 AXES = BatchAxes(inputs={"x": 0, "s": None}, outputs={"y": 0}, rows=None)

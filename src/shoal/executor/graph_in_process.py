@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from shoal.arrays import Array
 from shoal.errors import InvalidRequest
 from shoal.executor.in_process import InProcessExecutor
-from shoal.router.graph_executor import Array, Batch, BatchResult, Tensors
+from shoal.router.graph_executor import Batch, BatchResult, Tensors
 
 
-class GraphRunner(Protocol):
+class GraphComputation(Protocol):
     """Something that computes a whole graph."""
 
     def run(self, tensors: Tensors) -> dict[str, Array]:
@@ -21,12 +22,12 @@ class GraphRunner(Protocol):
 class InProcessGraphExecutor(InProcessExecutor[Batch, BatchResult]):
     """Runs the whole graph inline."""
 
-    def __init__(self, runner: GraphRunner) -> None:
+    def __init__(self, runner: GraphComputation) -> None:
         """`runner`: the graph."""
         super().__init__(lambda batch: _compute(runner, batch))
 
 
-def _compute(runner: GraphRunner, batch: Batch) -> BatchResult:
+def _compute(runner: GraphComputation, batch: Batch) -> BatchResult:
     started_s = time.perf_counter()
     try:
         outputs, error = runner.run(batch.inputs), None

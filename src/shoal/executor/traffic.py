@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from shoal.arrays import Array
 from shoal.comm.links.tensor_port import Received, TensorPort
 from shoal.core.plan.graph import HEAD
 from shoal.errors import WorkerLost
@@ -14,7 +15,6 @@ from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
 from shoal.protocol.messages import Generation, Step, StepResult
-from shoal.protocol.tensor_codec import Array
 from shoal.router.graph_executor import Batch, BatchId, BatchResult
 
 WorkT_contra = TypeVar("WorkT_contra", contravariant=True)

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32, U8
 from shoal.errors import ConfigError
 from shoal.model.decoder_config import DecoderConfig
 
@@ -19,8 +20,6 @@ BLOCK = 32
 """Weights that share one scale. Source: Q4_0, Q4_1, Q8_0 and the sub-blocks of Q4_K, GGUF specification."""
 
 Precision = Literal["auto", "fp32", "int8", "int4"]
-F32 = npt.NDArray[np.float32]
-U8 = npt.NDArray[np.uint8]
 Range = tuple[int, int]
 """[first, last) of rows, columns or items"""
 ROUTERS = ("router", "shared_router")

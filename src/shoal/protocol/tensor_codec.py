@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import Array
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.graph_messages import Envelope, TensorRef
-
-Array = npt.NDArray[Any]
 
 _LENGTH = struct.Struct("<I")
 _NUMBERS = "biufc"

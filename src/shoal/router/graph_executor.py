@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NewType
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import Array
 from shoal.core.batching.events import BatchLimits
 from shoal.router.executor import Executor, ReplicaFactory
 
 BatchId = NewType("BatchId", int)
 
-Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 """Arrays by the name that the graph gives them. Strings are arrays of dtype object that hold `str` (or `bytes`)."""
 

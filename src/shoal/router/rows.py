@@ -11,9 +11,10 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
+from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest
-from shoal.router.graph_executor import Array, Tensors
+from shoal.router.graph_executor import Tensors
 
 
 def count_rows(inputs: Tensors, axes: BatchAxes) -> int:

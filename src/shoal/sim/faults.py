@@ -45,7 +45,7 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Joining:
+class ReplicaJoins:
     """One more replica has loaded, its workers being alike those of another. No fault, but a change like one."""
 
     at_s: float
@@ -63,7 +63,7 @@ class Absence:
     back_at_s: float
 
 
-Fault = Crash | Hang | Slowdown | Replacement | Joining | Absence
+Fault = Crash | Hang | Slowdown | Replacement | ReplicaJoins | Absence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

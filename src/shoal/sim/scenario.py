@@ -11,7 +11,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Sampling
-from shoal.sim.faults import Absence, Crash, Fault, Hang, Joining, Network, Poison, Replacement, Slowdown, Starting
+from shoal.sim.faults import Absence, Crash, Fault, Hang, Network, Poison, Replacement, ReplicaJoins, Slowdown, Starting
 from shoal.sim.reference_model import VOCAB_SIZE, undisturbed_outcome
 from shoal.sim.simulated_replica import StepCost
 
@@ -73,7 +73,7 @@ def make_scenario(seed: int) -> Scenario:
         ),
     )
     if rng.random() >= 0.8:
-        joining = Joining(at_s=rng.uniform(0, arrivals[-1].at_s + 0.2), replica=rng.randrange(len(costs)))
+        joining = ReplicaJoins(at_s=rng.uniform(0, arrivals[-1].at_s + 0.2), replica=rng.randrange(len(costs)))
         drawn = replace(drawn, faults=(*drawn.faults, joining))
     if rng.random() < 0.5:
         drawn = replace(drawn, arrivals=_with_next_turns(rng, arrivals, config))

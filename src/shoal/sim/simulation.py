@@ -15,7 +15,7 @@ from shoal.core.sequences.request import Request, RequestFinished, RequestId, To
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Step, StepResult
 from shoal.sim.blame import BlameWatch
-from shoal.sim.faults import Joining
+from shoal.sim.faults import ReplicaJoins
 from shoal.sim.invariants import FairnessWatch, Ledger, check_fleet, check_state, check_step
 from shoal.sim.scenario import Scenario
 from shoal.sim.simulated_replica import StepWorkers
@@ -100,7 +100,7 @@ class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
     ) -> StepWorkers:
         """Without one of them there is one stage less. A replica that joins is like those that join in its stead."""
         if replica == len(self._costs):
-            (joining,) = [one for one in self._scenario.faults if isinstance(one, Joining)]
+            (joining,) = [one for one in self._scenario.faults if isinstance(one, ReplicaJoins)]
             self._costs.append(self._costs[joining.replica])
         config = self._scenario.config
         num_stages = num_stages or max(1, config.num_micro_batches - (without is not None))

@@ -25,7 +25,7 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.core.recovery.recovery import RecoveryStats
-from shoal.sim.faults import Absence, Crash, Fault, Hang, Joining, Replacement, Slowdown, Starting
+from shoal.sim.faults import Absence, Crash, Fault, Hang, Replacement, ReplicaJoins, Slowdown, Starting
 from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, WorkT
 from shoal.sim.virtual_machines import LOOK_S, PROBE_S, VirtualMachines
 
@@ -237,7 +237,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 self._machines.come_back(absence.replica, absence.worker)
             case _Look(until_s=until_s):
                 self._look(until_s, now_s)
-            case Crash() | Hang() | Slowdown() | Replacement() | Joining() | Absence():
+            case Crash() | Hang() | Slowdown() | Replacement() | ReplicaJoins() | Absence():
                 self._befall(happening, now_s)
             case _:
                 self.happen(happening, now_s)
@@ -256,7 +256,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 workers = self.make_workers(replica, now_s, num_stages=num_stages)
                 loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
                 self.put(now_s + load_s, loaded)
-            case Joining():
+            case ReplicaJoins():
                 self._join(now_s)
             case Absence(replica=replica, worker=worker, back_at_s=back_at_s):
                 self._machines.leave(replica, worker)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from shoal.arrays import Array
 from shoal.comm.groups.switch import SwitchedGroup, measure_switch
 from shoal.comm.links.link import Link
 from shoal.comm.links.tensor_link import Received, TensorLink
@@ -28,7 +29,6 @@ from shoal.model.graph.tensor_parallel.shard_model import shard_model
 from shoal.model.runtime_sessions import share_pool
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch, StageBatch
 from shoal.protocol.messages import Wire
-from shoal.protocol.tensor_codec import Array
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.runner import OnProgress, Work
 

@@ -15,7 +15,7 @@ from shoal.measure.language.parts import (
     QUICK,
     SHORT,
     Effort,
-    Part,
+    TimedPart,
     kind_of,
     plan_parts,
 )
@@ -31,7 +31,7 @@ MIB = 1 << 20
 
 def parts_of(
     num_layers: int, layer_bytes: int, *, with_shards: bool = True, atoms: ShardAtoms = ATOMS, effort: Effort = FULL
-) -> dict[str, Part]:
+) -> dict[str, TimedPart]:
     sizes = [100 * MIB, *[layer_bytes] * num_layers, 100 * MIB]
     blocks = [
         Block(name=str(i), weight_bytes=size, flops_per_token=1, kv_bytes_per_token=1, output_bytes_per_token=1)
@@ -40,7 +40,7 @@ def parts_of(
     return {part.name: part for part in plan_parts(blocks, atoms, LIMITS, with_shards=with_shards, effort=effort)}
 
 
-def span(part: Part) -> tuple[int, int]:
+def span(part: TimedPart) -> tuple[int, int]:
     return part.first_layer, part.last_layer
 
 

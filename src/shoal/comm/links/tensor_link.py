@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from shoal.arrays import Array
 from shoal.comm.links.link import Link
 from shoal.comm.links.tensor_port import Received, TensorPort
 from shoal.errors import RemoteProtocolError
 from shoal.protocol.graph_messages import TensorMessage
-from shoal.protocol.tensor_codec import Array, decode_envelope
+from shoal.protocol.tensor_codec import decode_envelope
 
 __all__ = ["Received", "TensorLink"]
 

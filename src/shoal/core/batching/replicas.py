@@ -142,7 +142,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenReplica:
     """Where the next batch goes."""
 
     replica: Replica | None
@@ -151,7 +151,7 @@ class Choice:
     """when to think again, whatever happens until then; None: only a batch's answer can change it"""
 
 
-_NOWHERE = Choice(None)
+_NOWHERE = ChosenReplica(None)
 
 
 def choose_replica(
@@ -162,7 +162,7 @@ def choose_replica(
     is_full: bool,
     is_suspect: bool = False,
     now_s: float,
-) -> Choice:
+) -> ChosenReplica:
     """Send the oldest batch where it is expected to finish first; equal ones: the emptier, then the lowest index.
 
     A busy fast replica is worth waiting for only if it would be through with *everything* that waits before the free
@@ -180,20 +180,20 @@ def choose_replica(
     if not free:
         return _NOWHERE
     if len(replicas) == 1:
-        return Choice(free[0])
+        return ChosenReplica(free[0])
     finish_s, _, _, best = min(
         (_finish_s(replica, rows, now_s), len(replica.in_flight), replica.index, replica) for replica in free
     )
     fresh_until_s = best.fresh_until_s()
     if now_s >= fresh_until_s:
-        return Choice(best)
+        return ChosenReplica(best)
     holds = [
         busy.overdue_at(finish_s - busy.times.predict(waiting_rows))
         for busy in replicas
         if busy.in_flight and busy not in free and _finish_s(busy, waiting_rows, now_s) < finish_s
     ]
     hold_until_s = min(max(holds, default=now_s), fresh_until_s)
-    return Choice(None, hold_until_s) if hold_until_s >= now_s + _LEAST_HOLD_S else Choice(best)
+    return ChosenReplica(None, hold_until_s) if hold_until_s >= now_s + _LEAST_HOLD_S else ChosenReplica(best)
 
 
 def _finish_s(replica: Replica, rows: int, now_s: float) -> float:

@@ -30,7 +30,7 @@ from shoal.core.batching.events import (
     SubmitBatch,
 )
 from shoal.core.batching.queue import BatchingQueue, Line
-from shoal.core.batching.replicas import Choice, Replica, choose_replica, share_rows
+from shoal.core.batching.replicas import ChosenReplica, Replica, choose_replica, share_rows
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import (
@@ -234,7 +234,7 @@ class BatchScheduler:
             effects.append(self._submit(choice.replica, line, now_s))
         return effects
 
-    def _choose(self, line: Line, now_s: float) -> Choice:
+    def _choose(self, line: Line, now_s: float) -> ChosenReplica:
         """Where the next batch of a line goes, and when."""
         is_full = line.num_rows >= self.max_rows or line.parts[0].runs_alone
         rows = min(line.num_rows, self.max_rows)
@@ -250,7 +250,7 @@ class BatchScheduler:
         if choice.replica is None or is_full or not choice.replica.in_flight:
             return choice
         due_s = self._requests[line.parts[0].request_id].added_s + self.config.batch_delay_s
-        return Choice(None, due_s) if now_s < due_s else choice
+        return ChosenReplica(None, due_s) if now_s < due_s else choice
 
     def _submit(self, replica: Replica, line: Line, now_s: float) -> SubmitBatch:
         limit = self.max_rows

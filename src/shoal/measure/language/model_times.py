@@ -6,7 +6,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shoal.measure.language.parts import COLUMNS, FULL, HALF, LONG, NOTHING, QUICK, SHORT, Part, kind_of, plan_parts
+from shoal.measure.language.parts import (
+    COLUMNS,
+    FULL,
+    HALF,
+    LONG,
+    NOTHING,
+    QUICK,
+    SHORT,
+    TimedPart,
+    kind_of,
+    plan_parts,
+)
 from shoal.measure.language.process import ProfileTeam, seconds_of
 from shoal.measure.language.timed_model import ModelToTime
 from shoal.measure.slots import Slot
@@ -131,7 +142,7 @@ def _keep_going(step: TimeStep) -> TimeStep:
     )
 
 
-def _load_message(model: ModelToTime, part: Part) -> LoadPart:
+def _load_message(model: ModelToTime, part: TimedPart) -> LoadPart:
     steps = (*part.steps, *part.alone_steps)
     shard = part.shard
     return LoadPart(
@@ -150,7 +161,7 @@ def _load_message(model: ModelToTime, part: Part) -> LoadPart:
     )
 
 
-def _points(model: ModelToTime, part: Part, seconds: Seconds) -> PartPoints:
+def _points(model: ModelToTime, part: TimedPart, seconds: Seconds) -> PartPoints:
     atoms, shard = model.atoms, part.shard
     if shard is None:
         return PartPoints(num_layers=part.num_layers, vocabulary=float(part.has_head), seconds=seconds)

@@ -66,7 +66,7 @@ _ALONE_PREFILL_ROWS, _SHARD_PREFILL_ROWS, _FAR_PREFILL_ROWS = (256,), (64,), (64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class TimedPart:
     """Layers, or a shard of them, and the steps to time, in order."""
 
     name: str
@@ -85,7 +85,7 @@ class Part:
 
 def plan_parts(
     blocks: Sequence[Block], atoms: ShardAtoms, limits: TimeLimits, *, with_shards: bool, effort: Effort = FULL
-) -> tuple[Part, ...]:
+) -> tuple[TimedPart, ...]:
     """The parts to time, in order.
 
     Args:
@@ -97,7 +97,7 @@ def plan_parts(
     """
     num_layers = len(blocks) - 2
     steps = _Steps(limits)
-    long = Part(
+    long = TimedPart(
         name=LONG,
         first_layer=num_layers - _layers_of(blocks, effort.long_bytes),
         last_layer=num_layers,
@@ -110,7 +110,7 @@ def plan_parts(
     )
     first_short = 1 if num_layers > 2 else 0  # neither the embedding nor, where there are layers enough, the head
     last_short = min(max(1, num_layers - 1), first_short + _layers_of(blocks, _SHORT_BYTES))
-    short = Part(
+    short = TimedPart(
         name=SHORT,
         first_layer=first_short,
         last_layer=last_short,
@@ -118,7 +118,7 @@ def plan_parts(
         steps=(*steps.prefill(SHORT, effort.many_prefill), *steps.contexts(SHORT, effort.far_decode)),
         alone_steps=steps.prefill(SHORT, _ALONE_PREFILL_ROWS),
     )
-    nothing = Part(
+    nothing = TimedPart(
         name=NOTHING,
         first_layer=0,
         last_layer=1,
@@ -191,12 +191,14 @@ class _Steps:
         )
 
 
-def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps, decode_rows: tuple[int, ...]) -> tuple[Part, Part]:
+def _shards_of(
+    long: TimedPart, atoms: ShardAtoms, steps: _Steps, decode_rows: tuple[int, ...]
+) -> tuple[TimedPart, TimedPart]:
     """The larger half of the long part, and the same without its KV heads."""
     half = shard_parts(atoms, (1, 1))[0]
     columns = ShardPart(kv_heads=(0, 0), columns=half.columns, vocabulary=half.vocabulary)
     return (
-        Part(
+        TimedPart(
             name=HALF,
             first_layer=long.first_layer,
             last_layer=long.last_layer,
@@ -207,7 +209,7 @@ def _shards_of(long: Part, atoms: ShardAtoms, steps: _Steps, decode_rows: tuple[
                 *steps.prefill(HALF, _SHARD_PREFILL_ROWS),
             ),
         ),
-        Part(
+        TimedPart(
             name=COLUMNS,
             first_layer=long.first_layer,
             last_layer=long.last_layer,

@@ -15,10 +15,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32, I32
 from shoal.model.decoder_config import DecoderConfig
 
-F32 = npt.NDArray[np.float32]
-I32 = npt.NDArray[np.int32]
 KV = npt.NDArray[np.float32 | np.float16]
 """Keys or values in the cache. Arithmetic is fp32: fp16 is rounded to on the way in, to nearest even, and widened
 exactly on the way out."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from shoal.model.attention.interface import F32, I32, KV, Attention, AttentionShape
+from shoal.arrays import F32, I32
+from shoal.model.attention.interface import KV, Attention, AttentionShape
 from shoal.model.attention.paged_attention_numpy import NumpyLayer, NumpyStep
 
 if TYPE_CHECKING:

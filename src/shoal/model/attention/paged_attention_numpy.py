@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.model.attention.interface import F32, I32, KV, AttentionStep
+from shoal.arrays import F32, I32
+from shoal.model.attention.interface import KV, AttentionStep
 
 
 class NumpyStep:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal import _native
+from shoal.arrays import F32
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_config import StageConfig
-from shoal.model.decoder.stage_layers import F32, HEAD_ROWS, SumOverShards
+from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights

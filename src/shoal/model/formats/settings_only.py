@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import NoReturn
 
+from shoal.arrays import F32
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import form_bytes
@@ -15,7 +16,7 @@ from shoal.model.formats.gguf.packing import packing_of
 from shoal.model.formats.huggingface.config import config_from_hf, stored_dtype
 from shoal.model.formats.huggingface.safetensors_dir import form_of
 from shoal.model.formats.tensor_check import Shape, layer_shapes
-from shoal.model.weights import F32, Packing, Precision, Range, RawRows, Weight, resolve_range
+from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, resolve_range
 
 KINDS_BY_SETTING = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16}
 

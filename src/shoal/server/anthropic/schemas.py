@@ -78,7 +78,7 @@ class InputTool(_Schema):
     strict: bool | None = None
 
 
-class Choice(_Schema):
+class ToolChoice(_Schema):
     """Whether tools are to be called."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -112,7 +112,7 @@ class CountBody(_Schema):
     messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | list[TextBlock] | None = None
     tools: Annotated[list[InputTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
@@ -196,7 +196,7 @@ def _tool(tool: InputTool) -> dict[str, Any]:
     return {"type": "function", "function": {**function, **own}}
 
 
-def _choice_fields(choice: Choice) -> dict[str, Any]:
+def _choice_fields(choice: ToolChoice) -> dict[str, Any]:
     words: dict[str, Any] = {"auto": "auto", "any": "required", "none": "none"}
     named = {"type": "function", "function": {"name": choice.name or ""}}
     fields: dict[str, Any] = {"tool_choice": words.get(choice.type, named)}

@@ -9,7 +9,7 @@ from typing import Literal
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.sim.faults import Fault, Joining, Network, Starting
+from shoal.sim.faults import Fault, Network, ReplicaJoins, Starting
 from shoal.sim.scenario import draw_absences, draw_faults
 
 Poison = Literal["refused", "crashes", "hangs"]
@@ -69,7 +69,7 @@ def make_batch_scenario(seed: int) -> BatchScenario:
     horizon_s = requests[-1].at_s + 0.5
     faults = () if is_quiet else draw_faults(rng, num_replicas, horizon_s=horizon_s)
     if rng.random() >= 0.8:
-        faults += (Joining(at_s=rng.uniform(0, horizon_s), replica=rng.randrange(num_replicas)),)
+        faults += (ReplicaJoins(at_s=rng.uniform(0, horizon_s), replica=rng.randrange(num_replicas)),)
     stages = tuple(rng.randint(1, 3) for _ in range(num_replicas))
     if not is_quiet and rng.random() < 0.3:
         faults += draw_absences(rng, stages, horizon_s=horizon_s)

@@ -32,7 +32,7 @@ from shoal.errors import ShoalError
 from shoal.sim.batches.ledger import BatchLedger
 from shoal.sim.batches.scenario import BatchScenario, SimulatedRequest
 from shoal.sim.batches.workers import BatchWorkers, SimulatedBatch, SimulatedResult
-from shoal.sim.faults import Joining
+from shoal.sim.faults import ReplicaJoins
 from shoal.sim.virtual_shell import VirtualShell
 
 _POISON_NOTICED_S = 0.003
@@ -114,7 +114,7 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
     ) -> BatchWorkers:
         """Without one of them there is one stage less. A replica that joins is like another."""
         if replica == len(self._costs):
-            (joining,) = [one for one in self._scenario.faults if isinstance(one, Joining)]
+            (joining,) = [one for one in self._scenario.faults if isinstance(one, ReplicaJoins)]
             self._costs.append(self._costs[joining.replica])
             self._stages.append(self._stages[joining.replica])
         num_stages = num_stages or max(1, self._stages[replica] - (without is not None))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from shoal.arrays import F32
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 from shoal.model.decoder_config import ExpertsConfig
-from shoal.model.weights import F32, Precision, Weight, WeightSource, concatenate_rows
+from shoal.model.weights import Precision, Weight, WeightSource, concatenate_rows
 
 
 class MlpGraph:

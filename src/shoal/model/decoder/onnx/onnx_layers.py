@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.model.decoder.embedding import Embedding
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
 from shoal.model.decoder.onnx.segment_sizes import count_segments
@@ -18,7 +19,7 @@ from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segme
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_config import StageConfig
-from shoal.model.decoder.stage_layers import F32, SumOverShards
+from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource, in_own_memory
 from shoal.protocol.messages import Step

@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32, I64
 from shoal.protocol.messages import Sampling
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 _NUCLEUS_GUESS = 512
 """Candidates sorted first when looking for the top-p nucleus; multiplied by NUCLEUS_GROWTH until it is inside."""
 NUCLEUS_GROWTH = 4

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F32
 from shoal.model.decoder.sampling.candidates import candidates, largest, pick, softmax_weights
 from shoal.protocol.messages import SampledToken, SampleRow, TokenLogprobs
 
-F32 = npt.NDArray[np.float32]
 _MASK = (1 << 64) - 1
 
 

@@ -21,16 +21,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F32, I64
 from shoal.model.decoder.sampling.candidates import softmax_weights
 from shoal.model.decoder.sampling.exchanges import Procedure, together
 from shoal.model.decoder.sampling.sampling import prepare_rows, token_logprobs
 from shoal.model.decoder.sampling.shard_draw import ShardRow, choose_token, find_logit, gather_largest, gather_numbers
 from shoal.protocol.messages import SampledToken, SampleRow
-
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 
 
 def sample_shard(

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shoal.arrays import U8
 from shoal.errors import ModelLoadError
 from shoal.model.formats.quantization import unpack_nibbles
-from shoal.model.weights import BLOCK, U8
+from shoal.model.weights import BLOCK
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _BLOCK_BYTES = BLOCK // 2

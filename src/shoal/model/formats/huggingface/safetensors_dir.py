@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.arrays import F32, U8
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import (
@@ -51,8 +52,6 @@ from shoal.model.formats.model_file import (
 from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import TensorPart, check_tensors
 from shoal.model.weights import (
-    F32,
-    U8,
     DenseWeight,
     Packing,
     Precision,
