@@ -9,7 +9,7 @@ import pytest
 
 from tests.log_lines import replica_lines
 from tests.real_models import export_minilm
-from tests.sampling import Sampled, sample_items
+from tests.sampling import sample_items
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,13 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("whole"):
         config.hook.pytest_deselected(items=sample_items(items))
-
-
-@pytest.fixture(scope="session")
-def sampled(pytestconfig: pytest.Config) -> Sampled:
-    """`sampled(cases, every)`: what a test that loops over its cases takes of them."""
-    is_whole = pytestconfig.getoption("whole")
-    return lambda cases, every: cases if is_whole else cases[::every]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,20 +1,15 @@
 """Sweeps run as samples in `make test` and whole in `make test-all` (`pytest --whole`).
 
-A sample is every n-th case in the order in which the test has them, the same ones in every run. A test with many
-parameters says so by `@pytest.mark.sample(every=4)`; one that loops over its cases itself takes them from the fixture
-`sampled`. What has failed once is no part of a sweep: it gets a test of its own.
+A sample is every n-th case in the order in which the test has them, the same ones in every run: the test says
+`@pytest.mark.sample(every=4)`. One that loops over its cases has parts of them as its parameter. What has failed once
+is no part of a sweep: it gets a test of its own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
-
-Sampled = Callable[[Sequence[Any], int], Sequence[Any]]
-"""Takes the sample out of (cases, every)."""
 
 
 def sample_items(items: list[pytest.Item]) -> list[pytest.Item]:

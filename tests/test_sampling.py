@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.sampling import Sampled, sample_items
+from tests.sampling import sample_items
 
 
 @dataclass
@@ -38,8 +38,3 @@ def test_every_nth_case_of_each_test_is_kept_in_order() -> None:
 def test_what_is_not_marked_is_kept_and_so_is_a_case_asked_for_alone() -> None:
     assert kept_and_left([Item(f"f.py::test[{case}]") for case in range(5)])[1] == []
     assert kept_and_left([Item("f.py::test[7]", 4)]) == (["f.py::test[7]"], [])
-
-
-def test_what_a_test_loops_over_is_sampled_too(sampled: Sampled, pytestconfig: pytest.Config) -> None:
-    is_whole = pytestconfig.getoption("whole")
-    assert list(sampled(range(7), 3)) == (list(range(7)) if is_whole else [0, 3, 6])
