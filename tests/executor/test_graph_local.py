@@ -13,6 +13,7 @@ import pytest
 
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
+from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
@@ -132,6 +133,31 @@ def test_only_the_lost_worker_loads_again(split: str, chain: Path) -> None:
             np.testing.assert_allclose(result.outputs["y"], expected, rtol=1e-5, atol=1e-6)
         finally:
             later.close()
+
+
+@pytest.mark.parametrize(
+    ("split", "shares"),
+    [("pp=3", [(1,), (1,)]), ("tp=3", [(1, 1)]), ("pp=2,tp=2", [(1,), (1, 1)]), ("1", [(1,)])],
+)
+def test_a_replica_does_without_a_worker_that_cannot_be_started(
+    split: str, shares: list[tuple[int, ...]], chain: Path
+) -> None:
+    """One of a single worker is started as it is."""
+    told: list[str] = []
+    planned = plan_graph(GraphLaunchConfig(model=str(chain), split=split, threads=1))
+    (factory,) = graph_factories(planned.graph, planned.plan.replicas, report=told.append)
+    x = np.random.default_rng(4).standard_normal((4, 8), np.float32)
+    _, executor = factory.start(Generation(0), 0, None)
+    try:
+        executor.wait_until_loaded(WAIT_S)
+        executor.submit(Batch(batch_id=BatchId(0), inputs={"x": x}))
+        (result,) = results(executor, 1)
+        for name, expected in zip(("y", "first"), plain_session(chain).run(["y", "first"], {"x": x}), strict=True):
+            np.testing.assert_allclose(result.outputs[name], expected, rtol=1e-5, atol=1e-6)
+    finally:
+        executor.close()
+    assert [stage.shares for stage in factory.latest.stages] == shares
+    assert len(told) == (split != "1")
 
 
 def test_large_tensors_travel(pipeline: PipelineExecutor) -> None:

@@ -10,10 +10,12 @@ from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.graph_wire import load_message
 from shoal.executor.fabric import Fabric, Place
+from shoal.executor.graph_without import replica_without
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import BatchTraffic
-from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.file_states import file_states, unchanged
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.messages import FileState, Generation
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor
@@ -35,6 +37,7 @@ class GraphFactory:
         fabric: Fabric,
         files: tuple[FileState, ...] = (),
         on_progress: Callable[[int], None] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -45,6 +48,7 @@ class GraphFactory:
             fabric: makes the workers.
             files: the graph's, as they were when it was opened.
             on_progress: called with a number of workers as they have loaded.
+            report: told where the replica is planned anew, a line each time.
         """
         self._files = files
         self._path = path
@@ -52,32 +56,53 @@ class GraphFactory:
         self._name = f"replica {index}"
         self._fabric = fabric
         self._on_progress = on_progress
+        self._report = report or (lambda line: None)
+        self._latest = replica
+
+    @property
+    def latest(self) -> GraphReplicaPlan:
+        """The replica as it was last started: as it was planned, or without a worker. May be read from any thread."""
+        return self._latest
 
     def start(
         self, generation: Generation, without: int | None, previous: GraphExecutor | None
     ) -> tuple[BatchLimits, BatchPipeline]:
-        """See `ReplicaFactory.start`. None of the workers can be done without."""
+        """See `ReplicaFactory.start`. A replica of one worker cannot do without it and is started as it is."""
+        replica = self._replica if without is None else self._plan_without(without) or self._replica
+        self._latest = replica
         survivors = previous if isinstance(previous, PipelineExecutor) else None
         executor = start_graph(
-            self._places(), self._fabric, generation, previous=survivors, on_progress=self._on_progress
+            self._places(replica), self._fabric, generation, previous=survivors, on_progress=self._on_progress
         )
         return BatchLimits(num_stages=executor.num_stages), executor
 
-    def _places(self) -> list[list[Place]]:
+    def _plan_without(self, worker: int) -> GraphReplicaPlan | None:
+        """Raises ModelLoadError; ModelChanged where the file is another by now."""
+        with unchanged(self._files, lambda: file_states(self._path.parent, [file.name for file in self._files])):
+            fewer = replica_without(open_graph(self._path), self._replica, worker)
+        if fewer is not None:
+            lost = [place.label for places in self._places(self._replica) for place in places][worker]
+            self._report(
+                f"{self._name} is planned anew with {len(fewer.shards)} of {len(self._replica.shards)} workers: "
+                f"{lost} could not be started"
+            )
+        return fewer
+
+    def _places(self, replica: GraphReplicaPlan) -> list[list[Place]]:
         return [
-            [self._place(index, rank) for rank in range(len(stage.shards))]
-            for index, stage in enumerate(self._replica.stages)
+            [self._place(replica, index, rank) for rank in range(len(stage.shards))]
+            for index, stage in enumerate(replica.stages)
         ]
 
-    def _place(self, index: int, rank: int) -> Place:
-        stage = self._replica.stages[index]
+    def _place(self, replica: GraphReplicaPlan, index: int, rank: int) -> Place:
+        stage = replica.stages[index]
         shard = stage.shards[rank]
         load = load_message(
             stage,
             rank,
             model_path=str(self._path),
             stage_index=index,
-            num_stages=len(self._replica.stages),
+            num_stages=len(replica.stages),
             files=() if shard.machine else self._files,
         )
         where = f" on {shard.machine}" if shard.machine else ""
@@ -111,10 +136,11 @@ def graph_factories(
     replicas: Sequence[GraphReplicaPlan],
     fabric: Fabric | None = None,
     on_progress: Callable[[int], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> list[GraphFactory]:
-    """One a replica; `fabric`: None makes child processes on this machine."""
+    """One a replica; `fabric`: None makes child processes on this machine. For the rest see `GraphFactory`."""
     fabric = fabric or LocalFabric()
     return [
-        GraphFactory(graph.path, replica, index, fabric, graph.files, on_progress)
+        GraphFactory(graph.path, replica, index, fabric, graph.files, on_progress, report)
         for index, replica in enumerate(replicas)
     ]
