@@ -98,7 +98,7 @@ class FakeMachines:
     def free_memory_bytes(self) -> int:
         raise NotImplementedError
 
-    def find_model(self, model: ModelOnDisk) -> None:
+    def find_model(self, path: Path) -> None:
         raise NotImplementedError
 
     def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan
 from shoal.measure.measuring import Measuring
 from shoal.model.on_disk import ModelOnDisk
@@ -13,7 +15,8 @@ from shoal.planner.split.machine_places import MachineCores
 
 if TYPE_CHECKING:
     from shoal.executor.fabric import Fabric
-    from shoal.machines.placed_fleet import PlacedFleet  # with all that chooses plans
+    from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet  # with all that chooses plans
+    from shoal.measure.graph.profile import GraphSetting
 
 
 class Machines(Protocol):
@@ -27,12 +30,17 @@ class Machines(Protocol):
         """Of the machine that has least."""
         ...
 
-    def find_model(self, model: ModelOnDisk) -> None:
+    def find_model(self, path: Path) -> None:
         """Ask which machines have the same model at the same path. To be called first. Raises ModelLoadError."""
         ...
 
-    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+    def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
         """Send those that lack the model what the plan's workers need there.
+
+        Args:
+            plan: with a machine for every worker.
+            num_layers: of a language model; a graph has 1.
+            on_progress: told how far it is.
 
         Raises:
             WorkerLost: a machine is gone.
@@ -54,6 +62,18 @@ class Machines(Protocol):
             precisions: at which to measure it.
             measuring: how; what is known on the machines counts as known.
             known: machines that were measured before; they come first, as they were.
+        """
+        ...
+
+    def measure_graph(self, setting: GraphSetting, measuring: Measuring) -> PlacedGraphFleet:
+        """One worker on each machine with an ONNX graph, and the links between them.
+
+        Args:
+            setting: the graph and a micro-batch.
+            measuring: how.
+
+        Raises:
+            ConfigError, ModelLoadError, WorkerLost: as `measure.graph.profile.measure_worker`.
         """
         ...
 

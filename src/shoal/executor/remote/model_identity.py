@@ -14,14 +14,15 @@ from msgspec import to_builtins
 
 from shoal.config import cache_root
 from shoal.errors import ModelLoadError
+from shoal.executor.remote.model_parts import files_of
 from shoal.json_cache import ProfileCache
-from shoal.model.file_states import model_files, state_of
+from shoal.model.file_states import state_of
 from shoal.protocol.messages import FileState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """The content of `model_files`."""
+    """The content of a model's files."""
 
     files: tuple[tuple[str, int, str], ...]
     """relative path, size in bytes, SHA-256 in hex; sorted by path"""
@@ -30,15 +31,15 @@ class ModelIdentity:
 def identify(path: Path) -> ModelIdentity:
     """A model's file or directory. Raises ModelLoadError where it cannot be read."""
     try:
-        return ModelIdentity(files=tuple(_identify_file(one) for one in model_files(path)))
+        return ModelIdentity(files=tuple(_identify_file(name, file) for name, file in sorted(files_of(path).items())))
     except OSError as error:
         raise ModelLoadError(f"cannot read {path}: {error}") from error
 
 
-def _identify_file(path: Path) -> tuple[str, int, str]:
+def _identify_file(name: str, path: Path) -> tuple[str, int, str]:
     with path.open("rb") as file:
         state = state_of(file, path.name)
-        return path.name, state.num_bytes, _sha256(path, file, state)
+        return name, state.num_bytes, _sha256(path, file, state)
 
 
 def _sha256(path: Path, file: BufferedReader, state: FileState) -> str:

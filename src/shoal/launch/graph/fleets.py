@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
-from shoal.launch.cluster_places import places_of, read_cluster_file
+from shoal.launch.cluster_places import read_cluster_file
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.measure.free_memory import free_memory_bytes
-from shoal.measure.graph.cuts import cut_places
+from shoal.measure.graph.fleet import make_graph_fleet
 from shoal.measure.graph.measurer import GraphMeasurer
-from shoal.measure.graph.node_sizes import node_sizes, shard_works
+from shoal.measure.graph.node_sizes import node_sizes
 from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_worker
 from shoal.measure.measuring import Measuring
-from shoal.model.graph.sample.node_times import NodeTimes
-from shoal.model.graph.stage.stage_model import weight_bytes
-from shoal.planner.files.cluster_file import ClusterFile, Machine
-from shoal.planner.graph_choice.fleet import GraphFleet, GraphWorkerClass
+from shoal.planner.files.cluster_file import Machine
+from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.graph_choice.roofline import NodeSize, roofline_nodes
 from shoal.planner.speeds.roofline import RooflineRates
 
@@ -50,22 +47,8 @@ def graph_fleet_from_file(
         _measured(machine, setting, make_measurer, measuring) if machine.is_local else _described(machine, sizes)
         for machine in cluster.machines
     ]
-    return PlacedGraphFleet(fleet=make_fleet(setting, nodes, classes, cluster), places=_places(cluster))
-
-
-def make_fleet(
-    setting: GraphSetting, nodes: NodeTimes, classes: Sequence[GraphWorkerClass], cluster: ClusterFile
-) -> GraphFleet:
-    """The machines with what is known of the graph. `nodes`: of a sample run, for the bytes that cross cuts."""
-    graph = setting.graph
-    return GraphFleet(
-        model=setting.model,
-        rows=setting.rows,
-        classes=tuple(classes),
-        links=cluster.links_between(),
-        places=cut_places(graph, nodes),
-        weight_bytes=lambda first, last: weight_bytes(graph, first, last),
-        shard_work=shard_works(graph, nodes, rows=setting.rows),
+    return PlacedGraphFleet(
+        fleet=make_graph_fleet(setting, nodes, classes, cluster.links_between()), places=_places(cluster)
     )
 
 
@@ -121,7 +104,3 @@ def _described(machine: Machine, sizes: Sequence[NodeSize]) -> GraphWorkerClass:
         memory_bytes=machine.memory_bytes,
         node_s=node_s,
     )
-
-
-def _places(cluster: ClusterFile) -> tuple[tuple[WorkerPlacement, ...], ...]:
-    return tuple(tuple(places_of(machine)) for machine in cluster.machines)

@@ -86,7 +86,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     model = find_model(config.model, sizes_suffice=planning.settings_suffice and _describes_all(planning.cluster))
     if machines is not None:
         on_progress("whether all machines have the model")
-        machines.find_model(model)
+        machines.find_model(model.path)
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, model)
@@ -133,7 +133,7 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
     machines = open_machines(config.planning.cluster)
     try:
         if machines is not None:
-            machines.find_model(model)
+            machines.find_model(model.path)
         measuring = _measuring(config, on_progress)
         fleets = find_fleets(config.planning.cluster, model, (precision,), measuring, machines)
     finally:

@@ -18,12 +18,16 @@ from shoal.executor.remote.model_store import store_folder
 from shoal.executor.remote.model_stream import receive_model
 from shoal.machines.ray.link_times import answer_pings, time_pings
 from shoal.measure.free_memory import free_memory_bytes
+from shoal.measure.graph.measurer import ReplicaMeasurer
+from shoal.measure.graph.profile import GraphSetting, GraphWorkerTimes, measure_worker
 from shoal.measure.language.fleet import measure_fleet
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
+from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
+from shoal.router.graph_executor import Tensors
 
 DISTRIBUTION = "shoal-inference"
 _POLL_S = 0.02
@@ -99,6 +103,13 @@ class MachineAgent:
     def measure(self, path: str, precisions: Sequence[Precision], slot: Slot, refresh: bool) -> Fleet:
         """How fast one worker here runs a model. Raises: as `measure_fleet`."""
         return measure_fleet(ModelOnDisk(Path(path)), precisions, [slot], Measuring(refresh=refresh))
+
+    def measure_graph(self, path: str, sample: Tensors, rows: int, refresh: bool) -> GraphWorkerTimes:
+        """How fast one worker here runs an ONNX graph on a sample. Raises: as `measure_worker`."""
+        graph, cores = open_graph(Path(path)), tuple(sorted(os.sched_getaffinity(0)))
+        setting = GraphSetting(graph=graph, model=path, sample=sample, rows=rows, cores=cores, is_in_process=False)
+        measurer = ReplicaMeasurer(graph, sample, cores, None)
+        return measure_worker(setting, measurer, Measuring(refresh=refresh))
 
     def answer_pings(self, membership: Membership) -> Address:
         """See `link_times.answer_pings`."""

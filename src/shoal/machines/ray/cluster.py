@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from shoal.comm.links.ports import VARIABLE as PORTS_VARIABLE
 from shoal.comm.links.ports import parse_ports, spell_ports
-from shoal.core.plan.language import Plan
+from shoal.core.plan.graph import GraphPlan
+from shoal.core.plan.language import Plan, StagePlan
 from shoal.errors import WorkerLost
 from shoal.executor.remote.fabric import RemoteFabric
-from shoal.machines.placed_fleet import PlacedFleet
+from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet
 from shoal.machines.ray.answers import answer_of, wait_for
 from shoal.machines.ray.connection import RayConnection
 from shoal.machines.ray.host import AbandonedStarts, RayHost
 from shoal.machines.ray.machine import RayMachine
-from shoal.machines.ray.measuring import measure_links, measure_machines, place_machines
+from shoal.machines.ray.measuring import measure_links, measure_machines, place_graph_machines, place_machines
 from shoal.machines.ray.models import ModelPlaces
 from shoal.machines.ray.presence import DOES_NOT_ANSWER
 from shoal.machines.ray.roster import Roster
+from shoal.measure.graph.profile import GraphSetting
 from shoal.measure.language.model_times import timed_layers
 from shoal.measure.language.timed_model import model_to_time
 from shoal.measure.measuring import Measuring
@@ -131,18 +134,37 @@ class RayCluster:
         between = measure_links(reachable, new, self.get, measuring.on_progress)
         return place_machines(known, new, fleets, between)
 
-    def find_model(self, model: ModelOnDisk) -> None:
+    def find_model(self, path: Path) -> None:
         """See `Machines.find_model`."""
-        self._models = ModelPlaces(model.path, list(self._roster.machines.values()), self.get)
+        self._models = ModelPlaces(path, list(self._roster.machines.values()), self.get)
 
-    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+    def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
         """See `Machines.bring_model`."""
         assert self._models is not None
         for replica in plan.replicas:
             for stage in replica.stages:
+                layers = (stage.first_layer, stage.last_layer) if isinstance(stage, StagePlan) else (0, 1)
                 for machine in dict.fromkeys(shard.machine for shard in stage.shards):
-                    layers = (stage.first_layer, stage.last_layer)
                     self._models.bring(machine or "", layers, num_layers, on_progress)
+
+    def measure_graph(self, setting: GraphSetting, measuring: Measuring) -> PlacedGraphFleet:
+        """See `Machines.measure_graph`. Machines that lack the graph are sent it."""
+        models, living = self._models, self.living()
+        assert models is not None
+        machines = [machine for name, machine in self._roster.machines.items() if name in living]
+        for machine in machines:
+            if models.lacks(machine.name):
+                models.bring(machine.name, (0, 1), 1, measuring.on_progress)
+        times = measure_machines(
+            machines,
+            lambda machine: machine.agent.measure_graph.remote(
+                models.path_on(machine.name), setting.sample, setting.rows, measuring.refresh
+            ),
+            self.get,
+            measuring.on_progress,
+        )
+        between = measure_links(machines, machines, self.get, measuring.on_progress)
+        return place_graph_machines(setting, machines, times, between)
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""

@@ -11,8 +11,11 @@ from shoal.comm.links.ports import VARIABLE
 from shoal.comm.tls.tls_identity import ClusterAuthority, Membership
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError, WorkerLost
-from shoal.machines.placed_fleet import PlacedFleet
+from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet
 from shoal.machines.ray.machine import RayMachine
+from shoal.measure.graph.fleet import make_graph_fleet
+from shoal.measure.graph.profile import GraphSetting, GraphWorkerTimes
+from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 
 _MEASURE_TIMEOUT_S = 600.0
@@ -27,7 +30,7 @@ Get = Callable[[Any, str, float], Any]
 
 def measure_machines(
     machines: Sequence[RayMachine], ask: Callable[[RayMachine], Any], get: Get, on_progress: Callable[[str], None]
-) -> list[Fleet]:
+) -> list[Any]:
     """Each machine's one worker. Machines that are parts of one computer are measured one after the other.
 
     Args:
@@ -35,16 +38,19 @@ def measure_machines(
         ask: begins a measurement; its answer is a reference for `get`.
         get: waits for it.
         on_progress: told what is being measured.
+
+    Returns:
+        What each machine has answered, in the order of the machines.
     """
-    fleets: dict[str, Fleet] = {}
+    measured: dict[str, Any] = {}
     computers = [list(parts) for _, parts in groupby(sorted(machines, key=_boot_id), key=_boot_id)]
     for turn in range(max(map(len, computers), default=0)):
-        measured = [parts[turn] for parts in computers if turn < len(parts)]
-        on_progress(", ".join(machine.name for machine in measured))
-        references = [ask(machine) for machine in measured]
-        for machine, reference in zip(measured, references, strict=True):
-            fleets[machine.name] = get(reference, machine.name, _MEASURE_TIMEOUT_S)
-    return [fleets[machine.name] for machine in machines]
+        at_once = [parts[turn] for parts in computers if turn < len(parts)]
+        on_progress(", ".join(machine.name for machine in at_once))
+        references = [ask(machine) for machine in at_once]
+        for machine, reference in zip(at_once, references, strict=True):
+            measured[machine.name] = get(reference, machine.name, _MEASURE_TIMEOUT_S)
+    return [measured[machine.name] for machine in machines]
 
 
 def measure_links(
@@ -121,6 +127,44 @@ def place_machines(
                 (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
                 for machine in new
             ),
+        ),
+    )
+
+
+def place_graph_machines(
+    setting: GraphSetting,
+    machines: Sequence[RayMachine],
+    times: Sequence[GraphWorkerTimes],
+    links: Mapping[tuple[str, str], LinkSpeed],
+) -> PlacedGraphFleet:
+    """One worker of a class of its own on each machine.
+
+    Args:
+        setting: the graph and a micro-batch.
+        machines: at least one.
+        times: of the worker on each.
+        links: between two machines; where there is none, no plan will use it.
+    """
+    names = [machine.name for machine in machines]
+    classes = tuple(
+        GraphWorkerClass(
+            name=machine.name,
+            count=1,
+            threads=len(machine.facts.cores),
+            memory_bytes=machine.facts.free_memory_bytes,
+            node_s=one.node_s,
+        )
+        for machine, one in zip(machines, times, strict=True)
+    )
+    matrix = tuple(
+        tuple(_NO_LINK if one == other else links.get((one, other), _UNREACHABLE) for other in names) for one in names
+    )
+    slowest_s = max([0.0, *(link.latency_s for link in links.values())])
+    return PlacedGraphFleet(
+        fleet=make_graph_fleet(setting, times[0].nodes, classes, matrix, message_s=slowest_s),
+        places=tuple(
+            (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
+            for machine in machines
         ),
     )
 

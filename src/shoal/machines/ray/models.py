@@ -10,14 +10,13 @@ from shoal.comm.tls.tls_identity import ClusterAuthority
 from shoal.comm.tls.tls_link import Address
 from shoal.errors import ModelChanged
 from shoal.executor.remote.model_identity import identify
+from shoal.executor.remote.model_parts import Layers, chunks_of, files_of, states_of
 from shoal.executor.remote.model_stream import send_model
 from shoal.machines.ray.machine import RayMachine
-from shoal.model.file_states import CHANGED, model_states, unchanged
-from shoal.model.formats.needed_chunks import needed_chunks
+from shoal.model.file_states import CHANGED, unchanged
+from shoal.protocol.messages import FileState
 
 _MB = 1e6
-Layers = tuple[int, int]
-"""[first, last)"""
 
 
 class ModelPlaces:
@@ -36,8 +35,9 @@ class ModelPlaces:
             WorkerLost: a machine does not answer.
         """
         self._path, self._get = path, get
-        self._states = model_states(path)
-        with unchanged(self._states, lambda: model_states(path)):
+        self._files = files_of(path)
+        self._states = self._look()
+        with unchanged(self._states, self._look):
             self._identity = identify(path)
         self._machines: dict[str, RayMachine] = {}
         self._stored: dict[str, str] = {}
@@ -74,8 +74,8 @@ class ModelPlaces:
 
         Args:
             machine: by name.
-            layers: [first, last).
-            num_layers: of the model.
+            layers: of a language model; a graph comes whole.
+            num_layers: of the language model.
             tell: told how far it is.
             is_wanted: asked between two chunks.
             note_progress: called after each of them.
@@ -91,7 +91,7 @@ class ModelPlaces:
             return
         if any(first <= layers[0] and layers[1] <= last for first, last in tuple(brought)):
             return
-        wanted = needed_chunks(self._path, *layers, num_layers)
+        wanted = chunks_of(self._path, self._files, layers, num_layers)
         agent = self._machines[machine].agent
         membership = self._authority.admit(self._get(agent.signing_request.remote(), machine))
         receiver: Address = self._get(agent.receive_model.remote(membership, self._identity, wanted), machine)
@@ -105,9 +105,12 @@ class ModelPlaces:
                 tell(f"{machine} has {done / _MB:.0f} of {total / _MB:.0f} MB of the model that it lacked")
 
         who = f"machine {machine}"
-        with unchanged(self._states, lambda: model_states(self._path)):
+        with unchanged(self._states, self._look):
             send_model(self._path, receiver, self._authority.issue(), show, is_wanted, who=who)
         brought.add(layers)
+
+    def _look(self) -> tuple[FileState, ...]:
+        return states_of(self._path, self._files)
 
     def _check_that_it_has_it(self, machine: str) -> None:
         """The same files as when it was asked first. Raises ModelChanged, WorkerLost."""

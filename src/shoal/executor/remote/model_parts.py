@@ -1,0 +1,52 @@
+"""Which files a model on this machine consists of, and which parts of them a worker needs: for every kind of model.
+
+A language model goes to other machines by layers. An ONNX graph goes whole: its nodes are in one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from shoal.model.file_states import file_states, model_files
+from shoal.model.formats.needed_chunks import CHUNK_BYTES, needed_chunks
+from shoal.protocol.messages import FileState
+
+_GRAPH_SUFFIX = ".onnx"
+Layers = tuple[int, int]
+"""[first, last)"""
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """The files of a model by their names, relative to its folder.
+
+    Raises:
+        ModelLoadError: an ONNX file cannot be read, or names weights that are not there.
+    """
+    if path.suffix.lower() != _GRAPH_SUFFIX:
+        return {file.name: file for file in model_files(path)}
+    from shoal.model.graph.file.graph_file import open_graph  # and ONNX itself
+
+    return {file.name: path.parent / file.name for file in open_graph(path).files}
+
+
+def states_of(path: Path, names: Iterable[str]) -> tuple[FileState, ...]:
+    """The states of a model's files as they are now. Raises ModelLoadError where one cannot be read."""
+    return file_states(path if path.is_dir() else path.parent, names)
+
+
+def chunks_of(path: Path, files: dict[str, Path], layers: Layers, num_layers: int) -> dict[str, list[int]]:
+    """For each file the chunks that workers with some layers need.
+
+    Args:
+        path: of the model.
+        files: from `files_of`.
+        layers: that are needed of a language model; of an ONNX graph everything is.
+        num_layers: of the language model.
+
+    Raises:
+        ModelLoadError: a header is broken.
+    """
+    if path.suffix.lower() != _GRAPH_SUFFIX:
+        return needed_chunks(path, *layers, num_layers)
+    return {name: list(range(-(-file.stat().st_size // CHUNK_BYTES))) for name, file in files.items()}
