@@ -61,6 +61,7 @@ def map_command(
     plan: options.PlanFile = None,
     batch_size: BatchSize = None,
     batch_dim: options.BatchDim = None,
+    cluster: options.Cluster = None,
     threads: options.Threads = None,
     resume: Resume = False,
     json: options.Json = False,
@@ -81,7 +82,7 @@ def map_command(
         model=model,
         split=split,
         plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(objective="throughput"),
+        planning=PlanningConfig(objective="throughput", cluster=options.text(cluster)),
         threads=threads,
         batch_dims=batch.dims,
         is_batched=batch.is_batched,
@@ -90,7 +91,7 @@ def map_command(
     min_slots = _SLOTS_PER_WORKER * len(os.sched_getaffinity(0)) if is_auto else 1
     map_options = MapOptions(inputs=inputs, output=output, batch_rows=batch_size, min_slots=min_slots, resume=resume)
     prepare_output(map_options)
-    planned = plan_for_command(replace(config, split="1") if is_auto else config, quiet=json)
+    planned = plan_for_command(replace(config, split="1", planning=PlanningConfig()) if is_auto else config, quiet=json)
     found = planned.plan
 
     def check(tensors: Tensors) -> Tensors:

@@ -79,7 +79,7 @@ def plan(
         show_graph_plan(graph_config, inputs=inputs, output=output, explain=explain, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
-    from shoal.cli.language.loading import note_left_out
+    from shoal.cli.shared.planned import note_left_out
     from shoal.cli.show.output import measuring, note, print_json, print_plan
     from shoal.cli.show.plan_output import choice_dict, note_figures, print_choice, print_explanation
     from shoal.config import LaunchConfig, PlanningConfig
@@ -108,7 +108,7 @@ def plan(
     )
     with measuring(quiet=json) as tell:
         planned = plan_model(config, tell)
-    note_left_out(planned)
+    note_left_out(planned.machines)
     planned.close()
     auto = planned.auto
     assert auto is not None

@@ -38,7 +38,6 @@ _LANGUAGE_ONLY = (
     "no_weight_cache",
     "kv_memory",
     "max_context",
-    "cluster",
     "link_precision",
 )
 _GRAPH_ONLY = ("inputs", "output", "batch_dim", "micro_batch")
@@ -152,13 +151,14 @@ def run(
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.loading import parse_batch_dims
         from shoal.cli.graphs.run import run_graph
-        from shoal.config import GraphLaunchConfig
+        from shoal.config import GraphLaunchConfig, PlanningConfig
 
         batch = parse_batch_dims(batch_dim)
         graph_config = GraphLaunchConfig(
             model=model,
             split=split,
             plan_file=options.given_plan(context, plan),
+            planning=PlanningConfig(cluster=options.text(cluster)),
             threads=threads,
             batch_dims=batch.dims,
             is_batched=batch.is_batched,

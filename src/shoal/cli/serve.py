@@ -37,7 +37,6 @@ _LANGUAGE_ONLY = (
     "reasoning_parser",
     "worker_timeout",
     "streams",
-    "cluster",
     "link_precision",
 )
 _GRAPH_ONLY = (
@@ -293,6 +292,7 @@ def _serve_graphs(
     from shoal.cli.graphs.model_options import ModelOptions, options_of, parse_model_options, with_options
     from shoal.cli.graphs.samples import parse_samples, sample_file
     from shoal.cli.graphs.serve import GraphServeOptions, serve_graphs
+    from shoal.cli.shared.planned import note_left_out
     from shoal.cli.show.graph_plan_output import print_graph_choice
     from shoal.config import GraphLaunchConfig, PlanningConfig
     from shoal.launch.graph.launch import LoadedGraph, launch_graph
@@ -308,7 +308,9 @@ def _serve_graphs(
         model="",
         split=given["split"],
         plan_file=options.given_plan(context, given["plan"]),
-        planning=PlanningConfig(objective=given["objective"], latency_slo_s=given["latency_slo"]),
+        planning=PlanningConfig(
+            objective=given["objective"], latency_slo_s=given["latency_slo"], cluster=options.text(given["cluster"])
+        ),
         threads=given["threads"],
         batch_dims=batch.dims,
         is_batched=batch.is_batched,
@@ -327,6 +329,7 @@ def _serve_graphs(
         planned = plan_for_command(own_config, sample, graph, quiet=is_quiet)
         if planned.auto is not None and not is_quiet:
             print_graph_choice(planned.auto)
+        note_left_out(planned.machines)
         return launch_graph(planned)
 
     serve_options = GraphServeOptions(

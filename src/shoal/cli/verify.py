@@ -24,7 +24,7 @@ _PROMPTS = (
 )
 
 
-_LANGUAGE_ONLY = ("precision", "max_tokens", "cluster", "link_precision")
+_LANGUAGE_ONLY = ("precision", "max_tokens", "link_precision")
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
 
@@ -60,13 +60,14 @@ def verify(
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.loading import parse_batch_dims
         from shoal.cli.graphs.verify import verify_graph
-        from shoal.config import GraphLaunchConfig
+        from shoal.config import GraphLaunchConfig, PlanningConfig
 
         batch = parse_batch_dims(batch_dim)
         graph_config = GraphLaunchConfig(
             model=model,
             split=split,
             plan_file=options.given_plan(context, plan),
+            planning=PlanningConfig(cluster=options.text(cluster)),
             threads=threads,
             batch_dims=batch.dims,
             is_batched=batch.is_batched,

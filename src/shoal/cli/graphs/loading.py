@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shoal.cli.shared.planned import note_left_out, note_threads
 from shoal.cli.show.graph_output import print_graph_plan
 from shoal.cli.show.graph_plan_output import print_graph_choice
 from shoal.cli.show.output import measuring, note, progress_bar
@@ -14,7 +14,6 @@ from shoal.errors import ConfigError
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.planner.split.cores import thread_warnings
 from shoal.router.graph_executor import Tensors
 
 
@@ -54,9 +53,8 @@ def show_plan(planned: PlannedGraph, *, quiet: bool) -> None:
         print_graph_plan(planned.plan)
         if planned.auto is not None:
             print_graph_choice(planned.auto)
-    threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
-    for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
-        note(f"warning: {warning}")
+    note_left_out(planned.machines)
+    note_threads(planned.plan.shards)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

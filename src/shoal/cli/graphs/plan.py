@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shoal.cli.graphs.files import read_arrays
 from shoal.cli.graphs.loading import note_batch
+from shoal.cli.shared.planned import note_left_out
 from shoal.cli.show.graph_output import print_graph_plan
 from shoal.cli.show.graph_plan_output import graph_choice_dict, print_graph_choice, print_graph_explanation
 from shoal.cli.show.output import measuring, note, print_json
@@ -25,6 +26,8 @@ def show_graph_plan(
     with measuring(quiet=as_json) as tell:
         planned = plan_graph(config, given, graph, on_progress=tell)
     note_batch(planned)
+    note_left_out(planned.machines)
+    planned.close()
     auto = planned.auto
     assert auto is not None
     if output is not None:

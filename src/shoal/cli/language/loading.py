@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
-from shoal.cli.shared.log import announce
+from shoal.cli.shared.planned import note_left_out, note_threads
 from shoal.cli.show.output import measuring, print_plan, progress_bar
 from shoal.cli.show.plan_output import note_figures, print_choice
 from shoal.config import LaunchConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.launch import LoadedModel, launch
-from shoal.planner.split.cores import thread_warnings
 
 
 def load_model(
@@ -48,15 +45,7 @@ def load_planned(
         if planned.auto is not None:
             print_choice(planned.auto)
             note_figures(planned.auto.figures, planned.plan.model)
-    note_left_out(planned)
-    threads = [shard.threads for replica in planned.plan.replicas for shard in replica.shards]
-    for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
-        announce(f"warning: {warning}")
+    note_left_out(planned.machines)
+    note_threads(planned.plan.shards)
     with progress_bar("loading") as update:
         return launch(planned, update, recovery=recovery)
-
-
-def note_left_out(planned: PlannedModel) -> None:
-    """Say which machines of the cluster the plan does not count on."""
-    for name, what in ({} if planned.machines is None else planned.machines.troubles()).items():
-        announce(f"warning: machine {name} {what}; going on without it")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from shoal.config import PlanningConfig
 from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, PredictedRows
 from shoal.executor.graph_replicas import spell_replicas
-from shoal.launch.graph.fleets import MakeMeasurer, graph_fleet_from_file
+from shoal.launch.graph.fleets import MakeMeasurer, find_graph_fleet
 from shoal.launch.graph.spell import spell_fleet
+from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.measure.graph.profile import GraphSetting, measure_graph
 from shoal.measure.measuring import Measuring
@@ -40,8 +41,9 @@ def choose_graph_plan(
     batch: BatchAxes,
     make_measurer: MakeMeasurer,
     measuring: Measuring,
+    machines: Machines | None = None,
 ) -> GraphAutoPlan:
-    """Plan for this machine, or for those of a file.
+    """Plan for this machine, for those of a cluster, or for those of a file.
 
     Args:
         planning: the goal and the machines.
@@ -49,6 +51,7 @@ def choose_graph_plan(
         batch: where its rows are.
         make_measurer: measures what has not been measured before.
         measuring: how.
+        machines: to plan for; None: this one, or those of the file.
 
     Raises:
         ConfigError: the goal or the file makes no sense, or no split meets the latency target.
@@ -56,8 +59,8 @@ def choose_graph_plan(
         ModelLoadError, WorkerLost: measuring failed.
     """
     goal = make_goal(planning.objective, planning.latency_slo_s)
-    if planning.cluster is not None:
-        placed = graph_fleet_from_file(planning.cluster, setting, make_measurer, measuring)
+    if machines is not None or planning.cluster is not None:
+        placed = find_graph_fleet(planning.cluster, setting, make_measurer, measuring, machines)
         return _on_machines(placed, setting, batch, goal)
     speeds = measure_graph(setting, make_measurer(setting.cores), measuring)
     started_s = time.perf_counter()

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 
 from shoal.errors import ConfigError
-from shoal.launch.cluster_places import read_cluster_file
+from shoal.launch.cluster_places import places_of, read_cluster_file
+from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.fleet import make_graph_fleet
@@ -21,6 +22,34 @@ from shoal.planner.speeds.roofline import RooflineRates
 
 MakeMeasurer = Callable[[Sequence[int]], GraphMeasurer]
 """by the CPU ids that a worker is to compute on"""
+
+
+def find_graph_fleet(
+    cluster: str | None,
+    setting: GraphSetting,
+    make_measurer: MakeMeasurer,
+    measuring: Measuring,
+    machines: Machines | None,
+) -> PlacedGraphFleet:
+    """The machines that a plan may use, measured.
+
+    Args:
+        cluster: the file that describes machines, where `machines` is None.
+        setting: the graph and a micro-batch.
+        make_measurer: measures cores that are at hand.
+        measuring: how.
+        machines: to measure in the place of this one and of the file's.
+
+    Raises:
+        ConfigError: threads were asked for of several machines, or the file makes no sense.
+        ModelLoadError, WorkerLost: measuring failed.
+    """
+    if measuring.threads is not None:
+        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
+    if machines is not None:
+        return machines.measure_graph(setting, measuring)
+    assert cluster is not None
+    return graph_fleet_from_file(cluster, setting, make_measurer, measuring)
 
 
 def graph_fleet_from_file(
@@ -38,8 +67,6 @@ def graph_fleet_from_file(
         ConfigError: the file makes no sense, or names CPUs that this process may not use.
         ModelLoadError, WorkerLost: measuring failed.
     """
-    if measuring.threads is not None:
-        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
     cluster = read_cluster_file(name)
     nodes = measure_node_times(setting, make_measurer(setting.cores), measuring)
     sizes = node_sizes(setting.graph, nodes, rows=setting.rows)
@@ -47,9 +74,8 @@ def graph_fleet_from_file(
         _measured(machine, setting, make_measurer, measuring) if machine.is_local else _described(machine, sizes)
         for machine in cluster.machines
     ]
-    return PlacedGraphFleet(
-        fleet=make_graph_fleet(setting, nodes, classes, cluster.links_between()), places=_places(cluster)
-    )
+    fleet = make_graph_fleet(setting, nodes, classes, cluster.links_between())
+    return PlacedGraphFleet(fleet=fleet, places=tuple(tuple(places_of(machine)) for machine in cluster.machines))
 
 
 def _measured(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from shoal.core.plan.graph import GraphPlan
@@ -13,6 +15,7 @@ from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
 from shoal.launch.graph.planning import PlannedGraph
+from shoal.machines.machines import Machines
 from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
 
 _LOAD_TIMEOUT_S = 60.0
@@ -40,6 +43,8 @@ class LoadedGraph:
     """how they are"""
     row_s: Sequence[float] = ()
     """seconds that the workers of each replica took for a row of the sample; empty: not known"""
+    machines: Machines | None = None
+    """that the workers run on; None: this one"""
 
     def __enter__(self) -> LoadedGraph:
         return self
@@ -48,9 +53,11 @@ class LoadedGraph:
         self.close()
 
     def close(self) -> None:
-        """Stop the workers that were started first. Idempotent."""
+        """Stop the workers that were started first, and leave other machines. Idempotent."""
         for executor in self.executors:
             executor.close()
+        if self.machines is not None:
+            self.machines.close()
 
 
 def launch_graph(
@@ -85,10 +92,16 @@ def launch_graph(
             loaded += num_loaded
             on_progress(loaded, plan.num_workers)
 
-    factories = graph_factories(planned.graph, plan.replicas, fabric, on_progress=count)
-    started_s = time.monotonic()
-    executors = start_replicas(factories, recovery)
-    load_s = time.monotonic() - started_s
+    with ExitStack() as on_failure:
+        on_failure.callback(planned.close)
+        if planned.machines is not None:
+            planned.machines.bring_model(plan, 1, logging.getLogger("shoal.machines").info)
+            fabric = fabric or planned.machines.fabric()
+        factories = graph_factories(planned.graph, plan.replicas, fabric, on_progress=count)
+        started_s = time.monotonic()
+        executors = start_replicas(factories, recovery)
+        load_s = time.monotonic() - started_s
+        on_failure.pop_all()
     if recovery is None:
         recovery = RecoveryConfig(
             load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s),
@@ -102,4 +115,5 @@ def launch_graph(
         factories=factories,
         recovery=recovery,
         row_s=[executor.row_s for executor in executors],
+        machines=planned.machines,
     )

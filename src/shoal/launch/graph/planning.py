@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,10 @@ from shoal.core.plan.graph import GraphPlan
 from shoal.errors import CapacityError, ConfigError, while_reading
 from shoal.executor.graph_replicas import spell_replicas
 from shoal.launch.graph.auto_plan import GraphAutoPlan, choose_graph_plan
-from shoal.launch.graph.sample import open_sample
+from shoal.launch.graph.sample import GraphSample, open_sample
 from shoal.launch.graph.stored_plan import read_graph_plan
+from shoal.machines.machines import Machines
+from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
 from shoal.measure.graph.measurer import GraphMeasurer, ReplicaMeasurer
@@ -27,11 +30,13 @@ from shoal.model.graph.stage.cuts import spec_bytes, stage_interfaces
 from shoal.model.graph.stage.session import GraphStage
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.planner.graph_cut import cut_stages
+from shoal.planner.memory.fit import format_bytes
+from shoal.planner.memory.graph_fit import check_copies, num_affordable
 from shoal.planner.split.cores import deal_cores
+from shoal.planner.split.machine_places import place_on_machines
 from shoal.planner.split.split_spec import AUTO, SplitSpec, parse_split
 from shoal.router.graph_executor import Tensors
 
-_GIB = 1 << 30
 Progress = Callable[[str], None]
 MakeMeasurer = Callable[[GraphFile, Tensors, Sequence[int], GraphStage | None], GraphMeasurer]
 
@@ -50,6 +55,13 @@ class PlannedGraph:
     """what the plan was chosen from; None: it was given"""
     note: str | None = None
     """what the user should hear of the batch; None: nothing"""
+    machines: Machines | None = None
+    """that the plan is for; None: this one"""
+
+    def close(self) -> None:
+        """Leave other machines. Idempotent; not needed where the plan is launched."""
+        if self.machines is not None:
+            self.machines.close()
 
 
 def plan_graph(
@@ -59,6 +71,7 @@ def plan_graph(
     *,
     on_progress: Progress = lambda what: None,
     make_measurer: MakeMeasurer = ReplicaMeasurer,
+    machines: Machines | None = None,
 ) -> PlannedGraph:
     """Open the file, find its batch axes, and decide its split, measuring where there is something to decide.
 
@@ -68,114 +81,129 @@ def plan_graph(
         graph: `config.model`, where it is open already.
         on_progress: told what is being measured, for `auto`.
         make_measurer: who measures, for `auto`, what has not been measured before.
+        machines: to plan for, where they are open already; they are left if planning fails.
 
     Raises:
         ConfigError: the split, the plan, the threads or a batch dimension make no sense for this graph.
         ModelLoadError: the file is missing, broken or holds what ONNX Runtime cannot run.
         InvalidRequest: the given inputs are not the graph's.
         CapacityError: the copies of its weights do not fit into memory.
-        WorkerLost: a worker died while it was measured.
+        WorkerLost: a worker died while it was measured, or another machine does not answer.
     """
     spec = None if config.plan_file is not None or config.split == AUTO else parse_split(config.split)
     graph = graph or open_graph(Path(config.model))
-    with while_reading(config.model):
+    with ExitStack() as on_failure, while_reading(config.model):
+        machines = machines or open_machines(config.planning.cluster)
+        if machines is not None:
+            on_failure.callback(machines.close)
+            on_progress("whether all machines have the model")
+            machines.find_model(graph.path)
+        planning = _Planning(config, graph, given, machines)
         if config.plan_file is not None:
-            return _stored(config, config.plan_file, graph, given)
-        if spec is None:
-            return _automatic(config, graph, given, on_progress, make_measurer)
-        return _by_hand(config, spec, graph, given)
+            planned = planning.stored(config.plan_file)
+        elif spec is None:
+            planned = planning.automatic(on_progress, make_measurer)
+        else:
+            planned = planning.by_hand(spec)
+        on_failure.pop_all()
+    return planned
 
 
-def _by_hand(config: GraphLaunchConfig, spec: SplitSpec, graph: GraphFile, given: Tensors | None) -> PlannedGraph:
-    threads, cores = deal_cores(_cores(), spec.num_workers, config.threads)
-    whole = _open_whole(graph, threads, spec.num_replicas, f"--split {spec}")
-    sample = open_sample(config, graph, whole, given)
-    boundaries, stage_s = _cut(graph, spec, sample.inputs, threads, measure=whole is not None)
-    plan = GraphPlan(
-        model=config.model,
-        split=str(spec),
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-        batch=sample.batch,
-        replicas=spell_replicas(graph, spec, boundaries, threads=threads, cores=cores, stage_s=stage_s),
-        shape=graph_shape(graph),
-    )
-    here = whole if config.in_process and plan.num_workers == 1 else None
-    return PlannedGraph(graph=graph, plan=plan, sample=sample.inputs, whole=here, note=sample.note)
+class _Planning:
+    """Planning one graph: what all ways to a plan have in common."""
 
+    def __init__(
+        self, config: GraphLaunchConfig, graph: GraphFile, given: Tensors | None, machines: Machines | None
+    ) -> None:
+        self._config, self._graph, self._given, self._machines = config, graph, given, machines
+        self._cores = tuple(sorted(os.sched_getaffinity(0)))
 
-def _automatic(
-    config: GraphLaunchConfig,
-    graph: GraphFile,
-    given: Tensors | None,
-    on_progress: Progress,
-    make_measurer: MakeMeasurer,
-) -> PlannedGraph:
-    cores = _cores()
-    whole = _open_whole(graph, config.threads or len(cores), 1, "--split auto")
-    sample = open_sample(config, graph, whole, given)
-    micro_batch = sample.with_rows(config.micro_batch)
-    here = whole if config.in_process else None
-    setting = GraphSetting(
-        graph=graph,
-        model=config.model,
-        sample=micro_batch.inputs,
-        rows=micro_batch.num_rows,
-        cores=cores,
-        is_in_process=here is not None,
-    )
-    del whole  # where it is not to compute, the workers that measure may need its memory
-    measuring = Measuring(threads=config.threads, refresh=config.planning.refresh, on_progress=on_progress)
-    auto = choose_graph_plan(
-        config.planning,
-        setting,
-        sample.batch,
-        lambda on_cores: make_measurer(graph, micro_batch.inputs, on_cores, here if on_cores == cores else None),
-        measuring,
-    )
-    return PlannedGraph(
-        graph=graph,
-        plan=auto.plan,
-        sample=sample.inputs,
-        whole=here if auto.plan.num_workers == 1 and auto.plan.shards[0].machine is None else None,
-        auto=auto,
-        note=sample.note,
-    )
-
-
-def _stored(config: GraphLaunchConfig, name: str, graph: GraphFile, given: Tensors | None) -> PlannedGraph:
-    if config.threads is not None or config.batch_dims or not config.is_batched:
-        raise ConfigError(f"{name} says the threads and the batch axes; leave --threads and --batch-dim out")
-    plan = read_graph_plan(name, model=config.model, graph=graph, cores=_cores())
-    whole = _open_whole(graph, plan.replicas[0].shards[0].threads, len(plan.replicas), f"--plan {name}")
-    sample = open_sample(config, graph, whole, given, plan.batch)
-    here = whole if config.in_process and plan.num_workers == 1 else None
-    return PlannedGraph(graph=graph, plan=plan, sample=sample.inputs, whole=here)
-
-
-def _cores() -> tuple[int, ...]:
-    return tuple(sorted(os.sched_getaffinity(0)))
-
-
-def _open_whole(graph: GraphFile, threads: int, num_replicas: int, asked: str) -> GraphStage | None:
-    """The whole graph in this process to measure with, where memory allows it beside the replicas.
-
-    Raises:
-        CapacityError: not even those fit. `asked` is what the user said.
-        ModelLoadError: ONNX Runtime cannot load it.
-    """
-    needed = weight_bytes(graph, 0, graph.num_nodes)
-    available = free_memory_bytes()
-    if num_replicas * needed > available:
-        raise CapacityError(
-            f"{asked} needs {num_replicas * needed / _GIB:.2f} GiB for weights, but {available / _GIB:.2f} GiB are "
-            f"free; use {'fewer replicas' if num_replicas > 1 else 'a machine with more'}"
+    def by_hand(self, spec: SplitSpec) -> PlannedGraph:
+        """A split that the user has said."""
+        config, graph = self._config, self._graph
+        threads, cores = deal_cores(self._cores, spec.num_workers, config.threads)
+        whole = self._open_whole(threads, spec.num_replicas, f"--split {spec}")
+        sample = open_sample(config, graph, whole, self._given)
+        boundaries, stage_s = _cut(graph, spec, sample.inputs, threads, measure=whole is not None)
+        plan = GraphPlan(
+            model=config.model,
+            split=str(spec),
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            batch=sample.batch,
+            replicas=spell_replicas(graph, spec, boundaries, threads=threads, cores=cores, stage_s=stage_s),
+            shape=graph_shape(graph),
         )
-    _check_values(graph, available)
-    if (num_replicas + 1) * needed > available:
-        return None
-    (interface,) = stage_interfaces(graph, ())
-    return GraphStage(graph, interface, threads=threads)
+        if self._machines is not None:
+            plan = place_on_machines(plan, self._machines.cores(), config.threads)
+        return self._planned(plan, sample, whole)
+
+    def automatic(self, on_progress: Progress, make_measurer: MakeMeasurer) -> PlannedGraph:
+        """The split that is best here, or on the machines."""
+        config, graph, cores = self._config, self._graph, self._cores
+        whole = self._open_whole(config.threads or len(cores), 1, "--split auto")
+        sample = open_sample(config, graph, whole, self._given)
+        micro_batch = sample.with_rows(config.micro_batch)
+        here = whole if config.in_process else None
+        setting = GraphSetting(
+            graph=graph,
+            model=config.model,
+            sample=micro_batch.inputs,
+            rows=micro_batch.num_rows,
+            cores=cores,
+            is_in_process=here is not None,
+        )
+        del whole  # where it is not to compute, the workers that measure may need its memory
+        auto = choose_graph_plan(
+            config.planning,
+            setting,
+            sample.batch,
+            lambda on_cores: make_measurer(graph, micro_batch.inputs, on_cores, here if on_cores == cores else None),
+            Measuring(threads=config.threads, refresh=config.planning.refresh, on_progress=on_progress),
+            self._machines,
+        )
+        return self._planned(auto.plan, sample, here, auto)
+
+    def stored(self, name: str) -> PlannedGraph:
+        """The plan in a file."""
+        config, graph = self._config, self._graph
+        if config.threads is not None or config.batch_dims or not config.is_batched:
+            raise ConfigError(f"{name} says the threads and the batch axes; leave --threads and --batch-dim out")
+        plan = read_graph_plan(name, model=config.model, graph=graph, cores=self._cores)
+        whole = self._open_whole(plan.shards[0].threads, len(plan.replicas), f"--plan {name}")
+        return self._planned(plan, open_sample(config, graph, whole, self._given, plan.batch), whole)
+
+    def _planned(
+        self, plan: GraphPlan, sample: GraphSample, whole: GraphStage | None, auto: GraphAutoPlan | None = None
+    ) -> PlannedGraph:
+        (first, *others) = plan.shards
+        is_here = self._config.in_process and not others and first.machine is None
+        return PlannedGraph(
+            graph=self._graph,
+            plan=plan,
+            sample=sample.inputs,
+            whole=whole if is_here else None,
+            auto=auto,
+            note=sample.note,
+            machines=self._machines,
+        )
+
+    def _open_whole(self, threads: int, num_replicas: int, asked: str) -> GraphStage | None:
+        """The whole graph in this process to measure with, where memory allows it beside the replicas that are here.
+
+        Raises:
+            CapacityError: not even those fit. `asked` is what the user said.
+            ModelLoadError: ONNX Runtime cannot load it.
+        """
+        graph, available = self._graph, free_memory_bytes()
+        needed = weight_bytes(graph, 0, graph.num_nodes)
+        num_here = num_replicas if self._machines is None else 0
+        check_copies(needed, num_here, available, asked)
+        _check_values(graph, available)
+        if num_affordable(needed, available) <= num_here:
+            return None
+        (interface,) = stage_interfaces(graph, ())
+        return GraphStage(graph, interface, threads=threads)
 
 
 def _check_values(graph: GraphFile, available: int) -> None:
@@ -188,7 +216,7 @@ def _check_values(graph: GraphFile, available: int) -> None:
         is_fixed = spec.shape is not None and all(isinstance(dim, int) for dim in spec.shape)
         if is_fixed and (needed := spec_bytes(spec)) > available:
             raise CapacityError(
-                f"{graph.path}: its tensor {spec.name!r} takes {needed / _GIB:.2f} GiB, but {available / _GIB:.2f} GiB "
+                f"{graph.path}: its tensor {spec.name!r} takes {format_bytes(needed)}, but {format_bytes(available)} "
                 "are free"
             )
 

@@ -19,6 +19,7 @@ from shoal.model.graph.stage.session import GraphStage
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.graph_choice.speeds import LayoutSpeed
+from shoal.planner.memory.graph_fit import num_affordable
 from shoal.planner.split.cores import deal_cores
 from shoal.planner.split.split_spec import SplitSpec
 from shoal.router.graph_executor import GraphExecutor, Tensors
@@ -138,4 +139,4 @@ class ReplicaMeasurer:
 
     def _num_affordable(self) -> int:
         """Copies of the weights that fit into free memory now."""
-        return free_memory_bytes() // max(1, weight_bytes(self._graph, 0, self._graph.num_nodes))
+        return num_affordable(weight_bytes(self._graph, 0, self._graph.num_nodes), free_memory_bytes())

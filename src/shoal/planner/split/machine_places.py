@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from shoal.core.plan.language import Plan, ShardPlan
+from shoal.core.plan.graph import GraphPlan
+from shoal.core.plan.language import Plan
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.planner.split.cores import deal_cores
 
 
@@ -19,8 +22,14 @@ class MachineCores:
     """CPU ids that workers may use there"""
 
 
-def place_on_machines(plan: Plan, machines: Sequence[MachineCores], threads: int | None) -> Plan:
-    """Deal a plan's workers to machines, in order: neighbours share a machine as far as the machines allow.
+_Place = tuple[str, int, tuple[int, ...]]
+"""machine, threads, CPU ids"""
+_PlanT = TypeVar("_PlanT", bound=Plan | GraphPlan)
+_ShardT = TypeVar("_ShardT", bound=WorkerPlacement)
+
+
+def place_on_machines(plan: _PlanT, machines: Sequence[MachineCores], threads: int | None) -> _PlanT:
+    """Deal a plan's workers to machines, in order: neighbors share a machine as far as the machines allow.
 
     Args:
         plan: whose workers have no machine.
@@ -36,19 +45,17 @@ def place_on_machines(plan: Plan, machines: Sequence[MachineCores], threads: int
     dealt = {one.name: deal_cores(one.cores, counts[one.name], threads) for one in used}
     cores = {name: iter(pinned) for name, (_, pinned) in dealt.items()}
     places = iter([(owner.name, dealt[owner.name][0], next(cores[owner.name])) for owner in owners])
-    return replace(
-        plan,
-        replicas=tuple(
-            replace(
-                replica,
-                stages=tuple(replace(stage, shards=tuple(_placed(stage.shards, places))) for stage in replica.stages),
-            )
-            for replica in plan.replicas
-        ),
-    )
+    replicas = [
+        replace(
+            replica,
+            stages=tuple(replace(stage, shards=tuple(_placed(stage.shards, places))) for stage in replica.stages),
+        )
+        for replica in plan.replicas
+    ]
+    return replace(plan, replicas=tuple(replicas))
 
 
-def _placed(shards: Sequence[ShardPlan], places: Iterator[tuple[str, int, tuple[int, ...]]]) -> Iterator[ShardPlan]:
+def _placed(shards: Sequence[_ShardT], places: Iterator[_Place]) -> Iterator[_ShardT]:
     for shard in shards:
         machine, threads, cores = next(places)
         yield replace(shard, machine=machine, threads=threads, cores=cores)

@@ -1,0 +1,53 @@
+"""ONNX graphs over several hosts that Ray has found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.executor.graphs import skip_chain
+from tests.plain_runtime import plain_session
+from tests.ray.hosts import RayHosts
+
+WIDTH = 16
+OPTIONS = ("--threads", "1", "--cluster", "ray")
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return skip_chain(tmp_path_factory.mktemp("chain") / "chain.onnx", width=WIDTH)
+
+
+@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=3"])
+def test_agrees_with_plain_onnx_runtime(split: str, cluster: RayHosts, chain: Path) -> None:
+    done = cluster.run("verify", str(chain), "--split", split, "--json", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["agrees"]
+    assert len({worker["machine"] for worker in result["plan"]["workers"]}) == int(split[-1])
+
+
+def test_machines_are_measured_and_a_plan_is_chosen(cluster: RayHosts, chain: Path) -> None:
+    done = cluster.run("plan", str(chain), "--cluster", "ray", "--objective", "throughput", "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert {worker["machine"] for worker in value["plan"]["workers"]} <= {host.address for host in cluster.hosts}
+    assert value["predicted"]["rows_per_s"] > 0
+
+
+def test_a_map_over_hosts_of_which_one_lacks_the_graph(cluster: RayHosts, chain: Path, tmp_path: Path) -> None:
+    """The last host sees an empty folder where the graph is."""
+    lonely, rows = cluster.only_here / "lonely.onnx", tmp_path / "rows.npz"
+    lonely.write_bytes(chain.read_bytes())
+    x = np.random.default_rng(2).standard_normal((6, WIDTH), np.float32)
+    np.savez(rows, x=x)
+    done = cluster.run(
+        "map", str(lonely), "--inputs", str(rows), "-o", str(tmp_path / "out"), "--split", "dp=3", *OPTIONS
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of the model that it lacked" in done.stderr
+    expected = plain_session(chain).run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "y.npy"), np.asarray(expected), rtol=1e-5, atol=1e-6)
