@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.core.speed.replan import MAX_HORIZON_S, SAFETY, SMALLEST_GAIN, Move, weigh_move
+from shoal.core.speed.replan import LOOK_S, MAX_HORIZON_S, SAFETY, SMALLEST_GAIN, Move, ReplanWatch, weigh_move
 
 
 def weigh(present_s: list[float], moved_s: list[float], **changes: Any) -> Move:
@@ -64,3 +64,24 @@ def test_what_pays_saves_more_than_it_costs_and_goes_on_paying(
         assert move.gain >= SMALLEST_GAIN
         assert move.saved_s >= SAFETY * move.cost_s
         assert weigh_move(present_s, moved_s, lasted_s=2 * lasted_s, **facts).pays
+
+
+def test_a_pipeline_that_stays_slow_is_worth_moving_after_a_while_and_then_watched_anew() -> None:
+    watch, now_s = ReplanWatch(), 0.0
+    for _ in range(20):
+        assert not watch.look((1.0, 1.2), 8, now_s)
+        now_s += LOOK_S
+    paid_after_s, slow_since_s = 0.0, now_s
+    while not paid_after_s:
+        assert watch.look((1.0, 2.0), 8, now_s)
+        if watch.weigh((0.02, 0.04), (0.026, 0.028), now_s).pays:
+            paid_after_s = now_s - slow_since_s
+        now_s += LOOK_S
+    assert 10.0 < paid_after_s < 40.0
+    watch.start_over()
+    assert watch.look((1.0, 2.0), 8, now_s)
+    assert not watch.weigh((0.02, 0.04), (0.026, 0.028), now_s).pays
+
+
+def test_what_cannot_be_split_otherwise_is_not_watched() -> None:
+    assert not ReplanWatch().look((), 8, 0.0)

@@ -7,30 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from shoal.core.plan.language import Block, held_bytes
-from shoal.core.speed.replan import weigh_move
-from shoal.core.speed.slow_workers import SLOWED_FACTOR
+from shoal.core.speed.replan import LOOK_S, ReplanWatch
 from shoal.errors import ModelChanged, ShoalError
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import parse_precision
 from shoal.planner.split.relayer import Relayering, relayer, with_layers
-
-_EVERY_S = 2.0
-"""Between two looks. A slowdown must have lasted for longer than that anyway before a move can pay."""
-_STANDSTILL_S = 2.0
-"""That requests wait while what they have computed is computed again; the new workers load beside the old ones. A
-judgment: some hundred tokens of context for each of some requests."""
-_FORGET = 0.9
-"""Weight of the past in the mean number of requests, at every look: about 20 s count."""
-
-
-class _Watched:
-    """What is remembered of a replica."""
-
-    def __init__(self) -> None:
-        self.slow_since_s: float | None = None
-        self.mean_requests = 0.0
 
 
 class Replanner:
@@ -45,42 +28,29 @@ class Replanner:
     ) -> None:
         """`model`: what the running plan runs."""
         self._running, self._model, self._clock, self._report = running, model, clock, report
-        self._watched: defaultdict[int, _Watched] = defaultdict(_Watched)
-        self._next_s = clock() + _EVERY_S
+        self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
+        self._next_s = clock() + LOOK_S
 
     def look(self) -> None:
         """To be called often; does something every few seconds."""
         now_s = self._clock()
         if now_s < self._next_s:
             return
-        self._next_s = now_s + _EVERY_S
+        self._next_s = now_s + LOOK_S
         stats = self._running.stats()
         for index, (slowdowns, stage_s) in enumerate(zip(stats.slowdowns, stats.stage_s, strict=True)):
-            watched, num_requests = self._watched[index], stats.replicas[index].num_running
-            watched.mean_requests = _FORGET * watched.mean_requests + (1 - _FORGET) * num_requests
-            if not self._running.is_changing(index):
-                self._consider(index, slowdowns, stage_s, num_requests, now_s)
+            replica = self._running.plan.replicas[index]
+            is_pipeline = len(replica.shards) == len(replica.stages) == len(stage_s) > 1
+            is_slow = self._watched[index].look(
+                slowdowns if is_pipeline else (), stats.replicas[index].num_running, now_s
+            )
+            if is_slow and not self._running.is_changing(index):
+                self._consider(index, stage_s, now_s)
 
-    def _consider(
-        self, index: int, slowdowns: Sequence[float], stage_s: Sequence[float], num_requests: int, now_s: float
-    ) -> None:
-        replica, watched = self._running.plan.replicas[index], self._watched[index]
-        is_pipeline = len(replica.stages) > 1 and len(replica.shards) == len(replica.stages)
-        if not is_pipeline or len(stage_s) != len(replica.stages) or max(slowdowns) < SLOWED_FACTOR:
-            watched.slow_since_s = None
-            return
-        if watched.slow_since_s is None:
-            watched.slow_since_s = now_s
-        layers = [stage.num_layers for stage in replica.stages]
+    def _consider(self, index: int, stage_s: Sequence[float], now_s: float) -> None:
+        layers = [stage.num_layers for stage in self._running.plan.replicas[index].stages]
         best = relayer(self._whole_blocks(), layers, stage_s)
-        move = weigh_move(
-            stage_s,
-            best.stage_s,
-            standstill_s=_STANDSTILL_S,
-            lasted_s=now_s - watched.slow_since_s,
-            num_requests=num_requests,
-            mean_requests=watched.mean_requests,
-        )
+        move = self._watched[index].weigh(stage_s, best.stage_s, now_s)
         if move.pays and self._fits_beside():
             self._move(index, best, move.gain)
 
@@ -92,7 +62,7 @@ class Replanner:
         after = ":".join(map(str, best.layers))
 
         def done(error: ShoalError | None) -> None:
-            watched.slow_since_s = None
+            watched.start_over()
             if error is not None:
                 self._report(f"replica {index} keeps its layers: {error}")
             if isinstance(error, ModelChanged):

@@ -1,0 +1,41 @@
+"""Where to cut a graph anew whose workers have changed speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from shoal.planner.graph_cut import CutPlace, cut_stages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recut:
+    """Other boundaries for the same workers."""
+
+    boundaries: tuple[int, ...]
+    """nodes with which stages begin, the first stage's left out"""
+    stage_s: tuple[float, ...]
+    """seconds that each stage is expected to take for the same batches"""
+
+
+def recut(
+    node_s: Sequence[float], places: Sequence[CutPlace], boundaries: Sequence[int], stage_s: Sequence[float]
+) -> Recut:
+    """Move nodes from slow stages to fast ones.
+
+    Args:
+        node_s: seconds of each node, relative to each other.
+        places: where the graph can be cut, nodes ascending.
+        boundaries: as they are, see `Recut`.
+        stage_s: seconds that each stage takes now for the same batches.
+    """
+    speeds = [work / seconds for work, seconds in zip(_work(node_s, boundaries), stage_s, strict=True)]
+    moved = cut_stages(node_s, places, len(stage_s), shares=speeds)
+    expected = (work / speed for work, speed in zip(_work(node_s, moved), speeds, strict=True))
+    return Recut(boundaries=moved, stage_s=tuple(expected))
+
+
+def _work(node_s: Sequence[float], boundaries: Sequence[int]) -> list[float]:
+    """Of each stage, on a worker of speed 1."""
+    return [sum(node_s[first:last]) for first, last in pairwise((0, *boundaries, len(node_s)))]
