@@ -29,7 +29,6 @@ _LANGUAGE_ONLY = (
     "max_context",
     "routing",
     "precision_floor",
-    "replan",
     "prompt_tokens",
     "output_tokens",
     "request_timeout",
@@ -192,9 +191,9 @@ def serve(
         bool,
         typer.Option(
             "--replan",
-            help="Move layers between the stages of a pipeline whose workers change speed, and use machines that join "
-            "the cluster, where that pays.",
-            rich_help_panel=options.LANGUAGE,
+            help="Move layers (of a graph: nodes) between the stages of a pipeline whose workers change speed, and use "
+            "machines that join the cluster (for a language model), where that pays.",
+            rich_help_panel=options.PLANNING,
         ),
     ] = False,
 ) -> None:
@@ -330,7 +329,7 @@ def _serve_graphs(
         if planned.auto is not None and not is_quiet:
             print_graph_choice(planned.auto)
         note_left_out(planned.machines)
-        return launch_graph(planned)
+        return launch_graph(planned, replans=given["replan"])
 
     serve_options = GraphServeOptions(
         host=given["host"],

@@ -31,7 +31,8 @@ def recut(
         stage_s: seconds that each stage takes now for the same batches.
     """
     speeds = [work / seconds for work, seconds in zip(_work(node_s, boundaries), stage_s, strict=True)]
-    moved = cut_stages(node_s, places, len(stage_s), shares=speeds)
+    on_fastest_s = [seconds / max(speeds) for seconds in node_s]  # a cut's cost is in seconds
+    moved = cut_stages(on_fastest_s, places, len(stage_s), shares=speeds)
     expected = (work / speed for work, speed in zip(_work(node_s, moved), speeds, strict=True))
     return Recut(boundaries=moved, stage_s=tuple(expected))
 

@@ -107,6 +107,11 @@ class BatchEngine:
         self._ended: list[InferenceResult] = []
         """for the next turn"""
         self._needs_tick = False
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call this at the end of every turn. It may replace and add replicas."""
+        self._watchers.append(watcher)
 
     @property
     def has_work(self) -> bool:
@@ -166,6 +171,8 @@ class BatchEngine:
         self._workers.wait(timeout_s, self.next_wake_s())
         self._collect()
         self._tick(self._clock())
+        for watcher in self._watchers:
+            watcher()
         ended, self._ended = self._ended, []
         return ended
 
@@ -192,6 +199,7 @@ class BatchEngine:
     def close(self) -> None:
         """Stop every worker; what is unfinished gets no result. Idempotent."""
         self._workers.close()
+        self._watchers.clear()  # they may hold the model's file open
 
     @property
     def story(self) -> Story:

@@ -101,6 +101,7 @@ class FakeGraph:
         self.plan = plan
         self.sample = sample
         self.row_s = ()
+        self.replanner = None
         self.defaults: Tensors = {}
         self.executors = (FakeGraphExecutor(function),)
         self.factories = ()

@@ -14,7 +14,9 @@ from shoal.executor.fabric import Fabric
 from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
+from shoal.executor.local_fabric import LocalFabric
 from shoal.launch.graph.planning import PlannedGraph
+from shoal.launch.running.graph_replanner import ChangeableGraphEngine, GraphReplanner
 from shoal.machines.machines import Machines
 from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
 
@@ -24,6 +26,10 @@ _RUNAWAY_S = 300.0
 _LOADING_TIMES_EXPECTED = 6.0
 """Of the first loading, which the workers of a graph are silent for: others may be computing beside the next one, and
 the file may have left the page cache. Both are judgments."""
+
+
+MakeReplanner = Callable[[ChangeableGraphEngine, Callable[[], float], Callable[[str], None]], Callable[[], None]]
+"""From an engine, its clock and whom to tell to what the engine is to call at the end of every turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,8 @@ class LoadedGraph:
     """seconds that the workers of each replica took for a row of the sample; empty: not known"""
     machines: Machines | None = None
     """that the workers run on; None: this one"""
+    replanner: MakeReplanner | None = None
+    """makes what moves nodes between stages that change speed; None: the plan never changes"""
 
     def __enter__(self) -> LoadedGraph:
         return self
@@ -66,6 +74,7 @@ def launch_graph(
     *,
     recovery: RecoveryConfig | None = None,
     fabric: Fabric | None = None,
+    replans: bool = False,
 ) -> LoadedGraph:
     """Start the workers of a plan and load their stages; `on_progress(done, total)` counts workers.
 
@@ -74,6 +83,7 @@ def launch_graph(
         on_progress: see above.
         recovery: how lost workers are to be restarted; None: the defaults, with time enough to load and to loop.
         fabric: makes the workers; None: child processes on this machine.
+        replans: whether nodes are to be moved where workers change speed.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
@@ -116,4 +126,15 @@ def launch_graph(
         recovery=recovery,
         row_s=[executor.row_s for executor in executors],
         machines=planned.machines,
+        replanner=_make_replanner(planned, fabric or LocalFabric()) if replans else None,
     )
+
+
+def _make_replanner(planned: PlannedGraph, fabric: Fabric) -> MakeReplanner:
+    def make(
+        engine: ChangeableGraphEngine, clock: Callable[[], float], report: Callable[[str], None]
+    ) -> Callable[[], None]:
+        replicas = planned.plan.replicas
+        return GraphReplanner(planned.graph, replicas, engine, fabric, clock, report, planned.times).look
+
+    return make

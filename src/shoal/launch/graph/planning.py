@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from shoal.measure.graph.profile import GraphSetting
 from shoal.measure.measuring import Measuring
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.graph.identity import graph_shape
-from shoal.model.graph.sample.node_times import estimate_nodes, measure_nodes
+from shoal.model.graph.sample.node_times import NodeTimes, estimate_nodes, measure_nodes
 from shoal.model.graph.stage.cuts import spec_bytes, stage_interfaces
 from shoal.model.graph.stage.session import GraphStage
 from shoal.model.graph.stage.stage_model import weight_bytes
@@ -57,6 +57,8 @@ class PlannedGraph:
     """what the user should hear of the batch; None: nothing"""
     machines: Machines | None = None
     """that the plan is for; None: this one"""
+    times: NodeTimes | None = None
+    """of the graph's nodes, where they were measured to cut it"""
 
     def close(self) -> None:
         """Leave other machines. Idempotent; not needed where the plan is launched."""
@@ -124,7 +126,9 @@ class _Planning:
         threads, cores = deal_cores(self._cores, spec.num_workers, config.threads)
         whole = self._open_whole(threads, spec.num_replicas, f"--split {spec}")
         sample = open_sample(config, graph, whole, self._given)
-        boundaries, stage_s = _cut(graph, spec, sample.inputs, threads, measure=whole is not None)
+        boundaries, times = _cut(graph, spec, sample.inputs, threads, measure=whole is not None)
+        edges = (0, *boundaries, graph.num_nodes)
+        stage_s = None if times is None else [sum(times.seconds[first:last]) for first, last in pairwise(edges)]
         plan = GraphPlan(
             model=config.model,
             split=str(spec),
@@ -136,7 +140,7 @@ class _Planning:
         )
         if self._machines is not None:
             plan = place_on_machines(plan, self._machines.cores(), config.threads)
-        return self._planned(plan, sample, whole)
+        return replace(self._planned(plan, sample, whole), times=times)
 
     def automatic(self, on_progress: Progress, make_measurer: MakeMeasurer) -> PlannedGraph:
         """The split that is best here, or on the machines."""
@@ -223,14 +227,10 @@ def _check_values(graph: GraphFile, available: int) -> None:
 
 def _cut(
     graph: GraphFile, spec: SplitSpec, sample: Tensors, threads: int, *, measure: bool
-) -> tuple[Sequence[int], Sequence[float] | None]:
-    """Where stages begin, and the measured seconds of each where there was something to decide."""
+) -> tuple[Sequence[int], NodeTimes | None]:
+    """Where stages begin, and what was measured where there was something to decide."""
     if spec.num_stages == 1:
         return (), None
     times = measure_nodes(graph, sample, threads=threads) if measure else None
     node_s = estimate_nodes(graph) if times is None else times.seconds
-    boundaries = cut_stages(node_s, cut_places(graph, times), spec.num_stages, shares=spec.stage_layers)
-    if times is None:
-        return boundaries, None
-    edges = (0, *boundaries, graph.num_nodes)
-    return boundaries, [sum(node_s[first:last]) for first, last in pairwise(edges)]
+    return cut_stages(node_s, cut_places(graph, times), spec.num_stages, shares=spec.stage_layers), times

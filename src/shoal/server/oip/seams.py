@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.router.batch_engine import BatchEngine
 from shoal.router.graph_executor import GraphExecutor, GraphReplicaFactory, Tensors
 
 
@@ -37,6 +38,13 @@ class LoadedGraph(Protocol):
     @property
     def row_s(self) -> Sequence[float]:
         """Seconds that the workers of each replica took for a row of the sample; empty: not known."""
+        ...
+
+    @property
+    def replanner(
+        self,
+    ) -> Callable[[BatchEngine, Callable[[], float], Callable[[str], None]], Callable[[], None]] | None:
+        """Makes what moves nodes between stages that change speed; None: the plan never changes."""
         ...
 
     @property

@@ -63,6 +63,8 @@ class ServedModel:
             row_s=loaded.row_s,
             sample={**loaded.defaults, **loaded.sample},
         )
+        if loaded.replanner is not None:
+            self._engine.watch(loaded.replanner(self._engine, clock, report or (lambda line: None)))
         self._canaries = CanaryCounts()
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
         self._open_bytes = 0
