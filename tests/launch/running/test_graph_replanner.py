@@ -71,14 +71,13 @@ class Watch:
 
 
 @pytest.fixture
-def watch(planned: PlannedGraph) -> Iterator[Watch]:
-    loaded, told = launch_graph(planned), list[str]()
+def watch(planned: PlannedGraph, told: list[str]) -> Iterator[Watch]:
+    loaded = launch_graph(planned)
     engine = BatchEngine(
         loaded.executors,
         loaded.plan.batch,
         factories=loaded.factories,
         recovery=loaded.recovery,
-        report=told.append,
     )
     with closing(engine):
         yield Watch(planned, engine, told)

@@ -28,8 +28,9 @@ _LOADING_TIMES_EXPECTED = 6.0
 the file may have left the page cache. Both are judgments."""
 
 
-MakeReplanner = Callable[[ChangeableGraphEngine, Callable[[], float], Callable[[str], None]], Callable[[], None]]
-"""From an engine, its clock and whom to tell to what the engine is to call at the end of every turn."""
+MakeReplanner = Callable[[ChangeableGraphEngine, Callable[[], float]], Callable[[], None]]
+"""From an engine and its clock to what the engine is to call at the end of every turn."""
+_logger = logging.getLogger("shoal.launch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +132,8 @@ def launch_graph(
 
 
 def _make_replanner(planned: PlannedGraph, fabric: Fabric) -> MakeReplanner:
-    def make(
-        engine: ChangeableGraphEngine, clock: Callable[[], float], report: Callable[[str], None]
-    ) -> Callable[[], None]:
+    def make(engine: ChangeableGraphEngine, clock: Callable[[], float]) -> Callable[[], None]:
         replicas = planned.plan.replicas
-        return GraphReplanner(planned.graph, replicas, engine, fabric, clock, report, planned.times).look
+        return GraphReplanner(planned.graph, replicas, engine, fabric, clock, _logger.info, planned.times).look
 
     return make

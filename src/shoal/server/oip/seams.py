@@ -41,9 +41,7 @@ class LoadedGraph(Protocol):
         ...
 
     @property
-    def replanner(
-        self,
-    ) -> Callable[[BatchEngine, Callable[[], float], Callable[[str], None]], Callable[[], None]] | None:
+    def replanner(self) -> Callable[[BatchEngine, Callable[[], float]], Callable[[], None]] | None:
         """Makes what moves nodes between stages that change speed; None: the plan never changes."""
         ...
 

@@ -64,7 +64,7 @@ class ServedModel:
             sample={**loaded.defaults, **loaded.sample},
         )
         if loaded.replanner is not None:
-            self._engine.watch(loaded.replanner(self._engine, clock, report or (lambda line: None)))
+            self._engine.watch(loaded.replanner(self._engine, clock))
         self._canaries = CanaryCounts()
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
         self._open_bytes = 0
