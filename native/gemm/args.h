@@ -45,13 +45,13 @@ struct Panel {
 };
 
 constexpr int kPanelRows = 64;     // rows of one call at most: their sums stay in the nearest cache
-constexpr int kChunkBlocks = 8;    // blocks unpacked at once
-constexpr int kChunkInputs = kChunkBlocks * kBlockInputs;
+constexpr int kChunkBlocks = 18;   // unpacked at once at most: 18 KiB for two tiles, in the nearest cache
+constexpr int kChunkInputs = 256;  // of dense matrices
 constexpr int kPanelOutputs = 2 * kTileOutputs;
 
 // What one thread works in; 64-byte aligned.
 struct PanelScratch {
-  uint8_t codes[2][kChunkInputs * kTileOutputs];
+  uint8_t codes[2][kChunkBlocks * kBlockInputs * kTileOutputs];
   float dense[2][kChunkInputs * kTileOutputs];
   float scales[2][2 * kChunkBlocks * kTileOutputs];
   float offsets[2][2 * kChunkBlocks * kTileOutputs];

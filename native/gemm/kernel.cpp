@@ -1,5 +1,5 @@
-// Products of block-quantized and dense matrices for one instruction set: y = x W^T. Compiled once per set with SHOAL_ISA
-// naming it: every function here lives in a namespace of that name and calls nothing outside it.
+// Products of block-quantized and dense matrices for one instruction set: y = x W^T. Compiled once per set with
+// SHOAL_ISA naming it: every function here lives in a namespace of that name and calls nothing outside it.
 //
 // The integer products of a part (32 or 16 inputs) are exact; parts are added in fp32 in the order of the inputs, first
 // the part times its scale, then its offset. Nothing else is added up, so an output's bits depend on its row and on the
@@ -135,8 +135,11 @@ inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, 
   if (bias == 0) return kZeros;
   const int64_t stride = int64_t(rows.num_blocks) * parts;
   const int32_t* sums = rows.sums[parts - 1] + first_row * stride + first_part;
-  for (int r = 0; r < num_rows; ++r)
-    for (int p = 0; p < count; ++p) starts[r * count + p] = -bias * sums[r * stride + p];
+  for (int r = 0; r < num_rows; ++r, sums += stride) {
+    int32_t* to = starts + r * count;
+#pragma GCC ivdep
+    for (int p = 0; p < count; ++p) to[p] = -bias * sums[p];
+  }
   return starts;
 }
 
@@ -151,15 +154,17 @@ void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_r
   const int bias[2] = {Loop::code_bias(first), Loop::code_bias(second)};
   const int depth[2] = {Loop::pair_depth(first), Loop::pair_depth(second)};
   [[maybe_unused]] const typename Loop::Setup setup(num_rows, parts);
-  for (int block = 0; block < rows.num_blocks; block += kChunkBlocks) {
-    const int blocks = rows.num_blocks - block < kChunkBlocks ? rows.num_blocks - block : kChunkBlocks;
+  const int chunks = (rows.num_blocks + kChunkBlocks - 1) / kChunkBlocks;  // of about the same size
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const int block = int64_t(rows.num_blocks) * chunk / chunks;
+    const int blocks = int64_t(rows.num_blocks) * (chunk + 1) / chunks - block;
     for (int t = 0; t < panel.num_tiles; ++t)
       unpack_tile<Loop>(*panel.matrices[t], panel.tiles[t], block, blocks, has_offsets, t, scratch);
     const int32_t* starts[2];
     for (int t = 0; t < 2; ++t)
       starts[t] = t == 1 && bias[1] == bias[0] ? starts[0]
-                                               : prepare_starts(rows, first_row, num_rows, block * parts, blocks * parts,
-                                                                parts, bias[t], scratch.starts[t]);
+                                               : prepare_starts(rows, first_row, num_rows, block * parts,
+                                                                blocks * parts, parts, bias[t], scratch.starts[t]);
     const int64_t at = int64_t(first_row) * rows.num_blocks + block;
     Micro u{blocks * parts,
             0,
@@ -242,16 +247,24 @@ void multiply(const Panel& panel, const ActivationRows& rows, int first_row, int
   finish(panel, first_row, num_rows, scratch.out);
 }
 
-// The codes of 32 values; see ActivationRows.
-inline void quantize_block(const float* values, int8_t* codes, int8_t* low_codes, float* scale, int32_t* half_sums) {
-  const Lanes x[2] = {load(values), load(values + kLanes)};
-  const float largest = largest_lane(larger(magnitude(x[0]), magnitude(x[1])));
+constexpr int kBlocksTogether = 16;  // quantized: each step for all of them, so that none waits for the one before
+
+// Codes and sums of `count` blocks; see ActivationRows.
+inline void quantize_blocks(const float* values, int count, int8_t* codes, int8_t* low_codes, float* scales,
+                            int32_t* half_sums) {
   const float steps = low_codes == nullptr ? 127.0f : 127.0f * 128.0f;
-  const bool is_zero = !(largest > 1e-30f);  // below, the inverse of the scale could be infinite
-  *scale = is_zero ? 0.0f : largest / steps;
-  const Lanes inverse = broadcast(is_zero ? 0.0f : steps / largest);
-  for (int i = 0; i < 2; ++i) {
-    const Lanes scaled = mul(x[i], inverse);
+  float largest[kBlocksTogether], inverses[kBlocksTogether];
+  for (int b = 0; b < count; ++b) {
+    const float* from = values + b * kBlockInputs;
+    largest[b] = largest_lane(larger(magnitude(load(from)), magnitude(load(from + kLanes))));
+  }
+  for (int b = 0; b < count; ++b) {
+    const bool is_zero = !(largest[b] > 1e-30f);  // below, the inverse of the scale could be infinite
+    scales[b] = is_zero ? 0.0f : largest[b] / steps;
+    inverses[b] = is_zero ? 0.0f : steps / largest[b];
+  }
+  for (int i = 0; i < 2 * count; ++i) {
+    const Lanes scaled = mul(load(values + i * kLanes), broadcast(inverses[i / 2]));
     if (low_codes == nullptr) {
       half_sums[i] = store_rounded(codes + i * kLanes, scaled);
       continue;
@@ -265,10 +278,13 @@ inline void quantize_block(const float* values, int8_t* codes, int8_t* low_codes
 }
 
 inline bool is_finite(const float* values, int count) {
-  Lanes zeros = broadcast(0.0f);
+  constexpr int kChains = 4;
+  const Lanes zero = broadcast(0.0f);
+  Lanes zeros[kChains] = {zero, zero, zero, zero};
   int i = 0;
-  for (; i + kLanes <= count; i += kLanes) zeros = fma(load(values + i), broadcast(0.0f), zeros);
-  float sum = sum_lanes(zeros);
+  for (; i + kChains * kLanes <= count; i += kChains * kLanes)
+    for (int c = 0; c < kChains; ++c) zeros[c] = fma(load(values + i + c * kLanes), zero, zeros[c]);
+  float sum = sum_lanes(add(add(zeros[0], zeros[1]), add(zeros[2], zeros[3])));
   for (; i < count; ++i) sum += values[i] * 0.0f;
   return sum == 0.0f;
 }
@@ -288,29 +304,44 @@ void spoil(const ActivationRows& rows, int64_t row) {
     }
 }
 
+// Sums of whole blocks, and all of them times their scales.
+inline void scale_sums(const ActivationRows& rows, int64_t first, int count) {
+  const float* scales = rows.scales + first;
+  const int32_t* halves = rows.sums[1] + 2 * first;
+  int32_t* sums = rows.sums[0] + first;
+  float *scaled = rows.scaled_sums[0] + first, *scaled_halves = rows.scaled_sums[1] + 2 * first;
+#pragma GCC ivdep
+  for (int b = 0; b < count; ++b) {
+    sums[b] = halves[2 * b] + halves[2 * b + 1];
+    scaled[b] = float(sums[b]) * scales[b];
+    for (int i = 0; i < 2; ++i) scaled_halves[2 * b + i] = float(halves[2 * b + i]) * scales[b];
+  }
+}
+
 void quantize(const ActivationRows& rows, int first_row, int num_rows) {
-  const int whole_blocks = rows.num_inputs / kBlockInputs;
+  const int whole_blocks = rows.num_inputs / kBlockInputs, rest = rows.num_inputs % kBlockInputs;
   for (int64_t row = first_row; row < first_row + num_rows; ++row) {
-    if (!is_finite(rows.values + row * rows.value_stride, rows.num_inputs)) {
+    const float* values = rows.values + row * rows.value_stride;
+    if (!is_finite(values, rows.num_inputs)) {
       spoil(rows, row);
       continue;
     }
-    for (int b = 0; b < rows.num_blocks; ++b) {
-      const int64_t at = row * rows.num_blocks + b;
-      const float* values = rows.values + row * rows.value_stride + b * kBlockInputs;
+    const int64_t first = row * rows.num_blocks;
+    const auto quantize_some = [&rows, first](const float* from, int block, int count) {
+      const int64_t at = first + block;
+      quantize_blocks(from, count, rows.codes + at * kBlockInputs,
+                      rows.low_codes == nullptr ? nullptr : rows.low_codes + at * kBlockInputs, rows.scales + at,
+                      rows.sums[1] + at * 2);
+    };
+    for (int block = 0; block < whole_blocks; block += kBlocksTogether)
+      quantize_some(values + block * kBlockInputs, block,
+                    whole_blocks - block < kBlocksTogether ? whole_blocks - block : kBlocksTogether);
+    if (rest > 0) {
       float padded[kBlockInputs] = {};
-      if (b == whole_blocks) {
-        for (int i = 0; i < rows.num_inputs - b * kBlockInputs; ++i) padded[i] = values[i];
-        values = padded;
-      }
-      quantize_block(values, rows.codes + at * kBlockInputs,
-                     rows.low_codes == nullptr ? nullptr : rows.low_codes + at * kBlockInputs, rows.scales + at,
-                     rows.sums[1] + at * 2);
-      const int32_t* halves = rows.sums[1] + at * 2;
-      rows.sums[0][at] = halves[0] + halves[1];
-      rows.scaled_sums[0][at] = float(rows.sums[0][at]) * rows.scales[at];
-      for (int i = 0; i < 2; ++i) rows.scaled_sums[1][at * 2 + i] = float(halves[i]) * rows.scales[at];
+      for (int i = 0; i < rest; ++i) padded[i] = values[whole_blocks * kBlockInputs + i];
+      quantize_some(padded, whole_blocks, 1);
     }
+    scale_sums(rows, first, rows.num_blocks);
   }
 }
 
