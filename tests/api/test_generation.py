@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import threading
@@ -126,6 +127,23 @@ def test_a_stop_text_ends_an_answer_and_is_not_part_of_it(llm: LLM) -> None:
     cut = llm.generate(TIDE, max_tokens=8, stop=stop)
     assert cut.text == whole[: whole.index(stop)] == "".join(llm.stream(TIDE, max_tokens=8, stop=["none such", stop]))
     assert cut.finish_reason == "stop"
+
+
+def test_an_output_of_a_given_form(llm: LLM) -> None:
+    options: dict[str, Any] = {"temperature": 1.5, "max_tokens": 60}
+    answer = llm.generate(TIDE, choice=["ebb", "flood"], n=4, seed=1, **options)
+    assert {one.text for one in answer.outputs} <= {"ebb", "flood"}
+    assert "".join(llm.stream(CHAT, regex="[0-9]{3}-[a-c]+", max_tokens=20, seed=3)).startswith(tuple("0123456789"))
+    for schema in ({"enum": ["ebb", 7]}, '{"enum": ["ebb", 7]}'):
+        assert json.loads(llm.chat(CHAT, json_schema=schema, **options).text) in ("ebb", 7)
+    with pytest.raises(InvalidRequest, match="regex and choice cannot both be given"):
+        llm.generate(TIDE, regex="a", choice=["b"])
+    with pytest.raises(InvalidRequest, match="ignore_eos cannot go with regex"):
+        llm.generate(TIDE, regex="a", ignore_eos=True)
+    with pytest.raises(InvalidRequest, match="`regex` cannot be used"):
+        llm.generate(TIDE, regex="(")
+    with pytest.raises(InvalidRequest, match="choice must be a list of texts"):
+        llm.generate(TIDE, choice="ebb")
 
 
 def test_a_stream_that_is_left_early_is_computed_no_further(tiny: Path) -> None:

@@ -18,6 +18,7 @@ from tests.ray.hosts import RayHosts
 NUM_STREAMS, NUM_TOKENS = 6, 240
 """So many that a cable is pulled long before their end."""
 OPTIONS = ("--cluster", "ray", "--precision", "fp32", "--name", "tiny", "--port", "0", "--kv-memory", "16M")
+_HEAD = re.compile(r"^\S+Z [A-Z]+ [\w.]+: ")
 _REPORT_TIMEOUT_S = 240.0
 """Much longer than recovery takes: Ray starts Python processes on a machine that does other things as well."""
 
@@ -28,14 +29,14 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.lines: list[str] = []
-        """what it has reported"""
+        """what it has logged, without time, level and logger"""
         self._has_more = threading.Condition()
 
     def follow(self, stderr: Iterable[str]) -> None:
         """Take in what it reports, in a thread of its own."""
         for line in stderr:
             with self._has_more:
-                self.lines.append(line)
+                self.lines.append(_HEAD.sub("", line))
                 self._has_more.notify_all()
 
     def wait_for(self, line: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from shoal.api.options import SamplingOptions, generation_spec
 from shoal.api.outputs import CompletionOutput, RequestOutput
+from shoal.api.sampling import SamplingOptions, generation_spec, named_constraint
 from shoal.errors import InvalidRequest
 from shoal.generation.choice import FinishedChoice
 from shoal.generation.data_plane import DataPlane
@@ -41,7 +41,9 @@ class Call:
         """Make tokens of the prompt and hand it to the engine. Raises as `DataPlane.generate`."""
         self._started_s = self._data_plane.now_s()
         await self._tokenize()
-        spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context)
+        constraint, name = named_constraint(self._options) or (None, "")
+        guides = await self._data_plane.guides(constraint, len(self._choices), name)
+        spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context, guides)
         self._generation = await self._data_plane.generate([spec], self._options.get("timeout"))
 
     async def deltas(self) -> AsyncGenerator[str]:

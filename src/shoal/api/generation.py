@@ -14,8 +14,9 @@ from typing_extensions import Unpack
 
 from shoal.api.call import Call, Message, Prompt, is_conversation
 from shoal.api.loop_thread import LoopThread
-from shoal.api.options import LaunchOptions, SamplingOptions, check_sampling, launch_config
+from shoal.api.options import LaunchOptions, launch_config
 from shoal.api.outputs import CompletionOutput, RequestOutput
+from shoal.api.sampling import SamplingOptions, check_sampling
 from shoal.api.text_deltas import AsyncTextDeltas, TextDeltas
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.plan.language import Plan

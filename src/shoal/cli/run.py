@@ -177,7 +177,7 @@ def run(
         raise ConfigError("--stop is empty; give the text that ends the answer")
     text = None if chat else _read_prompt(prompt)
     from shoal.api.generation import LLM
-    from shoal.api.options import SamplingOptions
+    from shoal.api.sampling import SamplingOptions
     from shoal.cli.language.conversation import Conversation
     from shoal.cli.language.loading import load_planned, plan_for
     from shoal.config import LaunchConfig, PlanningConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from shoal.api.generation import LLM, RequestOutput
-from shoal.api.options import SamplingOptions
+from shoal.api.sampling import SamplingOptions
 from shoal.cli.shared.text_input import decoded
 from shoal.cli.show.output import note, print_json
 from shoal.errors import ConfigError
