@@ -106,7 +106,7 @@ class ServerProcess:
 @asynccontextmanager
 async def running_server(model: str, options: Sequence[str]) -> AsyncGenerator[ServerProcess, None]:
     """Serve a model while the block runs. Raises WorkerLost where it does not start."""
-    arguments = ("serve", model, "--name", MODEL_NAME, "--port", "0", *options)
+    arguments = ("serve", model, "--name", MODEL_NAME, "--port", "0", "--no-access-log", *options)
     process = await asyncio.create_subprocess_exec(
         *module_command("shoal.cli.main", *arguments), stderr=asyncio.subprocess.PIPE
     )
