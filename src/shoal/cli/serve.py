@@ -295,12 +295,16 @@ def _serve_graphs(
     from shoal.cli.show.graph_plan_output import print_graph_choice
     from shoal.config import GraphLaunchConfig, PlanningConfig
     from shoal.launch.graph.launch import LoadedGraph, launch_graph
+    from shoal.machines.opening import RAY
     from shoal.model.graph.file.graph_file import open_graph
     from shoal.server.oip.models.model_files import find_models
 
     given = context.params
     is_quiet: bool = given["log_json"]
-    own = parse_model_options(given["model_config"], find_models(models, given["name"]))
+    files = find_models(models, given["name"])
+    if options.text(given["cluster"]) == RAY and len(files) > 1:
+        raise ConfigError(f"--cluster ray serves one graph, not {len(files)}: start a server for each of them")
+    own = parse_model_options(given["model_config"], files)
     samples = parse_samples(given["inputs"])
     batch = parse_batch_dims(given["batch_dim"])
     config = GraphLaunchConfig(

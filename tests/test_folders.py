@@ -1,0 +1,41 @@
+"""A folder is a room that one can look over: it has at most a dozen loose files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST = 12
+LARGER = {
+    "src/shoal/model/text/answer": 13,
+    "src/shoal/router": 15,
+    "src/shoal/server/http": 13,
+    "src/shoal/server/openai": 16,
+    "tests/integration": 13,
+    "tests/numerics": 19,
+    "tests/server": 13,
+    "tests/server/oip": 16,
+}
+"""Folders that are to become smaller, and the files that they have: the numbers may only fall."""
+
+
+def sizes() -> Iterator[tuple[str, int]]:
+    """Loose Python files of every folder with code or tests."""
+    for root in ("src/shoal", "tests"):
+        for folder in (ROOT / root, *(path for path in (ROOT / root).rglob("*") if path.is_dir())):
+            count = sum(1 for file in folder.glob("*.py") if file.name != "__init__.py")
+            if count and folder.name != "__pycache__":
+                yield folder.relative_to(ROOT).as_posix(), count
+
+
+@pytest.mark.parametrize(("folder", "count"), list(sizes()))
+def test_no_folder_is_a_heap(folder: str, count: int) -> None:
+    assert count <= LARGER.get(folder, MOST), f"{folder} has {count} loose files: sort them into folders"
+
+
+def test_no_exception_outlives_its_reason() -> None:
+    found = dict(sizes())
+    assert {folder: count for folder, count in LARGER.items() if found.get(folder, 0) <= MOST} == {}
