@@ -81,7 +81,7 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   require(!has_experts || shape.experts, "a layer has experts and the stage none");
   return {attention,
           matrix("q"), matrix("k"), matrix("v"), matrix("o"),
-          vector("attn_norm", hidden), vector("mlp_norm", hidden), vector("q_norm", dim), vector("k_norm", dim),
+          vector("attn_norm", hidden), vector("mlp_norm", hidden), vector("q_norm", shape.joins_qk_norm ? q_width : dim), vector("k_norm", shape.joins_qk_norm ? kv_width : dim),
           vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
           vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width), vector("o_bias", hidden),
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
@@ -105,11 +105,11 @@ Activation activation_of(const std::string& name) {
 void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads, int num_kv_heads,
                int head_dim, int intermediate_size, int max_rows, float norm_epsilon, float residual_scale,
                const std::string& activation,
-               bool exact_activations, std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
+               bool exact_activations, bool joins_qk_norm, std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
                const std::string& isa) {
   const StageShape shape{hidden_size,       num_heads, num_kv_heads, head_dim,
                          intermediate_size, max_rows,  norm_epsilon, residual_scale,
-                         activation_of(activation), exact_activations, experts};
+                         activation_of(activation), exact_activations, joins_qk_norm, experts};
   std::vector<StageLayer> views;
   for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
   Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
@@ -170,7 +170,7 @@ void bind_stage(nb::module_& module) {
            "num_group_scores"_a, "first_own"_a, "num_own"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
-           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a, "layers"_a,
+           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a, "joins_qk_norm"_a, "layers"_a,
            "experts"_a.none() = nb::none(), "isa"_a = "")
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(), "head"_a,

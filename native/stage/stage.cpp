@@ -60,7 +60,7 @@ void Stage::check(const StageLayer& layer) const {
     check_mlp(layer.mlp, hidden, shape_.intermediate_size);
   }
   require(layer.experts == nullptr || shape_.experts.has_value(), "a layer has experts and the stage none");
-  require(layer.attn_norm != nullptr && layer.mlp_norm != nullptr, "a layer needs both of its norms");
+  require((layer.attn_norm == nullptr) == (layer.mlp_norm == nullptr), "a layer has both of its norms or neither");
   require((layer.q_norm == nullptr) == (layer.k_norm == nullptr), "q and k must both have a norm or neither");
   require((layer.attention == nullptr) == (shape_.num_heads == 0), "a layer with heads needs attention");
   if (shape_.num_heads == 0) return;
@@ -77,7 +77,12 @@ ActivationRows Stage::norm_rows(const float* x, const int* rows, int num_rows, c
   const ActivationRows normed = codes_.of(normed_.get(), num_rows, width);
   each_rows(*pool_, num_rows, width, [&](int row) {
     const float* from = x + int64_t(rows == nullptr ? row : rows[row]) * width;
-    isa_.layers->norm(from, weight, shape_.norm_epsilon, width, normed_.get() + int64_t(row) * width);
+    float* to = normed_.get() + int64_t(row) * width;
+    if (weight == nullptr) {
+      std::copy_n(from, width, to);
+    } else {
+      isa_.layers->norm(from, weight, shape_.norm_epsilon, width, to);
+    }
     if (has_codes) isa_.gemm->quantize(normed, row, 1);
   });
   return normed;
@@ -126,6 +131,12 @@ void Stage::norm_heads(const StageLayer& layer, int num_rows) {
   const int heads = shape_.num_heads + shape_.num_kv_heads, dim = shape_.head_dim;
   each_rows(*pool_, num_rows, heads * dim, [&](int row) {
     float* at = qkv_.get() + int64_t(row) * qkv_width();
+    if (shape_.joins_qk_norm) {
+      const int kv_width = shape_.num_kv_heads * dim;
+      isa_.layers->norm(at, layer.q_norm, shape_.norm_epsilon, out_width(), at);
+      isa_.layers->norm(at + out_width(), layer.k_norm, shape_.norm_epsilon, kv_width, at + out_width());
+      return;
+    }
     for (int head = 0; head < heads; ++head, at += dim)
       isa_.layers->norm(at, head < shape_.num_heads ? layer.q_norm : layer.k_norm, shape_.norm_epsilon, dim, at);
   });

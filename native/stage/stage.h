@@ -30,6 +30,7 @@ struct StageShape {
   float residual_scale;  // on what each half of a layer adds
   Activation activation;
   bool exact_activations;
+  bool joins_qk_norm;  // the norms of queries and keys are over all heads at once
   std::optional<ExpertsShape> experts;  // of layers that have some
 };
 
@@ -71,7 +72,8 @@ class Stage {
   void project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out);
   void feed_forward(const StageLayer& layer, float* x, int num_rows, const SumOverShards& sum);
   void norm_heads(const StageLayer& layer, int num_rows);
-  // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them.
+  // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them. Without a
+  // weight there is no norm.
   ActivationRows norm_rows(const float* x, const int* rows, int num_rows, const float* weight, bool has_codes);
   // Of a shard without heads or columns, which adds nothing to the sum.
   void add_sum_of_others(const float* bias, const float* post_norm, int num_rows, float* x, const SumOverShards& sum);

@@ -203,6 +203,7 @@ class Stage:
         residual_scale: float,
         activation: str,
         exact_activations: bool,
+        joins_qk_norm: bool,
         layers: Sequence[StageLayer],
         experts: ExpertsShape | None = None,
         isa: str = "",

@@ -19,9 +19,9 @@ from gguf.quants import quantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
-MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2")
+MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2", "olmo2", "olmo3", "exaone4")
 """of which each differs from one of FAMILIES in a setting or two"""
-EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe")
+EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe", "olmoe")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 320
 CHAT_TEMPLATE = (
@@ -90,6 +90,13 @@ def _family_settings(family: str) -> dict[str, Any]:
             return {"head_dim": 16, "attention_out_bias": True, "mlp_bias": True}
         case "smollm3":
             return {"no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 24}
+        case "olmo2":
+            return {}
+        case "olmo3" | "exaone4":
+            kinds = ["sliding_attention", "full_attention"] * 2
+            return {"head_dim": 16, "sliding_window": 24, "layer_types": kinds}
+        case "olmoe":
+            return {"intermediate_size": 96, "num_experts": 8, "num_experts_per_tok": 3}
         case "granite":
             return {
                 "embedding_multiplier": 3.0,

@@ -126,7 +126,7 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
                        weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr};
   const AttentionLayer attention(pool, view, limits, *isa.attention);
   const StageShape shape{kHidden,  kHeads, kKvHeads,          kDim,             kColumns,
-                         kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact, kExpertsShape};
+                         kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact, false, kExpertsShape};
   Stage stage(pool, isa, shape,
               {weights.layer(attention, setting.has_more),
                setting.has_more ? weights.layer_of_experts(attention) : weights.layer(attention, false)});

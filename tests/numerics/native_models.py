@@ -28,6 +28,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm4_moe", {"moe_intermediate_size": 72, "n_shared_experts": 1}),
     "granite": ("granite", {"attention_bias": True, "mlp_bias": True}),
     "smollm3": ("smollm3", {}),
+    "olmo2": ("olmo2", {"attention_bias": True}),
+    "exaone4": ("exaone4", {}),
     "phi3": ("phi3", {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}),
 }
 GGUF_KINDS = {

@@ -99,6 +99,10 @@ class DecoderConfig:
     """of gate, up and down"""
     qk_norm: bool = False
     """RMS norm of every query and key head before the rotary embedding (Qwen3, Gemma 3)"""
+    joins_qk_norm: bool = False
+    """whether these norms are over all query heads, and all key heads, at once (OLMo)"""
+    pre_norms: bool = True
+    """norms before attention and before the MLP"""
     post_norms: bool = False
     """norms after attention and after the MLP, before each residual sum (Gemma 3)"""
     activation: Activation = "silu"

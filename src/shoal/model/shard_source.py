@@ -28,12 +28,17 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     quantizable = config.num_heads * config.head_dim % BLOCK == 0  # otherwise `o` is dense at any precision
     return ShardAtoms(
         num_kv_heads=config.num_kv_heads,
-        kv_heads_per_atom=BLOCK // gcd(BLOCK, group_columns) if quantizable else 1,
+        kv_heads_per_atom=_heads_together(config, BLOCK // gcd(BLOCK, group_columns) if quantizable else 1),
         intermediate_size=config.share_columns,
         column_atom=BLOCK,
         vocab_size=config.vocab_size,
         vocab_atom=VOCAB_ATOM,
     )
+
+
+def _heads_together(config: DecoderConfig, quantizable: int) -> int:
+    """KV heads that must stay on one shard: all, where queries and keys have norms over all of them."""
+    return config.num_kv_heads if config.joins_qk_norm else quantizable
 
 
 def whole_part(config: DecoderConfig) -> ShardPart:

@@ -65,6 +65,7 @@ class NativeLayers:
             residual_scale=decoder.residual_scale,
             activation=decoder.activation,
             exact_activations=config.exact_activations,
+            joins_qk_norm=decoder.joins_qk_norm,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
             isa=config.isa,
@@ -129,7 +130,8 @@ class NativeLayers:
 
 def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
     """Names of the vectors of a layer, without `layers.i.`, that are not attention's own."""
-    return tuple(name for name, shape in layer_shapes(decoder, layer).items() if len(shape) == 1 and name != "sinks")
+    shapes = layer_shapes(decoder, layer)
+    return tuple(name for name, shape in shapes.items() if len(shape) == 1 and shape != (0,) and name != "sinks")
 
 
 def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:

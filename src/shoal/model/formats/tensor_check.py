@@ -60,13 +60,13 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
     hidden = config.hidden_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, Shape] = {
-        "attn_norm": (hidden,),
         "q": (q_rows, hidden),
         "k": (kv_rows, hidden),
         "v": (kv_rows, hidden),
         "o": (hidden, q_rows),
-        "mlp_norm": (hidden,),
     }
+    if config.pre_norms:
+        shapes |= {"attn_norm": (hidden,), "mlp_norm": (hidden,)}
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:
@@ -74,7 +74,8 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
     if config.attention_sinks:
         shapes["sinks"] = (config.num_heads,)
     if config.qk_norm:
-        shapes |= {"q_norm": (config.head_dim,), "k_norm": (config.head_dim,)}
+        widths = (q_rows, kv_rows) if config.joins_qk_norm else (config.head_dim, config.head_dim)
+        shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
     if config.post_norms:
         shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
     return shapes

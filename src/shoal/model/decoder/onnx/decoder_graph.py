@@ -201,6 +201,10 @@ class _Segment:
             return qkv
         kv_width = config.num_kv_heads * config.head_dim
         q, k, v = builder.split(qkv, [self._shape.out_width, kv_width, kv_width])
+        if config.joins_qk_norm:
+            q = builder.rms_norm(q, self._vector(layer, "q_norm"), config.norm_epsilon)
+            k = builder.rms_norm(k, self._vector(layer, "k_norm"), config.norm_epsilon)
+            return builder.node("Concat", [q, k, v], axis=-1)
         q = builder.head_norm(q, config.num_heads, self._vector(layer, "q_norm"), config.norm_epsilon)
         k = builder.head_norm(k, config.num_kv_heads, self._vector(layer, "k_norm"), config.norm_epsilon)
         return builder.node("Concat", [q, k, v], axis=-1)
@@ -219,6 +223,9 @@ class _Segment:
     def _add_norm(self, x: str, delta: str | None, norm_name: str) -> tuple[str, str]:
         """The residual sum and its norm. With nothing to add, zeros are: the fused operator rounds otherwise than the
         plain norm, and a stage that begins here must say what one that goes through here says."""
+        if not self._config.pre_norms and norm_name != "final_norm":
+            total = x if delta is None else self._builder.node("Add", [x, delta])
+            return total, total
         weight, epsilon = self._source.vector(norm_name), self._config.norm_epsilon
         if delta is None:
             delta = self._builder.node("Sub", [x, x])

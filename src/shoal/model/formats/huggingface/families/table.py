@@ -18,6 +18,7 @@ from shoal.model.formats.huggingface.families.llama import (
     SEED_OSS,
     SMOLLM3,
 )
+from shoal.model.formats.huggingface.families.olmo import EXAONE4, OLMO2, OLMO3, OLMOE
 from shoal.model.formats.huggingface.families.phi import PHI3
 from shoal.model.formats.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL
 
@@ -42,6 +43,10 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": GEMMA3_TEXT,
     "gemma3": GEMMA3,
     "phi3": PHI3,
+    "olmo2": OLMO2,
+    "olmo3": OLMO3,
+    "olmoe": OLMOE,
+    "exaone4": EXAONE4,
     "gpt_oss": GPT_OSS,
     "glm4_moe": GLM4_MOE,
 }
