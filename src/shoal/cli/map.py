@@ -64,10 +64,13 @@ def map_command(
     cluster: options.Cluster = None,
     threads: options.Threads = None,
     resume: Resume = False,
+    log_level: options.LogLevel = "info",
+    log_json: options.LogJson = False,
     json: options.Json = False,
 ) -> None:
     """Compute a graph for every row of a file or every file of a folder. The exit status is 1 if some of it failed."""
     from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command, show_plan
+    from shoal.cli.shared.log import dated_log, plain_log
     from shoal.cli.show.graph_plan_output import predicted_dict
     from shoal.cli.show.output import print_json
     from shoal.config import GraphLaunchConfig, PlanningConfig
@@ -77,6 +80,10 @@ def map_command(
     from shoal.planner.split.split_spec import AUTO
     from shoal.router.graph_executor import Tensors
 
+    if log_json:
+        dated_log(log_level, as_json=True)
+    else:
+        plain_log(log_level)
     batch = parse_batch_dims(batch_dim)
     config = GraphLaunchConfig(
         model=model,

@@ -17,9 +17,9 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 """Attributes that every record has."""
 
 
-def plain_log() -> None:
-    """For a command that a person waits for: messages alone, from `info` on."""
-    _configure(logging.Formatter("%(message)s"), logging.INFO)
+def plain_log(level: str = "info") -> None:
+    """For a command that a person waits for: messages alone. Raises ConfigError where there is no such level."""
+    _configure(logging.Formatter("%(message)s"), _number_of(level))
 
 
 def dated_log(level: str, *, as_json: bool, access: bool = True) -> None:
@@ -33,10 +33,14 @@ def dated_log(level: str, *, as_json: bool, access: bool = True) -> None:
     Raises:
         ConfigError: there is no such level.
     """
+    _configure(_JsonFormatter() if as_json else _TextFormatter(), _number_of(level))
+    logging.getLogger("shoal.access").setLevel(logging.NOTSET if access else logging.CRITICAL)
+
+
+def _number_of(level: str) -> int:
     if level not in LEVELS:
         raise ConfigError(f"--log-level is {level!r}, but it must be one of {', '.join(LEVELS)}")
-    _configure(_JsonFormatter() if as_json else _TextFormatter(), getattr(logging, level.upper()))
-    logging.getLogger("shoal.access").setLevel(logging.NOTSET if access else logging.CRITICAL)
+    return getattr(logging, level.upper())
 
 
 def announce(text: str) -> None:
