@@ -87,7 +87,7 @@ void add_product(Hash& hash, Panel panel, const RandomRows& rows, const float* b
     panel.num_tiles = has_two ? 2 : 1;
     for (int first = 0, count = 1; first < num_rows; first += count, count = std::min(count + 3, kPanelRows)) {
       count = std::min(count, num_rows - first);
-      under_test::gemm_kernel.multiply(panel, rows.rows, first, count, *scratch);
+      under_test::gemm_kernel.multiply(panel, rows.rows, first, count, scratch[0]);
     }
   }
   for (const float x : out) hash.add(x);
