@@ -161,7 +161,7 @@ def test_the_time_that_a_replica_had_nothing_to_do_does_not_count() -> None:
 class Restarted(InlineExecutor):
     """Workers that were started again: ready at once."""
 
-    culprit = silent = None
+    failed_worker = silent = None
     waiting_for = ""
     row_s = 0.0
 

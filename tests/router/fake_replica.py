@@ -24,7 +24,7 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
         self.num_fenced = 0
         self.is_loading = is_loading
         self.row_s = 0.0
-        self.culprit: int | None = None
+        self.failed_worker: int | None = None
         self.silent: int | None = None
         self.waiting_for = ""
         self.loses_at_poll = False

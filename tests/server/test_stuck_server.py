@@ -15,7 +15,7 @@ from starlette.routing import Route
 from shoal.server.http import serve
 from shoal.server.http.draining import Drain
 
-class Mortal:
+class Backend:
     on_death = None
     async def close(self): pass
 
@@ -25,7 +25,7 @@ async def for_ever(request):
 
 serve.STUCK_S = 0.3
 app = Starlette(routes=[Route("/", for_ever)])
-app.state.mortal, app.state.drain = Mortal(), Drain()
+app.state.backend, app.state.drain = Backend(), Drain()
 say = lambda url: print(url, flush=True)
 serve.serve_app(app, serve.bind("127.0.0.1", 0), on_ready=say, drain_timeout_s=0.2)
 """

@@ -64,7 +64,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._joining: set[int] = set()
         """places of workers that have not said that they have their neighbors"""
         self._stage_row_s = [0.0] * len(stages)
-        self._culprit: int | None = None
+        self._failed_worker: int | None = None
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             for index, place in enumerate(self._places):
@@ -88,9 +88,9 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         return sum(self._stage_row_s)
 
     @property
-    def culprit(self) -> int | None:
+    def failed_worker(self) -> int | None:
         """The worker that failed to load; None: none did."""
-        return self._culprit
+        return self._failed_worker
 
     @property
     def silent(self) -> int | None:
@@ -209,7 +209,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         raise WorkerLost(f"{name} sent {type(message).__name__} while running")
 
     def _first_cause(self, index: int, error: ShoalError) -> ShoalError:
-        self._culprit, cause = first_cause(self._workers, index, error)
+        self._failed_worker, cause = first_cause(self._workers, index, error)
         return cause
 
     def _wire_if_loaded(self) -> None:

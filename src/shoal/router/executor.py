@@ -69,7 +69,7 @@ class StartingExecutor(Executor[WorkT_contra, ResultT], Protocol[WorkT_contra, R
         ...
 
     @property
-    def culprit(self) -> int | None:
+    def failed_worker(self) -> int | None:
         """The worker, stage by stage and rank by rank, that the latest error was about; None: not known."""
         ...
 

@@ -93,9 +93,9 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         return self._serving
 
     @property
-    def culprit(self) -> int | None:
+    def failed_worker(self) -> int | None:
         """The worker that the latest failure to load was about."""
-        return None if self._loading is None else self._loading.executor.culprit
+        return None if self._loading is None else self._loading.executor.failed_worker
 
     @property
     def silent(self) -> int | None:

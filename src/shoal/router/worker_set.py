@@ -127,7 +127,7 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
                 if workers.is_loading_at(readable) and (ready := workers.poll_loading()) is None:
                     yield self._progress(index)
             except ShoalError as error:
-                yield _loss(index, error, workers.culprit)
+                yield _loss(index, error, workers.failed_worker)
             ready = workers.poll_replacement(readable, self._clock()) or ready
             if ready is not None:
                 self._news.pop(index, None)
@@ -227,11 +227,11 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
         return WorkersProgressed(replica=index, silent=workers.silent, waiting_for=workers.waiting_for)
 
 
-def _loss(index: int, error: ShoalError, culprit: int | None) -> ReplicaLost:
+def _loss(index: int, error: ShoalError, failed_worker: int | None) -> ReplicaLost:
     return ReplicaLost(
         replica=index,
         reason=str(error),
-        worker=culprit,
+        worker=failed_worker,
         is_final=isinstance(error, ModelChanged),
         is_crash=isinstance(error, WorkerCrashed),
         is_unreachable=isinstance(error, MachineGone),

@@ -50,7 +50,7 @@ def create_app(
     `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
     `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
     `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
-    `app.state.mortal` is the data plane, `app.state.drain` what counts and refuses requests.
+    `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
     @asynccontextmanager
@@ -80,7 +80,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.mortal = data_plane
+    app.state.backend = data_plane
     app.state.drain = drain
     return app
 

@@ -283,8 +283,8 @@ def first_cause(workers: Mapping[int, Worker[Any]], index: int, error: ShoalErro
     for other, worker in workers.items():
         if other != index and (cause := worker.failure()) is not None:
             causes[other] = cause
-    culprit = min(causes, key=lambda one: (_is_vague(causes[one]), not workers[one].was_killed))
-    return culprit, causes[culprit]
+    failed_worker = min(causes, key=lambda one: (_is_vague(causes[one]), not workers[one].was_killed))
+    return failed_worker, causes[failed_worker]
 
 
 def _is_vague(cause: ShoalError) -> bool:

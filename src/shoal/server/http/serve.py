@@ -42,8 +42,8 @@ _TICKS_PER_SWEEP = 10
 """uvicorn ticks ten times a second; connections are looked at once a second."""
 
 
-class Mortal(Protocol):
-    """What an app depends on to do any work: `app.state.mortal`."""
+class Backend(Protocol):
+    """What an app depends on to do any work: `app.state.backend`."""
 
     on_death: Callable[[str], None] | None
     """called once, in the event loop, with the reason for which no more work can be done"""
@@ -114,8 +114,8 @@ def serve_app(
         deaths.append(reason)
         server.should_exit = True
 
-    mortal: Mortal = app.state.mortal
-    mortal.on_death = stop
+    backend: Backend = app.state.backend
+    backend.on_death = stop
     server.run(sockets=[sock])
     if deaths:
         raise WorkerLost(deaths[0])
@@ -162,7 +162,7 @@ class AppServer(uvicorn.Server):
         self._drain_timeout_s = drain_timeout_s
         self._drained_by_s: float | None = None
         self._drain: Drain = app.state.drain
-        self._mortal: Mortal = app.state.mortal
+        self._backend: Backend = app.state.backend
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, listen, then tell."""
@@ -210,7 +210,7 @@ class AppServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners and end what is left."""
         if self._drain.num_open:
-            await self._mortal.close()
+            await self._backend.close()
         try:
             await super().shutdown(sockets)
             _logger.info("the server has shut down")

@@ -44,8 +44,8 @@ def create_graph_app(
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
-    Its lifespan puts the repository's loaded models into service and closes them. `app.state.mortal` is the repository,
-    `app.state.drain` what counts and refuses requests.
+    Its lifespan puts the repository's loaded models into service and closes them. `app.state.backend` is the
+    repository, `app.state.drain` what counts and refuses requests.
 
     Args:
         repository: its models may be loaded already, or be loaded by clients.
@@ -87,7 +87,7 @@ def create_graph_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.mortal = repository
+    app.state.backend = repository
     app.state.drain = drain
     return app
 
