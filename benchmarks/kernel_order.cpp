@@ -62,7 +62,7 @@ double products(Random& random) {
   }
   const ActivationRows rows{kRows, kInputs, blocks, values.data(), kInputs, codes.data(), nullptr, scales.data(),
                             {sums[0].data(), sums[1].data()}, {scaled_sums[0].data(), scaled_sums[1].data()}};
-  const auto scratch = allocate<PanelScratch>(sizeof(PanelScratch));
+  const auto scratch = allocate<PanelScratch>(1);
   Panel panel{};
   panel.matrices[0] = panel.matrices[1] = &weights.matrix;
   panel.num_tiles = 2;
@@ -73,7 +73,7 @@ double products(Random& random) {
     for (int tile = 0; tile < kOutputs / kTileOutputs; tile += 2) {
       panel.tiles[0] = tile;
       panel.tiles[1] = tile + 1;
-      kernels::gemm_kernel.multiply(panel, rows, 0, kRows, *scratch);
+      kernels::gemm_kernel.multiply(panel, rows, 0, kRows, scratch[0]);
     }
   });
 }
