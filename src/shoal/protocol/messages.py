@@ -246,7 +246,7 @@ class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):
 
 
 class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
-    """A neighbour is gone. This worker keeps what it has loaded and waits for others to be wired to."""
+    """A neighbor is gone. This worker keeps what it has loaded and waits for others to be wired to."""
 
     generation: Generation
     message: str

@@ -42,7 +42,7 @@ class WorkerProcess(MessageWorker):
         self._quota.enter_context(held(self.pid, cpu_quota, num_cores=num_cores))
 
     def wire(self, message: Wire, fds: Sequence[int]) -> None:
-        """Tell it who its neighbours are, and hand it its ends of the links to them. Raises WorkerLost."""
+        """Tell it who its neighbors are, and hand it its ends of the links to them. Raises WorkerLost."""
 
         def hand_over() -> None:
             try:

@@ -136,7 +136,7 @@ class RemoteWorker(MessageWorker):
 
     @property
     def address(self) -> Address:
-        """Where its neighbours find it. It must have said something."""
+        """Where its neighbors find it. It must have said something."""
         return self._process.address
 
     def kill(self) -> bool:
