@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -41,7 +42,7 @@ def options(**changes: Any) -> GraphServeOptions:
     return GraphServeOptions(**(fields | changes))
 
 
-def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_from_files_to_a_signal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     triton = pytest.importorskip("tritonclient.grpc")
     chosen = options(grpc_port=free_port(), name="twice")
     loader = FakeLoader({"doubler": doubler})
@@ -58,6 +59,7 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureF
             os.kill(os.getpid(), signal.SIGTERM)
 
     clients: list[threading.Thread] = []
+    caplog.set_level(logging.INFO, "shoal")
 
     def load(path: Path) -> FakeGraph:
         clients.append(threading.Thread(target=use))
@@ -68,7 +70,7 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, capsys: pytest.CaptureF
     clients[0].join(30)
     assert answers == [[2, 4, 6, 8], True]
     assert loader.loaded["doubler"][0].num_closed
-    assert f"serving twice at http://127.0.0.1:{chosen.port}/v2, gRPC at 127.0.0.1:" in capsys.readouterr().err
+    assert f"serving twice at http://127.0.0.1:{chosen.port}/v2, gRPC at 127.0.0.1:" in caplog.text
 
 
 def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(t
     assert "did you mean 'max_batch'" in line["reason"]
 
 
-def test_a_broken_model_is_listed_while_the_others_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_model_is_listed_while_the_others_serve(caplog: pytest.LogCaptureFixture) -> None:
     loader = FakeLoader({"doubler": doubler})
     chosen = options()
     index: list[Any] = []
@@ -115,6 +117,7 @@ def test_a_broken_model_is_listed_while_the_others_serve(capsys: pytest.CaptureF
             os.kill(os.getpid(), signal.SIGTERM)
 
     client = threading.Thread(target=use)
+    caplog.set_level(logging.INFO, "shoal")
 
     def load(path: Path) -> FakeGraph:
         if path.stem == "doubler":
@@ -125,9 +128,8 @@ def test_a_broken_model_is_listed_while_the_others_serve(capsys: pytest.CaptureF
     client.join(30)
     assert {line["name"]: line["state"] for line in index} == {"doubler": "READY", "other": "UNAVAILABLE"}
     assert "other.onnx is broken" in next(line["reason"] for line in index if line["name"] == "other")
-    lines = capsys.readouterr().err
-    assert "other is not served: other.onnx is broken" in lines
-    assert "serving doubler at" in lines
+    assert "other is not served: other.onnx is broken" in caplog.text
+    assert "serving doubler at" in caplog.text
 
 
 def test_nothing_is_served_where_no_model_can_be() -> None:
