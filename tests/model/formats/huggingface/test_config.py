@@ -148,6 +148,15 @@ def test_eos_of_generation_config_counts_too(tmp_path: Path) -> None:
         ({"model_type": "phi3", "partial_rotary_factor": 2.0}, "32 rotary dimensions of 16"),
         ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": ["full_attention"]}, "1 items for 6"),
         ({"model_type": "qwen3", "use_sliding_window": True, "layer_types": ["odd"] * 6}, "'odd', which is not"),
+        ({"model_type": "qwen3_moe", "num_experts": 10**6}, "1000000 experts; between 1 and 4096"),
+        ({"model_type": "qwen3_moe", "num_experts_per_tok": 200}, "through 200 experts; between 1 and 64"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": ["a"]}, "'mlp_only_layers' is 'a'"),
+        ({"model_type": "glm4_moe", "n_group": 5}, "128 experts do not divide into 5 groups"),
+        ({"model_type": "glm4_moe", "n_group": 2, "topk_group": 3}, "from 3 of 2 groups"),
+        ({"model_type": "gpt_oss", "swiglu_limit": 6.0}, "'swiglu_limit' is 6.0, which is not supported, only 7.0"),
+        ({"model_type": "olmoe", "clip_qkv": 8.0}, "'clip_qkv' is 8.0, which is not supported"),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, "'no_rope_layers' has 1 items for 6 layers"),
+        ({"model_type": "granite", "logits_scaling": 0}, "impossible value"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
