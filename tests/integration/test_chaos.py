@@ -37,18 +37,8 @@ def test_chaos_with_a_small_model(tiny_model: Path) -> None:
 def test_chaos_with_a_graph(tmp_path: Path) -> None:
     model, inputs = skip_chain(tmp_path / "model.onnx"), tmp_path / "rows.npz"
     np.savez(inputs, x=np.random.default_rng(0).standard_normal((40, 8), np.float32))
-    options = (
-        "--inputs",
-        str(inputs),
-        "--split",
-        "dp=2,pp=2",
-        "--threads",
-        "1",
-        "--kill-every",
-        "0.5",
-        "--minutes",
-        "0.1",
-    )
+    split = ("--inputs", str(inputs), "--split", "dp=2,pp=2", "--threads", "1")
+    options = (*split, "--kill-every", "2", "--minutes", "0.1")
     load = ("--clients", "4", "--requests", "50", "--json")
     command = [sys.executable, "-m", "shoal.cli.main", "bench", "chaos", str(model), *options, *load]
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
