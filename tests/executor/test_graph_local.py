@@ -105,6 +105,13 @@ def test_a_dead_worker_is_noticed_at_once(pipeline: PipelineExecutor, stage: int
         compute_twice()
 
 
+def submit_and_wait(executor: GraphExecutor, count: int, x: np.ndarray) -> None:
+    """Raises WorkerLost by whichever notices first."""
+    for index in range(count):
+        executor.submit(Batch(batch_id=BatchId(index), inputs={"x": x}))
+    results(executor, count)
+
+
 @pytest.mark.parametrize("split", ["pp=3", "tp=2", "pp=2,tp=2"])
 def test_only_the_lost_worker_loads_again(split: str, chain: Path) -> None:
     """The others keep their sessions, whatever was under way among them, and are wired to the new one."""
@@ -114,10 +121,8 @@ def test_only_the_lost_worker_loads_again(split: str, chain: Path) -> None:
         assert isinstance(executor, PipelineExecutor)
         before = executor.worker_pids()
         os.kill(before[1], signal.SIGKILL)
-        for index in range(3):
-            executor.submit(Batch(batch_id=BatchId(index), inputs={"x": x}))
         with pytest.raises(WorkerLost, match="signal 9"):
-            results(executor, 3)
+            submit_and_wait(executor, 3, x)
         executor.fence()
         _, later = factory.start(Generation(1), None, executor)
         try:

@@ -82,7 +82,7 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        fields |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        fields |= _own_fields(record)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False, default=str)
@@ -97,3 +97,10 @@ def _configure(formatter: logging.Formatter, level: int) -> None:
         logger.setLevel(least)
         if name != _ANNOUNCEMENTS:  # its records reach the handler of `shoal`
             logger.handlers = [handler]
+
+
+def _own_fields(record: logging.LogRecord) -> dict[str, object]:
+    """What the line says beside its text. Names with `_` first are other libraries' own: Ray stamps every record."""
+    return {
+        name: value for name, value in record.__dict__.items() if name not in _STANDARD and not name.startswith("_")
+    }

@@ -33,6 +33,8 @@ CHARS_PER_CHAR = 16
 the whole prompt in a variable copies it for every message, a few times."""
 MAX_CHARS = 512 << 20
 """of all that a template makes, whatever it is given: half a second of copying"""
+MAX_VALUES = 1_000_000
+"""Several times what the body of a request may hold."""
 _SAMPLE = ({"role": "user", "content": "Hello"},)
 _LONGEST_REASON = 300
 """characters of what a template says for itself"""
@@ -113,14 +115,22 @@ class ChatTemplate:
 
 
 def num_chars_within(value: object) -> int:
-    """Characters of all texts in what a template is given."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(num_chars_within(one) for pair in cast(Mapping[object, object], value).items() for one in pair)
-    if isinstance(value, list | tuple):
-        return sum(map(num_chars_within, cast(Sequence[object], value)))
-    return 0
+    """Characters of all texts in what a template is given, of at most MAX_VALUES values: lists may hold each other."""
+    num_chars, num_values = 0, 0
+    waiting = [value]
+    while waiting and num_values < MAX_VALUES:
+        num_values += 1
+        match waiting.pop():
+            case str() as text:
+                num_chars += len(text)
+            case Mapping() as mapping:
+                pairs = cast(Mapping[object, object], mapping).items()
+                waiting += [one for pair in pairs for one in pair]
+            case list() | tuple() as items:
+                waiting += cast(Sequence[object], items)
+            case _:
+                pass
+    return num_chars
 
 
 class _Generation(Extension):
