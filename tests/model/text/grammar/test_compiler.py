@@ -7,7 +7,6 @@ import random
 import re
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,8 @@ from shoal.model.text.grammar.compiler import GrammarCompiler
 from shoal.model.text.grammar.constraint import MAX_CONSTRAINT_BYTES, Constraint, ConstraintKind, choice_constraint
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from tests.server.fakes import EOS, ByteTokenizer
+
+jsonschema = pytest.importorskip("jsonschema", reason="judges what is written")
 
 MAX_TOKENS = 400
 BYTES = GrammarCompiler(ByteTokenizer())
