@@ -55,46 +55,13 @@ def prefill(setup: Setup) -> Iterator[Comparison]:
 def decode(setup: Setup) -> Iterator[Comparison]:
     """One stream, without its prompt."""
     for model in setup.models():
-        contenders = [
-            model.shoal("Shoal", lambda shoal: {_DECODE: shoal.decode(_DECODE_TOKENS, split="1", threads=NUM_THREADS)}),
-            *setup.llama_cpp(
-                "llama.cpp",
-                model,
-                lambda llama: {
-                    _DECODE: llama.bench(prompt_tokens=0, output_tokens=_DECODE_TOKENS, threads=NUM_THREADS)
-                },
-            ),
-        ]
-        yield Comparison(
-            title=f"decode: {model.name}, one stream, {NUM_THREADS} threads",
-            unit=_UNIT,
-            contenders=contenders,
-            goals=[Goal(reference="llama.cpp", load=_DECODE, at_least=1.1)],
-            flops_per_token=model.flops_per_token(),
-            is_lone_decode=True,
-        )
+        yield _lone_decode(setup, model, "decode")
 
 
 def moe(setup: Setup) -> Iterator[Comparison]:
     """Decode of a model with experts, the same file for all: one stream and eight, and experts over two workers."""
     model, load = random("qwen3-moe-3b-q4_0"), setup.load(_MOE_STREAMS)
-    yield Comparison(
-        title=f"moe: {model.name}, decode of one stream, {NUM_THREADS} threads",
-        unit=_UNIT,
-        contenders=[
-            model.shoal("Shoal", lambda shoal: {_DECODE: shoal.decode(_DECODE_TOKENS, split="1", threads=NUM_THREADS)}),
-            *setup.llama_cpp(
-                "llama.cpp",
-                model,
-                lambda llama: {
-                    _DECODE: llama.bench(prompt_tokens=0, output_tokens=_DECODE_TOKENS, threads=NUM_THREADS)
-                },
-            ),
-        ],
-        goals=[Goal(reference="llama.cpp", load=_DECODE, at_least=1.1)],
-        flops_per_token=model.flops_per_token(),
-        is_lone_decode=True,
-    )
+    yield _lone_decode(setup, model, "moe")
     yield Comparison(
         title=f"moe: {model.name}, prompts of 128 tokens and 64 output tokens over HTTP, {NUM_THREADS} threads",
         unit=f"output {_UNIT}",
@@ -199,6 +166,27 @@ def _shared_by_two(model: Model, *, at_least: float) -> Comparison:
             for name, split in (("one worker", "1"), ("tp=2", "tp=2"))
         ],
         goals=[Goal(contender="tp=2", reference="one worker", load=_DECODE, at_least=at_least)],
+        flops_per_token=model.flops_per_token(),
+        is_lone_decode=True,
+    )
+
+
+def _lone_decode(setup: Setup, model: Model, row: str) -> Comparison:
+    """One stream of a model beside llama.cpp, without its prompt."""
+    return Comparison(
+        title=f"{row}: {model.name}, decode of one stream, {NUM_THREADS} threads",
+        unit=_UNIT,
+        contenders=[
+            model.shoal("Shoal", lambda shoal: {_DECODE: shoal.decode(_DECODE_TOKENS, split="1", threads=NUM_THREADS)}),
+            *setup.llama_cpp(
+                "llama.cpp",
+                model,
+                lambda llama: {
+                    _DECODE: llama.bench(prompt_tokens=0, output_tokens=_DECODE_TOKENS, threads=NUM_THREADS)
+                },
+            ),
+        ],
+        goals=[Goal(reference="llama.cpp", load=_DECODE, at_least=1.1)],
         flops_per_token=model.flops_per_token(),
         is_lone_decode=True,
     )

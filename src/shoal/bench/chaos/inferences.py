@@ -30,9 +30,12 @@ class InferenceQuestions:
 
     metrics_prefix = "shoal:inference_"
 
-    def __init__(self, config: ChaosConfig, url: str, model: str, inputs: Mapping[str, Array]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, config: ChaosConfig, url: str, model: str, inputs: Mapping[str, Array]
+    ) -> None:
         """
         Args:
+            client: with as many connections as there are clients.
             config: of the run.
             url: of the server.
             model: its name there.
@@ -51,7 +54,7 @@ class InferenceQuestions:
             first = rng.randrange(num_rows)
             self._spans.append((first, min(num_rows, first + rng.randint(1, _MOST_ROWS))))
         self._inputs = inputs
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, limits=httpx.Limits(max_connections=None))
+        self._client = client
         self._url = f"{url}/v2/models/{model}/infer"
 
     def __len__(self) -> int:
@@ -63,7 +66,9 @@ class InferenceQuestions:
         first, end = self._spans[index]
         head, content = _body({name: array[first:end] for name, array in self._inputs.items()})
         try:
-            reply = await self._client.post(self._url, content=content, headers={_SIZE_HEADER: str(head)})
+            reply = await self._client.post(
+                self._url, content=content, headers={_SIZE_HEADER: str(head)}, timeout=_TIMEOUT_S
+            )
             if reply.status_code == 200:
                 answer.outputs = {name: _some(array) for name, array in _outputs(reply).items()}
             else:

@@ -57,13 +57,13 @@ async def _run(config: ChaosConfig, on_progress: Progress, inputs: Mapping[str, 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)  # the server must not outlive this
     async with (
         running_server(config.model, config.server_options) as server,
-        httpx.AsyncClient(timeout=_SCRAPE_TIMEOUT_S) as client,
+        httpx.AsyncClient(timeout=_SCRAPE_TIMEOUT_S, limits=httpx.Limits(max_connections=None)) as client,
     ):
         questions: Questions
         if inputs is None:
             questions = CompletionQuestions(config, server.url, MODEL_NAME)
         else:
-            questions = InferenceQuestions(config, server.url, MODEL_NAME, inputs)
+            questions = InferenceQuestions(client, config, server.url, MODEL_NAME, inputs)
         undisturbed = await _undisturbed(config, questions, on_progress)
         killer = Killer(config, server)
         watcher = Watcher(server, killer, client, questions.metrics_prefix)

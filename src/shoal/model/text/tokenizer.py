@@ -197,6 +197,10 @@ class Tokenizer:
     @property
     def special_token_ids(self) -> frozenset[int]:
         """Tokens that stand for no text of their own, as the end of a turn."""
+        return self._special_token_ids
+
+    @cached_property
+    def _special_token_ids(self) -> frozenset[int]:
         return frozenset(
             token_id for token_id, token in self._backend.get_added_tokens_decoder().items() if token.special
         )
