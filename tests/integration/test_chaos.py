@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.executor.graphs import skip_chain
+from tests.model.tiny_models import tiny_llama_tensors, write_gguf
 
 COUNTS = ("fds", "threads", "children", "memfds", "memfd_bytes")
 _CONNECTIONS_ABOUT_TO_CLOSE = 2
@@ -32,6 +33,24 @@ def test_chaos_with_a_small_model(tiny_model: Path) -> None:
     growth = {name: after[name] - before[name] for name in COUNTS}
     assert growth.pop("fds") <= _CONNECTIONS_ABOUT_TO_CLOSE
     assert not any(growth.values()), growth
+
+
+def test_chaos_with_outputs_of_a_given_form(tmp_path: Path) -> None:
+    """Schemas, expressions, choices and tools, up to three choices each, while random workers are killed.
+
+    A vocabulary of bytes makes a long prompt of what a model is told of its tools.
+    """
+    long_context = {"llama.context_length": 2048}
+    model = write_gguf(tmp_path / "model.gguf", "llama", tiny_llama_tensors(), metadata=long_context)
+    options = ("--split", "dp=2,pp=2", "--precision", "fp32", "--threads", "1", "--kill-every", "1")
+    load = ("--guided", "--minutes", "0.05", "--clients", "4", "--requests", "3", "--json")
+    sizes = ("--prompt-tokens", "4", "--output-tokens", "40")
+    command = [sys.executable, "-m", "shoal.cli.main", "bench", "chaos", str(model), *options, *load, *sizes]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    assert report["kills"] >= 2
+    assert report["success"] >= 12
+    assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
+    assert report["losses"] >= 1
 
 
 def test_chaos_with_a_graph(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def chaos(
         Path | None,
         typer.Option(help="Rows for an ONNX graph, along the first axes: .npz or .npy.", metavar="FILE"),
     ] = None,
+    guided: Annotated[
+        bool,
+        typer.Option("--guided", help="Ask for outputs of a given form and calls of tools, up to three choices each."),
+    ] = False,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 32,
     output_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each request.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the prompts, of drawn tokens and of whom to kill.")] = 0,
@@ -44,8 +48,9 @@ def chaos(
 ) -> None:
     """Serve a model, kill a random worker again and again, and compare every answer with an undisturbed run.
 
-    Of a language model half of the requests are greedy, half drawn with a seed, and all are streamed; of an ONNX graph
-    each takes one to four rows of --inputs. Exit status 1 if one failed or differed.
+    Of a language model half of the requests are greedy, half drawn with a seed, and all are streamed; with --guided all
+    are drawn, within schemas, expressions and tools. Of an ONNX graph each takes one to four rows of --inputs. Exit
+    status 1 if one failed or differed.
     """
     from shoal.bench.chaos.config import ChaosConfig
     from shoal.bench.chaos.report import format_report
@@ -56,7 +61,7 @@ def chaos(
         raise ConfigError(f"--signal is kill or stop, not {signal!r}")
     arrays = _graph_inputs(model, inputs)
     if arrays is not None:
-        options.refuse(context, ("precision", "prompt_tokens", "output_tokens"), "ONNX graphs")
+        options.refuse(context, ("precision", "guided", "prompt_tokens", "output_tokens"), "ONNX graphs")
     thread_options = () if threads is None else ("--threads", str(threads))
     precision_options = () if arrays is not None else ("--precision", precision)
     config = ChaosConfig(
@@ -66,6 +71,7 @@ def chaos(
         signal_name=signal,
         clients=clients,
         requests=requests,
+        guided=guided,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         seed=seed,

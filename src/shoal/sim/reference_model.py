@@ -29,10 +29,46 @@ def chain_entry(previous: int, token_id: int, position: int) -> int:
     return ((previous ^ (token_id + 1)) * _MULTIPLIER + position) & _MASK
 
 
-def draw_token(entries: array[int], sampling: Sampling, token_index: int, history: bytes) -> int:
-    """The next token after a context, keyed like a real draw by seed, token index and, with penalties, the history."""
+def draw_token(entries: array[int], sampling: Sampling, token_index: int, history: bytes, allowed: bytes = b"") -> int:
+    """The next token after a context, keyed like a real draw by seed, token index and, with penalties, the history.
+
+    `allowed`: a bit a token, see `SampleRow.allowed`; empty: any.
+    """
     key = entries.tobytes() + sampling.seed.to_bytes(8, "little") + token_index.to_bytes(4, "little") + history
-    return int.from_bytes(blake2b(key, digest_size=4).digest(), "little") % VOCAB_SIZE
+    drawn = int.from_bytes(blake2b(key, digest_size=4).digest(), "little")
+    bits = int.from_bytes(allowed, "little") if allowed else (1 << VOCAB_SIZE) - 1
+    candidates = [token_id for token_id in range(VOCAB_SIZE) if bits >> token_id & 1]
+    return candidates[drawn % len(candidates)]
+
+
+class SimulatedGuide:
+    """Allows about half of the vocabulary, other tokens after every output. Implements `TokenGuide`.
+
+    As a real one does, it follows its request token by token, and refuses an output that it did not allow.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._outputs: list[int] = []
+
+    def fresh(self) -> SimulatedGuide:
+        """Another of the same kind that has followed nothing."""
+        return SimulatedGuide(self._seed)
+
+    def allowed(self, outputs: Sequence[int]) -> bytes:
+        """See `TokenGuide.allowed`."""
+        kept = min(len(outputs), len(self._outputs))
+        assert self._outputs[:kept] == list(outputs[:kept]), "a guide was told other outputs than before"
+        del self._outputs[kept:]
+        for token_id in outputs[kept:]:
+            assert self._mask() >> token_id & 1, f"token {token_id} was not allowed"
+            self._outputs.append(token_id)
+        return self._mask().to_bytes(-(-VOCAB_SIZE // 8), "little")
+
+    def _mask(self) -> int:
+        key = array("i", self._outputs).tobytes() + self._seed.to_bytes(8, "little")
+        drawn = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+        return drawn & ((1 << VOCAB_SIZE) - 1) | 1 << drawn % VOCAB_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +86,11 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> ExpectedOu
         return ExpectedOutcome(token_ids=request.targets, reason="length")
     entries = chain_entries(request.prompt_ids)
     tokens: list[int] = []
+    guide = request.guide.fresh() if isinstance(request.guide, SimulatedGuide) else None
     while len(tokens) < limit:
         history = array("i", tokens).tobytes() if request.sampling.needs_history else b""
-        token = draw_token(entries, request.sampling, len(tokens), history)
+        allowed = guide.allowed(tokens) if guide is not None else b""
+        token = draw_token(entries, request.sampling, len(tokens), history, allowed)
         tokens.append(token)
         if token in request.stop_token_ids:
             return ExpectedOutcome(token_ids=tuple(tokens), reason="stop")

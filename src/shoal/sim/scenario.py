@@ -12,7 +12,7 @@ from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Sampling
 from shoal.sim.faults import Absence, Crash, Fault, Hang, Network, Poison, Replacement, ReplicaJoins, Slowdown, Starting
-from shoal.sim.reference_model import VOCAB_SIZE, undisturbed_outcome
+from shoal.sim.reference_model import VOCAB_SIZE, SimulatedGuide, undisturbed_outcome
 from shoal.sim.simulated_replica import StepCost
 
 
@@ -142,13 +142,16 @@ def _draw_request(rng: Random, request_id: RequestId, prefix: tuple[int, ...], c
     """Mostly within the limits, sometimes just beyond them."""
     prompt_ids = prefix + _draw_tokens(rng, rng.randint(0, config.max_context // 2))
     targets = _draw_tokens(rng, rng.randint(1, 12)) if rng.random() < 0.15 else ()
+    seed = rng.getrandbits(32)
+    is_guided = not targets and seed % 4 == 0
     return Request(
         request_id=request_id,
         prompt_ids=prompt_ids,
         max_tokens=max(rng.randint(1, 20), len(targets)),
-        sampling=Sampling(seed=rng.getrandbits(32), presence_penalty=rng.choice((0.0, 0.0, 0.5))),
+        sampling=Sampling(seed=seed, presence_penalty=rng.choice((0.0, 0.0, 0.5))),
         stop_token_ids=frozenset(_draw_tokens(rng, 3)) if rng.random() < 0.4 else frozenset(),
         targets=targets,
+        guide=SimulatedGuide(seed) if is_guided else None,
     )
 
 

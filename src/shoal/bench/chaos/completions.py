@@ -61,8 +61,8 @@ class _Event(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
-def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
-    """Streamed completions, greedy and drawn with a seed in turn."""
+def question_prompts(config: ChaosConfig, model: str) -> list[str]:
+    """Words, one text a request."""
     load = Load(
         base_url="",
         model=model,
@@ -73,7 +73,12 @@ def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
         prompt_kind="text",
         num_warmups=0,
     )
-    return [_body(config, model, index, prompt) for index, prompt in enumerate(prompts(load))]
+    return [str(prompt) for prompt in prompts(load)]
+
+
+def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
+    """Streamed completions, greedy and drawn with a seed in turn."""
+    return [_body(config, model, index, prompt) for index, prompt in enumerate(question_prompts(config, model))]
 
 
 class CompletionQuestions:
@@ -90,12 +95,13 @@ class CompletionQuestions:
 
     async def ask(self, index: int, clock: Callable[[], float]) -> ChaosAnswer:
         """See `Questions.ask`."""
-        return await send(self._endpoint, self._bodies[index], clock)
+        return await ask_for_stream(self._endpoint, self._bodies[index], StreamedAnswer(started_s=clock()), clock)
 
 
-async def send(endpoint: Endpoint, body: bytes, clock: Callable[[], float]) -> ChaosAnswer:
+async def ask_for_stream(
+    endpoint: Endpoint, body: bytes, answer: StreamedAnswer, clock: Callable[[], float]
+) -> ChaosAnswer:
     """Ask and read to the end; whatever goes wrong is in the answer. Times are of `time.perf_counter`."""
-    answer = StreamedAnswer(started_s=clock())
     try:
         status, rest = await post_for_events(endpoint, body, api_key=None, on_event=answer.on_event)
         if status != 200:
@@ -108,7 +114,7 @@ async def send(endpoint: Endpoint, body: bytes, clock: Callable[[], float]) -> C
     return answer
 
 
-def _body(config: ChaosConfig, model: str, index: int, prompt: list[int] | str) -> bytes:
+def _body(config: ChaosConfig, model: str, index: int, prompt: str) -> bytes:
     fields: dict[str, Any] = {
         "model": model,
         "prompt": prompt,

@@ -29,6 +29,8 @@ class ChaosConfig:
     """words of each prompt, about a token each, >= 1"""
     output_tokens: int = 24
     """of each request, >= 1"""
+    guided: bool = False
+    """ask a language model for outputs of a given form and calls of tools, up to three choices a request"""
     seed: int = 0
     """of the prompts, of what is drawn and of who is killed"""
     minutes: float | None = None

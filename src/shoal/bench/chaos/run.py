@@ -15,6 +15,7 @@ from shoal.arrays import Array
 from shoal.bench.chaos.answer import ChaosAnswer
 from shoal.bench.chaos.completions import CompletionQuestions
 from shoal.bench.chaos.config import ChaosConfig
+from shoal.bench.chaos.guided import GuidedQuestions
 from shoal.bench.chaos.inferences import InferenceQuestions
 from shoal.bench.chaos.killer import Killer
 from shoal.bench.chaos.questions import Questions
@@ -60,10 +61,12 @@ async def _run(config: ChaosConfig, on_progress: Progress, inputs: Mapping[str, 
         httpx.AsyncClient(timeout=_SCRAPE_TIMEOUT_S, limits=httpx.Limits(max_connections=None)) as client,
     ):
         questions: Questions
-        if inputs is None:
-            questions = CompletionQuestions(config, server.url, MODEL_NAME)
-        else:
+        if inputs is not None:
             questions = InferenceQuestions(client, config, server.url, MODEL_NAME, inputs)
+        elif config.guided:
+            questions = GuidedQuestions(config, server.url, MODEL_NAME)
+        else:
+            questions = CompletionQuestions(config, server.url, MODEL_NAME)
         undisturbed = await _undisturbed(config, questions, on_progress)
         killer = Killer(config, server)
         watcher = Watcher(server, killer, client, questions.metrics_prefix)
