@@ -193,7 +193,8 @@ class DataPlane:
         """
         self._check_room(sum(spec.n for spec in specs))
         timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
-        requests, choices, timers, guides = self._expand(specs, call_id)
+        arrival_s = self._clock()
+        requests, choices, timers, guides = self._expand(specs, call_id, arrival_s)
         return Generation(
             self._engine,
             await self._submit(requests, timeout_s),
@@ -202,6 +203,7 @@ class DataPlane:
             guides,
             num_prompt_tokens=sum(len(spec.prompt_ids) for spec in specs),
             choices_per_prompt=[spec.n for spec in specs],
+            arrival_s=arrival_s,
             timeout_s=timeout_s,
         )
 
@@ -235,9 +237,9 @@ class DataPlane:
             raise DeadlineExceeded("the engine is busy", self._engine.retry_after_s()) from error
 
     def _expand(
-        self, specs: Sequence[GenerationSpec], call_id: str
+        self, specs: Sequence[GenerationSpec], call_id: str, arrival_s: float
     ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, Timer], dict[RequestId, Guide]]:
-        own_id, arrival_s = uuid.uuid4().hex, self._clock()
+        own_id = uuid.uuid4().hex
         call_id = f"{call_id}-{own_id[:8]}" if call_id else own_id  # clients may say the same twice
         requests: list[Request] = []
         choices: dict[RequestId, Choice] = {}

@@ -53,6 +53,10 @@ class Usage:
     """of all choices, stop tokens included"""
     cached_tokens: int
     """prompt tokens that the first choice of each prompt took from the prefix index"""
+    first_token_s: float = 0.0
+    """from its arrival to its first token"""
+    last_token_s: float = 0.0
+    """from its arrival to its last token"""
 
 
 class Generation:
@@ -71,6 +75,7 @@ class Generation:
         *,
         num_prompt_tokens: int,
         choices_per_prompt: Sequence[int],
+        arrival_s: float,
         timeout_s: float | None,
     ) -> None:
         self._engine = engine
@@ -80,6 +85,7 @@ class Generation:
         self._guides = guides
         self._num_prompt_tokens = num_prompt_tokens
         self._choices_per_prompt = choices_per_prompt
+        self._arrival_s = arrival_s
         self._num_open = len(choices)
         self._timeout_s = timeout_s
         self._alarm: asyncio.TimerHandle | None = None
@@ -121,10 +127,13 @@ class Generation:
         for num_choices in self._choices_per_prompt:
             cached += choices[first].num_cached_tokens
             first += num_choices
+        first_s, last_s = self.token_times_s or (self._arrival_s, self._arrival_s)
         return Usage(
             prompt_tokens=self._num_prompt_tokens,
             completion_tokens=sum(choice.num_tokens for choice in choices),
             cached_tokens=cached,
+            first_token_s=first_s - self._arrival_s,
+            last_token_s=last_s - self._arrival_s,
         )
 
     @property

@@ -22,6 +22,9 @@ from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.host_check import HostMiddleware
 from shoal.server.http.probes import STATUS_PATH, Probes
+from shoal.server.ollama.card import ModelCard
+from shoal.server.ollama.errors import answer_api_exception
+from shoal.server.ollama.routes import API_PATH, OllamaApi
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
@@ -29,8 +32,13 @@ from shoal.server.openai.routes import OpenAiApi
 from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
 
-_GUARDED = ("/v1", STATUS_PATH, *TOKENIZE_PATHS)
+_API = ("/v1", API_PATH)
+"""Paths that are counted, and refused while the server drains."""
+_GUARDED = (*_API, STATUS_PATH, *TOKENIZE_PATHS)
 """Paths that need the key, where there is one."""
+_DIALECTS = {MESSAGES_PATH: answer_message_exception, API_PATH: answer_api_exception}
+"""How errors are told, by how paths begin; of all others as OpenAI does."""
+_UNKNOWN_CARD = ModelCard(family="", format="", precision="")
 
 
 def create_app(
@@ -43,6 +51,7 @@ def create_app(
     machines: MachineState | None = None,
     allowed_hosts: Sequence[str] | None = None,
     answers: AnswerForms | None = None,
+    card: ModelCard | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
@@ -50,6 +59,7 @@ def create_app(
     `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
     `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
     `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
+    `card`: the model as it lies on the disk; None: nothing is known of that.
     `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -73,6 +83,7 @@ def create_app(
             *MessagesApi(answerer, model_name, answers).routes(),
             *ResponsesApi(answerer, model_name, answers).routes(),
             *TokenizeApi(answerer, model_name).routes(),
+            *OllamaApi(answerer, model_name, answers, card or _UNKNOWN_CARD).routes(),
             *Probes(status).routes(),
         ],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts),
@@ -87,8 +98,9 @@ def create_app(
 
 async def _answer_exception(request: Request, error: Exception) -> Response:
     """In the form of the dialect that the path belongs to."""
-    is_anthropic = request.url.path.startswith(MESSAGES_PATH)
-    return await (answer_message_exception if is_anthropic else answer_exception)(request, error)
+    path = request.url.path
+    answer = next((one for prefix, one in _DIALECTS.items() if path.startswith(prefix)), answer_exception)
+    return await answer(request, error)
 
 
 def _guards(
@@ -98,7 +110,7 @@ def _guards(
         data_plane.metrics.count_refusal("draining")
         return from_exception(error).response()
 
-    guards = [Middleware(DrainMiddleware, drain=drain, prefix="/v1", refuse=refuse)]
+    guards = [Middleware(DrainMiddleware, drain=drain, prefix=_API, refuse=refuse)]
     if api_key is not None:
         guards.insert(
             0,

@@ -13,7 +13,7 @@ from shoal.errors import WorkerLost
 from shoal.generation.choice import ChoiceDelta
 from shoal.generation.generation import Usage
 from shoal.server.openai.completions import CompletionForm
-from shoal.server.openai.sse import COMMENT, EventStream, Rhythm
+from shoal.server.openai.sse import EVENTS, EventStream, Rhythm
 
 NEVER_S = 1e6
 
@@ -68,15 +68,15 @@ def test_a_slow_stream_shows_that_it_lives() -> None:
     start, *bodies = asyncio.run(run(Rhythm(first_s=0.0, every_s=0.0), wait_for=5))
     assert (start["type"], start["status"]) == ("http.response.start", 200)
     sent = [body["body"] for body in bodies]
-    assert sent[:3] == [COMMENT] * 3
-    text = b"".join(sent).replace(COMMENT, b"")
+    assert sent[:3] == [EVENTS.sign_of_life] * 3
+    text = b"".join(sent).replace(EVENTS.sign_of_life, b"")
     assert b"word" in text
     assert text.endswith(b"data: [DONE]\n\n")
 
 
 def test_a_quick_one_has_no_comments() -> None:
     messages = asyncio.run(run(Rhythm(first_s=NEVER_S, every_s=NEVER_S), wait_for=0))
-    assert not any(COMMENT in message.get("body", b"") for message in messages)
+    assert not any(EVENTS.sign_of_life in message.get("body", b"") for message in messages)
 
 
 def test_an_error_before_the_first_sign_has_a_status_of_its_own() -> None:

@@ -12,12 +12,14 @@ from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import WorkerLost
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
+from shoal.model.file_states import model_states
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import serve_app
 from shoal.server.http.tls import TlsFiles
+from shoal.server.ollama.card import ModelCard
 from shoal.server.openai.answers import AnswerForms
 
 
@@ -64,6 +66,12 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         machines=_ClusterState(loaded),
         allowed_hosts=options.allowed_hosts,
         answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
+        card=ModelCard(
+            family=loaded.decoder.family,
+            format="safetensors" if loaded.path.is_dir() else "gguf",
+            precision=loaded.plan.precision,
+            files=model_states(loaded.path),
+        ),
     )
     ends: list[str] = []
     if loaded.joining is not None:

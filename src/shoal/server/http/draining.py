@@ -42,7 +42,7 @@ class DrainMiddleware:
         self,
         app: ASGIApp,
         drain: Drain,
-        prefix: str,
+        prefix: str | tuple[str, ...],
         refuse: Callable[[ShuttingDown], Response],
         open_paths: frozenset[str] = frozenset(),
     ) -> None:
@@ -50,7 +50,7 @@ class DrainMiddleware:
         Args:
             app: what answers.
             drain: the server's.
-            prefix: paths that begin so are the API's,
+            prefix: paths that begin so, or in one of these ways, are the API's,
             open_paths: but for these.
             refuse: the answer while the server drains, in the form of the API.
         """

@@ -18,7 +18,7 @@ from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.http.request_log import request_id_of
 from shoal.server.openai.form import Form, note_usage
-from shoal.server.openai.sse import EventStream
+from shoal.server.openai.sse import EVENTS, EventStream, Framing
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -51,13 +51,14 @@ class Answerer:
         form: Form,
         *,
         streams: bool,
+        framing: Framing = EVENTS,
         timeout_s: float | None = None,
     ) -> Response:
         """Generate, and answer in a form, piece by piece or as a whole. Raises as `DataPlane.generate`."""
         num_choices = sum(spec.n for spec in specs)
         if streams:
             generation = await self.data_plane.generate(specs, timeout_s, request_id_of(request.scope))
-            return EventStream(generation, form, num_choices=num_choices)
+            return EventStream(generation, form, num_choices=num_choices, framing=framing)
         try:
             return await run_until_disconnect(
                 request.receive, self._answer(request.scope, specs, timeout_s, form, num_choices)

@@ -20,15 +20,17 @@ from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.errors import from_exception
 from shoal.server.openai.form import Form, note_usage
 
-HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What the pieces of a stream are."""
+
+    content_type: bytes
+    sign_of_life: bytes
+    """a piece that clients pass over"""
 
 
-COMMENT = b": the answer is on its way\n\n"
-"""What clients of event streams pass over."""
+EVENTS = Framing(b"text/event-stream; charset=utf-8", b": the answer is on its way\n\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +46,17 @@ class Rhythm:
 class EventStream(Response):
     """Streams one admitted generation; the client going away cancels it at once."""
 
-    def __init__(self, generation: Generation, form: Form, *, num_choices: int, rhythm: Rhythm | None = None) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        form: Form,
+        *,
+        num_choices: int,
+        framing: Framing = EVENTS,
+        rhythm: Rhythm | None = None,
+    ) -> None:
         super().__init__()
+        self._framing = framing
         self._rhythm = rhythm or Rhythm()
         self._generation = generation
         self._form = form
@@ -62,7 +73,7 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         """The status waits for the first token for a while: what goes wrong before it has a status of its own."""
-        sender = _Sender(send, self._rhythm)
+        sender = _Sender(send, self._framing, self._rhythm)
         beat = asyncio.create_task(sender.keep_alive())
         try:
             async for body in self._bodies():
@@ -91,9 +102,10 @@ class EventStream(Response):
 class _Sender:
     """The connection, and when something was last sent over it."""
 
-    def __init__(self, send: Send, rhythm: Rhythm) -> None:
+    def __init__(self, send: Send, framing: Framing, rhythm: Rhythm) -> None:
         self.is_started = False
         self._send = send
+        self._framing = framing
         self._rhythm = rhythm
         self._clock = asyncio.get_running_loop().time
         self._last_s = self._clock()
@@ -103,7 +115,12 @@ class _Sender:
         self._last_s = self._clock()
         if not self.is_started:
             self.is_started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            headers = [
+                (b"content-type", self._framing.content_type),
+                (b"cache-control", b"no-cache"),
+                (b"x-accel-buffering", b"no"),
+            ]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
@@ -111,11 +128,11 @@ class _Sender:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def keep_alive(self) -> None:
-        """Send a comment whenever nothing else was sent for too long. Ends when it is cancelled."""
+        """Send a sign of life whenever nothing else was sent for too long. Ends when it is cancelled."""
         while True:
             silence_s = self._rhythm.every_s if self.is_started else self._rhythm.first_s
             wait_s = self._last_s + silence_s - self._clock()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             else:
-                await self.send(COMMENT)
+                await self.send(self._framing.sign_of_life)

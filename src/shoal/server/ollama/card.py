@@ -1,0 +1,53 @@
+"""What Ollama's clients are told of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from shoal.protocol.messages import FileState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """A model as it lies on the disk, and as Ollama's clients see it."""
+
+    family: str
+    """its architecture, as its settings name it"""
+    format: str
+    """gguf | safetensors"""
+    precision: str
+    """that its weights are held in"""
+    files: Sequence[FileState] = ()
+
+    def details(self) -> dict[str, Any]:
+        """`details` of Ollama's answers."""
+        return {
+            "parent_model": "",
+            "format": self.format,
+            "family": self.family,
+            "families": [self.family],
+            "quantization_level": self.precision,
+        }
+
+    def listed(self, name: str) -> dict[str, Any]:
+        """An entry of /api/tags. The digest tells two files apart; it is not that of all of their bytes."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{file.name} {file.num_bytes} {file.header_sha256}\n".encode())
+        return {
+            "name": name,
+            "model": name,
+            "modified_at": self.modified_at(),
+            "size": sum(file.num_bytes for file in self.files),
+            "digest": digest.hexdigest(),
+            "details": self.details(),
+        }
+
+    def modified_at(self) -> str:
+        """The time of the newest file."""
+        newest_ns = max((file.mtime_ns for file in self.files), default=0)
+        return datetime.fromtimestamp(newest_ns / 1e9, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,157 @@
+"""Ollama's endpoints over the same data plane: /api/*."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.errors import InvalidRequest
+from shoal.generation.generation import GenerationSpec
+from shoal.server.http.probes import server_version
+from shoal.server.ollama.card import ModelCard
+from shoal.server.ollama.form import OllamaForm, Place, in_message, in_response
+from shoal.server.ollama.schemas import ApiBody, ApiChatBody, ApiGenerateBody
+from shoal.server.openai.answerer import Answerer
+from shoal.server.openai.answers import AnswerForms, AnswerReading
+from shoal.server.openai.chat import chat_specs
+from shoal.server.openai.completions import completion_spec, prompt_tokens
+from shoal.server.openai.errors import ApiError, unknown_model
+
+API_PATH = "/api/"
+_MANAGED = ("pull", "push", "create", "copy", "delete", "blobs/{digest}")
+"""What manages the models of an Ollama server."""
+_NEVER = "2318-10-01T00:00:00Z"
+"""When a model is unloaded that stays loaded. Source: what Ollama tells where `keep_alive` is negative."""
+
+Body = TypeVar("Body", bound=ApiBody)
+
+
+class ShowBody(BaseModel):
+    """POST /api/show."""
+
+    model: str | None = None
+    name: str | None = None
+    """as older clients say `model`"""
+    verbose: bool | None = None
+
+
+class OllamaApi:
+    """Handlers of /api/*."""
+
+    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms, card: ModelCard) -> None:
+        self._answerer = answerer
+        self._data_plane = answerer.data_plane
+        self._model_name = model_name
+        self._forms = forms
+        self._card = card
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        return [
+            Route("/api/chat", self.chat, methods=["POST"]),
+            Route("/api/generate", self.generate, methods=["POST"]),
+            Route("/api/tags", self.tags, methods=["GET"]),
+            Route("/api/ps", self.running, methods=["GET"]),
+            Route("/api/show", self.show, methods=["POST"]),
+            Route("/api/version", self.version, methods=["GET"]),
+            *(Route(API_PATH + path, self.manage, methods=["POST", "DELETE", "HEAD"]) for path in _MANAGED),
+        ]
+
+    async def chat(self, request: Request) -> Response:
+        """POST /api/chat"""
+        body = await self._read(request, ApiChatBody)
+        if body.is_empty:
+            return self._loaded(body, in_message)
+        specs, reading = await chat_specs(body.chat_body(), self._data_plane, self._forms)
+        return await self._respond(request, body, specs, in_message, reading)
+
+    async def generate(self, request: Request) -> Response:
+        """POST /api/generate"""
+        body = await self._read(request, ApiGenerateBody)
+        if body.is_empty:
+            return self._loaded(body, in_response)
+        if body.is_text or not self._data_plane.tokenizer.has_chat_template:
+            completion = body.completion_body()
+            (prompt_ids,) = await prompt_tokens(completion.prompt, self._data_plane)
+            specs = [await completion_spec(completion, prompt_ids, self._data_plane)]
+            return await self._respond(request, body, specs, in_response, None)
+        specs, reading = await chat_specs(body.chat_body(), self._data_plane, self._forms)
+        return await self._respond(request, body, specs, in_response, reading)
+
+    async def tags(self, request: Request) -> Response:
+        """GET /api/tags"""
+        return JSONResponse({"models": [self._card.listed(self._model_name)]})
+
+    async def running(self, request: Request) -> Response:
+        """GET /api/ps"""
+        card = self._card.listed(self._model_name)
+        state = {"expires_at": _NEVER, "size_vram": 0, "context_length": self._data_plane.max_context}
+        return JSONResponse({"models": [{**card, **state}]})
+
+    async def show(self, request: Request) -> Response:
+        """POST /api/show"""
+        body = await self._answerer.read(request, ShowBody)
+        self._check_model(body.model or body.name or "")
+        family = self._card.family
+        tokenizer = self._data_plane.tokenizer
+        capabilities = ["completion", *(["tools"] if tokenizer.has_chat_template else [])]
+        if self._forms.has_reasoning:
+            capabilities.append("thinking")
+        return JSONResponse(
+            {
+                "modified_at": self._card.modified_at(),
+                "template": tokenizer.template_source,
+                "modelfile": "",
+                "parameters": "",
+                "details": self._card.details(),
+                "model_info": {
+                    "general.architecture": family,
+                    f"{family}.context_length": self._data_plane.max_context,
+                    f"{family}.vocab_size": tokenizer.vocab_size,
+                },
+                "capabilities": capabilities,
+            }
+        )
+
+    async def version(self, request: Request) -> Response:
+        """GET /api/version"""
+        return JSONResponse({"version": server_version()})
+
+    async def manage(self, request: Request) -> Response:
+        """What other endpoints of Ollama would do."""
+        raise ApiError(501, f"{request.url.path} is not there: this server has the model that it was started with")
+
+    async def _read(self, request: Request, schema: type[Body]) -> Body:
+        body = await self._answerer.read(request, schema)
+        self._check_model(body.model)
+        body.check_context(self._data_plane.max_context)
+        return body
+
+    def _check_model(self, name: str) -> None:
+        if name.removesuffix(":latest") != self._model_name.removesuffix(":latest"):
+            raise unknown_model(name)
+
+    def _loaded(self, body: ApiBody, place: Place) -> Response:
+        """The answer to a request that only loads the model, or wants it gone."""
+        if body.keep_alive in (0, "0", "0s"):
+            raise InvalidRequest("the model stays loaded while the server runs", param="keep_alive")
+        return Response(self._form(place, None).empty("load"), media_type="application/json")
+
+    def _form(self, place: Place, reading: AnswerReading | None) -> OllamaForm:
+        return OllamaForm(self._model_name, place, reading=reading, token_bytes=self._data_plane.tokenizer.token_bytes)
+
+    async def _respond(
+        self,
+        request: Request,
+        body: ApiBody,
+        specs: Sequence[GenerationSpec],
+        place: Place,
+        reading: AnswerReading | None,
+    ) -> Response:
+        form = self._form(place, reading)
+        return await self._answerer.respond(request, specs, form, streams=body.streams, framing=form.framing)

@@ -1,0 +1,239 @@
+"""The bodies of /api/chat and /api/generate, checked, and the same requests as OpenAI's.
+
+Source: Ollama's API reference and its Modelfile reference (`options`). What would change the answer and is not
+implemented is refused; what says how Ollama loads a model is ignored, for here it is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.fields import check_extra
+from shoal.server.openai.schemas import MAX_LOGPROBS, MAX_MESSAGES, ChatBody, CompletionBody
+from shoal.server.openai.tool_schemas import MAX_TOOLS
+
+_HARMLESS_OPTIONS = frozenset(
+    {
+        "embedding_only",
+        "f16_kv",
+        "logits_all",
+        "low_vram",
+        "main_gpu",
+        "mirostat_eta",
+        "mirostat_tau",
+        "num_batch",
+        "num_gpu",
+        "num_keep",
+        "num_thread",
+        "numa",
+        "penalize_newline",
+        "repeat_last_n",
+        "use_mlock",
+        "use_mmap",
+        "vocab_only",
+    }
+)
+"""They say how a model is loaded, or belong to options that are refused."""
+_NEUTRAL_OPTIONS: dict[str, tuple[object, ...]] = {
+    "mirostat": (0,),
+    "repeat_penalty": (1,),
+    "tfs_z": (1,),
+    "typical_p": (1,),
+}
+_SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Where a request is silent. Source: Ollama's Modelfile reference."""
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    prefix: ClassVar[str] = ""
+
+    @model_validator(mode="after")
+    def _refuse_unimplemented(self) -> _Schema:
+        kind = type(self)
+        check_extra(self.model_extra or {}, kind.model_fields, kind.neutral, kind.harmless, kind.prefix)
+        return self
+
+
+class Options(_Schema):
+    """How tokens are drawn."""
+
+    neutral = _NEUTRAL_OPTIONS
+    harmless = _HARMLESS_OPTIONS
+    prefix = "options."
+
+    num_ctx: Annotated[int, Field(ge=1)] | None = None
+    num_predict: Annotated[int, Field(ge=-2)] | None = None
+    """output tokens at most; below 0: what the context leaves"""
+    seed: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: str | list[str] | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Of OpenAI's bodies."""
+        own = self.model_dump(exclude_none=True, include=set(Options.model_fields) - {"num_ctx", "num_predict"})
+        limit = {} if self.num_predict is None or self.num_predict < 0 else {"max_tokens": self.num_predict}
+        return {**_SAMPLED, **own, **limit}
+
+
+class ApiFunction(_Schema):
+    """The function of a call."""
+
+    harmless = frozenset({"index"})
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class ApiCall(_Schema):
+    """A call in an earlier answer."""
+
+    harmless = frozenset({"id", "type"})
+
+    function: ApiFunction
+
+
+class ApiMessage(_Schema):
+    """One turn of the conversation."""
+
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"images": ([],)}
+    harmless = frozenset({"tool_call_id"})
+    prefix = "messages."
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: Annotated[list[ApiCall], Field(max_length=MAX_TOOLS)] | None = None
+    tool_name: str | None = None
+
+    def chat_fields(self) -> dict[str, Any]:
+        """As OpenAI's."""
+        fields: dict[str, Any] = {"role": self.role, "content": self.content or ""}
+        if self.thinking:
+            fields["reasoning_content"] = self.thinking
+        if self.tool_name:
+            fields["name"] = self.tool_name
+        if self.tool_calls:
+            called = [call.function.model_dump(include={"name", "arguments"}) for call in self.tool_calls]
+            fields["tool_calls"] = [{"type": "function", "function": function} for function in called]
+        return fields
+
+
+class ApiBody(_Schema):
+    """What both endpoints share. null stands for the default everywhere."""
+
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool | None = None
+    format: str | dict[str, Any] | None = None
+    options: Options | None = None
+    keep_alive: float | str | None = None
+    """ignored: models stay loaded"""
+    think: bool | Literal["low", "medium", "high"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer comes in pieces, as it does where nothing is said."""
+        return self.stream is not False
+
+    @property
+    def _own_options(self) -> Options:
+        return self.options or Options()
+
+    def check_context(self, max_context: int) -> None:
+        """Raises InvalidRequest where more context is asked for than there is."""
+        num_ctx = self._own_options.num_ctx
+        if num_ctx is not None and num_ctx > max_context:
+            raise InvalidRequest(f"this model has {max_context} tokens of context here", param="options.num_ctx")
+
+    def _shared_fields(self) -> dict[str, Any]:
+        return {**self._own_options.fields(), "response_format": self._response_format()}
+
+    def _response_format(self) -> dict[str, Any] | None:
+        match self.format:
+            case None | "":
+                return None
+            case "json":
+                return {"type": "json_object"}
+            case dict() as schema:
+                return {"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}
+            case _:
+                raise InvalidRequest('must be "json" or a JSON schema', param="format")
+
+    def _chat_body(self, fields: dict[str, Any]) -> ChatBody:
+        """Raises InvalidRequest, ValidationError."""
+        fields = {**self._shared_fields(), **fields, "logprobs": self.logprobs, "top_logprobs": self.top_logprobs}
+        if isinstance(self.think, bool):
+            fields["chat_template_kwargs"] = {"enable_thinking": self.think}
+        elif self.think is not None:
+            fields["reasoning_effort"] = self.think
+        return ChatBody.model_validate({name: value for name, value in fields.items() if value is not None})
+
+
+class ApiChatBody(ApiBody):
+    """POST /api/chat."""
+
+    messages: Annotated[list[ApiMessage], Field(max_length=MAX_MESSAGES)] = []
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it only asks for the model to be loaded."""
+        return not self.messages
+
+    def chat_body(self) -> ChatBody:
+        """The same request as OpenAI's. Raises InvalidRequest, ValidationError."""
+        return self._chat_body(
+            {"messages": [message.chat_fields() for message in self.messages], "tools": self.tools or None}
+        )
+
+
+class ApiGenerateBody(ApiBody):
+    """POST /api/generate."""
+
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"context": ([],), "images": ([],), "template": ("",)}
+
+    prompt: str = ""
+    suffix: str | None = None
+    system: str | None = None
+    raw: bool | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it only asks for the model to be loaded."""
+        return not self.prompt
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the prompt is text to go on with, and not a question."""
+        return bool(self.raw or self.suffix)
+
+    def chat_body(self) -> ChatBody:
+        """The same request as OpenAI's, the prompt as the user's question. Raises InvalidRequest, ValidationError."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return self._chat_body({"messages": [*system, {"role": "user", "content": self.prompt}]})
+
+    def completion_body(self) -> CompletionBody:
+        """The same request as OpenAI's, the prompt as it is. Raises InvalidRequest, ValidationError."""
+        if self.system:
+            raise InvalidRequest("a prompt that is taken as it is has no system message", param="system")
+        num_logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        fields = {
+            **self._shared_fields(),
+            "prompt": self.prompt,
+            "suffix": self.suffix or None,
+            "logprobs": num_logprobs,
+        }
+        return CompletionBody.model_validate({name: value for name, value in fields.items() if value is not None})
