@@ -3,6 +3,7 @@ crash, hang, slow down, fail to start, join or are replaced; machines that leave
 delay."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -50,7 +51,9 @@ def latest_end_s(scenario: BatchScenario, report: BatchReport) -> float:
     another.
     """
     recovery = scenario.recovery
-    slowest = max([1.0, *(fault.factor for fault in scenario.faults if hasattr(fault, "factor"))])
+    slowest = scenario.cold_factor * max(
+        [1.0, *(fault.factor for fault in scenario.faults if hasattr(fault, "factor"))]
+    )
     widest = max([*scenario.stages, *(fault.num_stages for fault in scenario.faults if hasattr(fault, "num_stages"))])
     largest = max(request.row_cost for request in scenario.requests) * scenario.config.max_batch
     batch_s = slowest * widest * max(cost.seconds(max(4, largest)) for cost in scenario.costs)
@@ -61,6 +64,23 @@ def latest_end_s(scenario: BatchScenario, report: BatchReport) -> float:
     last_s = max([last_s, *(fault.back_at_s + RESTORED_S for fault in scenario.faults if isinstance(fault, Absence))])
     last_s = max([last_s, *(one.cancelled_at_s for one in scenario.requests if one.cancelled_at_s is not None)])
     return last_s + (1 + report.num_losses) * (num_rows * batch_s + noticing_s + starting_s)
+
+
+def test_a_hang_in_the_very_first_batch_is_noticed_at_once_and_a_slow_first_batch_is_waited_for() -> None:
+    num_slow = 0
+    for seed in range(200):
+        scenario = make_batch_scenario(seed)
+        slow = replace(scenario, cold_factor=3.0, faults=(), network=replace(scenario.network, drop_probability=0.0))
+        first, *others = [replace(request, poison=None, timeout_s=None) for request in slow.requests]
+        assert not BatchSimulation(replace(slow, requests=(first, *others))).run().num_losses, seed
+        hangs = replace(slow, requests=(replace(first, cancelled_at_s=None, poison="hangs"),))
+        times = [at_s for at_s, line in BatchSimulation(hangs).run().trace if line.startswith("StopWorkers")]
+        pairs = zip(scenario.costs, scenario.stages, strict=True)
+        rows_s = max(4, scenario.config.max_batch) * max(cost.seconds(1) * num_stages for cost, num_stages in pairs)
+        least_s = scenario.recovery.worker_timeout_s
+        assert times[0] - first.at_s < max(least_s, 4 * first.row_cost**2 * rows_s) + 1e-6, seed
+        num_slow += 3 * rows_s > least_s
+    assert num_slow > 20, "a first batch may need more than the least patience"
 
 
 def test_same_seed_same_trace() -> None:

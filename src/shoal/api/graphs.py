@@ -24,6 +24,18 @@ from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.offline.run_once import run_once
 
 
+def open_runner(loaded: LoadedGraph) -> ChunkRunner:
+    """Computes chunks on the workers of a graph and starts again those that are lost; it owns them from now on."""
+    return ChunkRunner(
+        loaded.executors,
+        factories=loaded.factories,
+        recovery=loaded.recovery,
+        batch=loaded.plan.batch,
+        row_s=loaded.row_s,
+        sample={**loaded.defaults, **loaded.sample},
+    )
+
+
 class Model:
     """A loaded graph. Call it with arrays; close it, or use it in a `with` block. One thread at a time.
 
@@ -34,7 +46,7 @@ class Model:
         """Take over a loaded graph and `owned`, which is closed after it."""
         self._loaded = loaded
         self._owned = owned
-        self._runner = ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery)
+        self._runner = open_runner(loaded)
         self._micro_batch = micro_batch
 
     @property

@@ -140,6 +140,7 @@ def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, qu
 
 def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
     """Start the workers, if there is anything to do, and compute."""
+    from shoal.api.graphs import open_runner
     from shoal.cli.show.output import note, progress_bar
     from shoal.launch.graph.launch import launch_graph
     from shoal.offline.pull import ChunkRunner
@@ -157,7 +158,7 @@ def _run(job: MapJob, planned: PlannedGraph, *, quiet: bool) -> MapSummary:
         if job.has_work:
             with progress_bar("loading") as update:
                 loaded = workers.enter_context(launch_graph(planned, update))
-            runner = ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery)
+            runner = open_runner(loaded)
         workers.enter_context(runner)
         with progress_bar("computing") as update:
             return job.run(runner, on_progress=update, on_failure=show)

@@ -13,7 +13,7 @@ from shoal.executor.fabric import Fabric, Place
 from shoal.executor.graph_without import replica_without
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.pipeline_executor import PipelineExecutor
-from shoal.executor.traffic import BatchTraffic
+from shoal.executor.traffic import BatchTraffic, BatchTrial
 from shoal.model.file_states import file_states, unchanged
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.protocol.graph_messages import LoadGraph
@@ -38,6 +38,7 @@ class GraphFactory:
         files: tuple[FileState, ...] = (),
         on_progress: Callable[[int], None] | None = None,
         report: Callable[[str], None] | None = None,
+        trial: BatchTrial | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -49,7 +50,9 @@ class GraphFactory:
             files: the graph's, as they were when it was opened.
             on_progress: called with a number of workers as they have loaded.
             report: told where the replica is planned anew, a line each time.
+            trial: what its workers compute before they count as ready; None: nothing.
         """
+        self._trial = trial
         self._files = files
         self._path = path
         self._replica = replica
@@ -72,7 +75,12 @@ class GraphFactory:
         self._latest = replica
         survivors = previous if isinstance(previous, PipelineExecutor) else None
         executor = start_graph(
-            self._places(replica), self._fabric, generation, previous=survivors, on_progress=self._on_progress
+            self._places(replica),
+            self._fabric,
+            generation,
+            previous=survivors,
+            on_progress=self._on_progress,
+            trial=self._trial,
         )
         return BatchLimits(num_stages=executor.num_stages), executor
 
@@ -117,6 +125,7 @@ def start_graph(
     *,
     previous: BatchPipeline | None = None,
     on_progress: Callable[[int], None] | None = None,
+    trial: BatchTrial | None = None,
 ) -> BatchPipeline:
     """Start the workers of one replica.
 
@@ -126,9 +135,13 @@ def start_graph(
         generation: of the links.
         previous: see `PipelineExecutor`.
         on_progress: likewise.
+        trial: likewise.
     """
     loads = [[cast(LoadGraph, place.load) for place in shards] for shards in places]
-    return PipelineExecutor(places, fabric, BatchTraffic(loads), generation, previous=previous, on_progress=on_progress)
+    traffic = BatchTraffic(loads)
+    return PipelineExecutor(
+        places, fabric, traffic, generation, previous=previous, on_progress=on_progress, trial=trial
+    )
 
 
 def graph_factories(
@@ -137,10 +150,11 @@ def graph_factories(
     fabric: Fabric | None = None,
     on_progress: Callable[[int], None] | None = None,
     report: Callable[[str], None] | None = None,
+    trial: BatchTrial | None = None,
 ) -> list[GraphFactory]:
     """One a replica; `fabric`: None makes child processes on this machine. For the rest see `GraphFactory`."""
     fabric = fabric or LocalFabric()
     return [
-        GraphFactory(graph.path, replica, index, fabric, graph.files, on_progress, report)
+        GraphFactory(graph.path, replica, index, fabric, graph.files, on_progress, report, trial)
         for index, replica in enumerate(replicas)
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import select
+from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +13,7 @@ from shoal.errors import ShoalError, WorkerLost
 from shoal.executor.fabric import Fabric, LoadMessage, Place, Wiring
 from shoal.executor.process.child_process import close_all, first_cause, kill_all
 from shoal.executor.process.message_worker import MessageWorker
-from shoal.executor.traffic import Traffic
+from shoal.executor.traffic import Traffic, Trial
 from shoal.protocol.codec import Message
 from shoal.protocol.graph_messages import Envelope
 from shoal.protocol.messages import (
@@ -39,6 +41,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         *,
         previous: PipelineExecutor[Any, Any] | None = None,
         on_progress: Callable[[int], None] | None = None,
+        trial: Trial[WorkT, ResultT] | None = None,
     ) -> None:
         """Starts one process a shard and tells each what to load; no work before `poll_loading` says so.
 
@@ -49,6 +52,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
             generation: of the links; no message of an earlier one is believed.
             previous: workers of this one that live and hold the right part are used again, without loading it anew.
             on_progress: called with a number of segments as they load.
+            trial: what the workers compute before they count as ready; None: nothing.
         """
         self._stages = stages
         self._places = [place for places in stages for place in places]
@@ -64,6 +68,13 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._joining: set[int] = set()
         """places of workers that have not said that they have their neighbors"""
         self._stage_row_s = [0.0] * len(stages)
+        """as the workers measured it themselves"""
+        self._trial = trial
+        """None: it is over, or there is none"""
+        self._trial_owed: Counter[int] = Counter()
+        """by place: how many pieces of the trial a worker has not answered"""
+        self._trial_results: list[ResultT] = []
+        self._trial_row_s = 0.0
         self._failed_worker: int | None = None
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
@@ -85,7 +96,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
     @property
     def row_s(self) -> float:
         """See `StartingExecutor.row_s`: to pass all stages, once they are loaded."""
-        return sum(self._stage_row_s)
+        return sum(self._stage_row_s) + self._trial_row_s
 
     @property
     def failed_worker(self) -> int | None:
@@ -95,21 +106,21 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
     @property
     def silent(self) -> int | None:
         """See `StartingExecutor.silent`."""
-        missing = self._loading or self._joining
+        missing = self._missing()
         return next(iter(missing)) if len(missing) == 1 else None
 
     @property
     def waiting_for(self) -> str:
         """See `StartingExecutor.waiting_for`."""
-        missing = self._loading or self._joining
-        return ", ".join(self._workers[index].name for index in sorted(missing) if index in self._workers)
+        return ", ".join(self._workers[index].name for index in sorted(self._missing()) if index in self._workers)
 
     def poll_loading(self) -> bool:
         """See `StartingExecutor.poll_loading`."""
         for index in self._workers:
             self._look(index)
         self._wire_if_loaded()
-        return not self._joining
+        self._try_if_joined()
+        return not self._missing()
 
     def wait_until_loaded(self, silence_s: float) -> None:
         """Block until every worker is ready.
@@ -126,7 +137,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
             poll.register(worker.fileno(), select.POLLIN)
         while not self.poll_loading():
             if not poll.poll(silence_s * 1e3):
-                silent = self._workers[min(self._loading or self._joining)].name
+                silent = self._workers[min(self._missing())].name
                 raise WorkerLost(f"{silent} gave no sign of life for {silence_s:.0f} s while it was loading")
 
     def submit(self, work: WorkT) -> None:
@@ -194,10 +205,34 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
                 stage = self._places[index].load.stage_index
                 self._stage_row_s[stage] = max(self._stage_row_s[stage], row_s)
                 self._joining.remove(index)
+            case StepResult() | Envelope() if self._trial_owed[index]:
+                self._take_trial(index, message)
             case LinkLost():
                 raise WorkerLost(f"{self._workers[index].name}: {message.message}")
             case _:
                 raise WorkerLost(f"{self._workers[index].name} sent {type(message).__name__} before it was ready")
+
+    def _missing(self) -> AbstractSet[int]:
+        """Places of workers that are not ready."""
+        return self._loading or self._joining or self._trial_owed.keys()
+
+    def _try_if_joined(self) -> None:
+        if self._trial is None or self._loading or self._joining or self._trial_owed:
+            return
+        work = self._trial.work
+        self._trial_owed.update({index: len(work) for index in self._workers})
+        for piece in work:
+            self.submit(piece)
+
+    def _take_trial(self, index: int, message: StepResult | Envelope) -> None:
+        """Each worker answers each piece, in order."""
+        assert self._trial is not None
+        self._trial_results += self._results_in(index, message)
+        self._trial_owed[index] -= 1
+        self._trial_owed += Counter()  # drops those that owe nothing
+        if not self._trial_owed:
+            self._trial_row_s = self._trial.row_s(self._trial_results)
+            self._trial, self._trial_results = None, []
 
     def _results_in(self, index: int, message: Message) -> Sequence[ResultT]:
         results = self._traffic.take(index, message)

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from shoal.arrays import Array
 from shoal.comm.links.tensor_port import Received, TensorPort
-from shoal.core.plan.graph import HEAD
+from shoal.core.plan.graph import HEAD, BatchAxes
 from shoal.errors import WorkerLost
 from shoal.executor.fabric import Wiring
 from shoal.executor.process.message_worker import MessageWorker
@@ -16,9 +16,18 @@ from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
 from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.graph_executor import Batch, BatchId, BatchResult
+from shoal.router.rows import take_rows
 
+WorkT_co = TypeVar("WorkT_co", covariant=True)
+ResultT_contra = TypeVar("ResultT_contra", contravariant=True)
 WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+_NUM_TRIAL_BATCHES = 2
+"""The first one touches weights and buffers for the first time."""
+_TRIAL_LIMIT_S = 30.0
+"""For a batch of a trial, which may hold a loop without end where no other process could try it before. Far below the
+time for which workers of a graph may be silent while they load."""
 
 
 class Traffic(Protocol[WorkT_contra, ResultT_co]):
@@ -40,6 +49,49 @@ class Traffic(Protocol[WorkT_contra, ResultT_co]):
             message: of this generation.
         """
         ...
+
+
+class Trial(Protocol[WorkT_co, ResultT_contra]):
+    """Work that workers are tried with once they are wired and before they serve, so that it is known how long they
+    take; for kinds of work whose workers cannot try themselves."""
+
+    @property
+    def work(self) -> Sequence[WorkT_co]:
+        """All pieces, which are sent at once."""
+        ...
+
+    def row_s(self, results: Sequence[ResultT_contra]) -> float:
+        """Seconds of a single row, summed over the stages; 0: the results do not say.
+
+        Args:
+            results: of all pieces, in order; they are released.
+        """
+        ...
+
+
+class BatchTrial:
+    """A batch of a graph, run twice. Implements `Trial`."""
+
+    def __init__(self, sample: Mapping[str, Array], axes: BatchAxes) -> None:
+        """`sample`: every input of the graph; `axes`: where its rows are. Its first row is used, or the fewest that a
+        run may have."""
+        self._num_rows = axes.rows or 1 if axes.is_batched else 1
+        self._inputs = take_rows(sample, axes, 0, self._num_rows)
+
+    @property
+    def work(self) -> Sequence[Batch]:
+        """See `Trial.work`. Their ids are negative, as no other batch's are."""
+        return [
+            Batch(batch_id=BatchId(number - _NUM_TRIAL_BATCHES), inputs=self._inputs, limit_s=_TRIAL_LIMIT_S)
+            for number in range(_NUM_TRIAL_BATCHES)
+        ]
+
+    def row_s(self, results: Sequence[BatchResult]) -> float:
+        """See `Trial.row_s`. A graph that does not compute the sample may well compute what clients send."""
+        for result in results:
+            if result.release is not None:
+                result.release()
+        return 0.0 if results[-1].error else sum(results[-1].compute_s) / self._num_rows
 
 
 class StepTraffic:

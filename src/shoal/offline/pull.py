@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from shoal.core.batching.events import BatchLimits
 from shoal.core.chunk_queue import MAX_LOSSES, ChunkQueue, Ticket
+from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import RecoveryEffect, ReplicaJoined, ReplicaLost, ReplicaReady, WorkersProgressed
 from shoal.core.recovery.recovery import Recovery
 from shoal.core.speed.work_size import WorkSize
-from shoal.errors import WorkerLost
+from shoal.errors import InvalidRequest, WorkerLost
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
+from shoal.router.rows import count_rows, row_cost
 from shoal.router.worker_set import Answered, WorkerSet
 
 _MAX_WAIT_S = 60.0
@@ -51,6 +53,9 @@ class ChunkRunner:
         factories: Sequence[GraphReplicaFactory] = (),
         recovery: RecoveryConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
+        batch: BatchAxes | None = None,
+        row_s: Sequence[float] = (),
+        sample: Tensors | None = None,
     ) -> None:
         """Take over the executors.
 
@@ -59,15 +64,20 @@ class ChunkRunner:
             factories: how workers are started again, one a replica; empty: a lost replica stays lost.
             recovery: how they are restarted; None: the defaults.
             clock: seconds, monotonic.
+            batch: where the graph's rows are; None: every chunk counts as one.
+            row_s: seconds that the workers of each replica took for a row of the sample; empty: not known.
+            sample: inputs of the graph that hold such a row; None: its cost is not known.
         """
+        self._axes = batch
         recovery = recovery or RecoveryConfig()
         if not factories:
             recovery = recovery.without_restart()
         self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock)
         self._queue = ChunkQueue([executor.num_stages for executor in executors])
         self._recovery = Recovery(recovery)
-        for _ in executors:
-            self._recovery.add()
+        cost = 1 if sample is None else self._size(sample).row_cost
+        for seconds in row_s or [0.0] * len(executors):
+            self._recovery.add(seconds, row_cost=cost)
         self._clock = clock
         self._chunks: dict[Ticket, Chunk] = {}
         self._left_s: float | None = None
@@ -181,11 +191,21 @@ class ChunkRunner:
 
     def _submit(self, replica: int, ticket: Ticket) -> None:
         inputs, now_s = self._chunks[ticket].inputs, self._clock()
-        size = WorkSize(1, max(1, sum(array.size for array in inputs.values())))
+        size = self._size(inputs)
         watched = self._recovery.replicas[replica]
         limit_s = watched.patience.limit_s(size, now_s)
         watched.note_sent(ticket, size, now_s)
         self._workers.submit(replica, Batch(batch_id=BatchId(ticket), inputs=inputs, limit_s=limit_s))
+
+    def _size(self, inputs: Tensors) -> WorkSize:
+        """What the graph cannot take counts as one row: a worker refuses it."""
+        elements = max(1, sum(array.size for array in inputs.values()))
+        if self._axes is None:
+            return WorkSize(1, elements)
+        try:
+            return WorkSize(count_rows(inputs, self._axes), row_cost(inputs, self._axes))
+        except InvalidRequest:
+            return WorkSize(1, elements)
 
     def _wait(self) -> None:
         """Sleep until workers say something or something is due."""

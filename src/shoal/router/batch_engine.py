@@ -84,7 +84,7 @@ class BatchEngine:
             recovery: when workers count as lost and how they are restarted; None: the defaults.
             model: its name in the log, where there are several; empty: none.
             row_s: seconds that the workers of each replica took for a row of the sample; empty: not known.
-            sample: inputs of the graph with which workers are tried when they have loaded; None: they are not.
+            sample: inputs of the graph that hold such a row; None: its cost is not known.
         """
         recovery = recovery or RecoveryConfig()
         self._config = config or BatchingConfig()

@@ -13,12 +13,13 @@ import onnx
 import pytest
 
 import shoal
+from shoal.api.graphs import open_runner
 from shoal.config import GraphLaunchConfig
 from shoal.errors import WorkerLost
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
-from shoal.offline.pull import Chunk, ChunkRunner
+from shoal.offline.pull import Chunk
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.executor.graphs import skip_chain
 from tests.integration.leaks import no_leaks
@@ -26,7 +27,7 @@ from tests.plain_runtime import plain_session
 
 TURN_S = 30.0
 NUM_CHUNKS = 60
-NUM_WARM, NUM_REQUESTS = 10, 30
+NUM_REQUESTS = 30
 
 
 @pytest.fixture
@@ -39,16 +40,6 @@ def chain(tmp_path: Path) -> Iterator[Path]:
 
 def launch(path: Path, split: str) -> LoadedGraph:
     return launch_graph(plan_graph(GraphLaunchConfig(model=str(path), split=split, threads=1)))
-
-
-def warm_up(engine: BatchEngine) -> list[InferenceResult]:
-    """Every replica computes something, so that it is known how long it takes."""
-    results: list[InferenceResult] = []
-    for index in range(NUM_WARM):
-        engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
-    while engine.has_work:
-        results += engine.turn(TURN_S)
-    return results
 
 
 def kill_worker(loaded: LoadedGraph, replica: int, worker: int, end: signal.Signals = signal.SIGKILL) -> None:
@@ -72,7 +63,7 @@ def test_a_killed_worker_costs_no_chunk(split: str, chain: Path, told: list[str]
     chunks = (Chunk(index=index, inputs={"x": rows(index)}) for index in range(NUM_CHUNKS))
     with (
         launch(chain, split) as loaded,
-        ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery) as runner,
+        open_runner(loaded) as runner,
     ):
         for result in runner.run(chunks, copy_last=True):
             assert (result.error, result.index in outputs) == (None, False)
@@ -124,13 +115,21 @@ def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tm
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 @pytest.mark.parametrize("split", ["pp=2", "dp=2"])
 def test_served_requests_outlive_a_worker(split: str, end: signal.Signals, chain: Path) -> None:
-    """A hung one is noticed by what its batches took before: nothing else tells of it."""
+    """Also in its very first batch: workers that have loaded compute a row, and what that took is all that is known."""
     with launch(chain, split) as loaded:
         recovery = replace(loaded.recovery, worker_timeout_s=0.5)
-        engine = BatchEngine(loaded.executors, loaded.plan.batch, factories=loaded.factories, recovery=recovery)
+        assert all(0.0 < seconds < 0.1 for seconds in loaded.row_s)
+        engine = BatchEngine(
+            loaded.executors,
+            loaded.plan.batch,
+            factories=loaded.factories,
+            recovery=recovery,
+            row_s=loaded.row_s,
+            sample=loaded.sample,
+        )
         try:
-            results = warm_up(engine)
-            for index in range(NUM_WARM, NUM_REQUESTS):
+            results: list[InferenceResult] = []
+            for index in range(NUM_REQUESTS):
                 engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
             kill_worker(loaded, 0, 0, end)
             while engine.has_work or not engine.stats().num_recoveries:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.api.graphs import open_runner
 from shoal.arrays import Array
 from shoal.cli.graphs.files import check_writable, read_arrays, write_arrays
 from shoal.cli.graphs.loading import load_graph
@@ -19,7 +20,6 @@ from shoal.errors import ConfigError
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.sample.empty_batch import is_empty
 from shoal.model.graph.sample.input_check import check_inputs
-from shoal.offline.pull import ChunkRunner
 from shoal.offline.run_once import run_once
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.protocol.tensor_codec import dtype_name
@@ -45,7 +45,7 @@ def run_graph(
         load_s = time.perf_counter() - started_s
         arrays = check_inputs(graph.inputs, arrays, defaults=graph.defaults, batch=loaded.plan.batch, convert=True)
         started_s = time.perf_counter()
-        with ChunkRunner(loaded.executors, factories=loaded.factories, recovery=loaded.recovery) as runner:
+        with open_runner(loaded) as runner:
             outputs = run_once(runner, loaded.plan, arrays, micro_batch=micro_batch)
         run_s = time.perf_counter() - started_s
         num_rows = 0 if is_empty(arrays, loaded.plan.batch) else count_rows(arrays, loaded.plan.batch)

@@ -15,6 +15,7 @@ from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
 from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.planning import PlannedGraph
 from shoal.launch.running.graph_replanner import ChangeableGraphEngine, GraphReplanner
 from shoal.machines.machines import Machines
@@ -91,6 +92,7 @@ def launch_graph(
         WorkerLost: a worker died while loading.
     """
     plan, defaults = planned.plan, planned.graph.defaults
+    trial = BatchTrial({**defaults, **planned.sample}, plan.batch)
     if planned.whole is not None and fabric is None:
         return LoadedGraph(
             plan=plan, executors=(InProcessGraphExecutor(planned.whole),), sample=planned.sample, defaults=defaults
@@ -108,7 +110,7 @@ def launch_graph(
         if planned.machines is not None:
             planned.machines.bring_model(plan, 1, logging.getLogger("shoal.machines").info)
             fabric = fabric or planned.machines.fabric()
-        factories = graph_factories(planned.graph, plan.replicas, fabric, on_progress=count)
+        factories = graph_factories(planned.graph, plan.replicas, fabric, on_progress=count, trial=trial)
         started_s = time.monotonic()
         executors = start_replicas(factories, recovery)
         load_s = time.monotonic() - started_s
@@ -127,13 +129,13 @@ def launch_graph(
         recovery=recovery,
         row_s=[executor.row_s for executor in executors],
         machines=planned.machines,
-        replanner=_make_replanner(planned, fabric or LocalFabric()) if replans else None,
+        replanner=_make_replanner(planned, fabric or LocalFabric(), trial) if replans else None,
     )
 
 
-def _make_replanner(planned: PlannedGraph, fabric: Fabric) -> MakeReplanner:
+def _make_replanner(planned: PlannedGraph, fabric: Fabric, trial: BatchTrial) -> MakeReplanner:
     def make(engine: ChangeableGraphEngine, clock: Callable[[], float]) -> Callable[[], None]:
         replicas = planned.plan.replicas
-        return GraphReplanner(planned.graph, replicas, engine, fabric, clock, _logger.info, planned.times).look
+        return GraphReplanner(planned.graph, replicas, engine, fabric, clock, _logger.info, planned.times, trial).look
 
     return make

@@ -14,6 +14,7 @@ from shoal.core.speed.replan import LOOK_S, ReplanWatch
 from shoal.errors import ModelChanged, ShoalError
 from shoal.executor.fabric import Fabric
 from shoal.executor.graph_factory import GraphFactory
+from shoal.executor.traffic import BatchTrial
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
 from shoal.model.graph.file.graph_file import GraphFile
@@ -53,6 +54,7 @@ class GraphReplanner:
         clock: Callable[[], float],
         report: Callable[[str], None],
         times: NodeTimes | None = None,
+        trial: BatchTrial | None = None,
     ) -> None:
         """
         Args:
@@ -63,9 +65,11 @@ class GraphReplanner:
             clock: monotonic seconds.
             report: told what a person should know, a line each.
             times: of the graph's nodes, where they were measured.
+            trial: what new workers compute before they count as ready; None: nothing.
         """
         self._graph, self._replicas, self._engine = graph, list(replicas), engine
         self._fabric, self._clock, self._report, self._times = fabric, clock, report, times
+        self._trial = trial
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
         self._changing: set[int] = set()
         self._next_s = clock() + LOOK_S
@@ -113,7 +117,7 @@ class GraphReplanner:
             f"replica {index}: cutting at node {after} instead of {before}, {gain:.0%} less time a batch expected"
         )
         self._changing.add(index)
-        factory = GraphFactory(self._graph.path, moved, index, self._fabric, self._graph.files)
+        factory = GraphFactory(self._graph.path, moved, index, self._fabric, self._graph.files, trial=self._trial)
         try:
             self._engine.replace_replica(index, factory, done)
         except ShoalError as error:

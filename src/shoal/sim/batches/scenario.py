@@ -57,6 +57,8 @@ class BatchScenario:
     faults: tuple[Fault, ...]
     network: Network
     starting: Starting
+    cold_factor: float
+    """how much longer than later ones the first batch of new workers takes, >= 1: it touches memory first"""
 
 
 def make_batch_scenario(seed: int) -> BatchScenario:
@@ -103,6 +105,7 @@ def make_batch_scenario(seed: int) -> BatchScenario:
             longest_s=rng.uniform(0.02, 0.4),
             failure_probability=rng.choice((0.0, 0.0, 0.3)),
         ),
+        cold_factor=rng.choice((1.0, 1.0, 3.0)),
     )
 
 

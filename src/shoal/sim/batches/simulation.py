@@ -119,7 +119,10 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
             self._stages.append(self._stages[joining.replica])
         num_stages = num_stages or max(1, self._stages[replica] - (without is not None))
         limits = BatchLimits(num_stages=num_stages)
-        return BatchWorkers(limits, self._costs[replica], self._scenario.network, self.rng, now_s)
+        scenario = self._scenario
+        return BatchWorkers(
+            limits, self._costs[replica], scenario.network, self.rng, now_s, cold_factor=scenario.cold_factor
+        )
 
     def num_workers(self, replica: int) -> int:
         return self._stages[replica]

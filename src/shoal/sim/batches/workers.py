@@ -34,16 +34,28 @@ class SimulatedResult:
 class BatchWorkers(SimulatedWorkers[SimulatedBatch, SimulatedResult, BatchLimits]):
     """A replica's workers."""
 
-    def __init__(self, limits: BatchLimits, cost: BatchCost, network: Network, rng: Random, now_s: float) -> None:
+    def __init__(
+        self,
+        limits: BatchLimits,
+        cost: BatchCost,
+        network: Network,
+        rng: Random,
+        now_s: float,
+        *,
+        cold_factor: float = 1.0,
+    ) -> None:
+        """`cold_factor`: see `BatchScenario`; a row at loading came after the first one there."""
         super().__init__(limits, cost.seconds(1) * limits.num_stages, network, rng, now_s)
         self._cost = cost
+        self._cold_factor = cold_factor
         self._stage_free_s = [now_s] * limits.num_stages
 
     def slow_down(self, factor: float) -> None:
         self._cost = BatchCost(fixed_s=self._cost.fixed_s * factor, element_s=self._cost.element_s * factor)
 
     def compute(self, work: SimulatedBatch, now_s: float) -> tuple[SimulatedResult, float]:
-        seconds, done_s = self._cost.seconds(work.num_elements), now_s
+        seconds, done_s = self._cost.seconds(work.num_elements) * self._cold_factor, now_s
+        self._cold_factor = 1.0
         for stage, free_s in enumerate(self._stage_free_s):
             done_s = self._stage_free_s[stage] = max(done_s, free_s) + seconds
         compute_s = (seconds,) * len(self._stage_free_s)
