@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.core.plan.language import ShardPart
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig, RopeConfig
@@ -15,6 +14,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import BLOCK, WeightSource
+from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import FAMILIES, make_tiny_gguf, make_tiny_model
 
 PRECISIONS = ("auto", "fp32", "int8", "int4")

@@ -19,12 +19,13 @@ import numpy.typing as npt
 from shoal.bench.generation import generate
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.sequences.request import Request, RequestId
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
+from shoal.protocol.stage_config import StageConfig
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
 from tests.numerics.thread_group import ThreadGroup, thread_groups
@@ -122,20 +123,22 @@ def make_executor(
         block_size=16,
         max_step_tokens=128,
         max_context=max_context,
-        native=native,
         exact_activations=exact_activations,
-        isa=isa,
     )
+    form = ForcedForm(native=native, isa=isa)
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
     if len(shares) == 1:
-        return PipelineExecutor([Stage(source, span) for span in spans])
-    return PipelineExecutor([_sharded(source, span, shares) for span in spans])
+        return PipelineExecutor([Stage(source, span, form=form) for span in spans])
+    return PipelineExecutor([_sharded(source, span, form, shares) for span in spans])
 
 
-def _sharded(source: WeightSource, config: StageConfig, shares: Sequence[int]) -> ShardedStage:
+def _sharded(source: WeightSource, config: StageConfig, form: ForcedForm, shares: Sequence[int]) -> ShardedStage:
     parts = shard_parts(shard_atoms(source.config), shares)
     groups = thread_groups(len(parts))
-    stages = [Stage(source, replace(config, part=part), group=group) for part, group in zip(parts, groups, strict=True)]
+    stages = [
+        Stage(source, replace(config, part=part), group=group, form=form)
+        for part, group in zip(parts, groups, strict=True)
+    ]
     return ShardedStage(stages, groups)
 
 

@@ -29,6 +29,7 @@ from shoal.protocol.messages import (
     Wire,
     Wired,
 )
+from shoal.protocol.stage_config import StageConfig
 from shoal.worker.life import WorkerLife
 from shoal.worker.links import Seat, StageLinks
 from tests.model.tiny_models import make_tiny_gguf
@@ -43,29 +44,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load_message(model: Path, **changes: Any) -> LoadStage:
-    values: dict[str, Any] = {
-        "version": PROTOCOL_VERSION,
-        "model_path": str(model),
-        "precision": "fp32",
+    """Fields of the message, or of its stage, that are not given are those of a whole tiny model."""
+    stage: dict[str, Any] = {
         "first_layer": 0,
         "last_layer": NUM_LAYERS,
-        "num_layers": NUM_LAYERS,
+        "precision": "fp32",
         "threads": 1,
-        "cores": (),
         "num_blocks": 4,
         "block_size": 16,
         "max_step_tokens": 16,
         "max_context": 64,
-        "exact_activations": False,
+    }
+    values: dict[str, Any] = {
+        "version": PROTOCOL_VERSION,
+        "model_path": str(model),
         "stage_index": 0,
         "num_stages": 1,
         "rank": 0,
+        "cores": (),
+        "num_layers": NUM_LAYERS,
         "num_shards": 1,
-        "kv_heads": (0, 2),
-        "columns": (0, 128),
-        "vocabulary": (0, 320),
     }
-    return LoadStage(**(values | changes))
+    own = {name: changes.pop(name) for name in [*changes] if name in StageConfig.__slots__}
+    return LoadStage(stage=StageConfig(**(stage | own)), **(values | changes))
 
 
 def make_step(step_id: int = 0, **changes: Any) -> Step:

@@ -11,7 +11,6 @@ from shoal.executor.load_message import load_message, scheduler_config
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import StepTraffic
 from shoal.model.on_disk import ModelOnDisk
-from shoal.model.weights import parse_precision
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
 from shoal.protocol.messages import Generation, Step, StepResult
@@ -116,7 +115,7 @@ class LanguageFactory:
 
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, model = self._plan, self._model
-        blocks = model.blocks(parse_precision(plan.precision), exact_activations=plan.exact_activations)
+        blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=model.whole)
 
 

@@ -8,6 +8,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.planner.predict.work import prefill_chunk
 from shoal.protocol.messages import PROTOCOL_VERSION, FileState, LoadStage
+from shoal.protocol.stage_config import StageConfig
 
 
 def load_message(
@@ -28,27 +29,27 @@ def load_message(
     return LoadStage(
         version=PROTOCOL_VERSION,
         model_path=str(path),
-        precision=stage.precision,
-        first_layer=stage.first_layer,
-        last_layer=stage.last_layer,
-        num_layers=num_layers,
-        threads=shard.threads,
-        cores=shard.cores,
-        num_blocks=replica.num_blocks,
-        block_size=plan.block_size,
-        max_step_tokens=plan.max_step_tokens,
-        max_context=plan.max_context,
         stage_index=index,
         num_stages=len(replica.stages),
         rank=rank,
+        cores=shard.cores,
+        files=files,
+        stage=StageConfig(
+            first_layer=stage.first_layer,
+            last_layer=stage.last_layer,
+            precision=stage.precision,
+            threads=shard.threads,
+            num_blocks=replica.num_blocks,
+            block_size=plan.block_size,
+            max_step_tokens=plan.max_step_tokens,
+            max_context=plan.max_context,
+            exact_activations=plan.exact_activations,
+            part=shard.part if len(stage.shards) > 1 else None,
+        ),
+        num_layers=num_layers,
         num_shards=len(stage.shards),
-        kv_heads=shard.part.kv_heads,
-        columns=shard.part.columns,
-        vocabulary=shard.part.vocabulary,
-        exact_activations=plan.exact_activations,
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
-        files=files,
         keep_weights=keep_weights,
     )
 

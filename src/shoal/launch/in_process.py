@@ -10,9 +10,8 @@ from shoal.core.plan.language import ReplicaPlan
 from shoal.executor.in_process import InProcessExecutor
 from shoal.executor.load_message import load_message
 from shoal.launch.language.planning import PlannedModel
-from shoal.model.decoder.forced_form import with_environment
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.file_states import model_states, unchanged
 from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.messages import Step, StepResult
@@ -42,9 +41,9 @@ def load_in_process(
         files=model.files,
         keep_weights=planned.keep_weights,
     )
-    config = with_environment(StageConfig.of(load), os.environ)
+    form = ForcedForm.of(os.environ)
     with unchanged(model.files, lambda: model_states(model.path)):
-        return InProcessStepExecutor(Stage(model.source, config, on_progress, kept=kept_for(load)))
+        return InProcessStepExecutor(Stage(model.source, load.stage, on_progress, kept=kept_for(load), form=form))
 
 
 class InProcessStepExecutor(InProcessExecutor[Step, StepResult]):

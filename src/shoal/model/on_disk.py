@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.core.plan.language import Block, ShardPart
+from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig
@@ -14,6 +14,7 @@ from shoal.model.formats.model_path import resolve_model, resolve_settings
 from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
+from shoal.protocol.stage_config import ShardPart
 
 
 class ModelOnDisk:

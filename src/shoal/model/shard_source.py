@@ -13,10 +13,10 @@ from math import gcd
 import numpy as np
 
 from shoal.arrays import F32
-from shoal.core.plan.language import ShardPart
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.weights import BLOCK, Packing, Precision, Range, RawRows, Weight, WeightSource
+from shoal.protocol.stage_config import ShardPart
 
 VOCAB_ATOM = 32
 """Vocabulary rows in a piece: a whole number of vector registers of logits on every processor (16 fp32 in AVX-512)."""

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from shoal.arrays import F32, U8
 from shoal.errors import ConfigError
 from shoal.model.decoder_config import DecoderConfig
+from shoal.protocol.stage_config import Precision
 
 BLOCK = 32
 """Weights that share one scale. Source: Q4_0, Q4_1, Q8_0 and the sub-blocks of Q4_K, GGUF specification."""
 
-Precision = Literal["auto", "fp32", "int8", "int4"]
 Range = tuple[int, int]
 """[first, last) of rows, columns or items"""
 ROUTERS = ("router", "shared_router")

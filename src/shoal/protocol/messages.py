@@ -14,8 +14,9 @@ from typing import NewType
 import msgspec
 
 from shoal.protocol.hidden_codec import LinkPrecision
+from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -142,42 +143,33 @@ class FileState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """of the first bytes, in hex"""
 
 
-class LoadStage(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=3):
-    """The first message to a worker: what to load."""
+class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What the first message to a worker says whatever the work is: which file, and the worker's place in its
+    replica."""
 
     version: int
     model_path: str
-    precision: str
-    """auto | fp32 | int8 | int4"""
-    first_layer: int
-    last_layer: int
-    """exclusive"""
-    num_layers: int
-    """of the whole model, so that both ends are known"""
-    threads: int
-    cores: tuple[int, ...]
-    """CPU ids to pin to; empty: not pinned"""
-    num_blocks: int
-    block_size: int
-    max_step_tokens: int
-    max_context: int
     stage_index: int
     num_stages: int
     rank: int
     """of this shard in its stage's group"""
+    cores: tuple[int, ...]
+    """CPU ids to pin to; empty: not pinned"""
+    files: tuple[FileState, ...] = ()
+    """the model's files as the head opened them; empty where the worker's machine has files of its own"""
+
+
+class LoadStage(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=3):
+    """The first message to a worker of a language model: what to load."""
+
+    stage: StageConfig
+    num_layers: int
+    """of the whole model, so that both ends are known"""
     num_shards: int
-    kv_heads: tuple[int, int]
-    """see core.plan.ShardPart"""
-    columns: tuple[int, int]
-    vocabulary: tuple[int, int]
-    exact_activations: bool
-    """see core.plan.Plan"""
     link_precision: LinkPrecision = "fp32"
     """of the hidden states that it sends to the next stage"""
     cpu_quota: float | None = None
     """see core.plan.ShardPlan; the head sees to it, the worker must not use it up waiting"""
-    files: tuple[FileState, ...] = ()
-    """the model's files as the head opened them; empty where the worker's machine has files of its own"""
     keep_weights: bool = True
     """keep packed weights under the user's cache, and use those that are there"""
 

@@ -10,8 +10,9 @@ import msgspec
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.messages import Shutdown, StageFailed
+from shoal.protocol.stage_config import Precision, StageConfig
 
-PROFILE_PROTOCOL_VERSION = 2
+PROFILE_PROTOCOL_VERSION = 3
 PAIR = 2
 """Processes whose links are measured, those of rank 0 and 1."""
 
@@ -32,18 +33,7 @@ class LoadPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 
     name: str
     model_path: str
-    precision: str
-    first_layer: int
-    last_layer: int
-    """exclusive"""
-    num_blocks: int
-    block_size: int
-    max_step_tokens: int
-    max_context: int
-    kv_heads: tuple[int, int] | None = None
-    """None: not a shard; see core.plan.ShardPart"""
-    columns: tuple[int, int] | None = None
-    vocabulary: tuple[int, int] | None = None
+    stage: StageConfig
 
 
 class DropPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=42):
@@ -80,7 +70,7 @@ class TimeStep(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 class TimeProduct(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=44):
     """Multiply some rows by a matrix. Answer: Times."""
 
-    precision: str
+    precision: Precision
     """fp32 | int8 | int4"""
     rows: int
     num_in: int

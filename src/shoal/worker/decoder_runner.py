@@ -15,9 +15,8 @@ from shoal.comm.groups.switch import measure_switch
 from shoal.comm.groups.timed_group import TimedGroup
 from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, WorkerLost
-from shoal.model.decoder.forced_form import with_environment
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.file_states import model_states, unchanged
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.packed.kept_weights import kept_for
@@ -60,10 +59,11 @@ class DecoderRunner:
         with unchanged(load.files, lambda: model_states(path)):
             self._stage = Stage(
                 open_weights(path),
-                with_environment(StageConfig.of(load), os.environ),
+                load.stage,
                 on_progress,
                 self._group if load.num_shards > 1 else None,
                 kept_for(load),
+                ForcedForm.of(os.environ),
             )
 
     @property
@@ -87,7 +87,7 @@ class DecoderRunner:
         """See `Runner.check`."""
         if not isinstance(work, Step):
             raise RemoteProtocolError("a decoder takes no tensors")
-        check_step(work, max_tokens=self._load.max_step_tokens, vocab_size=self._stage.vocab_size)
+        check_step(work, max_tokens=self._load.stage.max_step_tokens, vocab_size=self._stage.vocab_size)
 
     def run(self, work: Work) -> None:
         """See `Runner.run`."""

@@ -6,7 +6,8 @@ import pytest
 
 from shoal.cli.show.output import print_plan
 from shoal.cli.show.plan_rows import brief_split, plan_rows
-from shoal.core.plan.language import Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan, StagePlan
+from shoal.protocol.stage_config import ShardPart
 
 MB = 10**6
 

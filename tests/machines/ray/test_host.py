@@ -16,6 +16,7 @@ from shoal.machines.ray.host import AbandonedStarts, RayHost
 from shoal.machines.ray.machine import RayMachine
 from shoal.machines.ray.presence import Presence
 from shoal.protocol.messages import LoadStage
+from shoal.protocol.stage_config import StageConfig
 from tests.machines.ray.fake_ray import FakeAgent, FakeRay, facts
 
 UNAVAILABLE = FakeRay.exceptions.ActorUnavailableError("it is started again", None)
@@ -24,24 +25,22 @@ MEMBER = Membership(authority_pem=b"authority", certificate_pem=b"certificate")
 LOAD = LoadStage(
     version=1,
     model_path="model.gguf",
-    precision="fp32",
-    first_layer=0,
-    last_layer=1,
-    num_layers=1,
-    threads=1,
-    cores=(),
-    num_blocks=1,
-    block_size=16,
-    max_step_tokens=1,
-    max_context=16,
     stage_index=0,
     num_stages=1,
     rank=0,
+    cores=(),
+    stage=StageConfig(
+        first_layer=0,
+        last_layer=1,
+        precision="fp32",
+        threads=1,
+        num_blocks=1,
+        block_size=16,
+        max_step_tokens=1,
+        max_context=16,
+    ),
+    num_layers=1,
     num_shards=1,
-    kv_heads=(0, 1),
-    columns=(0, 1),
-    vocabulary=(0, 1),
-    exact_activations=False,
 )
 
 

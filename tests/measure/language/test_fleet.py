@@ -21,6 +21,7 @@ from shoal.measure.slots import Slot
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, LinkSpeed, WorkerSpeed
 from shoal.protocol.profile_messages import Echo, LoadPart
+from shoal.protocol.stage_config import StageConfig
 from tests.integration.leaks import no_leaks
 from tests.model.tiny_models import make_tiny_gguf
 from tests.planner.example_speeds import example_worker
@@ -233,13 +234,16 @@ def test_what_a_process_fails_with_reaches_the_caller(tmp_path: Path):
     load = LoadPart(
         name="long",
         model_path=str(tmp_path / "none.gguf"),
-        precision="int4",
-        first_layer=0,
-        last_layer=1,
-        num_blocks=1,
-        block_size=16,
-        max_step_tokens=1,
-        max_context=16,
+        stage=StageConfig(
+            first_layer=0,
+            last_layer=1,
+            precision="int4",
+            threads=1,
+            num_blocks=1,
+            block_size=16,
+            max_step_tokens=1,
+            max_context=16,
+        ),
     )
     with no_leaks(), ProfileTeam(PAIR[:1]) as team, pytest.raises(ModelLoadError):
         team.ask(0, load)

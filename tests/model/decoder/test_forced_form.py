@@ -13,45 +13,34 @@ import pytest
 from shoal.errors import ConfigError
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder import forced_form
-from shoal.model.decoder.forced_form import with_environment
-from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder.forced_form import ForcedForm
 from tests.model.tiny_models import make_tiny_gguf
 
-CONFIG = StageConfig(
-    first_layer=0,
-    last_layer=1,
-    precision="fp32",
-    threads=1,
-    num_blocks=1,
-    block_size=16,
-    max_step_tokens=8,
-    max_context=16,
-)
 needs_native = pytest.mark.skipif(not native_available(), reason="the native extension is not built")
 
 
 @pytest.mark.parametrize(("value", "native"), [("", None), ("0", False)])
 def test_the_form(value: str, native: bool | None) -> None:
-    assert with_environment(CONFIG, {"SHOAL_NATIVE": value}).native is native
-    assert with_environment(CONFIG, {}) == CONFIG
+    assert ForcedForm.of({"SHOAL_NATIVE": value}).native is native
+    assert ForcedForm.of({}) == ForcedForm()
 
 
 @needs_native
 def test_an_instruction_set() -> None:
-    assert with_environment(CONFIG, {"SHOAL_ISA": "baseline"}).isa == "baseline"
-    assert with_environment(CONFIG, {"SHOAL_NATIVE": "1"}).native is True
+    assert ForcedForm.of({"SHOAL_ISA": "baseline"}).isa == "baseline"
+    assert ForcedForm.of({"SHOAL_NATIVE": "1"}).native is True
     with pytest.raises(ConfigError, match=r"SHOAL_ISA=mmx: this processor has .*baseline"):
-        with_environment(CONFIG, {"SHOAL_ISA": "mmx"})
-    assert with_environment(CONFIG, {"SHOAL_ISA": "mmx", "SHOAL_NATIVE": "0"}).isa == ""
+        ForcedForm.of({"SHOAL_ISA": "mmx"})
+    assert ForcedForm.of({"SHOAL_ISA": "mmx", "SHOAL_NATIVE": "0"}).isa == ""
 
 
 def test_what_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="SHOAL_NATIVE=no: give 0"):
-        with_environment(CONFIG, {"SHOAL_NATIVE": "no"})
+        ForcedForm.of({"SHOAL_NATIVE": "no"})
     monkeypatch.setattr(forced_form, "native_available", lambda: False)
     for variable in ("SHOAL_NATIVE", "SHOAL_ISA"):
         with pytest.raises(ConfigError, match=f"{variable}=.*not built here"):
-            with_environment(CONFIG, {variable: {"SHOAL_NATIVE": "1"}.get(variable, "baseline")})
+            ForcedForm.of({variable: {"SHOAL_NATIVE": "1"}.get(variable, "baseline")})
 
 
 def test_speeds_of_what_is_forced_are_not_taken_for_others() -> None:

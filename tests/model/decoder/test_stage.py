@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.plan.language import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention_numpy import NumpyLayer
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_attention import StageAttention
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.stage_config import ShardPart, StageConfig
 from tests.model.tiny_models import make_tiny_model, tiny_llama_tensors, write_gguf
 
 ABSURD_CONTEXT = 2**31 - 1
@@ -36,10 +36,9 @@ def test_rotary_tables_are_no_longer_than_the_kv_cache(tmp_path: Path) -> None:
         block_size=16,
         max_step_tokens=8,
         max_context=ABSURD_CONTEXT,
-        native=False,
     )
     source = open_weights(write_model(tmp_path, context_length=ABSURD_CONTEXT))
-    (layer,) = StageAttention(source, config).layers
+    (layer,) = StageAttention(source, config, ForcedForm(native=False)).layers
     assert isinstance(layer, NumpyLayer)
     assert layer.cos.shape == layer.sin.shape == (48, 8)
 

@@ -8,10 +8,11 @@ from typing import cast
 import pytest
 
 from shoal.model.attention.rope import rope_tables
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage_attention import StageAttention
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import WeightSource
+from shoal.protocol.stage_config import StageConfig
 from tests.model.tiny_models import make_tiny_gguf
 
 
@@ -40,5 +41,5 @@ def test_layers_with_the_same_rope_share_its_tables(
         max_step_tokens=8,
         max_context=64,
     )
-    assert len(StageAttention(cast(WeightSource, SimpleNamespace(config=decoder)), config).layers) == 4
+    assert len(StageAttention(cast(WeightSource, SimpleNamespace(config=decoder)), config, ForcedForm()).layers) == 4
     assert sorted(made) == sorted({decoder.rope.theta, *([100.0] if windows else [])})

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from shoal.model.decoder.stage import Stage
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats import needed_chunks as subject
 from shoal.model.formats.needed_chunks import needed_chunks
 from shoal.model.formats.open_weights import open_weights
+from shoal.protocol.stage_config import StageConfig
 from tests.model.tiny_models import make_tiny_gguf
 
 CHUNK = 1024

@@ -6,13 +6,13 @@ from typing import get_args
 
 import pytest
 
-from shoal.core.plan.language import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import Precision, WeightSource
+from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, make_tiny_model
 
 LLAMA_3_70B = {

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.plan.language import ShardPart
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.file_states import model_states
 from shoal.model.formats.open_weights import open_weights
@@ -17,6 +16,7 @@ from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
+from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")

@@ -9,7 +9,6 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.constants import GGML_QUANT_SIZES
 
-from shoal.core.plan.language import ShardPart
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.formats.gguf.blocks import SUPPORTED, choose_form, to_weight
 from shoal.model.formats.gguf.packing import PACKED_KINDS, keeps_values, packing_of
@@ -19,6 +18,7 @@ from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import BlockWeight, DenseWeight, Packing, Precision, WeightSource
+from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")

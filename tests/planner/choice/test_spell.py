@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shoal.core.plan.language import Block, Plan, ShardPart
+from shoal.core.plan.language import Block, Plan
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import CapacityError
 from shoal.planner.choice.choose import choose
@@ -12,6 +12,7 @@ from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
+from shoal.protocol.stage_config import ShardPart
 from tests.planner.choice.example_fleets import ATOMS, MB, make_class, make_fleet, make_model
 
 LIMITS = Limits(block_size=16, max_context=128, max_step_tokens=512, max_seqs=4)

@@ -11,11 +11,12 @@ from shoal.core.plan.graph import (
     StageOutput,
     TensorSpec,
 )
-from shoal.core.plan.language import Plan, PredictedSpeed, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan.language import Plan, PredictedSpeed, ReplicaPlan, ShardPlan, StagePlan
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.errors import ConfigError
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.files.plan_file import check_shape, read_plan, write_plan
+from shoal.protocol.stage_config import ShardPart
 
 ATOMS = ShardAtoms(
     num_kv_heads=3,
@@ -121,7 +122,6 @@ def test_a_whole_plan_passes_the_check():
         ("vocabulary: [50, 100]", "vocabulary: [50, 90]", "vocabulary rows end at 90, but the model has 100"),
         ("kv_heads: [2, 3]", "kv_heads: [1, 3]", "stage 0: KV heads 1 to 3 do not follow on 2"),
         ("threads: 1", "threads: 0", "stage 0 shard 0: a worker needs at least 1 thread"),
-        ("precision: int4", "precision: int3", "stage 1: precision 'int3' is none of"),
         ("num_blocks: 7", "num_blocks: 0", "replica 0: it needs at least one KV block"),
         ("cpu_quota: 0.5", "cpu_quota: 2.0", "cpu_quota is a share"),
     ],
@@ -132,6 +132,11 @@ def test_an_edited_plan_that_cannot_be_run_is_refused(old: str, new: str, says: 
     with pytest.raises(ConfigError) as error:
         check_plan(edited, num_layers=6, atoms=ATOMS)
     assert says in str(error.value)
+
+
+def test_an_edited_plan_of_an_unknown_precision_is_refused():
+    with pytest.raises(ConfigError, match=r"value 'int3' - at `\$\.replicas\[0\]\.stages\[1\]\.precision`"):
+        read_plan(write_plan(make_plan()).replace("precision: int4", "precision: int3", 1), "plan.yaml")
 
 
 def test_matrices_are_cut_between_blocks_only():

@@ -1,6 +1,7 @@
-from shoal.core.plan.language import Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan, StagePlan
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.predict.placement import place
+from shoal.protocol.stage_config import ShardPart
 
 ATOMS = ShardAtoms(
     num_kv_heads=4, kv_heads_per_atom=1, intermediate_size=128, column_atom=32, vocab_size=320, vocab_atom=32

@@ -1,12 +1,12 @@
 import pytest
 
-from shoal.core.plan.language import ShardPart
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.split.cores import thread_warnings
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.split_spec import parse_split
+from shoal.protocol.stage_config import ShardPart
 from tests.planner.example_blocks import make_blocks
 
 

@@ -1,7 +1,8 @@
 import pytest
 
-from shoal.core.plan.language import ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan.language import ReplicaPlan, ShardPlan, StagePlan
 from shoal.planner.split.relayer import relayer, with_layers
+from shoal.protocol.stage_config import ShardPart
 from tests.planner.example_blocks import make_blocks
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from shoal.core.plan.language import Plan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan.language import Plan, ShardPlan, StagePlan
+from shoal.protocol.stage_config import ShardPart
 
 MOST_ROWS = 24
 """Workers that have a row each. Source: a judgment, about what a screen of text holds."""

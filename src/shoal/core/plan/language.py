@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.protocol.hidden_codec import LinkPrecision
+from shoal.protocol.stage_config import Precision, ShardPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +45,6 @@ def held_bytes(blocks: Iterable[Block]) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardPart:
-    """Which part of every matrix of a stage one shard holds, as [first, last) ranges.
-
-    Embedding and head by vocabulary rows, attention by whole KV-head groups (a KV head and the query heads that
-    read it), the MLP by columns. Empty ranges are allowed for KV heads only: that shard has no attention.
-    """
-
-    kv_heads: tuple[int, int]
-    columns: tuple[int, int]
-    vocabulary: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan(WorkerPlacement):
     """One worker: a stage's layers, or a part of each of them."""
 
@@ -74,8 +62,8 @@ class StagePlan:
     first_layer: int
     last_layer: int
     """The first layer after the stage."""
-    precision: str
-    """Precision of the matrices: auto | fp32 | int8 | int4."""
+    precision: Precision
+    """Precision of the matrices."""
     shards: tuple[ShardPlan, ...]
     """The stage's workers in the order of their ranks; one where the stage is not cut further."""
 
@@ -124,8 +112,8 @@ class Plan:
     """The model as the user named it."""
     split: str
     """The canonical split, such as `dp=2,pp=15:15,tp=3:1`; `1`: none."""
-    precision: str
-    """The precision that the user asked for: auto | fp32 | int8 | int4. Each stage has its own."""
+    precision: Precision
+    """The precision that the user asked for. Each stage has its own."""
     block_size: int
     """Tokens in a KV block."""
     max_context: int

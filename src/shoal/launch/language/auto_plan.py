@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
@@ -88,7 +87,8 @@ class AutoPlanner:
         Raises:
             ConfigError: the planning makes no sense.
         """
-        self._planning, self._model, self._precision = planning, model, precision
+        self._planning, self._model = planning, model
+        self._precision: Precision = precision
         self._limits, self._measuring, self._machines = limits, measuring, machines
         self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
@@ -172,7 +172,7 @@ class AutoPlanner:
             atoms=self._sizes.atoms,
             workload=self._workload,
             places=placed.places,
-            blocks_of=lambda part, precision: self._model.blocks(cast(Precision, precision), part),
+            blocks_of=lambda part, precision: self._model.blocks(precision, part),
             limits=self._limits,
         )
 

@@ -101,7 +101,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     plan = with_process_bytes(plan, process_bytes(model.config, max_step_tokens=plan.max_step_tokens))
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
-    blocks = model.blocks(parse_precision(plan.precision), exact_activations=plan.exact_activations)
+    blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
     check_memory(plan, blocks=blocks, available_bytes=free_memory_bytes(), shares_weights=config.keep_weights)
     return PlannedModel(
         model=model,

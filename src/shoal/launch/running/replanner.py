@@ -12,7 +12,6 @@ from shoal.errors import ModelChanged, ShoalError
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
-from shoal.model.weights import parse_precision
 from shoal.planner.split.relayer import Relayering, relayer, with_layers
 
 
@@ -77,4 +76,4 @@ class Replanner:
 
     def _whole_blocks(self) -> Sequence[Block]:
         plan = self._running.plan
-        return self._model.blocks(parse_precision(plan.precision), exact_activations=plan.exact_activations)
+        return self._model.blocks(plan.precision, exact_activations=plan.exact_activations)

@@ -108,7 +108,7 @@ class RayHost:
         if self._models is not None:
             layers, num_layers = (0, 1), 1  # a graph goes whole
             if isinstance(load, LoadStage):
-                layers, num_layers = (load.first_layer, load.last_layer), load.num_layers
+                layers, num_layers = (load.stage.first_layer, load.stage.last_layer), load.num_layers
             self._models.bring(self.name, layers, num_layers, is_wanted=is_wanted, note_progress=note_progress)
 
     def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:

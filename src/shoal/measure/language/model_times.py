@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from shoal.measure.language.parts import (
     COLUMNS,
     FULL,
@@ -23,6 +25,7 @@ from shoal.measure.language.timed_model import ModelToTime
 from shoal.measure.slots import Slot
 from shoal.planner.speeds.step_points import ModelPoints, PartPoints, StepKind
 from shoal.protocol.profile_messages import DropPart, LoadPart, TimeLimits, TimeStep
+from shoal.protocol.stage_config import StageConfig
 from shoal.worker.measuring.profile_steps import blocks_needed
 
 BLOCK_SIZE = 16
@@ -80,7 +83,7 @@ def time_model(
     alone: dict[str, list[PartPoints]] = {}
     for part in plan_parts(model.blocks, model.atoms, limits, with_shards=with_others, effort=effort):
         on_progress(f"{_workers(team)}: {WORDS[part.name]}")
-        team.ask_all(_load_message(model, part))
+        team.ask_each(lambda rank, part=part: _load_message(model, part, team.slots[rank].threads))
         busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks)]
         if with_others and part.alone_steps:
             alone[part.name] = [
@@ -128,36 +131,25 @@ def _time_alone(team: ProfileTeam, rank: int, step: TimeStep) -> float:
 
 
 def _keep_going(step: TimeStep) -> TimeStep:
-    limits = step.limits
-    return TimeStep(
-        part=step.part,
-        output_rows=step.output_rows,
-        prompt_rows=step.prompt_rows,
-        prompt_tokens=step.prompt_tokens,
-        past_tokens=step.past_tokens,
-        is_sampled=step.is_sampled,
-        limits=TimeLimits(
-            min_runs=limits.min_runs, max_runs=limits.max_runs, enough_s=limits.enough_s, keep_going=True
-        ),
-    )
+    return replace(step, limits=replace(step.limits, keep_going=True))
 
 
-def _load_message(model: ModelToTime, part: TimedPart) -> LoadPart:
+def _load_message(model: ModelToTime, part: TimedPart, threads: int) -> LoadPart:
     steps = (*part.steps, *part.alone_steps)
-    shard = part.shard
     return LoadPart(
         name=part.name,
         model_path=str(model.path),
-        precision=model.precision,
-        first_layer=part.first_layer,
-        last_layer=part.last_layer,
-        num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
-        block_size=BLOCK_SIZE,
-        max_step_tokens=max(step.output_rows + step.prompt_rows for step in steps),
-        max_context=max(step.past_tokens + max(1, step.prompt_rows) for step in steps) + 1,
-        kv_heads=None if shard is None else shard.kv_heads,
-        columns=None if shard is None else shard.columns,
-        vocabulary=None if shard is None else shard.vocabulary,
+        stage=StageConfig(
+            first_layer=part.first_layer,
+            last_layer=part.last_layer,
+            precision=model.precision,
+            threads=threads,
+            num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
+            block_size=BLOCK_SIZE,
+            max_step_tokens=max(step.output_rows + step.prompt_rows for step in steps),
+            max_context=max(step.past_tokens + max(1, step.prompt_rows) for step in steps) + 1,
+            part=part.shard,
+        ),
     )
 
 

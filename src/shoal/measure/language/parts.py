@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from shoal.core.plan.language import Block, ShardPart
+from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.speeds.step_points import StepKind
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.profile_messages import TimeLimits, TimeStep
+from shoal.protocol.stage_config import ShardPart
 
 _SHORT_BYTES = 8 << 20
 """Weights of the short part: multiplying them by many rows takes much longer than reading them from anywhere."""

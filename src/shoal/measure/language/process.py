@@ -107,19 +107,16 @@ class ProfileTeam:
 
     def ask_all(self, request: Request) -> list[Done | Times | Echo]:
         """The same request to all at once; their answers."""
-        return self._ask_each(self._processes, lambda rank: request)
+        return self.ask_each(lambda rank: request)
+
+    def ask_each(self, request_of: Callable[[int], Request]) -> list[Done | Times | Echo]:
+        """A request to each at once, by rank; their answers."""
+        return _ask_each(self._processes, request_of)
 
     def ask_pair(self, request_of: Callable[[int], Request]) -> tuple[Done | Times | Echo, Done | Times | Echo]:
         """A request to each of the first two, who have links, by rank; their answers."""
-        first, second = self._ask_each(self._processes[:PAIR], request_of)
+        first, second = _ask_each(self._processes[:PAIR], request_of)
         return first, second
-
-    def _ask_each(
-        self, processes: Sequence[ProfileProcess], request_of: Callable[[int], Request]
-    ) -> list[Done | Times | Echo]:
-        for rank, process in enumerate(processes):
-            process.send(request_of(rank))
-        return [process.answer() for process in processes]
 
     def pause(self) -> None:
         """Stop what keeps going."""
@@ -136,7 +133,7 @@ class ProfileTeam:
             links = _connect(len(self.slots), fds)
             for rank, slot in enumerate(self.slots):
                 self._processes.append(ProfileProcess(f"profile {rank} ({slot})", links[rank]))
-        self._ask_each(self._processes, self._start_message)
+        self.ask_each(self._start_message)
         for slot, process in zip(self.slots, self._processes, strict=True):
             self._held.enter_context(held(process.pid, slot.cpu_quota, num_cores=slot.threads))
 
@@ -181,3 +178,9 @@ def _kept(fd: int, fds: ExitStack) -> int:
     """This descriptor, to be closed with `fds`."""
     fds.callback(os.close, fd)
     return fd
+
+
+def _ask_each(processes: Sequence[ProfileProcess], request_of: Callable[[int], Request]) -> list[Done | Times | Echo]:
+    for rank, process in enumerate(processes):
+        process.send(request_of(rank))
+    return [process.answer() for process in processes]

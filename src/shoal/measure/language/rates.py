@@ -9,6 +9,7 @@ from shoal.measure.language.links import PairSpeeds, measure_message, measure_pa
 from shoal.measure.language.process import ProfileTeam, seconds_of
 from shoal.model.weights import BLOCK
 from shoal.protocol.profile_messages import TimeCopy, TimeLimits, TimeProduct
+from shoal.protocol.stage_config import Precision
 
 _LIMITS = TimeLimits(min_runs=3, max_runs=20, enough_s=0.1)
 _MEMORY_BYTES = 64 << 20
@@ -17,7 +18,7 @@ _SIDE = 2048
 """Rows of a matrix, and columns of one that many rows are multiplied by."""
 _MANY_ROWS = 256
 """Prompt rows that are multiplied at once."""
-_WEIGHT_BYTES = {"fp32": 4.0, "int8": 1 + 4 / BLOCK, "int4": 0.5 + 4 / BLOCK}
+_WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4.0, "int8": 1 + 4 / BLOCK, "int4": 0.5 + 4 / BLOCK}
 """with the scale that a block has"""
 
 
@@ -68,7 +69,7 @@ def measure_layout(team: ProfileTeam, *, memory_bytes: int = _MEMORY_BYTES) -> L
     )
 
 
-def _measure_products(team: ProfileTeam, precision: str, memory_bytes: int) -> ProductRates:
+def _measure_products(team: ProfileTeam, precision: Precision, memory_bytes: int) -> ProductRates:
     num_out = round(memory_bytes / _WEIGHT_BYTES[precision] / _SIDE)
     one_row = _product(precision, rows=1, num_out=num_out)
     many_rows = _product(precision, rows=_MANY_ROWS, num_out=_SIDE)
@@ -82,7 +83,7 @@ def _measure_products(team: ProfileTeam, precision: str, memory_bytes: int) -> P
     )
 
 
-def _product(precision: str, *, rows: int, num_out: int) -> TimeProduct:
+def _product(precision: Precision, *, rows: int, num_out: int) -> TimeProduct:
     limits = TimeLimits(
         min_runs=_LIMITS.min_runs, max_runs=_LIMITS.max_runs, enough_s=_LIMITS.enough_s, keep_going=True
     )

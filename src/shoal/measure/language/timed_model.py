@@ -22,7 +22,7 @@ class ModelToTime:
     """A model at one precision, from its headers."""
 
     path: Path
-    precision: str
+    precision: Precision
     blocks: Sequence[Block]
     """embedding, layers, head"""
     atoms: ShardAtoms

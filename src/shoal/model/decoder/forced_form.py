@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
 from shoal.errors import ConfigError
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder.stage_config import StageConfig
 
 NATIVE = "SHOAL_NATIVE"
 """0: the ONNX form, which needs no compiler; 1: the native one, or an error; empty: native where that was built"""
@@ -15,34 +14,37 @@ ISA = "SHOAL_ISA"
 """name of an instruction set that the native form is computed with; empty: the best that the processor has"""
 
 
-def with_environment(config: StageConfig, environment: Mapping[str, str]) -> StageConfig:
-    """The settings of a stage in a process with this environment.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForcedForm:
+    """How a stage must be computed, in the place of the best way that there is in this process."""
 
-    Raises:
-        ConfigError: a variable means nothing, or what cannot be had here.
-    """
-    native, isa = _forced(environment)
-    return replace(config, native=config.native if native is None else native, isa=isa or config.isa)
+    native: bool | None = None
+    """None takes the native layers where the extension is installed, False the ONNX form"""
+    isa: str = ""
+    """one of the instruction sets that the processor has; empty for the best"""
 
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> ForcedForm:
+        """What is forced in a process with this environment.
 
-def products_form(environment: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether products are computed natively in a process with this environment, and by which instruction set: empty
-    for the best. Raises ConfigError as `with_environment`."""
-    native, isa = _forced(environment)
-    return native_available() if native is None else native, isa
+        Raises:
+            ConfigError: a variable means nothing, or what cannot be had here.
+        """
+        native = _native(environment.get(NATIVE, ""))
+        isa = environment.get(ISA, "") if native is not False else ""
+        if isa:
+            _check_isa(isa)
+        return cls(native=native, isa=isa)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the native extension computes."""
+        return native_available() if self.native is None else self.native
 
 
 def forced_form(environment: Mapping[str, str]) -> str:
     """What is forced, in words, or nothing: speeds that were measured with it hold for nothing else."""
     return "".join(f", {name}={environment[name]}" for name in (NATIVE, ISA) if environment.get(name))
-
-
-def _forced(environment: Mapping[str, str]) -> tuple[bool | None, str]:
-    native = _native(environment.get(NATIVE, ""))
-    isa = environment.get(ISA, "") if native is not False else ""
-    if isa:
-        _check_isa(isa)
-    return native, isa
 
 
 def _native(value: str) -> bool | None:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from shoal import _native
 from shoal.arrays import F32
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage_attention import StageAttention
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
@@ -22,6 +22,7 @@ from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
+from shoal.protocol.stage_config import StageConfig
 
 
 class NativeLayers:
@@ -31,6 +32,7 @@ class NativeLayers:
         self,
         source: WeightSource,
         config: StageConfig,
+        form: ForcedForm,
         vocab_size: int,
         on_progress: Callable[[int, int], None] | None = None,
         kept: KeptWeights | None = None,
@@ -39,13 +41,14 @@ class NativeLayers:
         Args:
             source: of the stage's or the shard's own weights.
             config: what to hold.
+            form: by which instruction set it must be computed.
             vocab_size: tokens of the whole model.
             on_progress: called with (done, total) pieces of weights.
             kept: where packed weights are kept; None: they are packed into the process's own memory.
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
-        self._attention = StageAttention(source, config)
+        self._attention = StageAttention(source, config, form)
         weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
         self._embedding = weights.embedding() if is_first else None
@@ -68,7 +71,7 @@ class NativeLayers:
             joins_qk_norm=decoder.joins_qk_norm,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
-            isa=config.isa,
+            isa=form.isa,
         )
         self.weight_bytes = weights.num_bytes
 

@@ -12,16 +12,16 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
-from shoal.model.attention.paged_attention import native_available
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.sampling.exchanges import group_exchange, run_exchange
 from shoal.model.decoder.sampling.sampling import sample_rows
 from shoal.model.decoder.sampling.shard_sampling import sample_shard
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import SampledToken, SampleRow, Step
+from shoal.protocol.stage_config import StageConfig
 
 _COLLECTIVE_TIMEOUT_S = 600.0
 """How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
@@ -41,6 +41,7 @@ class Stage:
         on_progress: Callable[[int, int], None] | None = None,
         group: ProcessGroup | None = None,
         kept: KeptWeights | None = None,
+        form: ForcedForm | None = None,
     ) -> None:
         """Reads the stage's own weights and no others.
 
@@ -50,6 +51,7 @@ class Stage:
             on_progress: called with (done, total) pieces of weights.
             group: all shards of the stage, where there are several. They must run the same steps.
             kept: where packed weights are kept; None: nowhere.
+            form: how its layers must be computed; None: in the best way that there is.
         """
         self._config = config
         self._group = group
@@ -59,7 +61,7 @@ class Stage:
         self.decoder = source.config
         """with this shard's own counts of heads, columns and vocabulary rows"""
         with compact_loading():
-            self._layers = self._load(source, config, on_progress, kept)
+            self._layers = self._load(source, config, on_progress, kept, form or ForcedForm())
         self._x = np.zeros((config.max_step_tokens, self.decoder.hidden_size), np.float32)
 
     def _load(
@@ -68,11 +70,12 @@ class Stage:
         config: StageConfig,
         on_progress: Callable[[int, int], None] | None,
         kept: KeptWeights | None,
+        form: ForcedForm,
     ) -> StageLayers:
-        if native_available() if config.native is None else config.native:
+        if form.is_native:
             from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
 
-            return NativeLayers(source, config, self.vocab_size, on_progress, kept)
+            return NativeLayers(source, config, form, self.vocab_size, on_progress, kept)
         from shoal.model.decoder.onnx.onnx_layers import OnnxLayers  # needs ONNX Runtime, 20 MB of a process
 
         return OnnxLayers(source, config, self.vocab_size, on_progress)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep
-from shoal.model.attention.kv_storage import KvStorage
+from shoal.model.attention.kv_storage import KvStorage, kv_dtype
 from shoal.model.attention.paged_attention import NativeAttention, make_attention
 from shoal.model.attention.rope import rope_tables
-from shoal.model.decoder.stage_config import StageConfig
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
+from shoal.protocol.stage_config import StageConfig
 
 if TYPE_CHECKING:
     from shoal import _native
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class StageAttention:
     """Owns the KV cache and the compute threads of one stage. A shard without heads has neither."""
 
-    def __init__(self, source: WeightSource, config: StageConfig) -> None:
+    def __init__(self, source: WeightSource, config: StageConfig, form: ForcedForm) -> None:
         """`source`: of the stage's or the shard's own weights."""
         decoder = source.config
         self._attention = make_attention(
@@ -29,8 +30,8 @@ class StageAttention:
             num_blocks=config.num_blocks,
             block_size=config.block_size,
             max_context=config.num_positions,
-            native=config.native,
-            isa=config.isa,
+            native=form.native,
+            isa=form.isa,
         )
         self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
         """of the stage, in order"""
@@ -64,7 +65,7 @@ class StageAttention:
             last_layer=span.stop,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
-            dtype=config.kv_dtype,
+            dtype=kv_dtype(config.precision, exact_activations=config.exact_activations),
         )
         ropes = {id(rope): rope for rope in map(decoder.layer_rope, span)}
         tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}

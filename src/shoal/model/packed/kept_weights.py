@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -136,8 +136,8 @@ def kept_for(load: LoadStage) -> KeptWeights | None:
     """
     if not load.keep_weights:
         return None
-    path, precision = Path(load.model_path), cast(Precision, load.precision)
-    return KeptWeights(cache_root() / "weights", lambda: model_states(path), precision, states=load.files)
+    path = Path(load.model_path)
+    return KeptWeights(cache_root() / "weights", lambda: model_states(path), load.stage.precision, states=load.files)
 
 
 def _take_lock(path: Path) -> int:

@@ -23,6 +23,7 @@ from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica
 from shoal.planner.search.replicas import Replicas, best_replicas
 from shoal.planner.speeds.speeds import Fleet
+from shoal.protocol.stage_config import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Choice:
 
 
 def choose(
-    fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, goal: Goal, precisions: Sequence[str]
+    fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, goal: Goal, precisions: Sequence[Precision]
 ) -> Choice:
     """Compare every kind of split.
 
@@ -89,7 +90,7 @@ def _nearest_to_target(nearest: Candidate, goal: Goal) -> str:
 class _FleetSearch:
     """The searches on one fleet of workers."""
 
-    def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> None:
+    def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[Precision]) -> None:
         every = make_groups(fleet.counts, precisions, max_shards=model.atoms.max_shards)
         singles = tuple(group for group in every if group.is_single)
 

@@ -18,6 +18,7 @@ from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.replica import best_replica
 from shoal.planner.speeds.speeds import Fleet
+from shoal.protocol.stage_config import Precision
 
 Replicas = tuple[tuple[ChosenStage, ...], ...]
 
@@ -43,7 +44,7 @@ def extend(
     model: ModelSizes,
     workload: Workload,
     goal: Goal,
-    precisions: Sequence[str],
+    precisions: Sequence[Precision],
 ) -> Extension | None:
     """The best use of idle workers, or None where no use pays.
 
@@ -70,7 +71,7 @@ def extend(
 
 
 class _Extending:
-    def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> None:
+    def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[Precision]) -> None:
         self._fleet, self._model, self._workload = fleet, model, workload
         self._costs = StageCosts(
             fleet=fleet,

@@ -8,6 +8,7 @@ from itertools import combinations_with_replacement
 from math import comb
 
 from shoal.core.collectives import MAX_RANKS
+from shoal.protocol.stage_config import Precision
 
 _MOST_MIXED_GROUPS = 260
 """Groups of unlike workers are tried while there are no more of them than this: all subsets of 8 different workers."""
@@ -22,7 +23,7 @@ class Group:
 
     members: tuple[int, ...]
     """The class of each rank, ascending."""
-    precision: str
+    precision: Precision
 
     @property
     def is_single(self) -> bool:
@@ -33,7 +34,7 @@ class Group:
         return tuple(self.members.count(index) for index in range(num_classes))
 
 
-def make_groups(counts: Sequence[int], precisions: Sequence[str], *, max_shards: int) -> tuple[Group, ...]:
+def make_groups(counts: Sequence[int], precisions: Sequence[Precision], *, max_shards: int) -> tuple[Group, ...]:
     """List single workers first, then groups by size, each at every precision.
 
     Args:

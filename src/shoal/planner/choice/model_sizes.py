@@ -9,6 +9,7 @@ import numpy as np
 
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.search.problem import Floats
+from shoal.protocol.stage_config import Precision
 
 _MOST_VOCABULARY_UNITS = 64
 """Pieces in which the choice deals out the vocabulary: finer ones change nothing that could be measured."""
@@ -42,7 +43,7 @@ class ModelSizes:
     kv_bytes_per_token: int
     """Bytes of a token's keys and values in one layer, all heads."""
     atoms: ShardAtoms
-    by_precision: Mapping[str, PrecisionSizes]
+    by_precision: Mapping[Precision, PrecisionSizes]
     max_context: int
     """Tokens of the longest sequence."""
 
@@ -73,7 +74,7 @@ class StageBytesTable:
     `attention`, `mlp` and `vocabulary` hold those of the layers first:last at [first, last], as StageBytes has them.
     """
 
-    def __init__(self, model: ModelSizes, precision: str, kv_tokens: int) -> None:
+    def __init__(self, model: ModelSizes, precision: Precision, kv_tokens: int) -> None:
         sizes = model.by_precision[precision]
         kv_bytes = kv_tokens * model.kv_bytes_per_token
         self._attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes

@@ -8,9 +8,12 @@ from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.memory.fit import format_bytes
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
+from shoal.protocol.stage_config import Precision
 
 
-def why_nothing_fits(fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, precisions: Sequence[str]) -> str:
+def why_nothing_fits(
+    fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, precisions: Sequence[Precision]
+) -> str:
     """One line. The smallest change is the first that suffices of: fewer streams, less precision, more memory."""
     available = max(_memory_bytes(fleet) for fleet in fleets)
     weights = {name: sizes.total_bytes for name, sizes in model.by_precision.items()}

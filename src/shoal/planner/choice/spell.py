@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.plan.language import (
-    Block,
-    Plan,
-    PredictedSpeed,
-    ReplicaPlan,
-    ShardPart,
-    ShardPlan,
-    StagePlan,
-    held_bytes,
-)
+from shoal.core.plan.language import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPlan, StagePlan, held_bytes
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.core.plan.share_rounding import ranges_of, round_shares
@@ -25,8 +16,9 @@ from shoal.planner.memory.kv_room import KV_SHARE_OF_FREE_MEMORY, default_kv_tok
 from shoal.planner.predict.workload import Workload
 from shoal.planner.split.shares import attention_notes
 from shoal.planner.split.split_text import describe
+from shoal.protocol.stage_config import Precision, ShardPart
 
-BlocksOf = Callable[[ShardPart, str], Sequence[Block]]
+BlocksOf = Callable[[ShardPart, Precision], Sequence[Block]]
 """Gives embedding, layers and head of a shard with such a part, at a precision."""
 
 
@@ -51,7 +43,7 @@ def spell_plan(
     *,
     model: str,
     shape: str,
-    precision: str,
+    precision: Precision,
     atoms: ShardAtoms,
     workload: Workload,
     places: Sequence[Sequence[WorkerPlacement]],

@@ -17,6 +17,7 @@ from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTime
 from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
 from shoal.planner.search.shares.deal import deal
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
+from shoal.protocol.stage_config import Precision
 
 _CHUNK_STAGES = 2
 """Prefill chunks are as long as in a pipeline of so many stages: the search does not know the number in advance. What
@@ -235,12 +236,12 @@ class StageCosts:
         """Unlike ones between any two members."""
         return {self.fleet.sums[one][other] for one, other in set(combinations(members, 2))}
 
-    def _make_work(self, index: int, precision: str, rows: int) -> Work:
+    def _make_work(self, index: int, precision: Precision, rows: int) -> Work:
         one = self.fleet.classes[index]
         speed = (one.alone if self._is_alone else one.busy)[precision]
         return wave_work(speed, self._workload, requests=rows, chunk_tokens=prefill_chunk(_CHUNK_STAGES))
 
-    def _make_bytes(self, precision: str, rows: int) -> StageBytesTable:
+    def _make_bytes(self, precision: Precision, rows: int) -> StageBytesTable:
         """A replica has a micro-batch for each of its stages at most, or it is the only one and has everything."""
         streams = self._kv_streams
         if self._workload.streams > 1:

@@ -9,7 +9,6 @@ from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.errors import ConfigError
 
 Span = tuple[int, int]
-PRECISIONS = ("auto", "fp32", "int8", "int4")
 
 
 def check_plan(plan: Plan, *, num_layers: int, atoms: ShardAtoms) -> None:
@@ -31,8 +30,6 @@ def check_plan(plan: Plan, *, num_layers: int, atoms: ShardAtoms) -> None:
 def _check_stages(replica: ReplicaPlan, atoms: ShardAtoms, place: str) -> None:
     for number, stage in enumerate(replica.stages):
         where = f"{place} stage {number}"
-        if stage.precision not in PRECISIONS:
-            raise ConfigError(f"{where}: precision {stage.precision!r} is none of {', '.join(PRECISIONS)}")
         if stage.first_layer == stage.last_layer:
             raise ConfigError(f"{where} has no layers")
         _check_shards(stage, atoms, where)

@@ -31,7 +31,7 @@ def choose_graph_fleet(fleet: GraphFleet, goal: Goal) -> GraphChoice[FleetCandid
         ConfigError: no split meets the latency target; says which comes nearest.
     """
     is_divisible = fleet.shard_work(2) is not None
-    groups = make_groups(fleet.counts, ("",), max_shards=MOST_SHARDS if is_divisible else 1)
+    groups = make_groups(fleet.counts, ("auto",), max_shards=MOST_SHARDS if is_divisible else 1)
     costs = FleetCosts(fleet, groups)
     problem, num_workers = costs.problem(), sum(fleet.counts)
     several = best_replicas(problem, num_workers)

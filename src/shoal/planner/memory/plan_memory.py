@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from shoal.core.plan.language import Plan, ShardPart, StagePlan
+from shoal.core.plan.language import Plan, StagePlan
+from shoal.protocol.stage_config import ShardPart
 
 _HALF_TO_FLOAT = 2
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan
 from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.protocol.stage_config import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class PredictedStage:
     """Layers and who computes them."""
 
     num_layers: int
-    precision: str
+    precision: Precision
     shards: tuple[PlacedShard, ...]
 
     @property

@@ -18,6 +18,7 @@ from shoal.planner.predict.work import (
 )
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerSpeed
+from shoal.protocol.stage_config import Precision
 
 _SMALLEST_PIECE_TOKENS = 16
 """Rows down to which a lone prompt is cut to fill a pipeline: a KV block. Source: core/step_forming."""
@@ -25,7 +26,7 @@ _HEAD_EXCHANGES = 2
 """Small messages in which the shards of a last stage agree on a greedy token. Source: model/decoder/shard_sampling."""
 
 WorkOf = Callable[[WorkerSpeed], Work]
-_WorkerKind = tuple[int, str, bool]
+_WorkerKind = tuple[int, Precision, bool]
 """class in the fleet, precision, whether it is alone: workers of one kind take equally long"""
 
 
@@ -200,7 +201,7 @@ class _Replica:
         is_alone = not stage.is_group and (self._setting.is_in_process or self._setting.workload.streams == 1)
         return [(shard.worker_class, stage.precision, is_alone) for shard in stage.shards]
 
-    def _speed(self, worker_class: int, precision: str, is_alone: bool) -> WorkerSpeed:
+    def _speed(self, worker_class: int, precision: Precision, is_alone: bool) -> WorkerSpeed:
         one = self._setting.fleet.classes[worker_class]
         return (one.alone if is_alone else one.busy)[precision]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan
+from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.split_spec import SplitSpec
+from shoal.protocol.stage_config import ShardPart
 
 
 def plan_without(

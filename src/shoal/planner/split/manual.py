@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPart, ShardPlan, StagePlan, held_bytes
+from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan, held_bytes
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.split.balance import balance_layers, stage_costs
 from shoal.planner.split.cores import deal_cores
 from shoal.planner.split.shares import attention_notes
 from shoal.planner.split.split_spec import SplitSpec
+from shoal.protocol.stage_config import Precision, ShardPart
 
 ShardBlocks = Sequence[Sequence[Block]]
 """for every rank of a stage: embedding, layers, head, as that shard holds them"""
@@ -22,7 +23,7 @@ def plan_from_spec(
     shard_blocks: ShardBlocks,
     parts: Sequence[ShardPart],
     spec: SplitSpec,
-    precision: str,
+    precision: Precision,
     threads: int | None,
     cores: Sequence[int],
     kv_memory_bytes: int,
@@ -134,7 +135,7 @@ def _plan_stages(
     *,
     threads: int,
     kv_tokens: int,
-    precision: str,
+    precision: Precision,
 ) -> tuple[StagePlan, ...]:
     """Block 0 is the embedding, block i + 1 is layer i, the last is the head. `cores`: stage by stage, rank by rank."""
     num_layers = sum(layers)

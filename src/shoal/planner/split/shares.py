@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.core.plan.language import ShardPart
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.core.plan.share_rounding import ranges_of, round_shares
 from shoal.errors import ConfigError
+from shoal.protocol.stage_config import ShardPart
 
 
 def shard_parts(

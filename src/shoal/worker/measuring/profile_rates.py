@@ -13,7 +13,7 @@ import numpy as np
 from shoal.comm.groups.shm_group import SharedMemoryGroup
 from shoal.comm.links.link import Link
 from shoal.errors import ConfigError, WorkerLost
-from shoal.model.decoder.forced_form import products_form
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import pack_weight, weight_form
@@ -49,8 +49,8 @@ def product(asked: TimeProduct, threads: int, environment: Mapping[str, str]) ->
     Raises:
         ConfigError: an unknown precision, or a form that cannot be had here.
     """
-    is_native, isa = products_form(environment)
-    return _native_product(asked, threads, isa) if is_native else _runtime_product(asked, threads)
+    form = ForcedForm.of(environment)
+    return _native_product(asked, threads, form.isa) if form.is_native else _runtime_product(asked, threads)
 
 
 def _native_product(asked: TimeProduct, threads: int, isa: str) -> Callable[[], object]:

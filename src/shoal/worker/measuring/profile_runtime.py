@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from shoal.comm.groups.shm_group import SharedMemoryGroup
 from shoal.comm.groups.switch import measure_switch
 from shoal.comm.links.link import Link
-from shoal.core.plan.language import ShardPart
 from shoal.errors import RemoteProtocolError, ShoalError
-from shoal.model.decoder.forced_form import with_environment
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.runtime_sessions import share_pool
-from shoal.model.weights import Precision
 from shoal.protocol.messages import Generation, Shutdown, StageFailed
 from shoal.protocol.profile_messages import (
     PAIR,
@@ -127,27 +123,14 @@ class ProfileRuntime:
             self._group = SharedMemoryGroup(self._group_fd, rank=start.rank, size=PAIR, generation=0)
 
     def _load(self, load: LoadPart) -> Stage:
-        part = None
-        if load.kv_heads is not None and load.columns is not None and load.vocabulary is not None:
-            part = ShardPart(kv_heads=load.kv_heads, columns=load.columns, vocabulary=load.vocabulary)
-        config = StageConfig(
-            first_layer=load.first_layer,
-            last_layer=load.last_layer,
-            precision=cast(Precision, load.precision),
-            threads=self._threads,
-            num_blocks=load.num_blocks,
-            block_size=load.block_size,
-            max_step_tokens=load.max_step_tokens,
-            max_context=load.max_context,
-            part=part,
-        )
-        stage = Stage(open_weights(Path(load.model_path)), with_environment(config, os.environ))
+        source, form = open_weights(Path(load.model_path)), ForcedForm.of(os.environ)
+        stage = Stage(source, load.stage, form=form)
         stage.touch_kv()
         return stage
 
     def _step(self, asked: TimeStep) -> Callable[[], object]:
         load, stage = self._stages[asked.part]
-        step = make_step(asked, block_size=load.block_size, vocab_size=stage.decoder.vocab_size)
+        step = make_step(asked, block_size=load.stage.block_size, vocab_size=stage.decoder.vocab_size)
         if stage.is_first:
             return lambda: stage.process(step)
         shape = (step.num_tokens, stage.decoder.hidden_size)

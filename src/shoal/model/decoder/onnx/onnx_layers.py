@@ -13,16 +13,17 @@ import numpy.typing as npt
 
 from shoal.arrays import F32
 from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers
 from shoal.model.decoder.stage_attention import StageAttention
-from shoal.model.decoder.stage_config import StageConfig
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource, in_own_memory
 from shoal.protocol.messages import Step
+from shoal.protocol.stage_config import StageConfig
 
 _FEWEST_ROWS = 2
 """ONNX Runtime multiplies a single row by another kernel than several, with other bits in the result. A lone row goes
@@ -53,7 +54,7 @@ class OnnxLayers:
         segments = self._load_segments(source, config, on_progress or (lambda done, total: None))
         self._buffers = StageBuffers(segments, decoder, config.max_step_tokens + _FEWEST_ROWS - 1)
         self._bind(segments, is_last=config.last_layer == decoder.num_layers)
-        self._attention = StageAttention(source, config)
+        self._attention = StageAttention(source, config, ForcedForm(native=False))
 
     def touch_kv(self) -> None:
         """See `StageLayers`."""

@@ -1,0 +1,60 @@
+"""What one stage of a language model, or one shard of it, holds and may use: the head says it, the worker builds it.
+
+Plain dataclasses, which travel inside messages as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "int8", "int4"]
+"""of matrices; `auto` keeps that of a quantized file"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPart:
+    """Which part of every matrix of a stage one shard holds, as [first, last) ranges.
+
+    Embedding and head by vocabulary rows, attention by whole KV-head groups (a KV head and the query heads that
+    read it), the MLP by columns. Empty ranges are allowed for KV heads only: that shard has no attention.
+    """
+
+    kv_heads: tuple[int, int]
+    columns: tuple[int, int]
+    vocabulary: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """What one stage holds and how much of everything it may use."""
+
+    first_layer: int
+    last_layer: int
+    """exclusive"""
+    precision: Precision
+    threads: int
+    """compute threads"""
+    num_blocks: int
+    """KV blocks"""
+    block_size: int
+    """tokens in a KV block"""
+    max_step_tokens: int
+    """rows of the largest flat batch"""
+    max_context: int
+    """longest sequence in tokens"""
+    exact_activations: bool = False
+    """at least 15 bits an activation in the place of 8: slower, and closer to what fp32 would say"""
+    part: ShardPart | None = None
+    """of every matrix; None: all of it"""
+
+    @property
+    def num_positions(self) -> int:
+        """Of the longest sequence that the KV cache can hold. A file may claim a context of any length, for which
+        rotary tables would be made."""
+        return min(self.max_context, self.num_blocks * self.block_size)
+
+    @property
+    def first_token_id(self) -> int:
+        """Token of the first vocabulary row."""
+        return self.part.vocabulary[0] if self.part else 0
