@@ -4,12 +4,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../attention/bound_layer.h"
@@ -34,7 +36,18 @@ void require(bool condition, const std::string& message) {
 struct BoundStageLayer {
   nb::dict matrices, vectors;
   nb::object attention;
+  std::vector<ExpertTurns> experts;  // that it holds
 };
+
+// Spans of [first, last) experts with the number of turns and the bits of their turns.
+std::vector<ExpertTurns> turns_of(const std::vector<std::tuple<int, int, int, uint64_t>>& spans) {
+  std::vector<ExpertTurns> own;
+  for (const auto& [first, last, num_turns, turns] : spans) {
+    require(0 <= first && first <= last && last <= kMaxExperts, "experts must be [first, last) of those that there are");
+    for (int expert = first; expert < last; ++expert) own.push_back({expert, num_turns, turns});
+  }
+  return own;
+}
 
 const Matrix* matrix_of(const BoundStageLayer& layer, const std::string& name) {
   const char* key = name.c_str();
@@ -63,10 +76,13 @@ std::shared_ptr<const ExpertLayer> experts_of(const BoundStageLayer& layer, cons
                       vector_of(layer, "router_bias", count),
                       vector_of(layer, "selection_bias", count),
                       {},
+                      {},
                       mlp_of(layer, "shared_", hidden, shape.num_shared_columns),
                       matrix_of(layer, "shared_router")};
-  for (int i = shape.first_own; i < shape.first_own + shape.num_own; ++i)
-    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(i) + ".", hidden, shape.num_columns));
+  for (const ExpertTurns& own : layer.experts) {
+    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(own.expert) + ".", hidden, shape.num_columns));
+    experts.own.push_back(own);
+  }
   return std::make_shared<const ExpertLayer>(std::move(experts));
 }
 
@@ -118,11 +134,11 @@ void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_si
 
 void new_experts(ExpertsShape* self, int num_experts, int num_chosen, int num_columns, int num_shared_columns,
                  bool has_sigmoid, bool is_normalized, float scale, int num_groups, int num_chosen_groups,
-                 int num_group_scores, int first_own, int num_own) {
+                 int num_group_scores) {
   const RouterShape router{num_experts, num_chosen,  num_groups,    num_chosen_groups, num_group_scores,
                            has_sigmoid, is_normalized, scale};
   check_router(router);
-  new (self) ExpertsShape{router, num_columns, num_shared_columns, first_own, num_own};
+  new (self) ExpertsShape{router, num_columns, num_shared_columns};
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
@@ -160,18 +176,20 @@ void bind_stage(nb::module_& module) {
   nb::class_<BoundStageLayer>(module, "StageLayer")
       .def(
           "__init__",
-          [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention) {
-            new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention)};
+          [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
+             const std::vector<std::tuple<int, int, int, uint64_t>>& experts) {
+            new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention), turns_of(experts)};
           },
-          "matrices"_a, "vectors"_a, "attention"_a.none());
+          "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple());
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
-           "num_group_scores"_a, "first_own"_a, "num_own"_a);
+           "num_group_scores"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
            "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a, "joins_qk_norm"_a, "layers"_a,
            "experts"_a.none() = nb::none(), "isa"_a = "")
+      .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(), "head"_a,
            "scale"_a, "softcap"_a, "out"_a.noconvert());

@@ -43,6 +43,8 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   qkv_ = allocate<float>(rows * qkv_width());
   attention_ = allocate<float>(rows * out_width());
   delta_ = allocate<float>(rows * shape.hidden_size);
+  for (const StageLayer& layer : layers_)
+    expert_rows_.emplace_back(layer.experts == nullptr ? 0 : shape.experts->router.num_experts);
   const std::vector<const ExpertLayer*> experts = experts_of(layers_);
   if (experts.size() < layers_.size())
     mlps_ = std::make_unique<MlpRunner>(
@@ -90,9 +92,9 @@ ActivationRows Stage::norm_rows(const float* x, const int* rows, int num_rows, c
 
 void Stage::run(float* x, StepMetadata& step, const SumOverShards& sum) {
   require(step.num_tokens() <= shape_.max_rows, "the step has more rows than the stage was made for");
-  for (const StageLayer& layer : layers_) {
-    attend(layer, x, step, sum);
-    feed_forward(layer, x, step.num_tokens(), sum);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    attend(layers_[i], x, step, sum);
+    feed_forward(i, x, step, sum);
   }
 }
 
@@ -142,7 +144,9 @@ void Stage::norm_heads(const StageLayer& layer, int num_rows) {
   });
 }
 
-void Stage::feed_forward(const StageLayer& layer, float* x, int num_rows, const SumOverShards& sum) {
+void Stage::feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum) {
+  const StageLayer& layer = layers_[index];
+  const int num_rows = step.num_tokens();
   if (layer.experts == nullptr && shape_.intermediate_size == 0)
     return add_sum_of_others(layer.mlp.down_bias, layer.post_mlp_norm, num_rows, x, sum);
   const bool takes_codes = layer.experts != nullptr ? needs_codes(*layer.experts) : needs_codes(layer.mlp);
@@ -150,7 +154,7 @@ void Stage::feed_forward(const StageLayer& layer, float* x, int num_rows, const 
   Mlp mlp = layer.mlp;
   const MlpRows all{&mlp, {0, num_rows}};
   if (layer.experts != nullptr) {
-    experts_->run(*layer.experts, rows, delta_.get());
+    experts_->run(*layer.experts, rows, step.view().positions, expert_rows_[index].data(), delta_.get());
   } else if (adds_plainly(layer.post_mlp_norm, sum)) {
     return mlps_->run(rows, &all, 1, Finish::kAdd, x);
   } else {

@@ -63,6 +63,8 @@ class Stage {
   const StageShape& shape() const { return shape_; }
   // All layers, in place. `x` [T, D]. `sum` is empty where the stage is not sharded.
   void run(float* x, StepMetadata& step, const SumOverShards& sum);
+  // Rows that chose each expert [E] of a layer so far, whichever shard has it; empty where a layer has none.
+  const std::vector<int64_t>& expert_rows(int layer) const { return expert_rows_.at(layer); }
   // The logits [R, vocabulary] of R rows of `x` [T, D], of which there are at most `max_rows`.
   void logits(const float* x, const int* rows, int num_rows, const StageHead& head, float* out);
 
@@ -70,7 +72,7 @@ class Stage {
   void check(const StageLayer& layer) const;
   void attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
   void project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out);
-  void feed_forward(const StageLayer& layer, float* x, int num_rows, const SumOverShards& sum);
+  void feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum);
   void norm_heads(const StageLayer& layer, int num_rows);
   // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them. Without a
   // weight there is no norm.
@@ -92,6 +94,7 @@ class Stage {
   RowCodes codes_;
   std::unique_ptr<MlpRunner> mlps_;
   std::unique_ptr<ExpertsRunner> experts_;
+  std::vector<std::vector<int64_t>> expert_rows_;  // by layer
   Buffer<float> normed_, qkv_, attention_, delta_;
 };
 

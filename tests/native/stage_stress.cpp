@@ -24,8 +24,9 @@ constexpr int kHidden = 84, kHeads = 6, kKvHeads = 2, kDim = 22, kColumns = 75, 
 constexpr int kBlockTokens = 16, kTableWidth = 24, kMaxContext = kBlockTokens * kTableWidth, kMaxRows = 330;
 constexpr int kPrompts[] = {300, 1, 23};
 constexpr int kExperts = 12, kChosen = 3, kExpertColumns = 41, kSharedColumns = 53;
-// The shard holds some of the experts.
-constexpr ExpertsShape kExpertsShape{{kExperts, kChosen, 4, 3, 2, true, true, 1.25f}, kExpertColumns, kSharedColumns, 1, 9};
+// The shard holds some of the experts, and takes turns with others at one.
+constexpr int kFirstOwn = 1, kNumOwn = 9;
+constexpr ExpertsShape kExpertsShape{{kExperts, kChosen, 4, 3, 2, true, true, 1.25f}, kExpertColumns, kSharedColumns};
 
 const Matrix& form_of(const char* name) {
   return std::find_if(std::begin(kForms), std::end(kForms), [&](const Form& form) {
@@ -56,7 +57,7 @@ struct Weights {
         shared_gate(form_of("Q4_K"), kSharedColumns, kHidden, random),
         shared_up(form_of("fp16"), kSharedColumns, kHidden, random),
         shared_down(form_of("Q6_K"), kHidden, kSharedColumns, random) {
-    for (int i = 0; i < kExpertsShape.num_own; ++i) {
+    for (int i = 0; i < kNumOwn; ++i) {
       expert_in.emplace_back(form_of("MXFP4"), kExpertColumns, kHidden, random);
       expert_out.emplace_back(form_of("4 bits, fp32"), kHidden, kExpertColumns, random);
     }
@@ -80,10 +81,12 @@ struct Weights {
 
   StageLayer layer_of_experts(const AttentionLayer& attention) const {
     StageLayer layer = this->layer(attention, false);
-    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), {}, {}, &shared_router.matrix};
-    for (int i = 0; i < kExpertsShape.num_own; ++i)
+    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), {}, {}, {}, &shared_router.matrix};
+    for (int i = 0; i < kNumOwn; ++i) {
       experts.experts.push_back({&expert_in[i].matrix, &expert_in[(i + 1) % expert_in.size()].matrix,
                                  &expert_out[i].matrix, bias.data(), nullptr, bias.data()});
+      experts.own.push_back({kFirstOwn + i, i == 2 ? 3 : 1, i == 2 ? 5u : 1u});
+    }
     experts.shared = {&shared_gate.matrix, &shared_up.matrix, &shared_down.matrix, nullptr, nullptr, nullptr};
     layer.experts = std::make_shared<const ExpertLayer>(std::move(experts));
     return layer;

@@ -48,6 +48,7 @@ class NativeLayers:
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
+        self._num_layers = config.last_layer - config.first_layer
         self._attention = StageAttention(source, config, form)
         weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
@@ -74,6 +75,10 @@ class NativeLayers:
             isa=form.isa,
         )
         self.weight_bytes = weights.num_bytes
+
+    def expert_rows(self) -> list[list[int]]:
+        """See `StageLayers`."""
+        return [self._stage.expert_rows(layer) for layer in range(self._num_layers)]
 
     def touch_kv(self) -> None:
         """See `StageLayers`."""
@@ -126,7 +131,9 @@ class NativeLayers:
         for layer in range(config.first_layer, config.last_layer):
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder, layer)}
             attention = cast("_native.AttentionLayer", self._attention.layers[len(layers)]) if has_heads else None
-            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention))
+            experts = self._decoder.layer_experts(layer)
+            held = () if experts is None else experts.held_in(layer)
+            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention, held))
             on_progress(1 + len(layers), num_pieces)
         return layers
 
@@ -153,6 +160,4 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
         num_groups=experts.num_groups,
         num_chosen_groups=experts.num_chosen_groups,
         num_group_scores=experts.num_group_scores,
-        first_own=0,
-        num_own=experts.num_experts,
     )

@@ -95,6 +95,11 @@ class Stage:
         """Whether this stage owns the head and samples."""
         return self._config.last_layer == self.decoder.num_layers
 
+    def expert_rows(self) -> list[list[int]]:
+        """Of each layer, how many rows have chosen each expert so far, whichever shard holds it; none of layers without
+        experts, and nothing in the ONNX form."""
+        return self._layers.expert_rows()
+
     def touch_kv(self) -> None:
         """Take the KV cache's memory from the system now, not as steps write to it: for measuring."""
         self._layers.touch_kv()

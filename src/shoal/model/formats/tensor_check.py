@@ -51,7 +51,7 @@ def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
     experts = config.layer_experts(layer)
     if experts is not None:
-        return _common_shapes(config) | _expert_shapes(config.hidden_size, experts)
+        return _common_shapes(config) | _expert_shapes(config.hidden_size, experts, layer)
     biases = ("gate", "up", "down") if config.mlp_bias else ()
     return _common_shapes(config) | _mlp_shapes("", config.hidden_size, config.intermediate_size, biases)
 
@@ -88,14 +88,14 @@ def _mlp_shapes(prefix: str, hidden: int, columns: int, biases: Collection[str])
     return shapes | {f"{prefix}{name}_bias": (rows[name],) for name in biases}
 
 
-def _expert_shapes(hidden: int, experts: ExpertsConfig) -> dict[str, Shape]:
+def _expert_shapes(hidden: int, experts: ExpertsConfig, layer: int) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"router": (experts.num_experts, hidden)}
     if experts.router_bias:
         shapes["router_bias"] = (experts.num_experts,)
     if experts.selection_bias:
         shapes["selection_bias"] = (experts.num_experts,)
     biases = ("gate", "up", "down") if experts.biases else ()
-    for expert in range(experts.num_experts):
+    for expert in experts.numbers_in(layer):
         shapes |= _mlp_shapes(f"experts.{expert}.", hidden, experts.columns, biases)
     if experts.shared_columns:
         shapes |= _mlp_shapes("shared_", hidden, experts.shared_columns, ())

@@ -155,7 +155,9 @@ class _Segment:
         """down(activation(gate) * up), or the sum over the layer's experts."""
         mlps = MlpGraph(self._builder, self._source, f"layers.{layer}.", self._precision)
         experts = self._config.layer_experts(layer)
-        return mlps.add(norm, "", has_biases=self._config.mlp_bias) if experts is None else mlps.route(norm, experts)
+        if experts is None:
+            return mlps.add(norm, "", has_biases=self._config.mlp_bias)
+        return mlps.route(norm, experts, layer)
 
     def scale_mlp(self, down: str, layer: int) -> str:
         """What the MLP adds to the residual stream. `down` is the sum over all shards."""

@@ -56,6 +56,10 @@ class OnnxLayers:
         self._bind(segments, is_last=config.last_layer == decoder.num_layers)
         self._attention = StageAttention(source, config, ForcedForm(native=False))
 
+    def expert_rows(self) -> list[list[int]]:
+        """Nobody counts: every expert computes every row."""
+        return []
+
     def touch_kv(self) -> None:
         """See `StageLayers`."""
         self._attention.touch()
