@@ -35,6 +35,7 @@ THREADS = 1
 """Of every stage in the test process: ONNX Runtime's pool is one a process and is made once. A native stage has its own
 threads, and may have more."""
 GREEDY = Sampling(temperature=0.0)
+DEFAULT_FORM = ForcedForm()
 
 
 class ProcessesSteps(Protocol):
@@ -146,7 +147,7 @@ def stage_config(source: WeightSource) -> StageConfig:
 
 
 def make_group(
-    source: WeightSource, config: StageConfig, parts: Sequence[ShardPart], form: ForcedForm = ForcedForm()
+    source: WeightSource, config: StageConfig, parts: Sequence[ShardPart], form: ForcedForm = DEFAULT_FORM
 ) -> ShardedStage:
     """The shards of a stage with these parts."""
     groups = thread_groups(len(parts))
