@@ -119,10 +119,22 @@ class DecoderConfig:
     """RMS norm of every query and key head before the rotary embedding (Qwen3, Gemma 3)"""
     joins_qk_norm: bool = False
     """whether these norms are over all query heads, and all key heads, at once (OLMo)"""
+    parts_qk_norm: bool = False
+    """whether these norms have weights of their own for every head (Command R+, StableLM 2)"""
+    centers_norms: bool = False
+    """whether all norms are LayerNorms, which subtract the mean, in the place of RMS norms"""
+    norm_bias: bool = False
+    """of the norms before attention, the MLP and the head"""
     pre_norms: bool = True
     """norms before attention and before the MLP"""
     post_norms: bool = False
     """norms after attention and after the MLP, before each residual sum (Gemma 3)"""
+    is_parallel: bool = False
+    """whether attention and MLP read the same residual stream, to which both are added at once (GPT-NeoX)"""
+    shares_norm: bool = False
+    """of a parallel layer: whether its MLP reads attention's norm and has none of its own (Command R, Phi)"""
+    gated_mlp: bool = True
+    """whether an MLP is down(activation(gate) * up); else down(activation(up))"""
     activation: Activation = "silu"
     embedding_scale: float = 1.0
     attention_scale: float
@@ -136,6 +148,10 @@ class DecoderConfig:
     """the same on the logits"""
     residual_scale: float = 1.0
     """factor on what attention and MLP add to the residual stream (Granite)"""
+    head_bias: bool = False
+    """on the logits (Phi)"""
+    learned_positions: bool = False
+    """whether a vector of each position, of which there are `max_context`, is added to the embedding (GPT-2)"""
     logits_scale: float = 1.0
     """factor on the logits, before their soft cap (Granite)"""
     no_rope_layers: tuple[int, ...] = ()

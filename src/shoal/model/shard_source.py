@@ -132,6 +132,10 @@ class ShardSource:
                 return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
             case "q":
                 return self._query_columns()
+            case "q_norm" if self._config.parts_qk_norm:
+                return self._query_columns()
+            case "k_norm" if self._config.parts_qk_norm:
+                return _times(self._part.kv_heads, self._config.head_dim)
             case "k" | "v":
                 return _times(self._part.kv_heads, self._config.head_dim)
             case _:

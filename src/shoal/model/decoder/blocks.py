@@ -150,4 +150,5 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
     heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
     experts = config.layer_experts(layer)
     router = 0 if experts is None else experts.num_experts
-    return 2.0 * config.hidden_size * (heads + 3 * config.active_columns(layer) + router)
+    matrices = 3 if config.gated_mlp else 2
+    return 2.0 * config.hidden_size * (heads + matrices * config.active_columns(layer) + router)

@@ -55,6 +55,8 @@ class NativeLayers:
         self._embedding = weights.embedding() if is_first else None
         self._head = weights.head() if is_last else None
         self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
+        self._norm_bias = source.vector("final_norm_bias") if is_last and decoder.norm_bias else None
+        self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
         self._x = np.empty((0, decoder.hidden_size), np.float32)
         self._stage = _native.Stage(
@@ -70,6 +72,9 @@ class NativeLayers:
             activation=decoder.activation,
             exact_activations=config.exact_activations,
             joins_qk_norm=decoder.joins_qk_norm,
+            parts_qk_norm=decoder.parts_qk_norm,
+            centers_norms=decoder.centers_norms,
+            is_parallel=decoder.is_parallel,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
             isa=form.isa,
@@ -113,7 +118,8 @@ class NativeLayers:
         logits_RV = self._logits[: len(rows)]
         scale, softcap = self._decoder.logits_scale, self._decoder.final_softcap
         numbers = np.array(rows, np.int32)
-        self._stage.logits(self._x, numbers, self._final_norm, self._head, scale, softcap, logits_RV)
+        end = (self._final_norm, self._norm_bias, self._head, self._head_bias)
+        self._stage.logits(self._x, numbers, *end, scale, softcap, logits_RV)
         return logits_RV
 
     def _load_layers(

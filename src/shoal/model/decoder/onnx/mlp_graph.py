@@ -25,8 +25,13 @@ class MlpGraph:
         self._precision: Precision = precision
 
     def add(self, x_TD: str, name: str, *, has_biases: bool) -> str:
-        """down(activation(gate) * up) of the MLP whose names begin with `name`, without the bias of `down`."""
+        """down(activation(gate) * up) of the MLP whose names begin with `name`, without the bias of `down`; where there
+        is no gate, down(activation(up))."""
         builder, config = self._builder, self._source.config
+        if not config.gated_mlp:
+            bias = self._vector(f"{name}up_bias") if has_biases else None
+            hidden = builder.activation(config.activation, builder.linear(x_TD, [self._matrix(f"{name}up")], bias))
+            return builder.linear(hidden, [self._matrix(f"{name}down")])
         gate_up = [self._matrix(f"{name}gate"), self._matrix(f"{name}up")]
         joined = concatenate_rows(gate_up)
         biases = [self._vector(f"{name}{part}_bias") for part in ("gate", "up")] if has_biases else []

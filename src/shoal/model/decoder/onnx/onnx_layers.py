@@ -103,7 +103,8 @@ class OnnxLayers:
         self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None]
     ) -> list[Segment]:
         is_shard = config.part is not None
-        total = count_segments(config.last_layer - config.first_layer, is_shard=is_shard)
+        is_parallel = source.config.is_parallel
+        total = count_segments(config.last_layer - config.first_layer, is_shard=is_shard, is_parallel=is_parallel)
         build = build_shard_segments if is_shard else build_segments
         graphs = build(
             source,
