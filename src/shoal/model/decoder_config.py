@@ -79,8 +79,7 @@ class ExpertsConfig:
 
     def row_share(self, layer: int) -> float:
         """The part of a layer's rows that the experts held here compute, where all experts have as many rows."""
-        turns = sum((s.last - s.first) * s.turns.bit_count() / s.num_turns for s in self.held_in(layer))
-        return turns / self.num_experts
+        return sum(span.row_share for span in self.held_in(layer)) / self.num_experts
 
     def active_columns(self, layer: int) -> float:
         """Columns that a token goes through in a layer, on average where only some experts are held here."""

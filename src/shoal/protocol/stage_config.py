@@ -28,6 +28,11 @@ class ExpertSpan(NamedTuple):
     """Bits: the shard computes rows whose position in their sequence is t modulo `num_turns`, where bit t is set. So
     the shard that computes a row depends on nothing but the row."""
 
+    @property
+    def row_share(self) -> float:
+        """As many experts' rows as these have here, if all experts have as many."""
+        return (self.last - self.first) * self.turns.bit_count() / self.num_turns
+
 
 LayerExperts = tuple[ExpertSpan, ...]
 """The experts of one layer that a shard holds, ascending."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,10 @@ class ShardAtoms:
     """the last one may be shorter"""
     num_experts: int = 0
     """of a layer, which may be dealt out whole in the place of columns; 0: there are none"""
+
+    def dealing_experts(self) -> ShardAtoms:
+        """The same where whole experts are dealt out: they take the columns' place."""
+        return replace(self, intermediate_size=self.num_experts, column_atom=1)
 
     @property
     def num_kv_atoms(self) -> int:
