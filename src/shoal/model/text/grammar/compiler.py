@@ -135,5 +135,5 @@ def _mask_of(token_ids: frozenset[int], vocab_size: int) -> bytes:
 
 
 def _shortened(message: str) -> str:
-    """One line."""
-    return re.sub(r"\s+", " ", message).strip()[:_MAX_MESSAGE_CHARS]
+    """One line, without the library's advice on its own options."""
+    return re.sub(r" Enable '\w+' option .*", "", re.sub(r"\s+", " ", message)).strip()[:_MAX_MESSAGE_CHARS]
