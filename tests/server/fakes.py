@@ -67,6 +67,9 @@ class ByteTokenizer:
     def special_token_id(self, text: str) -> int | None:
         return None
 
+    def added_token_id(self, text: str) -> int | None:
+        return None
+
     def chat_prompt(
         self,
         messages: Sequence[Mapping[str, Any]],

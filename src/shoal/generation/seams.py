@@ -207,6 +207,10 @@ class Tokenizer(Protocol):
         """The id of a text that is a special token as a whole; None: it is none."""
         ...
 
+    def added_token_id(self, text: str, /) -> int | None:
+        """The id of a text that is a token beside the vocabulary, special or not; None: it is none."""
+        ...
+
     def chat_prompt(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -194,6 +194,11 @@ class Tokenizer:
         token_id = self._backend.token_to_id(text)
         return token_id if token_id in self.special_token_ids else None
 
+    def added_token_id(self, text: str) -> int | None:
+        """The id of a text that is a token of its own beside the vocabulary, special or not; None: it is none."""
+        token_id = self._backend.token_to_id(text)
+        return token_id if token_id in self._backend.get_added_tokens_decoder() else None
+
     @property
     def special_token_ids(self) -> frozenset[int]:
         """Tokens that stand for no text of their own, as the end of a turn."""

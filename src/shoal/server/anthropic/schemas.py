@@ -6,17 +6,41 @@ Source: Anthropic API reference, "Create a Message". What would change the answe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from shoal.errors import InvalidRequest
+from shoal.server.openai.fields import check_extra, is_strict
 from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody
 from shoal.server.openai.tool_schemas import MAX_TOOLS
 
-_IGNORED = frozenset({"cache_control", "container", "context_management", "inference_geo", "metadata", "service_tier"})
+_IGNORED = frozenset(
+    {
+        "betas",
+        "billing_policy",
+        "cache_control",
+        "container",
+        "context_management",
+        "fallback_credit_token",
+        "inference_geo",
+        "metadata",
+        "service_tier",
+        "user_profile_id",
+        "workspace_id",
+    }
+)
 """Fields about accounts, caches and places: the answer's words are the same with and without them."""
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "compaction": (),
+    "diagnostics": (),
+    "fallbacks": ([],),
+    "mcp_servers": ([],),
+    "speed": ("standard",),
+    "thread": (),
+}
+"""Not implemented: any other value (null aside) is refused."""
 
 
 class _Schema(BaseModel):
@@ -103,6 +127,13 @@ class OutputConfig(_Schema):
     """How the answer is to be."""
 
     format: OutputFormat | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+
+    @model_validator(mode="after")
+    def _check_extra(self, info: ValidationInfo) -> OutputConfig:
+        known, neutral = type(self).model_fields, {"task_budget": ()}
+        check_extra(self.model_extra or {}, known, neutral, (), "output_config.", strict=is_strict(info))
+        return self
 
 
 class CountBody(_Schema):
@@ -117,11 +148,13 @@ class CountBody(_Schema):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
 
+    @model_validator(mode="after")
+    def _check_extra(self, info: ValidationInfo) -> CountBody:
+        check_extra(self.model_extra or {}, type(self).model_fields, _NEUTRAL, _IGNORED, strict=is_strict(info))
+        return self
+
     def chat_fields(self) -> dict[str, Any]:
         """The same request as the fields of a chat completion. Raises InvalidRequest."""
-        unknown = sorted(set(self.model_extra or {}) - _IGNORED)
-        if unknown:
-            raise InvalidRequest(f"`{unknown[0][:100]}` is not supported by this server: leave it out", unknown[0])
         if self.messages[-1].role == "assistant":
             raise InvalidRequest("the last message is the assistant's: answers cannot be prefilled here", "messages")
         system = [{"role": "system", "content": _joined(self.system)}] if self.system else []
@@ -132,6 +165,9 @@ class CountBody(_Schema):
         }
         if self.thinking is not None:
             fields["chat_template_kwargs"] = {"enable_thinking": self.thinking.type != "disabled"}
+        if self.output_config is not None and self.output_config.effort is not None:
+            effort = self.output_config.effort
+            fields["reasoning_effort"] = "xhigh" if effort == "max" else effort
         if self.tool_choice is not None:
             fields |= _choice_fields(self.tool_choice)
         return fields

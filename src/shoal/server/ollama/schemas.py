@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from shoal.errors import InvalidRequest
-from shoal.server.openai.fields import check_extra
+from shoal.server.openai.fields import check_extra, is_strict
 from shoal.server.openai.schemas import MAX_LOGPROBS, MAX_MESSAGES, ChatBody, CompletionBody
 from shoal.server.openai.tool_schemas import MAX_TOOLS
 
@@ -55,9 +55,9 @@ class _Schema(BaseModel):
     prefix: ClassVar[str] = ""
 
     @model_validator(mode="after")
-    def _refuse_unimplemented(self) -> _Schema:
-        kind = type(self)
-        check_extra(self.model_extra or {}, kind.model_fields, kind.neutral, kind.harmless, kind.prefix)
+    def _refuse_unimplemented(self, info: ValidationInfo) -> _Schema:
+        kind, extra = type(self), self.model_extra or {}
+        check_extra(extra, kind.model_fields, kind.neutral, kind.harmless, kind.prefix, strict=is_strict(info))
         return self
 
 

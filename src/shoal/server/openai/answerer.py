@@ -17,6 +17,7 @@ from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.http.request_log import request_id_of
+from shoal.server.openai.fields import STRICT_FIELDS
 from shoal.server.openai.form import Form, note_usage
 from shoal.server.openai.sse import EVENTS, EventStream, Framing
 
@@ -34,15 +35,17 @@ FEW_LOGPROBS = 100
 class Answerer:
     """Of one data plane."""
 
-    def __init__(self, data_plane: DataPlane, bodies: RequestBodies) -> None:
+    def __init__(self, data_plane: DataPlane, bodies: RequestBodies, *, strict_fields: bool = False) -> None:
+        """`strict_fields`: refuse fields of bodies that nobody knows."""
         self.data_plane = data_plane
         self._bodies = bodies
+        self._context = {STRICT_FIELDS: strict_fields}
 
     async def read(self, request: Request, schema: type[BodyT]) -> BodyT:
         """A request's body, bounded before it is read and checked. Raises ValidationError, ShoalError."""
         async with self._bodies.read(request.scope, request.receive) as content:
             await self._bodies.check_json(content, JSON_BOUNDS)
-            return schema.model_validate_json(content)
+            return schema.model_validate_json(content, context=self._context)
 
     async def respond(
         self,

@@ -1,8 +1,8 @@
 """Fields of a body beside those that Shoal implements: which are refused, which are ignored, which are typing errors.
 
 What would change the answer is refused unless it holds the value that changes nothing. What concerns accounts, caches
-or measurements is ignored. Any other name is refused as well: an ignored `max_token` is an answer of another length
-than was asked for, and nobody learns why (decision 0014).
+or measurements is ignored. Any other name is ignored, too, as other servers do, or refused with `--strict-fields`: an
+ignored `max_token` is an answer of another length than was asked for, and nobody learns why (decision 0014).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
+
+from pydantic import ValidationInfo
 
 from shoal.errors import InvalidRequest
 
@@ -23,7 +25,6 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "moderation": (),
     "prediction": (),
     "reasoning": ({},),
-    "suffix": ("",),
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM, SGLang
@@ -45,7 +46,6 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "mm_processor_kwargs": ({},),
     "no_stop_trim": (False,),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
     "repetition_penalty": (1,),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
@@ -76,7 +76,7 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
 }
 """Not implemented: any other value (null aside) is refused."""
 _NEUTRAL_BY_ENDPOINT: dict[str, dict[str, tuple[object, ...]]] = {
-    "chat": {"add_special_tokens": (False,), "echo": (False,)},
+    "chat": {"add_special_tokens": (False,), "echo": (False,), "suffix": ("",)},
     "completions": {
         "add_special_tokens": (True,),
         "chat_template_kwargs": ({},),
@@ -130,10 +130,20 @@ MESSAGE_HARMLESS = frozenset({"cache_control", "id", "metadata", "timestamp"})
 _MAX_NAME_CHARS = 100
 
 
-def check_fields(extra: Mapping[str, Any], known: Collection[str], endpoint: str) -> None:
+STRICT_FIELDS = "strict_fields"
+"""Name in a validation's context: whether fields that nobody knows are refused."""
+
+
+def is_strict(info: ValidationInfo) -> bool:
+    """Whether fields that nobody knows are refused."""
+    context: Mapping[str, bool] = info.context or {}  # pyright: ignore[reportUnknownMemberType]
+    return context.get(STRICT_FIELDS, False)
+
+
+def check_fields(extra: Mapping[str, Any], known: Collection[str], endpoint: str, *, strict: bool) -> None:
     """Look at the fields of a body that its schema does not know. Raises InvalidRequest, which names the field."""
     neutral = NEUTRAL_VALUES | _NEUTRAL_BY_ENDPOINT[endpoint]
-    check_extra(extra, known, neutral, HARMLESS)
+    check_extra(extra, known, neutral, HARMLESS, strict=strict)
 
 
 def check_extra(
@@ -142,6 +152,8 @@ def check_extra(
     neutral: Mapping[str, tuple[object, ...]],
     harmless: Collection[str],
     prefix: str = "",
+    *,
+    strict: bool,
 ) -> None:
     """The same for any object.
 
@@ -151,6 +163,7 @@ def check_extra(
         neutral: fields that are not implemented, with the values that change nothing.
         harmless: fields that are ignored.
         prefix: of the names in errors.
+        strict: whether fields that nobody knows are refused.
 
     Raises:
         InvalidRequest: a field would change the answer, or nobody knows it.
@@ -160,6 +173,8 @@ def check_extra(
             continue
         shown = prefix + name[:_MAX_NAME_CHARS]
         if name not in neutral:
+            if not strict:
+                continue
             near = get_close_matches(name[:_MAX_NAME_CHARS], [*known, *neutral], n=1)
             hint = f": did you mean `{prefix}{near[0]}`?" if near else ": leave it out"
             raise InvalidRequest(f"`{shown}` is no field of this endpoint{hint}", param=shown)

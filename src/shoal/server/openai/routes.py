@@ -14,8 +14,11 @@ from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
-from shoal.server.openai.echo import EchoForm, echoed_specs
 from shoal.server.openai.errors import unknown_model
+from shoal.server.openai.form import Form
+from shoal.server.openai.prompts.echo import EchoForm, echoed_specs
+from shoal.server.openai.prompts.fill_in import filling
+from shoal.server.openai.prompts.scores import ScoredForm
 from shoal.server.openai.schemas import ChatBody, CompletionBody, GenerationBody
 
 Body = TypeVar("Body", bound=GenerationBody)
@@ -44,12 +47,13 @@ class OpenAiApi:
         """POST /v1/chat/completions"""
         body = await self._read(request, ChatBody)
         specs, reading = await chat_specs(body, self._data_plane, self._forms)
-        form = ChatForm(
-            self._model_name,
-            include_usage=body.include_usage,
-            token_bytes=self._data_plane.tokenizer.token_bytes,
-            reading=reading,
+        token_bytes = self._data_plane.tokenizer.token_bytes
+        form: Form = ChatForm(
+            self._model_name, include_usage=body.include_usage, token_bytes=token_bytes, reading=reading
         )
+        if body.prompt_logprobs is not None:
+            prompts = [spec.prompt_ids for spec in specs]
+            specs, form = ScoredForm.of(form, specs, prompts, body.prompt_logprobs, token_bytes, has_one=True)
         return await self._answerer.respond(request, specs, form, streams=bool(body.stream), timeout_s=body.timeout)
 
     async def completion(self, request: Request) -> Response:
@@ -58,17 +62,23 @@ class OpenAiApi:
         token_bytes = self._data_plane.tokenizer.token_bytes
         if body.echo:
             specs, prompts = await echoed_specs(body, self._data_plane)
-            form: CompletionForm = EchoForm(
+            form: Form = EchoForm(
                 self._model_name,
                 prompts,
                 include_usage=body.include_usage,
                 token_bytes=token_bytes,
                 has_logprobs=body.logprobs is not None,
             )
+            prompt_ids = [prompt.token_ids for prompt in prompts]
         else:
             prompt_ids = await prompt_tokens(body.prompt, self._data_plane)
             specs = [await completion_spec(body, one, self._data_plane) for one in prompt_ids]
+            if body.suffix:
+                specs = [await filling(spec, body.suffix, self._data_plane) for spec in specs]
+                prompt_ids = [spec.prompt_ids for spec in specs]
             form = CompletionForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
+        if body.prompt_logprobs is not None:
+            specs, form = ScoredForm.of(form, specs, prompt_ids, body.prompt_logprobs, token_bytes)
         return await self._answerer.respond(request, specs, form, streams=bool(body.stream), timeout_s=body.timeout)
 
     async def models(self, request: Request) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
@@ -20,6 +20,7 @@ from shoal.server.openai.fields import (
     STREAM_OPTIONS_NEUTRAL,
     check_extra,
     check_fields,
+    is_strict,
 )
 from shoal.server.openai.tool_schemas import MAX_TOOLS, NamedChoice, Tool, ToolCall, ToolChoice, check_choice
 
@@ -111,9 +112,10 @@ class StreamOptions(_Schema):
     include_usage: bool | None = None
 
     @model_validator(mode="after")
-    def _check_extra(self) -> StreamOptions:
-        extra = self.model_extra or {}
-        check_extra(extra, ["include_usage"], STREAM_OPTIONS_NEUTRAL, STREAM_OPTIONS_HARMLESS, "stream_options.")
+    def _check_extra(self, info: ValidationInfo) -> StreamOptions:
+        extra, known = self.model_extra or {}, ["include_usage"]
+        neutral, harmless = STREAM_OPTIONS_NEUTRAL, STREAM_OPTIONS_HARMLESS
+        check_extra(extra, known, neutral, harmless, "stream_options.", strict=is_strict(info))
         return self
 
 
@@ -145,6 +147,8 @@ class GenerationBody(_Schema):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     json_schema: dict[str, Any] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """score the prompt, with so many of the likeliest tokens at each place: vLLM's"""
     grammar: str | None = None
     regex: str | None = None
     ebnf: str | None = None
@@ -152,14 +156,20 @@ class GenerationBody(_Schema):
     """seconds in which the answer must be finished: not OpenAI's, as some gateways know it"""
 
     @model_validator(mode="after")
-    def _refuse_unimplemented(self) -> GenerationBody:
-        check_fields(self.model_extra or {}, type(self).model_fields, self.endpoint)
+    def _refuse_unimplemented(self, info: ValidationInfo) -> GenerationBody:
+        check_fields(self.model_extra or {}, type(self).model_fields, self.endpoint, strict=is_strict(info))
         return self
 
     @model_validator(mode="after")
     def _check_constraint(self) -> GenerationBody:
         if self.constraint is not None and self.ignore_eos:
             raise InvalidRequest("`ignore_eos` cannot go with an output of a given form", param="ignore_eos")
+        return self
+
+    @model_validator(mode="after")
+    def _check_prompt_logprobs(self) -> GenerationBody:
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("a stream has no log-probabilities of its prompt", param="prompt_logprobs")
         return self
 
     @cached_property
@@ -224,10 +234,11 @@ class ChatBody(GenerationBody):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @model_validator(mode="after")
-    def _check_messages(self) -> ChatBody:
-        known = ChatMessage.model_fields
+    def _check_messages(self, info: ValidationInfo) -> ChatBody:
+        known, strict = ChatMessage.model_fields, is_strict(info)
         for place, message in enumerate(self.messages):
-            check_extra(message.model_extra or {}, known, MESSAGE_NEUTRAL, MESSAGE_HARMLESS, f"messages[{place}].")
+            extra, prefix = message.model_extra or {}, f"messages[{place}]."
+            check_extra(extra, known, MESSAGE_NEUTRAL, MESSAGE_HARMLESS, prefix, strict=strict)
         return self
 
     @model_validator(mode="after")
@@ -293,6 +304,8 @@ class CompletionBody(GenerationBody):
     max_tokens: Annotated[int, Field(lt=INT64), BeforeValidator(_token_limit_or_none)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: int | None = None
+    suffix: str | None = None
+    """what is to follow the answer: the prompt and this have a gap, which the answer fills"""
     echo: bool | None = None
     """begin the answer with the prompt, which is scored where log-probabilities are asked for"""
 
@@ -307,6 +320,8 @@ class CompletionBody(GenerationBody):
             )
         if self.echo and self.stream and self.logprobs is not None:
             raise InvalidRequest("a stream has no log-probabilities of its prompt: leave out one of the three", "echo")
+        if self.suffix and self.echo:
+            raise InvalidRequest("an answer between a prompt and a `suffix` has no echo of the prompt", param="echo")
         if self.num_choices * len(self.prompt) > MAX_CHOICES:
             raise InvalidRequest(
                 f"`prompt` and `n` make more than {MAX_CHOICES} choices: split the call", param="prompt"

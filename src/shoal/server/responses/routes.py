@@ -41,7 +41,6 @@ class ResponsesApi:
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
         body = await self._answerer.read(request, ResponsesBody)
-        body.check_extra()
         if body.model not in (None, self._model_name):
             raise unknown_model(body.model)
         messages: list[Message] = body.new_messages()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from shoal.errors import InvalidRequest
+from shoal.server.openai.fields import check_extra, is_strict
 from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody
 from shoal.server.openai.tool_schemas import MAX_TOOLS
 
@@ -21,6 +21,7 @@ _IGNORED = frozenset(
         "include",
         "metadata",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
@@ -30,9 +31,14 @@ _IGNORED = frozenset(
 )
 """Fields about accounts, caches and what is told beside the answer, whose words are the same without them."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "access_programs": (),
     "background": (False,),
+    "background_options": (),
+    "context_management": ([],),
     "conversation": (),
+    "image": (),
     "max_tool_calls": (),
+    "moderation": (),
     "prompt": (),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
@@ -149,12 +155,10 @@ class ResponsesBody(_Schema):
     store: bool | None = None
     previous_response_id: str | None = None
 
-    def check_extra(self) -> None:
-        """Raises InvalidRequest, which names the first field that is not implemented."""
-        for name, value in (self.model_extra or {}).items():
-            if value is not None and name not in _IGNORED and value not in _NEUTRAL.get(name, ()):
-                shown = name[:100]
-                raise InvalidRequest(f"`{shown}` is not supported by this server: leave it out", param=shown)
+    @model_validator(mode="after")
+    def _check_extra(self, info: ValidationInfo) -> ResponsesBody:
+        check_extra(self.model_extra or {}, type(self).model_fields, _NEUTRAL, _IGNORED, strict=is_strict(info))
+        return self
 
     def new_messages(self) -> list[Message]:
         """What the input adds to the conversation."""

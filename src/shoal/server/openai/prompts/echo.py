@@ -17,6 +17,7 @@ from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
 from shoal.server.openai.form import usage_fields
+from shoal.server.openai.prompts.scores import scoring_spec
 from shoal.server.openai.schemas import CompletionBody
 
 _json = msgspec.json.Encoder().encode
@@ -42,7 +43,7 @@ async def echoed_specs(body: CompletionBody, data_plane: DataPlane) -> tuple[lis
         spec = await completion_spec(body, prompt_ids, data_plane)
         is_scored = body.logprobs is not None and len(prompt_ids) > 1
         if is_scored:
-            specs.append(replace(spec, prompt_ids=prompt_ids[:1], targets=prompt_ids[1:], n=1, stop=(), guides=()))
+            specs.append(scoring_spec(prompt_ids, body.logprobs or 0))
         num_choices = body.num_choices if body.output_tokens_limit else 0
         if num_choices:
             specs.append(spec)
