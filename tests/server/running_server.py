@@ -61,6 +61,8 @@ def run_server(
     tls: TlsFiles | None = None,
     machines: MachineState | None = None,
     allowed_hosts: Sequence[str] | None = None,
+    cors_origins: Sequence[str] = (),
+    strict_fields: bool = False,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
@@ -74,6 +76,8 @@ def run_server(
         plan=lambda: PLAN,
         machines=machines,
         allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
+        strict_fields=strict_fields,
     )
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)

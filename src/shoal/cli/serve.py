@@ -32,6 +32,7 @@ _LANGUAGE_ONLY = (
     "prompt_tokens",
     "output_tokens",
     "request_timeout",
+    "strict_fields",
     "tool_parser",
     "reasoning_parser",
     "worker_timeout",
@@ -81,6 +82,14 @@ def serve(
             metavar="NAME",
         ),
     ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Web pages of another host that may use this server, such as https://app.example, or * for all. "
+            "Repeatable.",
+            metavar="ORIGIN",
+        ),
+    ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(help="Certificate (PEM, with its chain): serve over TLS. Needs --tls-key.", metavar="FILE"),
@@ -124,6 +133,14 @@ def serve(
             rich_help_panel=options.LANGUAGE,
         ),
     ] = None,
+    strict_fields: Annotated[
+        bool,
+        typer.Option(
+            "--strict-fields",
+            help="Refuse fields of requests that no API knows, as typing errors. Default: ignore them.",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = False,
     tool_parser: options.ToolParser = "auto",
     reasoning_parser: options.ReasoningParser = "auto",
     worker_timeout: Annotated[
@@ -205,19 +222,20 @@ def serve(
     from shoal.cli.shared.log import announce, dated_log
     from shoal.server.http.auth import read_api_key
     from shoal.server.http.descriptors import raise_limit
-    from shoal.server.http.host_check import is_loopback
+    from shoal.server.http.host_check import check_origins, is_loopback
     from shoal.server.http.tls import check_tls
 
     dated_log(log_level, as_json=log_json, access=not no_access_log)
     tls = check_tls(tls_cert, tls_key)
     key = read_api_key(api_key, api_key_file)
     allowed_hosts = tuple(allowed_host or ()) if allowed_host or is_loopback(host) else None
+    cors_origins = check_origins(cors_origin or ())
     raise_limit()
     if key is None and not is_loopback(host):
         announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
     if all(is_graph(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
-        _serve_graphs(context, models, tls, key, allowed_hosts)
+        _serve_graphs(context, models, tls, key, allowed_hosts, cors_origins)
         return
     if len(models) > 1:
         raise ConfigError("one server serves one language model, or any number of ONNX files")
@@ -261,8 +279,10 @@ def serve(
         name=name or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf"),
         api_key=key,
         allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
         max_queue=max_queue,
         request_timeout_s=request_timeout,
+        strict_fields=strict_fields,
         tool_parser=tool_parser,
         reasoning_parser=reasoning_parser,
         tls=tls,
@@ -285,6 +305,7 @@ def _serve_graphs(
     tls: TlsFiles | None,
     api_key: str | None,
     allowed_hosts: tuple[str, ...] | None,
+    cors_origins: tuple[str, ...],
 ) -> None:
     from shoal.cli.graphs.files import read_arrays
     from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command
@@ -348,6 +369,7 @@ def _serve_graphs(
         api_key=api_key,
         allow_load=given["allow_load"],
         allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
         tls=tls,
         drain_timeout_s=given["drain_timeout"],
     )

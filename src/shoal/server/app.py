@@ -20,7 +20,7 @@ from shoal.server.generation.generation_status import GenerationStatus, MachineS
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
-from shoal.server.http.host_check import HostMiddleware
+from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.ollama.card import ModelCard
 from shoal.server.ollama.errors import answer_api_exception
@@ -52,6 +52,8 @@ def create_app(
     allowed_hosts: Sequence[str] | None = None,
     answers: AnswerForms | None = None,
     card: ModelCard | None = None,
+    cors_origins: Sequence[str] = (),
+    strict_fields: bool = False,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
@@ -60,6 +62,8 @@ def create_app(
     `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
     `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
     `card`: the model as it lies on the disk; None: nothing is known of that.
+    `cors_origins`: web pages of other hosts that may use the server, see `check_origins`.
+    `strict_fields`: refuse fields of bodies that nobody knows.
     `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -74,7 +78,7 @@ def create_app(
 
     answers = answers or AnswerForms.of(data_plane.tokenizer)
     bodies = RequestBodies()
-    answerer = Answerer(data_plane, bodies)
+    answerer = Answerer(data_plane, bodies, strict_fields=strict_fields)
     drain = Drain()
     status = GenerationStatus(data_plane, metrics, drain, plan, machines)
     app = Starlette(
@@ -86,7 +90,7 @@ def create_app(
             *OllamaApi(answerer, model_name, answers, card or _UNKNOWN_CARD).routes(),
             *Probes(status).routes(),
         ],
-        middleware=_guards(api_key, drain, data_plane, allowed_hosts),
+        middleware=_guards(api_key, drain, data_plane, allowed_hosts, cors_origins),
         exception_handlers=dict.fromkeys(HANDLED, _answer_exception),
         lifespan=lifespan,
     )
@@ -104,7 +108,11 @@ async def _answer_exception(request: Request, error: Exception) -> Response:
 
 
 def _guards(
-    api_key: str | None, drain: Drain, data_plane: DataPlane, allowed_hosts: Sequence[str] | None
+    api_key: str | None,
+    drain: Drain,
+    data_plane: DataPlane,
+    allowed_hosts: Sequence[str] | None,
+    cors_origins: Sequence[str],
 ) -> list[Middleware]:
     def refuse(error: ShuttingDown) -> Response:
         data_plane.metrics.count_refusal("draining")
@@ -117,8 +125,8 @@ def _guards(
             Middleware(ApiKeyMiddleware, api_key=api_key, prefix=_GUARDED, refuse=_refuse_key),
         )
     if allowed_hosts is not None:
-        guards.insert(0, Middleware(HostMiddleware, allowed=allowed_hosts, refuse=_refuse_host))
-    return guards
+        guards.insert(0, Middleware(HostMiddleware, allowed=allowed_hosts, refuse=_refuse_host, origins=cors_origins))
+    return [*cors_guard(cors_origins), *guards]
 
 
 def _refuse_host(message: str) -> Response:

@@ -7,7 +7,8 @@ from collections.abc import Generator
 import httpx
 import pytest
 
-from shoal.server.http.host_check import is_loopback
+from shoal.errors import ConfigError
+from shoal.server.http.host_check import check_origins, is_loopback
 from tests.server.fakes import FakeEngine
 from tests.server.hostile_requests import send_raw
 from tests.server.oip.running import run_server as run_graph_server
@@ -93,6 +94,38 @@ def test_a_check_without_a_host_passes(url: str) -> None:
 )
 def test_pages(url: str, headers: dict[str, str], status: int) -> None:
     assert httpx.get(f"{url}/version", headers=headers).status_code == status
+
+
+def test_pages_of_other_hosts_may_be_allowed() -> None:
+    """A browser asks first, without the key, and reads the answer only with the header that names its page."""
+    page = "https://app.example"
+    with run_server(FakeEngine(), allowed_hosts=[], cors_origins=[page], api_key="k") as running:
+        asked = {"origin": page, "access-control-request-method": "POST"}
+        url = f"{running.url}/v1/chat/completions"
+        asked["access-control-request-headers"] = "authorization,content-type"
+        answer = httpx.options(url, headers=asked)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == page
+        assert "authorization" in answer.headers["access-control-allow-headers"]
+        assert httpx.options(url, headers={**asked, "origin": "https://evil.com"}).status_code == 400
+        body = {"messages": [{"role": "user", "content": "{hi}"}], "stream": True}
+        key = {"authorization": "Bearer k"}
+        for headers, status in (({"origin": page, **key}, 200), ({"origin": page}, 401)):
+            answer = httpx.post(url, headers=headers, json=body)
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, page)
+        assert httpx.post(url, headers={"origin": "https://evil.com", **key}, json=body).status_code == 403
+
+
+def test_pages_of_all_hosts_may_be_allowed() -> None:
+    with run_graph_server(allowed_hosts=[], cors_origins=["*"]) as graphs:
+        answer = httpx.get(f"{graphs.url}/version", headers={"origin": "https://any.example"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+
+
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://", "://x"])
+def test_what_is_no_origin(origin: str) -> None:
+    with pytest.raises(ConfigError, match="--cors-origin"):
+        check_origins([origin])
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def run_server(
     tls: TlsFiles | None = None,
     allow_load: bool = True,
     allowed_hosts: Sequence[str] | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends. `load`: what to load at the start; None: everything."""
     loader = FakeLoader(makers or {"doubler": doubler})
@@ -67,6 +68,7 @@ def run_server(
         tls=tls,
         allow_load=allow_load,
         allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
     )
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

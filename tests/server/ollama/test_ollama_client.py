@@ -33,7 +33,7 @@ def reply_to(request: Any) -> list[int]:
 
 @pytest.fixture(scope="module")
 def server() -> Generator[RunningServer, None, None]:
-    with run_server(FakeEngine(reply=reply_to), api_key="secret") as running:
+    with run_server(FakeEngine(reply=reply_to), api_key="secret", strict_fields=True) as running:
         yield running
 
 

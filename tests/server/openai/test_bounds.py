@@ -60,7 +60,6 @@ def test_many_messages(http: httpx.Client) -> None:
         ("temperature", 1e300),
         ("timeout", 1e300),
         ("user", ["a"] * 1_000_000),
-        ("a" * 200_000, 1),
     ],
 )
 def test_parts_that_are_too_large(http: httpx.Client, field: str, value: object) -> None:

@@ -1,26 +1,39 @@
-"""What would change the answer is refused by name, what would not is ignored, what nobody knows is a typing error."""
+"""What would change the answer is refused by name, what would not is ignored, and so is what nobody knows, but where
+that is taken for a typing error."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
+from anthropic.types import message_count_tokens_params as count_params
+from anthropic.types import message_create_params as message_params
+from anthropic.types.beta import message_create_params as beta_message_params
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params as response_params
+from pydantic import BaseModel, ValidationError
 
 from shoal.errors import InvalidRequest
-from shoal.server.openai.fields import NEUTRAL_VALUES
+from shoal.server.anthropic.schemas import CountBody, MessagesBody
+from shoal.server.openai.fields import NEUTRAL_VALUES, STRICT_FIELDS
 from shoal.server.openai.schemas import ChatBody, CompletionBody
-from tests.server.running_server import MODEL
+from shoal.server.responses.schemas import ResponsesBody
+from tests.server.fakes import FakeEngine
+from tests.server.running_server import MODEL, run_server
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "{hi}"}]}
 COMPLETION: dict[str, Any] = {"prompt": "{hi}"}
+STRICT = {STRICT_FIELDS: True}
 CHANGES = {
     "add_generation_prompt": False, "allowed_token_ids": [5], "audio": {"voice": "x"}, "bad_words": ["x"],
     "chat_template": "x", "continue_final_message": True,
     "documents": [{}], "function_call": {"name": "f"},
     "guided_decoding_backend": "x", "include_stop_str_in_output": True,
     "length_penalty": 1.5, "logits_processors": ["x"], "logit_bias": {"5": 1}, "modalities": ["audio"],
-    "n_predict": 5, "prediction": {}, "prompt_embeds": "x", "prompt_logprobs": 1,
+    "n_predict": 5, "prediction": {}, "prompt_embeds": "x",
     "repeat_penalty": 1.1, "repetition_penalty": 1.1, "return_token_ids": True,
     "return_tokens_as_token_ids": True, "skip_special_tokens": False,
     "truncate_prompt_tokens": 5, "typical_p": 0.5, "web_search_options": {},
@@ -64,14 +77,15 @@ def test_special_tokens_are_added_where_they_usually_are() -> None:
 )
 def test_typing_errors(field: str, near: str) -> None:
     with pytest.raises(InvalidRequest, match=f"`{field}` is no field of this endpoint: did you mean `{near}`") as error:
-        ChatBody.model_validate({**CHAT, field: 1})
+        ChatBody.model_validate({**CHAT, field: 1}, context=STRICT)
     assert error.value.param == field
+    ChatBody.model_validate({**CHAT, field: 1})
 
 
 def test_field_that_nobody_knows() -> None:
     name = "x" * 100_000
     with pytest.raises(InvalidRequest, match="is no field of this endpoint: leave it out") as error:
-        CompletionBody.model_validate({**COMPLETION, name: 1})
+        CompletionBody.model_validate({**COMPLETION, name: 1}, context=STRICT)
     assert len(str(error.value)) < 300
 
 
@@ -86,7 +100,7 @@ def test_field_that_nobody_knows() -> None:
 def test_fields_of_messages(fields: dict[str, Any], param: str) -> None:
     messages = [*CHAT["messages"], {"role": "assistant", "content": None, **fields}]
     with pytest.raises(InvalidRequest) as error:
-        ChatBody.model_validate({"messages": messages})
+        ChatBody.model_validate({"messages": messages}, context=STRICT)
     assert error.value.param == f"messages[1].{param}"
 
 
@@ -116,6 +130,41 @@ def test_harmless_fields_from_the_official_client(client: openai.OpenAI) -> None
         extra_body={"priority": 1, "cache_salt": "x"},
     )
     assert answer.choices[0].message.content == "hi"
+
+
+@pytest.mark.parametrize(
+    ("schema", "params"),
+    [
+        (ChatBody, chat_params.CompletionCreateParamsBase),
+        (CompletionBody, completion_params.CompletionCreateParamsBase),
+        (ResponsesBody, response_params.ResponseCreateParamsBase),
+        (MessagesBody, message_params.MessageCreateParamsBase),
+        (MessagesBody, beta_message_params.MessageCreateParamsBase),
+        (CountBody, count_params.MessageCountTokensParams),
+    ],
+)
+def test_every_field_of_the_official_clients_is_known(schema: type[BaseModel], params: type) -> None:
+    """Each is implemented, refused by name, or said to change nothing; none is ignored as an unknown one would be."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x", "max_tokens": 5}
+    own = {name: value for name, value in body.items() if name in schema.model_fields}
+    for name in params.__annotations__:
+        value = own.get(name, {"odd": "value"})
+        message = ""
+        try:
+            schema.model_validate({**own, name: value}, context=STRICT)
+        except ValidationError:
+            continue  # the schema has it
+        except InvalidRequest as error:
+            message = str(error)
+        assert f"`{name}` is no field" not in message
+
+
+def test_unknown_fields_are_refused_where_that_is_asked_for() -> None:
+    with run_server(FakeEngine(), strict_fields=True) as running:
+        for path, body in (("chat/completions", CHAT), ("completions", COMPLETION), ("responses", {"input": "{hi}"})):
+            answer = httpx.post(f"{running.url}/v1/{path}", json={**body, "max_tokns": 5})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "max_tokns"
 
 
 def test_prefill_is_refused_by_name(client: openai.OpenAI) -> None:

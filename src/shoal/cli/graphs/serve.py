@@ -49,6 +49,8 @@ class GraphServeOptions:
     """whether clients may load and unload models without a key"""
     allowed_hosts: Sequence[str] | None
     """see `create_graph_app`"""
+    cors_origins: Sequence[str] = ()
+    """see `create_graph_app`"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
 
@@ -93,6 +95,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             tls=options.tls,
             allow_load=options.allow_load,
             allowed_hosts=options.allowed_hosts,
+            cors_origins=options.cors_origins,
         )
         names = ", ".join(model.file.name for model in repository.models)
         serve_app(

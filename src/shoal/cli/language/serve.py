@@ -43,6 +43,10 @@ class LanguageServeOptions:
     """of HTTPS; None: HTTP"""
     allowed_hosts: Sequence[str] | None
     """see `create_app`"""
+    cors_origins: Sequence[str] = ()
+    """see `create_app`"""
+    strict_fields: bool = False
+    """refuse fields of bodies that nobody knows"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
 
@@ -65,6 +69,8 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         plan=lambda: plan_dict(loaded.running_plan),
         machines=_ClusterState(loaded),
         allowed_hosts=options.allowed_hosts,
+        cors_origins=options.cors_origins,
+        strict_fields=options.strict_fields,
         answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
         card=ModelCard(
             family=loaded.decoder.family,

@@ -1,4 +1,4 @@
-"""Keeps web pages in the user's browser away from a server that only this machine should reach.
+"""Keeps web pages in the user's browser away from a server that only this machine should reach, but for some.
 
 A page of any site may send requests to 127.0.0.1, and with a name of its own that resolves there (DNS rebinding) read
 the answers. Browsers say whom they mean to ask (`Host`) and who asks (`Origin`, `Sec-Fetch-Site`); other clients say
@@ -11,8 +11,39 @@ import ipaddress
 from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shoal.errors import ConfigError
+
+ANY_ORIGIN = "*"
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Web pages by scheme, host and port, as browsers write them. Raises ConfigError."""
+    for origin in origins:
+        scheme, separator, host = origin.partition("://")
+        if origin != ANY_ORIGIN and not (separator and scheme and host and "/" not in host):
+            raise ConfigError(f"--cors-origin is a page's scheme, host and port, or {ANY_ORIGIN}, not {origin!r}")
+    return tuple(origin.lower() for origin in origins)
+
+
+def cors_guard(origins: Sequence[str]) -> list[Middleware]:
+    """What tells browsers that pages of these origins may use the server; nothing where there are none.
+
+    It comes before all others: browsers ask without a key whether they may send one.
+    Source: WHATWG Fetch, section 3.2 (HTTP CORS protocol).
+    """
+    if not origins:
+        return []
+    methods, shown = ("GET", "POST", "DELETE"), ("x-request-id", "retry-after")
+    return [
+        Middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=shown
+        )
+    ]
 
 
 def is_loopback(host: str) -> bool:
@@ -30,16 +61,20 @@ def is_loopback(host: str) -> bool:
 class HostMiddleware:
     """Refuses requests that name another host than this machine, or that come from a page of another."""
 
-    def __init__(self, app: ASGIApp, allowed: Sequence[str], refuse: Callable[[str], Response]) -> None:
+    def __init__(
+        self, app: ASGIApp, allowed: Sequence[str], refuse: Callable[[str], Response], origins: Sequence[str] = ()
+    ) -> None:
         """
         Args:
             app: what is guarded.
             allowed: names beside this machine's own.
             refuse: the answer with this message, in the form of the API.
+            origins: pages that may ask, see `check_origins`.
         """
         self._app = app
         self._allowed = frozenset(name.lower() for name in allowed)
         self._refuse = refuse
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -50,13 +85,15 @@ class HostMiddleware:
         host, origin = headers.get("host"), headers.get("origin")
         if host is not None and not self._is_allowed(host):
             return f"the host {_short(host)} is not this server: allow it with --allowed-host"
+        if origin is not None and not self._origins.isdisjoint((origin.lower(), ANY_ORIGIN)):
+            return None
         if origin is None:
             is_foreign = headers.get("sec-fetch-site") == "cross-site"
             return "pages of other sites may not use this server: allow one with --allowed-host" if is_foreign else None
         scheme, _, origin_host = origin.partition("://")
         if scheme in ("http", "https") and self._is_allowed(origin_host):
             return None
-        return f"pages of {_short(origin)} may not use this server: allow its host with --allowed-host"
+        return f"pages of {_short(origin)} may not use this server: allow it with --cors-origin"
 
     def _is_allowed(self, host_and_port: str) -> bool:
         host, colon, port = host_and_port.rpartition(":")

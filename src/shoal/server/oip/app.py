@@ -13,7 +13,7 @@ from shoal.errors import ConfigError, MissingExtra
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
-from shoal.server.http.host_check import HostMiddleware
+from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.models.repository import ModelRepository
@@ -41,6 +41,7 @@ def create_graph_app(
     tls: TlsFiles | None = None,
     allow_load: bool = False,
     allowed_hosts: Sequence[str] | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
@@ -55,6 +56,7 @@ def create_graph_app(
         tls: of gRPC; None: without TLS.
         allow_load: whether clients may load and unload models without a key; with one they may in any case.
         allowed_hosts: names that requests may give to the server and its pages, beside this machine's own; None: any.
+        cors_origins: web pages of other hosts that may use the server, see `check_origins`.
 
     Raises:
         MissingExtra: gRPC is asked for and grpcio is not installed.
@@ -82,7 +84,7 @@ def create_graph_app(
 
     app = Starlette(
         routes=[*RestApi(repository, status, calls, bodies).routes(), *Probes(status).routes()],
-        middleware=_guards(api_key, drain, allowed_hosts),
+        middleware=_guards(api_key, drain, allowed_hosts, cors_origins),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,
     )
@@ -111,12 +113,14 @@ async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
         repository.on_death(str(error))
 
 
-def _guards(api_key: str | None, drain: Drain, allowed_hosts: Sequence[str] | None) -> list[Middleware]:
+def _guards(
+    api_key: str | None, drain: Drain, allowed_hosts: Sequence[str] | None, cors_origins: Sequence[str]
+) -> list[Middleware]:
     common: dict[str, Any] = {"open_paths": _OPEN_PATHS}
     guarded = ("/v2", STATUS_PATH)
-    guards: list[Middleware] = []
+    guards: list[Middleware] = cors_guard(cors_origins)
     if allowed_hosts is not None:
-        guards.append(Middleware(HostMiddleware, allowed=allowed_hosts, refuse=wrong_host))
+        guards.append(Middleware(HostMiddleware, allowed=allowed_hosts, refuse=wrong_host, origins=cors_origins))
     if api_key is not None:
         guards.append(Middleware(ApiKeyMiddleware, api_key=api_key, prefix=guarded, refuse=wrong_key, **common))
     return [*guards, Middleware(DrainMiddleware, drain=drain, prefix="/v2", refuse=from_exception, **common)]
