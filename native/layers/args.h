@@ -31,6 +31,8 @@ struct LayerKernel {
   void (*softmax)(int width, float* x);
   // x = 1 / (1 + e**-x)
   void (*sigmoid)(int width, float* x);
+  // to = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias; bias may be nullptr. Source: arXiv 1607.06450.
+  void (*center)(const float* x, const float* weight, const float* bias, float epsilon, int width, float* to);
 };
 
 }  // namespace shoal

@@ -73,11 +73,37 @@ void sigmoid_row(int width, float* x) {
   for (int i = 0; i < width; i += kLanes) store_some(x + i, width - i, sigmoid(load_some(x + i, width - i)));
 }
 
+// x - mean; lanes beyond the width are 0.
+inline Lanes centered(const float* x, int count, Lanes mean) {
+  const Lanes rest = sub(load_some(x, count), mean);
+  if (count >= kLanes) return rest;
+  float all[kLanes];
+  store(all, rest);
+  return load_some(all, count);
+}
+
+// Mean and variance are summed lane by lane, then over the lanes: one order for every width.
+void center(const float* x, const float* weight, const float* bias, float epsilon, int width, float* to) {
+  Lanes sum = broadcast(0.0f), squares = broadcast(0.0f);
+  for (int i = 0; i < width; i += kLanes) sum = add(sum, load_some(x + i, width - i));
+  const Lanes mean = broadcast(sum_lanes(sum) / float(width));
+  for (int i = 0; i < width; i += kLanes) {
+    const Lanes v = centered(x + i, width - i, mean);
+    squares = fma(v, v, squares);
+  }
+  const Lanes inverse = broadcast(1.0f / __builtin_sqrtf(sum_lanes(squares) / float(width) + epsilon));
+  for (int i = 0; i < width; i += kLanes) {
+    Lanes y = mul(mul(sub(load_some(x + i, width - i), mean), inverse), load_some(weight + i, width - i));
+    if (bias != nullptr) y = add(y, load_some(bias + i, width - i));
+    store_some(to + i, width - i, y);
+  }
+}
+
 }  // namespace
 
 extern const LayerKernel layer_kernel;
-const LayerKernel layer_kernel = {norm,    add_row,    gate,    softcap,
-                                   scale,   add_scaled, softmax, sigmoid_row};
+const LayerKernel layer_kernel = {norm,       add_row, gate,        softcap, scale,
+                                   add_scaled, softmax, sigmoid_row, center};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

@@ -4,12 +4,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../attention/bound_layer.h"
@@ -34,7 +36,18 @@ void require(bool condition, const std::string& message) {
 struct BoundStageLayer {
   nb::dict matrices, vectors;
   nb::object attention;
+  std::vector<ExpertTurns> experts;  // that it holds
 };
+
+// Spans of [first, last) experts with the number of turns and the bits of their turns.
+std::vector<ExpertTurns> turns_of(const std::vector<std::tuple<int, int, int, uint64_t>>& spans) {
+  std::vector<ExpertTurns> own;
+  for (const auto& [first, last, num_turns, turns] : spans) {
+    require(0 <= first && first <= last && last <= kMaxExperts, "experts must be [first, last) of those that there are");
+    for (int expert = first; expert < last; ++expert) own.push_back({expert, num_turns, turns});
+  }
+  return own;
+}
 
 const Matrix* matrix_of(const BoundStageLayer& layer, const std::string& name) {
   const char* key = name.c_str();
@@ -63,16 +76,20 @@ std::shared_ptr<const ExpertLayer> experts_of(const BoundStageLayer& layer, cons
                       vector_of(layer, "router_bias", count),
                       vector_of(layer, "selection_bias", count),
                       {},
+                      {},
                       mlp_of(layer, "shared_", hidden, shape.num_shared_columns),
                       matrix_of(layer, "shared_router")};
-  for (int i = shape.first_own; i < shape.first_own + shape.num_own; ++i)
-    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(i) + ".", hidden, shape.num_columns));
+  for (const ExpertTurns& own : layer.experts) {
+    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(own.expert) + ".", hidden, shape.num_columns));
+    experts.own.push_back(own);
+  }
   return std::make_shared<const ExpertLayer>(std::move(experts));
 }
 
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const int hidden = shape.hidden_size, dim = shape.head_dim;
   const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
+  const bool has_wide_norms = shape.joins_qk_norm || shape.parts_qk_norm;
   const auto matrix = [&](const char* name) { return matrix_of(layer, name); };
   const auto vector = [&](const char* name, int size) { return vector_of(layer, name, size); };
   const AttentionLayer* attention =
@@ -81,8 +98,10 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   require(!has_experts || shape.experts, "a layer has experts and the stage none");
   return {attention,
           matrix("q"), matrix("k"), matrix("v"), matrix("o"),
-          vector("attn_norm", hidden), vector("mlp_norm", hidden), vector("q_norm", shape.joins_qk_norm ? q_width : dim), vector("k_norm", shape.joins_qk_norm ? kv_width : dim),
+          vector("attn_norm", hidden), vector("mlp_norm", hidden),
+          vector("q_norm", has_wide_norms ? q_width : dim), vector("k_norm", has_wide_norms ? kv_width : dim),
           vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
+          vector("attn_norm_bias", hidden), vector("mlp_norm_bias", hidden),
           vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width), vector("o_bias", hidden),
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr};
@@ -105,11 +124,12 @@ Activation activation_of(const std::string& name) {
 void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads, int num_kv_heads,
                int head_dim, int intermediate_size, int max_rows, float norm_epsilon, float residual_scale,
                const std::string& activation,
-               bool exact_activations, bool joins_qk_norm, std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
-               const std::string& isa) {
+               bool exact_activations, bool joins_qk_norm, bool parts_qk_norm, bool centers_norms, bool is_parallel,
+               std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts, const std::string& isa) {
   const StageShape shape{hidden_size,       num_heads, num_kv_heads, head_dim,
                          intermediate_size, max_rows,  norm_epsilon, residual_scale,
-                         activation_of(activation), exact_activations, joins_qk_norm, experts};
+                         activation_of(activation), exact_activations, joins_qk_norm, parts_qk_norm,
+                         centers_norms,     is_parallel, experts};
   std::vector<StageLayer> views;
   for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
   Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
@@ -118,11 +138,11 @@ void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_si
 
 void new_experts(ExpertsShape* self, int num_experts, int num_chosen, int num_columns, int num_shared_columns,
                  bool has_sigmoid, bool is_normalized, float scale, int num_groups, int num_chosen_groups,
-                 int num_group_scores, int first_own, int num_own) {
+                 int num_group_scores) {
   const RouterShape router{num_experts, num_chosen,  num_groups,    num_chosen_groups, num_group_scores,
                            has_sigmoid, is_normalized, scale};
   check_router(router);
-  new (self) ExpertsShape{router, num_columns, num_shared_columns, first_own, num_own};
+  new (self) ExpertsShape{router, num_columns, num_shared_columns};
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
@@ -140,16 +160,21 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
   self.stage.run(x.data(), step, sum);
 }
 
-void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm, const BoundMatrix& matrix,
-                    float scale, float softcap, const Floats& out) {
+void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm,
+                    const std::optional<Vector>& norm_bias, const BoundMatrix& matrix,
+                    const std::optional<Vector>& bias, float scale, float softcap, const Floats& out) {
+  require(!norm_bias || norm_bias->shape(0) == norm.shape(0), "the norm's bias must have the hidden size");
+  require(!bias || int64_t(bias->shape(0)) == matrix.matrix.num_outputs, "the bias must be [vocabulary]");
   require(int64_t(norm.shape(0)) == self.stage.shape().hidden_size && x.shape(1) == norm.shape(0),
           "x and norm must have the hidden size");
   require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == matrix.matrix.num_outputs,
           "out must be [rows, vocabulary]");
   for (size_t i = 0; i < rows.shape(0); ++i)
     require(rows.data()[i] >= 0 && size_t(rows.data()[i]) < x.shape(0), "x has no such row");
+  const StageHead head{norm.data(), norm_bias ? norm_bias->data() : nullptr, &matrix.matrix,
+                       bias ? bias->data() : nullptr, scale, softcap};
   nb::gil_scoped_release released;
-  self.stage.logits(x.data(), rows.data(), int(rows.shape(0)), {norm.data(), &matrix.matrix, scale, softcap}, out.data());
+  self.stage.logits(x.data(), rows.data(), int(rows.shape(0)), head, out.data());
 }
 
 }  // namespace
@@ -160,19 +185,22 @@ void bind_stage(nb::module_& module) {
   nb::class_<BoundStageLayer>(module, "StageLayer")
       .def(
           "__init__",
-          [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention) {
-            new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention)};
+          [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
+             const std::vector<std::tuple<int, int, int, uint64_t>>& experts) {
+            new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention), turns_of(experts)};
           },
-          "matrices"_a, "vectors"_a, "attention"_a.none());
+          "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple());
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
-           "num_group_scores"_a, "first_own"_a, "num_own"_a);
+           "num_group_scores"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
-           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a, "joins_qk_norm"_a, "layers"_a,
-           "experts"_a.none() = nb::none(), "isa"_a = "")
+           "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a,
+           "joins_qk_norm"_a, "parts_qk_norm"_a, "centers_norms"_a, "is_parallel"_a, "layers"_a, "experts"_a.none() = nb::none(), "isa"_a = "")
+      .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
-      .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(), "head"_a,
-           "scale"_a, "softcap"_a, "out"_a.noconvert());
+      .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),
+           "norm_bias"_a.noconvert().none(), "head"_a, "bias"_a.noconvert().none(), "scale"_a, "softcap"_a,
+           "out"_a.noconvert());
 }

@@ -31,6 +31,13 @@ void copy_codes(const ActivationRows& from, int from_row, const ActivationRows& 
   }
 }
 
+// The most experts that a layer of the shard holds.
+int most_own(const std::vector<const ExpertLayer*>& layers) {
+  size_t most = 0;
+  for (const ExpertLayer* layer : layers) most = std::max(most, layer->experts.size());
+  return int(most);
+}
+
 bool is_router(const Matrix* matrix, int num_outputs, int hidden_size) {
   return matrix != nullptr && is_dense(*matrix) && matrix->num_outputs == num_outputs &&
          matrix->num_inputs == hidden_size;
@@ -53,8 +60,6 @@ ExpertsRunner::ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, A
       codes_(max_rows * shape.router.num_chosen, hidden_size, exact_activations) {
   check_router(shape.router);
   require(shape.num_columns >= 0 && shape.num_shared_columns >= 0, "columns of experts must not be negative");
-  require(shape.first_own >= 0 && shape.num_own >= 0 && shape.first_own + shape.num_own <= shape.router.num_experts,
-          "a shard's experts must be among the layer's");
   for (const ExpertLayer* layer : layers) check(*layer);
   const int sorted_rows = max_rows * shape.router.num_chosen;
   const auto any_expert = [&layers](bool (*is_so)(const Mlp&)) {
@@ -65,7 +70,7 @@ ExpertsRunner::ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, A
   const auto any_shared_needs_up = [](const ExpertLayer* layer) { return needs_up(layer->shared); };
   mlps_ = std::make_unique<MlpRunner>(
       pool_, isa_, activation,
-      MlpRunner::Limits{sorted_rows, shape.num_own, shape.num_columns, any_expert(needs_up), exact_activations});
+      MlpRunner::Limits{sorted_rows, most_own(layers), shape.num_columns, any_expert(needs_up), exact_activations});
   if (shape.num_shared_columns > 0)
     shared_ = std::make_unique<MlpRunner>(
         pool_, isa_, activation,
@@ -81,14 +86,21 @@ ExpertsRunner::ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, A
   sums_ = allocate<float>(size_t(sorted_rows) * hidden_size);
   if (any_expert(needs_values)) values_ = allocate<float>(size_t(sorted_rows) * hidden_size);
   shared_weights_ = allocate<float>(max_rows);
-  spans_.resize(shape.num_own);
-  groups_.reserve(shape.num_own);
+  own_of_.resize(shape.router.num_experts);
+  spans_.resize(most_own(layers));
+  groups_.reserve(spans_.size());
 }
 
 void ExpertsRunner::check(const ExpertLayer& layer) const {
   const int num_experts = shape_.router.num_experts;
   require(is_router(layer.router, num_experts, hidden_size_), "a router must be dense [experts, hidden size]");
-  require(int(layer.experts.size()) == shape_.num_own, "a layer must have as many experts as its stage says");
+  require(layer.experts.size() == layer.own.size(), "a layer must say which experts its own are");
+  int before = -1;
+  for (const ExpertTurns& own : layer.own) {
+    require(own.expert > before && own.expert < num_experts, "a shard's experts must be among the layer's, in order");
+    require(own.num_turns >= 1 && own.num_turns <= kMaxTurns, "an expert has 1 to 64 turns");
+    before = own.expert;
+  }
   if (shape_.num_columns > 0)
     for (const Mlp& mlp : layer.experts) check_mlp(mlp, hidden_size_, shape_.num_columns);
   if (shape_.num_shared_columns > 0) check_mlp(layer.shared, hidden_size_, shape_.num_shared_columns);
@@ -96,12 +108,13 @@ void ExpertsRunner::check(const ExpertLayer& layer) const {
           "a shared expert's router must be dense [1, hidden size]");
 }
 
-void ExpertsRunner::run(const ExpertLayer& layer, const ActivationRows& x, float* out) {
+void ExpertsRunner::run(const ExpertLayer& layer, const ActivationRows& x, const int32_t* positions, int64_t* counts,
+                        float* out) {
   choose(layer, x);
-  sort_rows(x.num_rows);
+  sort_rows(layer, x.num_rows, positions, counts);
   int num_sorted = 0;
   groups_.clear();
-  for (int i = 0; i < shape_.num_own; ++i) {
+  for (size_t i = 0; i < layer.experts.size(); ++i) {
     num_sorted += spans_[i].count;
     if (spans_[i].count > 0) groups_.push_back({&layer.experts[i], spans_[i]});
   }
@@ -138,15 +151,21 @@ void ExpertsRunner::choose(const ExpertLayer& layer, const ActivationRows& x) {
 }
 
 // Rows of one expert follow each other, in the order of the step.
-void ExpertsRunner::sort_rows(int num_rows) {
-  const int count = num_rows * shape_.router.num_chosen;
+void ExpertsRunner::sort_rows(const ExpertLayer& layer, int num_rows, const int32_t* positions, int64_t* counts) {
+  const int chosen = shape_.router.num_chosen, count = num_rows * chosen;
+  std::fill(own_of_.begin(), own_of_.end(), -1);
+  for (size_t i = 0; i < layer.own.size(); ++i) own_of_[layer.own[i].expert] = int(i);
   for (RowSpan& span : spans_) span.count = 0;
-  const auto own = [&](int i) {
-    const int expert = chosen_[i] - shape_.first_own;
-    return expert >= 0 && expert < shape_.num_own ? &spans_[expert] : nullptr;
+  const auto own = [&](int i) -> RowSpan* {
+    const int place = own_of_[chosen_[i]];
+    if (place < 0) return nullptr;
+    const ExpertTurns& turns = layer.own[place];
+    return turns.turns >> (positions[i / chosen] % turns.num_turns) & 1 ? &spans_[place] : nullptr;
   };
-  for (int i = 0; i < count; ++i)
+  for (int i = 0; i < count; ++i) {
+    ++counts[chosen_[i]];
     if (RowSpan* span = own(i)) ++span->count;
+  }
   int first = 0;
   for (RowSpan& span : spans_) {
     span.first = first;
@@ -156,7 +175,7 @@ void ExpertsRunner::sort_rows(int num_rows) {
   for (int i = 0; i < count; ++i) {
     RowSpan* span = own(i);
     places_[i] = span == nullptr ? -1 : span->first + span->count++;
-    if (span != nullptr) tokens_[places_[i]] = i / shape_.router.num_chosen;
+    if (span != nullptr) tokens_[places_[i]] = i / chosen;
   }
 }
 

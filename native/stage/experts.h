@@ -16,15 +16,24 @@ struct ExpertsShape {
   RouterShape router;
   int num_columns;         // of an expert
   int num_shared_columns;  // of the MLP that every row goes through beside its experts; 0: there is none
-  int first_own;           // a shard may hold some of the experts
-  int num_own;
 };
+
+// Which rows of an expert are a shard's: those whose position in their sequence, modulo `num_turns`, is a bit of `turns`.
+// Where several shards hold an expert, the turns give every row to one of them, whatever other rows the step has.
+struct ExpertTurns {
+  int expert;
+  int num_turns;  // 1 to kMaxTurns
+  uint64_t turns;
+};
+
+constexpr int kMaxTurns = 64;
 
 // One layer's weights. Vectors and matrices that the model does not have are nullptr.
 struct ExpertLayer {
   const Matrix* router;  // dense [E, D]
   const float *router_bias, *selection_bias;
-  std::vector<Mlp> experts;     // its own
+  std::vector<Mlp> experts;     // those that the shard holds
+  std::vector<ExpertTurns> own;  // which these are, ascending
   Mlp shared;                   // only where there are shared columns
   const Matrix* shared_router;  // dense [1, D]: the shared MLP's weight is a sigmoid; nullptr: it is 1
 };
@@ -38,13 +47,14 @@ class ExpertsRunner {
   ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activation activation, const ExpertsShape& shape,
                 int hidden_size, int max_rows, bool exact_activations, const std::vector<const ExpertLayer*>& layers);
 
-  // out [T, D] = the sum over a row's experts. `x` has its codes if the layer needs them.
-  void run(const ExpertLayer& layer, const ActivationRows& x, float* out);
+  // out [T, D] = the sum over a row's experts, as far as they are the shard's. `x` has its codes if the layer needs them.
+  // `positions` [T] of the rows in their sequences. `counts` [E] grow by the rows that chose each expert, of all shards.
+  void run(const ExpertLayer& layer, const ActivationRows& x, const int32_t* positions, int64_t* counts, float* out);
 
  private:
   void check(const ExpertLayer& layer) const;
   void choose(const ExpertLayer& layer, const ActivationRows& x);
-  void sort_rows(int num_rows);
+  void sort_rows(const ExpertLayer& layer, int num_rows, const int32_t* positions, int64_t* counts);
   void gather(const ExpertLayer& layer, const ActivationRows& x, const ActivationRows& sorted);
   void add_shared(const ExpertLayer& layer, const ActivationRows& x, float* out);
 
@@ -60,6 +70,7 @@ class ExpertsRunner {
   Buffer<int> tokens_;             // [T k]: the row of the step that each sorted row is
   Buffer<float> values_, sums_;    // [T k, D]
   Buffer<float> shared_weights_;   // [T]
+  std::vector<int> own_of_;        // [E]: where an expert is among the layer's own ones; -1: another shard's
   std::vector<RowSpan> spans_;     // of the sorted rows, by its own expert
   std::vector<MlpRows> groups_;
 };

@@ -17,6 +17,14 @@ bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
   return matrix != nullptr && matrix->num_outputs == num_outputs && matrix->num_inputs == num_inputs;
 }
 
+bool qkv_needs_codes(const StageLayer& layer) {
+  return !is_dense(*layer.q) || !is_dense(*layer.k) || !is_dense(*layer.v);
+}
+
+bool mlp_needs_codes(const StageLayer& layer) {
+  return layer.experts != nullptr ? needs_codes(*layer.experts) : needs_codes(layer.mlp);
+}
+
 bool mlp_needs_up(const StageLayer& layer) { return layer.experts == nullptr && needs_up(layer.mlp); }
 
 std::vector<const ExpertLayer*> experts_of(const std::vector<StageLayer>& layers) {
@@ -43,6 +51,8 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   qkv_ = allocate<float>(rows * qkv_width());
   attention_ = allocate<float>(rows * out_width());
   delta_ = allocate<float>(rows * shape.hidden_size);
+  for (const StageLayer& layer : layers_)
+    expert_rows_.emplace_back(layer.experts == nullptr ? 0 : shape.experts->router.num_experts);
   const std::vector<const ExpertLayer*> experts = experts_of(layers_);
   if (experts.size() < layers_.size())
     mlps_ = std::make_unique<MlpRunner>(
@@ -60,7 +70,10 @@ void Stage::check(const StageLayer& layer) const {
     check_mlp(layer.mlp, hidden, shape_.intermediate_size);
   }
   require(layer.experts == nullptr || shape_.experts.has_value(), "a layer has experts and the stage none");
-  require((layer.attn_norm == nullptr) == (layer.mlp_norm == nullptr), "a layer has both of its norms or neither");
+  require(shape_.is_parallel || (layer.attn_norm == nullptr) == (layer.mlp_norm == nullptr),
+          "a layer has both of its norms or neither");
+  require(!shape_.is_parallel || (layer.post_attn_norm == nullptr && layer.post_mlp_norm == nullptr),
+          "a parallel layer has no norms behind its halves");
   require((layer.q_norm == nullptr) == (layer.k_norm == nullptr), "q and k must both have a norm or neither");
   require((layer.attention == nullptr) == (shape_.num_heads == 0), "a layer with heads needs attention");
   if (shape_.num_heads == 0) return;
@@ -72,7 +85,8 @@ void Stage::check(const StageLayer& layer) const {
           "attention must have the stage's heads");
 }
 
-ActivationRows Stage::norm_rows(const float* x, const int* rows, int num_rows, const float* weight, bool has_codes) {
+ActivationRows Stage::norm_rows(const float* x, const int* rows, int num_rows, const float* weight, const float* bias,
+                                bool has_codes) {
   const int width = shape_.hidden_size;
   const ActivationRows normed = codes_.of(normed_.get(), num_rows, width);
   each_rows(*pool_, num_rows, width, [&](int row) {
@@ -81,26 +95,69 @@ ActivationRows Stage::norm_rows(const float* x, const int* rows, int num_rows, c
     if (weight == nullptr) {
       std::copy_n(from, width, to);
     } else {
-      isa_.layers->norm(from, weight, shape_.norm_epsilon, width, to);
+      norm(from, weight, bias, width, to);
     }
     if (has_codes) isa_.gemm->quantize(normed, row, 1);
   });
   return normed;
 }
 
+void Stage::norm(const float* x, const float* weight, const float* bias, int width, float* to) const {
+  if (shape_.centers_norms) return isa_.layers->center(x, weight, bias, shape_.norm_epsilon, width, to);
+  isa_.layers->norm(x, weight, shape_.norm_epsilon, width, to);
+}
+
 void Stage::run(float* x, StepMetadata& step, const SumOverShards& sum) {
   require(step.num_tokens() <= shape_.max_rows, "the step has more rows than the stage was made for");
-  for (const StageLayer& layer : layers_) {
-    attend(layer, x, step, sum);
-    feed_forward(layer, x, step.num_tokens(), sum);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (shape_.is_parallel) {
+      run_parallel(i, x, step, sum);
+      continue;
+    }
+    attend(layers_[i], x, step, sum);
+    feed_forward(i, x, step, sum);
   }
 }
 
+// The MLP goes first: attention's norm is not needed any more when the MLP has another, and attention's projection is
+// added to what the MLP has stored.
+void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOverShards& sum) {
+  const StageLayer& layer = layers_[index];
+  const int num_rows = step.num_tokens();
+  const bool has_heads = shape_.num_heads > 0, has_mlp = layer.experts != nullptr || shape_.intermediate_size > 0;
+  const bool has_codes = (has_heads && qkv_needs_codes(layer)) || (has_mlp && mlp_needs_codes(layer));
+  ActivationRows rows = norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, has_codes);
+  if (has_heads) attend_rows(layer, rows, step);
+  if (layer.mlp_norm != nullptr)
+    rows = norm_rows(x, nullptr, num_rows, layer.mlp_norm, layer.mlp_norm_bias, has_codes);
+  Mlp mlp = layer.mlp;
+  mlp.down_bias = nullptr;  // is added to the sum
+  const MlpRows all{&mlp, {0, num_rows}};
+  if (layer.experts != nullptr) {
+    experts_->run(*layer.experts, rows, step.view().positions, expert_rows_[index].data(), delta_.get());
+  } else if (has_mlp) {
+    mlps_->run(rows, &all, 1, Finish::kStore, delta_.get());
+  } else {
+    std::fill_n(delta_.get(), int64_t(num_rows) * shape_.hidden_size, 0.0f);
+  }
+  if (has_heads) project(layer, num_rows, Finish::kAdd, nullptr, delta_.get());
+  if (sum) sum(delta_.get(), num_rows);
+  add_rows(layer.o_bias, layer.mlp.down_bias, nullptr, num_rows, x);
+}
+
 void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum) {
-  const int num_rows = step.num_tokens(), width = qkv_width(), kv_width = shape_.num_kv_heads * shape_.head_dim;
+  const int num_rows = step.num_tokens();
   if (shape_.num_heads == 0) return add_sum_of_others(layer.o_bias, layer.post_attn_norm, num_rows, x, sum);
-  const bool has_codes = !is_dense(*layer.q) || !is_dense(*layer.k) || !is_dense(*layer.v);
-  const ActivationRows rows = norm_rows(x, nullptr, num_rows, layer.attn_norm, has_codes);
+  attend_rows(
+      layer, norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, qkv_needs_codes(layer)), step);
+  if (adds_plainly(layer.post_attn_norm, sum)) return project(layer, num_rows, Finish::kAdd, layer.o_bias, x);
+  project(layer, num_rows, Finish::kStore, nullptr, delta_.get());
+  if (sum) sum(delta_.get(), num_rows);
+  add_rows(layer.o_bias, nullptr, layer.post_attn_norm, num_rows, x);
+}
+
+void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, StepMetadata& step) {
+  const int num_rows = step.num_tokens(), width = qkv_width(), kv_width = shape_.num_kv_heads * shape_.head_dim;
   float* qkv = qkv_.get();
   const auto product = [&](const Matrix* matrix, const float* bias, int column) {
     return Product{matrix,       nullptr,           bias,         nullptr, Finish::kStore,
@@ -111,10 +168,6 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
   run_products(*pool_, *isa_.gemm, rows, products, 3);
   if (layer.q_norm != nullptr) norm_heads(layer, num_rows);
   layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, out_width()});
-  if (adds_plainly(layer.post_attn_norm, sum)) return project(layer, num_rows, Finish::kAdd, layer.o_bias, x);
-  project(layer, num_rows, Finish::kStore, nullptr, delta_.get());
-  if (sum) sum(delta_.get(), num_rows);
-  add_rows(layer.o_bias, layer.post_attn_norm, num_rows, x);
 }
 
 // The product of attention's result with `o`.
@@ -133,24 +186,29 @@ void Stage::norm_heads(const StageLayer& layer, int num_rows) {
     float* at = qkv_.get() + int64_t(row) * qkv_width();
     if (shape_.joins_qk_norm) {
       const int kv_width = shape_.num_kv_heads * dim;
-      isa_.layers->norm(at, layer.q_norm, shape_.norm_epsilon, out_width(), at);
-      isa_.layers->norm(at + out_width(), layer.k_norm, shape_.norm_epsilon, kv_width, at + out_width());
+      norm(at, layer.q_norm, nullptr, out_width(), at);
+      norm(at + out_width(), layer.k_norm, nullptr, kv_width, at + out_width());
       return;
     }
-    for (int head = 0; head < heads; ++head, at += dim)
-      isa_.layers->norm(at, head < shape_.num_heads ? layer.q_norm : layer.k_norm, shape_.norm_epsilon, dim, at);
+    const int step = shape_.parts_qk_norm ? dim : 0;
+    for (int head = 0; head < heads; ++head, at += dim) {
+      const int of_k = head - shape_.num_heads;
+      norm(at, of_k < 0 ? layer.q_norm + head * step : layer.k_norm + of_k * step, nullptr, dim, at);
+    }
   });
 }
 
-void Stage::feed_forward(const StageLayer& layer, float* x, int num_rows, const SumOverShards& sum) {
+void Stage::feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum) {
+  const StageLayer& layer = layers_[index];
+  const int num_rows = step.num_tokens();
   if (layer.experts == nullptr && shape_.intermediate_size == 0)
     return add_sum_of_others(layer.mlp.down_bias, layer.post_mlp_norm, num_rows, x, sum);
-  const bool takes_codes = layer.experts != nullptr ? needs_codes(*layer.experts) : needs_codes(layer.mlp);
-  const ActivationRows rows = norm_rows(x, nullptr, num_rows, layer.mlp_norm, takes_codes);
+  const ActivationRows rows =
+      norm_rows(x, nullptr, num_rows, layer.mlp_norm, layer.mlp_norm_bias, mlp_needs_codes(layer));
   Mlp mlp = layer.mlp;
   const MlpRows all{&mlp, {0, num_rows}};
   if (layer.experts != nullptr) {
-    experts_->run(*layer.experts, rows, delta_.get());
+    experts_->run(*layer.experts, rows, step.view().positions, expert_rows_[index].data(), delta_.get());
   } else if (adds_plainly(layer.post_mlp_norm, sum)) {
     return mlps_->run(rows, &all, 1, Finish::kAdd, x);
   } else {
@@ -158,23 +216,24 @@ void Stage::feed_forward(const StageLayer& layer, float* x, int num_rows, const 
     mlps_->run(rows, &all, 1, Finish::kStore, delta_.get());
   }
   if (sum) sum(delta_.get(), num_rows);
-  add_rows(layer.mlp.down_bias, layer.post_mlp_norm, num_rows, x);
+  add_rows(layer.mlp.down_bias, nullptr, layer.post_mlp_norm, num_rows, x);
 }
 
 void Stage::add_sum_of_others(const float* bias, const float* post_norm, int num_rows, float* x,
                               const SumOverShards& sum) {
   std::fill_n(delta_.get(), int64_t(num_rows) * shape_.hidden_size, 0.0f);
   sum(delta_.get(), num_rows);
-  add_rows(bias, post_norm, num_rows, x);
+  add_rows(bias, nullptr, post_norm, num_rows, x);
 }
 
-// The delta with its bias, norm and scale, added to the residual stream. The bias belongs to the whole sum, once.
-void Stage::add_rows(const float* bias, const float* post_norm, int num_rows, float* x) {
+// The delta with its biases, norm and scale, added to the residual stream. Biases belong to the whole sum, once.
+void Stage::add_rows(const float* bias, const float* more_bias, const float* post_norm, int num_rows, float* x) {
   const int width = shape_.hidden_size;
   each_rows(*pool_, num_rows, width, [&](int row) {
     float *to = x + int64_t(row) * width, *delta = delta_.get() + int64_t(row) * width;
     if (bias != nullptr) isa_.layers->add(bias, nullptr, width, delta);
-    if (post_norm != nullptr) isa_.layers->norm(delta, post_norm, shape_.norm_epsilon, width, delta);
+    if (more_bias != nullptr) isa_.layers->add(more_bias, nullptr, width, delta);
+    if (post_norm != nullptr) norm(delta, post_norm, nullptr, width, delta);
     isa_.layers->add_scaled(delta, shape_.residual_scale, width, to);
   });
 }
@@ -182,9 +241,10 @@ void Stage::add_rows(const float* bias, const float* post_norm, int num_rows, fl
 void Stage::logits(const float* x, const int* rows, int num_rows, const StageHead& head, float* out) {
   require(num_rows <= shape_.max_rows, "more rows than the stage was made for");
   require(head.matrix->num_inputs == shape_.hidden_size, "the head must be [vocabulary, hidden size]");
-  const ActivationRows normed = norm_rows(x, rows, num_rows, head.norm, !is_dense(*head.matrix));
+  const ActivationRows normed =
+      norm_rows(x, rows, num_rows, head.norm, head.norm_bias, !is_dense(*head.matrix));
   const int width = head.matrix->num_outputs;
-  const Product product{head.matrix,       nullptr, nullptr, nullptr,      Finish::kStore,
+  const Product product{head.matrix,       nullptr, head.bias, nullptr,    Finish::kStore,
                         shape_.activation, out,     width,   {0, num_rows}};
   run_products(*pool_, *isa_.gemm, normed, &product, 1);
   if (head.softcap <= 0.0f && head.scale == 1.0f) return;

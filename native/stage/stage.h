@@ -31,6 +31,9 @@ struct StageShape {
   Activation activation;
   bool exact_activations;
   bool joins_qk_norm;  // the norms of queries and keys are over all heads at once
+  bool parts_qk_norm;  // every query head and key head has a norm's weights of its own
+  bool centers_norms;  // norms subtract the mean
+  bool is_parallel;    // attention and MLP read the same rows
   std::optional<ExpertsShape> experts;  // of layers that have some
 };
 
@@ -39,6 +42,7 @@ struct StageLayer {
   const AttentionLayer* attention;
   const Matrix *q, *k, *v, *o;
   const float *attn_norm, *mlp_norm, *q_norm, *k_norm, *post_attn_norm, *post_mlp_norm;
+  const float *attn_norm_bias, *mlp_norm_bias;
   const float *q_bias, *k_bias, *v_bias, *o_bias;
   Mlp mlp;
   std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
@@ -46,8 +50,9 @@ struct StageLayer {
 
 // The end of a model.
 struct StageHead {
-  const float* norm;
+  const float *norm, *norm_bias;
   const Matrix* matrix;
+  const float* bias;
   float scale;    // on the logits
   float softcap;  // after it; 0: none
 };
@@ -63,21 +68,29 @@ class Stage {
   const StageShape& shape() const { return shape_; }
   // All layers, in place. `x` [T, D]. `sum` is empty where the stage is not sharded.
   void run(float* x, StepMetadata& step, const SumOverShards& sum);
+  // Rows that chose each expert [E] of a layer so far, whichever shard has it; empty where a layer has none.
+  const std::vector<int64_t>& expert_rows(int layer) const { return expert_rows_.at(layer); }
   // The logits [R, vocabulary] of R rows of `x` [T, D], of which there are at most `max_rows`.
   void logits(const float* x, const int* rows, int num_rows, const StageHead& head, float* out);
 
  private:
   void check(const StageLayer& layer) const;
   void attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
+  // A parallel layer: both halves of it, and one sum over the shards.
+  void run_parallel(size_t index, float* x, StepMetadata& step, const SumOverShards& sum);
+  // Attention's result, from the norm of the layer's rows.
+  void attend_rows(const StageLayer& layer, const ActivationRows& rows, StepMetadata& step);
   void project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out);
-  void feed_forward(const StageLayer& layer, float* x, int num_rows, const SumOverShards& sum);
+  void feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum);
   void norm_heads(const StageLayer& layer, int num_rows);
   // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them. Without a
   // weight there is no norm.
-  ActivationRows norm_rows(const float* x, const int* rows, int num_rows, const float* weight, bool has_codes);
+  ActivationRows norm_rows(const float* x, const int* rows, int num_rows, const float* weight, const float* bias,
+                           bool has_codes);
+  void norm(const float* x, const float* weight, const float* bias, int width, float* to) const;
   // Of a shard without heads or columns, which adds nothing to the sum.
   void add_sum_of_others(const float* bias, const float* post_norm, int num_rows, float* x, const SumOverShards& sum);
-  void add_rows(const float* bias, const float* post_norm, int num_rows, float* x);
+  void add_rows(const float* bias, const float* more_bias, const float* post_norm, int num_rows, float* x);
   int qkv_width() const { return (shape_.num_heads + 2 * shape_.num_kv_heads) * shape_.head_dim; }
   // Whether a half of a layer adds its product to the residual stream as it is.
   bool adds_plainly(const float* post_norm, const SumOverShards& sum) const {
@@ -92,6 +105,7 @@ class Stage {
   RowCodes codes_;
   std::unique_ptr<MlpRunner> mlps_;
   std::unique_ptr<ExpertsRunner> experts_;
+  std::vector<std::vector<int64_t>> expert_rows_;  // by layer
   Buffer<float> normed_, qkv_, attention_, delta_;
 };
 

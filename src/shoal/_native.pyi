@@ -165,7 +165,9 @@ class StageLayer:
         matrices: dict[str, Matrix],
         vectors: dict[str, npt.NDArray[np.float32]],
         attention: AttentionLayer | None,
-    ) -> None: ...
+        experts: Sequence[tuple[int, int, int, int]] = (),
+    ) -> None:
+        """`experts`: spans of those that it holds, as `shoal.protocol.stage_config.ExpertSpan` has them."""
 
 class ExpertsShape:
     """What all layers with experts have in common. Raises ValueError for what cannot be."""
@@ -183,8 +185,6 @@ class ExpertsShape:
         num_groups: int,
         num_chosen_groups: int,
         num_group_scores: int,
-        first_own: int,
-        num_own: int,
     ) -> None: ...
 
 class Stage:
@@ -204,10 +204,16 @@ class Stage:
         activation: str,
         exact_activations: bool,
         joins_qk_norm: bool,
+        parts_qk_norm: bool,
+        centers_norms: bool,
+        is_parallel: bool,
         layers: Sequence[StageLayer],
         experts: ExpertsShape | None = None,
         isa: str = "",
     ) -> None: ...
+    def expert_rows(self, layer: int) -> list[int]:
+        """Rows that chose each expert of a layer so far, whichever shard has it; none where it has no experts."""
+
     def run(
         self,
         x: npt.NDArray[np.float32],
@@ -219,7 +225,9 @@ class Stage:
         x: npt.NDArray[np.float32],
         rows: npt.NDArray[np.int32],
         norm: npt.NDArray[np.float32],
+        norm_bias: npt.NDArray[np.float32] | None,
         head: Matrix,
+        bias: npt.NDArray[np.float32] | None,
         scale: float,
         softcap: float,
         out: npt.NDArray[np.float32],

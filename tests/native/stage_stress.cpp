@@ -24,8 +24,9 @@ constexpr int kHidden = 84, kHeads = 6, kKvHeads = 2, kDim = 22, kColumns = 75, 
 constexpr int kBlockTokens = 16, kTableWidth = 24, kMaxContext = kBlockTokens * kTableWidth, kMaxRows = 330;
 constexpr int kPrompts[] = {300, 1, 23};
 constexpr int kExperts = 12, kChosen = 3, kExpertColumns = 41, kSharedColumns = 53;
-// The shard holds some of the experts.
-constexpr ExpertsShape kExpertsShape{{kExperts, kChosen, 4, 3, 2, true, true, 1.25f}, kExpertColumns, kSharedColumns, 1, 9};
+// The shard holds some of the experts, and takes turns with others at one.
+constexpr int kFirstOwn = 1, kNumOwn = 9;
+constexpr ExpertsShape kExpertsShape{{kExperts, kChosen, 4, 3, 2, true, true, 1.25f}, kExpertColumns, kSharedColumns};
 
 const Matrix& form_of(const char* name) {
   return std::find_if(std::begin(kForms), std::end(kForms), [&](const Form& form) {
@@ -56,7 +57,7 @@ struct Weights {
         shared_gate(form_of("Q4_K"), kSharedColumns, kHidden, random),
         shared_up(form_of("fp16"), kSharedColumns, kHidden, random),
         shared_down(form_of("Q6_K"), kHidden, kSharedColumns, random) {
-    for (int i = 0; i < kExpertsShape.num_own; ++i) {
+    for (int i = 0; i < kNumOwn; ++i) {
       expert_in.emplace_back(form_of("MXFP4"), kExpertColumns, kHidden, random);
       expert_out.emplace_back(form_of("4 bits, fp32"), kHidden, kExpertColumns, random);
     }
@@ -64,26 +65,30 @@ struct Weights {
     for (std::vector<float>* each : {&cos, &sin}) *each = vector_of(kMaxContext * kDim / 2, 1.0f, random);
   }
 
-  StageLayer layer(const AttentionLayer& attention, bool has_more) const {
+  StageLayer layer(const AttentionLayer& attention, bool has_more, bool is_parallel) const {
     StageLayer layer{};
     layer.attention = &attention;
     layer.q = &q.matrix, layer.k = &k.matrix, layer.v = &v.matrix, layer.o = &o.matrix;
     layer.mlp.gate = &gate.matrix, layer.mlp.up = has_more ? &narrow_up.matrix : &up.matrix;
     layer.mlp.down = &down.matrix;
     layer.attn_norm = layer.mlp_norm = norm.data();
-    if (!has_more) return layer;
+    if (!has_more || is_parallel) layer.attn_norm_bias = bias.data();
+    if (is_parallel) layer.mlp_norm = nullptr, layer.mlp.gate = nullptr, layer.o_bias = bias.data();
+    if (!has_more || is_parallel) return layer;
     layer.q_norm = layer.k_norm = layer.post_attn_norm = layer.post_mlp_norm = wide_norm.data();
     layer.q_bias = layer.k_bias = layer.v_bias = layer.o_bias = bias.data();
     layer.mlp.gate_bias = layer.mlp.up_bias = layer.mlp.down_bias = bias.data();
     return layer;
   }
 
-  StageLayer layer_of_experts(const AttentionLayer& attention) const {
-    StageLayer layer = this->layer(attention, false);
-    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), {}, {}, &shared_router.matrix};
-    for (int i = 0; i < kExpertsShape.num_own; ++i)
+  StageLayer layer_of_experts(const AttentionLayer& attention, bool is_parallel) const {
+    StageLayer layer = this->layer(attention, false, is_parallel);
+    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), {}, {}, {}, &shared_router.matrix};
+    for (int i = 0; i < kNumOwn; ++i) {
       experts.experts.push_back({&expert_in[i].matrix, &expert_in[(i + 1) % expert_in.size()].matrix,
                                  &expert_out[i].matrix, bias.data(), nullptr, bias.data()});
+      experts.own.push_back({kFirstOwn + i, i == 2 ? 3 : 1, i == 2 ? 5u : 1u});
+    }
     experts.shared = {&shared_gate.matrix, &shared_up.matrix, &shared_down.matrix, nullptr, nullptr, nullptr};
     layer.experts = std::make_shared<const ExpertLayer>(std::move(experts));
     return layer;
@@ -97,7 +102,7 @@ struct Weights {
 
 struct Setting {
   int num_threads;
-  bool is_exact, has_more, is_sharded;
+  bool is_exact, has_more, is_sharded, is_parallel;
   KvType kv_type;
 };
 
@@ -126,10 +131,12 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
                        weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr};
   const AttentionLayer attention(pool, view, limits, *isa.attention);
   const StageShape shape{kHidden,  kHeads, kKvHeads,          kDim,             kColumns,
-                         kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact, false, kExpertsShape};
+                         kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact,
+                         false,    false,  !setting.has_more || setting.is_parallel, setting.is_parallel, kExpertsShape};
   Stage stage(pool, isa, shape,
-              {weights.layer(attention, setting.has_more),
-               setting.has_more ? weights.layer_of_experts(attention) : weights.layer(attention, false)});
+              {weights.layer(attention, setting.has_more, setting.is_parallel),
+               setting.has_more ? weights.layer_of_experts(attention, setting.is_parallel)
+                                : weights.layer(attention, false, setting.is_parallel)});
   const SumOverShards sum = setting.is_sharded ? SumOverShards([](float* values, int rows) {
     for (int i = 0; i < rows * kHidden; ++i) values[i] *= 1.5f;
   }) : SumOverShards();
@@ -143,7 +150,7 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
     stage.run(x.data(), step, sum);
     const int rows[] = {step.num_tokens() - 1, 0};
     std::vector<float> logits(2 * kVocabulary);
-    stage.logits(x.data(), rows, 2, {weights.norm.data(), &weights.head.matrix, 0.5f, 3.0f}, logits.data());
+    stage.logits(x.data(), rows, 2, {weights.norm.data(), weights.bias.data(), &weights.head.matrix, nullptr, 0.5f, 3.0f}, logits.data());
     for (const std::vector<float>* each : {&x, &logits})
       for (const float value : *each) {
         if (!std::isfinite(value)) std::printf("%s: a value is no number\n", isa.name), std::exit(1);
@@ -162,11 +169,12 @@ int main() {
   const Weights weights(random);
   for (const bool has_more : {false, true})
     for (const bool is_exact : {false, true}) {
+      const bool is_parallel = has_more != is_exact;
       const KvType kv_type = is_exact ? KvType::kFloat : KvType::kHalf;
-      const uint64_t expected = run(supported_isas().back(), weights, {1, is_exact, has_more, is_exact, kv_type});
+      const uint64_t expected = run(supported_isas().back(), weights, {1, is_exact, has_more, is_exact, is_parallel, kv_type});
       for (const Isa& isa : supported_isas())
         for (const int num_threads : {1, 4})
-          if (run(isa, weights, {num_threads, is_exact, has_more, is_exact, kv_type}) != expected) {
+          if (run(isa, weights, {num_threads, is_exact, has_more, is_exact, is_parallel, kv_type}) != expected) {
             std::printf("%s with %d threads has other bits than the baseline\n", isa.name, num_threads);
             return 1;
           }

@@ -25,7 +25,7 @@ from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
-from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.stage_config import ShardPart, StageConfig
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
 from tests.numerics.thread_group import ThreadGroup, thread_groups
@@ -35,6 +35,7 @@ THREADS = 1
 """Of every stage in the test process: ONNX Runtime's pool is one a process and is made once. A native stage has its own
 threads, and may have more."""
 GREEDY = Sampling(temperature=0.0)
+DEFAULT_FORM = ForcedForm()
 
 
 class ProcessesSteps(Protocol):
@@ -105,6 +106,7 @@ def make_executor(
     *,
     cuts: Sequence[int] = (),
     shares: Sequence[int] = (1,),
+    expert_shares: Sequence[int] | None = None,
     precision: Precision = "fp32",
     native: bool | None = None,
     max_context: int = 256,
@@ -112,16 +114,13 @@ def make_executor(
     threads: int = THREADS,
     isa: str = "",
 ) -> PipelineExecutor:
-    """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares."""
+    """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares, and
+    with whole experts dealt out by `expert_shares`."""
     bounds = (0, *cuts, source.config.num_layers)
-    whole = StageConfig(
-        first_layer=0,
-        last_layer=source.config.num_layers,
+    whole = replace(
+        stage_config(source),
         precision=precision,
         threads=threads,
-        num_blocks=128,
-        block_size=16,
-        max_step_tokens=128,
         max_context=max_context,
         exact_activations=exact_activations,
     )
@@ -129,11 +128,28 @@ def make_executor(
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
     if len(shares) == 1:
         return PipelineExecutor([Stage(source, span, form=form) for span in spans])
-    return PipelineExecutor([_sharded(source, span, form, shares) for span in spans])
+    parts = shard_parts(shard_atoms(source.config), shares, expert_shares=expert_shares)
+    return PipelineExecutor([make_group(source, span, parts, form) for span in spans])
 
 
-def _sharded(source: WeightSource, config: StageConfig, form: ForcedForm, shares: Sequence[int]) -> ShardedStage:
-    parts = shard_parts(shard_atoms(source.config), shares)
+def stage_config(source: WeightSource) -> StageConfig:
+    """All layers in fp32, with room for some short texts."""
+    return StageConfig(
+        first_layer=0,
+        last_layer=source.config.num_layers,
+        precision="fp32",
+        threads=THREADS,
+        num_blocks=128,
+        block_size=16,
+        max_step_tokens=128,
+        max_context=256,
+    )
+
+
+def make_group(
+    source: WeightSource, config: StageConfig, parts: Sequence[ShardPart], form: ForcedForm = DEFAULT_FORM
+) -> ShardedStage:
+    """The shards of a stage with these parts."""
     groups = thread_groups(len(parts))
     stages = [
         Stage(source, replace(config, part=part), group=group, form=form)

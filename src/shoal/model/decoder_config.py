@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shoal.protocol.stage_config import ExpertSpan, LayerExperts
+
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu"]
 """Of the MLP's gate. `gelu_tanh` is the approximation by a hyperbolic tangent, `relu2` is ReLU squared, and
 `clamped_swiglu` is how gpt-oss joins gate and up: native/layers/functions.h."""
@@ -62,11 +64,26 @@ class ExpertsConfig:
     """whether the shared MLP's weight is a sigmoid of the token, else 1"""
     dense_layers: tuple[int, ...] = ()
     """layers that have a plain MLP in the place of experts"""
+    held: tuple[LayerExperts, ...] = ()
+    """those that a shard holds, see `protocol.stage_config.ShardPart`; empty: all"""
 
-    @property
-    def active_columns(self) -> int:
-        """Columns that a token goes through."""
-        return self.num_chosen * self.columns + self.shared_columns
+    def held_in(self, layer: int) -> LayerExperts:
+        """Experts of a layer that are held here: all, or some of them whole."""
+        if not self.held:
+            return (ExpertSpan(0, self.num_experts),)
+        return self.held[0] if len(self.held) == 1 else self.held[layer]
+
+    def numbers_in(self, layer: int) -> list[int]:
+        """The same by their numbers, ascending."""
+        return [expert for span in self.held_in(layer) for expert in range(span.first, span.last)]
+
+    def row_share(self, layer: int) -> float:
+        """The part of a layer's rows that the experts held here compute, where all experts have as many rows."""
+        return sum(span.row_share for span in self.held_in(layer)) / self.num_experts
+
+    def active_columns(self, layer: int) -> float:
+        """Columns that a token goes through in a layer, on average where only some experts are held here."""
+        return self.num_chosen * self.columns * self.row_share(layer) + self.shared_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +118,22 @@ class DecoderConfig:
     """RMS norm of every query and key head before the rotary embedding (Qwen3, Gemma 3)"""
     joins_qk_norm: bool = False
     """whether these norms are over all query heads, and all key heads, at once (OLMo)"""
+    parts_qk_norm: bool = False
+    """whether these norms have weights of their own for every head (Command R+, StableLM 2)"""
+    centers_norms: bool = False
+    """whether all norms are LayerNorms, which subtract the mean, in the place of RMS norms"""
+    norm_bias: bool = False
+    """of the norms before attention, the MLP and the head"""
     pre_norms: bool = True
     """norms before attention and before the MLP"""
     post_norms: bool = False
     """norms after attention and after the MLP, before each residual sum (Gemma 3)"""
+    is_parallel: bool = False
+    """whether attention and MLP read the same residual stream, to which both are added at once (GPT-NeoX)"""
+    shares_norm: bool = False
+    """of a parallel layer: whether its MLP reads attention's norm and has none of its own (Command R, Phi)"""
+    gated_mlp: bool = True
+    """whether an MLP is down(activation(gate) * up); else down(activation(up))"""
     activation: Activation = "silu"
     embedding_scale: float = 1.0
     attention_scale: float
@@ -118,6 +147,10 @@ class DecoderConfig:
     """the same on the logits"""
     residual_scale: float = 1.0
     """factor on what attention and MLP add to the residual stream (Granite)"""
+    head_bias: bool = False
+    """on the logits (Phi)"""
+    learned_positions: bool = False
+    """whether a vector of each position, of which there are `max_context`, is added to the embedding (GPT-2)"""
     logits_scale: float = 1.0
     """factor on the logits, before their soft cap (Granite)"""
     no_rope_layers: tuple[int, ...] = ()
@@ -134,10 +167,10 @@ class DecoderConfig:
         """The experts of a layer; None where it has a plain MLP."""
         return None if self.experts is None or layer in self.experts.dense_layers else self.experts
 
-    def active_columns(self, layer: int) -> int:
+    def active_columns(self, layer: int) -> float:
         """MLP columns of a layer that a token goes through."""
         experts = self.layer_experts(layer)
-        return self.intermediate_size if experts is None else experts.active_columns
+        return self.intermediate_size if experts is None else experts.active_columns(layer)
 
     @property
     def share_columns(self) -> int:

@@ -1,8 +1,9 @@
 """One shard's part of a model's weights, as if it were a smaller model.
 
-Attention is cut by KV heads with the query heads that read them, the MLP by columns, embedding and head by vocabulary
-rows: matrices into which the hidden state goes by rows, matrices out of which it comes by columns. Each shard's `o` and
-`down` products are then partial sums of the whole ones. Source: Megatron-LM, arXiv 1909.08053, section 3.
+Attention is cut by KV heads with the query heads that read them, the MLP by columns (or whole experts are dealt out),
+embedding and head by vocabulary rows: matrices into which the hidden state goes by rows, matrices out of which it comes
+by columns. Each shard's `o` and `down` products are then partial sums of the whole ones.
+Source: Megatron-LM, arXiv 1909.08053, section 3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shoal.arrays import F32
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.weights import BLOCK, Packing, Precision, Range, RawRows, Weight, WeightSource
-from shoal.protocol.stage_config import ShardPart
+from shoal.protocol.stage_config import MAX_TURNS, ShardPart
 
 VOCAB_ATOM = 32
 """Vocabulary rows in a piece: a whole number of vector registers of logits on every processor (16 fp32 in AVX-512)."""
@@ -33,6 +34,7 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
         column_atom=BLOCK,
         vocab_size=config.vocab_size,
         vocab_atom=VOCAB_ATOM,
+        num_experts=config.experts.num_experts if config.experts is not None else 0,
     )
 
 
@@ -108,11 +110,12 @@ class ShardSource:
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """The shard's items of a bias, or a whole norm. See `WeightSource`.
 
-        The bias of an expert's `down` belongs to a sum over shards once: the shard with the first columns has it, the
-        others have zeros.
+        The bias of an expert's `down` belongs to a sum over shards once: where experts are cut by columns, the shard
+        with the first columns has it, the others have zeros.
         """
         values = self._source.vector(name, span=_within(self._rows(name.removesuffix("_bias")), span))
-        is_another_s = ".experts." in name and name.endswith(".down_bias") and self._part.columns[0] > 0
+        is_cut = ".experts." in name and not self._part.experts
+        is_another_s = is_cut and name.endswith(".down_bias") and self._part.columns[0] > 0
         return np.zeros_like(values) if is_another_s else values
 
     def _own_range(self, name: str, rows: Range | None, columns: Range | None) -> tuple[Range | None, Range | None]:
@@ -129,6 +132,10 @@ class ShardSource:
                 return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
             case "q":
                 return self._query_columns()
+            case "q_norm" if self._config.parts_qk_norm:
+                return self._query_columns()
+            case "k_norm" if self._config.parts_qk_norm:
+                return _times(self._part.kv_heads, self._config.head_dim)
             case "k" | "v":
                 return _times(self._part.kv_heads, self._config.head_dim)
             case _:
@@ -143,12 +150,12 @@ class ShardSource:
             case _:
                 return None
 
-    def _mlp_columns(self, name: str) -> Range:
-        """The part's columns of the MLP that a matrix belongs to."""
+    def _mlp_columns(self, name: str) -> Range | None:
+        """The part's columns of the MLP that a matrix belongs to; None: all, of an expert that is held whole."""
         config = self._source.config
         experts = config.experts
         if ".experts." in name:
-            return self._part.columns
+            return None if self._part.experts else self._part.columns
         is_shared = name.rpartition(".")[2].startswith("shared_")
         total = experts.shared_columns if experts is not None and is_shared else config.intermediate_size
         return same_share(self._part.columns, config.share_columns, total)
@@ -174,6 +181,7 @@ def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
         first, last = getattr(part, axis)
         if not 0 <= first <= last <= limit:
             raise ValueError(f"{axis} [{first}, {last}) of a shard are not within the model's {limit}")
+    _check_experts(config, part)
     num_kv_heads = part.kv_heads[1] - part.kv_heads[0]
     return replace(
         config,
@@ -187,7 +195,28 @@ def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
 
 def _shard_experts(experts: ExpertsConfig, part: ShardPart) -> ExpertsConfig:
     shared = same_share(part.columns, experts.columns, experts.shared_columns)
-    return replace(experts, columns=_length(part.columns), shared_columns=_length(shared))
+    columns = experts.columns if part.experts else _length(part.columns)
+    return replace(experts, columns=columns, shared_columns=_length(shared), held=part.experts)
+
+
+def _check_experts(config: DecoderConfig, part: ShardPart) -> None:
+    if not part.experts:
+        return
+    if config.experts is None:
+        raise ValueError("a shard holds experts of a model that has none")
+    if len(part.experts) not in (1, config.num_layers):
+        raise ValueError(f"experts of {len(part.experts)} layers, but the model has {config.num_layers}")
+    for spans in part.experts:
+        reached = 0
+        for span in spans:
+            if not reached <= span.first < span.last <= config.experts.num_experts:
+                raise ValueError(
+                    f"experts [{span.first}, {span.last}) of a shard are not {reached} or later of the "
+                    f"model's {config.experts.num_experts}"
+                )
+            if not 1 <= span.num_turns <= MAX_TURNS or not 1 <= span.turns < 1 << span.num_turns:
+                raise ValueError(f"turns {span.turns:b} of {span.num_turns} cannot be")
+            reached = span.last
 
 
 def _length(given: Range) -> int:

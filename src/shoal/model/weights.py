@@ -113,11 +113,11 @@ class RawRows:
 class WeightSource(Protocol):
     """A model file, opened lazily: nothing is read until it is asked for, and nothing is kept.
 
-    Names: `embedding`, `final_norm`, `head` (falls back to `embedding` where tied) and, for layer i,
-    `layers.i.` + `attn_norm q k v q_bias k_bias v_bias q_norm k_norm sinks o o_bias post_attn_norm mlp_norm gate
-    gate_bias up up_bias down down_bias post_mlp_norm`; in a layer with experts `router router_bias selection_bias
-    shared_gate shared_up shared_down shared_router` and, for expert e, `experts.e.` + the names of an MLP. Rows of q
-    and k are in half-split (NeoX) rotary order whatever the file's order is.
+    Names: `embedding`, `positions`, `final_norm`, `final_norm_bias`, `head` (falls back to `embedding` where tied),
+    `head_bias` and, for layer i, `layers.i.` + `attn_norm attn_norm_bias q k v q_bias k_bias v_bias q_norm k_norm sinks
+    o o_bias post_attn_norm mlp_norm mlp_norm_bias gate gate_bias up up_bias down down_bias post_mlp_norm`; in a layer
+    with experts `router router_bias selection_bias shared_gate shared_up shared_down shared_router` and, for expert e,
+    `experts.e.` + the names of an MLP. Rows of q and k are in half-split (NeoX) rotary order whatever the file's is.
     """
 
     @property

@@ -16,7 +16,7 @@ import msgspec
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)

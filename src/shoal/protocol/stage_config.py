@@ -6,10 +6,36 @@ Plain dataclasses, which travel inside messages as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Precision = Literal["auto", "fp32", "int8", "int4"]
 """of matrices; `auto` keeps that of a quantized file"""
+
+
+MAX_TURNS = 64
+"""Of the shards that hold the same expert. Source: native/stage/experts.h, bits of a word."""
+
+
+class ExpertSpan(NamedTuple):
+    """Neighboring experts that a shard holds whole, and which of their rows it computes."""
+
+    first: int
+    last: int
+    """The first expert after them."""
+    num_turns: int = 1
+    """1 to 64. More than one where several shards hold the same experts."""
+    turns: int = 1
+    """Bits: the shard computes rows whose position in their sequence is t modulo `num_turns`, where bit t is set. So
+    the shard that computes a row depends on nothing but the row."""
+
+    @property
+    def row_share(self) -> float:
+        """As many experts' rows as these have here, if all experts have as many."""
+        return (self.last - self.first) * self.turns.bit_count() / self.num_turns
+
+
+LayerExperts = tuple[ExpertSpan, ...]
+"""The experts of one layer that a shard holds, ascending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +43,16 @@ class ShardPart:
     """Which part of every matrix of a stage one shard holds, as [first, last) ranges.
 
     Embedding and head by vocabulary rows, attention by whole KV-head groups (a KV head and the query heads that
-    read it), the MLP by columns. Empty ranges are allowed for KV heads only: that shard has no attention.
+    read it), the MLP by columns. Experts are either cut by columns, as an MLP is, or dealt out whole: then `columns`
+    are those of the other MLPs. Empty ranges are allowed for KV heads, and for columns where experts are dealt out.
     """
 
     kv_heads: tuple[int, int]
     columns: tuple[int, int]
     vocabulary: tuple[int, int]
+    experts: tuple[LayerExperts, ...] = ()
+    """Experts that the shard holds whole: of each layer of the model, or once for all layers alike. Empty: the shard
+    has its columns of every expert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

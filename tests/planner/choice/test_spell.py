@@ -57,7 +57,7 @@ def spell(
         model="model",
         shape="a shape",
         precision="int8",
-        atoms=ATOMS,
+        atoms=model.atoms,
         workload=workload,
         places=places,
         blocks_of=blocks_of,

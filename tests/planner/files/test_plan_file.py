@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from shoal.core.plan.graph import (
@@ -16,7 +18,7 @@ from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.errors import ConfigError
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.files.plan_file import check_shape, read_plan, write_plan
-from shoal.protocol.stage_config import ShardPart
+from shoal.protocol.stage_config import ExpertSpan, ShardPart
 
 ATOMS = ShardAtoms(
     num_kv_heads=3,
@@ -145,3 +147,46 @@ def test_matrices_are_cut_between_blocks_only():
     assert isinstance(edited, Plan)
     with pytest.raises(ConfigError, match="MLP columns can be cut at multiples of 32 only, not at 60"):
         check_plan(edited, num_layers=6, atoms=ATOMS)
+
+
+def expert_plan(*held: tuple[ExpertSpan, ...]) -> Plan:
+    """A plan whose first stage has whole experts on its shards."""
+    plan = make_plan()
+    first, last = plan.replicas[0].stages
+    shards = [replace(one, part=replace(one.part, experts=(own,))) for one, own in zip(first.shards, held, strict=True)]
+    stages = (replace(first, shards=tuple(shards)), last)
+    return replace(plan, replicas=(replace(plan.replicas[0], stages=stages),))
+
+
+COPIED = expert_plan((ExpertSpan(0, 6), ExpertSpan(6, 7, 3, 0b110)), (ExpertSpan(6, 7, 3, 0b001), ExpertSpan(7, 8)))
+
+
+def test_whole_experts_are_written_and_checked():
+    read = read_plan(write_plan(COPIED), "plan.yaml")
+    assert read == COPIED
+    assert isinstance(read, Plan)
+    check_plan(read, num_layers=6, atoms=replace(ATOMS, num_experts=8))
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (expert_plan((ExpertSpan(0, 6),), (ExpertSpan(7, 8),)), "the rows of expert 6 are not computed by one shard"),
+        (expert_plan((ExpertSpan(0, 7),), (ExpertSpan(6, 8),)), "the rows of expert 6 are not computed by one shard"),
+        (expert_plan((ExpertSpan(0, 6),), (ExpertSpan(6, 9),)), "experts [6, 9, 1, 1] cannot be; the model has 8"),
+        (expert_plan((ExpertSpan(0, 8, 2, 1),), (ExpertSpan(0, 8, 3, 6),)), "the rows of expert 0 are not"),
+        (expert_plan((ExpertSpan(0, 8, 0, 1),), ()), "cannot be"),
+    ],
+)
+def test_experts_whose_rows_nobody_or_several_compute_are_refused(plan: Plan, says: str):
+    with pytest.raises(ConfigError) as error:
+        check_plan(plan, num_layers=6, atoms=replace(ATOMS, num_experts=8))
+    assert says in str(error.value)
+
+
+def test_the_shards_of_a_stage_agree_on_experts():
+    first, last = COPIED.replicas[0].stages
+    shards = (first.shards[0], replace(first.shards[1], part=replace(first.shards[1].part, experts=())))
+    plan = replace(COPIED, replicas=(replace(COPIED.replicas[0], stages=(replace(first, shards=shards), last)),))
+    with pytest.raises(ConfigError, match="all shards say their experts"):
+        check_plan(plan, num_layers=6, atoms=replace(ATOMS, num_experts=8))

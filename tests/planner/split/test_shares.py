@@ -1,5 +1,6 @@
 """Parts of a layer: everything owned exactly once, in pieces that can be cut off, within the memory there is."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.errors import CapacityError, ConfigError
-from shoal.planner.split.shares import attention_notes, shard_parts
+from shoal.planner.split.shares import attention_notes, deal_experts, shard_parts
+from shoal.protocol.stage_config import ExpertSpan
 
 SMOLLM2 = ShardAtoms(
     num_kv_heads=3, kv_heads_per_atom=1, intermediate_size=1536, column_atom=32, vocab_size=49152, vocab_atom=32
@@ -113,3 +115,35 @@ def test_memory_for_less_than_everything_is_refused():
     with pytest.raises(CapacityError):
         shard_parts(SMOLLM2, (1, 1), column_caps=(1000, 500))
     assert sizes(shard_parts(SMOLLM2, (1, 1), column_caps=(500, 1536)), "columns") == [480, 1056]
+
+
+MIXTRAL = replace(SMOLLM2, num_experts=8)
+
+
+def test_whole_experts_have_shares_of_their_own():
+    parts = shard_parts(MIXTRAL, (2, 1), expert_shares=(3, 1))
+    assert [part.experts for part in parts] == [((ExpertSpan(0, 6),),), ((ExpertSpan(6, 8),),)]
+    assert sizes(parts, "columns") == [1024, 512]
+
+
+@given(st.integers(1, 300), st.lists(st.integers(1, 50), min_size=1, max_size=16))
+def test_every_expert_is_dealt_once(num_experts, shares):
+    assume(len(shares) <= num_experts)
+    spans = [span for (span,) in deal_experts(replace(SMOLLM2, num_experts=num_experts), shares)]
+    assert [span.first for span in spans] == [0, *(span.last for span in spans[:-1])]
+    assert spans[-1].last == num_experts
+    assert all(span.last > span.first for span in spans)
+
+
+def test_experts_that_cannot_be_dealt_out():
+    with pytest.raises(ConfigError, match="this model has no experts to deal out with ep; give tp"):
+        shard_parts(SMOLLM2, (1, 1), expert_shares=(1, 1))
+    with pytest.raises(ConfigError, match=r"9 shards are more .* 8 experts, .* give at most ep=8"):
+        shard_parts(MIXTRAL, (1,) * 9, expert_shares=(1,) * 9)
+
+
+def test_narrow_experts_can_be_dealt_out_where_columns_cannot():
+    narrow = replace(MIXTRAL, intermediate_size=64)
+    parts = shard_parts(narrow, (1, 1, 1), expert_shares=(1, 1, 1))
+    assert sizes(parts, "columns") == [32, 32, 0]
+    check_owned_once(narrow, parts)

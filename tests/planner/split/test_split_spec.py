@@ -25,6 +25,16 @@ from shoal.planner.split.split_spec import SplitSpec, parse_split
         ("tp=7:7", SplitSpec(shares=(1, 1)), "tp=2"),
         ("tp = 2 : 1 , pp=2, dp=3", SplitSpec(num_replicas=3, num_stages=2, shares=(2, 1)), "dp=3,pp=2,tp=2:1"),
         ("tp=16", SplitSpec(shares=(1,) * 16), "tp=16"),
+        ("ep=2", SplitSpec(shares=(1, 1), expert_shares=(1, 1)), "ep=2"),
+        ("ep=6:2", SplitSpec(shares=(3, 1), expert_shares=(3, 1)), "ep=3:1"),
+        ("tp=2,ep=3:1", SplitSpec(shares=(1, 1), expert_shares=(3, 1)), "tp=2,ep=3:1"),
+        ("ep=2,tp=2:1", SplitSpec(shares=(2, 1), expert_shares=(1, 1)), "tp=2:1,ep=2"),
+        (
+            "dp=2,pp=2,ep=3",
+            SplitSpec(num_replicas=2, num_stages=2, shares=(1,) * 3, expert_shares=(1,) * 3),
+            "dp=2,pp=2,ep=3",
+        ),
+        ("ep=1", SplitSpec(), "1"),
     ],
 )
 def test_forms(text, spec, canonical):
@@ -44,6 +54,10 @@ def test_forms(text, spec, canonical):
         ("tp=3:", "'tp=3:'"),
         ("tp=0.5", "whole numbers"),
         ("tp=2,tp=2", "tp is given twice"),
+        ("tp=2,ep=3", "ep=3 deals experts to 3 shards, and tp=2 makes 2"),
+        ("tp=2,ep=1", "ep=1 deals experts to 1 shards"),
+        ("tp=1,ep=2", "tp=1 makes 1"),
+        ("ep=17", "ep=17 makes 17 shards"),
         ("qq=2", "'qq=2'"),
         ("2", "'2'"),
         ("", "cannot read ''"),

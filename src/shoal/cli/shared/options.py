@@ -30,7 +30,8 @@ Split = Annotated[
     str,
     typer.Option(
         help="How to split: auto (measure and choose), 1, tp=2, pp=2, dp=2, or several as in dp=2,tp=2; tp=3:1 gives "
-        "shares of every layer, pp=10:20 layers per stage (of an ONNX graph: shares of the time).",
+        "shares of every layer, ep=3:1 deals whole experts out to shards, pp=10:20 layers per stage (of an ONNX graph: "
+        "shares of the time).",
         metavar="SPEC",
     ),
 ]

@@ -78,7 +78,8 @@ def print_plan(plan: Plan) -> None:
     split = brief_split(plan.split, plan.num_workers)
     table = Table(title=f"{plan.model}  split {split}  precision {plan.precision}", title_justify="left")
     is_sharded = any(len(stage.shards) > 1 for replica in plan.replicas for stage in replica.stages)
-    parts = ("KV heads", "MLP columns", "vocabulary") if is_sharded else ()
+    has_experts = any(shard.part.experts for shard in plan.shards)
+    parts = ("KV heads", "MLP columns", *(("experts",) if has_experts else ()), "vocabulary") if is_sharded else ()
     is_mixed = len({stage.precision for replica in plan.replicas for stage in replica.stages}) > 1
     precision = ("precision",) if is_mixed else ()
     for column in ("worker", "layers", *precision, *parts, "threads", "cores", "weights", "KV at most", "process"):
@@ -88,7 +89,9 @@ def print_plan(plan: Plan) -> None:
             row.worker,
             row.layers,
             *((row.precision,) if is_mixed else ()),
-            *((row.kv_heads, row.columns, row.vocabulary) if is_sharded else ()),
+            *((row.kv_heads, row.columns) if is_sharded else ()),
+            *((row.experts,) if has_experts else ()),
+            *((row.vocabulary,) if is_sharded else ()),
             *(row.threads, row.cores, row.weights, row.kv, row.process),
         )
     print_table(table, to_stderr=True)

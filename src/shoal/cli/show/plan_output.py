@@ -125,7 +125,13 @@ def describe_candidate(candidate: Candidate) -> str:
 
 def _describe_replica(replica: Sequence[ChosenStage]) -> str:
     layers = ":".join(str(stage.last_layer - stage.first_layer) for stage in replica)
-    shards = ["1" if stage.shares is None else ":".join(map(str, stage.shares.columns)) for stage in replica]
     parts = [f"pp={layers}"] if len(replica) > 1 else []
-    parts += ["tp=" + "|".join(dict.fromkeys(shards))] if any(stage.shares for stage in replica) else []
+    shards = dict.fromkeys(_describe_group(stage) for stage in replica)
+    parts += ["|".join(shards)] if any(stage.shares for stage in replica) else []
     return ",".join(parts) or "1"
+
+
+def _describe_group(stage: ChosenStage) -> str:
+    if stage.shares is None:
+        return "1"
+    return f"{'ep' if stage.group.deals_experts else 'tp'}={':'.join(map(str, stage.shares.columns))}"

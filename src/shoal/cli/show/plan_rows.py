@@ -28,6 +28,7 @@ class PlanRow:
     precision: str
     kv_heads: str
     columns: str
+    experts: str
     vocabulary: str
     threads: str
     cores: str
@@ -88,7 +89,7 @@ def _stage_kind(stage: StagePlan) -> Hashable:
 
 def _shard_kind(shard: ShardPlan) -> Hashable:
     sizes = tuple(last - first for first, last in _spans(shard.part))
-    return sizes, shard.threads, shard.cpu_quota, shard.machine and _class_of(shard.machine)
+    return sizes, shard.part.experts, shard.threads, shard.cpu_quota, shard.machine and _class_of(shard.machine)
 
 
 def _row(workers: Sequence[_Worker]) -> PlanRow:
@@ -104,6 +105,7 @@ def _row(workers: Sequence[_Worker]) -> PlanRow:
         precision=first.stage.precision,
         kv_heads=_spans_text(kv_heads),
         columns=_spans_text(columns),
+        experts=_experts_text(first.stage, first.shard.part),
         vocabulary=_spans_text(vocabulary),
         threads=str(first.shard.threads),
         cores=_where(shards),
@@ -123,6 +125,14 @@ def _spans_text(spans: Sequence[tuple[int, int]]) -> str:
     if last <= first:
         return "none"
     return f"{first}-{last - 1}" if len({*spans}) == 1 else f"{last - first} each"
+
+
+def _experts_text(stage: StagePlan, part: ShardPart) -> str:
+    """Experts that a shard holds whole; their number in all layers where these differ, empty where experts are cut."""
+    if len(part.experts) <= 1:
+        return _numbers(number for spans in part.experts for span in spans for number in range(span.first, span.last))
+    own = part.experts[stage.first_layer : stage.last_layer]
+    return f"{sum(span.last - span.first for spans in own for span in spans)} in all"
 
 
 def _numbered(what: str, workers: Sequence[_Worker], number_of: Callable[[_Worker], int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,12 @@ class ShardAtoms:
     """rows of the embedding and of the head"""
     vocab_atom: int
     """the last one may be shorter"""
+    num_experts: int = 0
+    """of a layer, which may be dealt out whole in the place of columns; 0: there are none"""
+
+    def dealing_experts(self) -> ShardAtoms:
+        """The same where whole experts are dealt out: they take the columns' place."""
+        return replace(self, intermediate_size=self.num_experts, column_atom=1)
 
     @property
     def num_kv_atoms(self) -> int:
@@ -37,3 +43,8 @@ class ShardAtoms:
     def max_shards(self) -> int:
         """Workers that can have a piece of the MLP and of the vocabulary each."""
         return min(self.num_column_atoms, self.num_vocab_atoms)
+
+    @property
+    def max_expert_shards(self) -> int:
+        """Workers that can have an expert and a piece of the vocabulary each."""
+        return min(self.num_experts, self.num_vocab_atoms)

@@ -93,6 +93,8 @@ def plan_graph(
         WorkerLost: a worker died while it was measured, or another machine does not answer.
     """
     spec = None if config.plan_file is not None or config.split == AUTO else parse_split(config.split)
+    if spec is not None and spec.expert_shares is not None:
+        raise ConfigError(f"--split {config.split}: ep deals out the experts of language models; a graph takes tp")
     graph = graph or open_graph(Path(config.model))
     with ExitStack() as on_failure, while_reading(config.model):
         machines = machines or open_machines(config.planning.cluster)

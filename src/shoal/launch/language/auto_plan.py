@@ -27,6 +27,7 @@ from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.figures import Figures, figures_of
+from shoal.planner.speeds.speeds import ExpertRouting, Fleet
 from shoal.protocol.hidden_codec import LinkPrecision
 
 _HIDDEN_ITEM_BYTES = 4
@@ -106,7 +107,7 @@ class AutoPlanner:
         started_s = time.perf_counter()
         chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
         for link_precision in self._link_precisions:
-            over = [replace(one, fleet=over_links(one.fleet, link_precision)) for one in fleets]
+            over = [replace(one, fleet=self._fleet(one, link_precision)) for one in fleets]
             choice = choose([one.fleet for one in over], self._sizes, self._workload, self._goal, self._precisions)
             if chosen is None or pays(choice.score(self._goal), chosen[1].score(self._goal)):
                 index = next(index for index, one in enumerate(over) if one.fleet is choice.best.fleet)
@@ -151,7 +152,7 @@ class AutoPlanner:
         """
         found = extend(
             present,
-            over_links(placed.fleet, link_precision),
+            self._fleet(placed, link_precision),
             idle=idle,
             open_replicas=open_replicas,
             model=self._sizes,
@@ -162,6 +163,12 @@ class AutoPlanner:
         if found is None:
             return None
         return ExtendedPlan(replica=self._spell(found.candidate, placed).replicas[found.replica], extension=found)
+
+    def _fleet(self, placed: PlacedFleet, link_precision: LinkPrecision) -> Fleet:
+        """The machines as the model and its links use them."""
+        experts = self._model.config.experts
+        routing = experts and ExpertRouting(num_experts=experts.num_experts, num_chosen=experts.num_chosen)
+        return over_links(placed.fleet, link_precision).routed(routing)
 
     def _spell(self, candidate: Candidate, placed: PlacedFleet) -> Plan:
         return spell_plan(

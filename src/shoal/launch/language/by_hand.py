@@ -18,6 +18,7 @@ from shoal.planner.split.machine_places import place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
 from shoal.planner.split.split_spec import SplitSpec
+from shoal.protocol.stage_config import ShardPart
 
 
 def plan_by_hand(
@@ -36,7 +37,9 @@ def plan_by_hand(
         ConfigError: the model does not allow the split, or the threads make no sense.
         CapacityError: there is too little memory for one KV block.
     """
-    parts = shard_parts(model.atoms, spec.shares) if spec.num_shards > 1 else (model.whole,)
+    parts: Sequence[ShardPart] = (model.whole,)
+    if spec.num_shards > 1:
+        parts = shard_parts(model.atoms, spec.shares, expert_shares=spec.expert_shares)
     exact = config.exact_activations
     shards = [model.blocks(precision, part, exact_activations=exact) for part in parts]
     max_context = longest_context(config, model)

@@ -16,6 +16,7 @@ from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
+from shoal.protocol.stage_config import ExpertSpan
 
 _FP32_BYTES = 4
 PROCESS_BYTES = 20 << 20
@@ -63,14 +64,17 @@ def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> Layer
             first += held
         else:
             mlp += held
-    all_experts = first * experts.num_experts if experts is not None else 0
+    all_experts = first * len(experts.numbers_in(layer)) if experts is not None else 0
     return LayerBytes(attention=attention, mlp=mlp + all_experts, experts=all_experts)
 
 
 def matrix_leaves(config: DecoderConfig, layer: int) -> list[str]:
     """A layer's matrices, of its experts those of the first."""
     experts = config.layer_experts(layer)
-    one = config if experts is None else replace(config, experts=replace(experts, num_experts=1))
+    one = config
+    if experts is not None:
+        first = tuple(ExpertSpan(expert, expert + 1) for expert in experts.numbers_in(layer)[:1])
+        one = replace(config, experts=replace(experts, held=(first,)))
     return [leaf for leaf, shape in layer_shapes(one, layer).items() if len(shape) == 2]
 
 
@@ -146,4 +150,5 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
     heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
     experts = config.layer_experts(layer)
     router = 0 if experts is None else experts.num_experts
-    return 2.0 * config.hidden_size * (heads + 3 * config.active_columns(layer) + router)
+    matrices = 3 if config.gated_mlp else 2
+    return 2.0 * config.hidden_size * (heads + matrices * config.active_columns(layer) + router)

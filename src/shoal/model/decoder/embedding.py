@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import F32
-from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
+from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight, WeightSource
 
 
 class Embedding:
@@ -52,6 +52,17 @@ class Embedding:
             case BlockWeight():
                 rows_TD = _block_rows(self._matrix, rows_T)
         return rows_TD if self._scale == 1.0 else rows_TD * self._scale
+
+
+def position_rows(source: WeightSource, num_positions: int) -> F32:
+    """The vectors of learned positions, [num_positions, D], in fp32 and in memory of their own.
+
+    A longer sequence than the model has positions for cannot be asked for: its context ends there.
+    """
+    num_rows = min(num_positions, source.config.max_context)
+    weight = source.matrix("positions", "fp32", rows=(0, num_rows))
+    assert isinstance(weight, DenseWeight)
+    return np.array(weight.values_NK)
 
 
 def _block_rows(matrix: BlockWeight, rows_T: npt.NDArray[np.int32]) -> F32:

@@ -48,12 +48,15 @@ class NativeLayers:
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
+        self._num_layers = config.last_layer - config.first_layer
         self._attention = StageAttention(source, config, form)
         weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
         self._embedding = weights.embedding() if is_first else None
         self._head = weights.head() if is_last else None
         self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
+        self._norm_bias = source.vector("final_norm_bias") if is_last and decoder.norm_bias else None
+        self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
         self._x = np.empty((0, decoder.hidden_size), np.float32)
         self._stage = _native.Stage(
@@ -69,11 +72,18 @@ class NativeLayers:
             activation=decoder.activation,
             exact_activations=config.exact_activations,
             joins_qk_norm=decoder.joins_qk_norm,
+            parts_qk_norm=decoder.parts_qk_norm,
+            centers_norms=decoder.centers_norms,
+            is_parallel=decoder.is_parallel,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
             isa=form.isa,
         )
         self.weight_bytes = weights.num_bytes
+
+    def expert_rows(self) -> list[list[int]]:
+        """See `StageLayers`."""
+        return [self._stage.expert_rows(layer) for layer in range(self._num_layers)]
 
     def touch_kv(self) -> None:
         """See `StageLayers`."""
@@ -108,7 +118,8 @@ class NativeLayers:
         logits_RV = self._logits[: len(rows)]
         scale, softcap = self._decoder.logits_scale, self._decoder.final_softcap
         numbers = np.array(rows, np.int32)
-        self._stage.logits(self._x, numbers, self._final_norm, self._head, scale, softcap, logits_RV)
+        end = (self._final_norm, self._norm_bias, self._head, self._head_bias)
+        self._stage.logits(self._x, numbers, *end, scale, softcap, logits_RV)
         return logits_RV
 
     def _load_layers(
@@ -126,7 +137,9 @@ class NativeLayers:
         for layer in range(config.first_layer, config.last_layer):
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder, layer)}
             attention = cast("_native.AttentionLayer", self._attention.layers[len(layers)]) if has_heads else None
-            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention))
+            experts = self._decoder.layer_experts(layer)
+            held = () if experts is None else experts.held_in(layer)
+            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention, held))
             on_progress(1 + len(layers), num_pieces)
         return layers
 
@@ -153,6 +166,4 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
         num_groups=experts.num_groups,
         num_chosen_groups=experts.num_chosen_groups,
         num_group_scores=experts.num_group_scores,
-        first_own=0,
-        num_own=experts.num_experts,
     )

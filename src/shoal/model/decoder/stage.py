@@ -12,6 +12,7 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.core.collectives import ProcessGroup
 from shoal.model.allocator import compact_loading
+from shoal.model.decoder.embedding import position_rows
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.sampling.exchanges import group_exchange, run_exchange
 from shoal.model.decoder.sampling.sampling import sample_rows
@@ -60,6 +61,8 @@ class Stage:
         source = source if config.part is None else ShardSource(source, config.part)
         self.decoder = source.config
         """with this shard's own counts of heads, columns and vocabulary rows"""
+        adds_positions = self.decoder.learned_positions and self.is_first
+        self._positions = position_rows(source, config.num_positions) if adds_positions else None
         with compact_loading():
             self._layers = self._load(source, config, on_progress, kept, form or ForcedForm())
         self._x = np.zeros((config.max_step_tokens, self.decoder.hidden_size), np.float32)
@@ -95,6 +98,11 @@ class Stage:
         """Whether this stage owns the head and samples."""
         return self._config.last_layer == self.decoder.num_layers
 
+    def expert_rows(self) -> list[list[int]]:
+        """Of each layer, how many rows have chosen each expert so far, whichever shard holds it; none of layers without
+        experts, and nothing in the ONNX form."""
+        return self._layers.expert_rows()
+
     def touch_kv(self) -> None:
         """Take the KV cache's memory from the system now, not as steps write to it: for measuring."""
         self._layers.touch_kv()
@@ -110,6 +118,8 @@ class Stage:
         if self.is_first:
             self._layers.embed(np.frombuffer(step.token_ids, "<i4"), rows_TD)
             self._sum_over_shards(rows_TD)
+            if self._positions is not None:
+                rows_TD += self._positions[np.frombuffer(step.positions, "<i4")]
         else:
             assert x_TD is not None
             rows_TD[:] = x_TD

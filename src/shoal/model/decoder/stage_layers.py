@@ -61,6 +61,10 @@ class StageLayers(Protocol):
         """
         ...
 
+    def expert_rows(self) -> list[list[int]]:
+        """Rows that chose each expert so far, by layer; see `Stage`. Empty where nobody counts (the ONNX form)."""
+        ...
+
     def touch_kv(self) -> None:
         """Takes the KV cache's memory from the system now, not as steps write to it: for measuring."""
         ...

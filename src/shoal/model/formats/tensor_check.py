@@ -6,32 +6,13 @@ Both formats are checked alike, once, when the file is opened; what reads them l
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.formats.tensor_part import TensorPart
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorPart:
-    """Some rows of a matrix of the file, or items of a vector: where one of the graph builder's names lies."""
-
-    tensor: str
-    start: int
-    stop: int
-    heads: int = 0
-    """where positive, the rows are that many heads in interleaved rotary order"""
-    step: int = 1
-    """from one row to the next"""
-    stack: int = 0
-    """where positive, so many matrices or vectors lie in the tensor, and rows or items are counted through all"""
-
-    @property
-    def num_rows(self) -> int:
-        return len(range(self.start, self.stop, self.step))
 
 
 def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
@@ -40,20 +21,27 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
     A model of absurdly many layers costs nothing: whoever looks for its tensors stops at the first that is missing.
     """
     yield "embedding", (config.vocab_size, config.hidden_size)
+    if config.learned_positions:
+        yield "positions", (config.max_context, config.hidden_size)
     for layer in range(config.num_layers):
         for name, shape in layer_shapes(config, layer).items():
             yield f"layers.{layer}.{name}", shape
     yield "final_norm", (config.hidden_size,)
+    if config.norm_bias:
+        yield "final_norm_bias", (config.hidden_size,)
     yield "head", (config.vocab_size, config.hidden_size)
+    if config.head_bias:
+        yield "head_bias", (config.vocab_size,)
 
 
 def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
     experts = config.layer_experts(layer)
     if experts is not None:
-        return _common_shapes(config) | _expert_shapes(config.hidden_size, experts)
-    biases = ("gate", "up", "down") if config.mlp_bias else ()
-    return _common_shapes(config) | _mlp_shapes("", config.hidden_size, config.intermediate_size, biases)
+        return _common_shapes(config) | _expert_shapes(config.hidden_size, experts, layer)
+    names = ("gate", "up", "down") if config.gated_mlp else ("up", "down")
+    mlp = _mlp_shapes("", config.hidden_size, config.intermediate_size, names, has_biases=config.mlp_bias)
+    return _common_shapes(config) | mlp
 
 
 def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
@@ -66,7 +54,9 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
         "o": (hidden, q_rows),
     }
     if config.pre_norms:
-        shapes |= {"attn_norm": (hidden,), "mlp_norm": (hidden,)}
+        norms = ("attn_norm",) if config.shares_norm else ("attn_norm", "mlp_norm")
+        shapes |= dict.fromkeys(norms, (hidden,))
+        shapes |= {f"{name}_bias": (hidden,) for name in norms if config.norm_bias}
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:
@@ -74,31 +64,34 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
     if config.attention_sinks:
         shapes["sinks"] = (config.num_heads,)
     if config.qk_norm:
-        widths = (q_rows, kv_rows) if config.joins_qk_norm else (config.head_dim, config.head_dim)
+        is_wide = config.joins_qk_norm or config.parts_qk_norm
+        widths = (q_rows, kv_rows) if is_wide else (config.head_dim, config.head_dim)
         shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
     if config.post_norms:
         shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
     return shapes
 
 
-def _mlp_shapes(prefix: str, hidden: int, columns: int, biases: Collection[str]) -> dict[str, Shape]:
-    rows = {"gate": columns, "up": columns, "down": hidden}
-    inputs = {"gate": hidden, "up": hidden, "down": columns}
-    shapes: dict[str, Shape] = {f"{prefix}{name}": (rows[name], inputs[name]) for name in rows}
-    return shapes | {f"{prefix}{name}_bias": (rows[name],) for name in biases}
+def _mlp_shapes(
+    prefix: str, hidden: int, columns: int, names: Collection[str], *, has_biases: bool = False
+) -> dict[str, Shape]:
+    rows = {name: hidden if name == "down" else columns for name in names}
+    inputs = {name: columns if name == "down" else hidden for name in names}
+    shapes: dict[str, Shape] = {f"{prefix}{name}": (rows[name], inputs[name]) for name in names}
+    return shapes | {f"{prefix}{name}_bias": (rows[name],) for name in names if has_biases}
 
 
-def _expert_shapes(hidden: int, experts: ExpertsConfig) -> dict[str, Shape]:
+def _expert_shapes(hidden: int, experts: ExpertsConfig, layer: int) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"router": (experts.num_experts, hidden)}
     if experts.router_bias:
         shapes["router_bias"] = (experts.num_experts,)
     if experts.selection_bias:
         shapes["selection_bias"] = (experts.num_experts,)
-    biases = ("gate", "up", "down") if experts.biases else ()
-    for expert in range(experts.num_experts):
-        shapes |= _mlp_shapes(f"experts.{expert}.", hidden, experts.columns, biases)
+    names = ("gate", "up", "down")
+    for expert in experts.numbers_in(layer):
+        shapes |= _mlp_shapes(f"experts.{expert}.", hidden, experts.columns, names, has_biases=experts.biases)
     if experts.shared_columns:
-        shapes |= _mlp_shapes("shared_", hidden, experts.shared_columns, ())
+        shapes |= _mlp_shapes("shared_", hidden, experts.shared_columns, names)
     if experts.shared_columns and experts.shared_router:
         shapes["shared_router"] = (1, hidden)
     return shapes

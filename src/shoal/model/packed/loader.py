@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from shoal.model.formats.tensor_check import layer_shapes
@@ -18,6 +19,10 @@ from shoal.model.weights import Precision, WeightSource
 
 if TYPE_CHECKING:
     from shoal._native import Matrix, ThreadPool
+
+
+_DIGITS = 16
+"""Of the hash of a list of experts: two lists of one layer are told apart."""
 
 
 class PackedWeights:
@@ -51,9 +56,21 @@ class PackedWeights:
         """
         leaves = [leaf for leaf, shape in layer_shapes(self._source.config, layer).items() if len(shape) == 2]
         (first, last), (left, right) = self._part.kv_heads, self._part.columns
-        unit = f"layer-{layer}.heads-{first}-{last}.columns-{left}-{right}"
+        unit = f"layer-{layer}.heads-{first}-{last}.columns-{left}-{right}{self._experts_name(layer)}"
         matrices = self._load(unit, [f"layers.{layer}.{leaf}" for leaf in leaves])
         return {name.removeprefix(f"layers.{layer}."): matrix for name, matrix in matrices.items()}
+
+    def _experts_name(self, layer: int) -> str:
+        """Tells apart shards that hold different experts whole; empty where there are none of these. Which of their
+        rows they compute makes no other weights."""
+        experts = self._source.config.layer_experts(layer)
+        if experts is None or not self._part.experts:
+            return ""
+        numbers = experts.numbers_in(layer)
+        is_run = numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+        if is_run:
+            return f".experts-{numbers[0]}-{numbers[-1] + 1}" if numbers else ".experts-none"
+        return f".experts-{sha256(repr(numbers).encode()).hexdigest()[:_DIGITS]}"
 
     def embedding(self) -> Matrix:
         """The embedding's rows. Raises as `layer` does."""

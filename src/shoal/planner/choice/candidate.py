@@ -28,7 +28,7 @@ class ChosenStage:
     shares: GroupShares | None
     """Shares of a tensor group; None: a single worker."""
     fractions: tuple[tuple[float, float, float], ...]
-    """Every member's part of the KV heads, the columns and the vocabulary."""
+    """Every member's part of the KV heads, the columns (or whole experts) and the vocabulary."""
     memory_bytes: tuple[int, ...]
     """Bytes of every member: weights, and the KV of the streams that were asked for."""
 
@@ -125,6 +125,7 @@ def _place(replica: Sequence[ChosenStage]) -> PlacedReplica:
             PredictedStage(
                 num_layers=stage.last_layer - stage.first_layer,
                 precision=stage.group.precision,
+                deals_experts=stage.group.deals_experts,
                 shards=tuple(
                     PlacedShard(
                         worker_class=index, attention=heads, mlp=columns, vocabulary=rows, memory_bytes=num_bytes

@@ -91,7 +91,9 @@ class _FleetSearch:
     """The searches on one fleet of workers."""
 
     def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[Precision]) -> None:
-        every = make_groups(fleet.counts, precisions, max_shards=model.atoms.max_shards)
+        every = make_groups(
+            fleet.counts, precisions, max_shards=model.atoms.max_shards, max_expert_shards=model.atoms.max_expert_shards
+        )
         singles = tuple(group for group in every if group.is_single)
 
         def costs(load: Workload, groups: Sequence[Group], *, is_alone: bool) -> StageCosts:

@@ -77,7 +77,12 @@ class _Extending:
             fleet=fleet,
             model=model,
             workload=workload,
-            groups=make_groups(fleet.counts, precisions, max_shards=model.atoms.max_shards),
+            groups=make_groups(
+                fleet.counts,
+                precisions,
+                max_shards=model.atoms.max_shards,
+                max_expert_shards=model.atoms.max_expert_shards,
+            ),
             kv_streams=workload.streams,
             is_alone=False,
         )

@@ -24,6 +24,8 @@ class Group:
     members: tuple[int, ...]
     """The class of each rank, ascending."""
     precision: Precision
+    deals_experts: bool = False
+    """Whether members have whole experts in the place of columns."""
 
     @property
     def is_single(self) -> bool:
@@ -34,17 +36,26 @@ class Group:
         return tuple(self.members.count(index) for index in range(num_classes))
 
 
-def make_groups(counts: Sequence[int], precisions: Sequence[Precision], *, max_shards: int) -> tuple[Group, ...]:
+def make_groups(
+    counts: Sequence[int], precisions: Sequence[Precision], *, max_shards: int, max_expert_shards: int = 0
+) -> tuple[Group, ...]:
     """List single workers first, then groups by size, each at every precision.
 
     Args:
         counts: workers of each class.
         precisions: that a stage may have.
         max_shards: into how many the model can be cut.
+        max_expert_shards: to how many its experts can be dealt out; 0: it has none.
     """
     singles: Iterator[tuple[int, ...]] = ((index,) for index in range(len(counts)))
     members = [*singles, *_tensor_groups(counts, min(max_shards, MAX_RANKS))]
-    return tuple(Group(members=group, precision=precision) for group in members for precision in precisions)
+    dealt = _tensor_groups(counts, min(max_expert_shards, MAX_RANKS))
+    ways = [*((group, False) for group in members), *((group, True) for group in dealt)]
+    return tuple(
+        Group(members=group, precision=precision, deals_experts=deals)
+        for group, deals in ways
+        for precision in precisions
+    )
 
 
 def _tensor_groups(counts: Sequence[int], limit: int) -> Iterator[tuple[int, ...]]:

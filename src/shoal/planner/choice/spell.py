@@ -16,7 +16,7 @@ from shoal.planner.memory.kv_room import KV_SHARE_OF_FREE_MEMORY, default_kv_tok
 from shoal.planner.predict.workload import Workload
 from shoal.planner.split.shares import attention_notes
 from shoal.planner.split.split_text import describe
-from shoal.protocol.stage_config import Precision, ShardPart
+from shoal.protocol.stage_config import ExpertSpan, Precision, ShardPart
 
 BlocksOf = Callable[[ShardPart, Precision], Sequence[Block]]
 """Gives embedding, layers and head of a shard with such a part, at a precision."""
@@ -141,13 +141,20 @@ class _Speller:
         vocabulary = shares.vocabulary
         if not any(vocabulary):  # in the middle of a pipeline nobody holds rows, but every shard says which were its
             vocabulary = round_shares(num_units, shares.columns, at_least=1)
+        deals_experts = stage.group.deals_experts
+        columns = round_shares(atoms.num_column_atoms, shares.columns) if deals_experts else shares.columns
+        experts = [((ExpertSpan(*span),),) if deals_experts else () for span in ranges_of(shares.columns)]
         spans = zip(
             ranges_of(shares.heads, atom=atoms.kv_heads_per_atom, total=atoms.num_kv_heads),
-            ranges_of(shares.columns, atom=atoms.column_atom, total=atoms.intermediate_size),
+            ranges_of(columns, atom=atoms.column_atom, total=atoms.intermediate_size),
             ranges_of(vocabulary, atom=unit_rows, total=atoms.vocab_size),
+            experts,
             strict=True,
         )
-        return tuple(ShardPart(kv_heads=heads, columns=columns, vocabulary=rows) for heads, columns, rows in spans)
+        return tuple(
+            ShardPart(kv_heads=heads, columns=columns, vocabulary=rows, experts=experts)
+            for heads, columns, rows, experts in spans
+        )
 
     def _own_blocks(self, stage: ChosenStage | StagePlan, part: ShardPart) -> Sequence[Block]:
         """Block 0 is the embedding, block i + 1 is layer i, the last is the head."""

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.model_sizes import ModelSizes, StageBytes, StageBytesTable, vocabulary_units
 from shoal.planner.choice.share_bounds import least_share_seconds
@@ -203,7 +204,14 @@ class StageCosts:
         works = self._works(group, rows)
         sum_s = self._sum_s(group, works)
         parts = self.fractions(shares)
-        seconds = group_seconds(works, parts, num_layers=num_layers, has_head=ends[1], sum_s=sum_s)
+        seconds = group_seconds(
+            works,
+            parts,
+            num_layers=num_layers,
+            has_head=ends[1],
+            sum_s=sum_s,
+            deals_experts=group.deals_experts,
+        )
         return seconds + (sum_s if ends[0] else 0.0)
 
     def _least_shared_s(self, group: Group, usual: GroupShares, num_layers: Ints, ends: Ends, rows: int) -> Floats:
@@ -214,7 +222,7 @@ class StageCosts:
         least_s = least_share_seconds(
             works,
             [self.fleet.classes[index].memory_bytes for index in group.members],
-            self.model.atoms,
+            self._atoms(group),
             self._bytes(group.precision, rows),
             num_layers,
             is_first=ends[0],
@@ -250,11 +258,11 @@ class StageCosts:
 
     def _make_usual_shares(self, group: Group, ends: Ends, rows: int) -> GroupShares | None:
         """As if there were memory enough; then the number of layers changes nothing."""
-        return roomy_shares(self._members(group, 1, ends, rows), self._num_pieces(ends), deal=self._deal)
+        return roomy_shares(self._members(group, 1, ends, rows), self._num_pieces(group, ends), deal=self._deal)
 
     def _make_tight_shares(self, group: Group, num_layers: int, ends: Ends, rows: int) -> GroupShares | None:
         """Memory decides, with every layer as large as the largest."""
-        num_heads, num_columns, num_vocabulary = self._num_pieces(ends)
+        num_heads, num_columns, num_vocabulary = self._num_pieces(group, ends)
         return best_group_shares(
             self._members(group, num_layers, ends, rows),
             num_heads=num_heads,
@@ -262,9 +270,12 @@ class StageCosts:
             num_vocabulary=num_vocabulary,
         )
 
-    def _num_pieces(self, ends: Ends) -> tuple[int, int, int]:
-        """Of heads, columns and vocabulary."""
-        atoms = self.model.atoms
+    def _atoms(self, group: Group) -> ShardAtoms:
+        return self.model.atoms.dealing_experts() if group.deals_experts else self.model.atoms
+
+    def _num_pieces(self, group: Group, ends: Ends) -> tuple[int, int, int]:
+        """Of heads, columns (or whole experts) and vocabulary."""
+        atoms = self._atoms(group)
         return atoms.num_kv_atoms, atoms.num_column_atoms, vocabulary_units(atoms)[0] if any(ends) else 0
 
     def _members(self, group: Group, num_layers: int, ends: Ends, rows: int) -> list[Member]:
@@ -274,6 +285,7 @@ class StageCosts:
             index: self._member(
                 self._work(index, group.precision, rows),
                 num_layers,
+                self._atoms(group),
                 has_head=ends[1],
                 needed=needed,
                 memory_bytes=self.fleet.classes[index].memory_bytes,
@@ -282,8 +294,16 @@ class StageCosts:
         }
         return [of_class[index] for index in group.members]
 
-    def _member(self, work: Work, num_layers: int, *, has_head: bool, needed: StageBytes, memory_bytes: int) -> Member:
-        atoms = self.model.atoms
+    def _member(
+        self,
+        work: Work,
+        num_layers: int,
+        atoms: ShardAtoms,
+        *,
+        has_head: bool,
+        needed: StageBytes,
+        memory_bytes: int,
+    ) -> Member:
         num_units, _ = vocabulary_units(atoms)
         head_s = work.head_s if has_head else _NEXT_TO_NOTHING_S
         return Member(

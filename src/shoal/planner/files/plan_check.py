@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shoal.core.plan.language import Plan, ReplicaPlan, StagePlan
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.errors import ConfigError
+from shoal.protocol.stage_config import MAX_TURNS, ShardPart
 
 Span = tuple[int, int]
 
@@ -39,6 +40,7 @@ def _check_shards(stage: StagePlan, atoms: ShardAtoms, where: str) -> None:
     parts = [shard.part for shard in stage.shards]
     _check_cut([part.kv_heads for part in parts], atoms.num_kv_heads, atoms.kv_heads_per_atom, f"{where}: KV heads")
     _check_cut([part.columns for part in parts], atoms.intermediate_size, atoms.column_atom, f"{where}: MLP columns")
+    _check_experts(parts, atoms.num_experts, where)
     _check_cut([part.vocabulary for part in parts], atoms.vocab_size, atoms.vocab_atom, f"{where}: vocabulary rows")
     for rank, shard in enumerate(stage.shards):
         if shard.threads < 1:
@@ -52,6 +54,36 @@ def _check_cut(spans: Sequence[Span], total: int, atom: int, what: str) -> None:
     for _, last in spans[:-1]:
         if last % atom:
             raise ConfigError(f"{what} can be cut at multiples of {atom} only, not at {last}")
+
+
+def _check_experts(parts: Sequence[ShardPart], num_experts: int, where: str) -> None:
+    """Every row of every expert is computed by one shard, if experts are dealt out."""
+    if not any(part.experts for part in parts):
+        return
+    if len({len(part.experts) for part in parts}) > 1:
+        raise ConfigError(f"{where}: all shards say their experts, once or for every layer, or none does")
+    for layer in range(len(parts[0].experts)):
+        turns: dict[int, list[tuple[int, int]]] = {}
+        for span in (span for part in parts for span in part.experts[layer]):
+            if not 0 <= span.first < span.last <= num_experts or not 1 <= span.num_turns <= MAX_TURNS:
+                raise ConfigError(f"{where}: experts {list(span)} cannot be; the model has {num_experts}")
+            for expert in range(span.first, span.last):
+                turns.setdefault(expert, []).append((span.num_turns, span.turns))
+        for expert in range(num_experts):
+            if not _is_whole(turns.get(expert, [])):
+                raise ConfigError(f"{where}: the rows of expert {expert} are not computed by one shard each")
+
+
+def _is_whole(turns: Sequence[tuple[int, int]]) -> bool:
+    """Whether shards with these turns (how many, bits of their own) share an expert's rows."""
+    if len({num_turns for num_turns, _ in turns}) != 1:
+        return False
+    taken = 0
+    for _, own in turns:
+        if own < 0 or own & taken:
+            return False
+        taken |= own
+    return taken == (1 << turns[0][0]) - 1
 
 
 def _check_covered(spans: Sequence[Span], total: int, what: str) -> None:

@@ -29,6 +29,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
                 "precision": stage.precision,
                 "kv_heads": list(shard.part.kv_heads),
                 "columns": list(shard.part.columns),
+                "experts": [[list(span) for span in spans] for spans in shard.part.experts],
                 "vocabulary": list(shard.part.vocabulary),
                 "threads": shard.threads,
                 "cores": list(shard.cores),

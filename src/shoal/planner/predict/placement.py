@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan
+from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan, StagePlan
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.protocol.stage_config import Precision
 
@@ -19,7 +19,7 @@ class PlacedShard:
     attention: float = 1.0
     """share of the KV heads, 0 to 1"""
     mlp: float = 1.0
-    """share of the columns, above 0, to 1"""
+    """share of the columns or of whole experts, above 0, to 1"""
     vocabulary: float = 1.0
     """share of the vocabulary's rows, above 0, to 1"""
     memory_bytes: int = 0
@@ -38,6 +38,8 @@ class PredictedStage:
     num_layers: int
     precision: Precision
     shards: tuple[PlacedShard, ...]
+    deals_experts: bool = False
+    """Whether shards have whole experts."""
 
     @property
     def is_group(self) -> bool:
@@ -76,19 +78,22 @@ def _place_replica(replica: ReplicaPlan, classes: Iterator[int], atoms: ShardAto
             PredictedStage(
                 num_layers=stage.num_layers,
                 precision=stage.precision,
-                shards=tuple(_place_shard(shard, next(classes), atoms) for shard in stage.shards),
+                shards=tuple(_place_shard(shard, next(classes), atoms, stage) for shard in stage.shards),
+                deals_experts=any(shard.part.experts for shard in stage.shards),
             )
             for stage in replica.stages
         )
     )
 
 
-def _place_shard(shard: ShardPlan, worker_class: int, atoms: ShardAtoms) -> PlacedShard:
+def _place_shard(shard: ShardPlan, worker_class: int, atoms: ShardAtoms, stage: StagePlan) -> PlacedShard:
     part = shard.part
+    held = part.experts[stage.first_layer : stage.last_layer] or part.experts
+    experts = sum(span.row_share for layer in held for span in layer) / max(1, len(held) * atoms.num_experts)
     return PlacedShard(
         worker_class=worker_class,
         attention=_length(part.kv_heads) / atoms.num_kv_heads,
-        mlp=_length(part.columns) / atoms.intermediate_size,
+        mlp=experts if held else _length(part.columns) / atoms.intermediate_size,
         vocabulary=_length(part.vocabulary) / atoms.vocab_size,
         memory_bytes=shard.weight_bytes + shard.kv_bytes,
     )

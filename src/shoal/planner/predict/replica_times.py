@@ -193,6 +193,7 @@ class _Replica:
             num_layers=stage.num_layers,
             has_head=has_head,
             sum_s=sum_s,
+            deals_experts=stage.deals_experts,
         )
         return seconds + (sum_s if index == 0 else 0.0) + (_HEAD_EXCHANGES * exchange_s if has_head else 0.0)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import sqrt
 
+from shoal.planner.predict.slowest import Uncertain, expected_slowest
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import BlockSpeed, LinkSpeed, WorkerSpeed
 
@@ -43,6 +45,8 @@ class Work:
     """of one layer"""
     mlp_s: float = 0.0
     """of one layer, all columns"""
+    mlp_deviation_s: float = 0.0
+    """of one layer with experts: see `ExpertRouting.deviation`"""
     head_fixed_s: float = 0.0
     head_s: float = 0.0
     """the whole vocabulary"""
@@ -68,6 +72,10 @@ class Work:
         """One layer's MLP in a shard with a share of the columns."""
         return self.mlp_fixed_s + share * self.mlp_s
 
+    def experts_part(self, share: float) -> Uncertain:
+        """One layer's MLP in a shard with a share of whole experts."""
+        return self.mlp_part(share), sqrt(max(0.0, share * (1.0 - share))) * self.mlp_deviation_s
+
     def head_part(self, share: float) -> float:
         """The head in a shard with a share of the vocabulary."""
         return self.head_fixed_s + share * self.head_s
@@ -92,6 +100,7 @@ def decode_work(speed: WorkerSpeed, *, rows: float, context: float) -> Work:
         attention_s=attention_s,
         mlp_fixed_s=_fixed_s(speed.mlp, rows),
         mlp_s=speed.mlp.decode.at(rows),
+        mlp_deviation_s=_deviation(speed, rows) * speed.mlp.decode.at(rows),
         head_fixed_s=_fixed_s(speed.head, rows),
         head_s=speed.head.decode.at(rows),
         stage_s=speed.step_s,
@@ -116,6 +125,7 @@ def prefill_work(speed: WorkerSpeed, *, rows: float, context: float, samples: fl
         attention_s=speed.attention.prefill.at(rows) + rows * context * speed.prefill_context_s,
         mlp_fixed_s=_fixed_s(speed.mlp, rows),
         mlp_s=speed.mlp.prefill.at(rows),
+        mlp_deviation_s=_deviation(speed, rows) * speed.mlp.prefill.at(rows),
         head_fixed_s=sampling_steps * speed.head.fixed_s + samples * speed.head.fixed_row_s,
         head_s=head_s,
         saved_s=max(0.0, speed.mlp.prefill.at(rows) - speed.mlp.decode.at(samples)),
@@ -151,6 +161,7 @@ def group_seconds(
     num_layers: int,
     has_head: bool,
     sum_s: float,
+    deals_experts: bool = False,
 ) -> float:
     """Seconds of a stage whose layers are cut into shards: every half of a layer waits for its slowest shard.
 
@@ -160,10 +171,14 @@ def group_seconds(
         num_layers: of the stage.
         has_head: whether it is the last.
         sum_s: one all-reduce for every step of the work.
+        deals_experts: whether the shares of columns are of whole experts.
     """
     members = list(zip(works, shares, strict=True))
     attention_s = max(work.attention_part(heads) for work, (heads, _, _) in members)
-    mlp_s = max(work.mlp_part(columns) for work, (_, columns, _) in members)
+    if deals_experts:
+        mlp_s = expected_slowest([work.experts_part(experts) for work, (_, experts, _) in members])
+    else:
+        mlp_s = max(work.mlp_part(columns) for work, (_, columns, _) in members)
     head_s = max(work.head_part(rows) for work, (_, _, rows) in members) if has_head else 0.0
     return max(work.stage_s for work in works) + num_layers * (attention_s + mlp_s + 2 * sum_s) + head_s
 
@@ -171,6 +186,10 @@ def group_seconds(
 def transfer_seconds(link: LinkSpeed, work: Work, *, hidden_bytes: float) -> float:
     """Hidden states of all steps over a link, or summed by a group. `hidden_bytes`: of one row."""
     return work.num_steps * link.latency_s + work.num_rows * hidden_bytes / link.bytes_per_s
+
+
+def _deviation(speed: WorkerSpeed, rows: float) -> float:
+    return 0.0 if speed.experts is None else speed.experts.deviation(rows)
 
 
 def _fixed_s(block: BlockSpeed, rows: float) -> float:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import sqrt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,22 @@ class BlockSpeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertRouting:
+    """How many experts a layer has, and how many of them a row goes through: any, as far as the planner knows."""
+
+    num_experts: int
+    num_chosen: int
+
+    def deviation(self, rows: float) -> float:
+        """How much the part of a step's work differs that falls to some experts: its standard deviation is this times
+        sqrt(f (1 - f)) for a share f of the experts. Each is needed by a step of so many rows, or not."""
+        if rows <= 0.0:
+            return 0.0
+        needed = 1.0 - (1.0 - self.num_chosen / self.num_experts) ** rows
+        return sqrt((1.0 - needed) / (needed * self.num_experts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpeed:
     """One model at one precision on one worker."""
 
@@ -71,6 +88,8 @@ class WorkerSpeed:
     """the same for a single prompt row"""
     step_s: float
     """of every step: taking it in, looking tokens up"""
+    experts: ExpertRouting | None = None
+    """of the model's layers; None: they have none"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,3 +141,12 @@ class Fleet:
     def counts(self) -> tuple[int, ...]:
         """Workers of each class."""
         return tuple(one.count for one in self.classes)
+
+    def routed(self, experts: ExpertRouting | None) -> Fleet:
+        """The same for a model with such experts: speeds were measured or estimated without knowing them."""
+
+        def speeds(given: Mapping[str, WorkerSpeed]) -> dict[str, WorkerSpeed]:
+            return {precision: replace(speed, experts=experts) for precision, speed in given.items()}
+
+        classes = (replace(one, alone=speeds(one.alone), busy=speeds(one.busy)) for one in self.classes)
+        return replace(self, classes=tuple(classes))

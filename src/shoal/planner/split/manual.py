@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan, held_bytes
@@ -75,7 +76,7 @@ def plan_from_spec(
             precision=precision,
         )
         replicas.append(ReplicaPlan(stages=stages, num_blocks=num_blocks))
-    said = SplitSpec(num_replicas=spec.num_replicas, num_stages=len(layers), stage_layers=layers, shares=spec.shares)
+    said = replace(spec, num_stages=len(layers), stage_layers=layers)
     return Plan(
         model=model,
         split=str(said),

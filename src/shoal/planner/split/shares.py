@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.core.plan.share_rounding import ranges_of, round_shares
 from shoal.errors import ConfigError
-from shoal.protocol.stage_config import ShardPart
+from shoal.protocol.stage_config import ExpertSpan, LayerExperts, ShardPart
 
 
 def shard_parts(
@@ -17,10 +17,12 @@ def shard_parts(
     kv_head_caps: Sequence[int] | None = None,
     column_caps: Sequence[int] | None = None,
     vocabulary_caps: Sequence[int] | None = None,
+    expert_shares: Sequence[float] | None = None,
 ) -> tuple[ShardPart, ...]:
     """Cut KV heads, MLP columns and vocabulary rows by share, contiguous and in rank order, each owned exactly once.
 
-    Every shard gets some columns and some rows of the vocabulary. Where KV heads are fewer than shards, some get none.
+    Every shard gets some columns (or, where these are dealt out, some experts) and some rows of the vocabulary. Where
+    KV heads are fewer than shards, some get none.
 
     Args:
         atoms: what there is to cut, and how finely.
@@ -28,12 +30,14 @@ def shard_parts(
         kv_head_caps: most KV heads that each shard has memory for; None: no limit.
         column_caps: the same for columns.
         vocabulary_caps: the same for rows of the vocabulary.
+        expert_shares: of the experts, which are then dealt out whole; None: every shard has columns of all of them.
 
     Raises:
-        ConfigError: more shards than the MLP or the vocabulary has pieces.
+        ConfigError: more shards than the MLP or the vocabulary has pieces, or experts that there are not.
         CapacityError: the caps do not hold everything.
     """
-    if len(shares) > atoms.max_shards:
+    experts = None if expert_shares is None else deal_experts(atoms, expert_shares)
+    if experts is None and len(shares) > atoms.max_shards:
         raise ConfigError(
             f"{len(shares)} shards are more than this model can be cut into: {atoms.intermediate_size} MLP columns in "
             f"pieces of {atoms.column_atom}, {atoms.vocab_size} vocabulary rows in pieces of {atoms.vocab_atom}; "
@@ -48,12 +52,31 @@ def shard_parts(
         return ranges_of(counts, atom=atom, total=total)
 
     kv_heads = cut(atoms.num_kv_atoms, atoms.kv_heads_per_atom, atoms.num_kv_heads, kv_head_caps, 0)
-    columns = cut(atoms.num_column_atoms, atoms.column_atom, atoms.intermediate_size, column_caps, 1)
+    least_columns = 1 if len(shares) <= atoms.num_column_atoms else 0
+    columns = cut(atoms.num_column_atoms, atoms.column_atom, atoms.intermediate_size, column_caps, least_columns)
     vocabulary = cut(atoms.num_vocab_atoms, atoms.vocab_atom, atoms.vocab_size, vocabulary_caps, 1)
     return tuple(
-        ShardPart(kv_heads=heads, columns=cols, vocabulary=rows)
-        for heads, cols, rows in zip(kv_heads, columns, vocabulary, strict=True)
+        ShardPart(kv_heads=heads, columns=cols, vocabulary=rows, experts=() if experts is None else (experts[rank],))
+        for rank, (heads, cols, rows) in enumerate(zip(kv_heads, columns, vocabulary, strict=True))
     )
+
+
+def deal_experts(atoms: ShardAtoms, shares: Sequence[float]) -> tuple[LayerExperts, ...]:
+    """Deal whole experts out by share, at least one to each shard: neighbors of a layer, the same in all layers.
+
+    Raises:
+        ConfigError: a model without experts, or with fewer than shards.
+    """
+    if atoms.num_experts == 0:
+        raise ConfigError("this model has no experts to deal out with ep; give tp, which cuts every layer")
+    if len(shares) > atoms.max_expert_shards:
+        raise ConfigError(
+            f"{len(shares)} shards are more than this model can be dealt out to: {atoms.num_experts} experts, "
+            f"{atoms.vocab_size} vocabulary rows in pieces of {atoms.vocab_atom}; give at most "
+            f"ep={atoms.max_expert_shards}"
+        )
+    spans = ranges_of(round_shares(atoms.num_experts, shares, at_least=1))
+    return tuple((ExpertSpan(first, last),) for first, last in spans)
 
 
 def attention_notes(parts: Sequence[ShardPart]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import gcd
@@ -11,8 +12,11 @@ from shoal.errors import ConfigError
 
 AUTO = "auto"
 """The split that is planned. It stands alone, in the place of one that is said by hand."""
-AXES = ("dp", "pp", "tp")
-FORMS = "1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), dp=2, or several as in dp=2,pp=2,tp=2"
+AXES = ("dp", "pp", "tp", "ep")
+FORMS = (
+    "1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), ep=2, ep=3:1 (whole experts), dp=2, or several as in "
+    "dp=2,pp=2,tp=2"
+)
 """what error messages offer"""
 
 
@@ -28,6 +32,10 @@ class SplitSpec:
     """layers of each stage, each >= 1; None: the planner balances them"""
     shares: tuple[int, ...] = (1,)
     """tensor parallel: the part of every layer that each shard of a stage gets, each >= 1, without a common factor"""
+
+    expert_shares: tuple[int, ...] | None = None
+    """expert parallel: the part of every layer's experts that each shard holds whole, written as `shares`; None: shards
+    have columns of every expert"""
 
     @property
     def num_shards(self) -> int:
@@ -46,11 +54,15 @@ class SplitSpec:
             parts.append("pp=" + ":".join(map(str, self.stage_layers)))
         elif self.num_stages > 1:
             parts.append(f"pp={self.num_stages}")
-        if len(set(self.shares)) > 1:
-            parts.append("tp=" + ":".join(map(str, self.shares)))
-        elif self.num_shards > 1:
-            parts.append(f"tp={self.num_shards}")
+        if self.num_shards > 1 and self.shares != self.expert_shares:
+            parts.append(f"tp={_shares_text(self.shares)}")
+        if self.expert_shares is not None:
+            parts.append(f"ep={_shares_text(self.expert_shares)}")
         return ",".join(parts) or "1"
+
+
+def _shares_text(shares: tuple[int, ...]) -> str:
+    return ":".join(map(str, shares)) if len(set(shares)) > 1 else str(len(shares))
 
 
 def parse_split(text: str) -> SplitSpec:
@@ -70,11 +82,13 @@ def parse_split(text: str) -> SplitSpec:
         values[axis] = value
     num_replicas = _parse_count(values["dp"], f"dp={values['dp']}", text) if "dp" in values else 1
     stages = _parse_counts("pp", values.get("pp", "1"), text)
+    shares, expert_shares = _parse_shards(values, text)
     return SplitSpec(
         num_replicas=num_replicas,
         num_stages=len(stages) if len(stages) > 1 else stages[0],
         stage_layers=tuple(stages) if len(stages) > 1 else None,
-        shares=_parse_shares(values.get("tp", "1"), text),
+        shares=shares,
+        expert_shares=expert_shares,
     )
 
 
@@ -87,12 +101,26 @@ def _check_axis(axis: str, part: str, text: str) -> None:
         raise ConfigError(f"--split {text}: cannot read {part!r}{hint}; give {FORMS}")
 
 
-def _parse_shares(value: str, text: str) -> tuple[int, ...]:
+def _parse_shards(values: Mapping[str, str], text: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Shares of everything, and of whole experts: `ep` alone says both."""
+    shares = _parse_shares("tp", values.get("tp", "1"), text)
+    experts = _parse_shares("ep", values["ep"], text) if "ep" in values else (1,)
+    if len(experts) == 1 and ("ep" not in values or len(shares) == 1):
+        return shares, None
+    if "tp" in values and len(shares) != len(experts):
+        raise ConfigError(
+            f"--split {text}: ep={values['ep']} deals experts to {len(experts)} shards, and tp={values['tp']} makes "
+            f"{len(shares)}; give both the same number, or ep alone"
+        )
+    return (shares if "tp" in values else experts), experts
+
+
+def _parse_shares(axis: str, value: str, text: str) -> tuple[int, ...]:
     """`3` is three equal shares, `3:1` two unequal ones."""
-    counts = _parse_counts("tp", value, text)
+    counts = _parse_counts(axis, value, text)
     num_shards = len(counts) if len(counts) > 1 else counts[0]
     if num_shards > MAX_RANKS:
-        raise ConfigError(f"--split {text}: tp={value} makes {num_shards} shards; there can be at most {MAX_RANKS}")
+        raise ConfigError(f"--split {text}: {axis}={value} makes {num_shards} shards; there can be at most {MAX_RANKS}")
     shares = counts if len(counts) > 1 else [1] * num_shards
     common = gcd(*shares)
     return tuple(share // common for share in shares)

@@ -15,13 +15,17 @@ sums over all shards, and what follows (norm, residual) needs the whole sum, so 
     mlp:     x, delta -> residual -> x', norm, MLP -> partial          (into a sum over the shards)
     last:    x, delta -> residual -> x'          or head:  x, delta -> residual, final norm, vocabulary -> logits
 
+Where attention and MLP are parallel, both read x, and a shard's o and mlp are one segment with one sum:
+
+    both:    x, attention -> o + MLP of x's norm -> partial            (into a sum over the shards)
+
 Shapes: x, delta, partial [T, hidden_size]; attention [T, num_heads * head_dim]; qkv [T, (num_heads + 2 num_kv_heads) *
 head_dim]; logits [T, vocab_size]; with a shard's own counts of heads and vocabulary rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -30,6 +34,7 @@ import numpy as np
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 from shoal.model.decoder.onnx.mlp_graph import MlpGraph
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Precision, Weight, WeightSource, concatenate_rows
 
 
@@ -62,7 +67,9 @@ def build_segments(
     for layer in range(first_layer, last_layer + 1):
         segment = _Segment(f"segment_{layer}", source, precision, exact_activations)
         x, delta = segment.input("x"), None
-        if layer > first_layer:
+        if layer > first_layer and source.config.is_parallel:
+            delta = segment.add_biases(segment.both_halves(x, layer - 1), layer - 1)
+        elif layer > first_layer:
             x, norm = segment.add_attention(x, segment.output_projection(layer - 1), layer - 1)
             delta = segment.scale_mlp(segment.mlp(norm, layer - 1), layer - 1)
         if layer < last_layer:
@@ -88,6 +95,9 @@ def build_shard_segments(
     def new(name: str) -> _Segment:
         return _Segment(name, source, precision, exact_activations)
 
+    if source.config.is_parallel:
+        yield from _parallel_shard_segments(new, source.config, first_layer, last_layer)
+        return
     has_heads = source.config.num_heads > 0
     for layer in range(first_layer, last_layer):
         segment = new(f"qkv_{layer}")
@@ -107,6 +117,28 @@ def build_shard_segments(
         yield segment.serialize(Marker.SUM)
     segment = new("end")
     delta = segment.scale_mlp(segment.input("delta"), last_layer - 1)
+    yield segment.finish_stage(segment.input("x"), delta, last_layer)
+
+
+def _parallel_shard_segments(
+    new: Callable[[str], _Segment], config: DecoderConfig, first_layer: int, last_layer: int
+) -> Iterator[SegmentGraph]:
+    has_heads = config.num_heads > 0
+    for layer in range(first_layer, last_layer):
+        segment = new(f"qkv_{layer}")
+        x = segment.input("x")
+        delta = segment.add_biases(segment.input("delta"), layer - 1) if layer > first_layer else None
+        if has_heads:
+            segment.begin_layer(x, delta, layer)
+            yield segment.serialize(Marker.ATTENTION)
+            segment = new(f"both_{layer}")
+            x = segment.input("x")
+        else:
+            x = segment.add_delta(x, delta)
+        segment.output("partial", segment.both_halves(x, layer))
+        yield segment.serialize(Marker.SUM)
+    segment = new("end")
+    delta = segment.add_biases(segment.input("delta"), last_layer - 1)
     yield segment.finish_stage(segment.input("x"), delta, last_layer)
 
 
@@ -151,11 +183,37 @@ class _Segment:
             o = self._builder.rms_norm(o, self._vector(layer, "post_attn_norm"), self._config.norm_epsilon)
         return self._add_norm(x, self._scale_residual(o), f"layers.{layer}.mlp_norm")
 
+    def both_halves(self, x: str, layer: int) -> str:
+        """What attention and MLP of a parallel layer add, without their biases. A shard may have no heads."""
+        leaf = "attn_norm" if self._config.shares_norm else "mlp_norm"
+        mlp = self.mlp(self._norm(x, f"layers.{layer}.{leaf}"), layer)
+        if self._config.num_heads == 0:
+            return mlp
+        return self._builder.node("Add", [mlp, self.output_projection(layer)])
+
+    def add_biases(self, delta: str, layer: int) -> str:
+        """What a parallel layer adds to the residual stream. `delta` is the sum over all shards."""
+        if self._config.o_bias:
+            delta = self._builder.add(delta, self._vector(layer, "o_bias"))
+        if self._config.mlp_bias and self._config.layer_experts(layer) is None:
+            delta = self._builder.add(delta, self._vector(layer, "down_bias"))
+        return self._scale_residual(delta)
+
+    def add_delta(self, x: str, delta: str | None) -> str:
+        """The residual sum, an output where something was added."""
+        if delta is None:
+            return x
+        total = self._builder.node("Add", [x, delta])
+        self.output("x_out", total)
+        return total
+
     def mlp(self, norm: str, layer: int) -> str:
-        """down(activation(gate) * up), or the sum over the layer's experts."""
+        """down(activation(gate) * up), without a gate down(activation(up)), or the sum over the layer's experts."""
         mlps = MlpGraph(self._builder, self._source, f"layers.{layer}.", self._precision)
         experts = self._config.layer_experts(layer)
-        return mlps.add(norm, "", has_biases=self._config.mlp_bias) if experts is None else mlps.route(norm, experts)
+        if experts is None:
+            return mlps.add(norm, "", has_biases=self._config.mlp_bias)
+        return mlps.route(norm, experts, layer)
 
     def scale_mlp(self, down: str, layer: int) -> str:
         """What the MLP adds to the residual stream. `down` is the sum over all shards."""
@@ -174,9 +232,7 @@ class _Segment:
 
     def begin_layer_without_heads(self, x: str, delta: str | None) -> None:
         """The same for a shard without attention: its term of the coming sum is zero."""
-        if delta is not None:
-            x = self._builder.node("Add", [x, delta])
-            self.output("x_out", x)
+        x = self.add_delta(x, delta)
         self.output("partial", self._builder.node("Sub", [x, x]))
 
     def finish_stage(self, x: str, delta: str | None, last_layer: int) -> SegmentGraph:
@@ -201,16 +257,29 @@ class _Segment:
             return qkv
         kv_width = config.num_kv_heads * config.head_dim
         q, k, v = builder.split(qkv, [self._shape.out_width, kv_width, kv_width])
-        if config.joins_qk_norm:
-            q = builder.rms_norm(q, self._vector(layer, "q_norm"), config.norm_epsilon)
-            k = builder.rms_norm(k, self._vector(layer, "k_norm"), config.norm_epsilon)
-            return builder.node("Concat", [q, k, v], axis=-1)
-        q = builder.head_norm(q, config.num_heads, self._vector(layer, "q_norm"), config.norm_epsilon)
-        k = builder.head_norm(k, config.num_kv_heads, self._vector(layer, "k_norm"), config.norm_epsilon)
+        q_heads, k_heads = (1, 1) if config.joins_qk_norm else (config.num_heads, config.num_kv_heads)
+        q = self._head_norm(q, q_heads, self._vector(layer, "q_norm"))
+        k = self._head_norm(k, k_heads, self._vector(layer, "k_norm"))
         return builder.node("Concat", [q, k, v], axis=-1)
 
+    def _head_norm(self, x: str, num_heads: int, weight: np.ndarray) -> str:
+        """Of every head by itself, with one weight for all or with each head's own."""
+        builder, epsilon = self._builder, self._config.norm_epsilon
+        normed = builder.center_norm if self._config.centers_norms else builder.rms_norm
+        if num_heads == 1:
+            return normed(x, weight, epsilon)
+        width = weight.shape[0] // num_heads if self._config.parts_qk_norm else weight.shape[0]
+        heads = builder.node("Reshape", [x, builder.constant(np.array([0, num_heads, width], np.int64))])
+        if self._config.parts_qk_norm:
+            heads = normed(heads, np.ones(width, np.float32), epsilon)
+            heads = builder.node("Mul", [heads, builder.constant(weight.reshape(num_heads, width))])
+        else:
+            heads = normed(heads, weight, epsilon)
+        return builder.node("Reshape", [heads, builder.constant(np.array([0, num_heads * width], np.int64))])
+
     def _logits(self, norm: str) -> str:
-        logits = self._builder.linear(norm, [self._source.matrix("head", self._precision)])
+        bias = self._source.vector("head_bias") if self._config.head_bias else None
+        logits = self._builder.linear(norm, [self._source.matrix("head", self._precision)], bias)
         if self._config.logits_scale != 1.0:
             logits = self._builder.scale(logits, self._config.logits_scale)
         cap = self._config.final_softcap
@@ -226,10 +295,19 @@ class _Segment:
         if not self._config.pre_norms and norm_name != "final_norm":
             total = x if delta is None else self._builder.node("Add", [x, delta])
             return total, total
-        weight, epsilon = self._source.vector(norm_name), self._config.norm_epsilon
         if delta is None:
             delta = self._builder.node("Sub", [x, x])
-        return self._builder.add_then_norm(x, delta, weight, epsilon)
+        if self._config.centers_norms:
+            total = self._builder.node("Add", [x, delta])
+            return total, self._norm(total, norm_name)
+        return self._builder.add_then_norm(x, delta, self._source.vector(norm_name), self._config.norm_epsilon)
+
+    def _norm(self, x: str, name: str) -> str:
+        builder, weight, epsilon = self._builder, self._source.vector(name), self._config.norm_epsilon
+        if not self._config.centers_norms:
+            return builder.rms_norm(x, weight, epsilon)
+        bias = self._source.vector(f"{name}_bias") if self._config.norm_bias else None
+        return builder.center_norm(x, weight, epsilon, bias)
 
     def _width(self, name: str) -> int:
         return self._widths.get(name, self._config.hidden_size)

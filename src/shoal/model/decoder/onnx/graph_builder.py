@@ -88,6 +88,17 @@ class GraphBuilder:
         """x / rms(x) * weight over the last dim. Source: arXiv 1910.07467."""
         return self.node("SimplifiedLayerNormalization", [x, self.constant(weight)], epsilon=epsilon, axis=-1)
 
+    def center_norm(
+        self,
+        x: str,
+        weight: npt.NDArray[np.float32],
+        epsilon: float,
+        bias: npt.NDArray[np.float32] | None = None,
+    ) -> str:
+        """(x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias over the last dim. Source: arXiv 1607.06450."""
+        more = [] if bias is None else [self.constant(bias)]
+        return self.node("LayerNormalization", [x, self.constant(weight), *more], epsilon=epsilon, axis=-1)
+
     def add_then_norm(self, x: str, skip: str, weight: npt.NDArray[np.float32], epsilon: float) -> tuple[str, str]:
         """The residual sum x + skip and its RMS norm, in one operator. Returns (sum, norm)."""
         total, norm = f"sum_{len(self._graph.node)}", f"norm_{len(self._graph.node)}"
@@ -105,13 +116,6 @@ class GraphBuilder:
         names = [f"split_{len(self._graph.node)}_{i}" for i in range(len(widths))]
         self.node("Split", [x, self.constant(np.array(widths, np.int64))], outputs=names, axis=-1)
         return names
-
-    def head_norm(self, x: str, num_heads: int, weight: npt.NDArray[np.float32], epsilon: float) -> str:
-        """RMS norm of every head of x [T, num_heads * head_dim] by itself."""
-        head_dim = weight.shape[0]
-        heads = self.node("Reshape", [x, self.constant(np.array([0, num_heads, head_dim], np.int64))])
-        normed = self.rms_norm(heads, weight, epsilon)
-        return self.node("Reshape", [normed, self.constant(np.array([0, num_heads * head_dim], np.int64))])
 
     def activation(self, kind: Activation, x: str) -> str:
         """silu, gelu, or gelu approximated by a hyperbolic tangent."""

@@ -25,8 +25,13 @@ class MlpGraph:
         self._precision: Precision = precision
 
     def add(self, x_TD: str, name: str, *, has_biases: bool) -> str:
-        """down(activation(gate) * up) of the MLP whose names begin with `name`, without the bias of `down`."""
+        """down(activation(gate) * up) of the MLP whose names begin with `name`, without the bias of `down`; where there
+        is no gate, down(activation(up))."""
         builder, config = self._builder, self._source.config
+        if not config.gated_mlp:
+            bias = self._vector(f"{name}up_bias") if has_biases else None
+            hidden = builder.activation(config.activation, builder.linear(x_TD, [self._matrix(f"{name}up")], bias))
+            return builder.linear(hidden, [self._matrix(f"{name}down")])
         gate_up = [self._matrix(f"{name}gate"), self._matrix(f"{name}up")]
         joined = concatenate_rows(gate_up)
         biases = [self._vector(f"{name}{part}_bias") for part in ("gate", "up")] if has_biases else []
@@ -35,13 +40,18 @@ class MlpGraph:
         gate, up = builder.split(hidden, [weight.shape[0] for weight in gate_up])
         return builder.linear(builder.gated(config.activation, gate, up), [self._matrix(f"{name}down")])
 
-    def route(self, x_TD: str, experts: ExpertsConfig) -> str:
-        """The sum over the experts of each row, and the shared MLP."""
+    def route(self, x_TD: str, experts: ExpertsConfig, layer: int) -> str:
+        """The sum over the experts of each row, as far as they are held here, and the shared MLP.
+
+        Raises: ValueError where several shards hold the same experts, which only the native form computes.
+        """
+        if any(span.num_turns > 1 for span in experts.held_in(layer)):
+            raise ValueError("copies of experts need the native extension")
         builder = self._builder
         weights = builder.split(self._weights(x_TD, experts), [1] * experts.num_experts)
-        terms = list[str]()
-        for expert, weight in enumerate(weights):
-            name = f"experts.{expert}."
+        terms = [builder.node("Sub", [x_TD, x_TD])] if not experts.numbers_in(layer) else list[str]()
+        for expert in experts.numbers_in(layer):
+            name, weight = f"experts.{expert}.", weights[expert]
             y_TD = self.add(x_TD, name, has_biases=experts.biases)
             if experts.biases:
                 y_TD = builder.add(y_TD, self._vector(f"{name}down_bias"))

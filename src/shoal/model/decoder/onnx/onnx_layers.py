@@ -56,6 +56,10 @@ class OnnxLayers:
         self._bind(segments, is_last=config.last_layer == decoder.num_layers)
         self._attention = StageAttention(source, config, ForcedForm(native=False))
 
+    def expert_rows(self) -> list[list[int]]:
+        """Nobody counts: every expert computes every row."""
+        return []
+
     def touch_kv(self) -> None:
         """See `StageLayers`."""
         self._attention.touch()
@@ -99,7 +103,8 @@ class OnnxLayers:
         self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None]
     ) -> list[Segment]:
         is_shard = config.part is not None
-        total = count_segments(config.last_layer - config.first_layer, is_shard=is_shard)
+        is_parallel = source.config.is_parallel
+        total = count_segments(config.last_layer - config.first_layer, is_shard=is_shard, is_parallel=is_parallel)
         build = build_shard_segments if is_shard else build_segments
         graphs = build(
             source,

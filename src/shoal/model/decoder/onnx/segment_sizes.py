@@ -7,9 +7,10 @@ from shoal.model.attention.paged_attention import native_available
 _FP32_BYTES = 4
 
 
-def count_segments(num_layers: int, *, is_shard: bool) -> int:
-    """Segments of a stage with that many layers."""
-    return num_layers * (3 if is_shard else 1) + 1
+def count_segments(num_layers: int, *, is_shard: bool, is_parallel: bool = False) -> int:
+    """Segments of a stage with that many layers. `is_parallel`: attention and MLP have one sum over the shards."""
+    per_layer = (2 if is_parallel else 3) if is_shard else 1
+    return num_layers * per_layer + 1
 
 
 def count_pieces(num_layers: int, *, is_shard: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,8 @@ from shoal.model.formats.gguf.blocks import (
 from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
-from shoal.model.formats.tensor_check import TensorPart, check_tensors
+from shoal.model.formats.tensor_check import check_tensors
+from shoal.model.formats.tensor_part import TensorPart, half_split_order, rotating_heads
 from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
 
 TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
@@ -94,25 +94,23 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Weight:
         """A matrix at that precision, or a part of it; `auto` keeps the file's own blocks. See `WeightSource`."""
-        part = self._cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         resolved = resolve_range(columns, tensor.shape[-1])
         return columns_to_weight(self._rows(part), tensor.kind, self._form(name, part, precision), resolved)
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32, a copy. See `WeightSource`."""
-        part = self._cut(self._locate(name), span)
+        part = self._locate(name).cut(span)
         tensor = self._header.tensors[part.tensor]
-        values = to_dense(self._header.rows(part.tensor), tensor.kind).reshape(-1)[part.start : part.stop]
-        if part.heads:
-            values = values[self._half_split_order(part.heads)]
-        return values.astype(np.float32)
+        values = to_dense(self._header.rows(part.tensor), tensor.kind).reshape(-1)
+        return values[part.numbers(self._config.rope.rotary_dim)].astype(np.float32)
 
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the header alone."""
-        part = self._cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         form = self._form(name, part, precision)
         first, last = resolve_range(columns, tensor.shape[-1])
@@ -123,7 +121,7 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Packing:
         """How the native kernels hold a matrix. See `WeightSource`."""
-        part = self._cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         resolved = resolve_range(columns, tensor.shape[-1])
         return packing_of(tensor.kind, self._form(name, part, precision), part.stop - part.start, resolved)
@@ -132,7 +130,7 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> RawRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
-        part = self._cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         if not keeps_values(tensor.kind, self._form(name, part, precision)):
             return None
@@ -147,15 +145,6 @@ class GgufFile:
         """See `WeightSource`."""
         self._header.release_pages()
 
-    def _cut(self, part: TensorPart, rows: Range | None) -> TensorPart:
-        """Some rows of a part; whole heads, where their order is to be changed."""
-        first, last = resolve_range(rows, part.stop - part.start)
-        head_dim = self._config.head_dim
-        if part.heads and (first % head_dim or last % head_dim):
-            raise ValueError(f"rows [{first}, {last}) of {part.tensor} cut a head of {head_dim}")
-        heads = (last - first) // head_dim if part.heads else 0
-        return replace(part, start=part.start + first, stop=part.start + last, heads=heads)
-
     def _form(self, name: str, part: TensorPart, precision: Precision) -> Form:
         tensor, vocabulary = self._header.tensors[part.tensor], name in ("embedding", "head")
         return choose_form(
@@ -167,14 +156,7 @@ class GgufFile:
         return rows[self._half_split_order(part.heads)] if part.heads else rows
 
     def _half_split_order(self, num_heads: int) -> np.ndarray:
-        """Row numbers that turn rotating pairs (2i, 2i+1) of every head into (i, i + rotary_dim / 2).
-
-        Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute, of which this is the inverse.
-        """
-        head_dim, rotary_dim = self._config.head_dim, self._config.rope.rotary_dim
-        order = np.arange(head_dim)
-        order[:rotary_dim] = np.concatenate([np.arange(0, rotary_dim, 2), np.arange(1, rotary_dim, 2)])
-        return (np.arange(num_heads)[:, None] * head_dim + order).reshape(-1)
+        return half_split_order(num_heads, self._config.head_dim, self._config.rope.rotary_dim)
 
     def _locate(self, name: str) -> TensorPart:
         """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
@@ -209,8 +191,7 @@ class GgufFile:
     def _interleaved_heads(self, leaf: str) -> int:
         if self._config.family not in INTERLEAVED:
             return 0
-        heads = {"q": self._config.num_heads, "k": self._config.num_kv_heads}
-        return heads.get(leaf.removesuffix("_bias"), 0)
+        return rotating_heads(self._config, leaf)
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
         """Rows of a fused tensor: q, k, v under each other, gate above up (Phi-3)."""

@@ -83,7 +83,9 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
     if quantization is not None and quantization.get("quant_method") not in family.quantizations:
         method = quantization.get("quant_method", "unknown")
         raise ModelLoadError(f"{path}: quantization {method!r} is not supported; give the unquantized model or GGUF")
-    settings = Settings(path, model_type, _language_settings(path, raw, family), family.defaults, eos_token_ids)
+    values = _language_settings(path, raw, family)
+    common = {family.aliases[key]: value for key, value in values.items() if key in family.aliases}
+    settings = Settings(path, model_type, {**values, **common}, family.defaults, eos_token_ids)
     if settings.flag("use_bidirectional_attention"):
         raise ModelLoadError(f"{path}: 'use_bidirectional_attention' is not supported")
     return family, family.read(settings)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import re
-from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -50,7 +49,8 @@ from shoal.model.formats.model_file import (
     release_pages,
 )
 from shoal.model.formats.quantization import quantize_rows
-from shoal.model.formats.tensor_check import TensorPart, check_tensors
+from shoal.model.formats.tensor_check import check_tensors
+from shoal.model.formats.tensor_part import TensorPart, rotating_heads
 from shoal.model.weights import (
     DenseWeight,
     Packing,
@@ -68,7 +68,6 @@ KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
 MAX_HEADER_BYTES = 100_000_000
 """Source: the safetensors format's own limit"""
 INDEX_FILE = "model.safetensors.index.json"
-TOP_NAMES = {"embedding": "embed_tokens.weight", "final_norm": "norm.weight"}
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"experts\.(\d+)\.")
@@ -89,7 +88,7 @@ class SafetensorsDir:
         for path in _weight_files(directory):
             self._add(path)
         self._prefix = self._find_prefix()
-        self._head = next((name for name in self._tensors if name.endswith("lm_head.weight")), None)
+        self._head = next((name for name in self._tensors if name.endswith(self._family.head)), None)
         self._check()
 
     @property
@@ -101,17 +100,17 @@ class SafetensorsDir:
     ) -> Weight:
         """A matrix at that precision, or a part of it; `auto` is fp32 where the files hold floats. See
         `WeightSource`."""
-        part = _cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         kind, form, resolved = self._form(name, part, precision, columns)
         to_weight = floats_to_weight if kind in FLOATS else columns_to_weight
         return to_weight(self._rows(part), kind, form, resolved)
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32; a norm with the 1 added that the family's layers add. See `WeightSource`."""
-        part = _cut(self._locate(name), span)
+        part = self._locate(name).cut(span)
         tensor = self._tensors[part.tensor]
         items = np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
-        values = to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0, part.start : part.stop : part.step]
+        values = to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0, part.numbers(self._config.rope.rotary_dim)]
         adds_one = self._family.norms_add_one and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
@@ -119,7 +118,7 @@ class SafetensorsDir:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the headers alone."""
-        part = _cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         kind, form, (first, last) = self._form(name, part, precision, columns)
         return form_bytes(form, kind, part.num_rows, last - first)
 
@@ -127,7 +126,7 @@ class SafetensorsDir:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Packing:
         """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
-        part = _cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         kind, form, resolved = self._form(name, part, precision, columns)
         return packing_of(kind, form, part.num_rows, resolved)
 
@@ -135,7 +134,7 @@ class SafetensorsDir:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> RawRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
-        part = _cut(self._locate(name), rows)
+        part = self._locate(name).cut(rows)
         kind, form, resolved = self._form(name, part, precision, columns)
         if not keeps_values(kind, form):
             return None
@@ -198,7 +197,7 @@ class SafetensorsDir:
 
     def _find_prefix(self) -> str:
         """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""
-        suffix = TOP_NAMES["embedding"]
+        suffix = self._family.top["embedding"]
         for name in self._tensors:
             if name.endswith(suffix):
                 return name.removesuffix(suffix)
@@ -210,14 +209,20 @@ class SafetensorsDir:
         A head of its own counts also where the settings tie it to the embedding: transformers ties only what is equal.
         """
         if name == "head":
-            return self._whole(self._head or self._prefix + TOP_NAMES["embedding"])
-        if name in TOP_NAMES:
-            return self._whole(self._prefix + TOP_NAMES[name])
+            return self._whole(self._head or self._prefix + self._family.top["embedding"])
+        if name == "head_bias":
+            return self._whole((self._head or self._family.head).removesuffix("weight") + "bias")
+        if name in self._family.top:
+            return self._whole(self._prefix + self._family.top[name])
         _, layer, leaf = name.split(".", 2)
-        prefix = f"{self._prefix}layers.{layer}."
+        prefix = f"{self._prefix}{self._family.top['layers']}{layer}."
         if expert := _EXPERT.match(leaf):
             return self._expert_part(prefix, leaf[expert.end() :], int(expert[1]))
-        return self._fused_part(prefix, leaf) or self._whole(prefix + self._family.names[leaf])
+        return self._fused_part(prefix, leaf) or self._whole(self._layer_tensor(prefix, leaf), leaf)
+
+    def _layer_tensor(self, prefix: str, leaf: str) -> str:
+        tensor, other = prefix + self._family.names.get(leaf, leaf), self._family.other_names.get(leaf)
+        return tensor if other is None or tensor in self._tensors else prefix + other
 
     def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
         """Of one expert, which may lie with all others of the layer: rows of gate and up are then in turn."""
@@ -239,35 +244,47 @@ class SafetensorsDir:
         )
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
-        """Rows of Phi-3's fused tensors: q, k, v under each other, gate above up."""
-        config = self._config
-        q_rows, kv_rows, mlp_rows = (
-            config.num_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-            config.intermediate_size,
-        )
-        bounds = {
-            "q": ("self_attn.qkv_proj.weight", 0, q_rows),
-            "k": ("self_attn.qkv_proj.weight", q_rows, kv_rows),
-            "v": ("self_attn.qkv_proj.weight", q_rows + kv_rows, kv_rows),
-            "gate": ("mlp.gate_up_proj.weight", 0, mlp_rows),
-            "up": ("mlp.gate_up_proj.weight", mlp_rows, mlp_rows),
-        }
-        if leaf not in bounds or prefix + bounds[leaf][0] not in self._tensors:
+        """Rows of fused tensors: gate above up, and q, k, v under each other or in turn for each key head."""
+        part = leaf.removesuffix("_bias")
+        name = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}.get(part)
+        fused = self._family.names.get(f"{name}{leaf.removeprefix(part)}")
+        if fused is None or prefix + fused not in self._tensors:
             return None
-        fused, start, num_rows = bounds[leaf]
-        return TensorPart(tensor=prefix + fused, start=start, stop=start + num_rows)
+        config, tensor = self._config, prefix + fused
+        if name == "gate_up":
+            start = config.intermediate_size if part == "up" else 0
+            return TensorPart(tensor=tensor, start=start, stop=start + config.intermediate_size)
+        heads = self._interleaved_heads(leaf)
+        group = config.num_heads // config.num_kv_heads if self._family.groups_qkv else config.num_heads
+        per_group = 1 if self._family.groups_qkv else config.num_kv_heads
+        first, count = {"q": (0, group), "k": (group, per_group), "v": (group + per_group, per_group)}[part]
+        stride, total = group + 2 * per_group, config.num_heads + 2 * config.num_kv_heads
+        if stride == total:
+            start, stop = first * config.head_dim, (first + count) * config.head_dim
+            return TensorPart(tensor=tensor, start=start, stop=stop, heads=heads)
+        dim = config.head_dim
+        return TensorPart(
+            tensor=tensor, start=first * dim, stop=total * dim, step=stride * dim, run=count * dim, heads=heads
+        )
 
-    def _whole(self, tensor: str) -> TensorPart:
+    def _whole(self, tensor: str, leaf: str = "") -> TensorPart:
         if tensor not in self._tensors:
             raise ModelLoadError(f"{self._directory}: there is no tensor {tensor!r}")
-        shape = self._tensors[tensor].shape
-        return TensorPart(tensor=tensor, start=0, stop=shape[0] if shape else 0)
+        shape = self._shape(tensor)
+        return TensorPart(tensor=tensor, start=0, stop=shape[0] if shape else 0, heads=self._interleaved_heads(leaf))
+
+    def _interleaved_heads(self, leaf: str) -> int:
+        """Of a matrix or vector whose rows are in interleaved rotary order."""
+        if not self._family.is_interleaved:
+            return 0
+        return rotating_heads(self._config, leaf)
 
     def _is_mxfp4(self, tensor: str) -> bool:
         return self._family.stacks_experts and is_mxfp4(tensor)
 
     def _is_transposed(self, tensor: str) -> bool:
+        if self._family.is_transposed:
+            return len(self._tensors[tensor].shape) == 2 and self._family.top["layers"] in tensor
         return self._family.stacks_experts and tensor.endswith(("experts.gate_up_proj", "experts.down_proj"))
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -275,7 +292,9 @@ class SafetensorsDir:
         shape = self._tensors[name].shape
         if self._is_mxfp4(name):
             return mxfp4_shape(shape)
-        return (shape[0], shape[2], shape[1]) if self._is_transposed(name) and len(shape) == 3 else shape
+        if self._is_transposed(name):
+            return (*shape[:-2], shape[-1], shape[-2]) if len(shape) >= 2 else shape
+        return (prod(shape),) if name.endswith(("q_norm.weight", "k_norm.weight")) else shape
 
     def _rows(self, part: TensorPart) -> U8:
         """The bytes [N, row_bytes] of some rows; a view of the file where they lie there so."""
@@ -284,13 +303,16 @@ class SafetensorsDir:
             return mxfp4_rows(tensor, self._tensors[scales_of(part.tensor)], slice(part.start, part.stop, part.step))
         item_bytes = ITEM_BYTES[tensor.dtype]
         items = np.frombuffer(tensor.data, f"u{item_bytes}", prod(tensor.shape), tensor.start_bytes)
-        if self._is_transposed(part.tensor):
+        numbers = part.numbers(self._config.rope.rotary_dim)
+        if self._is_transposed(part.tensor) and part.stack == 0:
+            rows_NK = items.reshape(tensor.shape).T[numbers]
+        elif self._is_transposed(part.tensor):
             num_rows = tensor.shape[2]
             matrix_KN = items.reshape(tensor.shape)[part.start // num_rows]
             first = part.start % num_rows
             rows_NK = matrix_KN[:, first : first + part.num_rows * part.step : part.step].T
         else:
-            rows_NK = items.reshape(-1, tensor.shape[-1])[part.start : part.stop : part.step]
+            rows_NK = items.reshape(-1, tensor.shape[-1])[numbers]
         return np.ascontiguousarray(rows_NK).view(np.uint8)
 
 
@@ -385,8 +407,3 @@ def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: 
 
 def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _cut(part: TensorPart, rows: Range | None) -> TensorPart:
-    first, last = resolve_range(rows, part.num_rows)
-    return replace(part, start=part.start + first * part.step, stop=part.start + last * part.step)

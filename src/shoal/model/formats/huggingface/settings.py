@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "relu2": "relu2",
 }
 """Source: transformers, activations.py, ACT2CLS"""
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -66,7 +67,7 @@ class Settings:
             "num_heads": num_heads,
             "num_kv_heads": self.positive("num_key_value_heads", num_heads),
             "head_dim": head_dim,
-            "intermediate_size": self.positive("intermediate_size"),
+            "intermediate_size": self.positive("intermediate_size", changes.get("intermediate_size")),
             "vocab_size": self.positive("vocab_size"),
             "max_context": self.positive("max_position_embeddings"),
             "norm_epsilon": self.number("rms_norm_eps"),

@@ -18,11 +18,15 @@ _MATRICES = {
     "gate": "mlp.gate_proj.weight",
     "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
+    "qkv": "self_attn.qkv_proj.weight",
+    "gate_up": "mlp.gate_up_proj.weight",
 }
 LAYER_NAMES: Mapping[str, str] = {
     **_MATRICES,
     **{f"{name}_bias": tensor.replace(".weight", ".bias") for name, tensor in _MATRICES.items()},
     "attn_norm": "input_layernorm.weight",
+    "attn_norm_bias": "input_layernorm.bias",
+    "mlp_norm_bias": "post_attention_layernorm.bias",
     "q_norm": "self_attn.q_norm.weight",
     "k_norm": "self_attn.k_norm.weight",
     "mlp_norm": "post_attention_layernorm.weight",
@@ -38,6 +42,12 @@ EXPERT_NAMES: Mapping[str, str] = {
     "shared_up": "mlp.shared_expert.up_proj.weight",
     "shared_down": "mlp.shared_expert.down_proj.weight",
     "shared_router": "mlp.shared_expert_gate.weight",
+}
+TOP_NAMES: Mapping[str, str] = {
+    "embedding": "embed_tokens.weight",
+    "final_norm": "norm.weight",
+    "final_norm_bias": "norm.bias",
+    "layers": "layers.",
 }
 _BUFFERS = r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)"
 BUFFERS = re.compile(_BUFFERS)
@@ -56,6 +66,20 @@ class Family:
     there and null stands for itself: a Mistral without the key has a window of 4096, one with null has none."""
     names: Mapping[str, str] = field(default_factory=lambda: LAYER_NAMES)
     """of a layer's tensors"""
+    other_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """of those that some models of the family have under another name"""
+    top: Mapping[str, str] = field(default_factory=lambda: TOP_NAMES)
+    """of what is no layer's, and what stands before a layer's number"""
+    head: str = "lm_head.weight"
+    """the end of the head's name, which may be alone"""
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Keys of the family's settings, and the common ones that they stand for"""
+    is_interleaved: bool = False
+    """whether pairs of neighboring dimensions of queries and keys rotate, in the place of half-split ones"""
+    groups_qkv: bool = False
+    """whether a fused tensor of queries, keys and values has them in turn for each key head"""
+    is_transposed: bool = False
+    """whether all matrices of layers have inputs before outputs"""
     norms_add_one: bool = False
     """whether the file's norm weights lack the 1 that layers add to them"""
     text_types: tuple[str, ...] = ()

@@ -8,6 +8,17 @@ from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
 from shoal.model.formats.huggingface.families.glm import GLM4_MOE
 from shoal.model.formats.huggingface.families.gpt_oss import GPT_OSS
+from shoal.model.formats.huggingface.families.layer_norm import (
+    COHERE,
+    COHERE2,
+    FALCON,
+    GPT2,
+    GPT_NEOX,
+    NEMOTRON,
+    PHI,
+    STABLELM,
+    STARCODER2,
+)
 from shoal.model.formats.huggingface.families.llama import (
     GRANITE,
     LLAMA,
@@ -43,6 +54,15 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": GEMMA3_TEXT,
     "gemma3": GEMMA3,
     "phi3": PHI3,
+    "phi": PHI,
+    "cohere": COHERE,
+    "cohere2": COHERE2,
+    "starcoder2": STARCODER2,
+    "stablelm": STABLELM,
+    "nemotron": NEMOTRON,
+    "falcon": FALCON,
+    "gpt_neox": GPT_NEOX,
+    "gpt2": GPT2,
     "olmo2": OLMO2,
     "olmo3": OLMO3,
     "olmoe": OLMOE,

@@ -1,0 +1,77 @@
+"""Where a matrix or vector of a model lies in the tensors of its file.
+
+Shapes: N rows of the part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.weights import Range, resolve_range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPart:
+    """Some rows of a matrix of the file, or items of a vector: where one of the graph builder's names lies."""
+
+    tensor: str
+    start: int
+    stop: int
+    heads: int = 0
+    """where positive, the rows are that many heads in interleaved rotary order"""
+    step: int = 1
+    """from the beginning of one run of rows to the next"""
+    run: int = 1
+    """rows that follow each other: those of a head, or of several, where others lie between them"""
+    stack: int = 0
+    """where positive, so many matrices or vectors lie in the tensor, and rows or items are counted through all"""
+
+    @property
+    def num_rows(self) -> int:
+        return len(range(self.start, self.stop, self.step)) * self.run
+
+    def cut(self, rows: Range | None) -> TensorPart:
+        """Rows [first, last) of the part. Raises ValueError where it has not so many, or where they cut a head that
+        cannot be cut."""
+        first, last = resolve_range(rows, self.num_rows)
+        per_head = self.num_rows // self.heads if self.heads else 1
+        if first % per_head or last % per_head or first % self.run or last % self.run:
+            raise ValueError(f"rows [{first}, {last}) of {self.tensor} cut a head of {max(per_head, self.run)}")
+        return replace(
+            self,
+            start=self.start + first // self.run * self.step,
+            stop=self.start + last // self.run * self.step,
+            heads=(last - first) // per_head if self.heads else 0,
+        )
+
+    def numbers(self, rotary_dim: int) -> slice | npt.NDArray[np.int64]:
+        """The rows in the tensor, in the order that the graph builder has them in: half-split rotary order."""
+        if self.run == 1 and not self.heads:
+            return slice(self.start, self.stop, self.step)
+        begins = np.arange(self.start, self.stop, self.step, dtype=np.int64)
+        numbers_N = (begins[:, None] + np.arange(self.run)).reshape(-1)
+        if not self.heads or numbers_N.size == 0:
+            return numbers_N
+        return numbers_N[half_split_order(self.heads, numbers_N.size // self.heads, rotary_dim)]
+
+
+def half_split_order(num_heads: int, head_dim: int, rotary_dim: int) -> npt.NDArray[np.int64]:
+    """Row numbers that turn rotating pairs (2i, 2i+1) of every head into (i, i + rotary_dim / 2).
+
+    Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute, of which this is the inverse.
+    """
+    order = np.arange(head_dim)
+    order[:rotary_dim] = np.concatenate([np.arange(0, rotary_dim, 2), np.arange(1, rotary_dim, 2)])
+    return (np.arange(num_heads)[:, None] * head_dim + order).reshape(-1)
+
+
+def rotating_heads(config: DecoderConfig, leaf: str) -> int:
+    """Heads whose rows a matrix, bias or norm of a layer has in the order of the rotary embedding; 0: it has none."""
+    heads = {"q": config.num_heads, "k": config.num_kv_heads}
+    if config.parts_qk_norm:
+        heads |= {"q_norm": config.num_heads, "k_norm": config.num_kv_heads}
+    return heads.get(leaf.removesuffix("_bias"), 0)

@@ -1,0 +1,91 @@
+"""Families that differ from a Llama in norms, MLPs or the order of their parts, against Hugging Face transformers.
+
+TOLERANCE: of the largest logit, as in test_families: fp32 sums in another order, through 4 layers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.errors import ModelLoadError
+from shoal.model.formats.open_weights import open_weights
+from tests.model.dense_families import DENSE_FAMILIES
+from tests.model.tiny_models import make_tiny_model
+from tests.numerics.conftest import MakeSource
+from tests.numerics.engines import (
+    F32,
+    PipelineExecutor,
+    continuations,
+    make_engine,
+    make_executor,
+    random_tokens,
+    text_logits,
+)
+from tests.numerics.reference import load_reference, reference_logits
+
+TEXT = random_tokens(90)
+NUM_OUTPUT = 64
+TOLERANCE = 1e-4
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{family: (family, {}) for family in DENSE_FAMILIES},
+    "stablelm with a parallel MLP": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
+    "gpt-neox one after the other": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
+    "falcon 7b": ("falcon", {"new_decoder_architecture": False, "bias": False}),
+    "falcon 11b": ("falcon", {"num_ln_in_parallel_attn": 1}),
+    "falcon one after the other": (
+        "falcon",
+        {"new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "num_kv_heads": None},
+    ),
+}
+
+
+def logits_of(executor: PipelineExecutor) -> F32:
+    (logits,) = text_logits(make_engine(executor), [TEXT])
+    return logits
+
+
+def assert_close(got: F32, want: F32) -> None:
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * float(np.abs(want).max()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_family_agrees_with_transformers(case: str, tmp_path: Path) -> None:
+    """The second answer comes in chunks and from cached blocks."""
+    family, settings = CASES[case]
+    directory = make_tiny_model(family, tmp_path, **settings)
+    executor = make_executor(open_weights(directory))
+    engine = make_engine(executor, prefill_chunk_tokens=23)
+    (answer,) = continuations(engine, [TEXT], max_tokens=NUM_OUTPUT)
+    (again,) = continuations(engine, [TEXT], max_tokens=NUM_OUTPUT)
+    assert engine.stats().prefix_hit_tokens >= 64
+    expected = reference_logits(load_reference(directory), TEXT + answer)
+    assert_close(logits_of(executor), expected[: len(TEXT)])
+    assert again == answer == expected[len(TEXT) - 1 : -1].argmax(axis=-1).tolist()
+
+
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.sample(every=2)
+def test_forms_and_splits(family: str, tiny_source: MakeSource) -> None:
+    """Three shards of two key heads: one has no attention."""
+    source = tiny_source(family)
+    whole = logits_of(make_executor(source))
+    assert np.array_equal(logits_of(make_executor(source, cuts=(2,))), whole)
+    assert_close(logits_of(make_executor(source, native=False)), whole)
+    for native in (None, False):
+        assert_close(logits_of(make_executor(source, native=native, cuts=(1,), shares=(2, 1, 1))), whole)
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "value"),
+    [
+        ("falcon", "alibi", True),
+        ("stablelm", "qk_layernorm", True),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("phi", "qk_layernorm", True),
+    ],
+)
+def test_what_is_not_computed_is_refused(family: str, setting: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=f"'{setting}' is {value}, which is not supported"):
+        open_weights(make_tiny_model(family, tmp_path, **{setting: value}))
