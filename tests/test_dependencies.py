@@ -10,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "shoal"
-MODULES = {"grpcio": "grpc", "protobuf": "google", "pyyaml": "yaml"}
+MODULES = {"grpcio": "grpc", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml"}
 """Packages whose module has another name."""
 PLACES = {
+    "chains": ("chain/", "server/oip/chains/"),
     "grpc": ("server/oip/rpc/",),
     "parquet": ("offline/files/parquet_rows.py",),
     "ray": ("machines/ray/", "comm/tls/tls_identity.py"),

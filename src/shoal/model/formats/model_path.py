@@ -67,8 +67,29 @@ def _checked(path: Path, model: str) -> Path:
     raise ModelLoadError(f"{path} has no config.json{hint}")
 
 
+def package_file(name: str) -> Path:
+    """A file that an installed Python package brings, by `PACKAGE/PATH/IN/IT`. Raises ConfigError, ModelLoadError."""
+    package, _, inner = name.partition("/")
+    found = [path for root in _package_roots(package) if (path := root / inner).is_file()]
+    if not found:
+        raise ModelLoadError(f"package {package!r} has no file {inner!r}")
+    return found[0]
+
+
 def _in_package(name: str) -> Path:
-    """A model file inside an installed package, found without running the package's code."""
+    """A model file inside an installed package."""
+    roots = _package_roots(name)
+    gguf_files = [path for root in roots for path in root.rglob("*.gguf")]
+    if gguf_files:
+        return max(gguf_files, key=lambda path: path.stat().st_size)
+    directories = sorted(path.parent for root in roots for path in root.rglob("config.json"))
+    if directories:
+        return directories[0]
+    raise ModelLoadError(f"package {name!r} holds no model: neither a .gguf file nor a config.json")
+
+
+def _package_roots(name: str) -> list[Path]:
+    """The folders of an installed package, found without running its code."""
     module = name.replace("-", "_")
     if not module.isidentifier():
         raise ConfigError(f"pkg:{name} does not name a Python package")
@@ -77,14 +98,7 @@ def _in_package(name: str) -> Path:
         raise ModelLoadError(
             f"package {name!r} is not installed; install it with: pip install {name.replace('_', '-')}"
         )
-    roots = [Path(root) for root in spec.submodule_search_locations or ()]
-    gguf_files = [path for root in roots for path in root.rglob("*.gguf")]
-    if gguf_files:
-        return max(gguf_files, key=lambda path: path.stat().st_size)
-    directories = sorted(path.parent for root in roots for path in root.rglob("config.json"))
-    if directories:
-        return directories[0]
-    raise ModelLoadError(f"package {name!r} holds no model: neither a .gguf file nor a config.json")
+    return [Path(root) for root in spec.submodule_search_locations or ()]
 
 
 def _from_hub(name: str, *, settings_only: bool = False) -> Path:

@@ -1,0 +1,1 @@
+"""Chains of models: graphs, decoding and Python functions, each step feeding others."""

@@ -1,0 +1,59 @@
+"""A process in which the functions of chains run."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shoal.worker.parent import die_with_parent
+
+_modules: dict[str, ModuleType] = {}
+"""by path; a process is its own"""
+
+
+class FunctionFailed(Exception):
+    """A function raised, in words that cross between processes. `is_input`: the request's fault."""
+
+    def __init__(self, message: str, is_input: bool) -> None:
+        super().__init__(message, is_input)
+        self.message = message
+        self.is_input = is_input
+
+
+def prepare() -> None:
+    """What the process does first: it ends with its parent, and leaves Ctrl+C to it."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) -> tuple[Any, ...]:
+    """Call a function of a file. Returns its values, one for each output. Raises FunctionFailed."""
+    try:
+        result = getattr(_module(file), function)(**values)
+    except ValueError as error:
+        raise FunctionFailed(str(error), is_input=True) from None
+    except Exception as error:
+        raise FunctionFailed(f"{type(error).__name__}: {error}", is_input=False) from None
+    outputs = result if isinstance(result, tuple) and num_outputs > 1 else (result,)
+    if len(outputs) != num_outputs:
+        raise FunctionFailed(f"it returned {len(outputs)} values, but has {num_outputs} outputs", is_input=False)
+    return outputs
+
+
+def _module(file: str) -> ModuleType:
+    """The file as a module, run once; its folder can be imported from, as a script's can."""
+    if file not in _modules:
+        path = Path(file)
+        sys.path.insert(0, str(path.parent))
+        spec = importlib.util.spec_from_file_location(f"shoal_chain_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        _modules[file] = module
+    return _modules[file]

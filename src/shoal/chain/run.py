@@ -1,0 +1,117 @@
+"""Runs one request through a chain: every step as soon as what it uses is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from shoal.arrays import Array
+from shoal.chain.definition import Chain, FunctionStep, GraphStep, Step
+from shoal.errors import InvalidRequest, RequestError, ShoalError
+
+MAX_ITEMS = 4096
+"""Of a list that a step runs over."""
+
+
+class StepRunner(Protocol):
+    """What computes steps."""
+
+    async def run_graph(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """A served graph's outputs. Raises ShoalError."""
+        ...
+
+    async def call_function(self, step: FunctionStep, values: Mapping[str, Any]) -> Sequence[Any]:
+        """A function's values, one for each of the step's outputs. Raises ShoalError."""
+        ...
+
+
+async def run_chain(chain: Chain, runner: StepRunner, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The chain's outputs.
+
+    Args:
+        chain: what to run.
+        runner: computes the steps; steps that do not wait for each other run at once.
+        given: the chain's inputs, decoded.
+
+    Raises:
+        ShoalError: the first that a step raised; the other steps are given up then.
+    """
+    loop = asyncio.get_running_loop()
+    values: dict[str, asyncio.Future[Any]] = {}
+    for name, value in given.items():
+        values[name] = loop.create_future()
+        values[name].set_result(value)
+    for step in chain.steps:
+        values |= {name: loop.create_future() for name in step.outputs}
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for step in chain.steps:
+                tasks.create_task(_run_step(step, runner, values))
+    except* ShoalError as group:
+        raise _first(group) from None
+    return {name: values[name].result() for name in chain.outputs}
+
+
+async def _run_step(step: Step, runner: StepRunner, values: Mapping[str, asyncio.Future[Any]]) -> None:
+    names = list(step.inputs.values()) if isinstance(step, GraphStep) else list(step.inputs)
+    used = {name: await values[name] for name in names}
+    if step.each:
+        outputs = await _run_each(step, runner, used)
+    else:
+        outputs = await _run_once(step, runner, used)
+    for name, value in zip(step.outputs, outputs, strict=True):
+        values[name].set_result(value)
+
+
+async def _run_each(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> list[list[Any]]:
+    """The step over every item of its lists; a list for each output."""
+    lists = {name: used[name] for name in step.each}
+    for name, items in lists.items():
+        if not isinstance(items, list):
+            raise RequestError(f"step {step.name!r}: {name!r} is no list, which `each` says it is")
+    counts = {len(items) for items in lists.values()}
+    if len(counts) > 1:
+        raise RequestError(f"step {step.name!r}: the lists that it runs over have {sorted(counts)} items")
+    (count,) = counts
+    if count > MAX_ITEMS:
+        raise RequestError(f"step {step.name!r}: a list of {count} items; at most {MAX_ITEMS}")
+    async with asyncio.TaskGroup() as tasks:
+        runs = [
+            tasks.create_task(
+                _run_once(step, runner, {**used, **{name: items[index] for name, items in lists.items()}})
+            )
+            for index in range(count)
+        ]
+    results = [run.result() for run in runs]
+    return [[result[place] for result in results] for place in range(len(step.outputs))]
+
+
+async def _run_once(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> Sequence[Any]:
+    if isinstance(step, FunctionStep):
+        return await runner.call_function(step, used)
+    for name in step.inputs.values():
+        if not isinstance(used[name], np.ndarray):
+            kind = type(used[name]).__name__
+            hint = f": say `each: [{name}]` to run over its items" if kind == "list" else ""
+            raise RequestError(f"step {step.name!r} needs an array, but {name!r} is a {kind}{hint}")
+    try:
+        outputs = await runner.run_graph(step.model.stem, {key: used[name] for key, name in step.inputs.items()})
+    except InvalidRequest as error:
+        raise InvalidRequest(f"step {step.name!r}: {error}", error.param) from None
+    for name in step.outputs.values():
+        if name not in outputs:
+            known = ", ".join(map(repr, outputs))
+            raise RequestError(f"step {step.name!r}: the graph has no output {name!r}: it has {known}")
+    return [outputs[name] for name in step.outputs.values()]
+
+
+def _first(group: BaseExceptionGroup[ShoalError]) -> ShoalError:
+    """Groups hold groups where a step runs over a list."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ShoalError)
+    return error

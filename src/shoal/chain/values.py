@@ -1,0 +1,36 @@
+"""Values of chains where they come in from files and go out as plain data."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from shoal.chain.definition import InputKind
+from shoal.errors import InvalidRequest
+
+
+def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | bytes:
+    """An input out of a file's content. `kind`: None: the chain has no such input, which it will say itself.
+
+    Raises InvalidRequest where it is a tensor, or a text that is not UTF-8.
+    """
+    if kind is InputKind.TENSOR:
+        raise InvalidRequest(f"input {name!r} is a tensor: send JSON, with `inputs`", name)
+    if kind is not InputKind.TEXT:
+        return content
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"input {name!r} is not UTF-8: {error.reason}", name) from None
+
+
+def plain_data(value: Any) -> Any:
+    """A value without arrays, as JSON can hold it."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain_data(item) for item in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {str(key): plain_data(item) for key, item in cast(dict[Any, Any], value).items()}
+    return value

@@ -1,0 +1,51 @@
+"""Functions of the chains in tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+
+def half(x: Any) -> Any:
+    """Half of it."""
+    return x / 2
+
+
+def words(text: str) -> tuple[list[str], int]:
+    """The words, and how many there are."""
+    found = text.split()
+    return found, len(found)
+
+
+def loud(word: str) -> str:
+    """In capitals; an empty word cannot be said."""
+    if word == "silence":
+        raise ValueError("silence cannot be loud")
+    return word.upper()
+
+
+def wrong(x: Any) -> Any:
+    """A mistake of whoever wrote it."""
+    return x.nothing
+
+
+def hang(x: Any) -> Any:
+    """Never ends."""
+    threading.Event().wait()
+
+
+def die(marks: str) -> str:
+    """Ends its process, but for the third time; `marks`: a folder that counts."""
+    count = len(list(Path(marks).iterdir()))
+    (Path(marks) / str(count)).touch()
+    if count < 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def process(x: Any) -> int:
+    """Where it runs."""
+    return os.getpid()

@@ -1,0 +1,100 @@
+"""Functions in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from shoal.chain.definition import FunctionStep
+from shoal.chain.functions import FunctionPool
+from shoal.errors import DeadlineExceeded, InvalidRequest, RequestError, WorkerLost
+
+FILE = Path(__file__).with_name("functions.py")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Generator[FunctionPool, None, None]:
+    pool = FunctionPool(1, 30.0)
+    yield pool
+    pool.close()
+
+
+def step(function: str, *outputs: str) -> FunctionStep:
+    return FunctionStep(name=function, file=FILE, function=function, inputs=(), outputs=outputs or ("y",))
+
+
+def call(pool: FunctionPool, function: str, *outputs: str, **values: Any) -> tuple[Any, ...]:
+    async def run() -> tuple[Any, ...]:
+        return await pool.call(step(function, *outputs), values)
+
+    return asyncio.run(run())
+
+
+def test_values(pool: FunctionPool) -> None:
+    assert call(pool, "half", x=np.arange(4.0))[0].tolist() == [0, 0.5, 1, 1.5]
+    assert call(pool, "words", "word", "count", text="a b") == (["a", "b"], 2)
+    assert call(pool, "words", text="a b") == ((["a", "b"], 2),)
+    (own,) = call(pool, "process", x=0)
+    assert own in {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@pytest.mark.parametrize(
+    ("function", "outputs", "kind", "said"),
+    [
+        ("loud", ("y",), InvalidRequest, "step 'loud': silence cannot be loud"),
+        ("process", ("y",), RequestError, "unexpected keyword argument"),
+        ("absent", ("y",), RequestError, "has no attribute 'absent'"),
+        ("loud", ("y", "z", "v"), InvalidRequest, "silence"),
+    ],
+)
+def test_functions_that_raise(
+    pool: FunctionPool, function: str, outputs: tuple[str, ...], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said) as raised:
+        call(pool, function, *outputs, word="silence")
+    assert type(raised.value) is kind
+
+
+def test_the_number_of_values(pool: FunctionPool) -> None:
+    with pytest.raises(RequestError, match="returned 2 values, but has 3 outputs"):
+        call(pool, "words", "a", "b", "c", text="x")
+
+
+def test_a_call_whose_process_dies_is_made_again(pool: FunctionPool, tmp_path: Path) -> None:
+    assert call(pool, "die", marks=str(tmp_path)) == ("alive",)
+
+
+def test_a_call_that_kills_every_process(pool: FunctionPool, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="died 1 times in a row"):
+        asyncio.run(_once(tmp_path))
+
+
+async def _once(marks: Path) -> None:
+    pool = FunctionPool(1, 30.0, max_tries=1)
+    try:
+        await pool.call(step("die"), {"marks": str(marks)})
+    finally:
+        pool.close()
+
+
+def test_a_call_that_does_not_end(tmp_path: Path) -> None:
+    pool = FunctionPool(1, 0.2)
+    with pytest.raises(DeadlineExceeded, match=r"'hang' took more than 0.2 s"):
+        call(pool, "hang", x=0)
+    pool.close()
+    with pytest.raises(WorkerLost):
+        call(pool, "half", x=1)
+    assert not [child for child in psutil.Process().children(recursive=True) if "spawn_main" in _command(child)][1:]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
