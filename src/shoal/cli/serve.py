@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.shared import options
-from shoal.cli.shared.model_kind import is_graph
+from shoal.cli.shared.model_kind import is_chain, is_graph
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def serve(
         list[str],
         typer.Argument(
             help="One language model (a .gguf file, a Hugging Face directory, hf:org/name, pkg:NAME), or any number of "
-            ".onnx files and folders of them.",
+            ".onnx files, folders of them, and chains (YAML files, or folders with a chain.yaml).",
             metavar="MODEL...",
         ),
     ],
@@ -233,7 +233,7 @@ def serve(
     raise_limit()
     if key is None and not is_loopback(host):
         announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
-    if all(is_graph(model) or _is_repository(model) for model in models):
+    if all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
         _serve_graphs(context, models, tls, key, allowed_hosts, cors_origins)
         return
@@ -307,6 +307,7 @@ def _serve_graphs(
     allowed_hosts: tuple[str, ...] | None,
     cors_origins: tuple[str, ...],
 ) -> None:
+    from shoal.chain.definition import places_of, read_chain
     from shoal.cli.graphs.files import read_arrays
     from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command
     from shoal.cli.graphs.model_options import ModelOptions, options_of, parse_model_options, with_options
@@ -322,6 +323,8 @@ def _serve_graphs(
 
     given = context.params
     is_quiet: bool = given["log_json"]
+    chains = [read_chain(model) for model in models if is_chain(model)]
+    models = places_of([model for model in models if not is_chain(model)], chains)
     files = find_models(models, given["name"])
     if options.text(given["cluster"]) == RAY and len(files) > 1:
         raise ConfigError(f"--cluster ray serves one graph, not {len(files)}: start a server for each of them")
@@ -373,4 +376,4 @@ def _serve_graphs(
         tls=tls,
         drain_timeout_s=given["drain_timeout"],
     )
-    serve_graphs(models, load, serve_options)
+    serve_graphs(models, load, serve_options, chains)

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.chain.definition import Chain
 from shoal.core.batching.config import BatchingConfig
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import MAX_REQUEST_BYTES, create_graph_app
+from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile
 from shoal.server.oip.models.repository import ModelRepository
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler, echo
@@ -51,6 +53,7 @@ def run_server(
     allow_load: bool = True,
     allowed_hosts: Sequence[str] | None = None,
     cors_origins: Sequence[str] = (),
+    chains: Sequence[Chain] = (),
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends. `load`: what to load at the start; None: everything."""
     loader = FakeLoader(makers or {"doubler": doubler})
@@ -69,6 +72,7 @@ def run_server(
         allow_load=allow_load,
         allowed_hosts=allowed_hosts,
         cors_origins=cors_origins,
+        chains=[ServedChain(chain, repository) for chain in chains],
     )
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

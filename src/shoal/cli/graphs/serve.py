@@ -7,14 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.chain.definition import Chain
 from shoal.cli.graphs.model_options import ModelOptions
 from shoal.cli.shared.log import announce
 from shoal.cli.show.output import describe_drain
 from shoal.core.batching.config import BatchingConfig
-from shoal.errors import ModelLoadError, ShoalError
+from shoal.errors import ConfigError, ModelLoadError, ShoalError
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import create_graph_app, load_rpc_server
+from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile, find_models
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.seams import LoadedGraph
@@ -55,13 +57,19 @@ class GraphServeOptions:
     """how long open requests may take after a signal, >= 0"""
 
 
-def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], options: GraphServeOptions) -> None:
+def serve_graphs(
+    models: Sequence[str],
+    load: Callable[[Path], LoadedGraph],
+    options: GraphServeOptions,
+    chains: Sequence[Chain] = (),
+) -> None:
     """Load every model and serve them until a signal comes.
 
     Args:
         models: ONNX files, folders of them, or model repositories as Triton has them.
         load: loads one file and starts its workers; called here, and later whenever a client has a model loaded.
         options: where and how.
+        chains: of these models.
 
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
@@ -81,14 +89,18 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
     if options.grpc_port is not None:
         load_rpc_server()  # before models are loaded: what is missing is said at once
     found = find_models(models, options.name)
+    if taken := next((chain.name for chain in chains if chain.name in found), None):
+        raise ConfigError(f"the chain {taken!r} has the name of one of the models: give it another `name`")
     repository = ModelRepository(lambda: find_models(models, options.name), load, batching)
     with ExitStack() as resources:
         sock = resources.enter_context(bind(options.host, options.port))
         grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
         resources.callback(repository.close_now)
         _load_all(repository, sorted(found))
+        served = [ServedChain(chain, repository) for chain in chains]
         app = create_graph_app(
             repository,
+            chains=served,
             api_key=options.api_key,
             max_request_bytes=options.max_request_bytes,
             grpc_address=grpc_address,
@@ -97,7 +109,7 @@ def serve_graphs(models: Sequence[str], load: Callable[[Path], LoadedGraph], opt
             allowed_hosts=options.allowed_hosts,
             cors_origins=options.cors_origins,
         )
-        names = ", ".join(model.file.name for model in repository.models)
+        names = ", ".join([*(model.file.name for model in repository.models), *(chain.name for chain in chains)])
         serve_app(
             app,
             sock,

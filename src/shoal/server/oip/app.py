@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -16,6 +17,8 @@ from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.http.tls import TlsFiles
+from shoal.server.oip.chains.routes import ChainApi
+from shoal.server.oip.chains.served_chain import ServedChain, chain_index
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
@@ -42,6 +45,7 @@ def create_graph_app(
     allow_load: bool = False,
     allowed_hosts: Sequence[str] | None = None,
     cors_origins: Sequence[str] = (),
+    chains: Sequence[ServedChain] = (),
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
@@ -57,6 +61,7 @@ def create_graph_app(
         allow_load: whether clients may load and unload models without a key; with one they may in any case.
         allowed_hosts: names that requests may give to the server and its pages, beside this machine's own; None: any.
         cors_origins: web pages of other hosts that may use the server, see `check_origins`.
+        chains: over the repository's models; closed with the app.
 
     Raises:
         MissingExtra: gRPC is asked for and grpcio is not installed.
@@ -79,11 +84,17 @@ def create_graph_app(
         finally:
             if rpc is not None:
                 await rpc.stop()
+            for chain in chains:
+                chain.close()
             await repository.close()
             bodies.close()
 
     app = Starlette(
-        routes=[*RestApi(repository, status, calls, bodies).routes(), *Probes(status).routes()],
+        routes=[
+            *(route for chain in chains for route in ChainApi(chain, bodies).routes()),
+            *RestApi(repository, status, calls, bodies, partial(chain_index, chains)).routes(),
+            *Probes(status).routes(),
+        ],
         middleware=_guards(api_key, drain, allowed_hosts, cors_origins),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
         lifespan=lifespan,

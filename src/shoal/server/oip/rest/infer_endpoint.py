@@ -39,7 +39,7 @@ class InferEndpoint:
         """Answer one request."""
         if scope["method"] != "POST":
             raise HTTPException(405, headers={"allow": "POST"})
-        json_size = _json_size(scope)
+        json_size = json_size_of(scope)
         async with self._bodies.read(scope, receive) as body:
             request = await self._parse(body, json_size, scope["path_params"])
             try:
@@ -48,7 +48,7 @@ class InferEndpoint:
             except ClientGone:
                 return
         pieces = await self._encode(answer, request)
-        await send({"type": "http.response.start", "status": 200, "headers": _answer_headers(pieces)})
+        await send({"type": "http.response.start", "status": 200, "headers": answer_headers(pieces)})
         if sum(map(len, pieces)) <= _QUICK_BYTES:
             pieces = [b"".join(pieces)]
         for piece in _cut(pieces):
@@ -69,7 +69,8 @@ class InferEndpoint:
         return await self._bodies.off_loop(lambda: encode_answer(answer, request))
 
 
-def _json_size(scope: Scope) -> int | None:
+def json_size_of(scope: Scope) -> int | None:
+    """Bytes of the JSON part where binary tensors follow; None: all of it is JSON. Raises InvalidRequest."""
     given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _JSON_SIZE), None)
     if given is None:
         return None
@@ -85,7 +86,8 @@ def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
             yield memoryview(piece)[first : first + _PIECE_BYTES]
 
 
-def _answer_headers(pieces: Sequence[bytes | memoryview]) -> list[tuple[bytes, bytes]]:
+def answer_headers(pieces: Sequence[bytes | memoryview]) -> list[tuple[bytes, bytes]]:
+    """Of an answer that consists of these pieces, the first of them JSON."""
     length = (b"content-length", str(sum(map(len, pieces))).encode())
     if len(pieces) == 1:
         return [length, (b"content-type", b"application/json")]

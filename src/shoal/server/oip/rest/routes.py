@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,7 +12,12 @@ from starlette.routing import BaseRoute, Route
 
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
-from shoal.server.oip.models.metadata import model_config, model_metadata, repository_index, server_metadata
+from shoal.server.oip.models.metadata import (
+    model_config,
+    model_metadata,
+    repository_index,
+    server_metadata,
+)
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.served_model import ServedModel
 from shoal.server.oip.models.statistics import model_statistics
@@ -36,15 +42,21 @@ Body = TypeVar("Body", _IndexBody, _ChangeBody)
 
 
 class RestApi:
-    """Handlers over one repository."""
+    """Handlers over one repository. `more_models`: entries of the index for what else is served."""
 
     def __init__(
-        self, repository: ModelRepository, status: RepositoryStatus, calls: RepositoryCalls, bodies: RequestBodies
+        self,
+        repository: ModelRepository,
+        status: RepositoryStatus,
+        calls: RepositoryCalls,
+        bodies: RequestBodies,
+        more_models: Callable[[bool], list[dict[str, str]]] = lambda only_ready: [],
     ) -> None:
         self._calls = calls
         self._repository = repository
         self._status = status
         self._bodies = bodies
+        self._more_models = more_models
         self._infer = InferEndpoint(repository, bodies)
 
     def routes(self) -> list[BaseRoute]:
@@ -119,7 +131,8 @@ class RestApi:
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index"""
         body = await self._read(request, _IndexBody)
-        return _json(repository_index(self._repository, only_ready=body.ready))
+        models = repository_index(self._repository, only_ready=body.ready)
+        return _json(models + self._more_models(body.ready))
 
     async def load(self, request: Request) -> Response:
         """POST /v2/repository/models/NAME/load"""

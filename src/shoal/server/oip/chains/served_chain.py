@@ -1,0 +1,128 @@
+"""A chain in service: its graphs are the repository's models, its functions have processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shoal.arrays import Array
+from shoal.chain.definition import Chain, FunctionStep, InputKind
+from shoal.chain.functions import FunctionPool
+from shoal.chain.pictures import decode_picture
+from shoal.chain.run import run_chain
+from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
+from shoal.server.oip.models.repository import ModelRepository
+from shoal.server.oip.models.request_counts import RequestCounts, reason_of
+
+CHAIN_VERSION = "1"
+"""Chains have one version."""
+
+
+class ServedChain:
+    """Belongs to the event loop that the repository was started in."""
+
+    def __init__(self, chain: Chain, repository: ModelRepository, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises MissingExtra where the chain has functions and pebble is not installed."""
+        self.chain = chain
+        self.counts = RequestCounts()
+        self._repository = repository
+        self._clock = clock
+        has_functions = any(isinstance(step, FunctionStep) for step in chain.steps)
+        self._pool = FunctionPool(chain.num_workers, chain.timeout_s) if has_functions else None
+
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot answer now; None while all of its graphs can."""
+        try:
+            for model in self.chain.models:
+                self._repository.get(model)
+        except ShoalError as error:
+            return str(error)
+        return None
+
+    async def infer(
+        self, given: Mapping[str, Any], timeout_s: float | None = None, call_id: str = ""
+    ) -> dict[str, Any]:
+        """Every output of the chain.
+
+        Args:
+            given: its inputs, as clients give them: files as bytes, texts as strings, tensors as arrays.
+            timeout_s: the most time that it may take.
+            call_id: its name in the stories of the graphs' replicas.
+
+        Raises:
+            InvalidRequest: an input is missing or unknown, or a step cannot work with it.
+            DeadlineExceeded, QueueFull: not in time, or not now.
+            RequestError: a step failed.
+            WorkerLost: a graph has no workers, or the chain is closed.
+        """
+        arrival_s = self._clock()
+        try:
+            outputs = await self._infer(given, timeout_s, call_id)
+        except ShoalError as error:
+            self.counts.fail(reason_of(error), self._clock() - arrival_s)
+            raise
+        except asyncio.CancelledError:
+            self.counts.fail("CANCELED", self._clock() - arrival_s)
+            raise
+        self.counts.succeed(self._clock() - arrival_s, time.time())
+        return outputs
+
+    def close(self) -> None:
+        """Stop the functions' processes. Idempotent."""
+        if self._pool is not None:
+            self._pool.close()
+
+    async def _infer(self, given: Mapping[str, Any], timeout_s: float | None, call_id: str) -> dict[str, Any]:
+        self._check_names(given)
+        try:
+            async with asyncio.timeout(timeout_s):
+                decoded = {name: await self._decode(name, given[name]) for name in self.chain.inputs}
+                return await run_chain(self.chain, _Steps(self._repository, self._pool, call_id), decoded)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the chain was not done within {timeout_s:g} s") from None
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        inputs = self.chain.inputs
+        if unknown := [name for name in given if name not in inputs]:
+            known = ", ".join(map(repr, inputs))
+            raise InvalidRequest(f"{self.chain.name!r} has no input {unknown[0]!r}: it has {known}", unknown[0])
+        if missing := [name for name in inputs if name not in given]:
+            raise InvalidRequest(f"input {missing[0]!r} of {self.chain.name!r} is missing", missing[0])
+
+    async def _decode(self, name: str, value: Any) -> Any:
+        kind = self.chain.inputs[name]
+        if kind is InputKind.IMAGE:
+            return await asyncio.to_thread(decode_picture, value, name)  # Pillow gives Python's lock away
+        return value
+
+
+def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[str, str]]:
+    """One object a chain, as `repository_index` has them."""
+    entries: list[dict[str, str]] = []
+    for chain in chains:
+        reason = chain.failure
+        if reason is None or not only_ready:
+            state = "READY" if reason is None else "UNAVAILABLE"
+            entries.append({"name": chain.chain.name, "version": CHAIN_VERSION, "state": state, "reason": reason or ""})
+    return entries
+
+
+class _Steps:
+    """Implements `chain.run.StepRunner` for one request."""
+
+    def __init__(self, repository: ModelRepository, pool: FunctionPool | None, call_id: str) -> None:
+        self._repository = repository
+        self._pool = pool
+        self._call_id = call_id
+
+    async def run_graph(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """By the served model of this name."""
+        return await self._repository.get(model).infer(inputs, None, self._call_id)
+
+    async def call_function(self, step: FunctionStep, values: Mapping[str, Any]) -> Sequence[Any]:
+        """In a process of the chain."""
+        assert self._pool is not None
+        return await self._pool.call(step, values)

@@ -1,0 +1,169 @@
+"""Chains of models over HTTP: pictures through a function, a graph, and back."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Generator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http
+from PIL import Image
+
+from shoal.chain.definition import parse_chain
+from tests.server.oip.fakes import doubler
+from tests.server.oip.running import RunningServer, run_server
+
+FUNCTIONS = '''
+import numpy as np
+
+def rows(image):
+    """A row of four values for each line of pixels that is not white; 255 brings bad luck."""
+    dark = [line for line in image[:, :, 0] if line.min() < 255]
+    first = [13 if line[0] == 1 else line[0] for line in dark]
+    return [np.array([[one, 0, 0, 0]], np.float32) for one in first], np.ones((1, 1), np.int64)
+
+def name(y):
+    return f"value {y[0, 0]:g}"
+
+def mixed(names):
+    return {"names": names, "parts": [np.arange(2), 3.5]}
+'''
+STEPS: list[dict[str, Any]] = [
+    {"call": "f.py:rows", "inputs": ["image"], "outputs": ["row", "ids"]},
+    {"model": "doubler.onnx", "each": ["row"], "inputs": {"x": "row", "ids": "ids"}, "outputs": {"y": "y"}},
+    {"call": "f.py:name", "each": ["y"], "inputs": ["y"], "outputs": ["names"]},
+    {"call": "f.py:mixed", "inputs": ["names"], "outputs": ["mixed"]},
+]
+TEXT_STEPS = [{"call": "f.py:mixed", "inputs": ["names"], "outputs": ["mixed"]}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningServer, None, None]:
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "doubler.onnx").touch()
+    (folder / "f.py").write_text(FUNCTIONS)
+
+    def chain(name: str, inputs: dict[str, str], steps: list[dict[str, Any]], outputs: list[str]) -> Any:
+        data = {"name": name, "inputs": inputs, "steps": steps, "outputs": outputs}
+        return parse_chain(data, folder / "chain.yaml")
+
+    chains = [
+        chain("lines", {"image": "image"}, STEPS, ["names", "y", "mixed"]),
+        chain("texts", {"names": "text"}, TEXT_STEPS, ["mixed", "names"]),
+        chain("two", {"names": "text", "other": "bytes"}, TEXT_STEPS, ["mixed"]),
+    ]
+    with run_server({"doubler": doubler}, chains=chains, max_request_bytes=1 << 20) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server: RunningServer) -> Generator[httpx.Client, None, None]:
+    with httpx.Client(base_url=f"{server.url}/v2/models", timeout=30) as client:
+        yield client
+
+
+def picture(*lines: int) -> bytes:
+    """A file of 4 pixels across, each line in a gray of its own."""
+    pixels = np.repeat(np.array(lines, np.uint8)[:, np.newaxis], 4, 1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def named(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    return {output["name"]: output["data"] for output in answer.json()["outputs"]}
+
+
+def tensors(data: str, **fields: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [data]}], **fields}
+
+
+FILE = picture(10, 255, 30)
+PNG_HEAD = FILE[:8]
+
+
+@pytest.mark.parametrize(
+    "request_fields",
+    [
+        {"content": FILE, "headers": {"content-type": "image/png"}},
+        {"files": {"image": ("a.png", FILE, "image/png")}},
+        {"json": tensors(base64.b64encode(FILE).decode())},
+        {"json": tensors("data:image/png;base64," + base64.b64encode(FILE).decode())},
+    ],
+    ids=["file", "form", "base64", "data-url"],
+)
+def test_a_picture_in_every_form(http: httpx.Client, request_fields: dict[str, Any]) -> None:
+    outputs = named(http.post("/lines/infer", **request_fields))
+    assert outputs["names"] == ["value 20", "value 60"]
+    assert outputs["mixed"] == ['{"names":["value 20","value 60"],"parts":[[0,1],3.5]}']
+
+
+def test_a_picture_without_rows(http: httpx.Client) -> None:
+    answer = http.post("/lines/infer", content=picture(255), headers={"content-type": "image/png"})
+    assert named(answer)["names"] == []
+
+
+def test_triton_sends_the_bytes_of_a_file(server: RunningServer) -> None:
+    with tritonclient.http.InferenceServerClient(server.address) as client:
+        given = tritonclient.http.InferInput("image", [len(FILE)], "UINT8")
+        given.set_data_from_numpy(np.frombuffer(FILE, np.uint8))
+        outputs = [tritonclient.http.InferRequestedOutput(name) for name in ("y", "names")]
+        result = client.infer("lines", [given], outputs=outputs)
+    y, names = (result.as_numpy(name) for name in ("y", "names"))
+    assert y is not None
+    assert names is not None
+    assert y.tolist() == [[[20, 0, 0, 0]], [[60, 0, 0, 0]]]
+    assert names.tolist() == [b"value 20", b"value 60"]
+
+
+def test_texts(http: httpx.Client) -> None:
+    assert named(http.post("/texts/infer", content="é", headers={"content-type": "text/plain"}))["names"] == ["é"]
+    outputs = named(http.post("/two/infer", data={"names": "a"}, files={"other": b"\xff"}))
+    assert outputs["mixed"] == ['{"names":"a","parts":[[0,1],3.5]}']
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "said"),
+    [
+        ("lines", {"content": b"no picture", "headers": {"content-type": "image/png"}}, 400, "not a picture"),
+        (
+            "lines",
+            {"content": PNG_HEAD + bytes(40), "headers": {"content-type": "image/png"}},
+            400,
+            "picture",
+        ),
+        ("lines", {"files": {"imaje": FILE}}, 400, "no input 'imaje': it has 'image'"),
+        ("lines", {"json": {"inputs": []}}, 400, "'image' of 'lines' is missing"),
+        ("lines", {"json": tensors("http://example.org/x.png")}, 400, "nothing is fetched"),
+        ("lines", {"json": tensors("???")}, 400, "neither a data URL nor base64"),
+        ("lines", {"json": tensors("data:image/png")}, 400, "has a comma"),
+        ("lines", {"json": tensors("", outputs=[{"name": "w"}])}, 400, "no output 'w'"),
+        ("lines", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "not a form"),
+        ("lines", {"content": picture(1), "headers": {"content-type": "image/png"}}, 400, "step 'doubler': "),
+        ("lines", {"content": b"x" * 2_000_000, "headers": {"content-type": "image/png"}}, 413, "larger"),
+        ("texts", {"content": b"\xff", "headers": {"content-type": "text/plain"}}, 400, "not UTF-8"),
+        ("two", {"content": b"x", "headers": {"content-type": "text/plain"}}, 400, "several inputs, 'names', 'other'"),
+    ],
+)
+def test_refusals(http: httpx.Client, path: str, fields: dict[str, Any], status: int, said: str) -> None:
+    answer = http.post(f"/{path}/infer", **fields)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert said in answer.json()["error"]
+
+
+def test_what_is_told_of_a_chain(http: httpx.Client, server: RunningServer) -> None:
+    assert http.get("/texts").json()["inputs"] == [
+        {"name": "names", "datatype": "BYTES", "shape": [1], "parameters": {"kind": "text"}}
+    ]
+    assert http.get("/lines/ready").json() == {"name": "lines", "ready": True}
+    before = http.get("/texts/stats").json()["model_stats"][0]["inference_stats"]["success"]["count"]
+    http.post("/texts/infer", content="a", headers={"content-type": "text/plain"})
+    after = http.get("/texts/stats").json()["model_stats"][0]["inference_stats"]["success"]["count"]
+    assert after == before + 1
+    index = httpx.post(f"{server.url}/v2/repository/index").json()
+    assert {"name": "texts", "version": "1", "state": "READY", "reason": ""} in index
