@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 import shoal
 
 F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels"""
 
@@ -35,6 +37,8 @@ _TEXT_PROBABILITY = 0.3
 """The detector's own threshold (PP-OCR's `thresh`)."""
 _MARGIN = 0.6
 """The detector marks the core of a line; this much of its height is added on every side."""
+_WIDTH_STEP = 64
+"""Pixels: widths of lines are multiples of it in a chain."""
 _GAP = 2.5
 """Blank columns that part two texts on one line, in heights of the marked core."""
 
@@ -97,6 +101,7 @@ def recognizer_input(lines: Sequence[Image.Image]) -> F32:
     return batch_N3HW
 
 
+@cache
 def characters(recognizer: Path) -> list[str]:
     """What the recognizer's classes mean: class 0 is "nothing", the file lists the rest, a blank comes last."""
     metadata = {entry.key: entry.value for entry in onnx.load(recognizer, load_external_data=False).metadata_props}
@@ -114,6 +119,32 @@ def read_text(scores_NTC: F32, alphabet: list[str]) -> list[str]:
         "".join(alphabet[index] for index in classes[is_new].tolist()).strip()
         for classes, is_new in zip(classes_NT, is_new_NT, strict=True)
     ]
+
+
+def prepare(image: U8) -> F32:
+    """A step of examples/ocr_chain: what the detector takes for a picture, (height, width, 3)."""
+    return detector_input(Image.fromarray(image))
+
+
+def cut(image: U8, probabilities: F32) -> tuple[list[Box], list[F32]]:
+    """A step of examples/ocr_chain: where the lines are, and each as the recognizer takes it, none or many."""
+    page = Image.fromarray(image)
+    boxes = find_lines(probabilities[0, 0])
+    return boxes, [_filled_up(recognizer_input([page.crop(box)])) for box in boxes]
+
+
+def read(scores: F32) -> str:
+    """A step of examples/ocr_chain: the text of one line."""
+    recognizer = _packaged("PP-OCRv6_rec_small.onnx")
+    assert recognizer is not None
+    (text,) = read_text(scores, characters(recognizer))
+    return text
+
+
+def _filled_up(line_13HW: F32) -> F32:
+    """With white to one of a few widths: lines of the same width are recognized together."""
+    missing = -line_13HW.shape[-1] % _WIDTH_STEP
+    return np.pad(line_13HW, ((0, 0), (0, 0), (0, 0), (0, missing)), constant_values=1.0)
 
 
 def _pixels(image: Image.Image) -> F32:

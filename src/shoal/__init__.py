@@ -8,10 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.api.chains import LoadedChain, chain
     from shoal.api.generation import LLM, CompletionOutput, RequestOutput
     from shoal.api.graphs import Model, load
 
-__all__ = ["LLM", "CompletionOutput", "Model", "RequestOutput", "load"]
+__all__ = ["LLM", "CompletionOutput", "LoadedChain", "Model", "RequestOutput", "chain", "load"]
+
+_MODULES = {
+    "LoadedChain": "shoal.api.chains",
+    "Model": "shoal.api.graphs",
+    "chain": "shoal.api.chains",
+    "load": "shoal.api.graphs",
+}
+"""of what is not in `shoal.api.generation`"""
 
 # ONNX Runtime's Linux build would otherwise write a device id into the user's cache and look up a host of its vendor.
 # It reads the variable when it is first imported; workers inherit it. Who wants telemetry sets it to 0.
@@ -24,6 +33,5 @@ logging.getLogger("shoal").addHandler(logging.NullHandler())  # silent until who
 def __getattr__(name: str) -> Any:
     """What is public, without the import time of everything behind it until it is asked for."""
     if name in __all__:
-        module = "shoal.api.graphs" if name in ("Model", "load") else "shoal.api.generation"
-        return getattr(import_module(module), name)
+        return getattr(import_module(_MODULES.get(name, "shoal.api.generation")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,6 +68,27 @@ def test_images_reads_a_scanned_page() -> None:
         "the markers are found at the two extreme parts of the",
         "histogram of grey values:",
     ]
+
+
+def test_ocr_chain(tmp_path: Path) -> None:
+    """Mapped over a folder: a picture with lines, one without, and a file that is none."""
+    photos, texts = tmp_path / "photos", tmp_path / "texts"
+    photos.mkdir()
+    draw_page(LINES).save(photos / "page.png")
+    draw_page([]).save(photos / "white.jpg")
+    (photos / "notes.txt").write_text("no picture")
+    chain = (EXAMPLES / "ocr_chain", photos, "-o", texts, "--split", "1", "--threads", "1", "--json")
+    command = (sys.executable, "-m", "shoal.cli.main", "map", *map(str, chain))
+    first = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert first.returncode == 1, first.stderr
+    summary = json.loads(first.stdout)
+    assert (summary["done"], [failure["name"] for failure in summary["failures"]]) == (2, ["notes.txt"])
+    page, white = (json.loads((texts / f"{name}.json").read_text()) for name in ("page.png", "white.jpg"))
+    assert page["lines"] == list(LINES)
+    assert white == {"lines": [], "boxes": []}
+    (photos / "notes.txt").unlink()
+    again = subprocess.run((*command, "--resume"), capture_output=True, text=True, timeout=100)
+    assert json.loads(again.stdout)["done_before"] == 2, again.stderr
 
 
 def test_sentences(minilm: Path) -> None:

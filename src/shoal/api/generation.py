@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -83,7 +85,7 @@ class LLM:
             loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
         )
         self._max_under_way = _AHEAD * loaded.engine.stats().max_running
-        self._thread = LoopThread(loaded, self._data_plane)
+        self._thread = LoopThread(partial(_at_work, loaded, self._data_plane), "LLM")
         self._finalizer = weakref.finalize(self, self._thread.close)
 
     @property
@@ -269,3 +271,15 @@ def _is_int(value: object) -> bool:
 
 def _is_list_of(value: object, is_one: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_one, value))
+
+
+@asynccontextmanager
+async def _at_work(loaded: LoadedModel, data_plane: DataPlane) -> AsyncGenerator[None, None]:
+    """The data plane in the running loop; nothing is left of the model at the end."""
+    with loaded:
+        data_plane.start()
+        try:
+            yield
+        finally:
+            await data_plane.close()
+            data_plane.readers.wait()

@@ -1,44 +1,49 @@
-"""The event loop behind `shoal.LLM`: a thread in which the data plane lives, called from any other."""
+"""The event loop behind `shoal.LLM` and `shoal.chain`: a thread in which a model lives, called from any other."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from shoal.errors import ModelClosed, ShuttingDown
-from shoal.generation.data_plane import DataPlane
-from shoal.launch.loaded_model import LoadedModel
 
 T = TypeVar("T")
 
-_CLOSED = "this LLM is closed: create another one"
-
 
 class LoopThread:
-    """Owns a loaded model and its data plane from `start` to `close`. Thread-safe.
+    """Owns a model until `close`. Thread-safe.
 
-    Knows nothing of the `LLM` before it, so that a forgotten one can be collected and closed.
+    Knows nothing of the object before it, so that a forgotten one can be collected and closed.
     """
 
-    def __init__(self, loaded: LoadedModel, data_plane: DataPlane) -> None:
-        """
+    def __init__(self, service: Callable[[], AbstractAsyncContextManager[object]], name: str) -> None:
+        """Enter the service in the thread's loop, and wait until that is done.
+
         Args:
-            loaded: closed at the end.
-            data_plane: over its engine, not started.
+            service: the model at work, left at the end.
+            name: what to call the model in errors.
+
+        Raises what entering it raises.
         """
-        self._loaded = loaded
-        self._data_plane = data_plane
+        self._service = service
+        self._closed = f"this {name} is closed: create another one"
         self._started = threading.Event()
+        self._failure: BaseException | None = None
         self._closing = threading.Lock()
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
-        self._thread = threading.Thread(target=asyncio.run, args=(self._live(),), name="shoal-llm", daemon=True)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._live(),), name="shoal-loop", daemon=True)
         self._thread.start()
         self._started.wait()
+        if self._failure is not None:
+            self._is_closed = True
+            self._thread.join()
+            raise self._failure
 
     @property
     def is_closed(self) -> bool:
@@ -51,24 +56,24 @@ class LoopThread:
         Raises:
             ModelClosed: the model was closed, before or meanwhile.
         """
-        future = self._submit(work)
+        future = self.submit(work)
         try:
             return future.result()
         except (ShuttingDown, concurrent.futures.CancelledError):
             if self._is_closed:
-                raise ModelClosed(_CLOSED) from None
+                raise ModelClosed(self._closed) from None
             raise
         finally:
             future.cancel()
 
     async def arun(self, work: Coroutine[Any, Any, T]) -> T:
         """The same, awaited in any other event loop; cancelling the wait cancels the work."""
-        future = self._submit(work)
+        future = self.submit(work)
         try:
             return await asyncio.wrap_future(future)
         except (ShuttingDown, asyncio.CancelledError) as error:
             if self._is_closed and not (isinstance(error, asyncio.CancelledError) and _is_being_cancelled()):
-                raise ModelClosed(_CLOSED) from None
+                raise ModelClosed(self._closed) from None
             raise
         finally:
             future.cancel()
@@ -76,7 +81,7 @@ class LoopThread:
     def drop(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it some time, where the loop still runs."""
         try:
-            self._submit(work)
+            self.submit(work)
         except ModelClosed:
             return
 
@@ -93,25 +98,28 @@ class LoopThread:
 
     async def _live(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        with self._loaded:
-            self._data_plane.start()
-            self._started.set()
-            try:
+        try:
+            async with self._service():
+                self._started.set()
                 await self._end.wait()
-            finally:
-                await self._data_plane.close()
-                self._data_plane.readers.wait()
+        except BaseException as error:
+            if self._started.is_set():
+                raise
+            self._failure = error
+        finally:
+            self._started.set()
 
-    def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Its result, some time; cancelling it cancels the work. Raises ModelClosed."""
         if self._is_closed:
             work.close()
-            raise ModelClosed(_CLOSED)
+            raise ModelClosed(self._closed)
         assert self._loop is not None
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # the loop has closed since
             work.close()
-            raise ModelClosed(_CLOSED) from None
+            raise ModelClosed(self._closed) from None
 
 
 def _is_being_cancelled() -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: shoal map model.onnx --inputs rows.npz -o out/ --split dp=2"
 
+_GRAPH_ONLY = ("plan", "batch_size", "batch_dim", "cluster")
 _MAX_NOTES = 20
 """Failures that are shown as they come; a person does not read more, and --json lists them."""
 _FIRST_LIMIT_S = 60.0
@@ -28,12 +29,17 @@ _FIRST_LIMIT_S = 60.0
 _SLOTS_PER_WORKER = 2
 """Chunks that a whole copy has at once: one is computed, one lies ready."""
 
-Model = Annotated[str, typer.Argument(help="An .onnx file.")]
+Model = Annotated[
+    str, typer.Argument(help="An .onnx file, or a chain of models: a YAML file, or a folder with a chain.yaml.")
+]
+Given = Annotated[
+    Path | None, typer.Argument(help="The same as --inputs.", metavar="[INPUTS]", exists=True, show_default=False)
+]
 Inputs = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         help="Rows: an .npz or .parquet file with the graph's input names, or an .npy file for a graph with one "
-        "input. Or a folder: one .npy or .npz file for each item.",
+        "input. Or a folder: one .npy or .npz file for each item; of a chain, any files, such as pictures.",
         exists=True,
     ),
 ]
@@ -43,7 +49,7 @@ Output = Annotated[
         "--output",
         "-o",
         help="Where results go. Of rows: a .parquet file, or a folder with an .npy file for each output. Of a folder: "
-        "a folder with a file for each of its files.",
+        "a folder with a file for each of its files; of a chain, FILE.json.",
     ),
 ]
 BatchSize = Annotated[
@@ -55,8 +61,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier r
 def map_command(
     context: typer.Context,
     model: Model,
-    inputs: Inputs,
     output: Output,
+    given: Given = None,
+    inputs: Inputs = None,
     split: options.Split = "auto",
     plan: options.PlanFile = None,
     batch_size: BatchSize = None,
@@ -68,9 +75,13 @@ def map_command(
     log_json: options.LogJson = False,
     json: options.Json = False,
 ) -> None:
-    """Compute a graph for every row of a file or every file of a folder. The exit status is 1 if some of it failed."""
+    """Compute a graph for every row of a file or every file of a folder, or a chain for every file of a folder.
+
+    The exit status is 1 if some of it failed.
+    """
     from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command, show_plan
     from shoal.cli.shared.log import dated_log, plain_log
+    from shoal.cli.shared.model_kind import is_chain
     from shoal.cli.show.graph_plan_output import predicted_dict
     from shoal.cli.show.output import print_json
     from shoal.config import GraphLaunchConfig, PlanningConfig
@@ -84,6 +95,17 @@ def map_command(
         dated_log(log_level, as_json=True)
     else:
         plain_log(log_level)
+    inputs = _only(given, inputs)
+    if is_chain(model):
+        options.refuse(context, _GRAPH_ONLY, "a chain")
+        summary = _map_chain(model, inputs, output, split, threads, resume=resume, quiet=json)
+        if json:
+            print_json({"model": model, **_summary_dict(summary)})
+        else:
+            _print_summary(summary, None)
+        if summary.num_failed:
+            raise typer.Exit(1)
+        return
     batch = parse_batch_dims(batch_dim)
     config = GraphLaunchConfig(
         model=model,
@@ -118,6 +140,43 @@ def map_command(
         _print_summary(summary, predicted)
     if summary.num_failed:
         raise typer.Exit(1)
+
+
+def _only(given: Path | None, inputs: Path | None) -> Path:
+    """The inputs, however they were named. Raises ConfigError."""
+    from shoal.errors import ConfigError
+
+    if (given is None) == (inputs is None):
+        raise ConfigError("say once what to compute: shoal map MODEL INPUTS -o OUT, or with --inputs INPUTS")
+    found = given or inputs
+    assert found is not None
+    return found
+
+
+def _map_chain(
+    model: str, inputs: Path, output: Path, split: str, threads: int | None, *, resume: bool, quiet: bool
+) -> MapSummary:
+    """Load a chain and compute it for every file of a folder."""
+    from shoal.api.chains import LoadedChain
+    from shoal.chain.definition import InputKind, read_chain
+    from shoal.chain.values import input_of_file
+    from shoal.cli.show.output import note, progress_bar
+    from shoal.errors import ConfigError
+    from shoal.offline.chain_map import ChainMap
+    from shoal.offline.files.fingerprint import fingerprint
+
+    chain = read_chain(model)
+    if len(chain.inputs) > 1 or InputKind.TENSOR in chain.inputs.values():
+        raise ConfigError(f"{model} cannot be mapped over files: its one input would have to be a file or a text")
+    ((name, kind),) = chain.inputs.items()
+    work = ChainMap(inputs=inputs, output=output, identity=fingerprint(chain.files), resume=resume)
+    work.check()
+    with LoadedChain(chain, split=split, threads=threads) as loaded, progress_bar("computing") as update:
+        return work.run(
+            lambda content: loaded.submit({name: input_of_file(kind, name, content)}),
+            on_progress=update,
+            on_failure=lambda failure: None if quiet else note(f"failed: {failure.name}: {failure.reason}"),
+        )
 
 
 def _plan_for(job: MapJob, config: GraphLaunchConfig, whole: PlannedGraph, *, quiet: bool) -> PlannedGraph:

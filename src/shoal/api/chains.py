@@ -1,0 +1,145 @@
+"""Shoal from Python: a chain of models as a callable."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from shoal.api.loop_thread import LoopThread
+from shoal.chain.definition import Chain, read_chain
+from shoal.config import GraphLaunchConfig, PlanningConfig
+from shoal.core.batching.config import BatchingConfig
+from shoal.launch.graph.launch import LoadedGraph, launch_graph
+from shoal.launch.graph.planning import plan_graph
+from shoal.server.oip.chains.served_chain import ServedChain
+from shoal.server.oip.models.model_files import ModelFile
+from shoal.server.oip.models.repository import ModelRepository
+
+UNDER_WAY = 32
+"""Requests of a stream that are computed at once: enough to fill the graphs' batches, few enough for the memory."""
+
+_MAX_WAITING = 1 << 20
+"""Rows of a graph that may wait: as many as requests that are under way yield."""
+
+
+class LoadedChain:
+    """A chain whose graphs are loaded. Call it with its inputs; close it, or use it in a `with` block. Thread-safe.
+
+    A worker that dies is started again, and what it had not finished is computed anew.
+    """
+
+    def __init__(self, chain: Chain, *, split: str = "auto", threads: int | None = None) -> None:
+        """Load every graph, as `shoal serve` does. See `chain`."""
+        self.chain = chain
+
+        def load(path: Path) -> LoadedGraph:
+            planning = PlanningConfig(objective="throughput")
+            config = GraphLaunchConfig(
+                model=str(path), split=split, threads=threads, planning=planning, in_process=False
+            )
+            return launch_graph(plan_graph(config))
+
+        self._served: list[ServedChain] = []
+        self._thread = LoopThread(partial(_in_service, chain, load, self._served), "chain")
+        self._finalizer = weakref.finalize(self, self._thread.close)
+
+    def __call__(self, **inputs: Any) -> dict[str, Any]:
+        """The chain's outputs.
+
+        Args:
+            inputs: by name: files as bytes, texts as strings, tensors as arrays.
+
+        Raises:
+            InvalidRequest: an input is missing or unknown, or a step cannot work with it.
+            RequestError: a step failed.
+            WorkerLost: no worker is left to compute on, and none could be started again.
+            ModelClosed: it was closed.
+        """
+        return self._thread.run(self._served[0].infer(inputs))
+
+    async def acall(self, **inputs: Any) -> dict[str, Any]:
+        """The same, awaited in any event loop."""
+        return await self._thread.arun(self._served[0].infer(inputs))
+
+    def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Any]]:
+        """The outputs, some time; cancelling the future gives the request up."""
+        return self._thread.submit(self._served[0].infer(dict(inputs)))
+
+    def stream(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The outputs of many requests, in their order, as many at once as keep the workers busy.
+
+        Args:
+            requests: inputs by name; read when there is room for one more.
+
+        Raises as a call does.
+        """
+        under_way: deque[Future[dict[str, Any]]] = deque()
+        try:
+            for request in requests:
+                under_way.append(self.submit(request))
+                if len(under_way) == UNDER_WAY:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop all workers. Idempotent."""
+        self._finalizer()
+
+    def __enter__(self) -> LoadedChain:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def chain(place: str | Path, *, split: str = "auto", threads: int | None = None) -> LoadedChain:
+    """Load a chain of models on this machine.
+
+    Args:
+        place: a YAML file that describes the chain, or a folder with `chain.yaml`; docs/chains.md says how.
+        split: of every graph: see `load`. By default each is measured, and split for the most rows a second.
+        threads: compute threads per worker; None shares the machine's cores evenly.
+
+    Raises:
+        ConfigError: the file does not describe a chain, or the split makes no sense for a graph.
+        ModelLoadError: a graph cannot be read or run.
+        MissingExtra: the chain has functions, and what runs them is not installed.
+        CapacityError: the graphs do not fit into memory.
+        WorkerLost: a worker died while a graph was measured or loaded.
+
+    Examples:
+        >>> with shoal.chain("examples/ocr_chain") as ocr:  # doctest: +SKIP
+        ...     print(ocr(image=Path("page.png").read_bytes())["lines"])
+    """
+    return LoadedChain(read_chain(place), split=split, threads=threads)
+
+
+@asynccontextmanager
+async def _in_service(chain: Chain, load: Any, served: list[ServedChain]) -> AsyncGenerator[None, None]:
+    """The chain over its graphs in the running loop, whose thread starts the workers and lives as long as they."""
+    files = {name: ModelFile(name=name, version="1", path=path) for name, path in chain.models.items()}
+    repository = ModelRepository(lambda: files, load, lambda file: BatchingConfig(max_queue_rows=_MAX_WAITING))
+    try:
+        for name in files:
+            repository.load_now(name)
+        served.append(ServedChain(chain, repository))
+        repository.start()
+        yield
+    finally:
+        for one in served:
+            await asyncio.to_thread(one.close)
+        await repository.close()

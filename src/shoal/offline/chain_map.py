@@ -1,0 +1,161 @@
+"""A chain over the files of a folder: one output file for each, in JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shoal.chain.values import plain_data
+from shoal.errors import ConfigError, RequestError
+from shoal.offline.files.fingerprint import fingerprint
+from shoal.offline.files.out_files import naming, prepare_folder, sync_file, whole_file
+from shoal.offline.journal import Journal, open_journal
+from shoal.offline.map_job import JOURNAL, MapSummary
+from shoal.offline.work import Failure
+
+UNDER_WAY = 32
+"""Files that are computed at once: enough to fill the graphs' batches, few enough to hold in memory."""
+MAX_FILE_BYTES = 1 << 28
+"""A judgment: far above any picture."""
+_COMMIT_EVERY = 16
+"""Files between two commits of the journal: a kill costs as much work at most."""
+
+Submit = Callable[[bytes], "Future[dict[str, Any]]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainMap:
+    """What is to be done."""
+
+    inputs: Path
+    """a folder, each file of which is one request; files that begin with a dot are left out"""
+    output: Path
+    """a folder for `NAME.json` of each"""
+    identity: str
+    """of the chain: a map that goes on must have begun with the same"""
+    resume: bool = False
+
+    def run(
+        self, submit: Submit, on_progress: Callable[[int, int], None], on_failure: Callable[[Failure], None]
+    ) -> MapSummary:
+        """Compute every file.
+
+        Args:
+            submit: begins a request with a file's content.
+            on_progress: told how many files are done, and of how many.
+            on_failure: told of every file that has no output.
+
+        Raises:
+            ConfigError: the folders are not what they should be, or hold the output of another run.
+            CapacityError: an output cannot be written.
+            WorkerLost: nothing can be computed any more.
+        """
+        files = self.check()
+        begun_s = time.monotonic()
+        with closing(open_journal(self.output / JOURNAL, self._header(), resume=self.resume)) as journal:
+            done = {record["item"]: record["content"] for record in journal.records if "item" in record}
+            todo = [file for file in files if not self._is_done(file, done)]
+            summary = MapSummary(
+                unit="files", total=len(files), num_done_before=len(files) - len(todo), outputs=[str(self.output)]
+            )
+            for file, result in _computed(todo, submit):
+                self._take(file, result, journal, summary, on_failure)
+                on_progress(summary.num_done_before + summary.num_done + summary.num_failed, summary.total)
+            self._commit(journal)
+        summary.elapsed_s = time.monotonic() - begun_s
+        return summary
+
+    def check(self) -> list[Path]:
+        """The files that there are to compute, before anything is loaded for it. Raises as `run`."""
+        files = self._files()
+        prepare_folder(self.output)
+        return files
+
+    def path(self, file: Path) -> Path:
+        """Where a file's output goes."""
+        return self.output / f"{file.name}.json"
+
+    def _files(self) -> list[Path]:
+        if not self.inputs.is_dir():
+            raise ConfigError(f"{self.inputs} is no folder: a chain is mapped over the files of one")
+        if self.output.resolve() == self.inputs.resolve():
+            raise ConfigError(f"-o {self.output} is the input folder; give another one")
+        files = sorted(path for path in self.inputs.iterdir() if path.is_file() and not path.name.startswith("."))
+        if not files:
+            raise ConfigError(f"{self.inputs} holds no files: there is nothing to do")
+        return files
+
+    def _header(self) -> dict[str, str]:
+        return {"model": self.identity, "input": "folder"}
+
+    def _is_done(self, file: Path, done: Mapping[str, str]) -> bool:
+        return file.name in done and self.path(file).exists() and fingerprint([file]) == done[file.name]
+
+    def _take(
+        self,
+        file: Path,
+        result: dict[str, Any] | RequestError,
+        journal: Journal,
+        summary: MapSummary,
+        on_failure: Callable[[Failure], None],
+    ) -> None:
+        if not isinstance(result, RequestError):
+            with whole_file(self.path(file)) as opened, naming(self.path(file)):
+                opened.write(msgspec.json.encode(plain_data(result)) + b"\n")
+            sync_file(self.path(file))
+            journal.add({"item": file.name, "content": fingerprint([file])})
+            summary.num_done += 1
+        else:
+            failure = Failure(name=file.name, reason=str(result))
+            summary.num_failed += 1
+            summary.failures.append(failure)
+            on_failure(failure)
+        if summary.num_done % _COMMIT_EVERY == 0:
+            self._commit(journal)
+
+    def _commit(self, journal: Journal) -> None:
+        if journal.has_pending:
+            sync_file(self.output)
+            journal.commit()
+
+
+def _computed(files: Sequence[Path], submit: Submit) -> Iterator[tuple[Path, dict[str, Any] | RequestError]]:
+    """Files with what became of them, in the order in which they are done."""
+    waiting = iter(files)
+    under_way: dict[Future[dict[str, Any]], Path] = {}
+    try:
+        while True:
+            for file in waiting:
+                try:
+                    under_way[submit(_content(file))] = file
+                except RequestError as error:
+                    yield file, error
+                if len(under_way) >= UNDER_WAY:
+                    break
+            if not under_way:
+                return
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                file = under_way.pop(future)
+                try:
+                    yield file, future.result()
+                except RequestError as error:
+                    yield file, error
+    finally:
+        for future in under_way:
+            future.cancel()
+
+
+def _content(file: Path) -> bytes:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise RequestError(f"it has more than {MAX_FILE_BYTES:,} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"it cannot be read: {error.strerror}") from None
