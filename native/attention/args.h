@@ -21,6 +21,7 @@ struct LayerView {
   int rotary_dim;
   int block_size;
   int window;  // tokens a row sees, itself included; 0: all
+  bool in_chunks;  // the window begins at its last multiple in the place of moving on with the row
   float scale;
   float softcap;  // 0: none
   KvType kv_type;
@@ -29,6 +30,11 @@ struct LayerView {
   const float* cos;  // [max_context, rotary_dim / 2]
   const float* sin;
   const float* sinks;  // [num_heads] scores that take part in the softmax and have no value; nullptr: none
+  // RMS norms of rotated query heads and key heads, [head_dim]; nullptr: none
+  const float* q_norm;
+  const float* k_norm;
+  float norm_epsilon;
+  const float* query_scales;  // [max_context] a further factor on q.k by the query's position; nullptr: 1
 };
 
 // One step. Shapes as in paged_attention.py: T rows, B sequences, M table width.

@@ -64,8 +64,10 @@ void new_step(StepMetadata* self, const Ints& positions, const Ints& query_start
 }
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
-               int rotary_dim, float scale, int window, float softcap, Cache keys, Cache values, ConstFloats cos,
-               ConstFloats sin, std::optional<ConstFloats> sinks, const std::string& isa) {
+               int rotary_dim, float scale, int window, bool in_chunks, float softcap, float norm_epsilon, Cache keys,
+               Cache values, ConstFloats cos, ConstFloats sin, std::optional<ConstFloats> sinks,
+               std::optional<ConstFloats> q_norm, std::optional<ConstFloats> k_norm,
+               std::optional<ConstFloats> query_scales, const std::string& isa) {
   const KvType type = kv_type(keys, values);
   require(keys.ndim() == 4 && values.ndim() == 4, "keys and values must have four dimensions");
   require(cos.ndim() == 2 && cos.shape(0) < (size_t(1) << 31), "cos and sin must be [max_context, rotary_dim / 2]");
@@ -78,11 +80,17 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
   require_shape(cos, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
   require_shape(sin, {max_context, rotary_dim / 2}, "cos and sin must be [max_context, rotary_dim / 2]");
   if (sinks) require_shape(*sinks, {num_heads}, "sinks must be [num_heads]");
-  const LayerView view{num_heads,   num_kv_heads,  head_dim,   rotary_dim, block_size, window, scale, softcap, type,
-                       keys.data(), values.data(), cos.data(), sin.data(), sinks ? sinks->data() : nullptr};
+  for (const std::optional<ConstFloats>* norm : {&q_norm, &k_norm})
+    if (*norm) require_shape(**norm, {head_dim}, "norms of q and k must be [head_dim]");
+  if (query_scales) require_shape(*query_scales, {max_context}, "query_scales must be [max_context]");
+  const auto data = [](const std::optional<ConstFloats>& array) { return array ? array->data() : nullptr; };
+  const LayerView view{num_heads,    num_kv_heads,  head_dim,     rotary_dim,   block_size,   window,
+                       in_chunks,    scale,         softcap,      type,         keys.data(),  values.data(),
+                       cos.data(),   sin.data(),    data(sinks),  data(q_norm), data(k_norm), norm_epsilon,
+                       data(query_scales)};
   AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
-  new (self) BoundLayer{std::move(layer), std::move(keys), std::move(values), std::move(cos), std::move(sin),
-                        std::move(sinks)};
+  new (self) BoundLayer{std::move(layer), std::move(keys),   std::move(values), std::move(cos), std::move(sin),
+                        std::move(sinks), std::move(q_norm), std::move(k_norm), std::move(query_scales)};
 }
 
 void run_layer(const BoundLayer& self, const ConstFloats& qkv, const Floats& out, StepMetadata& step) {
@@ -116,7 +124,9 @@ void bind_attention(nb::module_& module) {
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
   nb::class_<BoundLayer>(module, "AttentionLayer")
       .def("__init__", &new_layer, "pool"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a, "scale"_a,
-           "window"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(), "cos"_a.noconvert(),
-           "sin"_a.noconvert(), "sinks"_a.noconvert().none() = nb::none(), "isa"_a = "")
+           "window"_a, "in_chunks"_a = false, "softcap"_a, "norm_epsilon"_a = 0.0f, "keys"_a.noconvert(),
+           "values"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "sinks"_a.noconvert().none() = nb::none(),
+           "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
+           "query_scales"_a.noconvert().none() = nb::none(), "isa"_a = "")
       .def("run", &run_layer, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg());
 }

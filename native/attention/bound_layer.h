@@ -17,7 +17,7 @@ struct BoundLayer {
   AttentionLayer layer;
   Cache keys, values;
   ConstFloats cos, sin;
-  std::optional<ConstFloats> sinks;
+  std::optional<ConstFloats> sinks, q_norm, k_norm, query_scales;
 };
 
 }  // namespace shoal

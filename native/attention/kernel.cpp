@@ -39,7 +39,10 @@ struct Tile {
 
   int position(int row) const { return first_position + row / group; }
   int end() const { return position(num_rows - 1) + 1; }
-  int first_seen(int row) const { return layer.window > 0 ? position(row) + 1 - layer.window : 0; }
+  int first_seen(int row) const {
+    if (layer.window == 0) return 0;
+    return layer.in_chunks ? position(row) / layer.window * layer.window : position(row) + 1 - layer.window;
+  }
 
   // What a row sees of the chunk that begins at a key.
   Keys seen(int row, int first_key) const {
@@ -52,7 +55,9 @@ void load_queries(const CallView& call, const RowRange& rows, const Tile& tile) 
   for (int r = 0; r < tile.num_rows; ++r) {
     const float* row = call.qkv + (rows.first_row + r / tile.group) * call.qkv_stride;
     const int64_t head = int64_t(tile.kv_head) * tile.group + r % tile.group;
-    rotate(tile.layer, row + head * dim, tile.position(r), tile.layer.scale, tile.q + r * dim);
+    const int position = tile.position(r);
+    const float more = tile.layer.query_scales == nullptr ? 1.0f : tile.layer.query_scales[position];
+    turn(tile.layer, row + head * dim, tile.layer.q_norm, position, tile.layer.scale * more, tile.q + r * dim);
   }
 }
 

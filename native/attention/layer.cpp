@@ -54,6 +54,7 @@ AttentionLayer::AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView
           "rotary_dim must be even and at most head_dim");
   require(view.num_heads <= kMaxExtent && view.head_dim <= kMaxExtent, "num_heads and head_dim must be at most 8192");
   require(view.window >= 0 && view.softcap >= 0.0f, "window and softcap must not be negative");
+  require((view.q_norm == nullptr) == (view.k_norm == nullptr), "q and k must both have a norm or neither");
   require(view.block_size >= 1 && view.block_size % kGroupKeys == 0, "block_size must be a positive multiple of 16");
 }
 

@@ -146,12 +146,17 @@ class AttentionLayer:
         rotary_dim: int,
         scale: float,
         window: int,
+        in_chunks: bool,
         softcap: float,
+        norm_epsilon: float,
         keys: KV,
         values: KV,
         cos: npt.NDArray[np.float32],
         sin: npt.NDArray[np.float32],
         sinks: npt.NDArray[np.float32] | None = None,
+        q_norm: npt.NDArray[np.float32] | None = None,
+        k_norm: npt.NDArray[np.float32] | None = None,
+        query_scales: npt.NDArray[np.float32] | None = None,
         isa: str = "",
     ) -> None: ...
     def run(self, qkv: npt.NDArray[np.float32], out: npt.NDArray[np.float32], step: AttentionStep, /) -> None:

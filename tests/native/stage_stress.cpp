@@ -126,9 +126,11 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
   const size_t kv_floats = size_t(num_blocks) * kBlockTokens * kKvHeads * kDim;
   std::vector<float> keys(kv_floats), values(kv_floats);
   const CacheLimits limits{num_blocks, kBlockTokens, kMaxContext};
-  const LayerView view{kHeads, kKvHeads, kDim,        kDim,          kBlockTokens,       setting.has_more ? 40 : 0,
+  const LayerView view{kHeads, kKvHeads, kDim,        kDim,          kBlockTokens,       setting.has_more ? 40 : 0, setting.is_parallel,
                        0.2f,   setting.has_more ? 5.0f : 0.0f, setting.kv_type, keys.data(), values.data(),
-                       weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr};
+                       weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr,
+                       setting.is_parallel ? weights.norm.data() : nullptr, setting.is_parallel ? weights.norm.data() : nullptr, 1e-5f,
+                       setting.is_parallel ? weights.cos.data() : nullptr};
   const AttentionLayer attention(pool, view, limits, *isa.attention);
   const StageShape shape{kHidden,  kHeads, kKvHeads,          kDim,             kColumns,
                          kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact,

@@ -13,6 +13,23 @@ inline void rotate(const LayerView& layer, const float* x, int position, float s
   for (int i = layer.rotary_dim; i < layer.head_dim; ++i) to[i] = x[i] * scale;
 }
 
+// x = x / rms(x) * weight * scale. Source: arXiv 1910.07467.
+inline void norm_head(float* x, const float* weight, float epsilon, int dim, float scale) {
+  Lanes squares = broadcast(0.0f);
+  for (int i = 0; i < dim; i += kLanes) {
+    const Lanes v = dim - i < kLanes ? load_first(x + i, dim - i) : load(x + i);
+    squares = fma(v, v, squares);
+  }
+  const float inverse = 1.0f / __builtin_sqrtf(sum_lanes(squares) / float(dim) + epsilon);
+  for (int i = 0; i < dim; ++i) x[i] = x[i] * inverse * weight[i] * scale;
+}
+
+// The rotated head, with its norm where the layer has one, times `scale`.
+inline void turn(const LayerView& layer, const float* x, const float* norm, int position, float scale, float* to) {
+  rotate(layer, x, position, norm == nullptr ? scale : 1.0f, to);
+  if (norm != nullptr) norm_head(to, norm, layer.norm_epsilon, layer.head_dim, scale);
+}
+
 // Sixteen neighboring dimensions at a time, as the cache holds them; `put` gets each dimension and its value.
 template <typename T, typename Put>
 inline void convert(const float* x, int dim, const Put& put) {
@@ -32,7 +49,7 @@ void append_row(const LayerView& layer, const int32_t* table, const float* k, co
     const int64_t offset = block_offset(layer, table, h, position);
     T* keys = static_cast<T*>(layer.keys) + offset + slot;
     T* values = static_cast<T*>(layer.values) + offset + int64_t(slot) * dim;
-    rotate(layer, k + h * dim, position, 1.0f, rotated);
+    turn(layer, k + h * dim, layer.k_norm, position, 1.0f, rotated);
     convert<T>(rotated, dim, [&](int d, T x) { keys[int64_t(d) * size] = x; });
     convert<T>(v + h * dim, dim, [&](int d, T x) { values[d] = x; });
   }

@@ -29,6 +29,22 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueryScaling:
+    """Queries that grow with their position p: 1 + strength * log(1 + floor((p + offset) / period)).
+
+    Source: transformers, models/llama4 (`attn_temperature_tuning`) and ministral3 (`llama_4_scaling_beta`).
+    """
+
+    period: float
+    """in tokens"""
+    strength: float
+    offset: int = 0
+    """in tokens"""
+    only_unrotated: bool = False
+    """whether only layers without a rotary embedding have it"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertsConfig:
     """The experts of a layer: MLPs of which every token goes through a few, chosen by a router.
 
@@ -120,6 +136,10 @@ class DecoderConfig:
     """whether these norms are over all query heads, and all key heads, at once (OLMo)"""
     parts_qk_norm: bool = False
     """whether these norms have weights of their own for every head (Command R+, StableLM 2)"""
+    norms_rotated: bool = False
+    """whether these norms come behind the rotary embedding (Hunyuan)"""
+    unit_qk_norm: bool = False
+    """RMS norms without weights behind the rotary embedding, in layers that have one (Llama 4)"""
     centers_norms: bool = False
     """whether all norms are LayerNorms, which subtract the mean, in the place of RMS norms"""
     norm_bias: bool = False
@@ -155,6 +175,9 @@ class DecoderConfig:
     """factor on the logits, before their soft cap (Granite)"""
     no_rope_layers: tuple[int, ...] = ()
     """layers whose queries and keys do not rotate (SmolLM3)"""
+    query_scaling: QueryScaling | None = None
+    in_chunks: bool = False
+    """whether a window begins at its last multiple in the place of moving on with the token (Llama 4)"""
     layer_windows: tuple[int, ...] = ()
     """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
     eos_token_ids: tuple[int, ...] = ()
@@ -162,6 +185,17 @@ class DecoderConfig:
     def window(self, layer: int) -> int:
         """Sliding window of a layer in tokens, 0 for none."""
         return self.layer_windows[layer] if self.layer_windows else 0
+
+    def has_unit_norm(self, layer: int) -> bool:
+        """Whether the rotated queries and keys of a layer have norms without weights."""
+        return self.unit_qk_norm and layer not in self.no_rope_layers
+
+    def layer_query_scaling(self, layer: int) -> QueryScaling | None:
+        """How the queries of a layer grow with their position."""
+        scaling = self.query_scaling
+        if scaling is None or (scaling.only_unrotated and layer not in self.no_rope_layers):
+            return None
+        return scaling
 
     def layer_experts(self, layer: int) -> ExpertsConfig | None:
         """The experts of a layer; None where it has a plain MLP."""

@@ -112,6 +112,8 @@ def _dense_sequence(case: Case, rows: npt.NDArray[np.float64]) -> F32:
     out = np.zeros((len(rows), shape.num_heads, shape.head_dim))
     for p in range(len(rows)):
         first = max(0, p - shape.window + 1) if shape.window else 0
+        if shape.window and shape.in_chunks:
+            first = p // shape.window * shape.window
         for h in range(shape.num_heads):
             kv = h * shape.num_kv_heads // shape.num_heads
             scores = k[first : p + 1, kv] @ q[p, h] * shape.scale

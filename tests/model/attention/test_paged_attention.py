@@ -166,9 +166,9 @@ def test_half_precision_cache(name: str, head_dim: int) -> None:
 
 
 @every_implementation
-@pytest.mark.parametrize("window", [0, 700])
-def test_contexts_of_many_segments(name: str, window: int) -> None:
-    case = make_case(shape_of(3, 1, 8, window=window), (1700,), magnitude=2.0)
+@pytest.mark.parametrize(("window", "in_chunks"), [(0, False), (700, False), (600, True)])
+def test_contexts_of_many_segments(name: str, window: int, in_chunks: bool) -> None:
+    case = make_case(shape_of(3, 1, 8, window=window, in_chunks=in_chunks), (1700,), magnitude=2.0)
     (got,) = Runner(case, attention_for(case, name, 3)).run([(0, 0, 1700)])
     np.testing.assert_allclose(got, dense_answer(case)[0], atol=2 * TOLERANCE)  # values of twice the size
 

@@ -37,6 +37,10 @@ class AttentionShape:
     """factor on q.k"""
     window: int = 0
     """tokens a row sees, itself included; 0: all"""
+    in_chunks: bool = False
+    """whether the window begins at its last multiple in the place of moving on with the row"""
+    norm_epsilon: float = 0.0
+    """of the norms of rotated queries and keys"""
     softcap: float = 0.0
     """cap * tanh(score / cap); 0: none"""
 
@@ -50,6 +54,8 @@ class AttentionShape:
             rotary_dim=0 if layer in config.no_rope_layers else config.layer_rope(layer).rotary_dim,
             scale=config.attention_scale,
             window=config.window(layer),
+            in_chunks=config.in_chunks,
+            norm_epsilon=config.norm_epsilon,
             softcap=config.attention_softcap,
         )
 
@@ -61,6 +67,23 @@ class AttentionShape:
     @property
     def out_width(self) -> int:
         return self.num_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionVectors:
+    """What a layer has beside its shape; None where it does without."""
+
+    sinks: F32 | None = None
+    """[num_heads] a score of each head that takes part in its softmax and has no value"""
+    q_norm: F32 | None = None
+    """[D] RMS norm of every rotated query head"""
+    k_norm: F32 | None = None
+    """[D] the same of key heads; both or neither"""
+    query_scales: F32 | None = None
+    """[C] a further factor on q.k by the query's position"""
+
+
+NO_VECTORS = AttentionVectors()
 
 
 class AttentionStep(Protocol):
@@ -92,12 +115,17 @@ class Attention(Protocol):
     def is_native(self) -> bool: ...
 
     def layer(
-        self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32, sinks: F32 | None = None
+        self,
+        shape: AttentionShape,
+        keys: KV,
+        values: KV,
+        cos: F32,
+        sin: F32,
+        vectors: AttentionVectors = NO_VECTORS,
     ) -> AttentionLayer:
         """The attention of one layer; keeps the arrays alive.
 
-        Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R], sinks [num_heads]: a
-        score of each head that takes part in its softmax and has no value.
+        Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R].
         Raises: ValueError where shapes do not fit each other, TypeError where keys and values are not both float32 or
         both float16.
         """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
 from shoal.arrays import F32, I32
-from shoal.model.attention.interface import KV, Attention, AttentionShape
+from shoal.model.attention.interface import KV, NO_VECTORS, Attention, AttentionShape, AttentionVectors
 from shoal.model.attention.paged_attention_numpy import NumpyLayer, NumpyStep
 
 if TYPE_CHECKING:
@@ -56,7 +56,13 @@ class NativeAttention:
         self._isa = isa
 
     def layer(
-        self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32, sinks: F32 | None = None
+        self,
+        shape: AttentionShape,
+        keys: KV,
+        values: KV,
+        cos: F32,
+        sin: F32,
+        vectors: AttentionVectors = NO_VECTORS,
     ) -> _native.AttentionLayer:
         return self._native.AttentionLayer(
             pool=self.pool,
@@ -65,7 +71,7 @@ class NativeAttention:
             values=values,
             cos=cos,
             sin=sin,
-            sinks=sinks,
+            **_arrays(vectors),
             isa=self._isa,
         )
 
@@ -82,7 +88,13 @@ class NumpyAttention:
         self._limits = (num_blocks, block_size, max_context)
 
     def layer(
-        self, shape: AttentionShape, keys: KV, values: KV, cos: F32, sin: F32, sinks: F32 | None = None
+        self,
+        shape: AttentionShape,
+        keys: KV,
+        values: KV,
+        cos: F32,
+        sin: F32,
+        vectors: AttentionVectors = NO_VECTORS,
     ) -> NumpyLayer:
         return NumpyLayer(
             **asdict(shape),
@@ -90,8 +102,13 @@ class NumpyAttention:
             values=values,
             cos=cos,
             sin=sin,
-            sinks=sinks,
+            **_arrays(vectors),
         )
 
     def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> NumpyStep:
         return NumpyStep(positions, query_starts, context_lens, block_tables, *self._limits)
+
+
+def _arrays(vectors: AttentionVectors) -> dict[str, Any]:
+    """By name, as they are: `asdict` would copy them."""
+    return {one.name: getattr(vectors, one.name) for one in fields(vectors)}

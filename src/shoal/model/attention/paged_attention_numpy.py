@@ -92,8 +92,16 @@ class NumpyLayer:
     cos: F32
     """[max_context, R]"""
     sin: F32
+    in_chunks: bool = False
+    norm_epsilon: float = 0.0
     sinks: F32 | None = None
     """[num_heads]"""
+    q_norm: F32 | None = None
+    """[D]"""
+    k_norm: F32 | None = None
+    """[D]"""
+    query_scales: F32 | None = None
+    """[max_context]"""
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -120,6 +128,10 @@ class NumpyLayer:
             raise ValueError("cos and sin must be [max_context, rotary_dim / 2]")
         if self.sinks is not None and self.sinks.shape != (self.num_heads,):
             raise ValueError("sinks must be [num_heads]")
+        if any(norm is not None and norm.shape != (self.head_dim,) for norm in (self.q_norm, self.k_norm)):
+            raise ValueError("norms of q and k must be [head_dim]")
+        if self.query_scales is not None and self.query_scales.shape != self.cos.shape[:1]:
+            raise ValueError("query_scales must be [max_context]")
 
     def run(self, qkv: F32, out: F32, step: AttentionStep, /) -> None:
         """See `interface.AttentionLayer.run`."""
@@ -129,6 +141,11 @@ class NumpyLayer:
         heads_THD = qkv.reshape(step.num_tokens, -1, self.head_dim)
         num_rotated = self.num_heads + self.num_kv_heads
         rotated_THD = self._rotate(heads_THD[:, :num_rotated], step.positions_T)
+        if self.q_norm is not None and self.k_norm is not None:
+            rotated_THD[:, : self.num_heads] = self._norm(rotated_THD[:, : self.num_heads], self.q_norm)
+            rotated_THD[:, self.num_heads :] = self._norm(rotated_THD[:, self.num_heads :], self.k_norm)
+        if self.query_scales is not None:
+            rotated_THD[:, : self.num_heads] *= self.query_scales[step.positions_T, None, None]
         k_THD, v_THD = rotated_THD[:, self.num_heads :], heads_THD[:, num_rotated:]
         out_THD = out.reshape(step.num_tokens, self.num_heads, self.head_dim)
         bounds = step.query_starts_B1.tolist()
@@ -163,6 +180,10 @@ class NumpyLayer:
         rotated_THD[..., half : 2 * half] = second_THR * cos_T1R + first_THR * sin_T1R
         return rotated_THD
 
+    def _norm(self, x_THD: F32, weight: F32) -> F32:
+        mean = np.mean(np.square(x_THD), axis=-1, keepdims=True)
+        return x_THD / np.sqrt(mean + np.float32(self.norm_epsilon)) * weight
+
     def _append(self, k_THD: F32, v_THD: F32, step: NumpyStep, b: int) -> None:
         last = int(step.context_lens_B[b])
         positions_T = np.arange(last - k_THD.shape[0], last)
@@ -195,8 +216,11 @@ class NumpyLayer:
         return np.ascontiguousarray(out_HTGD.transpose(1, 0, 2, 3)).reshape(q_THD.shape)
 
     def _seen(self, positions_T: I32, context: int) -> np.ndarray:
-        distance_TL = positions_T[:, None] - np.arange(context)[None, :]
+        keys_L = np.arange(context)[None, :]
+        distance_TL = positions_T[:, None] - keys_L
         seen_TL = distance_TL >= 0
+        if self.window and self.in_chunks:
+            return seen_TL & (keys_L >= positions_T[:, None] // self.window * self.window)
         return seen_TL & (distance_TL < self.window) if self.window else seen_TL
 
 

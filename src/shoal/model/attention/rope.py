@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.arrays import F32, F64
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import RopeConfig
+from shoal.model.decoder_config import QueryScaling, RopeConfig
 
 Scaled = tuple[F64, float]
 """inverse frequencies [R] in radians per token, and the factor on cosine and sine"""
@@ -49,6 +49,12 @@ def rope_tables(rope: RopeConfig, max_context: int, num_rows: int | None = None)
         cos_CR[rows] = np.cos(angles_CR) * factor
         sin_CR[rows] = np.sin(angles_CR) * factor
     return cos_CR, sin_CR
+
+
+def query_scales(scaling: QueryScaling, num_positions: int) -> F32:
+    """Factors on the queries of each position, [num_positions], computed in float64."""
+    steps_C = np.floor((np.arange(num_positions, dtype=np.float64) + scaling.offset) / scaling.period)
+    return (1.0 + scaling.strength * np.log1p(steps_C)).astype(np.float32)
 
 
 def _scaled(rope: RopeConfig, max_context: int) -> Scaled:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep
+from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep, AttentionVectors
 from shoal.model.attention.kv_storage import KvStorage, kv_dtype
 from shoal.model.attention.paged_attention import NativeAttention, make_attention
-from shoal.model.attention.rope import rope_tables
+from shoal.model.attention.rope import query_scales, rope_tables
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
@@ -76,7 +76,23 @@ class StageAttention:
                 self._kv.keys(layer),
                 self._kv.values(layer),
                 *((nothing, nothing) if layer in decoder.no_rope_layers else tables[id(decoder.layer_rope(layer))]),
-                source.vector(f"layers.{layer}.sinks") if decoder.attention_sinks else None,
+                _vectors(source, layer, config.num_positions),
             )
             for layer in span
         ]
+
+
+def _vectors(source: WeightSource, layer: int, num_positions: int) -> AttentionVectors:
+    decoder, prefix = source.config, f"layers.{layer}."
+    q_norm = k_norm = None
+    if decoder.norms_rotated:
+        q_norm, k_norm = source.vector(f"{prefix}q_norm"), source.vector(f"{prefix}k_norm")
+    elif decoder.has_unit_norm(layer):
+        q_norm = k_norm = np.ones(decoder.head_dim, np.float32)
+    scaling = decoder.layer_query_scaling(layer)
+    return AttentionVectors(
+        sinks=source.vector(f"{prefix}sinks") if decoder.attention_sinks else None,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        query_scales=None if scaling is None else query_scales(scaling, num_positions),
+    )

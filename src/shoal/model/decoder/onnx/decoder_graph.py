@@ -253,7 +253,7 @@ class _Segment:
         if config.qkv_bias:
             bias = np.concatenate([self._vector(layer, f"{part}_bias") for part in "qkv"])
         qkv = builder.linear(norm, [joined] if joined is not None else parts, bias)
-        if not config.qk_norm:
+        if not config.qk_norm or config.norms_rotated:
             return qkv
         kv_width = config.num_kv_heads * config.head_dim
         q, k, v = builder.split(qkv, [self._shape.out_width, kv_width, kv_width])
