@@ -14,5 +14,12 @@ DENSE_FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
     "falcon": {"num_kv_heads": 2, "new_decoder_architecture": True, "bias": True, "ffn_hidden_size": 128},
     "phi": {},
+    "glm": {"head_dim": 16},
+    "glm4": {"head_dim": 16},
+    "ernie4_5": {"head_dim": 16, "use_bias": True},
+    "ernie4_5_moe": {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 96},
+    "hunyuan_v1_dense": {"head_dim": 16, "attention_bias": True},
+    "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 8, "moe_topk": 3},
+    "minimax_m2": {"head_dim": 16, "num_local_experts": 8, "num_experts_per_tok": 3, "rotary_dim": 8},
 }
 """by model type"""

@@ -3,11 +3,14 @@
 TOLERANCE: of the largest logit, as in test_families: fp32 sums in another order, through 4 layers.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_weights
@@ -27,6 +30,7 @@ from tests.numerics.reference import load_reference, reference_logits
 
 TEXT = random_tokens(90)
 NUM_OUTPUT = 64
+WEIGHTS = "model.safetensors"
 TOLERANCE = 1e-4
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in DENSE_FAMILIES},
@@ -37,6 +41,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon one after the other": (
         "falcon",
         {"new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "num_kv_heads": None},
+    ),
+    "hunyuan with a dynamic base": (
+        "hunyuan_v1_dense",
+        {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 1e4}},
     ),
 }
 
@@ -75,6 +83,44 @@ def test_forms_and_splits(family: str, tiny_source: MakeSource) -> None:
     assert_close(logits_of(make_executor(source, native=False)), whole)
     for native in (None, False):
         assert_close(logits_of(make_executor(source, native=native, cuts=(1,), shares=(2, 1, 1))), whole)
+
+
+@pytest.mark.parametrize("kind", ["internlm2", "internlm3"])
+def test_internlm(kind: str, tmp_path: Path) -> None:
+    """A Llama's weights under its names: transformers has no such model. Source of names: its published checkpoints."""
+    llama = make_tiny_model("llama", tmp_path / "llama", tie_word_embeddings=False, attention_bias=kind == "internlm3")
+    config = json.loads((llama / "config.json").read_text()) | {"model_type": kind, "bias": False, "qkv_bias": False}
+    directory = tmp_path / kind
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    tensors = load_file(llama / "model.safetensors")
+    save_file(internlm2_tensors(tensors, num_groups=2) if kind == "internlm2" else tensors, directory / WEIGHTS)
+    assert_close(logits_of(make_executor(open_weights(directory))), reference_logits(load_reference(llama), TEXT))
+
+
+def internlm2_tensors(tensors: Mapping[str, np.ndarray], *, num_groups: int) -> dict[str, np.ndarray]:
+    names = {
+        "lm_head": "output",
+        "embed_tokens": "tok_embeddings",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.o_proj": "attention.wo",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.down_proj": "feed_forward.w2",
+        "mlp.up_proj": "feed_forward.w3",
+    }
+    renamed: dict[str, np.ndarray] = {}
+    for name, values in tensors.items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        if "q_proj" in name:
+            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            groups = [part.reshape(num_groups, -1, part.shape[1]) for part in parts]
+            name, values = name.replace("self_attn.q_proj", "attention.wqkv"), np.concatenate(groups, axis=1)
+            renamed[name] = values.reshape(-1, values.shape[-1])
+        elif not any(f"{part}_proj" in name for part in "kv"):
+            renamed[name] = values
+    return renamed
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ MAX_HEADER_BYTES = 100_000_000
 """Source: the safetensors format's own limit"""
 INDEX_FILE = "model.safetensors.index.json"
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
+_FLAT = ("q_norm.weight", "k_norm.weight", "e_score_correction_bias")
+"""vectors that files have as matrices: of a row for each head, or of one row"""
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"experts\.(\d+)\.")
 
@@ -294,7 +296,7 @@ class SafetensorsDir:
             return mxfp4_shape(shape)
         if self._is_transposed(name):
             return (*shape[:-2], shape[-1], shape[-2]) if len(shape) >= 2 else shape
-        return (prod(shape),) if name.endswith(("q_norm.weight", "k_norm.weight")) else shape
+        return (prod(shape),) if name.endswith(_FLAT) else shape
 
     def _rows(self, part: TensorPart) -> U8:
         """The bytes [N, row_bytes] of some rows; a view of the file where they lie there so."""

@@ -145,6 +145,11 @@ class Settings:
             scaling=self._scaling(parameters),
         )
 
+    def rope_number(self, key: str) -> float | None:
+        """A further number of the rotary embedding; None where there is none. Raises ValueError."""
+        value = self._rope_parameters("full_attention").get(key)
+        return None if value is None else number(repr(key), value)
+
     def all_slide(self) -> tuple[int, ...]:
         """`layer_windows` of a model whose every layer slides if there is a window."""
         return () if self.get("sliding_window") is None else (self.positive("sliding_window"),) * self.num_layers

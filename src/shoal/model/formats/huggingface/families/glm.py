@@ -1,6 +1,11 @@
-"""GLM 4.5 and 4.6. Source: transformers, models/glm4_moe; DeepSeek-V3 (the router), arXiv 2412.19437, section 2.1.2."""
+"""GLM 4 and 4.5.
+
+Source: transformers, models/glm, glm4, glm4_moe; DeepSeek-V3 (the router), arXiv 2412.19437, section 2.1.2.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.config_check import integer
@@ -27,12 +32,38 @@ _DEFAULTS = {
     "first_k_dense_replace": 1,
     "norm_topk_prob": True,
 }
+_DENSE_DEFAULTS = {
+    "vocab_size": 151552,
+    "hidden_size": 4096,
+    "intermediate_size": 13696,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1.5625e-7,
+    "partial_rotary_factor": 0.5,
+    "attention_bias": True,
+}
+_GLM4_NAMES = {
+    **LAYER_NAMES,
+    "post_attn_norm": "post_self_attn_layernorm.weight",
+    "post_mlp_norm": "post_mlp_layernorm.weight",
+}
 _NAMES = {
     **LAYER_NAMES,
     **{name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()},
 }
 _GROUP_SCORES = 2
 """A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, section 2.1.2"""
+
+
+def _read_glm(settings: Settings) -> DecoderConfig:
+    return settings.decoder(rope=settings.rope(is_partial=True), qkv_bias=settings.flag("attention_bias"))
+
+
+def _read_glm4(settings: Settings) -> DecoderConfig:
+    return replace(_read_glm(settings), post_norms=True)
 
 
 def _read_glm4_moe(settings: Settings) -> DecoderConfig:
@@ -62,4 +93,6 @@ def _read_glm4_moe(settings: Settings) -> DecoderConfig:
     )
 
 
+GLM = Family(read=_read_glm, defaults=_DENSE_DEFAULTS, is_interleaved=True)
+GLM4 = Family(read=_read_glm4, defaults=_DENSE_DEFAULTS, names=_GLM4_NAMES, is_interleaved=True)
 GLM4_MOE = Family(read=_read_glm4_moe, defaults=_DEFAULTS, names=_NAMES, has_draft_layers=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
-from shoal.model.formats.huggingface.families.glm import GLM4_MOE
+from shoal.model.formats.huggingface.families.glm import GLM, GLM4, GLM4_MOE
 from shoal.model.formats.huggingface.families.gpt_oss import GPT_OSS
 from shoal.model.formats.huggingface.families.layer_norm import (
     COHERE,
@@ -28,6 +28,15 @@ from shoal.model.formats.huggingface.families.llama import (
     MIXTRAL,
     SEED_OSS,
     SMOLLM3,
+)
+from shoal.model.formats.huggingface.families.more_rms import (
+    ERNIE4_5,
+    ERNIE4_5_MOE,
+    HUNYUAN,
+    HUNYUAN_MOE,
+    INTERNLM2,
+    INTERNLM3,
+    MINIMAX_M2,
 )
 from shoal.model.formats.huggingface.families.olmo import EXAONE4, OLMO2, OLMO3, OLMOE
 from shoal.model.formats.huggingface.families.phi import PHI3
@@ -68,5 +77,14 @@ FAMILIES: Mapping[str, Family] = {
     "olmoe": OLMOE,
     "exaone4": EXAONE4,
     "gpt_oss": GPT_OSS,
+    "glm": GLM,
+    "glm4": GLM4,
     "glm4_moe": GLM4_MOE,
+    "ernie4_5": ERNIE4_5,
+    "ernie4_5_moe": ERNIE4_5_MOE,
+    "internlm2": INTERNLM2,
+    "internlm3": INTERNLM3,
+    "hunyuan_v1_dense": HUNYUAN,
+    "hunyuan_v1_moe": HUNYUAN_MOE,
+    "minimax_m2": MINIMAX_M2,
 }
