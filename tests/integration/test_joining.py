@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
-from shoal.config import PlanningConfig
-from shoal.core.plan.language import Plan
+from shoal.config import GraphLaunchConfig, PlanningConfig
+from shoal.core.plan.graph import GraphPlan
+from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import CapacityError, ShoalError, WorkerLost
 from shoal.executor import fabric
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.process.worker_process import WorkerProcess
+from shoal.launch.graph.launch import launch_graph
+from shoal.launch.graph.planning import plan_graph
 from shoal.launch.language.auto_plan import AutoPlanner
 from shoal.launch.language.planning import PlannedModel
 from shoal.launch.launch import launch
+from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
-from shoal.launch.running.running_plan import RunningPlan
-from shoal.machines.placed_fleet import PlacedFleet
+from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind, RunningPlan
+from shoal.launch.worker_launch import growth_of
+from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet, Places
+from shoal.measure.graph.fleet import make_graph_fleet
+from shoal.measure.graph.profile import GraphSetting
 from shoal.measure.measuring import Measuring
+from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.spell import Limits
+from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.split.machine_places import MachineCores
+from shoal.router.batch_engine import BatchEngine, InferenceRequest
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
+from tests.executor.graphs import skip_chain
 from tests.integration.running import make_requests, transcribe
 from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet
 
 Done = Callable[[ShoalError | None], None]
+
+
+LanguageRunning = RunningPlan[Plan, ReplicaPlan, EngineStats]
 
 
 class AllHere(LocalFabric):
@@ -45,6 +62,15 @@ class AllHere(LocalFabric):
 
 def fabric_for(planned: PlannedModel) -> AllHere:
     return AllHere(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
+
+
+def growth(planned: PlannedModel) -> Growth[PlacedFleet, ReplicaPlan]:
+    assert planned.auto is not None
+    return growth_of(planned.auto)
+
+
+def running_plan(planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> LanguageRunning:
+    return RunningPlan(planned.plan, LanguagePlanKind(planned, fabric_for(planned)), engine)
 
 
 class FakeMachines:
@@ -80,8 +106,26 @@ class FakeMachines:
         classes = [make_class(name, slowness={"fp32": 1.0}) for name in self.names]
         return PlacedFleet(
             fleet=make_fleet(*classes, link=SLOW_LINK, sums=SLOW_LINK),
-            places=tuple((WorkerPlacement(threads=1, cores=(0,), machine=name),) for name in self.names),
+            places=self._places(),
         )
+
+    def measure_graph(
+        self, setting: GraphSetting, measuring: Measuring, known: PlacedGraphFleet | None = None
+    ) -> PlacedGraphFleet:
+        nodes = NodeTimes(
+            seconds=(1e-3,) * setting.graph.num_nodes,
+            kept_values=frozenset(),
+            output_bytes=(1 << 20,) * setting.graph.num_nodes,
+        )
+        classes = [
+            GraphWorkerClass(name=name, count=1, threads=1, memory_bytes=1 << 30, node_s=nodes.seconds)
+            for name in self.names
+        ]
+        links = ((SLOW_LINK,) * len(classes),) * len(classes)
+        return PlacedGraphFleet(fleet=make_graph_fleet(setting, nodes, classes, links), places=self._places())
+
+    def _places(self) -> Places:
+        return tuple((WorkerPlacement(threads=1, cores=(0,), machine=name),) for name in self.names)
 
     def troubles(self) -> Mapping[str, str]:
         return dict.fromkeys(self.gone, "does not answer")
@@ -93,22 +137,22 @@ class FakeMachines:
         pass
 
     def cores(self) -> Sequence[MachineCores]:
-        raise NotImplementedError
+        return [MachineCores(name=name, cores=(0,)) for name in self.names]
 
     def free_memory_bytes(self) -> int:
         raise NotImplementedError
 
     def find_model(self, path: Path) -> None:
-        raise NotImplementedError
+        """It is at the same path everywhere."""
 
-    def bring_model(self, plan: Plan, num_layers: int, on_progress: Callable[[str], None]) -> None:
-        raise NotImplementedError
+    def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
+        """Nobody lacks it."""
 
     def fabric(self) -> fabric.Fabric:
-        raise NotImplementedError
+        return AllHere()
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Nothing was started there."""
 
 
 def plan_on(machines: FakeMachines, path: Path) -> PlannedModel:
@@ -161,11 +205,11 @@ class Watch:
             self.engine = FakeEngine(loaded.engine.stats())
         self.lines: list[str] = []
         self.now_s = 0.0
-        self.running = RunningPlan(planned, self.engine, fabric_for(planned))
+        self.running = running_plan(planned, self.engine)
         self.joining = Joining(
             machines,
             self.running,
-            planned.auto if uses_new else None,
+            growth(planned) if uses_new else None,
             wake=lambda: None,
             report=self.lines.append,
             clock=lambda: self.now_s,
@@ -191,9 +235,9 @@ def planned(machines: FakeMachines, tiny_model: Path) -> Iterator[PlannedModel]:
 def test_a_machine_that_joins_becomes_a_replica_that_serves(machines: FakeMachines, planned: PlannedModel) -> None:
     requests = make_requests(6, max_tokens=8)
     with launch(replace(planned, replans=False), fabric=fabric_for(planned)) as loaded:
-        running = RunningPlan(planned, loaded.engine, fabric_for(planned))
+        running = running_plan(planned, loaded.engine)
         lines: list[str] = []
-        joining = Joining(machines, running, planned.auto, wake=loaded.engine.wake, report=lines.append)
+        joining = Joining(machines, running, growth(planned), wake=loaded.engine.wake, report=lines.append)
         expected = transcribe(loaded.engine, requests)
         machines.arriving = ["b"]
         joining.step()
@@ -210,6 +254,51 @@ def test_a_machine_that_joins_becomes_a_replica_that_serves(machines: FakeMachin
     assert running.plan.split == "dp=2"
     assert lines == ["joined: b", lines[1]]
     assert lines[1].startswith("replica 1 is made on b, ")
+
+
+def serve_once(engine: BatchEngine, count: int) -> dict[str, np.ndarray]:
+    """One row each."""
+    for index in range(count):
+        x = np.full((1, 8), index, np.float32)
+        engine.add(InferenceRequest(request_id=str(index), inputs={"x": x}))
+    outputs: dict[str, np.ndarray] = {}
+    while engine.has_work:
+        outputs |= {result.request_id: result.outputs["y"] for result in engine.turn(30.0)}
+    return outputs
+
+
+def test_a_machine_that_joins_a_served_graph_becomes_a_copy_that_serves(
+    machines: FakeMachines, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "shoal.launch")
+    path = skip_chain(tmp_path / "chain.onnx")
+    config = GraphLaunchConfig(
+        model=str(path), split="auto", planning=PlanningConfig(objective="throughput"), in_process=False
+    )
+    planned = plan_graph(config, machines=machines)
+    with launch_graph(planned, replans=True) as loaded:
+        engine = BatchEngine(loaded.executors, loaded.plan.batch, factories=loaded.factories, recovery=loaded.recovery)
+        supervisor = loaded.supervise(engine, time.monotonic)
+        assert supervisor.joining is not None
+        try:
+            expected = serve_once(engine, 6)
+            machines.arriving = ["b"]
+            supervisor.joining.step()
+            while engine.stats().num_replicas == 1:
+                engine.turn(1.0)
+            again = serve_once(engine, 6)
+            assert engine.stats().phases == (Phase.SERVING,) * 2
+            assert [shard.machine for shard in supervisor.plan.shards] == ["a", "b"]
+            assert supervisor.plan.split == "dp=2"
+            assert [one["state"] for one in supervisor.describe_machines()] == ["has workers"] * 2
+        finally:
+            supervisor.close()
+            engine.close()
+    assert expected.keys() == again.keys()
+    for name, y in expected.items():
+        np.testing.assert_allclose(again[name], y, rtol=1e-5, atol=1e-6)
+    assert "joined: b" in caplog.messages
+    assert any(line.startswith("replica 1 is made on b, ") for line in caplog.messages)
 
 
 def test_two_that_join_at_once_are_used_one_after_the_other(machines: FakeMachines, planned: PlannedModel) -> None:

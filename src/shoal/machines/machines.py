@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.measure.measuring import Measuring
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
@@ -65,12 +66,15 @@ class Machines(Protocol):
         """
         ...
 
-    def measure_graph(self, setting: GraphSetting, measuring: Measuring) -> PlacedGraphFleet:
+    def measure_graph(
+        self, setting: GraphSetting, measuring: Measuring, known: PlacedGraphFleet | None = None
+    ) -> PlacedGraphFleet:
         """One worker on each machine with an ONNX graph, and the links between them.
 
         Args:
             setting: the graph and a micro-batch.
             measuring: how.
+            known: see `measure`.
 
         Raises:
             ConfigError, ModelLoadError, WorkerLost: as `measure.graph.profile.measure_worker`.
@@ -114,3 +118,14 @@ class Machines(Protocol):
     def close(self) -> None:
         """Leave them; what was started there ends. Idempotent."""
         ...
+
+
+def describe_machines(machines: Machines, workers: Iterable[WorkerPlacement]) -> list[dict[str, str]]:
+    """`name` and `state` of each machine, as plain data; `workers`: those of a running plan."""
+    troubles = machines.troubles()
+    used = {worker.machine for worker in workers}
+    names = dict.fromkeys([*(machine.name for machine in machines.cores()), *troubles])
+    return [
+        {"name": name, "state": troubles.get(name) or ("has workers" if name in used else "has no workers")}
+        for name in names
+    ]

@@ -19,6 +19,11 @@ class PlacedFleet:
     fleet: Fleet
     places: Places
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes."""
+        return tuple(one.name for one in self.fleet.classes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedGraphFleet:
@@ -26,3 +31,8 @@ class PlacedGraphFleet:
 
     fleet: GraphFleet
     places: Places
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes."""
+        return tuple(one.name for one in self.fleet.classes)

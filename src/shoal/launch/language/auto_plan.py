@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from shoal.config import LaunchConfig, PlanningConfig
@@ -20,7 +20,7 @@ from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import Choice, choose
-from shoal.planner.choice.extend import Extension, Replicas, extend
+from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
 from shoal.planner.choice.spell import Limits, spell_plan
@@ -51,15 +51,6 @@ class AutoPlan:
     """how far what was measured of all machines can be trusted"""
     planner: AutoPlanner
     """that made it"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtendedPlan:
-    """A plan of which one replica is new, or another than before, because machines have joined."""
-
-    replica: ReplicaPlan
-    """that one"""
-    extension: Extension
 
 
 class AutoPlanner:
@@ -126,10 +117,10 @@ class AutoPlanner:
             planner=self,
         )
 
-    def measure_joined(self, known: PlacedFleet, on_progress: Callable[[str], None]) -> PlacedFleet:
+    def measure_joined(self, known: PlacedFleet) -> PlacedFleet:
         """The machines that are known, and after them those that have joined since. Raises as `Machines.measure`."""
         assert self._machines is not None
-        measuring = replace(self._measuring, on_progress=on_progress)
+        measuring = replace(self._measuring, on_progress=lambda what: None)
         return self._machines.measure(self._model, self._precisions, measuring, known=known)
 
     def extend(
@@ -140,7 +131,7 @@ class AutoPlanner:
         link_precision: LinkPrecision,
         idle: Sequence[int],
         open_replicas: Collection[int],
-    ) -> ExtendedPlan | None:
+    ) -> ExtendedPlan[ReplicaPlan] | None:
         """The best use of machines that are idle; None where none pays.
 
         Args:

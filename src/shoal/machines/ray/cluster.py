@@ -30,6 +30,7 @@ from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
+from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.planner.split.machine_places import MachineCores
 
 _CALL_TIMEOUT_S = 90.0
@@ -112,10 +113,9 @@ class RayCluster:
         known: PlacedFleet | None = None,
     ) -> PlacedFleet:
         """See `Machines.measure`. Machines that lack the model are sent the layers that are timed."""
-        models, living = self._models, self.living()
+        models = self._models
         assert models is not None
-        old = [] if known is None else [self._roster.machines[one.name] for one in known.fleet.classes]
-        new = [machine for name, machine in self._roster.machines.items() if name in living and machine not in old]
+        old, new = self._old_and_new(known)
         lacking = [machine.name for machine in new if models.lacks(machine.name)]
         for precision in precisions if lacking else ():
             timed = model_to_time(model, precision)
@@ -130,9 +130,7 @@ class RayCluster:
             self.get,
             measuring.on_progress,
         )
-        reachable = [machine for machine in (*old, *new) if machine.name in living]
-        between = measure_links(reachable, new, self.get, measuring.on_progress)
-        return place_machines(known, new, fleets, between)
+        return place_machines(known, new, fleets, self._links(old, new, measuring))
 
     def find_model(self, path: Path) -> None:
         """See `Machines.find_model`."""
@@ -147,24 +145,25 @@ class RayCluster:
                 for machine in dict.fromkeys(shard.machine for shard in stage.shards):
                     self._models.bring(machine or "", layers, num_layers, on_progress)
 
-    def measure_graph(self, setting: GraphSetting, measuring: Measuring) -> PlacedGraphFleet:
+    def measure_graph(
+        self, setting: GraphSetting, measuring: Measuring, known: PlacedGraphFleet | None = None
+    ) -> PlacedGraphFleet:
         """See `Machines.measure_graph`. Machines that lack the graph are sent it."""
-        models, living = self._models, self.living()
+        models = self._models
         assert models is not None
-        machines = [machine for name, machine in self._roster.machines.items() if name in living]
-        for machine in machines:
+        old, new = self._old_and_new(known)
+        for machine in new:
             if models.lacks(machine.name):
                 models.bring(machine.name, (0, 1), 1, measuring.on_progress)
         times = measure_machines(
-            machines,
+            new,
             lambda machine: machine.agent.measure_graph.remote(
                 models.path_on(machine.name), setting.sample, setting.rows, measuring.refresh
             ),
             self.get,
             measuring.on_progress,
         )
-        between = measure_links(machines, machines, self.get, measuring.on_progress)
-        return place_graph_machines(setting, machines, times, between)
+        return place_graph_machines(known, setting, new, times, self._links(old, new, measuring))
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""
@@ -175,6 +174,20 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster: agents end, and workers with them. Idempotent."""
         self._connection.close()
+
+    def _old_and_new(self, known: PlacedFleet | PlacedGraphFleet | None) -> tuple[list[RayMachine], list[RayMachine]]:
+        """Machines that were measured before, and those of the others that are there."""
+        machines, living = self._roster.machines, self.living()
+        old = [] if known is None else [machines[name] for name in known.names]
+        return old, [machine for name, machine in machines.items() if name in living and machine not in old]
+
+    def _links(
+        self, old: Sequence[RayMachine], new: Sequence[RayMachine], measuring: Measuring
+    ) -> dict[tuple[str, str], LinkSpeed]:
+        """Between machines that are there, of which one is new."""
+        living = self.living()
+        reachable = [machine for machine in (*old, *new) if machine.name in living]
+        return measure_links(reachable, new, self.get, measuring.on_progress)
 
     def _renew(self, machine: RayMachine) -> None:
         """A machine that has joined, or has another agent."""

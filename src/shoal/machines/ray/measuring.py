@@ -11,7 +11,7 @@ from shoal.comm.links.ports import VARIABLE
 from shoal.comm.tls.tls_identity import ClusterAuthority, Membership
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError, WorkerLost
-from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet
+from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet, Places
 from shoal.machines.ray.machine import RayMachine
 from shoal.measure.graph.fleet import make_graph_fleet
 from shoal.measure.graph.profile import GraphSetting, GraphWorkerTimes
@@ -102,71 +102,86 @@ def place_machines(
         *old,
         *(replace(one.classes[0], name=machine.name, count=1) for machine, one in zip(new, fleets, strict=True)),
     )
-
-    def between(row: int, column: int) -> LinkSpeed:
-        if row == column:
-            return _NO_LINK
-        if known is not None and max(row, column) < len(old):
-            return known.fleet.links[row][column]
-        return links.get((classes[row].name, classes[column].name), _UNREACHABLE)
-
-    indexes = range(len(classes))
-    matrix = tuple(tuple(between(row, column) for column in indexes) for row in indexes)
-    slowest_s = max([0.0, *(link.latency_s for link in links.values())])
+    matrix = _matrix(() if known is None else known.fleet.links, [one.name for one in classes], links)
     return PlacedFleet(
         fleet=Fleet(
             classes=classes,
             links=matrix,
             sums=matrix,
             turn=fleets[0].turn if known is None else known.fleet.turn,
-            message_s=slowest_s if known is None else max(known.fleet.message_s, slowest_s),
+            message_s=_message_s(known, links),
         ),
-        places=(
-            *(() if known is None else known.places),
-            *(
-                (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
-                for machine in new
-            ),
-        ),
+        places=_places(known, new),
     )
 
 
 def place_graph_machines(
+    known: PlacedGraphFleet | None,
     setting: GraphSetting,
-    machines: Sequence[RayMachine],
+    new: Sequence[RayMachine],
     times: Sequence[GraphWorkerTimes],
     links: Mapping[tuple[str, str], LinkSpeed],
 ) -> PlacedGraphFleet:
-    """One worker of a class of its own on each machine.
+    """The same for an ONNX graph.
 
     Args:
+        known: None: there were none.
         setting: the graph and a micro-batch.
-        machines: at least one.
-        times: of the worker on each.
-        links: between two machines; where there is none, no plan will use it.
+        new: at least one, unless some were known.
+        times: of the worker on each new one.
+        links: see `place_machines`.
     """
-    names = [machine.name for machine in machines]
-    classes = tuple(
-        GraphWorkerClass(
-            name=machine.name,
-            count=1,
-            threads=len(machine.facts.cores),
-            memory_bytes=machine.facts.free_memory_bytes,
-            node_s=one.node_s,
-        )
-        for machine, one in zip(machines, times, strict=True)
-    )
-    matrix = tuple(
-        tuple(_NO_LINK if one == other else links.get((one, other), _UNREACHABLE) for other in names) for one in names
-    )
-    slowest_s = max([0.0, *(link.latency_s for link in links.values())])
-    return PlacedGraphFleet(
-        fleet=make_graph_fleet(setting, times[0].nodes, classes, matrix, message_s=slowest_s),
-        places=tuple(
-            (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
-            for machine in machines
+    classes = (
+        *(() if known is None else known.fleet.classes),
+        *(
+            GraphWorkerClass(
+                name=machine.name,
+                count=1,
+                threads=len(machine.facts.cores),
+                memory_bytes=machine.facts.free_memory_bytes,
+                node_s=one.node_s,
+            )
+            for machine, one in zip(new, times, strict=True)
         ),
     )
+    matrix = _matrix(() if known is None else known.fleet.links, [one.name for one in classes], links)
+    message_s = _message_s(known, links)
+    if known is None:
+        fleet = make_graph_fleet(setting, times[0].nodes, classes, matrix, message_s=message_s)
+    else:
+        fleet = replace(known.fleet, classes=classes, links=matrix, message_s=message_s)
+    return PlacedGraphFleet(fleet=fleet, places=_places(known, new))
+
+
+def _matrix(
+    known: Sequence[Sequence[LinkSpeed]], names: Sequence[str], links: Mapping[tuple[str, str], LinkSpeed]
+) -> tuple[tuple[LinkSpeed, ...], ...]:
+    """[from][to] over all machines, of which those with known links come first."""
+
+    def between(row: int, column: int) -> LinkSpeed:
+        if row == column:
+            return _NO_LINK
+        if max(row, column) < len(known):
+            return known[row][column]
+        return links.get((names[row], names[column]), _UNREACHABLE)
+
+    indexes = range(len(names))
+    return tuple(tuple(between(row, column) for column in indexes) for row in indexes)
+
+
+def _message_s(known: PlacedFleet | PlacedGraphFleet | None, links: Mapping[tuple[str, str], LinkSpeed]) -> float:
+    """The slowest link's latency stands for the way from the head to a worker."""
+    slowest_s = max([0.0, *(link.latency_s for link in links.values())])
+    return slowest_s if known is None else max(known.fleet.message_s, slowest_s)
+
+
+def _places(known: PlacedFleet | PlacedGraphFleet | None, new: Sequence[RayMachine]) -> Places:
+    """One worker on all cores of each machine."""
+    added = (
+        (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
+        for machine in new
+    )
+    return (*(() if known is None else known.places), *added)
 
 
 def _boot_id(machine: RayMachine) -> str:

@@ -6,13 +6,15 @@ time changes, so that all others go on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 from shoal.core.speed.replan import SMALLEST_GAIN
 from shoal.planner.choice.candidate import Candidate, ChosenStage, chosen_stages, predict_candidate
+from shoal.planner.choice.compare import Comparable
 from shoal.planner.choice.goal import Goal
-from shoal.planner.choice.groups import make_groups
+from shoal.planner.choice.groups import Group, make_groups
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
@@ -23,16 +25,72 @@ from shoal.protocol.stage_config import Precision
 Replicas = tuple[tuple[ChosenStage, ...], ...]
 
 
+class StageOfWorkers(Protocol):
+    """A stage of a candidate, whatever it computes."""
+
+    @property
+    def group(self) -> Group:
+        """The workers that hold the stage."""
+        ...
+
+
+CandidateT = TypeVar("CandidateT", bound=Comparable)
+ReplicaT_co = TypeVar("ReplicaT_co", covariant=True)
+CandidateT_co = TypeVar("CandidateT_co", bound=Comparable, covariant=True)
+StageT = TypeVar("StageT", bound=StageOfWorkers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
+class Extension(Generic[CandidateT_co]):
     """A plan in which one replica is new or has changed."""
 
-    candidate: Candidate
+    candidate: CandidateT_co
     """All replicas, the changed one among them."""
     replica: int
     """Index of the replica that is new or has changed; new ones come last."""
     gain: float
     """By which part the plan is better than the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedPlan(Generic[ReplicaT_co]):
+    """A plan of which one replica is new, or another than before, because machines have joined."""
+
+    replica: ReplicaT_co
+    """That one, as it is to be started."""
+    extension: Extension[Any]
+
+
+def best_extension(
+    present: tuple[tuple[StageT, ...], ...],
+    *,
+    idle: Sequence[int],
+    open_replicas: Collection[int],
+    goal: Goal,
+    make: Callable[[Collection[int], int], tuple[StageT, ...] | None],
+    predict: Callable[[tuple[tuple[StageT, ...], ...]], CandidateT],
+) -> Extension[CandidateT] | None:
+    """The best use of idle workers, whatever the work is, or None where no use pays.
+
+    Args:
+        present: what runs.
+        idle: classes of the idle workers, of which each has one.
+        open_replicas: indexes of replicas that may be cut anew.
+        goal: what counts.
+        make: the best replica of exactly these classes' workers, beside so many replicas in all; None: none fits.
+        predict: makes a candidate of replicas, with their prediction.
+    """
+    before = predict(present)
+    score = before.score(goal)
+    best: Extension[CandidateT] | None = None
+    for at, workers, num_replicas in _changes(present, idle, open_replicas):
+        if (replica := make(workers, num_replicas)) is None:
+            continue
+        candidate = predict((*present[:at], replica, *present[at + 1 :]))
+        gain = candidate.score(goal) / score - 1.0
+        if _meets(candidate, before, goal) and gain >= max(SMALLEST_GAIN, best.gain if best else 0.0):
+            best = Extension(candidate=candidate, replica=at, gain=gain)
+    return best
 
 
 def extend(
@@ -45,8 +103,8 @@ def extend(
     workload: Workload,
     goal: Goal,
     precisions: Sequence[Precision],
-) -> Extension | None:
-    """The best use of idle workers, or None where no use pays.
+) -> Extension[Candidate] | None:
+    """The best use of idle workers for a language model, or None where no use pays.
 
     Args:
         present: what runs.
@@ -58,59 +116,53 @@ def extend(
         goal: what counts.
         precisions: that a stage may have.
     """
-    found = _Extending(fleet, model, workload, precisions)
-    before = found.predicted(present)
-    score = before.score(goal)
-    best: Extension | None = None
-    for at, replica in found.changes(present, idle, open_replicas):
-        candidate = found.predicted((*present[:at], replica, *present[at + 1 :]))
-        gain = candidate.score(goal) / score - 1.0
-        if _meets(candidate, before, goal) and gain >= max(SMALLEST_GAIN, best.gain if best else 0.0):
-            best = Extension(candidate=candidate, replica=at, gain=gain)
-    return best
+    costs = StageCosts(
+        fleet=fleet,
+        model=model,
+        workload=workload,
+        groups=make_groups(
+            fleet.counts,
+            precisions,
+            max_shards=model.atoms.max_shards,
+            max_expert_shards=model.atoms.max_expert_shards,
+        ),
+        kv_streams=workload.streams,
+        is_alone=False,
+    )
+
+    def make(workers: Collection[int], num_replicas: int) -> tuple[ChosenStage, ...] | None:
+        problem = replace(costs.problem(), counts=counts_of(workers, len(fleet.classes)))
+        pipeline = best_replica(problem, -(-workload.streams // num_replicas))
+        return None if pipeline is None else chosen_stages(costs, pipeline)
+
+    return best_extension(
+        present,
+        idle=idle,
+        open_replicas=open_replicas,
+        goal=goal,
+        make=make,
+        predict=lambda replicas: predict_candidate(fleet, replicas, workload, hidden_bytes=model.hidden_bytes),
+    )
 
 
-class _Extending:
-    def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[Precision]) -> None:
-        self._fleet, self._model, self._workload = fleet, model, workload
-        self._costs = StageCosts(
-            fleet=fleet,
-            model=model,
-            workload=workload,
-            groups=make_groups(
-                fleet.counts,
-                precisions,
-                max_shards=model.atoms.max_shards,
-                max_expert_shards=model.atoms.max_expert_shards,
-            ),
-            kv_streams=workload.streams,
-            is_alone=False,
-        )
-
-    def predicted(self, replicas: Replicas) -> Candidate:
-        """Make a candidate of replicas, with their prediction."""
-        return predict_candidate(self._fleet, replicas, self._workload, hidden_bytes=self._model.hidden_bytes)
-
-    def changes(
-        self, present: Replicas, idle: Sequence[int], open_replicas: Collection[int]
-    ) -> Iterator[tuple[int, tuple[ChosenStage, ...]]]:
-        """Replicas to put at an index: of each idle worker and of all of them, alone or with those of a replica."""
-        sets = [{one} for one in idle] + ([set(idle)] if len(idle) > 1 else [])
-        for workers in sets:
-            if replica := self._best(workers, len(present) + 1):
-                yield len(present), replica
-            for index in open_replicas:
-                own = {member for stage in present[index] for member in stage.group.members}
-                if replica := self._best(own | workers, len(present)):
-                    yield index, replica
-
-    def _best(self, workers: Collection[int], num_replicas: int) -> tuple[ChosenStage, ...] | None:
-        problem = self._costs.problem()
-        counts = tuple(int(index in workers) for index in range(len(self._fleet.classes)))
-        pipeline = best_replica(replace(problem, counts=counts), -(-self._workload.streams // num_replicas))
-        return None if pipeline is None else chosen_stages(self._costs, pipeline)
+def counts_of(workers: Collection[int], num_classes: int) -> tuple[int, ...]:
+    """Workers of each class, where each has one, and only these may be used."""
+    return tuple(int(index in workers) for index in range(num_classes))
 
 
-def _meets(candidate: Candidate, before: Candidate, goal: Goal) -> bool:
+def _changes(
+    present: tuple[tuple[StageT, ...], ...], idle: Sequence[int], open_replicas: Collection[int]
+) -> Iterator[tuple[int, Collection[int], int]]:
+    """Index of the replica that changes, its workers, and the number of replicas then: each idle worker and all of
+    them, alone or with those of a replica."""
+    sets = [{one} for one in idle] + ([set(idle)] if len(idle) > 1 else [])
+    for workers in sets:
+        yield len(present), workers, len(present) + 1
+        for index in open_replicas:
+            own = {member for stage in present[index] for member in stage.group.members}
+            yield index, own | workers, len(present)
+
+
+def _meets(candidate: Comparable, before: Comparable, goal: Goal) -> bool:
     """Whether a plan keeps the latency target, or misses it by less than before."""
     return goal.latency_slo_s is None or candidate.loaded_s <= max(goal.latency_slo_s, before.loaded_s)

@@ -21,6 +21,7 @@ from shoal.planner.graph_choice.fleet_costs import FleetCosts
 from shoal.planner.graph_cut import choose_boundaries, cut_options
 from shoal.planner.search.pipeline import Pipeline
 from shoal.planner.speeds.speeds import LinkSpeed
+from shoal.planner.split.split_text import describe_shares
 
 _MOST_PERMUTED = 4
 """Stages whose groups are tried in every order: 24 cuts of a few milliseconds at most."""
@@ -67,12 +68,7 @@ class FleetCandidate:
     @property
     def split(self) -> str:
         """The split in words; unlike replicas stand side by side with a plus."""
-        texts = [_describe(replica) for replica in self.replicas]
-        if len(set(texts)) > 1:
-            return " + ".join(texts)
-        if len(texts) == 1:
-            return texts[0]
-        return f"dp={len(texts)}" if texts[0] == "1" else f"dp={len(texts)},{texts[0]}"
+        return describe_shares([[stage.shares for stage in replica] for replica in self.replicas])
 
     @property
     def num_workers(self) -> int:
@@ -91,11 +87,15 @@ class FleetCandidate:
 
 def make_fleet_candidate(costs: FleetCosts, pipelines: Sequence[Pipeline]) -> FleetCandidate:
     """What a search found, cut where the real bytes that cross cost least, with its prediction."""
-    replicas = tuple(_best_cut(costs, pipeline) for pipeline in pipelines)
-    predictions = [_predict(costs.fleet, replica) for replica in replicas]
+    return predict_replicas(costs.fleet, tuple(cut_pipeline(costs, pipeline) for pipeline in pipelines))
+
+
+def predict_replicas(fleet: GraphFleet, replicas: tuple[GraphReplica, ...]) -> FleetCandidate:
+    """A plan of these replicas, at least one, with its prediction."""
+    predictions = [_predict(fleet, replica) for replica in replicas]
     quickest = min(predictions, key=lambda one: one.latency_s)
     return FleetCandidate(
-        fleet=costs.fleet,
+        fleet=fleet,
         replicas=replicas,
         prediction=RowPrediction(
             rows_per_s=sum(one.rows_per_s for one in predictions),
@@ -107,7 +107,7 @@ def make_fleet_candidate(costs: FleetCosts, pipelines: Sequence[Pipeline]) -> Fl
     )
 
 
-def _best_cut(costs: FleetCosts, pipeline: Pipeline) -> GraphReplica:
+def cut_pipeline(costs: FleetCosts, pipeline: Pipeline) -> GraphReplica:
     """The stages as found or, where that is quicker, cut anew among all places, with the groups in any order."""
     groups = [costs.groups[stage.group] for stage in pipeline.stages]
     found = _stages(costs, groups, [costs.edges[stage.first] for stage in pipeline.stages[1:]])
@@ -186,16 +186,3 @@ def _bottleneck(fleet: GraphFleet, replica: GraphReplica, loads_s: Sequence[floa
     names = ", ".join(dict.fromkeys(fleet.classes[index].name for index in slowest.group.members))
     doing = "computing" if slowest.compute_s >= 0.5 * max(loads_s) else "moving tensors"
     return f"{doing} on {names}"
-
-
-def _describe(replica: GraphReplica) -> str:
-    parts = [f"pp={len(replica)}"] if len(replica) > 1 else []
-    shards = [_describe_shares(stage.shares) for stage in replica]
-    if any(len(stage.shares) > 1 for stage in replica):
-        parts.append("tp=" + (shards[0] if len(set(shards)) == 1 else "|".join(shards)))
-    return ",".join(parts) or "1"
-
-
-def _describe_shares(shares: tuple[int, ...]) -> str:
-    """Equal shares as their number."""
-    return ":".join(map(str, shares)) if len(set(shares)) > 1 else str(len(shares))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from shoal.errors import CapacityError
 from shoal.planner.choice.compare import compare
 from shoal.planner.choice.goal import Goal
-from shoal.planner.choice.groups import make_groups
+from shoal.planner.choice.groups import Group, make_groups
 from shoal.planner.graph_choice.choice import GraphChoice, nearest_to_target
 from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.graph_choice.fleet_candidate import FleetCandidate, make_fleet_candidate
@@ -30,9 +30,7 @@ def choose_graph_fleet(fleet: GraphFleet, goal: Goal) -> GraphChoice[FleetCandid
         CapacityError: the graph fits nowhere; says what is missing.
         ConfigError: no split meets the latency target; says which comes nearest.
     """
-    is_divisible = fleet.shard_work(2) is not None
-    groups = make_groups(fleet.counts, ("auto",), max_shards=MOST_SHARDS if is_divisible else 1)
-    costs = FleetCosts(fleet, groups)
+    costs = FleetCosts(fleet, graph_groups(fleet))
     problem, num_workers = costs.problem(), sum(fleet.counts)
     several = best_replicas(problem, num_workers)
     found = [several.pipelines, *_searches(problem, num_workers)]
@@ -52,6 +50,12 @@ def choose_graph_fleet(fleet: GraphFleet, goal: Goal) -> GraphChoice[FleetCandid
         alternatives=compared.alternatives,
         bound_rows_per_s=max(bound, *(one.prediction.rows_per_s for one in candidates)),
     )
+
+
+def graph_groups(fleet: GraphFleet) -> tuple[Group, ...]:
+    """Machines that may hold a stage together; single ones where nothing of the graph can be split."""
+    is_divisible = fleet.shard_work(2) is not None
+    return make_groups(fleet.counts, ("auto",), max_shards=MOST_SHARDS if is_divisible else 1)
 
 
 def _searches(problem: ReplicaProblem, num_workers: int) -> Iterator[Sequence[Pipeline]]:

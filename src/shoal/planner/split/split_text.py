@@ -9,7 +9,17 @@ from shoal.core.plan.language import ReplicaPlan, StagePlan
 
 def describe(replicas: Sequence[ReplicaPlan]) -> str:
     """A split as `--split` would say it, as far as that goes: unlike replicas stand side by side with a plus."""
-    texts = [_describe_replica(replica) for replica in replicas]
+    return _join([_describe_replica(replica) for replica in replicas])
+
+
+def describe_shares(replicas: Sequence[Sequence[tuple[int, ...]]]) -> str:
+    """The same of a graph, from the shares of each stage's shards."""
+    return _join(
+        [_describe_stages(f"pp={len(stages)}", [_describe_group(shares) for shares in stages]) for stages in replicas]
+    )
+
+
+def _join(texts: Sequence[str]) -> str:
     if len(set(texts)) > 1:
         return " + ".join(texts)
     if len(texts) == 1:
@@ -19,22 +29,26 @@ def describe(replicas: Sequence[ReplicaPlan]) -> str:
 
 def _describe_replica(replica: ReplicaPlan) -> str:
     layers = ":".join(str(stage.num_layers) for stage in replica.stages)
-    groups = [_describe_shards(stage) for stage in replica.stages]
-    parts = [f"pp={layers}"] if len(replica.stages) > 1 else []
-    if any(groups):
-        parts.append("tp=" + (groups[0] if len(set(groups)) == 1 else "|".join(group or "1" for group in groups)))
     experts = [_describe_experts(stage) for stage in replica.stages]
-    if any(experts):
-        parts.append("ep=" + (experts[0] if len(set(experts)) == 1 else "|".join(one or "1" for one in experts)))
+    return _describe_stages(f"pp={layers}", [_describe_shards(stage) for stage in replica.stages], experts)
+
+
+def _describe_stages(pipeline: str, groups: Sequence[str], experts: Sequence[str] = ()) -> str:
+    """`groups`: of each stage its shards; empty for a single worker. `experts`: likewise."""
+    parts = [pipeline] if len(groups) > 1 else []
+    for name, sizes in (("tp", groups), ("ep", experts)):
+        if any(sizes):
+            parts.append(f"{name}=" + (sizes[0] if len(set(sizes)) == 1 else "|".join(one or "1" for one in sizes)))
     return ",".join(parts) or "1"
 
 
 def _describe_shards(stage: StagePlan) -> str:
-    """Equal shares as their number, others as columns; nothing for a single worker."""
-    if len(stage.shards) == 1:
-        return ""
-    columns = [shard.part.columns[1] - shard.part.columns[0] for shard in stage.shards]
-    return _counts_text(columns)
+    return _describe_group([shard.part.columns[1] - shard.part.columns[0] for shard in stage.shards])
+
+
+def _describe_group(sizes: Sequence[int]) -> str:
+    """Nothing for a single one."""
+    return "" if len(sizes) == 1 else _counts_text(sizes)
 
 
 def _describe_experts(stage: StagePlan) -> str:
@@ -46,4 +60,5 @@ def _describe_experts(stage: StagePlan) -> str:
 
 
 def _counts_text(counts: Sequence[int]) -> str:
+    """Equal ones as their number."""
     return str(len(counts)) if len(set(counts)) == 1 else ":".join(map(str, counts))
