@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import CapacityError, ShoalError
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.launch import launch
 from shoal.launch.running.replanner import Replanner
-from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
+from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind, RunningPlan
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
@@ -68,13 +69,14 @@ def fake(stats: EngineStats) -> FakeEngine:
 class Watch:
     """A replanner and the clock that it looks at."""
 
-    def __init__(self, planned: PlannedModel, engine: ChangeableEngine) -> None:
+    def __init__(self, planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> None:
         self.now_s = 0.0
         self.lines: list[str] = []
         self.watch(planned, engine)
 
-    def watch(self, planned: PlannedModel, engine: ChangeableEngine) -> None:
-        running = RunningPlan(planned, engine, fabric_for(planned))
+    def watch(self, planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> None:
+        kind = LanguagePlanKind(planned, fabric_for(planned))
+        running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(planned.plan, kind, engine)
         self.replanner = Replanner(running, planned.model, lambda: self.now_s, self.lines.append)
 
     def for_s(self, seconds: int) -> None:

@@ -209,7 +209,7 @@ def serve(
         typer.Option(
             "--replan",
             help="Move layers (of a graph: nodes) between the stages of a pipeline whose workers change speed, and use "
-            "machines that join the cluster (for a language model), where that pays.",
+            "machines that join the cluster, where that pays.",
             rich_help_panel=options.PLANNING,
         ),
     ] = False,

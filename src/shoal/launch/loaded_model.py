@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shoal.core.plan.language import Plan
+from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.machines.machines import Machines, describe_machines
 from shoal.model.decoder.onnx.segment_sizes import count_pieces
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # what a model in this process does without
     from shoal.launch.language.planning import PlannedModel
     from shoal.launch.running.joining import Joining
     from shoal.launch.running.running_plan import RunningPlan
-    from shoal.machines.machines import Machines
+    from shoal.router.engine_stats import EngineStats
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -31,11 +32,11 @@ class LoadedModel:
     decoder: DecoderConfig
     tokenizer: Tokenizer
     engine: Engine
-    running: RunningPlan | None = None
+    running: RunningPlan[Plan, ReplicaPlan, EngineStats] | None = None
     """None: the plan never changes"""
     machines: Machines | None = None
     """that the workers run on; None: this one"""
-    joining: Joining | None = None
+    joining: Joining[ReplicaPlan] | None = None
     """looks for more of them"""
 
     @property
@@ -45,15 +46,7 @@ class LoadedModel:
 
     def describe_machines(self) -> list[dict[str, str]]:
         """What each machine does, as plain data; nothing where there is only this one."""
-        if self.machines is None:
-            return []
-        troubles = self.machines.troubles()
-        used = {shard.machine for shard in self.running_plan.shards}
-        names = dict.fromkeys([*(machine.name for machine in self.machines.cores()), *troubles])
-        return [
-            {"name": name, "state": troubles.get(name) or ("has workers" if name in used else "has no workers")}
-            for name in names
-        ]
+        return [] if self.machines is None else describe_machines(self.machines, self.running_plan.shards)
 
     def __enter__(self) -> LoadedModel:
         return self

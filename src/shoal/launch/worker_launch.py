@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
 
+from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.executor.fabric import Fabric
 from shoal.executor.first_start import FirstStart
@@ -13,11 +16,17 @@ from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.local_fabric import LocalFabric
 from shoal.launch.language.planning import PlannedModel
 from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_of
+from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
 from shoal.launch.running.replanner import Replanner
-from shoal.launch.running.running_plan import RunningPlan
+from shoal.launch.running.running_plan import LanguagePlanKind, RunningPlan
 from shoal.model.text.tokenizer import Tokenizer
 from shoal.router.engine import Engine
+from shoal.router.engine_stats import EngineStats
+
+if TYPE_CHECKING:
+    from shoal.launch.language.auto_plan import AutoPlan  # with all that measures and searches
+    from shoal.machines.placed_fleet import PlacedFleet
 
 
 def launch_workers(
@@ -64,13 +73,14 @@ def launch_workers(
             recovery=recovery,
             routing=planned.routing,
         )
-        running = RunningPlan(planned, engine, fabric, factories, report)
+        kind = LanguagePlanKind(planned, fabric, report)
+        running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(plan, kind, engine, factories)
         if planned.replans:
             engine.watch(Replanner(running, planned.model, time.monotonic, report).look)
-        joining: Joining | None = None
+        joining: Joining[ReplicaPlan] | None = None
         if planned.machines is not None:
-            auto = planned.auto if planned.replans else None
-            joining = Joining(planned.machines, running, auto, wake=engine.wake, report=report)
+            growth = growth_of(planned.auto) if planned.auto is not None and planned.replans else None
+            joining = Joining(planned.machines, running, growth, wake=engine.wake, report=report)
             engine.watch(joining.look)
             joining.start()
         on_failure.pop_all()
@@ -83,6 +93,16 @@ def launch_workers(
         running=running,
         machines=planned.machines,
         joining=joining,
+    )
+
+
+def growth_of(auto: AutoPlan) -> Growth[PlacedFleet, ReplicaPlan]:
+    """What to do with machines that join those of a chosen plan."""
+    return Growth(
+        present=auto.choice.best.replicas,
+        placed=auto.placed,
+        measure=auto.planner.measure_joined,
+        extend=partial(auto.planner.extend, link_precision=auto.plan.link_precision),
     )
 
 

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from shoal.config import GraphLaunchConfig
+from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.errors import CapacityError
 from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
-from shoal.launch.running.graph_replanner import Done, GraphReplanner
+from shoal.launch.graph.supervisor import GraphPlanKind
+from shoal.launch.running.graph_replanner import GraphReplanner
+from shoal.launch.running.running_plan import Done, RunningPlan
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from shoal.router.batch_stats import BatchStats
 from shoal.router.graph_executor import GraphReplicaFactory
@@ -51,6 +55,9 @@ class SlowEngine:
         self.moves.append(index)
         self.engine.replace_replica(index, factory, done)
 
+    def add_replica(self, factory: GraphReplicaFactory, done: Done | None = None) -> None:
+        raise NotImplementedError
+
 
 class Watch:
     """A replanner of a real engine, and the clock that it looks at."""
@@ -60,9 +67,10 @@ class Watch:
         self.now_s = 0.0
         self.lines: list[str] = []
         self.slow = SlowEngine(engine)
-        self.replanner = GraphReplanner(
-            planned.graph, planned.plan.replicas, self.slow, LocalFabric(), lambda: self.now_s, self.lines.append
-        )
+        graph, trial = planned.graph, BatchTrial(planned.sample, planned.plan.batch)
+        kind = GraphPlanKind(graph.path, graph.files, LocalFabric(), trial, told.append)
+        self.running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats] = RunningPlan(planned.plan, kind, self.slow)
+        self.replanner = GraphReplanner(self.running, planned.graph, lambda: self.now_s, self.lines.append)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):

@@ -15,9 +15,10 @@ from shoal.executor.fabric import Place, Wiring
 from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.launch.language.planning import PlannedModel, plan_model
-from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
+from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind, RunningPlan
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.protocol.messages import Generation
+from shoal.router.engine_stats import EngineStats
 from tests.model.tiny_models import make_tiny_gguf
 
 
@@ -59,7 +60,9 @@ def machines_of(plan: Plan) -> list[str | None]:
 def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -> None:
     fabric, lines = NoFabric(), list[str]()
     factory = LanguageFactory(planned.model, planned.plan, 0, fabric, report=lines.append)
-    running = RunningPlan(planned, cast(ChangeableEngine, NoEngine()), fabric, [factory])
+    running = RunningPlan(
+        planned.plan, LanguagePlanKind(planned, fabric), cast(ChangeableEngine[EngineStats], NoEngine()), [factory]
+    )
     assert running.actual == planned.plan
     with pytest.raises(WorkerLost):
         factory.start(Generation(1), 1, None)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.core.plan.graph import BatchAxes, GraphPlan, TensorSpec
+from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, TensorSpec
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ModelLoadError, WorkerLost
+from shoal.router.batch_engine import BatchEngine
 from shoal.router.graph_executor import Batch, BatchResult, Tensors
 
 Function = Callable[[Tensors], dict[str, np.ndarray[Any, Any]]]
@@ -94,6 +95,25 @@ class FakeGraphExecutor:
             os.eventfd_write(self._fd, 1)
 
 
+class FakeSupervisor:
+    """Nothing happens to its machines but what a test does."""
+
+    def __init__(self, plan: GraphPlan) -> None:
+        self.plan = plan
+        self.trouble: str | None = None
+        self.machines: list[dict[str, str]] = []
+        self.leave: Callable[[str], None] | None = None
+
+    def describe_machines(self) -> list[dict[str, str]]:
+        return self.machines
+
+    def on_headless(self, leave: Callable[[str], None]) -> None:
+        self.leave = leave
+
+    def close(self) -> None:
+        pass
+
+
 class FakeGraph:
     """A loaded graph on one executor."""
 
@@ -101,12 +121,15 @@ class FakeGraph:
         self.plan = plan
         self.sample = sample
         self.row_s = ()
-        self.replanner = None
+        self.supervisor = FakeSupervisor(plan)
         self.defaults: Tensors = {}
         self.executors = (FakeGraphExecutor(function),)
         self.factories = ()
         self.recovery = RecoveryConfig()
         self.num_closed = 0
+
+    def supervise(self, engine: BatchEngine, clock: Callable[[], float]) -> FakeSupervisor:
+        return self.supervisor
 
     def close(self) -> None:
         self.num_closed += 1
@@ -141,7 +164,9 @@ def echo(dtype: str) -> FakeGraph:
 
 
 def _plan(model: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], axes: BatchAxes) -> GraphPlan:
-    return GraphPlan(model=model, split="1", inputs=inputs, outputs=outputs, batch=axes, replicas=())
+    return GraphPlan(
+        model=model, split="1", inputs=inputs, outputs=outputs, batch=axes, replicas=(GraphReplicaPlan(stages=()),)
+    )
 
 
 class FakeLoader:

@@ -67,3 +67,19 @@ def _infer_http(running: RunningServer) -> list[float]:
 def _infer_grpc(running: RunningServer) -> list[float]:
     with tritonclient.grpc.InferenceServerClient(running.grpc_address) as client:
         return client.infer("doubler", doubler_inputs(tritonclient.grpc)).as_numpy("y")[0].tolist()
+
+
+def test_a_server_that_its_cluster_will_end_is_healthy_and_not_ready() -> None:
+    graph, ends = doubler(), list[str]()
+    graph.supervisor.machines = [{"name": "h0", "state": "has workers"}]
+    with run_server({"doubler": lambda: graph}) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        (model,) = http.get("/status").json()["models"]
+        assert model["machines"] == graph.supervisor.machines
+        assert http.get("/ready").status_code == 200
+        graph.supervisor.trouble = "Ray's head at h0:6379 does not answer"
+        assert http.get("/ready").json()["reason"] == graph.supervisor.trouble
+        assert http.get("/health").status_code == 200
+        running.repository.on_headless = ends.append
+        assert graph.supervisor.leave is not None
+        graph.supervisor.leave(graph.supervisor.trouble)
+    assert ends == [graph.supervisor.trouble]

@@ -12,7 +12,8 @@ from shoal.cli.graphs.model_options import ModelOptions
 from shoal.cli.shared.log import announce
 from shoal.cli.show.output import describe_drain
 from shoal.core.batching.config import BatchingConfig
-from shoal.errors import ConfigError, ModelLoadError, ShoalError
+from shoal.errors import ConfigError, ModelLoadError, ShoalError, WorkerLost
+from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import create_graph_app, load_rpc_server
@@ -75,7 +76,8 @@ def serve_graphs(
         ConfigError: an address cannot be had, or the models' names collide.
         MissingExtra: gRPC is asked for and grpcio is not installed.
         ModelLoadError: none of several models can be loaded; of a lone one, what its loading raises.
-        WorkerLost: the workers of the last model in service are gone for good.
+        WorkerLost: the workers of the last model in service are gone for good, or the head of the cluster that they are
+            on is.
     """
 
     def batching(file: ModelFile) -> BatchingConfig:
@@ -109,6 +111,8 @@ def serve_graphs(
             allowed_hosts=options.allowed_hosts,
             cors_origins=options.cors_origins,
         )
+        drain: Drain = app.state.drain
+        repository.on_headless = drain.leave
         names = ", ".join([*(model.file.name for model in repository.models), *(chain.name for chain in chains)])
         serve_app(
             app,
@@ -118,6 +122,8 @@ def serve_graphs(
             drain_timeout_s=options.drain_timeout_s,
             on_drain=lambda num_open: announce(describe_drain(num_open, options.drain_timeout_s)),
         )
+    if drain.reason is not None:
+        raise WorkerLost(drain.reason)
 
 
 def _load_all(repository: ModelRepository, names: Sequence[str]) -> None:

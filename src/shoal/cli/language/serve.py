@@ -79,9 +79,9 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
             files=model_states(loaded.path),
         ),
     )
-    ends: list[str] = []
+    drain: Drain = app.state.drain
     if loaded.joining is not None:
-        loaded.joining.on_headless(lambda why: _drain(app.state.drain, why, ends))
+        loaded.joining.on_headless(drain.leave)
     serve_app(
         app,
         sock,
@@ -90,8 +90,8 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         drain_timeout_s=options.drain_timeout_s,
         on_drain=lambda num_open: announce(describe_drain(num_open, options.drain_timeout_s)),
     )
-    if ends:
-        raise WorkerLost(ends[0])
+    if drain.reason is not None:
+        raise WorkerLost(drain.reason)
 
 
 class _ClusterState:
@@ -108,9 +108,3 @@ class _ClusterState:
     def describe(self) -> list[dict[str, str]]:
         """What each machine does."""
         return self._loaded.describe_machines()
-
-
-def _drain(drain: Drain, why: str, ends: list[str]) -> None:
-    """As after a signal, but for the exit status."""
-    ends.append(why)
-    drain.is_on = True

@@ -16,7 +16,7 @@ from shoal.planner.graph_choice.choice import GraphSplit
 _MB = 1e6
 
 
-def print_graph_choice(auto: GraphAutoPlan) -> None:
+def print_graph_choice(auto: GraphAutoPlan[GraphSplit]) -> None:
     """What was chosen, what is expected of it, and how much better anything could be."""
     best, choice, predicted = auto.choice.best, auto.choice, auto.choice.best.prediction
     rows = f"{auto.rows} row{'' if auto.rows == 1 else 's'}"
@@ -30,7 +30,7 @@ def print_graph_choice(auto: GraphAutoPlan) -> None:
     )
 
 
-def print_graph_explanation(auto: GraphAutoPlan) -> None:
+def print_graph_explanation(auto: GraphAutoPlan[GraphSplit]) -> None:
     """The best split of every kind beside the chosen one."""
     table = Table(title=f"best of each kind, by {auto.goal.objective}", title_justify="left")
     for column in ("kind", "split", "rows/s", "rows alone", "rows in a full pipeline", "largest worker", ""):
@@ -40,7 +40,7 @@ def print_graph_explanation(auto: GraphAutoPlan) -> None:
     print_table(table, to_stderr=True)
 
 
-def graph_choice_dict(auto: GraphAutoPlan) -> dict[str, Any]:
+def graph_choice_dict(auto: GraphAutoPlan[GraphSplit]) -> dict[str, Any]:
     """The choice as plain data."""
     choice = auto.choice
     return {

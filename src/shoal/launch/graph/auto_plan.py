@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
 
 from shoal.config import PlanningConfig
 from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, PredictedRows
 from shoal.executor.graph_replicas import spell_replicas
 from shoal.launch.graph.fleets import MakeMeasurer, find_graph_fleet
 from shoal.launch.graph.spell import spell_fleet
+from shoal.launch.running.growth import Growth
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.measure.graph.profile import GraphSetting, measure_graph
 from shoal.measure.measuring import Measuring
 from shoal.model.graph.identity import graph_shape
+from shoal.planner.choice.extend import ExtendedPlan
 from shoal.planner.choice.goal import Goal, make_goal
-from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
+from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit, SplitT
 from shoal.planner.graph_choice.choose import choose_graph
+from shoal.planner.graph_choice.fleet_candidate import FleetCandidate, GraphReplica
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
+from shoal.planner.graph_choice.fleet_extend import extend_graph
 from shoal.planner.split.cores import deal_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GraphAutoPlan:
+class GraphAutoPlan(Generic[SplitT]):
     """What was chosen, and from what."""
 
     plan: GraphPlan
-    choice: GraphChoice[GraphSplit]
+    choice: GraphChoice[SplitT]
     rows: int
     """of the micro-batch that it was planned for"""
     goal: Goal
     planning_s: float
     """comparing, measuring excluded"""
+    growth: Growth[PlacedGraphFleet, GraphReplicaPlan] | None = None
+    """what to do with machines that join; None: none can"""
 
 
 def choose_graph_plan(
@@ -42,7 +50,7 @@ def choose_graph_plan(
     make_measurer: MakeMeasurer,
     measuring: Measuring,
     machines: Machines | None = None,
-) -> GraphAutoPlan:
+) -> GraphAutoPlan[GraphSplit]:
     """Plan for this machine, for those of a cluster, or for those of a file.
 
     Args:
@@ -61,7 +69,8 @@ def choose_graph_plan(
     goal = make_goal(planning.objective, planning.latency_slo_s)
     if machines is not None or planning.cluster is not None:
         placed = find_graph_fleet(planning.cluster, setting, make_measurer, measuring, machines)
-        return _on_machines(placed, setting, batch, goal)
+        plan = _on_machines(placed, setting, batch, goal)
+        return plan if machines is None else replace(plan, growth=_growth(plan, placed, setting, machines, measuring))
     speeds = measure_graph(setting, make_measurer(setting.cores), measuring)
     started_s = time.perf_counter()
     choice = choose_graph(speeds, goal)
@@ -73,12 +82,44 @@ def choose_graph_plan(
     return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
 
 
-def _on_machines(placed: PlacedGraphFleet, setting: GraphSetting, batch: BatchAxes, goal: Goal) -> GraphAutoPlan:
+def _on_machines(
+    placed: PlacedGraphFleet, setting: GraphSetting, batch: BatchAxes, goal: Goal
+) -> GraphAutoPlan[FleetCandidate]:
     started_s = time.perf_counter()
     choice = choose_graph_fleet(placed.fleet, goal)
     planning_s = time.perf_counter() - started_s
     plan = _plan(setting, batch, choice.best, spell_fleet(setting.graph, choice.best, placed))
     return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
+
+
+def _growth(
+    auto: GraphAutoPlan[FleetCandidate],
+    placed: PlacedGraphFleet,
+    setting: GraphSetting,
+    machines: Machines,
+    measuring: Measuring,
+) -> Growth[PlacedGraphFleet, GraphReplicaPlan]:
+    quietly = replace(measuring, on_progress=lambda what: None)
+
+    def extend(
+        present: tuple[GraphReplica, ...],
+        placed: PlacedGraphFleet,
+        *,
+        idle: Sequence[int],
+        open_replicas: Collection[int],
+    ) -> ExtendedPlan[GraphReplicaPlan] | None:
+        found = extend_graph(present, placed.fleet, idle=idle, open_replicas=open_replicas, goal=auto.goal)
+        if found is None:
+            return None
+        replicas = spell_fleet(setting.graph, found.candidate, placed)
+        return ExtendedPlan(replica=replicas[found.replica], extension=found)
+
+    return Growth(
+        present=auto.choice.best.replicas,
+        placed=placed,
+        measure=lambda known: machines.measure_graph(setting, quietly, known),
+        extend=extend,
+    )
 
 
 def _plan(

@@ -8,17 +8,21 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from shoal.core.plan.graph import GraphPlan
+from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.executor.fabric import Fabric
-from shoal.executor.graph_factory import graph_factories
+from shoal.executor.graph_factory import GraphFactory, graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.planning import PlannedGraph
-from shoal.launch.running.graph_replanner import ChangeableGraphEngine, GraphReplanner
+from shoal.launch.graph.supervisor import GraphPlanKind, GraphSupervisor
+from shoal.launch.running.graph_replanner import GraphReplanner
+from shoal.launch.running.running_plan import RunningPlan
 from shoal.machines.machines import Machines
+from shoal.router.batch_engine import BatchEngine
+from shoal.router.batch_stats import BatchStats
 from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
 
 _LOAD_TIMEOUT_S = 60.0
@@ -29,8 +33,8 @@ _LOADING_TIMES_EXPECTED = 6.0
 the file may have left the page cache. Both are judgments."""
 
 
-MakeReplanner = Callable[[ChangeableGraphEngine, Callable[[], float]], Callable[[], None]]
-"""From an engine and its clock to what the engine is to call at the end of every turn."""
+Supervise = Callable[[BatchEngine, Callable[[], float]], GraphSupervisor]
+"""From an engine that runs a loaded graph, and its clock, to what looks after both."""
 _logger = logging.getLogger("shoal.launch")
 
 
@@ -43,6 +47,8 @@ class LoadedGraph:
     """one a replica"""
     sample: Tensors
     """a small valid input"""
+    supervise: Supervise
+    """makes what looks after the plan, and after machines that leave, return or join, while an engine runs the graph"""
     defaults: Tensors = field(default_factory=dict[str, Array])
     """of inputs that may be left out"""
     factories: Sequence[GraphReplicaFactory] = ()
@@ -53,8 +59,6 @@ class LoadedGraph:
     """seconds that the workers of each replica took for a row of the sample; empty: not known"""
     machines: Machines | None = None
     """that the workers run on; None: this one"""
-    replanner: MakeReplanner | None = None
-    """makes what moves nodes between stages that change speed; None: the plan never changes"""
 
     def __enter__(self) -> LoadedGraph:
         return self
@@ -85,7 +89,8 @@ def launch_graph(
         on_progress: see above.
         recovery: how lost workers are to be restarted; None: the defaults, with time enough to load and to loop.
         fabric: makes the workers; None: child processes on this machine.
-        replans: whether nodes are to be moved where workers change speed.
+        replans: whether, while an engine runs it, nodes are to be moved where workers change speed, and machines used
+            that join.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
@@ -95,7 +100,11 @@ def launch_graph(
     trial = BatchTrial({**defaults, **planned.sample}, plan.batch)
     if planned.whole is not None and fabric is None:
         return LoadedGraph(
-            plan=plan, executors=(InProcessGraphExecutor(planned.whole),), sample=planned.sample, defaults=defaults
+            plan=plan,
+            executors=(InProcessGraphExecutor(planned.whole),),
+            sample=planned.sample,
+            defaults=defaults,
+            supervise=_make_supervise(planned, LocalFabric(), trial, (), replans=replans),
         )
     loaded = 0
 
@@ -110,7 +119,8 @@ def launch_graph(
         if planned.machines is not None:
             planned.machines.bring_model(plan, 1, logging.getLogger("shoal.machines").info)
             fabric = fabric or planned.machines.fabric()
-        factories = graph_factories(planned.graph, plan.replicas, fabric, on_progress=count, trial=trial)
+        fabric = fabric or LocalFabric()
+        factories = graph_factories(planned.graph, plan.replicas, fabric, count, _logger.info, trial)
         started_s = time.monotonic()
         executors = start_replicas(factories, recovery)
         load_s = time.monotonic() - started_s
@@ -129,13 +139,22 @@ def launch_graph(
         recovery=recovery,
         row_s=[executor.row_s for executor in executors],
         machines=planned.machines,
-        replanner=_make_replanner(planned, fabric or LocalFabric(), trial) if replans else None,
+        supervise=_make_supervise(planned, fabric, trial, factories, replans=replans),
     )
 
 
-def _make_replanner(planned: PlannedGraph, fabric: Fabric, trial: BatchTrial) -> MakeReplanner:
-    def make(engine: ChangeableGraphEngine, clock: Callable[[], float]) -> Callable[[], None]:
-        replicas = planned.plan.replicas
-        return GraphReplanner(planned.graph, replicas, engine, fabric, clock, _logger.info, planned.times, trial).look
+def _make_supervise(
+    planned: PlannedGraph, fabric: Fabric, trial: BatchTrial, factories: Sequence[GraphFactory], *, replans: bool
+) -> Supervise:
+    """Unless it may replan, what it makes keeps nothing of the graph but its path: the weights are with the workers."""
+    graph, plan, machines = planned.graph, planned.plan, planned.machines
+    kind = GraphPlanKind(graph.path, graph.files, fabric, trial, _logger.info)
+    growth = planned.auto.growth if planned.auto is not None and replans else None
+    kept = (graph, planned.times) if replans else None
 
-    return make
+    def supervise(engine: BatchEngine, clock: Callable[[], float]) -> GraphSupervisor:
+        running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats] = RunningPlan(plan, kind, engine, factories)
+        replanner = None if kept is None else GraphReplanner(running, kept[0], clock, _logger.info, kept[1])
+        return GraphSupervisor(running, machines, engine, _logger.info, replanner=replanner, growth=growth)
+
+    return supervise

@@ -29,6 +29,7 @@ from shoal.model.graph.sample.node_times import NodeTimes, estimate_nodes, measu
 from shoal.model.graph.stage.cuts import spec_bytes, stage_interfaces
 from shoal.model.graph.stage.session import GraphStage
 from shoal.model.graph.stage.stage_model import weight_bytes
+from shoal.planner.graph_choice.choice import GraphSplit
 from shoal.planner.graph_cut import cut_stages
 from shoal.planner.memory.fit import format_bytes
 from shoal.planner.memory.graph_fit import check_copies, num_affordable
@@ -51,7 +52,7 @@ class PlannedGraph:
     """a small valid input"""
     whole: GraphStage | None
     """the session that measured the graph, where it is also the one that is to compute"""
-    auto: GraphAutoPlan | None = None
+    auto: GraphAutoPlan[GraphSplit] | None = None
     """what the plan was chosen from; None: it was given"""
     note: str | None = None
     """what the user should hear of the batch; None: nothing"""
@@ -180,7 +181,11 @@ class _Planning:
         return self._planned(plan, open_sample(config, graph, whole, self._given, plan.batch), whole)
 
     def _planned(
-        self, plan: GraphPlan, sample: GraphSample, whole: GraphStage | None, auto: GraphAutoPlan | None = None
+        self,
+        plan: GraphPlan,
+        sample: GraphSample,
+        whole: GraphStage | None,
+        auto: GraphAutoPlan[GraphSplit] | None = None,
     ) -> PlannedGraph:
         (first, *others) = plan.shards
         is_here = self._config.in_process and not others and first.machine is None

@@ -7,14 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
 
-from shoal.core.plan.graph import GraphReplicaPlan
+from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.core.speed.replan import LOOK_S, ReplanWatch
 from shoal.errors import ModelChanged, ShoalError
-from shoal.executor.fabric import Fabric
-from shoal.executor.graph_factory import GraphFactory
-from shoal.executor.traffic import BatchTrial
+from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
 from shoal.model.graph.file.graph_file import GraphFile
@@ -24,22 +21,6 @@ from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.planner.graph_cut import CutPlace
 from shoal.planner.graph_move import Recut, recut
 from shoal.router.batch_stats import BatchStats
-from shoal.router.graph_executor import GraphReplicaFactory
-
-Done = Callable[[ShoalError | None], None]
-"""told None when the change is made, or why it is not"""
-
-
-class ChangeableGraphEngine(Protocol):
-    """The part of `router.batch_engine.BatchEngine` that this needs."""
-
-    def stats(self) -> BatchStats:
-        """A snapshot."""
-        ...
-
-    def replace_replica(self, index: int, factory: GraphReplicaFactory, done: Done | None = None) -> None:
-        """See `BatchEngine.replace_replica`."""
-        ...
 
 
 class GraphReplanner:
@@ -47,31 +28,23 @@ class GraphReplanner:
 
     def __init__(
         self,
+        running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats],
         graph: GraphFile,
-        replicas: Sequence[GraphReplicaPlan],
-        engine: ChangeableGraphEngine,
-        fabric: Fabric,
         clock: Callable[[], float],
         report: Callable[[str], None],
         times: NodeTimes | None = None,
-        trial: BatchTrial | None = None,
     ) -> None:
         """
         Args:
+            running: the plan and its engine.
             graph: the file that the engine runs.
-            replicas: how it is split.
-            engine: that runs it.
-            fabric: makes workers.
             clock: monotonic seconds.
             report: told what a person should know, a line each.
             times: of the graph's nodes, where they were measured.
-            trial: what new workers compute before they count as ready; None: nothing.
         """
-        self._graph, self._replicas, self._engine = graph, list(replicas), engine
-        self._fabric, self._clock, self._report, self._times = fabric, clock, report, times
-        self._trial = trial
+        self._running, self._graph = running, graph
+        self._clock, self._report, self._times = clock, report, times
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
-        self._changing: set[int] = set()
         self._next_s = clock() + LOOK_S
 
     def look(self) -> None:
@@ -80,17 +53,17 @@ class GraphReplanner:
         if now_s < self._next_s:
             return
         self._next_s = now_s + LOOK_S
-        stats = self._engine.stats()
+        stats = self._running.stats()
         num_requests = stats.num_requests / max(1, stats.num_replicas)
-        for index, replica in enumerate(self._replicas):
+        for index, replica in enumerate(self._running.plan.replicas):
             stage_s, slowdowns = stats.stage_s[index], stats.slowdowns[index]
             is_pipeline = len(replica.shards) == len(replica.stages) == len(stage_s) > 1
             is_slow = self._watched[index].look(slowdowns if is_pipeline else (), num_requests, now_s)
-            if is_slow and index not in self._changing:
+            if is_slow and not self._running.is_changing(index):
                 self._consider(index, stage_s, now_s)
 
     def _consider(self, index: int, stage_s: Sequence[float], now_s: float) -> None:
-        boundaries = [stage.first_node for stage in self._replicas[index].stages[1:]]
+        boundaries = [stage.first_node for stage in self._running.plan.replicas[index].stages[1:]]
         best = recut(self._node_s, self._places, boundaries, stage_s)
         move = self._watched[index].weigh(stage_s, best.stage_s, now_s)
         fits_beside = weight_bytes(self._graph, 0, self._graph.num_nodes) < free_memory_bytes()
@@ -99,16 +72,13 @@ class GraphReplanner:
 
     def _move(self, index: int, best: Recut, gain: float) -> None:
         """The old workers serve until the new ones have loaded."""
-        watched, replica = self._watched[index], self._replicas[index]
+        watched, replica = self._watched[index], self._running.plan.replicas[index]
         moved = _with_boundaries(self._graph, replica, best.boundaries)
         before, after = (", ".join(str(stage.first_node) for stage in one.stages[1:]) for one in (replica, moved))
 
         def done(error: ShoalError | None) -> None:
             watched.start_over()
-            self._changing.discard(index)
-            if error is None:
-                self._replicas[index] = moved
-            else:
+            if error is not None:
                 self._report(f"replica {index} keeps its nodes: {error}")
             if isinstance(error, ModelChanged):
                 self._next_s = math.inf  # others that load would fail alike
@@ -116,12 +86,7 @@ class GraphReplanner:
         self._report(
             f"replica {index}: cutting at node {after} instead of {before}, {gain:.0%} less time a batch expected"
         )
-        self._changing.add(index)
-        factory = GraphFactory(self._graph.path, moved, index, self._fabric, self._graph.files, trial=self._trial)
-        try:
-            self._engine.replace_replica(index, factory, done)
-        except ShoalError as error:
-            done(error)
+        self._running.change(index, moved, done)
 
     @cached_property
     def _node_s(self) -> Sequence[float]:

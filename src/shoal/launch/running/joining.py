@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, assert_never
 
 from shoal.core.membership import (
     LEAVE_AFTER_S,
@@ -30,28 +30,42 @@ from shoal.core.membership import (
     ReportUnused,
     Restore,
 )
-from shoal.core.plan.language import ReplicaPlan
+from shoal.core.plan.placement import WorkerPlacement
+from shoal.core.recovery.replica_status import ReplicaStats
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import ShoalError
+from shoal.launch.running.growth import Growth
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.machines.machines import Machines
 
 if TYPE_CHECKING:
-    from shoal.launch.language.auto_plan import AutoPlan, ExtendedPlan  # with all that measures and searches
+    from shoal.planner.choice.extend import ExtendedPlan  # with all that searches
 
 _EVERY_S = 5.0
 """Between two looks for machines: one question to Ray's head. Nobody waits for them."""
 _CLOSE_TIMEOUT_S = 10.0
 
 
-class Joining:
+class ReplicaOnMachines(Protocol):
+    """A replica of any kind of plan."""
+
+    @property
+    def shards(self) -> Sequence[WorkerPlacement]:
+        """All workers."""
+        ...
+
+
+ReplicaT = TypeVar("ReplicaT", bound=ReplicaOnMachines)
+
+
+class Joining(Generic[ReplicaT]):
     """Of one served model."""
 
     def __init__(
         self,
         machines: Machines,
-        running: RunningPlan,
-        auto: AutoPlan | None,
+        running: RunningPlan[Any, ReplicaT, ReplicaStats],
+        growth: Growth[Any, ReplicaT] | None,
         *,
         wake: Callable[[], None],
         report: Callable[[str], None],
@@ -62,25 +76,23 @@ class Joining:
         Args:
             machines: that the model is served on.
             running: the plan and its engine.
-            auto: how the plan was chosen; None: new machines are not to be used.
+            growth: what to do with new machines; None: they are not to be used.
             wake: makes the engine's thread look. Thread-safe.
             report: told what a person should know, a line each. Thread-safe.
             clock: monotonic seconds.
         """
-        self._machines, self._running, self._auto = machines, running, auto
+        self._machines, self._running, self._growth = machines, running, growth
         self._wake, self._report, self._clock = wake, report, clock
-        self._membership = ClusterMembership(machines.troubles(), uses_new=auto is not None)
+        self._membership = ClusterMembership(machines.troubles(), uses_new=growth is not None)
         self._lock = threading.Lock()
         """of the membership, which both threads tell of what they see"""
         self._leave: Callable[[str], None] | None = None
         """told when this process is to end, and why"""
         self._is_to_look = False
         """machines have been looked for since the engine's thread looked at replicas"""
-        self._present = () if auto is None else auto.choice.best.replicas
-        self._placed = None if auto is None else auto.placed
-        self._proposed: ExtendedPlan | None = None
+        self._proposed: ExtendedPlan[ReplicaT] | None = None
         """what the engine's thread has been given, until its outcome is known"""
-        self._to_make: ExtendedPlan | None = None
+        self._to_make: ExtendedPlan[ReplicaT] | None = None
         """the same, until it is begun"""
         self._outcomes: SimpleQueue[ShoalError | None] = SimpleQueue()
         self._is_closing = threading.Event()
@@ -96,7 +108,7 @@ class Joining:
         self._machines.stop_waiting()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_TIMEOUT_S)
-        self._auto = None  # it holds the model's file open
+        self._growth = None  # it holds the model's file open
 
     def on_headless(self, leave: Callable[[str], None]) -> None:
         """Call this, in the thread that watches, when this process should end by itself before its cluster ends it."""
@@ -202,27 +214,13 @@ class Joining:
 
     def _propose(self) -> None:
         """Measure what is new, and hand a plan over if one pays."""
-        auto, known = self._auto, self._placed
-        if auto is None or known is None:
-            return
-        self._placed = placed = auto.planner.measure_joined(known, lambda what: None)
-        names, living = [one.name for one in placed.fleet.classes], self._machines.living()
-        used_by = [{member for stage in one for member in stage.group.members} for one in self._present]
-        used = set().union(*used_by)
-        found = auto.planner.extend(
-            self._present,
-            placed,
-            link_precision=self._running.plan.link_precision,
-            idle=[index for index, name in enumerate(names) if name in living and index not in used],
-            open_replicas=[
-                index for index, own in enumerate(used_by) if all(names[member] in living for member in own)
-            ],
-        )
+        growth = self._growth
+        found = None if growth is None else growth.find(self._machines.living())
         if found is None:
             return
         index, gain = found.extension.replica, found.extension.gain
         where = ", ".join(_machines_of(found.replica))
-        is_new = index == len(self._present)
+        is_new = index == len(self._running.plan.replicas)
         what = f"replica {index} is made on {where}" if is_new else f"replica {index} is cut anew over {where}"
         self._report(f"{what}, {gain:.0%} better expected")
         self._proposed = self._to_make = found
@@ -236,8 +234,8 @@ class Joining:
         except Empty:
             return
         made, self._proposed = self._proposed, None
-        if error is None:
-            self._present = made.extension.candidate.replicas
+        if error is None and self._growth is not None:
+            self._growth.adopt(made)
         self._tell(ChangeEnded(failure=None if error is None else str(error)))
 
     def _restore(self, index: int) -> None:
@@ -252,6 +250,6 @@ class Joining:
         self._running.change(index, replica, done)
 
 
-def _machines_of(replica: ReplicaPlan) -> dict[str, None]:
+def _machines_of(replica: ReplicaOnMachines) -> dict[str, None]:
     """In order, each once."""
     return dict.fromkeys(shard.machine or "" for shard in replica.shards)

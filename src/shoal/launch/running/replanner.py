@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from shoal.core.plan.language import Block, held_bytes
+from shoal.core.plan.language import Block, Plan, ReplicaPlan, held_bytes
 from shoal.core.speed.replan import LOOK_S, ReplanWatch
 from shoal.errors import ModelChanged, ShoalError
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.relayer import Relayering, relayer, with_layers
+from shoal.router.engine_stats import EngineStats
 
 
 class Replanner:
@@ -20,7 +21,7 @@ class Replanner:
 
     def __init__(
         self,
-        running: RunningPlan,
+        running: RunningPlan[Plan, ReplicaPlan, EngineStats],
         model: ModelOnDisk,
         clock: Callable[[], float],
         report: Callable[[str], None],

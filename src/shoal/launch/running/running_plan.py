@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import ShoalError
@@ -12,82 +12,137 @@ from shoal.executor.fabric import Fabric
 from shoal.executor.language_factory import LanguageFactory
 from shoal.launch.language.planning import PlannedModel
 from shoal.planner.split.split_text import describe
-from shoal.router.engine_stats import EngineStats
-from shoal.router.executor import StepReplicaFactory
 
 Done = Callable[[ShoalError | None], None]
 """told None when the change is made, or why it is not"""
+Report = Callable[[str], None]
+
+ReplicaT = TypeVar("ReplicaT")
+ReplicaT_co = TypeVar("ReplicaT_co", covariant=True)
+StatsT_co = TypeVar("StatsT_co", covariant=True)
 
 
-class ChangeableEngine(Protocol):
-    """The part of `router.engine.Engine` that this needs."""
+class RunnablePlan(Protocol[ReplicaT_co]):
+    """The part of a plan that is the same for all kinds of work."""
 
-    def stats(self) -> EngineStats:
+    @property
+    def replicas(self) -> tuple[ReplicaT_co, ...]:
+        """All copies of the model."""
+        ...
+
+
+PlanT = TypeVar("PlanT", bound=RunnablePlan[Any])
+
+
+class ChangeableEngine(Protocol[StatsT_co]):
+    """The part of `router.engine.Engine` and `router.batch_engine.BatchEngine` that this needs."""
+
+    def stats(self) -> StatsT_co:
         """A snapshot."""
         ...
 
-    def replace_replica(self, index: int, factory: StepReplicaFactory, done: Done | None = None) -> None:
+    def replace_replica(self, index: int, factory: Any, done: Done | None = None) -> None:
         """See `Engine.replace_replica`."""
         ...
 
-    def add_replica(self, factory: StepReplicaFactory, done: Done | None = None) -> None:
+    def add_replica(self, factory: Any, done: Done | None = None) -> None:
         """See `Engine.add_replica`."""
         ...
 
 
-class RunningPlan:
+class StartedFactory(Protocol[ReplicaT_co]):
+    """A `router.executor.ReplicaFactory` that tells what it has started."""
+
+    @property
+    def latest(self) -> ReplicaT_co:
+        """The replica as it was last started: as it was planned, or without a worker."""
+        ...
+
+
+class PlanKind(Protocol[PlanT, ReplicaT]):
+    """What depends on what is planned."""
+
+    def factory(self, plan: PlanT, index: int) -> StartedFactory[ReplicaT]:
+        """Starts one of the plan's replicas."""
+        ...
+
+    @staticmethod
+    def with_replicas(plan: PlanT, replicas: tuple[ReplicaT, ...]) -> PlanT:
+        """The same model by other replicas."""
+        ...
+
+
+class LanguagePlanKind:
+    """Implements `PlanKind` for language models."""
+
+    def __init__(self, planned: PlannedModel, fabric: Fabric, report: Report | None = None) -> None:
+        """`fabric` makes workers; `report` is told where a replica is planned anew, a line each time."""
+        self._planned, self._fabric, self._report = planned, fabric, report
+
+    def factory(self, plan: Plan, index: int) -> LanguageFactory:
+        """See `PlanKind.factory`."""
+        planned = self._planned
+        return LanguageFactory(
+            planned.model, plan, index, self._fabric, report=self._report, keep_weights=planned.keep_weights
+        )
+
+    @staticmethod
+    def with_replicas(plan: Plan, replicas: tuple[ReplicaPlan, ...]) -> Plan:
+        """See `PlanKind.with_replicas`."""
+        return replace(plan, replicas=replicas, split=describe(replicas))
+
+
+class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
     """Belongs to the engine's thread; only `plan` and `actual` may be read from another."""
 
     def __init__(
         self,
-        planned: PlannedModel,
-        engine: ChangeableEngine,
-        fabric: Fabric,
-        factories: Sequence[LanguageFactory] = (),
-        report: Callable[[str], None] | None = None,
+        plan: PlanT,
+        kind: PlanKind[PlanT, ReplicaT],
+        engine: ChangeableEngine[StatsT_co],
+        factories: Sequence[StartedFactory[ReplicaT]] = (),
     ) -> None:
         """
         Args:
-            planned: the model and its plan.
+            plan: by which the engine runs.
+            kind: makes other replicas.
             engine: that runs it.
-            fabric: makes workers.
             factories: by which the engine starts the replicas, one each; empty: what they do without is not known.
-            report: told where a replica is planned anew, a line each time.
         """
-        self._planned: PlannedModel | None = planned
-        self._engine, self._fabric, self._report = engine, fabric, report
-        self._plan = planned.plan
+        self._plan, self._engine = plan, engine
+        self._kind: PlanKind[PlanT, ReplicaT] | None = kind
         self._factories = dict(enumerate(factories))
         self._changing: set[int] = set()
+        self._with_replicas = kind.with_replicas
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> PlanT:
         """As it is meant to be now; a change that is not made yet does not count."""
         return self._plan
 
     @property
-    def actual(self) -> Plan:
+    def actual(self) -> PlanT:
         """The same as it was last started: replicas that had to do without a worker as they do."""
         plan, factories = self._plan, dict(self._factories)
         replicas = tuple(
             factories[index].latest if index in factories else replica for index, replica in enumerate(plan.replicas)
         )
-        return plan if replicas == plan.replicas else replace(plan, replicas=replicas, split=describe(replicas))
+        return plan if replicas == plan.replicas else self._with_replicas(plan, replicas)
 
     def is_changing(self, index: int) -> bool:
         """Whether a replica is being changed, or is to come."""
         return index in self._changing
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> StatsT_co:
         """Of the engine."""
         return self._engine.stats()
 
     def close(self) -> None:
         """Change nothing from now on, and let go of the model's file. Idempotent."""
-        self._planned = None
+        self._kind = None
         self._factories.clear()
 
-    def change(self, index: int, replica: ReplicaPlan, done: Done) -> None:
+    def change(self, index: int, replica: ReplicaT, done: Done) -> None:
         """Give a replica other workers, or the planned ones again, or add it where there is none. Returns at once.
 
         Args:
@@ -95,8 +150,7 @@ class RunningPlan:
             replica: as it is to be.
             done: told when it is made, or why it is not; perhaps at once.
         """
-        planned = self._planned
-        assert planned is not None
+        assert self._kind is not None
         self._changing.add(index)
 
         def finish(error: ShoalError | None) -> None:
@@ -106,15 +160,7 @@ class RunningPlan:
                 self._factories[index] = factory
             done(error)
 
-        changed = self._with(index, replica)
-        factory = LanguageFactory(
-            planned.model,
-            changed,
-            index,
-            self._fabric,
-            report=self._report,
-            keep_weights=planned.keep_weights,
-        )
+        factory = self._kind.factory(self._with(index, replica), index)
         try:
             if index < len(self._plan.replicas):
                 self._engine.replace_replica(index, factory, finish)
@@ -123,7 +169,7 @@ class RunningPlan:
         except ShoalError as error:
             finish(error)
 
-    def _with(self, index: int, replica: ReplicaPlan) -> Plan:
+    def _with(self, index: int, replica: ReplicaT) -> PlanT:
         """The plan with another replica, or one more."""
         replicas = (*self._plan.replicas[:index], replica, *self._plan.replicas[index + 1 :])
-        return replace(self._plan, replicas=replicas, split=describe(replicas))
+        return self._with_replicas(self._plan, replicas)

@@ -22,6 +22,13 @@ class Drain:
         """whether new requests are refused"""
         self.num_open = 0
         """requests that have not been answered to their end"""
+        self.reason: str | None = None
+        """why the server ends by itself; None: it does not"""
+
+    def leave(self, reason: str) -> None:
+        """End the server by itself, as after a signal but for the exit status. In any thread."""
+        self.reason = reason
+        self.is_on = True
 
     @contextmanager
     def request(self) -> Generator[None, None, None]:

@@ -12,6 +12,32 @@ from shoal.router.batch_engine import BatchEngine
 from shoal.router.graph_executor import GraphExecutor, GraphReplicaFactory, Tensors
 
 
+class Supervisor(Protocol):
+    """What looks after a graph while it is served."""
+
+    @property
+    def plan(self) -> GraphPlan:
+        """As it runs now."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this process will end soon for what has become of the machines; None: it will not."""
+        ...
+
+    def describe_machines(self) -> list[dict[str, str]]:
+        """`name` and `state` of each machine, where there are several."""
+        ...
+
+    def on_headless(self, leave: Callable[[str], None]) -> None:
+        """Call this, in any thread, when this process should end by itself before its cluster ends it."""
+        ...
+
+    def close(self) -> None:
+        """Look after it no longer. To be called before the engine is closed. Idempotent."""
+        ...
+
+
 class LoadedGraph(Protocol):
     """A graph whose workers are ready."""
 
@@ -41,8 +67,8 @@ class LoadedGraph(Protocol):
         ...
 
     @property
-    def replanner(self) -> Callable[[BatchEngine, Callable[[], float]], Callable[[], None]] | None:
-        """Makes what moves nodes between stages that change speed; None: the plan never changes."""
+    def supervise(self) -> Callable[[BatchEngine, Callable[[], float]], Supervisor]:
+        """Makes what looks after the plan and the machines while an engine runs the graph, by its clock."""
         ...
 
     @property

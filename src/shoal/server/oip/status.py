@@ -41,6 +41,8 @@ class RepositoryStatus:
         """The same of one model."""
         if model.failure is not None:
             return f"{model.file.name}: {model.failure}"
+        if model.supervisor.trouble is not None:
+            return model.supervisor.trouble
         probe = self._probes.get(model)
         if probe is None:
             probe = self._probes[model] = ReadinessProbe(model)
@@ -53,11 +55,12 @@ class RepositoryStatus:
         return [self._describe(model) for model in self._repository.models]
 
     def _describe(self, model: ServedModel) -> dict[str, Any]:
-        stats = model.stats()
+        stats, machines = model.stats(), model.supervisor.describe_machines()
         return {
             "name": model.file.name,
             "kind": "ONNX graph",
-            "plan": graph_plan_dict(model.plan),
+            "plan": graph_plan_dict(model.supervisor.plan),
+            **({"machines": machines} if machines else {}),
             "replicas": describe_replicas(stats),
             "counters": {
                 "rows": stats.num_rows,

@@ -68,6 +68,8 @@ class ModelRepository:
         """
         self.on_death: Callable[[str], None] | None = None
         """called in the event loop, with the reason, when the last model in service has lost its workers"""
+        self.on_headless: Callable[[str], None] | None = None
+        """called once, with the reason, when this process is to end before the cluster of a model's machines ends it"""
         self._find = find
         self._load = load
         self._batching = batching
@@ -230,6 +232,12 @@ class ModelRepository:
 
     def _put_into_service(self, model: ServedModel) -> None:
         model.start(on_death=lambda reason: self._died(f"{model.file.name}: {reason}"))
+        model.supervisor.on_headless(self._leave)
+
+    def _leave(self, reason: str) -> None:
+        """In a thread that watches machines."""
+        if self.on_headless is not None:
+            self.on_headless(reason)
 
     def _died(self, reason: str) -> None:
         if self.on_death is not None and self.failure is not None:

@@ -63,8 +63,8 @@ class ServedModel:
             row_s=loaded.row_s,
             sample={**loaded.defaults, **loaded.sample},
         )
-        if loaded.replanner is not None:
-            self._engine.watch(loaded.replanner(self._engine, clock))
+        self.supervisor = loaded.supervise(self._engine, clock)
+        """looks after its plan and its machines"""
         self._canaries = CanaryCounts()
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
         self._open_bytes = 0
@@ -89,7 +89,7 @@ class ServedModel:
 
     @property
     def plan(self) -> GraphPlan:
-        """How the graph is split, and its inputs and outputs."""
+        """How the graph was split at first, and its inputs and outputs."""
         return self._loaded.plan
 
     @property
@@ -176,6 +176,7 @@ class ServedModel:
         """Stop the workers, which may take seconds; on any thread, after `stop`. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
+            self.supervisor.close()
             self._thread.submit(self._engine.close).result()  # after what it still does
             self._thread.shutdown()
             self._loaded.close()
