@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -65,9 +66,17 @@ nb::tuple gguf_form_of(int kind, int num_outputs, int num_inputs, int first_inpu
   return as_tuple(matrix);
 }
 
-nb::tuple blocks_form_of(int bits, int num_outputs, int num_inputs, bool has_offsets, bool in_half) {
-  const Scales scales = in_half ? Scales::kHalf : Scales::kFloat;
-  const Matrix matrix = blocks_form(bits, num_outputs, num_inputs, scales, has_offsets ? scales : Scales::kNone);
+nb::tuple blocks_form_of(int bits, int num_outputs, int num_inputs, int scales, int offsets) {
+  const Matrix matrix = blocks_form(bits, num_outputs, num_inputs, Scales(scales), Scales(offsets));
+  matrix_layout(matrix);
+  return as_tuple(matrix);
+}
+
+nb::tuple coded_form_of(int codes, int num_outputs, int num_inputs, int scales, int offsets, int part_inputs,
+                        int first_input) {
+  const int zero_point = Codes(codes) == Codes::kGrouped4 ? 8 : Codes(codes) == Codes::kGrouped8 ? 128 : 0;
+  const Matrix matrix = matrix_of({codes, scales, offsets, zero_point, num_outputs, num_inputs, part_inputs, first_input});
+  require(is_coded_float(matrix), "not a kind of coded floats");
   matrix_layout(matrix);
   return as_tuple(matrix);
 }
@@ -91,12 +100,19 @@ void pack_gguf_rows(Pool pool, int kind_number, Array<const uint8_t, 2> rows,
 
 using Floats = Array<const float, 2>;
 
+bool is_held(Scales scales, float value) {
+  const uint32_t bits = bits_of_float(value);
+  if (scales == Scales::kHalf) return bits_of_float(half_value(nearest_half(value))) == bits;
+  return scales != Scales::kBrain || (bits & 0xffff) == 0;
+}
+
 bool can_be_held(Scales scales, const Floats& values) {
-  if (scales != Scales::kHalf) return true;
-  for (size_t i = 0; i < values.size(); ++i) {
-    const float value = values.data()[i];
-    if (bits_of_float(half_value(nearest_half(value))) != bits_of_float(value)) return false;
-  }
+  return std::all_of(values.data(), values.data() + values.size(), [=](float value) { return is_held(scales, value); });
+}
+
+bool are_zero_points(const Matrix& matrix, const Floats& scales, const Floats& offsets) {
+  for (size_t i = 0; i < offsets.size(); ++i)
+    if (zero_point_of(matrix, scales.data()[i], offsets.data()[i]) < 0) return false;
   return true;
 }
 
@@ -113,9 +129,33 @@ void pack_block_arrays(Pool pool, const Form& form, Array<const uint8_t, 3> code
   require(has_blocks(codes) && has_blocks(scales) && (!offsets || has_blocks(*offsets)) &&
               codes.shape(2) == size_t(4 * bits), "the arrays have another shape than the matrix");
   require(can_be_held(matrix.scales, scales) && (!offsets || can_be_held(matrix.offsets, *offsets)),
-          "a scale or an offset is no fp16 number");
+          "a scale or an offset is no fp16 or bfloat16 number");
+  require(matrix.offsets != Scales::kZeroPoints || are_zero_points(matrix, scales, *offsets),
+          "an offset is no whole multiple of its scale");
   nb::gil_scoped_release released;
   pack_blocks(*pool, matrix, {bits, codes.data(), scales.data(), offsets ? offsets->data() : nullptr}, out.data());
+}
+
+void pack_coded_arrays(Pool pool, const Form& form, Array<const uint8_t, 2> codes, Floats scales,
+                       std::optional<Array<const uint8_t, 2>> zero_points,
+                       std::optional<Array<const int32_t, 1>> groups, Array<uint8_t, 1> out) {
+  const Matrix matrix = matrix_of(form);
+  require(is_coded_float(matrix), "not a kind of coded floats");
+  require_room(matrix, out.data(), out.size());
+  const auto has_shape = [&](const auto& array, int num_columns) {
+    return int64_t(array.shape(0)) == matrix.num_outputs && int64_t(array.shape(1)) == num_columns;
+  };
+  require(has_shape(codes, matrix.num_inputs) && has_shape(scales, num_parts(matrix)), "arrays of another shape");
+  require(zero_points.has_value() == (matrix.offsets == Scales::kZeroPoints) &&
+              (!zero_points || has_shape(*zero_points, num_parts(matrix))), "zero points of another shape");
+  require(groups.has_value() == is_grouped(matrix) && (!groups || int64_t(groups->size()) == matrix.num_inputs),
+          "one group for every input");
+  for (size_t i = 0; groups && i < groups->size(); ++i)
+    require(groups->data()[i] >= 0 && groups->data()[i] < num_parts(matrix), "an input of a group that is not there");
+  require(can_be_held(matrix.scales, scales), "a scale is no fp16 or bfloat16 number");
+  nb::gil_scoped_release released;
+  pack_coded(*pool, matrix, {codes.data(), scales.data(), zero_points ? zero_points->data() : nullptr,
+                             groups ? groups->data() : nullptr}, out.data());
 }
 
 uint64_t checksum_of(Pool pool, Array<const uint8_t, 1> data) {
@@ -148,7 +188,11 @@ void bind_gemm(nb::module_& module) {
   module.def("checksum", &checksum_of, "pool"_a, "data"_a.noconvert());
   module.def("layout_bytes", &layout_bytes, "form"_a);
   module.def("gguf_form", &gguf_form_of, "kind"_a, "num_outputs"_a, "num_inputs"_a, "first_input"_a);
-  module.def("blocks_form", &blocks_form_of, "bits"_a, "num_outputs"_a, "num_inputs"_a, "has_offsets"_a, "in_half"_a);
+  module.def("blocks_form", &blocks_form_of, "bits"_a, "num_outputs"_a, "num_inputs"_a, "scales"_a, "offsets"_a);
+  module.def("coded_form", &coded_form_of, "codes"_a, "num_outputs"_a, "num_inputs"_a, "scales"_a, "offsets"_a,
+             "part_inputs"_a, "first_input"_a);
+  module.def("pack_coded", &pack_coded_arrays, "pool"_a, "form"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
+             "zero_points"_a.noconvert().none(), "groups"_a.noconvert().none(), "out"_a.noconvert());
   module.def("pack_gguf", &pack_gguf_rows, "pool"_a, "kind"_a, "rows"_a.noconvert(), "order"_a.noconvert().none(),
              "first_input"_a, "num_inputs"_a, "out"_a.noconvert());
   module.def("pack_blocks", &pack_block_arrays, "pool"_a, "form"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),

@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "half.h"
@@ -77,9 +78,11 @@ class TileWriter {
     int item_bytes = 2;
     switch (scales) {
       case Scales::kNone: return;
-      case Scales::kHalf: break;
+      case Scales::kHalf:
+      case Scales::kBrain: break;
       case Scales::kFloat: item_bytes = 4; break;
-      case Scales::kExponent: item_bytes = 1; break;
+      case Scales::kExponent:
+      case Scales::kZeroPoints: item_bytes = 1; break;
       case Scales::kSuper:
       case Scales::kNibbles:
         place = size_t(tile) * num_supers_ + (matrix_.first_block + block) / kSuperBlocks;
@@ -148,7 +151,40 @@ void read_codes(const BlockArrays& blocks, size_t block, uint8_t* codes) {
 }
 
 uint32_t number_bits(Scales scales, float value) {
-  return scales == Scales::kHalf ? nearest_half(value) : bits_of_float(value);
+  switch (scales) {
+    case Scales::kHalf: return nearest_half(value);
+    case Scales::kBrain: return bits_of_float(value) >> 16;
+    default: return bits_of_float(value);
+  }
+}
+
+void put(uint8_t*& to, uint32_t bits, int num_bytes) {  // the low bytes of a word, on every machine
+  for (int i = 0; i < num_bytes; ++i) *to++ = uint8_t(bits >> (8 * i));
+}
+
+void write_coded_tile(const Matrix& matrix, const MatrixLayout& layout, const CodedArrays& arrays, int tile,
+                      uint8_t* out) {
+  const int first = tile * kTileOutputs, count = std::min(kTileOutputs, matrix.num_outputs - first);
+  const size_t num_inputs = matrix.num_inputs, unit = code_unit_bytes(matrix.codes), parts = num_parts(matrix);
+  uint8_t* to = out + layout.codes + tile * num_inputs * unit;
+  for (size_t k = 0; k < num_inputs; ++k, to += unit) {
+    uint8_t codes[kTileOutputs] = {};
+    for (int c = 0; c < count; ++c) codes[c] = arrays.codes[(first + c) * num_inputs + k];
+    if (unit == kTileOutputs) {
+      std::memcpy(to, codes, kTileOutputs);
+    } else {
+      for (int c = 0; c < kTileOutputs / 2; ++c) to[c] = uint8_t((codes[c] & 15) | codes[c + kTileOutputs / 2] << 4);
+    }
+  }
+  const int item_bytes = matrix.scales == Scales::kFloat ? 4 : 2;
+  uint8_t* scale = out + layout.scales + tile * parts * kTileOutputs * item_bytes;
+  uint8_t* zero = out + layout.offsets + tile * parts * kTileOutputs;
+  for (size_t p = 0; p < parts; ++p)
+    for (int c = 0; c < kTileOutputs; ++c) {
+      const size_t from = (first + c) * parts + p;
+      put(scale, c < count ? number_bits(matrix.scales, arrays.scales[from]) : 0, item_bytes);
+      if (matrix.offsets == Scales::kZeroPoints) put(zero, c < count ? arrays.zero_points[from] : 0, 1);
+    }
 }
 
 }  // namespace
@@ -170,15 +206,34 @@ void pack_blocks(ThreadPool& pool, const Matrix& matrix, const BlockArrays& bloc
     const size_t place = output * blocks_a_row + block;
     read_codes(blocks, place, fields.codes);
     fields.scale = number_bits(matrix.scales, blocks.scales[place]);
-    if (blocks.offsets) fields.offset = number_bits(matrix.offsets, blocks.offsets[place]);
+    if (matrix.offsets == Scales::kZeroPoints)
+      fields.offset = uint32_t(zero_point_of(matrix, blocks.scales[place], blocks.offsets[place]));
+    else if (blocks.offsets)
+      fields.offset = number_bits(matrix.offsets, blocks.offsets[place]);
   });
 }
 
+void pack_coded(ThreadPool& pool, const Matrix& matrix, const CodedArrays& arrays, uint8_t* out) {
+  const MatrixLayout layout = matrix_layout(matrix);
+  pool.each(num_tiles(matrix), [&](int tile) { write_coded_tile(matrix, layout, arrays, tile, out); });
+  if (is_grouped(matrix)) std::memcpy(out + layout.fine_scales, arrays.groups, 4 * size_t(matrix.num_inputs));
+}
+
+int zero_point_of(const Matrix& matrix, float scale, float offset) {
+  const int middle = middle_code(matrix);
+  const float below = scale == 0.0f ? 0.0f : std::nearbyint(offset / scale);
+  const float zero_point = float(middle) - below;
+  const bool is_one = zero_point >= 0.0f && zero_point <= 255.0f && scale * below == offset;
+  return is_one ? int(zero_point) : -1;
+}
+
 Matrix blocks_form(int bits, int num_outputs, int num_inputs, Scales scales, Scales offsets) {
-  const auto is_number = [](Scales kind) { return kind == Scales::kHalf || kind == Scales::kFloat; };
+  const auto is_number = [](Scales kind) {
+    return kind == Scales::kHalf || kind == Scales::kFloat || kind == Scales::kBrain;
+  };
   if ((bits != 4 && bits != 8) || num_inputs % kBlockInputs != 0 || !is_number(scales) ||
-      !(offsets == Scales::kNone || is_number(offsets)))
-    throw std::invalid_argument("blocks have 4 or 8 bits, fp16 or fp32 scales, and 32 inputs each");
+      !(offsets == Scales::kNone || offsets == Scales::kZeroPoints || is_number(offsets)))
+    throw std::invalid_argument("blocks have 4 or 8 bits, fp16, bfloat16 or fp32 scales, and 32 inputs each");
   const Codes codes = bits == 4 ? Codes::kBits4 : Codes::kBytes;
   return {codes,        scales,  offsets, bits == 4 ? 8 : 0, num_outputs, num_inputs, kBlockInputs, 0,
           nullptr,      nullptr, nullptr, nullptr,           nullptr};

@@ -23,13 +23,28 @@ struct BlockArrays {
   const float* offsets;  // the same, or null
 };
 
+// Coded floats, a code a byte.
+struct CodedArrays {
+  const uint8_t* codes;        // [N, K]
+  const float* scales;         // [N, parts]
+  const uint8_t* zero_points;  // the same, or null
+  const int32_t* groups;       // [K]: the scale of each input of grouped codes; null for others
+};
+
 // `matrix` is the `gguf_form`, attached to `out`.
 void pack_gguf(ThreadPool& pool, const Matrix& matrix, const GgufKind& kind, const GgufRows& rows, uint8_t* out);
 
-// `matrix` is the `blocks_form`, attached to `out`. What is held as fp16 must be an fp16 number.
+// `matrix` is the `blocks_form`, attached to `out`. What is held as fp16 or bfloat16 must be such a number, and an offset
+// held as a zero point a multiple of its scale.
 void pack_blocks(ThreadPool& pool, const Matrix& matrix, const BlockArrays& blocks, uint8_t* out);
 
-// The form of such blocks: `scales` and `offsets` are kHalf or kFloat, or kNone for no offsets. Throws
+// `matrix` is the `coded_form`, attached to `out`.
+void pack_coded(ThreadPool& pool, const Matrix& matrix, const CodedArrays& arrays, uint8_t* out);
+
+// The zero point z with which scale * (middle - z) is an offset; -1 where there is none.
+int zero_point_of(const Matrix& matrix, float scale, float offset);
+
+// The form of such blocks: `scales` are kHalf, kFloat or kBrain, `offsets` too, or kZeroPoints, or kNone. Throws
 // std::invalid_argument.
 Matrix blocks_form(int bits, int num_outputs, int num_inputs, Scales scales, Scales offsets);
 

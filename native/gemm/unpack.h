@@ -19,6 +19,10 @@ inline Bytes load_bytes(const uint8_t* from) {
 
 inline void store_bytes(uint8_t* to, Bytes value) { __builtin_memcpy(to, &value, sizeof(value)); }
 
+// The values of NF4. Source: QLoRA, arXiv 2305.14314, appendix E, as bitsandbytes rounds them to fp32
+alignas(64) constexpr float kNf4Values[16] = {
+    -1.0f,         -0.6961928f, -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
+    0.0795803f,    0.1609302f,  0.2461123f,   0.33791524f, 0.44070983f,  0.562617f,    0.72295684f,   1.0f};
 // Source: GGML, kvalues_iq4nl; OCP Microscaling Formats 1.0, E2M1, times two.
 alignas(16) constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 alignas(16) constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
@@ -131,7 +135,7 @@ inline void decode_super(const Matrix& m, const uint8_t* coarse_bytes, int tile,
 
 // The scales or offsets of `count` parts of a tile as fp32 [count, 16]. All products are exact.
 inline void decode_scales(const Matrix& m, Scales kind, bool is_offset, int tile, int first, int count, float* to) {
-  const int64_t own = values_at(tile, num_blocks(m) * parts_per_block(m), first);
+  const int64_t own = values_at(tile, num_parts(m), first);
   const uint8_t* bytes = is_offset ? m.offset_bytes : m.scale_bytes;
   const int size = count * kTileOutputs;
   switch (kind) {
@@ -143,6 +147,16 @@ inline void decode_scales(const Matrix& m, Scales kind, bool is_offset, int tile
       return;
     case Scales::kFloat:
       for (int i = 0; i < size; i += kLanes) store(to + i, load((const float*)bytes + own + i));
+      return;
+    case Scales::kBrain:
+      for (int i = 0; i < size; i += kLanes) store(to + i, load_bfloat((const uint16_t*)bytes + own + i));
+      return;
+    case Scales::kZeroPoints:
+      decode_scales(m, m.scales, false, tile, first, count, to);
+      for (int i = 0; i < size; i += kLanes) {
+        const Lanes below = sub(broadcast(float(middle_code(m))), from_unsigned_bytes(bytes + own + i));
+        store(to + i, mul(load(to + i), below));
+      }
       return;
     case Scales::kExponent:
       for (int i = 0; i < size; i += kLanes) store(to + i, exponents(bytes + own + i));
@@ -160,8 +174,74 @@ inline void decode_scales(const Matrix& m, Scales kind, bool is_offset, int tile
   }
 }
 
+// Sixteen codes of 4 bits: of outputs 0 to 7 in the low nibbles of eight bytes, of 8 to 15 in the high ones.
+inline void split_nibbles(const uint8_t* from, uint8_t* codes) {
+  uint64_t pairs;
+  __builtin_memcpy(&pairs, from, sizeof(pairs));
+  const uint64_t halves[2] = {pairs & 0x0f0f0f0f0f0f0f0fu, pairs >> 4 & 0x0f0f0f0f0f0f0f0fu};
+  __builtin_memcpy(codes, halves, sizeof(halves));
+}
+
+inline Lanes nf4_values(const uint8_t* from) {
+  alignas(16) uint8_t codes[kTileOutputs];
+  split_nibbles(from, codes);
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_load_si128((const __m128i*)codes)), _mm512_load_ps(kNf4Values));
+#else
+  float values[kTileOutputs];
+  for (int i = 0; i < kTileOutputs; ++i) values[i] = kNf4Values[codes[i]];
+  return load(values);
+#endif
+}
+
+// fp16 has the same bits and a bias greater by 8.
+inline Lanes e4m3_values(const uint8_t* from) {
+  uint16_t halves[kTileOutputs];
+  for (int i = 0; i < kTileOutputs; ++i) halves[i] = uint16_t((from[i] & 0x80) << 8 | (from[i] & 0x7f) << 7);
+  return mul(load_half(halves), broadcast(256.0f));
+}
+
+// What the codes of one input stand for, exactly. `zeros`: the zero points of its part.
+template <Codes kind>
+inline Lanes coded_values(const uint8_t* from, Lanes zeros) {
+  if constexpr (kind == Codes::kE4m3) return e4m3_values(from);
+  if constexpr (kind == Codes::kTableNf4) return nf4_values(from);
+  if constexpr (kind == Codes::kGrouped8) return sub(from_unsigned_bytes(from), zeros);
+  uint8_t codes[kTileOutputs];
+  split_nibbles(from, codes);
+  return sub(from_unsigned_bytes(codes), zeros);
+}
+
+template <Codes kind>
+inline void unpack_coded(const Matrix& m, int tile, int first, int count, float* to) {
+  const int unit = code_unit_bytes(kind);
+  const uint8_t* from = m.code_bytes + (int64_t(tile) * m.num_inputs + first) * unit;
+  float scales[kTileOutputs];
+  Lanes scale = broadcast(0.0f), zeros = broadcast(float(m.zero_point));
+  int held = -1;
+  for (int k = 0; k < count; ++k, from += unit) {
+    const int part =
+        is_grouped(m) ? ((const int32_t*)m.fine_scale_bytes)[first + k] : (m.first_block + first + k) / m.part_inputs;
+    if (part != held) {
+      held = part;
+      decode_scales(m, m.scales, false, tile, part, 1, scales);
+      scale = load(scales);
+      if (m.offsets == Scales::kZeroPoints)
+        zeros = from_unsigned_bytes(m.offset_bytes + values_at(tile, num_parts(m), part));
+    }
+    store(to + k * kTileOutputs, mul(scale, coded_values<kind>(from, zeros)));
+  }
+}
+
 // Inputs [first, first + count) of a dense tile as fp32 [count, 16]: where they are, or in `to`.
 inline const float* unpack_dense(const Matrix& m, int tile, int first, int count, float* to) {
+  switch (m.codes) {
+    case Codes::kE4m3: unpack_coded<Codes::kE4m3>(m, tile, first, count, to); return to;
+    case Codes::kTableNf4: unpack_coded<Codes::kTableNf4>(m, tile, first, count, to); return to;
+    case Codes::kGrouped4: unpack_coded<Codes::kGrouped4>(m, tile, first, count, to); return to;
+    case Codes::kGrouped8: unpack_coded<Codes::kGrouped8>(m, tile, first, count, to); return to;
+    default: break;
+  }
   const int64_t start = (int64_t(tile) * m.num_inputs + first) * kTileOutputs;
   if (m.codes == Codes::kFloat) return (const float*)m.code_bytes + start;
   const uint16_t* from = (const uint16_t*)m.code_bytes + start;

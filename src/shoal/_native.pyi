@@ -48,8 +48,14 @@ def layout_bytes(form: PackedForm) -> int:
 def gguf_form(kind: int, num_outputs: int, num_inputs: int, first_input: int) -> PackedForm:
     """The form of some inputs of a matrix of a GGML type. Raises ValueError where it has none, or blocks are cut."""
 
-def blocks_form(bits: int, num_outputs: int, num_inputs: int, has_offsets: bool, in_half: bool) -> PackedForm:
-    """The form of a `BlockWeight`; `in_half`: all of its scales and offsets are fp16 numbers."""
+def blocks_form(bits: int, num_outputs: int, num_inputs: int, scales: int, offsets: int) -> PackedForm:
+    """The form of a `BlockWeight`, whose scales and offsets are held so: see `enum Scales` in native/gemm/matrix.h.
+    Raises ValueError for what they cannot be."""
+
+def coded_form(
+    codes: int, num_outputs: int, num_inputs: int, scales: int, offsets: int, part_inputs: int, first_input: int
+) -> PackedForm:
+    """The form of `CodedRows`; see `blocks_form` and `enum Codes`."""
 
 def pack_gguf(
     pool: ThreadPool,
@@ -73,7 +79,19 @@ def pack_blocks(
     offsets: npt.NDArray[np.float32] | None,
     out: npt.NDArray[np.uint8],
 ) -> None:
-    """Packs the arrays of a `BlockWeight`; see `pack_gguf`."""
+    """Packs the arrays of a `BlockWeight`; see `pack_gguf`. Raises ValueError where a scale or an offset is no number
+    of the kind that the form says."""
+
+def pack_coded(
+    pool: ThreadPool,
+    form: PackedForm,
+    codes: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.float32],
+    zero_points: npt.NDArray[np.uint8] | None,
+    groups: npt.NDArray[np.int32] | None,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Packs the arrays of `CodedRows`; see `pack_blocks`."""
 
 def multiply(
     pool: ThreadPool,

@@ -16,7 +16,7 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
-from shoal.model.weights import BLOCK, Packing, Precision, Range, RawRows, Weight, WeightSource
+from shoal.model.weights import BLOCK, KeptRows, Packing, Precision, Range, Weight, WeightSource
 from shoal.protocol.stage_config import MAX_TURNS, ShardPart
 
 VOCAB_ATOM = 32
@@ -98,7 +98,7 @@ class ShardSource:
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
-    ) -> RawRows | None:
+    ) -> KeptRows | None:
         """The shard's part of a matrix as it lies in the file. See `WeightSource`."""
         own_rows, own_columns = self._own_range(name, rows, columns)
         return self._source.raw_rows(name, precision, rows=own_rows, columns=own_columns)

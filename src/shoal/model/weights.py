@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from shoal.arrays import F32, U8
+from shoal.arrays import F32, I32, U8
 from shoal.errors import ConfigError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.protocol.stage_config import Precision
@@ -76,25 +75,64 @@ class BlockWeight:
 Weight = DenseWeight | BlockWeight
 
 
+NumberKind = Literal["float", "half", "bfloat"]
+"""how scales are held: fp32, fp16 or bfloat16, whatever all of them are numbers of"""
+CodeKind = Literal["int4", "int8", "e4m3", "nf4"]
+"""What a code stands for: a whole number, counted from a zero point; a float of 8 bits (OCP 8-bit Floating Point,
+section 5); one of the 16 values of NF4 (QLoRA, arXiv 2305.14314)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockKind:
     """What the packed form of a `BlockWeight` depends on, beside its size."""
 
     bits: Literal[4, 8]
-    has_offsets: bool
-    in_half: bool
-    """All scales and offsets are numbers in half precision."""
+    scales: NumberKind = "float"
+    offsets: NumberKind | Literal["zero_points"] | None = None
+    """zero points: every offset is a whole multiple of its scale, and a byte says which"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedKind:
+    """What the packed form of `CodedRows` depends on, beside its size."""
+
+    codes: CodeKind
+    scales: NumberKind
+    part_inputs: int
+    """that share a scale; where inputs name their scales, how many scales a row has"""
+    has_zero_points: bool = False
+    is_grouped: bool = False
+    """whether every input names its scale: whole numbers only"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedRows:
+    """Rows of a matrix as codes: a weight is what its code stands for times its scale, rounded once.
+
+    Shapes: P scales a row.
+    """
+
+    kind: CodedKind
+    codes_NK: U8
+    """one a byte; of whole numbers unsigned"""
+    scales_NP: F32
+    zero_points_NP: U8 | None = None
+    """of whole numbers; None: the middle, 8 or 128"""
+    groups_K: I32 | None = None
+    """the scale of each input, where inputs name theirs"""
+    first_input: int = 0
+    """inputs of the first part that lie before these"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
     """How the native kernels hold a matrix or a part of it: known from the file's header."""
 
-    kind: int | BlockKind
+    kind: int | BlockKind | CodedKind
     """a GGML type whose values are kept, among them F32 for a `DenseWeight`"""
     shape: tuple[int, int]
     first_column: int = 0
-    """of the file's rows: a part may begin within a super-block of 256"""
+    """of the file's rows: a part may begin within a super-block of 256, or within the inputs that share a scale"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +143,12 @@ class RawRows:
     """GGML type"""
     rows_NB: U8
     """Whole rows: a view of the file."""
-    order_N: npt.NDArray[np.int32] | None
+    order_N: I32 | None
     """Row of the file that each output is; None: in the file's order."""
     columns: Range
+
+
+KeptRows = RawRows | CodedRows | BlockWeight
 
 
 class WeightSource(Protocol):
@@ -165,7 +206,7 @@ class WeightSource(Protocol):
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
-    ) -> RawRows | None:
+    ) -> KeptRows | None:
         """That matrix as the file has it, where its `packing` keeps the file's values; None: pack `matrix(...)`."""
         ...
 

@@ -7,17 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 BITS2, BITS3, BITS4, BITS5, BITS6, BYTES, TABLE_IQ4, TABLE_MXFP4, FLOAT, HALF, BFLOAT = range(11)
-NO_SCALES, HALF_SCALES, FLOAT_SCALES, SUPER, NIBBLES, EXPONENT = range(6)
+E4M3, TABLE_NF4, GROUPED4, GROUPED8 = range(11, 15)
+NO_SCALES, HALF_SCALES, FLOAT_SCALES, SUPER, NIBBLES, EXPONENT, BRAIN_SCALES, ZERO_POINTS = range(8)
 PLANES = {BITS2: (2,), BITS3: (2, 1), BITS4: (4,), BITS5: (4, 1), BITS6: (4, 2), TABLE_IQ4: (4,), TABLE_MXFP4: (4,)}
 """Bits of the planes of each kind of codes, the low bits first."""
 TABLES = {
     TABLE_IQ4: (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
     TABLE_MXFP4: (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12),
 }
+NF4 = np.array(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+        *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+        *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+    np.float32,
+)
+"""Source: bitsandbytes, functional.py, `get_4bit_type`"""
 F64 = npt.NDArray[np.float64]
 
 
@@ -52,12 +63,43 @@ class _Reader:
 def read_dense(form: tuple[int, ...], data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """The values of a dense matrix."""
     codes, num_outputs, num_inputs = form[0], form[4], form[5]
+    if codes >= E4M3:
+        return _read_coded(form, data)
     dtype = {FLOAT: "<f4", HALF: "<f2", BFLOAT: "<u2"}[codes]
     items = _Reader(data).take(dtype, (-(-num_outputs // 16), num_inputs, 16))
     items_NK = items.transpose(0, 2, 1).reshape(-1, num_inputs)[:num_outputs]
     if codes == BFLOAT:
         return (items_NK.astype(np.uint32) << 16).view(np.float32)
     return items_NK.astype(np.float32)
+
+
+def _read_coded(form: tuple[int, ...], data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Floats of 8 bits as ml_dtypes has them; each product with a scale is rounded once."""
+    codes, scales, offsets, zero_point, num_outputs, num_inputs, part_inputs, first_input = form
+    tiles, is_grouped, is_narrow = -(-num_outputs // 16), codes in (GROUPED4, GROUPED8), codes in (TABLE_NF4, GROUPED4)
+    parts = part_inputs if is_grouped else -(-(first_input + num_inputs) // part_inputs)
+    reader = _Reader(data)
+    code_TKV = reader.take("u1", (tiles, num_inputs, 8 if is_narrow else 16))
+    if is_narrow:
+        code_TKV = np.concatenate([code_TKV & 15, code_TKV >> 4], axis=-1)
+    scale_TP = _numbers(scales, reader.take(*_coarse(scales, tiles, parts, 0)))
+    group_K = reader.take("<i4", (num_inputs if is_grouped else 0,))
+    zero_TP = reader.take("u1", (tiles, parts if offsets == ZERO_POINTS else 0, 16))
+
+    part_K = group_K if is_grouped else (first_input + np.arange(num_inputs)) // part_inputs
+    if codes == E4M3:
+        levels = code_TKV.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    elif codes == TABLE_NF4:
+        levels = NF4[code_TKV]
+    else:
+        zeros = zero_TP[:, part_K].astype(np.float32) if offsets == ZERO_POINTS else np.float32(zero_point)
+        levels = code_TKV - zeros
+    values_TKV = levels.astype(np.float32) * scale_TP.astype(np.float32)[:, part_K]
+    return values_TKV.transpose(0, 2, 1).reshape(-1, num_inputs)[:num_outputs]
+
+
+def _numbers(scales: int, items: np.ndarray) -> np.ndarray:
+    return (items.astype(np.uint32) << 16).view(np.float32) if scales == BRAIN_SCALES else items
 
 
 def read_parts(form: tuple[int, ...], data: npt.NDArray[np.uint8]) -> PackedParts:
@@ -81,7 +123,7 @@ def read_parts(form: tuple[int, ...], data: npt.NDArray[np.uint8]) -> PackedPart
         case 5:
             scale_TP = 2.0 ** (coarse.astype(np.float64) - 128)
         case _:
-            scale_TP = coarse.astype(np.float64)
+            scale_TP = _numbers(scales, coarse).astype(np.float64)
     match offsets:
         case 0:
             offset_TP = np.zeros((tiles, parts, 16))
@@ -89,8 +131,10 @@ def read_parts(form: tuple[int, ...], data: npt.NDArray[np.uint8]) -> PackedPart
             offset_TP = -coarse_offsets[:, of_part] * fine_offsets.astype(np.float64)
         case 4:
             offset_TP = -coarse_offsets[:, of_part] * (fine >> 4).astype(np.float64)
+        case 7:
+            offset_TP = scale_TP * ((128 if codes == BYTES else zero_point) - coarse_offsets.astype(np.float64))
         case _:
-            offset_TP = coarse_offsets.astype(np.float64)
+            offset_TP = _numbers(offsets, coarse_offsets).astype(np.float64)
     return PackedParts(
         levels_NK=_levels(codes, zero_point, code_TBV)[:num_outputs],
         scales_NP=scale_TP.transpose(0, 2, 1).reshape(-1, parts)[:num_outputs],
@@ -101,6 +145,7 @@ def read_parts(form: tuple[int, ...], data: npt.NDArray[np.uint8]) -> PackedPart
 
 def _coarse(scales: int, tiles: int, parts: int, supers: int) -> tuple[str, tuple[int, int, int]]:
     dtypes = {HALF_SCALES: "<f2", FLOAT_SCALES: "<f4", SUPER: "<f2", NIBBLES: "<f2", EXPONENT: "u1", NO_SCALES: "u1"}
+    dtypes |= {BRAIN_SCALES: "<u2", ZERO_POINTS: "u1"}
     count = {SUPER: supers, NIBBLES: supers, NO_SCALES: 0}.get(scales, parts)
     return dtypes[scales], (tiles, count, 16)
 

@@ -137,7 +137,8 @@ def pack_weight(weight: BlockWeight, *, in_half: bool):
     from shoal._native import ThreadPool, blocks_form, layout_bytes, pack_blocks
 
     num_outputs, num_inputs = weight.shape
-    form = blocks_form(weight.bits, num_outputs, num_inputs, weight.offsets_NG is not None, in_half)
+    scales = HALF_SCALES if in_half else FLOAT_SCALES
+    form = blocks_form(weight.bits, num_outputs, num_inputs, scales, scales if weight.offsets_NG is not None else 0)
     out = aligned(layout_bytes(form))
     pack_blocks(ThreadPool(2), form, weight.q_NGB, weight.scales_NG, weight.offsets_NG, out)
     return form, out
@@ -168,7 +169,7 @@ def test_block_weights_are_kept(bits, has_offsets: bool, in_half: bool) -> None:
 
 
 def test_a_scale_that_half_precision_cannot_hold_is_refused() -> None:
-    with pytest.raises(ValueError, match="no fp16 number"):
+    with pytest.raises(ValueError, match="no fp16 or bfloat16 number"):
         pack_weight(block_weight(8, has_offsets=False, in_half=False), in_half=True)
 
 

@@ -7,16 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from shoal.arrays import U8
 from shoal.model.formats.gguf.kinds import Kind
-from shoal.model.weights import BlockWeight, DenseWeight, Packing, Precision, RawRows, Weight, WeightSource
+from shoal.model.weights import (
+    BlockKind,
+    BlockWeight,
+    CodedRows,
+    CodeKind,
+    DenseWeight,
+    NumberKind,
+    Packing,
+    Precision,
+    RawRows,
+    Weight,
+    WeightSource,
+)
 
 if TYPE_CHECKING:
     from shoal._native import Matrix, PackedForm, ThreadPool
+
+
+SCALES: Mapping[NumberKind | Literal["zero_points"] | None, int] = {
+    None: 0,
+    "half": 1,
+    "float": 2,
+    "bfloat": 6,
+    "zero_points": 7,
+}
+"""Source: enum Scales in native/gemm/matrix.h"""
+FLOAT_CODES: Mapping[CodeKind, int] = {"e4m3": 11, "nf4": 12}
+GROUPED_CODES: Mapping[CodeKind, int] = {"int4": 13, "int8": 14}
+"""Source: enum Codes, the same"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +64,18 @@ class Arrangement:
 
 def packed_form(packing: Packing) -> PackedForm:
     """The layout of a matrix that is held so. Raises ValueError for a matrix without inputs."""
-    from shoal._native import blocks_form, gguf_form
+    from shoal._native import blocks_form, coded_form, gguf_form
 
     num_outputs, num_inputs = packing.shape
     if isinstance(packing.kind, int):
         return gguf_form(packing.kind, num_outputs, num_inputs, packing.first_column)
-    block = packing.kind
-    return blocks_form(block.bits, num_outputs, num_inputs, block.has_offsets, block.in_half)
+    kind = packing.kind
+    if isinstance(kind, BlockKind):
+        return blocks_form(kind.bits, num_outputs, num_inputs, SCALES[kind.scales], SCALES[kind.offsets])
+    zero_points = SCALES["zero_points" if kind.has_zero_points else None]
+    codes = (GROUPED_CODES if kind.is_grouped else FLOAT_CODES)[kind.codes]
+    first_input = 0 if kind.is_grouped else packing.first_column % kind.part_inputs
+    return coded_form(codes, num_outputs, num_inputs, SCALES[kind.scales], zero_points, kind.part_inputs, first_input)
 
 
 def packed_bytes(source: WeightSource, name: str, precision: Precision) -> int:
@@ -80,11 +110,15 @@ def pack(source: WeightSource, arrangement: Arrangement, precision: Precision, p
     """
     for placed in arrangement.matrices:
         out = _part(memory, placed)
-        raw = source.raw_rows(placed.name, precision)
-        if raw is not None:
-            _pack_raw(raw, pool, out)
-        else:
-            pack_weight(source.matrix(placed.name, precision), placed.form, pool, out)
+        kept = source.raw_rows(placed.name, precision)
+        match kept:
+            case RawRows():
+                _pack_raw(kept, pool, out)
+            case CodedRows():
+                _pack_coded(kept, placed.form, pool, out)
+            case _:
+                weight = source.matrix(placed.name, precision) if kept is None else kept
+                pack_weight(weight, placed.form, pool, out)
     source.release_pages()
 
 
@@ -105,7 +139,8 @@ def weight_form(weight: Weight) -> PackedForm:
     numbers = [weight.scales_NG, *([] if weight.offsets_NG is None else [weight.offsets_NG])]
     with np.errstate(over="ignore"):
         in_half = all(np.array_equal(x.astype(np.float16).astype(np.float32), x) for x in numbers)
-    return blocks_form(weight.bits, *weight.shape, weight.offsets_NG is not None, in_half)
+    scales = SCALES["half" if in_half else "float"]
+    return blocks_form(weight.bits, *weight.shape, scales, scales if weight.offsets_NG is not None else SCALES[None])
 
 
 def pack_weight(weight: Weight, form: PackedForm, pool: ThreadPool, out: U8) -> None:
@@ -127,6 +162,14 @@ def _pack_raw(raw: RawRows, pool: ThreadPool, out: U8) -> None:
 
     first, last = raw.columns
     pack_gguf(pool, raw.kind, raw.rows_NB, raw.order_N, first, last - first, out)
+
+
+def _pack_coded(rows: CodedRows, form: PackedForm, pool: ThreadPool, out: U8) -> None:
+    from shoal._native import pack_coded
+
+    codes_NK, scales_NP = np.ascontiguousarray(rows.codes_NK), np.ascontiguousarray(rows.scales_NP)
+    zero_points_NP = None if rows.zero_points_NP is None else np.ascontiguousarray(rows.zero_points_NP)
+    pack_coded(pool, form, codes_NK, scales_NP, zero_points_NP, rows.groups_K, out)
 
 
 def _part(memory: U8, placed: Placed) -> U8:

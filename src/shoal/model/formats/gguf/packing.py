@@ -6,6 +6,7 @@ again: 4 bits, or floats to 8. Widening to 8 bits, as for ONNX Runtime, would ta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from shoal.model.formats.gguf.blocks import FLOATS, OWN_BITS, OWN_OFFSETS, Form, check_columns
@@ -21,6 +22,9 @@ PACKED_KINDS = {
 """Kinds that have a packed form of their own. Source: native/gemm/gguf_kinds.cpp"""
 _TERNARY = {Kind.TQ1_0, Kind.TQ2_0}
 """whose blocks' scales are the file's numbers in half precision"""
+
+QUANTIZED_BLOCKS: Mapping[Form, BlockKind] = {"int8": BlockKind(bits=8), "int4": BlockKind(bits=4, offsets="float")}
+"""how blocks that a precision makes of values are held. Source: model/formats/quantization.py"""
 
 
 def keeps_values(kind: Kind, form: Form) -> bool:
@@ -48,14 +52,17 @@ def packing_of(kind: Kind, form: Form, num_rows: int, columns: Range) -> Packing
         case "dense":
             return Packing(kind=Kind.F32, shape=shape)
         case "own":
-            block = BlockKind(bits=_own_bits(kind), has_offsets=kind in OWN_OFFSETS, in_half=kind in _TERNARY)
+            block = _own_blocks(_own_bits(kind), kind)
         case "widened":
-            block = BlockKind(bits=8, has_offsets=kind in OWN_OFFSETS, in_half=kind in _TERNARY)
-        case "int8":
-            block = BlockKind(bits=8, has_offsets=False, in_half=False)
-        case "int4":
-            block = BlockKind(bits=4, has_offsets=True, in_half=False)
+            block = _own_blocks(8, kind)
+        case "int8" | "int4":
+            block = QUANTIZED_BLOCKS[form]
     return Packing(kind=block, shape=shape)
+
+
+def _own_blocks(bits: Literal[4, 8], kind: Kind) -> BlockKind:
+    numbers = "half" if kind in _TERNARY else "float"
+    return BlockKind(bits=bits, scales=numbers, offsets=numbers if kind in OWN_OFFSETS else None)
 
 
 def _own_bits(kind: Kind) -> Literal[4, 8]:
