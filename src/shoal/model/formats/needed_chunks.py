@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shoal.model.file_states import model_files
 from shoal.model.formats.gguf.header import GgufHeader
-from shoal.model.formats.huggingface.safetensors_dir import read_header
+from shoal.model.formats.huggingface.tensor_files import read_header
 
 CHUNK_BYTES = 1 << 20
 """In which files are cut, counted from their beginning."""

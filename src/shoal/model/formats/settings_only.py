@@ -13,10 +13,10 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import form_bytes
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.packing import packing_of
-from shoal.model.formats.huggingface.config import config_from_hf, stored_dtype
+from shoal.model.formats.huggingface.config import config_from_hf, quantization_from_hf, stored_dtype
 from shoal.model.formats.huggingface.safetensors_dir import form_of
 from shoal.model.formats.tensor_check import Shape, layer_shapes
-from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, resolve_range
+from shoal.model.weights import KeptRows, Packing, Precision, Range, Weight, resolve_range
 
 KINDS_BY_SETTING = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16}
 
@@ -35,6 +35,9 @@ class SettingsOnly:
         self._path = path
         with while_reading(path):
             self._config = config_from_hf(path)
+            method = quantization_from_hf(path).get("quant_method")
+        if method is not None:
+            raise ModelLoadError(f"{path}: is of a model quantized by {method}, whose size only its weights tell")
         self._shapes_by_kind: dict[bool, dict[str, Shape]] = {}
 
     @property
@@ -71,7 +74,7 @@ class SettingsOnly:
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
-    ) -> RawRows | None:
+    ) -> KeptRows | None:
         """Raises ModelLoadError."""
         self._refuse()
 

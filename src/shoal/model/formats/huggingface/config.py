@@ -11,6 +11,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import check_config
 from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.families.table import FAMILIES
+from shoal.model.formats.huggingface.quantized.table import METHODS, check_method
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.model_file import read_json
 
@@ -61,6 +62,23 @@ def stored_dtype(where: Path) -> str:
     return next((dtype for dtype in found if isinstance(dtype, str)), "")
 
 
+def quantization_from_hf(where: Path) -> Mapping[str, Any]:
+    """The settings of a quantization; none for a model that has none, or one of its family's own. Raises
+    ModelLoadError."""
+    found = _quantization(read_json(_config_file(where)))
+    return found if found.get("quant_method") in METHODS else {}
+
+
+def _quantization(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of the model or of its text part."""
+    text = raw.get("text_config")
+    for one in (raw, text if isinstance(text, dict) else {}):
+        settings = one.get("quantization_config")
+        if settings is not None:
+            return settings if isinstance(settings, dict) and settings else {"quant_method": settings}
+    return {}
+
+
 def _config_file(where: Path) -> Path:
     return where / "config.json" if where.is_dir() else where
 
@@ -79,10 +97,8 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelLoadError(f"{path}: architecture {model_type!r} is not supported; there are {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]
-    quantization = raw.get("quantization_config")
-    if quantization is not None and quantization.get("quant_method") not in family.quantizations:
-        method = quantization.get("quant_method", "unknown")
-        raise ModelLoadError(f"{path}: quantization {method!r} is not supported; give the unquantized model or GGUF")
+    if quantization := _quantization(raw):
+        check_method(path, quantization.get("quant_method", "unknown"), family.quantizations)
     values = _language_settings(path, raw, family)
     common = {family.aliases[key]: value for key, value in values.items() if key in family.aliases}
     settings = Settings(path, model_type, {**values, **common}, family.defaults, eos_token_ids)

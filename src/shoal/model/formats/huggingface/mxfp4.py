@@ -6,9 +6,7 @@ Source: OCP Microscaling Formats 1.0; openai/gpt-oss, gpt_oss/torch/weights.py (
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Container
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -16,26 +14,12 @@ import numpy as np
 
 from shoal.arrays import U8
 from shoal.errors import ModelLoadError
+from shoal.model.formats.huggingface.tensor_files import Tensor
 from shoal.model.formats.quantization import unpack_nibbles
 from shoal.model.weights import BLOCK
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _BLOCK_BYTES = BLOCK // 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
-    """Where a tensor of a safetensors file lies."""
-
-    data: mmap.mmap
-    dtype: str
-    shape: tuple[int, ...]
-    start_bytes: int
-    stop_bytes: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.stop_bytes - self.start_bytes
 
 
 def is_mxfp4(tensor: str) -> bool:
@@ -76,13 +60,9 @@ def mxfp4_rows(blocks: Tensor, scales: Tensor, rows: slice) -> U8:
     """Rows of all matrices under each other as GGML has them [rows, G * 17]: a block's scale, then the first 16 values
     in the low nibbles and the last 16 in the high ones."""
     groups = blocks.shape[2]
-    blocks_NGB = _bytes(blocks).reshape(-1, groups, _BLOCK_BYTES)[rows]
-    scales_NG = _bytes(scales).reshape(-1, groups)[rows]
+    blocks_NGB = blocks.items("u1").reshape(-1, groups, _BLOCK_BYTES)[rows]
+    scales_NG = scales.items("u1").reshape(-1, groups)[rows]
     values_NGB = unpack_nibbles(blocks_NGB)
     low_NGB, high_NGB = values_NGB[..., :_BLOCK_BYTES], values_NGB[..., _BLOCK_BYTES:]
     packed_NGB = np.concatenate([scales_NG[..., None], low_NGB | (high_NGB << np.uint8(4))], axis=-1)
     return packed_NGB.reshape(len(packed_NGB), -1)
-
-
-def _bytes(tensor: Tensor) -> U8:
-    return np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)

@@ -6,16 +6,14 @@ Source: safetensors format, github.com/huggingface/safetensors, README.
 
 from __future__ import annotations
 
-import mmap
 import re
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from shoal.arrays import F32, U8
+from shoal.arrays import F32, I64, U8
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import (
@@ -29,9 +27,8 @@ from shoal.model.formats.gguf.blocks import (
 )
 from shoal.model.formats.gguf.kinds import BLOCK_SIZES, Kind
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
-from shoal.model.formats.huggingface.config import family_from_hf
+from shoal.model.formats.huggingface.config import family_from_hf, quantization_from_hf
 from shoal.model.formats.huggingface.mxfp4 import (
-    Tensor,
     blocks_in_place_of,
     blocks_of,
     check_mxfp4,
@@ -40,19 +37,16 @@ from shoal.model.formats.huggingface.mxfp4 import (
     mxfp4_shape,
     scales_of,
 )
-from shoal.model.formats.model_file import (
-    WITHOUT_WEIGHTS,
-    check_inside,
-    map_file,
-    parse_json,
-    read_json,
-    release_pages,
-)
+from shoal.model.formats.huggingface.quantized.coded_matrix import CodedMatrix
+from shoal.model.formats.huggingface.quantized.table import ACTIVATION_SCALES, find_coded
+from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, weight_files
+from shoal.model.formats.model_file import release_pages
 from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import check_tensors
 from shoal.model.formats.tensor_part import TensorPart, rotating_heads
 from shoal.model.weights import (
     DenseWeight,
+    KeptRows,
     Packing,
     Precision,
     Range,
@@ -65,9 +59,6 @@ from shoal.model.weights import (
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """of the types that weights can have here"""
 KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
-MAX_HEADER_BYTES = 100_000_000
-"""Source: the safetensors format's own limit"""
-INDEX_FILE = "model.safetensors.index.json"
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
 _FLAT = ("q_norm.weight", "k_norm.weight", "e_score_correction_bias")
 """vectors that files have as matrices: of a row for each head, or of one row"""
@@ -87,10 +78,14 @@ class SafetensorsDir:
         self._directory = directory
         self._family, self._config = family_from_hf(directory)
         self._tensors: dict[str, Tensor] = {}
-        for path in _weight_files(directory):
+        for path in weight_files(directory):
             self._add(path)
+        quantization = quantization_from_hf(directory)
+        self._coded: Mapping[str, CodedMatrix] = (
+            find_coded(directory, quantization, self._tensors) if quantization else {}
+        )
         self._prefix = self._find_prefix()
-        self._head = next((name for name in self._tensors if name.endswith(self._family.head)), None)
+        self._head = next((name for name in self._names() if name.endswith(self._family.head)), None)
         self._check()
 
     @property
@@ -103,6 +98,9 @@ class SafetensorsDir:
         """A matrix at that precision, or a part of it; `auto` is fp32 where the files hold floats. See
         `WeightSource`."""
         part = self._locate(name).cut(rows)
+        if coded := self._coded.get(part.tensor):
+            form, resolved = _coded_form(coded, name, precision, columns)
+            return coded.weight(form, self._numbers(part), resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
         to_weight = floats_to_weight if kind in FLOATS else columns_to_weight
         return to_weight(self._rows(part), kind, form, resolved)
@@ -110,17 +108,27 @@ class SafetensorsDir:
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32; a norm with the 1 added that the family's layers add. See `WeightSource`."""
         part = self._locate(name).cut(span)
-        tensor = self._tensors[part.tensor]
-        items = np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
-        values = to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0, part.numbers(self._config.rope.rotary_dim)]
+        values = self._floats_of(part.tensor)[self._numbers(part)]
         adds_one = self._family.norms_add_one and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
+
+    def _floats_of(self, tensor: str) -> F32:
+        """All items of a tensor of floats."""
+        found = self._tensors[tensor]
+        return to_dense(found.items("u1").reshape(1, -1), KINDS[found.dtype])[0]
+
+    def _numbers(self, part: TensorPart) -> slice | I64:
+        """The part's rows in its tensor."""
+        return part.numbers(self._config.rope.rotary_dim)
 
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the headers alone."""
         part = self._locate(name).cut(rows)
+        if coded := self._coded.get(part.tensor):
+            form, resolved = _coded_form(coded, name, precision, columns)
+            return coded.num_bytes(form, part.num_rows, resolved)
         kind, form, (first, last) = self._form(name, part, precision, columns)
         return form_bytes(form, kind, part.num_rows, last - first)
 
@@ -129,14 +137,20 @@ class SafetensorsDir:
     ) -> Packing:
         """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
         part = self._locate(name).cut(rows)
+        if coded := self._coded.get(part.tensor):
+            form, resolved = _coded_form(coded, name, precision, columns)
+            return coded.packing(form, part.num_rows, resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
         return packing_of(kind, form, part.num_rows, resolved)
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
-    ) -> RawRows | None:
+    ) -> KeptRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
         part = self._locate(name).cut(rows)
+        if coded := self._coded.get(part.tensor):
+            form, resolved = _coded_form(coded, name, precision, columns)
+            return coded.kept(form, self._numbers(part), resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
         if not keeps_values(kind, form):
             return None
@@ -168,11 +182,13 @@ class SafetensorsDir:
         used = check_tensors(
             self._directory,
             self._config,
-            shape_of={name: self._shape(name) for name in self._tensors},
+            shape_of={name: self._shape(name) for name in self._names()},
             locate=self._locate,
             is_needless=self._is_needless,
         )
         for name in used:
+            if name in self._coded:
+                continue
             if self._is_mxfp4(name):
                 check_mxfp4(self._directory, name, self._tensors[name], self._tensors.get(scales_of(name)))
             else:
@@ -195,12 +211,30 @@ class SafetensorsDir:
         has_blocks = self._family.stacks_experts and blocks_of(tensor) in self._tensors
         later = _LAYER.match(tensor) if self._family.has_draft_layers else None
         is_draft = later is not None and int(later[1]) >= self._config.num_layers
-        return has_blocks or is_draft or self._family.needless.fullmatch(tensor) is not None
+        is_needless = has_blocks or is_draft or self._family.needless.fullmatch(tensor) is not None
+        return is_needless or (bool(self._coded) and self._is_of_coded(tensor))
+
+    def _is_of_coded(self, tensor: str) -> bool:
+        """Scales of activations, and biases of zeros, which GPTQ's tools write for layers that have none."""
+        if ACTIVATION_SCALES.fullmatch(tensor):
+            return True
+        stem, _, leaf = tensor.rpartition(".")
+        if leaf != "bias" or f"{stem}.weight" not in self._coded or self._tensors[tensor].dtype not in ITEM_BYTES:
+            return False
+        return not np.any(self._floats_of(tensor))
+
+    def _names(self) -> Iterable[str]:
+        """Of all matrices and vectors: those that are quantized have one name for all of their tensors."""
+        parts = frozenset[str]().union(*(matrix.tensors for matrix in self._coded.values()))
+        return [*self._coded, *(name for name in self._tensors if name not in parts)]
+
+    def _has(self, tensor: str) -> bool:
+        return tensor in self._tensors or tensor in self._coded
 
     def _find_prefix(self) -> str:
         """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""
         suffix = self._family.top["embedding"]
-        for name in self._tensors:
+        for name in self._names():
             if name.endswith(suffix):
                 return name.removesuffix(suffix)
         raise ModelLoadError(f"{self._directory}: there is no tensor that ends in {suffix!r}")
@@ -224,7 +258,7 @@ class SafetensorsDir:
 
     def _layer_tensor(self, prefix: str, leaf: str) -> str:
         tensor, other = prefix + self._family.names.get(leaf, leaf), self._family.other_names.get(leaf)
-        return tensor if other is None or tensor in self._tensors else prefix + other
+        return tensor if other is None or self._has(tensor) else prefix + other
 
     def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
         """Of one expert, which may lie with all others of the layer: rows of gate and up are then in turn."""
@@ -250,7 +284,7 @@ class SafetensorsDir:
         part = leaf.removesuffix("_bias")
         name = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}.get(part)
         fused = self._family.names.get(f"{name}{leaf.removeprefix(part)}")
-        if fused is None or prefix + fused not in self._tensors:
+        if fused is None or not self._has(prefix + fused):
             return None
         config, tensor = self._config, prefix + fused
         if name == "gate_up":
@@ -270,7 +304,7 @@ class SafetensorsDir:
         )
 
     def _whole(self, tensor: str, leaf: str = "") -> TensorPart:
-        if tensor not in self._tensors:
+        if not self._has(tensor):
             raise ModelLoadError(f"{self._directory}: there is no tensor {tensor!r}")
         shape = self._shape(tensor)
         return TensorPart(tensor=tensor, start=0, stop=shape[0] if shape else 0, heads=self._interleaved_heads(leaf))
@@ -291,6 +325,8 @@ class SafetensorsDir:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """Of the matrices in a tensor: outputs before inputs, and weights in the place of blocks."""
+        if coded := self._coded.get(name):
+            return coded.shape
         shape = self._tensors[name].shape
         if self._is_mxfp4(name):
             return mxfp4_shape(shape)
@@ -331,6 +367,14 @@ def floats_to_weight(rows_NB: U8, kind: Kind, form: Form, columns: Range) -> Wei
             return DenseWeight(values_NK=values_NK)
 
 
+def _coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
+    """What a quantized matrix becomes, and the columns that are wanted."""
+    form = coded.form(own_precision(name, precision), is_vocabulary=name in ("embedding", "head"))
+    resolved = resolve_range(columns, coded.shape[1])
+    coded.check_columns(form, resolved)
+    return form, resolved
+
+
 def form_of(kind: Kind, name: str, num_columns: int, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
     """What a matrix of that kind and so many columns becomes, and the columns that are wanted."""
     form = choose_form(
@@ -339,73 +383,3 @@ def form_of(kind: Kind, name: str, num_columns: int, precision: Precision, colum
     resolved = resolve_range(columns, num_columns)
     check_columns(form, resolved)
     return form, resolved
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The files that hold the model's weights, by its index where it has one."""
-    index = directory / INDEX_FILE
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ModelLoadError(f"{index}: there is no 'weight_map'")
-        files = [directory / name for name in sorted({check_inside(name, index) for name in weight_map.values()})]
-    else:
-        single = directory / "model.safetensors"
-        files = [single] if single.exists() else sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ModelLoadError(f"{directory}: there are no .safetensors files{_way_out(directory)}")
-    for path in files:
-        if not path.exists():
-            raise ModelLoadError(f"{path}: missing, though {INDEX_FILE} names it; download the model again")
-    return files
-
-
-def _way_out(directory: Path) -> str:
-    """What to do without weights, or with the older format, a program as much as data, which is not read here."""
-    if not any(directory.glob("pytorch_model*.bin")):
-        return f"; {WITHOUT_WEIGHTS}"
-    return (
-        ", only pytorch_model.bin, which can hold programs and is not read; if you trust it, write safetensors with "
-        "transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
-    )
-
-
-def read_header(path: Path) -> dict[str, Tensor]:
-    """Where one file's tensors lie. Raises ModelLoadError."""
-    data = map_file(path)
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER_BYTES):
-        raise ModelLoadError(f"{path}: truncated or not a safetensors file (a header of {length} bytes)")
-    header = parse_json(f"{path}: truncated or not a safetensors file: its header", data[8 : 8 + length])
-    tensors = {
-        name: _read_entry(path, name, entry, data, 8 + length)
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-    in_order = sorted(tensors.items(), key=lambda item: item[1].start_bytes)
-    for (name, tensor), (other_name, other) in pairwise(in_order):
-        if other.start_bytes < tensor.stop_bytes:
-            raise ModelLoadError(f"{path}: the tensors {name!r} and {other_name!r} overlap")
-    return tensors
-
-
-def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: int) -> Tensor:
-    """One tensor, of any type: files hold some that no model is computed from."""
-    entry = entry if isinstance(entry, dict) else {}
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
-        raise ModelLoadError(f"{path}: the header is damaged: {name!r} has no type, shape and place")
-    start, stop = offsets
-    if start > stop:
-        raise ModelLoadError(f"{path}: the header is damaged: {name!r} ends before it begins")
-    if data_start + stop > len(data):
-        raise ModelLoadError(
-            f"{path}: truncated: {name} ends at byte {data_start + stop}, the file has {len(data)}; download it again"
-        )
-    return Tensor(
-        data=data, dtype=dtype, shape=tuple(shape), start_bytes=data_start + start, stop_bytes=data_start + stop
-    )
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
