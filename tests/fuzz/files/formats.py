@@ -17,13 +17,16 @@ import numpy as np
 import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save
 
 from shoal.cli.graphs.files import read_arrays
 from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.inspect import describe_graph
+from shoal.model.packed.loader import PackedWeights
 from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.tokenizer import load_tokenizer
 from shoal.offline.files.row_source import open_rows
@@ -33,6 +36,7 @@ from tests.fuzz.files.gguf_form import mutate_gguf
 from tests.fuzz.files.protobufs import mutate_message
 from tests.fuzz.files.trees import mutate_tree
 from tests.fuzz.mutate import mutate
+from tests.model.formats.huggingface.quantized.coded_files import CASES
 from tests.model.tiny_models import CHAT_TEMPLATE, make_tiny_gguf, tiny_llama_tensors, tiny_tokenizer
 from tests.planner.files.test_plan_file import make_plan
 
@@ -193,6 +197,57 @@ def change_folder(files: Files, source: random.Random) -> None:
         files[name] = _safetensors(mutate_tree(json.loads(files[name][8 : 8 + length]), source))
     else:
         files[name] = json.dumps(mutate_tree(json.loads(files[name]), source)).encode()
+
+
+_CODED = ("fp8-blocks", "ct-int4-asymmetric", "gptq-4-asymmetric", "gptq-4-act-order", "awq", "nf4-nested")
+_CODED_PLACES = 0.3, 0.9
+"""shares of what is changed: up to the first the settings, then the header, at last any bytes"""
+
+
+@cache
+def _coded_folder(case: str) -> Files:
+    """The same with all layers quantized in one of several ways."""
+    rng, tensors = np.random.default_rng(0), dict[str, np.ndarray]()
+    for name, values in _hf_tensors().items():
+        if "_proj" not in name:
+            tensors[name] = values
+            continue
+        made, _ = CASES[case].make(rng, *values.shape)
+        stem = name.removesuffix(".weight")
+        tensors |= {f"{stem}.{end}": np.ascontiguousarray(tensor) for end, tensor in made.items()}
+    config = json.loads(_folder()["config.json"]) | {"quantization_config": CASES[case].settings}
+    files = {**_folder(), "config.json": json.dumps(config).encode(), "model.safetensors": save(tensors)}
+    del files["model.safetensors.index.json"]
+    return files
+
+
+def change_coded(files: Files, source: random.Random) -> None:
+    """The settings of a quantization, where tensors lie and of what type they are, or any bytes of them."""
+    files.clear()
+    files |= _coded_folder(source.choice(_CODED))
+    place, weights = source.random(), files["model.safetensors"]
+    if place < _CODED_PLACES[0]:
+        config = json.loads(files["config.json"])
+        config["quantization_config"] = mutate_tree(config["quantization_config"], source)
+        files["config.json"] = json.dumps(config).encode()
+    elif place < _CODED_PLACES[1]:
+        length = int.from_bytes(weights[:8], "little")
+        text = json.dumps(mutate_tree(json.loads(weights[8 : 8 + length]), source)).encode()
+        files["model.safetensors"] = struct.pack("<Q", len(text)) + text + weights[8 + length :]
+    else:
+        change_bytes("model.safetensors")(files, source)
+
+
+def read_coded(path: Path) -> None:
+    """The same, and what the native kernels are given."""
+    read_language_model(path)
+    source = open_weights(path)
+    for part in ("q", "k", "v", "o", "gate", "up", "down"):
+        source.raw_rows(f"layers.0.{part}", "auto")
+    if native_available():
+        from shoal._native import ThreadPool
+
+        PackedWeights(source, "auto", pool=ThreadPool(1)).layer(0)
 
 
 _PIECES = (
@@ -450,6 +505,7 @@ FORMATS: dict[str, Format] = {
     "hugging-face": Format(
         good=lambda: dict(_folder()), change=change_folder, read=read_language_model, is_folder=True
     ),
+    "quantized": Format(good=lambda: dict(_coded_folder("awq")), change=change_coded, read=read_coded, is_folder=True),
     "template": Format(good=lambda: {"template.jinja": CHAT_TEMPLATE.encode()}, change=change_template, read=render),
     "onnx": Format(
         good=lambda: {"model.onnx": _onnx(), "w.data": bytes(16)},

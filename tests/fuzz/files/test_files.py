@@ -11,6 +11,7 @@ from tests.fuzz.files.run import KEPT, find_flaws
 NUM_INPUTS = {
     "gguf": 400,
     "hugging-face": 400,
+    "quantized": 400,
     "template": 150,
     "onnx": 400,
     "npz": 400,

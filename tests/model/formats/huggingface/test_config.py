@@ -117,7 +117,7 @@ def test_eos_of_generation_config_counts_too(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model_type": "mamba"}, "architecture 'mamba' is not supported; there are llama"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization 'gptq' is not supported"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantization 'hqq' is not supported"),
         ({"hidden_size": None}, "no 'hidden_size'"),
         ({"num_hidden_layers": -1}, "'num_hidden_layers' is -1"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
