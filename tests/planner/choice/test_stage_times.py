@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from shoal.planner.choice.groups import make_groups
+from shoal.planner.choice.model_sizes import PrecisionSizes, StageBytesTable
 from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
 from tests.planner.choice.example_fleets import MB, make_class, make_fleet, make_model
@@ -24,6 +27,22 @@ def costs_of(*memory_mb: int) -> StageCosts:
         kv_streams=4,
         is_alone=False,
     )
+
+
+def test_stages_of_one_kind_have_the_same_bytes_and_ends() -> None:
+    layer_bytes = (3, 3, 3, 5, 3, 3, 3, 3)
+    sizes = PrecisionSizes(attention_bytes=layer_bytes, mlp_bytes=(7,) * 8, embedding_bytes=11, head_bytes=13)
+    model = replace(make_model(), by_precision={"int8": sizes})
+    table, kinds = StageBytesTable(model, "int8", 2), model.stage_kinds("int8")
+    stages = [(first, last) for first in range(8) for last in range(first + 1, 9)]
+    assert (kinds.kind_of[8] == 0).all()
+    for first, last in stages:
+        kind = kinds.kind_of[first, last]
+        assert table.of(first, last) == table.of(int(kinds.first[kind]), int(kinds.last[kind]))
+        assert kinds.num_layers[kind] == last - first
+        assert kinds.ends[kind] == 2 * (first == 0) + (last == 8)
+    assert kinds.kind_of[4, 6] == kinds.kind_of[5, 7] == kinds.kind_of[1, 3] != kinds.kind_of[2, 4]
+    assert len(kinds.first) < len(stages)
 
 
 @pytest.mark.parametrize("memory_mb", [(40, 40, 40), (20, 30, 60), (30, 36, 26)])

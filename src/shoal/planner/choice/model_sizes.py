@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.planner.search.problem import Floats
+from shoal.planner.search.problem import Floats, Ints
 from shoal.protocol.stage_config import Precision
 
 _MOST_VOCABULARY_UNITS = 64
@@ -51,6 +51,45 @@ class ModelSizes:
     def num_layers(self) -> int:
         return len(next(iter(self.by_precision.values())).attention_bytes)
 
+    def stage_kinds(self, precision: Precision) -> StageKinds:
+        """Tell apart the stages that this model can be cut into."""
+        sizes = self.by_precision[precision]
+        number: Ints = np.arange(self.num_layers + 1)
+        layers = number[np.newaxis, :] - number[:, np.newaxis]
+        ends = 2 * (number == 0)[:, np.newaxis] + (number == self.num_layers)[np.newaxis, :]
+        alike = ends * (self.num_layers + 1) + layers
+        for part in (sizes.attention_bytes, sizes.mlp_bytes):
+            distinct, which = np.unique(_range_sums(np.array(part, np.float64)), return_inverse=True)
+            alike = alike * len(distinct) + which.reshape(layers.shape)
+        _, places, kind_of = np.unique(np.where(layers > 0, alike, -1), return_index=True, return_inverse=True)
+        first, last = np.unravel_index(places, layers.shape)
+        return StageKinds(
+            kind_of=kind_of.reshape(layers.shape),
+            first=first,
+            last=last,
+            ends=ends[first, last],
+            num_layers=layers[first, last],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StageKinds:
+    """Stages that only differ in where they lie: of as many layers and bytes, at the same ends of the model.
+
+    Shapes: K kinds, the first of them no stages, since they have no layers.
+    """
+
+    kind_of: Ints
+    """[first, last] of the layers first:last."""
+    first: Ints
+    """[K] of one stage of the kind."""
+    last: Ints
+    """[K] of the same stage."""
+    ends: Ints
+    """[K]: 2 where the stage begins the model, plus 1 where it ends the model."""
+    num_layers: Ints
+    """[K], 0 or less of the first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageBytes:
@@ -71,19 +110,22 @@ class StageBytes:
 class StageBytesTable:
     """Bytes of any range of layers at one precision, for a number of tokens whose KV is kept.
 
-    `attention`, `mlp` and `vocabulary` hold those of the layers first:last at [first, last], as StageBytes has them.
+    `attention`, `mlp` and `vocabulary` hold those of the layers first:last at [first, last], as StageBytes has them;
+    `total` those of all three.
     """
 
     def __init__(self, model: ModelSizes, precision: Precision, kv_tokens: int) -> None:
         sizes = model.by_precision[precision]
         kv_bytes = kv_tokens * model.kv_bytes_per_token
-        self._attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes
-        self._mlp = np.array(sizes.mlp_bytes, np.float64)
-        self.attention = _range_sums(self._attention)
-        self.mlp = _range_sums(self._mlp)
+        attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes
+        mlp = np.array(sizes.mlp_bytes, np.float64)
+        self.attention = _range_sums(attention)
+        self.mlp = _range_sums(mlp)
         self.vocabulary = np.zeros_like(self.mlp)
         self.vocabulary[0, :] += sizes.embedding_bytes
         self.vocabulary[:, -1] += sizes.head_bytes
+        self.total = self.attention + self.mlp + self.vocabulary
+        self._largest = int(attention.max()), int(mlp.max())
 
     def of(self, first: int, last: int) -> StageBytes:
         """Bytes of layers first:last, with the embedding where they begin the model and the head where they end it."""
@@ -99,16 +141,8 @@ class StageBytesTable:
 
     def largest(self, num_layers: int, *, vocabulary: int) -> StageBytes:
         """The most bytes that any so many layers take."""
-        return StageBytes(
-            attention=int(num_layers * self._attention.max()),
-            mlp=int(num_layers * self._mlp.max()),
-            vocabulary=vocabulary,
-        )
-
-    @property
-    def total(self) -> Floats:
-        """Bytes of a whole stage on one worker: [first, last]."""
-        return self.attention + self.mlp + self.vocabulary
+        attention, mlp = self._largest
+        return StageBytes(attention=num_layers * attention, mlp=num_layers * mlp, vocabulary=vocabulary)
 
 
 def _range_sums(values: Floats) -> Floats:

@@ -23,10 +23,8 @@ def least_share_seconds(
     atoms: ShardAtoms,
     table: StageBytesTable,
     num_layers: Ints,
-    *,
-    is_first: bool,
-    is_last: bool,
-    vocabulary_s: float,
+    end_bytes: Ints,
+    vocabulary_s: Floats,
 ) -> Floats:
     """[N]: seconds that the members' attention, MLP and head take at least; infinite where nothing fits.
 
@@ -36,15 +34,13 @@ def least_share_seconds(
         atoms: of the model.
         table: bytes of its stages.
         num_layers: [N] of stages, each layer as large as the largest.
-        is_first: whether the stages have the embedding.
-        is_last: whether they have the head.
-        vocabulary_s: that the head takes at least; 0 where there is none: looking rows up takes no time.
+        end_bytes: [N] of the embedding and the head, where the stages have them.
+        vocabulary_s: [N] that the head takes at least; 0 where there is none: looking rows up takes no time.
     """
     if not are_few(atoms.num_kv_atoms, len(works)):
         return np.zeros(len(num_layers))
     costs = _member_costs(works, memory_bytes, atoms)
-    pieces = _pieces(atoms, table, num_layers, is_first=is_first, is_last=is_last)
-    return least_seconds(costs, pieces, num_layers, vocabulary_s=vocabulary_s)
+    return least_seconds(costs, _pieces(atoms, table, num_layers, end_bytes), num_layers, vocabulary_s)
 
 
 def _member_costs(works: Sequence[Work], memory_bytes: Sequence[int], atoms: ShardAtoms) -> MemberCosts:
@@ -63,15 +59,14 @@ def _member_costs(works: Sequence[Work], memory_bytes: Sequence[int], atoms: Sha
     )
 
 
-def _pieces(atoms: ShardAtoms, table: StageBytesTable, num_layers: Ints, *, is_first: bool, is_last: bool) -> Pieces:
-    vocabulary_bytes = table.end_bytes(is_first=is_first, is_last=is_last)
-    largest = [table.largest(int(count), vocabulary=vocabulary_bytes) for count in num_layers]
+def _pieces(atoms: ShardAtoms, table: StageBytesTable, num_layers: Ints, end_bytes: Ints) -> Pieces:
+    layer = table.largest(1, vocabulary=0)
     num_units, _ = vocabulary_units(atoms)
     return Pieces(
         num_heads=atoms.num_kv_atoms,
         num_columns=atoms.num_column_atoms,
-        num_vocabulary=num_units if is_first or is_last else 0,
-        head_bytes=np.array([-(-one.attention // atoms.num_kv_atoms) for one in largest], np.int64),
-        column_bytes=np.array([-(-one.mlp // atoms.num_column_atoms) for one in largest], np.int64),
-        vocabulary_bytes=-(-vocabulary_bytes // num_units),
+        num_vocabulary=num_units,
+        head_bytes=-(-num_layers * layer.attention // atoms.num_kv_atoms),
+        column_bytes=-(-num_layers * layer.mlp // atoms.num_column_atoms),
+        vocabulary_bytes=-(-end_bytes // num_units),
     )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.choice.groups import Group
-from shoal.planner.choice.model_sizes import ModelSizes, StageBytes, StageBytesTable, vocabulary_units
+from shoal.planner.choice.model_sizes import (
+    ModelSizes,
+    StageBytes,
+    StageBytesTable,
+    StageKinds,
+    vocabulary_units,
+)
 from shoal.planner.choice.share_bounds import least_share_seconds
 from shoal.planner.predict.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
 from shoal.planner.predict.workload import Workload
-from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
+from shoal.planner.search.problem import Bools, Floats, Ints, ReplicaProblem, StageTimes
 from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
 from shoal.planner.search.shares.deal import deal
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
@@ -29,12 +35,7 @@ _NEXT_TO_NOTHING_S = 1e-12
 Ends = tuple[bool, bool]
 """whether a stage begins the model (and has the embedding), whether it ends it (and has the head)"""
 _ALL_ENDS: tuple[Ends, ...] = ((False, False), (False, True), (True, False), (True, True))
-
-
-def _places(ends: Ends) -> tuple[slice, slice]:
-    """The places of such stages in a table [first, last]."""
-    begins, finishes = ends
-    return (slice(0, 1) if begins else slice(1, None), slice(-1, None) if finishes else slice(0, -1))
+"""as `StageKinds.ends` counts them"""
 
 
 class StageCosts:
@@ -61,11 +62,14 @@ class StageCosts:
             is_alone: only one worker of the fleet computes at a time, so single workers have their `alone` speeds.
         """
         self.fleet, self.model, self.groups = fleet, model, tuple(groups)
+        self._dealt_atoms = model.atoms.dealing_experts()
         self._workload, self._is_alone = workload, is_alone
         context = min(model.max_context, workload.prompt_tokens + workload.output_tokens)
         self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
         self._work = cache(self._make_work)
         self._bytes = cache(self._make_bytes)
+        self._kinds = cache(model.stage_kinds)
+        self._member = cache(self._make_member)
         self._deal = cache(deal)
         self._links = cache(self._find_links)
         self._usual_shares = cache(self._make_usual_shares)
@@ -122,8 +126,10 @@ class StageCosts:
             if group.is_single:
                 return float(work_s[index, first, last])
             shares = self.shares(group, first, last, rows)
+            if shares is None:
+                return np.inf
             ends = (first == 0, last == self.model.num_layers)
-            return np.inf if shares is None else self._shared_s(group, shares, last - first, ends, rows)
+            return self._shared_s(group, self.fractions(shares), last - first, ends, rows)
 
         return StageTimes(work_s=work_s, hop_s=self._hops(rows), exact_s=exact_s)
 
@@ -140,70 +146,55 @@ class StageCosts:
 
     def _group_times(self, group: Group, rows: int) -> Floats:
         """[first, last]: seconds of a stage."""
-        table = self._bytes(group.precision, rows)
+        table, kinds = self._bytes(group.precision, rows), self._kinds(group.precision)
         if not group.is_single:
-            return self._tensor_times(group, table, rows)
+            return self._tensor_times(group, table, kinds, rows)
         one = self.fleet.classes[group.members[0]]
         work = self._work(group.members[0], group.precision, rows)
-        times = self._linear(lambda num_layers, ends: work.whole_s(num_layers, has_head=ends[1]))
-        return np.where(table.total <= one.memory_bytes, times, np.inf)
+        times_K = _linear(kinds, lambda num_layers, ends: work.whole_s(num_layers, has_head=ends[1]))
+        times_K[table.total[kinds.first, kinds.last] > one.memory_bytes] = np.inf
+        return times_K[kinds.kind_of]
 
-    def _tensor_times(self, group: Group, table: StageBytesTable, rows: int) -> Floats:
+    def _tensor_times(self, group: Group, table: StageBytesTable, kinds: StageKinds, rows: int) -> Floats:
         """With the shares that are best where memory is no object; where these do not fit, a bound."""
-        usual = {ends: self._usual_shares(group, ends, rows) for ends in _ALL_ENDS}
-        if None in usual.values():
+        usual = [self._usual_shares(group, ends, rows) for ends in _ALL_ENDS]
+        shares = [one for one in usual if one is not None]
+        if len(shares) < len(usual):
             return np.full_like(table.mlp, np.inf)
+        times_K = _linear(kinds, self._shared_seconds(group, shares, rows))
+        fits_K, may_fit_K = self._fitting(group, table, kinds, shares)
+        times_K[~may_fit_K] = np.inf
+        bounded = np.flatnonzero(may_fit_K & ~fits_K)
+        if not len(bounded):
+            return times_K[kinds.kind_of]
+        few, which = np.unique(len(_ALL_ENDS) * kinds.num_layers[bounded] + kinds.ends[bounded], return_inverse=True)
+        least_s = self._least_shared_s(group, shares, np.divmod(few, len(_ALL_ENDS)), table, rows)
+        times_K[bounded] = np.maximum(times_K[bounded], least_s[which])
+        return _growing(times_K[kinds.kind_of])
 
-        def seconds(num_layers: int, ends: Ends) -> float:
-            shares = usual[ends]
-            assert shares is not None
-            return self._shared_s(group, shares, num_layers, ends, rows)
-
-        times = self._linear(seconds)
-        is_bound = False
+    def _fitting(
+        self, group: Group, table: StageBytesTable, kinds: StageKinds, shares: Sequence[GroupShares]
+    ) -> tuple[Bools, Bools]:
+        """[K] whether stages fit with these shares, by their ends; [K] whether they may fit with others."""
+        places = (kinds.first, kinds.last)
+        of_ends: Floats = np.array([self.fractions(one) for one in shares])
+        attention, mlp, vocabulary = np.moveaxis(of_ends[kinds.ends], 2, 0)  # [K, n] of each member
+        own = attention * table.attention[places][:, np.newaxis] + mlp * table.mlp[places][:, np.newaxis]
+        own += vocabulary * table.vocabulary[places][:, np.newaxis]
         memory_bytes = [self.fleet.classes[index].memory_bytes for index in group.members]
-        for ends, shares in usual.items():
-            assert shares is not None
-            at = _places(ends)
-            fits = np.ones_like(times[at], np.bool_)
-            for (heads, columns, vocabulary), own_bytes in zip(self.fractions(shares), memory_bytes, strict=True):
-                own = heads * table.attention[at] + columns * table.mlp[at] + vocabulary * table.vocabulary[at]
-                fits &= own <= own_bytes
-            may_fit = ~fits & np.isfinite(times[at]) & (table.total[at] <= sum(memory_bytes))
-            times[at][~fits & ~may_fit] = np.inf
-            if may_fit.any():
-                is_bound = True
-                few, which = np.unique(self._layers[at][may_fit], return_inverse=True)
-                least_s = self._least_shared_s(group, shares, few, ends, rows)[which]
-                times[at][may_fit] = np.maximum(times[at][may_fit], least_s)
-        return self._growing(times) if is_bound else times
+        fits_K = (own <= memory_bytes).all(axis=1) | (kinds.num_layers <= 0)
+        return fits_K, fits_K | (table.total[places] <= sum(memory_bytes))
 
-    def _growing(self, times: Floats) -> Floats:
-        """As they are or higher, so that more layers never take less."""
-        times = np.where(self._layers > 0, times, -np.inf)
-        times = np.maximum.accumulate(np.maximum.accumulate(times, axis=1)[::-1], axis=0)[::-1]
-        return np.where(self._layers > 0, times, np.inf)
+    def _shared_seconds(self, group: Group, shares: Sequence[GroupShares], rows: int) -> Callable[[int, Ends], float]:
+        """Seconds of a stage of so many layers with the shares that its ends have."""
+        parts = {ends: self.fractions(one) for ends, one in zip(_ALL_ENDS, shares, strict=True)}
+        return lambda num_layers, ends: self._shared_s(group, parts[ends], num_layers, ends, rows)
 
-    @cached_property
-    def _layers(self) -> Ints:
-        """[first, last]: how many."""
-        number: Ints = np.arange(self.model.num_layers + 1)
-        return number[np.newaxis, :] - number[:, np.newaxis]
-
-    def _linear(self, seconds: Callable[[int, Ends], float]) -> Floats:
-        """[first, last] of something that grows linearly with the layers, with other lines at the model's ends."""
-        times = np.full(self._layers.shape, np.inf)
-        for ends in _ALL_ENDS:
-            at = _places(ends)
-            one, two = seconds(1, ends), seconds(2, ends)
-            layers = self._layers[at]
-            times[at] = np.where(layers > 0, one + (layers - 1) * (two - one), np.inf)
-        return times
-
-    def _shared_s(self, group: Group, shares: GroupShares, num_layers: int, ends: Ends, rows: int) -> float:
+    def _shared_s(
+        self, group: Group, parts: Sequence[tuple[float, float, float]], num_layers: int, ends: Ends, rows: int
+    ) -> float:
         works = self._works(group, rows)
         sum_s = self._sum_s(group, works)
-        parts = self.fractions(shares)
         seconds = group_seconds(
             works,
             parts,
@@ -214,22 +205,30 @@ class StageCosts:
         )
         return seconds + (sum_s if ends[0] else 0.0)
 
-    def _least_shared_s(self, group: Group, usual: GroupShares, num_layers: Ints, ends: Ends, rows: int) -> Floats:
-        """[N]: what stages of so many layers take at least, whatever the shares; infinite where they do not fit."""
+    def _least_shared_s(
+        self, group: Group, usual: Sequence[GroupShares], sizes: tuple[Ints, Ints], table: StageBytesTable, rows: int
+    ) -> Floats:
+        """[N]: what stages of so many layers take at least, whatever the shares; infinite where they do not fit.
+
+        `sizes`: [N] layers, [N] ends. `usual`: shares by ends where memory is no object.
+        """
         works = self._works(group, rows)
-        sum_s = self._sum_s(group, works)
-        heads_s = [work.head_part(part) for work, (_, _, part) in zip(works, self.fractions(usual), strict=True)]
+        num_layers, ends = sizes
+        heads_s = [
+            max(work.head_part(part) for work, (_, _, part) in zip(works, self.fractions(one), strict=True))
+            for one in usual
+        ]
         least_s = least_share_seconds(
             works,
             [self.fleet.classes[index].memory_bytes for index in group.members],
             self._atoms(group),
-            self._bytes(group.precision, rows),
+            table,
             num_layers,
-            is_first=ends[0],
-            is_last=ends[1],
-            vocabulary_s=max(heads_s) if ends[1] else 0.0,
+            np.array([table.end_bytes(is_first=is_first, is_last=is_last) for is_first, is_last in _ALL_ENDS])[ends],
+            np.array([one_s * is_last for one_s, (_, is_last) in zip(heads_s, _ALL_ENDS, strict=True)])[ends],
         )
-        sums_s = (2 * num_layers + ends[0]) * sum_s
+        begins = ends // 2
+        sums_s = (2 * num_layers + begins) * self._sum_s(group, works)
         return max(work.stage_s for work in works) + sums_s + least_s
 
     def _works(self, group: Group, rows: int) -> list[Work]:
@@ -271,7 +270,7 @@ class StageCosts:
         )
 
     def _atoms(self, group: Group) -> ShardAtoms:
-        return self.model.atoms.dealing_experts() if group.deals_experts else self.model.atoms
+        return self._dealt_atoms if group.deals_experts else self.model.atoms
 
     def _num_pieces(self, group: Group, ends: Ends) -> tuple[int, int, int]:
         """Of heads, columns (or whole experts) and vocabulary."""
@@ -279,32 +278,17 @@ class StageCosts:
         return atoms.num_kv_atoms, atoms.num_column_atoms, vocabulary_units(atoms)[0] if any(ends) else 0
 
     def _members(self, group: Group, num_layers: int, ends: Ends, rows: int) -> list[Member]:
-        table = self._bytes(group.precision, rows)
-        needed = table.largest(num_layers, vocabulary=table.end_bytes(is_first=ends[0], is_last=ends[1]))
-        of_class = {
-            index: self._member(
-                self._work(index, group.precision, rows),
-                num_layers,
-                self._atoms(group),
-                has_head=ends[1],
-                needed=needed,
-                memory_bytes=self.fleet.classes[index].memory_bytes,
-            )
-            for index in set(group.members)
-        }
-        return [of_class[index] for index in group.members]
+        atoms = self._atoms(group)
+        return [self._member(index, group.precision, num_layers, ends, rows, atoms) for index in group.members]
 
-    def _member(
-        self,
-        work: Work,
-        num_layers: int,
-        atoms: ShardAtoms,
-        *,
-        has_head: bool,
-        needed: StageBytes,
-        memory_bytes: int,
+    def _make_member(
+        self, index: int, precision: Precision, num_layers: int, ends: Ends, rows: int, atoms: ShardAtoms
     ) -> Member:
+        work = self._work(index, precision, rows)
+        table = self._bytes(precision, rows)
+        needed = table.largest(num_layers, vocabulary=table.end_bytes(is_first=ends[0], is_last=ends[1]))
         num_units, _ = vocabulary_units(atoms)
+        has_head = ends[1]
         head_s = work.head_s if has_head else _NEXT_TO_NOTHING_S
         return Member(
             head_s=num_layers * work.attention_s / atoms.num_kv_atoms + _NEXT_TO_NOTHING_S,
@@ -313,7 +297,7 @@ class StageCosts:
             column_fixed_s=num_layers * work.mlp_fixed_s,
             head_bytes=-(-needed.attention // atoms.num_kv_atoms),
             column_bytes=-(-needed.mlp // atoms.num_column_atoms),
-            memory_bytes=memory_bytes,
+            memory_bytes=self.fleet.classes[index].memory_bytes,
             vocabulary_s=head_s / num_units,
             vocabulary_fixed_s=work.head_fixed_s if has_head else 0.0,
             vocabulary_bytes=-(-needed.vocabulary // num_units),
@@ -328,3 +312,18 @@ class StageCosts:
             round(heads * needed.attention + columns * needed.mlp + rows * needed.vocabulary)
             for heads, columns, rows in self.fractions(shares)
         )
+
+
+def _linear(kinds: StageKinds, seconds: Callable[[int, Ends], float]) -> Floats:
+    """[K] of something that grows linearly with the layers, with other lines at the model's ends."""
+    ones: Floats = np.array([seconds(1, ends) for ends in _ALL_ENDS])
+    each = np.array([seconds(2, ends) for ends in _ALL_ENDS]) - ones
+    return np.where(kinds.num_layers > 0, ones[kinds.ends] + (kinds.num_layers - 1) * each[kinds.ends], np.inf)
+
+
+def _growing(times: Floats) -> Floats:
+    """[first, last]: as they are or higher, so that more layers never take less."""
+    has_layers = ~np.tri(len(times), dtype=np.bool_)
+    times = np.where(has_layers, times, -np.inf)
+    times = np.maximum.accumulate(np.maximum.accumulate(times, axis=1)[::-1], axis=0)[::-1]
+    return np.where(has_layers, times, np.inf)

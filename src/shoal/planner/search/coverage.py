@@ -15,18 +15,30 @@ import numpy as np
 
 from shoal.planner.search.fleet_states import FleetStates
 from shoal.planner.search.pipeline import PlacedStage
-from shoal.planner.search.problem import Floats, Ints
+from shoal.planner.search.problem import Bools, Floats, Ints
 
 _COUNT = np.uint16
 """Adding small integers up is several times faster than counting."""
 _NUM_PROBES = 16
 """Limits tried at once. One pass over the states costs more in calls than in arithmetic up to about so many."""
+_MOST_RANKED = 1024
+"""Times of which a few of about even rank are looked for: where there are more, such a part of them will do."""
 
 
 def reach(work_s: Floats, limits: Floats) -> Ints:
     """[limit, group, first]: the farthest last such that first:last takes at most the limit; first where none does."""
     places: Ints = np.arange(int(work_s.shape[1]))
     return np.stack([places + (work_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits])
+
+
+def _reach_between(work_s: Floats, limits: Floats, least: Ints, most: Ints) -> Ints:
+    """As `reach`, for limits of which is known that they reach from `least` to `most`, both [group, first]."""
+    width = int((most - least).max())
+    lasts = least[:, :, np.newaxis] + np.arange(1, width + 1)
+    beyond = lasts > most[:, :, np.newaxis]
+    near_s = np.take_along_axis(work_s, np.where(beyond, 0, lasts), axis=2)
+    near_s[beyond] = np.inf
+    return np.stack([least + (near_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits])
 
 
 def reach_grid(work_s: Floats, limits: Floats) -> Ints:
@@ -100,35 +112,41 @@ def least_limit(states: FleetStates, work_s: Floats, num_stages: int, ceiling: f
         ceiling: the largest time of interest.
         floor: a time that is certainly not too large.
     """
-    num_blocks = work_s.shape[1] - 1
-
-    def covers(limits: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return covered(states, reach(work_s, limits), num_stages)[-1].max(axis=0) >= num_blocks
-
     values = work_s[(work_s <= min(ceiling, sys.float_info.max)) & (work_s >= floor)]
     if not len(values):
         return None
     high = float(values.max())
-    if not covers(np.array([high]))[0]:
+    most = reach(work_s, np.array([high]))[0]
+    if not _covers(states, most[np.newaxis], num_stages)[0]:
         return None
+    places: Ints = np.arange(int(most.shape[1]))
+    least = most * 0 + places
     values = values[values < high]
     while len(values):
         probes = _quantiles(values)
-        index = int(np.searchsorted(covers(probes), True))
+        farthest = _reach_between(work_s, probes, least, most)
+        index = int(np.searchsorted(_covers(states, farthest, num_stages), True))
         if index < len(probes):
-            high = float(probes[index])
+            high, most = float(probes[index]), farthest[index]
             values = values[values < high]
         if index > 0:
+            least = farthest[index - 1]
             values = values[values > probes[index - 1]]
     return high
 
 
+def _covers(states: FleetStates, farthest: Ints, num_stages: int) -> Bools:
+    """[limit]: whether some workers can cover all blocks."""
+    return covered(states, farthest, num_stages)[-1].max(axis=0) == farthest.shape[2] - 1
+
+
 def _quantiles(values: Floats) -> Floats:
-    """Some of the values, distinct and ascending, evenly spread over them; all of them where they are few."""
+    """Some of the values, distinct and ascending, about evenly spread over them; all of them where they are few."""
     if len(values) <= _NUM_PROBES:
         return np.unique(values)
-    ranks = np.arange(1, _NUM_PROBES + 1) * len(values) // (_NUM_PROBES + 1)
-    return np.unique(np.partition(values, ranks)[ranks])
+    some = values[:: -(-len(values) // _MOST_RANKED)]
+    ranks = np.arange(1, _NUM_PROBES + 1) * len(some) // (_NUM_PROBES + 1)
+    return np.unique(np.partition(some, ranks)[ranks])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,9 +21,10 @@ from shoal.planner.search.pipeline import Pipeline, micro_batches
 from shoal.planner.search.problem import Floats, Ints, ReplicaProblem
 from shoal.planner.search.replica import best_replica, least_sum_bound
 
-_NUM_LIMITS = 40
-"""Limits of a stage on which first guesses are based, each as many times the one before. Source: more of them cost more
-than the searches that they save, `benchmarks/planner_search.py`."""
+_NUM_LIMITS = 320
+"""Limits of a stage on which first guesses are based, each as many times the one before. Source:
+`benchmarks/planner_large_models.py`, five unlike machines and 64 streams: with 320 half as many searches follow as with
+40, and half of the time; more of them save no more than they cost."""
 
 
 def best_partition(

@@ -70,9 +70,9 @@ def bounds_of(
         num_vocabulary=pieces[2],
         head_bytes=num_layers * sizes[0],
         column_bytes=num_layers * sizes[1],
-        vocabulary_bytes=sizes[2],
+        vocabulary_bytes=np.full(most_layers, sizes[2] if pieces[2] else 0),
     )
-    return least_seconds(costs_of(members), given_pieces, num_layers, vocabulary_s=vocabulary_s).tolist()
+    return least_seconds(costs_of(members), given_pieces, num_layers, np.full(most_layers, vocabulary_s)).tolist()
 
 
 @settings(max_examples=200, deadline=None)

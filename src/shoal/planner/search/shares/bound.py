@@ -30,12 +30,13 @@ class Pieces:
     num_heads: int
     num_columns: int
     num_vocabulary: int
-    """0: the stage has no vocabulary"""
+    """of the stages that have any"""
     head_bytes: Ints
     """[N] of a head in all layers of the stage"""
     column_bytes: Ints
     """[N] likewise"""
-    vocabulary_bytes: int
+    vocabulary_bytes: Ints
+    """[N] of a piece; 0: the stage has no vocabulary"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,98 +58,154 @@ class MemberCosts:
     memory_bytes: Ints
 
 
-def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: Ints, *, vocabulary_s: float) -> Floats:
+def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: Ints, vocabulary_s: Floats) -> Floats:
     """[N]: no shares that fit are quicker; infinite where none fit.
 
-    Shapes: N sizes of a stage, X ways to deal out heads, n members.
+    Shapes: N sizes of a stage, X ways to deal out heads, P pairs of a size and a way that fits, n members.
 
     Args:
         costs: of the members.
         pieces: to be dealt out; the ways to deal out the heads `are_few`.
         num_layers: [N].
-        vocabulary_s: the slowest member's vocabulary takes at least that; 0: it takes no time.
+        vocabulary_s: [N]: the slowest member's vocabulary takes at least that; 0: it takes no time.
     """
-    heads_Xn = all_deals(pieces.num_heads, len(costs.memory_bytes))
-    attention_X = np.where(heads_Xn > 0, costs.head_fixed_s + heads_Xn * costs.head_s, 0.0).max(axis=1)
-    rooms = _Rooms.of(costs, pieces, heads_Xn)
-    column_NX = np.maximum((costs.column_fixed_s + costs.column_s).max(), _column_seconds(costs, pieces, rooms))
-    least_NX = num_layers[:, np.newaxis] * (attention_X + column_NX) + vocabulary_s
-    if vocabulary_s > 0:
-        least_NX += _extra_seconds(costs, pieces, rooms, num_layers, column_NX, vocabulary_s)
-    return np.where(rooms.suffice(pieces), least_NX, np.inf).min(axis=1)
+    heads_nX = all_deals(pieces.num_heads, len(costs.memory_bytes)).T
+    fixed_s, each_s = costs.head_fixed_s[:, np.newaxis], costs.head_s[:, np.newaxis]
+    attention_X = np.where(heads_nX > 0, fixed_s + heads_nX * each_s, 0.0).max(axis=0)
+    by_attention = np.argsort(attention_X)
+    heads_nX, attention_X = heads_nX[:, by_attention], attention_X[by_attention]
+    rooms = _RoomsByHeads.of(costs, pieces)
+    size_P, way_P = np.nonzero(rooms.suffice(pieces, heads_nX))
+
+    def seconds(kept: Ints) -> Floats:
+        size, way = size_P[kept], way_P[kept]
+        own = rooms.of_pairs(costs, size, heads_nX[:, way])
+        return _pair_seconds(costs, pieces, own, num_layers[size], attention_X[way], vocabulary_s[size])
+
+    least_N = np.full(len(num_layers), np.inf)
+    _, quickest = np.unique(size_P, return_index=True)  # by the attention alone
+    least_N[size_P[quickest]] = seconds(quickest)
+    column_s = _roomy_column_seconds(costs, pieces)
+    at_least_P = num_layers[size_P] * (attention_X[way_P] + column_s) + vocabulary_s[size_P]
+    others = np.flatnonzero(at_least_P <= least_N[size_P] * (1 + _ROUNDING))
+    np.minimum.at(least_N, size_P[others], seconds(others))
+    return least_N
+
+
+def _pair_seconds(
+    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: Ints, attention_P: Floats, vocabulary_s_P: Floats
+) -> Floats:
+    """[P]: see `least_seconds`."""
+    column_P = np.maximum((costs.column_fixed_s + costs.column_s).max(), _column_seconds(costs, pieces, rooms))
+    least_P = layers_P * (attention_P + column_P) + vocabulary_s_P
+    extra_P = _extra_seconds(costs, pieces, rooms, layers_P, column_P, vocabulary_s_P)
+    return least_P + np.where(vocabulary_s_P > 0, extra_P, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _RoomsByHeads:
+    """What memory is left for beside so many heads. Shapes: n members, N sizes of a stage, h heads of a member."""
+
+    columns_nNh: Ints
+    """with one piece of the vocabulary at least"""
+    all_nNh: Floats
+    """columns with none, parts of them included"""
+    unit_N: Floats
+    """columns that take as much memory as a piece of the vocabulary; 0 where there is none"""
+    needed_N: Floats
+    """in columns, for everything; a little less, lest it be rounded up"""
+
+    @staticmethod
+    def of(costs: MemberCosts, pieces: Pieces) -> _RoomsByHeads:
+        memory_bytes = costs.memory_bytes[:, np.newaxis, np.newaxis]
+        free_nNh = memory_bytes - pieces.head_bytes[:, np.newaxis] * np.arange(pieces.num_heads + 1)
+        column_bytes = np.maximum(1, pieces.column_bytes)
+        columns_nNh = (free_nNh - pieces.vocabulary_bytes[:, np.newaxis]) // column_bytes[:, np.newaxis]
+        unit_N = pieces.vocabulary_bytes / column_bytes
+        return _RoomsByHeads(
+            columns_nNh=np.minimum(columns_nNh, pieces.num_columns),
+            all_nNh=free_nNh / column_bytes[:, np.newaxis],
+            unit_N=unit_N,
+            needed_N=(pieces.num_columns + unit_N * pieces.num_vocabulary) * (1 - _ROUNDING),
+        )
+
+    def suffice(self, pieces: Pieces, heads_nX: Ints) -> Bools:
+        """[N, X]: whether there is room for everything, if vocabulary may be divided at will."""
+        never = -pieces.num_columns * len(heads_nX)  # everybody has a column
+        columns_nNh = np.where(self.columns_nNh >= 1, self.columns_nNh, never)
+        for_columns, for_all = (
+            sum(of_heads[:, heads] for of_heads, heads in zip(rooms_nNh, heads_nX, strict=True))
+            for rooms_nNh in (columns_nNh, self.all_nNh)
+        )
+        return (for_columns >= pieces.num_columns) & (for_all >= self.needed_N[:, np.newaxis])
+
+    def of_pairs(self, costs: MemberCosts, size_P: Ints, heads_nP: Ints) -> _Rooms:
+        """Of some sizes with some heads."""
+        member = np.arange(len(heads_nP))[:, np.newaxis]
+        columns_nP = self.columns_nNh[member, size_P, heads_nP]
+        full_s = costs.column_fixed_s[:, np.newaxis] + costs.column_s[:, np.newaxis] * columns_nP
+        return _Rooms(
+            columns_nP=columns_nP,
+            all_nP=self.all_nNh[member, size_P, heads_nP],
+            unit_P=self.unit_N[size_P],
+            needed_P=self.needed_N[size_P],
+            first_full_nP=np.argsort(full_s, axis=0),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Rooms:
-    """What memory is left for beside the heads. Shapes: N sizes of a stage, X ways to deal out heads, n members."""
+    """The same of pairs of a size of a stage and a way to deal out the heads. Shapes: n members, P pairs."""
 
-    columns_NXn: Ints
-    """with one piece of the vocabulary at least"""
-    all_NXn: Floats
-    """columns with none, parts of them included"""
-    unit_N1: Floats
-    """columns that take as much memory as a piece of the vocabulary; 0 where there is none"""
-    first_full_NXn: Ints
+    columns_nP: Ints
+    all_nP: Floats
+    unit_P: Floats
+    needed_P: Floats
+    first_full_nP: Ints
     """members in the order in which they run out of memory"""
 
-    @staticmethod
-    def of(costs: MemberCosts, pieces: Pieces, heads_Xn: Ints) -> _Rooms:
-        free_NXn = costs.memory_bytes - pieces.head_bytes[:, np.newaxis, np.newaxis] * heads_Xn
-        column_bytes_N = np.maximum(1, pieces.column_bytes)
-        unit_bytes = pieces.vocabulary_bytes if pieces.num_vocabulary else 0
-        columns_NXn = (free_NXn - unit_bytes) // column_bytes_N[:, np.newaxis, np.newaxis]
-        columns_NXn = np.minimum(columns_NXn, pieces.num_columns)
-        return _Rooms(
-            columns_NXn=columns_NXn,
-            all_NXn=free_NXn / column_bytes_N[:, np.newaxis, np.newaxis],
-            unit_N1=(unit_bytes / column_bytes_N)[:, np.newaxis],
-            first_full_NXn=np.argsort(costs.column_fixed_s + costs.column_s * columns_NXn, axis=2),
-        )
-
-    def suffice(self, pieces: Pieces) -> Bools:
-        """[N, X]: whether there is room for everything, if vocabulary may be divided at will."""
-        for_columns_NX = self.columns_NXn.sum(axis=2) >= pieces.num_columns
-        for_all_NX = self.all_NXn.sum(axis=2) >= self.needed_N1(pieces)
-        return (self.columns_NXn >= 1).all(axis=2) & for_columns_NX & for_all_NX
-
-    def needed_N1(self, pieces: Pieces) -> Floats:
-        """In columns, for everything; a little less, lest it be rounded up."""
-        return (pieces.num_columns + self.unit_N1 * pieces.num_vocabulary) * (1 - _ROUNDING)
-
-    def of_full(self, values_NXn: Floats | Ints) -> Floats:
-        """[N, X, n]: the sum over no members, over the first that runs out of memory, the first two, ... not all."""
-        in_order_NXn = np.take_along_axis(values_NXn, self.first_full_NXn, axis=2)
-        sums_NXn = np.zeros(in_order_NXn.shape)
-        np.cumsum(in_order_NXn[:, :, :-1], axis=2, out=sums_NXn[:, :, 1:])
-        return sums_NXn
+    def of_full(self, values_nP: Floats | Ints) -> Floats:
+        """[n, P]: the sum over no members, over the first that runs out of memory, the first two, ... not all."""
+        in_order_nP = np.take_along_axis(values_nP, self.first_full_nP, axis=0)
+        sums_nP = np.zeros(in_order_nP.shape)
+        np.cumsum(in_order_nP[:-1], axis=0, out=sums_nP[1:])
+        return sums_nP
 
     def of_others(self, values_n: Floats) -> Floats:
-        """[N, X, n]: the sum over the other members."""
-        return np.cumsum(values_n[self.first_full_NXn][:, :, ::-1], axis=2)[:, :, ::-1]
+        """[n, P]: the sum over the other members."""
+        return np.cumsum(values_n[self.first_full_nP][::-1], axis=0)[::-1]
+
+
+def _roomy_column_seconds(costs: MemberCosts, pieces: Pieces) -> float:
+    """As `_column_seconds`, and at most that, were there memory enough."""
+    missing = pieces.num_columns + float((costs.column_fixed_s / costs.column_s).sum())
+    each_has_one_s = float((costs.column_fixed_s + costs.column_s).max())
+    return max(each_has_one_s, missing / float((1 / costs.column_s).sum()))
 
 
 def _column_seconds(costs: MemberCosts, pieces: Pieces, rooms: _Rooms) -> Floats:
-    """[N, X]: the slowest member's columns of one layer take at least that."""
-    missing_NXn = pieces.num_columns - rooms.of_full(rooms.columns_NXn)
-    missing_NXn += rooms.of_others(costs.column_fixed_s / costs.column_s)
-    return (missing_NXn / rooms.of_others(1 / costs.column_s)).max(axis=2)
+    """[P]: the slowest member's columns of one layer take at least that."""
+    missing_nP = pieces.num_columns - rooms.of_full(rooms.columns_nP)
+    missing_nP += rooms.of_others(costs.column_fixed_s / costs.column_s)
+    return (missing_nP / rooms.of_others(1 / costs.column_s)).max(axis=0)
 
 
 def _extra_seconds(
-    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, num_layers: Ints, column_NX: Floats, vocabulary_s: float
+    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: Ints, column_P: Floats, vocabulary_s_P: Floats
 ) -> Floats:
-    """[N, X]: what columns of all layers and vocabulary take more because they share the memory.
+    """[P]: what columns of all layers and vocabulary take more because they share the memory.
 
     Args:
-        costs, pieces, rooms, num_layers: see `least_seconds`.
-        column_NX: seconds that the columns of one layer take at least.
-        vocabulary_s: and the vocabulary.
+        costs, pieces, rooms: see `least_seconds`.
+        layers_P: of the stage.
+        column_P: seconds that the columns of one layer take at least.
+        vocabulary_s_P: and the vocabulary.
     """
-    per_column_s_NXn = rooms.of_others(1 / costs.column_s)
-    per_unit_s_NXn = rooms.unit_N1[:, np.newaxis] * rooms.of_others(1 / costs.vocabulary_s)
-    missing_NXn = rooms.needed_N1(pieces)[:, np.newaxis] - rooms.of_full(rooms.all_NXn)
-    missing_NXn += rooms.of_others(costs.column_fixed_s / costs.column_s)
-    missing_NXn += rooms.unit_N1[:, np.newaxis] * rooms.of_others(costs.vocabulary_fixed_s / costs.vocabulary_s)
-    missing_NXn -= per_column_s_NXn * column_NX[:, :, np.newaxis] + per_unit_s_NXn * vocabulary_s
-    cheaper_NXn = np.maximum(per_column_s_NXn / num_layers[:, np.newaxis, np.newaxis], per_unit_s_NXn)
-    return np.maximum(0.0, missing_NXn / cheaper_NXn).max(axis=2)
+    per_column_s_nP = rooms.of_others(1 / costs.column_s)
+    per_unit_s_nP = rooms.unit_P * rooms.of_others(1 / costs.vocabulary_s)
+    missing_nP = rooms.needed_P - rooms.of_full(rooms.all_nP)
+    missing_nP += rooms.of_others(costs.column_fixed_s / costs.column_s)
+    missing_nP += rooms.unit_P * rooms.of_others(costs.vocabulary_fixed_s / costs.vocabulary_s)
+    missing_nP -= per_column_s_nP * column_P + per_unit_s_nP * vocabulary_s_P
+    cheaper_nP = np.maximum(per_column_s_nP / layers_P, per_unit_s_nP)
+    return np.maximum(0.0, missing_nP / cheaper_nP).max(axis=0)
