@@ -34,7 +34,38 @@ ARCHITECTURES = {
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "olmo3": gguf.MODEL_ARCH.OLMO2,
+    "olmoe": gguf.MODEL_ARCH.OLMOE,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
+    "glm": gguf.MODEL_ARCH.CHATGLM,
+    "glm4": gguf.MODEL_ARCH.GLM4,
+    "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "ernie4_5_moe": gguf.MODEL_ARCH.ERNIE4_5_MOE,
+    "hunyuan_v1_dense": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "hunyuan_v1_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
+    "minimax_m2": gguf.MODEL_ARCH.MINIMAXM2,
+    "cohere": gguf.MODEL_ARCH.COMMAND_R,
+    "cohere2": gguf.MODEL_ARCH.COHERE2,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "nemotron": gguf.MODEL_ARCH.NEMOTRON,
+    "phi": gguf.MODEL_ARCH.PHI2,
+    "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
+    "falcon": gguf.MODEL_ARCH.FALCON,
+    "gpt2": gguf.MODEL_ARCH.GPT2,
 }
+COMMON_KEYS = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+    "n_inner": "intermediate_size",
+    "num_kv_heads": "num_key_value_heads",
+    "ffn_hidden_size": "intermediate_size",
+    "moe_topk": "num_experts_per_tok",
+}
+"""of settings that a family has under another name"""
 
 
 def can_be_converted(settings: Mapping[str, Any]) -> bool:
@@ -52,10 +83,11 @@ def can_be_converted(settings: Mapping[str, Any]) -> bool:
     )
 
 
-def convert(directory: Path, path: Path) -> Path:
-    """Write a model's GGUF in fp32, without its tokenizer."""
+def convert(directory: Path, path: Path, architecture: gguf.MODEL_ARCH | None = None) -> Path:
+    """Write a model's GGUF in fp32, without its tokenizer; as one of another architecture that computes the same."""
     config = json.loads((directory / "config.json").read_text())
-    architecture = ARCHITECTURES[config["model_type"]]
+    config |= {COMMON_KEYS[key]: value for key, value in config.items() if key in COMMON_KEYS and value is not None}
+    architecture = architecture or ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_metadata(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
@@ -71,20 +103,26 @@ def convert(directory: Path, path: Path) -> Path:
 
 
 def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    kind, rope = config["model_type"], config["rope_parameters"]
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    kind, rope = config["model_type"], config.get("rope_parameters") or {}
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
         if kind in ("llama", "mistral", "mixtral", "granite", "smollm3") and part in heads:
             values = _interleave(values, heads[part])
-        if kind in ("gemma", "gemma2", "gemma3_text") and name.endswith("norm.weight"):
+        if kind in ("gemma", "gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
             values = values + 1
+        if kind == "gpt2" and ".c_" in name and values.ndim == 2:
+            values = values.T
+        if "query_key_value" in name:
+            values = _ungroup(values, _kv_heads(config), config["num_attention_heads"])
+        if name.endswith("e_score_correction_bias"):
+            values = values.reshape(-1)
         if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
             yield from _gpt_oss_tensors(name, values)
             continue
         if name.endswith("shared_expert_gate.weight"):
             values = values[0]
-        if name == "lm_head.weight" and config["tie_word_embeddings"]:
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         yield name, values
     if rope.get("rope_type") == "llama3":
@@ -126,6 +164,21 @@ def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(values.shape)
 
 
+def _kv_heads(config: Mapping[str, Any]) -> int:
+    if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
+        return 1 if config["multi_query"] else config["num_attention_heads"]
+    in_all = config["model_type"] in ("gpt2", "gpt_neox")
+    return config["num_attention_heads" if in_all else "num_key_value_heads"]
+
+
+def _ungroup(values: np.ndarray, num_groups: int, num_heads: int) -> np.ndarray:
+    """Queries, keys and values under each other, which the file has in turn for each key head."""
+    per_group = num_heads // num_groups
+    groups = values.reshape(num_groups, per_group + 2, -1, *values.shape[1:])
+    parts = (groups[:, :per_group], groups[:, per_group : per_group + 1], groups[:, per_group + 1 :])
+    return np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
+
+
 def _llama3_divisors(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
     divisors = []
     for pair in range(0, head_dim, 2):
@@ -139,14 +192,14 @@ def _llama3_divisors(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
 
 def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    rope = config["rope_parameters"]
+    rope = config.get("rope_parameters") or {}
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_feed_forward_length(config.get("intermediate_size") or 4 * config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_head_count_kv(_kv_heads(config))
+    _add_epsilon(writer, config)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     _add_experts(writer, config)
@@ -159,21 +212,43 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_sliding_window(config["sliding_window"])
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if config["model_type"] in ("olmo3", "exaone4", "cohere2") and config["sliding_window"]:
+        writer.add_sliding_window(config["sliding_window"])
+        if config["model_type"] != "cohere2":
+            writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+    if config["model_type"] in ("cohere", "cohere2"):
+        writer.add_logit_scale(config["logit_scale"])
+    if "use_parallel_residual" in config:
+        writer.add_parallel_residual(config["use_parallel_residual"])
+    if config["model_type"] == "gpt2":
+        return
     if config["model_type"] in ("mistral", "mixtral", "phi3", "gpt_oss"):
         writer.add_sliding_window(config["sliding_window"] or 0)
     if config["model_type"] == "gemma3_text":
         _add_gemma3(writer, config)
-        rope = rope["full_attention"]
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    rope = rope.get("full_attention", rope)
+    theta = rope["rope_theta"] * rope.get("alpha", 1.0) ** (head_dim / (head_dim - 2))
+    writer.add_rope_freq_base(theta)
+    rotary_dim = config.get("rotary_dim") or int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    writer.add_rope_dimension_count(rotary_dim)
     _add_rope_scaling(writer, rope, config["max_position_embeddings"])
 
 
+def _add_epsilon(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):
+        if key in config:
+            writer.add_layer_norm_eps(config[key])
+
+
 def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
-    if "num_experts_per_tok" not in config:
+    keys = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+    count = next((config[key] for key in keys if config.get(key)), 1)
+    if count == 1:
         return
-    counts = (config.get(key) for key in ("num_local_experts", "n_routed_experts", "num_experts"))
-    writer.add_expert_count(next(count for count in counts if count))
+    config = {"num_experts_per_tok": config.get("moe_k"), **config}
+    writer.add_expert_count(count)
     writer.add_expert_used_count(config["num_experts_per_tok"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
@@ -185,7 +260,7 @@ def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_expert_shared_count(config["n_shared_experts"])
         writer.add_expert_group_count(config["n_group"])
         writer.add_expert_group_used_count(config["topk_group"])
-    if config["model_type"] == "gpt_oss":
+    if config["model_type"] in ("gpt_oss", "minimax_m2", "hunyuan_v1_moe"):
         writer.add_expert_feed_forward_length(config["intermediate_size"])
     if "shared_expert_intermediate_size" in config:
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_weights
+from tests.model.converted_gguf import convert
 from tests.model.dense_families import DENSE_FAMILIES
 from tests.model.tiny_models import make_tiny_model
 from tests.numerics.conftest import MakeSource
@@ -32,8 +34,7 @@ TEXT = random_tokens(90)
 NUM_OUTPUT = 64
 WEIGHTS = "model.safetensors"
 TOLERANCE = 1e-4
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{family: (family, {}) for family in DENSE_FAMILIES},
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm with a parallel MLP": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
     "gpt-neox one after the other": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
     "falcon 7b": ("falcon", {"new_decoder_architecture": False, "bias": False}),
@@ -47,6 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 1e4}},
     ),
 }
+CASES = {**{family: (family, {}) for family in DENSE_FAMILIES}, **VARIANTS}
 
 
 def logits_of(executor: PipelineExecutor) -> F32:
@@ -58,11 +60,20 @@ def assert_close(got: F32, want: F32) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * float(np.abs(want).max()))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_family_agrees_with_transformers(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+def test_a_family_agrees_with_transformers(family: str, tmp_path: Path) -> None:
+    assert_agrees(make_tiny_model(family, tmp_path))
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+@pytest.mark.sample(every=3)
+def test_variants_agree_with_transformers(case: str, tmp_path: Path) -> None:
+    family, settings = VARIANTS[case]
+    assert_agrees(make_tiny_model(family, tmp_path, **settings))
+
+
+def assert_agrees(directory: Path) -> None:
     """The second answer comes in chunks and from cached blocks."""
-    family, settings = CASES[case]
-    directory = make_tiny_model(family, tmp_path, **settings)
     executor = make_executor(open_weights(directory))
     engine = make_engine(executor, prefill_chunk_tokens=23)
     (answer,) = continuations(engine, [TEXT], max_tokens=NUM_OUTPUT)
@@ -73,8 +84,47 @@ def test_a_family_agrees_with_transformers(case: str, tmp_path: Path) -> None:
     assert again == answer == expected[len(TEXT) - 1 : -1].argmax(axis=-1).tolist()
 
 
-@pytest.mark.parametrize("family", DENSE_FAMILIES)
+IN_GGUF: dict[str, tuple[str, dict[str, Any]]] = {
+    **{case: CASES[case] for case in CASES if case != "falcon one after the other"},
+    "starcoder2": ("starcoder2", {"sliding_window": None}),
+    "cohere2": ("cohere2", {"attention_bias": False}),
+    "falcon": ("falcon", {"bias": False}),
+    "gpt2": ("gpt2", {"n_inner": 128}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {}),
+    "olmoe": ("olmoe", {}),
+    "exaone4": ("exaone4", {}),
+    "exaone4 without windows": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
+}
+
+
+@pytest.mark.parametrize("case", IN_GGUF)
 @pytest.mark.sample(every=2)
+def test_a_gguf_is_the_same_model(case: str, tmp_path: Path) -> None:
+    family, settings = IN_GGUF[case]
+    directory = make_tiny_model(family, tmp_path, **settings)
+    expected = reference_logits(load_reference(directory), TEXT)
+    assert_close(logits_of(make_executor(open_weights(convert(directory, tmp_path / "model.gguf")))), expected)
+
+
+SAME: dict[str, tuple[str, gguf.MODEL_ARCH]] = {
+    "internlm2": ("llama", gguf.MODEL_ARCH.INTERNLM2),
+    "qwen2 vl": ("qwen2", gguf.MODEL_ARCH.QWEN2VL),
+    "qwen3 vl": ("qwen3", gguf.MODEL_ARCH.QWEN3VL),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_gguf_that_is_the_same_by_another_name(case: str, tmp_path: Path) -> None:
+    family, architecture = SAME[case]
+    directory = make_tiny_model(family, tmp_path)
+    expected = logits_of(make_executor(open_weights(directory)))
+    path = convert(directory, tmp_path / "model.gguf", architecture)
+    assert_close(logits_of(make_executor(open_weights(path))), expected)
+
+
+@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.sample(every=3)
 def test_forms_and_splits(family: str, tiny_source: MakeSource) -> None:
     """Three shards of two key heads: one has no attention."""
     source = tiny_source(family)
@@ -132,6 +182,6 @@ def internlm2_tensors(tensors: Mapping[str, np.ndarray], *, num_groups: int) -> 
         ("phi", "qk_layernorm", True),
     ],
 )
-def test_what_is_not_computed_is_refused(family: str, setting: str, value: object, tmp_path: Path) -> None:
+def test_what_is_not_computed_is_refused(family: str, setting: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=f"'{setting}' is {value}, which is not supported"):
         open_weights(make_tiny_model(family, tmp_path, **{setting: value}))

@@ -5,40 +5,29 @@ Source of the keys: GGUF specification and gguf-py/gguf/constants.py; of the def
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
 from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, layer_count, number
+from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.parts import GgufParts
 
-ARCHITECTURES = (
-    *("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "gpt-oss"),
-    *("glm4moe", "granite", "seed_oss", "smollm3"),
-)
-"""values of `general.architecture` that can be read; Mistral and Mixtral files are of the architecture llama"""
-GEMMA3_PATTERN = 6
-"""every sixth layer sees everything. Source: Gemma 3 report, arXiv 2503.19786, section 2"""
-SHORT_PATTERN = 2
-"""every second layer sees everything. Source: gpt-oss model card, arXiv 2508.10925, section 2; Gemma 2 report, arXiv
-2408.00118, section 2"""
 GEMMA3_LOCAL_THETA = 10000.0
-"""Source: the same, section 2"""
+"""Source: Gemma 3 report, arXiv 2503.19786, section 2"""
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 """of the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/models"""
 SMOLLM3_PATTERN = 4
 """every fourth layer does not rotate. Source: llama.cpp, src/models/smollm3.cpp"""
 GROUP_SCORES = 2
 """A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, arXiv 2412.19437, section 2.1.2"""
-SIGMOID = 2
-"""Source: llama.cpp, src/llama-hparams.h, LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID"""
-GEMMA2_WINDOW = 4096
-"""Source: llama.cpp, src/models/gemma2.cpp"""
-
+SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
+"""Source: llama.cpp, src/llama-hparams.h, llama_expert_gating_func_type"""
 
 MAX_TOKEN_ID = 2**31 - 1
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -70,19 +59,23 @@ class _GgufMetadata:
     def __init__(self, header: GgufParts) -> None:
         self._header = header
         self._architecture = str(header.metadata.get("general.architecture"))
-        if self._architecture not in ARCHITECTURES:
+        known = ARCHITECTURES.get(self._architecture)
+        if known is None:
             raise ModelLoadError(
                 f"{header.path}: architecture {self._architecture!r} is not supported; there are "
                 f"{', '.join(ARCHITECTURES)}"
             )
+        self._known = known
         self._refuse_unsupported()
 
     def config(self) -> DecoderConfig:
         hidden_size, num_heads = self._positive("embedding_length"), self._positive("attention.head_count")
         head_dim = self._positive("attention.key_length", hidden_size // num_heads)
-        gemma3, gpt_oss = self._architecture == "gemma3", self._architecture == "gpt-oss"
-        is_gemma, is_granite = self._architecture.startswith("gemma"), self._architecture == "granite"
-        tensors, experts = self._header.tensors, self._experts()
+        known, tensors, experts = self._known, self._header.tensors, self._experts()
+        windows = self._layer_windows()
+        is_parallel = bool(self._get("use_parallel_residual", known.is_parallel))
+        own_norms = tensors.keys() & {"blk.0.ffn_norm.weight", "blk.0.attn_norm_2.weight"}
+        norm_kind = "layer_norm_epsilon" if known.centers_norms else "layer_norm_rms_epsilon"
         return DecoderConfig(
             family=self._architecture,
             num_layers=self._num_layers,
@@ -94,25 +87,34 @@ class _GgufMetadata:
             experts=experts,
             vocab_size=self._vocab_size(),
             max_context=self._positive("context_length"),
-            norm_epsilon=self._number("attention.layer_norm_rms_epsilon"),
+            norm_epsilon=self._number(f"attention.{norm_kind}"),
             rope=self._rope(head_dim),
-            local_rope=self._local_rope(head_dim) if gemma3 else None,
+            local_rope=self._local_rope(head_dim),
             tied_embeddings="output.weight" not in tensors,
             qkv_bias=not tensors.keys().isdisjoint({"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
             o_bias="blk.0.attn_output.bias" in tensors,
             mlp_bias="blk.0.ffn_down.bias" in tensors,
-            qk_norm="blk.0.attn_q_norm.weight" in tensors,
-            post_norms=self._architecture in ("gemma2", "gemma3"),
-            activation="gelu_tanh" if is_gemma else "clamped_swiglu" if gpt_oss else "silu",
-            attention_sinks=gpt_oss,
-            embedding_scale=hidden_size**0.5 if is_gemma else self._number("embedding_scale", 1.0),
+            **self._qk_norms(num_heads, head_dim),
+            norms_rotated=known.norms_rotated,
+            centers_norms=known.centers_norms,
+            norm_bias="output_norm.bias" in tensors,
+            pre_norms=known.pre_norms,
+            post_norms=known.post_norms,
+            is_parallel=is_parallel,
+            shares_norm=is_parallel and not own_norms,
+            gated_mlp=known.gated_mlp,
+            activation=known.activation,
+            attention_sinks=known.attention_sinks,
+            embedding_scale=hidden_size**0.5 if known.scales_embedding else self._number("embedding_scale", 1.0),
+            learned_positions="position_embd.weight" in tensors,
             residual_scale=self._number("residual_scale", 1.0),
-            logits_scale=1.0 / self._number("logit_scale") if is_granite else 1.0,
-            no_rope_layers=self._no_rope_layers(),
+            head_bias="output.bias" in tensors,
+            logits_scale=self._logits_scale(),
+            no_rope_layers=self._no_rope_layers(windows),
             attention_scale=self._attention_scale(hidden_size, num_heads, head_dim),
             attention_softcap=self._number("attn_logit_softcapping", 0.0),
             final_softcap=self._number("final_logit_softcapping", 0.0),
-            layer_windows=self._layer_windows(),
+            layer_windows=windows,
             eos_token_ids=eos_token_ids_from_gguf(self._header),
         )
 
@@ -121,10 +123,42 @@ class _GgufMetadata:
         if None not in lengths and lengths[0] != lengths[1]:
             raise ModelLoadError(f"{self._header.path}: keys of {lengths[0]} and values of {lengths[1]} per head")
 
+    def _qk_norms(self, num_heads: int, head_dim: int) -> dict[str, Any]:
+        """Over all heads at once, of each head with its own weights, or of each head with the same weights."""
+        tensor = self._header.tensors.get("blk.0.attn_q_norm.weight")
+        shape = () if tensor is None else tensor.shape
+        return {
+            "qk_norm": tensor is not None,
+            "joins_qk_norm": shape == (num_heads * head_dim,) and num_heads > 1,
+            "parts_qk_norm": len(shape) == 2,
+        }
+
+    def _scoring(self) -> Literal["softmax", "sigmoid"]:
+        default = SIGMOID if self._known.has_sigmoid else SOFTMAX
+        kind = self._get("expert_gating_func", default)
+        if kind not in (SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN):
+            raise ValueError(f"expert_gating_func is {kind!r:.200}, which is not supported")
+        return "sigmoid" if kind == SIGMOID else "softmax"
+
+    def _normalizes_experts(self) -> bool:
+        """In glm4moe only if the file says so; most others have no key for it. Source: llama.cpp, src/models, the calls
+        of build_moe_ffn."""
+        if self._get("expert_gating_func") == SOFTMAX_OF_CHOSEN:
+            return True
+        default = self._known.normalizes_experts and self._architecture != "glm4moe"
+        return bool(self._get("expert_weights_norm", default))
+
+    def _logits_scale(self) -> float:
+        match self._known.logits_scale:
+            case "":
+                return 1.0
+            case "factor":
+                return self._number("logit_scale")
+            case "divisor":
+                return 1.0 / self._number("logit_scale")
+
     def _experts(self) -> ExpertsConfig | None:
-        """What the metadata and the shapes say of them. llama.cpp normalizes their weights in all of these
-        architectures but qwen2moe, and in glm4moe if the file says so. Source: llama.cpp, src/models, the calls of
-        build_moe_ffn."""
+        """What the metadata and the shapes say of them."""
         count = integer("expert_count", self._get("expert_count", 0))
         if count == 0:
             return None
@@ -135,13 +169,12 @@ class _GgufMetadata:
         first = f"blk.{routed[0]}"
         shared_columns = self._num_rows(f"{first}.ffn_gate_shexp.weight")
         num_groups = self._positive("expert_group_count", 1)
-        is_glm = self._architecture == "glm4moe"
         return ExpertsConfig(
             num_experts=count,
             num_chosen=self._positive("expert_used_count"),
             columns=self._positive("expert_feed_forward_length", self._get("feed_forward_length")),
-            scoring="sigmoid" if is_glm and self._get("expert_gating_func", SIGMOID) == SIGMOID else "softmax",
-            is_normalized=bool(self._get("expert_weights_norm")) if is_glm else self._architecture != "qwen2moe",
+            scoring=self._scoring(),
+            is_normalized=self._normalizes_experts(),
             selection_bias=f"{first}.exp_probs_b.bias" in tensors,
             num_groups=num_groups,
             num_chosen_groups=self._positive("expert_group_used_count", 1),
@@ -194,10 +227,17 @@ class _GgufMetadata:
         count = self._positive("block_count") - integer("nextn_predict_layers", self._get("nextn_predict_layers", 0))
         return layer_count("block_count", count)
 
-    def _no_rope_layers(self) -> tuple[int, ...]:
-        if self._architecture != "smollm3":
-            return ()
-        return tuple(layer for layer in range(self._num_layers) if (layer + 1) % SMOLLM3_PATTERN == 0)
+    def _no_rope_layers(self, windows: tuple[int, ...]) -> tuple[int, ...]:
+        layers = range(self._num_layers)
+        match self._known.rotates:
+            case "all":
+                return ()
+            case "none":
+                return tuple(layers)
+            case "sliding":
+                return tuple(layer for layer, window in enumerate(windows) if not window)
+            case "three of four":
+                return tuple(layer for layer in layers if (layer + 1) % SMOLLM3_PATTERN == 0)
 
     def _vocab_size(self) -> int:
         embedding = self._header.tensors.get("token_embd.weight")
@@ -220,7 +260,11 @@ class _GgufMetadata:
             magnitude=self._number("rope.scaling.attn_factor", 1.0),
         )
 
-    def _local_rope(self, head_dim: int) -> RopeConfig:
+    def _local_rope(self, head_dim: int) -> RopeConfig | None:
+        if not self._known.local_rope:
+            return None
+        if self._known.local_rope == "unscaled":
+            return replace(self._rope(head_dim), scaling={})
         return RopeConfig(
             theta=self._number("rope.freq_base_swa", GEMMA3_LOCAL_THETA), rotary_dim=self._rotary_dim(head_dim)
         )
@@ -290,15 +334,13 @@ class _GgufMetadata:
 
     def _layer_windows(self) -> tuple[int, ...]:
         """Mistral files are of the architecture llama, which has no window in llama.cpp: it counts where it is said."""
-        default = GEMMA2_WINDOW if self._architecture == "gemma2" else 0
-        window, num_layers = integer("sliding_window", self._get("attention.sliding_window", default)), self._num_layers
-        if not window or self._architecture.startswith("qwen"):
+        known, num_layers = self._known, self._num_layers
+        window = integer("sliding_window", self._get("attention.sliding_window", known.window))
+        if not window or known.slides == "none":
             return ()
-        if self._architecture not in ("gemma2", "gemma3", "gpt-oss"):
+        if known.slides == "all":
             return (window,) * num_layers
         if pattern := self._array("attention.sliding_window_pattern"):
             return tuple(window if sliding else 0 for sliding in pattern)
-        every = self._positive(
-            "attention.sliding_window_pattern", GEMMA3_PATTERN if self._architecture == "gemma3" else SHORT_PATTERN
-        )
+        every = self._positive("attention.sliding_window_pattern", known.pattern)
         return tuple(0 if (layer + 1) % every == 0 else window for layer in range(num_layers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from shoal.arrays import F32, U8
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.gguf.architectures import ARCHITECTURES, FALCON_40B_NAMES
 from shoal.model.formats.gguf.blocks import (
     SUPPORTED,
     Form,
@@ -26,7 +28,14 @@ from shoal.model.formats.tensor_check import check_tensors
 from shoal.model.formats.tensor_part import TensorPart, half_split_order, rotating_heads
 from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
 
-TOP_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
+TOP_NAMES = {
+    "embedding": "token_embd.weight",
+    "positions": "position_embd.weight",
+    "final_norm": "output_norm.weight",
+    "final_norm_bias": "output_norm.bias",
+    "head": "output.weight",
+    "head_bias": "output.bias",
+}
 LAYER_NAMES = {
     "attn_norm": "attn_norm.weight",
     "q": "attn_q.weight",
@@ -35,8 +44,10 @@ LAYER_NAMES = {
     "q_norm": "attn_q_norm.weight",
     "k_norm": "attn_k_norm.weight",
     "o": "attn_output.weight",
+    "attn_norm_bias": "attn_norm.bias",
     "post_attn_norm": "post_attention_norm.weight",
     "mlp_norm": "ffn_norm.weight",
+    "mlp_norm_bias": "ffn_norm.bias",
     "gate": "ffn_gate.weight",
     "up": "ffn_up.weight",
     "down": "ffn_down.weight",
@@ -52,12 +63,6 @@ EXPERT_NAMES = {
     "shared_router": "ffn_gate_inp_shexp.weight",
     "sinks": "attn_sinks.weight",
 }
-OWN_NAMES = {
-    architecture: {"mlp_norm": "post_attention_norm.weight"} for architecture in ("gpt-oss", "glm4moe", "seed_oss")
-}
-"""of an architecture"""
-INTERLEAVED = ("llama", "granite", "smollm3")
-"""architectures whose q and k have their rows in interleaved rotary order"""
 _LAYER = re.compile(r"blk\.(\d+)\.")
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
@@ -78,7 +83,10 @@ class GgufFile:
         self._header = GgufParts(path)
         self._config = config_from_gguf(self._header)
         shapes = {name: _matrix_shape(name, tensor.shape) for name, tensor in self._header.tensors.items()}
-        self._names = LAYER_NAMES | BIAS_NAMES | EXPERT_NAMES | OWN_NAMES.get(self._config.family, {})
+        self._architecture = ARCHITECTURES[self._config.family]
+        self._names = {**LAYER_NAMES, **BIAS_NAMES, **EXPERT_NAMES, **self._architecture.names}
+        if "blk.0.attn_norm_2.weight" in self._header.tensors:
+            self._names |= FALCON_40B_NAMES
         used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
         for name in used:
             kind = self._header.tensors[name].kind
@@ -189,7 +197,7 @@ class GgufFile:
         return TensorPart(tensor=tensor, start=0, stop=num_rows, heads=self._interleaved_heads(leaf))
 
     def _interleaved_heads(self, leaf: str) -> int:
-        if self._config.family not in INTERLEAVED:
+        if not self._architecture.is_interleaved:
             return 0
         return rotating_heads(self._config, leaf)
 
@@ -204,7 +212,8 @@ class GgufFile:
             start = {"q": 0, "k": q_rows, "v": q_rows + kv_rows}[part]
             stop = start + (q_rows if part == "q" else kv_rows)
             return TensorPart(tensor=attention, start=start, stop=stop, heads=self._interleaved_heads(leaf))
-        if part in ("gate", "up") and mlp in tensors and f"{prefix}ffn_gate.{suffix}" not in tensors:
+        has_gate = not config.gated_mlp or f"{prefix}ffn_gate.{suffix}" in tensors
+        if part in ("gate", "up") and mlp in tensors and not has_gate:
             start = config.intermediate_size if part == "up" else 0
             return TensorPart(tensor=mlp, start=start, stop=start + config.intermediate_size)
         return None
@@ -218,5 +227,7 @@ class GgufFile:
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A tensor's shape; the router of a shared expert is a matrix of one row."""
+    """A tensor's shape; the router of a shared expert is a matrix of one row, and norms of heads are vectors."""
+    if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"])):
+        return (prod(shape),)
     return (1, *shape) if name.endswith(EXPERT_NAMES["shared_router"]) else shape

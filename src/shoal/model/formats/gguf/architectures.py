@@ -1,0 +1,117 @@
+"""What a GGUF file leaves to be known of its architecture.
+
+Source: llama.cpp, src/models (which arithmetic), src/llama-model.cpp (llama_model_rope_type) and conversion/ (what the
+converter of each writes). Where llama.cpp approximates an activation that the model's authors have exactly, the exact
+one is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shoal.model.decoder_config import Activation
+
+_LATE_NORM = {"mlp_norm": "post_attention_norm.weight"}
+"""the norm before the MLP has the name of one behind attention"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One value of `general.architecture`, as far as neither its metadata nor its tensors say what it is."""
+
+    is_interleaved: bool = False
+    """whether rows of q and k are in interleaved rotary order"""
+    centers_norms: bool = False
+    pre_norms: bool = True
+    post_norms: bool = False
+    gated_mlp: bool = True
+    activation: Activation = "silu"
+    is_parallel: bool = False
+    """where the file does not say it"""
+    norms_rotated: bool = False
+    """whether norms of queries and keys come behind the rotary embedding"""
+    rotates: Literal["all", "none", "sliding", "three of four"] = "all"
+    """which layers have a rotary embedding; with `sliding`, all of a model without windows"""
+    slides: Literal["all", "some", "none"] = "all"
+    """which layers have the window that the file names"""
+    pattern: int = 0
+    """Every so many-th layer sees everything where some slide and the file does not say which."""
+    window: int = 0
+    """where the file names none"""
+    local_rope: Literal["", "own base", "unscaled"] = ""
+    """what is different in the rotary embedding of layers that slide"""
+    scales_embedding: bool = False
+    """whether embeddings are multiplied by the root of the hidden size"""
+    logits_scale: Literal["", "factor", "divisor"] = ""
+    """what the file's `logit_scale` is"""
+    attention_sinks: bool = False
+    normalizes_experts: bool = True
+    """whether the weights of a token's experts are divided by their sum, where the file does not say it"""
+    has_sigmoid: bool = False
+    """whether a router's scores are sigmoids, where the file does not say it"""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """of tensors that other architectures have under another name"""
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture(is_interleaved=True),
+    "granite": Architecture(is_interleaved=True, logits_scale="divisor"),
+    "smollm3": Architecture(is_interleaved=True, rotates="three of four"),
+    "internlm2": Architecture(is_interleaved=True),
+    "ernie4_5": Architecture(is_interleaved=True),
+    "ernie4_5-moe": Architecture(is_interleaved=True),
+    "qwen2": Architecture(slides="none"),
+    "qwen2moe": Architecture(slides="none", normalizes_experts=False),
+    "qwen2vl": Architecture(slides="none"),
+    "qwen3": Architecture(slides="none"),
+    "qwen3moe": Architecture(slides="none"),
+    "qwen3vl": Architecture(slides="none"),
+    "gemma": Architecture(activation="gelu_tanh", scales_embedding=True),
+    "gemma2": Architecture(
+        activation="gelu_tanh", scales_embedding=True, slides="some", pattern=2, window=4096, post_norms=True
+    ),
+    "gemma3": Architecture(
+        activation="gelu_tanh", scales_embedding=True, slides="some", pattern=6, local_rope="own base", post_norms=True
+    ),
+    "phi3": Architecture(),
+    "gpt-oss": Architecture(
+        activation="clamped_swiglu", attention_sinks=True, slides="some", pattern=2, names=_LATE_NORM
+    ),
+    "glm4moe": Architecture(has_sigmoid=True, names=_LATE_NORM),
+    "seed_oss": Architecture(names=_LATE_NORM),
+    "chatglm": Architecture(is_interleaved=True),
+    "glm4": Architecture(is_interleaved=True, post_norms=True),
+    "olmo2": Architecture(slides="some", pattern=4, local_rope="unscaled", pre_norms=False, post_norms=True),
+    "olmoe": Architecture(normalizes_experts=False),
+    "exaone4": Architecture(slides="some", pattern=4, rotates="sliding", pre_norms=False, post_norms=True),
+    "hunyuan-dense": Architecture(norms_rotated=True),
+    "hunyuan-moe": Architecture(norms_rotated=True),
+    "minimax-m2": Architecture(has_sigmoid=True),
+    "command-r": Architecture(is_interleaved=True, centers_norms=True, is_parallel=True, logits_scale="factor"),
+    "cohere2": Architecture(
+        is_interleaved=True,
+        centers_norms=True,
+        is_parallel=True,
+        logits_scale="factor",
+        slides="some",
+        pattern=4,
+        rotates="sliding",
+    ),
+    "stablelm": Architecture(centers_norms=True),
+    "starcoder2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh"),
+    "nemotron": Architecture(centers_norms=True, gated_mlp=False, activation="relu2"),
+    "phi2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", is_parallel=True),
+    "gptneox": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
+    "falcon": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
+    "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),
+}
+"""by name; Mistral and Mixtral files are of the architecture llama"""
+FALCON_40B_NAMES = {
+    "attn_norm": "attn_norm_2.weight",
+    "attn_norm_bias": "attn_norm_2.bias",
+    "mlp_norm": "attn_norm.weight",
+    "mlp_norm_bias": "attn_norm.bias",
+}
+"""where Falcon has two norms a layer, the second one is attention's"""
