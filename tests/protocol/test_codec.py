@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.codec import Activations, Message, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import (
+    ExpertLoad,
     Generation,
     LinkLost,
     LoadStage,
@@ -28,7 +29,7 @@ from shoal.protocol.messages import (
     Wire,
     Wired,
 )
-from shoal.protocol.stage_config import ShardPart, StageConfig
+from shoal.protocol.stage_config import ExpertSpan, ShardPart, StageConfig
 
 _STEP = Step(
     step_id=StepId(3),
@@ -65,7 +66,7 @@ _MESSAGES: list[Message] = [
             block_size=16,
             max_step_tokens=64,
             max_context=128,
-            part=ShardPart(kv_heads=(2, 3), columns=(96, 160), vocabulary=(160, 320)),
+            part=ShardPart(kv_heads=(2, 3), columns=(96, 160), vocabulary=(160, 320), experts=((ExpertSpan(0, 3),),)),
         ),
         num_layers=6,
         num_shards=2,
@@ -81,6 +82,7 @@ _MESSAGES: list[Message] = [
     ),
     Wire(generation=Generation(2)),
     LinkLost(generation=Generation(2), message="gone"),
+    ExpertLoad(generation=Generation(2), num_rows=3, busy_s=0.5, expert_rows=((), (2**40, 0, 1))),
     Progress(done=1, total=2),
     Shutdown(),
 ]

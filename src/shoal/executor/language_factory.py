@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
@@ -13,7 +13,7 @@ from shoal.executor.traffic import StepTraffic
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
-from shoal.protocol.messages import Generation, Step, StepResult
+from shoal.protocol.messages import ExpertLoad, Generation, Step, StepResult
 from shoal.router.executor import StepExecutor
 
 StepPipeline = PipelineExecutor[Step, StepResult]
@@ -55,6 +55,12 @@ class LanguageFactory:
         self._on_progress = on_progress
         self._report = report or (lambda line: None)
         self._latest = self._replica
+        self._traffic = StepTraffic()
+
+    @property
+    def expert_loads(self) -> Mapping[int, ExpertLoad]:
+        """What the latest workers have told of their experts, by worker: stage by stage, rank by rank."""
+        return self._traffic.expert_loads
 
     @property
     def latest(self) -> ReplicaPlan:
@@ -69,10 +75,11 @@ class LanguageFactory:
         self._latest = replica
         if replica is not self._replica and without is not None:
             self._report(self._describe_change(replica, without))
+        self._traffic = StepTraffic()
         executor = PipelineExecutor(
             self._places(replica),
             self._fabric,
-            StepTraffic(),
+            self._traffic,
             generation,
             previous=previous if isinstance(previous, PipelineExecutor) else None,
             on_progress=self._on_progress,

@@ -17,6 +17,7 @@ from shoal.executor.traffic import Traffic, Trial
 from shoal.protocol.codec import Message
 from shoal.protocol.graph_messages import Envelope
 from shoal.protocol.messages import (
+    ExpertLoad,
     Generation,
     LinkLost,
     Progress,
@@ -199,7 +200,9 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
                 self._on_progress(1)
             case StageLoaded():
                 self._loading.discard(index)
-            case Wired() | StepResult() | Envelope() | LinkLost() if message.generation != self._generation:
+            case Wired() | StepResult() | Envelope() | LinkLost() | ExpertLoad() if (
+                message.generation != self._generation
+            ):
                 """It belonged to others before."""
             case Wired(row_s=row_s):
                 stage = self._places[index].load.stage_index

@@ -14,7 +14,7 @@ from shoal.executor.fabric import Wiring
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
-from shoal.protocol.messages import Generation, Step, StepResult
+from shoal.protocol.messages import ExpertLoad, Generation, Step, StepResult
 from shoal.router.graph_executor import Batch, BatchId, BatchResult
 from shoal.router.rows import take_rows
 
@@ -97,6 +97,10 @@ class BatchTrial:
 class StepTraffic:
     """Steps of a language model: one frame to all workers, the result from the last stage. Implements `Traffic`."""
 
+    def __init__(self) -> None:
+        self.expert_loads: dict[int, ExpertLoad] = {}
+        """what workers have told of their experts, the latest of each"""
+
     def begin(self, wiring: Wiring, generation: Generation) -> None:
         """See `Traffic.begin`. A step says itself of which generation it is."""
 
@@ -108,6 +112,9 @@ class StepTraffic:
 
     def take(self, index: int, message: Message) -> Sequence[StepResult] | None:
         """See `Traffic.take`."""
+        if isinstance(message, ExpertLoad):
+            self.expert_loads[index] = message
+            return ()
         return (message,) if isinstance(message, StepResult) else None
 
 

@@ -14,6 +14,7 @@ from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.graph_messages import Envelope, LoadGraph
 from shoal.protocol.hidden_codec import LINK_PRECISIONS, LinkPrecision, pack_hidden, unpack_hidden
 from shoal.protocol.messages import (
+    ExpertLoad,
     Generation,
     LinkLost,
     LoadStage,
@@ -30,7 +31,7 @@ from shoal.protocol.messages import (
 
 WorkerMessage = StageLoaded | StageFailed | Progress | Shutdown | Wire | Wired | LinkLost
 """Whatever the work is."""
-Message = Step | StepResult | LoadStage | LoadGraph | Envelope | WorkerMessage
+Message = Step | StepResult | ExpertLoad | LoadStage | LoadGraph | Envelope | WorkerMessage
 """Everything that goes between the head and a worker."""
 
 _encoder = msgspec.msgpack.Encoder()

@@ -237,6 +237,18 @@ class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):
     """seconds that it took for a single row; 0: not measured"""
 
 
+class ExpertLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=11):
+    """What a worker whose layers have experts has done since it loaded; it says so now and then while it works."""
+
+    generation: Generation
+    num_rows: int
+    """of all steps"""
+    busy_s: float
+    """seconds that these took, without waiting for other shards"""
+    expert_rows: tuple[tuple[int, ...], ...]
+    """of each layer of the stage, the rows that chose each expert, whichever shard has it; none of layers without"""
+
+
 class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
     """A neighbor is gone. This worker keeps what it has loaded and waits for others to be wired to."""
 

@@ -21,7 +21,7 @@ from shoal.model.file_states import model_states, unchanged
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, encode, pack_activations, unpack_activations
-from shoal.protocol.messages import LoadStage, Step, StepResult, Wire
+from shoal.protocol.messages import ExpertLoad, LoadStage, Step, StepResult, Wire
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.row_time import measure_row
 from shoal.worker.runner import OnProgress, Work
@@ -33,6 +33,10 @@ _JOIN_TIMEOUT_S = 60.0
 _ACTIVATION_TIMEOUT_S = 600.0
 """How long a predecessor may take for one step before it counts as lost. It is the head that decides which worker hangs
 (core/recovery/patience); this only bounds the wait where the head itself does."""
+
+
+_TELL_S = 2.0
+"""Between two reports about experts: a few kB, for what changes over minutes."""
 
 
 class DecoderRunner:
@@ -55,6 +59,7 @@ class DecoderRunner:
         self._upstream: Link | None = None
         self._downstream: Sequence[Link] = ()
         self._group = TimedGroup()
+        self._num_rows, self._busy_s, self._told_s = 0, 0.0, -_TELL_S
         path = Path(load.model_path)
         with unchanged(load.files, lambda: model_states(path)):
             self._stage = Stage(
@@ -93,6 +98,7 @@ class DecoderRunner:
         """See `Runner.run`."""
         assert isinstance(work, Step)
         result = self._compute(work)
+        self._tell_experts(work)
         if result is not None and self._load.rank == 0:
             self._control.send([encode(result)], timeout_s=_SEND_TIMEOUT_S)
 
@@ -102,6 +108,22 @@ class DecoderRunner:
             self._links.close()
             self._links = None
 
+    def _tell_experts(self, step: Step) -> None:
+        """Tell the head which experts rows choose, if there are any and it has not heard of them for long."""
+        now_s = time.perf_counter()
+        if now_s - self._told_s < _TELL_S:
+            return
+        self._told_s = now_s
+        rows = self._stage.expert_rows()
+        if any(rows):
+            load = ExpertLoad(
+                generation=step.generation,
+                num_rows=self._num_rows,
+                busy_s=self._busy_s,
+                expert_rows=tuple(map(tuple, rows)),
+            )
+            self._control.send([encode(load)], timeout_s=_SEND_TIMEOUT_S)
+
     def _compute(self, step: Step) -> StepResult | None:
         """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
         stage = self._stage
@@ -110,6 +132,8 @@ class DecoderRunner:
         result = stage.process(step, arrived.x_TD if arrived else None)
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
         wait_s = (*(arrived.wait_s if arrived else ()), self._group.take_wait_s())
+        self._num_rows += step.num_tokens
+        self._busy_s += compute_s[-1] - wait_s[-1]
         ids = {"step_id": step.step_id, "generation": step.generation}
         if isinstance(result, tuple):
             return StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s)

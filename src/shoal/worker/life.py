@@ -19,6 +19,7 @@ from shoal.protocol.codec import Message, WorkerMessage, decode, encode
 from shoal.protocol.graph_messages import Envelope, LoadGraph
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
+    ExpertLoad,
     Generation,
     LinkLost,
     LoadStage,
@@ -90,6 +91,7 @@ class WorkerLife:
                     | StageFailed()
                     | Progress()
                     | StepResult()
+                    | ExpertLoad()
                     | Wired()
                     | LinkLost()
                 ):

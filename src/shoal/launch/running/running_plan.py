@@ -137,6 +137,12 @@ class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
         """Of the engine."""
         return self._engine.stats()
 
+    def as_planned(self, index: int) -> StartedFactory[ReplicaT] | None:
+        """What started the workers of a replica; None where they are not those of the plan, or it is not known. May be
+        called from any thread."""
+        factory = self._factories.get(index)
+        return None if factory is None or factory.latest != self._plan.replicas[index] else factory
+
     def close(self) -> None:
         """Change nothing from now on, and let go of the model's file. Idempotent."""
         self._kind = None
