@@ -208,8 +208,8 @@ def serve(
         bool,
         typer.Option(
             "--replan",
-            help="Move layers (of a graph: nodes) between the stages of a pipeline whose workers change speed, and use "
-            "machines that join the cluster, where that pays.",
+            help="Move layers (of a graph: nodes) between the stages of a pipeline whose workers change speed, whole "
+            "experts between shards as they are asked for, and use machines that join the cluster, where that pays.",
             rich_help_panel=options.PLANNING,
         ),
     ] = False,

@@ -133,12 +133,22 @@ def _show(model: dict[str, Any]) -> None:
         print(f"machine {machine['name']} {machine['state']}")
     for line in _links(plan):
         print(line)
+    for heat in plan.get("experts", ()):
+        print(heat_line(heat))
 
 
 def _name(worker: Mapping[str, Any], *, is_sharded: bool) -> str:
     """A worker as plans call it."""
     name = f"replica {worker['replica']} stage {worker['stage']}"
     return f"{name} shard {worker['shard']}" if is_sharded else name
+
+
+def heat_line(heat: Mapping[str, Any]) -> str:
+    """Where the rows of a stage with experts go."""
+    hot = ", ".join(f"{one['expert']} of layer {one['layer']} {one['share']:.1%}" for one in heat["hottest"])
+    shares = ", ".join(f"shard {rank} {share:.0%}" for rank, share in enumerate(heat["shard_shares"]))
+    where = f"; rows of experts: {shares}" if shares else ""
+    return f"replica {heat['replica']} stage {heat['stage']}: hottest experts {hot}{where}"
 
 
 def _pace(slowdown: float) -> str:

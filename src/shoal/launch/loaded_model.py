@@ -16,6 +16,7 @@ from shoal.router.engine import Engine
 
 if TYPE_CHECKING:  # what a model in this process does without
     from shoal.launch.language.planning import PlannedModel
+    from shoal.launch.running.expert_heat import StageHeat
     from shoal.launch.running.joining import Joining
     from shoal.launch.running.running_plan import RunningPlan
     from shoal.router.engine_stats import EngineStats
@@ -43,6 +44,14 @@ class LoadedModel:
     def running_plan(self) -> Plan:
         """As it is now; `plan` is as it was at first."""
         return self.plan if self.running is None else self.running.actual
+
+    def expert_heats(self) -> list[StageHeat]:
+        """Which experts rows go to, of every stage whose workers have told. May be called from any thread."""
+        if self.running is None or self.decoder.experts is None:
+            return []
+        from shoal.launch.running.expert_heat import stage_heats  # and all that a model in this process does without
+
+        return stage_heats(self.running)
 
     def describe_machines(self) -> list[dict[str, str]]:
         """What each machine does, as plain data; nothing where there is only this one."""

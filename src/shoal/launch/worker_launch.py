@@ -16,6 +16,7 @@ from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.local_fabric import LocalFabric
 from shoal.launch.language.planning import PlannedModel
 from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_of
+from shoal.launch.running.expert_replanner import ExpertReplanner
 from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
 from shoal.launch.running.replanner import Replanner
@@ -77,6 +78,8 @@ def launch_workers(
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(plan, kind, engine, factories)
         if planned.replans:
             engine.watch(Replanner(running, planned.model, time.monotonic, report).look)
+            if planned.model.config.experts is not None:
+                engine.watch(ExpertReplanner(running, planned.model, time.monotonic, report).look)
         joining: Joining[ReplicaPlan] | None = None
         if planned.machines is not None:
             growth = growth_of(planned.auto) if planned.auto is not None and planned.replans else None

@@ -12,6 +12,7 @@ from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import WorkerLost
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
+from shoal.launch.running.expert_heat import heat_dicts
 from shoal.model.file_states import model_states
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
@@ -54,6 +55,7 @@ class LanguageServeOptions:
 def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions) -> None:
     """Serve a loaded model until a signal comes. Raises WorkerLost: its workers are gone for good."""
     metrics = ServerMetrics(options.name, loaded.plan.predicted)
+    metrics.expose_experts(loaded.expert_heats)
     data_plane = DataPlane(
         loaded.engine,
         loaded.tokenizer,
@@ -66,7 +68,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         metrics,
         model_name=options.name,
         api_key=options.api_key,
-        plan=lambda: plan_dict(loaded.running_plan),
+        plan=lambda: plan_dict(loaded.running_plan) | {"experts": heat_dicts(loaded.expert_heats())},
         machines=_ClusterState(loaded),
         allowed_hosts=options.allowed_hosts,
         cors_origins=options.cors_origins,

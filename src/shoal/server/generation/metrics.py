@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +19,59 @@ REQUEST_BUCKETS_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 6
 RECOVERY_BUCKETS_S = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 40, 80, 160, 320)
 """A judgment: a small model's workers are back within a second or two, a large one loads for minutes."""
 LENGTH_BUCKETS_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+
+class ExpertRows(Protocol):
+    """Where the rows of a stage go."""
+
+    @property
+    def replica(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def stage(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that have chosen an expert of a layer, each counted for every expert that it chose."""
+        ...
+
+    @property
+    def shard_shares(self) -> Sequence[float]:
+        """Part of them that each shard computes."""
+        ...
+
+    @property
+    def largest_share(self) -> float:
+        """Largest part of a layer's rows that one expert has."""
+        ...
+
+
+class _ExpertCollector:
+    """What workers have told of experts, asked for at every exposition."""
+
+    def __init__(self, model_name: str, heats: Callable[[], Sequence[ExpertRows]]) -> None:
+        self._model_name, self._heats = model_name, heats
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model_name", "replica", "stage"]
+        rows = CounterMetricFamily("shoal:expert_rows", "Rows that a layer has sent to experts.", labels=labels)
+        largest = GaugeMetricFamily(
+            "shoal:expert_largest_share", "Largest part of a layer's rows that one expert has.", labels=labels
+        )
+        shares = GaugeMetricFamily(
+            "shoal:expert_shard_share", "Part of experts' rows that a shard computes.", labels=[*labels, "shard"]
+        )
+        for heat in self._heats():
+            place = [self._model_name, str(heat.replica), str(heat.stage)]
+            rows.add_metric(place, heat.num_rows)
+            largest.add_metric(place, heat.largest_share)
+            for shard, share in enumerate(heat.shard_shares):
+                shares.add_metric([*place, str(shard)], share)
+        yield from (family for family in (rows, largest, shares) if family.samples)
 
 
 class _EngineCollector:
@@ -99,6 +153,10 @@ class ServerMetrics:
         self._num_recoveries = 0
         if predicted is not None:
             self._expose_predicted(predicted)
+
+    def expose_experts(self, heats: Callable[[], Sequence[ExpertRows]]) -> None:
+        """Expose where rows go. `heats`: of every stage with experts, as it is now; called for every exposition."""
+        self._registry.register(_ExpertCollector(self.model_name, heats))
 
     def _expose_predicted(self, predicted: PredictedSpeed) -> None:
         load = f"{predicted.streams} streams of {predicted.prompt_tokens} + {predicted.output_tokens} tokens"

@@ -1,0 +1,144 @@
+"""What the workers of a replica have told of their experts, as shares of rows: for people, metrics and `--replan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.core.plan.language import Plan, ReplicaPlan, StagePlan
+from shoal.launch.running.running_plan import RunningPlan
+from shoal.planner.split.hot_experts import row_share
+from shoal.protocol.messages import ExpertLoad
+from shoal.protocol.stage_config import LayerExperts
+from shoal.router.engine_stats import EngineStats
+
+_HOTTEST = 3
+"""Experts of a stage that are named."""
+
+
+RunningLanguagePlan = RunningPlan[Plan, ReplicaPlan, EngineStats]
+
+
+@runtime_checkable
+class TellsOfExperts(Protocol):
+    """A factory whose workers tell of their experts."""
+
+    @property
+    def expert_loads(self) -> Mapping[int, ExpertLoad]:
+        """The latest of each worker, stage by stage, rank by rank."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotExpert:
+    """One of the experts that most rows go to."""
+
+    layer: int
+    expert: int
+    share: float
+    """Its part of the layer's rows, 0 to 1; all experts of a layer have 1 in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageHeat:
+    """Where the rows of a stage go."""
+
+    replica: int
+    stage: int
+    num_rows: int
+    """Rows of the layer that has had the most, each counted once for every expert that it chose."""
+    shard_shares: tuple[float, ...]
+    """Part of the rows that each shard computes, on average over the layers; empty where experts are cut by columns."""
+    hottest: tuple[HotExpert, ...]
+    """Of all layers, the hottest first."""
+
+    @property
+    def largest_share(self) -> float:
+        """Largest part of a layer's rows that one expert has."""
+        return self.hottest[0].share
+
+
+def stage_counts(stage: StagePlan, loads: Sequence[ExpertLoad]) -> list[npt.NDArray[np.int64]] | None:
+    """Rows of each layer's experts, as the worker counted that has counted most; None where none fits the stage."""
+    fitting = [load.expert_rows for load in loads if len(load.expert_rows) == stage.num_layers]
+    most = max(fitting, key=lambda rows: sum(map(sum, rows)), default=None)
+    if most is None or len({len(layer) for layer in most if layer}) != 1:
+        return None
+    return [np.array(layer, np.int64) for layer in most]
+
+
+def loads_of_stage(replica: ReplicaPlan, index: int, loads: Mapping[int, ExpertLoad]) -> list[ExpertLoad | None]:
+    """What each shard of a stage has told; `loads` are by worker."""
+    first = sum(len(stage.shards) for stage in replica.stages[:index])
+    return [loads.get(first + rank) for rank in range(len(replica.stages[index].shards))]
+
+
+def own_experts(stage: StagePlan) -> list[list[LayerExperts]]:
+    """[shard][layer of the stage]: experts that are held whole."""
+    return [
+        [held[layer if len(held) > 1 else 0] for layer in range(stage.first_layer, stage.last_layer)]
+        for held in (shard.part.experts for shard in stage.shards)
+    ]
+
+
+def heat_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Shares of rows; even while there are none."""
+    total = counts.sum()
+    return counts / total if total else np.full(len(counts), 1.0 / max(1, len(counts)))
+
+
+def expert_loads(running: RunningLanguagePlan, index: int) -> dict[int, ExpertLoad]:
+    """What the workers of a replica that runs as it was planned have told of their experts, by worker. May be called
+    from any thread."""
+    factory = running.as_planned(index)
+    return dict(factory.expert_loads) if isinstance(factory, TellsOfExperts) else {}
+
+
+def stage_heats(running: RunningLanguagePlan) -> list[StageHeat]:
+    """Of every stage whose workers have told. May be called from any thread."""
+    heats: list[StageHeat] = []
+    for r, replica in enumerate(running.plan.replicas):
+        loads = expert_loads(running, r)
+        for s, stage in enumerate(replica.stages):
+            told = [load for load in loads_of_stage(replica, s, loads) if load is not None]
+            if (counts := stage_counts(stage, told)) is not None:
+                heats.append(_summary(r, s, stage, counts))
+    return heats
+
+
+def heat_dicts(heats: Sequence[StageHeat]) -> list[dict[str, Any]]:
+    """As plain data, for `/status`."""
+    return [
+        {
+            "replica": heat.replica,
+            "stage": heat.stage,
+            "rows": heat.num_rows,
+            "shard_shares": list(heat.shard_shares),
+            "hottest": [{"layer": hot.layer, "expert": hot.expert, "share": hot.share} for hot in heat.hottest],
+        }
+        for heat in heats
+    ]
+
+
+def _summary(replica: int, index: int, stage: StagePlan, counts: Sequence[npt.NDArray[np.int64]]) -> StageHeat:
+    layers = [layer for layer, rows in enumerate(counts) if rows.size]
+    heat = {layer: heat_of(counts[layer]) for layer in layers}
+    hot = [
+        HotExpert(layer=stage.first_layer + layer, expert=int(shares.argmax()), share=float(shares.max()))
+        for layer, shares in heat.items()
+    ]
+    shard_shares: tuple[float, ...] = ()
+    if all(shard.part.experts for shard in stage.shards):
+        own = own_experts(stage)
+        shard_shares = tuple(float(np.mean([row_share(heat[layer], held[layer]) for layer in layers])) for held in own)
+    return StageHeat(
+        replica=replica,
+        stage=index,
+        num_rows=max(int(counts[layer].sum()) for layer in layers),
+        shard_shares=shard_shares,
+        hottest=tuple(sorted(hot, key=lambda one: -one.share)[:_HOTTEST]),
+    )

@@ -1,0 +1,221 @@
+"""`--replan` for whole experts: hot ones move to the shards that are fast for what they have, where that pays."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.core.speed.replan import LOOK_S, SMALLEST_GAIN, ReplanWatch
+from shoal.core.speed.slow_workers import SLOWED_FACTOR
+from shoal.errors import ModelChanged, ShoalError
+from shoal.launch.running.expert_heat import (
+    RunningLanguagePlan,
+    expert_loads,
+    heat_of,
+    loads_of_stage,
+    own_experts,
+    stage_counts,
+)
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.model.on_disk import ModelOnDisk
+from shoal.planner.split.hot_experts import place_experts, row_share, slowest_shares
+from shoal.protocol.messages import ExpertLoad
+from shoal.protocol.stage_config import LayerExperts, ShardPart
+
+_LEAST_ROWS = 64
+"""That each expert of a layer must have had on average: fewer tell nothing of the next ones. An expert's share is then
+known to about an eighth of itself."""
+_CONSIDER_S = 30.0
+"""Between two searches for a better placement of one replica, each of which may take a tenth of a second."""
+_COPY_SHARE = 0.5
+"""Part of the memory that is free beside the old and the new workers which copies may take."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StageCosts:
+    """What a row costs the shards of a stage, in bytes that are read for it, and how fast they are."""
+
+    heat: tuple[Floats, ...]
+    """[layer][expert]"""
+    other_bytes: tuple[float, ...]
+    """of each shard, beside its experts, in all layers"""
+    expert_bytes: float
+    """of all experts that a row goes through in one layer"""
+    speeds: tuple[float, ...]
+    """bytes/s of each shard"""
+
+    def seconds(self, slowest: Sequence[float]) -> float:
+        """Of a row. `slowest`: of each layer, as `slowest_shares` says it."""
+        other_s = max(num_bytes / speed for num_bytes, speed in zip(self.other_bytes, self.speeds, strict=True))
+        return other_s + self.expert_bytes * sum(slowest)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds of a row if every layer's rows could be shared at will."""
+        return self.seconds([1.0 / sum(self.speeds) if heat.size else 0.0 for heat in self.heat])
+
+
+class ExpertReplanner:
+    """Looks at what workers tell of their experts now and then. Belongs to the engine's thread."""
+
+    def __init__(
+        self,
+        running: RunningLanguagePlan,
+        model: ModelOnDisk,
+        clock: Callable[[], float],
+        report: Callable[[str], None],
+    ) -> None:
+        """`model`: what the running plan runs."""
+        self._running, self._model, self._clock, self._report = running, model, clock, report
+        self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
+        self._next_s = clock() + LOOK_S
+        self._consider_s: defaultdict[int, float] = defaultdict(float)
+        """when to search again, of each replica"""
+        self._bases: dict[int, tuple[ReplicaPlan, ReplicaPlan]] = {}
+        """of each replica that was moved: as it is now, and as it was before anything was copied"""
+
+    def look(self) -> None:
+        """To be called often; does something every few seconds."""
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + LOOK_S
+        stats = self._running.stats()
+        for index, replica in enumerate(self._running.plan.replicas):
+            costs = None if self._running.is_changing(index) else self._costs(index, replica)
+            is_known = self._watched[index].look(
+                () if costs is None else (SLOWED_FACTOR,), stats.replicas[index].num_running, now_s
+            )
+            if costs is not None and is_known and now_s >= self._consider_s[index]:
+                self._consider(index, replica, costs, now_s)
+
+    def _costs(self, index: int, replica: ReplicaPlan) -> list[_StageCosts] | None:
+        """Of each stage; None where experts are not dealt out, or too little is known."""
+        if not all(shard.part.experts for shard in replica.shards):
+            return None
+        loads = expert_loads(self._running, index)
+        costs = [self._stage_costs(replica, stage, loads) for stage in range(len(replica.stages))]
+        known = [one for one in costs if one is not None]
+        return known if len(known) == len(costs) else None
+
+    def _stage_costs(self, replica: ReplicaPlan, index: int, loads: Mapping[int, ExpertLoad]) -> _StageCosts | None:
+        stage = replica.stages[index]
+        told = [load for load in loads_of_stage(replica, index, loads) if load is not None and load.busy_s > 0.0]
+        counts = stage_counts(stage, told)
+        if counts is None or len(told) < len(stage.shards):
+            return None
+        if any(rows.size and rows.sum() < _LEAST_ROWS * rows.size for rows in counts):
+            return None
+        heat = [heat_of(rows) if rows.size else np.empty(0) for rows in counts]
+        experts = self._model.config.experts
+        assert experts is not None
+        whole = self._own_blocks(stage, self._model.whole)
+        sizes = [block.expert_bytes / experts.num_experts for block in whole if block.expert_bytes]
+        expert_bytes = experts.num_chosen * sum(sizes) / max(1, len(sizes))
+        own = own_experts(stage)
+        other_bytes = [
+            float(sum(one.weight_bytes - one.expert_bytes for one in blocks if one.flops_per_token))
+            for blocks in (self._own_blocks(stage, shard.part) for shard in stage.shards)
+        ]
+        speeds = [
+            load.num_rows
+            * (other + expert_bytes * sum(row_share(rows, held[at]) for at, rows in enumerate(heat)))
+            / load.busy_s
+            for load, other, held in zip(told, other_bytes, own, strict=True)
+        ]
+        return _StageCosts(
+            heat=tuple(heat), other_bytes=tuple(other_bytes), expert_bytes=expert_bytes, speeds=tuple(speeds)
+        )
+
+    def _consider(self, index: int, replica: ReplicaPlan, costs: Sequence[_StageCosts], now_s: float) -> None:
+        present_s = [
+            one.seconds(slowest_shares(one.heat, own_experts(stage), one.speeds))
+            for one, stage in zip(costs, replica.stages, strict=True)
+        ]
+        if max(one.least_s for one in costs) > (1.0 - SMALLEST_GAIN) * max(present_s) or not self._fits_beside():
+            return
+        self._consider_s[index] = now_s + _CONSIDER_S
+        now, base = self._bases.get(index, (replica, replica))
+        base = base if now == replica else replica
+        if _has_copies(base):
+            return  # by hand, and so meant
+        num_shards = len(replica.shards)
+        placed = [
+            place_experts(one.heat, own_experts(stage), one.speeds, self._room(stage, one, num_shards))
+            for one, stage in zip(costs, base.stages, strict=True)
+        ]
+        moved_s = [one.seconds(placement.slowest) for one, placement in zip(costs, placed, strict=True)]
+        move = self._watched[index].weigh(present_s, moved_s, now_s)
+        if not move.pays:
+            return
+        stages = tuple(
+            self._with_experts(stage, placement.experts) for stage, placement in zip(base.stages, placed, strict=True)
+        )
+        num_copies = sum(placement.num_copies for placement in placed)
+        self._move(index, base, replace(base, stages=stages), num_copies, move.gain)
+
+    def _move(self, index: int, base: ReplicaPlan, moved: ReplicaPlan, num_copies: int, gain: float) -> None:
+        def done(error: ShoalError | None) -> None:
+            self._watched[index].start_over()
+            if error is None:
+                self._bases[index] = (moved, base)
+            else:
+                self._report(f"replica {index} keeps its experts: {error}")
+            if isinstance(error, ModelChanged):
+                self._next_s = math.inf  # others that load would fail alike
+
+        copies = f" and copying {num_copies}" if num_copies else ""
+        self._report(
+            f"replica {index}: moving hot experts between shards{copies}, {gain:.0%} less time a step expected"
+        )
+        self._running.change(index, moved, done)
+
+    def _with_experts(self, stage: StagePlan, experts: Sequence[Sequence[LayerExperts]]) -> StagePlan:
+        """The same workers with other experts. `experts`: [shard][layer of the stage]."""
+        before = ((),) * stage.first_layer
+        after = ((),) * (self._model.config.num_layers - stage.last_layer)
+
+        def moved(shard: ShardPlan, own: Sequence[LayerExperts]) -> ShardPlan:
+            part = replace(shard.part, experts=(*before, *own, *after))
+            return replace(shard, part=part, weight_bytes=held_bytes(self._own_blocks(stage, part)))
+
+        shards = tuple(moved(shard, own) for shard, own in zip(stage.shards, experts, strict=True))
+        return replace(stage, shards=shards)
+
+    def _room(self, stage: StagePlan, costs: _StageCosts, num_shards: int) -> list[int]:
+        """For how many more experts each shard has memory, while the old workers are still there. Of other machines
+        that is not known here."""
+        experts = self._model.config.experts
+        assert experts is not None
+        free_bytes = _COPY_SHARE * (free_memory_bytes() - held_bytes(self._whole_blocks(stage))) / num_shards
+        size = costs.expert_bytes / experts.num_chosen
+        return [int(max(0.0, free_bytes) // size) if shard.machine is None else 0 for shard in stage.shards]
+
+    def _fits_beside(self) -> bool:
+        """The old workers keep their memory until the new ones have loaded."""
+        stage = self._running.plan.replicas[0].stages[0]
+        return held_bytes(self._whole_blocks(stage)) < free_memory_bytes()
+
+    def _whole_blocks(self, stage: StagePlan) -> Sequence[Block]:
+        return self._model.blocks(stage.precision, exact_activations=self._running.plan.exact_activations)
+
+    def _own_blocks(self, stage: StagePlan, part: ShardPart) -> Sequence[Block]:
+        """Of the stage's layers and ends."""
+        exact = self._running.plan.exact_activations
+        blocks = self._model.blocks(stage.precision, part, exact_activations=exact)
+        first = stage.first_layer + 1 if stage.first_layer else 0
+        last = stage.last_layer + 1 if stage.last_layer < len(blocks) - 2 else len(blocks)
+        return blocks[first:last]
+
+
+def _has_copies(replica: ReplicaPlan) -> bool:
+    spans = (span for shard in replica.shards for layer in shard.part.experts for span in layer)
+    return any(span.num_turns > 1 for span in spans)

@@ -1,0 +1,213 @@
+"""Which shard of a stage holds which experts, once it is known how many rows each expert gets.
+
+Every layer waits for the shard with the most rows for its speed. Experts are exchanged one for another, so that every
+shard holds as many of a layer as before; where there is room for more, the experts of the shard that others wait for
+are copied, and the shards that hold one take turns at its rows. Every expert stays on one shard at least.
+
+Shapes: E experts of a layer, n shards, O experts of the slowest shard, X others (experts or shards), T turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.protocol.stage_config import ExpertSpan, LayerExperts
+
+NUM_TURNS = 8
+"""Of the rows of a copied expert: eighths are fine enough for loads that are measured to a few percent."""
+_LEAST_GAIN = 1e-3
+"""Share of a layer's time that an exchange must save, so that noise moves nothing."""
+_LEAST_COPY_GAIN = 0.02
+"""The same of a copy, which takes memory."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertPlacement:
+    """Experts of every shard of a stage."""
+
+    experts: tuple[tuple[LayerExperts, ...], ...]
+    """[shard][layer of the stage]"""
+    slowest: tuple[float, ...]
+    """For each layer, the part of its rows that the slowest shard computes, over that shard's speed."""
+    num_copies: int
+    """Of experts, in all layers."""
+
+
+def place_experts(
+    heat: Sequence[Floats], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float], room: Sequence[int]
+) -> ExpertPlacement:
+    """Move hot experts to fast shards.
+
+    Args:
+        heat: [layer][E], the part of a layer's rows that goes to each expert, 1 in all; empty for layers without.
+        held: [shard][layer] before, every expert on one shard.
+        speeds: of each shard, in any unit.
+        room: for how many experts more each shard has memory, in all layers together.
+    """
+    layers = [
+        _Layer.of(rows, [experts[index] for experts in held], np.array(speeds)) for index, rows in enumerate(heat)
+    ]
+    for layer in layers:
+        while layer.exchange():
+            pass
+    num_copies = _copy(layers, list(room))
+    return ExpertPlacement(
+        experts=tuple(tuple(layer.experts_of(rank) for layer in layers) for rank in range(len(speeds))),
+        slowest=tuple(float(layer.times.max()) for layer in layers),
+        num_copies=num_copies,
+    )
+
+
+def slowest_shares(
+    heat: Sequence[Floats], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float]
+) -> tuple[float, ...]:
+    """For each layer, the part of its rows that the slowest shard computes, over that shard's speed.
+
+    Args: as of `place_experts`; experts may be on several shards that take turns.
+    """
+    return tuple(
+        max(row_share(rows, experts[layer]) / speed for experts, speed in zip(held, speeds, strict=True))
+        for layer, rows in enumerate(heat)
+    )
+
+
+def row_share(heat: Floats, experts: LayerExperts) -> float:
+    """The part of a layer's rows that a shard computes which holds these experts; 0 where a layer has none."""
+    if not heat.size:
+        return 0.0
+    return sum(float(heat[s.first : s.last].sum()) * s.turns.bit_count() / s.num_turns for s in experts)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Copy:
+    """An expert on two shards."""
+
+    expert: int
+    other: int
+    """The shard beside its owner."""
+    eighths: int
+    """Turns of the other."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Layer:
+    """One layer's experts on their way to better places. Mutable."""
+
+    heat: Floats
+    owner: npt.NDArray[np.int64]
+    """[E]: the shard of each expert"""
+    speeds: Floats
+    loads: Floats
+    """[n]: part of the rows of each shard"""
+    copies: list[_Copy] = field(default_factory=list[_Copy])
+
+    @classmethod
+    def of(cls, heat: Floats, held: Sequence[LayerExperts], speeds: Floats) -> _Layer:
+        owner = np.zeros(len(heat), np.int64)
+        for rank, experts in enumerate(held if len(heat) else ()):
+            for span in experts:
+                owner[span.first : span.last] = rank
+        loads = np.bincount(owner, heat, len(speeds)) if len(heat) else np.zeros(len(speeds))
+        return cls(heat=heat, owner=owner, speeds=speeds, loads=loads.astype(np.float64))
+
+    @property
+    def times(self) -> Floats:
+        """[n]: what each shard takes."""
+        return self.loads / self.speeds
+
+    def exchange(self) -> bool:
+        """Exchange one expert of the slowest shard for a colder one, the best there is; whether it was worth it."""
+        slow = int(self.times.argmax())
+        own, others = np.flatnonzero(self.owner == slow), np.flatnonzero(self.owner != slow)
+        if not own.size or not others.size:
+            return False
+        fewer_OX = self.heat[own][:, np.newaxis] - self.heat[others][np.newaxis, :]
+        other = self.owner[others]
+        own_OX = (self.loads[slow] - fewer_OX) / self.speeds[slow]
+        others_OX = (self.loads[other] + fewer_OX) / self.speeds[other]
+        slower_OX = np.maximum(own_OX, others_OX)
+        one, two = np.unravel_index(int(slower_OX.argmin()), slower_OX.shape)
+        if slower_OX[one, two] > self.times[slow] * (1.0 - _LEAST_GAIN):
+            return False
+        hot, cold = int(own[one]), int(others[two])
+        self.loads[slow] -= fewer_OX[one, two]
+        self.loads[self.owner[cold]] += fewer_OX[one, two]
+        self.owner[hot], self.owner[cold] = self.owner[cold], slow
+        return True
+
+    def best_copy(self, may_hold: Sequence[bool]) -> tuple[float, _Copy] | None:
+        """The copy of an expert of the slowest shard that saves the most time, and how much.
+
+        Args:
+            may_hold: of each shard, whether it has room for one more.
+        """
+        times, copied = self.times, [one.expert for one in self.copies]
+        slow = int(times.argmax())
+        own = np.setdiff1d(np.flatnonzero(self.owner == slow), copied)
+        others = np.setdiff1d(np.flatnonzero(np.array(may_hold, np.bool_)), [slow])
+        if not own.size or not others.size:
+            return None
+        eighths = np.arange(1, NUM_TURNS)
+        moved_OT = self.heat[own][:, np.newaxis] * eighths / NUM_TURNS
+        rest_X = np.array([np.delete(times, [slow, other]).max(initial=0.0) for other in others])
+        own_OT = (self.loads[slow] - moved_OT) / self.speeds[slow]
+        others_XOT = (self.loads[others][:, np.newaxis, np.newaxis] + moved_OT) / self.speeds[others][
+            :, np.newaxis, np.newaxis
+        ]
+        after_XOT = np.maximum(np.maximum(own_OT, others_XOT), rest_X[:, np.newaxis, np.newaxis])
+        other, expert, turn = np.unravel_index(int(after_XOT.argmin()), after_XOT.shape)
+        saved = float(times[slow] - after_XOT[other, expert, turn])
+        if saved <= _LEAST_COPY_GAIN * times[slow]:
+            return None
+        return saved, _Copy(expert=int(own[expert]), other=int(others[other]), eighths=int(eighths[turn]))
+
+    def copy(self, one: _Copy) -> None:
+        """Make it."""
+        moved = self.heat[one.expert] * one.eighths / NUM_TURNS
+        self.loads[self.owner[one.expert]] -= moved
+        self.loads[one.other] += moved
+        self.copies.append(one)
+
+    def experts_of(self, rank: int) -> LayerExperts:
+        """Spans of what a shard holds, neighbors together."""
+        spans = {int(expert): ExpertSpan(int(expert), int(expert) + 1) for expert in np.flatnonzero(self.owner == rank)}
+        every = (1 << NUM_TURNS) - 1
+        for one in self.copies:
+            turns = (1 << one.eighths) - 1
+            if rank == self.owner[one.expert]:
+                spans[one.expert] = ExpertSpan(one.expert, one.expert + 1, NUM_TURNS, every ^ turns)
+            elif rank == one.other:
+                spans[one.expert] = ExpertSpan(one.expert, one.expert + 1, NUM_TURNS, turns)
+        joined: list[ExpertSpan] = []
+        for _, span in sorted(spans.items()):
+            if joined and joined[-1][1:] == (span.first, span.num_turns, span.turns):
+                joined[-1] = joined[-1]._replace(last=span.last)
+            else:
+                joined.append(span)
+        return tuple(joined)
+
+
+def _copy(layers: Sequence[_Layer], room: list[int]) -> int:
+    """Copy experts while that saves time and there is room, where it saves most first. Returns how many."""
+
+    def best(layer: _Layer) -> tuple[float, _Copy] | None:
+        return layer.best_copy([free > 0 for free in room]) if layer.heat.size else None
+
+    found = {index: copy for index, layer in enumerate(layers) if (copy := best(layer)) is not None}
+    count = 0
+    while found:
+        index = max(found, key=lambda index: found[index][0])
+        layer, (_, copy) = layers[index], found.pop(index)
+        if room[copy.other] > 0:
+            layer.copy(copy)
+            room[copy.other] -= 1
+            count += 1
+        if (following := best(layer)) is not None:
+            found[index] = following
+    return count
