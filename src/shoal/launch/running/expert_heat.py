@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F64, I64
 from shoal.core.plan.language import Plan, ReplicaPlan, StagePlan
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.planner.split.hot_experts import row_share
@@ -62,7 +62,7 @@ class StageHeat:
         return self.hottest[0].share
 
 
-def stage_counts(stage: StagePlan, loads: Sequence[ExpertLoad]) -> list[npt.NDArray[np.int64]] | None:
+def stage_counts(stage: StagePlan, loads: Sequence[ExpertLoad]) -> list[I64] | None:
     """Rows of each layer's experts, as the worker counted that has counted most; None where none fits the stage."""
     fitting = [load.expert_rows for load in loads if len(load.expert_rows) == stage.num_layers]
     most = max(fitting, key=lambda rows: sum(map(sum, rows)), default=None)
@@ -85,7 +85,7 @@ def own_experts(stage: StagePlan) -> list[list[LayerExperts]]:
     ]
 
 
-def heat_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def heat_of(counts: I64) -> F64:
     """Shares of rows; even while there are none."""
     total = counts.sum()
     return counts / total if total else np.full(len(counts), 1.0 / max(1, len(counts)))
@@ -124,7 +124,7 @@ def heat_dicts(heats: Sequence[StageHeat]) -> list[dict[str, Any]]:
     ]
 
 
-def _summary(replica: int, index: int, stage: StagePlan, counts: Sequence[npt.NDArray[np.int64]]) -> StageHeat:
+def _summary(replica: int, index: int, stage: StagePlan, counts: Sequence[I64]) -> StageHeat:
     layers = [layer for layer, rows in enumerate(counts) if rows.size]
     heat = {layer: heat_of(counts[layer]) for layer in layers}
     hot = [

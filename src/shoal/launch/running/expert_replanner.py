@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F64
 from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes
 from shoal.core.speed.replan import LOOK_S, SMALLEST_GAIN, ReplanWatch
 from shoal.core.speed.slow_workers import SLOWED_FACTOR
@@ -36,14 +36,12 @@ _CONSIDER_S = 30.0
 _COPY_SHARE = 0.5
 """Part of the memory that is free beside the old and the new workers which copies may take."""
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StageCosts:
     """What a row costs the shards of a stage, in bytes that are read for it, and how fast they are."""
 
-    heat: tuple[Floats, ...]
+    heat: tuple[F64, ...]
     """[layer][expert]"""
     other_bytes: tuple[float, ...]
     """of each shard, beside its experts, in all layers"""

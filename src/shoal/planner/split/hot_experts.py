@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from shoal.arrays import F64, I64
 from shoal.protocol.stage_config import ExpertSpan, LayerExperts
 
 NUM_TURNS = 8
@@ -23,8 +23,6 @@ _LEAST_GAIN = 1e-3
 """Share of a layer's time that an exchange must save, so that noise moves nothing."""
 _LEAST_COPY_GAIN = 0.02
 """The same of a copy, which takes memory."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ class ExpertPlacement:
 
 
 def place_experts(
-    heat: Sequence[Floats], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float], room: Sequence[int]
+    heat: Sequence[F64], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float], room: Sequence[int]
 ) -> ExpertPlacement:
     """Move hot experts to fast shards.
 
@@ -65,7 +63,7 @@ def place_experts(
 
 
 def slowest_shares(
-    heat: Sequence[Floats], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float]
+    heat: Sequence[F64], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float]
 ) -> tuple[float, ...]:
     """For each layer, the part of its rows that the slowest shard computes, over that shard's speed.
 
@@ -77,7 +75,7 @@ def slowest_shares(
     )
 
 
-def row_share(heat: Floats, experts: LayerExperts) -> float:
+def row_share(heat: F64, experts: LayerExperts) -> float:
     """The part of a layer's rows that a shard computes which holds these experts; 0 where a layer has none."""
     if not heat.size:
         return 0.0
@@ -99,16 +97,16 @@ class _Copy:
 class _Layer:
     """One layer's experts on their way to better places. Mutable."""
 
-    heat: Floats
-    owner: npt.NDArray[np.int64]
+    heat: F64
+    owner: I64
     """[E]: the shard of each expert"""
-    speeds: Floats
-    loads: Floats
+    speeds: F64
+    loads: F64
     """[n]: part of the rows of each shard"""
     copies: list[_Copy] = field(default_factory=list[_Copy])
 
     @classmethod
-    def of(cls, heat: Floats, held: Sequence[LayerExperts], speeds: Floats) -> _Layer:
+    def of(cls, heat: F64, held: Sequence[LayerExperts], speeds: F64) -> _Layer:
         owner = np.zeros(len(heat), np.int64)
         for rank, experts in enumerate(held if len(heat) else ()):
             for span in experts:
@@ -117,7 +115,7 @@ class _Layer:
         return cls(heat=heat, owner=owner, speeds=speeds, loads=loads.astype(np.float64))
 
     @property
-    def times(self) -> Floats:
+    def times(self) -> F64:
         """[n]: what each shard takes."""
         return self.loads / self.speeds
 
