@@ -138,11 +138,11 @@ void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_si
 
 void new_experts(ExpertsShape* self, int num_experts, int num_chosen, int num_columns, int num_shared_columns,
                  bool has_sigmoid, bool is_normalized, float scale, int num_groups, int num_chosen_groups,
-                 int num_group_scores) {
+                 int num_group_scores, bool scales_input, float mixer_limit) {
   const RouterShape router{num_experts, num_chosen,  num_groups,    num_chosen_groups, num_group_scores,
-                           has_sigmoid, is_normalized, scale};
+                           has_sigmoid, is_normalized, scale,         mixer_limit};
   check_router(router);
-  new (self) ExpertsShape{router, num_columns, num_shared_columns};
+  new (self) ExpertsShape{router, num_columns, num_shared_columns, scales_input};
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
@@ -193,7 +193,7 @@ void bind_stage(nb::module_& module) {
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
-           "num_group_scores"_a);
+           "num_group_scores"_a, "scales_input"_a, "mixer_limit"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
            "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a,

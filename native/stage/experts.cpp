@@ -38,6 +38,19 @@ int most_own(const std::vector<const ExpertLayer*>& layers) {
   return int(most);
 }
 
+// A row times a factor. Its codes stay as they are.
+void scale_row(const ActivationRows& rows, int row, float factor, bool has_codes, float* values) {
+  const auto scale = [factor](float* x, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) x[i] *= factor;
+  };
+  const int64_t blocks = rows.num_blocks;
+  if (has_codes) {
+    scale(rows.scales + row * blocks, blocks);
+    for (int i = 0; i < 2; ++i) scale(rows.scaled_sums[i] + row * blocks * (i + 1), blocks * (i + 1));
+  }
+  if (values != nullptr) scale(values + int64_t(row) * rows.num_inputs, rows.num_inputs);
+}
+
 bool is_router(const Matrix* matrix, int num_outputs, int hidden_size) {
   return matrix != nullptr && is_dense(*matrix) && matrix->num_outputs == num_outputs &&
          matrix->num_inputs == hidden_size;
@@ -80,6 +93,7 @@ ExpertsRunner::ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, A
   logits_ = allocate<float>(scores);
   ranks_ = allocate<float>(scores);
   weights_ = allocate<float>(sorted_rows);
+  if (shape.scales_input) sorted_weights_ = allocate<float>(sorted_rows);
   chosen_ = allocate<int>(sorted_rows);
   places_ = allocate<int>(sorted_rows);
   tokens_ = allocate<int>(sorted_rows);
@@ -130,7 +144,8 @@ void ExpertsRunner::run(const ExpertLayer& layer, const ActivationRows& x, const
     std::fill_n(to, hidden_size_, 0.0f);
     for (int i = row * chosen; i < (row + 1) * chosen && num_sorted > 0; ++i)
       if (places_[i] >= 0)
-        isa_.layers->add_scaled(sums_.get() + int64_t(places_[i]) * hidden_size_, weights_[i], hidden_size_, to);
+        isa_.layers->add_scaled(sums_.get() + int64_t(places_[i]) * hidden_size_,
+                                shape_.scales_input ? 1.0f : weights_[i], hidden_size_, to);
   });
   if (shared_) add_shared(layer, x, out);
 }
@@ -175,7 +190,9 @@ void ExpertsRunner::sort_rows(const ExpertLayer& layer, int num_rows, const int3
   for (int i = 0; i < count; ++i) {
     RowSpan* span = own(i);
     places_[i] = span == nullptr ? -1 : span->first + span->count++;
-    if (span != nullptr) tokens_[places_[i]] = i / chosen;
+    if (span == nullptr) continue;
+    tokens_[places_[i]] = i / chosen;
+    if (sorted_weights_) sorted_weights_[places_[i]] = weights_[i];
   }
 }
 
@@ -184,6 +201,7 @@ void ExpertsRunner::gather(const ExpertLayer& layer, const ActivationRows& x, co
   each_rows(*pool_, sorted.num_rows, hidden_size_, [&](int row) {
     if (has_codes) copy_codes(x, tokens_[row], sorted, row);
     if (values_) copy_part(x.values, values_.get(), tokens_[row], row, hidden_size_);
+    if (sorted_weights_) scale_row(sorted, row, sorted_weights_[row], has_codes, values_.get());
   });
 }
 

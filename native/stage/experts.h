@@ -16,6 +16,7 @@ struct ExpertsShape {
   RouterShape router;
   int num_columns;         // of an expert
   int num_shared_columns;  // of the MLP that every row goes through beside its experts; 0: there is none
+  bool scales_input = false;  // weights are factors on what an expert reads, in the place of what it gives
 };
 
 // Which rows of an expert are a shard's: those whose position in their sequence, modulo `num_turns`, is a bit of `turns`.
@@ -66,6 +67,7 @@ class ExpertsRunner {
   std::unique_ptr<MlpRunner> mlps_, shared_;
   Buffer<float> logits_, ranks_;   // [T, E]
   Buffer<float> weights_;          // [T, k]
+  Buffer<float> sorted_weights_;   // [T k]: of the sorted rows, where they are factors on what is read
   Buffer<int> chosen_, places_;    // [T, k]: experts, and rows among the sorted ones; -1: another shard's
   Buffer<int> tokens_;             // [T k]: the row of the step that each sorted row is
   Buffer<float> values_, sums_;    // [T k, D]

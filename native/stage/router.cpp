@@ -50,6 +50,24 @@ void choose_groups(const RouterShape& shape, const float* ranks, bool* is_chosen
   for (int i = 0; i < count; ++i) is_chosen[groups[i]] = true;
 }
 
+// Of the experts in `ranks` that are not lower than all: the highest of `logits`, and its weight.
+void choose_mixed(const RouterShape& shape, const LayerKernel& kernel, const float* logits, float* ranks, int* experts,
+                  float* weights) {
+  constexpr float kLowest = -1e30f;
+  for (int i = 0; i < shape.num_chosen; ++i) {
+    const auto is_left = [&](int expert) { return std::find(experts, experts + i, expert) == experts + i; };
+    find_highest(shape.num_experts, 1, [logits](int expert) { return logits[expert]; }, is_left, experts + i);
+    const float best = logits[experts[i]];
+    for (int expert = 0; expert < shape.num_experts; ++expert) {
+      const float own = logits[expert], size = std::max(own < 0.0f ? -own : own, best);
+      const bool is_far = (best - own) / size > shape.mixer_limit;
+      ranks[expert] = is_far || !is_left(expert) ? kLowest : own;
+    }
+    kernel.softmax(shape.num_experts, ranks);
+    weights[i] = ranks[experts[i]] * shape.scale;
+  }
+}
+
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -71,6 +89,7 @@ void check_router(const RouterShape& shape) {
 
 void choose_experts(const RouterShape& shape, const LayerKernel& kernel, const float* selection_bias, float* logits,
                     float* ranks, int* experts, float* weights) {
+  if (shape.mixer_limit > 0.0f) return choose_mixed(shape, kernel, logits, ranks, experts, weights);
   if (shape.has_sigmoid) {
     kernel.sigmoid(shape.num_experts, logits);
   } else {

@@ -16,6 +16,9 @@ struct RouterShape {
   bool has_sigmoid;        // scores are sigmoids; else a softmax over all experts
   bool is_normalized;      // the weights of a row's experts are divided by their sum
   float scale;             // factor on the weights
+  // Where positive, experts are chosen one after the other, each with the weight that it has in a softmax over those
+  // left whose scores lie within this share of the highest. Source: SparseMixer, arXiv 2409.12136.
+  float mixer_limit = 0.0f;
 };
 
 constexpr int kMaxExperts = 4096;

@@ -208,6 +208,8 @@ class ExpertsShape:
         num_groups: int,
         num_chosen_groups: int,
         num_group_scores: int,
+        scales_input: bool,
+        mixer_limit: float,
     ) -> None: ...
 
 class Stage:

@@ -34,6 +34,9 @@ ARCHITECTURES = {
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "llama4_text": gguf.MODEL_ARCH.LLAMA4,
+    "phimoe": gguf.MODEL_ARCH.PHIMOE,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "olmo3": gguf.MODEL_ARCH.OLMO2,
     "olmoe": gguf.MODEL_ARCH.OLMOE,
@@ -64,6 +67,7 @@ COMMON_KEYS = {
     "num_kv_heads": "num_key_value_heads",
     "ffn_hidden_size": "intermediate_size",
     "moe_topk": "num_experts_per_tok",
+    "intermediate_size_mlp": "intermediate_size",
 }
 """of settings that a family has under another name"""
 
@@ -86,6 +90,7 @@ def can_be_converted(settings: Mapping[str, Any]) -> bool:
 def convert(directory: Path, path: Path, architecture: gguf.MODEL_ARCH | None = None) -> Path:
     """Write a model's GGUF in fp32, without its tokenizer; as one of another architecture that computes the same."""
     config = json.loads((directory / "config.json").read_text())
+    config["expert_size"] = config.get("moe_intermediate_size") or config.get("intermediate_size")
     config |= {COMMON_KEYS[key]: value for key, value in config.items() if key in COMMON_KEYS and value is not None}
     architecture = architecture or ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
@@ -107,7 +112,7 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
-        if kind in ("llama", "mistral", "mixtral", "granite", "smollm3") and part in heads:
+        if kind in ("llama", "mistral", "ministral3", "mixtral", "granite", "smollm3") and part in heads:
             values = _interleave(values, heads[part])
         if kind in ("gemma", "gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
             values = values + 1
@@ -119,6 +124,9 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
             values = values.reshape(-1)
         if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
             yield from _gpt_oss_tensors(name, values)
+            continue
+        if kind == "llama4_text" and ".experts." in name:
+            yield from _llama4_tensors(name, values)
             continue
         if name.endswith("shared_expert_gate.weight"):
             values = values[0]
@@ -157,6 +165,17 @@ def _gpt_oss_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.nd
     else:
         yield f"{base.replace('gate_up', 'gate')}.{suffix}", values[:, 0::2]
         yield f"{base.replace('gate_up', 'up')}.{suffix}", values[:, 1::2]
+
+
+def _llama4_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Inputs before outputs, and gate before up, in the file."""
+    values = values.swapaxes(1, 2)
+    if name.endswith("down_proj"):
+        yield f"{name}.weight", values
+        return
+    gate, up = np.split(values, 2, axis=1)
+    yield name.replace("gate_up_proj", "gate_proj.weight"), gate
+    yield name.replace("gate_up_proj", "up_proj.weight"), up
 
 
 def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
@@ -216,6 +235,9 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_sliding_window(config["sliding_window"])
         if config["model_type"] != "cohere2":
             writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+    if config["model_type"] == "ministral3":
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
     if config["model_type"] in ("cohere", "cohere2"):
         writer.add_logit_scale(config["logit_scale"])
     if "use_parallel_residual" in config:
@@ -260,8 +282,8 @@ def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_expert_shared_count(config["n_shared_experts"])
         writer.add_expert_group_count(config["n_group"])
         writer.add_expert_group_used_count(config["topk_group"])
-    if config["model_type"] in ("gpt_oss", "minimax_m2", "hunyuan_v1_moe"):
-        writer.add_expert_feed_forward_length(config["intermediate_size"])
+    if config["model_type"] in ("gpt_oss", "minimax_m2", "hunyuan_v1_moe", "llama4_text"):
+        writer.add_expert_feed_forward_length(config["expert_size"])
     if "shared_expert_intermediate_size" in config:
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
 

@@ -30,6 +30,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {}),
     "olmo2": ("olmo2", {"attention_bias": True}),
     "exaone4": ("exaone4", {}),
+    "llama4": ("llama4_text", {"head_dim": 22, "intermediate_size": 75}),
     "cohere": ("cohere", {"hidden_size": 88, "intermediate_size": 75, "use_qk_norm": True, "attention_bias": True}),
     "gpt-neox": ("gpt_neox", {"hidden_size": 96, "intermediate_size": 75}),
     "phi3": ("phi3", {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}),

@@ -43,6 +43,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "falcon",
         {"new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "num_kv_heads": None},
     ),
+    "llama4 without chunks": (
+        "llama4_text",
+        {
+            "interleave_moe_layer_step": 1,
+            "num_experts_per_tok": 2,
+            "attention_chunk_size": None,
+            "no_rope_layers": [1, 0, 1, 0],
+            "attention_bias": True,
+            "use_qk_norm": False,
+        },
+    ),
+    "phi moe with a wide mixer": ("phimoe", {"router_jitter_noise": 0.3}),
     "hunyuan with a dynamic base": (
         "hunyuan_v1_dense",
         {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 1e4}},
@@ -84,8 +96,10 @@ def assert_agrees(directory: Path) -> None:
     assert again == answer == expected[len(TEXT) - 1 : -1].argmax(axis=-1).tolist()
 
 
+NOT_IN_GGUF = ("falcon one after the other", "llama4 without chunks", "phi moe with a wide mixer")
 IN_GGUF: dict[str, tuple[str, dict[str, Any]]] = {
-    **{case: CASES[case] for case in CASES if case != "falcon one after the other"},
+    **{case: CASES[case] for case in CASES if case not in NOT_IN_GGUF},
+    "llama4_text": ("llama4_text", {"attention_chunk_size": 8192, "floor_scale": 8192}),
     "starcoder2": ("starcoder2", {"sliding_window": None}),
     "cohere2": ("cohere2", {"attention_bias": False}),
     "falcon": ("falcon", {"bias": False}),

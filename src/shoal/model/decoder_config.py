@@ -63,6 +63,11 @@ class ExpertsConfig:
     over the chosen experts alone."""
     scale: float = 1.0
     """factor on the weights"""
+    scales_input: bool = False
+    """whether the weights are factors on what an expert reads, in the place of what it gives (Llama 4)"""
+    mixer_limit: float = 0.0
+    """Where positive, experts are chosen one after the other, each with the weight that it has in a softmax over those
+    left whose scores lie within this share of the highest (Phi-3.5-MoE). Source: SparseMixer, arXiv 2409.12136."""
     router_bias: bool = False
     selection_bias: bool = False
     """a bias that experts are chosen by, and that their weights do not have"""

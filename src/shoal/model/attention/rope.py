@@ -163,7 +163,7 @@ def _longrope(rope: RopeConfig, max_context: int) -> Scaled:
 
 
 def _longrope_attention_factor(scaling: Mapping[str, Any], original: int, max_context: int) -> float:
-    given = scaling.get("attention_factor")
+    given = scaling.get("attention_factor", scaling.get("long_mscale" if max_context > original else "short_mscale"))
     if given is not None:
         return float(given)
     factor = scaling.get("factor")

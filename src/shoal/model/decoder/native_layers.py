@@ -169,4 +169,6 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
         num_groups=experts.num_groups,
         num_chosen_groups=experts.num_chosen_groups,
         num_group_scores=experts.num_group_scores,
+        scales_input=experts.scales_input,
+        mixer_limit=experts.mixer_limit,
     )

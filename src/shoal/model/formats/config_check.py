@@ -102,6 +102,8 @@ def _check_experts(experts: ExpertsConfig, num_layers: int) -> None:
         f"a token goes through {experts.num_chosen} experts; between 1 and {most} are possible",
     )
     _require(1 <= experts.num_group_scores <= min(count // groups, MAX_CHOSEN), "a group is ranked by no expert of it")
+    limit = experts.mixer_limit
+    _require(math.isfinite(limit) and limit >= 0, f"a mixer's limit of {limit}, which is impossible")
     _require(math.isfinite(experts.scale), f"experts are scaled by {experts.scale}, which is impossible")
     _require(
         all(0 <= layer < num_layers for layer in experts.dense_layers),

@@ -52,6 +52,10 @@ class MlpGraph:
         terms = [builder.node("Sub", [x_TD, x_TD])] if not experts.numbers_in(layer) else list[str]()
         for expert in experts.numbers_in(layer):
             name, weight = f"experts.{expert}.", weights[expert]
+            if experts.scales_input:
+                scaled_TD = builder.node("Mul", [x_TD, weight])
+                terms.append(self.add(scaled_TD, name, has_biases=False))
+                continue
             y_TD = self.add(x_TD, name, has_biases=experts.biases)
             if experts.biases:
                 y_TD = builder.add(y_TD, self._vector(f"{name}down_bias"))
@@ -72,6 +76,8 @@ class MlpGraph:
         builder = self._builder
         bias = self._vector("router_bias") if experts.router_bias else None
         logits_TE = builder.linear(x_TD, [self._matrix("router")], bias)
+        if experts.mixer_limit:
+            return self._mixed_weights(logits_TE, experts)
         scores_TE = builder.node("Sigmoid" if experts.scoring == "sigmoid" else "Softmax", [logits_TE])
         ranks_TE = scores_TE
         if experts.selection_bias:
@@ -86,6 +92,24 @@ class MlpGraph:
         weights_Tk = builder.node("Mul", [weights_Tk, builder.constant(np.array(experts.scale, np.float32))])
         zeros_TE = builder.node("Sub", [scores_TE, scores_TE])
         return builder.node("ScatterElements", [zeros_TE, chosen_Tk, weights_Tk], axis=1)
+
+    def _mixed_weights(self, logits_TE: str, experts: ExpertsConfig) -> str:
+        """[T, E]: of experts that are chosen one after the other, see `ExpertsConfig.mixer_limit`."""
+        builder = self._builder
+        lowest, limit = (builder.constant(np.array(value, np.float32)) for value in (-1e30, experts.mixer_limit))
+        weights_TE, left_TE = builder.node("Sub", [logits_TE, logits_TE]), logits_TE
+        for _ in range(experts.num_chosen):
+            best_T1, chosen_T1 = self._highest(left_TE, 1)
+            size_TE = builder.node("Max", [builder.node("Abs", [logits_TE]), best_T1])
+            distance_TE = builder.node("Div", [builder.node("Sub", [best_T1, logits_TE]), size_TE])
+            is_far_TE = builder.node("Greater", [distance_TE, limit])
+            softmax_TE = builder.node("Softmax", [builder.node("Where", [is_far_TE, lowest, left_TE])])
+            weight_T1 = builder.node("GatherElements", [softmax_TE, chosen_T1], axis=1)
+            weight_T1 = builder.scale(weight_T1, experts.scale)
+            weights_TE = builder.node("ScatterElements", [weights_TE, chosen_T1, weight_T1], axis=1)
+            lowest_T1 = builder.node("Add", [builder.node("Sub", [best_T1, best_T1]), lowest])
+            left_TE = builder.node("ScatterElements", [left_TE, chosen_T1, lowest_T1], axis=1)
+        return weights_TE
 
     def _mask_groups(self, ranks_TE: str, experts: ExpertsConfig) -> str:
         """Ranks lower than any other's in the groups that a row did not choose."""

@@ -2,7 +2,7 @@
 
 Source: llama.cpp, src/models (which arithmetic), src/llama-model.cpp (llama_model_rope_type) and conversion/ (what the
 converter of each writes). Where llama.cpp approximates an activation that the model's authors have exactly, the exact
-one is taken.
+one is taken; so are Phi-3.5-MoE's norms and router, which llama.cpp has as those of other models.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shoal.model.decoder_config import Activation
+from shoal.model.decoder_config import Activation, QueryScaling
 
 _LATE_NORM = {"mlp_norm": "post_attention_norm.weight"}
 """the norm before the MLP has the name of one behind attention"""
@@ -51,12 +51,33 @@ class Architecture:
     """whether the weights of a token's experts are divided by their sum, where the file does not say it"""
     has_sigmoid: bool = False
     """whether a router's scores are sigmoids, where the file does not say it"""
+    mixer_limit: float = 0.0
+    """see `ExpertsConfig`"""
+    scales_expert_input: bool = False
+    has_temperature: bool = False
+    """whether queries grow with their position as the metadata say"""
+    temperature: QueryScaling | None = None
+    """how they grow where no file says it"""
+    in_chunks: bool = False
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """of tensors that other architectures have under another name"""
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(is_interleaved=True),
+    "llama4": Architecture(
+        is_interleaved=True,
+        rotates="three of four",
+        slides="some",
+        pattern=4,
+        window=8192,
+        in_chunks=True,
+        temperature=QueryScaling(period=8192.0, strength=0.1, offset=1, only_unrotated=True),
+        normalizes_experts=False,
+        has_sigmoid=True,
+        scales_expert_input=True,
+    ),
+    "mistral3": Architecture(is_interleaved=True, has_temperature=True),
     "granite": Architecture(is_interleaved=True, logits_scale="divisor"),
     "smollm3": Architecture(is_interleaved=True, rotates="three of four"),
     "internlm2": Architecture(is_interleaved=True),
@@ -103,6 +124,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "starcoder2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh"),
     "nemotron": Architecture(centers_norms=True, gated_mlp=False, activation="relu2"),
     "phi2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", is_parallel=True),
+    "phimoe": Architecture(centers_norms=True, mixer_limit=0.02),
     "gptneox": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
     "falcon": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
     "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),

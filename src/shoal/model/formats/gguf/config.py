@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling, RopeConfig
 from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, layer_count, number
 from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
@@ -22,6 +22,7 @@ GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 """of the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/models"""
+EXPERTS_OF_MAVERICK = 128
 SMOLLM3_PATTERN = 4
 """every fourth layer does not rotate. Source: llama.cpp, src/models/smollm3.cpp"""
 GROUP_SCORES = 2
@@ -75,7 +76,8 @@ class _GgufMetadata:
         windows = self._layer_windows()
         is_parallel = bool(self._get("use_parallel_residual", known.is_parallel))
         own_norms = tensors.keys() & {"blk.0.ffn_norm.weight", "blk.0.attn_norm_2.weight"}
-        norm_kind = "layer_norm_epsilon" if known.centers_norms else "layer_norm_rms_epsilon"
+        has_epsilon = self._get("attention.layer_norm_epsilon") is not None
+        norm_kind = "layer_norm_epsilon" if known.centers_norms and has_epsilon else "layer_norm_rms_epsilon"
         return DecoderConfig(
             family=self._architecture,
             num_layers=self._num_layers,
@@ -96,6 +98,7 @@ class _GgufMetadata:
             mlp_bias="blk.0.ffn_down.bias" in tensors,
             **self._qk_norms(num_heads, head_dim),
             norms_rotated=known.norms_rotated,
+            unit_qk_norm=self._has_unit_norms(experts),
             centers_norms=known.centers_norms,
             norm_bias="output_norm.bias" in tensors,
             pre_norms=known.pre_norms,
@@ -114,6 +117,8 @@ class _GgufMetadata:
             attention_scale=self._attention_scale(hidden_size, num_heads, head_dim),
             attention_softcap=self._number("attn_logit_softcapping", 0.0),
             final_softcap=self._number("final_logit_softcapping", 0.0),
+            query_scaling=self._query_scaling(),
+            in_chunks=known.in_chunks,
             layer_windows=windows,
             eos_token_ids=eos_token_ids_from_gguf(self._header),
         )
@@ -132,6 +137,22 @@ class _GgufMetadata:
             "joins_qk_norm": shape == (num_heads * head_dim,) and num_heads > 1,
             "parts_qk_norm": len(shape) == 2,
         }
+
+    def _has_unit_norms(self, experts: ExpertsConfig | None) -> bool:
+        """Llama 4 has them but for its larger model. Source: llama.cpp, src/models/llama4.cpp."""
+        return self._architecture == "llama4" and (experts is None or experts.num_experts != EXPERTS_OF_MAVERICK)
+
+    def _query_scaling(self) -> QueryScaling | None:
+        if not self._known.has_temperature:
+            return self._known.temperature if self._has_chunks() else None
+        strength = self._number("attention.temperature_scale", 0.0)
+        if strength == 0.0:
+            return None
+        return QueryScaling(period=self._positive("rope.scaling.original_context_length"), strength=strength)
+
+    def _has_chunks(self) -> bool:
+        """A window of 0 takes Llama 4's chunks, temperature and unrotated layers away."""
+        return self._get("attention.sliding_window") != 0
 
     def _scoring(self) -> Literal["softmax", "sigmoid"]:
         default = SIGMOID if self._known.has_sigmoid else SOFTMAX
@@ -182,6 +203,8 @@ class _GgufMetadata:
             scale=self._number("expert_weights_scale", 0.0) or 1.0,
             router_bias=f"{first}.ffn_gate_inp.bias" in tensors,
             biases=f"{first}.ffn_gate_exps.bias" in tensors,
+            mixer_limit=self._known.mixer_limit,
+            scales_input=self._known.scales_expert_input,
             shared_columns=shared_columns,
             shared_router=f"{first}.ffn_gate_inp_shexp.weight" in tensors,
             dense_layers=tuple(layer for layer in range(self._num_layers) if layer not in routed),
@@ -236,6 +259,8 @@ class _GgufMetadata:
                 return tuple(layers)
             case "sliding":
                 return tuple(layer for layer, window in enumerate(windows) if not window)
+            case "three of four" if self._architecture == "llama4" and not self._has_chunks():
+                return ()
             case "three of four":
                 return tuple(layer for layer in layers if (layer + 1) % SMOLLM3_PATTERN == 0)
 

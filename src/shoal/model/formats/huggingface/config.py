@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelLoadError(f"{path}: architecture {model_type!r} is not supported; there are {', '.join(FAMILIES)}")
-    family = FAMILIES[model_type]
+    family = _with_text_family(FAMILIES[model_type], raw)
     if quantization := _quantization(raw):
         check_method(path, quantization.get("quant_method", "unknown"), family.quantizations)
     values = _language_settings(path, raw, family)
@@ -105,6 +106,14 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
     if settings.flag("use_bidirectional_attention"):
         raise ModelLoadError(f"{path}: 'use_bidirectional_attention' is not supported")
     return family, family.read(settings)
+
+
+def _with_text_family(family: Family, raw: Mapping[str, Any]) -> Family:
+    """Reads a text part as the family reads it that the part is of, where that is one of those which can stand alone."""
+    text = raw.get("text_config") if family.text_types else None
+    kind = text.get("model_type") if isinstance(text, dict) else None
+    own = FAMILIES.get(kind) if kind in family.text_types else None
+    return family if own is None else replace(family, read=own.read, defaults=own.defaults)
 
 
 def _language_settings(path: Path, raw: Mapping[str, Any], family: Family) -> Mapping[str, Any]:

@@ -269,13 +269,16 @@ class SafetensorsDir:
         tensor = blocks_in_place_of(tensor, self._tensors)
         if tensor not in self._tensors:
             return self._whole(tensor)
-        is_in_turn = leaf.startswith(("gate", "up"))
-        num_rows = 2 * experts.columns if is_in_turn else self._config.hidden_size
+        is_joined = leaf.startswith(("gate", "up"))
+        num_rows = 2 * experts.columns if is_joined else self._config.hidden_size
+        if is_joined and self._family.halves_gate_up:
+            start = expert * num_rows + (experts.columns if leaf.startswith("up") else 0)
+            return TensorPart(tensor=tensor, start=start, stop=start + experts.columns, stack=experts.num_experts)
         return TensorPart(
             tensor=tensor,
             start=expert * num_rows + leaf.startswith("up"),
             stop=(expert + 1) * num_rows,
-            step=2 if is_in_turn else 1,
+            step=2 if is_joined else 1,
             stack=experts.num_experts,
         )
 

@@ -16,7 +16,7 @@ from shoal.model.formats.config_check import integer, layer_count, number
 ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn", "longrope")
 ROPE_NUMBERS = (
     *("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    *("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    *("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "short_mscale", "long_mscale"),
 )
 ROPE_LISTS = ("short_factor", "long_factor")
 ACTIVATIONS: dict[str, Activation] = {
@@ -30,7 +30,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu2": "relu2",
 }
 """Source: transformers, activations.py, ACT2CLS"""
-LAYER_TYPES = ("full_attention", "sliding_attention")
+FULL_ATTENTION = "full_attention"
+"""the kind of layers that see everything, in `layer_types`"""
 
 
 class Settings:
@@ -158,15 +159,24 @@ class Settings:
         """`layer_windows` by `layer_types`, else by the family's own rule for a layer's number."""
         if self.get("sliding_window") is None:
             return ()
-        window, num_layers = self.positive("sliding_window"), self.num_layers
+        return self._some_slide(slides, "sliding_window", "sliding_attention")
+
+    def some_chunked(self, is_chunked: Callable[[int], bool]) -> tuple[int, ...]:
+        """The same of layers that see chunks."""
+        if self.get("attention_chunk_size") is None:
+            return ()
+        return self._some_slide(is_chunked, "attention_chunk_size", "chunked_attention")
+
+    def _some_slide(self, slides: Callable[[int], bool], key: str, kind: str) -> tuple[int, ...]:
+        window, num_layers = self.positive(key), self.num_layers
         types = self.get("layer_types")
         if types is None:
             return tuple(window if slides(layer) else 0 for layer in range(num_layers))
         if len(types) != num_layers:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {len(types)} items for {num_layers} layers")
-        if unknown := [kind for kind in types if kind not in LAYER_TYPES]:
+        if unknown := [one for one in types if one not in (FULL_ATTENTION, kind)]:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
-        return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+        return tuple(window if one == kind else 0 for one in types)
 
     def _rope_parameters(self, layer_type: str) -> dict[str, Any]:
         """transformers 5: one dictionary, or one per kind of layer; transformers 4: `rope_theta` and `rope_scaling`.

@@ -93,3 +93,5 @@ class Family:
     """whether layers beyond the model's own may follow, which predict further tokens and are left out"""
     stacks_experts: bool = False
     """whether all experts of a layer lie in one tensor, inputs before outputs, gate and up in turn (gpt-oss)"""
+    halves_gate_up: bool = False
+    """whether all of such a gate stands before all of its up (Llama 4)"""

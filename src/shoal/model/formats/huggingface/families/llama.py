@@ -1,12 +1,14 @@
 """Llama and the models that are built like it.
 
-Source: transformers, models/llama, mistral, ministral, mixtral, seed_oss, smollm3, granite.
+Source: transformers, models/llama, llama4, mistral, ministral, ministral3, mixtral, seed_oss, smollm3, granite.
 """
 
 from __future__ import annotations
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
-from shoal.model.formats.huggingface.families.family import LAYER_NAMES, OTHER_MODALITIES, Family
+from dataclasses import replace
+
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling
+from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
 LLAMA_DEFAULTS = {
@@ -65,6 +67,45 @@ _MIXTRAL_DEFAULTS = {
     "num_experts_per_tok": 2,
     "num_local_experts": 8,
 }
+_MINISTRAL3_DEFAULTS = {
+    **_MISTRAL_DEFAULTS,
+    "vocab_size": 131072,
+    "num_hidden_layers": 34,
+    "head_dim": 128,
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "sliding_window": None,
+}
+_LLAMA4_DEFAULTS = {
+    "vocab_size": 202048,
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "num_experts_per_tok": 1,
+    "num_local_experts": 16,
+    "interleave_moe_layer_step": 1,
+    "use_qk_norm": True,
+    "no_rope_layer_interval": 4,
+    "attention_chunk_size": 8192,
+    "attn_temperature_tuning": True,
+    "floor_scale": 8192,
+    "attn_scale": 0.1,
+}
+_LLAMA4_NAMES = {
+    **{name: tensor.replace("mlp.", "feed_forward.") for name, tensor in {**LAYER_NAMES, **EXPERT_NAMES}.items()},
+    "router": "feed_forward.router.weight",
+    "experts.*.gate": "feed_forward.experts.gate_up_proj",
+    "experts.*.up": "feed_forward.experts.gate_up_proj",
+    "experts.*.down": "feed_forward.experts.down_proj",
+}
 _MIXTRAL_NAMES = {
     **LAYER_NAMES,
     "router": "block_sparse_moe.gate.weight",
@@ -72,6 +113,9 @@ _MIXTRAL_NAMES = {
     "experts.*.up": "block_sparse_moe.experts.*.w3.weight",
     "experts.*.down": "block_sparse_moe.experts.*.w2.weight",
 }
+
+
+_ORIGINAL_CONTEXT = "original_max_position_embeddings"
 
 
 def _read_llama(settings: Settings) -> DecoderConfig:
@@ -95,6 +139,59 @@ def _read_mixtral(settings: Settings) -> DecoderConfig:
 
 def _read_ministral(settings: Settings) -> DecoderConfig:
     return settings.decoder(layer_windows=settings.some_slide(lambda _: True))
+
+
+def _read_ministral3(settings: Settings) -> DecoderConfig:
+    """Beyond the context that its rotary embedding was made for, queries grow."""
+    config = _read_mistral(settings)
+    strength, period = (settings.rope_number(key) for key in ("llama_4_scaling_beta", _ORIGINAL_CONTEXT))
+    if not strength:
+        return config
+    if not period:
+        raise ValueError(f"there is no {_ORIGINAL_CONTEXT!r} beside 'llama_4_scaling_beta'")
+    return replace(config, query_scaling=QueryScaling(period=period, strength=strength))
+
+
+def _read_llama4(settings: Settings) -> DecoderConfig:
+    """Layers without a rotary embedding see everything, others their chunk, unless the file says which do."""
+    layers, columns = range(settings.num_layers), settings.positive("intermediate_size")
+    step, every = settings.positive("interleave_moe_layer_step"), settings.positive("no_rope_layer_interval")
+    rotates = settings.layers("no_rope_layers") or tuple(int((layer + 1) % every != 0) for layer in layers)
+    if len(rotates) != len(layers):
+        raise ValueError(f"'no_rope_layers' has {len(rotates)} items for {len(layers)} layers")
+    listed = settings.get("moe_layers")
+    routed = set(range(step - 1, len(layers), step) if listed is None else settings.layers("moe_layers"))
+    experts = ExpertsConfig(
+        num_experts=settings.positive("num_local_experts"),
+        num_chosen=settings.positive("num_experts_per_tok"),
+        columns=columns,
+        scoring="sigmoid",
+        is_normalized=False,
+        scales_input=True,
+        shared_columns=columns,
+        dense_layers=tuple(layer for layer in layers if layer not in routed),
+    )
+    has_bias = settings.flag("attention_bias")
+    return settings.decoder(
+        intermediate_size=settings.positive("intermediate_size_mlp"),
+        experts=experts if routed else None,
+        qkv_bias=has_bias,
+        o_bias=has_bias,
+        unit_qk_norm=settings.flag("use_qk_norm"),
+        no_rope_layers=tuple(layer for layer in layers if not rotates[layer]),
+        query_scaling=_temperature(settings) if settings.flag("attn_temperature_tuning") else None,
+        in_chunks=True,
+        layer_windows=settings.some_chunked(lambda layer: bool(rotates[layer])),
+    )
+
+
+def _temperature(settings: Settings) -> QueryScaling:
+    return QueryScaling(
+        period=settings.number("floor_scale"),
+        strength=settings.number("attn_scale"),
+        offset=1,
+        only_unrotated=True,
+    )
 
 
 def _read_seed_oss(settings: Settings) -> DecoderConfig:
@@ -138,7 +235,19 @@ def _read_granite(settings: Settings) -> DecoderConfig:
 
 LLAMA = Family(read=_read_llama, defaults=LLAMA_DEFAULTS)
 MISTRAL = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS)
-MISTRAL3 = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS, text_types=("mistral",), needless=OTHER_MODALITIES)
+MISTRAL3 = Family(
+    read=_read_mistral, defaults=_MISTRAL_DEFAULTS, text_types=("mistral", "ministral3"), needless=OTHER_MODALITIES
+)
+MINISTRAL3 = Family(read=_read_ministral3, defaults=_MINISTRAL3_DEFAULTS)
+LLAMA4_TEXT = Family(
+    read=_read_llama4,
+    defaults=_LLAMA4_DEFAULTS,
+    names=_LLAMA4_NAMES,
+    is_interleaved=True,
+    stacks_experts=True,
+    halves_gate_up=True,
+)
+LLAMA4 = replace(LLAMA4_TEXT, text_types=("llama4_text",), needless=OTHER_MODALITIES)
 MINISTRAL = Family(read=_read_ministral, defaults=_MISTRAL_DEFAULTS)
 SEED_OSS = Family(read=_read_seed_oss, defaults=_SEED_OSS_DEFAULTS)
 SMOLLM3 = Family(read=_read_smollm3, defaults=_SMOLLM3_DEFAULTS)

@@ -22,7 +22,10 @@ from shoal.model.formats.huggingface.families.layer_norm import (
 from shoal.model.formats.huggingface.families.llama import (
     GRANITE,
     LLAMA,
+    LLAMA4,
+    LLAMA4_TEXT,
     MINISTRAL,
+    MINISTRAL3,
     MISTRAL,
     MISTRAL3,
     MIXTRAL,
@@ -39,14 +42,17 @@ from shoal.model.formats.huggingface.families.more_rms import (
     MINIMAX_M2,
 )
 from shoal.model.formats.huggingface.families.olmo import EXAONE4, OLMO2, OLMO3, OLMOE
-from shoal.model.formats.huggingface.families.phi import PHI3
+from shoal.model.formats.huggingface.families.phi import PHI3, PHIMOE
 from shoal.model.formats.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL
 
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
+    "llama4_text": LLAMA4_TEXT,
+    "llama4": LLAMA4,
     "mistral": MISTRAL,
     "mistral3": MISTRAL3,
     "ministral": MINISTRAL,
+    "ministral3": MINISTRAL3,
     "mixtral": MIXTRAL,
     "smollm3": SMOLLM3,
     "granite": GRANITE,
@@ -63,6 +69,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": GEMMA3_TEXT,
     "gemma3": GEMMA3,
     "phi3": PHI3,
+    "phimoe": PHIMOE,
     "phi": PHI,
     "cohere": COHERE,
     "cohere2": COHERE2,
