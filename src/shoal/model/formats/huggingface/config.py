@@ -109,7 +109,7 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
 
 
 def _with_text_family(family: Family, raw: Mapping[str, Any]) -> Family:
-    """Reads a text part as the family reads it that the part is of, where that is one of those which can stand alone."""
+    """A text part is read as the family reads it that the part is of, where that one can stand alone."""
     text = raw.get("text_config") if family.text_types else None
     kind = text.get("model_type") if isinstance(text, dict) else None
     own = FAMILIES.get(kind) if kind in family.text_types else None
