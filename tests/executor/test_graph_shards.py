@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from shoal.config import GraphLaunchConfig
-from shoal.core.plan.graph_wire import load_message
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
 from shoal.executor.fabric import Place
 from shoal.executor.graph_factory import start_graph
+from shoal.executor.load_message import graph_load_message
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
@@ -85,13 +85,13 @@ def test_stages_may_have_different_numbers_of_shards(chain: Path, shares: Sequen
     stages = [
         [
             msgspec.structs.replace(
-                load_message(stage, 0, model_path=str(chain), stage_index=index, num_stages=2),
+                graph_load_message(chain, replica, index, 0),
                 shares=own,
                 rank=rank,
             )
             for rank in range(len(own))
         ]
-        for index, (stage, own) in enumerate(zip(replica.stages, shares, strict=True))
+        for index, own in enumerate(shares)
     ]
     places = [[Place(label="worker", load=load, machine=None) for load in loads] for loads in stages]
     executor = start_graph(places, LocalFabric(), Generation(0))

@@ -19,9 +19,7 @@ from shoal.protocol.graph_messages import (
     LoadGraph,
     RunBatch,
     StageBatch,
-    StageTensor,
     TensorRef,
-    TensorType,
 )
 from shoal.protocol.hidden_codec import LINK_PRECISIONS
 from shoal.protocol.messages import (
@@ -42,6 +40,7 @@ from shoal.protocol.messages import (
     Wire,
     Wired,
 )
+from shoal.protocol.stage_interface import StageInput, StageInterface, StageOutput, TensorSpec
 from shoal.protocol.tensor_codec import encode_envelope
 
 FOLDER = Path(__file__).parent / "inputs"
@@ -82,20 +81,22 @@ def _messages() -> Iterator[bytes]:
     yield encode(Wired(generation=first, row_s=0.01))
     yield encode(LinkLost(generation=first, message="gone"))
     yield encode(Progress(done=1, total=2))
-    tensor = StageTensor(type=TensorType(name="x", dtype="float32", shape=("N", None, 3)), peers=(-1, 1))
+    spec = TensorSpec(name="x", dtype="float32", shape=("N", None, 3))
     load = LoadGraph(
         version=2,
         model_path="a.onnx",
-        first_node=0,
-        last_node=3,
         stage_index=0,
         num_stages=2,
-        inputs=(tensor,),
-        outputs=(tensor,),
-        shares=(1, 2),
         rank=0,
-        threads=1,
         cores=(0,),
+        stage=StageInterface(
+            first_node=0,
+            last_node=3,
+            inputs=(StageInput(spec=spec, source=-1),),
+            outputs=(StageOutput(spec=spec, consumers=(-1, 1)),),
+        ),
+        shares=(1, 2),
+        threads=1,
     )
     yield encode(load)
     yield encode(Shutdown())

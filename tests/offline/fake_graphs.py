@@ -7,16 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import (
-    BatchAxes,
-    Dim,
-    GraphPlan,
-    GraphReplicaPlan,
-    GraphShardPlan,
-    GraphStagePlan,
-    TensorSpec,
-)
+from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, GraphShardPlan, GraphStagePlan
 from shoal.errors import InvalidRequest, WorkerLost
+from shoal.protocol.stage_interface import Dim, TensorSpec
 from shoal.router.graph_executor import Batch, BatchResult, Tensors
 
 Function = Callable[[Tensors], dict[str, Array]]

@@ -8,12 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError
 from shoal.offline.files.array_rows import open_npy, read_array
 from shoal.offline.files.row_sink import NpyWriter
 from shoal.offline.files.row_source import RowSource, open_rows
 from shoal.offline.files.tensor_values import as_tensor
+from shoal.protocol.stage_interface import TensorSpec
 from tests.offline.fake_graphs import spec
 
 X = (spec("x", "N", 3),)

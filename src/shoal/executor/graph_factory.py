@@ -8,9 +8,9 @@ from typing import cast
 
 from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan
-from shoal.core.plan.graph_wire import load_message
 from shoal.executor.fabric import Fabric, Place
 from shoal.executor.graph_without import replica_without
+from shoal.executor.load_message import graph_load_message
 from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import BatchTraffic, BatchTrial
@@ -105,14 +105,8 @@ class GraphFactory:
     def _place(self, replica: GraphReplicaPlan, index: int, rank: int) -> Place:
         stage = replica.stages[index]
         shard = stage.shards[rank]
-        load = load_message(
-            stage,
-            rank,
-            model_path=str(self._path),
-            stage_index=index,
-            num_stages=len(replica.stages),
-            files=() if shard.machine else self._files,
-        )
+        files = () if shard.machine else self._files
+        load = graph_load_message(self._path, replica, index, rank, files=files)
         where = f" on {shard.machine}" if shard.machine else ""
         label = f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else "") + where
         return Place(label=label, load=load, machine=shard.machine, cpu_quota=shard.cpu_quota)

@@ -11,10 +11,11 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.executor.first_start import FirstStart
 from shoal.executor.graph_factory import BatchPipeline, GraphFactory
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split.split_spec import SplitSpec
+from shoal.protocol.stage_interface import StageInterface
 
 _logger = logging.getLogger("shoal.launch")
 _SILENT_LOAD_S = 100.0

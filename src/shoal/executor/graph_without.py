@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from shoal.core.plan.graph import GraphReplicaPlan, GraphShardPlan, GraphStagePlan
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
+from shoal.protocol.stage_interface import StageInterface
 
 
 def replica_without(graph: GraphFile, replica: GraphReplicaPlan, worker: int) -> GraphReplicaPlan | None:

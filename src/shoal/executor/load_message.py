@@ -1,12 +1,14 @@
-"""What a planned replica says to its workers and to its scheduler."""
+"""What planned replicas say to their workers, and those of a language model to their scheduler."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.planner.predict.work import prefill_chunk
+from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.messages import PROTOCOL_VERSION, FileState, LoadStage
 from shoal.protocol.stage_config import StageConfig
 
@@ -51,6 +53,26 @@ def load_message(
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
         keep_weights=keep_weights,
+    )
+
+
+def graph_load_message(
+    path: Path, replica: GraphReplicaPlan, index: int, rank: int, *, files: tuple[FileState, ...] = ()
+) -> LoadGraph:
+    """What one worker of a graph is told to load: shard `rank` of stage `index`. For the rest see LoadGraph."""
+    stage = replica.stages[index]
+    shard = stage.shards[rank]
+    return LoadGraph(
+        version=PROTOCOL_VERSION,
+        model_path=str(path),
+        stage_index=index,
+        num_stages=len(replica.stages),
+        rank=rank,
+        cores=shard.cores,
+        files=files,
+        stage=stage.interface,
+        shares=stage.shares,
+        threads=shard.threads,
     )
 
 

@@ -8,13 +8,14 @@ from typing import Protocol, TypeVar
 
 from shoal.arrays import Array
 from shoal.comm.links.tensor_port import Received, TensorPort
-from shoal.core.plan.graph import HEAD, BatchAxes
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import WorkerLost
 from shoal.executor.fabric import Wiring
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
 from shoal.protocol.messages import ExpertLoad, Generation, Step, StepResult
+from shoal.protocol.stage_interface import HEAD
 from shoal.router.graph_executor import Batch, BatchId, BatchResult
 from shoal.router.rows import take_rows
 
@@ -147,7 +148,7 @@ class BatchTraffic:
         self._num_stages = len(stages)
         self._stage_of = [load.stage_index for loads in stages for load in loads]
         self._inputs = [
-            [one.type.name for one in load.inputs if one.peers == (HEAD,)] for loads in stages for load in loads
+            [one.spec.name for one in load.stage.inputs if one.source == HEAD] for loads in stages for load in loads
         ]
         """of the graph, that each worker takes"""
         self._ports: list[TensorPort] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.fingerprint import fingerprint
 from shoal.offline.files.item_sink import ItemSink
@@ -14,6 +14,7 @@ from shoal.offline.files.item_source import Item, load_item
 from shoal.offline.journal import Journal
 from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.work import Failure
+from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
 from shoal.router.rows import join_outputs, join_rows, pad_rows, signature, split_rows, take_rows
 

@@ -8,46 +8,17 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.protocol.messages import FileState, Generation
+from shoal.protocol.messages import Generation, WorkerLoad
+from shoal.protocol.stage_interface import HEAD, StageInterface
 
 
-class TensorType(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """See core.graph_plan.TensorSpec."""
+class LoadGraph(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=20):
+    """The first message to a worker of a graph: what to load and where its tensors come from and go to."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-
-
-class StageTensor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A tensor that crosses the boundary of a stage."""
-
-    type: TensorType
-    peers: tuple[int, ...]
-    """an input: the stage it comes from; an output: the stages it goes to. HEAD (-1) is the head."""
-
-
-class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=20):
-    """The first message to a worker: what to load and where its tensors come from and go to."""
-
-    version: int
-    model_path: str
-    first_node: int
-    last_node: int
-    """exclusive"""
-    stage_index: int
-    num_stages: int
-    inputs: tuple[StageTensor, ...]
-    outputs: tuple[StageTensor, ...]
+    stage: StageInterface
     shares: tuple[int, ...]
     """of the stage's shards; one entry where it is not split further"""
-    rank: int
-    """which of these shards the worker is"""
     threads: int
-    cores: tuple[int, ...]
-    """CPU ids to pin to; empty: not pinned"""
-    files: tuple[FileState, ...] = ()
-    """the graph's file and those of its external data, as the head opened them"""
 
     @property
     def num_shards(self) -> int:
@@ -57,7 +28,7 @@ class LoadGraph(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     @property
     def sources(self) -> tuple[int, ...]:
         """Stages that feed this one, ascending."""
-        return tuple(sorted({one.peers[0] for one in self.inputs if one.peers[0] >= 0}))
+        return tuple(sorted({one.source for one in self.stage.inputs} - {HEAD}))
 
 
 class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=21):

@@ -17,18 +17,16 @@ from shoal.comm.groups.switch import SwitchedGroup, measure_switch
 from shoal.comm.links.link import Link
 from shoal.comm.links.tensor_link import Received, TensorLink
 from shoal.comm.links.tensor_port import TensorPort
-from shoal.core.plan.graph import HEAD
-from shoal.core.plan.graph_wire import stage_inputs, stage_outputs
 from shoal.errors import RemoteProtocolError, RequestError, WorkerLost
 from shoal.model.file_states import file_states, unchanged
 from shoal.model.graph.file.graph_file import open_graph
-from shoal.model.graph.stage.cuts import StageInterface
 from shoal.model.graph.stage.session import GraphStage
 from shoal.model.graph.stage.shard_session import GraphShard, ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import shard_model
 from shoal.model.runtime_sessions import share_pool
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch, StageBatch
 from shoal.protocol.messages import Wire
+from shoal.protocol.stage_interface import HEAD
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.runner import OnProgress, Work
 
@@ -149,19 +147,13 @@ def _receive_from(source: int, link: TensorLink, batch: RunBatch) -> Received:
 
 def _open(load: LoadGraph) -> tuple[GraphStage | ShardSegments, int]:
     """The stage, or this worker's shard of it, and the bytes of its weights."""
-    interface = StageInterface(
-        first_node=load.first_node,
-        last_node=load.last_node,
-        inputs=stage_inputs(load),
-        outputs=stage_outputs(load),
-    )
     graph = open_graph(Path(load.model_path))
     if load.num_shards == 1:
-        stage = GraphStage(graph, interface, threads=load.threads)
+        stage = GraphStage(graph, load.stage, threads=load.threads)
         return stage, stage.weight_bytes
     share_pool(load.threads)
-    model = shard_model(graph, interface, load.shares, load.rank).model
-    segments = ShardSegments(model, interface.inputs, interface.outputs, folder=graph.folder, threads=load.threads)
+    model = shard_model(graph, load.stage, load.shares, load.rank).model
+    segments = ShardSegments(model, load.stage.inputs, load.stage.outputs, folder=graph.folder, threads=load.threads)
     return segments, segments.weight_bytes
 
 
@@ -174,4 +166,4 @@ def _joined(segments: ShardSegments, group: SwitchedGroup | None) -> GraphShard:
 
 def _tensors_for(peer: int, load: LoadGraph, outputs: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs that a stage, or the head, takes; none after an error."""
-    return {one.type.name: outputs[one.type.name] for one in load.outputs if outputs and peer in one.peers}
+    return {one.spec.name: outputs[one.spec.name] for one in load.stage.outputs if outputs and peer in one.consumers}

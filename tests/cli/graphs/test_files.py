@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from shoal.cli.graphs.files import read_arrays, write_arrays
-from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ConfigError
+from shoal.protocol.stage_interface import TensorSpec
 
 X = (TensorSpec(name="x", dtype="float32", shape=("N", 4)),)
 

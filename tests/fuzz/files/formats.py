@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
 from shoal.cli.graphs.files import read_arrays
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.formats.open_weights import open_weights
@@ -32,6 +32,7 @@ from shoal.model.text.tokenizer import load_tokenizer
 from shoal.offline.files.row_source import open_rows
 from shoal.planner.files.cluster_file import parse_cluster_file
 from shoal.planner.files.plan_file import read_plan, write_plan
+from shoal.protocol.stage_interface import TensorSpec
 from tests.fuzz.files.gguf_form import mutate_gguf
 from tests.fuzz.files.protobufs import mutate_message
 from tests.fuzz.files.trees import mutate_tree

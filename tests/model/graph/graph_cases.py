@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.graph.file.value_types import ELEMENT_TYPES
 from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.stage_model import extract_stage
 from shoal.model.runtime_sessions import session_options
+from shoal.protocol.stage_interface import TensorSpec
 from tests.plain_runtime import plain_session
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'

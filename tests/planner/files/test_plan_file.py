@@ -2,23 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from shoal.core.plan.graph import (
-    HEAD,
-    BatchAxes,
-    GraphPlan,
-    GraphReplicaPlan,
-    GraphShardPlan,
-    GraphStagePlan,
-    StageInput,
-    StageOutput,
-    TensorSpec,
-)
+from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, GraphShardPlan, GraphStagePlan
 from shoal.core.plan.language import Plan, PredictedSpeed, ReplicaPlan, ShardPlan, StagePlan
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.errors import ConfigError
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.files.plan_file import check_shape, read_plan, write_plan
 from shoal.protocol.stage_config import ExpertSpan, ShardPart
+from shoal.protocol.stage_interface import HEAD, StageInput, StageOutput, TensorSpec
 
 ATOMS = ShardAtoms(
     num_kv_heads=3,

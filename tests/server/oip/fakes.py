@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, TensorSpec
+from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ModelLoadError, WorkerLost
+from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.batch_engine import BatchEngine
 from shoal.router.graph_executor import Batch, BatchResult, Tensors
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.file.value_types import is_exact
 from shoal.offline.files.array_rows import Bytes, MemberBytes, member_headers, open_npy, open_npz, read_array
 from shoal.offline.files.npy_header import NpyHeader
 from shoal.offline.files.tensor_values import as_stored, as_tensor
+from shoal.protocol.stage_interface import TensorSpec
 
 
 def read_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:

@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from shoal.cli.show.output import note
-from shoal.core.plan.graph import GraphPlan, GraphStagePlan, SplitReport, TensorSpec
+from shoal.core.plan.graph import GraphPlan, GraphStagePlan, SplitReport
 from shoal.planner.files.plan_data import split_shares
+from shoal.protocol.stage_interface import TensorSpec
 
 _MB = 1e6
 

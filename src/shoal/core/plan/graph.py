@@ -13,25 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shoal.core.plan.placement import WorkerPlacement
-
-HEAD = -1
-"""Where a graph's inputs come from and its outputs go, in the place of a stage index."""
-
-Dim = int | str | None
-"""A fixed size, the name of a symbolic one, or unknown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """What a graph says of one of its tensors."""
-
-    name: str
-    dtype: str
-    """NumPy's name, such as `float32` or `int64`; `string`, and ml_dtypes' names for `bfloat16` and smaller floats"""
-    shape: tuple[Dim, ...] | None
-    """None where even the rank is unknown"""
-    is_optional: bool = False
-    """whether it is an input that has a default"""
+from shoal.protocol.stage_interface import StageInterface, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +31,6 @@ class BatchAxes:
     def is_batched(self) -> bool:
         """Whether runs of several requests can be put together, or one run cut into rows."""
         return any(axis is not None for axis in self.inputs.values()) and None not in self.outputs.values()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageInput:
-    """A tensor that a stage takes from outside."""
-
-    spec: TensorSpec
-    source: int
-    """the stage that produces it, or HEAD"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageOutput:
-    """A tensor that a stage hands out."""
-
-    spec: TensorSpec
-    consumers: tuple[int, ...]
-    """stages that take it, ascending; HEAD first where it is an output of the graph"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +60,9 @@ class GraphShardPlan(WorkerPlacement):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GraphStagePlan:
+class GraphStagePlan(StageInterface):
     """Contiguous nodes and the workers that compute them together."""
 
-    first_node: int
-    last_node: int
-    """exclusive"""
-    inputs: tuple[StageInput, ...]
-    outputs: tuple[StageOutput, ...]
     shards: tuple[GraphShardPlan, ...]
     """one where the stage is not split further; the order is that of the ranks in the stage's group"""
     shares: tuple[int, ...]
@@ -112,6 +71,13 @@ class GraphStagePlan:
     """None where there is one shard"""
     compute_s: float | None
     """measured seconds of its nodes for the sample run, on one worker; None where nothing was measured"""
+
+    @property
+    def interface(self) -> StageInterface:
+        """What a worker needs to know of the stage."""
+        return StageInterface(
+            first_node=self.first_node, last_node=self.last_node, inputs=self.inputs, outputs=self.outputs
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ from shoal.core.plan.graph import GraphReplicaPlan, GraphShardPlan, GraphStagePl
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.graph_choice.fleet_candidate import ChosenGraphStage, FleetCandidate
+from shoal.protocol.stage_interface import StageInterface
 
 
 def spell_fleet(graph: GraphFile, candidate: FleetCandidate, placed: PlacedGraphFleet) -> tuple[GraphReplicaPlan, ...]:

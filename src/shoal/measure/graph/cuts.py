@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.model.graph.stage.cuts import cut_points, spec_bytes
 from shoal.planner.graph_cut import CutPlace
+from shoal.protocol.stage_interface import TensorSpec
 
 
 def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...]:

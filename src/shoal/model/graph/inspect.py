@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shoal.core.plan.graph import SplitReport, TensorSpec
+from shoal.core.plan.graph import SplitReport
 from shoal.errors import while_reading
 from shoal.model.graph.file.dataflow import nested_nodes
 from shoal.model.graph.file.flops import SHARDABLE_OPERATORS, node_flops
@@ -15,6 +15,7 @@ from shoal.model.graph.file.weight_tensors import inner_tensors, named_weights, 
 from shoal.model.graph.stage.cuts import CutPoint, cut_points, stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes, with_functions
 from shoal.model.graph.tensor_parallel.shard_model import split_figures
+from shoal.protocol.stage_interface import TensorSpec
 
 NUM_NARROWEST = 5
 """Cut points that the report lists: enough to see where the graph is thin."""

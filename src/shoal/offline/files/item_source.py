@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.array_rows import read_array
 from shoal.offline.files.npy_header import NpyHeader, Shape
 from shoal.offline.files.row_source import Specs, open_arrays
 from shoal.offline.files.tensor_values import as_tensor
 from shoal.offline.work import Failure
+from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
 
 SUFFIXES = (".npy", ".npz")

@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest, MissingExtra
 from shoal.offline.files.array_rows import ArrayRows, open_npy
+from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
 
 _READ_ROWS = 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.array_rows import (
     ArrayRows,
@@ -22,6 +22,7 @@ from shoal.offline.files.array_rows import (
 )
 from shoal.offline.files.npy_header import NpyHeader
 from shoal.offline.files.tensor_values import as_tensor
+from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
 
 Specs = Mapping[str, TensorSpec]

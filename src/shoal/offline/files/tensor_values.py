@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import TensorSpec
 from shoal.errors import InvalidRequest
+from shoal.protocol.stage_interface import TensorSpec
 
 _ML_DTYPES = ml_dtypes.__name__
 """Importing it is what teaches NumPy the names `bfloat16` and so on."""

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import TensorSpec
 from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.protocol.stage_interface import TensorSpec
 
 BYTES = "BYTES"
 """Strings: the only type whose elements have no fixed size."""

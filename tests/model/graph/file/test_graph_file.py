@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_node
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ModelLoadError
 from shoal.model.graph.file.graph_file import open_graph
+from shoal.protocol.stage_interface import TensorSpec
 from tests.model.graph.graph_cases import HEADER, make_graph, save_graph
 
 PLAIN = "g (float[N,4] x) => (float[N,4] y) <float[4] w = {1,2,3,4}> { a = Add(x, w)  y = Relu(a) }"

@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.value_types import ELEMENT_TYPES, infer_specs, tensor_spec, value_info
+from shoal.protocol.stage_interface import TensorSpec
 from tests.model.graph.graph_cases import make_graph, save_graph
 
 MICROSOFT = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 import shoal
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.model.graph.sample.empty_batch import empty_outputs, is_empty
+from shoal.protocol.stage_interface import TensorSpec
 from tests.model.graph.graph_cases import save_graph
 from tests.plain_runtime import plain_session
 

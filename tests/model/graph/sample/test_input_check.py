@@ -6,9 +6,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest
 from shoal.model.graph.sample.input_check import check_inputs
+from shoal.protocol.stage_interface import TensorSpec
 
 IMAGE = TensorSpec(name="image", dtype="float32", shape=("N", 3, None))
 IDS = TensorSpec(name="ids", dtype="int32", shape=("N",))

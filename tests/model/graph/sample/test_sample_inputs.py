@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.plan.graph import BatchAxes, Dim, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.sample.input_check import check_inputs
 from shoal.model.graph.sample.sample_inputs import sample_inputs
 from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.session import GraphStage
+from shoal.protocol.stage_interface import Dim, TensorSpec
 from tests import real_models
 from tests.model.graph.graph_cases import make_graph
 

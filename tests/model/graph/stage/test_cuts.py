@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.core.plan.graph import HEAD, StageInput, StageOutput
 from shoal.errors import ConfigError
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.model.graph.stage.cuts import StageInterface, cut_points, stage_interfaces
+from shoal.model.graph.stage.cuts import cut_points, stage_interfaces
+from shoal.protocol.stage_interface import HEAD, StageInput, StageInterface, StageOutput
 from tests.model.graph.graph_cases import assert_same, make_graph, run_stages, run_whole
 
 X = {"x": np.array([[-1.5, 2, 3, -4], [0.5, -6, 7, 8]], np.float32)}

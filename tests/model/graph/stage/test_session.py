@@ -6,11 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from shoal.core.plan.graph import StageInput, StageOutput
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.session import GraphStage
+from shoal.protocol.stage_interface import StageInput, StageInterface, StageOutput
 from tests.model.graph.graph_cases import make_graph
 
 ADD = "g (float[N] a, float[N] b) => (float[N] y) { s = Add(a, b) y = Neg(s) }"

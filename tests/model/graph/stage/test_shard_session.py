@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from shoal.core.plan.graph import HEAD, StageInput, StageOutput, TensorSpec
 from shoal.errors import InvalidRequest, RemoteProtocolError, WorkerLost
 from shoal.model.graph.stage.segments import MARKER_DOMAIN, Gathering, Reduction, cut_at_markers
 from shoal.model.graph.stage.shard_session import GraphShard, ShardSegments
+from shoal.protocol.stage_interface import HEAD, StageInput, StageOutput, TensorSpec
 from tests.model.graph.lockstep import run_lockstep
 
 RANDOM = np.random.default_rng(0)

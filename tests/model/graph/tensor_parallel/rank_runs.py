@@ -6,10 +6,11 @@ import numpy as np
 
 from shoal.core.plan.graph import SplitReport
 from shoal.model.graph.file.graph_file import GraphFile
-from shoal.model.graph.stage.cuts import StageInterface, stage_interfaces
+from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.session import GraphStage
 from shoal.model.graph.stage.shard_session import ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import ShardModel, shard_model
+from shoal.protocol.stage_interface import StageInterface
 from tests.model.graph.lockstep import run_lockstep
 
 Arrays = Mapping[str, np.ndarray]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from shoal.core.batching.config import BatchingConfig
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, QueueFull, WorkerLost
+from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
 from shoal.server.oip.models.metadata import model_config
 from shoal.server.oip.models.model_files import ModelFile

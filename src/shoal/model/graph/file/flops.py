@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from shoal.core.plan.graph import TensorSpec
+from shoal.protocol.stage_interface import TensorSpec
 
 Shape = tuple[int, ...]
 Rule = Callable[[onnx.NodeProto, Sequence[Shape | None], Shape | None], int | None]

@@ -11,7 +11,6 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import TensorSpec
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.file_states import file_states, state_of
 from shoal.model.graph.file.dataflow import Dataflow, nested_nodes, sort_nodes, trace, weight_names
@@ -22,6 +21,7 @@ from shoal.model.graph.file.operators import check_operators
 from shoal.model.graph.file.value_types import infer_specs, tensor_spec, value_info
 from shoal.model.graph.file.weight_tensors import check_tensors
 from shoal.protocol.messages import FileState
+from shoal.protocol.stage_interface import TensorSpec
 
 MAX_FILE_BYTES = 1 << 31
 """The most that a message in the protobuf format can have. Source: protobuf's encoding guide."""

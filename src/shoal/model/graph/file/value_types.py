@@ -21,9 +21,9 @@ from onnx.helper import (
     tensor_dtype_to_np_dtype,
 )
 
-from shoal.core.plan.graph import Dim, TensorSpec
 from shoal.model.graph.file.weight_tensors import SMALL_WEIGHT_BYTES, num_bytes, read_if_small
 from shoal.model.runtime_sessions import session_options, start_session
+from shoal.protocol.stage_interface import Dim, TensorSpec
 
 UNNAMED_DIMS = ("", "?")
 """Names that some exporters give to every dimension that they do not know, whether equal or not."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import onnx
 import onnx.inliner
 
-from shoal.core.plan.graph import BatchAxes, Dim, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.model.graph.file.dataflow import nested_nodes, trace
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.file.value_types import infer_with_onnx, skeleton_of, tensor_spec
@@ -25,6 +25,7 @@ from shoal.model.graph.row_proof.walk import BATCH, Walk
 from shoal.model.graph.tensor_parallel.shapes.constants import Constants
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
+from shoal.protocol.stage_interface import Dim, TensorSpec
 
 _MAX_NODES = 100_000
 """Of a graph once the functions in it are written out: far more than any network has."""

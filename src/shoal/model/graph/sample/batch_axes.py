@@ -14,10 +14,11 @@ import ml_dtypes
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.graph.file.value_types import is_exact
 from shoal.model.graph.sample.sample_inputs import Run
+from shoal.protocol.stage_interface import TensorSpec
 
 _ROWS = 3
 _RELATIVE_TOLERANCE = 1e-3

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, Dim, TensorSpec
+from shoal.core.plan.graph import BatchAxes
+from shoal.protocol.stage_interface import Dim, TensorSpec
 
 
 def is_empty(tensors: Mapping[str, Array], batch: BatchAxes) -> bool:

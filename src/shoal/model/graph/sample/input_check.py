@@ -10,8 +10,9 @@ import ml_dtypes  # noqa: F401  (teaches NumPy the names of the smaller floats)
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import InvalidRequest
+from shoal.protocol.stage_interface import TensorSpec
 
 
 def check_inputs(

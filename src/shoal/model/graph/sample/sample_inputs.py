@@ -12,8 +12,9 @@ import ml_dtypes  # noqa: F401  (teaches NumPy the names of the smaller floats)
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import BatchAxes, TensorSpec
+from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
+from shoal.protocol.stage_interface import TensorSpec
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Computes a graph's outputs; raises InvalidRequest where it cannot."""

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from shoal.core.plan.graph import HEAD, StageInput, StageOutput, TensorSpec
 from shoal.errors import ConfigError
 from shoal.model.graph.file.dataflow import Dataflow
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.file.value_types import element_bytes
+from shoal.protocol.stage_interface import HEAD, StageInput, StageInterface, StageOutput, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +31,6 @@ class CutPoint:
     def bytes_per_run(self) -> int:
         """Bytes that cross in one run, as far as sizes are known: others count as 1."""
         return sum(map(spec_bytes, self.tensors))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageInterface:
-    """One stage's nodes and the tensors at its border."""
-
-    first_node: int
-    last_node: int
-    """exclusive"""
-    inputs: tuple[StageInput, ...]
-    outputs: tuple[StageOutput, ...]
 
 
 def spec_bytes(spec: TensorSpec) -> int:

@@ -11,13 +11,13 @@ import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 
 from shoal.arrays import Array
-from shoal.core.plan.graph import StageInput, StageOutput
 from shoal.errors import InvalidRequest, ModelLoadError, ShoalError
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.stage.ort_values import NUMPY_KINDS, to_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
 from shoal.model.graph.stage.stage_model import extract_stage, weight_bytes
 from shoal.model.runtime_sessions import session_options, start_session
+from shoal.protocol.stage_interface import StageInput, StageOutput
 
 RUNTIME_ERRORS = (
     ort_state.EPFail,

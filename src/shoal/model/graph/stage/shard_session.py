@@ -15,7 +15,6 @@ import onnxruntime as ort
 
 from shoal.arrays import F32, U8, Array
 from shoal.core.collectives import ProcessGroup
-from shoal.core.plan.graph import StageInput, StageOutput
 from shoal.errors import ModelLoadError, RequestError, WorkerLost
 from shoal.model.graph.file.value_types import output_type
 from shoal.model.graph.stage.ort_values import as_array, to_value
@@ -24,6 +23,7 @@ from shoal.model.graph.stage.segments import Gathering, GraphSegment, Reduction,
 from shoal.model.graph.stage.session import RUNTIME_ERRORS, compute_options, refusing, runtime_reason
 from shoal.model.graph.stage.stage_model import model_bytes
 from shoal.model.runtime_sessions import start_session
+from shoal.protocol.stage_interface import StageInput, StageOutput
 
 _AGREEMENT_TIMEOUT_S = 30.0
 """How long the other shards may take to fail where this one did."""

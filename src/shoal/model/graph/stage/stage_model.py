@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 import onnx
 from onnx.helper import make_tensor_value_info
 
-from shoal.core.plan.graph import StageInput, StageOutput, TensorSpec
 from shoal.model.graph.file.dataflow import nested_nodes
 from shoal.model.graph.file.default_inputs import MIN_IR_VERSION
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.file.value_types import ELEMENT_TYPES, value_info
 from shoal.model.graph.file.weight_tensors import inner_bytes, num_bytes, read_if_small, sparse_bytes
+from shoal.protocol.stage_interface import StageInput, StageOutput, TensorSpec
 
 
 def extract_stage(

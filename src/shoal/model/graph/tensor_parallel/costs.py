@@ -6,11 +6,11 @@ from collections import Counter
 
 import onnx
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.flops import node_flops
 from shoal.model.graph.tensor_parallel.decisions import Decisions, SplitGraph
 from shoal.model.graph.tensor_parallel.shapes.sizes import Shape, Size, product
 from shoal.model.graph.tensor_parallel.steps import Whole
+from shoal.protocol.stage_interface import TensorSpec
 
 FLOPS_PER_SENT_ELEMENT = 64
 """Fewest operations of a split per element that is gathered or summed for it.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import onnx
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.dataflow import RANDOM_OPERATORS, Dataflow, nested_nodes
 from shoal.model.graph.tensor_parallel.layouts import AxisSplit, SplitClasses
 from shoal.model.graph.tensor_parallel.shapes.constants import Constants
 from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS, input_name
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicShapes
 from shoal.model.graph.tensor_parallel.steps import NodeStep
+from shoal.protocol.stage_interface import TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from shoal.core.plan.graph import SplitReport
 from shoal.model.graph.file.dataflow import trace
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.file.weight_tensors import named_weights
-from shoal.model.graph.stage.cuts import StageInterface
 from shoal.model.graph.stage.segments import MARKER_DOMAIN
 from shoal.model.graph.stage.stage_model import extract_stage, model_bytes
 from shoal.model.graph.tensor_parallel.analysis import decide
@@ -21,6 +20,7 @@ from shoal.model.graph.tensor_parallel.layouts import RankRanges
 from shoal.model.graph.tensor_parallel.rank_graph import RankGraph
 from shoal.model.graph.tensor_parallel.rewrite import write_rank
 from shoal.model.graph.tensor_parallel.shapes.constants import Constants
+from shoal.protocol.stage_interface import StageInterface
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

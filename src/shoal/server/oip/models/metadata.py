@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.core.plan.graph import BatchAxes, Dim, TensorSpec
+from shoal.core.plan.graph import BatchAxes
+from shoal.protocol.stage_interface import Dim, TensorSpec
 from shoal.server.http.probes import server_version
 from shoal.server.oip.datatypes import BYTES, datatype_of_spec
 from shoal.server.oip.models.repository import ModelRepository

@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 
-from shoal.core.plan.graph import TensorSpec
 from shoal.model.graph.file.value_types import UNNAMED_DIMS
 from shoal.model.graph.tensor_parallel.shapes.constants import ConstantValues
 from shoal.model.graph.tensor_parallel.shapes.nodes import input_name
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Shape, Size
+from shoal.protocol.stage_interface import TensorSpec
 
 Content = tuple[Size | None, ...]
 """The numbers in a small tensor of integers, flat; None where one is not known."""
