@@ -63,21 +63,31 @@ class PlanningConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchConfig:
-    """How to load and split a language model."""
+class SplitConfig:
+    """Which model to load, and how to split it: what is asked of both kinds of models."""
 
     model: str
-    """A .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME."""
+    """An .onnx file; or a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME."""
     split: str = "1"
-    """A split such as `pp=2`, `pp=10:20`, `tp=3:1` or `dp=2,pp=2,tp=2`; `1`: none; `auto`: planned for `planning`."""
+    """A split such as `pp=2`, `pp=10:20` (layers; of a graph shares of the time), `tp=3:1` or `dp=2,pp=2,tp=2`; `1`:
+    none; `auto`: planned for `planning`."""
     plan_file: str | None = None
     """The file of a stored plan, in the place of a split."""
     planning: PlanningConfig = field(default_factory=PlanningConfig)
-    """What `auto` plans for."""
-    precision: str = "auto"
-    """Precision of the weights: auto | fp32 | int8 | int4."""
+    """What `auto` plans for; of a graph, the latency is that of one micro-batch."""
     threads: int | None = None
     """Threads that each worker computes with; None: the machine's cores are shared evenly."""
+    in_process: bool = True
+    """Whether a lone worker computes in the calling process; a server starts a child, which it can start again and
+    which leaves its loop free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchConfig(SplitConfig):
+    """How to load and split a language model."""
+
+    precision: str = "auto"
+    """Precision of the weights: auto | fp32 | int8 | int4."""
     max_seqs: int = 32
     """Sequences of one replica that may run at once, >= 1."""
     kv_memory_bytes: int | None = None
@@ -90,8 +100,6 @@ class LaunchConfig:
     """Whether activations have 15 bits instead of 8 beside quantized weights, and keys and values are held in fp32."""
     keep_weights: bool = True
     """Whether packed weights are kept in the user's cache and taken from there."""
-    in_process: bool = True
-    """Whether a lone worker computes in the calling process; a server starts a child, which it can start again."""
     replans: bool = False
     """Whether pipelines that slow down are given other layers, and machines that join are put to use."""
     routing: str = "earliest-finish"
@@ -99,25 +107,12 @@ class LaunchConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GraphLaunchConfig:
+class GraphLaunchConfig(SplitConfig):
     """How to load and split an ONNX graph."""
 
-    model: str
-    """An .onnx file."""
-    split: str = "1"
-    """A split such as `pp=2`, `pp=3:1` (shares of the time), `tp=3:1` or `dp=2,pp=2,tp=2`; `1`: none; `auto`: planned
-    for `planning`."""
-    plan_file: str | None = None
-    """The file of a stored plan, in the place of a split."""
-    planning: PlanningConfig = field(default_factory=PlanningConfig)
-    """What `auto` plans for: the objective, the latency of one micro-batch, the machines."""
     micro_batch: int | None = None
     """Rows that go through the graph at once, >= 1; None: as many as the sample has."""
-    threads: int | None = None
-    """Threads that each worker computes with; None: the machine's cores are shared evenly."""
     batch_dims: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
     """The batch axis of inputs and outputs that the graph does not tell, by name; None: a tensor without rows."""
     is_batched: bool = True
     """Whether rows of several requests may be computed together where the graph keeps rows apart."""
-    in_process: bool = True
-    """Whether a lone worker computes in the calling process; a server starts a child, so that its loop stays free."""

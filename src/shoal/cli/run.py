@@ -149,22 +149,10 @@ def run(
     """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs, and show plan, result and rates."""
     if is_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
-        from shoal.cli.graphs.loading import parse_batch_dims
+        from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.run import run_graph
-        from shoal.config import GraphLaunchConfig, PlanningConfig
 
-        batch = parse_batch_dims(batch_dim)
-        graph_config = GraphLaunchConfig(
-            model=model,
-            split=split,
-            plan_file=options.given_plan(context, plan),
-            planning=PlanningConfig(cluster=options.text(cluster)),
-            threads=threads,
-            batch_dims=batch.dims,
-            is_batched=batch.is_batched,
-            micro_batch=micro_batch,
-        )
-        run_graph(graph_config, inputs=inputs, output=output, micro_batch=micro_batch, as_json=json)
+        run_graph(graph_config(context, model), inputs=inputs, output=output, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
     if chat and (prompt is not None or json):
@@ -179,22 +167,10 @@ def run(
     from shoal.api.generation import LLM
     from shoal.api.sampling import SamplingOptions
     from shoal.cli.language.conversation import Conversation
+    from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_planned, plan_for
-    from shoal.config import LaunchConfig, PlanningConfig
 
-    config = LaunchConfig(
-        model=model,
-        split=split,
-        plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(cluster=options.text(cluster), link_precision=link_precision, is_rough=True),
-        precision=precision,
-        exact_activations=options.are_exact(activations),
-        keep_weights=not no_weight_cache,
-        threads=threads,
-        max_seqs=1,
-        kv_memory_bytes=options.parse_bytes(kv_memory),
-        max_context=max_context,
-    )
+    config = language_config(context, model, is_rough=True, streams=1, max_seqs=1)
     sampling = SamplingOptions(
         max_tokens=max_tokens,
         stop=stop or (),

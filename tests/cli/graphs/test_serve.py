@@ -14,6 +14,7 @@ import pytest
 
 from shoal.cli.graphs.model_options import options_of
 from shoal.cli.graphs.serve import GraphServeOptions, serve_graphs
+from shoal.cli.shared.server_options import ServerOptions
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.server.http.serve import bind
 from shoal.server.oip.app import MAX_REQUEST_BYTES
@@ -23,23 +24,26 @@ from tests.server.oip.running import free_port
 from tests.server.oip.test_rest_errors import GOOD
 
 
-def options(**changes: Any) -> GraphServeOptions:
+def options(*, port: int | None = None, **changes: Any) -> GraphServeOptions:
+    server = ServerOptions(
+        host="127.0.0.1",
+        port=free_port() if port is None else port,
+        api_key=None,
+        tls=None,
+        allowed_hosts=None,
+        cors_origins=(),
+        drain_timeout_s=20.0,
+    )
     fields: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": free_port(),
         "grpc_port": None,
         "name": None,
         "max_batch": 8,
         "batch_delay_s": 0.0,
         "max_queue_rows": 100,
         "max_request_bytes": 1 << 20,
-        "api_key": None,
         "allow_load": False,
-        "allowed_hosts": None,
-        "tls": None,
-        "drain_timeout_s": 20.0,
     }
-    return GraphServeOptions(**(fields | changes))
+    return GraphServeOptions(server=server, **(fields | changes))
 
 
 def test_a_server_from_files_to_a_signal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -51,7 +55,7 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, caplog: pytest.LogCaptu
     def use() -> None:
         """The address is taken before a model is loaded, so a client may come early and is answered later."""
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
+            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.server.port}", timeout=30) as http:
                 answers.append(http.post("/v2/models/twice/infer", json=GOOD).json()["outputs"][0]["data"])
             with triton.InferenceServerClient(f"127.0.0.1:{chosen.grpc_port}") as grpc_client:
                 answers.append(grpc_client.is_model_ready("twice"))
@@ -70,7 +74,7 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, caplog: pytest.LogCaptu
     clients[0].join(30)
     assert answers == [[2, 4, 6, 8], True]
     assert loader.loaded["doubler"][0].num_closed
-    assert f"serving twice at http://127.0.0.1:{chosen.port}/v2, gRPC at 127.0.0.1:" in caplog.text
+    assert f"serving twice at http://127.0.0.1:{chosen.server.port}/v2, gRPC at 127.0.0.1:" in caplog.text
 
 
 def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(tmp_path: Path) -> None:
@@ -82,7 +86,7 @@ def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(t
 
     def use() -> None:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
+            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.server.port}", timeout=30) as http:
                 for name in ("small", "large"):
                     found[name] = http.get(f"/v2/models/{name}/config").json()["max_batch_size"]
                 found["index"] = http.post("/v2/repository/index", json={}).json()
@@ -111,7 +115,7 @@ def test_a_broken_model_is_listed_while_the_others_serve(caplog: pytest.LogCaptu
 
     def use() -> None:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.port}", timeout=30) as http:
+            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.server.port}", timeout=30) as http:
                 index.extend(http.post("/v2/repository/index", json={}).json())
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -157,7 +161,9 @@ def test_what_clients_may_do_comes_from_the_command_line(
     model.write_bytes(b"")
     key_file.write_text("secret\n")
     started: list[GraphServeOptions] = []
-    monkeypatch.setattr("shoal.cli.graphs.serve.serve_graphs", lambda _models, _load, chosen: started.append(chosen))
+    monkeypatch.setattr(
+        "shoal.cli.graphs.serve_command.serve_graphs", lambda _models, _load, chosen: started.append(chosen)
+    )
     monkeypatch.setattr("shoal.server.http.descriptors.raise_limit", lambda: None)
     monkeypatch.delenv("SHOAL_API_KEY", raising=False)
     for given in (
@@ -166,7 +172,9 @@ def test_what_clients_may_do_comes_from_the_command_line(
         ("--api-key-file", str(key_file), "--host", "0.0.0.0", "--max-request", "1M"),
     ):
         assert shoal("serve", model, *given).status == 0
-    assert [(one.allow_load, one.allowed_hosts, one.api_key, one.max_request_bytes) for one in started] == [
+    assert [
+        (one.allow_load, one.server.allowed_hosts, one.server.api_key, one.max_request_bytes) for one in started
+    ] == [
         (False, (), None, MAX_REQUEST_BYTES),
         (True, ("a.example", "b.example"), None, MAX_REQUEST_BYTES),
         (False, None, "secret", 1 << 20),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-from shoal.cli.shared.planned import note_left_out, note_threads
+from shoal.cli.graphs.files import read_arrays
+from shoal.cli.shared.planned import PlanView, show_plan
 from shoal.cli.show.graph_output import print_graph_plan
-from shoal.cli.show.graph_plan_output import print_graph_choice
+from shoal.cli.show.graph_plan_output import graph_choice_dict, print_graph_choice, print_graph_explanation
 from shoal.cli.show.output import measuring, note, progress_bar
 from shoal.config import GraphLaunchConfig
-from shoal.errors import ConfigError
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
-from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.router.graph_executor import Tensors
 
 
@@ -26,9 +25,15 @@ def load_graph(
 ) -> LoadedGraph:
     """The loaded graph; close it. `quiet` prints no plan, only warnings; `graph`: the file, if it is open already."""
     planned = plan_for_command(config, sample, graph, quiet=quiet)
-    show_plan(planned, quiet=quiet)
+    show_plan(planned, GRAPH_VIEW, quiet=quiet)
     with progress_bar("loading") as update:
         return launch_graph(planned, update)
+
+
+def open_with_inputs(model: str, inputs: Path | None) -> tuple[GraphFile, Tensors | None]:
+    """The graph, and the arrays of a file for its inputs, if there is one. Raises ModelLoadError, ConfigError."""
+    graph = open_graph(Path(model))
+    return graph, None if inputs is None else read_arrays(inputs, graph.inputs)
 
 
 def plan_for_command(
@@ -47,40 +52,9 @@ def note_batch(planned: PlannedGraph) -> None:
         note(f"{planned.plan.model}: {planned.note}")
 
 
-def show_plan(planned: PlannedGraph, *, quiet: bool) -> None:
-    """The plan and why it was chosen, unless `quiet`, and what is likely not meant."""
-    if not quiet:
-        print_graph_plan(planned.plan)
-        if planned.auto is not None:
-            print_graph_choice(planned.auto)
-    note_left_out(planned.machines)
-    note_threads(planned.plan.shards)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchDims:
-    """What `--batch-dim` says."""
-
-    dims: Mapping[str, int | None]
-    """axis by the name of an input or output; None: an input without rows"""
-    is_batched: bool
-    """whether there is a batch at all"""
-
-
-def parse_batch_dims(items: Sequence[str] | None) -> BatchDims:
-    """`--batch-dim NAME=AXIS`, `NAME=none` or `none`, repeated. Raises ConfigError."""
-    axes: dict[str, int | None] = {}
-    for item in items or ():
-        name, _, axis = item.rpartition("=")
-        if item == _NONE:
-            continue
-        if not name or not (axis == _NONE or axis.removeprefix("-").isdecimal()):
-            raise ConfigError(f"--batch-dim {item}: give NAME=AXIS, such as state=1, NAME=none, or none")
-        axes[name] = None if axis == _NONE else int(axis)
-    is_batched = _NONE not in (items or ())
-    if axes and not is_batched:
-        raise ConfigError("--batch-dim none says that there is no batch; leave the other ones out")
-    return BatchDims(dims=axes, is_batched=is_batched)
-
-
-_NONE = "none"
+GRAPH_VIEW = PlanView(
+    print_plan=print_graph_plan,
+    print_choice=print_graph_choice,
+    print_explanation=print_graph_explanation,
+    choice_dict=graph_choice_dict,
+)

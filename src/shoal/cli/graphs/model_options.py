@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-from shoal.cli.graphs.loading import parse_batch_dims
+from shoal.cli.graphs.launch_config import parse_batch_dims
 from shoal.cli.graphs.samples import is_in_repository, model_name
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError

@@ -29,9 +29,7 @@ _SMALL = 64
 """Values up to this many are printed by --json."""
 
 
-def run_graph(
-    config: GraphLaunchConfig, *, inputs: Path | None, output: Path | None, micro_batch: int | None, as_json: bool
-) -> None:
+def run_graph(config: GraphLaunchConfig, *, inputs: Path | None, output: Path | None, as_json: bool) -> None:
     """Compute the outputs of one file of inputs. Raises ShoalError."""
     if output is not None:
         check_writable(output)
@@ -46,7 +44,7 @@ def run_graph(
         arrays = check_inputs(graph.inputs, arrays, defaults=graph.defaults, batch=loaded.plan.batch, convert=True)
         started_s = time.perf_counter()
         with open_runner(loaded) as runner:
-            outputs = run_once(runner, loaded.plan, arrays, micro_batch=micro_batch)
+            outputs = run_once(runner, loaded.plan, arrays, micro_batch=config.micro_batch)
         run_s = time.perf_counter() - started_s
         num_rows = 0 if is_empty(arrays, loaded.plan.batch) else count_rows(arrays, loaded.plan.batch)
         plan, predicted = graph_plan_dict(loaded.plan), loaded.plan.predicted

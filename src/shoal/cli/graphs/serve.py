@@ -10,12 +10,12 @@ from pathlib import Path
 from shoal.chain.definition import Chain
 from shoal.cli.graphs.model_options import ModelOptions
 from shoal.cli.shared.log import announce
+from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ConfigError, ModelLoadError, ShoalError, WorkerLost
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
-from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import create_graph_app, load_rpc_server
 from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile, find_models
@@ -25,11 +25,9 @@ from shoal.server.oip.seams import LoadedGraph
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphServeOptions:
-    """Where and how to serve."""
+    """How to serve."""
 
-    host: str
-    port: int
-    """0 picks a free one"""
+    server: ServerOptions
     grpc_port: int | None
     """None: no gRPC; 0 picks a free one"""
     name: str | None
@@ -44,18 +42,8 @@ class GraphServeOptions:
     """rows of a model that may wait, >= 1"""
     max_request_bytes: int
     """larger requests are refused before they are read"""
-    api_key: str | None
-    """what clients must send; None: nothing"""
-    tls: TlsFiles | None
-    """of HTTPS and of gRPC; None: neither is encrypted"""
     allow_load: bool
     """whether clients may load and unload models without a key"""
-    allowed_hosts: Sequence[str] | None
-    """see `create_graph_app`"""
-    cors_origins: Sequence[str] = ()
-    """see `create_graph_app`"""
-    drain_timeout_s: float
-    """how long open requests may take after a signal, >= 0"""
 
 
 def serve_graphs(
@@ -95,21 +83,21 @@ def serve_graphs(
         raise ConfigError(f"the chain {taken!r} has the name of one of the models: give it another `name`")
     repository = ModelRepository(lambda: find_models(models, options.name), load, batching)
     with ExitStack() as resources:
-        sock = resources.enter_context(bind(options.host, options.port))
-        grpc_address = None if options.grpc_port is None else _free_address(options.host, options.grpc_port)
+        sock = resources.enter_context(bind(options.server.host, options.server.port))
+        grpc_address = None if options.grpc_port is None else _free_address(options.server.host, options.grpc_port)
         resources.callback(repository.close_now)
         _load_all(repository, sorted(found))
         served = [ServedChain(chain, repository) for chain in chains]
         app = create_graph_app(
             repository,
             chains=served,
-            api_key=options.api_key,
+            api_key=options.server.api_key,
             max_request_bytes=options.max_request_bytes,
             grpc_address=grpc_address,
-            tls=options.tls,
+            tls=options.server.tls,
             allow_load=options.allow_load,
-            allowed_hosts=options.allowed_hosts,
-            cors_origins=options.cors_origins,
+            allowed_hosts=options.server.allowed_hosts,
+            cors_origins=options.server.cors_origins,
         )
         drain: Drain = app.state.drain
         repository.on_headless = drain.leave
@@ -117,10 +105,10 @@ def serve_graphs(
         serve_app(
             app,
             sock,
-            tls=options.tls,
+            tls=options.server.tls,
             on_ready=lambda url: announce(_started(names, url, grpc_address)),
-            drain_timeout_s=options.drain_timeout_s,
-            on_drain=lambda num_open: announce(describe_drain(num_open, options.drain_timeout_s)),
+            drain_timeout_s=options.server.drain_timeout_s,
+            on_drain=lambda num_open: announce(describe_drain(num_open, options.server.drain_timeout_s)),
         )
     if drain.reason is not None:
         raise WorkerLost(drain.reason)

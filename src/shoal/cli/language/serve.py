@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
+import typer
+
+from shoal.cli.language.launch_config import language_config
+from shoal.cli.language.loading import load_model
 from shoal.cli.shared.log import announce
+from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import WorkerLost
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
@@ -18,20 +24,18 @@ from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
-from shoal.server.http.serve import serve_app
-from shoal.server.http.tls import TlsFiles
+from shoal.server.http.serve import bind, serve_app
 from shoal.server.ollama.card import ModelCard
-from shoal.server.openai.answers import AnswerForms
+from shoal.server.openai.answers import AnswerForms, check_parsers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageServeOptions:
     """How to serve."""
 
+    server: ServerOptions
     name: str
     """that clients ask for"""
-    api_key: str | None
-    """what clients must send; None: nothing"""
     max_queue: int | None
     """requests that may wait, >= 1; None: the default"""
     request_timeout_s: float | None
@@ -40,16 +44,42 @@ class LanguageServeOptions:
     """how the model writes calls of tools, one of `FORMAT_NAMES`"""
     reasoning_parser: str
     """how it writes what it thinks, one of `REASONING_NAMES`"""
-    tls: TlsFiles | None
-    """of HTTPS; None: HTTP"""
-    allowed_hosts: Sequence[str] | None
-    """see `create_app`"""
-    cors_origins: Sequence[str] = ()
-    """see `create_app`"""
     strict_fields: bool = False
     """refuse fields of bodies that nobody knows"""
-    drain_timeout_s: float
-    """how long open requests may take after a signal, >= 0"""
+
+
+def load_and_serve(context: typer.Context, model: str, server: ServerOptions) -> None:
+    """Load the model of `shoal serve`, and serve it until a signal comes.
+
+    The address is taken before anything is loaded, and what the options say is checked before that.
+
+    Args:
+        context: of the command, for its other options.
+        model: as the user named it.
+        server: where to listen.
+
+    Raises:
+        ConfigError: an option makes no sense, or the address cannot be had.
+        ModelLoadError, CapacityError, WorkerLost: as `launch`.
+    """
+    said = context.params
+    check_parsers(said["tool_parser"], said["reasoning_parser"])
+    config = language_config(context, model, in_process=False)
+    options = LanguageServeOptions(
+        server=server,
+        name=said["name"] or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf"),
+        max_queue=said["max_queue"],
+        request_timeout_s=said["request_timeout"],
+        strict_fields=said["strict_fields"],
+        tool_parser=said["tool_parser"],
+        reasoning_parser=said["reasoning_parser"],
+    )
+    recovery = RecoveryConfig(worker_timeout_s=said["worker_timeout"])
+    with (
+        bind(server.host, server.port) as sock,
+        load_model(config, quiet=said["log_json"], recovery=recovery) as loaded,
+    ):
+        serve_language(loaded, sock, options)
 
 
 def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions) -> None:
@@ -67,11 +97,11 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         data_plane,
         metrics,
         model_name=options.name,
-        api_key=options.api_key,
+        api_key=options.server.api_key,
         plan=lambda: plan_dict(loaded.running_plan) | {"experts": heat_dicts(loaded.expert_heats())},
         machines=_ClusterState(loaded),
-        allowed_hosts=options.allowed_hosts,
-        cors_origins=options.cors_origins,
+        allowed_hosts=options.server.allowed_hosts,
+        cors_origins=options.server.cors_origins,
         strict_fields=options.strict_fields,
         answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
         card=ModelCard(
@@ -87,10 +117,10 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
     serve_app(
         app,
         sock,
-        tls=options.tls,
+        tls=options.server.tls,
         on_ready=lambda url: announce(f"serving {options.name} at {url}"),
-        drain_timeout_s=options.drain_timeout_s,
-        on_drain=lambda num_open: announce(describe_drain(num_open, options.drain_timeout_s)),
+        drain_timeout_s=options.server.drain_timeout_s,
+        on_drain=lambda num_open: announce(describe_drain(num_open, options.server.drain_timeout_s)),
     )
     if drain.reason is not None:
         raise WorkerLost(drain.reason)

@@ -18,9 +18,9 @@ from shoal.executor.local_fabric import LocalFabric
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.planning import PlannedGraph
 from shoal.launch.graph.supervisor import GraphPlanKind, GraphSupervisor
+from shoal.launch.planned import Loaded
 from shoal.launch.running.graph_replanner import GraphReplanner
 from shoal.launch.running.running_plan import RunningPlan
-from shoal.machines.machines import Machines
 from shoal.router.batch_engine import BatchEngine
 from shoal.router.batch_stats import BatchStats
 from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactory, Tensors
@@ -39,10 +39,9 @@ _logger = logging.getLogger("shoal.launch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedGraph:
-    """Replicas that are ready for batches. Close it."""
+class LoadedGraph(Loaded[GraphPlan]):
+    """Replicas of a graph that are ready for batches. Close it."""
 
-    plan: GraphPlan
     executors: Sequence[GraphExecutor]
     """one a replica"""
     sample: Tensors
@@ -57,14 +56,6 @@ class LoadedGraph:
     """how they are"""
     row_s: Sequence[float] = ()
     """seconds that the workers of each replica took for a row of the sample; empty: not known"""
-    machines: Machines | None = None
-    """that the workers run on; None: this one"""
-
-    def __enter__(self) -> LoadedGraph:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop the workers that were started first, and leave other machines. Idempotent."""

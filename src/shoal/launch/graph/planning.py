@@ -16,6 +16,7 @@ from shoal.executor.graph_replicas import spell_replicas
 from shoal.launch.graph.auto_plan import GraphAutoPlan, choose_graph_plan
 from shoal.launch.graph.sample import GraphSample, open_sample
 from shoal.launch.graph.stored_plan import read_graph_plan
+from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
 from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
@@ -43,28 +44,18 @@ MakeMeasurer = Callable[[GraphFile, Tensors, Sequence[int], GraphStage | None], 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedGraph:
+class PlannedGraph(Planned[GraphPlan, GraphAutoPlan[GraphSplit]]):
     """A graph that is opened, measured and cut, with nothing started yet."""
 
     graph: GraphFile
-    plan: GraphPlan
     sample: Tensors
     """a small valid input"""
     whole: GraphStage | None
     """the session that measured the graph, where it is also the one that is to compute"""
-    auto: GraphAutoPlan[GraphSplit] | None = None
-    """what the plan was chosen from; None: it was given"""
     note: str | None = None
     """what the user should hear of the batch; None: nothing"""
-    machines: Machines | None = None
-    """that the plan is for; None: this one"""
     times: NodeTimes | None = None
     """of the graph's nodes, where they were measured to cut it"""
-
-    def close(self) -> None:
-        """Leave other machines. Idempotent; not needed where the plan is launched."""
-        if self.machines is not None:
-            self.machines.close()
 
 
 def plan_graph(

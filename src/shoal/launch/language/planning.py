@@ -12,6 +12,7 @@ from shoal.core.plan.language import Plan
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.launch.language.by_hand import plan_by_hand
+from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
 from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
@@ -30,29 +31,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedModel:
-    """A model that is found and planned, with nothing started yet."""
+class PlannedModel(Planned[Plan, "AutoPlan"]):
+    """A language model that is found and planned, with nothing started yet."""
 
     model: ModelOnDisk
-    plan: Plan
     in_process: bool = True
     """see LaunchConfig.in_process"""
-    auto: AutoPlan | None = None
-    """what the plan was chosen from; None: it was given"""
     routing: Routing = "earliest-finish"
     """which replica a request goes to"""
     replans: bool = False
     """see LaunchConfig.replans"""
-    machines: Machines | None = None
-    """that the plan is for; None: this one"""
     keep_weights: bool = True
     """see LaunchConfig.keep_weights"""
 
     def close(self) -> None:
         """Leave other machines and let go of the model's files. Idempotent; not needed where the plan is launched."""
         self.model.close()
-        if self.machines is not None:
-            self.machines.close()
+        Planned.close(self)  # a dataclass with slots has no `super()`
 
 
 def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedModel:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.cli.graphs.loading import BatchDims, parse_batch_dims
+from shoal.cli.graphs.launch_config import BatchDims, parse_batch_dims
 from shoal.errors import ConfigError
 
 

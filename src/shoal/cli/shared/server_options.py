@@ -1,0 +1,61 @@
+"""Where a server listens and whom it lets in, whatever it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from shoal.cli.shared.log import announce
+from shoal.server.http.auth import read_api_key
+from shoal.server.http.host_check import check_origins, is_loopback
+from shoal.server.http.tls import TlsFiles, check_tls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Where a server listens and whom it lets in."""
+
+    host: str
+    port: int
+    """0 picks a free one"""
+    api_key: str | None
+    """what clients must send; None: nothing"""
+    tls: TlsFiles | None
+    """of HTTPS, and of gRPC; None: nothing is encrypted"""
+    allowed_hosts: Sequence[str] | None
+    """other names under which it may be asked; None: any"""
+    cors_origins: Sequence[str]
+    """web pages of other origins that may ask it"""
+    drain_timeout_s: float
+    """how long open requests may take after a signal, >= 0"""
+
+
+def server_options(context: typer.Context) -> ServerOptions:
+    """What the command line says; warns where anyone may ask the server.
+
+    Raises:
+        ConfigError: the certificate, its key, the file of the API key or an origin cannot be used.
+    """
+    said = context.params
+    host, allowed_host = said["host"], said["allowed_host"]
+    tls = check_tls(_path(said["tls_cert"]), _path(said["tls_key"]))
+    api_key = read_api_key(said["api_key"], _path(said["api_key_file"]))
+    if api_key is None and not is_loopback(host):
+        announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
+    return ServerOptions(
+        host=host,
+        port=said["port"],
+        api_key=api_key,
+        tls=tls,
+        allowed_hosts=tuple(allowed_host or ()) if allowed_host or is_loopback(host) else None,
+        cors_origins=check_origins(said["cors_origin"] or ()),
+        drain_timeout_s=said["drain_timeout"],
+    )
+
+
+def _path(value: str | Path | None) -> Path | None:
+    """What an option holds, which Typer makes a path of for the command's own parameters alone."""
+    return None if value is None else Path(value)
