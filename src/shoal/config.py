@@ -91,7 +91,7 @@ class LaunchConfig(SplitConfig):
     max_seqs: int = 32
     """Sequences of one replica that may run at once, >= 1."""
     kv_memory_bytes: int | None = None
-    """Bytes for the KV cache of all replicas together; None: `planner.memory.kv_room` decides."""
+    """Bytes for the KV cache of all replicas together; None: `planner.memory.plan_memory` decides."""
     max_context: int | None = None
     """Tokens of the longest sequence; None: what the model was made for."""
     max_step_tokens: int = 512

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.scheduler_config import SchedulerConfig, prefill_chunk
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
-from shoal.planner.predict.work import prefill_chunk
 from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.messages import PROTOCOL_VERSION, FileState, LoadStage
 from shoal.protocol.stage_config import StageConfig

@@ -75,6 +75,10 @@ class ModelOnDisk:
             f"{config.num_kv_heads} groups, {config.intermediate_size} MLP columns, {config.vocab_size} tokens"
         )
 
+    def longest_context(self, asked: int | None) -> int:
+        """Tokens of the longest sequence: what the user asked for, as far as the model goes; None: all of that."""
+        return min(asked or self.config.max_context, self.config.max_context)
+
     def blocks(
         self, precision: Precision, part: ShardPart | None = None, *, exact_activations: bool = False
     ) -> tuple[Block, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+BLOCK_SIZE = 16
+"""Tokens in a KV block. Source: arXiv 2309.06180, section 7.2: 16 loses little to fragmentation at any length."""
 Precision = Literal["auto", "fp32", "int8", "int4"]
 """of matrices; `auto` keeps that of a quantized file"""
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from shoal.core.generation.scheduler_config import prefill_chunk
 from shoal.planner.predict.work import (
     Work,
     decode_work,
     group_seconds,
-    prefill_chunk,
     prefill_work,
     prompts_work,
     transfer_seconds,

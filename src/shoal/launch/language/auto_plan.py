@@ -10,7 +10,6 @@ from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import ConfigError
 from shoal.launch.language.fleets import find_fleets
-from shoal.launch.language.limits import BLOCK_SIZE, longest_context
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.measuring import Measuring
@@ -29,6 +28,7 @@ from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.figures import Figures, figures_of
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
 from shoal.protocol.hidden_codec import LinkPrecision
+from shoal.protocol.stage_config import BLOCK_SIZE
 
 _HIDDEN_ITEM_BYTES = 4
 _LOWER: tuple[Precision, ...] = ("int8", "int4")
@@ -180,7 +180,7 @@ def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
     planning = config.planning
     return Limits(
         block_size=BLOCK_SIZE,
-        max_context=longest_context(config, model),
+        max_context=model.longest_context(config.max_context),
         max_step_tokens=config.max_step_tokens,
         max_seqs=config.max_seqs,
         kv_memory_bytes=config.kv_memory_bytes,

@@ -8,17 +8,16 @@ from dataclasses import replace
 
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import Block, Plan, held_bytes
-from shoal.launch.language.limits import BLOCK_SIZE, longest_context
 from shoal.machines.machines import Machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
-from shoal.planner.memory.kv_room import default_kv_bytes, default_kv_tokens
+from shoal.planner.memory.plan_memory import default_kv_bytes, default_kv_tokens
 from shoal.planner.split.machine_places import place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
 from shoal.planner.split.split_spec import SplitSpec
-from shoal.protocol.stage_config import ShardPart
+from shoal.protocol.stage_config import BLOCK_SIZE, ShardPart
 
 
 def plan_by_hand(
@@ -42,7 +41,7 @@ def plan_by_hand(
         parts = shard_parts(model.atoms, spec.shares, expert_shares=spec.expert_shares)
     exact = config.exact_activations
     shards = [model.blocks(precision, part, exact_activations=exact) for part in parts]
-    max_context = longest_context(config, model)
+    max_context = model.longest_context(config.max_context)
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
         available_bytes = free_memory_bytes() if machines is None else _memory_of(machines, spec)

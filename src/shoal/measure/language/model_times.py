@@ -25,11 +25,9 @@ from shoal.measure.language.timed_model import ModelToTime
 from shoal.measure.slots import Slot
 from shoal.planner.speeds.step_points import ModelPoints, PartPoints, StepKind
 from shoal.protocol.profile_messages import DropPart, LoadPart, TimeLimits, TimeStep
-from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.stage_config import BLOCK_SIZE, StageConfig
 from shoal.worker.measuring.profile_steps import blocks_needed
 
-BLOCK_SIZE = 16
-"""tokens in a KV block, as `shoal run` has it"""
 LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
 QUICK_LIMITS = TimeLimits(min_runs=2, max_runs=5, enough_s=0.03)
 QUOTA_LIMITS = TimeLimits(min_runs=3, max_runs=200, enough_s=0.4)

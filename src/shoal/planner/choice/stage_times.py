@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from shoal.core.generation.scheduler_config import prefill_chunk
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.model_sizes import (
@@ -18,7 +19,7 @@ from shoal.planner.choice.model_sizes import (
     vocabulary_units,
 )
 from shoal.planner.choice.share_bounds import least_share_seconds
-from shoal.planner.predict.work import Work, group_seconds, prefill_chunk, transfer_seconds, wave_work
+from shoal.planner.predict.work import Work, group_seconds, transfer_seconds, wave_work
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.problem import Bools, Floats, Ints, ReplicaProblem, StageTimes
 from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 from heapq import heapify, heapreplace
 
+from shoal.core.generation.scheduler_config import MAX_STEP_TOKENS
 from shoal.planner.predict.placement import PlacedReplica
 from shoal.planner.predict.replica_times import ReplicaTimes, Setting, replica_times
-from shoal.planner.predict.work import MAX_STEP_TOKENS
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
+from shoal.core.generation.scheduler_config import prefill_chunk
 from shoal.planner.predict.placement import PlacedReplica, PredictedStage
 from shoal.planner.predict.work import (
     Work,
     decode_work,
     group_seconds,
-    prefill_chunk,
     prefill_work,
     prompts_work,
     transfer_seconds,

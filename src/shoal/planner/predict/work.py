@@ -14,21 +14,6 @@ from shoal.planner.predict.slowest import Uncertain, expected_slowest
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import BlockSpeed, LinkSpeed, WorkerSpeed
 
-MAX_STEP_TOKENS = 512
-"""rows of a step, as `shoal run` and `serve` have it"""
-SMALLEST_CHUNK_TOKENS = 64
-"""Prefill chunks of a pipeline get no smaller than this: each reads all weights of a stage once."""
-_CHUNKS_PER_STAGE = 2
-"""While a pipeline fills and drains each stage idles for one chunk, and output rows wait behind one in every stage.
-Source: docs/log.md, prefill chunks: a simulated pipeline gains 2 to 5 % over one chunk a stage, little from more."""
-
-
-def prefill_chunk(num_stages: int, max_step_tokens: int = MAX_STEP_TOKENS) -> int:
-    """Prompt rows that a step of a replica takes at most."""
-    if num_stages == 1:
-        return max_step_tokens
-    return min(max_step_tokens, max(SMALLEST_CHUNK_TOKENS, max_step_tokens // (_CHUNKS_PER_STAGE * num_stages)))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.planner.memory.kv_room import default_kv_bytes, default_kv_tokens
+from shoal.planner.memory.plan_memory import default_kv_bytes, default_kv_tokens
 
 GIB = 1 << 30
 BYTES_PER_TOKEN = 1 << 15
