@@ -161,9 +161,7 @@ def test_what_clients_may_do_comes_from_the_command_line(
     model.write_bytes(b"")
     key_file.write_text("secret\n")
     started: list[GraphServeOptions] = []
-    monkeypatch.setattr(
-        "shoal.cli.graphs.serve_command.serve_graphs", lambda _models, _load, chosen: started.append(chosen)
-    )
+    monkeypatch.setattr("shoal.cli.graphs.serve_command.serve_graphs", lambda *given: started.append(given[2]))
     monkeypatch.setattr("shoal.server.http.descriptors.raise_limit", lambda: None)
     monkeypatch.delenv("SHOAL_API_KEY", raising=False)
     for given in (
