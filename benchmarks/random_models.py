@@ -55,6 +55,8 @@ class Shape:
     """of every layer, in the place of one MLP; `intermediate` is then the columns of each"""
     chosen: int = 0
     """experts that a token goes through"""
+    hottest: float = 1.0
+    """norm of the last expert's row of each router; rows before it fall evenly down to 1, and are chosen less often"""
     mix: str
     """Q4_0 or Q4_K_M"""
 
@@ -81,9 +83,14 @@ SHAPES = {
         experts=128, chosen=8, vocab=64_000, context=32_768, rope_base=1e6, norm_epsilon=1e-6, has_qk_norm=True,
         mix="Q4_0",
     ),
+    "qwen3-moe-3b-hot-q4_0": Shape(
+        architecture="qwen3moe", hidden=1024, layers=20, heads=16, kv_heads=2, head_dim=128, intermediate=384,
+        experts=128, chosen=8, hottest=3.0, vocab=64_000, context=32_768, rope_base=1e6, norm_epsilon=1e-6,
+        has_qk_norm=True, mix="Q4_0",
+    ),
 }  # fmt: skip
 """TinyLlama 1.1B, Qwen2.5 0.5B with a head of its own, Llama 3 8B, and Qwen3 30B-A3B with half its width and 20 of its
-48 layers: 3 billion weights, of which a token goes through 0.35."""
+48 layers: 3 billion weights, of which a token goes through 0.35; once more with some experts hotter than others."""
 
 
 def random_model(name: str, folder: Path | None = None) -> Path:
@@ -213,6 +220,7 @@ def _vectors(shape: Shape) -> Iterator[tuple[str, np.ndarray]]:
         yield f"blk.{layer}.ffn_norm.weight", norm
         if shape.experts:
             router = rng.standard_normal((shape.experts, shape.hidden), np.float32) / np.float32(shape.hidden**0.5)
+            router *= np.linspace(1.0, shape.hottest, shape.experts, dtype=np.float32)[:, np.newaxis]
             yield f"blk.{layer}.ffn_gate_inp.weight", router
         if shape.has_qk_norm:
             for part in "qk":

@@ -37,11 +37,16 @@ def test_shards_of_every_family(family: str, shares: tuple[int, ...], tiny_sourc
     np.testing.assert_allclose(logits, whole_logits(source), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_shards_in_a_pipeline(family: str, tiny_source: MakeSource) -> None:
+@pytest.mark.sample(every=3)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + EXPERT_FAMILIES)
+def test_pipelines_of_every_family(family: str, tiny_source: MakeSource) -> None:
+    """Whole stages come to the same bits, sharded ones to the same sums in another order."""
     source = tiny_source(family)
+    whole = whole_logits(source)
+    (logits,) = text_logits(make_engine(make_executor(source, cuts=(2,))), [TEXT])
+    np.testing.assert_array_equal(logits, whole)
     (logits,) = text_logits(make_engine(make_executor(source, cuts=(2,), shares=(1, 1))), [TEXT])
-    np.testing.assert_allclose(logits, whole_logits(source), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(logits, whole, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("shares", [(1, 1), (3, 1)])

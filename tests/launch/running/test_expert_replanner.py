@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_load
 
 from shoal.core.plan.language import ReplicaPlan
 from shoal.errors import CapacityError
@@ -154,6 +155,16 @@ def test_nothing_moves_without_need(
     watch = Watch(planned, running)
     running.num_running = num_running
     running.tell(rows, layers=layers)
+    watch.for_s(120)
+    assert running.changes == []
+
+
+def test_a_worker_that_was_just_started_is_not_judged_yet(planned: PlannedModel) -> None:
+    running = FakeRunning(planned)
+    watch = Watch(planned, running)
+    running.tell(HOT)
+    new = replace_load(running.loads[1], num_rows=1, expert_rows=((1, 1, 0, 0, 0, 0, 0, 0),) * NUM_LAYERS)
+    running.loads[1] = new
     watch.for_s(120)
     assert running.changes == []
 

@@ -106,11 +106,9 @@ class ExpertReplanner:
 
     def _stage_costs(self, replica: ReplicaPlan, index: int, loads: Mapping[int, ExpertLoad]) -> _StageCosts | None:
         stage = replica.stages[index]
-        told = [load for load in loads_of_stage(replica, index, loads) if load is not None and load.busy_s > 0.0]
+        told = [load for load in loads_of_stage(replica, index, loads) if load is not None and _tells_enough(load)]
         counts = stage_counts(stage, told)
         if counts is None or len(told) < len(stage.shards):
-            return None
-        if any(rows.size and rows.sum() < _LEAST_ROWS * rows.size for rows in counts):
             return None
         heat = [heat_of(rows) if rows.size else np.empty(0) for rows in counts]
         experts = self._model.config.experts
@@ -212,6 +210,11 @@ class ExpertReplanner:
         first = stage.first_layer + 1 if stage.first_layer else 0
         last = stage.last_layer + 1 if stage.last_layer < len(blocks) - 2 else len(blocks)
         return blocks[first:last]
+
+
+def _tells_enough(load: ExpertLoad) -> bool:
+    """Whether a worker, which may just have been started in a lost one's place, has computed for long enough."""
+    return load.busy_s > 0.0 and all(sum(rows) >= _LEAST_ROWS * len(rows) for rows in load.expert_rows)
 
 
 def _has_copies(replica: ReplicaPlan) -> bool:
