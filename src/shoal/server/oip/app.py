@@ -14,8 +14,8 @@ from shoal.errors import ConfigError, MissingExtra
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
+from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
-from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.chains.routes import ChainApi
 from shoal.server.oip.chains.served_chain import ServedChain, chain_index
