@@ -25,8 +25,8 @@ VOCAB_ATOM = 32
 
 def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     """Into what a model can be cut, however its weights are quantized."""
-    group_columns = config.result_columns // config.num_kv_heads
-    quantizable = config.result_columns % BLOCK == 0  # otherwise `o` is dense at any precision
+    group_columns = config.num_heads // config.num_kv_heads * config.head_dim
+    quantizable = config.num_heads * config.head_dim % BLOCK == 0  # otherwise `o` is dense at any precision
     return ShardAtoms(
         num_kv_heads=config.num_kv_heads,
         kv_heads_per_atom=_heads_together(config, BLOCK // gcd(BLOCK, group_columns) if quantizable else 1),
@@ -39,8 +39,7 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
 
 
 def _heads_together(config: DecoderConfig, quantizable: int) -> int:
-    """KV heads that must stay on one shard: all, where queries and keys have norms over all of them. Latent attention
-    has one, so that all of it is on one shard."""
+    """KV heads that must stay on one shard: all, where queries and keys have norms over all of them."""
     return config.num_kv_heads if config.joins_qk_norm else quantizable
 
 
@@ -132,22 +131,20 @@ class ShardSource:
             case "sinks":
                 return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
             case "q":
-                return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
+                return self._query_columns()
             case "q_norm" if self._config.parts_qk_norm:
-                return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
+                return self._query_columns()
             case "k_norm" if self._config.parts_qk_norm:
                 return _times(self._part.kv_heads, self._config.head_dim)
             case "k" | "v":
                 return _times(self._part.kv_heads, self._config.head_dim)
-            case "q_down" | "latent_down" if not self._config.num_heads:
-                return (0, 0)
             case _:
                 return None
 
     def _columns(self, name: str) -> Range | None:
         match name.rpartition(".")[2]:
             case "o":
-                return _times(self._part.kv_heads, self._source.config.result_columns // self._num_groups)
+                return self._query_columns()
             case "down" | "shared_down":
                 return self._mlp_columns(name)
             case _:
@@ -163,10 +160,9 @@ class ShardSource:
         total = experts.shared_columns if experts is not None and is_shared else config.intermediate_size
         return same_share(self._part.columns, config.share_columns, total)
 
-    @property
-    def _num_groups(self) -> int:
-        """Of query heads that share a key head, of the whole."""
-        return self._source.config.num_kv_heads
+    def _query_columns(self) -> Range:
+        whole = self._source.config
+        return _times(self._part.kv_heads, whole.num_heads // whole.num_kv_heads * whole.head_dim)
 
 
 def same_share(columns: Range, of: int, total: int) -> Range:

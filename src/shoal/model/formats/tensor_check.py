@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.tensor_part import TensorPart
 
 Shape = tuple[int, ...]
@@ -47,11 +47,12 @@ def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
 def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
     hidden = config.hidden_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, Shape] = {"o": (hidden, config.result_columns)}
-    if config.latent is None:
-        shapes |= {"q": (q_rows, hidden), "k": (kv_rows, hidden), "v": (kv_rows, hidden)}
-    else:
-        shapes |= _latent_shapes(config, config.latent)
+    shapes: dict[str, Shape] = {
+        "q": (q_rows, hidden),
+        "k": (kv_rows, hidden),
+        "v": (kv_rows, hidden),
+        "o": (hidden, q_rows),
+    }
     if config.pre_norms:
         norms = ("attn_norm",) if config.shares_norm else ("attn_norm", "mlp_norm")
         shapes |= dict.fromkeys(norms, (hidden,))
@@ -68,19 +69,6 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
         shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
     if config.post_norms:
         shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
-    return shapes
-
-
-def _latent_shapes(config: DecoderConfig, latent: LatentConfig) -> dict[str, Shape]:
-    """A shard without heads has no rows of any of them."""
-    hidden, rank, has_heads = config.hidden_size, latent.query_rank, config.num_heads > 0
-    shapes: dict[str, Shape] = {"q": (config.query_columns, rank or hidden)}
-    if rank:
-        shapes |= {"q_down": (rank if has_heads else 0, hidden), "q_down_norm": (rank,)}
-    shapes |= {"latent_down": (latent.key_dim if has_heads else 0, hidden), "latent_norm": (latent.latent_dim,)}
-    for head in range(config.num_heads):
-        shapes[f"heads.{head}.k_up"] = (latent.latent_dim, latent.plain_dim)
-        shapes[f"heads.{head}.v_up"] = (latent.value_dim, latent.latent_dim)
     return shapes
 
 
@@ -141,10 +129,9 @@ def check_tensors(
     for name, expected in expected_shapes(config):
         part = locate(name)
         shape = unstacked(shape_of[part.tensor], part)
-        inputs = shape[1:] if not part.turned else (part.num_inputs,) if shape[1:] == (part.turned,) else ()
         if (
             len(shape) != len(expected)
-            or inputs != expected[1:]
+            or shape[1:] != expected[1:]
             or part.num_rows != expected[0]
             or part.stop > shape[0]
         ):

@@ -155,6 +155,17 @@ class GraphBuilder:
         self._graph.input.append(_rows_of(name, width))
         return name
 
+    def declare_input(self, name: str, dtype: npt.DTypeLike, dims: Sequence[int | str]) -> str:
+        """A value from outside of any type and shape; dims of unknown size have names."""
+        data_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self._graph.input.append(helper.make_tensor_value_info(name, data_type, list(dims)))
+        return name
+
+    def declare_output(self, name: str, value: str, dims: Sequence[int | str]) -> None:
+        """Hand a result, fp32 of any shape, outside under this name."""
+        self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
+        self.node("Identity", [value], outputs=[name])
+
     def output(self, name: str, value: str, width: int) -> None:
         """Hand a result, fp32 [T, width], outside under this name."""
         self._graph.output.append(_rows_of(name, width))

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import F32
-from shoal.errors import ConfigError
 from shoal.model.decoder.embedding import Embedding
-from shoal.model.decoder.forced_form import NATIVE, ForcedForm
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
@@ -47,15 +46,7 @@ class OnnxLayers:
             config: what to hold.
             vocab_size: tokens of the whole model.
             on_progress: called with (done, total) segments.
-
-        Raises:
-            ConfigError: the model has layers that the ONNX form does not have.
         """
-        if source.config.latent is not None:
-            raise ConfigError(
-                f"{source.config.family} has latent attention, which only the native extension computes: leave "
-                f"{NATIVE} out, or build the extension"
-            )
         share_pool(config.threads)
         decoder = source.config
         self.weight_bytes = 0

@@ -1,0 +1,118 @@
+"""What a folder says of turning a text into one vector: pooling, scale, length, prompts.
+
+Source: sentence-transformers, the files `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json` and
+`config_sentence_transformers.json` that its models are saved with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from shoal.errors import ModelLoadError
+from shoal.model.formats.model_file import map_file, read_json
+
+PoolingMode = Literal["cls", "mean", "max", "last"]
+_MODULES_FILE = "modules.json"
+_POOLING_FILE = Path("1_Pooling") / "config.json"
+_MODES: Mapping[str, PoolingMode] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+_NAMES: Mapping[str, PoolingMode] = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+_MAX_MODULES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentenceSettings:
+    """Of one model."""
+
+    pooling: PoolingMode
+    """which vectors of tokens become that of the text"""
+    is_normalized: bool
+    """whether vectors have length 1"""
+    max_tokens: int | None = None
+    """of a text, special ones included; None: what the model can take"""
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """texts that come before others, by what those are, such as `query`"""
+    default_prompt: str = ""
+    """the text before all others of which nothing is said"""
+
+    def prompt(self, kind: str) -> str:
+        """What comes before a text of a kind, such as `query`."""
+        return self.prompts.get(kind, self.default_prompt)
+
+
+def has_sentence_settings(folder: Path) -> bool:
+    """Whether a folder says something about vectors of texts."""
+    return (folder / _MODULES_FILE).is_file() or (folder / _POOLING_FILE).is_file()
+
+
+def read_sentence_settings(folder: Path) -> SentenceSettings | None:
+    """None: the folder says nothing about vectors of texts. Raises ModelLoadError for what is not supported."""
+    if not has_sentence_settings(folder):
+        return None
+    kinds = _modules(folder)
+    lengths = _optional(folder / "sentence_bert_config.json").get("max_seq_length")
+    more = _optional(folder / "config_sentence_transformers.json")
+    prompts = {str(name): text for name, text in _object(more.get("prompts")).items() if isinstance(text, str) and text}
+    name = more.get("default_prompt_name")
+    return SentenceSettings(
+        pooling=_pooling(folder / kinds.get("Pooling", "1_Pooling") / "config.json"),
+        is_normalized="Normalize" in kinds,
+        max_tokens=lengths if type(lengths) is int and lengths > 0 else None,
+        prompts=prompts,
+        default_prompt=prompts.get(name, "") if isinstance(name, str) else "",
+    )
+
+
+def _modules(folder: Path) -> dict[str, str]:
+    """Folders of the steps by their kinds, in order."""
+    path = folder / _MODULES_FILE
+    if not path.is_file():
+        return {"Transformer": "", "Pooling": "1_Pooling"}
+    try:
+        steps = json.loads(bytes(map_file(path)))
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(steps, list) or not 0 < len(cast(list[object], steps)) <= _MAX_MODULES:
+        raise ModelLoadError(f"{path}: expected a list of steps")
+    kinds: dict[str, str] = {}
+    for step in cast(list[object], steps):
+        fields = _object(step)
+        kind = str(fields.get("type", "")).rpartition(".")[2]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ModelLoadError(
+                f"{path}: {kind[:100]!r} is not supported: models of a transformer, its pooling and a scale are"
+            )
+        place = str(fields.get("path", ""))
+        if ".." in Path(place).parts or Path(place).is_absolute():
+            raise ModelLoadError(f"{path}: {place[:100]!r} leads out of the model's folder")
+        kinds[kind] = place
+    return kinds
+
+
+def _pooling(path: Path) -> PoolingMode:
+    fields = read_json(path)
+    named = fields.get("pooling_mode")
+    if isinstance(named, str):
+        modes = [_NAMES.get(named, named)]
+    else:
+        modes = [_MODES.get(name, name) for name, value in fields.items() if "pooling_mode" in name and value is True]
+    if len(modes) != 1 or modes[0] not in _NAMES.values():
+        shown = ", ".join(map(str, modes))[:200] or "nothing"
+        raise ModelLoadError(f"{path}: pooling by {shown} is not supported: cls, mean, max and the last token are")
+    return cast(PoolingMode, modes[0])
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
