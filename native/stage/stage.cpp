@@ -18,7 +18,6 @@ bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
 }
 
 bool qkv_needs_codes(const StageLayer& layer) {
-  if (layer.latent != nullptr) return LatentRunner::needs_codes(*layer.latent);
   return !is_dense(*layer.q) || !is_dense(*layer.k) || !is_dense(*layer.v);
 }
 
@@ -42,18 +41,15 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
       isa_(isa),
       shape_(shape),
       layers_(std::move(layers)),
-      codes_(shape.max_rows, std::max(shape.hidden_size, result_width()), shape.exact_activations) {
+      codes_(shape.max_rows, std::max(shape.hidden_size, out_width()), shape.exact_activations) {
   require(shape.hidden_size >= 1 && shape.head_dim >= 1 && shape.max_rows >= 1 && shape.num_heads >= 0 &&
               shape.num_kv_heads >= 0 && shape.intermediate_size >= 0,
           "sizes of a stage must be positive");
-  if (shape.latent && shape.num_heads > 0)
-    latent_ = std::make_unique<LatentRunner>(pool_, isa_, *shape.latent, shape.num_heads, shape.hidden_size,
-                                             shape.max_rows, shape.exact_activations);
   for (const StageLayer& layer : layers_) check(layer);
   const size_t rows = shape.max_rows;
   normed_ = allocate<float>(rows * shape.hidden_size);
   qkv_ = allocate<float>(rows * qkv_width());
-  attention_ = allocate<float>(rows * result_width());
+  attention_ = allocate<float>(rows * out_width());
   delta_ = allocate<float>(rows * shape.hidden_size);
   for (const StageLayer& layer : layers_)
     expert_rows_.emplace_back(layer.experts == nullptr ? 0 : shape.experts->router.num_experts);
@@ -81,17 +77,10 @@ void Stage::check(const StageLayer& layer) const {
   require((layer.q_norm == nullptr) == (layer.k_norm == nullptr), "q and k must both have a norm or neither");
   require((layer.attention == nullptr) == (shape_.num_heads == 0), "a layer with heads needs attention");
   if (shape_.num_heads == 0) return;
-  require((layer.latent == nullptr) == !shape_.latent, "all layers have latent attention or none");
-  if (layer.latent != nullptr) {
-    require(shape_.num_kv_heads == 1 && shape_.head_dim == shape_.latent->rotary_dim + shape_.latent->latent_dim,
-            "latent attention has one key head, of the rotated part and the latent");
-    latent_->check(*layer.latent);
-  } else {
-    require(has_shape(layer.q, out_width(), hidden), "q must be [heads x head_dim, hidden size]");
-    require(has_shape(layer.k, kv_width, hidden) && has_shape(layer.v, kv_width, hidden),
-            "k and v must be [kv heads x head_dim, hidden size]");
-  }
-  require(has_shape(layer.o, hidden, result_width()), "o must be [hidden size, heads x head_dim]");
+  require(has_shape(layer.q, out_width(), hidden), "q must be [heads x head_dim, hidden size]");
+  require(has_shape(layer.k, kv_width, hidden) && has_shape(layer.v, kv_width, hidden),
+          "k and v must be [kv heads x head_dim, hidden size]");
+  require(has_shape(layer.o, hidden, out_width()), "o must be [hidden size, heads x head_dim]");
   require(layer.attention->qkv_width() == qkv_width() && layer.attention->out_width() == out_width(),
           "attention must have the stage's heads");
 }
@@ -170,8 +159,6 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
 void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, StepMetadata& step) {
   const int num_rows = step.num_tokens(), width = qkv_width(), kv_width = shape_.num_kv_heads * shape_.head_dim;
   float* qkv = qkv_.get();
-  if (layer.latent != nullptr)
-    return latent_->run(*layer.latent, *layer.attention, rows, step, qkv, attention_.get());
   const auto product = [&](const Matrix* matrix, const float* bias, int column) {
     return Product{matrix,       nullptr,           bias,         nullptr, Finish::kStore,
                    shape_.activation, qkv + column, width, {0, num_rows}};
@@ -185,9 +172,9 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
 
 // The product of attention's result with `o`.
 void Stage::project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out) {
-  const ActivationRows rows = codes_.of(attention_.get(), num_rows, result_width());
+  const ActivationRows rows = codes_.of(attention_.get(), num_rows, out_width());
   if (!is_dense(*layer.o))
-    each_rows(*pool_, num_rows, result_width(), [&](int row) { isa_.gemm->quantize(rows, row, 1); });
+    each_rows(*pool_, num_rows, out_width(), [&](int row) { isa_.gemm->quantize(rows, row, 1); });
   const Product product{layer.o,           nullptr, bias, nullptr,           finish,
                         shape_.activation, out,     shape_.hidden_size, {0, num_rows}};
   run_products(*pool_, *isa_.gemm, rows, &product, 1);

@@ -15,7 +15,6 @@
 #include "../memory/buffer.h"
 #include "../threads/thread_pool.h"
 #include "experts.h"
-#include "latent.h"
 #include "mlp.h"
 
 namespace shoal {
@@ -36,7 +35,6 @@ struct StageShape {
   bool centers_norms;  // norms subtract the mean
   bool is_parallel;    // attention and MLP read the same rows
   std::optional<ExpertsShape> experts;  // of layers that have some
-  std::optional<LatentShape> latent;    // of all layers, whose one key head has the latent rows
 };
 
 // One layer's weights. Vectors that the model does not have are nullptr; so is `attention` in a shard without heads.
@@ -48,7 +46,6 @@ struct StageLayer {
   const float *q_bias, *k_bias, *v_bias, *o_bias;
   Mlp mlp;
   std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
-  std::shared_ptr<const LatentLayer> latent;   // in the place of q, k and v
 };
 
 // The end of a model.
@@ -100,8 +97,6 @@ class Stage {
     return !sum && post_norm == nullptr && shape_.residual_scale == 1.0f;
   }
   int out_width() const { return shape_.num_heads * shape_.head_dim; }
-  // Inputs of `o`.
-  int result_width() const { return shape_.latent ? shape_.num_heads * shape_.latent->value_dim : out_width(); }
 
   std::shared_ptr<ThreadPool> pool_;
   const Isa& isa_;
@@ -110,7 +105,6 @@ class Stage {
   RowCodes codes_;
   std::unique_ptr<MlpRunner> mlps_;
   std::unique_ptr<ExpertsRunner> experts_;
-  std::unique_ptr<LatentRunner> latent_;
   std::vector<std::vector<int64_t>> expert_rows_;  // by layer
   Buffer<float> normed_, qkv_, attention_, delta_;
 };

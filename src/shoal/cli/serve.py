@@ -212,16 +212,24 @@ def serve(
 ) -> None:
     """Serve models behind APIs that clients already speak.
 
+    A folder with an encoder of texts (sentence-transformers' form): /v1/embeddings, /v1/rerank and /v1/score.
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
     /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
     """
     from shoal.cli.shared.log import dated_log
     from shoal.cli.shared.server_options import server_options
+    from shoal.model.encoder.detect import is_encoder_folder
     from shoal.server.http.descriptors import raise_limit
 
     dated_log(log_level, as_json=log_json, access=not no_access_log)
     server = server_options(context)
     raise_limit()
+    if len(models) == 1 and is_encoder_folder(models[0]):
+        options.refuse(context, tuple(name for name in _LANGUAGE_ONLY if name != "strict_fields"), "encoders of texts")
+        from shoal.cli.graphs import serve_command
+
+        serve_command.load_and_serve_encoder(context, Path(models[0]), server)
+        return
     if all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
         from shoal.cli.graphs import serve_command

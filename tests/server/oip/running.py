@@ -14,7 +14,7 @@ from shoal.chain.definition import Chain
 from shoal.core.batching.config import BatchingConfig
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.http.tls import TlsFiles
-from shoal.server.oip.app import MAX_REQUEST_BYTES, create_graph_app
+from shoal.server.oip.app import MAX_REQUEST_BYTES, ServedEncoder, create_graph_app
 from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile
 from shoal.server.oip.models.repository import ModelRepository
@@ -53,6 +53,7 @@ def run_server(
     allow_load: bool = True,
     allowed_hosts: Sequence[str] | None = None,
     cors_origins: Sequence[str] = (),
+    encoder: ServedEncoder | None = None,
     chains: Sequence[Chain] = (),
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends. `load`: what to load at the start; None: everything."""
@@ -72,6 +73,7 @@ def run_server(
         allow_load=allow_load,
         allowed_hosts=allowed_hosts,
         cors_origins=cors_origins,
+        encoder=encoder,
         chains=[ServedChain(chain, repository) for chain in chains],
     )
     sock = bind("127.0.0.1", 0)

@@ -14,9 +14,11 @@ from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ConfigError, ModelLoadError, ShoalError, WorkerLost
+from shoal.model.encoder.folder import EncoderFolder
+from shoal.server.embeddings.graph_encoder import GraphEncoder
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
-from shoal.server.oip.app import create_graph_app, load_rpc_server
+from shoal.server.oip.app import ServedEncoder, create_graph_app, load_rpc_server
 from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile, find_models
 from shoal.server.oip.models.repository import ModelRepository
@@ -44,6 +46,8 @@ class GraphServeOptions:
     """larger requests are refused before they are read"""
     allow_load: bool
     """whether clients may load and unload models without a key"""
+    strict_fields: bool = False
+    """whether an encoder of texts refuses fields of bodies that nobody knows"""
 
 
 def serve_graphs(
@@ -51,6 +55,7 @@ def serve_graphs(
     load: Callable[[Path], LoadedGraph],
     options: GraphServeOptions,
     chains: Sequence[Chain] = (),
+    encoder: EncoderFolder | None = None,
 ) -> None:
     """Load every model and serve them until a signal comes.
 
@@ -59,6 +64,7 @@ def serve_graphs(
         load: loads one file and starts its workers; called here, and later whenever a client has a model loaded.
         options: where and how.
         chains: of these models.
+        encoder: what the only model's graph is of; None: of something else than texts.
 
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
@@ -98,6 +104,7 @@ def serve_graphs(
             allow_load=options.allow_load,
             allowed_hosts=options.server.allowed_hosts,
             cors_origins=options.server.cors_origins,
+            encoder=None if encoder is None else _served_encoder(encoder, repository, options),
         )
         drain: Drain = app.state.drain
         repository.on_headless = drain.leave
@@ -112,6 +119,14 @@ def serve_graphs(
         )
     if drain.reason is not None:
         raise WorkerLost(drain.reason)
+
+
+def _served_encoder(folder: EncoderFolder, repository: ModelRepository, options: GraphServeOptions) -> ServedEncoder:
+    """Raises ModelLoadError: the graph is none of an encoder."""
+    (model,) = repository.models
+    name, plan = model.file.name, model.plan
+    encoder = GraphEncoder(folder, lambda: repository.get(name), plan.inputs, plan.outputs)
+    return ServedEncoder(encoder=encoder, model_name=name, strict_fields=options.strict_fields)
 
 
 def _load_all(repository: ModelRepository, names: Sequence[str]) -> None:

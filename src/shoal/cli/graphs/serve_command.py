@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from shoal.chain.definition import places_of, read_chain
+from shoal.chain.definition import Chain, places_of, read_chain
 from shoal.cli.graphs.files import read_arrays
 from shoal.cli.graphs.launch_config import graph_config
 from shoal.cli.graphs.loading import plan_for_command
@@ -23,10 +23,18 @@ from shoal.cli.show.graph_plan_output import print_graph_choice
 from shoal.errors import ConfigError
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.machines.opening import RAY
+from shoal.model.encoder.folder import EncoderFolder, open_encoder
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.server.oip.models.model_files import find_models
 
 _MAX_QUEUE_ROWS = 4096
+
+
+def load_and_serve_encoder(context: typer.Context, folder: Path, server: ServerOptions) -> None:
+    """Load the encoder of texts in a folder, and serve it until a signal comes. Raises as `load_and_serve`."""
+    encoder = open_encoder(folder)
+    name = context.params["name"] or folder.resolve().name
+    _serve(context, [str(encoder.graph)], server, name, encoder=encoder)
 
 
 def load_and_serve(context: typer.Context, models: Sequence[str], server: ServerOptions) -> None:
@@ -41,40 +49,59 @@ def load_and_serve(context: typer.Context, models: Sequence[str], server: Server
         ConfigError: an option makes no sense, or as `serve_graphs`.
         ModelLoadError, WorkerLost: as `serve_graphs`.
     """
-    said = context.params
     chains = [read_chain(model) for model in models if is_chain(model)]
-    models = places_of([model for model in models if not is_chain(model)], chains)
-    files = find_models(models, said["name"])
+    places = places_of([model for model in models if not is_chain(model)], chains)
+    _serve(context, places, server, context.params["name"], chains)
+
+
+def _serve(
+    context: typer.Context,
+    models: Sequence[str],
+    server: ServerOptions,
+    name: str | None,
+    chains: Sequence[Chain] = (),
+    encoder: EncoderFolder | None = None,
+) -> None:
+    said = context.params
+    files = find_models(models, name)
     if options.text(said["cluster"]) == RAY and len(files) > 1:
         raise ConfigError(f"--cluster ray serves one graph, not {len(files)}: start a server for each of them")
-    loader = _Loader(context, parse_model_options(said["model_config"], files), parse_samples(said["inputs"]))
+    loader = _Loader(context, name, parse_model_options(said["model_config"], files), parse_samples(said["inputs"]))
     serve_options = GraphServeOptions(
         server=server,
         grpc_port=said["grpc_port"],
-        name=said["name"],
+        name=name,
         max_batch=said["max_batch"],
         batch_delay_s=said["batch_delay"],
         model_options=loader.options_of,
         max_queue_rows=said["max_queue"] or _MAX_QUEUE_ROWS,
         max_request_bytes=options.parse_bytes(said["max_request"], "--max-request") or 0,
         allow_load=said["allow_load"],
+        strict_fields=said["strict_fields"],
     )
-    serve_graphs(models, loader.load, serve_options, chains)
+    serve_graphs(models, loader.load, serve_options, chains, encoder)
 
 
 class _Loader:
     """Plans and launches one model after the other, each with its own options."""
 
-    def __init__(self, context: typer.Context, own: Mapping[str, ModelOptions], samples: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        context: typer.Context,
+        name: str | None,
+        own: Mapping[str, ModelOptions],
+        samples: Mapping[str, Path],
+    ) -> None:
         """
         Args:
             context: of the command, for what holds of all models.
+            name: what the only model is called; None: as its file.
             own: options by the model's name.
             samples: files of real inputs by the model's name.
         """
         said = context.params
         self._config = graph_config(context, "", in_process=False)
-        self._name, self._replans, self._is_quiet = said["name"], said["replan"], said["log_json"]
+        self._name, self._replans, self._is_quiet = name, said["replan"], said["log_json"]
         self._own, self._samples = own, samples
 
     def options_of(self, path: Path) -> ModelOptions:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from shoal.errors import ConfigError, MissingExtra
 from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.embeddings.encoder import Encoder
+from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
+from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
-from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
+from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.chains.routes import ChainApi
 from shoal.server.oip.chains.served_chain import ServedChain, chain_index
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 64 << 20
 """Larger requests are refused by default. Source: Triton, `--http-max-input-size`."""
 
+_API = ("/v2", *EMBEDDING_PATHS, "/v1/models")
+"""Paths that need the key, where there is one, are counted, and are refused while the server drains."""
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What orchestrators ask without a key, and of a server that is about to end."""
 
@@ -46,6 +53,7 @@ def create_graph_app(
     allowed_hosts: Sequence[str] | None = None,
     cors_origins: Sequence[str] = (),
     chains: Sequence[ServedChain] = (),
+    encoder: ServedEncoder | None = None,
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
@@ -62,6 +70,7 @@ def create_graph_app(
         allowed_hosts: names that requests may give to the server and its pages, beside this machine's own; None: any.
         cors_origins: web pages of other hosts that may use the server, see `check_origins`.
         chains: over the repository's models; closed with the app.
+        encoder: what makes vectors of texts with one of the repository's models; None: nothing does.
 
     Raises:
         MissingExtra: gRPC is asked for and grpcio is not installed.
@@ -86,6 +95,8 @@ def create_graph_app(
                 await rpc.stop()
             for chain in chains:
                 chain.close()
+            if encoder is not None:
+                encoder.encoder.close()
             await repository.close()
             bodies.close()
 
@@ -94,6 +105,7 @@ def create_graph_app(
             *(route for chain in chains for route in ChainApi(chain, bodies).routes()),
             *RestApi(repository, status, calls, bodies, partial(chain_index, chains)).routes(),
             *Probes(status).routes(),
+            *(() if encoder is None else encoder.routes(bodies)),
         ],
         middleware=_guards(api_key, drain, allowed_hosts, cors_origins),
         exception_handlers=dict.fromkeys(HANDLED, answer_exception),
@@ -103,6 +115,21 @@ def create_graph_app(
     app.state.backend = repository
     app.state.drain = drain
     return app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedEncoder:
+    """An encoder of texts and how clients find it."""
+
+    encoder: Encoder
+    model_name: str
+    strict_fields: bool = False
+    """refuse fields of bodies that nobody knows"""
+
+    def routes(self, bodies: RequestBodies) -> list[Route]:
+        """Of the API of vectors and ranks, with a list of models."""
+        api = EmbeddingApi(self.encoder, bodies, self.model_name, strict_fields=self.strict_fields)
+        return [*api.routes(), *api.model_routes()]
 
 
 def load_rpc_server() -> type[RpcServer]:
@@ -128,10 +155,10 @@ def _guards(
     api_key: str | None, drain: Drain, allowed_hosts: Sequence[str] | None, cors_origins: Sequence[str]
 ) -> list[Middleware]:
     common: dict[str, Any] = {"open_paths": _OPEN_PATHS}
-    guarded = ("/v2", STATUS_PATH)
+    guarded = (*_API, STATUS_PATH)
     guards: list[Middleware] = cors_guard(cors_origins)
     if allowed_hosts is not None:
         guards.append(Middleware(HostMiddleware, allowed=allowed_hosts, refuse=wrong_host, origins=cors_origins))
     if api_key is not None:
         guards.append(Middleware(ApiKeyMiddleware, api_key=api_key, prefix=guarded, refuse=wrong_key, **common))
-    return [*guards, Middleware(DrainMiddleware, drain=drain, prefix="/v2", refuse=from_exception, **common)]
+    return [*guards, Middleware(DrainMiddleware, drain=drain, prefix=_API, refuse=from_exception, **common)]

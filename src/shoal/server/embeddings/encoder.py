@@ -1,0 +1,57 @@
+"""What turns texts into vectors, or compares them, as the endpoints need it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shoal.arrays import F32
+
+Text = str | Sequence[int]
+"""characters, or the tokens of a text that its client has made"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """Shapes: vectors [N, H] of N texts, or scores [N] of N pairs, each between 0 and 1."""
+
+    values: F32
+    num_tokens: int
+    """of all texts, special ones included"""
+
+
+class Encoder(Protocol):
+    """A model that is served."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether it scores pairs of texts (`compare`); else it makes vectors (`embed`)."""
+        ...
+
+    async def embed(
+        self, texts: Sequence[Text], *, kind: str = "", cuts: bool = False, timeout_s: float | None = None
+    ) -> Encoded:
+        """Vectors of texts.
+
+        Args:
+            texts: at least one.
+            kind: what they are, such as `query`, for models that are told so; empty: nothing is said of that.
+            cuts: leave out the ends of those that are too long.
+            timeout_s: the most time that it may take.
+
+        Raises:
+            InvalidRequest: a text is too long, or none.
+            QueueFull, DeadlineExceeded: not now.
+            WorkerLost: the model's workers are gone.
+        """
+        ...
+
+    async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
+        """How well the second text of each pair answers the first; texts that are too long are cut. Raises as
+        `embed`."""
+        ...
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        ...

@@ -1,0 +1,173 @@
+"""Vectors of texts, and how well texts answer a question: /v1/embeddings, /v1/rerank, /v2/rerank and /v1/score."""
+
+from __future__ import annotations
+
+import base64
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.arrays import F32
+from shoal.errors import InvalidRequest
+from shoal.model.encoder.pooling import normalized
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.bodies.json_bounds import JsonBounds
+from shoal.server.embeddings.encoder import Encoded, Encoder
+from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
+from shoal.server.http.disconnect import ClientGone, run_until_disconnect
+from shoal.server.openai.errors import HANDLED, from_exception, unknown_model
+from shoal.server.openai.fields import STRICT_FIELDS
+
+PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
+_BOUNDS = JsonBounds(max_items=1_000_000, max_groups=10_000)
+_QUICK_VALUES = 20_000
+"""Numbers that are written in the event loop; more in a thread."""
+
+BodyT = TypeVar("BodyT", EmbeddingsBody, RerankBody, ScoreBody)
+_json = msgspec.json.Encoder().encode
+
+
+class EmbeddingApi:
+    """Handlers over one encoder."""
+
+    def __init__(
+        self, encoder: Encoder, bodies: RequestBodies, model_name: str, *, strict_fields: bool = False
+    ) -> None:
+        """`strict_fields`: refuse fields of bodies that nobody knows."""
+        self._encoder = encoder
+        self._bodies = bodies
+        self._model_name = model_name
+        self._context = {STRICT_FIELDS: strict_fields}
+        self._created_s = int(time.time())
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        embeddings, *reranks, score, short_score = PATHS
+        return [
+            _route(embeddings, self.embeddings),
+            *(_route(path, self.rerank) for path in reranks),
+            *(_route(path, self.score) for path in (score, short_score)),
+        ]
+
+    def model_routes(self) -> list[Route]:
+        """/v1/models, for a server that has no such list yet."""
+        return [Route("/v1/models", self.models, methods=["GET"])]
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models"""
+        card = {"id": self._model_name, "object": "model", "created": self._created_s, "owned_by": "shoal"}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def embeddings(self, request: Request) -> Response:
+        """POST /v1/embeddings"""
+        body = await self._read(request, EmbeddingsBody)
+        if self._encoder.compares:
+            raise InvalidRequest("this model compares texts and has no vectors of them: use /v1/rerank or /v1/score")
+        encoded = await self._encoder.embed(
+            body.input,
+            kind=body.input_type or "",
+            cuts=body.truncate_prompt_tokens is not None,
+            timeout_s=body.timeout,
+        )
+        vectors = encoded.values if body.dimensions is None else _shortened(encoded.values, body.dimensions)
+
+        def answer() -> bytes:
+            data = [
+                {"object": "embedding", "index": index, "embedding": _written(vector, body.encoding_format)}
+                for index, vector in enumerate(vectors)
+            ]
+            return _json({"object": "list", "data": data, "model": self._model_name, "usage": _usage(encoded)})
+
+        content = answer() if vectors.size <= _QUICK_VALUES else await self._bodies.off_loop(answer)
+        return Response(content, media_type="application/json")
+
+    async def rerank(self, request: Request) -> Response:
+        """POST /v1/rerank"""
+        body = await self._read(request, RerankBody)
+        pairs = [(body.query, document) for document in body.documents]
+        scored = await self._scores(pairs, body.timeout)
+        best = np.argsort(-scored.values, kind="stable")[: body.top_n]
+        shows = bool(body.return_documents)
+        results: list[dict[str, object]] = []
+        for index in map(int, best):
+            shown = {"document": {"text": body.documents[index]}} if shows else dict[str, object]()
+            results.append({"index": index, "relevance_score": float(scored.values[index]), **shown})
+        fields = {"id": f"rerank-{uuid.uuid4().hex}", "model": self._model_name, "usage": _usage(scored)}
+        return Response(_json({**fields, "results": results}), media_type="application/json")
+
+    async def score(self, request: Request) -> Response:
+        """POST /v1/score"""
+        body = await self._read(request, ScoreBody)
+        scored = await self._scores(body.pairs, body.timeout)
+        data = [{"index": index, "object": "score", "score": float(value)} for index, value in enumerate(scored.values)]
+        fields = {
+            "id": f"score-{uuid.uuid4().hex}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": self._model_name,
+        }
+        return Response(_json({**fields, "data": data, "usage": _usage(scored)}), media_type="application/json")
+
+    async def _scores(self, pairs: Sequence[tuple[str, str]], timeout_s: float | None) -> Encoded:
+        """Of a model that compares, what it says; else the cosine of the vectors."""
+        if self._encoder.compares:
+            return await self._encoder.compare(pairs, timeout_s=timeout_s)
+        firsts = list(dict.fromkeys(first for first, _ in pairs))
+        queries = await self._encoder.embed(firsts, kind="query", cuts=True, timeout_s=timeout_s)
+        seconds = [second for _, second in pairs]
+        documents = await self._encoder.embed(seconds, kind="document", cuts=True, timeout_s=timeout_s)
+        places = {first: place for place, first in enumerate(firsts)}
+        queries_NH = normalized(queries.values)[[places[first] for first, _ in pairs]]
+        cosines_N = (queries_NH * normalized(documents.values)).sum(-1)
+        return Encoded(values=cosines_N, num_tokens=queries.num_tokens + documents.num_tokens)
+
+    async def _read(self, request: Request, schema: type[BodyT]) -> BodyT:
+        async with self._bodies.read(request.scope, request.receive) as content:
+            await self._bodies.check_json(content, _BOUNDS)
+            body = schema.model_validate_json(content, context=self._context)
+        if body.model not in (None, self._model_name):
+            raise unknown_model(body.model or "")
+        return body
+
+
+def _route(path: str, handler: Callable[[Request], Coroutine[Any, Any, Response]]) -> Route:
+    """Errors have OpenAI's form, whatever else the server speaks; a client that goes away ends its request."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await run_until_disconnect(request.receive, handler(request))
+        except ClientGone:
+            return Response(status_code=400)  # nobody reads it
+        except HANDLED as error:
+            return from_exception(error).response()
+
+    return Route(path, answer, methods=["POST"])
+
+
+def _shortened(vectors_NH: F32, dimensions: int) -> F32:
+    """The first numbers of each vector, which has the length that it had: 1 where it was 1.
+
+    Source: Matryoshka representations, arXiv 2205.13147; OpenAI API reference, `dimensions`.
+    """
+    width = vectors_NH.shape[1]
+    if dimensions > width:
+        raise InvalidRequest(f"this model's vectors have {width} numbers, fewer than {dimensions}", "dimensions")
+    lengths_N1 = np.sqrt((vectors_NH * vectors_NH).sum(-1, keepdims=True))
+    return normalized(vectors_NH[:, :dimensions]) * lengths_N1
+
+
+def _written(vector_H: F32, encoding: str | None) -> object:
+    if encoding == "base64":
+        return base64.b64encode(vector_H.astype("<f4").tobytes()).decode()
+    return vector_H.tolist()
+
+
+def _usage(encoded: Encoded) -> dict[str, int]:
+    return {"prompt_tokens": encoded.num_tokens, "total_tokens": encoded.num_tokens}

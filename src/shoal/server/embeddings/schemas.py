@@ -1,0 +1,126 @@
+"""The bodies of /v1/embeddings, /v1/rerank and /v1/score, checked.
+
+Sources: OpenAI API reference, "Create embeddings"; Cohere API reference, "Rerank", and Jina's form of it; vLLM's
+OpenAI-compatible server, "Score API".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.fields import HARMLESS, check_extra, is_strict
+from shoal.server.openai.schemas import MAX_TIMEOUT_S
+
+MAX_TEXTS = 2048
+"""Source: OpenAI API reference, `input`."""
+
+
+def _texts(value: object) -> object:
+    """One text or several, each characters or token ids, as a tuple of texts."""
+    if isinstance(value, str):
+        return (value,)
+    items = cast(list[object], value) if isinstance(value, list) else []
+    if items and all(type(item) is int for item in items):
+        return (tuple(items),)
+    if not 0 < len(items) <= MAX_TEXTS:
+        raise ValueError(f"must be a text or a list of 1 to {MAX_TEXTS} texts, as strings or as token ids")
+    return tuple(_text(item) for item in items)
+
+
+def _text(item: object) -> object:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, list) and all(type(token_id) is int for token_id in cast(list[object], item)):
+        return tuple(cast(list[int], item))
+    raise ValueError("every text must be a string or a list of token ids")
+
+
+def _strings(value: object) -> object:
+    """One text or several, each a string or an object with a `text`, as a tuple of strings."""
+    items = cast(list[object], value) if isinstance(value, list) else [value]
+    texts = [cast(dict[str, object], item).get("text") if isinstance(item, dict) else item for item in items]
+    if not 0 < len(texts) <= MAX_TEXTS or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f'must be 1 to {MAX_TEXTS} texts, each a string or {{"text": "..."}}')
+    return tuple(texts)
+
+
+_Strings = Annotated[tuple[str, ...], BeforeValidator(_strings)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    """not implemented: any other value (null aside) is refused"""
+
+    model: str | None = None
+    user: str | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    """seconds in which the answer must be finished"""
+
+    @model_validator(mode="after")
+    def _check_extra(self, info: ValidationInfo) -> _Schema:
+        extra, known = self.model_extra or {}, type(self).model_fields
+        check_extra(extra, known, type(self).neutral, HARMLESS, strict=is_strict(info))
+        return self
+
+
+class EmbeddingsBody(_Schema):
+    """POST /v1/embeddings."""
+
+    neutral = {
+        "add_special_tokens": (True,),
+        "embed_dtype": ("float32",),
+        "embedding_types": (["float"],),
+        "endianness": ("native", "little"),
+        "messages": (),
+        "normalize": (),
+        "output_dtype": ("float",),
+        "task": (),
+    }
+
+    input: Annotated[tuple[str | tuple[int, ...], ...], BeforeValidator(_texts)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    input_type: Literal["query", "document"] | None = None
+    """what the texts are, for models that have a prompt for each"""
+    truncate_prompt_tokens: Literal[-1] | None = None
+    """-1: cut texts that are too long in the place of refusing them"""
+
+
+class RerankBody(_Schema):
+    """POST /v1/rerank."""
+
+    neutral = {"max_chunks_per_doc": (), "max_tokens_per_doc": (), "rank_fields": (), "truncate_prompt_tokens": (-1,)}
+
+    query: str
+    documents: _Strings
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool | None = None
+
+
+class ScoreBody(_Schema):
+    """POST /v1/score."""
+
+    neutral = {"truncate_prompt_tokens": (-1,), "activation": (True,), "use_activation": (True,)}
+
+    text_1: _Strings
+    text_2: _Strings
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> ScoreBody:
+        if len(self.text_1) not in (1, len(self.text_2)):
+            raise InvalidRequest(
+                f"{len(self.text_1)} and {len(self.text_2)} texts make no pairs: give one, or as many of both", "text_1"
+            )
+        return self
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What is compared."""
+        firsts = self.text_1 * len(self.text_2) if len(self.text_1) == 1 else self.text_1
+        return list(zip(firsts, self.text_2, strict=True))
