@@ -8,17 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.executor.graphs import skip_chain
 from tests.plain_runtime import plain_session
 from tests.ray.hosts import RayHosts
+from tests.ray.serving import WIDTH
 
-WIDTH = 16
 OPTIONS = ("--threads", "1", "--cluster", "ray")
-
-
-@pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return skip_chain(tmp_path_factory.mktemp("chain") / "chain.onnx", width=WIDTH)
 
 
 @pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=3"])
@@ -36,6 +30,16 @@ def test_machines_are_measured_and_a_plan_is_chosen(cluster: RayHosts, chain: Pa
     value = json.loads(done.stdout)
     assert {worker["machine"] for worker in value["plan"]["workers"]} <= {host.address for host in cluster.hosts}
     assert value["predicted"]["rows_per_s"] > 0
+
+
+def test_one_input_is_run_over_hosts(cluster: RayHosts, chain: Path, tmp_path: Path) -> None:
+    given, written = tmp_path / "given.npz", tmp_path / "written.npz"
+    x = np.random.default_rng(3).standard_normal((5, WIDTH), np.float32)
+    np.savez(given, x=x)
+    done = cluster.run("run", str(chain), "--inputs", str(given), "-o", str(written), "--split", "pp=2,dp=1", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    expected = plain_session(chain).run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(np.load(written)["y"], np.asarray(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_a_map_over_hosts_of_which_one_lacks_the_graph(cluster: RayHosts, chain: Path, tmp_path: Path) -> None:

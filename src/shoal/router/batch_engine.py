@@ -114,6 +114,11 @@ class BatchEngine:
         self._watchers.append(watcher)
 
     @property
+    def executors(self) -> list[GraphExecutor]:
+        """Of the replicas that have their workers, to look at only."""
+        return self._workers.serving
+
+    @property
     def has_work(self) -> bool:
         """Whether a request is unfinished or a result not yet handed out."""
         return bool(self._requests or self._ended)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,13 @@ from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.offline.pull import Chunk
-from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
+from shoal.router.batch_engine import BatchEngine, InferenceRequest
 from tests.executor.graphs import skip_chain
 from tests.integration.leaks import no_leaks
 from tests.plain_runtime import plain_session
 
 TURN_S = 30.0
 NUM_CHUNKS = 60
-NUM_REQUESTS = 30
 
 
 @pytest.fixture
@@ -110,36 +108,3 @@ def test_a_graph_whose_files_were_replaced_is_not_loaded_again(replaced: str, tm
         finally:
             engine.close()
     assert told[-1].startswith("replica 0 is given up: ")
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-@pytest.mark.parametrize("split", ["pp=2", "dp=2"])
-def test_served_requests_outlive_a_worker(split: str, end: signal.Signals, chain: Path) -> None:
-    """Also in its very first batch: workers that have loaded compute a row, and what that took is all that is known."""
-    with launch(chain, split) as loaded:
-        recovery = replace(loaded.recovery, worker_timeout_s=0.5)
-        assert all(0.0 < seconds < 0.1 for seconds in loaded.row_s)
-        engine = BatchEngine(
-            loaded.executors,
-            loaded.plan.batch,
-            factories=loaded.factories,
-            recovery=recovery,
-            row_s=loaded.row_s,
-            sample=loaded.sample,
-        )
-        try:
-            results: list[InferenceResult] = []
-            for index in range(NUM_REQUESTS):
-                engine.add(InferenceRequest(request_id=str(index), inputs={"x": rows(index)}))
-            kill_worker(loaded, 0, 0, end)
-            while engine.has_work or not engine.stats().num_recoveries:
-                results += engine.turn(TURN_S)
-            assert engine.stats().num_losses == engine.stats().num_recoveries == 1
-        finally:
-            engine.close()
-    whole = plain_session(chain)
-    assert sorted(int(result.request_id) for result in results) == list(range(NUM_REQUESTS))
-    for result in results:
-        assert result.error is None
-        y = whole.run(["y"], {"x": rows(int(result.request_id))})[0]
-        np.testing.assert_allclose(result.outputs["y"], y, rtol=1e-5, atol=1e-6)
