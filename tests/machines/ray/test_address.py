@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import pytest
 
 from shoal.comm.tls.tls_link import Address
 from shoal.errors import ConfigError
-from shoal.machines.ray.address import check_that_a_head_listens, read_ray_address
+from shoal.machines.ray.address import can_be_reached_soon, check_that_a_head_listens, read_ray_address
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,17 @@ def test_a_grpc_server_may_be_a_head() -> None:
         check_that_a_head_listens(("127.0.0.1", port), is_tls=False)
     finally:
         server.stop(None).wait()
+
+
+def test_a_machine_is_reached_where_its_kernel_takes_a_connection_soon() -> None:
+    """A port whose line is full drops what comes, as a cable does that is pulled."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, ExitStack() as waiting:
+        address = listening.getsockname()
+        assert can_be_reached_soon(address, 30.0)
+        for _ in range(3):
+            late = waiting.enter_context(socket.socket())
+            late.setblocking(False)
+            late.connect_ex(address)
+        assert not can_be_reached_soon(address, 0.3)
+    assert not can_be_reached_soon(address, 30.0), "nobody listens"
+    assert not can_be_reached_soon(("no.such.host.invalid", 1), 30.0)

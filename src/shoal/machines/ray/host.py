@@ -13,7 +13,7 @@ from shoal.comm.tls.tls_link import spell_address
 from shoal.errors import MachineGone, ShoalError, WorkerLost
 from shoal.executor.fabric import LoadMessage
 from shoal.executor.remote.host import Admit, StartedWorker
-from shoal.machines.ray.address import can_be_reached
+from shoal.machines.ray.address import can_be_reached_soon
 from shoal.machines.ray.answers import LOOK_S, answer_of, wait_for
 from shoal.machines.ray.machine import RayMachine
 from shoal.machines.ray.models import ModelPlaces
@@ -24,9 +24,9 @@ AGENT_TIMEOUT_S = 60.0
 """For an agent: Ray starts a Python process on its machine."""
 _ANSWER_TIMEOUT_S = 10.0
 """For what an agent that lives answers at once. A judgment: a busy machine takes a second or two."""
-_REACHED_S = 2.0
-"""For its kernel to take a connection: a replica that has lost workers there waits for this before it is planned anew
-without them. One lost packet costs 1 s."""
+_REACHED_S = 1.0
+"""For its kernel to take one of several connections: a replica that has lost workers there waits for this before it is
+planned anew without them. On a link on which four packets in a row are lost nothing else would work either."""
 _START_TIMEOUT_S = 90.0
 """For a worker; longer than its agent gives it."""
 
@@ -153,7 +153,7 @@ class RayHost:
         deadline_s = time.monotonic() + AGENT_TIMEOUT_S
         while True:
             where = (self._machine.address, self._machine.raylet_port)
-            if not can_be_reached(where, _REACHED_S):
+            if not can_be_reached_soon(where, _REACHED_S):
                 self._presence.note_trouble(self.name, unreachable(where))
                 raise MachineGone(f"machine {self.name} cannot be reached at {spell_address(where)}")
             reference = self._machine.agent.facts.remote()
