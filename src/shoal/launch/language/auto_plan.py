@@ -24,6 +24,7 @@ from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
 from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
+from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.figures import Figures, figures_of
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
@@ -65,6 +66,7 @@ class AutoPlanner:
         limits: Limits,
         measuring: Measuring,
         machines: Machines | None = None,
+        shares_weights: bool = False,
     ) -> None:
         """Plan nothing yet.
 
@@ -75,6 +77,7 @@ class AutoPlanner:
             limits: of every replica.
             measuring: how machines are measured.
             machines: to plan for; None: this one, or those of the file.
+            shares_weights: whether workers of this machine that hold the same map one kept copy of it.
 
         Raises:
             ConfigError: the planning makes no sense.
@@ -82,6 +85,7 @@ class AutoPlanner:
         self._planning, self._model = planning, model
         self._precision: Precision = precision
         self._limits, self._measuring, self._machines = limits, measuring, machines
+        self._shares_weights = shares_weights and machines is None and planning.cluster is None
         self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
         self._precisions = _precisions(precision, planning.precision_floor)
@@ -95,6 +99,8 @@ class AutoPlanner:
             CapacityError: the model fits nowhere.
         """
         fleets = find_fleets(self._planning.cluster, self._model, self._precisions, self._measuring, self._machines)
+        figures = figures_of(worker for one in fleets for worker in one.fleet.classes)
+        fleets += self._for_copies(fleets)
         started_s = time.perf_counter()
         chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
         for link_precision in self._link_precisions:
@@ -113,9 +119,17 @@ class AutoPlanner:
             goal=self._goal,
             planning_s=planning_s,
             placed=placed,
-            figures=figures_of(worker for one in fleets for worker in one.fleet.classes),
+            figures=figures,
             planner=self,
         )
+
+    def _for_copies(self, fleets: Sequence[PlacedFleet]) -> list[PlacedFleet]:
+        """The same workers with their memory as whole copies have it, which share their weights."""
+        if not self._shares_weights:
+            return []
+        smallest = min(sizes.total_bytes for sizes in self._sizes.by_precision.values())
+        pairs = [(for_copies(one.fleet, smallest), one.places) for one in fleets]
+        return [PlacedFleet(fleet=fleet, places=places) for fleet, places in pairs if fleet is not None]
 
     def measure_joined(self, known: PlacedFleet) -> PlacedFleet:
         """The machines that are known, and after them those that have joined since. Raises as `Machines.measure`."""

@@ -179,5 +179,6 @@ def _auto_plan(
         limits=limits_of(config, model),
         measuring=_measuring(config, on_progress),
         machines=machines,
+        shares_weights=config.keep_weights,
     )
     return planner.plan()

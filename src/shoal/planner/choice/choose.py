@@ -65,7 +65,8 @@ def choose(
     searches = [_FleetSearch(fleet, model, workload, precisions) for fleet in fleets]
     candidates = [candidate for search in searches for candidate in search.candidates()]
     if not candidates:
-        raise CapacityError(why_nothing_fits(fleets, model, workload, precisions))
+        counted = [fleet for fleet in fleets if not fleet.is_for_copies]
+        raise CapacityError(why_nothing_fits(counted, model, workload, precisions))
     compared = compare(
         candidates,
         goal,
@@ -107,7 +108,7 @@ class _FleetSearch:
             )
 
         lone_stream = replace(workload, streams=1)
-        self._workload = workload
+        self._workload, self._is_for_copies = workload, fleet.is_for_copies
         self._lone = costs(lone_stream, every, is_alone=True)
         """Costs for one stream in all."""
         self._lone_worker = self._lone if workload.streams == 1 else costs(workload, singles, is_alone=True)
@@ -118,6 +119,10 @@ class _FleetSearch:
     def candidates(self) -> Iterator[Candidate]:
         """The best of every kind under the load, and the best of every kind for a lone request."""
         streams = self._workload.streams
+        if self._is_for_copies:
+            if copies := self._copies:
+                yield make_candidate(self._loaded, copies.pipelines, self._workload)
+            return
         found = [(self._lone_worker, pipelines) for pipelines in _search_single(self._lone_worker, streams)]
         found += [(self._loaded, pipelines) for pipelines in self._replicas()]
         for costs, count in dict.fromkeys([(self._loaded, streams), (self._lone, 1)]):
@@ -127,16 +132,25 @@ class _FleetSearch:
 
     def bound_tokens_per_s(self) -> float:
         """A lone worker is quicker than its busy self, so that its own figure counts too."""
+        if self._is_for_copies:
+            return self._workload.output_tokens * self._copies.bound_streams_per_s if self._copies else 0.0
         singles = [one.streams_per_s for (one,) in _search_single(self._lone_worker, self._workload.streams)]
         return self._workload.output_tokens * max([self._best_replicas.bound_streams_per_s, *singles])
 
     def _replicas(self) -> Iterator[Sequence[Pipeline]]:
         """Search for whole copies, and for anything."""
+        if sum(self._loaded.problem().counts) == 1 or self._workload.streams == 1:
+            return
+        yield from (one.pipelines for one in (self._copies, self._best_replicas) if one is not None and one.pipelines)
+
+    @cached_property
+    def _copies(self) -> Replicas | None:
+        """Whole copies of the model; None where none fits, or one stream has no use for several."""
         problem = self._loaded.problem()
         if sum(problem.counts) == 1 or self._workload.streams == 1:
-            return
-        copies = best_replicas(problem.restricted(single_workers=True, max_stages=1), self._workload.streams)
-        yield from (one.pipelines for one in (copies, self._best_replicas) if one.pipelines)
+            return None
+        found = best_replicas(problem.restricted(single_workers=True, max_stages=1), self._workload.streams)
+        return found if found.pipelines else None
 
     @cached_property
     def _best_replicas(self) -> Replicas:

@@ -136,6 +136,9 @@ class Fleet:
     """of the head for every step of so many sequences: scheduling, taking results in"""
     message_s: float = 0.0
     """of a step on its way to a child process and its result back; not paid where the only worker is the head itself"""
+    is_for_copies: bool = False
+    """whether its memory is counted as that of workers that each hold the whole model and share its weights: no other
+    plan may use it"""
 
     @property
     def counts(self) -> tuple[int, ...]:
