@@ -9,5 +9,6 @@ void bind_formats(nanobind::module_& module);
 void bind_gemm(nanobind::module_& module);
 void bind_products(nanobind::module_& module);
 void bind_mapped_file(nanobind::module_& module);
+void bind_recurrence(nanobind::module_& module);
 void bind_ring(nanobind::module_& module);
 void bind_stage(nanobind::module_& module);

@@ -7,6 +7,7 @@ NB_MODULE(_native, module) {
   bind_mapped_file(module);
   bind_gemm(module);
   bind_products(module);
+  bind_recurrence(module);
   bind_stage(module);
 #ifdef __linux__
   bind_collective(module);

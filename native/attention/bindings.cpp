@@ -63,6 +63,12 @@ void new_step(StepMetadata* self, const Ints& positions, const Ints& query_start
   new (self) StepMetadata(std::move(arrays), {num_blocks, block_size, max_context});
 }
 
+void set_states(StepMetadata& self, const Ints& slots, const Ints& saves, int num_slots) {
+  require(num_slots >= 1, "there must be state slots");
+  self.set_states({copy(slots, 2, "slots must have 2 dimensions"), copy(saves, 2, "saves must have 2 dimensions"),
+                   num_slots});
+}
+
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, bool in_chunks, float softcap, float norm_epsilon, Cache keys,
                Cache values, ConstFloats cos, ConstFloats sin, std::optional<ConstFloats> sinks,
@@ -120,6 +126,7 @@ void bind_attention(nb::module_& module) {
   nb::class_<StepMetadata>(module, "StepMetadata")
       .def("__init__", &new_step, "positions"_a.noconvert(), "query_starts"_a.noconvert(),
            "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "num_blocks"_a, "block_size"_a, "max_context"_a)
+      .def("set_states", &set_states, "slots"_a.noconvert(), "saves"_a.noconvert(), "num_slots"_a)
       .def_prop_ro("num_tokens", &StepMetadata::num_tokens)
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
   nb::class_<BoundLayer>(module, "AttentionLayer")

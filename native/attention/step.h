@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <vector>
 
+#include "../recurrence/step_states.h"
 #include "args.h"
 #include "plan.h"
 
@@ -37,6 +39,9 @@ class StepMetadata {
   int num_sequences() const { return int(arrays_.context_lens.size()); }
   const CacheLimits& limits() const { return limits_; }
   StepView view() const;
+  // Of recurrent layers. Throws std::invalid_argument for slots that cannot be.
+  void set_states(const StateArrays& states) { states_.emplace(states, arrays_.query_starts, arrays_.positions); }
+  const StepStates* states() const { return states_ ? &*states_ : nullptr; }
   // Rows cut into ranges of at most `rows` of one sequence. Made once, like the plans. Not thread-safe.
   const std::vector<RowRange>& ranges(int rows);
   const Plan& plan(const Sharing& sharing);
@@ -50,6 +55,7 @@ class StepMetadata {
 
   StepArrays arrays_;
   CacheLimits limits_;
+  std::optional<StepStates> states_;
   std::map<int, std::vector<RowRange>> ranges_;
   std::map<Sharing, Plan> plans_;
 };

@@ -11,20 +11,22 @@
 
 namespace shoal {
 
-#define SHOAL_DECLARE_ISA(isa)                   \
-  namespace isa {                                \
-  extern const AttentionKernel attention_kernel; \
-  extern const GemmKernel gemm_kernel;           \
-  extern const LayerKernel layer_kernel;         \
+#define SHOAL_DECLARE_ISA(isa)                     \
+  namespace isa {                                  \
+  extern const AttentionKernel attention_kernel;   \
+  extern const GemmKernel gemm_kernel;             \
+  extern const LayerKernel layer_kernel;           \
+  extern const RecurrenceKernel recurrence_kernel; \
   }
-#define SHOAL_KERNELS(isa) Isa{#isa, &isa::attention_kernel, &isa::gemm_kernel, &isa::layer_kernel}
+#define SHOAL_KERNELS(isa) SHOAL_PRODUCTS(isa, isa)
 
 // A set that adds nothing but products to another.
 #define SHOAL_DECLARE_PRODUCTS(isa)    \
   namespace isa {                      \
   extern const GemmKernel gemm_kernel; \
   }
-#define SHOAL_PRODUCTS(isa, other) Isa{#isa, &other::attention_kernel, &isa::gemm_kernel, &other::layer_kernel}
+#define SHOAL_PRODUCTS(isa, other) \
+  Isa{#isa, &other::attention_kernel, &isa::gemm_kernel, &other::layer_kernel, &other::recurrence_kernel}
 
 SHOAL_DECLARE_ISA(baseline)
 #if defined(SHOAL_X86)

@@ -7,6 +7,7 @@
 #include "../attention/args.h"
 #include "../gemm/args.h"
 #include "../layers/args.h"
+#include "../recurrence/args.h"
 
 namespace shoal {
 
@@ -16,6 +17,7 @@ struct Isa {
   const AttentionKernel* attention;
   const GemmKernel* gemm;
   const LayerKernel* layers;
+  const RecurrenceKernel* recurrence;
 };
 
 // Those that this processor can run, best first. Never empty.

@@ -16,6 +16,7 @@
 
 #include "../attention/bound_layer.h"
 #include "../gemm/bound_matrix.h"
+#include "../recurrence/bound_layer.h"
 #include "stage.h"
 
 namespace nb = nanobind;
@@ -37,6 +38,9 @@ struct BoundStageLayer {
   nb::dict matrices, vectors;
   nb::object attention;
   std::vector<ExpertTurns> experts;  // that it holds
+  nb::object recurrent;
+  std::vector<std::string> inputs;  // names of the matrices that a recurrence is computed from; empty: it has none
+  std::string output;               // of the one behind attention or recurrence
 };
 
 // Spans of [first, last) experts with the number of turns and the bits of their turns.
@@ -86,6 +90,18 @@ std::shared_ptr<const ExpertLayer> experts_of(const BoundStageLayer& layer, cons
   return std::make_shared<const ExpertLayer>(std::move(experts));
 }
 
+std::shared_ptr<const RecurrentHalf> recurrent_of(const BoundStageLayer& layer) {
+  if (layer.inputs.empty()) return nullptr;
+  RecurrentHalf half{layer.recurrent.is_none() ? nullptr : nb::cast<const BoundRecurrentLayer&>(layer.recurrent).layer.get(),
+                     {}};
+  for (const std::string& name : layer.inputs) {
+    const Matrix* matrix = matrix_of(layer, name);
+    const float* bias = matrix == nullptr ? nullptr : vector_of(layer, name + "_bias", matrix->num_outputs);
+    half.inputs.push_back({matrix, bias});
+  }
+  return std::make_shared<const RecurrentHalf>(std::move(half));
+}
+
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const int hidden = shape.hidden_size, dim = shape.head_dim;
   const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
@@ -97,14 +113,16 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const bool has_experts = layer.matrices.contains("router");
   require(!has_experts || shape.experts, "a layer has experts and the stage none");
   return {attention,
-          matrix("q"), matrix("k"), matrix("v"), matrix("o"),
+          matrix("q"), matrix("k"), matrix("v"), matrix_of(layer, layer.output),
           vector("attn_norm", hidden), vector("mlp_norm", hidden),
           vector("q_norm", has_wide_norms ? q_width : dim), vector("k_norm", has_wide_norms ? kv_width : dim),
           vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
           vector("attn_norm_bias", hidden), vector("mlp_norm_bias", hidden),
-          vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width), vector("o_bias", hidden),
+          vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width),
+          vector_of(layer, layer.output + "_bias", hidden),
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
-          has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr};
+          has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
+          recurrent_of(layer)};
 }
 
 struct BoundStage {
@@ -186,10 +204,14 @@ void bind_stage(nb::module_& module) {
       .def(
           "__init__",
           [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
-             const std::vector<std::tuple<int, int, int, uint64_t>>& experts) {
-            new (self) BoundStageLayer{std::move(matrices), std::move(vectors), std::move(attention), turns_of(experts)};
+             const std::vector<std::tuple<int, int, int, uint64_t>>& experts, nb::object recurrent,
+             std::vector<std::string> inputs, std::string output) {
+            new (self) BoundStageLayer{std::move(matrices), std::move(vectors),   std::move(attention),
+                                       turns_of(experts),   std::move(recurrent), std::move(inputs),
+                                       std::move(output)};
           },
-          "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple());
+          "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple(),
+          "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o");
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,

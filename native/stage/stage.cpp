@@ -41,15 +41,15 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
       isa_(isa),
       shape_(shape),
       layers_(std::move(layers)),
-      codes_(shape.max_rows, std::max(shape.hidden_size, out_width()), shape.exact_activations) {
+      codes_(shape.max_rows, std::max(shape.hidden_size, most_outputs()), shape.exact_activations) {
   require(shape.hidden_size >= 1 && shape.head_dim >= 1 && shape.max_rows >= 1 && shape.num_heads >= 0 &&
               shape.num_kv_heads >= 0 && shape.intermediate_size >= 0,
           "sizes of a stage must be positive");
   for (const StageLayer& layer : layers_) check(layer);
   const size_t rows = shape.max_rows;
   normed_ = allocate<float>(rows * shape.hidden_size);
-  qkv_ = allocate<float>(rows * qkv_width());
-  attention_ = allocate<float>(rows * out_width());
+  qkv_ = allocate<float>(rows * most_inputs());
+  attention_ = allocate<float>(rows * most_outputs());
   delta_ = allocate<float>(rows * shape.hidden_size);
   for (const StageLayer& layer : layers_)
     expert_rows_.emplace_back(layer.experts == nullptr ? 0 : shape.experts->router.num_experts);
@@ -75,6 +75,7 @@ void Stage::check(const StageLayer& layer) const {
   require(!shape_.is_parallel || (layer.post_attn_norm == nullptr && layer.post_mlp_norm == nullptr),
           "a parallel layer has no norms behind its halves");
   require((layer.q_norm == nullptr) == (layer.k_norm == nullptr), "q and k must both have a norm or neither");
+  if (layer.recurrent != nullptr) return check_recurrent(layer);
   require((layer.attention == nullptr) == (shape_.num_heads == 0), "a layer with heads needs attention");
   if (shape_.num_heads == 0) return;
   require(has_shape(layer.q, out_width(), hidden), "q must be [heads x head_dim, hidden size]");
@@ -83,6 +84,37 @@ void Stage::check(const StageLayer& layer) const {
   require(has_shape(layer.o, hidden, out_width()), "o must be [hidden size, heads x head_dim]");
   require(layer.attention->qkv_width() == qkv_width() && layer.attention->out_width() == out_width(),
           "attention must have the stage's heads");
+}
+
+void Stage::check_recurrent(const StageLayer& layer) const {
+  const RecurrentHalf& recurrent = *layer.recurrent;
+  if (recurrent.layer == nullptr) return;
+  require(!shape_.is_parallel, "a parallel layer has attention");
+  int64_t width = 0;
+  for (const RecurrentHalf::Input& input : recurrent.inputs) {
+    require(input.matrix != nullptr && input.matrix->num_inputs == shape_.hidden_size,
+            "inputs of a recurrence must be [values, hidden size]");
+    width += input.matrix->num_outputs;
+  }
+  require(width == recurrent.layer->in_width(), "inputs of a recurrence must be as wide as it");
+  require(has_shape(layer.o, shape_.hidden_size, recurrent.layer->out_width()),
+          "o must be [hidden size, width of the recurrence]");
+}
+
+int Stage::most_inputs() const {
+  int most = qkv_width();
+  for (const StageLayer& layer : layers_)
+    if (layer.recurrent != nullptr && layer.recurrent->layer != nullptr)
+      most = std::max(most, layer.recurrent->layer->in_width());
+  return most;
+}
+
+int Stage::most_outputs() const {
+  int most = out_width();
+  for (const StageLayer& layer : layers_)
+    if (layer.recurrent != nullptr && layer.recurrent->layer != nullptr)
+      most = std::max(most, layer.recurrent->layer->out_width());
+  return most;
 }
 
 ActivationRows Stage::norm_rows(const float* x, const int* rows, int num_rows, const float* weight, const float* bias,
@@ -114,7 +146,7 @@ void Stage::run(float* x, StepMetadata& step, const SumOverShards& sum) {
       run_parallel(i, x, step, sum);
       continue;
     }
-    attend(layers_[i], x, step, sum);
+    layers_[i].recurrent != nullptr ? recur(layers_[i], x, step, sum) : attend(layers_[i], x, step, sum);
     feed_forward(i, x, step, sum);
   }
 }
@@ -150,6 +182,32 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
   if (shape_.num_heads == 0) return add_sum_of_others(layer.o_bias, layer.post_attn_norm, num_rows, x, sum);
   attend_rows(
       layer, norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, qkv_needs_codes(layer)), step);
+  add_projected(layer, num_rows, x, sum);
+}
+
+void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum) {
+  const RecurrentHalf& recurrent = *layer.recurrent;
+  const int num_rows = step.num_tokens();
+  if (recurrent.layer == nullptr) return add_sum_of_others(layer.o_bias, layer.post_attn_norm, num_rows, x, sum);
+  require(step.states() != nullptr, "a step for recurrent layers needs state slots");
+  const auto takes_codes = [](const RecurrentHalf::Input& input) { return !is_dense(*input.matrix); };
+  const bool has_codes = std::any_of(recurrent.inputs.begin(), recurrent.inputs.end(), takes_codes);
+  const ActivationRows rows = norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, has_codes);
+  std::vector<Product> products;
+  const int width = recurrent.layer->in_width();
+  float* to = qkv_.get();
+  for (const RecurrentHalf::Input& input : recurrent.inputs) {
+    products.push_back({input.matrix, nullptr, input.bias, nullptr, Finish::kStore, shape_.activation, to, width,
+                        {0, num_rows}});
+    to += input.matrix->num_outputs;
+  }
+  run_products(*pool_, *isa_.gemm, rows, products.data(), int(products.size()));
+  recurrent.layer->run(*step.states(), qkv_.get(), attention_.get());
+  add_projected(layer, num_rows, x, sum);
+}
+
+// The product of what attention has left with `o`, added to the residual stream.
+void Stage::add_projected(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum) {
   if (adds_plainly(layer.post_attn_norm, sum)) return project(layer, num_rows, Finish::kAdd, layer.o_bias, x);
   project(layer, num_rows, Finish::kStore, nullptr, delta_.get());
   if (sum) sum(delta_.get(), num_rows);
@@ -172,9 +230,10 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
 
 // The product of attention's result with `o`.
 void Stage::project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out) {
-  const ActivationRows rows = codes_.of(attention_.get(), num_rows, out_width());
+  const int width = layer.o->num_inputs;
+  const ActivationRows rows = codes_.of(attention_.get(), num_rows, width);
   if (!is_dense(*layer.o))
-    each_rows(*pool_, num_rows, out_width(), [&](int row) { isa_.gemm->quantize(rows, row, 1); });
+    each_rows(*pool_, num_rows, width, [&](int row) { isa_.gemm->quantize(rows, row, 1); });
   const Product product{layer.o,           nullptr, bias, nullptr,           finish,
                         shape_.activation, out,     shape_.hidden_size, {0, num_rows}};
   run_products(*pool_, *isa_.gemm, rows, &product, 1);

@@ -13,6 +13,7 @@
 #include "../gemm/row_codes.h"
 #include "../isa/isa.h"
 #include "../memory/buffer.h"
+#include "../recurrence/layer.h"
 #include "../threads/thread_pool.h"
 #include "experts.h"
 #include "mlp.h"
@@ -37,6 +38,16 @@ struct StageShape {
   std::optional<ExpertsShape> experts;  // of layers that have some
 };
 
+// What a layer has in the place of attention. Its output goes through `o`.
+struct RecurrentHalf {
+  struct Input {
+    const Matrix* matrix;
+    const float* bias;  // may be nullptr
+  };
+  const RecurrentLayer* layer;  // nullptr in a shard without channels
+  std::vector<Input> inputs;    // products of the hidden state, which lie beside each other
+};
+
 // One layer's weights. Vectors that the model does not have are nullptr; so is `attention` in a shard without heads.
 struct StageLayer {
   const AttentionLayer* attention;
@@ -46,6 +57,7 @@ struct StageLayer {
   const float *q_bias, *k_bias, *v_bias, *o_bias;
   Mlp mlp;
   std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
+  std::shared_ptr<const RecurrentHalf> recurrent;
 };
 
 // The end of a model.
@@ -75,6 +87,9 @@ class Stage {
 
  private:
   void check(const StageLayer& layer) const;
+  void check_recurrent(const StageLayer& layer) const;
+  void recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
+  void add_projected(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum);
   void attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
   // A parallel layer: both halves of it, and one sum over the shards.
   void run_parallel(size_t index, float* x, StepMetadata& step, const SumOverShards& sum);
@@ -97,6 +112,9 @@ class Stage {
     return !sum && post_norm == nullptr && shape_.residual_scale == 1.0f;
   }
   int out_width() const { return shape_.num_heads * shape_.head_dim; }
+  // The most values of a row before and after attention or what stands in its place.
+  int most_inputs() const;
+  int most_outputs() const;
 
   std::shared_ptr<ThreadPool> pool_;
   const Isa& isa_;

@@ -1,0 +1,67 @@
+#include "../bindings.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "../isa/isa.h"
+#include "bound_layer.h"
+#include "layer.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace shoal {
+namespace {
+
+using States = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Taps = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+constexpr size_t kMaxExtent = size_t(1) << 24;  // channels and slots are counted by int
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+ConvView conv_of(const Taps& taps, const std::optional<Vector>& bias) {
+  require(taps.shape(0) <= kMaxTaps && taps.shape(1) <= kMaxExtent, "taps must be [2 to 4, channels]");
+  require(!bias || bias->shape(0) == taps.shape(1), "a convolution's bias must have a value a channel");
+  return {int(taps.shape(0)), int(taps.shape(1)), taps.data(), bias ? bias->data() : nullptr};
+}
+
+// `layer` was made with the memory of `states`.
+BoundRecurrentLayer bound(std::shared_ptr<const RecurrentLayer> layer, const States& states,
+                          std::vector<nb::object> arrays) {
+  require(int64_t(states.shape(1)) == layer->state_size(), "states must be [slots, values of a state]");
+  arrays.push_back(nb::cast(states));
+  return {std::move(layer), std::move(arrays)};
+}
+
+int num_slots(const States& states) {
+  require(states.shape(0) >= 1 && states.shape(0) <= kMaxExtent, "states must be [slots, values of a state]");
+  return int(states.shape(0));
+}
+
+nb::object kept(const std::optional<Vector>& vector) { return vector ? nb::cast(*vector) : nb::none(); }
+
+BoundRecurrentLayer short_conv_layer(std::shared_ptr<ThreadPool> pool, const Taps& taps,
+                                     const std::optional<Vector>& bias, const States& states, const std::string& isa) {
+  auto layer = std::make_shared<const ShortConvLayer>(std::move(pool), *find_isa(isa).recurrence, conv_of(taps, bias),
+                                                      states.data(), num_slots(states));
+  return bound(std::move(layer), states, {nb::cast(taps), kept(bias)});
+}
+
+}  // namespace
+}  // namespace shoal
+
+void bind_recurrence(nb::module_& module) {
+  using namespace shoal;
+  nb::class_<BoundRecurrentLayer>(module, "RecurrentLayer");
+  module.def("short_conv_layer", &short_conv_layer, "pool"_a, "taps"_a.noconvert(), "bias"_a.noconvert().none(),
+             "states"_a.noconvert(), "isa"_a = "");
+}

@@ -1,0 +1,73 @@
+// Layers that carry a state from token to token: one of a fixed size for each sequence, in fp32.
+//
+// Shapes: T rows of the step, S state slots.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "../threads/thread_pool.h"
+#include "args.h"
+#include "step_states.h"
+
+namespace shoal {
+
+class RecurrentLayer {
+ public:
+  virtual ~RecurrentLayer() = default;
+
+  // Values of a row before and after the recurrence, and of one state.
+  virtual int in_width() const = 0;
+  virtual int out_width() const = 0;
+  virtual int64_t state_size() const = 0;
+
+  // All rows of a step: in [T, in width], which may be worked in, to out [T, out width]. Throws std::invalid_argument
+  // where the step was made for another number of slots.
+  void run(const StepStates& step, float* in, float* out) const;
+
+ protected:
+  // `states` [S, state size] must outlive the layer.
+  RecurrentLayer(std::shared_ptr<ThreadPool> pool, float* states, int num_slots)
+      : pool_(std::move(pool)), states_(states), num_slots_(num_slots) {}
+
+  float* state(int slot) const { return states_ + int64_t(slot) * state_size(); }
+  ThreadPool& pool() const { return *pool_; }
+
+ private:
+  void read_states(const StepStates& step) const;
+  // All runs of all sequences whose states have been read; copies states where runs say so.
+  virtual void compute(const StepStates& step, float* in, float* out) const = 0;
+
+  std::shared_ptr<ThreadPool> pool_;
+  float* states_;
+  int num_slots_;
+};
+
+// out = c * conv(b * x), of rows [b, c, x]. Its state are the latest b * x.
+class ShortConvLayer final : public RecurrentLayer {
+ public:
+  // Throws std::invalid_argument for impossible sizes. What `view` names must outlive the layer.
+  ShortConvLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const ConvView& view, float* states,
+                 int num_slots);
+
+  int in_width() const override { return 3 * view_.num_channels; }
+  int out_width() const override { return view_.num_channels; }
+  int64_t state_size() const override { return int64_t(view_.num_taps - 1) * view_.num_channels; }
+
+ private:
+  void compute(const StepStates& step, float* in, float* out) const override;
+
+  const RecurrenceKernel& kernel_;
+  ConvView view_;
+};
+
+// Throws std::invalid_argument for impossible sizes.
+void check_conv(const ConvView& view);
+
+// Calls work(sequence, first channel, end) so that each item is worth a thread's while; every channel of every sequence
+// is in one item.
+void each_channels(ThreadPool& pool, const StepStates& step, int num_channels,
+                   const std::function<void(const SequenceState&, int, int)>& work);
+
+}  // namespace shoal
