@@ -4,7 +4,7 @@ A step is described in full every time (tokens, positions, block tables, samplin
 requests, only the KV blocks themselves, so a lost worker takes no decision with it. Integer arrays travel as
 little-endian int32 bytes.
 
-Shapes: T tokens in the flat batch, B sequences, M block-table width, R rows to sample, V vocabulary.
+Shapes: T tokens in the flat batch, B sequences, M block-table width, R rows to sample, V vocabulary, S snapshots.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -88,6 +88,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     block_tables: bytes
     """int32 [B, M], -1 beyond a sequence's last block"""
     samples: tuple[SampleRow, ...]
+    state_slots: bytes = b""
+    """int32 [B, 2], of recurrent layers: the slot that each sequence's state is read from before its rows (-1: it is
+    zeros, at position 0 and only there), and its own slot, which holds it afterwards; empty: the model has none"""
+    state_saves: bytes = b""
+    """int32 [S, 3]: sequence, how many of its rows are behind it, and the slot that its state is copied to then; in
+    this order. No row is computed before all states have been read"""
 
     @property
     def num_tokens(self) -> int:

@@ -25,6 +25,7 @@ def check_state(state: SchedulerState) -> None:
     assert not (state.is_fenced and state.in_flight), "a step is in flight to lost workers"
     _check_rows_in_flight(state)
     _check_blocks(state)
+    _check_states(state)
 
 
 def _check_rows_in_flight(state: SchedulerState) -> None:
@@ -59,6 +60,22 @@ def _check_blocks(state: SchedulerState) -> None:
         expected[block] = count
     assert blocks.all_references() == expected, "references and holders of a block differ"
     assert blocks.num_free == blocks.num_blocks - len(held), "a block is lost"
+
+
+def _check_states(state: SchedulerState) -> None:
+    """Every slot for recurrent state is free, a sequence's, a snapshot's, or waits for one."""
+    states, config = state.kv.states, state.config
+    if states is None:
+        return
+    slots, holders = states.slots, _holders(state)
+    held = [sequence.state_slot for sequence in holders]
+    assert len(held) == len(set(held)), "two sequences have one slot"
+    assert all(0 <= slot < config.max_seqs for slot in held), "a sequence has a snapshot's slot, or none"
+    assert slots.num_free == config.max_seqs - len(held), "a sequence's slot is lost"
+    kept = [*slots.snapshots.values(), *(slot for sequence in holders for _, slot in sequence.snapshots)]
+    assert len(kept) == len(set(kept)), "two snapshots have one slot"
+    assert all(config.max_seqs <= slot < config.num_states for slot in kept), "a snapshot has a sequence's slot"
+    assert slots.num_free_for_snapshots == config.num_states - config.max_seqs - len(kept), "a snapshot's slot is lost"
 
 
 def _holders(state: SchedulerState) -> list[Sequence]:

@@ -44,7 +44,7 @@ class Scenario:
 def make_scenario(seed: int) -> Scenario:
     """Draw a scenario. Sizes are small, so that limits are hit often and a run takes milliseconds."""
     rng = Random(seed)
-    config = _draw_config(rng)
+    config = _with_states(_draw_config(rng))
     costs = tuple(
         StepCost(fixed_s=rng.uniform(0.001, 0.02), token_s=rng.uniform(0.0001, 0.002)) for _ in range(rng.randint(1, 3))
     )
@@ -97,6 +97,12 @@ def _draw_config(rng: Random) -> SchedulerConfig:
         prefill_chunk_tokens=rng.randint(1, max_step_tokens),
         num_micro_batches=rng.randint(1, 4),
     )
+
+
+def _with_states(config: SchedulerConfig) -> SchedulerConfig:
+    """Half of the replicas have recurrent layers; which ones, no draw decides, so that the others stay as they were."""
+    num_states = config.max_seqs + config.max_context % 5 if config.max_step_tokens % 2 else 0
+    return replace(config, num_states=num_states)
 
 
 def _draw_arrivals(rng: Random, config: SchedulerConfig) -> tuple[Arrival, ...]:

@@ -33,7 +33,11 @@ class StepWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
     def __init__(self, config: SchedulerConfig, cost: StepCost, network: Network, rng: Random, now_s: float) -> None:
         super().__init__(config, cost.seconds(1) * config.num_micro_batches, network, rng, now_s)
         self._replica = SimulatedReplica(
-            num_blocks=config.num_blocks, block_size=config.block_size, num_stages=config.num_micro_batches, cost=cost
+            num_blocks=config.num_blocks,
+            block_size=config.block_size,
+            num_stages=config.num_micro_batches,
+            num_states=config.num_states,
+            cost=cost,
         )
         self._replica.restart(now_s)
 
@@ -50,8 +54,13 @@ class SimulatedReplica:
     Every stage writes the same slots of its own KV memory in the same order, so one memory stands for all of them.
     """
 
-    def __init__(self, *, num_blocks: int, block_size: int, num_stages: int, cost: StepCost) -> None:
+    def __init__(
+        self, *, num_blocks: int, block_size: int, num_stages: int, cost: StepCost, num_states: int = 0
+    ) -> None:
+        """With `num_states`, a token's entry is chained to its sequence's recurrent state, the entry before it; else to
+        what the KV memory has there."""
         self._num_slots = num_blocks * block_size
+        self._num_states = num_states
         self._block_size = block_size
         self._num_stages = num_stages
         self._cost = cost
@@ -60,6 +69,7 @@ class SimulatedReplica:
     def restart(self, now_s: float) -> None:
         """New workers: empty pipeline, KV memory without content."""
         self._slots = array("Q", (_GARBAGE,)) * self._num_slots
+        self._states = array("Q", (_GARBAGE,)) * self._num_states
         self._stage_free_s = [now_s] * self._num_stages
 
     def slow_down(self, factor: float) -> None:
@@ -88,17 +98,42 @@ class SimulatedReplica:
         width = len(tables) // step.num_sequences
         samples = {sample.row: sample for sample in step.samples}
         tokens: dict[int, SampledToken] = {}
+        saves = self._read_states(step)
+        own_slots = _ints(step.state_slots)[1::2]
         for sequence in range(step.num_sequences):
             table = tables[sequence * width : (sequence + 1) * width]
             for row in range(starts[sequence], starts[sequence + 1]):
-                self._write(table, positions[row], token_ids[row])
+                previous = self._previous(table, positions[row], own_slots[sequence] if own_slots else None)
+                entry = self._write(table, positions[row], token_ids[row], previous)
+                if own_slots:
+                    self._states[own_slots[sequence]] = entry
+                for slot in saves.get((sequence, row + 1 - starts[sequence]), ()):
+                    self._states[slot] = entry
                 if row in samples:
                     tokens[row] = self._sample(table, positions[row], samples[row])
         return tuple(tokens[sample.row] for sample in step.samples)
 
-    def _write(self, table: array[int], position: int, token_id: int) -> None:
-        previous = self._slots[self._slot(table, position - 1)] if position else FIRST_ENTRY
-        self._slots[self._slot(table, position)] = chain_entry(previous, token_id, position)
+    def _read_states(self, step: Step) -> dict[tuple[int, int], list[int]]:
+        """Give every sequence its state from before the step. Returns the slots to save to, by sequence and rows."""
+        slots, saves = _ints(step.state_slots), _ints(step.state_saves)
+        assert len(slots) == (2 * step.num_sequences if self._num_states else 0)
+        before = [self._states[read] if read >= 0 else FIRST_ENTRY for read in slots[::2]]
+        for slot, entry in zip(slots[1::2], before, strict=True):
+            self._states[slot] = entry
+        found: dict[tuple[int, int], list[int]] = {}
+        for index in range(0, len(saves), 3):
+            found.setdefault((saves[index], saves[index + 1]), []).append(saves[index + 2])
+        return found
+
+    def _previous(self, table: array[int], position: int, state: int | None) -> int:
+        if state is not None:
+            return self._states[state]
+        return self._slots[self._slot(table, position - 1)] if position else FIRST_ENTRY
+
+    def _write(self, table: array[int], position: int, token_id: int, previous: int) -> int:
+        entry = chain_entry(previous, token_id, position)
+        self._slots[self._slot(table, position)] = entry
+        return entry
 
     def _sample(self, table: array[int], position: int, sample: SampleRow) -> SampledToken:
         if sample.target is not None:

@@ -25,11 +25,12 @@ tokens = st.integers(0, 2)
 
 @st.composite
 def configs(draw: st.DrawFn) -> SchedulerConfig:
-    max_step_tokens = draw(st.integers(1, 12))
+    max_step_tokens, max_seqs = draw(st.integers(1, 12)), draw(st.integers(1, 5))
     return SchedulerConfig(
         block_size=draw(st.integers(1, 4)),
         num_blocks=draw(st.integers(2, 12)),
-        max_seqs=draw(st.integers(1, 5)),
+        max_seqs=max_seqs,
+        num_states=draw(st.one_of(st.just(0), st.integers(max_seqs, max_seqs + 5))),
         max_step_tokens=max_step_tokens,
         max_context=draw(st.integers(2, 24)),
         prefill_chunk_tokens=draw(st.integers(1, max_step_tokens)),
@@ -38,7 +39,8 @@ def configs(draw: st.DrawFn) -> SchedulerConfig:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The replica behind the scheduler has real (if simple) KV memory, so a wrong block gives a wrong token."""
+    """The replica behind the scheduler has real (if simple) KV memory, so a wrong block gives a wrong token;
+    and so gives a wrong slot for recurrent state."""
 
     @initialize(config=configs())
     def start(self, config):
@@ -47,6 +49,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_blocks=config.num_blocks,
             block_size=config.block_size,
             num_stages=1,
+            num_states=config.num_states,
             cost=StepCost(fixed_s=0.0, token_s=0.0),
         )
         self.ledger = Ledger(config)

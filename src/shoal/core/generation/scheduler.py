@@ -76,7 +76,7 @@ class Scheduler:
 
     def cached_tokens(self, digests: Seq[bytes]) -> int:
         """How many leading tokens of a prompt, given by the digests of its blocks, are cached here."""
-        return len(self._state.kv.blocks.index.lookup(digests)) * self.config.block_size
+        return len(self._state.kv.cached_blocks(digests)) * self.config.block_size
 
     def handle(self, events: Seq[Event], now_s: float) -> list[Effect]:
         """One turn: take in everything that has happened, then form as many steps as may be in flight.

@@ -34,6 +34,8 @@ class SchedulerConfig:
     """Prefill rows in one step, 1 to max_step_tokens."""
     num_micro_batches: int = 1
     """The most steps in flight: as many as the pipeline has stages, >= 1."""
+    num_states: int = 0
+    """Slots for the state of recurrent layers: one a sequence, the others for snapshots; 0: the model has none."""
     generation: int = 0
     """Generation of the workers that are there at the start, >= 0."""
 
@@ -46,11 +48,14 @@ class SchedulerConfig:
             "max_context": 2,
             "prefill_chunk_tokens": 1,
             "num_micro_batches": 1,
+            "num_states": 0,
             "generation": 0,
         }
         for name, minimum in at_least.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {minimum}")
+        if self.num_states and self.num_states < self.max_seqs:
+            raise ConfigError(f"num_states is {self.num_states}, but {self.max_seqs} sequences need a state each")
         if self.prefill_chunk_tokens > self.max_step_tokens:
             raise ConfigError(
                 f"prefill_chunk_tokens ({self.prefill_chunk_tokens}) is more than "

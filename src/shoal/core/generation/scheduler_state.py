@@ -8,6 +8,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.step_builder import StepInFlight
 from shoal.core.generation.waiting_queue import WaitingQueue
 from shoal.core.kv.kv_cache import KvCache
+from shoal.core.kv.state_cache import StateCache
 from shoal.core.sequences.request import RequestId
 from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.messages import Generation, StepId
@@ -42,7 +43,7 @@ class SchedulerState:
         self.generation = Generation(config.generation)
         self.is_fenced = False
         """Whether the workers are lost and not yet rebuilt, so that no step is sent."""
-        self.kv = KvCache(num_blocks=config.num_blocks, block_size=config.block_size)
+        self.kv = _empty_cache(config)
         self.sequences: dict[RequestId, Sequence] = {}
         """Every live request, by its id."""
         self.waiting = WaitingQueue()
@@ -101,10 +102,18 @@ class SchedulerState:
         self.ready.clear()
         self.running.clear()
         self.prefilling.clear()
-        self.kv = KvCache(num_blocks=self.config.num_blocks, block_size=self.config.block_size)
+        self.kv = _empty_cache(self.config)
         for sequence in self.sequences.values():
             self.num_replays += sequence.num_scheduled > 0
             self.replayed_tokens += sequence.num_computed
             sequence.restart()
         self.waiting.replace(self.sequences.values())
         self.suspects = [sequence for sequence in self.waiting if sequence.is_suspect]
+
+
+def _empty_cache(config: SchedulerConfig) -> KvCache:
+    """The memory of workers that have computed nothing yet."""
+    states = None
+    if config.num_states:
+        states = StateCache(num_running=config.max_seqs, num_states=config.num_states, block_size=config.block_size)
+    return KvCache(num_blocks=config.num_blocks, block_size=config.block_size, states=states)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
+from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.messages import Generation, SampleRow, Step, StepId
 
@@ -33,9 +34,12 @@ class StepInFlight:
 class StepBuilder:
     """One step under construction. Arrays are int32; the machines Shoal runs on are little-endian, as the wire is."""
 
-    __slots__ = ("_chunks", "_samples", "num_prefill", "num_tokens")
+    __slots__ = ("_chunk_states", "_chunks", "_samples", "_states", "num_prefill", "num_tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, states: StateCache | None = None) -> None:
+        """`states`: of recurrent layers; None: the model has none."""
+        self._states = states
+        self._chunk_states: list[ChunkStates] = []
         self._chunks: list[Chunk] = []
         self._samples: list[SampleRow] = []
         self.num_tokens = 0
@@ -70,6 +74,8 @@ class StepBuilder:
             context_lens=context_lens.tobytes(),
             block_tables=_pack_block_tables(chunks),
             samples=tuple(self._samples),
+            state_slots=array("i", [slot for one in self._chunk_states for slot in (one.read, one.slot)]).tobytes(),
+            state_saves=_pack_saves(self._chunk_states),
         )
         return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
 
@@ -78,6 +84,8 @@ class StepBuilder:
         end = start + num_rows
         num_samples = max(0, end - max(start, sequence.first_sampled_row))
         self._chunks.append(Chunk(sequence, start, end, num_samples))
+        if self._states is not None:
+            self._chunk_states.append(self._states.schedule(sequence, start, end))
         sequence.num_scheduled = end
         sequence.num_in_flight += 1
         self.num_tokens += num_rows
@@ -115,3 +123,9 @@ def _pack_block_tables(chunks: list[Chunk]) -> bytes:
     for i, table in enumerate(tables):
         packed[i * width : i * width + len(table)] = array("i", table)
     return packed.tobytes()
+
+
+def _pack_saves(states: list[ChunkStates]) -> bytes:
+    """int32 [S, 3]"""
+    saves = ((index, rows, slot) for index, one in enumerate(states) for rows, slot in one.saves)
+    return array("i", [number for save in saves for number in save]).tobytes()

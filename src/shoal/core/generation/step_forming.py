@@ -23,7 +23,7 @@ from shoal.protocol.messages import Step, StepId
 
 def form_step(state: SchedulerState) -> Step | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
-    builder = StepBuilder()
+    builder = StepBuilder(state.kv.states)
     suspect = state.suspects[0] if state.suspects else None
     if suspect is None or any(sequence is not suspect for sequence in state.prefilling):
         _add_decodes(state, builder)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 from shoal.core.kv.kv_blocks import KvBlocks
 from shoal.core.kv.prefix_index import extend_digests
+from shoal.core.kv.state_cache import StateCache
 from shoal.core.sequences.sequence import Sequence
 
 
 class KvCache:
     """The KV memory of one replica, as sequences use it."""
 
-    __slots__ = ("block_size", "blocks")
+    __slots__ = ("block_size", "blocks", "states")
 
-    def __init__(self, *, num_blocks: int, block_size: int) -> None:
+    def __init__(self, *, num_blocks: int, block_size: int, states: StateCache | None = None) -> None:
         self.blocks = KvBlocks(num_blocks)
         self.block_size = block_size
+        self.states = states
+        """Of recurrent layers; None: the model has none."""
+
+    def cached_blocks(self, digests: Seq[bytes]) -> list[int]:
+        """The leading blocks that a sequence with these digests could take over."""
+        found = self.blocks.index.lookup(digests)
+        return found if self.states is None else found[: self.states.num_reusable(digests[: len(found)])]
 
     def admit(self, sequence: Sequence, *, reserve: int) -> bool:
         """Give a sequence the blocks for every known token, cached ones first, or nothing where that does not fit.
@@ -27,12 +37,13 @@ class KvCache:
 
         Mutates: the sequence's blocks and its computed rows.
         """
-        blocks, block_size = self.blocks, self.block_size
-        if blocks.num_free <= reserve:
+        blocks, block_size, states = self.blocks, self.block_size, self.states
+        if blocks.num_free <= reserve or (states is not None and not states.slots.num_free):
             return False
         num_reusable = sequence.first_sampled_row // block_size
         extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable)
-        cached = blocks.index.lookup(sequence.digests[:num_reusable])
+        found = blocks.index.lookup(sequence.digests[:num_reusable])
+        cached = found if states is None else found[: states.num_reusable(sequence.digests[: len(found)])]
         num_new = -(-len(sequence.token_ids) // block_size) - len(cached)
         if num_new + reserve > blocks.num_free - blocks.num_unreferenced(cached):
             return False
@@ -43,6 +54,8 @@ class KvCache:
         sequence.num_scheduled = sequence.num_computed = len(cached) * block_size
         for _ in range(num_new):
             self._append_block(sequence)
+        if states is not None:
+            states.admit(sequence, num_found=len(found), num_reused=sequence.num_registered)
         return True
 
     def grow(self, sequence: Sequence) -> bool:
@@ -60,12 +73,16 @@ class KvCache:
         for i in range(sequence.num_registered, num_full):
             self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
         sequence.num_registered = num_full
+        if self.states is not None:
+            self.states.register(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """Give every block back; the last ones are the first to be evicted, a prefix outlives its continuations."""
         for block in reversed(sequence.block_table):
             self.blocks.release(block)
         sequence.block_table = []
+        if self.states is not None:
+            self.states.release(sequence)
 
     def _append_block(self, sequence: Sequence) -> bool:
         block = self.blocks.allocate()

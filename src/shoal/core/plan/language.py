@@ -24,6 +24,8 @@ class Block:
     """Bytes of KV cache that one token of context takes in this block."""
     output_bytes_per_token: int
     """Bytes per token that cross a cut placed after this block."""
+    state_bytes: int = 0
+    """Bytes of one sequence's recurrent state, or of a snapshot of it."""
     expert_bytes: int = 0
     """The part of `weight_bytes` that belongs to experts."""
     expert_share: float = 1.0
@@ -51,6 +53,8 @@ class ShardPlan(WorkerPlacement):
     part: ShardPart
     weight_bytes: int
     kv_bytes: int
+    state_bytes: int = 0
+    """Bytes of the slots for recurrent state."""
     process_bytes: int = 0
     """Bytes that the process takes beside weights and KV: Python, sessions, the memory that steps work on."""
 
@@ -79,6 +83,8 @@ class ReplicaPlan:
     stages: tuple[StagePlan, ...]
     num_blocks: int
     """KV blocks of every stage."""
+    num_states: int = 0
+    """Slots for recurrent state of every stage; 0: the model has no recurrent layers."""
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:

@@ -36,7 +36,12 @@ class Sequence:
         "num_prompt",
         "num_registered",
         "num_scheduled",
+        "output_snapshot",
         "request",
+        "snapshot_rows",
+        "snapshots",
+        "state_slot",
+        "state_source",
         "token_ids",
         "was_admitted",
     )
@@ -62,6 +67,16 @@ class Sequence:
         """Digests of the leading full blocks of `token_ids`, as far as they were needed. They outlive the blocks."""
         self.num_registered = 0
         """Leading blocks that were offered to the prefix index or came from it."""
+        self.state_slot = -1
+        """Slot of the state of recurrent layers; -1: none."""
+        self.state_source = -1
+        """Slot that the next chunk begins with; -1: nothing."""
+        self.snapshot_rows: list[int] = []
+        """Block ends at which snapshots are to be taken, in order."""
+        self.snapshots: list[tuple[int, int]] = []
+        """Block ends and slots of snapshots that are under way, in order."""
+        self.output_snapshot = b""
+        """Digest of its latest snapshot within the output; empty: none."""
         self.num_cached_tokens = 0
         self.num_overtaken = 0
         """Younger requests that were admitted while this was the oldest waiting one."""
@@ -118,3 +133,6 @@ class Sequence:
         self.num_in_flight = 0
         self.num_registered = 0
         self.block_table = []
+        self.state_slot = self.state_source = -1
+        self.snapshot_rows, self.snapshots = [], []
+        self.output_snapshot = b""
