@@ -147,10 +147,28 @@ class StepMetadata:
         block_size: int,
         max_context: int,
     ) -> None: ...
+    def set_states(self, slots: npt.NDArray[np.int32], saves: npt.NDArray[np.int32], num_slots: int) -> None:
+        """What recurrent layers do with states: slots [B, 2] and saves [S, 3], see `shoal.protocol.messages.Step`.
+
+        Raises ValueError for slots that are not there, or of which one would be written twice.
+        """
     @property
     def num_tokens(self) -> int: ...
     @property
     def num_sequences(self) -> int: ...
+
+class RecurrentLayer:
+    """A layer with a state for each sequence, in the place of attention."""
+
+def short_conv_layer(
+    pool: ThreadPool,
+    taps: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    states: npt.NDArray[np.float32],
+    isa: str = "",
+) -> RecurrentLayer:
+    """LFM2's gated short convolution. Shapes: taps [K, C], that of the oldest token first; bias [C];
+    states [slots, (K - 1) C]. Raises ValueError for shapes that do not fit each other."""
 
 class AttentionLayer:
     """See `shoal.model.attention.interface.AttentionLayer`."""
@@ -189,8 +207,20 @@ class StageLayer:
         vectors: dict[str, npt.NDArray[np.float32]],
         attention: AttentionLayer | None,
         experts: Sequence[tuple[int, int, int, int]] = (),
+        recurrent: RecurrentLayer | None = None,
+        inputs: Sequence[str] = (),
+        output: str = "o",
     ) -> None:
-        """`experts`: spans of those that it holds, as `shoal.protocol.stage_config.ExpertSpan` has them."""
+        """
+        Args:
+            matrices: of the layer.
+            vectors: of the layer.
+            attention: None in a recurrent layer, and in a shard without heads.
+            experts: spans of those that it holds, as `shoal.protocol.stage_config.ExpertSpan` has them.
+            recurrent: None in a layer with attention, and in a shard without channels.
+            inputs: matrices that a recurrence is computed from; empty: the layer has attention.
+            output: matrix behind attention or recurrence.
+        """
 
 class ExpertsShape:
     """What all layers with experts have in common. Raises ValueError for what cannot be."""

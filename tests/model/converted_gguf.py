@@ -57,6 +57,7 @@ ARCHITECTURES = {
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "falcon": gguf.MODEL_ARCH.FALCON,
     "gpt2": gguf.MODEL_ARCH.GPT2,
+    "lfm2": gguf.MODEL_ARCH.LFM2,
 }
 COMMON_KEYS = {
     "n_embd": "hidden_size",
@@ -128,6 +129,8 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
         if kind == "llama4_text" and ".experts." in name:
             yield from _llama4_tensors(name, values)
             continue
+        if name.endswith(("conv.conv.weight", "conv1d.weight")):
+            values = values[:, 0]
         if name.endswith("shared_expert_gate.weight"):
             values = values[0]
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
@@ -183,7 +186,10 @@ def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(values.shape)
 
 
-def _kv_heads(config: Mapping[str, Any]) -> int:
+def _kv_heads(config: Mapping[str, Any]) -> int | list[int]:
+    if config["model_type"] == "lfm2":
+        heads = config["num_key_value_heads"]
+        return [heads if kind == "full_attention" else 0 for kind in config["layer_types"]]
     if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
         return 1 if config["multi_query"] else config["num_attention_heads"]
     in_all = config["model_type"] in ("gpt2", "gpt_neox")
@@ -257,6 +263,10 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def _add_epsilon(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    if config["model_type"] == "lfm2":
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+        writer.add_layer_norm_rms_eps(config["norm_eps"])
+        return
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):

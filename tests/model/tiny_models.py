@@ -23,6 +23,7 @@ from tests.model.dense_families import DENSE_FAMILIES
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
 MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2", "olmo2", "olmo3", "exaone4")
 """of which each differs from one of FAMILIES in a setting or two"""
+RECURRENT_FAMILIES = ("lfm2",)
 EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe", "olmoe")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 320
@@ -111,6 +112,9 @@ def _family_settings(family: str) -> dict[str, Any]:
             return {"head_dim": 16, "sliding_window": 24, "layer_types": kinds}
         case "gemma2":
             return {"head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0}
+        case "lfm2":
+            kinds = ["conv", "full_attention", "conv", "conv"]
+            return {"layer_types": kinds, "block_auto_adjust_ff_dim": False, "tie_word_embeddings": False}
         case "mistral":
             return {"head_dim": 16, "sliding_window": 24}
         case "gemma3_text":

@@ -42,6 +42,7 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {"no_rope_layer_interval": 4, "use_sliding_window": False}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 16}),
+    "lfm2": ("lfm2", {}),
     "heads of 100": ("mistral", {"head_dim": 100, "sliding_window": None}),
 }
 

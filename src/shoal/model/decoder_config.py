@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shoal.model.recurrence import RecurrenceConfig
 from shoal.protocol.stage_config import ExpertSpan, LayerExperts
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu"]
@@ -183,6 +184,8 @@ class DecoderConfig:
     query_scaling: QueryScaling | None = None
     in_chunks: bool = False
     """whether a window begins at its last multiple in the place of moving on with the token (Llama 4)"""
+    recurrence: RecurrenceConfig | None = None
+    """of layers that have no attention; None: all have"""
     layer_windows: tuple[int, ...] = ()
     """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
     eos_token_ids: tuple[int, ...] = ()
@@ -201,6 +204,10 @@ class DecoderConfig:
         if scaling is None or (scaling.only_unrotated and layer not in self.no_rope_layers):
             return None
         return scaling
+
+    def layer_recurrence(self, layer: int) -> RecurrenceConfig | None:
+        """What a layer has in the place of attention; None where it has attention."""
+        return self.recurrence if self.recurrence is not None and layer in self.recurrence.layers else None
 
     def layer_experts(self, layer: int) -> ExpertsConfig | None:
         """The experts of a layer; None where it has a plain MLP."""

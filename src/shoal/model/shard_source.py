@@ -16,6 +16,7 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.recurrence import RecurrenceConfig
 from shoal.model.weights import BLOCK, KeptRows, Packing, Precision, Range, Weight, WeightSource
 from shoal.protocol.stage_config import MAX_TURNS, ShardPart
 
@@ -123,6 +124,9 @@ class ShardSource:
 
     def _rows(self, name: str) -> Range | None:
         """The part's rows in the whole matrix; None: all."""
+        recurrence, leaf = self._source.config.recurrence, name.rpartition(".")[2]
+        if recurrence is not None and (factor := recurrence.rows_of_piece(leaf)):
+            return _times(_pieces(recurrence, self._source.config, self._part), factor)
         match name.rpartition(".")[2]:
             case "embedding" | "head":
                 return self._part.vocabulary
@@ -142,6 +146,9 @@ class ShardSource:
                 return None
 
     def _columns(self, name: str) -> Range | None:
+        recurrence, leaf = self._source.config.recurrence, name.rpartition(".")[2]
+        if recurrence is not None and (factor := recurrence.columns_of_piece(leaf)):
+            return _times(_pieces(recurrence, self._source.config, self._part), factor)
         match name.rpartition(".")[2]:
             case "o":
                 return self._query_columns()
@@ -165,12 +172,17 @@ class ShardSource:
         return _times(self._part.kv_heads, whole.num_heads // whole.num_kv_heads * whole.head_dim)
 
 
-def same_share(columns: Range, of: int, total: int) -> Range:
-    """The columns of an MLP of another size at which a shard is cut off, in whole quantization blocks. Neighbors'
-    ranges follow each other as `columns` do; one may be empty."""
+def _pieces(recurrence: RecurrenceConfig, whole: DecoderConfig, part: ShardPart) -> Range:
+    """Pieces of the recurrent layers that a shard has: as large a part as that of the MLP's columns."""
+    return same_share(part.columns, whole.share_columns, recurrence.num_pieces, atom=recurrence.piece_atom)
+
+
+def same_share(columns: Range, of: int, total: int, *, atom: int = BLOCK) -> Range:
+    """The columns of an MLP of another size at which a shard is cut off, in whole quantization blocks, or in `atom` of
+    something else. Neighbors' ranges follow each other as `columns` do; one may be empty."""
 
     def edge(column: int) -> int:
-        return total if column == of else column if total == of else column * total // of // BLOCK * BLOCK
+        return total if column == of else column if total == of else column * total // of // atom * atom
 
     return edge(columns[0]), edge(columns[1])
 
@@ -189,6 +201,7 @@ def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
         num_kv_heads=num_kv_heads,
         intermediate_size=_length(same_share(part.columns, config.share_columns, config.intermediate_size)),
         experts=None if config.experts is None else _shard_experts(config.experts, part),
+        recurrence=_shard_recurrence(config, part),
         vocab_size=part.vocabulary[1] - part.vocabulary[0],
     )
 
@@ -217,6 +230,12 @@ def _check_experts(config: DecoderConfig, part: ShardPart) -> None:
             if not 1 <= span.num_turns <= MAX_TURNS or not 1 <= span.turns < 1 << span.num_turns:
                 raise ValueError(f"turns {span.turns:b} of {span.num_turns} cannot be")
             reached = span.last
+
+
+def _shard_recurrence(config: DecoderConfig, part: ShardPart) -> RecurrenceConfig | None:
+    if config.recurrence is None:
+        return None
+    return config.recurrence.with_pieces(_length(_pieces(config.recurrence, config, part)))
 
 
 def _length(given: Range) -> int:

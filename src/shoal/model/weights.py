@@ -184,7 +184,8 @@ class WeightSource(Protocol):
         ...
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
-        """A norm weight or bias in fp32, or some items of it, ready to multiply (Gemma's +1 already added).
+        """A norm weight or bias in fp32, or some items of it, ready to multiply (Gemma's +1 already added); of a
+        convolution all taps, channel by channel, or those of some channels.
 
         Raises:
             ModelLoadError: the file has no such vector.

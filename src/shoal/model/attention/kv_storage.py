@@ -38,7 +38,8 @@ def kv_bytes_per_token(config: DecoderConfig, num_layers: int, dtype: KvType = n
 
 
 class KvStorage:
-    """Zeroed keys and values of a contiguous range of layers. Pages are taken from the system when first written."""
+    """Zeroed keys and values of the layers with attention in a contiguous range. Pages are taken from the system when
+    first written."""
 
     def __init__(
         self,
@@ -59,37 +60,35 @@ class KvStorage:
         if num_blocks < 1 or block_size < 1 or block_size % BLOCK_SIZE_MULTIPLE:
             raise ValueError(f"{num_blocks} blocks of {block_size} tokens: need blocks of a multiple of 16 tokens")
         heads, dim = config.num_kv_heads, config.head_dim
-        layers = range(first_layer, last_layer)
-        self._first_layer = first_layer
-        self._keys = [_aligned_zeros((num_blocks, heads, dim, block_size), dtype) for _ in layers]
-        self._values = [_aligned_zeros((num_blocks, heads, block_size, dim), dtype) for _ in layers]
+        layers = [layer for layer in range(first_layer, last_layer) if config.layer_recurrence(layer) is None]
+        self._keys = {layer: aligned_zeros((num_blocks, heads, dim, block_size), dtype) for layer in layers}
+        self._values = {layer: aligned_zeros((num_blocks, heads, block_size, dim), dtype) for layer in layers}
 
     def keys(self, layer: int) -> KV:
         """Keys of a layer, counted over the whole model. Shapes: [N, H, D, S]."""
-        return self._keys[self._index(layer)]
+        return self._of(self._keys, layer)
 
     def values(self, layer: int) -> KV:
         """Values of a layer, counted over the whole model. Shapes: [N, H, S, D]."""
-        return self._values[self._index(layer)]
+        return self._of(self._values, layer)
 
     @property
     def num_bytes(self) -> int:
         """Bytes reserved; resident memory grows towards it as blocks are used."""
-        return sum(array.nbytes for array in (*self._keys, *self._values))
+        return sum(array.nbytes for array in (*self._keys.values(), *self._values.values()))
 
     def touch(self) -> None:
         """Take all pages from the system now."""
-        for array in (*self._keys, *self._values):
+        for array in (*self._keys.values(), *self._values.values()):
             array.fill(0.0)
 
-    def _index(self, layer: int) -> int:
-        index = layer - self._first_layer
-        if not 0 <= index < len(self._keys):
-            raise ValueError(f"layer {layer} is not stored here (first {self._first_layer}, {len(self._keys)} layers)")
-        return index
+    def _of(self, arrays: dict[int, KV], layer: int) -> KV:
+        if layer not in arrays:
+            raise ValueError(f"layer {layer} is not stored here, only {', '.join(map(str, arrays))}")
+        return arrays[layer]
 
 
-def _aligned_zeros(shape: tuple[int, ...], dtype: KvType) -> KV:
+def aligned_zeros(shape: tuple[int, ...], dtype: KvType) -> KV:
     """Zeros at a cache-line boundary; np.zeros takes fresh pages from calloc, which are not touched before use."""
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(num_bytes + ALIGNMENT_BYTES, dtype=np.uint8)

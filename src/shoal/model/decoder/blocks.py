@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shoal.core.plan.language import Block
-from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
+from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.tensor_check import layer_shapes
@@ -33,8 +33,9 @@ class LayerBytes:
     """What a worker holds of a layer's matrices."""
 
     attention: int
+    """cut by KV heads"""
     mlp: int
-    """with all experts"""
+    """cut by columns: with all experts, and with what is recurrent"""
     experts: int = 0
     """those of `mlp` that are experts'"""
 
@@ -43,12 +44,24 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activati
     """[embedding, layer 0, ..., head], from headers alone. `exact_activations`: see `StageConfig`."""
     layers = [layer_bytes(source, precision, layer) for layer in range(source.config.num_layers)]
     kv_type = kv_dtype(precision, exact_activations=exact_activations)
-    return _blocks(source, end_bytes(source, precision), layers, kv_bytes_per_token(source.config, 1, kv_type))
+    kv_bytes = [layer_kv_bytes(source.config, layer, kv_type) for layer in range(source.config.num_layers)]
+    return _blocks(source, end_bytes(source, precision), layers, kv_bytes)
 
 
 def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
     """Of the embedding and of the head, which may be the same: see `core.plan.language.held_bytes`."""
     return _held_bytes(source, "embedding", precision), _held_bytes(source, "head", precision)
+
+
+def layer_kv_bytes(config: DecoderConfig, layer: int, dtype: KvType) -> int:
+    """KV bytes of a token in one layer; 0 where it is recurrent."""
+    return kv_bytes_per_token(config, 1, dtype) if config.layer_recurrence(layer) is None else 0
+
+
+def layer_state_bytes(config: DecoderConfig, layer: int) -> int:
+    """Bytes of a sequence's state in one layer; 0 where it is not recurrent."""
+    recurrence = config.layer_recurrence(layer)
+    return 0 if recurrence is None else _FP32_BYTES * recurrence.state_floats
 
 
 def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> LayerBytes:
@@ -92,6 +105,8 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
     """
     heads = config.num_heads * config.head_dim
     qkv = heads + 2 * config.num_kv_heads * config.head_dim
+    if config.recurrence is not None:
+        qkv, heads = max(qkv, config.recurrence.in_width), max(heads, config.recurrence.out_width)
     floats = 3 * config.hidden_size + qkv + heads
     codes = max(config.hidden_size, heads)
     if config.experts is None or config.experts.dense_layers:
@@ -109,7 +124,9 @@ def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
     return columns + sums + scores, columns + experts.num_chosen * hidden_size
 
 
-def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[LayerBytes], kv_bytes: int) -> list[Block]:
+def _blocks(
+    source: WeightSource, ends: Sequence[int], layers: Sequence[LayerBytes], kv_bytes: Sequence[int]
+) -> list[Block]:
     config = source.config
     hidden_bytes = config.hidden_size * _FP32_BYTES
     embedding = Block(
@@ -134,7 +151,8 @@ def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[LayerByt
                 name=f"layer.{layer}",
                 weight_bytes=held.attention + held.mlp,
                 flops_per_token=_layer_flops(config, layer),
-                kv_bytes_per_token=kv_bytes,
+                kv_bytes_per_token=kv_bytes[layer],
+                state_bytes=layer_state_bytes(config, layer),
                 output_bytes_per_token=hidden_bytes,
                 expert_bytes=held.experts,
                 expert_share=config.experts.num_chosen / config.experts.num_experts if config.experts else 1.0,
@@ -147,8 +165,11 @@ def _blocks(source: WeightSource, ends: Sequence[int], layers: Sequence[LayerByt
 
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
     """Multiply-adds of the matrices that a token goes through, twice."""
-    heads = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
+    recurrence = config.layer_recurrence(layer)
+    mixer = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
+    if recurrence is not None:
+        mixer = recurrence.in_width + recurrence.out_width
     experts = config.layer_experts(layer)
     router = 0 if experts is None else experts.num_experts
     matrices = 3 if config.gated_mlp else 2
-    return 2.0 * config.hidden_size * (heads + matrices * config.active_columns(layer) + router)
+    return 2.0 * config.hidden_size * (mixer + matrices * config.active_columns(layer) + router)

@@ -16,6 +16,7 @@ from shoal.arrays import F32
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
+from shoal.model.decoder.stage_recurrence import StageRecurrence
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights
@@ -50,6 +51,7 @@ class NativeLayers:
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
         self._num_layers = config.last_layer - config.first_layer
         self._attention = StageAttention(source, config, form)
+        self._recurrence = StageRecurrence(config, self._attention.pool, isa=form.isa)
         weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
         self._embedding = weights.embedding() if is_first else None
@@ -88,6 +90,7 @@ class NativeLayers:
     def touch_kv(self) -> None:
         """See `StageLayers`."""
         self._attention.touch()
+        self._recurrence.touch()
 
     def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
         """See `StageLayers`."""
@@ -108,7 +111,9 @@ class NativeLayers:
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
         """See `StageLayers`."""
-        self._stage.run(x_TD, self._attention.step(step), sum_over_shards)
+        metadata = cast("_native.StepMetadata", self._attention.step(step))
+        self._recurrence.describe(step, metadata)
+        self._stage.run(x_TD, metadata, sum_over_shards)
         self._x = x_TD
         return x_TD
 
@@ -133,13 +138,20 @@ class NativeLayers:
         num_pieces = config.last_layer - config.first_layer + 1
         on_progress(1, num_pieces)
         layers: list[_native.StageLayer] = []
-        has_heads = self._decoder.num_heads > 0
+        attention = iter(self._attention.layers)
         for layer in range(config.first_layer, config.last_layer):
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder, layer)}
-            attention = cast("_native.AttentionLayer", self._attention.layers[len(layers)]) if has_heads else None
-            experts = self._decoder.layer_experts(layer)
+            experts, recurrence = self._decoder.layer_experts(layer), self._decoder.layer_recurrence(layer)
             held = () if experts is None else experts.held_in(layer)
-            layers.append(_native.StageLayer(dict(weights.layer(layer)), vectors, attention, held))
+            matrices = dict(weights.layer(layer))
+            if recurrence is None:
+                own = cast("_native.AttentionLayer | None", next(attention, None))
+                layers.append(_native.StageLayer(matrices, vectors, own, held))
+            else:
+                recurrent = self._recurrence.layer(source, layer, recurrence)
+                layers.append(
+                    _native.StageLayer(matrices, vectors, None, held, recurrent, recurrence.inputs, recurrence.output)
+                )
             on_progress(1 + len(layers), num_pieces)
         return layers
 

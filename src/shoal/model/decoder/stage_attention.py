@@ -34,7 +34,7 @@ class StageAttention:
             isa=form.isa,
         )
         self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
-        """of the stage, in order"""
+        """Of those layers of the stage that have attention, in order."""
 
     @property
     def pool(self) -> _native.ThreadPool:
@@ -67,7 +67,8 @@ class StageAttention:
             block_size=config.block_size,
             dtype=kv_dtype(config.precision, exact_activations=config.exact_activations),
         )
-        ropes = {id(rope): rope for rope in map(decoder.layer_rope, span)}
+        own = [layer for layer in span if decoder.layer_recurrence(layer) is None]
+        ropes = {id(rope): rope for rope in map(decoder.layer_rope, own)}
         tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}
         nothing = np.empty((config.num_positions, 0), np.float32)
         return [
@@ -78,7 +79,7 @@ class StageAttention:
                 *((nothing, nothing) if layer in decoder.no_rope_layers else tables[id(decoder.layer_rope(layer))]),
                 _vectors(source, layer, config.num_positions),
             )
-            for layer in span
+            for layer in own
         ]
 
 

@@ -38,7 +38,7 @@ class SettingsOnly:
             method = quantization_from_hf(path).get("quant_method")
         if method is not None:
             raise ModelLoadError(f"{path}: is of a model quantized by {method}, whose size only its weights tell")
-        self._shapes_by_kind: dict[bool, dict[str, Shape]] = {}
+        self._shapes_by_kind: dict[tuple[bool, bool], dict[str, Shape]] = {}
 
     @property
     def config(self) -> DecoderConfig:
@@ -97,10 +97,11 @@ class SettingsOnly:
 
     def _layer_shapes(self, layer: int) -> dict[str, Shape]:
         """The same for all layers of a kind."""
-        has_experts = self._config.layer_experts(layer) is not None
-        if has_experts not in self._shapes_by_kind:
-            self._shapes_by_kind[has_experts] = layer_shapes(self._config, layer)
-        return self._shapes_by_kind[has_experts]
+        config = self._config
+        kind = config.layer_experts(layer) is not None, config.layer_recurrence(layer) is not None
+        if kind not in self._shapes_by_kind:
+            self._shapes_by_kind[kind] = layer_shapes(config, layer)
+        return self._shapes_by_kind[kind]
 
     def _refuse(self) -> NoReturn:
         raise ModelLoadError(f"{self._path}: only the settings of a model are there, not its weights")

@@ -36,15 +36,24 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
 
 def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
-    experts = config.layer_experts(layer)
+    experts, recurrence = config.layer_experts(layer), config.layer_recurrence(layer)
+    mixer = _attention_shapes(config) if recurrence is None else dict(recurrence.shapes(config.hidden_size))
     if experts is not None:
-        return _common_shapes(config) | _expert_shapes(config.hidden_size, experts, layer)
+        return mixer | _norm_shapes(config) | _expert_shapes(config.hidden_size, experts, layer)
     names = ("gate", "up", "down") if config.gated_mlp else ("up", "down")
     mlp = _mlp_shapes("", config.hidden_size, config.intermediate_size, names, has_biases=config.mlp_bias)
-    return _common_shapes(config) | mlp
+    return mixer | _norm_shapes(config) | mlp
 
 
-def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
+def _norm_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    norms: tuple[str, ...] = ("attn_norm",) if config.shares_norm else ("attn_norm", "mlp_norm")
+    norms = norms if config.pre_norms else ()
+    biases = (f"{name}_bias" for name in norms if config.norm_bias)
+    post_norms = ("post_attn_norm", "post_mlp_norm") if config.post_norms else ()
+    return dict.fromkeys((*norms, *biases, *post_norms), (config.hidden_size,))
+
+
+def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
     hidden = config.hidden_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, Shape] = {
@@ -53,10 +62,6 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
         "v": (kv_rows, hidden),
         "o": (hidden, q_rows),
     }
-    if config.pre_norms:
-        norms = ("attn_norm",) if config.shares_norm else ("attn_norm", "mlp_norm")
-        shapes |= dict.fromkeys(norms, (hidden,))
-        shapes |= {f"{name}_bias": (hidden,) for name in norms if config.norm_bias}
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:
@@ -67,8 +72,6 @@ def _common_shapes(config: DecoderConfig) -> dict[str, Shape]:
         is_wide = config.joins_qk_norm or config.parts_qk_norm
         widths = (q_rows, kv_rows) if is_wide else (config.head_dim, config.head_dim)
         shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
-    if config.post_norms:
-        shapes |= {"post_attn_norm": (hidden,), "post_mlp_norm": (hidden,)}
     return shapes
 
 

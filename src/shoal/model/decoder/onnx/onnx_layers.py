@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import F32
+from shoal.errors import ConfigError
 from shoal.model.decoder.embedding import Embedding
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
@@ -47,8 +48,13 @@ class OnnxLayers:
             vocab_size: tokens of the whole model.
             on_progress: called with (done, total) segments.
         """
-        share_pool(config.threads)
         decoder = source.config
+        if decoder.recurrence is not None:
+            raise ConfigError(
+                f"{decoder.family} has recurrent layers, which have no ONNX form: unset SHOAL_NATIVE=0, or "
+                "install Shoal with its native extension"
+            )
+        share_pool(config.threads)
         self.weight_bytes = 0
         self._embedding = self._load_embedding(source, config, vocab_size) if config.first_layer == 0 else None
         segments = self._load_segments(source, config, on_progress or (lambda done, total: None))

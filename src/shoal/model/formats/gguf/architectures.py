@@ -59,6 +59,8 @@ class Architecture:
     temperature: QueryScaling | None = None
     """how they grow where no file says it"""
     in_chunks: bool = False
+    is_recurrent: bool = False
+    """whether there are layers without attention"""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """of tensors that other architectures have under another name"""
 
@@ -127,6 +129,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phimoe": Architecture(centers_norms=True, mixer_limit=0.02),
     "gptneox": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
     "falcon": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
+    "lfm2": Architecture(is_recurrent=True, names={"final_norm": "token_embd_norm.weight"}),
     "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),
 }
 """by name; Mistral and Mixtral files are of the architecture llama"""

@@ -17,6 +17,7 @@ from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.parts import GgufParts
+from shoal.model.recurrence import TAPS, RecurrenceConfig, ShortConvConfig
 
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""
@@ -83,7 +84,7 @@ class _GgufMetadata:
             num_layers=self._num_layers,
             hidden_size=hidden_size,
             num_heads=num_heads,
-            num_kv_heads=self._positive("attention.head_count_kv", num_heads),
+            num_kv_heads=self._num_kv_heads(num_heads),
             head_dim=head_dim,
             intermediate_size=self._columns(experts),
             experts=experts,
@@ -119,6 +120,7 @@ class _GgufMetadata:
             final_softcap=self._number("final_logit_softcapping", 0.0),
             query_scaling=self._query_scaling(),
             in_chunks=known.in_chunks,
+            recurrence=self._recurrence(hidden_size),
             layer_windows=windows,
             eos_token_ids=eos_token_ids_from_gguf(self._header),
         )
@@ -130,7 +132,7 @@ class _GgufMetadata:
 
     def _qk_norms(self, num_heads: int, head_dim: int) -> dict[str, Any]:
         """Over all heads at once, of each head with its own weights, or of each head with the same weights."""
-        tensor = self._header.tensors.get("blk.0.attn_q_norm.weight")
+        tensor = self._header.tensors.get(f"blk.{self._first_attention}.attn_q_norm.weight")
         shape = () if tensor is None else tensor.shape
         return {
             "qk_norm": tensor is not None,
@@ -209,6 +211,35 @@ class _GgufMetadata:
             shared_router=f"{first}.ffn_gate_inp_shexp.weight" in tensors,
             dense_layers=tuple(layer for layer in range(self._num_layers) if layer not in routed),
         )
+
+    def _num_kv_heads(self, num_heads: int) -> int:
+        """Where layers without attention are told by having none, those of the others."""
+        counts = {count for count in self._array("attention.head_count_kv") or [] if count != 0}
+        if self._known.is_recurrent and len(counts) == 1:
+            return integer("head_count_kv", counts.pop())
+        return self._positive("attention.head_count_kv", num_heads)
+
+    @property
+    def _first_attention(self) -> int:
+        """The first layer with attention; 0 where there is none."""
+        layers = range(self._num_layers)
+        return next((layer for layer in layers if f"blk.{layer}.attn_k.weight" in self._header.tensors), 0)
+
+    def _recurrence(self, hidden_size: int) -> RecurrenceConfig | None:
+        """Layers are recurrent that have the tensors of it."""
+        if not self._known.is_recurrent:
+            return None
+        layers = [
+            layer
+            for layer in range(self._num_layers)
+            if f"blk.{layer}.shortconv.in_proj.weight" in self._header.tensors
+        ]
+        num_taps = self._positive("shortconv.l_cache")
+        if num_taps not in TAPS:
+            raise ModelLoadError(f"{self._header.path}: convolutions over {num_taps} tokens; 2 to 4 are supported")
+        if not layers:
+            return None
+        return ShortConvConfig(layers=tuple(layers), channels=hidden_size, num_taps=num_taps)
 
     def _columns(self, experts: ExpertsConfig | None) -> int:
         """Of MLPs that are no experts."""

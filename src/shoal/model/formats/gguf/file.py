@@ -63,6 +63,9 @@ EXPERT_NAMES = {
     "shared_router": "ffn_gate_inp_shexp.weight",
     "sinks": "attn_sinks.weight",
 }
+STACKED = {f"conv_{name}": ("shortconv.in_proj.weight", index, 3) for index, name in enumerate(("b", "c", "x"))}
+"""names that are one of several equal parts of a tensor's rows: the tensor, which part, of how many"""
+RECURRENT_NAMES = {"conv_taps": "shortconv.conv.weight", "conv_out": "shortconv.out_proj.weight"}
 _LAYER = re.compile(r"blk\.(\d+)\.")
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
@@ -84,7 +87,13 @@ class GgufFile:
         self._config = config_from_gguf(self._header)
         shapes = {name: _matrix_shape(name, tensor.shape) for name, tensor in self._header.tensors.items()}
         self._architecture = ARCHITECTURES[self._config.family]
-        self._names = {**LAYER_NAMES, **BIAS_NAMES, **EXPERT_NAMES, **self._architecture.names}
+        self._names = {
+            **LAYER_NAMES,
+            **BIAS_NAMES,
+            **EXPERT_NAMES,
+            **RECURRENT_NAMES,
+            **self._architecture.names,
+        }
         if "blk.0.attn_norm_2.weight" in self._header.tensors:
             self._names |= FALCON_40B_NAMES
         used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
@@ -111,8 +120,10 @@ class GgufFile:
         """A norm weight or bias in fp32, a copy. See `WeightSource`."""
         part = self._locate(name).cut(span)
         tensor = self._header.tensors[part.tensor]
-        values = to_dense(self._header.rows(part.tensor), tensor.kind).reshape(-1)
-        return values[part.numbers(self._config.rope.rotary_dim)].astype(np.float32)
+        shape = _matrix_shape(part.tensor, tensor.shape)
+        values = to_dense(self._header.rows(part.tensor), tensor.kind)
+        rows = values.reshape(shape[0], shape[2]) if len(shape) == 3 else values.reshape(-1)  # taps, or a vector
+        return rows[part.numbers(self._config.rope.rotary_dim)].reshape(-1).astype(np.float32)
 
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
@@ -171,7 +182,7 @@ class GgufFile:
         if name == "head" and self._config.tied_embeddings:
             name = "embedding"
         if name in TOP_NAMES:
-            return self._whole(TOP_NAMES[name])
+            return self._whole(self._architecture.names.get(name, TOP_NAMES[name]))
         _, layer, leaf = name.split(".", 2)
         prefix = f"blk.{layer}."
         if leaf.startswith("experts."):
@@ -204,6 +215,10 @@ class GgufFile:
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
         """Rows of a fused tensor: q, k, v under each other, gate above up (Phi-3)."""
         config, tensors = self._config, self._header.tensors
+        if leaf in STACKED:
+            tensor, index, count = STACKED[leaf]
+            num_rows = self._whole(prefix + tensor).stop // count
+            return TensorPart(tensor=prefix + tensor, start=index * num_rows, stop=(index + 1) * num_rows)
         part = leaf.removesuffix("_bias")
         suffix = "weight" if leaf == part else "bias"
         attention, mlp = f"{prefix}attn_qkv.{suffix}", f"{prefix}ffn_up.{suffix}"
@@ -227,7 +242,10 @@ class GgufFile:
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A tensor's shape; the router of a shared expert is a matrix of one row, and norms of heads are vectors."""
+    """A tensor's shape; the router of a shared expert is a matrix of one row, norms of heads are vectors, and a
+    convolution has the axis that its channels are alone on."""
     if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"])):
         return (prod(shape),)
+    if name.endswith(RECURRENT_NAMES["conv_taps"]) and len(shape) == 2:
+        return (shape[0], 1, shape[1])
     return (1, *shape) if name.endswith(EXPERT_NAMES["shared_router"]) else shape

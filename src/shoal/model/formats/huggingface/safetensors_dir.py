@@ -108,7 +108,11 @@ class SafetensorsDir:
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32; a norm with the 1 added that the family's layers add. See `WeightSource`."""
         part = self._locate(name).cut(span)
-        values = self._floats_of(part.tensor)[self._numbers(part)]
+        values = self._floats_of(part.tensor)
+        shape = self._tensors[part.tensor].shape
+        if len(shape) == 3 and shape[1] == 1:  # a convolution's taps
+            values = values.reshape(shape[0], shape[2])
+        values = values[self._numbers(part)].reshape(-1)
         adds_one = self._family.norms_add_one and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
@@ -283,7 +287,12 @@ class SafetensorsDir:
         )
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
-        """Rows of fused tensors: gate above up, and q, k, v under each other or in turn for each key head."""
+        """Rows of fused tensors: gate above up, q, k, v under each other or in turn for each key head, or the family's
+        own equal parts."""
+        if leaf in self._family.stacked:
+            tensor, index, count = self._family.stacked[leaf]
+            num_rows = self._whole(prefix + tensor).stop // count
+            return TensorPart(tensor=prefix + tensor, start=index * num_rows, stop=(index + 1) * num_rows)
         part = leaf.removesuffix("_bias")
         name = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}.get(part)
         fused = self._family.names.get(f"{name}{leaf.removeprefix(part)}")

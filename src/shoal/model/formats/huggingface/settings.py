@@ -71,7 +71,7 @@ class Settings:
             "intermediate_size": self.positive("intermediate_size", changes.get("intermediate_size")),
             "vocab_size": self.positive("vocab_size"),
             "max_context": self.positive("max_position_embeddings"),
-            "norm_epsilon": self.number("rms_norm_eps"),
+            "norm_epsilon": self.number("rms_norm_eps", changes.get("norm_epsilon")),
             "rope": self.rope(),
             "tied_embeddings": self.flag("tie_word_embeddings"),
             "activation": self.activation("hidden_act", "silu"),

@@ -80,6 +80,8 @@ class Family:
     """whether a fused tensor of queries, keys and values has them in turn for each key head"""
     is_transposed: bool = False
     """whether all matrices of layers have inputs before outputs"""
+    stacked: Mapping[str, tuple[str, int, int]] = field(default_factory=lambda: {})
+    """names of a layer that are one of several equal parts of a tensor's rows: the tensor, which part, of how many"""
     norms_add_one: bool = False
     """whether the file's norm weights lack the 1 that layers add to them"""
     text_types: tuple[str, ...] = ()

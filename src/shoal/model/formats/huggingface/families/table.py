@@ -19,6 +19,7 @@ from shoal.model.formats.huggingface.families.layer_norm import (
     STABLELM,
     STARCODER2,
 )
+from shoal.model.formats.huggingface.families.lfm2 import LFM2
 from shoal.model.formats.huggingface.families.llama import (
     GRANITE,
     LLAMA,
@@ -94,4 +95,5 @@ FAMILIES: Mapping[str, Family] = {
     "hunyuan_v1_dense": HUNYUAN,
     "hunyuan_v1_moe": HUNYUAN_MOE,
     "minimax_m2": MINIMAX_M2,
+    "lfm2": LFM2,
 }
