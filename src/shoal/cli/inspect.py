@@ -49,6 +49,7 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
         "weight_bytes": sum(block.weight_bytes for block in blocks),
         "flops_per_token": sum(block.flops_per_token for block in blocks),
         "kv_bytes_per_token": sum(block.kv_bytes_per_token for block in blocks),
+        "state_bytes_per_sequence": sum(block.state_bytes for block in blocks),
     }
     if as_json:
         rows = [asdict(block) for block in blocks]
@@ -82,6 +83,12 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
         f"shards: {shards['kv_head_groups']} KV-head groups of {shards['query_heads_per_group']} query heads, "
         f"{shards['mlp_columns']} MLP columns, {shards['vocabulary_rows']} vocabulary rows"
     )
+    if config.recurrence is not None:
+        state_bytes = totals["state_bytes_per_sequence"] / _MB
+        console.print(
+            f"recurrent layers: {len(config.recurrence.layers)}, "
+            f"with {state_bytes:.3f} MB of state a sequence or snapshot"
+        )
 
 
 def _figures(block: Block) -> tuple[str, str, str, str]:

@@ -18,7 +18,8 @@ _NUM_STEPS = 2
 
 
 def measure_row(stage: Stage) -> float:
-    """Seconds of one row at position 0, in KV block 0, which must not be in use. All shards of a stage call it.
+    """Seconds of one row at position 0, in KV block 0 and state slot 0, which must not be in use. All shards of a stage
+    call it.
 
     Raises: as `Stage.process`.
     """
@@ -32,6 +33,7 @@ def measure_row(stage: Stage) -> float:
         context_lens=one,
         block_tables=zero,
         samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0)),),
+        state_slots=np.array([-1, 0], "<i4").tobytes(),
     )
     x_TD = None if stage.is_first else np.zeros((1, stage.decoder.hidden_size), np.float32)
     seconds = 0.0

@@ -1,6 +1,6 @@
 """Whether a step that came over a link can be run at all: checked before anything is computed from it.
 
-What concerns attention (positions, sequences, block tables) is checked where it is used, natively.
+What concerns attention and recurrence (positions, sequences, blocks, states) is checked where it is used, natively.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int) -> None:
         raise RemoteProtocolError(f"{num_sequences} sequences with {len(step.query_starts) // 4} starts")
     if len(step.block_tables) % (4 * num_sequences):
         raise RemoteProtocolError(f"{len(step.block_tables) // 4} blocks are no table of {num_sequences} sequences")
+    if len(step.state_slots) not in (0, 8 * num_sequences) or len(step.state_saves) % 12:
+        raise RemoteProtocolError(f"{len(step.state_slots) // 4} state slots for {num_sequences} sequences")
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.core.plan.state_room import num_state_slots
 from shoal.errors import ConfigError
 from shoal.launch.language.fleets import find_fleets
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.measuring import Measuring
 from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
-from shoal.model.decoder.blocks import end_bytes, layer_bytes
+from shoal.model.decoder.blocks import end_bytes, layer_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.candidate import Candidate
@@ -89,7 +90,7 @@ class AutoPlanner:
         self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
         self._precisions = _precisions(precision, planning.precision_floor)
-        self._sizes = model_sizes(model, self._precisions)
+        self._sizes = model_sizes(model, self._precisions, max_seqs=limits.max_seqs)
 
     def plan(self) -> AutoPlan:
         """Measure and choose.
@@ -202,16 +203,19 @@ def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
     )
 
 
-def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision]) -> ModelSizes:
-    """A model's sizes at some precisions, from its headers."""
+def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs: int) -> ModelSizes:
+    """A model's sizes at some precisions, from its headers. `max_seqs`: sequences of a replica that run at once."""
     config, source = model.config, model.source
+    num_states = num_state_slots(model.blocks(precisions[0]), max_seqs)
 
     def sizes(precision: Precision) -> PrecisionSizes:
         layers = [layer_bytes(source, precision, layer) for layer in range(config.num_layers)]
         embedding_bytes, head_bytes = end_bytes(source, precision)
         return PrecisionSizes(
             attention_bytes=tuple(layer.attention for layer in layers),
-            mlp_bytes=tuple(layer.mlp for layer in layers),
+            mlp_bytes=tuple(
+                layer.mlp + num_states * layer_state_bytes(config, index) for index, layer in enumerate(layers)
+            ),
             embedding_bytes=embedding_bytes,
             head_bytes=head_bytes,
         )
@@ -222,6 +226,7 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision]) -> ModelSiz
         kv_bytes_per_token=max(
             kv_bytes_per_token(config, 1, kv_dtype(precision, exact_activations=False)) for precision in precisions
         ),
+        recurrent_layers=() if config.recurrence is None else config.recurrence.layers,
         atoms=model.atoms,
         by_precision={precision: sizes(precision) for precision in precisions},
         max_context=config.max_context,

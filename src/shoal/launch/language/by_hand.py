@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import Block, Plan, held_bytes
+from shoal.core.plan.state_room import num_state_slots
 from shoal.machines.machines import Machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
@@ -45,11 +46,13 @@ def plan_by_hand(
     kv_memory_bytes = config.kv_memory_bytes
     if kv_memory_bytes is None:
         available_bytes = free_memory_bytes() if machines is None else _memory_of(machines, spec)
+        every = [block for blocks in shards for block in blocks]
+        state_bytes = num_state_slots(every, config.max_seqs) * sum(block.state_bytes for block in every)
         kv_memory_bytes = default_kv_bytes(
             default_kv_tokens(config.max_seqs, max_context),
             _kv_bytes_per_token(shards),
             num_replicas=spec.num_replicas,
-            free_bytes=available_bytes - spec.num_replicas * sum(map(held_bytes, shards)),
+            free_bytes=available_bytes - spec.num_replicas * (sum(map(held_bytes, shards)) + state_bytes),
         )
     plan = plan_from_spec(
         model=config.model,

@@ -26,7 +26,7 @@ from shoal.measure.slots import Slot
 from shoal.planner.speeds.step_points import ModelPoints, PartPoints, StepKind
 from shoal.protocol.profile_messages import DropPart, LoadPart, TimeLimits, TimeStep
 from shoal.protocol.stage_config import BLOCK_SIZE, StageConfig
-from shoal.worker.measuring.profile_steps import blocks_needed
+from shoal.worker.measuring.profile_steps import blocks_needed, states_needed
 
 LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
 QUICK_LIMITS = TimeLimits(min_runs=2, max_runs=5, enough_s=0.03)
@@ -144,6 +144,7 @@ def _load_message(model: ModelToTime, part: TimedPart, threads: int) -> LoadPart
             threads=threads,
             num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
             block_size=BLOCK_SIZE,
+            num_states=max(map(states_needed, steps)),
             max_step_tokens=max(step.output_rows + step.prompt_rows for step in steps),
             max_context=max(step.past_tokens + max(1, step.prompt_rows) for step in steps) + 1,
             part=part.shard,

@@ -20,9 +20,9 @@ class PrecisionSizes:
     """Resident bytes of weights at one precision."""
 
     attention_bytes: tuple[int, ...]
-    """Bytes of q, k, v and o, for each layer."""
+    """Bytes of q, k, v and o, for each layer; 0 where it is recurrent."""
     mlp_bytes: tuple[int, ...]
-    """Bytes of gate, up and down, for each layer."""
+    """Bytes of what is cut by columns, for each layer: gate, up and down, or recurrence and its states."""
     embedding_bytes: int
     head_bytes: int
 
@@ -42,6 +42,8 @@ class ModelSizes:
     """Bytes of one row's hidden state as it crosses a link."""
     kv_bytes_per_token: int
     """Bytes of a token's keys and values in one layer, all heads."""
+    recurrent_layers: tuple[int, ...] = ()
+    """Layers that have no keys and values."""
     atoms: ShardAtoms
     by_precision: Mapping[Precision, PrecisionSizes]
     max_context: int
@@ -51,6 +53,11 @@ class ModelSizes:
     def num_layers(self) -> int:
         return len(next(iter(self.by_precision.values())).attention_bytes)
 
+    @property
+    def num_kv_layers(self) -> int:
+        """Layers that have keys and values."""
+        return self.num_layers - len(self.recurrent_layers)
+
     def stage_kinds(self, precision: Precision) -> StageKinds:
         """Tell apart the stages that this model can be cut into."""
         sizes = self.by_precision[precision]
@@ -58,7 +65,8 @@ class ModelSizes:
         layers = number[np.newaxis, :] - number[:, np.newaxis]
         ends = 2 * (number == 0)[:, np.newaxis] + (number == self.num_layers)[np.newaxis, :]
         alike = ends * (self.num_layers + 1) + layers
-        for part in (sizes.attention_bytes, sizes.mlp_bytes):
+        kv_layers = [layer not in self.recurrent_layers for layer in range(self.num_layers)]
+        for part in (sizes.attention_bytes, sizes.mlp_bytes, kv_layers):
             distinct, which = np.unique(_range_sums(np.array(part, np.float64)), return_inverse=True)
             alike = alike * len(distinct) + which.reshape(layers.shape)
         _, places, kind_of = np.unique(np.where(layers > 0, alike, -1), return_index=True, return_inverse=True)
@@ -118,6 +126,7 @@ class StageBytesTable:
         sizes = model.by_precision[precision]
         kv_bytes = kv_tokens * model.kv_bytes_per_token
         attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes
+        attention[list(model.recurrent_layers)] -= kv_bytes
         mlp = np.array(sizes.mlp_bytes, np.float64)
         self.attention = _range_sums(attention)
         self.mlp = _range_sums(mlp)

@@ -44,7 +44,7 @@ def _way_out(available: int, weights: dict[str, int], smallest: str, kv_bytes: i
 
 def _kv_bytes_per_stream(model: ModelSizes, workload: Workload) -> int:
     context = min(model.max_context, workload.prompt_tokens + workload.output_tokens)
-    return model.num_layers * context * model.kv_bytes_per_token
+    return model.num_kv_layers * context * model.kv_bytes_per_token
 
 
 def _memory_bytes(fleet: Fleet) -> int:

@@ -9,6 +9,7 @@ from shoal.core.plan.language import Block, Plan, PredictedSpeed, ReplicaPlan, S
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.core.plan.share_rounding import ranges_of, round_shares
+from shoal.core.plan.state_room import num_state_slots, state_notes
 from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, ChosenStage
 from shoal.planner.choice.model_sizes import vocabulary_units
@@ -81,7 +82,10 @@ def spell_plan(
         max_step_tokens=limits.max_step_tokens,
         max_seqs=limits.max_seqs,
         replicas=replicas,
-        notes=tuple(dict.fromkeys(note for replica in replicas for note in _notes(replica))),
+        notes=(
+            *dict.fromkeys(note for replica in replicas for note in _notes(replica)),
+            *state_notes([blocks_of(_whole(atoms), precision)], replicas[0].num_states),
+        ),
         shape=shape,
         predicted=PredictedSpeed(
             streams=workload.streams,
@@ -103,10 +107,15 @@ class _Speller:
 
     def replica(self, chosen: Sequence[ChosenStage], limits: Limits, *, share: float) -> ReplicaPlan:
         """`share`: of the KV memory that was asked for in all."""
-        stages = [self._stage(stage) for stage in chosen]
+        num_states = num_state_slots(self._whole_blocks(chosen[0]), limits.max_seqs)
+        stages = [self._with_states(self._stage(stage), num_states) for stage in chosen]
         num_blocks = self._count_blocks(chosen, stages, limits, share)
         kv_tokens = num_blocks * limits.block_size
-        return ReplicaPlan(stages=tuple(self._with_kv(stage, kv_tokens) for stage in stages), num_blocks=num_blocks)
+        return ReplicaPlan(
+            stages=tuple(self._with_kv(stage, kv_tokens) for stage in stages),
+            num_blocks=num_blocks,
+            num_states=num_states,
+        )
 
     def _stage(self, stage: ChosenStage) -> StagePlan:
         shards: list[ShardPlan] = []
@@ -132,11 +141,8 @@ class _Speller:
 
     def _parts(self, stage: ChosenStage) -> tuple[ShardPart, ...]:
         atoms, shares = self._atoms, stage.shares
-        whole = ShardPart(
-            kv_heads=(0, atoms.num_kv_heads), columns=(0, atoms.intermediate_size), vocabulary=(0, atoms.vocab_size)
-        )
         if shares is None:
-            return (whole,)
+            return (_whole(atoms),)
         num_units, unit_rows = vocabulary_units(atoms)
         vocabulary = shares.vocabulary
         if not any(vocabulary):  # in the middle of a pipeline nobody holds rows, but every shard says which were its
@@ -164,6 +170,15 @@ class _Speller:
         last = stage.last_layer + 1 if stage.last_layer < len(blocks) - 2 else len(blocks)
         return blocks[first:last]
 
+    def _whole_blocks(self, stage: ChosenStage) -> Sequence[Block]:
+        return self._blocks_of(_whole(self._atoms), stage.group.precision)
+
+    def _with_states(self, stage: StagePlan, num_states: int) -> StagePlan:
+        def state_bytes(shard: ShardPlan) -> int:
+            return num_states * sum(block.state_bytes for block in self._own_blocks(stage, shard.part))
+
+        return replace(stage, shards=tuple(replace(shard, state_bytes=state_bytes(shard)) for shard in stage.shards))
+
     def _kv_bytes_per_token(self, stage: StagePlan, shard: ShardPlan) -> int:
         return sum(block.kv_bytes_per_token for block in self._own_blocks(stage, shard.part))
 
@@ -182,7 +197,10 @@ class _Speller:
             wanted = default_kv_tokens(limits.max_seqs, limits.max_context, at_least=limits.least_kv_tokens)
             enough = min(enough, -(-wanted // limits.block_size))
         workers = [
-            (self._classes[index].memory_bytes - shard.weight_bytes, self._kv_bytes_per_token(stage, shard))
+            (
+                self._classes[index].memory_bytes - shard.weight_bytes - shard.state_bytes,
+                self._kv_bytes_per_token(stage, shard),
+            )
             for chosen_stage, stage in zip(chosen, stages, strict=True)
             for index, shard in zip(chosen_stage.group.members, stage.shards, strict=True)
         ]
@@ -205,3 +223,9 @@ class _Speller:
 def _notes(replica: ReplicaPlan) -> Iterator[str]:
     for stage in replica.stages:
         yield from attention_notes([shard.part for shard in stage.shards])
+
+
+def _whole(atoms: ShardAtoms) -> ShardPart:
+    return ShardPart(
+        kv_heads=(0, atoms.num_kv_heads), columns=(0, atoms.intermediate_size), vocabulary=(0, atoms.vocab_size)
+    )

@@ -25,6 +25,8 @@ def check_plan(plan: Plan, *, num_layers: int, atoms: ShardAtoms) -> None:
         _check_covered([(s.first_layer, s.last_layer) for s in replica.stages], num_layers, f"{place}: layers")
         if replica.num_blocks < 1 or plan.block_size < 1:
             raise ConfigError(f"{place}: it needs at least one KV block of at least one token")
+        if replica.num_states and replica.num_states < plan.max_seqs:
+            raise ConfigError(f"{place}: {replica.num_states} states are too few for {plan.max_seqs} sequences")
         _check_stages(replica, atoms, place)
 
 

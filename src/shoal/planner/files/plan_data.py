@@ -37,6 +37,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
                 "machine": shard.machine,
                 "weight_bytes": shard.weight_bytes,
                 "kv_bytes": shard.kv_bytes,
+                "state_bytes": shard.state_bytes,
                 "process_bytes": shard.process_bytes,
             }
             for r, replica in enumerate(plan.replicas)

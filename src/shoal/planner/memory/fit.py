@@ -32,23 +32,30 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int, s
     needed = needed_memory(plan, shares_weights=shares_weights)
     if needed.total <= available_bytes:
         return
+    states = f"{format_bytes(needed.state_bytes)} for recurrent states, " if needed.state_bytes else ""
     raise CapacityError(
         f"--split {plan.split} needs {format_bytes(needed.total)} of memory ({format_bytes(needed.weight_bytes)} for "
-        f"weights, {format_bytes(needed.kv_bytes)} for KV, {format_bytes(needed.process_bytes)} for {plan.num_workers} "
+        f"weights, {format_bytes(needed.kv_bytes)} for KV, {states}{format_bytes(needed.process_bytes)} for "
+        f"{plan.num_workers} "
         f"{'process' if plan.num_workers == 1 else 'processes'}), but {format_bytes(available_bytes)} are free; "
         f"{_way_out(plan, blocks, available_bytes)}"
     )
 
 
-def count_workers_needed(blocks: Sequence[Block], *, kv_tokens: int, available_bytes: int) -> int | None:
+def count_workers_needed(
+    blocks: Sequence[Block], *, kv_tokens: int, available_bytes: int, num_states: int = 0
+) -> int | None:
     """The fewest pipeline stages such that each fits into `available_bytes`; None where one layer alone does not.
 
     Args:
         blocks: embedding, layers, head.
         kv_tokens: tokens of context that every stage keeps KV for.
         available_bytes: memory of each worker.
+        num_states: slots for recurrent state in every stage.
     """
-    sizes = [block.weight_bytes + kv_tokens * block.kv_bytes_per_token for block in blocks]
+    sizes = [
+        block.weight_bytes + kv_tokens * block.kv_bytes_per_token + num_states * block.state_bytes for block in blocks
+    ]
     num_layers = len(blocks) - 2
     at_least = -(-sum(sizes) // max(1, available_bytes))
     for num_stages in range(max(1, at_least), num_layers + 1):
@@ -67,7 +74,9 @@ def _largest_stage(sizes: Sequence[int], layers: tuple[int, ...]) -> int:
 
 def _way_out(plan: Plan, blocks: Sequence[Block], available_bytes: int) -> str:
     kv_tokens = plan.replicas[0].num_blocks * plan.block_size
-    num_workers = count_workers_needed(blocks, kv_tokens=kv_tokens, available_bytes=available_bytes)
+    num_workers = count_workers_needed(
+        blocks, kv_tokens=kv_tokens, available_bytes=available_bytes, num_states=plan.replicas[0].num_states
+    )
     if num_workers is None:
         return (
             "no pipeline split makes a worker's share fit; cut the layers themselves (tp=2 or more), "

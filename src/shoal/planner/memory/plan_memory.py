@@ -24,12 +24,14 @@ class NeededMemory:
 
     weight_bytes: int
     kv_bytes: int
+    state_bytes: int
+    """Bytes of slots for recurrent state."""
     process_bytes: int
 
     @property
     def total(self) -> int:
         """Bytes of all of it."""
-        return self.weight_bytes + self.kv_bytes + self.process_bytes
+        return self.weight_bytes + self.kv_bytes + self.state_bytes + self.process_bytes
 
 
 def needed_memory(plan: Plan, *, shares_weights: bool) -> NeededMemory:
@@ -49,6 +51,7 @@ def needed_memory(plan: Plan, *, shares_weights: bool) -> NeededMemory:
     return NeededMemory(
         weight_bytes=sum(held.values()) if shares_weights else weight_bytes,
         kv_bytes=sum(shard.kv_bytes for shard in plan.shards),
+        state_bytes=sum(shard.state_bytes for shard in plan.shards),
         process_bytes=sum(shard.process_bytes for shard in plan.shards),
     )
 

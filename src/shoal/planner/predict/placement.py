@@ -95,7 +95,7 @@ def _place_shard(shard: ShardPlan, worker_class: int, atoms: ShardAtoms, stage: 
         attention=_length(part.kv_heads) / atoms.num_kv_heads,
         mlp=experts if held else _length(part.columns) / atoms.intermediate_size,
         vocabulary=_length(part.vocabulary) / atoms.vocab_size,
-        memory_bytes=shard.weight_bytes + shard.kv_bytes,
+        memory_bytes=shard.weight_bytes + shard.kv_bytes + shard.state_bytes,
     )
 
 

@@ -48,7 +48,7 @@ def plan_without(
     stages = fewer.replicas[0].stages
     if others[0].machine is not None:
         stages = tuple(_moved(stage, to) for stage, to in zip(stages, others, strict=False))
-    return ReplicaPlan(stages=stages, num_blocks=replica.num_blocks)
+    return replace(replica, stages=stages)
 
 
 def _moved(stage: StagePlan, to: ShardPlan) -> StagePlan:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.core.plan.state_room import num_state_slots, state_notes
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.split.balance import balance_layers, stage_costs
 from shoal.planner.split.cores import deal_cores
@@ -61,6 +62,7 @@ def plan_from_spec(
         block_size=block_size,
         enough_tokens=(max_seqs, max_context),
     )
+    num_states = num_state_slots((block for blocks in shard_blocks for block in blocks), max_seqs)
     threads, pinned = deal_cores(cores, spec.num_workers, threads)
     per_replica = spec.num_stages * spec.num_shards
     replicas: list[ReplicaPlan] = []
@@ -73,9 +75,10 @@ def plan_from_spec(
             replica_cores,
             threads=threads,
             kv_tokens=num_blocks * block_size,
+            num_states=num_states,
             precision=precision,
         )
-        replicas.append(ReplicaPlan(stages=stages, num_blocks=num_blocks))
+        replicas.append(ReplicaPlan(stages=stages, num_blocks=num_blocks, num_states=num_states))
     said = replace(spec, num_stages=len(layers), stage_layers=layers)
     return Plan(
         model=model,
@@ -86,7 +89,7 @@ def plan_from_spec(
         max_step_tokens=max_step_tokens,
         max_seqs=max_seqs,
         replicas=tuple(replicas),
-        notes=attention_notes(parts),
+        notes=(*attention_notes(parts), *state_notes(shard_blocks, num_states)),
     )
 
 
@@ -136,6 +139,7 @@ def _plan_stages(
     *,
     threads: int,
     kv_tokens: int,
+    num_states: int,
     precision: Precision,
 ) -> tuple[StagePlan, ...]:
     """Block 0 is the embedding, block i + 1 is layer i, the last is the head. `cores`: stage by stage, rank by rank."""
@@ -150,6 +154,7 @@ def _plan_stages(
                 cores=cores[stage * len(parts) + rank],
                 weight_bytes=held_bytes(blocks[own]),
                 kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in blocks[own]),
+                state_bytes=num_states * sum(block.state_bytes for block in blocks[own]),
             )
             for rank, (part, blocks) in enumerate(zip(parts, shard_blocks, strict=True))
         )

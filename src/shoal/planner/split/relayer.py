@@ -56,6 +56,7 @@ def with_layers(
             old,
             weight_bytes=held_bytes(held),
             kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in held),
+            state_bytes=replica.num_states * sum(block.state_bytes for block in held),
         )
 
     def moved(stage: StagePlan, first: int, last: int) -> StagePlan:

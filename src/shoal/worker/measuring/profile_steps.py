@@ -31,6 +31,11 @@ def blocks_needed(asked: TimeStep, block_size: int) -> int:
     return sum(-(-one.end // block_size) for one in _sequences(asked))
 
 
+def states_needed(asked: TimeStep) -> int:
+    """Slots for recurrent state: one for each of the step's sequences."""
+    return len(_sequences(asked))
+
+
 def make_step(asked: TimeStep, *, block_size: int, vocab_size: int) -> Step:
     """The step that is asked for; every sequence has blocks of its own, as many rows as can be look tokens up."""
     sequences = _sequences(asked)
@@ -50,6 +55,7 @@ def make_step(asked: TimeStep, *, block_size: int, vocab_size: int) -> Step:
         context_lens=_pack(np.array([one.end for one in sequences])),
         block_tables=_pack(_block_tables(sequences, block_size)),
         samples=samples,
+        state_slots=_pack(np.array([(slot if one.past_tokens else -1, slot) for slot, one in enumerate(sequences)])),
     )
 
 
