@@ -34,6 +34,8 @@ F32 = npt.NDArray[np.float32]
 THREADS = 1
 """Of every stage in the test process: ONNX Runtime's pool is one a process and is made once. A native stage has its own
 threads, and may have more."""
+NUM_STATES = 16
+"""slots for recurrent state: as many for snapshots as for sequences"""
 GREEDY = Sampling(temperature=0.0)
 DEFAULT_FORM = ForcedForm()
 
@@ -70,8 +72,10 @@ class ShardedStage:
 class PipelineExecutor:
     """Stages in this process; hidden states are copied from one to the next as they would be sent."""
 
-    def __init__(self, stages: Sequence[ProcessesSteps]) -> None:
+    def __init__(self, stages: Sequence[ProcessesSteps], num_states: int = 0) -> None:
+        """`num_states`: slots for recurrent state that its stages have."""
         self._stages = stages
+        self.num_states = num_states
         self._steps: deque[Step] = deque()
         self.step_sizes: list[int] = []
         """rows of every step so far"""
@@ -127,9 +131,9 @@ def make_executor(
     form = ForcedForm(native=native, isa=isa)
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
     if len(shares) == 1:
-        return PipelineExecutor([Stage(source, span, form=form) for span in spans])
+        return PipelineExecutor([Stage(source, span, form=form) for span in spans], whole.num_states)
     parts = shard_parts(shard_atoms(source.config), shares, expert_shares=expert_shares)
-    return PipelineExecutor([make_group(source, span, parts, form) for span in spans])
+    return PipelineExecutor([make_group(source, span, parts, form) for span in spans], whole.num_states)
 
 
 def stage_config(source: WeightSource) -> StageConfig:
@@ -141,6 +145,7 @@ def stage_config(source: WeightSource) -> StageConfig:
         threads=THREADS,
         num_blocks=128,
         block_size=16,
+        num_states=NUM_STATES if source.config.recurrence else 0,
         max_step_tokens=128,
         max_context=256,
     )
@@ -178,11 +183,12 @@ def make_engine(*executors: PipelineExecutor, **changes: Any) -> Engine:
         "prefill_chunk_tokens": 128,
         "max_context": 256,
     }
-    replicas = [
-        (SchedulerConfig(**({**values, "num_micro_batches": executor.num_stages} | changes)), executor)
-        for executor in executors
-    ]
+    replicas = [(SchedulerConfig(**({**values, **_limits_of(executor)} | changes)), executor) for executor in executors]
     return _Engine(replicas, lambda: 0.0)
+
+
+def _limits_of(executor: PipelineExecutor) -> dict[str, int]:
+    return {"num_micro_batches": executor.num_stages, "num_states": executor.num_states}
 
 
 def text_logits(engine: Engine, texts: Sequence[Sequence[int]]) -> list[F32]:

@@ -83,6 +83,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {}),
     "gemma": ("gemma", {"tie_word_embeddings": False}),
     "gemma2": ("gemma2", {"tie_word_embeddings": False}),
+    "lfm2": ("lfm2", {}),
+    "lfm2 with biases and four taps": ("lfm2", {"conv_bias": True, "conv_L_cache": 4}),
     "phi3 with partial rotary": ("phi3", {}),
     "phi3 with longrope": ("phi3", _rope("longrope", **LONGROPE)),
 }

@@ -1,4 +1,4 @@
-"""Whole experts over two and three workers, one of which dies: texts go on as they would have."""
+"""Whole experts and recurrent layers over two and three workers, one of which dies: texts go on as they would have."""
 
 import os
 import signal
@@ -25,17 +25,25 @@ from tests.integration.running import (
 )
 from tests.model.tiny_models import make_tiny_model
 
+FAMILIES = ("mixtral", "qwen3_moe", "gpt_oss", "lfm2")
 REQUESTS = make_requests(3, max_tokens=30)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("experts")
-    return {family: make_tiny_model(family, directory / family) for family in ("mixtral", "qwen3_moe", "gpt_oss")}
+    directory = tmp_path_factory.mktemp("families")
+    return {family: make_tiny_model(family, directory / family) for family in FAMILIES}
 
 
 @pytest.mark.parametrize(
-    ("family", "split"), [("mixtral", "ep=3:1"), ("qwen3_moe", "tp=2:1:1,ep=1:5:2"), ("gpt_oss", "pp=2:2,ep=2")]
+    ("family", "split"),
+    [
+        ("mixtral", "ep=3:1"),
+        ("qwen3_moe", "tp=2:1:1,ep=1:5:2"),
+        ("gpt_oss", "pp=2:2,ep=2"),
+        ("lfm2", "pp=2:2"),
+        ("lfm2", "tp=2:1"),
+    ],
 )
 def test_a_killed_worker_changes_no_token(family: str, split: str, models: dict[str, Path]) -> None:
     with launch_tiny(models[family], split="1") as whole:
