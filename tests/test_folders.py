@@ -15,9 +15,6 @@ LARGER = {
     "src/shoal/server/http": 13,
     "src/shoal/server/openai": 15,
     "tests/integration": 13,
-    "tests/numerics": 19,
-    "tests/server": 13,
-    "tests/server/oip": 16,
 }
 """Folders that are to become smaller, and the files that they have: the numbers may only fall."""
 

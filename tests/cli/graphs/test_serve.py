@@ -20,8 +20,8 @@ from shoal.server.http.serve import bind
 from shoal.server.oip.app import MAX_REQUEST_BYTES
 from tests.cli.conftest import Shoal
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler
+from tests.server.oip.rest.test_rest_errors import GOOD
 from tests.server.oip.running import free_port
-from tests.server.oip.test_rest_errors import GOOD
 
 
 def options(*, port: int | None = None, **changes: Any) -> GraphServeOptions:

@@ -126,7 +126,7 @@ def test_the_story_is_behind_the_key_and_told_of_replicas_and_requests() -> None
 
 
 def test_the_story_of_a_graph_names_its_requests_by_their_ids() -> None:
-    from tests.server.oip.test_rest_errors import GOOD
+    from tests.server.oip.rest.test_rest_errors import GOOD
 
     with run_graph_server() as running, httpx.Client(base_url=running.url, timeout=30) as http:
         assert http.post("/v2/models/doubler/infer", json=GOOD, headers=NAMED).status_code == 200

@@ -8,8 +8,8 @@ import pytest
 import tritonclient.grpc as client
 from tritonclient.utils import InferenceServerException
 
+from tests.server.oip.rest.test_rest_errors import GOOD, check_error
 from tests.server.oip.running import run_server
-from tests.server.oip.test_rest_errors import GOOD, check_error
 from tests.server.oip.triton_inputs import doubler_inputs
 
 

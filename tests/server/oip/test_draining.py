@@ -14,8 +14,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.server.oip.fakes import FakeGraphExecutor, doubler
+from tests.server.oip.rest.test_rest_errors import GOOD, check_error
 from tests.server.oip.running import RunningServer, run_server
-from tests.server.oip.test_rest_errors import GOOD, check_error
 from tests.server.oip.triton_inputs import doubler_inputs
 
 INFER = "/v2/models/doubler/infer"

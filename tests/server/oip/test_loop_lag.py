@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.server.hostile_requests import TO_ANY, TO_GRAPHS, TO_GRPC, send_raw
-from tests.server.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
+from tests.server.load.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
 from tests.server.oip.fakes import doubler
 from tests.server.oip.running import RunningServer, echoes, run_server
 

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.core.plan.graph import PredictedRows
 from tests.server.oip.fakes import FakeGraph, doubler
+from tests.server.oip.rest.test_rest_errors import GOOD
 from tests.server.oip.running import run_server
-from tests.server.oip.test_rest_errors import GOOD
 
 
 def test_metrics_count_what_happened() -> None:

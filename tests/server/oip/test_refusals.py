@@ -15,8 +15,8 @@ from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.rest.errors import from_exception
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from tests.server.oip.fakes import doubler
+from tests.server.oip.rest.test_rest_errors import GOOD, check_error
 from tests.server.oip.running import run_server
-from tests.server.oip.test_rest_errors import GOOD, check_error
 from tests.server.oip.triton_inputs import doubler_inputs
 
 

@@ -11,7 +11,7 @@ import pytest
 from shoal.model.text.chat_template import ChatTemplate
 from tests.model.text.hostile_templates import ENDLESS
 from tests.server.fakes import ByteTokenizer, FakeEngine
-from tests.server.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
+from tests.server.load.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
 from tests.server.running_server import RunningServer, run_server
 
 NAMES = ("two loops", "doubling by +", "nested lists", "searches by method", "lines", "sorted texts")

@@ -1,4 +1,4 @@
-"""Arrays as ONNX Runtime's values and back; tests/numerics/test_value_sweep.py has every type."""
+"""Arrays as ONNX Runtime's values and back; tests/numerics/graphs/test_value_sweep.py has every type."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from shoal.server.http.serve import bind, serve_app
 from shoal.server.oip.app import create_graph_app
 from shoal.server.oip.models.repository import ModelRepository
 from tests.server.oip.fakes import FakeLoader, doubler
+from tests.server.oip.rest.test_rest_errors import GOOD, check_error
 from tests.server.oip.running import ModelFile, Path, RunningServer, run_server
-from tests.server.oip.test_rest_errors import GOOD, check_error
 
 TWO = {"one": doubler, "two": doubler}
 

@@ -15,7 +15,7 @@ from shoal.model.attention.paged_attention import native_available
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision
 from tests.numerics.engines import F32, make_engine, make_executor, prompt_logits, random_tokens, text_logits
-from tests.numerics.native_models import MODELS, NAMES, write_native_model
+from tests.numerics.native.native_models import MODELS, NAMES, write_native_model
 from tests.numerics.reference import load_reference, reference_logits
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")

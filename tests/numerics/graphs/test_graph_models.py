@@ -23,7 +23,7 @@ import shoal
 from examples.images import characters, detector_input, draw_page, find_lines, read_text, recognizer_input
 from examples.sentences import similarities, tokenize
 from tests import real_models
-from tests.numerics.real_inputs import SAMPLE_RATE, magika_bytes, speech, speech_windows
+from tests.numerics.graphs.real_inputs import SAMPLE_RATE, magika_bytes, speech, speech_windows
 from tests.plain_runtime import plain_session
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]

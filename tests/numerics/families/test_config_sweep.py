@@ -10,7 +10,7 @@ from shoal.model.formats.open_weights import open_weights
 from tests.model.converted_gguf import can_be_converted, convert
 from tests.model.tiny_models import make_tiny_model
 from tests.numerics.engines import make_engine, make_executor, random_tokens, text_logits
-from tests.numerics.random_configs import CONTEXT, random_config
+from tests.numerics.families.random_configs import CONTEXT, random_config
 from tests.numerics.reference import F32, load_reference, reference_logits
 
 TOLERANCE = 1e-4

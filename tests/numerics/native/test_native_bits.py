@@ -16,7 +16,7 @@ from shoal.model.weights import Precision, WeightSource
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
 from tests.numerics.engines import F32, make_engine, make_executor, prompt_logits, random_tokens, text_logits
-from tests.numerics.native_models import NAMES, write_native_model
+from tests.numerics.native.native_models import NAMES, write_native_model
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.fakes import FakeEngine
 from tests.server.hostile_requests import TO_ANY, TO_OPENAI, send_raw
-from tests.server.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
+from tests.server.load.loop_lag import MAX_LAG_S, LagWatch, frozen_heap
 from tests.server.running_server import RunningServer, run_server
 
 
