@@ -37,6 +37,8 @@ ARCHITECTURES = {
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
     "llama4_text": gguf.MODEL_ARCH.LLAMA4,
     "phimoe": gguf.MODEL_ARCH.PHIMOE,
+    "granitemoeshared": gguf.MODEL_ARCH.GRANITE_MOE,
+    "arcee": gguf.MODEL_ARCH.ARCEE,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "olmo3": gguf.MODEL_ARCH.OLMO2,
     "olmoe": gguf.MODEL_ARCH.OLMOE,
@@ -113,7 +115,10 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
-        if kind in ("llama", "mistral", "ministral3", "mixtral", "granite", "smollm3") and part in heads:
+        if (
+            kind in ("llama", "mistral", "ministral3", "mixtral", "granite", "granitemoeshared", "smollm3", "arcee")
+            and part in heads
+        ):
             values = _interleave(values, heads[part])
         if kind in ("gemma", "gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
             values = values + 1
@@ -125,6 +130,9 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
             values = values.reshape(-1)
         if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
             yield from _gpt_oss_tensors(name, values)
+            continue
+        if kind == "granitemoeshared" and "input_linear" in name:
+            yield from _granite_tensors(name, values)
             continue
         if kind == "llama4_text" and ".experts." in name:
             yield from _llama4_tensors(name, values)
@@ -168,6 +176,14 @@ def _gpt_oss_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.nd
     else:
         yield f"{base.replace('gate_up', 'gate')}.{suffix}", values[:, 0::2]
         yield f"{base.replace('gate_up', 'up')}.{suffix}", values[:, 1::2]
+
+
+def _granite_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Gate above up in the file. Source of the names: llama.cpp, conversion/granite.py."""
+    layer = name.split(".")[2]
+    suffix = "shexp" if "shared_mlp" in name else "exps"
+    for part, rows in zip(("gate", "up"), np.split(values, 2, axis=-2), strict=True):
+        yield f"blk.{layer}.ffn_{part}_{suffix}.weight", rows
 
 
 def _llama4_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -228,7 +244,7 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     _add_experts(writer, config)
-    if config["model_type"] == "granite":
+    if config["model_type"] in ("granite", "granitemoeshared"):
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])

@@ -33,6 +33,16 @@ DENSE_FAMILIES: dict[str, dict[str, Any]] = {
         "attention_chunk_size": 24,
         "floor_scale": 8,
     },
+    "arcee": {"head_dim": 16, "attention_bias": True, "mlp_bias": True},
+    "granitemoeshared": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 96,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 1.5,
+    },
     "phimoe": {"num_local_experts": 8, "attention_bias": True, "lm_head_bias": True},
     "minimax_m2": {"head_dim": 16, "num_local_experts": 8, "num_experts_per_tok": 3, "rotary_dim": 8},
 }

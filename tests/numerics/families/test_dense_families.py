@@ -54,6 +54,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "use_qk_norm": False,
         },
     ),
+    "granite without a shared expert": ("granitemoeshared", {"shared_intermediate_size": 0}),
     "phi moe with a wide mixer": ("phimoe", {"router_jitter_noise": 0.3}),
     "hunyuan with a dynamic base": (
         "hunyuan_v1_dense",
@@ -125,13 +126,14 @@ SAME: dict[str, tuple[str, gguf.MODEL_ARCH]] = {
     "internlm2": ("llama", gguf.MODEL_ARCH.INTERNLM2),
     "qwen2 vl": ("qwen2", gguf.MODEL_ARCH.QWEN2VL),
     "qwen3 vl": ("qwen3", gguf.MODEL_ARCH.QWEN3VL),
+    "qwen3 vl with experts": ("qwen3_moe", gguf.MODEL_ARCH.QWEN3VLMOE),
 }
 
 
 @pytest.mark.parametrize("case", SAME)
 def test_a_gguf_that_is_the_same_by_another_name(case: str, tmp_path: Path) -> None:
     family, architecture = SAME[case]
-    directory = make_tiny_model(family, tmp_path)
+    directory = make_tiny_model(family, tmp_path, **({"mlp_only_layers": []} if family == "qwen3_moe" else {}))
     expected = logits_of(make_executor(open_weights(directory)))
     path = convert(directory, tmp_path / "model.gguf", architecture)
     assert_close(logits_of(make_executor(open_weights(path))), expected)

@@ -120,6 +120,8 @@ def test_longrope_takes_the_short_list_within_the_original_context(tmp_path: Pat
 WRAPPED = {
     "mistral3": ("mistral", "language_model.model.", "language_model.lm_head", "vision_tower.patch.weight"),
     "qwen2_5_vl": ("qwen2", "model.language_model.", "lm_head", "model.visual.merger.weight"),
+    "qwen3_vl_moe": ("qwen3_moe", "model.language_model.", "lm_head", "model.visual.merger.weight"),
+    "llama4": ("llama4_text", "language_model.model.", "language_model.lm_head", "vision_model.patch.weight"),
     "qwen3_vl": ("qwen3", "model.language_model.", "lm_head", "model.visual.merger.weight"),
 }
 
@@ -134,6 +136,8 @@ def test_the_text_part_of_a_multimodal_model(model_type: str, tmp_path: Path) ->
     tensors = {other: np.zeros((4, 4), np.float32)}
     for name, values in load_file(directory / "model.safetensors").items():
         tensors[name.replace("lm_head", head) if "lm_head" in name else prefix + name.removeprefix("model.")] = values
+    if model_type == "qwen3_vl_moe":
+        tensors = stacked_experts(tensors)
     save_file(tensors, wrapped / "model.safetensors")
     text = json.loads((directory / "config.json").read_text())
     text["model_type"] = "mistral" if family == "mistral" else f"{model_type}_text"
@@ -147,6 +151,21 @@ def test_the_text_part_of_a_multimodal_model(model_type: str, tmp_path: Path) ->
     (wrapped / "config.json").write_text(json.dumps(config | {"text_config": text | {"model_type": "mamba"}}))
     with pytest.raises(ModelLoadError, match="a text part of the architecture 'mamba' is not supported"):
         open_weights(wrapped)
+
+
+def stacked_experts(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All experts of a layer in one tensor, inputs before outputs, gate before up. Source: transformers,
+    models/qwen3_vl_moe."""
+    others = {name: values for name, values in tensors.items() if ".experts." not in name}
+    for layer in {name.partition(".experts.")[0] for name in tensors if ".experts." in name}:
+        numbers = range(sum(name.startswith(f"{layer}.experts.") for name in tensors) // 3)
+        gate, up, down = (
+            np.stack([tensors[f"{layer}.experts.{number}.{part}_proj.weight"].T for number in numbers])
+            for part in ("gate", "up", "down")
+        )
+        others[f"{layer}.experts.gate_up_proj"] = np.ascontiguousarray(np.concatenate([gate, up], axis=-1))
+        others[f"{layer}.experts.down_proj"] = np.ascontiguousarray(down)
+    return others
 
 
 def test_mxfp4_blocks_of_gpt_oss(tmp_path: Path) -> None:

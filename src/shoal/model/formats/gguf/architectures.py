@@ -81,6 +81,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "mistral3": Architecture(is_interleaved=True, has_temperature=True),
     "granite": Architecture(is_interleaved=True, logits_scale="divisor"),
+    "granitemoe": Architecture(is_interleaved=True, logits_scale="divisor"),
+    "arcee": Architecture(is_interleaved=True, gated_mlp=False, activation="relu2"),
     "smollm3": Architecture(is_interleaved=True, rotates="three of four"),
     "internlm2": Architecture(is_interleaved=True),
     "ernie4_5": Architecture(is_interleaved=True),
@@ -91,6 +93,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3": Architecture(slides="none"),
     "qwen3moe": Architecture(slides="none"),
     "qwen3vl": Architecture(slides="none"),
+    "qwen3vlmoe": Architecture(slides="none"),
     "gemma": Architecture(activation="gelu_tanh", scales_embedding=True),
     "gemma2": Architecture(
         activation="gelu_tanh", scales_embedding=True, slides="some", pattern=2, window=4096, post_norms=True

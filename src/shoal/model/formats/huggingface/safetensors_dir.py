@@ -63,6 +63,12 @@ NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_ml
 _FLAT = ("q_norm.weight", "k_norm.weight", "e_score_correction_bias")
 """vectors that files have as matrices: of a row for each head, or of one row"""
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_FUSED = {
+    **dict.fromkeys(("q", "k", "v"), "qkv"),
+    **dict.fromkeys(("gate", "up"), "gate_up"),
+    **dict.fromkeys(("shared_gate", "shared_up"), "shared_gate_up"),
+}
+"""the name of the tensor that several may lie in"""
 _EXPERT = re.compile(r"experts\.(\d+)\.")
 
 
@@ -294,14 +300,16 @@ class SafetensorsDir:
             num_rows = self._whole(prefix + tensor).stop // count
             return TensorPart(tensor=prefix + tensor, start=index * num_rows, stop=(index + 1) * num_rows)
         part = leaf.removesuffix("_bias")
-        name = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}.get(part)
+        name = _FUSED.get(part)
         fused = self._family.names.get(f"{name}{leaf.removeprefix(part)}")
         if fused is None or not self._has(prefix + fused):
             return None
         config, tensor = self._config, prefix + fused
-        if name == "gate_up":
-            start = config.intermediate_size if part == "up" else 0
-            return TensorPart(tensor=tensor, start=start, stop=start + config.intermediate_size)
+        if part not in ("q", "k", "v"):
+            is_shared = config.experts is not None and part.startswith("shared_")
+            columns = config.experts.shared_columns if is_shared and config.experts else config.intermediate_size
+            start = columns if part.endswith("up") else 0
+            return TensorPart(tensor=tensor, start=start, stop=start + columns)
         heads = self._interleaved_heads(leaf)
         group = config.num_heads // config.num_kv_heads if self._family.groups_qkv else config.num_heads
         per_group = 1 if self._family.groups_qkv else config.num_kv_heads

@@ -94,6 +94,7 @@ class Family:
     has_draft_layers: bool = False
     """whether layers beyond the model's own may follow, which predict further tokens and are left out"""
     stacks_experts: bool = False
-    """whether all experts of a layer lie in one tensor, inputs before outputs, gate and up in turn (gpt-oss)"""
+    """whether all experts of a layer lie in one tensor, gate and up in turn (gpt-oss); inputs before outputs, where it
+    is none of a linear layer"""
     halves_gate_up: bool = False
-    """whether all of such a gate stands before all of its up (Llama 4)"""
+    """whether all of such a gate stands before all of its up (Llama 4, Granite)"""

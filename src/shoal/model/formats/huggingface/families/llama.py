@@ -1,6 +1,7 @@
 """Llama and the models that are built like it.
 
-Source: transformers, models/llama, llama4, mistral, ministral, ministral3, mixtral, seed_oss, smollm3, granite.
+Source: transformers, models/llama, llama4, mistral, ministral, ministral3, mixtral, seed_oss, smollm3, granite,
+granitemoe, granitemoeshared, arcee.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling
+from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
@@ -76,6 +78,24 @@ _MINISTRAL3_DEFAULTS = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 1e6,
     "sliding_window": None,
+}
+_GRANITE_MOE_DEFAULTS = {**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2}
+_GRANITE_MOE_NAMES = {
+    **LAYER_NAMES,
+    "router": "block_sparse_moe.router.layer.weight",
+    "experts.*.gate": "block_sparse_moe.input_linear.weight",
+    "experts.*.up": "block_sparse_moe.input_linear.weight",
+    "experts.*.down": "block_sparse_moe.output_linear.weight",
+    "shared_gate_up": "shared_mlp.input_linear.weight",
+    "shared_down": "shared_mlp.output_linear.weight",
+}
+_ARCEE_DEFAULTS = {
+    **LLAMA_DEFAULTS,
+    "hidden_size": 2560,
+    "intermediate_size": 18432,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "relu2",
 }
 _LLAMA4_DEFAULTS = {
     "vocab_size": 202048,
@@ -233,6 +253,20 @@ def _read_granite(settings: Settings) -> DecoderConfig:
     )
 
 
+def _read_granite_moe(settings: Settings) -> DecoderConfig:
+    experts = ExpertsConfig(
+        num_experts=settings.positive("num_local_experts"),
+        num_chosen=settings.positive("num_experts_per_tok"),
+        columns=settings.positive("intermediate_size"),
+        shared_columns=integer("'shared_intermediate_size'", settings.get("shared_intermediate_size") or 0),
+    )
+    return replace(_read_granite(settings), experts=experts, mlp_bias=False)
+
+
+def _read_arcee(settings: Settings) -> DecoderConfig:
+    return replace(_read_llama(settings), gated_mlp=False)
+
+
 LLAMA = Family(read=_read_llama, defaults=LLAMA_DEFAULTS)
 MISTRAL = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS)
 MISTRAL3 = Family(
@@ -252,4 +286,12 @@ MINISTRAL = Family(read=_read_ministral, defaults=_MISTRAL_DEFAULTS)
 SEED_OSS = Family(read=_read_seed_oss, defaults=_SEED_OSS_DEFAULTS)
 SMOLLM3 = Family(read=_read_smollm3, defaults=_SMOLLM3_DEFAULTS)
 GRANITE = Family(read=_read_granite, defaults=_GRANITE_DEFAULTS)
+GRANITE_MOE = Family(
+    read=_read_granite_moe,
+    defaults=_GRANITE_MOE_DEFAULTS,
+    names=_GRANITE_MOE_NAMES,
+    stacks_experts=True,
+    halves_gate_up=True,
+)
+ARCEE = Family(read=_read_arcee, defaults=_ARCEE_DEFAULTS)
 MIXTRAL = Family(read=_read_mixtral, defaults=_MIXTRAL_DEFAULTS, names=_MIXTRAL_NAMES)

@@ -1,4 +1,7 @@
-"""Qwen 2 and 3, with and without experts. Source: transformers, models/qwen2, qwen3, qwen2_moe, qwen3_moe."""
+"""Qwen 2 and 3, with and without experts.
+
+Source: transformers, models/qwen2, qwen3, qwen2_moe, qwen3_moe, qwen2_vl, qwen3_vl, qwen3_vl_moe.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,23 @@ _QWEN3_MOE_DEFAULTS = {
     "num_experts_per_tok": 8,
     "num_experts": 128,
     "moe_intermediate_size": 768,
+}
+_QWEN3_VL_MOE_DEFAULTS = {
+    **_MOE_DEFAULTS,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "max_position_embeddings": 128000,
+    "num_experts": 60,
+    "norm_topk_prob": True,
+    "rope_theta": 5e6,
+}
+_QWEN3_VL_MOE_NAMES = {
+    **LAYER_NAMES,
+    **EXPERT_NAMES,
+    "experts.*.gate": "mlp.experts.gate_up_proj",
+    "experts.*.up": "mlp.experts.gate_up_proj",
+    "experts.*.down": "mlp.experts.down_proj",
 }
 _MOE_NAMES = {**LAYER_NAMES, **EXPERT_NAMES}
 
@@ -122,3 +142,12 @@ QWEN3_VL = Family(
 )
 QWEN2_MOE = Family(read=_read_qwen2_moe, defaults=_QWEN2_MOE_DEFAULTS, names=_MOE_NAMES)
 QWEN3_MOE = Family(read=_read_qwen3_moe, defaults=_QWEN3_MOE_DEFAULTS, names=_MOE_NAMES)
+QWEN3_VL_MOE = Family(
+    read=_read_qwen3_moe,
+    defaults=_QWEN3_VL_MOE_DEFAULTS,
+    names=_QWEN3_VL_MOE_NAMES,
+    text_types=("qwen3_vl_moe_text",),
+    needless=OTHER_MODALITIES,
+    stacks_experts=True,
+    halves_gate_up=True,
+)

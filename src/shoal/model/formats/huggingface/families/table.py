@@ -21,7 +21,9 @@ from shoal.model.formats.huggingface.families.layer_norm import (
 )
 from shoal.model.formats.huggingface.families.lfm2 import LFM2
 from shoal.model.formats.huggingface.families.llama import (
+    ARCEE,
     GRANITE,
+    GRANITE_MOE,
     LLAMA,
     LLAMA4,
     LLAMA4_TEXT,
@@ -44,7 +46,15 @@ from shoal.model.formats.huggingface.families.more_rms import (
 )
 from shoal.model.formats.huggingface.families.olmo import EXAONE4, OLMO2, OLMO3, OLMOE
 from shoal.model.formats.huggingface.families.phi import PHI3, PHIMOE
-from shoal.model.formats.huggingface.families.qwen import QWEN2, QWEN2_MOE, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL
+from shoal.model.formats.huggingface.families.qwen import (
+    QWEN2,
+    QWEN2_MOE,
+    QWEN2_VL,
+    QWEN3,
+    QWEN3_MOE,
+    QWEN3_VL,
+    QWEN3_VL_MOE,
+)
 
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
@@ -57,6 +67,9 @@ FAMILIES: Mapping[str, Family] = {
     "mixtral": MIXTRAL,
     "smollm3": SMOLLM3,
     "granite": GRANITE,
+    "granitemoe": GRANITE_MOE,
+    "granitemoeshared": GRANITE_MOE,
+    "arcee": ARCEE,
     "seed_oss": SEED_OSS,
     "qwen2": QWEN2,
     "qwen2_moe": QWEN2_MOE,
@@ -65,6 +78,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": QWEN2_VL,
     "qwen2_5_vl": QWEN2_VL,
     "qwen3_vl": QWEN3_VL,
+    "qwen3_vl_moe": QWEN3_VL_MOE,
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3_TEXT,
