@@ -28,7 +28,15 @@ from tests.numerics.engines import (
 
 TOLERANCE = 1e-4
 TEXT, OTHER = random_tokens(90), random_tokens(37, seed=5)
-EVERY_FAMILY = (*EXPERT_FAMILIES, "ernie4_5_moe", "hunyuan_v1_moe", "phimoe", "minimax_m2", "llama4_text")
+EVERY_FAMILY = (
+    *EXPERT_FAMILIES,
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+    "phimoe",
+    "minimax_m2",
+    "llama4_text",
+    "granitemoeshared",
+)
 PLACEMENTS = (((1, 1), (3, 1)), ((2, 1), (1, 3)), ((1, 1, 1), (5, 2, 1)))
 """Shares of everything, and of experts. With three shards and two KV heads, one has experts and no attention."""
 

@@ -97,7 +97,7 @@ def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
 
 
 def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
-    """What a worker's process takes beside weights and KV: Python, and the memory that steps work on.
+    """What a worker's process takes beside weights and KV: Python, learned positions, and memory that steps work on.
 
     Args:
         config: of the whole model; a shard works on no more.
@@ -114,7 +114,8 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
     if config.experts is not None:
         more_floats, more_codes = _expert_items(config.hidden_size, config.experts)
         floats, codes = floats + more_floats, codes + more_codes
-    return PROCESS_BYTES + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
+    positions = config.max_context * config.hidden_size * _FP32_BYTES if config.learned_positions else 0
+    return PROCESS_BYTES + positions + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
 
 
 def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
