@@ -17,6 +17,7 @@
 #include "../attention/bound_layer.h"
 #include "../gemm/bound_matrix.h"
 #include "../recurrence/bound_layer.h"
+#include "shard_sum.h"
 #include "stage.h"
 
 namespace nb = nanobind;
@@ -168,12 +169,16 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
   require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == hidden,
           "x must be [rows of the step, hidden size]");
   SumOverShards sum;
-  if (!sum_over_shards.is_none())
+  if (nb::isinstance<ShardSum>(sum_over_shards)) {
+    ShardSum& shards = nb::cast<ShardSum&>(sum_over_shards);
+    sum = [&shards, hidden](float* values, int num_rows) { shards.add_up(values, std::size_t(num_rows) * hidden); };
+  } else if (!sum_over_shards.is_none()) {
     sum = [&sum_over_shards, hidden](float* values, int num_rows) {
       nb::gil_scoped_acquire held;
       const size_t shape[] = {size_t(num_rows), size_t(hidden)};
       sum_over_shards(nb::ndarray<nb::numpy, float>(values, 2, shape, nb::none()));
     };
+  }
   nb::gil_scoped_release released;
   self.stage.run(x.data(), step, sum);
 }
@@ -216,6 +221,7 @@ void bind_stage(nb::module_& module) {
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
            "num_group_scores"_a, "scales_input"_a, "mixer_limit"_a);
+  nb::class_<ShardSum>(module, "ShardSum");
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
            "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a,

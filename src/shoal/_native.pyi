@@ -274,7 +274,9 @@ class Stage:
         x: npt.NDArray[np.float32],
         step: AttentionStep,
         sum_over_shards: Callable[[npt.NDArray[np.float32]], None] | None,
-    ) -> None: ...
+    ) -> None:
+        """A `GroupSum` is run without a call of Python."""
+
     def logits(
         self,
         x: npt.NDArray[np.float32],
@@ -315,3 +317,13 @@ class Collective:
     def all_reduce(self, x: npt.NDArray[np.float32], in_segments: bool, timeout_s: float) -> tuple[int, int] | None: ...
     def all_gather(self, part: Buffer, out: Sequence[Buffer], timeout_s: float) -> tuple[int, int] | None: ...
     def broadcast(self, data: Buffer, root: int, timeout_s: float) -> tuple[int, int] | None: ...
+
+class GroupSum:
+    """Sums over a group, whichever way `switch_bytes` says. `on_failed` raises what (failure, rank) is in Python."""
+
+    def __init__(
+        self, group: Collective, switch_bytes: int, timeout_s: float, on_failed: Callable[[int, int], None]
+    ) -> None: ...
+    def __call__(self, x: npt.NDArray[np.float32]) -> None: ...
+    def take_wait_s(self) -> float:
+        """Seconds spent in sums since this was last asked."""

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.bench.generation import generate
+from shoal.core.collectives import SummingGroup
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.decoder.forced_form import ForcedForm
@@ -28,7 +29,7 @@ from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
 from shoal.protocol.stage_config import ShardPart, StageConfig
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
-from tests.numerics.thread_group import ThreadGroup, thread_groups
+from tests.numerics.thread_group import thread_groups
 
 F32 = npt.NDArray[np.float32]
 THREADS = 1
@@ -49,7 +50,7 @@ class ProcessesSteps(Protocol):
 class ShardedStage:
     """All shards of a stage, each in a thread of its own; they must come to the same bits."""
 
-    def __init__(self, shards: Sequence[Stage], groups: Sequence[ThreadGroup]) -> None:
+    def __init__(self, shards: Sequence[Stage], groups: Sequence[SummingGroup]) -> None:
         self.shards = shards
         self._groups = groups
 
@@ -152,10 +153,14 @@ def stage_config(source: WeightSource) -> StageConfig:
 
 
 def make_group(
-    source: WeightSource, config: StageConfig, parts: Sequence[ShardPart], form: ForcedForm = DEFAULT_FORM
+    source: WeightSource,
+    config: StageConfig,
+    parts: Sequence[ShardPart],
+    form: ForcedForm = DEFAULT_FORM,
+    groups: Sequence[SummingGroup] = (),
 ) -> ShardedStage:
-    """The shards of a stage with these parts."""
-    groups = thread_groups(len(parts))
+    """The shards of a stage with these parts, which sum in threads' memory unless there are `groups`."""
+    groups = groups or thread_groups(len(parts))
     stages = [
         Stage(source, replace(config, part=part), group=group, form=form)
         for part, group in zip(parts, groups, strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ class ThreadGroup:
         for term in terms[1:]:
             total += term
         x[:] = total.reshape(x.shape)
+
+    def sum_within(self, timeout_s: float) -> Callable[[npt.NDArray[np.float32]], None]:
+        return partial(self.all_reduce, timeout_s=timeout_s)
 
     def all_gather(self, part: Buffer, out: Sequence[Buffer], *, timeout_s: float) -> None:
         for target, source in zip(out, self._exchange(bytes(part), timeout_s), strict=True):

@@ -6,7 +6,7 @@ every rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -69,6 +69,17 @@ class ProcessGroup(Protocol):
 
     def close(self) -> None:
         """Leave; peers that wait for this rank learn of it at once. Idempotent."""
+        ...
+
+
+class SummingGroup(ProcessGroup, Protocol):
+    """A group whose sums may be handed to native code."""
+
+    def sum_within(self, timeout_s: float) -> Callable[[F32], None]:
+        """`all_reduce` with the same deadline for every call; for as long as the group's ranks stay the same.
+
+        Where it is the extension's own (`_native.GroupSum`), native code runs it without a call of Python.
+        """
         ...
 
 

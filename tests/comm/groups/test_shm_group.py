@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import NoneType
 
 import numpy as np
 import numpy.typing as npt
@@ -243,6 +244,29 @@ def test_all_waiting_ranks_name_the_one_that_did_not_come() -> None:
     _sum(10)(groups[2])  # the others had published their parts before they left
     with pytest.raises(WorkerLost, match=r"rank . of the group is gone"):
         _sum(10)(groups[2])
+
+
+def test_sums_for_native_code_fail_like_others(implementation: str) -> None:
+    groups = make_groups(3)
+    sums = [group.native_sum(0.1) for group in groups]
+    if implementation == "python":
+        assert sums == [None] * 3
+        return
+
+    def wait(rank: int) -> None:
+        add_up = sums[rank]
+        assert add_up is not None
+        if rank != 2:
+            add_up(np.zeros(10, np.float32))
+
+    errors = run_failing_ranks(3, wait)
+    assert [type(error) for error in errors] == [WorkerLost, WorkerLost, NoneType]
+    said = {"rank 2 of the group is gone", "rank 2 of the group did not come within 0.1 s"}
+    assert "rank 2 of the group did not come within 0.1 s" in {str(error) for error in errors[:2]} <= said
+    assert sums[0] is not None
+    assert sums[0].take_wait_s() > 0.0
+    with pytest.raises(WorkerLost, match="closed by this rank, 0"):
+        groups[0].all_reduce(np.zeros(10, np.float32), timeout_s=_WAIT_S)
 
 
 def test_a_deadline_that_has_passed_does_not_stop_what_is_complete() -> None:

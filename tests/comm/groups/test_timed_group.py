@@ -55,6 +55,16 @@ def test_calls_are_passed_on_and_their_time_is_told_once() -> None:
     assert group.is_closed
 
 
+def test_sums_within_a_deadline_are_timed_too() -> None:
+    group = SlowGroup()
+    timed = TimedGroup(group, clock=lambda: group.now_s)
+    x = np.ones(3, np.float32)
+    timed.sum_within(1.0)(x)
+    assert (x.tolist(), timed.take_wait_s()) == ([2.0, 2.0, 2.0], 1.0)
+    with pytest.raises(WorkerLost, match="too late"):
+        timed.sum_within(0.0)(x)
+
+
 def test_errors_come_through() -> None:
     group = SlowGroup()
     with pytest.raises(WorkerLost, match="too late"):

@@ -4,18 +4,32 @@ TOLERANCE: the shards' terms of `o` and `down` are added in another order than o
 a row in fp32, in each of 4 layers; logits are up to 7.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shoal.comm.groups.shm_group import SharedMemoryGroup, create_group_memory
+from shoal.comm.groups.timed_group import TimedGroup
 from shoal.errors import ConfigError
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import WeightSource
+from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import Sampling
 from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, RECURRENT_FAMILIES, make_tiny_gguf
 from tests.numerics.conftest import MakeSource
-from tests.numerics.engines import continuations, make_engine, make_executor, random_tokens, text_logits
+from tests.numerics.engines import (
+    PipelineExecutor,
+    continuations,
+    make_engine,
+    make_executor,
+    make_group,
+    random_tokens,
+    stage_config,
+    text_logits,
+)
 
 TOLERANCE = 1e-4
 TEXT = random_tokens(90)
@@ -69,6 +83,25 @@ def test_shards_of_quantized_files(quant: str, tmp_path: Path) -> None:
     ]
     np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=0.5)
     assert (logits[1].argmax(axis=-1) == logits[0].argmax(axis=-1)).mean() > 0.9
+
+
+@pytest.mark.parametrize("switch_bytes", [0, 1 << 40])
+def test_sums_inside_the_native_call_have_the_same_bits(switch_bytes: int, tiny_source: MakeSource) -> None:
+    native = pytest.importorskip("shoal._native")
+    source, fd = tiny_source("llama"), create_group_memory(3)
+    parts = shard_parts(shard_atoms(source.config), (2, 1, 1))
+    groups = [
+        TimedGroup(SharedMemoryGroup(fd, rank=rank, size=3, generation=1, switch_bytes=switch_bytes))
+        for rank in range(3)
+    ]
+    os.close(fd)
+    stages = (make_group(source, stage_config(source), parts, groups=own) for own in ((), groups))
+    in_python, inside = (text_logits(make_engine(PipelineExecutor([stage])), [TEXT]) for stage in stages)
+    np.testing.assert_array_equal(inside[0], in_python[0])
+    for group in groups:
+        assert group.take_wait_s() > 0.0
+        assert isinstance(group.sum_within(1.0), native.GroupSum)
+        group.close()
 
 
 def test_more_shards_than_pieces_are_refused(tiny_source: MakeSource) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Buffer
 
@@ -17,10 +19,13 @@ from shoal.comm.groups.python_group import PythonCollective
 from shoal.comm.groups.python_member import Failed
 from shoal.errors import ProtocolError, RemoteProtocolError, WorkerLost
 
+if TYPE_CHECKING:
+    from shoal._native import GroupSum
 try:
     from shoal._native import Collective
+    from shoal._native import GroupSum as NativeSum
 except ImportError:  # no compiler at installation: slower, the same behavior
-    Collective = PythonCollective
+    Collective, NativeSum = PythonCollective, None
 
 __all__ = ["DEFAULT_SWITCH_BYTES", "SharedMemoryGroup", "close_group", "create_group_memory"]
 
@@ -86,9 +91,18 @@ class SharedMemoryGroup:
         if failed := self._collective.broadcast(data, root, timeout_s):
             raise self._error(failed, timeout_s)
 
+    def native_sum(self, timeout_s: float) -> GroupSum | None:
+        """`all_reduce` for native code, with this deadline and today's `switch_bytes`; None without the extension."""
+        if NativeSum is None or isinstance(self._collective, PythonCollective):
+            return None
+        return NativeSum(self._collective, self.switch_bytes, timeout_s, partial(self._fail, timeout_s))
+
     def close(self) -> None:
         """See `ProcessGroup.close`."""
         self._collective.close()
+
+    def _fail(self, timeout_s: float, failure: int, rank: int) -> NoReturn:
+        raise self._error((failure, rank), timeout_s)
 
     def _error(self, failed: Failed, timeout_s: float) -> WorkerLost | ProtocolError:
         failure, rank = failed

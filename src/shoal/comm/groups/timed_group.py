@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from typing_extensions import Buffer
 
 from shoal.arrays import F32
+from shoal.comm.groups.shm_group import SharedMemoryGroup
 from shoal.core.collectives import ProcessGroup
+
+if TYPE_CHECKING:
+    from shoal._native import GroupSum
 
 
 class TimedGroup:
-    """Passes everything on to another group. Implements `core.collectives.ProcessGroup`."""
+    """Passes everything on to another group. Implements `core.collectives.SummingGroup`."""
 
     def __init__(self, group: ProcessGroup | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         """`group`: None until `renew`, before which nothing can be called."""
         self._behind = group
         self._clock = clock
         self._wait_s = 0.0
+        self._native: GroupSum | None = None
 
     def renew(self, group: ProcessGroup) -> None:
         """Pass everything on to this one from now on. The one before is its owner's to close."""
+        self._drop_native_sum()
         self._behind = group
 
     @property
@@ -45,7 +53,19 @@ class TimedGroup:
     def take_wait_s(self) -> float:
         """Seconds spent in calls since this was last asked."""
         wait_s, self._wait_s = self._wait_s, 0.0
-        return wait_s
+        return wait_s + (self._native.take_wait_s() if self._native else 0.0)
+
+    def sum_within(self, timeout_s: float) -> Callable[[F32], None]:
+        """See SummingGroup."""
+        self._drop_native_sum()
+        if isinstance(self._group, SharedMemoryGroup):
+            self._native = self._group.native_sum(timeout_s)
+        return self._native or partial(self.all_reduce, timeout_s=timeout_s)
+
+    def _drop_native_sum(self) -> None:
+        if self._native is not None:
+            self._wait_s += self._native.take_wait_s()
+            self._native = None
 
     def all_reduce(self, x: F32, *, timeout_s: float) -> None:
         """See ProcessGroup."""

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from shoal.arrays import F32
-from shoal.core.collectives import ProcessGroup
+from shoal.core.collectives import SummingGroup
 from shoal.model.allocator import compact_loading
 from shoal.model.decoder.embedding import position_rows
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.sampling.exchanges import group_exchange, run_exchange
 from shoal.model.decoder.sampling.sampling import sample_rows
 from shoal.model.decoder.sampling.shard_sampling import sample_shard
-from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers
+from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers, SumOverShards
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
@@ -40,7 +40,7 @@ class Stage:
         source: WeightSource,
         config: StageConfig,
         on_progress: Callable[[int, int], None] | None = None,
-        group: ProcessGroup | None = None,
+        group: SummingGroup | None = None,
         kept: KeptWeights | None = None,
         form: ForcedForm | None = None,
     ) -> None:
@@ -115,21 +115,24 @@ class Stage:
         Raises: ValueError when the step does not fit the KV cache, WorkerLost when another shard is gone.
         """
         rows_TD = self._x[: step.num_tokens]
+        sum_over_shards = self._sum_over_shards()
         if self.is_first:
             self._layers.embed(np.frombuffer(step.token_ids, "<i4"), rows_TD)
-            self._sum_over_shards(rows_TD)
+            if sum_over_shards is not None:
+                sum_over_shards(rows_TD)
             if self._positions is not None:
                 rows_TD += self._positions[np.frombuffer(step.positions, "<i4")]
         else:
             assert x_TD is not None
             rows_TD[:] = x_TD
-        out_TD = self._layers.run(rows_TD, step, None if self._config.part is None else self._sum_over_shards)
+        out_TD = self._layers.run(rows_TD, step, sum_over_shards)
         return self._sample(step.samples) if self.is_last else out_TD
 
-    def _sum_over_shards(self, x: F32) -> None:
+    def _sum_over_shards(self) -> SumOverShards | None:
         """A shard that is measured by itself has no group: its own term is the sum."""
-        if self._group is not None:
-            self._group.all_reduce(x, timeout_s=_COLLECTIVE_TIMEOUT_S)
+        if self._config.part is None:
+            return None
+        return _own_term if self._group is None else self._group.sum_within(_COLLECTIVE_TIMEOUT_S)
 
     def _sample(self, samples: Sequence[SampleRow]) -> tuple[SampledToken, ...]:
         """Computes logits for the sampled rows only."""
@@ -145,3 +148,7 @@ class Stage:
             return sample_rows(logits_RV, rows)
         sampling = sample_shard(logits_RV, rows, first_id=part.vocabulary[0], vocab_size=self.vocab_size)
         return run_exchange(sampling, group_exchange(group, timeout_s=_COLLECTIVE_TIMEOUT_S))
+
+
+def _own_term(x: F32) -> None:
+    """The sum over a shard that is alone."""
