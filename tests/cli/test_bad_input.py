@@ -152,3 +152,17 @@ def test_no_command_shows_the_help(shoal: Shoal) -> None:
     assert result.status == 2
     assert "verify" in result.stdout
     assert result.stderr == ""
+
+
+def test_convert(shoal: Shoal, tmp_path: Path) -> None:
+    """A file is written once, and read by its new name."""
+    model = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(num_layers=1))
+    out = tmp_path / "out.gguf"
+    assert "must end in .gguf" in shoal("convert", model, tmp_path / "out.bin").complaint
+    assert "'int3'" in shoal("convert", model, out, "--precision", "int3").complaint
+    written = shoal("convert", model, out, "--precision", "int8", "--json").json
+    assert written["tensors"] == {"Q8_0": 8, "F32": 3}
+    assert written["bytes"] == out.stat().st_size
+    assert "--force" in shoal("convert", model, out).complaint
+    assert shoal("convert", model, out, "--force").status == 0
+    assert shoal("inspect", out, "--json").json["family"] == "llama"

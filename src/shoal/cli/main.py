@@ -11,6 +11,7 @@ import typer
 
 from shoal.cli import bench, inspect, perplexity, plan, profile, run, serve, status, verify
 from shoal.cli import map as map_rows
+from shoal.cli.language import convert
 from shoal.errors import ShoalError, WorkerLost
 
 _LINE_CHARACTERS = 2000
@@ -47,6 +48,7 @@ app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 app.command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
+app.command("convert", epilog=convert.EXAMPLE)(convert.convert)
 app.add_typer(bench.app, name="bench")
 
 

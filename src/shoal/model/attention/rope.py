@@ -40,7 +40,7 @@ def rope_tables(rope: RopeConfig, max_context: int, num_rows: int | None = None)
     Shapes: both results [num_rows, rotary_dim / 2].
     Raises: ModelLoadError for an unknown scaling or one with a missing or impossible parameter.
     """
-    frequencies_R, factor = _scaled(rope, max_context)
+    frequencies_R, factor = scaled_frequencies(rope, max_context)
     shape = (max_context if num_rows is None else num_rows, frequencies_R.size)
     cos_CR, sin_CR = np.empty(shape, np.float32), np.empty(shape, np.float32)
     for start in range(0, shape[0], _ROWS_AT_ONCE):
@@ -57,7 +57,9 @@ def query_scales(scaling: QueryScaling, num_positions: int) -> F32:
     return (1.0 + scaling.strength * np.log1p(steps_C)).astype(np.float32)
 
 
-def _scaled(rope: RopeConfig, max_context: int) -> Scaled:
+def scaled_frequencies(rope: RopeConfig, max_context: int) -> Scaled:
+    """Inverse frequencies in radians per token and the factor on cosine and sine, with every scaling. Raises
+    ModelLoadError as `rope_tables` does."""
     kind = str(rope.scaling.get("rope_type", rope.scaling.get("type", "default")))
     rule = _RULES.get(kind)
     if rule is None:
@@ -81,18 +83,19 @@ def _per_frequency(name: str, values: Sequence[float], frequencies_R: F64) -> F6
     return values_R
 
 
-def _plain_frequencies(rope: RopeConfig) -> F64:
+def plain_frequencies(rope: RopeConfig) -> F64:
+    """Inverse frequencies [R] without any scaling."""
     exponents_R = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
     return np.asarray(rope.theta**-exponents_R)
 
 
 def _default(rope: RopeConfig, max_context: int) -> Scaled:
-    return _plain_frequencies(rope), 1.0
+    return plain_frequencies(rope), 1.0
 
 
 def _linear(rope: RopeConfig, max_context: int) -> Scaled:
     """Source: position interpolation, arXiv 2306.15595, equation 4."""
-    return _plain_frequencies(rope) / float(rope.scaling["factor"]), 1.0
+    return plain_frequencies(rope) / float(rope.scaling["factor"]), 1.0
 
 
 def _llama3(rope: RopeConfig, max_context: int) -> Scaled:
@@ -102,7 +105,7 @@ def _llama3(rope: RopeConfig, max_context: int) -> Scaled:
     """
     scaling = rope.scaling
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    frequencies_R = _plain_frequencies(rope)
+    frequencies_R = plain_frequencies(rope)
     turns_R = float(scaling["original_max_position_embeddings"]) * frequencies_R / (2 * math.pi)
     kept_R = np.clip((turns_R - low) / (high - low), 0.0, 1.0)
     return frequencies_R * (kept_R + (1.0 - kept_R) / float(scaling["factor"])), 1.0
@@ -115,7 +118,7 @@ def _yarn(rope: RopeConfig, max_context: int) -> Scaled:
     scaling = rope.scaling
     factor = float(scaling["factor"])
     first, last = _yarn_blend_range(rope)
-    frequencies_R = _plain_frequencies(rope)
+    frequencies_R = plain_frequencies(rope)
     slowed_R = np.clip((np.arange(frequencies_R.size) - first) / (last - first or 1e-3), 0.0, 1.0)
     kept_R = (1.0 - slowed_R) * float(scaling.get("extrapolation_factor", 1.0))
     return frequencies_R * (kept_R + (1.0 - kept_R) / factor), _yarn_attention_factor(scaling, factor)
@@ -157,7 +160,7 @@ def _longrope(rope: RopeConfig, max_context: int) -> Scaled:
     scaling = rope.scaling
     original = int(scaling["original_max_position_embeddings"])
     name = "long_factor" if max_context > original else "short_factor"
-    frequencies_R = _plain_frequencies(rope)
+    frequencies_R = plain_frequencies(rope)
     divisors_R = _per_frequency(name, scaling[name], frequencies_R)
     return frequencies_R / divisors_R, _longrope_attention_factor(scaling, original, max_context)
 

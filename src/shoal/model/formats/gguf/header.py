@@ -85,6 +85,11 @@ class GgufHeader:
         self._check_size()
         self._check_overlaps()
 
+    @property
+    def array_names(self) -> list[str]:
+        """Keys whose values are arrays."""
+        return list(self._array_starts)
+
     def array_length(self, key: str) -> int:
         """Number of items of an array of the metadata, which is not decoded; 0 where the file has none of that name."""
         if key not in self._array_starts:

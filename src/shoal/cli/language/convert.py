@@ -1,0 +1,53 @@
+"""`shoal convert`: a language model as a GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli.shared import options
+
+EXAMPLE = "Example: shoal convert hf:org/model-GPTQ model.gguf"
+
+
+def convert(
+    model: options.LanguageModel,
+    out: Annotated[Path, typer.Argument(help="The GGUF file to write.", dir_okay=False)],
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto keeps every weight's value in the narrowest kind that GGUF has for it; or fp32, fp16, bf16, "
+            "int8 (Q8_0) or int4 (Q4_1), which narrow what is wider."
+        ),
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Write a model as a GGUF file, with its tokenizer and chat template, for families that llama.cpp has."""
+    from shoal.cli.show.output import note, print_json, progress_bar
+    from shoal.errors import ConfigError
+    from shoal.model.conversion import convert_model
+    from shoal.model.formats.gguf.writing.encode import parse_gguf_precision
+    from shoal.model.formats.model_path import resolve_model
+
+    if out.suffix != ".gguf":
+        raise ConfigError(f"{out} must end in .gguf")
+    path = resolve_model(model)
+    with progress_bar("writing") as update:
+        kinds = convert_model(
+            path,
+            out,
+            parse_gguf_precision(precision),
+            name=path.stem if path.is_file() else path.name,
+            overwrite=force,
+            progress=update,
+        )
+    num_bytes = out.stat().st_size
+    counts = {kind.name: count for kind, count in kinds.most_common()}
+    if json:
+        print_json({"model": model, "out": str(out), "bytes": num_bytes, "tensors": counts})
+    else:
+        held = ", ".join(f"{count} tensors in {kind}" for kind, count in counts.items())
+        note(f"wrote {out}: {num_bytes / 1e6:.1f} MB, {held}")

@@ -1,0 +1,1 @@
+"""GGUF files written from any model that can be read."""

@@ -1,0 +1,211 @@
+"""Writes a GGUF file: its metadata, then every tensor, one at a time in memory; whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.arrays import U8
+from shoal.errors import CapacityError, ConfigError, ModelLoadError
+from shoal.model.formats.gguf.file import GgufFile
+from shoal.model.formats.gguf.kinds import BLOCK_SIZES, DEFAULT_ALIGNMENT, Kind
+from shoal.model.formats.gguf.writing.encode import GgufPrecision, choose_kind, encode
+from shoal.model.formats.gguf.writing.metadata import (
+    architecture_of,
+    described,
+    differences,
+    metadata_of,
+    rope_tensors,
+)
+from shoal.model.formats.gguf.writing.tensors import OutTensor, out_tensors
+from shoal.model.weights import WeightSource
+
+FILE_TYPES = {
+    **{Kind.F32: 0, Kind.F16: 1, Kind.Q4_0: 2, Kind.Q4_1: 3, Kind.Q8_0: 7, Kind.Q5_0: 8, Kind.Q5_1: 9},
+    **{Kind.BF16: 32, Kind.MXFP4: 38},
+}
+"""Source: llama.h, enum llama_ftype"""
+QUANTIZATION_VERSION = 2
+"""Source: ggml.h, GGML_QNT_VERSION"""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    tensor: OutTensor
+    kind: Kind
+
+    @property
+    def byte_shape(self) -> tuple[int, ...]:
+        weights, num_bytes = BLOCK_SIZES[self.kind]
+        return (*self.tensor.shape[:-1], self.tensor.shape[-1] // weights * num_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.byte_shape))
+
+
+def write_gguf_file(
+    source: WeightSource,
+    path: Path,
+    precision: GgufPrecision,
+    *,
+    tokenizer: Mapping[str, Any],
+    name: str,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Counter[Kind]:
+    """Writes a model. Returns how many tensors are of each kind.
+
+    Args:
+        source: of the whole model.
+        path: of the file, which another process sees whole or not at all.
+        precision: of its matrices.
+        tokenizer: keys of the metadata, whole.
+        name: of the model.
+        overwrite: whether a file that is there gives way.
+        progress: is told the tensors that are done, of how many.
+
+    Raises:
+        ConfigError: the file is there already.
+        ModelLoadError: GGUF cannot say what the model is, or its weights cannot be read.
+        CapacityError: the disk has no room.
+    """
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} is there already; --force writes over it")
+    architecture = architecture_of(source.config)
+    tensors = [*_rope_tensors(source), *out_tensors(source.config, architecture)]
+    steps = 2 * len(tensors)
+    placed = list[_Placed]()
+    for number, tensor in enumerate(tensors):
+        kind = Kind.F32 if tensor.is_vector else choose_kind(source, tensor.parts, precision)
+        placed.append(_Placed(tensor=tensor, kind=kind))
+        progress(number + 1, steps)
+    with _written_whole(path, sum(one.num_bytes for one in placed)) as new:
+        writer = _writer(source, new, architecture, placed, tokenizer, name)
+        try:
+            for number, one in enumerate(placed):
+                if one.tensor.parts and (number == 0 or not placed[number - 1].tensor.parts):
+                    _check_reads_alike(source, new, placed)
+                writer.write_tensor_data(_data(source, one))
+                source.release_pages()
+                progress(len(tensors) + number + 1, steps)
+        finally:
+            writer.close()
+    return Counter(one.kind for one in placed)
+
+
+def _rope_tensors(source: WeightSource) -> Iterator[OutTensor]:
+    for name, values in rope_tensors(source.config).items():
+        yield OutTensor(name=name, parts=(), shape=values.shape, is_vector=True, values=values)
+
+
+def _writer(
+    source: WeightSource,
+    path: Path,
+    architecture: str,
+    placed: Sequence[_Placed],
+    tokenizer: Mapping[str, Any],
+    name: str,
+) -> Any:
+    """A writer of the gguf package that has written all but the tensors' data."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, architecture)
+    writer.add_name(name)
+    most = Counter(one.kind for one in placed if not one.tensor.is_vector).most_common(1)
+    if most and most[0][0] in FILE_TYPES:
+        writer.add_file_type(FILE_TYPES[most[0][0]])
+    writer.add_quantization_version(QUANTIZATION_VERSION)
+    for key, value in metadata_of(source.config, architecture).items():
+        add_value(writer, f"{architecture}.{key}", value)
+    for key, value in tokenizer.items():
+        add_value(writer, key, value)
+    for one in placed:
+        kind = GGMLQuantizationType(one.kind)
+        writer.add_tensor_info(one.tensor.name, one.byte_shape, np.dtype(np.uint8), one.num_bytes, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()  # and flushes it
+    return writer
+
+
+def add_value(writer: Any, key: str, value: Any) -> None:
+    """A key of the metadata, of the type that its value has."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, list(value))
+
+
+def _check_reads_alike(source: WeightSource, path: Path, placed: Sequence[_Placed]) -> None:
+    """Whether the file says what the model is: read as it is, with nothing yet where most tensors will be.
+
+    Raises:
+        ModelLoadError: it does not.
+    """
+    begun = path.stat().st_size
+    os.truncate(path, begun + sum(one.num_bytes + DEFAULT_ALIGNMENT for one in placed) + DEFAULT_ALIGNMENT)
+    try:
+        written = GgufFile(path).config
+    finally:
+        os.truncate(path, begun)
+    meant = source.config
+    if differing := differences(meant, written):
+        raise ModelLoadError(f"GGUF has no way to say what this model is: {described(differing, meant, written)}")
+
+
+def _data(source: WeightSource, one: _Placed) -> U8:
+    tensor = one.tensor
+    if tensor.values is not None:
+        return np.ascontiguousarray(tensor.values, "<f4").view(np.uint8)
+    if tensor.is_vector:
+        values = [
+            part.ordered(source.matrix(part.name, "fp32").values_NK[0])  # type: ignore[union-attr]
+            if part.name.endswith("shared_router")
+            else part.ordered(source.vector(part.name))
+            for part in tensor.parts
+        ]
+        return np.ascontiguousarray(np.concatenate(values), "<f4").view(np.uint8)
+    rows = np.concatenate([encode(source, part, one.kind) for part in tensor.parts])
+    return rows.reshape(one.byte_shape)
+
+
+@contextmanager
+def _written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
+    """A file beside it that takes its place at the end; where that fails, nothing is left of it."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder")
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise CapacityError(f"{path} needs {num_bytes / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB free")
+    new = folder / f".{path.name}.{os.getpid()}.new"
+    try:
+        yield new
+        with open(new, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CapacityError(f"{path} cannot be written whole: the disk is full") from error
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
