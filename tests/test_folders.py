@@ -10,10 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MOST = 12
 LARGER = {
-    "src/shoal/model/text/answer": 13,
-    "src/shoal/router": 15,
-    "src/shoal/server/http": 13,
-    "src/shoal/server/openai": 15,
     "tests/integration": 13,
 }
 """Folders that are to become smaller, and the files that they have: the numbers may only fall."""

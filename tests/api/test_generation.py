@@ -359,7 +359,7 @@ def test_the_library_is_silent_until_logging_is_configured() -> None:
     script = """
 import logging, shoal
 from shoal.core.recovery.events import StopWorkers
-from shoal.router.replica_log import ReplicaLog
+from shoal.router.story.replica_log import ReplicaLog
 lost = StopWorkers(replica=0, reason="killed", keep=False)
 ReplicaLog().note(lost)
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")

@@ -38,12 +38,12 @@ from shoal.core.recovery.events import (
 from shoal.core.story import Story
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
-from shoal.router.batch_story import BatchStory
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
-from shoal.router.replica_log import ReplicaLog
 from shoal.router.replica_workers import Replaced
 from shoal.router.rows import count_rows, join_rows, pad_rows, row_cost, signature, split_rows
+from shoal.router.story.batch_story import BatchStory
+from shoal.router.story.replica_log import ReplicaLog
 from shoal.router.worker_set import Answered, WorkerSet
 
 __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]

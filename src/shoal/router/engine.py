@@ -21,8 +21,8 @@ from shoal.errors import WorkerLost
 from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import StepExecutor, StepReplicaFactory
-from shoal.router.fleet_story import FleetStory
 from shoal.router.replica_workers import Replaced
+from shoal.router.story.fleet_story import FleetStory
 from shoal.router.worker_set import Answered, WorkerSet
 
 __all__ = ["Engine", "EngineStats"]

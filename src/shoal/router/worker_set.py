@@ -28,8 +28,8 @@ from shoal.core.recovery.events import (
 from shoal.errors import MachineGone, ModelChanged, ShoalError, WorkerCrashed
 from shoal.protocol.messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, WorkT
-from shoal.router.replica_log import ReplicaLog
 from shoal.router.replica_workers import LimitsT, Ready, Replaced, ReplicaWorkers
+from shoal.router.story.replica_log import ReplicaLog
 
 _MAX_WAIT_S = 60.0
 """No wait is longer, so that a lost wake-up costs a minute and not for ever."""

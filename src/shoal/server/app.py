@@ -20,8 +20,8 @@ from shoal.server.generation.generation_status import GenerationStatus, MachineS
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
+from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
-from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.ollama.card import ModelCard
 from shoal.server.ollama.errors import answer_api_exception
 from shoal.server.ollama.routes import API_PATH, OllamaApi

@@ -14,7 +14,7 @@ from shoal.generation.generation import GenerationSpec
 from shoal.server.generation.generation_status import HANG_S, GenerationStatus
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
-from shoal.server.http.readiness import ReadinessProbe
+from shoal.server.http.health.readiness import ReadinessProbe
 from tests.server.fakes import ByteTokenizer, FakeEngine, FakeStats
 from tests.server.running_server import run_server
 

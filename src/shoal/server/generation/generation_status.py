@@ -13,8 +13,8 @@ from shoal.generation.data_plane import DataPlane
 from shoal.generation.seams import EngineStats
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
-from shoal.server.http.readiness import ReadinessProbe
-from shoal.server.http.story import story_dicts
+from shoal.server.http.health.readiness import ReadinessProbe
+from shoal.server.http.health.story import story_dicts
 
 STATS_TIMEOUT_S = 1.0
 """A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""

@@ -19,8 +19,8 @@ from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.http.auth import ApiKeyMiddleware
 from shoal.server.http.draining import Drain, DrainMiddleware
+from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
-from shoal.server.http.probes import STATUS_PATH, Probes
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.chains.routes import ChainApi
 from shoal.server.oip.chains.served_chain import ServedChain, chain_index

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from shoal.errors import InvalidRequest
 from shoal.generation.generation import GenerationSpec
-from shoal.server.http.probes import server_version
+from shoal.server.http.health.probes import server_version
 from shoal.server.ollama.card import ModelCard
 from shoal.server.ollama.form import OllamaForm, Place, in_message, in_response
 from shoal.server.ollama.schemas import ApiBody, ApiChatBody, ApiGenerateBody

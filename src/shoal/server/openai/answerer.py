@@ -17,7 +17,7 @@ from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.http.request_log import request_id_of
-from shoal.server.openai.fields import STRICT_FIELDS
+from shoal.server.openai.body.fields import STRICT_FIELDS
 from shoal.server.openai.form import Form, note_usage
 from shoal.server.openai.sse import EVENTS, EventStream, Framing
 

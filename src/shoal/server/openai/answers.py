@@ -14,8 +14,8 @@ from shoal.model.text.answer.harmony import harmony
 from shoal.model.text.answer.reasoning import TaggedReasoning, plain_text
 from shoal.model.text.answer.stream import AnswerStream
 from shoal.model.text.grammar.constraint import ConstraintKind
-from shoal.server.openai.constraints import NamedConstraint
-from shoal.server.openai.schemas import ChatBody
+from shoal.server.openai.body.constraints import NamedConstraint
+from shoal.server.openai.body.schemas import ChatBody
 
 THINK_BEGIN, THINK_END = "<think>", "</think>"
 REASONING_NAMES = ("auto", "think", "none")

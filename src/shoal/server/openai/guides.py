@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.seams import Guide
-from shoal.server.openai.constraints import NamedConstraint
+from shoal.server.openai.body.constraints import NamedConstraint
 
 
 async def named_guides(named: NamedConstraint | None, num_choices: int, data_plane: DataPlane) -> tuple[Guide, ...]:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
+from shoal.server.openai.body.schemas import ChatBody, CompletionBody, GenerationBody
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
 from shoal.server.openai.errors import unknown_model
@@ -19,7 +20,6 @@ from shoal.server.openai.form import Form
 from shoal.server.openai.prompts.echo import EchoForm, echoed_specs
 from shoal.server.openai.prompts.fill_in import filling
 from shoal.server.openai.prompts.scores import ScoredForm
-from shoal.server.openai.schemas import ChatBody, CompletionBody, GenerationBody
 
 Body = TypeVar("Body", bound=GenerationBody)
 

@@ -11,11 +11,11 @@ from starlette.routing import Route
 
 from shoal.errors import InvalidRequest
 from shoal.server.openai.answerer import Answerer
+from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody, ChatMessage
+from shoal.server.openai.body.tool_schemas import MAX_TOOLS, Tool
 from shoal.server.openai.chat import chat_prompt
 from shoal.server.openai.completions import check_ids
 from shoal.server.openai.errors import unknown_model
-from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody, ChatMessage
-from shoal.server.openai.tool_schemas import MAX_TOOLS, Tool
 
 TOKENIZE_PATHS = ("/tokenize", "/detokenize")
 

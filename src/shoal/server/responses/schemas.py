@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from shoal.server.openai.fields import check_extra, is_strict
-from shoal.server.openai.schemas import MAX_MESSAGES, ChatBody
-from shoal.server.openai.tool_schemas import MAX_TOOLS
+from shoal.server.openai.body.fields import check_extra, is_strict
+from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody
+from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
 Message = Mapping[str, Any]
 """of a chat completion"""

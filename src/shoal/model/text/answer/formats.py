@@ -7,10 +7,10 @@ from difflib import get_close_matches
 
 from shoal.errors import ConfigError
 from shoal.model.text.answer.answer import Reader
-from shoal.model.text.answer.element_calls import ElementCalls
+from shoal.model.text.answer.calls.element_calls import ElementCalls
+from shoal.model.text.answer.calls.json_calls import JsonCalls
+from shoal.model.text.answer.calls.named_calls import NamedCalls
 from shoal.model.text.answer.harmony import harmony
-from shoal.model.text.answer.json_calls import JsonCalls
-from shoal.model.text.answer.named_calls import NamedCalls
 
 AUTO = "auto"
 

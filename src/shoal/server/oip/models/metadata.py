@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.core.plan.graph import BatchAxes
 from shoal.protocol.stage_interface import Dim, TensorSpec
-from shoal.server.http.probes import server_version
+from shoal.server.http.health.probes import server_version
 from shoal.server.oip.datatypes import BYTES, datatype_of_spec
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.served_model import ServedModel

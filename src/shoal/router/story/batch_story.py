@@ -18,7 +18,7 @@ from shoal.core.batching.events import (
 )
 from shoal.core.recovery.events import ReplicaJoined, Tick
 from shoal.core.story import NO_REPLICA, Story
-from shoal.router.recovery_words import effect_words, event_words
+from shoal.router.story.recovery_words import effect_words, event_words
 
 
 class BatchStory:

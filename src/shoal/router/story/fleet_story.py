@@ -10,8 +10,8 @@ from shoal.core.fleet.fleet import Fleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.recovery.events import ReplicaJoined, ReplicaLost, ReplicaReady, StopWorkers, Tick
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
-from shoal.router.recovery_words import effect_words, event_words
-from shoal.router.replica_log import ReplicaLog
+from shoal.router.story.recovery_words import effect_words, event_words
+from shoal.router.story.replica_log import ReplicaLog
 
 
 class FleetStory:

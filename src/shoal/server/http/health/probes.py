@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal.errors import WorkerLost
-from shoal.server.http.story import MAX_NAME_CHARS
+from shoal.server.http.health.story import MAX_NAME_CHARS
 
 STATUS_PATH = "/status"
 """Says more than the others, so it needs the key where there is one."""

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
-from shoal.server.openai.constraints import CONSTRAINT_FIELDS, NamedConstraint, find_constraint
-from shoal.server.openai.fields import (
+from shoal.server.openai.body.constraints import CONSTRAINT_FIELDS, NamedConstraint, find_constraint
+from shoal.server.openai.body.fields import (
     MESSAGE_HARMLESS,
     MESSAGE_NEUTRAL,
     STREAM_OPTIONS_HARMLESS,
@@ -22,7 +22,7 @@ from shoal.server.openai.fields import (
     check_fields,
     is_strict,
 )
-from shoal.server.openai.tool_schemas import MAX_TOOLS, NamedChoice, Tool, ToolCall, ToolChoice, check_choice
+from shoal.server.openai.body.tool_schemas import MAX_TOOLS, NamedChoice, Tool, ToolCall, ToolChoice, check_choice
 
 MAX_LOGPROBS = 20
 """Source: OpenAI API reference, `top_logprobs`."""

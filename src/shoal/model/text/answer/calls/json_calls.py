@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.model.text.answer.answer import Answer, Schemas
+from shoal.model.text.answer.calls.json_reading import NotJson, expect, pass_value, read_string, read_value
 from shoal.model.text.answer.feed import EndOfText, Feed, Reading
-from shoal.model.text.answer.json_reading import NotJson, expect, pass_value, read_string, read_value
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 

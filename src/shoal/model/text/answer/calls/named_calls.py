@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.model.text.answer.answer import Answer, Schemas
+from shoal.model.text.answer.calls.json_calls import pass_arguments, read_json_calls
+from shoal.model.text.answer.calls.json_reading import NotJson
 from shoal.model.text.answer.feed import EndOfText, Feed, Reading
-from shoal.model.text.answer.json_calls import pass_arguments, read_json_calls
-from shoal.model.text.answer.json_reading import NotJson
 
 _KIND = "function"
 """DeepSeek V3 writes the kind of a call where later versions write its name, and the name on the line behind."""
