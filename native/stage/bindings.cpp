@@ -103,6 +103,18 @@ std::shared_ptr<const RecurrentHalf> recurrent_of(const BoundStageLayer& layer) 
   return std::make_shared<const RecurrentHalf>(std::move(half));
 }
 
+std::shared_ptr<const LatentLayer> latent_of(const BoundStageLayer& layer, const LatentShape& shape, int num_heads) {
+  LatentLayer latent{matrix_of(layer, "q_down"), vector_of(layer, "q_down_norm", shape.query_rank),
+                     matrix_of(layer, "q"),      matrix_of(layer, "latent_down"),
+                     vector_of(layer, "latent_norm", shape.latent_dim), {}, {}};
+  for (int head = 0; head < num_heads; ++head) {
+    const std::string prefix = "heads." + std::to_string(head) + ".";
+    latent.k_up.push_back(matrix_of(layer, prefix + "k_up"));
+    latent.v_up.push_back(matrix_of(layer, prefix + "v_up"));
+  }
+  return std::make_shared<const LatentLayer>(std::move(latent));
+}
+
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const int hidden = shape.hidden_size, dim = shape.head_dim;
   const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
@@ -123,7 +135,8 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
           vector_of(layer, layer.output + "_bias", hidden),
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
-          recurrent_of(layer)};
+          recurrent_of(layer),
+          shape.latent && shape.num_heads > 0 ? latent_of(layer, *shape.latent, shape.num_heads) : nullptr};
 }
 
 struct BoundStage {
@@ -144,11 +157,12 @@ void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_si
                int head_dim, int intermediate_size, int max_rows, float norm_epsilon, float residual_scale,
                const std::string& activation,
                bool exact_activations, bool joins_qk_norm, bool parts_qk_norm, bool centers_norms, bool is_parallel,
-               std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts, const std::string& isa) {
+               std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
+               std::optional<LatentShape> latent, const std::string& isa) {
   const StageShape shape{hidden_size,       num_heads, num_kv_heads, head_dim,
                          intermediate_size, max_rows,  norm_epsilon, residual_scale,
                          activation_of(activation), exact_activations, joins_qk_norm, parts_qk_norm,
-                         centers_norms,     is_parallel, experts};
+                         centers_norms,     is_parallel, experts, latent};
   std::vector<StageLayer> views;
   for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
   Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
@@ -162,6 +176,11 @@ void new_experts(ExpertsShape* self, int num_experts, int num_chosen, int num_co
                            has_sigmoid, is_normalized, scale,         mixer_limit};
   check_router(router);
   new (self) ExpertsShape{router, num_columns, num_shared_columns, scales_input};
+}
+
+void new_latent(LatentShape* self, int query_rank, int latent_dim, int plain_dim, int rotary_dim, int value_dim,
+                float norm_epsilon, bool is_interleaved) {
+  new (self) LatentShape{query_rank, latent_dim, plain_dim, rotary_dim, value_dim, norm_epsilon, is_interleaved};
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
@@ -222,10 +241,14 @@ void bind_stage(nb::module_& module) {
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
            "num_group_scores"_a, "scales_input"_a, "mixer_limit"_a);
   nb::class_<ShardSum>(module, "ShardSum");
+  nb::class_<LatentShape>(module, "LatentShape")
+      .def("__init__", &new_latent, nb::kw_only(), "query_rank"_a, "latent_dim"_a, "plain_dim"_a, "rotary_dim"_a,
+           "value_dim"_a, "norm_epsilon"_a, "is_interleaved"_a);
   nb::class_<BoundStage>(module, "Stage")
       .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
            "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a,
-           "joins_qk_norm"_a, "parts_qk_norm"_a, "centers_norms"_a, "is_parallel"_a, "layers"_a, "experts"_a.none() = nb::none(), "isa"_a = "")
+           "joins_qk_norm"_a, "parts_qk_norm"_a, "centers_norms"_a, "is_parallel"_a, "layers"_a, "experts"_a.none() = nb::none(),
+           "latent"_a.none() = nb::none(), "isa"_a = "")
       .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),

@@ -18,6 +18,7 @@ bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
 }
 
 bool qkv_needs_codes(const StageLayer& layer) {
+  if (layer.latent != nullptr) return LatentRunner::needs_codes(*layer.latent);
   return !is_dense(*layer.q) || !is_dense(*layer.k) || !is_dense(*layer.v);
 }
 
@@ -45,6 +46,9 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   require(shape.hidden_size >= 1 && shape.head_dim >= 1 && shape.max_rows >= 1 && shape.num_heads >= 0 &&
               shape.num_kv_heads >= 0 && shape.intermediate_size >= 0,
           "sizes of a stage must be positive");
+  if (shape.latent && shape.num_heads > 0)
+    latent_ = std::make_unique<LatentRunner>(pool_, isa_, *shape.latent, shape.num_heads, shape.hidden_size,
+                                             shape.max_rows, shape.exact_activations);
   for (const StageLayer& layer : layers_) check(layer);
   const size_t rows = shape.max_rows;
   normed_ = allocate<float>(rows * shape.hidden_size);
@@ -78,10 +82,17 @@ void Stage::check(const StageLayer& layer) const {
   if (layer.recurrent != nullptr) return check_recurrent(layer);
   require((layer.attention == nullptr) == (shape_.num_heads == 0), "a layer with heads needs attention");
   if (shape_.num_heads == 0) return;
-  require(has_shape(layer.q, out_width(), hidden), "q must be [heads x head_dim, hidden size]");
-  require(has_shape(layer.k, kv_width, hidden) && has_shape(layer.v, kv_width, hidden),
-          "k and v must be [kv heads x head_dim, hidden size]");
-  require(has_shape(layer.o, hidden, out_width()), "o must be [hidden size, heads x head_dim]");
+  require((layer.latent == nullptr) == !shape_.latent, "all layers have latent attention or none");
+  if (layer.latent != nullptr) {
+    require(shape_.num_kv_heads == 1 && shape_.head_dim == shape_.latent->rotary_dim + shape_.latent->latent_dim,
+            "latent attention has one key head, of the rotated part and the latent");
+    latent_->check(*layer.latent);
+  } else {
+    require(has_shape(layer.q, out_width(), hidden), "q must be [heads x head_dim, hidden size]");
+    require(has_shape(layer.k, kv_width, hidden) && has_shape(layer.v, kv_width, hidden),
+            "k and v must be [kv heads x head_dim, hidden size]");
+  }
+  require(has_shape(layer.o, hidden, result_width()), "o must be [hidden size, heads x head_dim]");
   require(layer.attention->qkv_width() == qkv_width() && layer.attention->out_width() == out_width(),
           "attention must have the stage's heads");
 }
@@ -110,7 +121,7 @@ int Stage::most_inputs() const {
 }
 
 int Stage::most_outputs() const {
-  int most = out_width();
+  int most = result_width();
   for (const StageLayer& layer : layers_)
     if (layer.recurrent != nullptr && layer.recurrent->layer != nullptr)
       most = std::max(most, layer.recurrent->layer->out_width());
@@ -217,6 +228,8 @@ void Stage::add_projected(const StageLayer& layer, int num_rows, float* x, const
 void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, StepMetadata& step) {
   const int num_rows = step.num_tokens(), width = qkv_width(), kv_width = shape_.num_kv_heads * shape_.head_dim;
   float* qkv = qkv_.get();
+  if (layer.latent != nullptr)
+    return latent_->run(*layer.latent, *layer.attention, rows, step, qkv, attention_.get());
   const auto product = [&](const Matrix* matrix, const float* bias, int column) {
     return Product{matrix,       nullptr,           bias,         nullptr, Finish::kStore,
                    shape_.activation, qkv + column, width, {0, num_rows}};

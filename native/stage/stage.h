@@ -16,6 +16,7 @@
 #include "../recurrence/layer.h"
 #include "../threads/thread_pool.h"
 #include "experts.h"
+#include "latent.h"
 #include "mlp.h"
 
 namespace shoal {
@@ -36,6 +37,7 @@ struct StageShape {
   bool centers_norms;  // norms subtract the mean
   bool is_parallel;    // attention and MLP read the same rows
   std::optional<ExpertsShape> experts;  // of layers that have some
+  std::optional<LatentShape> latent;    // of all layers, whose one key head has the latent rows
 };
 
 // What a layer has in the place of attention. Its output goes through `o`.
@@ -58,6 +60,7 @@ struct StageLayer {
   Mlp mlp;
   std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
   std::shared_ptr<const RecurrentHalf> recurrent;
+  std::shared_ptr<const LatentLayer> latent;   // in the place of q, k and v
 };
 
 // The end of a model.
@@ -115,6 +118,8 @@ class Stage {
   // The most values of a row before and after attention or what stands in its place.
   int most_inputs() const;
   int most_outputs() const;
+  // Inputs of `o`.
+  int result_width() const { return shape_.latent ? shape_.num_heads * shape_.latent->value_dim : out_width(); }
 
   std::shared_ptr<ThreadPool> pool_;
   const Isa& isa_;
@@ -123,6 +128,7 @@ class Stage {
   RowCodes codes_;
   std::unique_ptr<MlpRunner> mlps_;
   std::unique_ptr<ExpertsRunner> experts_;
+  std::unique_ptr<LatentRunner> latent_;
   std::vector<std::vector<int64_t>> expert_rows_;  // by layer
   Buffer<float> normed_, qkv_, attention_, delta_;
 };

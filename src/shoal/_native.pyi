@@ -242,6 +242,21 @@ class ExpertsShape:
         mixer_limit: float,
     ) -> None: ...
 
+class LatentShape:
+    """Latent attention, which all layers of a stage have: native/stage/latent.h."""
+
+    def __init__(
+        self,
+        *,
+        query_rank: int,
+        latent_dim: int,
+        plain_dim: int,
+        rotary_dim: int,
+        value_dim: int,
+        norm_epsilon: float,
+        is_interleaved: bool,
+    ) -> None: ...
+
 class Stage:
     """The layers of a stage, or of a shard of one; see `shoal.model.decoder.native_layers`. Releases the GIL."""
 
@@ -264,6 +279,7 @@ class Stage:
         is_parallel: bool,
         layers: Sequence[StageLayer],
         experts: ExpertsShape | None = None,
+        latent: LatentShape | None = None,
         isa: str = "",
     ) -> None: ...
     def expert_rows(self, layer: int) -> list[int]:

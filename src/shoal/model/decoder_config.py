@@ -46,6 +46,39 @@ class QueryScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentConfig:
+    """Attention whose keys and values are one compressed row a token, over which all heads attend.
+
+    The one key head of `DecoderConfig` has, as its dimensions, those that rotate and then the latent ones.
+    Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+    """
+
+    query_rank: int
+    """of the compressed queries; 0: queries come from the hidden state at once"""
+    latent_dim: int
+    """of the compressed row"""
+    plain_dim: int
+    """of a head's query, without those that rotate"""
+    rotary_dim: int
+    value_dim: int
+    """of a head's value"""
+    norm_epsilon: float
+    """of the norms of compressed rows"""
+    is_interleaved: bool = True
+    """whether neighboring dimensions of the file's weights rotate together"""
+
+    @property
+    def query_dim(self) -> int:
+        """Of a head."""
+        return self.plain_dim + self.rotary_dim
+
+    @property
+    def key_dim(self) -> int:
+        """What is kept of a token."""
+        return self.rotary_dim + self.latent_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertsConfig:
     """The experts of a layer: MLPs of which every token goes through a few, chosen by a router.
 
@@ -119,6 +152,8 @@ class DecoderConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    latent: LatentConfig | None = None
+    """of every layer; None: heads have keys and values of their own"""
     intermediate_size: int
     """columns of the MLP of layers without experts"""
     experts: ExpertsConfig | None = None
@@ -189,6 +224,16 @@ class DecoderConfig:
     layer_windows: tuple[int, ...] = ()
     """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
     eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def query_columns(self) -> int:
+        """Outputs of the matrix of queries."""
+        return self.num_heads * (self.head_dim if self.latent is None else self.latent.query_dim)
+
+    @property
+    def result_columns(self) -> int:
+        """Inputs of attention's output projection."""
+        return self.num_heads * (self.head_dim if self.latent is None else self.latent.value_dim)
 
     def window(self, layer: int) -> int:
         """Sliding window of a layer in tokens, 0 for none."""

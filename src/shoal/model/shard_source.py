@@ -26,8 +26,8 @@ VOCAB_ATOM = 32
 
 def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     """Into what a model can be cut, however its weights are quantized."""
-    group_columns = config.num_heads // config.num_kv_heads * config.head_dim
-    quantizable = config.num_heads * config.head_dim % BLOCK == 0  # otherwise `o` is dense at any precision
+    group_columns = config.result_columns // config.num_kv_heads
+    quantizable = config.result_columns % BLOCK == 0  # otherwise `o` is dense at any precision
     return ShardAtoms(
         num_kv_heads=config.num_kv_heads,
         kv_heads_per_atom=_heads_together(config, BLOCK // gcd(BLOCK, group_columns) if quantizable else 1),
@@ -40,7 +40,8 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
 
 
 def _heads_together(config: DecoderConfig, quantizable: int) -> int:
-    """KV heads that must stay on one shard: all, where queries and keys have norms over all of them."""
+    """KV heads that must stay on one shard: all, where queries and keys have norms over all of them. Latent attention
+    has one, so that all of it is on one shard."""
     return config.num_kv_heads if config.joins_qk_norm else quantizable
 
 
@@ -135,13 +136,15 @@ class ShardSource:
             case "sinks":
                 return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
             case "q":
-                return self._query_columns()
+                return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
             case "q_norm" if self._config.parts_qk_norm:
-                return self._query_columns()
+                return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
             case "k_norm" if self._config.parts_qk_norm:
                 return _times(self._part.kv_heads, self._config.head_dim)
             case "k" | "v":
                 return _times(self._part.kv_heads, self._config.head_dim)
+            case "q_down" | "latent_down" if not self._config.num_heads:
+                return (0, 0)
             case _:
                 return None
 
@@ -151,7 +154,7 @@ class ShardSource:
             return _times(_pieces(recurrence, self._source.config, self._part), factor)
         match name.rpartition(".")[2]:
             case "o":
-                return self._query_columns()
+                return _times(self._part.kv_heads, self._source.config.result_columns // self._num_groups)
             case "down" | "shared_down":
                 return self._mlp_columns(name)
             case _:
@@ -167,9 +170,10 @@ class ShardSource:
         total = experts.shared_columns if experts is not None and is_shared else config.intermediate_size
         return same_share(self._part.columns, config.share_columns, total)
 
-    def _query_columns(self) -> Range:
-        whole = self._source.config
-        return _times(self._part.kv_heads, whole.num_heads // whole.num_kv_heads * whole.head_dim)
+    @property
+    def _num_groups(self) -> int:
+        """Of query heads that share a key head, of the whole."""
+        return self._source.config.num_kv_heads
 
 
 def _pieces(recurrence: RecurrenceConfig, whole: DecoderConfig, part: ShardPart) -> Range:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
@@ -25,7 +25,7 @@ tests/model/decoder/test_memory.py."""
 _CODES_BYTES = 3
 """Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
 scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
-_ATTENTION_MATRICES = ("q", "k", "v", "o")
+_ATTENTION_MATRICES = ("q", "k", "v", "o", "q_down", "latent_down", "k_up", "v_up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> Layer
     attention = mlp = first = 0
     for leaf in matrix_leaves(config, layer):
         held = _held_bytes(source, f"layers.{layer}.{leaf}", precision)
-        if leaf in _ATTENTION_MATRICES:
+        if leaf.rpartition(".")[2] in _ATTENTION_MATRICES:
             attention += held
         elif leaf.startswith("experts."):
             first += held
@@ -105,10 +105,14 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
     """
     heads = config.num_heads * config.head_dim
     qkv = heads + 2 * config.num_kv_heads * config.head_dim
+    results = config.result_columns
     if config.recurrence is not None:
-        qkv, heads = max(qkv, config.recurrence.in_width), max(heads, config.recurrence.out_width)
-    floats = 3 * config.hidden_size + qkv + heads
-    codes = max(config.hidden_size, heads)
+        qkv, results = max(qkv, config.recurrence.in_width), max(results, config.recurrence.out_width)
+    floats = 3 * config.hidden_size + qkv + results
+    codes = max(config.hidden_size, results)
+    if config.latent is not None:
+        more_floats, more_codes = _latent_items(config.num_heads, config.latent)
+        floats, codes = floats + more_floats, codes + more_codes
     if config.experts is None or config.experts.dense_layers:
         floats, codes = floats + config.intermediate_size, codes + config.intermediate_size
     if config.experts is not None:
@@ -116,6 +120,14 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
         floats, codes = floats + more_floats, codes + more_codes
     positions = config.max_context * config.hidden_size * _FP32_BYTES if config.learned_positions else 0
     return PROCESS_BYTES + positions + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
+
+
+def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
+    """Numbers and codes that a row needs in latent attention. Source: native/stage/latent.cpp."""
+    inputs = num_heads * max(latent.plain_dim, latent.latent_dim)
+    carried = num_heads * max(latent.latent_dim, latent.value_dim)
+    heads = num_heads * (latent.query_dim + latent.key_dim)
+    return inputs + carried + heads + latent.query_rank + latent.key_dim, inputs + latent.query_rank
 
 
 def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
@@ -167,10 +179,20 @@ def _blocks(
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
     """Multiply-adds of the matrices that a token goes through, twice."""
     recurrence = config.layer_recurrence(layer)
-    mixer = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim
+    mixer = 2.0 * (config.num_heads + config.num_kv_heads) * config.head_dim
     if recurrence is not None:
         mixer = recurrence.in_width + recurrence.out_width
+    elif config.latent is not None:
+        mixer = _latent_weights(config, config.latent) / config.hidden_size
     experts = config.layer_experts(layer)
     router = 0 if experts is None else experts.num_experts
     matrices = 3 if config.gated_mlp else 2
     return 2.0 * config.hidden_size * (mixer + matrices * config.active_columns(layer) + router)
+
+
+def _latent_weights(config: DecoderConfig, latent: LatentConfig) -> float:
+    """Of the matrices of a layer's attention."""
+    hidden, rank = config.hidden_size, latent.query_rank
+    down = (rank + latent.key_dim) * hidden
+    heads = config.num_heads * latent.latent_dim * (latent.plain_dim + latent.value_dim)
+    return float(config.query_columns * (rank or hidden) + down + heads + config.result_columns * hidden)

@@ -79,6 +79,7 @@ class NativeLayers:
             is_parallel=decoder.is_parallel,
             layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
+            latent=latent_shape(decoder),
             isa=form.isa,
         )
         self.weight_bytes = weights.num_bytes
@@ -183,4 +184,20 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
         num_group_scores=experts.num_group_scores,
         scales_input=experts.scales_input,
         mixer_limit=experts.mixer_limit,
+    )
+
+
+def latent_shape(decoder: DecoderConfig) -> _native.LatentShape | None:
+    """Of the attention of all layers; None where heads have keys and values of their own."""
+    latent = decoder.latent
+    if latent is None:
+        return None
+    return _native.LatentShape(
+        query_rank=latent.query_rank,
+        latent_dim=latent.latent_dim,
+        plain_dim=latent.plain_dim,
+        rotary_dim=latent.rotary_dim,
+        value_dim=latent.value_dim,
+        norm_epsilon=latent.norm_epsilon,
+        is_interleaved=latent.is_interleaved,
     )

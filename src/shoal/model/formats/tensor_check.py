@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
 from shoal.model.formats.tensor_part import TensorPart
 
 Shape = tuple[int, ...]
@@ -56,12 +56,11 @@ def _norm_shapes(config: DecoderConfig) -> dict[str, Shape]:
 def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
     hidden = config.hidden_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, Shape] = {
-        "q": (q_rows, hidden),
-        "k": (kv_rows, hidden),
-        "v": (kv_rows, hidden),
-        "o": (hidden, q_rows),
-    }
+    shapes: dict[str, Shape] = {"o": (hidden, config.result_columns)}
+    if config.latent is None:
+        shapes |= {"q": (q_rows, hidden), "k": (kv_rows, hidden), "v": (kv_rows, hidden)}
+    else:
+        shapes |= _latent_shapes(config, config.latent)
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:
@@ -72,6 +71,19 @@ def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
         is_wide = config.joins_qk_norm or config.parts_qk_norm
         widths = (q_rows, kv_rows) if is_wide else (config.head_dim, config.head_dim)
         shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
+    return shapes
+
+
+def _latent_shapes(config: DecoderConfig, latent: LatentConfig) -> dict[str, Shape]:
+    """A shard without heads has no rows of any of them."""
+    hidden, rank, has_heads = config.hidden_size, latent.query_rank, config.num_heads > 0
+    shapes: dict[str, Shape] = {"q": (config.query_columns, rank or hidden)}
+    if rank:
+        shapes |= {"q_down": (rank if has_heads else 0, hidden), "q_down_norm": (rank,)}
+    shapes |= {"latent_down": (latent.key_dim if has_heads else 0, hidden), "latent_norm": (latent.latent_dim,)}
+    for head in range(config.num_heads):
+        shapes[f"heads.{head}.k_up"] = (latent.latent_dim, latent.plain_dim)
+        shapes[f"heads.{head}.v_up"] = (latent.value_dim, latent.latent_dim)
     return shapes
 
 
@@ -132,9 +144,10 @@ def check_tensors(
     for name, expected in expected_shapes(config):
         part = locate(name)
         shape = unstacked(shape_of[part.tensor], part)
+        inputs = shape[1:] if not part.turned else (part.num_inputs,) if shape[1:] == (part.turned,) else ()
         if (
             len(shape) != len(expected)
-            or shape[1:] != expected[1:]
+            or inputs != expected[1:]
             or part.num_rows != expected[0]
             or part.stop > shape[0]
         ):

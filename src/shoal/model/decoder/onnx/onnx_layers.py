@@ -14,7 +14,7 @@ import numpy.typing as npt
 from shoal.arrays import F32
 from shoal.errors import ConfigError
 from shoal.model.decoder.embedding import Embedding
-from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder.forced_form import NATIVE, ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
@@ -47,12 +47,16 @@ class OnnxLayers:
             config: what to hold.
             vocab_size: tokens of the whole model.
             on_progress: called with (done, total) segments.
+
+        Raises:
+            ConfigError: the model has layers that the ONNX form does not have.
         """
         decoder = source.config
-        if decoder.recurrence is not None:
+        if decoder.recurrence is not None or decoder.latent is not None:
+            what = "recurrent layers" if decoder.recurrence is not None else "latent attention"
             raise ConfigError(
-                f"{decoder.family} has recurrent layers, which have no ONNX form: unset SHOAL_NATIVE=0, or "
-                "install Shoal with its native extension"
+                f"{decoder.family} has {what}, without an ONNX form: leave {NATIVE}=0 out, or install Shoal with its "
+                "native extension"
             )
         share_pool(config.threads)
         self.weight_bytes = 0
