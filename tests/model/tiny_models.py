@@ -25,6 +25,7 @@ MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2
 """of which each differs from one of FAMILIES in a setting or two"""
 RECURRENT_FAMILIES = ("lfm2",)
 EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe", "olmoe")
+LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 320
 CHAT_TEMPLATE = (
@@ -151,6 +152,23 @@ def _family_settings(family: str) -> dict[str, Any]:
                 "first_k_dense_replace": 1,
                 "use_qk_norm": True,
                 "attention_bias": True,
+            }
+        case "deepseek_v2" | "deepseek_v3" | "glm4_moe_lite":
+            return {
+                "num_key_value_heads": 4,
+                "q_lora_rank": 40,
+                "kv_lora_rank": 32,
+                "qk_nope_head_dim": 24,
+                "qk_rope_head_dim": 8,
+                "v_head_dim": 20,
+                "moe_intermediate_size": 96,
+                "num_experts_per_tok": 3,
+                "n_routed_experts": 8,
+                "n_shared_experts": 2,
+                "n_group": 4,
+                "topk_group": 2,
+                "routed_scaling_factor": 1.5,
+                "first_k_dense_replace": 1,
             }
         case "gpt_oss":
             rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "truncate": False}

@@ -29,15 +29,28 @@ class TensorPart:
     """rows that follow each other: those of a head, or of several, where others lie between them"""
     stack: int = 0
     """where positive, so many matrices or vectors lie in the tensor, and rows or items are counted through all"""
+    turned: int = 0
+    """where positive, the matrix is these rows with inputs and outputs exchanged, and has so many"""
+
+    @property
+    def num_inputs(self) -> int:
+        """Of a matrix that is turned."""
+        return self.stop - self.start
 
     @property
     def num_rows(self) -> int:
+        if self.turned:
+            return self.turned
         return len(range(self.start, self.stop, self.step)) * self.run
 
     def cut(self, rows: Range | None) -> TensorPart:
         """Rows [first, last) of the part. Raises ValueError where it has not so many, or where they cut a head that
         cannot be cut."""
         first, last = resolve_range(rows, self.num_rows)
+        if self.turned:
+            if (first, last) != (0, self.turned):
+                raise ValueError(f"rows [{first}, {last}) of {self.tensor} cut a matrix that is turned")
+            return self
         per_head = self.num_rows // self.heads if self.heads else 1
         if first % per_head or last % per_head or first % self.run or last % self.run:
             raise ValueError(f"rows [{first}, {last}) of {self.tensor} cut a head of {max(per_head, self.run)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -70,6 +71,7 @@ _FUSED = {
 }
 """the name of the tensor that several may lie in"""
 _EXPERT = re.compile(r"experts\.(\d+)\.")
+_HEAD = re.compile(r"heads\.(\d+)\.")
 
 
 class SafetensorsDir:
@@ -104,7 +106,7 @@ class SafetensorsDir:
         """A matrix at that precision, or a part of it; `auto` is fp32 where the files hold floats. See
         `WeightSource`."""
         part = self._locate(name).cut(rows)
-        if coded := self._coded.get(part.tensor):
+        if coded := self._coded_of(part):
             form, resolved = _coded_form(coded, name, precision, columns)
             return coded.weight(form, self._numbers(part), resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
@@ -136,7 +138,7 @@ class SafetensorsDir:
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the headers alone."""
         part = self._locate(name).cut(rows)
-        if coded := self._coded.get(part.tensor):
+        if coded := self._coded_of(part):
             form, resolved = _coded_form(coded, name, precision, columns)
             return coded.num_bytes(form, part.num_rows, resolved)
         kind, form, (first, last) = self._form(name, part, precision, columns)
@@ -147,7 +149,7 @@ class SafetensorsDir:
     ) -> Packing:
         """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
         part = self._locate(name).cut(rows)
-        if coded := self._coded.get(part.tensor):
+        if coded := self._coded_of(part):
             form, resolved = _coded_form(coded, name, precision, columns)
             return coded.packing(form, part.num_rows, resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
@@ -158,7 +160,7 @@ class SafetensorsDir:
     ) -> KeptRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
         part = self._locate(name).cut(rows)
-        if coded := self._coded.get(part.tensor):
+        if coded := self._coded_of(part):
             form, resolved = _coded_form(coded, name, precision, columns)
             return coded.kept(form, self._numbers(part), resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
@@ -171,14 +173,22 @@ class SafetensorsDir:
         for data in {id(tensor.data): tensor.data for tensor in self._tensors.values()}.values():
             release_pages(data)
 
+    def _coded_of(self, part: TensorPart) -> CodedMatrix | None:
+        """A quantized matrix, unless it is turned: its scales would lie across it then, and it counts as floats."""
+        return None if part.turned else self._coded.get(part.tensor)
+
     def _form(
         self, name: str, part: TensorPart, precision: Precision, columns: Range | None
     ) -> tuple[Kind, Form, Range]:
         """How the file holds a matrix, what the whole of it becomes, and the columns of it that are wanted."""
         shape = self._shape(part.tensor)
-        kind = Kind.MXFP4 if self._is_mxfp4(part.tensor) else KINDS[self._tensors[part.tensor].dtype]
+        if part.tensor in self._coded:
+            kind = Kind.F32
+        else:
+            kind = Kind.MXFP4 if self._is_mxfp4(part.tensor) else KINDS[self._tensors[part.tensor].dtype]
         as_floats = Kind.F32 if kind in FLOATS else kind
-        form, resolved = form_of(as_floats, name, shape[-1], precision, columns)
+        num_columns = part.num_inputs if part.turned else shape[-1]
+        form, resolved = form_of(as_floats, name, num_columns, precision, columns)
         return kind, form, resolved
 
     def _add(self, path: Path) -> None:
@@ -264,6 +274,8 @@ class SafetensorsDir:
         prefix = f"{self._prefix}{self._family.top['layers']}{layer}."
         if expert := _EXPERT.match(leaf):
             return self._expert_part(prefix, leaf[expert.end() :], int(expert[1]))
+        if head := _HEAD.match(leaf):
+            return self._head_part(prefix, leaf[head.end() :], int(head[1]))
         return self._fused_part(prefix, leaf) or self._whole(self._layer_tensor(prefix, leaf), leaf)
 
     def _layer_tensor(self, prefix: str, leaf: str) -> str:
@@ -291,6 +303,16 @@ class SafetensorsDir:
             step=2 if is_joined else 1,
             stack=experts.num_experts,
         )
+
+    def _head_part(self, prefix: str, leaf: str, head: int) -> TensorPart:
+        """How a head goes into the latent space and out of it: one matrix holds both, head by head."""
+        part, latent = self._whole(prefix + self._family.names["heads.*"]), self._config.latent
+        assert latent is not None
+        start = head * (latent.plain_dim + latent.value_dim)
+        middle = start + latent.plain_dim
+        if leaf == "k_up":
+            return replace(part, start=start, stop=middle, turned=latent.latent_dim)
+        return replace(part, start=middle, stop=middle + latent.value_dim)
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
         """Rows of fused tensors: gate above up, q, k, v under each other or in turn for each key head, or the family's
@@ -356,13 +378,19 @@ class SafetensorsDir:
 
     def _rows(self, part: TensorPart) -> U8:
         """The bytes [N, row_bytes] of some rows; a view of the file where they lie there so."""
+        if coded := self._coded.get(part.tensor):
+            values = coded.weight("dense", slice(part.start, part.stop), (0, coded.shape[1]))
+            assert isinstance(values, DenseWeight)
+            return np.ascontiguousarray(values.values_NK.T).view(np.uint8)
         tensor = self._tensors[part.tensor]
         if self._is_mxfp4(part.tensor):
             return mxfp4_rows(tensor, self._tensors[scales_of(part.tensor)], slice(part.start, part.stop, part.step))
         item_bytes = ITEM_BYTES[tensor.dtype]
         items = np.frombuffer(tensor.data, f"u{item_bytes}", prod(tensor.shape), tensor.start_bytes)
         numbers = part.numbers(self._config.rope.rotary_dim)
-        if self._is_transposed(part.tensor) and part.stack == 0:
+        if part.turned:
+            rows_NK = items.reshape(tensor.shape)[part.start : part.stop].T
+        elif self._is_transposed(part.tensor) and part.stack == 0:
             rows_NK = items.reshape(tensor.shape).T[numbers]
         elif self._is_transposed(part.tensor):
             num_rows = tensor.shape[2]

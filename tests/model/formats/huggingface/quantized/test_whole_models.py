@@ -65,3 +65,14 @@ def test_fused_matrices(tmp_path: Path) -> None:
         expected = logits_of(write_dense(tiny, tmp_path / f"{case}-dense", values), precision="fp32")
         logits = logits_of(tmp_path / case, precision="auto", exact_activations=True)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-3 * float(np.abs(expected).max()))
+
+
+def test_latent_attention_in_fp8(tmp_path: Path) -> None:
+    """As DeepSeek V3 comes. The ways into the latent space lie across the file's blocks and are held as floats."""
+    pytest.importorskip("transformers")
+    sizes = {"qk_nope_head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64, "v_head_dim": 32}
+    tiny = make_tiny_model("deepseek_v3", tmp_path / "tiny", **sizes)
+    values = write_quantized(tiny, tmp_path / "coded", CASES["fp8-blocks"])
+    expected = logits_of(write_dense(tiny, tmp_path / "dense", values), precision="fp32")
+    logits = logits_of(tmp_path / "coded", precision="auto", exact_activations=True)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from shoal.model.formats.huggingface.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
 from shoal.model.formats.huggingface.families.glm import GLM, GLM4, GLM4_MOE
@@ -102,6 +103,10 @@ FAMILIES: Mapping[str, Family] = {
     "glm": GLM,
     "glm4": GLM4,
     "glm4_moe": GLM4_MOE,
+    "glm4_moe_lite": GLM4_MOE_LITE,
+    "deepseek_v2": DEEPSEEK_V2,
+    "deepseek_v3": DEEPSEEK_V3,
+    "kimi_k2": DEEPSEEK_V3,
     "ernie4_5": ERNIE4_5,
     "ernie4_5_moe": ERNIE4_5_MOE,
     "internlm2": INTERNLM2,
