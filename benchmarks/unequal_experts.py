@@ -6,6 +6,8 @@ quarters of the experts and two thirds of everything else to the first. Beside i
 memory for them, and columns of every expert in the same shares. Decode is counted without the prompt, 64 tokens after
 8, at one stream and at eight.
 
+Beside that, on two whole cores: the experts over both workers against one worker with everything.
+
 A second model has experts that are chosen more often than others, and they begin on the slow worker: what `--replan`
 makes of that, the speed before against the speed after. Needs root, for control groups.
 """
@@ -35,7 +37,6 @@ _HELD_SHARE = 0.5
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 8, 64
 _STREAMS = (1, 8)
 _REPLAN_S = 300.0
-"""The longest that a replan is waited for."""
 
 
 def main() -> None:
@@ -44,13 +45,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, metavar="FILE", help="what random_models.py wrote (default: cached)")
     parser.add_argument("--hot-model", type=Path, metavar="FILE", help="the same with hot experts")
+    parser.add_argument("--wait", type=float, default=_REPLAN_S, metavar="S", help="the longest to wait for a replan")
     given = parser.parse_args()
     if reason := why_not():
         raise SystemExit(f"no worker can be held to a part of a core here: {reason}")
     model = str(given.model or random_model("qwen3-moe-3b-q4_0"))
     hot_model = str(given.hot_model or random_model("qwen3-moe-3b-hot-q4_0"))
     samples = measure_rounds(_contenders(model), given.rounds, "tokens/s")
-    moves = [_replan(hot_model) for _ in range(given.rounds)]
+    moves = [_replan(hot_model, given.wait) for _ in range(given.rounds)]
     lines = [*ratio_table(samples, _targets()), "", *sample_table(samples, "tokens/s", 1), "", *_move_table(moves)]
     print("\n".join(lines))
     print(
@@ -59,6 +61,12 @@ def main() -> None:
 
 
 def _targets() -> Iterator[Target]:
+    yield Target(
+        what="1 stream, ep=2 on whole cores vs one worker",
+        contender="ep=2 free, 1",
+        reference="1 free, 1",
+        at_least=1.6,
+    )
     for streams in _STREAMS:
         at_least = 1.3 if streams == 1 else None
         for reference in (_EVEN, _EVEN_COLUMNS, _COLUMNS):
@@ -71,24 +79,25 @@ def _targets() -> Iterator[Target]:
 
 
 def _contenders(model: str) -> dict[str, Callable[[], float]]:
-    def contender(split: str, streams: int) -> Callable[[], float]:
+    def contender(split: str, streams: int, *, is_held: bool = True) -> Callable[[], float]:
         def measure() -> float:
-            with _launched(model, split, streams) as loaded:
+            with _launched(model, split, streams, is_held=is_held) as loaded:
                 return _decode(loaded, streams)
 
         return measure
 
     splits = (_PLANNED, _EVEN, _COLUMNS, _EVEN_COLUMNS)
-    return {f"{split}, {streams}": contender(split, streams) for streams in _STREAMS for split in splits}
+    free = {f"{split} free, 1": contender(split, 1, is_held=False) for split in ("1", _EVEN)}
+    return free | {f"{split}, {streams}": contender(split, streams) for streams in _STREAMS for split in splits}
 
 
-def _replan(model: str) -> tuple[float, float, float]:
+def _replan(model: str, wait_s: float) -> tuple[float, float, float]:
     """Tokens/s of eight streams before experts were moved and after, and seconds of load until they were."""
     streams = _STREAMS[-1]
     with _launched(model, _PLANNED, streams, replans=True) as loaded:
         started_s, before = time.monotonic(), loaded.running_plan
         first = _decode(loaded, streams)
-        while loaded.running_plan == before and time.monotonic() - started_s < _REPLAN_S:
+        while loaded.running_plan == before and time.monotonic() - started_s < wait_s:
             _decode(loaded, streams)
         took_s = time.monotonic() - started_s
         return first, _decode(loaded, streams), took_s
@@ -106,8 +115,10 @@ def _move_table(moves: list[tuple[float, float, float]]) -> list[str]:
 
 
 @contextmanager
-def _launched(model: str, split: str, streams: int, *, replans: bool = False) -> Iterator[LoadedModel]:
-    """Two workers of one thread, of which the second has half of its core."""
+def _launched(
+    model: str, split: str, streams: int, *, replans: bool = False, is_held: bool = True
+) -> Iterator[LoadedModel]:
+    """Workers of one thread. `is_held`: the last has half of its core."""
     config = LaunchConfig(
         model=model,
         split=split,
@@ -117,7 +128,7 @@ def _launched(model: str, split: str, streams: int, *, replans: bool = False) ->
         replans=replans,
     )
     planned = plan_model(config)
-    with launch(replace(planned, plan=_last_held(planned.plan))) as loaded:
+    with launch(replace(planned, plan=_last_held(planned.plan)) if is_held else planned) as loaded:
         yield loaded
 
 

@@ -23,6 +23,7 @@ from shoal.protocol.graph_messages import (
 )
 from shoal.protocol.hidden_codec import LINK_PRECISIONS
 from shoal.protocol.messages import (
+    ExpertLoad,
     Generation,
     LinkLost,
     Neighbor,
@@ -80,6 +81,7 @@ def _messages() -> Iterator[bytes]:
     yield encode(Wire(generation=first, sources=(neighbor,), consumers=(neighbor,) * 2, group=(Neighbor(stage=0),) * 2))
     yield encode(Wired(generation=first, row_s=0.01))
     yield encode(LinkLost(generation=first, message="gone"))
+    yield encode(ExpertLoad(generation=first, num_rows=3, busy_s=0.5, expert_rows=((), (2, 0, 1))))
     yield encode(Progress(done=1, total=2))
     spec = TensorSpec(name="x", dtype="float32", shape=("N", None, 3))
     load = LoadGraph(

@@ -98,9 +98,9 @@ class DecoderRunner:
         """See `Runner.run`."""
         assert isinstance(work, Step)
         result = self._compute(work)
-        self._tell_experts(work)
         if result is not None and self._load.rank == 0:
             self._control.send([encode(result)], timeout_s=_SEND_TIMEOUT_S)
+        self._tell_experts(work)
 
     def leave(self) -> None:
         """See `Runner.leave`."""
