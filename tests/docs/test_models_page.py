@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from shoal.model.formats.gguf.config import ARCHITECTURES
-from shoal.model.formats.huggingface.families.table import FAMILIES
+from shoal.model.formats.huggingface.family_table import FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 _ROW = re.compile(r"\| [^|]+ \| (?P<model_types>[^|]*) \|(?P<architectures>[^|]*)\|[^|]*\|[^|]*\|")

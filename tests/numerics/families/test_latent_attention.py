@@ -105,7 +105,7 @@ def test_the_cache_holds_compressed_rows(source: WeightSource) -> None:
 
 
 def test_the_onnx_form_says_that_it_has_none(source: WeightSource) -> None:
-    with pytest.raises(ConfigError, match="latent attention, which only the native extension computes"):
+    with pytest.raises(ConfigError, match="latent attention, without an ONNX form"):
         make_executor(source, native=False)
 
 

@@ -22,8 +22,8 @@ from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.embeddings.encoder import Encoded, Encoder
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
+from shoal.server.openai.body.fields import STRICT_FIELDS
 from shoal.server.openai.errors import HANDLED, from_exception, unknown_model
-from shoal.server.openai.fields import STRICT_FIELDS
 
 PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
 _BOUNDS = JsonBounds(max_items=1_000_000, max_groups=10_000)

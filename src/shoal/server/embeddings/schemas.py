@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from shoal.errors import InvalidRequest
-from shoal.server.openai.fields import HARMLESS, check_extra, is_strict
-from shoal.server.openai.schemas import MAX_TIMEOUT_S
+from shoal.server.openai.body.fields import HARMLESS, check_extra, is_strict
+from shoal.server.openai.body.schemas import MAX_TIMEOUT_S
 
 MAX_TEXTS = 2048
 """Source: OpenAI API reference, `input`."""

@@ -11,7 +11,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import check_config
 from shoal.model.formats.huggingface.families.family import Family
-from shoal.model.formats.huggingface.families.table import FAMILIES
+from shoal.model.formats.huggingface.family_table import FAMILIES
 from shoal.model.formats.huggingface.quantized.table import METHODS, check_method
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.model_file import read_json

@@ -9,7 +9,8 @@ import numpy as np
 
 from shoal.arrays import F32, I64
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.gguf.file import BIAS_NAMES, EXPERT_NAMES, INTERLEAVED, LAYER_NAMES, OWN_NAMES, TOP_NAMES
+from shoal.model.formats.gguf.architectures import ARCHITECTURES
+from shoal.model.formats.gguf.file import BIAS_NAMES, EXPERT_NAMES, LAYER_NAMES, TOP_NAMES
 from shoal.model.formats.gguf.writing.encode import MatrixPart
 from shoal.model.formats.tensor_check import expected_shapes
 from shoal.model.formats.tensor_part import half_split_order
@@ -33,7 +34,7 @@ class OutTensor:
 
 def out_tensors(config: DecoderConfig, architecture: str) -> Iterator[OutTensor]:
     """All tensors of a model, in its order."""
-    names = LAYER_NAMES | BIAS_NAMES | EXPERT_NAMES | OWN_NAMES.get(architecture, {})
+    names = {**LAYER_NAMES, **BIAS_NAMES, **EXPERT_NAMES, **ARCHITECTURES[architecture].names}
     fused = _FUSED.get(architecture, {})
     stacks: dict[str, list[tuple[str, Shape]]] = {}
     for name, shape in expected_shapes(config):
@@ -75,6 +76,6 @@ def _order(config: DecoderConfig, architecture: str, name: str) -> I64 | None:
     """Rows of q and k in interleaved rotary order, where the architecture has them so."""
     leaf = name.rpartition(".")[2].removesuffix("_bias")
     heads = {"q": config.num_heads, "k": config.num_kv_heads}.get(leaf, 0)
-    if architecture not in INTERLEAVED or not heads:
+    if not ARCHITECTURES[architecture].is_interleaved or not heads:
         return None
     return np.argsort(half_split_order(heads, config.head_dim, config.rope.rotary_dim))
