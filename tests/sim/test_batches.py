@@ -16,8 +16,9 @@ NUM_SEEDS = 4000
 SEEDS_PER_TEST = 250
 RESTORED_S = 13.0
 """for a machine that is back to be seen, and for a replica to be given back its workers"""
-KEPT_SEEDS = (35, 338)
-"""Real: a batch that was held for a busy replica until the very time that it was, for ever."""
+KEPT_SEEDS = (35, 338, 3759)
+"""Real: a batch that was held for a busy replica until the very time that it was, for ever; a replica that was given
+back its workers while it was being started without one, and was taken to lack it all the same."""
 
 
 def run(seed: int) -> tuple[BatchScenario, BatchReport]:

@@ -132,9 +132,9 @@ class ChunkRunner:
                 case Answered(replica=replica, result=result):
                     self._recovery.replicas[replica].note_answered(result.batch_id, result.compute_s, self._clock())
                     yield from self._take(replica, result)
-                case ReplicaReady(replica=replica, row_s=row_s):
+                case ReplicaReady(replica=replica):
                     self._queue.restore(replica)
-                    self._carry_out([self._recovery.become_ready(replica, row_s, self._clock())])
+                    self._carry_out([self._recovery.become_ready(event, self._clock())])
                 case WorkersProgressed():
                     self._recovery.note_progress(event, self._clock())
                 case ReplicaLost():

@@ -128,10 +128,13 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
                     yield self._progress(index)
             except ShoalError as error:
                 yield _loss(index, error, workers.failed_worker)
-            ready = workers.poll_replacement(readable, self._clock()) or ready
+            other = workers.poll_replacement(readable, self._clock())
+            ready = other or ready
             if ready is not None:
                 self._news.pop(index, None)
-                yield ReplicaReady(replica=index, limits=ready.limits, row_s=ready.row_s)
+                yield ReplicaReady(
+                    replica=index, limits=ready.limits, row_s=ready.row_s, is_replacement=other is not None
+                )
         for ready in self._collect_joining(readable):
             yield ReplicaJoined(limits=ready.limits, row_s=ready.row_s)
 

@@ -297,7 +297,10 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             self.workers[replica].is_stopped = True
             self.workers[replica] = workers
             self.note_stopped(replica, on_purpose=True)
-        self.tell(ReplicaReady(replica=replica, limits=workers.limits, row_s=workers.row_s), now_s)
+        ready = ReplicaReady(
+            replica=replica, limits=workers.limits, row_s=workers.row_s, is_replacement=loaded.is_replacement
+        )
+        self.tell(ready, now_s)
 
     def _tell_lost(
         self, replica: int, reason: str, now_s: float, *, is_crash: bool = False, unreachable: int | None = None

@@ -311,7 +311,7 @@ class BatchScheduler:
         replica = self.replicas[ready.replica]
         self._put_back([part for part in replica.withdraw() if self._owner(part)])
         replica.take_workers(ready.limits)
-        return [self._recovery.become_ready(ready.replica, ready.row_s, now_s)]
+        return [self._recovery.become_ready(ready, now_s)]
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[Effect]:
         """Its rows run again, ahead of later ones; if no replica has or will have workers, everything ends."""

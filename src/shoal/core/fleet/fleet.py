@@ -164,7 +164,7 @@ class Fleet:
     def _make_ready(self, ready: ReplicaReady[SchedulerConfig], now_s: float) -> list[FleetEffect]:
         replica = self.replicas[ready.replica]
         told = replica.take_workers(ready.limits, now_s)
-        report = self._recovery.become_ready(ready.replica, ready.row_s, now_s)
+        report = self._recovery.become_ready(ready, now_s)
         return [report, *self._pass_on(replica, told, now_s), *self._rehome(now_s)]
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[FleetEffect]:

@@ -35,6 +35,8 @@ class ReplicaReady(Generic[LimitsT]):
     """what these workers may be asked"""
     row_s: float = 0.0
     """seconds that they took for a single row; 0: not known"""
+    is_replacement: bool = False
+    """whether somebody else asked for them; they come in the place of those that recovery may just be starting, too"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

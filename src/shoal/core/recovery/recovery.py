@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import (
     GiveUp,
     RecoveryEffect,
     ReplicaLost,
+    ReplicaReady,
     ReportRecovery,
     StartWorkers,
     StopWorkers,
@@ -97,9 +99,10 @@ class Recovery:
             effects.append(GiveUp(replica=lost.replica, reason=end))
         return effects
 
-    def become_ready(self, index: int, row_s: float, now_s: float) -> ReportRecovery:
+    def become_ready(self, ready: ReplicaReady[Any], now_s: float) -> ReportRecovery:
         """A replica has workers again, or others instead of those it had."""
-        pause_s = self.replicas[index].become_ready(row_s, now_s)
+        index = ready.replica
+        pause_s = self.replicas[index].become_ready(ready.row_s, now_s, is_replacement=ready.is_replacement)
         if pause_s is not None:
             self._num_recoveries += 1
             self._recovery_s += pause_s

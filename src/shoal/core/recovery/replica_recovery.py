@@ -42,13 +42,13 @@ class ReplicaRecovery:
         self.life.note_work()
         self.patience.note_answered(work_id, compute_s, now_s)
 
-    def become_ready(self, row_s: float, now_s: float) -> float | None:
+    def become_ready(self, row_s: float, now_s: float, *, is_replacement: bool) -> float | None:
         """It has workers again, or others instead of those it had. Returns for how long it had none."""
         pause_s = None if self.life.lost_s is None else now_s - self.life.lost_s
         if self.is_serving:
             self.generation = Generation(self.generation + 1)
         self.patience.start(row_s)
-        self.life.become_ready(now_s)
+        self.life.become_ready(now_s, is_replacement=is_replacement)
         return pause_s
 
     def lose(self, lost: ReplicaLost, now_s: float) -> str | None:

@@ -133,9 +133,9 @@ class ReplicaLife:
         self.phase, self.silent, self._waiting_for = Phase.STARTING, None, ""
         self._started_s = self._last_sign_s = now_s
 
-    def become_ready(self, now_s: float) -> None:
-        """They are there again, or others are in their place."""
-        is_own_start = self.phase is Phase.STARTING
+    def become_ready(self, now_s: float, *, is_replacement: bool = False) -> None:
+        """They are there again, or others are in their place, which lack nothing."""
+        is_own_start = self.phase is Phase.STARTING and not is_replacement
         if is_own_start:
             self._longest_load_s = max(self._longest_load_s, now_s - self._started_s)
         self.is_reduced = is_own_start and self.without is not None
