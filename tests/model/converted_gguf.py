@@ -29,6 +29,9 @@ ARCHITECTURES = {
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
+    "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
+    "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
+    "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
     "granite": gguf.MODEL_ARCH.GRANITE,
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
@@ -139,6 +142,12 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
             continue
         if name.endswith(("conv.conv.weight", "conv1d.weight")):
             values = values[:, 0]
+        if name.endswith("kv_b_proj.weight"):
+            heads_HNL = values.reshape(config["num_attention_heads"], -1, config["kv_lora_rank"])
+            plain = config["qk_nope_head_dim"]
+            yield name.replace("kv_b", "k_b"), heads_HNL[:, :plain].swapaxes(1, 2)
+            yield name.replace("kv_b", "v_b"), heads_HNL[:, plain:]
+            continue
         if name.endswith("shared_expert_gate.weight"):
             values = values[0]
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
@@ -208,6 +217,8 @@ def _kv_heads(config: Mapping[str, Any]) -> int | list[int]:
         return [heads if kind == "full_attention" else 0 for kind in config["layer_types"]]
     if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
         return 1 if config["multi_query"] else config["num_attention_heads"]
+    if "kv_lora_rank" in config:
+        return 1
     in_all = config["model_type"] in ("gpt2", "gpt_neox")
     return config["num_attention_heads" if in_all else "num_key_value_heads"]
 
@@ -241,8 +252,11 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(_kv_heads(config))
     _add_epsilon(writer, config)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
+    if "kv_lora_rank" in config:
+        _add_latent(writer, config)
+    else:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
     _add_experts(writer, config)
     if config["model_type"] in ("granite", "granitemoeshared"):
         writer.add_attention_scale(config["attention_multiplier"])
@@ -273,9 +287,24 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     rope = rope.get("full_attention", rope)
     theta = rope["rope_theta"] * rope.get("alpha", 1.0) ** (head_dim / (head_dim - 2))
     writer.add_rope_freq_base(theta)
-    rotary_dim = config.get("rotary_dim") or int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    rotary_dim = (
+        config.get("rotary_dim")
+        or config.get("qk_rope_head_dim")
+        or int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    )
     writer.add_rope_dimension_count(rotary_dim)
     _add_rope_scaling(writer, rope, config["max_position_embeddings"])
+
+
+def _add_latent(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    rank, rotary = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    if config["q_lora_rank"] is not None:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_kv_lora_rank(rank)
+    writer.add_key_length(rank + rotary)
+    writer.add_value_length(rank)
+    writer.add_key_length_mla(config["qk_nope_head_dim"] + rotary)
+    writer.add_value_length_mla(config["v_head_dim"])
 
 
 def _add_epsilon(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
@@ -300,6 +329,8 @@ def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_expert_used_count(config["num_experts_per_tok"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if config["model_type"] in ("deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
+        _add_latent_experts(writer, config)
     if config["model_type"] == "glm4_moe":
         writer.add_leading_dense_block_count(config["first_k_dense_replace"])
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
@@ -312,6 +343,19 @@ def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_expert_feed_forward_length(config["expert_size"])
     if "shared_expert_intermediate_size" in config:
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+
+
+def _add_latent_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    if config["model_type"] == "deepseek_v2":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SOFTMAX)
+    else:
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        writer.add_expert_weights_norm(config["norm_topk_prob"])
+    if config.get("topk_method", "") != "greedy":
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
 
 
 def _add_gemma3(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
@@ -343,6 +387,8 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, rope: Mapping[str, Any], context:
             for key, add in added.items():
                 if rope.get(key) is not None:
                     add(rope[key])
+            if "mscale_all_dim" in rope and writer.arch == "deepseek2":
+                writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
         case "longrope":
             original = rope["original_max_position_embeddings"]
             writer.add_rope_scaling_orig_ctx_len(original)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,6 +28,21 @@ class RopeConfig:
     """of each frequency, beside the scaling (Llama 3 in GGUF); empty for none"""
     magnitude: float = 1.0
     """factor on cosine and sine, beside the scaling's own"""
+
+
+def score_factor(rope: RopeConfig) -> float:
+    """What YaRN multiplies the scores of latent attention with, beside what it does to cosine and sine.
+
+    Source: transformers, modeling_rope_utils.py, `yarn_apply_mscale`.
+    """
+    factor, over_all = rope.scaling.get("factor"), rope.scaling.get("mscale_all_dim")
+    if rope.scaling.get("rope_type") != "yarn" or not over_all or not factor or factor <= 1:
+        return 1.0
+    return float((0.1 * over_all * math.log(factor) + 1.0) ** 2)
+
+
+LATENT_EPSILON = 1e-6
+"""Of the norms of compressed rows, whatever a model's others have. Source: transformers, DeepseekV3RMSNorm's default"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

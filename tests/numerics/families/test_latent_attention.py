@@ -15,6 +15,7 @@ from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import WeightSource
 from shoal.protocol.stage_config import Precision
+from tests.model.converted_gguf import convert
 from tests.model.tiny_models import make_tiny_model
 from tests.numerics.engines import (
     F32,
@@ -35,12 +36,13 @@ YARN = {
     "rope_theta": 1e4,
     "factor": 8.0,
     "mscale": 0.7,
-    "mscale_all_dim": 1.0,
+    "mscale_all_dim": 0.7,
     "original_max_position_embeddings": 64,
 }
 GROUPS = {"topk_method": "group_limited_greedy"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek v3": ("deepseek_v3", {"rope_parameters": YARN}),
+    "deepseek v3 with two magnitudes": ("deepseek_v3", {"rope_parameters": {**YARN, "mscale_all_dim": 1.0}}),
     "deepseek v3 without compressed queries": ("deepseek_v3", {"q_lora_rank": None, "rope_interleave": False}),
     "deepseek v2 with groups": ("deepseek_v2", {**GROUPS, "rope_parameters": YARN}),
     "deepseek v2 without groups and compressed queries": ("deepseek_v2", {"q_lora_rank": None}),
@@ -60,6 +62,22 @@ def test_family_agrees_with_transformers(case: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, expected[:NUM_PROMPT], rtol=0, atol=TOLERANCE)
     assert answer == expected[NUM_PROMPT - 1 : -1].argmax(axis=-1).tolist()
     assert len(set(answer)) >= 20
+
+
+@pytest.mark.parametrize("case", ["deepseek v3", "deepseek v2 with groups", "glm 4.7 flash"])
+def test_a_gguf_is_the_same_model(case: str, tmp_path: Path) -> None:
+    family, settings = CASES[case]
+    directory = make_tiny_model(family, tmp_path, **settings)
+    expected = logits_of(make_executor(open_weights(directory)))
+    got = logits_of(make_executor(open_weights(convert(directory, tmp_path / "model.gguf"))))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_a_gguf_from_before_latent_attention(tmp_path: Path) -> None:
+    path = convert(make_tiny_model("deepseek_v3", tmp_path), tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes().replace(b"attention.key_length_mla", b"attention.key_length_old"))
+    with pytest.raises(ModelLoadError, match="convert it again"):
+        open_weights(path)
 
 
 @pytest.fixture(scope="module")

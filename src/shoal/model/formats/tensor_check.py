@@ -56,11 +56,10 @@ def _norm_shapes(config: DecoderConfig) -> dict[str, Shape]:
 def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
     hidden = config.hidden_size
     q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, Shape] = {"o": (hidden, config.result_columns)}
-    if config.latent is None:
-        shapes |= {"q": (q_rows, hidden), "k": (kv_rows, hidden), "v": (kv_rows, hidden)}
-    else:
-        shapes |= _latent_shapes(config, config.latent)
+    shapes: dict[str, Shape] = {"q": (q_rows, hidden), "k": (kv_rows, hidden), "v": (kv_rows, hidden)}
+    if config.latent is not None:
+        shapes = _latent_shapes(config, config.latent)
+    shapes["o"] = (hidden, config.result_columns)
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:

@@ -15,6 +15,14 @@ from shoal.model.decoder_config import Activation, QueryScaling
 
 _LATE_NORM = {"mlp_norm": "post_attention_norm.weight"}
 """the norm before the MLP has the name of one behind attention"""
+_LATENT_NAMES = {
+    "q_down": "attn_q_a.weight",
+    "q_down_norm": "attn_q_a_norm.weight",
+    "latent_down": "attn_kv_a_mqa.weight",
+    "latent_norm": "attn_kv_a_norm.weight",
+    "k_up": "attn_k_b.weight",
+    "v_up": "attn_v_b.weight",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +113,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gpt-oss": Architecture(
         activation="clamped_swiglu", attention_sinks=True, slides="some", pattern=2, names=_LATE_NORM
     ),
+    "deepseek2": Architecture(normalizes_experts=False, names=_LATENT_NAMES),
     "glm4moe": Architecture(has_sigmoid=True, names=_LATE_NORM),
     "seed_oss": Architecture(names=_LATE_NORM),
     "chatglm": Architecture(is_interleaved=True),
@@ -135,7 +144,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "lfm2": Architecture(is_recurrent=True, names={"final_norm": "token_embd_norm.weight"}),
     "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),
 }
-"""by name; Mistral and Mixtral files are of the architecture llama"""
+"""by name; Mistral and Mixtral files are of the architecture llama, those of DeepSeek V3, Kimi K2 and GLM 4.7 Flash of
+deepseek2"""
 FALCON_40B_NAMES = {
     "attn_norm": "attn_norm_2.weight",
     "attn_norm_bias": "attn_norm_2.bias",

@@ -11,7 +11,15 @@ from typing import Any, Literal
 import numpy as np
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling, RopeConfig
+from shoal.model.decoder_config import (
+    LATENT_EPSILON,
+    DecoderConfig,
+    ExpertsConfig,
+    LatentConfig,
+    QueryScaling,
+    RopeConfig,
+    score_factor,
+)
 from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, layer_count, number
 from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
@@ -122,12 +130,34 @@ class _GgufMetadata:
             in_chunks=known.in_chunks,
             recurrence=self._recurrence(hidden_size),
             layer_windows=windows,
+            latent=self._latent(),
             eos_token_ids=eos_token_ids_from_gguf(self._header),
+        )
+
+    def _latent(self) -> LatentConfig | None:
+        """Attention over compressed rows, whose one key head is the file's own. Files from before 2025 have no way
+        into the latent space of their own."""
+        if self._architecture != "deepseek2":
+            return None
+        if self._get("attention.key_length_mla") is None:
+            raise ModelLoadError(
+                f"{self._header.path}: was converted before {self._architecture} had attention over compressed rows; "
+                "convert it again, or take a newer file"
+            )
+        rotary_dim = self._positive("rope.dimension_count")
+        return LatentConfig(
+            query_rank=integer("q_lora_rank", self._get("attention.q_lora_rank", 0)),
+            latent_dim=self._positive("attention.kv_lora_rank"),
+            plain_dim=self._positive("attention.key_length_mla") - rotary_dim,
+            rotary_dim=rotary_dim,
+            value_dim=self._positive("attention.value_length_mla"),
+            norm_epsilon=LATENT_EPSILON,
         )
 
     def _refuse_unsupported(self) -> None:
         lengths = [self._get(f"attention.{part}_length") for part in ("key", "value")]
-        if None not in lengths and lengths[0] != lengths[1]:
+        has_own_values = self._get("attention.value_length_mla") is None
+        if None not in lengths and lengths[0] != lengths[1] and has_own_values:
             raise ModelLoadError(f"{self._header.path}: keys of {lengths[0]} and values of {lengths[1]} per head")
 
     def _qk_norms(self, num_heads: int, head_dim: int) -> dict[str, Any]:
@@ -191,17 +221,17 @@ class _GgufMetadata:
             raise ModelLoadError(f"{self._header.path}: there is no tensor 'blk.0.ffn_gate_inp.weight'")
         first = f"blk.{routed[0]}"
         shared_columns = self._num_rows(f"{first}.ffn_gate_shexp.weight")
-        num_groups = self._positive("expert_group_count", 1)
+        num_groups, scoring = self._positive("expert_group_count", 1), self._scoring()
         return ExpertsConfig(
             num_experts=count,
             num_chosen=self._positive("expert_used_count"),
             columns=self._positive("expert_feed_forward_length", self._get("feed_forward_length")),
-            scoring=self._scoring(),
+            scoring=scoring,
             is_normalized=self._normalizes_experts(),
             selection_bias=f"{first}.exp_probs_b.bias" in tensors,
             num_groups=num_groups,
             num_chosen_groups=self._positive("expert_group_used_count", 1),
-            num_group_scores=min(GROUP_SCORES, max(1, count // num_groups)),
+            num_group_scores=min(GROUP_SCORES, max(1, count // num_groups)) if scoring == "sigmoid" else 1,
             scale=self._number("expert_weights_scale", 0.0) or 1.0,
             router_bias=f"{first}.ffn_gate_inp.bias" in tensors,
             biases=f"{first}.ffn_gate_exps.bias" in tensors,
@@ -372,6 +402,9 @@ class _GgufMetadata:
             "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
         }
         given = {ours: self._number(theirs) for ours, theirs in keys.items() if self._get(theirs) is not None}
+        if self._architecture == "deepseek2":  # a tenth of it, and `mscale` is the same
+            whole = given.get("mscale_all_dim", 0.0) * 10
+            return given | {"mscale": whole, "mscale_all_dim": whole}
         return {**given, "mscale": 1.0} if "mscale_all_dim" in given else given
 
     def _vector(self, name: str) -> list[float] | None:
@@ -386,6 +419,8 @@ class _GgufMetadata:
     def _attention_scale(self, hidden_size: int, num_heads: int, head_dim: int) -> float:
         if self._num_layers == LAYERS_OF_27B.get(self._architecture):
             return (hidden_size / num_heads) ** -0.5
+        if (latent := self._latent()) is not None:
+            return latent.query_dim**-0.5 * score_factor(self._rope(head_dim))
         return self._number("attention.scale", 0.0) or head_dim**-0.5
 
     def _layer_windows(self) -> tuple[int, ...]:

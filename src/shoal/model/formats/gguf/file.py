@@ -94,6 +94,8 @@ class GgufFile:
             **RECURRENT_NAMES,
             **self._architecture.names,
         }
+        if "blk.0.attn_q_b.weight" in self._header.tensors:
+            self._names["q"] = "attn_q_b.weight"
         if "blk.0.attn_norm_2.weight" in self._header.tensors:
             self._names |= FALCON_40B_NAMES
         used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
@@ -188,6 +190,9 @@ class GgufFile:
         if leaf.startswith("experts."):
             _, expert, leaf = leaf.split(".")
             return self._expert_part(prefix, leaf, int(expert))
+        if leaf.startswith("heads."):
+            _, head, leaf = leaf.split(".")
+            return self._head_part(prefix, leaf, int(head))
         return self._fused_part(prefix, leaf) or self._whole(prefix + self._names[leaf], leaf)
 
     def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
@@ -199,6 +204,16 @@ class GgufFile:
         num_rows = self._config.hidden_size if part == "down" else experts.columns
         return TensorPart(
             tensor=tensor, start=expert * num_rows, stop=(expert + 1) * num_rows, stack=experts.num_experts
+        )
+
+    def _head_part(self, prefix: str, leaf: str, head: int) -> TensorPart:
+        """The ways of all heads into the latent space lie in one tensor, and those out of it in another."""
+        latent, tensor = self._config.latent, prefix + self._names[leaf]
+        assert latent is not None
+        self._whole(tensor)
+        num_rows = latent.latent_dim if leaf == "k_up" else latent.value_dim
+        return TensorPart(
+            tensor=tensor, start=head * num_rows, stop=(head + 1) * num_rows, stack=self._config.num_heads
         )
 
     def _whole(self, tensor: str, leaf: str = "") -> TensorPart:

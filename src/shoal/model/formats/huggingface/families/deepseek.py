@@ -6,12 +6,11 @@ arXiv 2412.19437.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig, RopeConfig
+from shoal.model.decoder_config import LATENT_EPSILON, DecoderConfig, ExpertsConfig, LatentConfig, score_factor
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
@@ -94,8 +93,6 @@ _NAMES = {
 }
 _GROUP_SCORES = 2
 """A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, section 2.1.2"""
-_LATENT_EPSILON = 1e-6
-"""Whatever the model's own norms have. Source: transformers, DeepseekV3RMSNorm's default"""
 
 
 def _read_v3(settings: Settings) -> DecoderConfig:
@@ -153,7 +150,7 @@ def _decoder(settings: Settings, experts: ExpertsConfig) -> DecoderConfig:
         plain_dim=settings.positive("qk_nope_head_dim"),
         rotary_dim=settings.positive("qk_rope_head_dim"),
         value_dim=settings.positive("v_head_dim"),
-        norm_epsilon=_LATENT_EPSILON,
+        norm_epsilon=LATENT_EPSILON,
         is_interleaved=settings.flag("rope_interleave"),
     )
     rope = replace(settings.rope(), rotary_dim=latent.rotary_dim)
@@ -162,20 +159,9 @@ def _decoder(settings: Settings, experts: ExpertsConfig) -> DecoderConfig:
         num_kv_heads=1,
         head_dim=latent.key_dim,
         rope=rope,
-        attention_scale=latent.query_dim**-0.5 * _score_factor(rope),
+        attention_scale=latent.query_dim**-0.5 * score_factor(rope),
         experts=experts,
     )
-
-
-def _score_factor(rope: RopeConfig) -> float:
-    """What YaRN multiplies scores with beside what it does to cosine and sine.
-
-    Source: transformers, modeling_rope_utils.py, `yarn_apply_mscale`.
-    """
-    factor, over_all = rope.scaling.get("factor"), rope.scaling.get("mscale_all_dim")
-    if rope.scaling.get("rope_type") != "yarn" or not over_all or not factor or factor <= 1:
-        return 1.0
-    return float((0.1 * over_all * math.log(factor) + 1.0) ** 2)
 
 
 DEEPSEEK_V2 = Family(read=_read_v2, defaults=_V2_DEFAULTS, names=_NAMES, other_names={"q": LAYER_NAMES["q"]})
