@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shoal.core.plan.placement import WorkerPlacement
@@ -37,6 +37,13 @@ class Block:
         """Weights that a step of so many rows reads, if each row's experts are any of them."""
         unread = self.expert_bytes * (1.0 - self.expert_share) ** num_rows
         return self.weight_bytes - unread
+
+
+def stage_blocks(blocks: Sequence[Block], first_layer: int, last_layer: int) -> Sequence[Block]:
+    """Of a model's blocks those of a stage with the layers first:last, with the embedding where it begins the model and
+    the head where it ends it."""
+    last = last_layer + 1 if last_layer < len(blocks) - 2 else len(blocks)
+    return blocks[first_layer + 1 if first_layer else 0 : last]
 
 
 def held_bytes(blocks: Iterable[Block]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shoal.arrays import F64
-from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes, stage_blocks
 from shoal.core.speed.replan import LOOK_S, SMALLEST_GAIN, ReplanWatch
 from shoal.core.speed.slow_workers import SLOWED_FACTOR
 from shoal.errors import ModelChanged, ShoalError
@@ -207,9 +207,7 @@ class ExpertReplanner:
         """Of the stage's layers and ends."""
         exact = self._running.plan.exact_activations
         blocks = self._model.blocks(stage.precision, part, exact_activations=exact)
-        first = stage.first_layer + 1 if stage.first_layer else 0
-        last = stage.last_layer + 1 if stage.last_layer < len(blocks) - 2 else len(blocks)
-        return blocks[first:last]
+        return stage_blocks(blocks, stage.first_layer, stage.last_layer)
 
 
 def _tells_enough(load: ExpertLoad) -> bool:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal.core.plan.language import Block, Plan, PredictedSpeed, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.core.plan.language import (
+    Block,
+    Plan,
+    PredictedSpeed,
+    ReplicaPlan,
+    ShardPlan,
+    StagePlan,
+    held_bytes,
+    stage_blocks,
+)
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.core.plan.share_rounding import ranges_of, round_shares
@@ -165,10 +174,7 @@ class _Speller:
     def _own_blocks(self, stage: ChosenStage | StagePlan, part: ShardPart) -> Sequence[Block]:
         """Block 0 is the embedding, block i + 1 is layer i, the last is the head."""
         precision = stage.group.precision if isinstance(stage, ChosenStage) else stage.precision
-        blocks = self._blocks_of(part, precision)
-        first = stage.first_layer + 1 if stage.first_layer else 0
-        last = stage.last_layer + 1 if stage.last_layer < len(blocks) - 2 else len(blocks)
-        return blocks[first:last]
+        return stage_blocks(self._blocks_of(part, precision), stage.first_layer, stage.last_layer)
 
     def _whole_blocks(self, stage: ChosenStage) -> Sequence[Block]:
         return self._blocks_of(_whole(self._atoms), stage.group.precision)

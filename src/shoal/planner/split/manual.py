@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan, held_bytes, stage_blocks
 from shoal.core.plan.state_room import num_state_slots, state_notes
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.split.balance import balance_layers, stage_costs
@@ -143,18 +143,16 @@ def _plan_stages(
     precision: Precision,
 ) -> tuple[StagePlan, ...]:
     """Block 0 is the embedding, block i + 1 is layer i, the last is the head. `cores`: stage by stage, rank by rank."""
-    num_layers = sum(layers)
     stages: list[StagePlan] = []
     for stage, (first, last) in enumerate(pairwise(accumulate(layers, initial=0))):
-        own = slice(first + 1 if first else 0, last + 1 if last < num_layers else None)
         shards = tuple(
             ShardPlan(
                 part=part,
                 threads=threads,
                 cores=cores[stage * len(parts) + rank],
-                weight_bytes=held_bytes(blocks[own]),
-                kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in blocks[own]),
-                state_bytes=num_states * sum(block.state_bytes for block in blocks[own]),
+                weight_bytes=held_bytes(stage_blocks(blocks, first, last)),
+                kv_bytes=kv_tokens * sum(block.kv_bytes_per_token for block in stage_blocks(blocks, first, last)),
+                state_bytes=num_states * sum(block.state_bytes for block in stage_blocks(blocks, first, last)),
             )
             for rank, (part, blocks) in enumerate(zip(parts, shard_blocks, strict=True))
         )

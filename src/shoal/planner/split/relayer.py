@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes
+from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes, stage_blocks
 from shoal.planner.split.balance import balance_layers, observed_speeds, stage_costs
 
 
@@ -46,10 +46,7 @@ def with_layers(
         blocks: of the whole model: embedding, layers, head.
         block_size: tokens in a KV block.
     """
-    kv_tokens, num_layers = replica.num_blocks * block_size, sum(layers)
-
-    def own(first: int, last: int) -> Sequence[Block]:
-        return blocks[first + 1 if first else 0 : last + 1 if last < num_layers else None]
+    kv_tokens = replica.num_blocks * block_size
 
     def shard(old: ShardPlan, held: Sequence[Block]) -> ShardPlan:
         return replace(
@@ -60,7 +57,7 @@ def with_layers(
         )
 
     def moved(stage: StagePlan, first: int, last: int) -> StagePlan:
-        shards = tuple(shard(one, own(first, last)) for one in stage.shards)
+        shards = tuple(shard(one, stage_blocks(blocks, first, last)) for one in stage.shards)
         return replace(stage, first_layer=first, last_layer=last, shards=shards)
 
     spans = pairwise(accumulate(layers, initial=0))
