@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from shoal.core.generation.admission import AdmissionConfig
-from shoal.core.sequences.request import Request, RequestId, TokenProduced
+from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.story import StoryEntry
-from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestError
 from shoal.generation.choice import Choice
 from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
@@ -206,6 +206,54 @@ class DataPlane:
             arrival_s=arrival_s,
             timeout_s=timeout_s,
         )
+
+    async def embed(self, prompts: Sequence[tuple[int, ...]], timeout_s: float | None = None) -> list[bytes]:
+        """The hidden state of each text's last token behind the final norm, fp32 [D].
+
+        Args:
+            prompts: the tokens of each text; at least one, and one fewer than the context at most.
+            timeout_s: the most time that it may take; None: as long as any call.
+
+        Raises:
+            QueueFull, DeadlineExceeded: not now, or not in time.
+            RequestError: one could not be computed.
+            InvalidRequest, CapacityError: one cannot be served.
+            WorkerLost: the engine can do no more work.
+        """
+        self._check_room(len(prompts))
+        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
+        arrival_s, call_id = self._clock(), uuid.uuid4().hex
+        ids = [RequestId(f"{call_id}-{index}") for index in range(len(prompts))]
+        requests = [
+            Request(request_id=request_id, prompt_ids=prompt, max_tokens=1, want_hidden=True)
+            for request_id, prompt in zip(ids, prompts, strict=True)
+        ]
+        timers = {
+            request_id: self.metrics.timer(len(prompt), arrival_s, self._clock)
+            for request_id, prompt in zip(ids, prompts, strict=True)
+        }
+        hidden: dict[RequestId, bytes] = {}
+        stream = await self._submit(requests, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(hidden) < len(prompts):
+                    for output in await stream.take():
+                        match output:
+                            case TokenProduced():
+                                hidden[output.request_id] = output.hidden
+                                self.metrics.last_token_s = self._clock()
+                                timers[output.request_id].finish("stop")
+                            case RequestFinished(reason="error"):
+                                raise RequestError(output.message)
+                            case RequestFinished():
+                                pass
+        except TimeoutError as error:
+            raise DeadlineExceeded("the vectors were not finished in time") from error
+        finally:
+            self._engine.abandon(stream)
+            for timer in timers.values():
+                timer.finish("error")
+        return [hidden[request_id] for request_id in ids]
 
     async def send_canary(self) -> bool:
         """Generate one token outside all accounts but `last_token_s`; whether it came. Raises WorkerLost."""

@@ -70,6 +70,8 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     allowed: bytes = b""
     """Tokens that may be drawn, a bit each, the first in the lowest bit of the first byte, and no token beyond its end;
     empty: any."""
+    want_hidden: bool = False
+    """Return the row's hidden state behind the final norm and draw no token: for vectors of texts."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
@@ -122,6 +124,8 @@ class SampledToken(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     logprobs: TokenLogprobs | None = None
     logits: bytes = b""
     """fp32 [V], only where `want_logits`"""
+    hidden: bytes = b""
+    """fp32 [D], only where `want_hidden`; the token stands for nothing then"""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=2):

@@ -10,12 +10,17 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from shoal.errors import ShuttingDown
 from shoal.generation.data_plane import DataPlane
+from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.server.anthropic.errors import answer_message_exception
 from shoal.server.anthropic.routes import MESSAGES_PATH, MessagesApi
 from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.embeddings.decoder_encoder import DecoderEncoder
+from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
+from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.generation.generation_status import GenerationStatus, MachineState
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.auth import ApiKeyMiddleware
@@ -32,7 +37,7 @@ from shoal.server.openai.routes import OpenAiApi
 from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
 
-_API = ("/v1", API_PATH)
+_API = ("/v1", API_PATH, *(path for path in EMBEDDING_PATHS if not path.startswith("/v1/")))
 """Paths that are counted, and refused while the server drains."""
 _GUARDED = (*_API, STATUS_PATH, *TOKENIZE_PATHS)
 """Paths that need the key, where there is one."""
@@ -54,6 +59,7 @@ def create_app(
     card: ModelCard | None = None,
     cors_origins: Sequence[str] = (),
     strict_fields: bool = False,
+    sentences: SentenceSettings | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
@@ -64,6 +70,7 @@ def create_app(
     `card`: the model as it lies on the disk; None: nothing is known of that.
     `cors_origins`: web pages of other hosts that may use the server, see `check_origins`.
     `strict_fields`: refuse fields of bodies that nobody knows.
+    `sentences`: how the model makes vectors of texts; None: it does not.
     `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -88,6 +95,7 @@ def create_app(
             *ResponsesApi(answerer, model_name, answers).routes(),
             *TokenizeApi(answerer, model_name).routes(),
             *OllamaApi(answerer, model_name, answers, card or _UNKNOWN_CARD).routes(),
+            *_embedding_routes(data_plane, bodies, model_name, sentences, strict_fields=strict_fields),
             *Probes(status).routes(),
         ],
         middleware=_guards(api_key, drain, data_plane, allowed_hosts, cors_origins),
@@ -98,6 +106,20 @@ def create_app(
     app.state.backend = data_plane
     app.state.drain = drain
     return app
+
+
+def _embedding_routes(
+    data_plane: DataPlane,
+    bodies: RequestBodies,
+    model_name: str,
+    sentences: SentenceSettings | None,
+    *,
+    strict_fields: bool,
+) -> list[Route]:
+    if sentences is None:
+        return []
+    encoder = DecoderEncoder(data_plane, sentences)
+    return EmbeddingApi(encoder, bodies, model_name, strict_fields=strict_fields).routes()
 
 
 async def _answer_exception(request: Request, error: Exception) -> Response:

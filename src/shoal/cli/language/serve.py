@@ -19,6 +19,7 @@ from shoal.errors import WorkerLost
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
 from shoal.launch.running.expert_heat import heat_dicts
+from shoal.model.encoder.decoder_settings import read_decoder_settings
 from shoal.model.file_states import model_states
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
@@ -103,6 +104,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         allowed_hosts=options.server.allowed_hosts,
         cors_origins=options.server.cors_origins,
         strict_fields=options.strict_fields,
+        sentences=read_decoder_settings(loaded.path),
         answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
         card=ModelCard(
             family=loaded.decoder.family,

@@ -246,6 +246,7 @@ class Scheduler:
                 token_id=token.token_id,
                 logprobs=token.logprobs,
                 logits=token.logits,
+                hidden=token.hidden,
             )
         )
 

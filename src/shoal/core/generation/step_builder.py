@@ -111,6 +111,7 @@ class StepBuilder:
                 allowed=allowed,
                 target=request.targets[token_index] if request.targets else None,
                 want_logits=request.want_logits,
+                want_hidden=request.want_hidden,
             )
         )
 

@@ -39,6 +39,8 @@ class Request:
     """Output tokens to take instead of drawing any, at most max_tokens: teacher forcing, to score and to verify."""
     want_logits: bool = False
     """Whether to return the raw logits of every output position, for verification."""
+    want_hidden: bool = False
+    """Return the hidden state of the prompt's last token behind the final norm, in the place of a token."""
     guide: TokenGuide | None = None
     """Keeps the output within a condition; a guide serves one request only."""
 
@@ -65,6 +67,7 @@ class TokenProduced:
     token_id: int
     logprobs: TokenLogprobs | None = None
     logits: bytes = b""
+    hidden: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,15 @@ class NativeLayers:
         self._stage.logits(self._x, numbers, *end, scale, softcap, logits_RV)
         return logits_RV
 
+    def hidden(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        x_RD = self._x[list(rows)]
+        if self._decoder.centers_norms:
+            x_RD = x_RD - x_RD.mean(-1, keepdims=True)
+        mean_square_R1 = (x_RD * x_RD).mean(-1, keepdims=True) + np.float32(self._decoder.norm_epsilon)
+        normed_RD = x_RD / np.sqrt(mean_square_R1) * self._final_norm
+        return normed_RD if self._norm_bias is None else normed_RD + self._norm_bias
+
     def _load_layers(
         self,
         source: WeightSource,

@@ -135,12 +135,19 @@ class Stage:
         return _own_term if self._group is None else self._group.sum_within(_COLLECTIVE_TIMEOUT_S)
 
     def _sample(self, samples: Sequence[SampleRow]) -> tuple[SampledToken, ...]:
-        """Computes logits for the sampled rows only."""
-        tokens: list[SampledToken] = []
-        for start in range(0, len(samples), HEAD_ROWS):
-            rows = samples[start : start + HEAD_ROWS]
-            tokens += self._draw(self._layers.logits([row.row for row in rows]), rows)
-        return tuple(tokens)
+        """Computes logits for the sampled rows only, and none of those of which the hidden state is wanted."""
+        drawn = [sample for sample in samples if not sample.want_hidden]
+        tokens: dict[int, SampledToken] = {}
+        for start in range(0, len(drawn), HEAD_ROWS):
+            rows = drawn[start : start + HEAD_ROWS]
+            fresh = self._draw(self._layers.logits([row.row for row in rows]), rows)
+            tokens.update(zip((row.row for row in rows), fresh, strict=True))
+        wanted = [sample.row for sample in samples if sample.want_hidden]
+        for start in range(0, len(wanted), HEAD_ROWS):
+            numbers = wanted[start : start + HEAD_ROWS]
+            for number, hidden_D in zip(numbers, self._layers.hidden(numbers), strict=True):
+                tokens[number] = SampledToken(token_id=0, hidden=hidden_D.astype("<f4").tobytes())
+        return tuple(tokens[sample.row] for sample in samples)
 
     def _draw(self, logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
         part, group = self._config.part, self._group

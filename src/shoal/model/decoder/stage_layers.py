@@ -61,6 +61,15 @@ class StageLayers(Protocol):
         """
         ...
 
+    def hidden(self, rows: Sequence[int]) -> F32:
+        """The hidden states [R, D] of some rows of the latest step behind the final norm, at most HEAD_ROWS.
+
+        In the last stage only, on every shard the same.
+
+        Valid until: the next call.
+        """
+        ...
+
     def expert_rows(self) -> list[list[int]]:
         """Rows that chose each expert so far, by layer; see `Stage`. Empty where nobody counts (the ONNX form)."""
         ...

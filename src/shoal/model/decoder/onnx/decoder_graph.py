@@ -13,7 +13,7 @@ sums over all shards, and what follows (norm, residual) needs the whole sum, so 
     qkv:     x, delta -> residual -> x', norm -> qkv                   (into attention; no delta in the first layer)
     o:       attention -> partial                                      (into a sum over the shards)
     mlp:     x, delta -> residual -> x', norm, MLP -> partial          (into a sum over the shards)
-    last:    x, delta -> residual -> x'          or head:  x, delta -> residual, final norm, vocabulary -> logits
+    last:    x, delta -> residual -> x'          or head:  x, delta -> residual, norm -> hidden, vocabulary -> logits
 
 Where attention and MLP are parallel, both read x, and a shard's o and mlp are one segment with one sum:
 
@@ -239,6 +239,7 @@ class _Segment:
         """The model's end or the stage's."""
         if last_layer == self._config.num_layers:
             _, norm = self._add_norm(x, delta, "final_norm")
+            self.output("hidden", norm)
             self.output("logits", self._logits(norm))
             return self.serialize(Marker.END)
         assert delta is not None

@@ -103,6 +103,11 @@ class OnnxLayers:
         session.run_with_iobinding(binding)
         return self._buffers.logits[: len(rows)]
 
+    def hidden(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        self.logits(rows)
+        return self._buffers.hidden[: len(rows)]
+
     def _load_embedding(self, source: WeightSource, config: StageConfig, vocab_size: int) -> Embedding:
         matrix = in_own_memory(source.matrix("embedding", config.precision))
         self.weight_bytes += matrix.num_bytes

@@ -44,6 +44,7 @@ class StageBuffers:
                 self._end_sources.append((buffer(end[name].shape[1], HEAD_ROWS), end[name]))
                 end[name] = self._end_sources[-1][0]
             end["logits"] = buffer(decoder.vocab_size, HEAD_ROWS)
+            end["hidden"] = buffer(hidden, HEAD_ROWS)
         else:
             end["x_out"] = buffer(hidden)
 
@@ -61,6 +62,11 @@ class StageBuffers:
     def logits(self) -> F32:
         """[R, vocab_size], in the last stage."""
         return self.bound[-1]["logits"]
+
+    @property
+    def hidden(self) -> F32:
+        """[R, hidden_size] behind the final norm, in the last stage."""
+        return self.bound[-1]["hidden"]
 
     def gather(self, rows: Sequence[int]) -> None:
         """Copy those rows of the flat batch, at most HEAD_ROWS, to where the head reads."""

@@ -1,0 +1,68 @@
+"""A language model that makes vectors of texts: the hidden state of each text's last token.
+
+Source: Qwen3 Embedding, arXiv 2506.05176, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shoal.errors import InvalidRequest
+from shoal.generation.data_plane import DataPlane
+from shoal.model.encoder.pooling import normalized
+from shoal.model.encoder.sentence_settings import SentenceSettings
+from shoal.server.embeddings.encoder import Encoded, Text
+
+
+class DecoderEncoder:
+    """Implements `Encoder`."""
+
+    compares = False
+
+    def __init__(self, data_plane: DataPlane, sentences: SentenceSettings) -> None:
+        """`sentences`: pooling is that of the last token."""
+        self._data_plane = data_plane
+        self._sentences = sentences
+
+    async def embed(
+        self, texts: Sequence[Text], *, kind: str = "", cuts: bool = False, timeout_s: float | None = None
+    ) -> Encoded:
+        """See `Encoder`."""
+        prompt = self._sentences.prompt(kind)
+        strings = [prompt + text for text in texts if isinstance(text, str)]
+        encoded = iter(await self._data_plane.encode(strings, add_special=True, param="input"))
+        rows = [next(encoded) if isinstance(text, str) else self._checked(text) for text in texts]
+        rows = [self._fitted(row, cuts=cuts) for row in rows]
+        hidden = await self._data_plane.embed(rows, timeout_s)
+        values = np.stack([np.frombuffer(one, "<f4") for one in hidden])
+        if self._sentences.is_normalized:
+            values = normalized(values)
+        return Encoded(values=values, num_tokens=sum(map(len, rows)))
+
+    async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
+        """Never asked for: it does not compare."""
+        raise InvalidRequest("this model does not compare texts")
+
+    def close(self) -> None:
+        """The data plane is another's."""
+
+    def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
+        vocab_size = self._data_plane.tokenizer.vocab_size
+        if not ids or not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}, one at least", "input")
+        return tuple(ids)
+
+    def _fitted(self, ids: tuple[int, ...], *, cuts: bool) -> tuple[int, ...]:
+        """A text that is cut keeps its last token, which stands for all of it."""
+        longest = min(self._data_plane.max_context - 1, self._sentences.max_tokens or self._data_plane.max_context)
+        if len(ids) <= longest:
+            return ids
+        if not cuts:
+            raise InvalidRequest(
+                f"this model takes {longest} tokens at most, but a text has {len(ids)}: shorten it, or set "
+                "`truncate_prompt_tokens` to -1",
+                "input",
+            )
+        return (*ids[: longest - 1], ids[-1])
