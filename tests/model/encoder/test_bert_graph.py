@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from shoal.errors import ModelLoadError
 from shoal.model.encoder.bert_graph import bert_settings
 from shoal.model.encoder.detect import is_encoder_folder
 from shoal.model.encoder.folder import EncoderFolder, open_encoder
+from shoal.model.runtime_sessions import session_options, start_session
 from tests.model.encoder.tiny_encoders import WORDS, make_encoder
 from tests.real_models import minilm_folder
 
@@ -23,7 +23,7 @@ PAIRS = [("time", "year"), ("people way", " ".join(WORDS)), ("a", "b")]
 
 def run(encoder: EncoderFolder, texts: Any) -> np.ndarray:
     """Each text's row of the graph's output."""
-    session = onnxruntime.InferenceSession(encoder.graph)
+    session = start_session(encoder.graph, session_options(1))
     rows = encoder.rows.rows(texts)
     values: dict[int, np.ndarray] = {}
     for batch in encoder.rows.batches(rows):
