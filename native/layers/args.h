@@ -33,6 +33,8 @@ struct LayerKernel {
   void (*sigmoid)(int width, float* x);
   // to = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias; bias may be nullptr. Source: arXiv 1607.06450.
   void (*center)(const float* x, const float* weight, const float* bias, float epsilon, int width, float* to);
+  // to = to * x
+  void (*multiply)(const float* x, int width, float* to);
 };
 
 }  // namespace shoal

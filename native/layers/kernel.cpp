@@ -99,11 +99,16 @@ void center(const float* x, const float* weight, const float* bias, float epsilo
   }
 }
 
+void multiply(const float* x, int width, float* to) {
+  for (int i = 0; i < width; i += kLanes)
+    store_some(to + i, width - i, mul(load_some(to + i, width - i), load_some(x + i, width - i)));
+}
+
 }  // namespace
 
 extern const LayerKernel layer_kernel;
 const LayerKernel layer_kernel = {norm,       add_row, gate,        softcap, scale,
-                                   add_scaled, softmax, sigmoid_row, center};
+                                   add_scaled, softmax, sigmoid_row, center,  multiply};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

@@ -25,11 +25,39 @@ struct ConvCall {
   float* window;  // [num_taps - 1, num_channels]: the latest inputs, the oldest first; is moved on
 };
 
+// The gated delta rule of one value head. Source: Gated Delta Networks, arXiv 2412.06464, equation 10.
+struct DeltaView {
+  int key_dim;    // of queries and keys
+  int value_dim;
+  float epsilon;  // of the norm of outputs
+  const float* norm;  // [value_dim]
+};
+
+// Consecutive rows of one sequence, and the columns of one value head in them.
+struct DeltaCall {
+  int num_rows;
+  int64_t in_stride;
+  int64_t out_stride;
+  const float *query, *key, *value, *gate;  // in the first row
+  const float *write, *decay;               // the same, a number each: before their sigmoid and softplus
+  float rate;                               // negative; factor on the softplus
+  float decay_bias;
+  float* matrix;                            // [key_dim, value_dim]: the state
+  float* out;
+};
+
+constexpr int kMaxDeltaDim = 512;  // of a head
+
 // The entry points of one instruction set.
 struct RecurrenceKernel {
   // out = c * conv(b * x). Rows of `in` are b, c and x beside each other. Source: LFM2 technical report, arXiv 2511.23404,
   // section 2.
   void (*gated_conv)(const ConvView&, const ConvCall&, const float* in, float* out);
+  // x = silu(conv(x)), in place
+  void (*silu_conv)(const ConvView&, const ConvCall&, float* x);
+  // Rows of a head: queries and keys get the length 1, the state decays, is corrected and read, and what was read gets a
+  // norm and a gate.
+  void (*delta_rule)(const DeltaView&, const DeltaCall&);
 };
 
 }  // namespace shoal

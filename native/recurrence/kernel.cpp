@@ -71,10 +71,119 @@ void gated_conv(const ConvView& view, const ConvCall& call, const float* in, flo
   }
 }
 
+template <int kTaps>
+void silu_conv_of(const ConvView& view, const ConvCall& call, float* x) {
+  for (int channel = call.first_channel; channel < call.end_channel; channel += kLanes) {
+    ConvLanes<kTaps> lanes(view, call, channel);
+    for (int row = 0; row < call.num_rows; ++row) {
+      float* at = x + row * call.in_stride + channel;
+      store_some(at, lanes.count, activate(Activation::kSilu, lanes.next(load_some(at, lanes.count))));
+    }
+    lanes.save(call);
+  }
+}
+
+void silu_conv(const ConvView& view, const ConvCall& call, float* x) {
+  switch (view.num_taps) {
+    case 2: return silu_conv_of<2>(view, call, x);
+    case 3: return silu_conv_of<3>(view, call, x);
+    default: return silu_conv_of<4>(view, call, x);
+  }
+}
+
+float lane_of(Lanes x) {
+  float all[kLanes];
+  store(all, x);
+  return all[0];
+}
+
+// log(1 + e**x) = max(x, 0) + log(1 + u) with u = e**-|x|, and log(1 + u) = 2 artanh(u / (2 + u)), by its series: the
+// argument is at most 1/3, so that the first term left out is below 2e-12.
+float softplus(float x) {
+  const double u = lane_of(exponential(broadcast(x < 0.0f ? x : -x)));
+  const double ratio = u / (2.0 + u), square = ratio * ratio;
+  double sum = 0.0;
+  for (int power = 21; power >= 1; power -= 2) sum = sum * square + 1.0 / power;
+  return float((x > 0.0f ? double(x) : 0.0) + 2.0 * ratio * sum);
+}
+
+float sum_of_squares(const float* x, int width) {
+  Lanes squares = broadcast(0.0f);
+  for (int i = 0; i < width; i += kLanes) {
+    const Lanes v = load_some(x + i, width - i);
+    squares = fma(v, v, squares);
+  }
+  return sum_lanes(squares);
+}
+
+// to = x * scale / |x|
+void normalize(const float* x, float scale, int width, float* to) {
+  const float factor = scale / __builtin_sqrtf(sum_of_squares(x, width) + 1e-6f);
+  for (int i = 0; i < width; i += kLanes)
+    store_some(to + i, width - i, mul(load_some(x + i, width - i), broadcast(factor)));
+}
+
+// Some columns of the state: kColumns registers of them, or `count` columns of one.
+template <int kColumns, bool kWhole>
+void step_columns(const DeltaView& view, float* matrix, const float* query, const float* key, const float* value,
+                  float decay, float write, int count, float* out) {
+  const auto get = [count](const float* from, int i) { return kWhole ? load(from + i * kLanes) : load_some(from, count); };
+  const auto put = [count](float* to, int i, Lanes x) { kWhole ? store(to + i * kLanes, x) : store_some(to, count, x); };
+  const Lanes factor = broadcast(decay);
+  Lanes sums[kColumns], changes[kColumns];
+  for (int i = 0; i < kColumns; ++i) sums[i] = broadcast(0.0f);
+  for (int row = 0; row < view.key_dim; ++row) {
+    const float* at = matrix + int64_t(row) * view.value_dim;
+    const Lanes k = broadcast(key[row]);
+    for (int i = 0; i < kColumns; ++i) sums[i] = fma(mul(get(at, i), factor), k, sums[i]);
+  }
+  for (int i = 0; i < kColumns; ++i) {
+    changes[i] = mul(sub(get(value, i), sums[i]), broadcast(write));
+    sums[i] = broadcast(0.0f);
+  }
+  for (int row = 0; row < view.key_dim; ++row) {
+    float* at = matrix + int64_t(row) * view.value_dim;
+    const Lanes k = broadcast(key[row]), q = broadcast(query[row]);
+    for (int i = 0; i < kColumns; ++i) {
+      const Lanes next = fma(k, changes[i], mul(get(at, i), factor));
+      put(at, i, next);
+      sums[i] = fma(next, q, sums[i]);
+    }
+  }
+  for (int i = 0; i < kColumns; ++i) put(out, i, sums[i]);
+}
+
+void delta_rule(const DeltaView& view, const DeltaCall& call) {
+  constexpr int kWide = 4;
+  float query[kMaxDeltaDim], key[kMaxDeltaDim];
+  for (int row = 0; row < call.num_rows; ++row) {
+    const int64_t at = row * call.in_stride;
+    normalize(call.query + at, 1.0f / __builtin_sqrtf(float(view.key_dim)), view.key_dim, query);
+    normalize(call.key + at, 1.0f, view.key_dim, key);
+    const float write = lane_of(sigmoid(broadcast(call.write[at])));
+    const float decay = lane_of(exponential(broadcast(call.rate * softplus(call.decay[at] + call.decay_bias))));
+    const float *value = call.value + at, *gate = call.gate + at;
+    float* out = call.out + row * call.out_stride;
+    int column = 0;
+    for (; column + kWide * kLanes <= view.value_dim; column += kWide * kLanes)
+      step_columns<kWide, true>(view, call.matrix + column, query, key, value + column, decay, write, kLanes, out + column);
+    for (; column < view.value_dim; column += kLanes)
+      step_columns<1, false>(view, call.matrix + column, query, key, value + column, decay, write,
+                             view.value_dim - column, out + column);
+    const float mean = sum_of_squares(out, view.value_dim) / float(view.value_dim);
+    const Lanes inverse = broadcast(1.0f / __builtin_sqrtf(mean + view.epsilon));
+    for (int i = 0; i < view.value_dim; i += kLanes) {
+      const int count = view.value_dim - i;
+      const Lanes normed = mul(mul(load_some(out + i, count), inverse), load_some(view.norm + i, count));
+      store_some(out + i, count, mul(normed, activate(Activation::kSilu, load_some(gate + i, count))));
+    }
+  }
+}
+
 }  // namespace
 
 extern const RecurrenceKernel recurrence_kernel;
-const RecurrenceKernel recurrence_kernel = {gated_conv};
+const RecurrenceKernel recurrence_kernel = {gated_conv, silu_conv, delta_rule};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

@@ -78,13 +78,69 @@ void ShortConvLayer::compute(const StepStates& step, float* in, float* out) cons
       const ConvCall call{run.num_rows, first, end, in_width(), out_width(), window};
       kernel_.gated_conv(view_, call, in + int64_t(run.first_row) * in_width(),
                          out + int64_t(run.first_row) * out_width());
-      if (run.save == kNoSlot) continue;
-      for (int tap = 0; tap + 1 < view_.num_taps; ++tap) {
-        const int64_t row = int64_t(tap) * view_.num_channels;
-        std::copy(window + row + first, window + row + end, state(run.save) + row + first);
-      }
+      save_window(sequence, run, view_, first, end);
     }
   });
+}
+
+void RecurrentLayer::save_window(const SequenceState& sequence, const StateRun& run, const ConvView& view, int first,
+                                 int end) const {
+  if (run.save == kNoSlot) return;
+  const float* window = state(sequence.slot);
+  for (int tap = 0; tap + 1 < view.num_taps; ++tap) {
+    const int64_t row = int64_t(tap) * view.num_channels;
+    std::copy(window + row + first, window + row + end, state(run.save) + row + first);
+  }
+}
+
+DeltaLayer::DeltaLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const DeltaShape& shape,
+                       const ConvView& conv, const float* rates, const float* decay_biases, const float* norm,
+                       float epsilon, float* states, int num_slots)
+    : RecurrentLayer(std::move(pool), states, num_slots),
+      kernel_(kernel),
+      shape_(shape),
+      conv_(conv),
+      rates_(rates),
+      decay_biases_(decay_biases),
+      view_{shape.key_dim, shape.value_dim, epsilon, norm} {
+  check_conv(conv);
+  require(shape.num_key_heads >= 1 && shape.num_value_heads >= 1 && shape.num_value_heads % shape.num_key_heads == 0,
+          "value heads must be a positive multiple of key heads");
+  require(shape.key_dim >= 1 && shape.key_dim <= kMaxDeltaDim && shape.value_dim >= 1 &&
+              shape.value_dim <= kMaxDeltaDim,
+          "heads of the delta rule must have 1 to 512 dimensions");
+  require(conv.num_channels == 2 * shape.num_key_heads * shape.key_dim + out_width(),
+          "the convolution must have the channels of queries, keys and values");
+}
+
+void DeltaLayer::compute(const StepStates& step, float* in, float* out) const {
+  each_channels(pool(), step, conv_.num_channels, [&](const SequenceState& sequence, int first, int end) {
+    for (const StateRun& run : sequence.runs) {
+      const ConvCall call{run.num_rows, first, end, in_width(), in_width(), state(sequence.slot)};
+      kernel_.silu_conv(conv_, call, in + int64_t(run.first_row) * in_width());
+      save_window(sequence, run, conv_, first, end);
+    }
+  });
+  const std::vector<SequenceState>& sequences = step.sequences();
+  const int heads = shape_.num_value_heads;
+  pool().each(int(sequences.size()) * heads,
+              [&](int item) { run_head(sequences[item / heads], item % heads, in, out); });
+}
+
+void DeltaLayer::run_head(const SequenceState& sequence, int head, const float* in, float* out) const {
+  const int key_head = head / (shape_.num_value_heads / shape_.num_key_heads);
+  const int64_t keys = int64_t(shape_.num_key_heads) * shape_.key_dim, values = out_width();
+  const int64_t size = int64_t(shape_.key_dim) * shape_.value_dim, first = window_size() + head * size;
+  for (const StateRun& run : sequence.runs) {
+    const float* row = in + int64_t(run.first_row) * in_width();
+    const float *value = row + 2 * keys + int64_t(head) * shape_.value_dim, *numbers = row + 2 * keys + 2 * values;
+    float* matrix = state(sequence.slot) + first;
+    kernel_.delta_rule(view_, {run.num_rows, in_width(), out_width(), row + int64_t(key_head) * shape_.key_dim,
+                               row + keys + int64_t(key_head) * shape_.key_dim, value, value + values, numbers + head,
+                               numbers + shape_.num_value_heads + head, rates_[head], decay_biases_[head], matrix,
+                               out + int64_t(run.first_row) * out_width() + int64_t(head) * shape_.value_dim});
+    if (run.save != kNoSlot) std::copy(matrix, matrix + size, state(run.save) + first);
+  }
 }
 
 }  // namespace shoal

@@ -34,6 +34,9 @@ class RecurrentLayer {
   float* state(int slot) const { return states_ + int64_t(slot) * state_size(); }
   ThreadPool& pool() const { return *pool_; }
 
+  // The window of a sequence's convolution, which a state begins with, where a run says that it is to be saved.
+  void save_window(const SequenceState& sequence, const StateRun& run, const ConvView& view, int first, int end) const;
+
  private:
   void read_states(const StepStates& step) const;
   // All runs of all sequences whose states have been read; copies states where runs say so.
@@ -60,6 +63,40 @@ class ShortConvLayer final : public RecurrentLayer {
 
   const RecurrenceKernel& kernel_;
   ConvView view_;
+};
+
+struct DeltaShape {
+  int num_key_heads;
+  int num_value_heads;  // a multiple: neighboring ones share a key head
+  int key_dim;
+  int value_dim;
+};
+
+// Heads that read and correct a matrix each, behind a convolution of queries, keys and values. Rows of the input are
+// queries, keys, values, gates, and for each value head what decides how much is written and how much decays. A state is
+// the convolution's window, then the matrices.
+class DeltaLayer final : public RecurrentLayer {
+ public:
+  // Throws std::invalid_argument for impossible sizes. `rates` and `decay_biases` are [value heads], `norm` [value dim];
+  // what is named must outlive the layer.
+  DeltaLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const DeltaShape& shape,
+             const ConvView& conv, const float* rates, const float* decay_biases, const float* norm, float epsilon,
+             float* states, int num_slots);
+
+  int in_width() const override { return conv_.num_channels + out_width() + 2 * shape_.num_value_heads; }
+  int out_width() const override { return shape_.num_value_heads * shape_.value_dim; }
+  int64_t state_size() const override { return window_size() + int64_t(out_width()) * shape_.key_dim; }
+
+ private:
+  int64_t window_size() const { return int64_t(conv_.num_taps - 1) * conv_.num_channels; }
+  void compute(const StepStates& step, float* in, float* out) const override;
+  void run_head(const SequenceState& sequence, int head, const float* in, float* out) const;
+
+  const RecurrenceKernel& kernel_;
+  DeltaShape shape_;
+  ConvView conv_;
+  const float *rates_, *decay_biases_;
+  DeltaView view_;
 };
 
 // Throws std::invalid_argument for impossible sizes.

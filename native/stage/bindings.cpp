@@ -126,13 +126,13 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const bool has_experts = layer.matrices.contains("router");
   require(!has_experts || shape.experts, "a layer has experts and the stage none");
   return {attention,
-          matrix("q"), matrix("k"), matrix("v"), matrix_of(layer, layer.output),
+          matrix("q"), matrix("k"), matrix("v"), matrix_of(layer, layer.output), matrix("q_gate"),
           vector("attn_norm", hidden), vector("mlp_norm", hidden),
           vector("q_norm", has_wide_norms ? q_width : dim), vector("k_norm", has_wide_norms ? kv_width : dim),
           vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
           vector("attn_norm_bias", hidden), vector("mlp_norm_bias", hidden),
           vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width),
-          vector_of(layer, layer.output + "_bias", hidden),
+          vector_of(layer, layer.output + "_bias", hidden), vector("q_gate_bias", q_width),
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
           recurrent_of(layer),

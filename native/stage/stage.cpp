@@ -19,7 +19,8 @@ bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
 
 bool qkv_needs_codes(const StageLayer& layer) {
   if (layer.latent != nullptr) return LatentRunner::needs_codes(*layer.latent);
-  return !is_dense(*layer.q) || !is_dense(*layer.k) || !is_dense(*layer.v);
+  return !is_dense(*layer.q) || !is_dense(*layer.k) || !is_dense(*layer.v) ||
+         (layer.q_gate != nullptr && !is_dense(*layer.q_gate));
 }
 
 bool mlp_needs_codes(const StageLayer& layer) {
@@ -55,6 +56,8 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   qkv_ = allocate<float>(rows * most_inputs());
   attention_ = allocate<float>(rows * most_outputs());
   delta_ = allocate<float>(rows * shape.hidden_size);
+  if (std::any_of(layers_.begin(), layers_.end(), [](const StageLayer& layer) { return layer.q_gate != nullptr; }))
+    gates_ = allocate<float>(rows * out_width());
   for (const StageLayer& layer : layers_)
     expert_rows_.emplace_back(layer.experts == nullptr ? 0 : shape.experts->router.num_experts);
   const std::vector<const ExpertLayer*> experts = experts_of(layers_);
@@ -86,11 +89,14 @@ void Stage::check(const StageLayer& layer) const {
   if (layer.latent != nullptr) {
     require(shape_.num_kv_heads == 1 && shape_.head_dim == shape_.latent->rotary_dim + shape_.latent->latent_dim,
             "latent attention has one key head, of the rotated part and the latent");
+    require(layer.q_gate == nullptr, "latent attention has no gate");
     latent_->check(*layer.latent);
   } else {
     require(has_shape(layer.q, out_width(), hidden), "q must be [heads x head_dim, hidden size]");
     require(has_shape(layer.k, kv_width, hidden) && has_shape(layer.v, kv_width, hidden),
             "k and v must be [kv heads x head_dim, hidden size]");
+    require(layer.q_gate == nullptr || has_shape(layer.q_gate, out_width(), hidden),
+            "a gate must be [heads x head_dim, hidden size]");
   }
   require(has_shape(layer.o, hidden, result_width()), "o must be [hidden size, heads x head_dim]");
   require(layer.attention->qkv_width() == qkv_width() && layer.attention->out_width() == out_width(),
@@ -235,10 +241,18 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
                    shape_.activation, qkv + column, width, {0, num_rows}};
   };
   const Product products[] = {product(layer.q, layer.q_bias, 0), product(layer.k, layer.k_bias, out_width()),
-                              product(layer.v, layer.v_bias, out_width() + kv_width)};
-  run_products(*pool_, *isa_.gemm, rows, products, 3);
+                              product(layer.v, layer.v_bias, out_width() + kv_width),
+                              {layer.q_gate, nullptr, layer.q_gate_bias, nullptr, Finish::kStore, shape_.activation,
+                               gates_.get(), out_width(), {0, num_rows}}};
+  run_products(*pool_, *isa_.gemm, rows, products, layer.q_gate == nullptr ? 3 : 4);
   if (layer.q_norm != nullptr) norm_heads(layer, num_rows);
   layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, out_width()});
+  if (layer.q_gate == nullptr) return;
+  each_rows(*pool_, num_rows, out_width(), [&](int row) {
+    float* gate = gates_.get() + int64_t(row) * out_width();
+    isa_.layers->sigmoid(out_width(), gate);
+    isa_.layers->multiply(gate, out_width(), attention_.get() + int64_t(row) * out_width());
+  });
 }
 
 // The product of attention's result with `o`.

@@ -54,9 +54,10 @@ struct RecurrentHalf {
 struct StageLayer {
   const AttentionLayer* attention;
   const Matrix *q, *k, *v, *o;
+  const Matrix* q_gate;  // attention's result is multiplied by its sigmoid
   const float *attn_norm, *mlp_norm, *q_norm, *k_norm, *post_attn_norm, *post_mlp_norm;
   const float *attn_norm_bias, *mlp_norm_bias;
-  const float *q_bias, *k_bias, *v_bias, *o_bias;
+  const float *q_bias, *k_bias, *v_bias, *o_bias, *q_gate_bias;
   Mlp mlp;
   std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
   std::shared_ptr<const RecurrentHalf> recurrent;
@@ -130,7 +131,7 @@ class Stage {
   std::unique_ptr<ExpertsRunner> experts_;
   std::unique_ptr<LatentRunner> latent_;
   std::vector<std::vector<int64_t>> expert_rows_;  // by layer
-  Buffer<float> normed_, qkv_, attention_, delta_;
+  Buffer<float> normed_, qkv_, attention_, gates_, delta_;
 };
 
 }  // namespace shoal

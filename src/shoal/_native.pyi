@@ -170,6 +170,27 @@ def short_conv_layer(
     """LFM2's gated short convolution. Shapes: taps [K, C], that of the oldest token first; bias [C];
     states [slots, (K - 1) C]. Raises ValueError for shapes that do not fit each other."""
 
+def delta_layer(
+    *,
+    pool: ThreadPool,
+    num_key_heads: int,
+    num_value_heads: int,
+    key_dim: int,
+    value_dim: int,
+    taps: npt.NDArray[np.float32],
+    rates: npt.NDArray[np.float32],
+    decay_biases: npt.NDArray[np.float32],
+    norm: npt.NDArray[np.float32],
+    epsilon: float,
+    states: npt.NDArray[np.float32],
+    isa: str = "",
+) -> RecurrentLayer:
+    """The gated delta rule of some heads behind a convolution.
+
+    Shapes: taps [K, channels of queries, keys and values]; rates and decay_biases [value heads]; norm [value_dim];
+    states [slots, (K - 1) channels + value heads key_dim value_dim]. Raises ValueError for shapes that do not fit.
+    """
+
 class AttentionLayer:
     """See `shoal.model.attention.interface.AttentionLayer`."""
 

@@ -235,6 +235,8 @@ class DecoderConfig:
     query_scaling: QueryScaling | None = None
     in_chunks: bool = False
     """whether a window begins at its last multiple in the place of moving on with the token (Llama 4)"""
+    gates_attention: bool = False
+    """whether attention's result is multiplied by a sigmoid of the hidden state (Qwen3-Next)"""
     recurrence: RecurrenceConfig | None = None
     """of layers that have no attention; None: all have"""
     layer_windows: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import gcd
 
 Shape = tuple[int, ...]
 TAPS = (2, 3, 4)
@@ -80,4 +81,90 @@ class ShortConvConfig:
         return replace(self, channels=count)
 
 
-RecurrenceConfig = ShortConvConfig
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaNetConfig:
+    """Layers whose heads write into a matrix by the gated delta rule and read from it, behind a short convolution.
+
+    Names: `delta_q delta_k delta_v delta_z delta_write delta_decay` (each from the hidden state), taps of the first
+    three, `delta_rate` (negative), `delta_dt` (added to the decay), `delta_norm` and `delta_out`. Source: Gated Delta
+    Networks, arXiv 2412.06464, section 3; as in Qwen3-Next.
+    """
+
+    layers: tuple[int, ...]
+    num_key_heads: int
+    value_heads_per_key: int
+    """value heads that share a key head"""
+    key_dim: int
+    value_dim: int
+    num_taps: int
+    norm_epsilon: float
+    inputs: tuple[str, ...] = ("delta_q", "delta_k", "delta_v", "delta_z", "delta_write", "delta_decay")
+    output: str = "delta_out"
+
+    @property
+    def num_value_heads(self) -> int:
+        """Heads that have a matrix."""
+        return self.num_key_heads * self.value_heads_per_key
+
+    def shapes(self, hidden_size: int) -> Mapping[str, Shape]:
+        """Of a layer's tensors."""
+        shapes: dict[str, Shape] = {name: (self._num_rows(name), hidden_size) for name in self.inputs}
+        shapes |= {f"{name}_taps": (self._num_rows(name), 1, self.num_taps) for name in self.inputs[:3]}
+        shapes |= dict.fromkeys(("delta_rate", "delta_dt"), (self.num_value_heads,))
+        return shapes | {"delta_norm": (self.value_dim,), "delta_out": (hidden_size, self.out_width)}
+
+    @property
+    def num_channels(self) -> int:
+        """Of the convolution."""
+        return sum(map(self._num_rows, self.inputs[:3]))
+
+    @property
+    def state_floats(self) -> int:
+        """Numbers of one layer's state of one sequence."""
+        return (self.num_taps - 1) * self.num_channels + self.out_width * self.key_dim
+
+    @property
+    def in_width(self) -> int:
+        """Numbers of a row that the inputs are."""
+        return sum(map(self._num_rows, self.inputs))
+
+    @property
+    def out_width(self) -> int:
+        """Numbers of a row that the output is made of."""
+        return self.num_value_heads * self.value_dim
+
+    @property
+    def num_pieces(self) -> int:
+        """Parts that see nothing of each other: key heads with their value heads."""
+        return self.num_key_heads
+
+    @property
+    def piece_atom(self) -> int:
+        """Pieces that stay together, as a quantized output matrix asks for."""
+        return _BLOCK // gcd(_BLOCK, self.value_heads_per_key * self.value_dim)
+
+    def rows_of_piece(self, name: str) -> int:
+        """Rows of a tensor that belong to a piece; 0: all of it belongs to every piece."""
+        match name.removesuffix("_taps"):
+            case "delta_q" | "delta_k":
+                return self.key_dim
+            case "delta_v" | "delta_z":
+                return self.value_heads_per_key * self.value_dim
+            case "delta_write" | "delta_decay" | "delta_rate" | "delta_dt":
+                return self.value_heads_per_key
+            case _:
+                return 0
+
+    def columns_of_piece(self, name: str) -> int:
+        """The same of columns."""
+        return self.value_heads_per_key * self.value_dim if name == "delta_out" else 0
+
+    def with_pieces(self, count: int) -> DeltaNetConfig:
+        """The layers of a shard, which may have no heads."""
+        return replace(self, num_key_heads=count)
+
+    def _num_rows(self, name: str) -> int:
+        return self.num_key_heads * self.rows_of_piece(name)
+
+
+RecurrenceConfig = ShortConvConfig | DeltaNetConfig

@@ -135,7 +135,7 @@ class ShardSource:
                 return self._mlp_columns(name)
             case "sinks":
                 return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
-            case "q":
+            case "q" | "q_gate":
                 return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
             case "q_norm" if self._config.parts_qk_norm:
                 return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)

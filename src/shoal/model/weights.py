@@ -21,8 +21,9 @@ BLOCK = 32
 
 Range = tuple[int, int]
 """[first, last) of rows, columns or items"""
-ROUTERS = ("router", "shared_router")
-"""Matrices that are never quantized: they are small, and which experts a token goes through hangs on them."""
+ROUTERS = ("router", "shared_router", "delta_write", "delta_decay")
+"""Matrices that are never quantized: they are small, and which experts a token goes through, or how much of a state
+stays, hangs on them."""
 
 
 def parse_precision(text: str) -> Precision:

@@ -25,7 +25,7 @@ from tests.integration.running import (
 )
 from tests.model.tiny_models import make_tiny_model
 
-FAMILIES = ("mixtral", "qwen3_moe", "gpt_oss", "lfm2")
+FAMILIES = ("mixtral", "qwen3_moe", "gpt_oss", "lfm2", "qwen3_next")
 REQUESTS = make_requests(3, max_tokens=30)
 
 
@@ -43,6 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("gpt_oss", "pp=2:2,ep=2"),
         ("lfm2", "pp=2:2"),
         ("lfm2", "tp=2:1"),
+        ("qwen3_next", "tp=1:1"),
     ],
 )
 def test_a_killed_worker_changes_no_token(family: str, split: str, models: dict[str, Path]) -> None:

@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("cohere", {"hidden_size": 88, "intermediate_size": 75, "use_qk_norm": True, "attention_bias": True}),
     "gpt-neox": ("gpt_neox", {"hidden_size": 96, "intermediate_size": 75}),
     "lfm2": ("lfm2", {"hidden_size": 84, "head_dim": 22, "num_attention_heads": 2, "num_key_value_heads": 2}),
+    "qwen3.5": ("qwen3_5_text", {"hidden_size": 84, "linear_key_head_dim": 20, "linear_value_head_dim": 72}),
     "phi3": ("phi3", {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}),
 }
 GGUF_KINDS = {

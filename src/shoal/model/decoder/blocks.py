@@ -25,7 +25,7 @@ tests/model/decoder/test_memory.py."""
 _CODES_BYTES = 3
 """Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
 scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
-_ATTENTION_MATRICES = ("q", "k", "v", "o", "q_down", "latent_down", "k_up", "v_up")
+_ATTENTION_MATRICES = ("q", "k", "v", "o", "q_gate", "q_down", "latent_down", "k_up", "v_up")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ def _blocks(
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
     """Multiply-adds of the matrices that a token goes through, twice."""
     recurrence = config.layer_recurrence(layer)
-    mixer = 2.0 * (config.num_heads + config.num_kv_heads) * config.head_dim
+    mixer = (2.0 * (config.num_heads + config.num_kv_heads) + config.gates_attention * config.num_heads) * config.head_dim
     if recurrence is not None:
         mixer = recurrence.in_width + recurrence.out_width
     elif config.latent is not None:

@@ -167,12 +167,11 @@ class NativeLayers:
 
 
 def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
-    """Names of the vectors of a layer, without `layers.i.`, that are not attention's own."""
-    attention_s = ("sinks", "q_norm", "k_norm") if decoder.norms_rotated else ("sinks",)
+    """Names of the vectors of a layer, without `layers.i.`, that are not attention's or recurrence's own."""
+    own = ("sinks", "conv_taps_bias", "delta_rate", "delta_dt", "delta_norm")
+    own += ("q_norm", "k_norm") if decoder.norms_rotated else ()
     shapes = layer_shapes(decoder, layer)
-    return tuple(
-        name for name, shape in shapes.items() if len(shape) == 1 and shape != (0,) and name not in attention_s
-    )
+    return tuple(name for name, shape in shapes.items() if len(shape) == 1 and shape != (0,) and name not in own)
 
 
 def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:

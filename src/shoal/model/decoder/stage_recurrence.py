@@ -5,6 +5,7 @@ Shapes: B sequences, S snapshots, K taps, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from shoal import _native
 from shoal.arrays import F32
 from shoal.errors import ConfigError
 from shoal.model.attention.kv_storage import aligned_zeros
-from shoal.model.recurrence import RecurrenceConfig
+from shoal.model.recurrence import DeltaNetConfig, RecurrenceConfig, ShortConvConfig
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 from shoal.protocol.stage_config import StageConfig
@@ -49,14 +50,37 @@ class StageRecurrence:
             return None
         states = cast(F32, aligned_zeros((self._config.num_states, recurrence.state_floats), np.float32))
         self._states.append(states)
-        name = f"layers.{layer}.conv_taps"
-        taps_CK = source.vector(name).reshape(-1, recurrence.num_taps)
-        return _native.short_conv_layer(
-            self._pool,
-            np.ascontiguousarray(taps_CK.T),
-            source.vector(f"{name}_bias") if recurrence.biases else None,
-            states,
-            self._isa,
+        prefix = f"layers.{layer}."
+        match recurrence:
+            case ShortConvConfig():
+                return self._short_conv(source, prefix, recurrence, states)
+            case DeltaNetConfig():
+                return self._delta(source, prefix, recurrence, states)
+
+    def _short_conv(
+        self, source: WeightSource, prefix: str, recurrence: ShortConvConfig, states: F32
+    ) -> _native.RecurrentLayer:
+        name = f"{prefix}conv_taps"
+        bias = source.vector(f"{name}_bias") if recurrence.biases else None
+        return _native.short_conv_layer(self._pool, _taps(source, [name], recurrence.num_taps), bias, states, self._isa)
+
+    def _delta(
+        self, source: WeightSource, prefix: str, recurrence: DeltaNetConfig, states: F32
+    ) -> _native.RecurrentLayer:
+        names = [f"{prefix}{name}_taps" for name in recurrence.inputs[:3]]
+        return _native.delta_layer(
+            pool=self._pool,
+            num_key_heads=recurrence.num_key_heads,
+            num_value_heads=recurrence.num_value_heads,
+            key_dim=recurrence.key_dim,
+            value_dim=recurrence.value_dim,
+            taps=_taps(source, names, recurrence.num_taps),
+            rates=source.vector(f"{prefix}delta_rate"),
+            decay_biases=source.vector(f"{prefix}delta_dt"),
+            norm=source.vector(f"{prefix}delta_norm"),
+            epsilon=recurrence.norm_epsilon,
+            states=states,
+            isa=self._isa,
         )
 
     def describe(self, step: Step, metadata: _native.StepMetadata) -> None:
@@ -73,3 +97,9 @@ class StageRecurrence:
         """Takes the states' memory from the system now."""
         for states in self._states:
             states.fill(0.0)
+
+
+def _taps(source: WeightSource, names: Sequence[str], num_taps: int) -> F32:
+    """[K, C] of convolutions whose channels lie beside each other."""
+    taps_CK = np.concatenate([source.vector(name).reshape(-1, num_taps) for name in names])
+    return np.ascontiguousarray(taps_CK.T)

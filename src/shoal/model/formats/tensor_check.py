@@ -60,6 +60,8 @@ def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
     if config.latent is not None:
         shapes = _latent_shapes(config, config.latent)
     shapes["o"] = (hidden, config.result_columns)
+    if config.gates_attention:
+        shapes["q_gate"] = (q_rows, hidden)
     if config.qkv_bias:
         shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
     if config.o_bias:

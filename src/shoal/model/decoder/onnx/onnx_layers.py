@@ -52,8 +52,9 @@ class OnnxLayers:
             ConfigError: the model has layers that the ONNX form does not have.
         """
         decoder = source.config
-        if decoder.recurrence is not None or decoder.latent is not None:
-            what = "recurrent layers" if decoder.recurrence is not None else "latent attention"
+        if decoder.recurrence is not None or decoder.latent is not None or decoder.gates_attention:
+            what = "latent attention" if decoder.latent is not None else "recurrent layers"
+            what = what if decoder.recurrence is not None or decoder.latent is not None else "gated attention"
             raise ConfigError(
                 f"{decoder.family} has {what}, without an ONNX form: leave {NATIVE}=0 out, or install Shoal with its "
                 "native extension"

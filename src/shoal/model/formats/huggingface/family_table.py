@@ -56,6 +56,7 @@ from shoal.model.formats.huggingface.families.qwen import (
     QWEN3_VL,
     QWEN3_VL_MOE,
 )
+from shoal.model.formats.huggingface.families.qwen_next import QWEN3_5, QWEN3_5_TEXT, QWEN3_NEXT
 
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
@@ -115,4 +116,7 @@ FAMILIES: Mapping[str, Family] = {
     "hunyuan_v1_moe": HUNYUAN_MOE,
     "minimax_m2": MINIMAX_M2,
     "lfm2": LFM2,
+    "qwen3_next": QWEN3_NEXT,
+    "qwen3_5_text": QWEN3_5_TEXT,
+    "qwen3_5": QWEN3_5,
 }

@@ -121,6 +121,8 @@ class SafetensorsDir:
         if len(shape) == 3 and shape[1] == 1:  # a convolution's taps
             values = values.reshape(shape[0], shape[2])
         values = values[self._numbers(part)].reshape(-1)
+        if part.tensor.endswith("A_log"):  # in fp64, whose exponential all machines round alike to fp32
+            return -np.exp(values.astype(np.float64)).astype(np.float32)
         adds_one = self._family.norms_add_one and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
@@ -316,11 +318,11 @@ class SafetensorsDir:
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
         """Rows of fused tensors: gate above up, q, k, v under each other or in turn for each key head, or the family's
-        own equal parts."""
-        if leaf in self._family.stacked:
-            tensor, index, count = self._family.stacked[leaf]
-            num_rows = self._whole(prefix + tensor).stop // count
-            return TensorPart(tensor=prefix + tensor, start=index * num_rows, stop=(index + 1) * num_rows)
+        own ways."""
+        own = self._family.part(self._config, leaf)
+        if own is not None:
+            self._whole(prefix + own.tensor)
+            return replace(own, tensor=prefix + own.tensor)
         part = leaf.removesuffix("_bias")
         name = _FUSED.get(part)
         fused = self._family.names.get(f"{name}{leaf.removeprefix(part)}")

@@ -5,7 +5,7 @@ Families read their settings through it: see `families`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,22 @@ class Settings:
         if unknown := [one for one in types if one not in (FULL_ATTENTION, kind)]:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
         return tuple(window if one == kind else 0 for one in types)
+
+    def layers_of_type(self, kind: str, *, others: Sequence[str], default: Sequence[str]) -> tuple[int, ...]:
+        """Layers that `layer_types` says to be of a kind. Raises ModelLoadError where it has one that is none of these.
+
+        Args:
+            kind: whose layers are wanted.
+            others: kinds that there may be beside it.
+            default: kinds of all layers, where the file does not say them.
+        """
+        types = self.get("layer_types")
+        types = default if types is None else types
+        if len(types) != self.num_layers:
+            raise ModelLoadError(f"{self.path}: 'layer_types' has {len(types)} items for {self.num_layers} layers")
+        if unknown := [one for one in types if one != kind and one not in others]:
+            raise ModelLoadError(f"{self.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
+        return tuple(layer for layer, one in enumerate(types) if one == kind)
 
     def _rope_parameters(self, layer_type: str) -> dict[str, Any]:
         """transformers 5: one dictionary, or one per kind of layer; transformers 4: `rope_theta` and `rope_scaling`.

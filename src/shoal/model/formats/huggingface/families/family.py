@@ -9,6 +9,7 @@ from typing import Any
 
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.formats.tensor_part import TensorPart
 
 _MATRICES = {
     "q": "self_attn.q_proj.weight",
@@ -80,8 +81,8 @@ class Family:
     """whether a fused tensor of queries, keys and values has them in turn for each key head"""
     is_transposed: bool = False
     """whether all matrices of layers have inputs before outputs"""
-    stacked: Mapping[str, tuple[str, int, int]] = field(default_factory=lambda: {})
-    """names of a layer that are one of several equal parts of a tensor's rows: the tensor, which part, of how many"""
+    part: Callable[[DecoderConfig, str], TensorPart | None] = lambda config, leaf: None
+    """Where a name of a layer lies that has no tensor of its own: without what stands before the layer's tensors"""
     norms_add_one: bool = False
     """whether the file's norm weights lack the 1 that layers add to them"""
     text_types: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, TOP_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.formats.tensor_part import TensorPart
 from shoal.model.recurrence import TAPS, ShortConvConfig
 
 _DEFAULTS = {
@@ -41,11 +42,7 @@ _NAMES = {
     "conv_out_bias": "conv.out_proj.bias",
 }
 _TOP = {**TOP_NAMES, "final_norm": "embedding_norm.weight"}
-_STACKED = {
-    f"{name}{suffix}": (f"conv.in_proj.{kind}", index, 3)
-    for index, name in enumerate(("conv_b", "conv_c", "conv_x"))
-    for suffix, kind in (("", "weight"), ("_bias", "bias"))
-}
+_INPUTS = ("conv_b", "conv_c", "conv_x")
 
 
 def _read(settings: Settings) -> DecoderConfig:
@@ -71,15 +68,20 @@ def _read(settings: Settings) -> DecoderConfig:
 
 
 def _conv_layers(settings: Settings) -> tuple[int, ...]:
-    layers, kinds = range(settings.num_layers), settings.get("layer_types")
-    if kinds is None:
-        attention = layers if settings.get("full_attn_idxs") is None else settings.layers("full_attn_idxs")
-        kinds = [_ATTENTION if layer in attention else _CONV for layer in layers]
-    if len(kinds) != len(layers):
-        raise ModelLoadError(f"{settings.path}: 'layer_types' has {len(kinds)} items for {len(layers)} layers")
-    if unknown := [kind for kind in kinds if kind not in (_CONV, _ATTENTION)]:
-        raise ModelLoadError(f"{settings.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
-    return tuple(layer for layer in layers if kinds[layer] == _CONV)
+    layers = range(settings.num_layers)
+    attention = layers if settings.get("full_attn_idxs") is None else settings.layers("full_attn_idxs")
+    default = [_ATTENTION if layer in attention else _CONV for layer in layers]
+    return settings.layers_of_type(_CONV, others=(_ATTENTION,), default=default)
+
+
+def _part(config: DecoderConfig, leaf: str) -> TensorPart | None:
+    """Both gates and what is convolved lie under each other."""
+    name = leaf.removesuffix("_bias")
+    if name not in _INPUTS:
+        return None
+    start = _INPUTS.index(name) * config.hidden_size
+    kind = "weight" if leaf == name else "bias"
+    return TensorPart(tensor=f"conv.in_proj.{kind}", start=start, stop=start + config.hidden_size)
 
 
 def _mlp_columns(settings: Settings) -> int:
@@ -94,4 +96,4 @@ def _mlp_columns(settings: Settings) -> int:
     return columns
 
 
-LFM2 = Family(read=_read, defaults=_DEFAULTS, names=_NAMES, top=_TOP, stacked=_STACKED)
+LFM2 = Family(read=_read, defaults=_DEFAULTS, names=_NAMES, top=_TOP, part=_part)

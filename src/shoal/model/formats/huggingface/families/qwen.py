@@ -80,7 +80,7 @@ def _read_qwen2_moe(settings: Settings) -> DecoderConfig:
     return settings.decoder(
         qkv_bias=settings.flag("qkv_bias"),
         layer_windows=_first_slide(settings),
-        **_experts(settings, shared_columns=settings.positive("shared_expert_intermediate_size")),
+        **qwen_experts(settings, shared_columns=settings.positive("shared_expert_intermediate_size")),
     )
 
 
@@ -91,11 +91,11 @@ def _read_qwen3_moe(settings: Settings) -> DecoderConfig:
         o_bias=has_bias,
         qk_norm=True,
         layer_windows=settings.all_slide() if settings.flag("use_sliding_window") else (),
-        **_experts(settings),
+        **qwen_experts(settings),
     )
 
 
-def _experts(settings: Settings, *, shared_columns: int = 0) -> dict[str, ExpertsConfig | int]:
+def qwen_experts(settings: Settings, *, shared_columns: int = 0) -> dict[str, ExpertsConfig | int]:
     """Every `decoder_sparse_step`-th layer has experts, but for those that are said to have none."""
     step, without = settings.positive("decoder_sparse_step"), settings.layers("mlp_only_layers")
     layers = range(settings.num_layers)
