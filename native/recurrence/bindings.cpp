@@ -57,12 +57,12 @@ BoundRecurrentLayer short_conv_layer(std::shared_ptr<ThreadPool> pool, const Tap
 }
 
 BoundRecurrentLayer delta_layer(std::shared_ptr<ThreadPool> pool, int num_key_heads, int num_value_heads, int key_dim,
-                                int value_dim, const Taps& taps, const Vector& rates, const Vector& decay_biases,
+                                int value_dim, bool in_turn, const Taps& taps, const Vector& rates, const Vector& decay_biases,
                                 const Vector& norm, float epsilon, const States& states, const std::string& isa) {
   require(int64_t(rates.shape(0)) == num_value_heads && int64_t(decay_biases.shape(0)) == num_value_heads,
           "rates and decay biases must be [value heads]");
   require(int64_t(norm.shape(0)) == value_dim, "norm must be [value dim]");
-  const DeltaShape shape{num_key_heads, num_value_heads, key_dim, value_dim};
+  const DeltaShape shape{num_key_heads, num_value_heads, key_dim, value_dim, in_turn};
   auto layer = std::make_shared<const DeltaLayer>(std::move(pool), *find_isa(isa).recurrence, shape,
                                                   conv_of(taps, std::nullopt), rates.data(), decay_biases.data(),
                                                   norm.data(), epsilon, states.data(), num_slots(states));
@@ -78,6 +78,6 @@ void bind_recurrence(nb::module_& module) {
   module.def("short_conv_layer", &short_conv_layer, "pool"_a, "taps"_a.noconvert(), "bias"_a.noconvert().none(),
              "states"_a.noconvert(), "isa"_a = "");
   module.def("delta_layer", &delta_layer, nb::kw_only(), "pool"_a, "num_key_heads"_a, "num_value_heads"_a, "key_dim"_a,
-             "value_dim"_a, "taps"_a.noconvert(), "rates"_a.noconvert(), "decay_biases"_a.noconvert(),
+             "value_dim"_a, "in_turn"_a, "taps"_a.noconvert(), "rates"_a.noconvert(), "decay_biases"_a.noconvert(),
              "norm"_a.noconvert(), "epsilon"_a, "states"_a.noconvert(), "isa"_a = "");
 }

@@ -128,7 +128,8 @@ void DeltaLayer::compute(const StepStates& step, float* in, float* out) const {
 }
 
 void DeltaLayer::run_head(const SequenceState& sequence, int head, const float* in, float* out) const {
-  const int key_head = head / (shape_.num_value_heads / shape_.num_key_heads);
+  const int key_head = shape_.in_turn ? head % shape_.num_key_heads
+                                      : head / (shape_.num_value_heads / shape_.num_key_heads);
   const int64_t keys = int64_t(shape_.num_key_heads) * shape_.key_dim, values = out_width();
   const int64_t size = int64_t(shape_.key_dim) * shape_.value_dim, first = window_size() + head * size;
   for (const StateRun& run : sequence.runs) {

@@ -67,9 +67,10 @@ class ShortConvLayer final : public RecurrentLayer {
 
 struct DeltaShape {
   int num_key_heads;
-  int num_value_heads;  // a multiple: neighboring ones share a key head
+  int num_value_heads;  // a multiple
   int key_dim;
   int value_dim;
+  bool in_turn;  // value head i belongs to key head i modulo their number, in the place of neighboring ones sharing one
 };
 
 // Heads that read and correct a matrix each, behind a convolution of queries, keys and values. Rows of the input are

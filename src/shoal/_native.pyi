@@ -177,6 +177,7 @@ def delta_layer(
     num_value_heads: int,
     key_dim: int,
     value_dim: int,
+    in_turn: bool,
     taps: npt.NDArray[np.float32],
     rates: npt.NDArray[np.float32],
     decay_biases: npt.NDArray[np.float32],

@@ -63,6 +63,8 @@ ARCHITECTURES = {
     "falcon": gguf.MODEL_ARCH.FALCON,
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "lfm2": gguf.MODEL_ARCH.LFM2,
+    "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
+    "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
 }
 COMMON_KEYS = {
     "n_embd": "hidden_size",
@@ -142,6 +144,9 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
             continue
         if name.endswith(("conv.conv.weight", "conv1d.weight")):
             values = values[:, 0]
+        if kind in ("qwen3_next", "qwen3_5_text"):
+            yield from _delta_tensors(name, values, config)
+            continue
         if name.endswith("kv_b_proj.weight"):
             heads_HNL = values.reshape(config["num_attention_heads"], -1, config["kv_lora_rank"])
             plain = config["qk_nope_head_dim"]
@@ -171,6 +176,41 @@ def _stacked(tensors: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[str, n
             yield name, values
     for name, by_number in experts.items():
         yield name, np.stack([by_number[number] for number in range(len(by_number))])
+
+
+def _delta_tensors(name: str, values: np.ndarray, config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Norms with their 1, rates as they are used, and q, k, v under each other; in Qwen 3.5 value heads are in turn."""
+    key_dim, value_dim = config["linear_key_head_dim"], config["linear_value_head_dim"]
+    heads, each = config["linear_num_key_heads"], config["linear_num_value_heads"] // config["linear_num_key_heads"]
+    is_new = config["model_type"] == "qwen3_5_text"
+
+    def turned(rows: np.ndarray, dim: int) -> np.ndarray:
+        by_head = rows.reshape(heads, each, dim, *rows.shape[1:])
+        return (by_head.swapaxes(0, 1) if is_new else by_head).reshape(rows.shape)
+
+    part = name.rpartition("linear_attn.")[2]
+    if part == "in_proj_qkvz.weight":
+        rows = values.reshape(heads, -1, values.shape[1])
+        cuts = np.cumsum([key_dim, key_dim, each * value_dim])
+        q, k, v, z = (one.reshape(-1, values.shape[1]) for one in np.split(rows, cuts, axis=1))
+        yield name.replace("qkvz", "qkv"), np.concatenate([q, k, v])
+        yield name.replace("qkvz", "z"), z
+    elif part in ("in_proj_qkv.weight", "conv1d.weight"):
+        yield name, np.concatenate([values[: 2 * heads * key_dim], turned(values[2 * heads * key_dim :], value_dim)])
+    elif part == "in_proj_z.weight":
+        yield name, turned(values, value_dim)
+    elif part in ("in_proj_a.weight", "in_proj_b.weight"):
+        yield name, turned(values, 1)
+    elif part == "A_log":
+        yield name, turned(-np.exp(values), 1)
+    elif part == "dt_bias":
+        yield name.replace("dt_bias", "dt_proj.bias"), turned(values, 1)
+    elif part == "out_proj.weight":
+        yield name, turned(values.T, value_dim).T
+    elif name.endswith("shared_expert_gate.weight"):
+        yield name, values[0]
+    else:
+        yield name, values + 1 if name.endswith("norm.weight") and part == name else values
 
 
 def _gpt_oss_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -211,10 +251,14 @@ def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(values.shape)
 
 
-def _kv_heads(config: Mapping[str, Any]) -> int | list[int]:
-    if config["model_type"] == "lfm2":
-        heads = config["num_key_value_heads"]
-        return [heads if kind == "full_attention" else 0 for kind in config["layer_types"]]
+def _layer_kv_heads(config: Mapping[str, Any]) -> int | list[int]:
+    heads = _kv_heads(config)
+    if config["model_type"] != "lfm2":
+        return heads
+    return [heads if kind == "full_attention" else 0 for kind in config["layer_types"]]
+
+
+def _kv_heads(config: Mapping[str, Any]) -> int:
     if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
         return 1 if config["multi_query"] else config["num_attention_heads"]
     if "kv_lora_rank" in config:
@@ -250,7 +294,7 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_feed_forward_length(config.get("intermediate_size") or 4 * config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(_kv_heads(config))
+    writer.add_head_count_kv(_layer_kv_heads(config))
     _add_epsilon(writer, config)
     if "kv_lora_rank" in config:
         _add_latent(writer, config)
@@ -312,6 +356,12 @@ def _add_epsilon(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_shortconv_l_cache(config["conv_L_cache"])
         writer.add_layer_norm_rms_eps(config["norm_eps"])
         return
+    if "linear_num_key_heads" in config:
+        writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+        writer.add_ssm_state_size(config["linear_key_head_dim"])
+        writer.add_ssm_group_count(config["linear_num_key_heads"])
+        writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
+        writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     for key in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"):

@@ -98,6 +98,9 @@ class DeltaNetConfig:
     value_dim: int
     num_taps: int
     norm_epsilon: float
+    in_turn: bool = False
+    """whether value heads of different key heads follow each other, in the place of those of one; then all of them stay
+    on one shard"""
     inputs: tuple[str, ...] = ("delta_q", "delta_k", "delta_v", "delta_z", "delta_write", "delta_decay")
     output: str = "delta_out"
 
@@ -141,6 +144,8 @@ class DeltaNetConfig:
     @property
     def piece_atom(self) -> int:
         """Pieces that stay together, as a quantized output matrix asks for."""
+        if self.in_turn and self.value_heads_per_key > 1:
+            return self.num_key_heads
         return _BLOCK // gcd(_BLOCK, self.value_heads_per_key * self.value_dim)
 
     def rows_of_piece(self, name: str) -> int:

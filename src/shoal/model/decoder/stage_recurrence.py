@@ -74,6 +74,7 @@ class StageRecurrence:
             num_value_heads=recurrence.num_value_heads,
             key_dim=recurrence.key_dim,
             value_dim=recurrence.value_dim,
+            in_turn=recurrence.in_turn,
             taps=_taps(source, names, recurrence.num_taps),
             rates=source.vector(f"{prefix}delta_rate"),
             decay_biases=source.vector(f"{prefix}delta_dt"),

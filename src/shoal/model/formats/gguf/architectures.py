@@ -69,6 +69,7 @@ class Architecture:
     in_chunks: bool = False
     is_recurrent: bool = False
     """whether there are layers without attention"""
+    gates_attention: bool = False
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """of tensors that other architectures have under another name"""
 
@@ -142,6 +143,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gptneox": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
     "falcon": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
     "lfm2": Architecture(is_recurrent=True, names={"final_norm": "token_embd_norm.weight"}),
+    "qwen3next": Architecture(is_recurrent=True, gates_attention=True, names=_LATE_NORM),
+    "qwen35": Architecture(is_recurrent=True, gates_attention=True, names=_LATE_NORM),
     "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),
 }
 """by name; Mistral and Mixtral files are of the architecture llama, those of DeepSeek V3, Kimi K2 and GLM 4.7 Flash of

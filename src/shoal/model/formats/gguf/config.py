@@ -25,7 +25,8 @@ from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.parts import GgufParts
-from shoal.model.recurrence import TAPS, RecurrenceConfig, ShortConvConfig
+from shoal.model.formats.gguf.recurrent import recurrence_of
+from shoal.model.recurrence import RecurrenceConfig
 
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""
@@ -128,6 +129,7 @@ class _GgufMetadata:
             final_softcap=self._number("final_logit_softcapping", 0.0),
             query_scaling=self._query_scaling(),
             in_chunks=known.in_chunks,
+            gates_attention=known.gates_attention,
             recurrence=self._recurrence(hidden_size),
             layer_windows=windows,
             latent=self._latent(),
@@ -256,20 +258,16 @@ class _GgufMetadata:
         return next((layer for layer in layers if f"blk.{layer}.attn_k.weight" in self._header.tensors), 0)
 
     def _recurrence(self, hidden_size: int) -> RecurrenceConfig | None:
-        """Layers are recurrent that have the tensors of it."""
         if not self._known.is_recurrent:
             return None
-        layers = [
-            layer
-            for layer in range(self._num_layers)
-            if f"blk.{layer}.shortconv.in_proj.weight" in self._header.tensors
-        ]
-        num_taps = self._positive("shortconv.l_cache")
-        if num_taps not in TAPS:
-            raise ModelLoadError(f"{self._header.path}: convolutions over {num_taps} tokens; 2 to 4 are supported")
-        if not layers:
-            return None
-        return ShortConvConfig(layers=tuple(layers), channels=hidden_size, num_taps=num_taps)
+        return recurrence_of(
+            self._architecture,
+            tensors=self._header.tensors.keys(),
+            num_layers=self._num_layers,
+            positive=self._positive,
+            norm_epsilon=self._number("attention.layer_norm_rms_epsilon"),
+            hidden_size=hidden_size,
+        )
 
     def _columns(self, experts: ExpertsConfig | None) -> int:
         """Of MLPs that are no experts."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from shoal.arrays import F32, U8
+from shoal.arrays import F32, I64, U8
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES, FALCON_40B_NAMES
@@ -24,8 +25,9 @@ from shoal.model.formats.gguf.blocks import (
 from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
+from shoal.model.formats.gguf.recurrent import CONVOLUTIONS, RECURRENT_NAMES, recurrent_part
 from shoal.model.formats.tensor_check import check_tensors
-from shoal.model.formats.tensor_part import TensorPart, half_split_order, rotating_heads
+from shoal.model.formats.tensor_part import TensorPart, rotating_heads
 from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
 
 TOP_NAMES = {
@@ -63,9 +65,6 @@ EXPERT_NAMES = {
     "shared_router": "ffn_gate_inp_shexp.weight",
     "sinks": "attn_sinks.weight",
 }
-STACKED = {f"conv_{name}": ("shortconv.in_proj.weight", index, 3) for index, name in enumerate(("b", "c", "x"))}
-"""names that are one of several equal parts of a tensor's rows: the tensor, which part, of how many"""
-RECURRENT_NAMES = {"conv_taps": "shortconv.conv.weight", "conv_out": "shortconv.out_proj.weight"}
 _LAYER = re.compile(r"blk\.(\d+)\.")
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
@@ -136,7 +135,7 @@ class GgufFile:
         form = self._form(name, part, precision)
         first, last = resolve_range(columns, tensor.shape[-1])
         check_columns(form, (first, last))
-        return form_bytes(form, tensor.kind, part.stop - part.start, last - first)
+        return form_bytes(form, tensor.kind, part.num_rows, last - first)
 
     def packing(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
@@ -145,7 +144,7 @@ class GgufFile:
         part = self._locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         resolved = resolve_range(columns, tensor.shape[-1])
-        return packing_of(tensor.kind, self._form(name, part, precision), part.stop - part.start, resolved)
+        return packing_of(tensor.kind, self._form(name, part, precision), part.num_rows, resolved)
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
@@ -155,10 +154,11 @@ class GgufFile:
         tensor = self._header.tensors[part.tensor]
         if not keeps_values(tensor.kind, self._form(name, part, precision)):
             return None
+        start, stop, order_N = self._places(part)
         return RawRows(
             kind=tensor.kind,
-            rows_NB=self._header.rows(part.tensor, part.start, part.stop),
-            order_N=self._half_split_order(part.heads).astype(np.int32) if part.heads else None,
+            rows_NB=self._header.rows(part.tensor, start, stop),
+            order_N=None if order_N is None else order_N.astype(np.int32),
             columns=resolve_range(columns, tensor.shape[-1]),
         )
 
@@ -173,11 +173,19 @@ class GgufFile:
         )
 
     def _rows(self, part: TensorPart) -> U8:
-        rows = self._header.rows(part.tensor, part.start, part.stop)
-        return rows[self._half_split_order(part.heads)] if part.heads else rows
+        start, stop, order_N = self._places(part)
+        rows_NB = self._header.rows(part.tensor, start, stop)
+        return rows_NB if order_N is None else rows_NB[order_N]
 
-    def _half_split_order(self, num_heads: int) -> np.ndarray:
-        return half_split_order(num_heads, self._config.head_dim, self._config.rope.rotary_dim)
+    def _places(self, part: TensorPart) -> tuple[int, int, I64 | None]:
+        """The rows of the tensor that a part is in, and which of them it is; None: all of them in order."""
+        numbers = part.numbers(self._config.rope.rotary_dim)
+        if isinstance(numbers, slice):
+            return part.start, part.stop, None
+        if not numbers.size:
+            return part.start, part.start, None
+        start = int(numbers.min())
+        return start, int(numbers.max()) + 1, numbers - start
 
     def _locate(self, name: str) -> TensorPart:
         """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
@@ -228,12 +236,12 @@ class GgufFile:
         return rotating_heads(self._config, leaf)
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
-        """Rows of a fused tensor: q, k, v under each other, gate above up (Phi-3)."""
+        """Rows of a fused tensor: of recurrent layers, q, k, v under each other, gate above up (Phi-3)."""
         config, tensors = self._config, self._header.tensors
-        if leaf in STACKED:
-            tensor, index, count = STACKED[leaf]
-            num_rows = self._whole(prefix + tensor).stop // count
-            return TensorPart(tensor=prefix + tensor, start=index * num_rows, stop=(index + 1) * num_rows)
+        own = recurrent_part(config, leaf)
+        if own is not None:
+            self._whole(prefix + own.tensor)
+            return replace(own, tensor=prefix + own.tensor)
         part = leaf.removesuffix("_bias")
         suffix = "weight" if leaf == part else "bias"
         attention, mlp = f"{prefix}attn_qkv.{suffix}", f"{prefix}ffn_up.{suffix}"
@@ -261,6 +269,6 @@ def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     convolution has the axis that its channels are alone on."""
     if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"])):
         return (prod(shape),)
-    if name.endswith(RECURRENT_NAMES["conv_taps"]) and len(shape) == 2:
+    if name.endswith(CONVOLUTIONS) and len(shape) == 2:
         return (shape[0], 1, shape[1])
     return (1, *shape) if name.endswith(EXPERT_NAMES["shared_router"]) else shape
