@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("gpt_oss", "pp=2:2,ep=2"),
         ("lfm2", "pp=2:2"),
         ("lfm2", "tp=2:1"),
-        ("qwen3_next", "tp=1:1"),
+        ("qwen3_next", "tp=2"),
     ],
 )
 def test_a_killed_worker_changes_no_token(family: str, split: str, models: dict[str, Path]) -> None:

@@ -129,6 +129,7 @@ WRAPPED = {
     "qwen3_vl_moe": ("qwen3_moe", "model.language_model.", "lm_head", "model.visual.merger.weight"),
     "llama4": ("llama4_text", "language_model.model.", "language_model.lm_head", "vision_model.patch.weight"),
     "qwen3_vl": ("qwen3", "model.language_model.", "lm_head", "model.visual.merger.weight"),
+    "qwen3_5": ("qwen3_5_text", "model.language_model.", "lm_head", "mtp.layers.0.mlp.up_proj.weight"),
 }
 
 

@@ -3,11 +3,12 @@ transformers, models/qwen3_next, models/qwen3_5."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
+from shoal.model.formats.huggingface.families.family import BUFFERS, EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.families.qwen import qwen_experts
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.tensor_part import TensorPart
@@ -152,15 +153,27 @@ def _gated_queries(config: DecoderConfig, leaf: str) -> TensorPart | None:
     )
 
 
+def _without_drafts(needless: re.Pattern[str]) -> re.Pattern[str]:
+    """And without layers that predict further tokens."""
+    return re.compile(rf"{needless.pattern}|mtp\..*")
+
+
 QWEN3_NEXT = Family(
     read=_read_next,
     defaults=_NEXT_DEFAULTS,
     names={**_NAMES, **EXPERT_NAMES},
     part=_next_part,
     norms_add_one=True,
-    has_draft_layers=True,
+    needless=_without_drafts(BUFFERS),
 )
-QWEN3_5_TEXT = Family(read=_read_new, defaults=_NEW_DEFAULTS, names=_NAMES, part=_new_part, norms_add_one=True)
+QWEN3_5_TEXT = Family(
+    read=_read_new,
+    defaults=_NEW_DEFAULTS,
+    names=_NAMES,
+    part=_new_part,
+    norms_add_one=True,
+    needless=_without_drafts(BUFFERS),
+)
 QWEN3_5 = Family(
     read=_read_new,
     defaults=_NEW_DEFAULTS,
@@ -168,5 +181,5 @@ QWEN3_5 = Family(
     part=_new_part,
     norms_add_one=True,
     text_types=("qwen3_5_text",),
-    needless=OTHER_MODALITIES,
+    needless=_without_drafts(OTHER_MODALITIES),
 )
