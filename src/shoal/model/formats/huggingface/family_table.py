@@ -20,7 +20,6 @@ from shoal.model.formats.huggingface.families.layer_norm import (
     STABLELM,
     STARCODER2,
 )
-from shoal.model.formats.huggingface.families.lfm2 import LFM2
 from shoal.model.formats.huggingface.families.llama import (
     ARCEE,
     GRANITE,
@@ -56,7 +55,8 @@ from shoal.model.formats.huggingface.families.qwen import (
     QWEN3_VL,
     QWEN3_VL_MOE,
 )
-from shoal.model.formats.huggingface.families.qwen_next import QWEN3_5, QWEN3_5_TEXT, QWEN3_NEXT
+from shoal.model.formats.huggingface.families.recurrent.lfm2 import LFM2
+from shoal.model.formats.huggingface.families.recurrent.qwen_next import QWEN3_5, QWEN3_5_TEXT, QWEN3_NEXT
 
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
