@@ -179,7 +179,9 @@ def _blocks(
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
     """Multiply-adds of the matrices that a token goes through, twice."""
     recurrence = config.layer_recurrence(layer)
-    mixer = (2.0 * (config.num_heads + config.num_kv_heads) + config.gates_attention * config.num_heads) * config.head_dim
+    mixer = (
+        2.0 * (config.num_heads + config.num_kv_heads) + config.gates_attention * config.num_heads
+    ) * config.head_dim
     if recurrence is not None:
         mixer = recurrence.in_width + recurrence.out_width
     elif config.latent is not None:
