@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import ollama
 import openai
 import pytest
 
@@ -171,3 +172,21 @@ def test_a_model_that_compares() -> None:
         assert [(one["index"], one["relevance_score"]) for one in results] == [(1, 0.25), (0, 0.125)]
         refused = httpx.post(f"{running.url}/v1/embeddings", json={"input": "a"})
         assert (refused.status_code, "compares texts" in refused.text) == (400, True)
+
+
+def test_ollamas_client(url: str) -> None:
+    with ollama.Client(host=url, headers={"authorization": "Bearer k"}) as client:
+        answer = client.embed(model="letters:latest", input=["abc", "dd"])
+        np.testing.assert_allclose(answer.embeddings, [vector("abc"), vector("dd")], rtol=1e-6)
+        assert answer.prompt_eval_count == 5
+        assert len(client.embed(model="letters", input="abc", dimensions=2).embeddings[0]) == 2
+        assert len(client.embed(model="letters", input="a" * 60).embeddings) == 1
+        np.testing.assert_allclose(client.embeddings(model="letters", prompt="abc").embedding, vector("abc"), rtol=1e-6)
+        for fields, said in (
+            ({"model": "other", "input": "a"}, "does not exist"),
+            ({"model": "letters", "input": "a" * 60, "truncate": False}, "too long"),
+            ({"model": "letters", "input": "a", "dimensions": 9}, "fewer than 9"),
+            ({"model": "letters", "input": []}, "texts"),
+        ):
+            with pytest.raises(ollama.ResponseError, match=said):
+                client.embed(**fields)

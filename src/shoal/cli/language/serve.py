@@ -109,7 +109,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         card=ModelCard(
             family=loaded.decoder.family,
             format="safetensors" if loaded.path.is_dir() else "gguf",
-            precision=loaded.plan.precision,
+            precision="+".join(sorted({stage.precision for one in loaded.plan.replicas for stage in one.stages})),
             files=model_states(loaded.path),
         ),
     )

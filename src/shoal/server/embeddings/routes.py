@@ -20,12 +20,15 @@ from shoal.model.encoder.pooling import normalized
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.embeddings.encoder import Encoded, Encoder
+from shoal.server.embeddings.ollama_api import EMBED_PATHS, OllamaEmbedApi
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
+from shoal.server.embeddings.vectors import shortened
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.body.fields import STRICT_FIELDS
 from shoal.server.openai.errors import HANDLED, from_exception, unknown_model
 
-PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
+_PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
+PATHS = (*_PATHS, *EMBED_PATHS)
 _BOUNDS = JsonBounds(max_items=1_000_000, max_groups=10_000)
 _QUICK_VALUES = 20_000
 """Numbers that are written in the event loop; more in a thread."""
@@ -49,11 +52,12 @@ class EmbeddingApi:
 
     def routes(self) -> list[Route]:
         """For the app's router."""
-        embeddings, *reranks, score, short_score = PATHS
+        embeddings, *reranks, score, short_score = _PATHS
         return [
             _route(embeddings, self.embeddings),
             *(_route(path, self.rerank) for path in reranks),
             *(_route(path, self.score) for path in (score, short_score)),
+            *OllamaEmbedApi(self._encoder, self._bodies, self._model_name).routes(),
         ]
 
     def model_routes(self) -> list[Route]:
@@ -76,7 +80,7 @@ class EmbeddingApi:
             cuts=body.truncate_prompt_tokens is not None,
             timeout_s=body.timeout,
         )
-        vectors = encoded.values if body.dimensions is None else _shortened(encoded.values, body.dimensions)
+        vectors = encoded.values if body.dimensions is None else shortened(encoded.values, body.dimensions)
 
         def answer() -> bytes:
             data = [
@@ -149,18 +153,6 @@ def _route(path: str, handler: Callable[[Request], Coroutine[Any, Any, Response]
             return from_exception(error).response()
 
     return Route(path, answer, methods=["POST"])
-
-
-def _shortened(vectors_NH: F32, dimensions: int) -> F32:
-    """The first numbers of each vector, which has the length that it had: 1 where it was 1.
-
-    Source: Matryoshka representations, arXiv 2205.13147; OpenAI API reference, `dimensions`.
-    """
-    width = vectors_NH.shape[1]
-    if dimensions > width:
-        raise InvalidRequest(f"this model's vectors have {width} numbers, fewer than {dimensions}", "dimensions")
-    lengths_N1 = np.sqrt((vectors_NH * vectors_NH).sum(-1, keepdims=True))
-    return normalized(vectors_NH[:, :dimensions]) * lengths_N1
 
 
 def _written(vector_H: F32, encoding: str | None) -> object:

@@ -39,7 +39,7 @@ def _text(item: object) -> object:
     raise ValueError("every text must be a string or a list of token ids")
 
 
-def _strings(value: object) -> object:
+def texts_of(value: object) -> object:
     """One text or several, each a string or an object with a `text`, as a tuple of strings."""
     items = cast(list[object], value) if isinstance(value, list) else [value]
     texts = [cast(dict[str, object], item).get("text") if isinstance(item, dict) else item for item in items]
@@ -48,7 +48,7 @@ def _strings(value: object) -> object:
     return tuple(texts)
 
 
-_Strings = Annotated[tuple[str, ...], BeforeValidator(_strings)]
+_Strings = Annotated[tuple[str, ...], BeforeValidator(texts_of)]
 
 
 class _Schema(BaseModel):

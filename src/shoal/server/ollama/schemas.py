@@ -47,7 +47,9 @@ _SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Where a request is silent. Source: Ollama's Modelfile reference."""
 
 
-class _Schema(BaseModel):
+class ApiSchema(BaseModel):
+    """What all bodies share: fields that are not implemented are refused, see `check_extra`."""
+
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
@@ -55,13 +57,13 @@ class _Schema(BaseModel):
     prefix: ClassVar[str] = ""
 
     @model_validator(mode="after")
-    def _refuse_unimplemented(self, info: ValidationInfo) -> _Schema:
+    def _refuse_unimplemented(self, info: ValidationInfo) -> ApiSchema:
         kind, extra = type(self), self.model_extra or {}
         check_extra(extra, kind.model_fields, kind.neutral, kind.harmless, kind.prefix, strict=is_strict(info))
         return self
 
 
-class Options(_Schema):
+class Options(ApiSchema):
     """How tokens are drawn."""
 
     neutral = _NEUTRAL_OPTIONS
@@ -87,7 +89,7 @@ class Options(_Schema):
         return {**_SAMPLED, **own, **limit}
 
 
-class ApiFunction(_Schema):
+class ApiFunction(ApiSchema):
     """The function of a call."""
 
     harmless = frozenset({"index"})
@@ -96,7 +98,7 @@ class ApiFunction(_Schema):
     arguments: dict[str, Any] = {}
 
 
-class ApiCall(_Schema):
+class ApiCall(ApiSchema):
     """A call in an earlier answer."""
 
     harmless = frozenset({"id", "type"})
@@ -104,7 +106,7 @@ class ApiCall(_Schema):
     function: ApiFunction
 
 
-class ApiMessage(_Schema):
+class ApiMessage(ApiSchema):
     """One turn of the conversation."""
 
     neutral: ClassVar[dict[str, tuple[object, ...]]] = {"images": ([],)}
@@ -130,7 +132,7 @@ class ApiMessage(_Schema):
         return fields
 
 
-class ApiBody(_Schema):
+class ApiBody(ApiSchema):
     """What both endpoints share. null stands for the default everywhere."""
 
     model: Annotated[str, Field(min_length=1)]

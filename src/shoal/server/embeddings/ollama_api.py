@@ -1,0 +1,112 @@
+"""Vectors of texts as Ollama's clients ask for them: /api/embed, and /api/embeddings as older ones do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.errors import InvalidRequest
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.embeddings.encoder import Encoded, Encoder
+from shoal.server.embeddings.schemas import texts_of
+from shoal.server.embeddings.vectors import shortened
+from shoal.server.http.disconnect import ClientGone, run_until_disconnect
+from shoal.server.ollama.errors import answer_api_exception
+from shoal.server.ollama.schemas import ApiSchema, Options
+from shoal.server.openai.errors import HANDLED, unknown_model
+
+EMBED_PATHS = ("/api/embed", "/api/embeddings")
+_NS = 1_000_000_000
+
+
+class EmbedBody(ApiSchema):
+    """POST /api/embed."""
+
+    model: Annotated[str, Field(min_length=1)]
+    input: Annotated[tuple[str, ...], BeforeValidator(texts_of)]
+    truncate: bool | None = None
+    """cut texts that are too long, as happens where nothing is said; else refuse them"""
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    options: Options | None = None
+    keep_alive: float | str | None = None
+    """ignored: models stay loaded"""
+
+
+class OldEmbedBody(ApiSchema):
+    """POST /api/embeddings."""
+
+    neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: str
+    options: Options | None = None
+    keep_alive: float | str | None = None
+    """ignored: models stay loaded"""
+
+
+class OllamaEmbedApi:
+    """Handlers over one encoder."""
+
+    def __init__(self, encoder: Encoder, bodies: RequestBodies, model_name: str) -> None:
+        self._encoder = encoder
+        self._bodies = bodies
+        self._model_name = model_name
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        embed, old_embed = EMBED_PATHS
+        return [
+            Route(embed, _answered(self.embed), methods=["POST"]),
+            Route(old_embed, _answered(self.old_embed), methods=["POST"]),
+        ]
+
+    async def embed(self, request: Request) -> Response:
+        """POST /api/embed"""
+        begun_s = time.monotonic()
+        async with self._bodies.read(request.scope, request.receive) as content:
+            body = EmbedBody.model_validate_json(content)
+        encoded = await self._encode(body.model, body.input, cuts=body.truncate is not False)
+        vectors = encoded.values if body.dimensions is None else shortened(encoded.values, body.dimensions)
+        return JSONResponse(
+            {
+                "model": self._model_name,
+                "embeddings": vectors.tolist(),
+                "total_duration": int((time.monotonic() - begun_s) * _NS),
+                "load_duration": 0,
+                "prompt_eval_count": encoded.num_tokens,
+            }
+        )
+
+    async def old_embed(self, request: Request) -> Response:
+        """POST /api/embeddings"""
+        async with self._bodies.read(request.scope, request.receive) as content:
+            body = OldEmbedBody.model_validate_json(content)
+        encoded = await self._encode(body.model, (body.prompt,), cuts=True)
+        return JSONResponse({"embedding": encoded.values[0].tolist()})
+
+    async def _encode(self, model: str, texts: tuple[str, ...], *, cuts: bool) -> Encoded:
+        if model.removesuffix(":latest") != self._model_name.removesuffix(":latest"):
+            raise unknown_model(model)
+        if self._encoder.compares:
+            raise InvalidRequest("this model compares texts and has no vectors of them: use /v1/rerank or /v1/score")
+        return await self._encoder.embed(texts, cuts=cuts)
+
+
+def _answered(handler: Callable[[Request], Coroutine[Any, Any, Response]]) -> Callable[[Request], Any]:
+    """Errors have Ollama's form, whatever else the server speaks; a client that goes away ends its request."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await run_until_disconnect(request.receive, handler(request))
+        except ClientGone:
+            return Response(status_code=400)  # nobody reads it
+        except HANDLED as error:
+            return await answer_api_exception(request, error)
+
+    return answer
