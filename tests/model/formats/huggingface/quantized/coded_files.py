@@ -21,8 +21,11 @@ from tests.native.gemm.packed_parts import NF4
 F32 = np.ndarray
 Made = tuple[dict[str, np.ndarray], F32]
 """the tensors of a matrix, by the end of their names, and its values [N, K] in fp32"""
-_LINEAR = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
-_LINEAR += ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+_LINEAR = (
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"),
+    *("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
+    *("query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

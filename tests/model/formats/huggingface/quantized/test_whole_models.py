@@ -56,15 +56,19 @@ def test_experts_in_fp8(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
-def test_fused_matrices(tmp_path: Path) -> None:
-    """Of Phi-3, whose q, k and v lie under each other: rows begin within words and blocks."""
+@pytest.mark.parametrize("family", ["phi3", "cohere", "gpt_neox"])
+def test_rows_in_other_orders(family: str, tmp_path: Path) -> None:
+    """q, k and v under each other, rows in interleaved rotary order, and q, k and v of each head in turn: rows begin
+    within words and blocks, or do not follow each other."""
     pytest.importorskip("transformers")
-    tiny = make_tiny_model("phi3", tmp_path / "tiny")
-    for case in ("awq", "gptq-4-asymmetric", "ct-int4-asymmetric"):
+    tiny = make_tiny_model(family, tmp_path / "tiny")
+    for case in ("awq", "gptq-4-asymmetric", "ct-int4-asymmetric", "fp8-blocks"):
         values = write_quantized(tiny, tmp_path / case, CASES[case])
         expected = logits_of(write_dense(tiny, tmp_path / f"{case}-dense", values), precision="fp32")
-        logits = logits_of(tmp_path / case, precision="auto", exact_activations=True)
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-3 * float(np.abs(expected).max()))
+        tolerance = (2e-3 if CASES[case].is_integer else 1e-4) * float(np.abs(expected).max())
+        for shares in ((1,), (1, 1)):
+            logits = logits_of(tmp_path / case, precision="auto", exact_activations=True, shares=shares)
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
 
 
 def test_latent_attention_in_fp8(tmp_path: Path) -> None:
