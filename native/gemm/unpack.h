@@ -176,10 +176,16 @@ inline void decode_scales(const Matrix& m, Scales kind, bool is_offset, int tile
 
 // Sixteen codes of 4 bits: of outputs 0 to 7 in the low nibbles of eight bytes, of 8 to 15 in the high ones.
 inline void split_nibbles(const uint8_t* from, uint8_t* codes) {
+#if defined(__AVX2__)  // one store, from which one load can be forwarded
+  const __m128i low4 = _mm_set1_epi8(15), pairs = _mm_loadl_epi64((const __m128i*)from);
+  const __m128i low = _mm_and_si128(pairs, low4), high = _mm_and_si128(_mm_srli_epi16(pairs, 4), low4);
+  _mm_storeu_si128((__m128i*)codes, _mm_unpacklo_epi64(low, high));
+#else
   uint64_t pairs;
   __builtin_memcpy(&pairs, from, sizeof(pairs));
   const uint64_t halves[2] = {pairs & 0x0f0f0f0f0f0f0f0fu, pairs >> 4 & 0x0f0f0f0f0f0f0f0fu};
   __builtin_memcpy(codes, halves, sizeof(halves));
+#endif
 }
 
 inline Lanes nf4_values(const uint8_t* from) {
