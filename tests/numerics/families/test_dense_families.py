@@ -196,8 +196,10 @@ def internlm2_tensors(tensors: Mapping[str, np.ndarray], *, num_groups: int) -> 
         ("stablelm", "qk_layernorm", True),
         ("gpt2", "scale_attn_by_inverse_layer_idx", True),
         ("phi", "qk_layernorm", True),
+        ("hunyuan_v1_dense", "use_cla", True),
+        ("minimax_m2", "scoring_func", "softmax"),
     ],
 )
 def test_what_is_not_computed_is_refused(family: str, setting: str, value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match=f"'{setting}' is {value}, which is not supported"):
+    with pytest.raises(ModelLoadError, match=f"'{setting}' is {value!r}, which is not supported"):
         open_weights(make_tiny_model(family, tmp_path, **{setting: value}))

@@ -247,8 +247,10 @@ def _read_nemotron(settings: Settings) -> DecoderConfig:
 
 
 def _read_cohere(settings: Settings) -> DecoderConfig:
+    """Its first models were made for more than their `max_position_embeddings`."""
     has_bias, has_norms = settings.flag("attention_bias"), settings.flag("use_qk_norm")
     return settings.decoder(
+        max_context=settings.positive("model_max_length", settings.positive("max_position_embeddings")),
         centers_norms=True,
         is_parallel=True,
         shares_norm=True,

@@ -114,6 +114,14 @@ _MINIMAX_DEFAULTS = {
     "num_experts_per_tok": 8,
     "num_local_experts": 256,
 }
+_MINIMAX_M2 = {
+    "scoring_func": "sigmoid",
+    "use_qk_norm": True,
+    "qk_norm_type": "per_layer",
+    "use_routing_bias": True,
+    "shared_intermediate_size": 0,
+}
+"""what other models of its maker may have in another way"""
 _MINIMAX_NAMES = {
     **LAYER_NAMES,
     "router": "block_sparse_moe.gate.weight",
@@ -166,6 +174,8 @@ def _read_internlm3(settings: Settings) -> DecoderConfig:
 
 
 def _read_hunyuan(settings: Settings) -> DecoderConfig:
+    settings.refuse("use_cla", unless=False)
+    settings.refuse("use_qk_norm", unless=True)
     has_bias = settings.flag("attention_bias")
     return settings.decoder(
         qkv_bias=has_bias, o_bias=has_bias, qk_norm=True, norms_rotated=True, rope=_hunyuan_rope(settings)
@@ -202,6 +212,8 @@ def _one_for_all(settings: Settings, key: str) -> int:
 
 
 def _read_minimax(settings: Settings) -> DecoderConfig:
+    for key, only in _MINIMAX_M2.items():
+        settings.refuse(key, unless=only)
     rope, dim = settings.rope(is_partial=True), settings.get("rotary_dim")
     experts = ExpertsConfig(
         num_experts=settings.positive("num_local_experts"),
@@ -237,4 +249,4 @@ INTERNLM2 = Family(
 INTERNLM3 = Family(read=_read_internlm3, defaults=_INTERNLM_DEFAULTS)
 HUNYUAN = Family(read=_read_hunyuan, defaults=_HUNYUAN_DEFAULTS, names=_HUNYUAN_NAMES)
 HUNYUAN_MOE = Family(read=_read_hunyuan_moe, defaults=_HUNYUAN_DEFAULTS, names=_HUNYUAN_NAMES)
-MINIMAX_M2 = Family(read=_read_minimax, defaults=_MINIMAX_DEFAULTS, names=_MINIMAX_NAMES)
+MINIMAX_M2 = Family(read=_read_minimax, defaults=_MINIMAX_DEFAULTS, names=_MINIMAX_NAMES, has_draft_layers=True)
