@@ -101,7 +101,7 @@ class _GgufMetadata:
             max_context=self._positive("context_length"),
             norm_epsilon=self._number(f"attention.{norm_kind}"),
             rope=self._rope(head_dim),
-            local_rope=self._local_rope(head_dim),
+            local_rope=self._local_rope(head_dim) if any(windows) else None,
             tied_embeddings="output.weight" not in tensors,
             qkv_bias=not tensors.keys().isdisjoint({"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
             o_bias="blk.0.attn_output.bias" in tensors,

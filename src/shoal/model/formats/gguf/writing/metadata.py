@@ -15,7 +15,8 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import plain_frequencies, scaled_frequencies
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling, RopeConfig
+from shoal.model.formats.gguf.architectures import ARCHITECTURES as KNOWN
 from shoal.model.formats.gguf.config import SIGMOID
 
 ARCHITECTURES = {
@@ -25,11 +26,18 @@ ARCHITECTURES = {
     },
     **{"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "glm4_moe": "glm4moe", "gpt_oss": "gpt-oss"},
     "gemma3_text": "gemma3",
+    **{name: name for name in ("arcee", "olmo2", "olmoe", "exaone4", "ernie4_5", "internlm2", "glm4", "cohere2")},
+    **{name: name for name in ("stablelm", "starcoder2", "nemotron", "falcon", "gpt2", "phimoe", "mistral3")},
+    **dict.fromkeys(("granitemoe", "granitemoeshared"), "granitemoe"),
+    **dict.fromkeys(("llama4", "llama4_text"), "llama4"),
+    **{"internlm3": "llama", "ministral3": "mistral3", "olmo3": "olmo2", "ernie4_5_moe": "ernie4_5-moe"},
+    **{"glm": "chatglm", "cohere": "command-r", "phi": "phi2", "gpt_neox": "gptneox", "minimax_m2": "minimax-m2"},
+    **{"hunyuan_v1_dense": "hunyuan-dense", "hunyuan_v1_moe": "hunyuan-moe"},
 }
 """of GGUF, by the `model_type` of config.json; a GGUF file's own is its family"""
 _TOLERANCE = 1e-6
 """of numbers that GGUF holds in fp32"""
-_WITH_PATTERN = ("gemma2", "gemma3", "gpt-oss")
+_WITH_SHARED_COUNT = ("glm4moe", "ernie4_5-moe", "hunyuan-moe")
 
 
 def architecture_of(config: DecoderConfig) -> str:
@@ -57,12 +65,17 @@ def metadata_of(config: DecoderConfig, architecture: str) -> dict[str, Any]:
         "attention.head_count_kv": config.num_kv_heads,
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
-        "attention.layer_norm_rms_epsilon": float(config.norm_epsilon),
+        f"attention.{_norm_kind(architecture)}_epsilon": float(config.norm_epsilon),
         **dict(_numbers(config, architecture)),
         **dict(_windows(config, architecture)),
         **dict(_rope(config)),
         **dict(_experts(config, architecture)),
     }
+
+
+def _norm_kind(architecture: str) -> str:
+    is_centered = KNOWN[architecture].centers_norms and architecture != "phimoe"  # which llama.cpp has with RMS norms
+    return "layer_norm" if is_centered else "layer_norm_rms"
 
 
 def rope_tensors(config: DecoderConfig) -> dict[str, F32]:
@@ -101,6 +114,9 @@ def _are_same(one: Any, other: Any, max_context: int) -> bool:
             return False
         (first_R, factor), (second_R, other_factor) = (scaled_frequencies(rope, max_context) for rope in (one, other))
         return np.allclose([*first_R, factor], [*second_R, other_factor], rtol=_TOLERANCE, atol=0)
+    if isinstance(one, QueryScaling) and isinstance(other, QueryScaling):
+        pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(QueryScaling))
+        return all(np.isclose(first, second, rtol=_TOLERANCE) for first, second in pairs)
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(one, other, rtol=_TOLERANCE, atol=0))
     return one == other
@@ -113,18 +129,26 @@ def _numbers(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, fl
         yield "final_logit_softcapping", float(config.final_softcap)
     if not np.isclose(config.attention_scale, config.head_dim**-0.5, rtol=_TOLERANCE):
         yield "attention.scale", float(config.attention_scale)
-    if architecture == "granite":
+    if architecture in ("granite", "granitemoe"):
         yield "embedding_scale", float(config.embedding_scale)
         yield "residual_scale", float(config.residual_scale)
-        yield "logit_scale", 1.0 / config.logits_scale
+    if KNOWN[architecture].logits_scale:
+        is_divisor = KNOWN[architecture].logits_scale == "divisor"
+        yield "logit_scale", 1.0 / config.logits_scale if is_divisor else float(config.logits_scale)
+    if architecture in ("gptneox", "stablelm"):
+        yield "use_parallel_residual", config.is_parallel
+    if KNOWN[architecture].has_temperature and config.query_scaling is not None:
+        yield "attention.temperature_scale", float(config.query_scaling.strength)
 
 
 def _windows(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, Any]]:
     window = max(config.layer_windows, default=0)
+    if not window and architecture == "llama4":
+        yield "attention.sliding_window", 0
     if not window:
         return
     yield "attention.sliding_window", window
-    if architecture in _WITH_PATTERN:
+    if KNOWN[architecture].slides == "some" and architecture != "llama4":
         yield "attention.sliding_window_pattern", [slides > 0 for slides in config.layer_windows]
 
 
@@ -139,7 +163,7 @@ def _rope(config: DecoderConfig) -> Iterator[tuple[str, Any]]:
     rope, scaling = config.rope, config.rope.scaling
     yield "rope.freq_base", float(rope.theta)
     yield "rope.dimension_count", rope.rotary_dim
-    if config.local_rope is not None:
+    if config.local_rope is not None and config.local_rope.theta != rope.theta:
         yield "rope.freq_base_swa", float(config.local_rope.theta)
     _, factor = scaled_frequencies(rope, config.max_context)
     match _kind(rope):
@@ -153,6 +177,8 @@ def _rope(config: DecoderConfig) -> Iterator[tuple[str, Any]]:
             yield "rope.scaling.yarn_beta_fast", float(scaling.get("beta_fast") or 32)
             yield "rope.scaling.yarn_beta_slow", float(scaling.get("beta_slow") or 1)
             yield "rope.scaling.yarn_attn_factor", float(factor)
+            if "mscale_all_dim" in scaling:
+                yield "rope.scaling.yarn_log_multiplier", float(scaling["mscale_all_dim"])
         case "longrope":
             yield "rope.scaling.original_context_length", int(scaling["original_max_position_embeddings"])
             yield "rope.scaling.attn_factor", float(factor)
@@ -166,24 +192,39 @@ def _experts(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, An
     experts = config.experts
     if experts is None:
         return
-    leading = tuple(range(len(experts.dense_layers))) if architecture == "glm4moe" else ()
-    if experts.dense_layers != leading:
-        layers = experts.dense_layers
-        raise ModelLoadError(f"llama.cpp knows no {architecture} model whose layers {layers} have no experts")
+    yield from _dense_layers(config.num_layers, experts, architecture)
     yield "expert_count", experts.num_experts
     yield "expert_used_count", experts.num_chosen
     if architecture != "llama":
         yield "expert_feed_forward_length", experts.columns
     if experts.shared_columns:
         yield "expert_shared_feed_forward_length", experts.shared_columns
-    if architecture == "glm4moe":
+    if architecture in _WITH_SHARED_COUNT:
         yield "expert_shared_count", experts.shared_columns // experts.columns
-        yield "leading_dense_block_count", len(experts.dense_layers)
+    if experts.scoring == "sigmoid":
         yield "expert_gating_func", SIGMOID
+    if architecture == "glm4moe":
         yield "expert_weights_scale", float(experts.scale)
         yield "expert_weights_norm", experts.is_normalized
         yield "expert_group_count", experts.num_groups
         yield "expert_group_used_count", experts.num_chosen_groups
+
+
+def _dense_layers(num_layers: int, experts: ExpertsConfig, architecture: str) -> Iterator[tuple[str, Any]]:
+    """Those without experts: the first ones, or all but every so many-th. Raises ModelLoadError for others."""
+    dense, layers = experts.dense_layers, range(num_layers)
+    if architecture == "llama4":
+        for step in range(1, num_layers + 1):
+            if dense == tuple(layer for layer in layers if (layer + 1) % step):
+                yield "interleave_moe_layer_step", step
+                return
+    if architecture in ("glm4moe", "ernie4_5-moe") and dense == tuple(layers[: len(dense)]):
+        yield "leading_dense_block_count", len(dense)
+        if architecture == "ernie4_5-moe":
+            yield "interleave_moe_layer_step", 1
+        return
+    if dense:
+        raise ModelLoadError(f"llama.cpp knows no {architecture} model whose layers {dense} have no experts")
 
 
 def described(differing: list[str], meant: DecoderConfig, written: DecoderConfig) -> str:
