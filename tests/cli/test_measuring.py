@@ -42,7 +42,7 @@ def test_verify_ends_with_1_on_a_mismatch(
             wrong = replace(last, logits=[*last.logits[:-1], bytes(len(last.logits[-1]))])
         return honest(whole, [*split[:-1], wrong], *tolerances)
 
-    monkeypatch.setattr(verification, "compare", tampered)
+    monkeypatch.setattr("shoal.cli.language.verify.compare", tampered)
     result = shoal("verify", model, "--split", "pp=2", "--threads", 1, "--max-tokens", 4)
     assert result.status == 1
     assert "MISMATCH" in result.stderr
