@@ -26,7 +26,7 @@ from shoal.bench.percentiles import Distribution, distribution
 from shoal.config import LaunchConfig
 from shoal.core.fleet.fleet_replica import FleetReplica
 from shoal.core.fleet.placement import Placement
-from shoal.core.sequences.request import Progress, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import Request, RequestFinished, RequestId, RequestProgress, TokenProduced
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.process.cpu_quota import held, why_not
 from shoal.launch.language.planning import plan_model
@@ -72,7 +72,7 @@ class OnlyTo(Placement):
         self._index = index
 
     def choose(
-        self, candidates: Sequence[FleetReplica], request: Request, progress: Progress | None, now_s: float
+        self, candidates: Sequence[FleetReplica], request: Request, progress: RequestProgress | None, now_s: float
     ) -> FleetReplica:
         """Implements `Placement.choose`."""
         return candidates[self._index]

@@ -13,5 +13,6 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
 """Small whole numbers, or bytes."""

@@ -17,7 +17,7 @@ ShoalError
 │   └── ModelClosed            a `shoal.LLM` that was used after `close`
 └── RequestError           one request cannot be served; the engine goes on
     ├── InvalidRequest         the request itself is wrong
-    ├── RequestCancelled       the client went away
+    ├── RequestAborted       the client went away
     └── DeadlineExceeded       it did not finish in the time it was given
 
 HTTP status codes belong to the server and exit codes to the CLI; nothing here knows either.
@@ -112,7 +112,7 @@ class InvalidRequest(RequestError):
         self.param = param
 
 
-class RequestCancelled(RequestError):
+class RequestAborted(RequestError):
     """The client went away."""
 
 

@@ -17,7 +17,7 @@ from shoal.errors import (
     DeadlineExceeded,
     InvalidRequest,
     QueueFull,
-    RequestCancelled,
+    RequestAborted,
     ShoalError,
     WorkerCrashed,
     WorkerLost,
@@ -222,7 +222,7 @@ def test_a_cancelled_request_ends_with_that_and_its_late_rows_go_nowhere() -> No
         assert engine.turn(0) == []
         executor.answer()
         [again] = engine.turn(0)
-    assert isinstance(result.error, RequestCancelled)
+    assert isinstance(result.error, RequestAborted)
     assert rows_of(again) == [10]
 
 

@@ -20,7 +20,7 @@ from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
 from shoal.generation.output_stream import OutputStream
 from shoal.generation.readers import Readers
-from shoal.generation.seams import Engine, EngineStats, Guide, Meter, Timer, Tokenizer
+from shoal.generation.seams import GenerationEngine, GenerationStats, Guide, Meter, PromptTokenizer, Timer
 from shoal.generation.text_stream import TextStream, prepare_stops
 from shoal.model.text.grammar.constraint import Constraint
 from shoal.protocol.messages import Sampling
@@ -41,8 +41,8 @@ class DataPlane:
 
     def __init__(
         self,
-        engine: Engine,
-        tokenizer: Tokenizer,
+        engine: GenerationEngine,
+        tokenizer: PromptTokenizer,
         *,
         metrics: Meter,
         admission: AdmissionConfig | None = None,
@@ -99,7 +99,7 @@ class DataPlane:
         await self._engine.close()
         self.readers.close()
 
-    async def stats(self) -> EngineStats:
+    async def stats(self) -> GenerationStats:
         """The engine's counters now. Raises WorkerLost."""
         return await self._engine.stats()
 

@@ -19,7 +19,7 @@ from shoal.core.sequences.request import Output, Request, RequestFinished, Reque
 from shoal.core.story import StoryEntry
 from shoal.errors import CapacityError, RequestError, ShoalError, WorkerLost
 from shoal.generation.output_stream import OutputStream
-from shoal.generation.seams import Engine, EngineStats
+from shoal.generation.seams import GenerationEngine, GenerationStats
 
 TURN_TIMEOUT_S = 60.0
 """Longest wait of one turn. A wake ends it sooner; a long one keeps an idle server off the CPU."""
@@ -41,7 +41,7 @@ class _Cancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReadStats:
-    ack: asyncio.Future[EngineStats]
+    ack: asyncio.Future[GenerationStats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ _Command = _Submit | _Cancel | _ReadStats | _ReadStory
 class EngineThread:
     """The only user of the engine. Its methods belong to the event loop that called `start`."""
 
-    def __init__(self, engine: Engine, admission: AdmissionConfig, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: GenerationEngine, admission: AdmissionConfig, clock: Callable[[], float]) -> None:
         """
         Args:
             engine: not started by anybody else.
@@ -76,7 +76,7 @@ class EngineThread:
         self._commands: deque[_Command] = deque()
         self._streams: dict[RequestId, OutputStream] = {}
         self._acks: set[asyncio.Future[Any]] = set()
-        self._question: asyncio.Future[EngineStats] | None = None
+        self._question: asyncio.Future[GenerationStats] | None = None
         """the latest one of `silent_s`"""
         self._asked_s = 0.0
         self._stopping = False
@@ -147,7 +147,7 @@ class EngineThread:
         """Give one request up; its RequestFinished still comes."""
         self._command(_Cancel(request_ids=(request_id,)))
 
-    async def stats(self) -> EngineStats:
+    async def stats(self) -> GenerationStats:
         """The engine's counters now. Raises WorkerLost."""
         stats = await self._ask_for_stats()
         self._max_running = stats.max_running
@@ -178,8 +178,8 @@ class EngineThread:
 
     # in the event loop
 
-    def _ask_for_stats(self) -> asyncio.Future[EngineStats]:
-        ack: asyncio.Future[EngineStats] = self._new_ack()
+    def _ask_for_stats(self) -> asyncio.Future[GenerationStats]:
+        ack: asyncio.Future[GenerationStats] = self._new_ack()
         self._command(_ReadStats(ack=ack))
         return ack
 

@@ -11,7 +11,7 @@ from shoal.core.story import Story
 from shoal.model.text.grammar.constraint import Constraint
 
 
-class EngineStats(ReplicaStats, Protocol):
+class GenerationStats(ReplicaStats, Protocol):
     """A snapshot of the engine's counters and levels."""
 
     @property
@@ -90,7 +90,7 @@ class EngineStats(ReplicaStats, Protocol):
         ...
 
 
-class Engine(Protocol):
+class GenerationEngine(Protocol):
     """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""
 
     def add(self, request: Request) -> None:
@@ -109,7 +109,7 @@ class Engine(Protocol):
         """Make the waiting turn, or else the next one, return at once. Thread-safe."""
         ...
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> GenerationStats:
         """The counters now."""
         ...
 
@@ -150,7 +150,7 @@ class Meter(Protocol):
         ...
 
 
-class Detokenizer(Protocol):
+class StreamDetokenizer(Protocol):
     """Turns one sequence of token ids into text, piece by piece."""
 
     def push(self, token_id: int, /) -> str:
@@ -171,7 +171,7 @@ class Guide(TokenGuide, Protocol):
         ...
 
 
-class Tokenizer(Protocol):
+class PromptTokenizer(Protocol):
     """Text to token ids and back."""
 
     @property
@@ -233,6 +233,6 @@ class Tokenizer(Protocol):
         """What keeps one output within a constraint. May take seconds; thread-safe. Raises InvalidRequest."""
         ...
 
-    def detokenizer(self, context: Sequence[int] = ..., /, *, skip_special: bool = ...) -> Detokenizer:
+    def detokenizer(self, context: Sequence[int] = ..., /, *, skip_special: bool = ...) -> StreamDetokenizer:
         """A fresh one for a sequence that goes on after `context`."""
         ...

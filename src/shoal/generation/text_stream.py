@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shoal.generation.seams import Detokenizer
+from shoal.generation.seams import StreamDetokenizer
 
 
 def failure_table(pattern: str) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ class StopFinder:
 class TextStream:
     """The visible text of one sequence."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[StopString]) -> None:
+    def __init__(self, detokenizer: StreamDetokenizer, stops: Sequence[StopString]) -> None:
         self._detokenizer = detokenizer
         self._finder = StopFinder(stops)
         self.num_decoded_chars = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
-from shoal.planner.files.cluster_file import ClusterFile, Machine, parse_cluster_file
+from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, parse_cluster_file
 
 
 def read_cluster_file(name: str) -> ClusterFile:
@@ -19,7 +19,7 @@ def read_cluster_file(name: str) -> ClusterFile:
     return parse_cluster_file(text, name)
 
 
-def places_of(machine: Machine) -> Iterator[WorkerPlacement]:
+def places_of(machine: DescribedMachine) -> Iterator[WorkerPlacement]:
     """The workers of one entry, one a machine."""
     if machine.cpus is not None:
         yield WorkerPlacement(threads=len(machine.cpus), cores=machine.cpus, cpu_quota=machine.cpu_quota)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shoal.arrays import F64
 from shoal.errors import ConfigError
 from shoal.planner.speeds.speeds import LinkSpeed
 
@@ -25,8 +26,6 @@ such a cut is made only where there is no other."""
 LINK = LinkSpeed(latency_s=100e-6, bytes_per_s=2e9)
 """Between two workers of this machine: a frame over a socket pair and the wake-up of a sleeping reader; one copy into
 shared memory and the first read of it. Source: docs/log.md, tensor links."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +130,19 @@ def _relative_shares(shares: Sequence[float] | None, num_stages: int) -> list[fl
     return [share / mean for share in given]
 
 
-def _stage_times(before_s: Floats, hand_over_s: Floats, share: float) -> Floats:
+def _stage_times(before_s: F64, hand_over_s: F64, share: float) -> F64:
     """[first, last]: seconds of a stage between two places, infinite where last is not behind first."""
     compute_s = before_s[np.newaxis, :] - before_s[:, np.newaxis]
     times = (compute_s + hand_over_s[np.newaxis, :] + hand_over_s[:, np.newaxis]) / share
     return np.where(np.tri(len(before_s), dtype=np.bool_), np.inf, times)
 
 
-def _best(stage_costs: Sequence[Floats], combine: Any) -> tuple[float, list[int]]:
+def _best(stage_costs: Sequence[F64], combine: Any) -> tuple[float, list[int]]:
     """The least combined cost of a way from the first place to the last, and the places between."""
     costs = stage_costs[0][0]
     choices: list[npt.NDArray[np.intp]] = []
     for stage in stage_costs[1:]:
-        options: Floats = combine(costs[:, np.newaxis], stage)
+        options: F64 = combine(costs[:, np.newaxis], stage)
         choices.append(options.argmin(axis=0))
         costs = options.min(axis=0)
     way: list[int] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.config import RecoveryConfig
@@ -56,7 +56,7 @@ class Engine:
         recovery = recovery or RecoveryConfig()
         if not factories:
             recovery = recovery.without_restart()
-        self._fleet = Fleet([config for config, _ in replicas], recovery, row_s, routing=routing)
+        self._fleet = ReplicaFleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
         self._workers = WorkerSet[Step, StepResult, SchedulerConfig](
             [executor for _, executor in replicas], factories, clock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded
 from shoal.core.generation.scheduler_stats import SchedulerStats
 from shoal.core.recovery.worker_life import Phase
@@ -51,7 +51,7 @@ class EngineStats:
     replicas: tuple[SchedulerStats, ...]
 
 
-def take_stats(fleet: Fleet) -> EngineStats:
+def take_stats(fleet: ReplicaFleet) -> EngineStats:
     """The counts as they are now."""
     of_replicas = tuple(replica.scheduler.stats() for replica in fleet.replicas)
     of_fleet = fleet.stats()

@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection
 
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.waiting_queue import MAX_OVERTAKES
@@ -213,7 +213,7 @@ class FairnessWatch:
         assert self._num_passed[request_id] <= num_allowed, f"{request_id} starves"
 
 
-def check_fleet(fleet: Fleet, unfinished: Collection[RequestId]) -> None:
+def check_fleet(fleet: ReplicaFleet, unfinished: Collection[RequestId]) -> None:
     """Every unfinished request that was sent is with exactly one replica, or on its way there; no other one is."""
     places: Counter[RequestId] = Counter()
     for replica in fleet.replicas:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
@@ -74,7 +74,9 @@ class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         self._poisons = {poison.request_id: poison for poison in scenario.poisons}
         self._costs = list(scenario.costs)
         self.workers += [self.make_workers(index, now_s=0.0) for index in range(len(scenario.costs))]
-        self._fleet = Fleet([config] * len(scenario.costs), scenario.recovery, [one.row_s for one in self.workers])
+        self._fleet = ReplicaFleet(
+            [config] * len(scenario.costs), scenario.recovery, [one.row_s for one in self.workers]
+        )
         self._abandoned: set[RequestId] = set()
         self._trace: list[tuple[float, FleetEvent | FleetEffect]] = []
         self._ledger = Ledger(config)

@@ -10,7 +10,7 @@ from shoal.core.batching.events import SubmitBatch
 from shoal.core.batching.scheduler import MAX_LOSSES
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import Phase
-from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, WorkerLost
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestAborted, WorkerLost
 from tests.core.batching.driver import FOUR_ROWS, FREE_ROWS, NEVER_AGAIN, NO_ROWS, BatchingDriver
 
 LONG_S = 1e6
@@ -160,7 +160,7 @@ class BatchingMachine(RuleBasedStateMachine):
                     assert error.retry_after_s is not None
                     assert error.retry_after_s > 0
                 case _:
-                    assert isinstance(error, RequestCancelled)
+                    assert isinstance(error, RequestAborted)
 
     def teardown(self):
         if not hasattr(self, "driver"):

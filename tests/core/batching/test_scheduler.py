@@ -9,7 +9,7 @@ from shoal.errors import (
     DeadlineExceeded,
     InvalidRequest,
     QueueFull,
-    RequestCancelled,
+    RequestAborted,
     WorkerLost,
 )
 from tests.core.batching.driver import FOUR_ROWS, NO_ROWS, BatchingDriver, names
@@ -259,7 +259,7 @@ def test_a_cancelled_request_leaves_the_queue_or_is_ignored_when_it_comes() -> N
     driver.add("c")
     for name in "abx":
         driver.cancel(name)
-    assert {name: type(error) for name, error in driver.failed.items()} == dict.fromkeys("ab", RequestCancelled)
+    assert {name: type(error) for name, error in driver.failed.items()} == dict.fromkeys("ab", RequestAborted)
     assert [names(batch) for batch in driver.answer()] == ["c"]
     driver.answer()
     assert driver.completed == ["c"]

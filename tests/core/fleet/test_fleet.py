@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import (
@@ -34,7 +34,7 @@ class FleetDriver:
     """A fleet, the steps that its replicas owe, and what clients have received."""
 
     def __init__(self, num_replicas: int, recovery: RecoveryConfig = RECOVERY) -> None:
-        self.fleet = Fleet([CONFIG] * num_replicas, recovery, [0.001] * num_replicas)
+        self.fleet = ReplicaFleet([CONFIG] * num_replicas, recovery, [0.001] * num_replicas)
         self.now_s = 100.0
         self.owed: list[list[Step]] = [[] for _ in range(num_replicas)]
         self.tokens: dict[str, list[int]] = {}

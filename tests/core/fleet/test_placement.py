@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from shoal.core.fleet.events import FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded
 from shoal.core.recovery.events import ReplicaLost, ReplicaReady, ReportSpeed, Tick
 from shoal.core.sequences.request import RequestFinished
@@ -24,7 +24,7 @@ class Machines:
     """A fleet whose workers take their time: 1 ms for a prompt row; 8 ms for a step with outputs and 2 ms for each."""
 
     def __init__(self, factors: Sequence[float], *, routing: Routing = "earliest-finish") -> None:
-        self.fleet = Fleet([CONFIG] * len(factors), routing=routing)
+        self.fleet = ReplicaFleet([CONFIG] * len(factors), routing=routing)
         self.factors = list(factors)
         self.now_s = 0.0
         self.free_s = [0.0] * len(factors)

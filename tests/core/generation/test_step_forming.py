@@ -4,7 +4,7 @@ import pytest
 
 from shoal.core.generation.events import RequestAdded
 from shoal.core.generation.micro_batches import decode_share, prefill_share
-from shoal.core.sequences.request import Progress
+from shoal.core.sequences.request import RequestProgress
 from tests.core.generation.scheduler_driver import Driver, ints, make_config, make_request, rows_per_sequence
 
 
@@ -46,7 +46,7 @@ def test_prompts_are_served_in_order_of_arrival():
 
 def test_requests_that_are_computed_again_go_like_prompts_their_outputs_behind():
     driver = Driver(make_config())
-    progress = Progress(outputs=(100, 101), num_cached_tokens=0, added_s=0.0, num_losses=0)
+    progress = RequestProgress(outputs=(100, 101), num_cached_tokens=0, added_s=0.0, num_losses=0)
     moved = [RequestAdded(request=make_request(name, prompt=5), progress=progress) for name in "abc"]
     driver.tell(*moved, RequestAdded(request=make_request("d", prompt=4)))
     driver.finish()

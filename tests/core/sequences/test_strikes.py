@@ -8,7 +8,7 @@ from shoal.core.generation.events import (
     WorkersLost,
     WorkersReady,
 )
-from shoal.core.sequences.request import Progress, RequestId
+from shoal.core.sequences.request import RequestId, RequestProgress
 from tests.core.generation.scheduler_driver import Driver, ints, make_config, make_request
 
 
@@ -71,7 +71,7 @@ def test_a_suspect_is_tried_alone_and_those_that_run_pause_meanwhile():
     driver = Driver(make_config(prefill_chunk_tokens=4))
     driver.add(make_request("a", max_tokens=9))
     driver.answer()
-    progress = Progress(outputs=(), num_cached_tokens=None, added_s=0.0, num_losses=2)
+    progress = RequestProgress(outputs=(), num_cached_tokens=None, added_s=0.0, num_losses=2)
     driver.tell(RequestAdded(request=make_request("suspect", prompt=6), progress=progress))
     driver.add(make_request("late"))
     driver.answer()
@@ -92,7 +92,7 @@ def test_a_trial_takes_the_place_and_the_memory_of_the_youngest():
     driver = Driver(make_config(max_seqs=2, num_blocks=6))
     driver.add(make_request("a", prompt=7), make_request("b", prompt=7))
     driver.answer()
-    progress = Progress(outputs=(), num_cached_tokens=None, added_s=0.0, num_losses=2)
+    progress = RequestProgress(outputs=(), num_cached_tokens=None, added_s=0.0, num_losses=2)
     driver.tell(RequestAdded(request=make_request("suspect", prompt=8), progress=progress))
     driver.answer()
     (trial,) = driver.in_flight
@@ -104,7 +104,7 @@ def test_a_trial_takes_the_place_and_the_memory_of_the_youngest():
 
 def test_a_suspect_that_is_cancelled_holds_nobody_up():
     driver = Driver(make_config())
-    progress = Progress(outputs=(), num_cached_tokens=None, added_s=0.0, num_losses=2)
+    progress = RequestProgress(outputs=(), num_cached_tokens=None, added_s=0.0, num_losses=2)
     driver.tell(RequestAdded(request=make_request("suspect"), progress=progress))
     driver.add(make_request("a"))
     assert driver.in_flight[0].num_sequences == 1
@@ -122,7 +122,7 @@ def test_what_has_been_produced_goes_with_a_request_to_another_scheduler():
     first.tell(WorkersLost())
     (effect,) = first.tell(RequestWithdrawn(request_id=RequestId("a")), RequestWithdrawn(request_id=RequestId("b")))
     assert isinstance(effect, HandOver)
-    assert effect.progress == Progress(outputs=(100, 101), num_cached_tokens=0, added_s=0.0, num_losses=1)
+    assert effect.progress == RequestProgress(outputs=(100, 101), num_cached_tokens=0, added_s=0.0, num_losses=1)
     assert not first.scheduler.has_unfinished
     second.tell(RequestAdded(request=effect.request, progress=effect.progress), now_s=7.0)
     second.finish()
@@ -151,7 +151,7 @@ def test_forced_outputs_and_cached_tokens_are_counted_on():
 def test_a_request_that_moves_is_as_old_as_it_was():
     driver = Driver(make_config(max_seqs=1))
     driver.tell(RequestAdded(request=make_request("young")), RequestAdded(request=make_request("younger")), now_s=5.0)
-    progress = Progress(outputs=(100,), num_cached_tokens=0, added_s=1.0, num_losses=0)
+    progress = RequestProgress(outputs=(100,), num_cached_tokens=0, added_s=1.0, num_losses=0)
     driver.tell(RequestAdded(request=make_request("old"), progress=progress), now_s=6.0)
     assert [one.request.request_id for one in driver.scheduler.state.waiting] == ["old", "younger"]
     driver.finish()
@@ -159,7 +159,7 @@ def test_a_request_that_moves_is_as_old_as_it_was():
 
 def test_where_there_is_less_room_it_ends_with_what_it_has():
     driver = Driver(make_config(max_context=8))
-    progress = Progress(outputs=(100, 101, 102, 103), num_cached_tokens=0, added_s=0.0, num_losses=0)
+    progress = RequestProgress(outputs=(100, 101, 102, 103), num_cached_tokens=0, added_s=0.0, num_losses=0)
     driver.tell(RequestAdded(request=make_request("a", max_tokens=20), progress=progress))
     assert driver.finished["a"].reason == "length"
     assert driver.finished["a"].num_output_tokens == 4

@@ -2,7 +2,7 @@ import pytest
 
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.choice.candidate import Candidate
-from shoal.planner.choice.choose import Choice, choose
+from shoal.planner.choice.choose import PlanChoice, choose
 from shoal.planner.choice.goal import Goal, Objective
 from shoal.planner.choice.kinds import KINDS, Kind
 from shoal.planner.choice.model_sizes import ModelSizes
@@ -21,7 +21,7 @@ def decide(
     objective: Objective = "throughput",
     slo_s: float | None = None,
     precisions: tuple[str, ...] = INT8,
-) -> Choice:
+) -> PlanChoice:
     workload = Workload(streams=streams, prompt_tokens=16, output_tokens=32)
     goal = Goal(objective=objective, latency_slo_s=slo_s)
     return choose([fleet], model or make_model(), workload, goal, precisions)
@@ -36,7 +36,7 @@ def layers_of(candidate: Candidate) -> list[list[tuple[str, int]]]:
     ]
 
 
-def kinds_found(choice: Choice) -> set[Kind]:
+def kinds_found(choice: PlanChoice) -> set[Kind]:
     return {one.kind for one in choice.alternatives if one.candidate is not None}
 
 

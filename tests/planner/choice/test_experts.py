@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from shoal.planner.choice.candidate import Candidate, predict_candidate
-from shoal.planner.choice.choose import Choice, choose
+from shoal.planner.choice.choose import PlanChoice, choose
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.files.plan_check import check_plan
@@ -35,7 +35,7 @@ def expert_model(*, columns: int) -> ModelSizes:
     )
 
 
-def best_of(model: ModelSizes, fleet: Fleet) -> Choice:
+def best_of(model: ModelSizes, fleet: Fleet) -> PlanChoice:
     return choose([fleet.routed(ROUTING)], model, LOAD, LATENCY, ("int8",))
 
 

@@ -9,26 +9,27 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from shoal.planner.search.problem import Floats, ReplicaProblem, StageTimes
+from shoal.arrays import F64
+from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RandomFleet:
     """What a random problem is made of. Shapes: G groups, L blocks."""
 
-    block_s: Floats
+    block_s: F64
     """[L]: seconds of each block on a worker of speed 1 and for one row"""
-    block_bytes: Floats
+    block_bytes: F64
     """[L]"""
-    speeds: Floats
+    speeds: F64
     """[G]"""
-    memory_bytes: Floats
+    memory_bytes: F64
     """[G]"""
-    fixed_s: Floats
+    fixed_s: F64
     """[G]: of every stage, whatever its blocks"""
-    rows_share: Floats
+    rows_share: F64
     """[G]: part of a block's time that grows with the rows"""
-    hop_s: Floats
+    hop_s: F64
     """[G, G]: for one row; infinite: no link"""
     row_bytes: float
     """of each block, for every row that it works on: KV memory"""

@@ -22,7 +22,7 @@ from shoal.server.oip.app import ServedEncoder, create_graph_app, load_rpc_serve
 from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile, find_models
 from shoal.server.oip.models.repository import ModelRepository
-from shoal.server.oip.seams import LoadedGraph
+from shoal.server.oip.seams import ServableGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class GraphServeOptions:
 
 def serve_graphs(
     models: Sequence[str],
-    load: Callable[[Path], LoadedGraph],
+    load: Callable[[Path], ServableGraph],
     options: GraphServeOptions,
     chains: Sequence[Chain] = (),
     encoder: EncoderFolder | None = None,

@@ -43,7 +43,7 @@ from shoal.core.recovery.events import (
 )
 from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.speed.work_size import WorkSize
-from shoal.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, InvalidRequest, RequestAborted, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 
 
@@ -151,7 +151,7 @@ class BatchScheduler:
             case InferenceAdded():
                 return self._add(event, now_s)
             case InferenceCancelled(request_id=request_id):
-                return self._end(request_id, RequestCancelled("the request was cancelled"))
+                return self._end(request_id, RequestAborted("the request was cancelled"))
             case BatchCompleted():
                 return self._complete(event, now_s)
             case BatchRefused():

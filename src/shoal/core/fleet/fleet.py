@@ -1,9 +1,10 @@
 """What the replicas of one language model do together: events in, effects out. No I/O, no clock, no randomness.
 
-A request is given to the replica that is expected to have finished it first. When that loses its workers, it goes on
-elsewhere from its prompt and the tokens so far (`Progress`), or, where nobody is left, waits for the first replica that
-has workers again; the client sees a pause. A lost replica is started again (restart.py) while the others go on. A
-request that takes down one replica after the other is failed (strikes.py), so that it does not take all of them.
+A request is given to the replica that is expected to have finished it first. When that loses its workers, the request
+goes on elsewhere from its prompt and the tokens so far (`RequestProgress`), or, where nobody is left, waits for the
+first replica that has workers again; the client sees a pause. A lost replica is started again while the others go on
+(core/recovery). A request that takes down one replica after the other is failed (core/sequences/strikes.py), so that it
+does not take all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.core.recovery.recovery import Recovery, RecoveryStats
-from shoal.core.sequences.request import Progress, Request, RequestFinished, RequestId
+from shoal.core.sequences.request import Request, RequestFinished, RequestId, RequestProgress
 from shoal.core.speed.routing import Routing
 from shoal.errors import CapacityError, RemoteProtocolError, ShoalError
 
@@ -35,7 +36,7 @@ _WORTH_WAITING_S = 0.5
 would stand idle. Source: the pause that a client may see when its stream moves (0.5 s)."""
 
 
-class Fleet:
+class ReplicaFleet:
     """Decides for all replicas of one model. All changes go through `handle`."""
 
     def __init__(
@@ -153,7 +154,7 @@ class Fleet:
         return serving or [replica for replica in self.replicas if replica.life.is_recovering]
 
     def _place(
-        self, request: Request, progress: Progress | None, candidates: Sequence[FleetReplica], now_s: float
+        self, request: Request, progress: RequestProgress | None, candidates: Sequence[FleetReplica], now_s: float
     ) -> None:
         """Give it to one of the candidates; one that cannot hold it says so to the client."""
         able = [replica for replica in candidates if _refusal(replica, request) is None] or candidates

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shoal.core.fleet.fleet_replica import FleetReplica
 from shoal.core.kv.prefix_index import reusable_digests
-from shoal.core.sequences.request import Progress, Request
+from shoal.core.sequences.request import Request, RequestProgress
 from shoal.core.speed.routing import Routing, choose_replica, next_in_turn
 
 
@@ -21,7 +21,7 @@ class Placement:
         """the replica that got the latest request"""
 
     def choose(
-        self, candidates: Sequence[FleetReplica], request: Request, progress: Progress | None, now_s: float
+        self, candidates: Sequence[FleetReplica], request: Request, progress: RequestProgress | None, now_s: float
     ) -> FleetReplica:
         """One of the candidates, which are in the order of their indices, at least one."""
         if len(candidates) == 1:
@@ -35,7 +35,7 @@ class Placement:
 
 
 def _earliest_finish(
-    candidates: Sequence[FleetReplica], request: Request, progress: Progress | None, now_s: float
+    candidates: Sequence[FleetReplica], request: Request, progress: RequestProgress | None, now_s: float
 ) -> int:
     outputs = progress.outputs if progress else ()
     known_tokens = (*request.prompt_ids, *outputs)

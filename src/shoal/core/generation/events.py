@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.core.sequences.request import Output, Progress, Request, RequestId
+from shoal.core.sequences.request import Output, Request, RequestId, RequestProgress
 from shoal.protocol.messages import Step, StepResult
 
 
@@ -13,7 +13,7 @@ class RequestAdded:
     """A request has arrived at this replica."""
 
     request: Request
-    progress: Progress | None = None
+    progress: RequestProgress | None = None
     """Where the request goes on if it began on other workers."""
 
 
@@ -68,7 +68,7 @@ class HandOver:
     """Give this request to another replica."""
 
     request: Request
-    progress: Progress
+    progress: RequestProgress
 
 
 Effect = SendStep | HandOver | Output

@@ -25,9 +25,16 @@ from shoal.core.generation.events import (
 from shoal.core.generation.scheduler_config import SchedulerConfig, check_request, output_limit
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.scheduler_stats import SchedulerStats, measure_load, take_stats
-from shoal.core.generation.step_builder import Chunk
+from shoal.core.generation.step_builder import SequenceChunk
 from shoal.core.generation.step_forming import form_step
-from shoal.core.sequences.request import FinishReason, Progress, Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import (
+    FinishReason,
+    Request,
+    RequestFinished,
+    RequestId,
+    RequestProgress,
+    TokenProduced,
+)
 from shoal.core.sequences.sequence import Sequence
 from shoal.core.sequences.strikes import failure_message, is_given_up
 from shoal.core.speed.routing import ReplicaLoad
@@ -143,7 +150,7 @@ class Scheduler:
                     f"its answer has {len(result.tokens)}"
                 )
 
-    def _add(self, request: Request, progress: Progress | None, now_s: float) -> None:
+    def _add(self, request: Request, progress: RequestProgress | None, now_s: float) -> None:
         state = self._state
         assert request.request_id not in state.sequences, f"request id {request.request_id} is in use"
         try:
@@ -161,7 +168,7 @@ class Scheduler:
         else:
             state.waiting.append(sequence)
 
-    def _resume(self, sequence: Sequence, progress: Progress) -> None:
+    def _resume(self, sequence: Sequence, progress: RequestProgress) -> None:
         """Let a sequence from elsewhere wait by its age. It may have more tokens already than fit here."""
         sequence.resume(progress)
         if sequence.is_suspect:
@@ -216,7 +223,7 @@ class Scheduler:
             self._complete_chunk(chunk, result.tokens[first : first + chunk.num_samples])
             first += chunk.num_samples
 
-    def _complete_chunk(self, chunk: Chunk, tokens: Seq[SampledToken]) -> None:
+    def _complete_chunk(self, chunk: SequenceChunk, tokens: Seq[SampledToken]) -> None:
         state, sequence = self._state, chunk.sequence
         sequence.num_in_flight -= 1
         if sequence.is_cancelled:
@@ -281,7 +288,7 @@ def _finish_reason(sequence: Sequence) -> FinishReason | None:
     return "length" if sequence.num_outputs >= sequence.max_tokens else None
 
 
-def _refuse(request: Request, progress: Progress | None, message: str) -> RequestFinished:
+def _refuse(request: Request, progress: RequestProgress | None, message: str) -> RequestFinished:
     return RequestFinished(
         request_id=request.request_id,
         reason="error",

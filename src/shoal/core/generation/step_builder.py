@@ -10,7 +10,7 @@ from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.messages import Generation, SampleRow, Step, StepId
 
 
-class Chunk(NamedTuple):
+class SequenceChunk(NamedTuple):
     """Consecutive rows of one sequence within a step."""
 
     sequence: Sequence
@@ -25,7 +25,7 @@ class StepInFlight:
 
     __slots__ = ("chunks", "num_prefill", "num_samples")
 
-    def __init__(self, chunks: list[Chunk], *, num_prefill: int, num_samples: int) -> None:
+    def __init__(self, chunks: list[SequenceChunk], *, num_prefill: int, num_samples: int) -> None:
         self.chunks = chunks
         self.num_prefill = num_prefill
         self.num_samples = num_samples
@@ -40,7 +40,7 @@ class StepBuilder:
         """`states`: of recurrent layers; None: the model has none."""
         self._states = states
         self._chunk_states: list[ChunkStates] = []
-        self._chunks: list[Chunk] = []
+        self._chunks: list[SequenceChunk] = []
         self._samples: list[SampleRow] = []
         self.num_tokens = 0
         self.num_prefill = 0
@@ -83,14 +83,14 @@ class StepBuilder:
         start = sequence.num_scheduled
         end = start + num_rows
         num_samples = max(0, end - max(start, sequence.first_sampled_row))
-        self._chunks.append(Chunk(sequence, start, end, num_samples))
+        self._chunks.append(SequenceChunk(sequence, start, end, num_samples))
         if self._states is not None:
             self._chunk_states.append(self._states.schedule(sequence, start, end))
         sequence.num_scheduled = end
         sequence.num_in_flight += 1
         self.num_tokens += num_rows
 
-    def _add_samples(self, chunk: Chunk, *, row_of_start: int) -> None:
+    def _add_samples(self, chunk: SequenceChunk, *, row_of_start: int) -> None:
         for row in range(chunk.end - chunk.num_samples, chunk.end):
             self._add_sample(chunk.sequence, row, row_in_step=row_of_start + row - chunk.start)
 
@@ -116,7 +116,7 @@ class StepBuilder:
         )
 
 
-def _pack_block_tables(chunks: list[Chunk]) -> bytes:
+def _pack_block_tables(chunks: list[SequenceChunk]) -> bytes:
     """int32 [B, M], M the longest table of this step."""
     tables = [chunk.sequence.block_table for chunk in chunks]
     width = max(map(len, tables))

@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class RequestProgress:
     """What a request has behind it when it goes on on other workers: its outputs are computed again, not told again."""
 
     outputs: tuple[int, ...]

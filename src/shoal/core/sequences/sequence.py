@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 
-from shoal.core.sequences.request import Progress, Request
+from shoal.core.sequences.request import Request, RequestProgress
 from shoal.core.sequences.strikes import is_suspect
 
 Arrival = tuple[float, int]
@@ -81,7 +81,7 @@ class Sequence:
         self.num_overtaken = 0
         """Younger requests that were admitted while this was the oldest waiting one."""
         self.num_losses = 0
-        """See `Progress.num_losses`."""
+        """See `RequestProgress.num_losses`."""
         self.was_admitted = False
         self.is_preempted = False
         self.is_cancelled = False
@@ -101,17 +101,17 @@ class Sequence:
         """Whether it is to be tried alone, because it may be what breaks workers."""
         return is_suspect(self.num_losses)
 
-    def progress(self) -> Progress:
+    def progress(self) -> RequestProgress:
         """What other workers must know of the sequence to go on with it."""
         outputs = self.request.targets or self.token_ids[self.num_prompt :]
-        return Progress(
+        return RequestProgress(
             outputs=tuple(outputs[: self.num_outputs]),
             num_cached_tokens=self.num_cached_tokens if self.was_admitted else None,
             added_s=self.added_s,
             num_losses=self.num_losses,
         )
 
-    def resume(self, progress: Progress) -> None:
+    def resume(self, progress: RequestProgress) -> None:
         """Go on from there. Mutates: a fresh sequence."""
         for token_id in progress.outputs:
             self.append_output(token_id)

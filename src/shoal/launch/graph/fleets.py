@@ -15,7 +15,7 @@ from shoal.measure.graph.measurer import GraphMeasurer
 from shoal.measure.graph.node_sizes import node_sizes
 from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_worker
 from shoal.measure.measuring import Measuring
-from shoal.planner.files.cluster_file import Machine
+from shoal.planner.files.cluster_file import DescribedMachine
 from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.graph_choice.roofline import NodeSize, roofline_nodes
 from shoal.planner.speeds.roofline import RooflineRates
@@ -79,7 +79,7 @@ def graph_fleet_from_file(
 
 
 def _measured(
-    machine: Machine, setting: GraphSetting, make_measurer: MakeMeasurer, measuring: Measuring
+    machine: DescribedMachine, setting: GraphSetting, make_measurer: MakeMeasurer, measuring: Measuring
 ) -> GraphWorkerClass:
     """One worker on some cores of this machine, while the others are idle."""
     assert machine.cpus is not None
@@ -105,7 +105,7 @@ def _measured(
     )
 
 
-def _described(machine: Machine, sizes: Sequence[NodeSize]) -> GraphWorkerClass:
+def _described(machine: DescribedMachine, sizes: Sequence[NodeSize]) -> GraphWorkerClass:
     """One worker on all cores of the machine."""
     rates = machine.rates
     assert rates is not None

@@ -19,7 +19,7 @@ from shoal.model.decoder.blocks import end_bytes, layer_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.candidate import Candidate
-from shoal.planner.choice.choose import Choice, choose
+from shoal.planner.choice.choose import PlanChoice, choose
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
@@ -42,7 +42,7 @@ class AutoPlan:
     """What was chosen, and from what."""
 
     plan: Plan
-    choice: Choice
+    choice: PlanChoice
     workload: Workload
     goal: Goal
     planning_s: float
@@ -103,7 +103,7 @@ class AutoPlanner:
         figures = figures_of(worker for one in fleets for worker in one.fleet.classes)
         fleets += self._for_copies(fleets)
         started_s = time.perf_counter()
-        chosen: tuple[LinkPrecision, Choice, PlacedFleet] | None = None
+        chosen: tuple[LinkPrecision, PlanChoice, PlacedFleet] | None = None
         for link_precision in self._link_precisions:
             over = [replace(one, fleet=self._fleet(one, link_precision)) for one in fleets]
             choice = choose([one.fleet for one in over], self._sizes, self._workload, self._goal, self._precisions)

@@ -21,7 +21,7 @@ from shoal.measure.slots import Slot, even_layout, local_layouts
 from shoal.measure.steps_told import StepsTold
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
-from shoal.planner.files.cluster_file import ClusterFile, Machine, Rates
+from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, Rates
 from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
 
@@ -143,7 +143,7 @@ def _slots(cluster: ClusterFile) -> list[Slot]:
     return slots
 
 
-def _described(machine: Machine, model: ModelOnDisk, precisions: Sequence[Precision]) -> WorkerClass:
+def _described(machine: DescribedMachine, model: ModelOnDisk, precisions: Sequence[Precision]) -> WorkerClass:
     """One worker on all cores of the machine."""
     rates = machine.rates
     assert rates is not None

@@ -27,7 +27,7 @@ from shoal.protocol.stage_config import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class PlanChoice:
     """The plan that was chosen, and the plans that it was chosen from."""
 
     best: Candidate
@@ -48,7 +48,7 @@ class Choice:
 
 def choose(
     fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, goal: Goal, precisions: Sequence[Precision]
-) -> Choice:
+) -> PlanChoice:
     """Compare every kind of split.
 
     Args:
@@ -74,7 +74,7 @@ def choose(
         nearest=lambda one: _nearest_to_target(one, goal),
         why_none=lambda kind: "none fits, or none is better than a simpler kind",
     )
-    return Choice(
+    return PlanChoice(
         best=compared.best,
         alternatives=compared.alternatives,
         bound_tokens_per_s=max(search.bound_tokens_per_s() for search in searches),

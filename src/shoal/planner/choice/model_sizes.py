@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.planner.search.problem import Floats, Ints
 from shoal.protocol.stage_config import Precision
 
 _MOST_VOCABULARY_UNITS = 64
@@ -61,7 +61,7 @@ class ModelSizes:
     def stage_kinds(self, precision: Precision) -> StageKinds:
         """Tell apart the stages that this model can be cut into."""
         sizes = self.by_precision[precision]
-        number: Ints = np.arange(self.num_layers + 1)
+        number: I64 = np.arange(self.num_layers + 1)
         layers = number[np.newaxis, :] - number[:, np.newaxis]
         ends = 2 * (number == 0)[:, np.newaxis] + (number == self.num_layers)[np.newaxis, :]
         alike = ends * (self.num_layers + 1) + layers
@@ -87,15 +87,15 @@ class StageKinds:
     Shapes: K kinds, the first of them no stages, since they have no layers.
     """
 
-    kind_of: Ints
+    kind_of: I64
     """[first, last] of the layers first:last."""
-    first: Ints
+    first: I64
     """[K] of one stage of the kind."""
-    last: Ints
+    last: I64
     """[K] of the same stage."""
-    ends: Ints
+    ends: I64
     """[K]: 2 where the stage begins the model, plus 1 where it ends the model."""
-    num_layers: Ints
+    num_layers: I64
     """[K], 0 or less of the first."""
 
 
@@ -154,7 +154,7 @@ class StageBytesTable:
         return StageBytes(attention=num_layers * attention, mlp=num_layers * mlp, vocabulary=vocabulary)
 
 
-def _range_sums(values: Floats) -> Floats:
+def _range_sums(values: F64) -> F64:
     """[first, last]: the sum of values[first:last]."""
     before = np.concatenate(([0.0], np.cumsum(values)))
     return before[np.newaxis, :] - before[:, np.newaxis]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.choice.model_sizes import StageBytesTable, vocabulary_units
 from shoal.planner.predict.work import Work
-from shoal.planner.search.problem import Floats, Ints
 from shoal.planner.search.shares.bound import MemberCosts, Pieces, least_seconds
 from shoal.planner.search.shares.head_deals import are_few
 
@@ -22,10 +22,10 @@ def least_share_seconds(
     memory_bytes: Sequence[int],
     atoms: ShardAtoms,
     table: StageBytesTable,
-    num_layers: Ints,
-    end_bytes: Ints,
-    vocabulary_s: Floats,
-) -> Floats:
+    num_layers: I64,
+    end_bytes: I64,
+    vocabulary_s: F64,
+) -> F64:
     """[N]: seconds that the members' attention, MLP and head take at least; infinite where nothing fits.
 
     Args:
@@ -44,7 +44,7 @@ def least_share_seconds(
 
 
 def _member_costs(works: Sequence[Work], memory_bytes: Sequence[int], atoms: ShardAtoms) -> MemberCosts:
-    def of_each(seconds: Callable[[Work], float]) -> Floats:
+    def of_each(seconds: Callable[[Work], float]) -> F64:
         return np.maximum(_NO_TIME_S, [seconds(work) for work in works])
 
     num_units, _ = vocabulary_units(atoms)
@@ -59,7 +59,7 @@ def _member_costs(works: Sequence[Work], memory_bytes: Sequence[int], atoms: Sha
     )
 
 
-def _pieces(atoms: ShardAtoms, table: StageBytesTable, num_layers: Ints, end_bytes: Ints) -> Pieces:
+def _pieces(atoms: ShardAtoms, table: StageBytesTable, num_layers: I64, end_bytes: I64) -> Pieces:
     layer = table.largest(1, vocabulary=0)
     num_units, _ = vocabulary_units(atoms)
     return Pieces(

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from shoal.arrays import F64, I64, Bools
 from shoal.core.generation.scheduler_config import prefill_chunk
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.choice.groups import Group
@@ -21,7 +22,7 @@ from shoal.planner.choice.model_sizes import (
 from shoal.planner.choice.share_bounds import least_share_seconds
 from shoal.planner.predict.work import Work, group_seconds, transfer_seconds, wave_work
 from shoal.planner.predict.workload import Workload
-from shoal.planner.search.problem import Bools, Floats, Ints, ReplicaProblem, StageTimes
+from shoal.planner.search.problem import ReplicaProblem, StageTimes
 from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
 from shoal.planner.search.shares.deal import deal
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
@@ -134,7 +135,7 @@ class StageCosts:
 
         return StageTimes(work_s=work_s, hop_s=self._hops(rows), exact_s=exact_s)
 
-    def _hops(self, rows: int) -> Floats:
+    def _hops(self, rows: int) -> F64:
         """[from, to]: seconds of a wave between two groups, over the slowest of their links."""
         work = self._work(0, self.groups[0].precision, rows)
         seconds = [
@@ -145,7 +146,7 @@ class StageCosts:
         to_group = np.stack([between[:, group.members].max(axis=1) for group in self.groups], axis=1)
         return np.stack([to_group[group.members, :].max(axis=0) for group in self.groups])
 
-    def _group_times(self, group: Group, rows: int) -> Floats:
+    def _group_times(self, group: Group, rows: int) -> F64:
         """[first, last]: seconds of a stage."""
         table, kinds = self._bytes(group.precision, rows), self._kinds(group.precision)
         if not group.is_single:
@@ -156,7 +157,7 @@ class StageCosts:
         times_K[table.total[kinds.first, kinds.last] > one.memory_bytes] = np.inf
         return times_K[kinds.kind_of]
 
-    def _tensor_times(self, group: Group, table: StageBytesTable, kinds: StageKinds, rows: int) -> Floats:
+    def _tensor_times(self, group: Group, table: StageBytesTable, kinds: StageKinds, rows: int) -> F64:
         """With the shares that are best where memory is no object; where these do not fit, a bound."""
         usual = [self._usual_shares(group, ends, rows) for ends in _ALL_ENDS]
         shares = [one for one in usual if one is not None]
@@ -178,7 +179,7 @@ class StageCosts:
     ) -> tuple[Bools, Bools]:
         """[K] whether stages fit with these shares, by their ends; [K] whether they may fit with others."""
         places = (kinds.first, kinds.last)
-        of_ends: Floats = np.array([self.fractions(one) for one in shares])
+        of_ends: F64 = np.array([self.fractions(one) for one in shares])
         attention, mlp, vocabulary = np.moveaxis(of_ends[kinds.ends], 2, 0)  # [K, n] of each member
         own = attention * table.attention[places][:, np.newaxis] + mlp * table.mlp[places][:, np.newaxis]
         own += vocabulary * table.vocabulary[places][:, np.newaxis]
@@ -207,8 +208,8 @@ class StageCosts:
         return seconds + (sum_s if ends[0] else 0.0)
 
     def _least_shared_s(
-        self, group: Group, usual: Sequence[GroupShares], sizes: tuple[Ints, Ints], table: StageBytesTable, rows: int
-    ) -> Floats:
+        self, group: Group, usual: Sequence[GroupShares], sizes: tuple[I64, I64], table: StageBytesTable, rows: int
+    ) -> F64:
         """[N]: what stages of so many layers take at least, whatever the shares; infinite where they do not fit.
 
         `sizes`: [N] layers, [N] ends. `usual`: shares by ends where memory is no object.
@@ -315,14 +316,14 @@ class StageCosts:
         )
 
 
-def _linear(kinds: StageKinds, seconds: Callable[[int, Ends], float]) -> Floats:
+def _linear(kinds: StageKinds, seconds: Callable[[int, Ends], float]) -> F64:
     """[K] of something that grows linearly with the layers, with other lines at the model's ends."""
-    ones: Floats = np.array([seconds(1, ends) for ends in _ALL_ENDS])
+    ones: F64 = np.array([seconds(1, ends) for ends in _ALL_ENDS])
     each = np.array([seconds(2, ends) for ends in _ALL_ENDS]) - ones
     return np.where(kinds.num_layers > 0, ones[kinds.ends] + (kinds.num_layers - 1) * each[kinds.ends], np.inf)
 
 
-def _growing(times: Floats) -> Floats:
+def _growing(times: F64) -> F64:
     """[first, last]: as they are or higher, so that more layers never take less."""
     has_layers = ~np.tri(len(times), dtype=np.bool_)
     times = np.where(has_layers, times, -np.inf)

@@ -46,7 +46,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """with 4-bit weights; None: as 8-bit ones"""
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One machine, or several that are alike. Either `cpus` (at hand) or `cores`, `memory` and `rates` (described)."""
 
     name: str
@@ -93,7 +93,7 @@ class PairLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ClusterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the file says."""
 
-    machines: tuple[Machine, ...]
+    machines: tuple[DescribedMachine, ...]
     link: DescribedLink | None = None
     links: tuple[PairLink, ...] = ()
 
@@ -143,13 +143,15 @@ def _hint(message: str) -> str:
         return ""
     unknown = message.split("`")[1]
     fields = {
-        field for kind in (ClusterFile, Machine, Rates, DescribedLink, PairLink) for field in kind.__struct_fields__
+        field
+        for kind in (ClusterFile, DescribedMachine, Rates, DescribedLink, PairLink)
+        for field in kind.__struct_fields__
     }
     close = get_close_matches(unknown, fields, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _check_machines(machines: tuple[Machine, ...]) -> None:
+def _check_machines(machines: tuple[DescribedMachine, ...]) -> None:
     if not machines:
         raise ConfigError("no machines; give at least one entry under machines:")
     names: set[str] = set()
@@ -167,7 +169,7 @@ def _check_machines(machines: tuple[Machine, ...]) -> None:
         raise ConfigError(f"more than {_MAX_MACHINES} machines")
 
 
-def _check_machine(machine: Machine) -> None:
+def _check_machine(machine: DescribedMachine) -> None:
     what = f"machine {machine.name}"
     _check_positive({f"{what}: count": machine.count, f"{what}: memory": machine.memory_bytes})
     if machine.is_local:

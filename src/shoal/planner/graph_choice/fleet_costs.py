@@ -15,11 +15,12 @@ from math import gcd
 
 import numpy as np
 
+from shoal.arrays import F64
 from shoal.core.plan.share_rounding import round_shares
 from shoal.planner.choice.groups import Group
 from shoal.planner.graph_choice.fleet import GraphFleet, ShardWork
 from shoal.planner.graph_cut import CutPlace
-from shoal.planner.search.problem import Floats, ReplicaProblem, StageTimes
+from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 MOST_BLOCKS = 64
 """Pieces of a graph between which the search cuts: stages of a 64th more or less are within what is known of nodes."""
@@ -119,7 +120,7 @@ class FleetCosts:
         return StageTimes(work_s=rows * self._work_s, hop_s=rows * self._hop_s)
 
     @cached_property
-    def _work_s(self) -> Floats:
+    def _work_s(self) -> F64:
         """[group, first, last] over the blocks: seconds of one micro-batch, infinite where memory does not suffice."""
         edges = np.array(self.edges)
         weights = [0, *accumulate(self.fleet.weight_bytes(first, last) for first, last in pairwise(self.edges))]
@@ -127,7 +128,7 @@ class FleetCosts:
         node_s = [_ranges(before_s[edges]) for before_s in self._before_s]
         return np.stack([self._group_times(group, weight_bytes, node_s) for group in self.groups])
 
-    def _group_times(self, group: Group, weight_bytes: Floats, node_s: Sequence[Floats]) -> Floats:
+    def _group_times(self, group: Group, weight_bytes: F64, node_s: Sequence[F64]) -> F64:
         """[first, last] over the blocks. A weight that several blocks read counts with each of them."""
         split = self._split(group.members)
         if split is None:
@@ -143,7 +144,7 @@ class FleetCosts:
         return np.where(fits, seconds, np.inf)
 
     @cached_property
-    def _hop_s(self) -> Floats:
+    def _hop_s(self) -> F64:
         """[from, to]: seconds of a typical cut's bytes between two groups, over the slowest of their links."""
         crossing = {place.node: place.num_bytes for place in self.fleet.places}
         inner = [crossing[node] for node in self.edges[1:-1]]
@@ -153,7 +154,7 @@ class FleetCosts:
         return np.stack([to_group[group.members, :].max(axis=0) for group in self.groups])
 
 
-def _ranges(before: Floats) -> Floats:
+def _ranges(before: F64) -> F64:
     """[first, last]: what lies between two edges, from what lies before each."""
     return before[np.newaxis, :] - before[:, np.newaxis]
 

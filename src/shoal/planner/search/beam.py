@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.planner.search.coverage import reach
 from shoal.planner.search.least_sum import least_sum_bound
 from shoal.planner.search.pipeline import Pipeline, PlacedStage, micro_batches, timed_pipeline
-from shoal.planner.search.problem import Floats, Ints, ReplicaProblem, StageTimes
+from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 _WIDTH = 32
 """Ways that are kept. Source: twice as many found nothing better in `benchmarks/planner_search.py`."""
@@ -49,7 +50,7 @@ def _bound_s(problem: ReplicaProblem, num_stages: int, num_streams: int) -> floa
     finite = stage_s[stage_s < np.inf]
     if not len(finite):
         return np.inf
-    limits: Floats = np.geomspace(float(finite.min()), float(finite.max()), 256)
+    limits: F64 = np.geomspace(float(finite.min()), float(finite.max()), 256)
     farthest = reach(stage_s[np.newaxis], limits)[:, 0]
     covered = np.zeros(len(limits), np.int64)
     for _ in range(num_stages):
@@ -95,7 +96,7 @@ def _stages_within(
     uses = np.array(problem.groups)
     needs = _needs(uses)
     left_WC, covered_W, last_W = np.array([problem.counts]), np.zeros(1, np.int64), np.full(1, -1)
-    history: list[tuple[Ints, Ints, Ints]] = []
+    history: list[tuple[I64, I64, I64]] = []
     for stage in range(num_stages):
         if covered_W[0] + (num_stages - stage) * longest_stage < problem.num_blocks:
             return None
@@ -115,14 +116,14 @@ def _stages_within(
     return _spell_out(history, problem.num_blocks)
 
 
-def _longest(farthest: Ints) -> int:
+def _longest(farthest: I64) -> int:
     """Blocks of the longest stage. `farthest`: [group, first]."""
-    places: Ints = np.arange(int(farthest.shape[1]))
-    lengths: Ints = farthest - places
+    places: I64 = np.arange(int(farthest.shape[1]))
+    lengths: I64 = farthest - places
     return int(lengths.max())
 
 
-def _needs(uses: Ints) -> list[tuple[Ints, Ints]]:
+def _needs(uses: I64) -> list[tuple[I64, I64]]:
     """For each group a class that it uses and how many of it, then another one, ...: few arrays where there are many
     classes. `uses`: [group, class]."""
     by_use = np.argsort(-uses, axis=1, kind="stable")
@@ -131,7 +132,7 @@ def _needs(uses: Ints) -> list[tuple[Ints, Ints]]:
     return [(by_use[:, place], uses[rows, by_use[:, place]]) for place in range(most)]
 
 
-def _best_ways(left_WC: Ints, uses: Ints, ways: Ints, groups: Ints, blocks: Ints) -> Ints:
+def _best_ways(left_WC: I64, uses: I64, ways: I64, groups: I64, blocks: I64) -> I64:
     """Positions of those that cover the most blocks with the fewest workers, one for each state.
 
     Args:
@@ -155,7 +156,7 @@ def _best_ways(left_WC: Ints, uses: Ints, ways: Ints, groups: Ints, blocks: Ints
     return np.array(list(first_of_state.values()), np.int64)
 
 
-def _spell_out(history: list[tuple[Ints, Ints, Ints]], num_blocks: int) -> tuple[PlacedStage, ...]:
+def _spell_out(history: list[tuple[I64, I64, I64]], num_blocks: int) -> tuple[PlacedStage, ...]:
     """Follow the first way back; each stage leaves at least one block for every stage behind it."""
     way = 0
     groups: list[int] = []

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.planner.search.highs import least_cost, linear_prices
 from shoal.planner.search.pipeline import Pipeline, PlacedStage, timed_pipeline
 from shoal.planner.search.pricing import Priced, PriceTable, price_table, stacked
-from shoal.planner.search.problem import Floats, Ints, ReplicaProblem
+from shoal.planner.search.problem import ReplicaProblem
 
 _TOLERANCE = 2e-3
 """Replicas that are worth less than this part more than they cost are not looked for."""
@@ -79,7 +80,7 @@ class Configuration:
         """Whether there are as many workers; the LP may use a part of a replica for which there are not."""
         return all(use <= count for use, count in zip(pipeline.used, self.problem.counts, strict=True))
 
-    def matrix(self, pipelines: Collection[Pipeline]) -> tuple[Floats, Floats, Floats]:
+    def matrix(self, pipelines: Collection[Pipeline]) -> tuple[F64, F64, F64]:
         """Streams per second of each column; what it takes of each class and of the streams; what there is of these."""
         rates = np.array([pipeline.streams_per_s for pipeline in pipelines])
         takes = np.array([(*pipeline.used, pipeline.num_streams) for pipeline in pipelines], np.float64).T
@@ -90,7 +91,7 @@ class Configuration:
         have = np.array([*self.problem.counts, self.num_streams], np.float64)
         return float(self.prices() @ have)
 
-    def prices(self) -> Floats:
+    def prices(self) -> F64:
         """Duals of the LP: of a worker of each class, and of a stream."""
         return linear_prices(*self.matrix(self.columns.values()))
 
@@ -169,12 +170,12 @@ class Market:
     """Prices at which replicas are looked for."""
 
     configuration: Configuration
-    prices: Floats
+    prices: F64
     """of a worker of each class, and of a stream"""
     at_least: float = 1 + _TOLERANCE
     """what a new column must be worth for what it costs"""
 
-    def trade(self, board: PriceTable) -> tuple[int, Floats]:
+    def trade(self, board: PriceTable) -> tuple[int, F64]:
         """Add some of the best replicas.
 
         Returns:
@@ -188,7 +189,7 @@ class Market:
             worth, at_most = board.rows / board.limits / costs, board.rows / board.lowest / costs
         return self._add(priced, worth, 6 * len(np.unique(board.rows))), at_most
 
-    def trade_finely(self, table: PriceTable, worth: dict[int, Floats]) -> tuple[int, float]:
+    def trade_finely(self, table: PriceTable, worth: dict[int, F64]) -> tuple[int, float]:
         """Add the best replicas of one table, where they may be worth what they cost.
 
         Args:
@@ -216,14 +217,14 @@ class Market:
             added = self._refine(priced, at_most)
         return added, float(at_most.max())
 
-    def _price(self, table: PriceTable, limits: Ints) -> Priced:
+    def _price(self, table: PriceTable, limits: I64) -> Priced:
         """Where a micro-batch has one row, streams are paid by the seconds that they are under way."""
         seconds_prices = None
         if table.rows[0] == 1 and self.prices[-1] > 0:
             seconds_prices = float(self.prices[-1]) / table.lowest[limits]
         return table.price(self._group_prices(table.rows[limits]), limits, seconds_prices)
 
-    def _weigh(self, thinned: PriceTable, worth: Floats) -> Floats:
+    def _weigh(self, thinned: PriceTable, worth: F64) -> F64:
         """A better bound on what replicas with one row are worth for what they cost."""
         above = np.flatnonzero(worth > self.at_least)
         if not len(above):
@@ -233,17 +234,17 @@ class Market:
             worth[above] = 1 / thinned.lowest[above] / self._price(thinned, above).least
         return worth
 
-    def _group_prices(self, rows: Ints) -> Floats:
+    def _group_prices(self, rows: I64) -> F64:
         """[K, G] of a stage: its workers, and the streams that fill it unless there can be fewer."""
         workers = np.array(self.configuration.problem.groups, np.float64) @ self.prices[:-1]
         return workers + float(self.prices[-1]) * np.where(rows > 1, rows, 0)[:, np.newaxis]
 
-    def _add(self, priced: Priced, worth: Floats, at_most: int) -> int:
+    def _add(self, priced: Priced, worth: F64, at_most: int) -> int:
         rows = priced.table.rows[priced.limits]
         peaks = _peaks(worth, self.at_least)[:at_most]
         return sum(self.configuration.add(priced.stages(position), int(rows[position])) for position in peaks)
 
-    def _refine(self, priced: Priced, at_most: Floats) -> int:
+    def _refine(self, priced: Priced, at_most: F64) -> int:
         """Where sums keep replicas from what their slowest stage promises: raise the price of a second, step by step.
 
         Mutates: at_most, lowered where it can be.
@@ -263,7 +264,7 @@ class Market:
         return added
 
 
-def _peaks(worth: Floats, at_least: float) -> list[int]:
+def _peaks(worth: F64, at_least: float) -> list[int]:
     """Where it is large enough and no smaller than at both neighbours, the largest first."""
     padded = np.pad(worth, 1, constant_values=-np.inf)
     peak = (worth >= padded[:-2]) & (worth >= padded[2:]) & (worth > at_least) & (worth > 0)

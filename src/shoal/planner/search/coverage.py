@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.arrays import F64, I64, Bools
 from shoal.planner.search.fleet_states import FleetStates
 from shoal.planner.search.pipeline import PlacedStage
-from shoal.planner.search.problem import Bools, Floats, Ints
 
 _COUNT = np.uint16
 """Adding small integers up is several times faster than counting."""
@@ -25,13 +25,13 @@ _MOST_RANKED = 1024
 """Times of which a few of about even rank are looked for: where there are more, such a part of them will do."""
 
 
-def reach(work_s: Floats, limits: Floats) -> Ints:
+def reach(work_s: F64, limits: F64) -> I64:
     """[limit, group, first]: the farthest last such that first:last takes at most the limit; first where none does."""
-    places: Ints = np.arange(int(work_s.shape[1]))
+    places: I64 = np.arange(int(work_s.shape[1]))
     return np.stack([places + (work_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits])
 
 
-def _reach_between(work_s: Floats, limits: Floats, least: Ints, most: Ints) -> Ints:
+def _reach_between(work_s: F64, limits: F64, least: I64, most: I64) -> I64:
     """As `reach`, for limits of which is known that they reach from `least` to `most`, both [group, first]."""
     width = int((most - least).max())
     lasts = least[:, :, np.newaxis] + np.arange(1, width + 1)
@@ -41,7 +41,7 @@ def _reach_between(work_s: Floats, limits: Floats, least: Ints, most: Ints) -> I
     return np.stack([least + (near_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits])
 
 
-def reach_grid(work_s: Floats, limits: Floats) -> Ints:
+def reach_grid(work_s: F64, limits: F64) -> I64:
     """As `reach`, for many ascending limits: count the times that come within each, then add the counts up."""
     num_groups, num_places, _ = work_s.shape
     group, first, last = np.nonzero(work_s <= limits[-1])
@@ -52,12 +52,12 @@ def reach_grid(work_s: Floats, limits: Floats) -> Ints:
     return np.cumsum(small, axis=0, dtype=_COUNT) + np.arange(int(num_places), dtype=np.int64)
 
 
-def reach_back(work_s: Floats, limit: float) -> Ints:
+def reach_back(work_s: F64, limit: float) -> I64:
     """[group, last]: the least first such that first:last takes at most the limit; last where none does."""
     return np.arange(int(work_s.shape[1]), dtype=np.int64) - (work_s <= limit).sum(axis=1, dtype=_COUNT)
 
 
-def covered(states: FleetStates, farthest: Ints, num_stages: int) -> list[Ints]:
+def covered(states: FleetStates, farthest: I64, num_stages: int) -> list[I64]:
     """Blocks covered with 0, 1, ... num_stages stages: for each, [state, limit]; -1 where a state needs other numbers.
 
     Args:
@@ -67,7 +67,7 @@ def covered(states: FleetStates, farthest: Ints, num_stages: int) -> list[Ints]:
     """
     num_limits, num_groups, num_places = farthest.shape
     flat = farthest.reshape(-1)
-    offsets: Ints = np.arange(int(num_limits), dtype=np.int64) * (num_groups * num_places)
+    offsets: I64 = np.arange(int(num_limits), dtype=np.int64) * (num_groups * num_places)
     current = np.full((states.num_states, num_limits), -1)
     current[0] = 0
     all_covered = [current]
@@ -81,7 +81,7 @@ def covered(states: FleetStates, farthest: Ints, num_stages: int) -> list[Ints]:
     return all_covered
 
 
-def needed(states: FleetStates, least: Ints, num_stages: int) -> list[Ints]:
+def needed(states: FleetStates, least: I64, num_stages: int) -> list[I64]:
     """Blocks that must be covered after 0, 1, ... stages to finish with num_stages of them: for each, [state].
 
     Args:
@@ -102,7 +102,7 @@ def needed(states: FleetStates, least: Ints, num_stages: int) -> list[Ints]:
     return all_needed[::-1]
 
 
-def least_limit(states: FleetStates, work_s: Floats, num_stages: int, ceiling: float, floor: float) -> float | None:
+def least_limit(states: FleetStates, work_s: F64, num_stages: int, ceiling: float, floor: float) -> float | None:
     """The smallest time of a stage up to `ceiling` with which num_stages stages can cover all blocks, or None.
 
     Args:
@@ -119,7 +119,7 @@ def least_limit(states: FleetStates, work_s: Floats, num_stages: int, ceiling: f
     most = reach(work_s, np.array([high]))[0]
     if not _covers(states, most[np.newaxis], num_stages)[0]:
         return None
-    places: Ints = np.arange(int(most.shape[1]))
+    places: I64 = np.arange(int(most.shape[1]))
     least = most * 0 + places
     values = values[values < high]
     while len(values):
@@ -135,12 +135,12 @@ def least_limit(states: FleetStates, work_s: Floats, num_stages: int, ceiling: f
     return high
 
 
-def _covers(states: FleetStates, farthest: Ints, num_stages: int) -> Bools:
+def _covers(states: FleetStates, farthest: I64, num_stages: int) -> Bools:
     """[limit]: whether some workers can cover all blocks."""
     return covered(states, farthest, num_stages)[-1].max(axis=0) == farthest.shape[2] - 1
 
 
-def _quantiles(values: Floats) -> Floats:
+def _quantiles(values: F64) -> F64:
     """Some of the values, distinct and ascending, about evenly spread over them; all of them where they are few."""
     if len(values) <= _NUM_PROBES:
         return np.unique(values)
@@ -154,13 +154,13 @@ class Covering:
     """The pipelines of so many stages that may cover all blocks, each stage within the limit."""
 
     states: FleetStates
-    complete: Ints
+    complete: I64
     """states that can cover all blocks, those with few workers first"""
-    num_covered: list[Ints]
+    num_covered: list[I64]
     """[state] after 0, 1, ... stages"""
-    farthest: Ints
+    farthest: I64
     """[group, first]"""
-    least: Ints
+    least: I64
     """[group, last]"""
 
     def stages(self, state: int) -> tuple[PlacedStage, ...] | None:
@@ -185,7 +185,7 @@ class Covering:
         return tuple(reversed(stages))
 
 
-def covering(states: FleetStates, work_s: Floats, num_stages: int, limit: float) -> Covering:
+def covering(states: FleetStates, work_s: F64, num_stages: int, limit: float) -> Covering:
     """Solve for exactly num_stages stages of at most `limit` seconds."""
     limits = np.array([limit])
     farthest = reach(work_s, limits)

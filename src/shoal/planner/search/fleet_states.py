@@ -7,7 +7,8 @@ from math import prod
 
 import numpy as np
 
-from shoal.planner.search.problem import Bools, Ints, ReplicaProblem
+from shoal.arrays import I64, Bools
+from shoal.planner.search.problem import ReplicaProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -17,15 +18,15 @@ class Layer:
     Shapes: [P] steps, sorted by the state they lead to, then by group; [T] states that are reached.
     """
 
-    before: Ints
+    before: I64
     """[P] state"""
-    group: Ints
+    group: I64
     """[P]"""
-    after: Ints
+    after: I64
     """[P] state"""
-    targets: Ints
+    targets: I64
     """[T] states, ascending"""
-    starts: Ints
+    starts: I64
     """[T] the first step to each of them"""
 
 
@@ -36,9 +37,9 @@ class FleetStates:
     Mutates: `layers`, which are made when they are first asked for.
     """
 
-    num_workers: Ints
+    num_workers: I64
     """[U] of each state"""
-    steps: tuple[Ints, Ints, Ints]
+    steps: tuple[I64, I64, I64]
     """all steps: before, group, after"""
     layers: list[Layer] = field(default_factory=list[Layer])
     """of the first stage, the second, ..."""
@@ -78,9 +79,9 @@ def fleet_states(problem: ReplicaProblem) -> FleetStates:
     used = np.indices(sizes).reshape(len(sizes), -1).T
     strides = np.array([prod(sizes[index + 1 :]) for index in range(len(sizes))])
     counts = np.array(problem.counts)
-    befores: list[Ints] = []
-    groups: list[Ints] = []
-    afters: list[Ints] = []
+    befores: list[I64] = []
+    groups: list[I64] = []
+    afters: list[I64] = []
     for group, uses in enumerate(map(np.array, problem.groups)):
         before = np.flatnonzero(np.all(used + uses <= counts, axis=1)).astype(np.int64)
         befores.append(before)

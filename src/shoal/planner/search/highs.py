@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.planner.search.problem import Floats, Ints
+from shoal.arrays import F64, I64
 
 _FEASIBLE = 2
 """Source: HiGHS, `SolutionStatus.kSolutionStatusFeasible`; the next three are of the same header."""
@@ -22,7 +22,7 @@ _MINIMIZE = 1
 _ERROR = -1
 
 
-def linear_prices(values: Floats, takes: Floats, have: Floats) -> Floats:
+def linear_prices(values: F64, takes: F64, have: F64) -> F64:
     """The shadow price of each row when non-negative amounts of greatest value take no more than there is.
 
     Shapes: V variables, R rows.
@@ -35,24 +35,24 @@ def linear_prices(values: Floats, takes: Floats, have: Floats) -> Floats:
     Returns:
         [R]: what one more of each would be worth.
     """
-    least: Floats = np.full(len(have), -np.inf)
-    none: Floats = np.zeros(len(values))
-    most: Floats = np.full(len(values), np.inf)
-    fractions: Ints = np.zeros(len(values), np.int64)
+    least: F64 = np.full(len(have), -np.inf)
+    none: F64 = np.zeros(len(values))
+    most: F64 = np.full(len(values), np.inf)
+    fractions: I64 = np.zeros(len(values), np.int64)
     solver = _solver(-values, factors=takes, row_bounds=(least, have), bounds=(none, most), whole=fractions)
     solver.run()
     return np.maximum(0.0, -np.asarray(solver.getSolution().row_dual, np.float64))
 
 
 def least_cost(
-    costs: Floats,
+    costs: F64,
     *,
-    rows: tuple[Floats, Floats, Floats],
-    bounds: tuple[Floats, Floats],
-    whole: Ints,
+    rows: tuple[F64, F64, F64],
+    bounds: tuple[F64, F64],
+    whole: I64,
     relative_gap: float,
     max_nodes: int | None = None,
-) -> Floats | None:
+) -> F64 | None:
     """The cheapest values of variables, some of them whole numbers; None where there are none.
 
     Shapes: V variables, R rows.
@@ -77,9 +77,7 @@ def least_cost(
     return np.asarray(solver.getSolution().col_value, np.float64)
 
 
-def _solver(
-    costs: Floats, *, factors: Floats, row_bounds: tuple[Floats, Floats], bounds: tuple[Floats, Floats], whole: Ints
-) -> Any:
+def _solver(costs: F64, *, factors: F64, row_bounds: tuple[F64, F64], bounds: tuple[F64, F64], whole: I64) -> Any:
     """HiGHS with a program to minimize, silent and without threads of its own. Shapes: as in `least_cost`.
 
     The public class `highspy.Highs` prints a banner from its constructor, which would stand in the output of `--json`:

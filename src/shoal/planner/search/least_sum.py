@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.arrays import F64, I64, Bools
 from shoal.planner.search.coverage import covered, needed, reach, reach_back
 from shoal.planner.search.fleet_states import FleetStates, Layer
 from shoal.planner.search.pipeline import PlacedStage
-from shoal.planner.search.problem import Bools, Floats, Ints, StageTimes
+from shoal.planner.search.problem import StageTimes
 
 _CHUNK = 1 << 19
 """Sums computed at once: 4 MiB of doubles, about what a core's cache holds. Source: `benchmarks/planner_search.py`."""
@@ -29,10 +30,10 @@ _CHUNK = 1 << 19
 class _Row:
     """Pipelines of s stages, by their last step. Shapes: [Q] steps, L blocks."""
 
-    before: Ints
-    group: Ints
-    after: Ints
-    sum_s: Floats
+    before: I64
+    group: I64
+    after: I64
+    sum_s: F64
     """[Q, L + 1]: least seconds with so many blocks done"""
 
 
@@ -41,9 +42,9 @@ class LeastSums:
     """All that is needed to spell out the best pipelines of a certain number of stages."""
 
     states: FleetStates
-    work_s: Floats
+    work_s: F64
     """infinite above the limit"""
-    hop_s: Floats
+    hop_s: F64
     """infinite above the limit"""
     rows: list[_Row]
     """of the first stage, the second, ...; empty where no pipeline exists"""
@@ -63,7 +64,7 @@ class LeastSums:
         index = int(np.lexsort((sums, num_workers, sums > at_most_s))[0])
         return self._spell_out(index)
 
-    def _complete_s(self) -> Floats:
+    def _complete_s(self) -> F64:
         return self.rows[-1].sum_s[:, -1] if self.rows else np.zeros(0)
 
     def _spell_out(self, index: int) -> tuple[PlacedStage, ...]:
@@ -120,14 +121,14 @@ def least_sums(states: FleetStates, times: StageTimes, num_stages: int, limit: f
     return LeastSums(states=states, work_s=work_s, hop_s=hop_s, rows=rows)
 
 
-def _alive(layer: Layer, farthest: Ints, *, low: Ints, high: Ints) -> Layer:
+def _alive(layer: Layer, farthest: I64, *, low: I64, high: I64) -> Layer:
     """The steps that can cover what must be covered after them. `low`: needed after; `high`: covered before."""
     keep: Bools = farthest[layer.group, high[layer.before]] >= low[layer.after]
     before, group, after = layer.before[keep], layer.group[keep], layer.after[keep]
     return Layer(before=before, group=group, after=after, targets=layer.targets, starts=layer.starts)
 
 
-def _join(row: _Row, layer: Layer, hop_s: Floats) -> tuple[tuple[Ints, Ints, Ints], Floats]:
+def _join(row: _Row, layer: Layer, hop_s: F64) -> tuple[tuple[I64, I64, I64], F64]:
     """Each step behind all that lead to where it begins: least seconds at its door, hop included, [Q, L + 1]."""
     begin = np.searchsorted(row.after, layer.before)
     count = np.searchsorted(row.after, layer.before, "right") - begin
@@ -143,7 +144,7 @@ def _join(row: _Row, layer: Layer, hop_s: Floats) -> tuple[tuple[Ints, Ints, Int
     return ends, np.minimum.reduceat(row.sum_s[earlier] + hops[:, np.newaxis], starts, axis=0)
 
 
-def _add_stage(so_far_s: Floats, groups: Ints, work_s: Floats, *, low: Ints, high: Ints) -> Floats:
+def _add_stage(so_far_s: F64, groups: I64, work_s: F64, *, low: I64, high: I64) -> F64:
     """[Q, L + 1]: least over the first block of each step's stage. `low`, `high`: ends of it worth looking at."""
     sum_s = np.full(so_far_s.shape, np.inf)
     for group in np.unique(groups):

@@ -15,10 +15,11 @@ from math import prod
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.planner.search.coverage import covered, reach_grid
 from shoal.planner.search.fleet_states import fleet_states
 from shoal.planner.search.pipeline import Pipeline, micro_batches
-from shoal.planner.search.problem import Floats, Ints, ReplicaProblem
+from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica, least_sum_bound
 
 _NUM_LIMITS = 320
@@ -62,16 +63,16 @@ def best_partition(
     return [_told(pipeline, group_ids) for pipeline in pipelines if pipeline is not None], bound
 
 
-def _told(pipeline: Pipeline, group_ids: Ints) -> Pipeline:
+def _told(pipeline: Pipeline, group_ids: I64) -> Pipeline:
     stages = [replace(stage, group=int(group_ids[stage.group])) for stage in pipeline.stages]
     return replace(pipeline, stages=tuple(stages))
 
 
-def _upper_rates(problem: ReplicaProblem, stream_counts: Sequence[int]) -> Floats:
+def _upper_rates(problem: ReplicaProblem, stream_counts: Sequence[int]) -> F64:
     """[state, index of stream_counts]: streams per second that no replica of just these workers exceeds."""
     states = fleet_states(problem)
     rates = np.zeros((states.num_states, len(stream_counts)))
-    by_rows: dict[int, list[Floats]] = {}
+    by_rows: dict[int, list[F64]] = {}
     for index, num_streams in enumerate(stream_counts):
         for num_stages in range(1, problem.stage_limit + 1):
             num_micro_batches, rows = micro_batches(num_stages, num_streams)
@@ -83,7 +84,7 @@ def _upper_rates(problem: ReplicaProblem, stream_counts: Sequence[int]) -> Float
     return rates
 
 
-def _lower_limits(problem: ReplicaProblem, rows: int) -> list[Floats]:
+def _lower_limits(problem: ReplicaProblem, rows: int) -> list[F64]:
     """For 1, 2, ... stages, [state]: seconds that the slowest stage of just these workers takes at least."""
     work_s = problem.times(rows).work_s
     finite = work_s[np.isfinite(work_s)]
@@ -101,13 +102,13 @@ def _lower_limits(problem: ReplicaProblem, rows: int) -> list[Floats]:
 class _Shares:
     """All ways to give some workers and streams to a first replica and the rest to others. Shapes: [U] states."""
 
-    used: Ints
+    used: I64
     """[U, class]"""
-    options: list[tuple[Ints, Ints]]
+    options: list[tuple[I64, I64]]
     """of each state: what the replica with the first of the workers may have, and the state that is left"""
-    idle: Ints
+    idle: I64
     """[U] the state without the first of the workers"""
-    cost: Ints
+    cost: I64
     """streams of each option of the stream counts; none where there are more streams than all replicas can have"""
     num_streams: int
 
@@ -116,7 +117,7 @@ class _Shares:
         used = np.indices([count + 1 for count in counts]).reshape(len(counts), -1).T
         strides = [prod(count + 1 for count in counts[index + 1 :]) for index in range(len(counts))]
         unlimited = num_streams >= max(stream_counts) * sum(counts)
-        options: list[tuple[Ints, Ints]] = []
+        options: list[tuple[I64, I64]] = []
         idle = np.zeros(len(used), np.int64)
         for state in range(1, len(used)):
             first = int(np.flatnonzero(used[state])[0])
@@ -131,7 +132,7 @@ class _Shares:
             num_streams=0 if unlimited else num_streams,
         )
 
-    def best(self, rates: Floats) -> tuple[list[tuple[int, int]], float]:
+    def best(self, rates: F64) -> tuple[list[tuple[int, int]], float]:
         """The replicas with the highest sum of rates, each as state of its workers and index of its streams; the sum.
 
         Args:
@@ -151,7 +152,7 @@ class _Shares:
             state, streams = int(self.options[state][1][option]), streams - int(self.cost[index])
         return chosen, float(totals[-1, -1])
 
-    def _totals(self, rates: Floats) -> Floats:
+    def _totals(self, rates: F64) -> F64:
         """[U, streams + 1]: most with these workers and so many streams at most."""
         totals = np.zeros((len(self.used), self.num_streams + 1))
         for state in range(1, len(self.used)):
@@ -159,7 +160,7 @@ class _Shares:
             totals[state] = np.maximum(totals[self.idle[state]], ways.max(axis=(0, 1), initial=0.0))
         return totals
 
-    def _ways(self, rates: Floats, totals: Floats, state: int) -> Floats:
+    def _ways(self, rates: F64, totals: F64, state: int) -> F64:
         """[option, index of the stream counts, streams + 1]; minus infinity where there are not so many streams."""
         inside, rest = self.options[state]
         left = np.arange(self.num_streams + 1) - self.cost[:, np.newaxis]

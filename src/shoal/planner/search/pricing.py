@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.planner.search.coverage import reach_grid
 from shoal.planner.search.pipeline import PlacedStage
-from shoal.planner.search.problem import Floats, Ints, ReplicaProblem
+from shoal.planner.search.problem import ReplicaProblem
 
 LIMIT_RATIO = 1.01
 """One limit of the grid over the one before: what the bound loses at most. Source: `benchmarks/planner_search.py`."""
@@ -35,23 +36,23 @@ class PriceTable:
     Shapes: K limits, G groups, J kinds of predecessor.
     """
 
-    rows: Ints
+    rows: I64
     """[K] of a micro-batch"""
-    limits: Floats
+    limits: F64
     """[K]"""
-    lowest: Floats
+    lowest: F64
     """[K]: what the slowest stage takes at least if it does not come within the limit before"""
-    farthest: Ints
+    farthest: I64
     """[first, K, G]"""
-    kinds: Ints
+    kinds: I64
     """[G]: groups are of one kind if their hops to all others are alike, as far as they can exceed a limit"""
-    hop_s: Floats
+    hop_s: F64
     """[J, G] from a kind to a group, as far as it can exceed a limit"""
-    work_s: Floats
+    work_s: F64
     """[group, first, last]; empty in a table of several numbers of rows"""
-    least_hop_s: Floats
+    least_hop_s: F64
     """[G] to each group from any other"""
-    sum_s: Floats
+    sum_s: F64
     """[K]: no replica is quicker through"""
 
     @property
@@ -75,7 +76,7 @@ class PriceTable:
             sum_s=self.sum_s[kept],
         )
 
-    def price(self, group_prices: Floats, limits: Ints, seconds_prices: Floats | None = None) -> Priced:
+    def price(self, group_prices: F64, limits: I64, seconds_prices: F64 | None = None) -> Priced:
         """Least cost of covering all blocks.
 
         Shapes: K limits, G groups.
@@ -105,21 +106,21 @@ class Priced:
     """Least costs for certain prices. Shapes: K limits, J kinds of predecessor, L blocks, G groups."""
 
     table: PriceTable
-    limits: Ints
+    limits: I64
     """[K] indexes of the limits that were solved"""
-    group_prices: Floats
+    group_prices: F64
     """[K, G]"""
-    seconds_prices: Floats | None
+    seconds_prices: F64 | None
     """[K]"""
-    costs: Floats
+    costs: F64
     """[K, L + 1, J]: of covering the rest behind a predecessor of that kind"""
 
     @property
-    def least(self) -> Floats:
+    def least(self) -> F64:
         """[K]: of covering all blocks."""
         return self.costs[:, 0].min(axis=1)
 
-    def options(self, first: int) -> Floats:
+    def options(self, first: int) -> F64:
         """[K, G]: least cost of the rest if a stage of each group begins with `first`."""
         table = self.table
         if self.seconds_prices is not None:
@@ -164,7 +165,7 @@ class Priced:
             first = int(lasts[group])
         return tuple(stages)
 
-    def _ways(self, first: int, positions: slice) -> Floats:
+    def _ways(self, first: int, positions: slice) -> F64:
         """[K, last, G]: cost of the rest if the next stage is first:last on each group, last from first + 1 on."""
         table = self.table
         stage_s = table.work_s[:, first, first + 1 :].T
@@ -192,7 +193,7 @@ def price_table(problem: ReplicaProblem, rows: int) -> PriceTable | None:
         return None
     most = float(finite.max())
     num_limits = int(np.log(most / floor) / np.log(LIMIT_RATIO)) + 2 if most > floor else 1
-    limits: Floats = floor * np.power(LIMIT_RATIO, np.arange(num_limits, dtype=np.float64))
+    limits: F64 = floor * np.power(LIMIT_RATIO, np.arange(num_limits, dtype=np.float64))
     limits[-1] = max(limits[-1], most)
     binding_s = np.where(times.hop_s <= floor, 0.0, times.hop_s)  # the others are within every limit
     kinds_s, kinds = np.unique(binding_s, axis=0, return_inverse=True)
@@ -222,7 +223,7 @@ def stacked(tables: Sequence[PriceTable]) -> PriceTable:
     )
 
 
-def _shortest_way(stage_s: Floats) -> float:
+def _shortest_way(stage_s: F64) -> float:
     """Through all blocks in any number of stages, hops left out. `stage_s`: [first, last]."""
     so_far_s = np.zeros(len(stage_s))
     for last in range(1, len(stage_s)):

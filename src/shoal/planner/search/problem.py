@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from shoal.arrays import F64, I64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,11 +19,11 @@ class StageTimes:
     Shapes: G groups, L blocks.
     """
 
-    work_s: Floats
+    work_s: F64
     """[group, first, last], [G, L + 1, L + 1]: seconds of the blocks first:last, the embedding with block 0 and the
     head with block L - 1. Infinite where last <= first and where memory does not suffice; more blocks never take
     less"""
-    hop_s: Floats
+    hop_s: F64
     """[from, to], [G, G]: seconds of handing a wave on; infinite where there is no link"""
     exact_s: Callable[[int, int, int], float] | None = None
     """seconds of a stage (group, first, last), where they take long to find and `work_s` has but a bound from below;
@@ -38,7 +35,7 @@ class StageTimes:
             return float(self.work_s[group, first, last])
         return self.exact_s(group, first, last)
 
-    def of_groups(self, kept: Ints) -> StageTimes:
+    def of_groups(self, kept: I64) -> StageTimes:
         """Of some groups, which are numbered anew."""
         exact_s = self.exact_s
         return StageTimes(
@@ -106,7 +103,7 @@ class ReplicaProblem:
         limit = self.num_blocks if self.max_stages is None else self.max_stages
         return min(limit, self.num_blocks, sum(self.counts))
 
-    def compact(self) -> tuple[ReplicaProblem, Ints]:
+    def compact(self) -> tuple[ReplicaProblem, I64]:
         """Without the groups that may not be used or for which there are not enough workers.
 
         Returns:

@@ -19,12 +19,13 @@ from functools import cache
 
 import numpy as np
 
+from shoal.arrays import I64
 from shoal.planner.search.beam import beam_replica
 from shoal.planner.search.coverage import Covering, covering, least_limit
 from shoal.planner.search.fleet_states import FleetStates, count_states, fleet_states
 from shoal.planner.search.least_sum import least_sum_bound, least_sums
 from shoal.planner.search.pipeline import Pipeline, micro_batches, timed_pipeline
-from shoal.planner.search.problem import Ints, ReplicaProblem, StageTimes
+from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 MAX_STATES = 1024
 """Counts of used workers up to which the search is exact: ten workers that are all different."""
@@ -135,7 +136,7 @@ class _Search:
     problem: ReplicaProblem
     """only with groups that may be used; asks for times once for each number of rows"""
     states: FleetStates
-    group_ids: Ints
+    group_ids: I64
     """of the groups in the problem as it was given"""
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet import Fleet
+from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.recovery.events import ReplicaJoined, ReplicaLost, ReplicaReady, StopWorkers, Tick
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
@@ -17,7 +17,7 @@ from shoal.router.story.replica_log import ReplicaLog
 class FleetStory:
     """Is told every event with its effects. Decides nothing."""
 
-    def __init__(self, fleet: Fleet, log: ReplicaLog) -> None:
+    def __init__(self, fleet: ReplicaFleet, log: ReplicaLog) -> None:
         """
         Args:
             fleet: asked where a request is.

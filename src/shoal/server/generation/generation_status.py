@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from shoal.core.recovery.replica_status import describe_replicas
 from shoal.errors import ShuttingDown, WorkerLost
 from shoal.generation.data_plane import DataPlane
-from shoal.generation.seams import EngineStats
+from shoal.generation.seams import GenerationStats
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.health.readiness import ReadinessProbe
@@ -110,7 +110,7 @@ class GenerationStatus:
             metrics.read_engine(stats)
         return metrics.expose(accept)
 
-    async def _read_stats(self) -> EngineStats | None:
+    async def _read_stats(self) -> GenerationStats | None:
         """The engine's counters; None where it has no time now, or can do no more work."""
         with suppress(TimeoutError, WorkerLost):
             async with asyncio.timeout(STATS_TIMEOUT_S):

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 
 from shoal.core.plan.language import PredictedSpeed
-from shoal.generation.seams import EngineStats
+from shoal.generation.seams import GenerationStats
 
 # Source of the buckets: vLLM's metrics of the same names, so that existing dashboards and alerts keep their meaning.
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -78,7 +78,7 @@ class _EngineCollector:
     """The engine's own counters, as last read."""
 
     def __init__(self, model_name: str) -> None:
-        self.stats: EngineStats | None = None
+        self.stats: GenerationStats | None = None
         self._model_name = model_name
 
     def collect(self) -> Iterator[Metric]:
@@ -182,7 +182,7 @@ class ServerMetrics:
         """Count a call that was not taken: queue_full or draining."""
         self._refusals.labels(self.model_name, reason).inc()
 
-    def read_engine(self, stats: EngineStats) -> None:
+    def read_engine(self, stats: GenerationStats) -> None:
         """Take a fresh snapshot of the engine's counters for the next exposition."""
         self._engine.stats = stats
         num_new = stats.num_recoveries - self._num_recoveries

@@ -38,7 +38,7 @@ class Supervisor(Protocol):
         ...
 
 
-class LoadedGraph(Protocol):
+class ServableGraph(Protocol):
     """A graph whose workers are ready."""
 
     @property
@@ -86,7 +86,7 @@ class LoadedGraph(Protocol):
         ...
 
 
-GraphLoader = Callable[[Path], LoadedGraph]
+GraphLoader = Callable[[Path], ServableGraph]
 """Loads an ONNX file and starts its workers; blocks for as long as that takes. Raises ShoalError.
 
 Always called on threads that live as long as the server: the kernel ends workers with the thread that started them.

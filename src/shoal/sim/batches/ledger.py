@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from shoal.core.batching.events import MAX_LOSSES, Part, SubmitBatch
 from shoal.core.batching.scheduler import BatchScheduler
-from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestCancelled, ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestAborted, ShoalError, WorkerLost
 from shoal.sim.batches.scenario import SimulatedRequest
 
 
@@ -84,7 +84,7 @@ class BatchLedger:
             case DeadlineExceeded():
                 assert request.timeout_s is not None
                 assert error.retry_after_s is None or error.retry_after_s > 0
-            case RequestCancelled():
+            case RequestAborted():
                 assert request.cancelled_at_s is not None
             case WorkerLost():
                 losses = max(self._losses[request_id, row] for row in range(request.num_rows))

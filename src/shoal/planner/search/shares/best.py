@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shoal.arrays import F64, I64
 from shoal.planner.search.highs import least_cost
-from shoal.planner.search.problem import Floats, Ints
 from shoal.planner.search.shares.deal import deal
 from shoal.planner.search.shares.head_deals import all_deals, are_few
 
@@ -130,12 +130,12 @@ def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> Gr
     return _timed(members, tuple(heads_Xn[way].tolist()), columns, (0,) * len(members))
 
 
-def _column_seconds(members: Sequence[Member], room_Xn: Ints, num_columns: int) -> Floats:
+def _column_seconds(members: Sequence[Member], room_Xn: I64, num_columns: int) -> F64:
     """[X]: time of the slowest MLP when columns go to whoever would be done first, while there is room."""
-    counts: Ints = np.arange(1, num_columns + 1)
-    each_s: Floats = np.array([m.column_fixed_s + m.column_s * counts for m in members], np.float64)
-    levels: Floats = np.unique(each_s)
-    done_Tn: Ints = np.stack([np.searchsorted(each_s[index], levels, "right") for index in range(len(members))], axis=1)
+    counts: I64 = np.arange(1, num_columns + 1)
+    each_s: F64 = np.array([m.column_fixed_s + m.column_s * counts for m in members], np.float64)
+    levels: F64 = np.unique(each_s)
+    done_Tn: I64 = np.stack([np.searchsorted(each_s[index], levels, "right") for index in range(len(members))], axis=1)
     low = np.full(len(room_Xn), int(np.searchsorted(levels, float(each_s[:, 0].max()))))  # everybody has one
     high = np.full(len(room_Xn), len(levels) - 1)
     while (low < high).any():
@@ -185,7 +185,7 @@ def _solve(
         [member.head_bytes, member.column_bytes, member.vocabulary_bytes, max(member.memory_bytes, 1)]
         for member in members
     ]
-    rows: list[Floats] = []
+    rows: list[F64] = []
     lows: list[float] = []
     highs: list[float] = []
 

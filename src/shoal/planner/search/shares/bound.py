@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.planner.search.problem import Bools, Floats, Ints
+from shoal.arrays import F64, I64, Bools
 from shoal.planner.search.shares.head_deals import all_deals
 
 _ROUNDING = 1e-12
@@ -31,11 +31,11 @@ class Pieces:
     num_columns: int
     num_vocabulary: int
     """of the stages that have any"""
-    head_bytes: Ints
+    head_bytes: I64
     """[N] of a head in all layers of the stage"""
-    column_bytes: Ints
+    column_bytes: I64
     """[N] likewise"""
-    vocabulary_bytes: Ints
+    vocabulary_bytes: I64
     """[N] of a piece; 0: the stage has no vocabulary"""
 
 
@@ -43,22 +43,22 @@ class Pieces:
 class MemberCosts:
     """Seconds of each member. Shapes: [n] members."""
 
-    head_s: Floats
+    head_s: F64
     """of a head of one layer"""
-    head_fixed_s: Floats
+    head_fixed_s: F64
     """of any heads of one layer"""
-    column_s: Floats
+    column_s: F64
     """of a column of one layer, above 0"""
-    column_fixed_s: Floats
+    column_fixed_s: F64
     """of any columns of one layer"""
-    vocabulary_s: Floats
+    vocabulary_s: F64
     """of a piece of the vocabulary, above 0 unless all of it takes no time"""
-    vocabulary_fixed_s: Floats
+    vocabulary_fixed_s: F64
     """of any vocabulary"""
-    memory_bytes: Ints
+    memory_bytes: I64
 
 
-def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: Ints, vocabulary_s: Floats) -> Floats:
+def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: I64, vocabulary_s: F64) -> F64:
     """[N]: no shares that fit are quicker; infinite where none fit.
 
     Shapes: N sizes of a stage, X ways to deal out heads, P pairs of a size and a way that fits, n members.
@@ -77,7 +77,7 @@ def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: Ints, vocabula
     rooms = _RoomsByHeads.of(costs, pieces)
     size_P, way_P = np.nonzero(rooms.suffice(pieces, heads_nX))
 
-    def seconds(kept: Ints) -> Floats:
+    def seconds(kept: I64) -> F64:
         size, way = size_P[kept], way_P[kept]
         own = rooms.of_pairs(costs, size, heads_nX[:, way])
         return _pair_seconds(costs, pieces, own, num_layers[size], attention_X[way], vocabulary_s[size])
@@ -93,8 +93,8 @@ def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: Ints, vocabula
 
 
 def _pair_seconds(
-    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: Ints, attention_P: Floats, vocabulary_s_P: Floats
-) -> Floats:
+    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: I64, attention_P: F64, vocabulary_s_P: F64
+) -> F64:
     """[P]: see `least_seconds`."""
     column_P = np.maximum((costs.column_fixed_s + costs.column_s).max(), _column_seconds(costs, pieces, rooms))
     least_P = layers_P * (attention_P + column_P) + vocabulary_s_P
@@ -106,13 +106,13 @@ def _pair_seconds(
 class _RoomsByHeads:
     """What memory is left for beside so many heads. Shapes: n members, N sizes of a stage, h heads of a member."""
 
-    columns_nNh: Ints
+    columns_nNh: I64
     """with one piece of the vocabulary at least"""
-    all_nNh: Floats
+    all_nNh: F64
     """columns with none, parts of them included"""
-    unit_N: Floats
+    unit_N: F64
     """columns that take as much memory as a piece of the vocabulary; 0 where there is none"""
-    needed_N: Floats
+    needed_N: F64
     """in columns, for everything; a little less, lest it be rounded up"""
 
     @staticmethod
@@ -129,7 +129,7 @@ class _RoomsByHeads:
             needed_N=(pieces.num_columns + unit_N * pieces.num_vocabulary) * (1 - _ROUNDING),
         )
 
-    def suffice(self, pieces: Pieces, heads_nX: Ints) -> Bools:
+    def suffice(self, pieces: Pieces, heads_nX: I64) -> Bools:
         """[N, X]: whether there is room for everything, if vocabulary may be divided at will."""
         never = -pieces.num_columns * len(heads_nX)  # everybody has a column
         columns_nNh = np.where(self.columns_nNh >= 1, self.columns_nNh, never)
@@ -139,7 +139,7 @@ class _RoomsByHeads:
         )
         return (for_columns >= pieces.num_columns) & (for_all >= self.needed_N[:, np.newaxis])
 
-    def of_pairs(self, costs: MemberCosts, size_P: Ints, heads_nP: Ints) -> _Rooms:
+    def of_pairs(self, costs: MemberCosts, size_P: I64, heads_nP: I64) -> _Rooms:
         """Of some sizes with some heads."""
         member = np.arange(len(heads_nP))[:, np.newaxis]
         columns_nP = self.columns_nNh[member, size_P, heads_nP]
@@ -157,21 +157,21 @@ class _RoomsByHeads:
 class _Rooms:
     """The same of pairs of a size of a stage and a way to deal out the heads. Shapes: n members, P pairs."""
 
-    columns_nP: Ints
-    all_nP: Floats
-    unit_P: Floats
-    needed_P: Floats
-    first_full_nP: Ints
+    columns_nP: I64
+    all_nP: F64
+    unit_P: F64
+    needed_P: F64
+    first_full_nP: I64
     """members in the order in which they run out of memory"""
 
-    def of_full(self, values_nP: Floats | Ints) -> Floats:
+    def of_full(self, values_nP: F64 | I64) -> F64:
         """[n, P]: the sum over no members, over the first that runs out of memory, the first two, ... not all."""
         in_order_nP = np.take_along_axis(values_nP, self.first_full_nP, axis=0)
         sums_nP = np.zeros(in_order_nP.shape)
         np.cumsum(in_order_nP[:-1], axis=0, out=sums_nP[1:])
         return sums_nP
 
-    def of_others(self, values_n: Floats) -> Floats:
+    def of_others(self, values_n: F64) -> F64:
         """[n, P]: the sum over the other members."""
         return np.cumsum(values_n[self.first_full_nP][::-1], axis=0)[::-1]
 
@@ -183,7 +183,7 @@ def _roomy_column_seconds(costs: MemberCosts, pieces: Pieces) -> float:
     return max(each_has_one_s, missing / float((1 / costs.column_s).sum()))
 
 
-def _column_seconds(costs: MemberCosts, pieces: Pieces, rooms: _Rooms) -> Floats:
+def _column_seconds(costs: MemberCosts, pieces: Pieces, rooms: _Rooms) -> F64:
     """[P]: the slowest member's columns of one layer take at least that."""
     missing_nP = pieces.num_columns - rooms.of_full(rooms.columns_nP)
     missing_nP += rooms.of_others(costs.column_fixed_s / costs.column_s)
@@ -191,8 +191,8 @@ def _column_seconds(costs: MemberCosts, pieces: Pieces, rooms: _Rooms) -> Floats
 
 
 def _extra_seconds(
-    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: Ints, column_P: Floats, vocabulary_s_P: Floats
-) -> Floats:
+    costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: I64, column_P: F64, vocabulary_s_P: F64
+) -> F64:
     """[P]: what columns of all layers and vocabulary take more because they share the memory.
 
     Args:

@@ -27,7 +27,7 @@ from shoal.server.oip.datatypes import check_datatypes
 from shoal.server.oip.models.canary_counts import CanaryCounts
 from shoal.server.oip.models.model_files import ModelFile
 from shoal.server.oip.models.request_counts import RequestCounts, reason_of
-from shoal.server.oip.seams import LoadedGraph
+from shoal.server.oip.seams import ServableGraph
 
 LARGE_BYTES = 4 << 20
 """What the loop copies at most: it takes a few milliseconds. A judgment, far above what the way to a thread costs."""
@@ -39,7 +39,7 @@ class ServedModel:
     def __init__(
         self,
         file: ModelFile,
-        loaded: LoadedGraph,
+        loaded: ServableGraph,
         batching: BatchingConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -11,7 +11,7 @@ from shoal.errors import (
     InvalidRequest,
     ModelLoadError,
     QueueFull,
-    RequestCancelled,
+    RequestAborted,
     ShoalError,
     ShuttingDown,
     WorkerLost,
@@ -40,7 +40,7 @@ def status_of(error: ShoalError) -> grpc.StatusCode:
             return grpc.StatusCode.UNAVAILABLE
         case CapacityError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED
-        case RequestCancelled():
+        case RequestAborted():
             return grpc.StatusCode.CANCELLED
         case _:
             return grpc.StatusCode.INTERNAL
