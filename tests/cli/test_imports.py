@@ -33,7 +33,7 @@ def imported(model: Path, split: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("split", "own"),
-    [("1", {"shoal.launch.in_process"}), ("pp=2", {"shoal.executor.local_fabric", "shoal.worker.life"})],
+    [("1", {"shoal.launch.in_process"}), ("pp=2", {"shoal.executor.local_launcher", "shoal.worker.life"})],
     ids=["in-process", "workers"],
 )
 def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str, own: set[str]) -> None:
@@ -49,5 +49,5 @@ def test_the_head_of_workers_computes_nothing(model: Path, tmp_path: Path) -> No
     command = [*module_command("shoal.cli.main")[:2], str(script)]
     done = subprocess.run(command, timeout=DEADLINE_S, check=True, capture_output=True, text=True)
     modules = set(done.stdout.split())
-    assert "shoal.executor.local_fabric" in modules
+    assert "shoal.executor.local_launcher" in modules
     assert modules.isdisjoint({"shoal.model.decoder.stage", "shoal.model.decoder.onnx.onnx_layers", "google.protobuf"})

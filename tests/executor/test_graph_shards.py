@@ -14,10 +14,10 @@ import pytest
 
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError, ModelLoadError, WorkerLost
-from shoal.executor.fabric import Place
 from shoal.executor.graph_factory import start_graph
+from shoal.executor.launcher import Place
 from shoal.executor.load_message import graph_load_message
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
@@ -94,7 +94,7 @@ def test_stages_may_have_different_numbers_of_shards(chain: Path, shares: Sequen
         for index, own in enumerate(shares)
     ]
     places = [[Place(label="worker", load=load, machine=None) for load in loads] for loads in stages]
-    executor = start_graph(places, LocalFabric(), Generation(0))
+    executor = start_graph(places, LocalLauncher(), Generation(0))
     try:
         executor.wait_until_loaded(WAIT_S)
         assert len(executor.worker_pids()) == sum(map(len, shares))

@@ -12,7 +12,7 @@ from pathlib import Path
 from shoal.config import LaunchConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.launch import LoadedModel, launch
@@ -35,9 +35,9 @@ def launch_tiny(model: Path, *, split: str, max_seqs: int = 8, recovery: Recover
     return launch(plan_model(tiny_config(model, split=split, max_seqs=max_seqs)), recovery=recovery)
 
 
-def fabric_for(planned: PlannedModel) -> LocalFabric:
+def launcher_for(planned: PlannedModel) -> LocalLauncher:
     """What makes the workers of a plan."""
-    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
+    return LocalLauncher(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
 
 
 def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:

@@ -18,8 +18,8 @@ from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import CapacityError, ShoalError, WorkerLost
-from shoal.executor import fabric
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor import launcher
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
@@ -37,7 +37,7 @@ from shoal.measure.measuring import Measuring
 from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
-from shoal.planner.choice.spell import Limits
+from shoal.planner.choice.build_plan import Limits
 from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.split.machine_places import MachineCores
 from shoal.router.batch_engine import BatchEngine, InferenceRequest
@@ -53,14 +53,14 @@ Done = Callable[[ShoalError | None], None]
 LanguageRunning = RunningPlan[Plan, ReplicaPlan, EngineStats]
 
 
-class AllHere(LocalFabric):
+class AllHere(LocalLauncher):
     """Whatever machine a worker is for, it is a process here."""
 
-    def start(self, place: fabric.Place) -> WorkerProcess:
+    def start(self, place: launcher.Place) -> WorkerProcess:
         return super().start(replace(place, machine=None))
 
 
-def fabric_for(planned: PlannedModel) -> AllHere:
+def launcher_for(planned: PlannedModel) -> AllHere:
     return AllHere(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
 
 
@@ -70,7 +70,7 @@ def growth(planned: PlannedModel) -> Growth[PlacedFleet, ReplicaPlan]:
 
 
 def running_plan(planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> LanguageRunning:
-    return RunningPlan(planned.plan, LanguagePlanKind(planned, fabric_for(planned)), engine)
+    return RunningPlan(planned.plan, LanguagePlanKind(planned, launcher_for(planned)), engine)
 
 
 class FakeMachines:
@@ -148,7 +148,7 @@ class FakeMachines:
     def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
         """Nobody lacks it."""
 
-    def fabric(self) -> fabric.Fabric:
+    def launcher(self) -> launcher.WorkerLauncher:
         return AllHere()
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class Watch:
     """A fake engine whose machines are watched."""
 
     def __init__(self, machines: FakeMachines, planned: PlannedModel, *, uses_new: bool = True) -> None:
-        with launch(replace(planned, replans=False), fabric=fabric_for(planned)) as loaded:
+        with launch(replace(planned, replans=False), launcher=launcher_for(planned)) as loaded:
             self.engine = FakeEngine(loaded.engine.stats())
         self.lines: list[str] = []
         self.now_s = 0.0
@@ -234,7 +234,7 @@ def planned(machines: FakeMachines, tiny_model: Path) -> Iterator[PlannedModel]:
 
 def test_a_machine_that_joins_becomes_a_replica_that_serves(machines: FakeMachines, planned: PlannedModel) -> None:
     requests = make_requests(6, max_tokens=8)
-    with launch(replace(planned, replans=False), fabric=fabric_for(planned)) as loaded:
+    with launch(replace(planned, replans=False), launcher=launcher_for(planned)) as loaded:
         running = running_plan(planned, loaded.engine)
         lines: list[str] = []
         joining = Joining(machines, running, growth(planned), wake=loaded.engine.wake, report=lines.append)

@@ -17,7 +17,7 @@ from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
-from tests.integration.running import Transcript, fabric_for, make_requests, tiny_config, transcribe
+from tests.integration.running import Transcript, launcher_for, make_requests, tiny_config, transcribe
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ class Watch:
         self.watch(planned, engine)
 
     def watch(self, planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> None:
-        kind = LanguagePlanKind(planned, fabric_for(planned))
+        kind = LanguagePlanKind(planned, launcher_for(planned))
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(planned.plan, kind, engine)
         self.replanner = Replanner(running, planned.model, lambda: self.now_s, self.lines.append)
 

@@ -11,9 +11,9 @@ from shoal.config import LaunchConfig
 from shoal.core.plan.language import Plan, ShardPlan
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
-from shoal.executor.fabric import Place
+from shoal.executor.launcher import Place
 from shoal.executor.load_message import load_message
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import StepTraffic
 from shoal.launch.in_process import InProcessStepExecutor
@@ -165,8 +165,8 @@ def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
     loads = [load_message(planned.model.path, plan, plan.replicas[0], 0, rank, num_layers=layers) for rank in range(2)]
     loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
     places = [Place(label=f"shard {rank}", load=load, machine=None) for rank, load in enumerate(loads)]
-    fabric = LocalFabric(max_step_tokens=plan.max_step_tokens, hidden_size=64)
-    executor = PipelineExecutor([places], fabric, StepTraffic(), Generation(0))
+    launcher = LocalLauncher(max_step_tokens=plan.max_step_tokens, hidden_size=64)
+    executor = PipelineExecutor([places], launcher, StepTraffic(), Generation(0))
     try:
         with pytest.raises(ModelLoadError, match=r"shard 1: .*nowhere\.gguf"):
             executor.wait_until_loaded(60.0)

@@ -13,7 +13,7 @@ from shoal.comm.tls.tls_identity import ClusterAuthority
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import WorkerLost
 from shoal.protocol.messages import Generation, Neighbor, Wire
-from shoal.worker.remote_links import TlsConnector, spell_where
+from shoal.worker.remote_links import TlsConnector, format_where
 from tests.worker.test_life import load_message
 
 pytest.importorskip("cryptography")
@@ -45,11 +45,11 @@ def test_a_neighbour_that_is_not_reached_is_named(what: str, complaint: str, nob
             source = Neighbor(stage=1, where="/1/stage-2/shard-0", name="stage 1 on h1")
             wire = Wire(generation=generation, sources=(source,))
         case "downstream":
-            consumer = Neighbor(stage=3, where=spell_where(nobody, "1/stage-3/shard-0"), name="stage 3 on h3")
+            consumer = Neighbor(stage=3, where=format_where(nobody, "1/stage-3/shard-0"), name="stage 3 on h3")
             wire = Wire(generation=generation, consumers=(consumer,))
         case _:
             group = tuple(
-                Neighbor(stage=2, where=spell_where(nobody, "stage-2"), name=f"shard {rank} on h{rank}")
+                Neighbor(stage=2, where=format_where(nobody, "stage-2"), name=f"shard {rank} on h{rank}")
                 for rank in range(2)
             )
             wire = Wire(generation=generation, group=group)

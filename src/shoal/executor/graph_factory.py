@@ -8,10 +8,10 @@ from typing import cast
 
 from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan
-from shoal.executor.fabric import Fabric, Place
 from shoal.executor.graph_without import replica_without
+from shoal.executor.launcher import Place, WorkerLauncher
 from shoal.executor.load_message import graph_load_message
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import BatchTraffic, BatchTrial
 from shoal.model.file_states import file_states, unchanged
@@ -24,7 +24,7 @@ BatchPipeline = PipelineExecutor[Batch, BatchResult]
 
 
 class GraphFactory:
-    """Workers that a fabric makes, after a loss only those that are gone.
+    """Workers that a launcher makes, after a loss only those that are gone.
 
     Implements `router.executor.ReplicaFactory`.
     """
@@ -34,7 +34,7 @@ class GraphFactory:
         path: Path,
         replica: GraphReplicaPlan,
         index: int,
-        fabric: Fabric,
+        launcher: WorkerLauncher,
         files: tuple[FileState, ...] = (),
         on_progress: Callable[[int], None] | None = None,
         report: Callable[[str], None] | None = None,
@@ -46,7 +46,7 @@ class GraphFactory:
             path: of the graph's file, which must be there at every start.
             replica: what its workers load.
             index: of the replica.
-            fabric: makes the workers.
+            launcher: makes the workers.
             files: the graph's, as they were when it was opened.
             on_progress: called with a number of workers as they have loaded.
             report: told where the replica is planned anew, a line each time.
@@ -57,7 +57,7 @@ class GraphFactory:
         self._path = path
         self._replica = replica
         self._name = f"replica {index}"
-        self._fabric = fabric
+        self._launcher = launcher
         self._on_progress = on_progress
         self._report = report or (lambda line: None)
         self._latest = replica
@@ -76,7 +76,7 @@ class GraphFactory:
         survivors = previous if isinstance(previous, PipelineExecutor) else None
         executor = start_graph(
             self._places(replica),
-            self._fabric,
+            self._launcher,
             generation,
             previous=survivors,
             on_progress=self._on_progress,
@@ -114,7 +114,7 @@ class GraphFactory:
 
 def start_graph(
     places: Sequence[Sequence[Place]],
-    fabric: Fabric,
+    launcher: WorkerLauncher,
     generation: Generation,
     *,
     previous: BatchPipeline | None = None,
@@ -125,7 +125,7 @@ def start_graph(
 
     Args:
         places: for each stage its shards, in the order of their ranks; what they load is a graph.
-        fabric: makes the workers.
+        launcher: makes the workers.
         generation: of the links.
         previous: see `PipelineExecutor`.
         on_progress: likewise.
@@ -134,21 +134,21 @@ def start_graph(
     loads = [[cast(LoadGraph, place.load) for place in shards] for shards in places]
     traffic = BatchTraffic(loads)
     return PipelineExecutor(
-        places, fabric, traffic, generation, previous=previous, on_progress=on_progress, trial=trial
+        places, launcher, traffic, generation, previous=previous, on_progress=on_progress, trial=trial
     )
 
 
 def graph_factories(
     graph: GraphFile,
     replicas: Sequence[GraphReplicaPlan],
-    fabric: Fabric | None = None,
+    launcher: WorkerLauncher | None = None,
     on_progress: Callable[[int], None] | None = None,
     report: Callable[[str], None] | None = None,
     trial: BatchTrial | None = None,
 ) -> list[GraphFactory]:
-    """One a replica; `fabric`: None makes child processes on this machine. For the rest see `GraphFactory`."""
-    fabric = fabric or LocalFabric()
+    """One a replica; `launcher`: None makes child processes on this machine. For the rest see `GraphFactory`."""
+    launcher = launcher or LocalLauncher()
     return [
-        GraphFactory(graph.path, replica, index, fabric, graph.files, on_progress, report, trial)
+        GraphFactory(graph.path, replica, index, launcher, graph.files, on_progress, report, trial)
         for index, replica in enumerate(replicas)
     ]

@@ -22,7 +22,7 @@ _SILENT_LOAD_S = 100.0
 """A sixth of the time after which a silent worker counts as lost at the first start: see `FirstStart`."""
 
 
-def spell_replicas(
+def build_replicas(
     graph: GraphFile,
     spec: SplitSpec,
     boundaries: Sequence[int],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
-from shoal.executor.fabric import Fabric, Place
+from shoal.executor.launcher import Place, WorkerLauncher
 from shoal.executor.load_message import load_message, scheduler_config
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import StepTraffic
@@ -20,7 +20,7 @@ StepPipeline = PipelineExecutor[Step, StepResult]
 
 
 class LanguageFactory:
-    """Workers that a fabric makes, after a loss only those that are gone.
+    """Workers that a launcher makes, after a loss only those that are gone.
 
     Implements `router.executor.ReplicaFactory`.
     """
@@ -30,7 +30,7 @@ class LanguageFactory:
         model: ModelOnDisk,
         plan: Plan,
         index: int,
-        fabric: Fabric,
+        launcher: WorkerLauncher,
         on_progress: Callable[[int], None] | None = None,
         report: Callable[[str], None] | None = None,
         keep_weights: bool = True,
@@ -41,7 +41,7 @@ class LanguageFactory:
             model: what the workers load.
             plan: of all replicas.
             index: of this one.
-            fabric: makes the workers.
+            launcher: makes the workers.
             on_progress: called with a number of segments as they load.
             report: told where the replica is planned anew, a line each time.
             keep_weights: see LoadStage.
@@ -51,7 +51,7 @@ class LanguageFactory:
         self._plan = plan
         self._replica = plan.replicas[index]
         self._name = f"replica {index}"
-        self._fabric = fabric
+        self._launcher = launcher
         self._on_progress = on_progress
         self._report = report or (lambda line: None)
         self._latest = self._replica
@@ -78,7 +78,7 @@ class LanguageFactory:
         self._traffic = StepTraffic()
         executor = PipelineExecutor(
             self._places(replica),
-            self._fabric,
+            self._launcher,
             self._traffic,
             generation,
             previous=previous if isinstance(previous, PipelineExecutor) else None,

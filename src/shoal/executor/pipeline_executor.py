@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 from shoal.errors import ShoalError, WorkerLost
-from shoal.executor.fabric import Fabric, LoadMessage, Place, Wiring
+from shoal.executor.launcher import LoadMessage, Place, Wiring, WorkerLauncher
 from shoal.executor.process.child_process import close_all, first_cause, kill_all
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.traffic import Traffic, Trial
@@ -36,7 +36,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
     def __init__(
         self,
         stages: Sequence[Sequence[Place]],
-        fabric: Fabric,
+        launcher: WorkerLauncher,
         traffic: Traffic[WorkT, ResultT],
         generation: Generation,
         *,
@@ -48,7 +48,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
 
         Args:
             stages: for each stage its shards, in the order of their ranks.
-            fabric: makes the workers.
+            launcher: makes the workers.
             traffic: what goes to them and comes from them.
             generation: of the links; no message of an earlier one is believed.
             previous: workers of this one that live and hold the right part are used again, without loading it anew.
@@ -62,7 +62,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._on_progress = on_progress or (lambda count: None)
         self._workers: dict[int, MessageWorker] = {}
         """by their place"""
-        self._fabric = fabric
+        self._launcher = launcher
         self._wiring: Wiring | None = None
         self._loading: set[int] = set()
         """places of workers that have not loaded"""
@@ -83,7 +83,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
                 if survivor := previous and previous.surrender(place.load):
                     self._workers[index] = survivor
                 else:
-                    self._workers[index] = fabric.start(place)
+                    self._workers[index] = launcher.start(place)
                     self._loading.add(index)
                 self._joining.add(index)
             self._wire_if_loaded()
@@ -252,7 +252,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
 
     def _wire_if_loaded(self) -> None:
         if not self._loading and self._wiring is None:
-            self._wiring = self._fabric.wire(self._stages, self._by_stage(), self._generation)
+            self._wiring = self._launcher.wire(self._stages, self._by_stage(), self._generation)
             self._traffic.begin(self._wiring, self._generation)
 
     def _cut(self) -> None:

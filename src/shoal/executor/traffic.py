@@ -10,7 +10,7 @@ from shoal.arrays import Array
 from shoal.comm.links.tensor_port import Received, TensorPort
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import WorkerLost
-from shoal.executor.fabric import Wiring
+from shoal.executor.launcher import Wiring
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch

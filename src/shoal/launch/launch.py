@@ -14,7 +14,7 @@ from shoal.launch.loaded_model import LoadedModel, LoadProgress, ProgressCallbac
 from shoal.router.engine import Engine
 
 if TYPE_CHECKING:
-    from shoal.executor.fabric import Fabric  # with the processes that it makes
+    from shoal.executor.launcher import WorkerLauncher  # with the processes that it makes
 
 _logger = logging.getLogger("shoal.launch")
 
@@ -25,7 +25,7 @@ def launch(
     *,
     recovery: RecoveryConfig | None = None,
     report: Callable[[str], None] | None = None,
-    fabric: Fabric | None = None,
+    launcher: WorkerLauncher | None = None,
 ) -> LoadedModel:
     """Start the workers of a plan and load their stages.
 
@@ -35,7 +35,7 @@ def launch(
         recovery: when workers count as lost and how they are restarted; None: the defaults.
         report: told what becomes of the plan, of machines and of first starts, a line each; None: the logger
             `shoal.launch`.
-        fabric: makes the workers; None: child processes on this machine.
+        launcher: makes the workers; None: child processes on this machine.
 
     Raises:
         ModelLoadError: the tokenizer cannot be built, or a weight is missing, broken or of an unknown kind.
@@ -44,7 +44,7 @@ def launch(
     plan = planned.plan
     progress = LoadProgress(plan, on_progress or (lambda done, total: None))
     is_plain = not any(shard.cpu_quota or shard.machine for shard in plan.shards)
-    if plan.num_workers == 1 and planned.in_process and is_plain and fabric is None:
+    if plan.num_workers == 1 and planned.in_process and is_plain and launcher is None:
         return _launch_here(planned, progress)
     from shoal.launch.worker_launch import launch_workers  # and all that looks after them
 
@@ -53,7 +53,7 @@ def launch(
         progress,
         recovery=recovery or RecoveryConfig(),
         report=report or _logger.info,
-        fabric=fabric,
+        launcher=launcher,
     )
 
 

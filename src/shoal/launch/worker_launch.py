@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.executor.fabric import Fabric
 from shoal.executor.first_start import FirstStart
 from shoal.executor.language_factory import LanguageFactory
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.launcher import WorkerLauncher
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.launch.language.planning import PlannedModel
 from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_of
 from shoal.launch.running.expert_replanner import ExpertReplanner
@@ -36,7 +36,7 @@ def launch_workers(
     *,
     recovery: RecoveryConfig,
     report: Callable[[str], None],
-    fabric: Fabric | None = None,
+    launcher: WorkerLauncher | None = None,
 ) -> LoadedModel:
     """Start the workers of a plan, wherever they are. Arguments and errors are those of `launch`.
 
@@ -50,13 +50,13 @@ def launch_workers(
         if planned.machines is not None:
             tokenizer = load_tokenizer_of(planned)
             planned.machines.bring_model(plan, planned.model.config.num_layers, report)
-        fabric = fabric or _fabric(planned)
+        launcher = launcher or _launcher(planned)
         factories = [
             LanguageFactory(
                 planned.model,
                 plan,
                 index,
-                fabric,
+                launcher,
                 progress.advance,
                 report,
                 planned.keep_weights,
@@ -74,7 +74,7 @@ def launch_workers(
             recovery=recovery,
             routing=planned.routing,
         )
-        kind = LanguagePlanKind(planned, fabric, report)
+        kind = LanguagePlanKind(planned, launcher, report)
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(plan, kind, engine, factories)
         if planned.replans:
             engine.watch(Replanner(running, planned.model, time.monotonic, report).look)
@@ -109,7 +109,7 @@ def growth_of(auto: AutoPlan) -> Growth[PlacedFleet, ReplicaPlan]:
     )
 
 
-def _fabric(planned: PlannedModel) -> Fabric:
+def _launcher(planned: PlannedModel) -> WorkerLauncher:
     if planned.machines is not None:
-        return planned.machines.fabric()
-    return LocalFabric(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
+        return planned.machines.launcher()
+    return LocalLauncher(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)

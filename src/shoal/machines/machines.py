@@ -15,7 +15,7 @@ from shoal.model.weights import Precision
 from shoal.planner.split.machine_places import MachineCores
 
 if TYPE_CHECKING:
-    from shoal.executor.fabric import Fabric
+    from shoal.executor.launcher import WorkerLauncher
     from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet  # with all that chooses plans
     from shoal.measure.graph.profile import GraphSetting
 
@@ -111,7 +111,7 @@ class Machines(Protocol):
         """Whoever waits for a machine in another thread gets a WorkerLost, now and from now on."""
         ...
 
-    def fabric(self) -> Fabric:
+    def launcher(self) -> WorkerLauncher:
         """Makes workers there."""
         ...
 

@@ -162,7 +162,7 @@ class ChunkRunner:
         given_up = self._queue.lose(lost.replica, is_crash=lost.is_crash)
         self._check_living()
         for ticket in given_up:
-            error = _verdict(lost.reason, is_crash=lost.is_crash)
+            error = _error_for(lost.reason, is_crash=lost.is_crash)
             yield ChunkResult(index=self._chunks.pop(ticket).index, outputs={}, error=error)
 
     def _recover(self) -> Iterator[ChunkResult]:
@@ -220,7 +220,7 @@ class ChunkRunner:
             raise WorkerLost(self._recovery.death)
 
 
-def _verdict(reason: str, *, is_crash: bool) -> str:
+def _error_for(reason: str, *, is_crash: bool) -> str:
     if is_crash:
         return f"given up: the workers did not survive it, and had nothing else: {reason}"
     return f"given up after {MAX_LOSSES} replicas were lost while they had it, the last one because: {reason}"

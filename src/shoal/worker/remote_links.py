@@ -13,7 +13,7 @@ from shoal.comm.links.link import Link
 from shoal.comm.links.tensor_link import TensorLink
 from shoal.comm.links.tensor_port import FramePort, TensorPort
 from shoal.comm.tls.tls_identity import Credentials
-from shoal.comm.tls.tls_link import Address, connect_tls, spell_address
+from shoal.comm.tls.tls_link import Address, connect_tls, format_address
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.comm.tls.tls_mesh import connect_tls_mesh
 from shoal.errors import RemoteProtocolError, WorkerLost
@@ -102,9 +102,9 @@ class TlsConnector:
         return TcpGroup(peers, rank=seat.rank, size=len(places), generation=wire.generation)
 
 
-def spell_where(address: Address | None, key: str) -> str:
+def format_where(address: Address | None, key: str) -> str:
     """How a neighbor is reached, for `Neighbor`; `address`: None where it comes by itself."""
-    return f"/{key}" if address is None else f"{spell_address(address)}/{key}"
+    return f"/{key}" if address is None else f"{format_address(address)}/{key}"
 
 
 def parse_where(where: str) -> tuple[Address, str]:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from shoal.comm.links.ports import ANY_PORT, listen_on_any, parse_ports, spell_ports
+from shoal.comm.links.ports import ANY_PORT, format_ports, listen_on_any, parse_ports
 from shoal.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ from shoal.errors import ConfigError
 )
 def test_a_range_is_read_and_spelled(text: str, ports: range) -> None:
     assert parse_ports(text) == ports
-    assert parse_ports(spell_ports(ports)) == ports
+    assert parse_ports(format_ports(ports)) == ports
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from shoal.comm.tls.tls_link import MAX_KEY_BYTES, Address, connect_tls
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.comm.tls.tls_mesh import connect_tls_mesh
 from shoal.errors import ConfigError, LocalProtocolError, RemoteProtocolError, WorkerLost
-from shoal.worker.remote_links import parse_where, spell_where
+from shoal.worker.remote_links import format_where, parse_where
 from tests.comm.groups.tcp_ranks import WAIT_S, tcp_groups, together
 
 _SHORT_S = 0.2
@@ -441,7 +441,7 @@ def test_ipv6_addresses_can_be_listened_on_and_dialled(authority: ClusterAuthori
         host, port = listener.address
         assert host == "::1"
         _assert_linked(listener, authority.issue())
-        assert parse_where(spell_where(listener.address, "1/stage-0/shard-0")) == (("::1", port), "1/stage-0/shard-0")
+        assert parse_where(format_where(listener.address, "1/stage-0/shard-0")) == (("::1", port), "1/stage-0/shard-0")
     finally:
         listener.close()
     with pytest.raises(WorkerLost, match=rf"no link to \[::1\]:{port}: "):

@@ -16,8 +16,8 @@ from shoal.config import GraphLaunchConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import CapacityError, RemoteProtocolError, WorkerLost
 from shoal.executor.pipeline_executor import PipelineExecutor
-from shoal.executor.remote.fabric import RemoteFabric
 from shoal.executor.remote.host import LocalHost
+from shoal.executor.remote.launcher import RemoteLauncher
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.offline.pull import Chunk, ChunkRunner
@@ -54,7 +54,7 @@ def host(chain: Path) -> Iterator[LocalHost]:
 
 def launch(path: Path, split: str, host: LocalHost, recovery: RecoveryConfig = PATIENT) -> LoadedGraph:
     planned = plan_graph(GraphLaunchConfig(model=str(path), split=split, threads=1))
-    return launch_graph(planned, fabric=RemoteFabric({"": host}), recovery=recovery)
+    return launch_graph(planned, launcher=RemoteLauncher({"": host}), recovery=recovery)
 
 
 def pids(loaded: LoadedGraph) -> list[int]:

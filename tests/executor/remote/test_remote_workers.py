@@ -21,12 +21,12 @@ from shoal.comm.tls.tls_identity import ClusterAuthority, MachineKey
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Request
 from shoal.errors import ModelLoadError, WorkerLost
-from shoal.executor.fabric import Place
+from shoal.executor.launcher import Place
 from shoal.executor.load_message import load_message
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.process.child_process import module_command
-from shoal.executor.remote.fabric import RemoteFabric
 from shoal.executor.remote.host import Admit, LocalHost, StartedWorker
+from shoal.executor.remote.launcher import RemoteLauncher
 from shoal.executor.traffic import StepTraffic
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import LoadedModel, launch
@@ -61,7 +61,7 @@ def host(expected: Transcript) -> Iterator[LocalHost]:
 
 def launch_remote(model: Path, split: str, host: LocalHost, recovery: RecoveryConfig = PATIENT) -> LoadedModel:
     planned = plan_model(tiny_config(model, split=split))
-    return launch(planned, fabric=RemoteFabric({"": host}), recovery=recovery)
+    return launch(planned, launcher=RemoteLauncher({"": host}), recovery=recovery)
 
 
 def placed(model: Path) -> Place:
@@ -122,7 +122,7 @@ def test_what_cannot_be_loaded_is_named(tiny_model: Path, host: LocalHost) -> No
     planned = plan_model(tiny_config(tiny_model, split="1"))
     load = load_message(planned.model.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
     place = Place(label="stage 0", load=structs.replace(load, model_path="nowhere.gguf"), machine=None)
-    executor = PipelineExecutor([[place]], RemoteFabric({"": host}), StepTraffic(), Generation(0))
+    executor = PipelineExecutor([[place]], RemoteLauncher({"": host}), StepTraffic(), Generation(0))
     try:
         with pytest.raises(ModelLoadError, match=r"stage 0: .*nowhere\.gguf"):
             executor.wait_until_loaded(60.0)
@@ -134,12 +134,12 @@ def test_a_worker_that_is_not_wanted_any_more_ends_while_it_is_being_started(tin
     planned = plan_model(tiny_config(tiny_model, split="1"))
     load = load_message(planned.model.path, planned.plan, planned.plan.replicas[0], 0, 0, num_layers=4)
     place = Place(label="stage 0", load=load, machine=None)
-    PipelineExecutor([[place]], RemoteFabric({"": host}), StepTraffic(), Generation(0)).close()
+    PipelineExecutor([[place]], RemoteLauncher({"": host}), StepTraffic(), Generation(0)).close()
 
 
 def test_a_worker_that_was_killed_is_said_to_have_been(tiny_model: Path, host: LocalHost) -> None:
     """As the kernel does it where there is too little memory."""
-    executor = PipelineExecutor([[placed(tiny_model)]], RemoteFabric({"h1": host}), StepTraffic(), Generation(0))
+    executor = PipelineExecutor([[placed(tiny_model)]], RemoteLauncher({"h1": host}), StepTraffic(), Generation(0))
     try:
         executor.wait_until_loaded(60.0)
         (pid,) = executor.worker_pids()
@@ -162,7 +162,7 @@ def test_a_start_that_never_answers_is_not_waited_for_at_the_end(tiny_model: Pat
             raise WorkerLost("nobody wants it any more")
 
     asked, host = threading.Event(), FrozenHost("127.0.0.1")
-    executor = PipelineExecutor([[placed(tiny_model)]], RemoteFabric({"h1": host}), StepTraffic(), Generation(0))
+    executor = PipelineExecutor([[placed(tiny_model)]], RemoteLauncher({"h1": host}), StepTraffic(), Generation(0))
     assert asked.wait(60.0)
     executor.close()
     host.close()

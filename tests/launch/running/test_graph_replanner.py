@@ -13,7 +13,7 @@ import pytest
 from shoal.config import GraphLaunchConfig
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.errors import CapacityError
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
@@ -68,7 +68,7 @@ class Watch:
         self.lines: list[str] = []
         self.slow = SlowEngine(engine)
         graph, trial = planned.graph, BatchTrial(planned.sample, planned.plan.batch)
-        kind = GraphPlanKind(graph.path, graph.files, LocalFabric(), trial, told.append)
+        kind = GraphPlanKind(graph.path, graph.files, LocalLauncher(), trial, told.append)
         self.running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats] = RunningPlan(planned.plan, kind, self.slow)
         self.replanner = GraphReplanner(self.running, planned.graph, lambda: self.now_s, self.lines.append)
 

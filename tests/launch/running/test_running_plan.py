@@ -11,8 +11,8 @@ import pytest
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import Plan
 from shoal.errors import WorkerLost
-from shoal.executor.fabric import Place, Wiring
 from shoal.executor.language_factory import LanguageFactory
+from shoal.executor.launcher import Place, Wiring
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind, RunningPlan
@@ -22,8 +22,8 @@ from shoal.router.engine_stats import EngineStats
 from tests.model.tiny_models import make_tiny_gguf
 
 
-class NoFabric:
-    """Implements `Fabric`: remembers what it was asked for and starts nothing."""
+class NoLauncher:
+    """Implements `WorkerLauncher`: remembers what it was asked for and starts nothing."""
 
     def __init__(self) -> None:
         self.asked: list[Place] = []
@@ -58,10 +58,10 @@ def machines_of(plan: Plan) -> list[str | None]:
 
 
 def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -> None:
-    fabric, lines = NoFabric(), list[str]()
-    factory = LanguageFactory(planned.model, planned.plan, 0, fabric, report=lines.append)
+    launcher, lines = NoLauncher(), list[str]()
+    factory = LanguageFactory(planned.model, planned.plan, 0, launcher, report=lines.append)
     running = RunningPlan(
-        planned.plan, LanguagePlanKind(planned, fabric), cast(ChangeableEngine[EngineStats], NoEngine()), [factory]
+        planned.plan, LanguagePlanKind(planned, launcher), cast(ChangeableEngine[EngineStats], NoEngine()), [factory]
     )
     assert running.actual == planned.plan
     with pytest.raises(WorkerLost):
@@ -81,8 +81,8 @@ def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -
 
 
 def test_workers_are_called_by_their_machines(planned: PlannedModel) -> None:
-    fabric = NoFabric()
-    factory = LanguageFactory(planned.model, planned.plan, 0, fabric)
+    launcher = NoLauncher()
+    factory = LanguageFactory(planned.model, planned.plan, 0, launcher)
     with pytest.raises(WorkerLost):
         factory.start(Generation(0), None, None)
-    assert fabric.asked[0].label == "replica 0 stage 0 on h0"
+    assert launcher.asked[0].label == "replica 0 stage 0 on h0"

@@ -27,7 +27,7 @@ def parse_ports(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
-def spell_ports(ports: range) -> str:
+def format_ports(ports: range) -> str:
     """As `parse_ports` reads it."""
     return "" if ports == ANY_PORT else f"{ports.start}-{ports.stop - 1}"
 
@@ -45,7 +45,7 @@ def listen_on_any(ports: range, listen: Callable[[int], MadeT]) -> MadeT:
         except OSError as error:
             if error.errno != EADDRINUSE:
                 raise
-    raise ConfigError(f"no port of {VARIABLE}={spell_ports(ports)} is free: give more of them, three for each worker")
+    raise ConfigError(f"no port of {VARIABLE}={format_ports(ports)} is free: give more of them, three for each worker")
 
 
 def _shuffled(ports: range) -> Iterator[int]:

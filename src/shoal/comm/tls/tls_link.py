@@ -52,7 +52,7 @@ def connect_tls_socket(address: Address, credentials: Credentials, *, key: str, 
     return sock
 
 
-def spell_address(address: Address) -> str:
+def format_address(address: Address) -> str:
     """`HOST:PORT`, an IPv6 address in brackets. Source: RFC 3986, section 3.2.2."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -61,7 +61,7 @@ def spell_address(address: Address) -> str:
 @contextmanager
 def _told_apart(address: Address) -> Iterator[None]:
     """What can go wrong with a connection, as errors of links."""
-    where = spell_address(address)
+    where = format_address(address)
     try:
         yield
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:

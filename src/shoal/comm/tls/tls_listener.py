@@ -15,7 +15,7 @@ from shoal.comm.links.link import Link
 from shoal.comm.links.ports import ANY_PORT, listen_on_any
 from shoal.comm.links.socket_link import SocketLink
 from shoal.comm.tls.tls_identity import Credentials, listening_context
-from shoal.comm.tls.tls_link import ACCEPTED, LENGTH, MAX_KEY_BYTES, Address, spell_address
+from shoal.comm.tls.tls_link import ACCEPTED, LENGTH, MAX_KEY_BYTES, Address, format_address
 from shoal.errors import RemoteProtocolError, WorkerLost
 
 _HELLO_S = 5.0
@@ -210,7 +210,7 @@ class _Entrance:
                 sock = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
             if len(self._callers) == _MAX_CALLERS:
                 self._drop(next(iter(self._callers.values())), TimeoutError("too many came at once"))
-            caller = self._callers[sock.fileno()] = _Caller(sock, spell_address(address[:2]))
+            caller = self._callers[sock.fileno()] = _Caller(sock, format_address(address[:2]))
             self._poll.register(sock, select.POLLIN)
             self._advance(caller)
 

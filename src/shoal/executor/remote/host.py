@@ -13,11 +13,11 @@ from typing import Protocol
 
 import msgspec
 
-from shoal.comm.links.ports import ANY_PORT, spell_ports
+from shoal.comm.links.ports import ANY_PORT, format_ports
 from shoal.comm.tls.tls_identity import Credentials, MachineKey, Membership
 from shoal.comm.tls.tls_link import Address
 from shoal.errors import WorkerLost
-from shoal.executor.fabric import LoadMessage
+from shoal.executor.launcher import LoadMessage
 from shoal.executor.process.child_process import module_command, worker_environment
 
 _START_TIMEOUT_S = 60.0
@@ -176,7 +176,7 @@ class LocalHost:
         self._parent.shutdown()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        ports = () if self._ports == ANY_PORT else ("--ports", spell_ports(self._ports))
+        ports = () if self._ports == ANY_PORT else ("--ports", format_ports(self._ports))
         return subprocess.Popen(
             module_command("shoal.worker.remote_main", self._address, *ports),
             stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ from shoal.comm.links.socket_link import SocketLink
 from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_link import Address, connect_tls
 from shoal.errors import MachineGone, WorkerLost
-from shoal.executor.fabric import LoadMessage
+from shoal.executor.launcher import LoadMessage
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.deferred_link import DeferredLink
 from shoal.executor.remote.host import Admit, StartedWorker, WorkerHost

@@ -9,9 +9,9 @@ from typing import Generic
 
 from shoal.config import PlanningConfig
 from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, PredictedRows
-from shoal.executor.graph_replicas import spell_replicas
+from shoal.executor.graph_replicas import build_replicas
+from shoal.launch.graph.fleet_replicas import build_fleet_replicas
 from shoal.launch.graph.fleets import MakeMeasurer, find_graph_fleet
-from shoal.launch.graph.spell import spell_fleet
 from shoal.launch.running.growth import Growth
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
@@ -77,7 +77,7 @@ def choose_graph_plan(
     planning_s = time.perf_counter() - started_s
     best, graph = choice.best, setting.graph
     threads, cores = deal_cores(setting.cores, best.spec.num_workers, best.threads)
-    replicas = spell_replicas(graph, best.spec, best.boundaries, threads=threads, cores=cores, stage_s=best.stage_s)
+    replicas = build_replicas(graph, best.spec, best.boundaries, threads=threads, cores=cores, stage_s=best.stage_s)
     plan = _plan(setting, batch, best, replicas)
     return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
 
@@ -88,7 +88,7 @@ def _on_machines(
     started_s = time.perf_counter()
     choice = choose_graph_fleet(placed.fleet, goal)
     planning_s = time.perf_counter() - started_s
-    plan = _plan(setting, batch, choice.best, spell_fleet(setting.graph, choice.best, placed))
+    plan = _plan(setting, batch, choice.best, build_fleet_replicas(setting.graph, choice.best, placed))
     return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
 
 
@@ -111,7 +111,7 @@ def _growth(
         found = extend_graph(present, placed.fleet, idle=idle, open_replicas=open_replicas, goal=auto.goal)
         if found is None:
             return None
-        replicas = spell_fleet(setting.graph, found.candidate, placed)
+        replicas = build_fleet_replicas(setting.graph, found.candidate, placed)
         return ExtendedPlan(replica=replicas[found.replica], extension=found)
 
     return Growth(

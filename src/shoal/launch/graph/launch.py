@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.executor.fabric import Fabric
 from shoal.executor.graph_factory import GraphFactory, graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
-from shoal.executor.local_fabric import LocalFabric
+from shoal.executor.launcher import WorkerLauncher
+from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.planning import PlannedGraph
 from shoal.launch.graph.supervisor import GraphPlanKind, GraphSupervisor
@@ -70,7 +70,7 @@ def launch_graph(
     on_progress: Callable[[int, int], None] | None = None,
     *,
     recovery: RecoveryConfig | None = None,
-    fabric: Fabric | None = None,
+    launcher: WorkerLauncher | None = None,
     replans: bool = False,
 ) -> LoadedGraph:
     """Start the workers of a plan and load their stages; `on_progress(done, total)` counts workers.
@@ -79,7 +79,7 @@ def launch_graph(
         planned: from `plan_graph`.
         on_progress: see above.
         recovery: how lost workers are to be restarted; None: the defaults, with time enough to load and to loop.
-        fabric: makes the workers; None: child processes on this machine.
+        launcher: makes the workers; None: child processes on this machine.
         replans: whether, while an engine runs it, nodes are to be moved where workers change speed, and machines used
             that join.
 
@@ -89,13 +89,13 @@ def launch_graph(
     """
     plan, defaults = planned.plan, planned.graph.defaults
     trial = BatchTrial({**defaults, **planned.sample}, plan.batch)
-    if planned.whole is not None and fabric is None:
+    if planned.whole is not None and launcher is None:
         return LoadedGraph(
             plan=plan,
             executors=(InProcessGraphExecutor(planned.whole),),
             sample=planned.sample,
             defaults=defaults,
-            supervise=_make_supervise(planned, LocalFabric(), trial, (), replans=replans),
+            supervise=_make_supervise(planned, LocalLauncher(), trial, (), replans=replans),
         )
     loaded = 0
 
@@ -109,9 +109,9 @@ def launch_graph(
         on_failure.callback(planned.close)
         if planned.machines is not None:
             planned.machines.bring_model(plan, 1, logging.getLogger("shoal.machines").info)
-            fabric = fabric or planned.machines.fabric()
-        fabric = fabric or LocalFabric()
-        factories = graph_factories(planned.graph, plan.replicas, fabric, count, _logger.info, trial)
+            launcher = launcher or planned.machines.launcher()
+        launcher = launcher or LocalLauncher()
+        factories = graph_factories(planned.graph, plan.replicas, launcher, count, _logger.info, trial)
         started_s = time.monotonic()
         executors = start_replicas(factories, recovery)
         load_s = time.monotonic() - started_s
@@ -130,16 +130,21 @@ def launch_graph(
         recovery=recovery,
         row_s=[executor.row_s for executor in executors],
         machines=planned.machines,
-        supervise=_make_supervise(planned, fabric, trial, factories, replans=replans),
+        supervise=_make_supervise(planned, launcher, trial, factories, replans=replans),
     )
 
 
 def _make_supervise(
-    planned: PlannedGraph, fabric: Fabric, trial: BatchTrial, factories: Sequence[GraphFactory], *, replans: bool
+    planned: PlannedGraph,
+    launcher: WorkerLauncher,
+    trial: BatchTrial,
+    factories: Sequence[GraphFactory],
+    *,
+    replans: bool,
 ) -> Supervise:
     """Unless it may replan, what it makes keeps nothing of the graph but its path: the weights are with the workers."""
     graph, plan, machines = planned.graph, planned.plan, planned.machines
-    kind = GraphPlanKind(graph.path, graph.files, fabric, trial, _logger.info)
+    kind = GraphPlanKind(graph.path, graph.files, launcher, trial, _logger.info)
     growth = planned.auto.growth if planned.auto is not None and replans else None
     kept = (graph, planned.times) if replans else None
 

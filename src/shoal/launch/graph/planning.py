@@ -12,7 +12,7 @@ from pathlib import Path
 from shoal.config import GraphLaunchConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.errors import CapacityError, ConfigError, while_reading
-from shoal.executor.graph_replicas import spell_replicas
+from shoal.executor.graph_replicas import build_replicas
 from shoal.launch.graph.auto_plan import GraphAutoPlan, choose_graph_plan
 from shoal.launch.graph.sample import GraphSample, open_sample
 from shoal.launch.graph.stored_plan import read_graph_plan
@@ -129,7 +129,7 @@ class _Planning:
             inputs=graph.inputs,
             outputs=graph.outputs,
             batch=sample.batch,
-            replicas=spell_replicas(graph, spec, boundaries, threads=threads, cores=cores, stage_s=stage_s),
+            replicas=build_replicas(graph, spec, boundaries, threads=threads, cores=cores, stage_s=stage_s),
             shape=graph_shape(graph),
         )
         if self._machines is not None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
-from shoal.executor.fabric import Fabric
 from shoal.executor.graph_factory import GraphFactory
+from shoal.executor.launcher import WorkerLauncher
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.running.graph_replanner import GraphReplanner
 from shoal.launch.running.growth import Growth
@@ -26,24 +26,24 @@ class GraphPlanKind:
     """Implements `PlanKind` for ONNX graphs."""
 
     def __init__(
-        self, path: Path, files: tuple[FileState, ...], fabric: Fabric, trial: BatchTrial, report: Report
+        self, path: Path, files: tuple[FileState, ...], launcher: WorkerLauncher, trial: BatchTrial, report: Report
     ) -> None:
         """
         Args:
             path: of the graph's file.
             files: the graph's, as they were when it was opened.
-            fabric: makes workers.
+            launcher: makes workers.
             trial: what new workers compute before they count as ready.
             report: told where a replica is planned anew, a line each time.
         """
-        self._path, self._files, self._fabric = path, files, fabric
+        self._path, self._files, self._launcher = path, files, launcher
         self._trial, self._report = trial, report
 
     def factory(self, plan: GraphPlan, index: int) -> GraphFactory:
         """See `PlanKind.factory`."""
         replica = plan.replicas[index]
         return GraphFactory(
-            self._path, replica, index, self._fabric, self._files, report=self._report, trial=self._trial
+            self._path, replica, index, self._launcher, self._files, report=self._report, trial=self._trial
         )
 
     @staticmethod

@@ -18,12 +18,12 @@ from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
 from shoal.model.decoder.blocks import end_bytes, layer_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
+from shoal.planner.choice.build_plan import Limits, build_plan
 from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import PlanChoice, choose
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
-from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload
@@ -114,7 +114,7 @@ class AutoPlanner:
         link_precision, choice, placed = chosen
         planning_s = time.perf_counter() - started_s
         return AutoPlan(
-            plan=replace(self._spell(choice.best, placed), link_precision=link_precision),
+            plan=replace(self._build_plan(choice.best, placed), link_precision=link_precision),
             choice=choice,
             workload=self._workload,
             goal=self._goal,
@@ -168,7 +168,7 @@ class AutoPlanner:
         )
         if found is None:
             return None
-        return ExtendedPlan(replica=self._spell(found.candidate, placed).replicas[found.replica], extension=found)
+        return ExtendedPlan(replica=self._build_plan(found.candidate, placed).replicas[found.replica], extension=found)
 
     def _fleet(self, placed: PlacedFleet, link_precision: LinkPrecision) -> Fleet:
         """The machines as the model and its links use them."""
@@ -176,8 +176,8 @@ class AutoPlanner:
         routing = experts and ExpertRouting(num_experts=experts.num_experts, num_chosen=experts.num_chosen)
         return over_links(placed.fleet, link_precision).routed(routing)
 
-    def _spell(self, candidate: Candidate, placed: PlacedFleet) -> Plan:
-        return spell_plan(
+    def _build_plan(self, candidate: Candidate, placed: PlacedFleet) -> Plan:
+        return build_plan(
             candidate,
             model=self._model.name,
             shape=self._model.shape,

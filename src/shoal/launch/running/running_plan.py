@@ -8,8 +8,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import ShoalError
-from shoal.executor.fabric import Fabric
 from shoal.executor.language_factory import LanguageFactory
+from shoal.executor.launcher import WorkerLauncher
 from shoal.launch.language.planning import PlannedModel
 from shoal.planner.split.split_text import describe
 
@@ -75,15 +75,15 @@ class PlanKind(Protocol[PlanT, ReplicaT]):
 class LanguagePlanKind:
     """Implements `PlanKind` for language models."""
 
-    def __init__(self, planned: PlannedModel, fabric: Fabric, report: Report | None = None) -> None:
-        """`fabric` makes workers; `report` is told where a replica is planned anew, a line each time."""
-        self._planned, self._fabric, self._report = planned, fabric, report
+    def __init__(self, planned: PlannedModel, launcher: WorkerLauncher, report: Report | None = None) -> None:
+        """`launcher` makes workers; `report` is told where a replica is planned anew, a line each time."""
+        self._planned, self._launcher, self._report = planned, launcher, report
 
     def factory(self, plan: Plan, index: int) -> LanguageFactory:
         """See `PlanKind.factory`."""
         planned = self._planned
         return LanguageFactory(
-            planned.model, plan, index, self._fabric, report=self._report, keep_weights=planned.keep_weights
+            planned.model, plan, index, self._launcher, report=self._report, keep_weights=planned.keep_weights
         )
 
     @staticmethod

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from shoal.comm.tls.tls_link import Address, spell_address
+from shoal.comm.tls.tls_link import Address, format_address
 from shoal.errors import ConfigError
 
 VARIABLE = "RAY_ADDRESS"
@@ -54,7 +54,7 @@ def check_that_a_head_listens(address: Address, *, is_tls: bool) -> None:
         address: of the head.
         is_tls: whether the head speaks TLS; what it says inside is not looked at then.
     """
-    where = f"{VARIABLE}={spell_address(address)}"
+    where = f"{VARIABLE}={format_address(address)}"
     try:
         with socket.create_connection(address, timeout=_TIMEOUT_S) as sock:
             if not is_tls and not _speaks_http2(sock):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from shoal.comm.links.ports import VARIABLE as PORTS_VARIABLE
-from shoal.comm.links.ports import parse_ports, spell_ports
+from shoal.comm.links.ports import format_ports, parse_ports
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan, StagePlan
 from shoal.errors import WorkerLost
-from shoal.executor.remote.fabric import RemoteFabric
+from shoal.executor.remote.launcher import RemoteLauncher
 from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet
 from shoal.machines.ray.answers import answer_of, wait_for
 from shoal.machines.ray.connection import RayConnection
@@ -49,7 +49,7 @@ class RayCluster:
         Raises:
             ConfigError: Ray is not installed, no cluster runs, or a machine has no Shoal, or another version of it.
         """
-        ports = spell_ports(parse_ports(os.environ.get(PORTS_VARIABLE, "")))
+        ports = format_ports(parse_ports(os.environ.get(PORTS_VARIABLE, "")))
         self._is_leaving = threading.Event()
         self._models: ModelPlaces | None = None
         self._hosts: dict[str, RayHost] = {}
@@ -74,10 +74,10 @@ class RayCluster:
         """See `Machines.free_memory_bytes`."""
         return min(machine.facts.free_memory_bytes for machine in self._roster.machines.values())
 
-    def fabric(self) -> RemoteFabric:
-        """See `Machines.fabric`. It learns of machines that join."""
+    def launcher(self) -> RemoteLauncher:
+        """See `Machines.launcher`. It learns of machines that join."""
         self._hosts.update((name, self._host(machine)) for name, machine in self._roster.machines.items())
-        return RemoteFabric(self._hosts)
+        return RemoteLauncher(self._hosts)
 
     def find_joined(self) -> Sequence[str]:
         """See `Machines.find_joined`."""

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
 
-from shoal.comm.tls.tls_link import Address, spell_address
+from shoal.comm.tls.tls_link import Address, format_address
 from shoal.errors import ConfigError, MissingExtra, WorkerLost
 from shoal.machines.ray.address import (
     AUTO,
@@ -53,7 +53,7 @@ class RayConnection:
         self.ray.shutdown()
 
     def _ask_head(self) -> Sequence[Any]:
-        complaint = f"Ray's head at {spell_address(self._head)} does not answer"
+        complaint = f"Ray's head at {format_address(self._head)} does not answer"
         if not can_be_reached(self._head) or (self._question is not None and self._question.is_alive()):
             raise WorkerLost(complaint)
         try:
@@ -94,7 +94,7 @@ def _import_ray() -> ModuleType:
 def _connect(ray: ModuleType, address: Address | None) -> None:
     if address is not None:
         check_that_a_head_listens(address, is_tls=os.environ.get("RAY_USE_TLS", "0") != "0")
-    spelled = AUTO if address is None else spell_address(address)
+    spelled = AUTO if address is None else format_address(address)
     try:
         ray.init(address=spelled, namespace="shoal", log_to_driver=False, logging_level="CRITICAL")
     except Exception as error:  # Ray raises what it likes

@@ -9,9 +9,9 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from shoal.comm.tls.tls_link import spell_address
+from shoal.comm.tls.tls_link import format_address
 from shoal.errors import MachineGone, ShoalError, WorkerLost
-from shoal.executor.fabric import LoadMessage
+from shoal.executor.launcher import LoadMessage
 from shoal.executor.remote.host import Admit, StartedWorker
 from shoal.machines.ray.address import can_be_reached_soon
 from shoal.machines.ray.answers import LOOK_S, answer_of, wait_for
@@ -155,7 +155,7 @@ class RayHost:
             where = (self._machine.address, self._machine.raylet_port)
             if not can_be_reached_soon(where, _REACHED_S):
                 self._presence.note_trouble(self.name, unreachable(where))
-                raise MachineGone(f"machine {self.name} cannot be reached at {spell_address(where)}")
+                raise MachineGone(f"machine {self.name} cannot be reached at {format_address(where)}")
             reference = self._machine.agent.facts.remote()
             try:
                 wait_for(self._ray, reference, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from shoal.comm.tls.tls_link import Address, spell_address
+from shoal.comm.tls.tls_link import Address, format_address
 
 DOES_NOT_ANSWER = "does not answer"
 HAS_LEFT = "has left the Ray cluster"
@@ -13,7 +13,7 @@ HAS_LEFT = "has left the Ray cluster"
 
 def unreachable(where: Address) -> str:
     """What is wrong with a machine at whose raylet's address nobody takes connections."""
-    return f"is in the Ray cluster, but cannot be reached at {spell_address(where)}"
+    return f"is in the Ray cluster, but cannot be reached at {format_address(where)}"
 
 
 class Presence:

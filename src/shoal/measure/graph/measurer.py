@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shoal.executor.graph_factory import graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
-from shoal.executor.graph_replicas import spell_replicas, start_replicas
+from shoal.executor.graph_replicas import build_replicas, start_replicas
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.batch_times import quickest, time_batches, warm_up
 from shoal.model.graph.file.graph_file import GraphFile
@@ -129,7 +129,7 @@ class ReplicaMeasurer:
     def _started(self, spec: SplitSpec, threads: int) -> Iterator[Sequence[GraphExecutor]]:
         """Workers that hold the whole graph in each replica, as one stage."""
         _, cores = deal_cores(self._cores, spec.num_workers, threads)
-        replicas = spell_replicas(self._graph, spec, (), threads=threads, cores=cores)
+        replicas = build_replicas(self._graph, spec, (), threads=threads, cores=cores)
         executors = start_replicas(graph_factories(self._graph, replicas))
         try:
             yield executors

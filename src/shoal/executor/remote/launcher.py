@@ -9,17 +9,17 @@ from typing import cast
 from shoal.comm.links.tensor_port import FramePort
 from shoal.comm.tls.tls_identity import ClusterAuthority
 from shoal.errors import ConfigError
-from shoal.executor.fabric import Edge, Place, edges
+from shoal.executor.launcher import Edge, Place, edges
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.host import WorkerHost
 from shoal.executor.remote.worker import RemoteWorker
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import Generation, Neighbor, Wire
-from shoal.worker.remote_links import spell_where
+from shoal.worker.remote_links import format_where
 
 
-class RemoteFabric:
-    """Implements `executor.fabric.Fabric`. Its certificates are made here and are worth nothing elsewhere."""
+class RemoteLauncher:
+    """Implements `executor.launcher.WorkerLauncher`. Its certificates are made here and are worth nothing elsewhere."""
 
     def __init__(self, hosts: Mapping[str, WorkerHost]) -> None:
         """`hosts`: by the names of machines in plans. Raises ConfigError where certificates cannot be made."""
@@ -28,7 +28,7 @@ class RemoteFabric:
         self._credentials = self._authority.issue()
 
     def start(self, place: Place) -> RemoteWorker:
-        """See `Fabric.start`."""
+        """See `WorkerLauncher.start`."""
         host = self._hosts.get(place.machine or "")
         if host is None:
             raise ConfigError(f"machine {place.machine} is not in the cluster (there: {', '.join(self._hosts)})")
@@ -37,7 +37,7 @@ class RemoteFabric:
     def wire(
         self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
     ) -> SelfCutting:
-        """See `Fabric.wire`."""
+        """See `WorkerLauncher.wire`."""
         stages = [[cast(RemoteWorker, worker) for worker in shards] for shards in workers]
         sources: defaultdict[tuple[int, int], list[Neighbor]] = defaultdict(list)
         consumers: defaultdict[tuple[int, int], list[Neighbor]] = defaultdict(list)
@@ -46,12 +46,12 @@ class RemoteFabric:
             giver, taker = stages[source][source_rank], stages[consumer][consumer_rank]
             key = _link_key(generation, edge)
             consumers[edge.source].append(
-                Neighbor(stage=consumer, where=spell_where(taker.address, key), name=taker.name)
+                Neighbor(stage=consumer, where=format_where(taker.address, key), name=taker.name)
             )
-            sources[edge.consumer].append(Neighbor(stage=source, where=spell_where(None, key), name=giver.name))
+            sources[edge.consumer].append(Neighbor(stage=source, where=format_where(None, key), name=giver.name))
         for stage, shards in enumerate(stages):
             group = tuple(
-                Neighbor(stage=stage, where=spell_where(member.address, f"stage-{stage}"), name=member.name)
+                Neighbor(stage=stage, where=format_where(member.address, f"stage-{stage}"), name=member.name)
                 for member in shards
             )
             for rank, worker in enumerate(shards):
@@ -67,7 +67,7 @@ class RemoteFabric:
 
 
 class SelfCutting:
-    """Implements `executor.fabric.Wiring`: a connection ends with either end, and who loses one leaves the others."""
+    """Implements `executor.launcher.Wiring`: a connection ends with either end, and who loses one leaves the others."""
 
     def __init__(self) -> None:
         self._port = FramePort()

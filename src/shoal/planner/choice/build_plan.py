@@ -48,7 +48,7 @@ class Limits:
     """Tokens of context that the expected load has at once, where `kv_memory_bytes` is None."""
 
 
-def spell_plan(
+def build_plan(
     candidate: Candidate,
     *,
     model: str,
@@ -77,9 +77,9 @@ def spell_plan(
         CapacityError: a worker's memory leaves no room for one KV block.
     """
     free = [iter(own) for own in places]
-    speller = _Speller(candidate, atoms, blocks_of, free)
+    builder = _PlanBuilder(candidate, atoms, blocks_of, free)
     replicas = tuple(
-        speller.replica(replica, limits, share=1 / len(candidate.replicas)) for replica in candidate.replicas
+        builder.replica(replica, limits, share=1 / len(candidate.replicas)) for replica in candidate.replicas
     )
     predicted = candidate.prediction
     return Plan(
@@ -107,7 +107,7 @@ def spell_plan(
     )
 
 
-class _Speller:
+class _PlanBuilder:
     def __init__(
         self, candidate: Candidate, atoms: ShardAtoms, blocks_of: BlocksOf, free: Sequence[Iterator[WorkerPlacement]]
     ) -> None:

@@ -47,7 +47,7 @@ class Wiring(Protocol):
         ...
 
 
-class Fabric(Protocol):
+class WorkerLauncher(Protocol):
     """Makes workers, and the links among them."""
 
     def start(self, place: Place) -> MessageWorker:

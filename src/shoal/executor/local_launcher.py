@@ -14,7 +14,7 @@ from shoal.comm.links.arena import ReceivingArena, SendingArena, create_arena_me
 from shoal.comm.links.ring_link import close_ring, create_ring
 from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import ConfigError
-from shoal.executor.fabric import Place, edges
+from shoal.executor.launcher import Place, edges
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
@@ -27,15 +27,15 @@ _Seat = tuple[int, int]
 """stage and rank"""
 
 
-class LocalFabric:
-    """Implements `executor.fabric.Fabric`."""
+class LocalLauncher:
+    """Implements `executor.launcher.WorkerLauncher`."""
 
     def __init__(self, *, max_step_tokens: int = 0, hidden_size: int = 0) -> None:
         """What one step's hidden states take: `max_step_tokens` rows of `hidden_size` fp32 values; 0 for graphs."""
         self._ring_bytes = _RING_STEPS * max_step_tokens * hidden_size * 4 + (1 << 16)
 
     def start(self, place: Place) -> WorkerProcess:
-        """See `Fabric.start`."""
+        """See `WorkerLauncher.start`."""
         if place.machine is not None:
             raise ConfigError(f"machine {place.machine} is not at hand; a plan that needs it cannot be run from here")
         worker = WorkerProcess(place.label)
@@ -50,7 +50,7 @@ class LocalFabric:
     def wire(
         self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
     ) -> LocalWiring:
-        """See `Fabric.wire`. They must be its own."""
+        """See `WorkerLauncher.wire`. They must be its own."""
         wiring = LocalWiring()
         with ExitStack() as on_failure, ExitStack() as handed_over:
             on_failure.callback(wiring.cut)
@@ -130,7 +130,7 @@ class _Wires:
 
 
 class LocalWiring:
-    """Implements `executor.fabric.Wiring`. The head holds what it can cut every link by where a worker cannot."""
+    """Implements `executor.launcher.Wiring`. The head holds what it can cut every link by where a worker cannot."""
 
     def __init__(self) -> None:
         self.ports: list[SharedPort] = []

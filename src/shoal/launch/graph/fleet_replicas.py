@@ -16,14 +16,16 @@ from shoal.planner.graph_choice.fleet_candidate import ChosenGraphStage, FleetCa
 from shoal.protocol.stage_interface import StageInterface
 
 
-def spell_fleet(graph: GraphFile, candidate: FleetCandidate, placed: PlacedGraphFleet) -> tuple[GraphReplicaPlan, ...]:
+def build_fleet_replicas(
+    graph: GraphFile, candidate: FleetCandidate, placed: PlacedGraphFleet
+) -> tuple[GraphReplicaPlan, ...]:
     """The replicas of a candidate. Workers of a class take its places in order."""
     free = [iter(places) for places in placed.places]
-    speller = _Speller(graph, free)
-    return tuple(speller.replica(replica) for replica in candidate.replicas)
+    builder = _PlanBuilder(graph, free)
+    return tuple(builder.replica(replica) for replica in candidate.replicas)
 
 
-class _Speller:
+class _PlanBuilder:
     """Stages that are alike in several replicas are looked at once."""
 
     def __init__(self, graph: GraphFile, free: Sequence[Iterator[WorkerPlacement]]) -> None:

@@ -5,10 +5,10 @@ import pytest
 from shoal.core.plan.language import Block, Plan
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import CapacityError
+from shoal.planner.choice.build_plan import Limits, build_plan
 from shoal.planner.choice.choose import choose
 from shoal.planner.choice.goal import Goal, Objective
 from shoal.planner.choice.model_sizes import ModelSizes
-from shoal.planner.choice.spell import Limits, spell_plan
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
@@ -52,7 +52,7 @@ def spell(
         ]
         for index, one in enumerate(fleet.classes)
     ]
-    return spell_plan(
+    return build_plan(
         choice.best,
         model="model",
         shape="a shape",
