@@ -11,7 +11,7 @@ from shoal.planner.predict.workload import Workload
 from shoal.planner.search.shares.best import GroupShares
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
 from tests.planner.choice.example_fleets import ATOMS, make_class, make_fleet, make_model
-from tests.planner.choice.test_spell import spell
+from tests.planner.choice.test_build_plan import spell
 
 ROUTING = ExpertRouting(num_experts=64, num_chosen=8)
 LOAD = Workload(streams=1, prompt_tokens=16, output_tokens=32)
