@@ -96,7 +96,7 @@ def test_scenarios_reach_what_they_are_for() -> None:
     reports = [run(seed)[1] for seed in range(200)]
     ends = Counter(type(error).__name__ for report in reports for error in report.ended.values())
     assert ends["NoneType"] > 1000
-    for name in ("QueueFull", "RequestCancelled", "DeadlineExceeded", "WorkerLost"):
+    for name in ("QueueFull", "RequestAborted", "DeadlineExceeded", "WorkerLost"):
         assert ends[name] > 10, name
     errors = [str(error) for report in reports for error in report.ended.values() if isinstance(error, InvalidRequest)]
     for reason in ("cannot be computed", "did not survive"):
