@@ -153,7 +153,7 @@ class BatchEngine:
         self._needs_tick = True
 
     def cancel(self, request_id: str) -> None:
-        """Stop a request; its result, with RequestCancelled, follows. Unknown and finished ids are ignored."""
+        """Stop a request; its result, with RequestAborted, follows. Unknown and finished ids are ignored."""
         self._tell(InferenceCancelled(request_id=request_id), self._clock())
         self._needs_tick = True
 

@@ -32,7 +32,7 @@ class InferenceResult:
     outputs: dict[str, Array]
     """all of the graph's, empty with an error; may be views of a batch's arrays"""
     error: ShoalError | None
-    """DeadlineExceeded (while it waited), RequestCancelled, WorkerLost, InvalidRequest (it cannot be run)"""
+    """DeadlineExceeded (while it waited), RequestAborted, WorkerLost, InvalidRequest (it cannot be run)"""
     queue_s: float
     """from `add` to the submission of its first rows; to the end, if none were submitted"""
     compute_s: float
