@@ -47,6 +47,8 @@ GGUF_KINDS = {
     "ffn_down": Kind.Q6_K,
 }
 NAMES = (*MODELS, "gguf")
+NATIVE_ONLY = ("lfm2", "qwen3.5")
+"""of which there is no ONNX form"""
 
 
 def write_native_model(name: str, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from shoal.model.attention.paged_attention import native_available
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision
 from tests.numerics.engines import F32, make_engine, make_executor, prompt_logits, random_tokens, text_logits
-from tests.numerics.native.native_models import MODELS, NAMES, write_native_model
+from tests.numerics.native.native_models import MODELS, NAMES, NATIVE_ONLY, write_native_model
 from tests.numerics.reference import load_reference, reference_logits
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")
@@ -36,7 +36,7 @@ def assert_close(got: F32, want: F32, tolerance: float = TOLERANCE) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * float(np.abs(want).max()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NATIVE_ONLY])
 def test_native_against_onnx(name: str, tmp_path: Path) -> None:
     path = write_native_model(name, tmp_path)
     onnx = logits_of(path, "fp32", native=False)
