@@ -20,11 +20,11 @@ import msgspec
 import numpy as np
 from closed_loop import closed_loop
 from ratios import Target, measure_rounds, ratio_table, sample_table
+from real_inputs import minilm_folder
 from report import write_result
 from sentence_transformers import SentenceTransformer
 
 from shoal.bench.chaos.server_process import MODEL_NAME, running_server
-from tests.real_models import minilm_folder
 
 SPLIT = os.environ.get("SPLIT", "dp=2")
 THREADS = os.environ.get("THREADS", "1")

@@ -11,9 +11,17 @@ import numpy.typing as npt
 sys.path.append(str(Path(__file__).parents[1]))  # the examples and tests know the models already
 
 from examples.images import detector_input, draw_page, recognizer_input
-from tests.real_models import export_minilm, ocr_detector, ocr_recognizer
+from tests.real_models import export_minilm, minilm_folder, ocr_detector, ocr_recognizer
 
-__all__ = ["detector_rows", "export_minilm", "ocr_detector", "ocr_recognizer", "recognizer_rows", "sentence_rows"]
+__all__ = [
+    "detector_rows",
+    "export_minilm",
+    "minilm_folder",
+    "ocr_detector",
+    "ocr_recognizer",
+    "recognizer_rows",
+    "sentence_rows",
+]
 
 F32 = npt.NDArray[np.float32]
 
