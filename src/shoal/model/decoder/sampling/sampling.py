@@ -19,6 +19,13 @@ from shoal.model.decoder.sampling.candidates import candidates, largest, pick, s
 from shoal.protocol.messages import SampledToken, SampleRow, TokenLogprobs
 
 _MASK = (1 << 64) - 1
+_BIASES = np.where(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little"),
+    np.float32(0),
+    -np.float32(np.inf),
+)
+"""[byte of a mask, bit]: what the logits of its tokens are added. A sum of floats is 25 times as fast as a copy by a
+condition (13 us for 49152 tokens in the place of 340)."""
 
 
 def sample_rows(logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
@@ -104,13 +111,13 @@ def _apply_penalties(logits_V: F32, row: SampleRow, first_id: int) -> None:
 
 
 def _forbid(logits_V: F32, allowed: bytes, first_id: int) -> None:
-    """All tokens but those whose bit is set."""
-    bits_V = np.zeros(len(logits_V), np.uint8)
-    first_byte, end_byte = first_id // 8, -(-(first_id + len(logits_V)) // 8)
-    known = np.unpackbits(np.frombuffer(allowed[first_byte:end_byte], np.uint8), bitorder="little")
-    known = known[first_id - 8 * first_byte :][: len(logits_V)]
-    bits_V[: len(known)] = known
-    np.copyto(logits_V, -np.inf, where=bits_V == 0)
+    """All tokens but those whose bit is set, which keep their logits."""
+    first_byte, num_skipped = divmod(first_id, 8)
+    end_byte = -(-(first_id + len(logits_V)) // 8)
+    codes = np.frombuffer(allowed[first_byte:end_byte], np.uint8)
+    biases = _BIASES.take(codes, axis=0).reshape(-1)[num_skipped:][: len(logits_V)]
+    logits_V[: len(biases)] += biases
+    logits_V[len(biases) :] = -np.inf
 
 
 def _draw(logits_V: F32, row: SampleRow, best_logit: np.float32) -> int:
