@@ -190,3 +190,11 @@ def test_ollamas_client(url: str) -> None:
         ):
             with pytest.raises(ollama.ResponseError, match=said):
                 client.embed(**fields)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])
+def test_bodies_of_many_lists_are_refused_before_they_are_read(http: httpx.Client, path: str) -> None:
+    lists = "[" + ",".join(["[]"] * 40_000) + "]"
+    answer = http.post(path, content=f'{{"model": "letters", "input": "a", "prompt": "a", "more": {lists}}}')
+    assert answer.status_code == 400
+    assert "lists and objects" in answer.text

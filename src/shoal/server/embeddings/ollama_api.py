@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 from starlette.requests import Request
@@ -13,13 +12,13 @@ from starlette.routing import Route
 
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.embeddings.calls import answered, bounded_body
 from shoal.server.embeddings.encoder import Encoded, Encoder
 from shoal.server.embeddings.schemas import texts_of
 from shoal.server.embeddings.vectors import shortened
-from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.ollama.errors import answer_api_exception
 from shoal.server.ollama.schemas import ApiSchema, Options
-from shoal.server.openai.errors import HANDLED, unknown_model
+from shoal.server.openai.errors import unknown_model
 
 EMBED_PATHS = ("/api/embed", "/api/embeddings")
 _NS = 1_000_000_000
@@ -41,8 +40,6 @@ class EmbedBody(ApiSchema):
 class OldEmbedBody(ApiSchema):
     """POST /api/embeddings."""
 
-    neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
-
     model: Annotated[str, Field(min_length=1)]
     prompt: str
     options: Options | None = None
@@ -62,14 +59,14 @@ class OllamaEmbedApi:
         """For the app's router."""
         embed, old_embed = EMBED_PATHS
         return [
-            Route(embed, _answered(self.embed), methods=["POST"]),
-            Route(old_embed, _answered(self.old_embed), methods=["POST"]),
+            answered(embed, self.embed, answer_api_exception),
+            answered(old_embed, self.old_embed, answer_api_exception),
         ]
 
     async def embed(self, request: Request) -> Response:
         """POST /api/embed"""
         begun_s = time.monotonic()
-        async with self._bodies.read(request.scope, request.receive) as content:
+        async with bounded_body(request, self._bodies) as content:
             body = EmbedBody.model_validate_json(content)
         encoded = await self._encode(body.model, body.input, cuts=body.truncate is not False)
         vectors = encoded.values if body.dimensions is None else shortened(encoded.values, body.dimensions)
@@ -85,7 +82,7 @@ class OllamaEmbedApi:
 
     async def old_embed(self, request: Request) -> Response:
         """POST /api/embeddings"""
-        async with self._bodies.read(request.scope, request.receive) as content:
+        async with bounded_body(request, self._bodies) as content:
             body = OldEmbedBody.model_validate_json(content)
         encoded = await self._encode(body.model, (body.prompt,), cuts=True)
         return JSONResponse({"embedding": encoded.values[0].tolist()})
@@ -96,17 +93,3 @@ class OllamaEmbedApi:
         if self._encoder.compares:
             raise InvalidRequest("this model compares texts and has no vectors of them: use /v1/rerank or /v1/score")
         return await self._encoder.embed(texts, cuts=cuts)
-
-
-def _answered(handler: Callable[[Request], Coroutine[Any, Any, Response]]) -> Callable[[Request], Any]:
-    """Errors have Ollama's form, whatever else the server speaks; a client that goes away ends its request."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await run_until_disconnect(request.receive, handler(request))
-        except ClientGone:
-            return Response(status_code=400)  # nobody reads it
-        except HANDLED as error:
-            return await answer_api_exception(request, error)
-
-    return answer

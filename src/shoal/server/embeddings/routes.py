@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -18,18 +18,16 @@ from shoal.arrays import F32
 from shoal.errors import InvalidRequest
 from shoal.model.encoder.pooling import normalized
 from shoal.server.bodies.bodies import RequestBodies
-from shoal.server.bodies.json_bounds import JsonBounds
+from shoal.server.embeddings.calls import answered, bounded_body
 from shoal.server.embeddings.encoder import Encoded, Encoder
 from shoal.server.embeddings.ollama_api import EMBED_PATHS, OllamaEmbedApi
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
 from shoal.server.embeddings.vectors import shortened
-from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.body.fields import STRICT_FIELDS
-from shoal.server.openai.errors import HANDLED, from_exception, unknown_model
+from shoal.server.openai.errors import from_exception, unknown_model
 
 _PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
 PATHS = (*_PATHS, *EMBED_PATHS)
-_BOUNDS = JsonBounds(max_items=1_000_000, max_groups=10_000)
 _QUICK_VALUES = 20_000
 """Numbers that are written in the event loop; more in a thread."""
 
@@ -54,9 +52,9 @@ class EmbeddingApi:
         """For the app's router."""
         embeddings, *reranks, score, short_score = _PATHS
         return [
-            _route(embeddings, self.embeddings),
-            *(_route(path, self.rerank) for path in reranks),
-            *(_route(path, self.score) for path in (score, short_score)),
+            answered(embeddings, self.embeddings, _answer_error),
+            *(answered(path, self.rerank, _answer_error) for path in reranks),
+            *(answered(path, self.score, _answer_error) for path in (score, short_score)),
             *OllamaEmbedApi(self._encoder, self._bodies, self._model_name).routes(),
         ]
 
@@ -133,26 +131,16 @@ class EmbeddingApi:
         return Encoded(values=cosines_N, num_tokens=queries.num_tokens + documents.num_tokens)
 
     async def _read(self, request: Request, schema: type[BodyT]) -> BodyT:
-        async with self._bodies.read(request.scope, request.receive) as content:
-            await self._bodies.check_json(content, _BOUNDS)
+        async with bounded_body(request, self._bodies) as content:
             body = schema.model_validate_json(content, context=self._context)
         if body.model not in (None, self._model_name):
             raise unknown_model(body.model or "")
         return body
 
 
-def _route(path: str, handler: Callable[[Request], Coroutine[Any, Any, Response]]) -> Route:
-    """Errors have OpenAI's form, whatever else the server speaks; a client that goes away ends its request."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await run_until_disconnect(request.receive, handler(request))
-        except ClientGone:
-            return Response(status_code=400)  # nobody reads it
-        except HANDLED as error:
-            return from_exception(error).response()
-
-    return Route(path, answer, methods=["POST"])
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """In OpenAI's form, whatever else the server speaks."""
+    return from_exception(error).response()
 
 
 def _written(vector_H: F32, encoding: str | None) -> object:
