@@ -41,6 +41,8 @@ def score_factor(rope: RopeConfig) -> float:
     return float((0.1 * over_all * math.log(factor) + 1.0) ** 2)
 
 
+GROUP_SCORES = 2
+"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, arXiv 2412.19437, section 2.1.2"""
 LATENT_EPSILON = 1e-6
 """Of the norms of compressed rows, whatever a model's others have. Source: transformers, DeepseekV3RMSNorm's default"""
 

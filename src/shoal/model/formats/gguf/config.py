@@ -12,6 +12,7 @@ import numpy as np
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import (
+    GROUP_SCORES,
     LATENT_EPSILON,
     DecoderConfig,
     ExpertsConfig,
@@ -35,8 +36,6 @@ LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 EXPERTS_OF_MAVERICK = 128
 SMOLLM3_PATTERN = 4
 """every fourth layer does not rotate. Source: llama.cpp, src/models/smollm3.cpp"""
-GROUP_SCORES = 2
-"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, arXiv 2412.19437, section 2.1.2"""
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 """Source: llama.cpp, src/llama-hparams.h, llama_expert_gating_func_type"""
 

@@ -10,9 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import LATENT_EPSILON, DecoderConfig, ExpertsConfig, LatentConfig, score_factor
+from shoal.model.decoder_config import (
+    GROUP_SCORES,
+    LATENT_EPSILON,
+    DecoderConfig,
+    ExpertsConfig,
+    LatentConfig,
+    score_factor,
+)
 from shoal.model.formats.config_check import integer
-from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.families.family import LAYER_NAMES, SHARED_EXPERTS_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
 _COMMON = {
@@ -83,7 +90,7 @@ _GLM_DEFAULTS: dict[str, Any] = {
 }
 _NAMES = {
     **LAYER_NAMES,
-    **{name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()},
+    **SHARED_EXPERTS_NAMES,
     "q_down": "self_attn.q_a_proj.weight",
     "q_down_norm": "self_attn.q_a_layernorm.weight",
     "q": "self_attn.q_b_proj.weight",
@@ -91,8 +98,6 @@ _NAMES = {
     "latent_norm": "self_attn.kv_a_layernorm.weight",
     "heads.*": "self_attn.kv_b_proj.weight",
 }
-_GROUP_SCORES = 2
-"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, section 2.1.2"""
 
 
 def _read_v3(settings: Settings) -> DecoderConfig:
@@ -123,8 +128,20 @@ def _dense(settings: Settings) -> tuple[int, ...]:
 
 
 def _experts(settings: Settings, dense_layers: tuple[int, ...], *, has_groups: bool = True) -> ExpertsConfig:
+    return routed_experts(
+        settings,
+        dense_layers,
+        num_shared=integer("'n_shared_experts'", settings.required("n_shared_experts", 0)),
+        num_groups=settings.positive("n_group", 1) if has_groups else 1,
+        num_chosen_groups=settings.positive("topk_group", 1) if has_groups else 1,
+    )
+
+
+def routed_experts(
+    settings: Settings, dense_layers: tuple[int, ...], *, num_shared: int, num_groups: int, num_chosen_groups: int
+) -> ExpertsConfig:
+    """Experts as DeepSeek V3 chooses them: by sigmoids and a bias, within the best groups. Raises ModelLoadError."""
     columns, num_experts = settings.positive("moe_intermediate_size"), settings.positive("n_routed_experts")
-    num_groups = settings.positive("n_group", 1) if has_groups else 1
     return ExpertsConfig(
         num_experts=num_experts,
         num_chosen=settings.positive("num_experts_per_tok"),
@@ -134,9 +151,9 @@ def _experts(settings: Settings, dense_layers: tuple[int, ...], *, has_groups: b
         scale=settings.number("routed_scaling_factor"),
         selection_bias=True,
         num_groups=num_groups,
-        num_chosen_groups=settings.positive("topk_group", 1) if has_groups else 1,
-        num_group_scores=min(_GROUP_SCORES, num_experts // num_groups),
-        shared_columns=integer("'n_shared_experts'", settings.required("n_shared_experts", 0)) * columns,
+        num_chosen_groups=num_chosen_groups,
+        num_group_scores=min(GROUP_SCORES, num_experts // num_groups),
+        shared_columns=num_shared * columns,
         dense_layers=dense_layers,
     )
 

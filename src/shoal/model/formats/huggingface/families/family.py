@@ -44,6 +44,10 @@ EXPERT_NAMES: Mapping[str, str] = {
     "shared_down": "mlp.shared_expert.down_proj.weight",
     "shared_router": "mlp.shared_expert_gate.weight",
 }
+SHARED_EXPERTS_NAMES: Mapping[str, str] = {
+    name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()
+}
+"""the same where the shared MLP is called several"""
 TOP_NAMES: Mapping[str, str] = {
     "embedding": "embed_tokens.weight",
     "final_norm": "norm.weight",

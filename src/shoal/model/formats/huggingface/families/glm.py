@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
-from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
+from shoal.model.formats.huggingface.families.deepseek import routed_experts
+from shoal.model.formats.huggingface.families.family import LAYER_NAMES, SHARED_EXPERTS_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
 
 _DEFAULTS = {
@@ -50,12 +51,7 @@ _GLM4_NAMES = {
     "post_attn_norm": "post_self_attn_layernorm.weight",
     "post_mlp_norm": "post_mlp_layernorm.weight",
 }
-_NAMES = {
-    **LAYER_NAMES,
-    **{name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()},
-}
-_GROUP_SCORES = 2
-"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, section 2.1.2"""
+_NAMES = {**LAYER_NAMES, **SHARED_EXPERTS_NAMES}
 
 
 def _read_glm(settings: Settings) -> DecoderConfig:
@@ -67,23 +63,13 @@ def _read_glm4(settings: Settings) -> DecoderConfig:
 
 
 def _read_glm4_moe(settings: Settings) -> DecoderConfig:
-    columns = settings.positive("moe_intermediate_size")
     num_dense = integer("'first_k_dense_replace'", settings.required("first_k_dense_replace"))
-    num_shared = integer("'n_shared_experts'", settings.required("n_shared_experts"))
-    num_experts, num_groups = settings.positive("n_routed_experts"), settings.positive("n_group")
-    experts = ExpertsConfig(
-        num_experts=num_experts,
-        num_chosen=settings.positive("num_experts_per_tok"),
-        columns=columns,
-        scoring="sigmoid",
-        is_normalized=settings.flag("norm_topk_prob"),
-        scale=settings.number("routed_scaling_factor"),
-        selection_bias=True,
-        num_groups=num_groups,
+    experts = routed_experts(
+        settings,
+        tuple(range(min(num_dense, settings.num_layers))),
+        num_shared=integer("'n_shared_experts'", settings.required("n_shared_experts")),
+        num_groups=settings.positive("n_group"),
         num_chosen_groups=settings.positive("topk_group"),
-        num_group_scores=min(_GROUP_SCORES, num_experts // num_groups),
-        shared_columns=num_shared * columns,
-        dense_layers=tuple(range(min(num_dense, settings.num_layers))),
     )
     return settings.decoder(
         rope=settings.rope(is_partial=True),
