@@ -9,6 +9,7 @@ import typer
 
 from shoal.cli.shared import options
 from shoal.cli.shared.model_kind import is_chain, is_graph
+from shoal.cli.shared.settings import apply_settings
 from shoal.errors import ConfigError
 
 EXAMPLE = (
@@ -57,6 +58,16 @@ def serve(
             metavar="MODEL...",
         ),
     ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read options from a YAML file: their names without dashes in front, and `models`, a list. "
+            "Environment variables such as SHOAL_SERVE_PORT go before the file, the command line before both.",
+            metavar="FILE",
+            is_eager=True,
+            callback=apply_settings,
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The name that clients ask for. Default: from MODEL.")] = None,

@@ -216,18 +216,21 @@ def given_plan(context: typer.Context, plan: Path | None) -> str | None:
     if plan is None:
         return None
     source = context.get_parameter_source("split")
-    if source is not None and source.name == "COMMANDLINE":
+    if source is not None and source.name in _GIVEN:
         raise ConfigError("--plan takes the place of --split; give one of them")
     return str(plan)
 
 
+_GIVEN = ("COMMANDLINE", "DEFAULT_MAP")
+
+
 def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:
-    """Refuse options that were given on the command line but mean nothing for this kind of model.
+    """Refuse options that were given, on the command line or by settings, but mean nothing for this kind of model.
 
     Raises:
         ConfigError: naming the first of them.
     """
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in options and source is not None and source.name == "COMMANDLINE":
+        if parameter.name in options and source is not None and source.name in _GIVEN:
             raise ConfigError(f"{parameter.opts[0]} means nothing for {kind}")
