@@ -44,6 +44,9 @@ class InlineExecutor:
     def filenos(self) -> tuple[int, ...]:
         return ()
 
+    def worker_pids(self) -> tuple[int, ...]:
+        return ()
+
     def fence(self) -> None:
         """Nobody is cut off from anybody."""
 
@@ -106,6 +109,9 @@ class HandExecutor:
 
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,)
+
+    def worker_pids(self) -> tuple[int, ...]:
+        return ()
 
     def fence(self) -> None:
         """Nobody is cut off from anybody."""

@@ -78,6 +78,9 @@ class FakeReplica(ABC, Generic[WorkT, ResultT]):
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,) if self._fd >= 0 else ()
 
+    def worker_pids(self) -> tuple[int, ...]:
+        return ()
+
     def fence(self) -> None:
         self.num_fenced += 1
 

@@ -323,6 +323,7 @@ def test_a_slow_stage_is_told_of(told: list[str]) -> None:
                 finish(engine)
         assert engine.stats().slowdowns[0] == pytest.approx((1.0, 3.0))
         assert engine.stats().stage_s[0] == pytest.approx((0.5, 1.5))
+        assert engine.stats().work[0].busy_s == pytest.approx((40.0, 80.0))
     assert told == ["replica 0: stage 1 has slowed down and takes 1.8 times as long as expected"]
 
 

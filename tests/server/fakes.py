@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shoal.core.recovery.replica_status import ReplicaWork
 from shoal.core.recovery.worker_life import Phase
 from shoal.core.sequences.request import (
     FinishReason,
@@ -120,6 +121,10 @@ class FakeStats:
     stage_s: tuple[tuple[float, ...], ...] = ((0.01, 0.02), (0.03,))
     phases: tuple[Phase, ...] = (Phase.SERVING, Phase.STARTING)
     reduced: tuple[bool, ...] = (True, False)
+    work: tuple[ReplicaWork, ...] = (
+        ReplicaWork(num_running=2, num_waiting=1, kv_usage=0.5, busy_s=(3.0, 6.0), pids=(11, 12)),
+        ReplicaWork(num_running=0, num_waiting=0, kv_usage=0.0, busy_s=(1.5,)),
+    )
 
 
 def reply_to(request: Request) -> list[int]:

@@ -32,6 +32,10 @@ class InProcessExecutor(Generic[WorkT, ResultT]):
         """None: there is nobody to wait for."""
         return ()
 
+    def worker_pids(self) -> tuple[int, ...]:
+        """None: this process computes."""
+        return ()
+
     def fence(self) -> None:
         """Nobody is cut off from anybody."""
         self._waiting.clear()

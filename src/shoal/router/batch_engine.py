@@ -199,7 +199,7 @@ class BatchEngine:
 
     def stats(self) -> BatchStats:
         """A snapshot for metrics."""
-        return self._counts.snapshot(self._scheduler)
+        return self._counts.snapshot(self._scheduler, self._workers.pids)
 
     def close(self) -> None:
         """Stop every worker; what is unfinished gets no result. Idempotent."""

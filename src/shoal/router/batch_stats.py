@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shoal.core.batching.scheduler import BatchScheduler
+from shoal.core.recovery.replica_status import ReplicaWork
 from shoal.core.recovery.worker_life import Phase
 
 
@@ -53,6 +54,8 @@ class BatchStats:
     has computed yet"""
     stage_s: tuple[tuple[float, ...], ...]
     """for each replica and stage, mean seconds of the latest batches"""
+    work: tuple[ReplicaWork, ...]
+    """of each replica"""
     recovery_s: float
     """for how long replicas had no workers, summed over the recoveries"""
 
@@ -80,8 +83,8 @@ class BatchCounts:
         else:
             self.num_failed += 1
 
-    def snapshot(self, scheduler: BatchScheduler) -> BatchStats:
-        """Together with what the scheduler is at."""
+    def snapshot(self, scheduler: BatchScheduler, pids: Sequence[tuple[int, ...]]) -> BatchStats:
+        """Together with what the scheduler is at. `pids`: of each replica's workers."""
         recovery = scheduler.recovery_stats()
         living = [replica for replica in scheduler.replicas if not replica.is_lost]
         return BatchStats(
@@ -106,5 +109,15 @@ class BatchCounts:
             reduced=recovery.reduced,
             slowdowns=tuple(replica.meter.slowdowns() for replica in scheduler.replicas),
             stage_s=tuple(replica.meter.stage_s() for replica in scheduler.replicas),
+            work=tuple(
+                ReplicaWork(
+                    num_running=replica.rows_in_flight,
+                    num_waiting=0,
+                    kv_usage=None,
+                    busy_s=replica.meter.busy_s(),
+                    pids=of_workers,
+                )
+                for replica, of_workers in zip(scheduler.replicas, pids, strict=True)
+            ),
             recovery_s=recovery.recovery_s,
         )

@@ -122,7 +122,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics."""
-        return take_stats(self._fleet)
+        return take_stats(self._fleet, self._workers.pids)
 
     @property
     def story(self) -> Story:

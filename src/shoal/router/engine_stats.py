@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded
 from shoal.core.generation.scheduler_stats import SchedulerStats
+from shoal.core.recovery.replica_status import ReplicaWork
 from shoal.core.recovery.worker_life import Phase
 
 
@@ -49,10 +51,12 @@ class EngineStats:
     reduced: tuple[bool, ...]
     """for each replica, whether it does without a worker that could not be started again"""
     replicas: tuple[SchedulerStats, ...]
+    work: tuple[ReplicaWork, ...]
+    """of each replica"""
 
 
-def take_stats(fleet: ReplicaFleet) -> EngineStats:
-    """The counts as they are now."""
+def take_stats(fleet: ReplicaFleet, pids: Sequence[tuple[int, ...]]) -> EngineStats:
+    """The counts as they are now. `pids`: of each replica's workers."""
     of_replicas = tuple(replica.scheduler.stats() for replica in fleet.replicas)
     of_fleet = fleet.stats()
     in_inbox = sum(isinstance(event, RequestAdded) for replica in fleet.replicas for event in replica.inbox)
@@ -77,4 +81,14 @@ def take_stats(fleet: ReplicaFleet) -> EngineStats:
         phases=of_fleet.phases,
         reduced=of_fleet.reduced,
         replicas=of_replicas,
+        work=tuple(
+            ReplicaWork(
+                num_running=one.num_running,
+                num_waiting=one.num_waiting,
+                kv_usage=one.kv_usage,
+                busy_s=replica.meter.busy_s(),
+                pids=of_workers,
+            )
+            for one, replica, of_workers in zip(of_replicas, fleet.replicas, pids, strict=True)
+        ),
     )

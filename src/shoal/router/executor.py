@@ -43,6 +43,10 @@ class Executor(Protocol[WorkT_contra, ResultT]):
         """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
         ...
 
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of its workers on their machines, stage by stage, rank by rank; empty: this process computes."""
+        ...
+
     def fence(self) -> None:
         """Let go of everything in flight, at once: the workers are cut off from each other, and what they say no
         longer counts.

@@ -85,6 +85,12 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
         """Executors of the replicas that have their workers, to look at only."""
         return [workers.serving for workers in self._replicas if workers.serving is not None]
 
+    @property
+    def pids(self) -> list[tuple[int, ...]]:
+        """Process ids of each replica's workers, see `Executor.worker_pids`; empty while it has none that serve."""
+        of_replicas = (workers.serving for workers in self._replicas)
+        return [() if executor is None else executor.worker_pids() for executor in of_replicas]
+
     def fileno(self) -> int:
         """A descriptor that stays the same for life: readable when workers have said something, or after `wake`."""
         return self._epoll.fileno()

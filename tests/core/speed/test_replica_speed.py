@@ -177,6 +177,8 @@ def test_the_stage_that_slowed_is_named() -> None:
     (event,) = pipeline.run(50, output_rows=8)
     assert event.stage == 2
     assert meter.slowdowns() == pytest.approx((1.0, 1.0, 2.5))
+    well_s, _, slow_s = meter.busy_s()
+    assert slow_s == pytest.approx(well_s * (50 + 50 * 2.5) / 100)
     pipeline.factors = [1.0] * 3
     assert pipeline.run(50, output_rows=8) == [WorkerRecovered(stage=2, factor=pytest.approx(1.25, abs=0.06))]
 

@@ -217,7 +217,9 @@ def test_status_says_what_the_server_is_made_of() -> None:
     assert (model["name"], model["kind"]) == ("tiny", "language model")
     assert [replica["state"] for replica in model["replicas"]] == ["serving", "starting"]
     assert [replica["is_reduced"] for replica in model["replicas"]] == [True, False]
-    assert model["replicas"][0]["stages"][1] == {"step_s": 0.02, "slowdown": 2.5}
+    assert model["replicas"][0]["stages"][1] == {"step_s": 0.02, "slowdown": 2.5, "busy_s": 6.0}
+    work = {name: model["replicas"][0][name] for name in ("running", "waiting", "kv_usage", "pids")}
+    assert work == {"running": 2, "waiting": 1, "kv_usage": 0.5, "pids": [11, 12]}
     assert (model["counters"]["prompt_tokens"], model["counters"]["generation_tokens"]) == (5, 4)
 
 

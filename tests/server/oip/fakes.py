@@ -72,6 +72,9 @@ class FakeGraphExecutor:
     def filenos(self) -> tuple[int, ...]:
         return (self._fd,) if self._fd >= 0 else ()
 
+    def worker_pids(self) -> tuple[int, ...]:
+        return ()
+
     def fence(self) -> None:
         """Nobody is cut off from anybody."""
 

@@ -49,7 +49,7 @@ class _Sent:
 class _Stage:
     """What is known of one stage."""
 
-    __slots__ = ("_first_shard", "_predicted", "_recent", "_times", "watch")
+    __slots__ = ("_first_shard", "_predicted", "_recent", "_times", "busy_s", "watch")
 
     def __init__(self, index: int, predicted: StageCost | None = None) -> None:
         self.watch = StageWatch(index)
@@ -57,6 +57,8 @@ class _Stage:
         self._first_shard = StageWatch(index)
         self._times = StepTimes(predicted)
         self._recent: deque[tuple[StepShape, float]] = deque(maxlen=_RECENT_STEPS)
+        self.busy_s = 0.0
+        """seconds of all its steps"""
 
     @property
     def has_prompts(self) -> bool:
@@ -70,6 +72,7 @@ class _Stage:
         """`wait_s`: how much of the time its first shard spent with the others."""
         self._times.observe(shape, seconds)
         self._recent.append((shape, seconds))
+        self.busy_s += seconds
         likeness = step_likeness(shape)
         self._first_shard.observe(likeness, seconds - wait_s)
         predicted_s = None if self._predicted is None else self._predicted.seconds(shape)
@@ -134,6 +137,10 @@ class SpeedMeter:
     def stage_s(self) -> tuple[float, ...]:
         """For each stage, mean seconds of the latest steps, the same ones for all."""
         return tuple(stage.mean_s() for stage in self._stages)
+
+    def busy_s(self) -> tuple[float, ...]:
+        """For each stage, seconds that all answered steps took."""
+        return tuple(stage.busy_s for stage in self._stages)
 
     def note_sent(self, step: Step, now_s: float) -> None:
         """A step is on its way to the workers."""
