@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def vocabulary_file(folder: Path, **metadata: Any) -> Path:
     return path
 
 
-def trained(folder: Path, kind: str, **options: Any) -> Any:
+def trained(folder: Path, kind: str, corpus: Sequence[str] = CORPUS, **options: Any) -> Any:
     """A small SentencePiece model of a kind (`bpe`, `unigram`), as `tokenizer.model` in the folder; its processor."""
     sentencepiece = pytest.importorskip("sentencepiece")
     prefix = folder / "tokenizer"
     sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(CORPUS * 3),
+        sentence_iterator=iter([*corpus] * 3),
         model_prefix=str(prefix),
         model_type=kind,
         **{"vocab_size": 420, "byte_fallback": True, "hard_vocab_limit": False, "minloglevel": 2, **options},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from shoal.errors import ModelLoadError
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.text.tokenizer import load_tokenizer
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
 from shoal.model.text.vocabulary.from_sentencepiece import model_class
-from shoal.model.text.vocabulary.splits import SPLITS
 from shoal.model.text.vocabulary.tokens import MAX_TOKENS
 from tests.model.text.vocabulary.gguf_files import ALPHABET, CORPUS, metadata_of, trained, vocabulary_file
 
@@ -131,53 +129,11 @@ def test_unigram_is_sentencepieces_own(t5_like: Pair, text: str) -> None:
     assert ours.encode(text).ids == [*processor.encode(text), processor.eos_id()]
 
 
-@pytest.mark.parametrize(
-    ("split", "name"),
-    [
-        ("gpt-2", "GPT2Tokenizer"),
-        ("qwen2", "Qwen2Tokenizer"),
-        ("qwen35", "Qwen3_5Tokenizer"),
-        ("command-r", "CohereTokenizer"),
-        ("mpt", "GPTNeoXTokenizer"),
-    ],
-)
-def test_byte_level_bpe_is_that_of_transformers(tmp_path: Path, split: str, name: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    metadata = _trained_bpe(split)
-    ours = build(tmp_path, **metadata)
-    merges = [tuple(merge.split(" ")) for merge in metadata["merges"]]
-    theirs = getattr(transformers, name)(vocab={t: i for i, t in enumerate(metadata["tokens"])}, merges=merges)
-    for text in (*CORPUS, "It's 12345 o'clock...\r\n\r\n  WE'LL see", "a  b   c    7", "e\u0301", " ", ""):
-        assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False), text
-
-
-def _trained_bpe(split: str) -> dict[str, Any]:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    )
-    model = json.loads(tokenizer.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    merges = [" ".join(pair) for pair in model["merges"]]
-    return {"model": "gpt2", "pre": split, "tokens": tokens, "merges": merges, "token_type": [1] * len(tokens)}
-
-
 def test_composed_characters(tmp_path: Path) -> None:
     """Qwen's tokenizer.json composes characters first, Llama 3's does not."""
     for pre, is_composed in (("qwen2", True), ("llama-bpe", False)):
         tokenizer = build(tmp_path, **{**SMALL_BPE, "pre": pre})
         assert (tokenizer.encode("e\u0301").ids == tokenizer.encode("é").ids) is is_composed
-
-
-@pytest.mark.parametrize("pre", sorted(SPLITS))
-def test_every_split_keeps_every_character(tmp_path: Path, pre: str) -> None:
-    if not SPLITS[pre].byte_level:
-        pytest.skip("has no alphabet of bytes")
-    tokenizer = build(tmp_path, **{**SMALL_BPE, "pre": pre, "add_bos_token": False})
-    text = "Ab's 1234567 漢字かな 한글\r\n\n  x\u00a0'LL _y_ !?{}\t end"
-    assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
 @pytest.mark.parametrize(

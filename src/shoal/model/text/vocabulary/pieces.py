@@ -8,6 +8,8 @@ from tokenizers import Regex, decoders, normalizers
 
 SPACE = "\u2581"
 """how pieces write a space"""
+_EXTRA_SPACES = ((rf"\A +|[ {SPACE}]+\z", ""), (" {2,}", " "))
+"""Expressions and what takes their place: spaces alone, no other white space. Source: SentencePiece, normalizer.cc."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Normalization:
     def normalizer(self) -> normalizers.Normalizer:
         steps: list[normalizers.Normalizer] = [normalizers.Precompiled(self.charsmap)] if self.charsmap else []
         if self.remove_extra_spaces:
-            steps += [normalizers.Strip(left=True, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+            steps += [normalizers.Replace(Regex(pattern), kept) for pattern, kept in _EXTRA_SPACES]
         if self.add_space_prefix:
             steps.append(normalizers.Prepend(SPACE))
         return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
