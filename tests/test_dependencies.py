@@ -10,11 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "shoal"
-MODULES = {"grpcio": "grpc", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml"}
+MODULES = {
+    "grpcio": "grpc",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-instrumentation-asgi": "opentelemetry",
+    "opentelemetry-sdk": "opentelemetry",
+    "pillow": "PIL",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+}
 """Packages whose module has another name."""
 PLACES = {
     "chains": ("chain/", "server/oip/chains/"),
     "grpc": ("server/oip/rpc/",),
+    "otel": ("server/tracing/",),
     "parquet": ("offline/files/parquet_rows.py",),
     "ray": ("machines/ray/", "comm/tls/tls_identity.py"),
     "torch": ("model/graph/torch_export.py",),

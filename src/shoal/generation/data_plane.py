@@ -20,7 +20,15 @@ from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
 from shoal.generation.output_stream import OutputStream
 from shoal.generation.readers import Readers
-from shoal.generation.seams import GenerationEngine, GenerationStats, Guide, Meter, PromptTokenizer, Timer
+from shoal.generation.seams import (
+    GenerationEngine,
+    GenerationStats,
+    Guide,
+    Meter,
+    PromptTokenizer,
+    RequestObserver,
+    Timer,
+)
 from shoal.generation.text_stream import TextStream, prepare_stops
 from shoal.model.text.grammar.constraint import Constraint
 from shoal.protocol.messages import Sampling
@@ -49,6 +57,7 @@ class DataPlane:
         request_timeout_s: float | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
         clock: Callable[[], float] = time.monotonic,
+        observer: RequestObserver | None = None,
     ) -> None:
         """
         Args:
@@ -59,6 +68,7 @@ class DataPlane:
             request_timeout_s: the most time that any call may take; None: any.
             draw_seed: for requests without a seed.
             clock: monotonic seconds.
+            observer: is told of every call's requests; None: nobody is.
         """
         self.tokenizer = tokenizer
         self.metrics = metrics
@@ -68,6 +78,7 @@ class DataPlane:
         self._request_timeout_s = request_timeout_s
         self._draw_seed = draw_seed
         self._clock = clock
+        self._observer = observer
         self.readers = Readers()
         """threads for what a call's own size makes long"""
 
@@ -278,6 +289,17 @@ class DataPlane:
             raise
 
     async def _submit(self, requests: Sequence[Request], timeout_s: float | None) -> OutputStream:
+        if self._observer is None:
+            return await self._submit_unobserved(requests, timeout_s)
+        request_ids = [request.request_id for request in requests]
+        self._observer.begin(request_ids)
+        try:
+            return await self._submit_unobserved(requests, timeout_s)
+        except BaseException:
+            self._observer.forget(request_ids)
+            raise
+
+    async def _submit_unobserved(self, requests: Sequence[Request], timeout_s: float | None) -> OutputStream:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._engine.submit(requests)

@@ -135,6 +135,18 @@ class Timer(Protocol):
         ...
 
 
+class RequestObserver(Protocol):
+    """Is told which requests a call makes, in the task of the call."""
+
+    def begin(self, request_ids: Sequence[RequestId], /) -> None:
+        """Requests are about to be submitted."""
+        ...
+
+    def forget(self, request_ids: Sequence[RequestId], /) -> None:
+        """They were not taken."""
+        ...
+
+
 class Meter(Protocol):
     """What is counted of a data plane's calls, in its event loop."""
 

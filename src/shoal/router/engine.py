@@ -23,6 +23,7 @@ from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import StepExecutor, StepReplicaFactory
 from shoal.router.replica_workers import Replaced
 from shoal.router.story.fleet_story import FleetStory
+from shoal.router.story.request_traces import RequestTrace, RequestTraces
 from shoal.router.worker_set import Answered, WorkerSet
 
 __all__ = ["Engine", "EngineStats"]
@@ -63,6 +64,11 @@ class Engine:
         )
         self._story = FleetStory(self._fleet, self._workers.log)
         self._watchers: list[Callable[[], None]] = []
+        self._traces: RequestTraces | None = None
+
+    def trace(self, on_end: Callable[[RequestTrace], None]) -> None:
+        """Follow every request from now on. `on_end`: told of each that has ended, in the engine's thread."""
+        self._traces = RequestTraces(self._fleet, on_end)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call this at the end of every turn, in the engine's thread. It may replace and add replicas."""
@@ -184,6 +190,8 @@ class Engine:
         now_s = self._clock()
         effects = self._fleet.handle(event, now_s)
         self._story.note(event, effects, now_s)
+        if self._traces is not None:
+            self._traces.note(event, effects, now_s)
         for effect in effects:
             self._carry_out(effect, outputs)
         self._story.note_moves(event, effects, now_s)

@@ -106,6 +106,8 @@ def serve_graphs(
             cors_origins=options.server.cors_origins,
             encoder=None if encoder is None else _served_encoder(encoder, repository, options),
         )
+        if options.server.tracing is not None:
+            options.server.tracing.trace_calls(app)
         drain: Drain = app.state.drain
         repository.on_headless = drain.leave
         names = ", ".join([*(model.file.name for model in repository.models), *(chain.name for chain in chains)])

@@ -87,12 +87,17 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
     """Serve a loaded model until a signal comes. Raises WorkerLost: its workers are gone for good."""
     metrics = ServerMetrics(options.name, loaded.plan.predicted)
     metrics.expose_experts(loaded.expert_heats)
+    tracing = options.server.tracing
+    spans = None if tracing is None else tracing.request_spans(options.name)
+    if spans is not None:
+        loaded.engine.trace(spans.end)
     data_plane = DataPlane(
         loaded.engine,
         loaded.tokenizer,
         metrics=metrics,
         admission=AdmissionConfig() if options.max_queue is None else AdmissionConfig(max_queue=options.max_queue),
         request_timeout_s=options.request_timeout_s,
+        observer=spans,
     )
     app = create_app(
         data_plane,
@@ -113,6 +118,8 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
             files=model_states(loaded.path),
         ),
     )
+    if tracing is not None:
+        tracing.trace_calls(app)
     drain: Drain = app.state.drain
     if loaded.joining is not None:
         loaded.joining.on_headless(drain.leave)

@@ -12,6 +12,7 @@ from shoal.cli.shared.log import announce
 from shoal.server.http.auth import read_api_key
 from shoal.server.http.host_check import check_origins, is_loopback
 from shoal.server.http.tls import TlsFiles, check_tls
+from shoal.server.tracing.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +32,11 @@ class ServerOptions:
     """web pages of other origins that may ask it"""
     drain_timeout_s: float
     """how long open requests may take after a signal, >= 0"""
+    tracing: Tracing | None = None
+    """where spans go; None: nobody asks for them"""
 
 
-def server_options(context: typer.Context) -> ServerOptions:
+def server_options(context: typer.Context, tracing: Tracing | None = None) -> ServerOptions:
     """What the command line says; warns where anyone may ask the server.
 
     Raises:
@@ -53,6 +56,7 @@ def server_options(context: typer.Context) -> ServerOptions:
         allowed_hosts=tuple(allowed_host or ()) if allowed_host or is_loopback(host) else None,
         cors_origins=check_origins(said["cors_origin"] or ()),
         drain_timeout_s=said["drain_timeout"],
+        tracing=tracing,
     )
 
 

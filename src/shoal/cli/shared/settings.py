@@ -11,7 +11,6 @@ from typing import Any
 import typer
 
 from shoal.errors import ConfigError, while_reading
-from shoal.planner.files.yaml_text import parse_yaml
 
 PREFIX = "SHOAL_SERVE_"
 """Start of the names of environment variables that stand for options: SHOAL_SERVE_MAX_QUEUE for --max-queue."""
@@ -38,6 +37,8 @@ def apply_settings(context: typer.Context, file: Path | None) -> Path | None:
 
 
 def _from_file(file: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    from shoal.planner.files.yaml_text import parse_yaml  # not at every start
+
     with while_reading(file, ConfigError), file.open(encoding="utf-8") as opened:
         text = opened.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
