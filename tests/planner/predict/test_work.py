@@ -9,6 +9,7 @@ from shoal.planner.predict.work import (
     group_seconds,
     prefill_work,
     prompts_work,
+    step_work,
     transfer_seconds,
     wave_work,
 )
@@ -111,3 +112,20 @@ def test_a_shard_without_heads_has_no_fixed_part_of_attention():
 def test_a_transfer_pays_the_latency_of_every_step_and_the_bytes_of_every_row():
     link = LinkSpeed(latency_s=0.1, bytes_per_s=100)
     assert transfer_seconds(link, Work(num_steps=3, num_rows=20), hidden_bytes=10) == pytest.approx(0.3 + 2)
+
+
+def test_a_step_of_both_kinds_reads_its_matrices_once():
+    speed = fixed_worker()
+    step = step_work(speed, output_rows=4, output_context=400, prompt_rows=96, prompt_context=96 * 50, samples=6)
+    assert step.attention_s == pytest.approx((100 * 0.1 + 96 * 50 * 0.002 + 4 * 100 * 0.01) * MS)
+    assert step.mlp_s == pytest.approx(30 * MS)  # 100 rows together
+    assert step.head_s == pytest.approx(12 * MS)  # 6 rows
+    assert (step.num_steps, step.num_rows) == (1, 100)
+
+
+def test_a_step_of_one_kind_is_what_it_is_alone():
+    speed = fixed_worker()
+    outputs = step_work(speed, output_rows=4, output_context=400, prompt_rows=0, prompt_context=0, samples=4)
+    assert outputs == decode_work(speed, rows=4, context=100)
+    prompts = step_work(speed, output_rows=0, output_context=0, prompt_rows=100, prompt_context=5000, samples=2)
+    assert prompts == prefill_work(speed, rows=100, context=50, samples=2)

@@ -5,24 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import Block, Plan, held_bytes
 from shoal.core.plan.state_room import num_state_slots
-from shoal.machines.machines import Machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.memory.plan_memory import default_kv_bytes, default_kv_tokens
-from shoal.planner.split.machine_places import place_on_machines
+from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
 from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.stage_config import BLOCK_SIZE, ShardPart
 
 
+class RoomForWorkers(Protocol):
+    """Machines as far as a split by hand must know them."""
+
+    def cores(self) -> Sequence[MachineCores]:
+        """Of each machine."""
+        ...
+
+    def free_memory_bytes(self) -> int:
+        """Of the machine with the least."""
+        ...
+
+
 def plan_by_hand(
-    config: LaunchConfig, spec: SplitSpec, model: ModelOnDisk, precision: Precision, machines: Machines | None
+    config: LaunchConfig, spec: SplitSpec, model: ModelOnDisk, precision: Precision, machines: RoomForWorkers | None
 ) -> Plan:
     """Spell a split out; on several machines as if all had the memory of the smallest.
 
@@ -72,7 +84,7 @@ def plan_by_hand(
     return plan if machines is None else place_on_machines(plan, machines.cores(), config.threads)
 
 
-def _memory_of(machines: Machines, spec: SplitSpec) -> int:
+def _memory_of(machines: RoomForWorkers, spec: SplitSpec) -> int:
     return machines.free_memory_bytes() * min(len(machines.cores()), spec.num_workers)
 
 

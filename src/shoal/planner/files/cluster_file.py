@@ -11,6 +11,7 @@ machines:
     cores: 32
     memory: 256G
     rates: {memory_bytes_per_s: 1.5e11, fp32_flops_per_s: 1.5e12, int8_flops_per_s: 3e12, int4_flops_per_s: 3e12}
+    price_per_hour: 1.20  # of each, for costs
 link: {latency_s: 1e-4, bytes_per_s: 1.25e9}     # between any two, unless said otherwise
 links:
   - {between: [here, server], latency_s: 1e-3, bytes_per_s: 1.25e7, back_bytes_per_s: 2.5e6}
@@ -60,6 +61,8 @@ class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     memory: int | str | None = None
     """for weights and KV; at hand: None takes what is free"""
     rates: Rates | None = None
+    price_per_hour: float | None = None
+    """of one such machine, in any currency; None: its cost is not counted"""
 
     @property
     def is_local(self) -> bool:
@@ -172,6 +175,9 @@ def _check_machines(machines: tuple[DescribedMachine, ...]) -> None:
 def _check_machine(machine: DescribedMachine) -> None:
     what = f"machine {machine.name}"
     _check_positive({f"{what}: count": machine.count, f"{what}: memory": machine.memory_bytes})
+    price = machine.price_per_hour
+    if price is not None and not (isfinite(price) and price >= 0.0):
+        raise ConfigError(f"{what}: price_per_hour is {price:g}, but it must be at least 0")
     if machine.is_local:
         if machine.count != 1 or machine.cores is not None or machine.rates is not None:
             raise ConfigError(f"{what}: cpus: is measured, so it takes no count, cores or rates")

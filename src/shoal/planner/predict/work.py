@@ -120,6 +120,35 @@ def prefill_work(speed: WorkerSpeed, *, rows: float, context: float, samples: fl
     )
 
 
+def step_work(
+    speed: WorkerSpeed,
+    *,
+    output_rows: int,
+    output_context: float,
+    prompt_rows: int,
+    prompt_context: float,
+    samples: int,
+) -> Work:
+    """One step of a flat batch. Where it has rows of both kinds, the matrices meet all of them at once.
+
+    Args:
+        speed: of the worker.
+        output_rows: sequences with one row.
+        output_context: tokens that all of these look back on, themselves included, summed.
+        prompt_rows: rows of sequences with several.
+        prompt_context: the same sum over the prompt rows.
+        samples: rows whose next token is drawn, of both kinds.
+    """
+    if not prompt_rows:
+        return decode_work(speed, rows=output_rows, context=output_context / output_rows)
+    rows = output_rows + prompt_rows
+    together = prefill_work(speed, rows=rows, context=prompt_context / rows, samples=samples)
+    if not output_rows:
+        return together
+    own_context_s = output_context / output_rows * speed.decode_context.at(output_rows)
+    return together + Work(attention_s=own_context_s)
+
+
 def prompts_work(speed: WorkerSpeed, *, requests: float, prompt_tokens: int, chunk_tokens: int) -> Work:
     """The prompts of some requests, one after the other in as few steps as there can be."""
     rows = requests * prompt_tokens

@@ -1,0 +1,76 @@
+"""How long one replica takes for each step that its scheduler forms: what a simulation runs on."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from operator import add
+
+from shoal.core.speed.step_times import StepShape
+from shoal.planner.predict.passages import Passage, StagePath
+from shoal.planner.predict.placement import PlacedReplica
+from shoal.planner.predict.work import Work, step_work
+from shoal.planner.speeds.speeds import Fleet, WorkerSpeed
+
+_FAR = 1000.0
+"""Tokens of context per row at which the slope is taken: seconds are linear in the context for whole stages; for
+shards, where the slowest one counts, nearly so."""
+_KEPT_SHAPES = 1 << 14
+"""Steps repeat their numbers of rows; contexts are added afterwards."""
+
+
+class StepSeconds:
+    """Seconds of any step of a replica, stage by stage."""
+
+    def __init__(self, replica: PlacedReplica, fleet: Fleet, *, hidden_bytes: float) -> None:
+        """Prepare one replica. Its workers are processes of their own.
+
+        Args:
+            replica: the stages and who holds them.
+            fleet: with speeds at every precision that they use.
+            hidden_bytes: of one row's hidden state.
+        """
+        self._path = StagePath(replica, fleet, hidden_bytes=hidden_bytes, is_in_process=False)
+        self._lines = lru_cache(_KEPT_SHAPES)(self._find_lines)
+
+    def passage(self, shape: StepShape, *, samples: int, is_alone: bool) -> Passage:
+        """One step's way through the stages.
+
+        Args:
+            shape: its rows and their contexts.
+            samples: rows whose next token is drawn.
+            is_alone: whether the machine's other workers are idle meanwhile.
+        """
+        output_rows, output_context, prompt_rows, prompt_context = shape
+        base, per_output, per_prompt = self._lines(output_rows, prompt_rows, samples, is_alone)
+        stage_s = base.stage_s
+        if output_context:
+            stage_s = tuple(map(add, stage_s, (output_context * slope for slope in per_output)))
+        if prompt_context:
+            stage_s = tuple(map(add, stage_s, (prompt_context * slope for slope in per_prompt)))
+        return Passage(stage_s=stage_s, hop_s=base.hop_s, head_s=base.head_s)
+
+    def _find_lines(
+        self, output_rows: int, prompt_rows: int, samples: int, is_alone: bool
+    ) -> tuple[Passage, tuple[float, ...], tuple[float, ...]]:
+        """Steps with such rows: without context, and seconds that each token of context adds in every stage."""
+
+        def through(output_context: float, prompt_context: float) -> Passage:
+            def work(speed: WorkerSpeed) -> Work:
+                return step_work(
+                    speed,
+                    output_rows=output_rows,
+                    output_context=output_context,
+                    prompt_rows=prompt_rows,
+                    prompt_context=prompt_context,
+                    samples=samples,
+                )
+
+            return self._path.through(work, num_sequences=max(1, samples, output_rows), is_alone=is_alone)
+
+        def slopes(far: Passage, tokens: float) -> tuple[float, ...]:
+            return tuple((there - here) / tokens for there, here in zip(far.stage_s, base.stage_s, strict=True))
+
+        base = through(0.0, 0.0)
+        far_outputs, far_prompts = _FAR * output_rows, _FAR * prompt_rows
+        per_output = slopes(through(far_outputs, 0.0), far_outputs) if output_rows else ()
+        return base, per_output, slopes(through(0.0, far_prompts), far_prompts) if prompt_rows else ()
