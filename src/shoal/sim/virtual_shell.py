@@ -8,6 +8,8 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import count
+from math import isfinite
 from random import Random
 from typing import Any, Generic, assert_never
 
@@ -94,8 +96,18 @@ class _Due:
 class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
     """Runs what is in its queue until nothing is left to happen."""
 
-    def __init__(self, seed: int, starting: Starting) -> None:
-        """`starting`: how workers that are started again fare."""
+    starts_without_any = True
+    """whether a replica of one worker is started in its place elsewhere when that one's machine is gone"""
+
+    def __init__(self, seed: int, starting: Starting, *, max_turns: int | None = MAX_TURNS) -> None:
+        """Nothing has happened yet.
+
+        Args:
+            seed: of everything that is drawn.
+            starting: how workers that are started again fare.
+            max_turns: after which a run is taken to go in circles; None: its end is bounded otherwise.
+        """
+        self._max_turns = max_turns
         self.rng = Random(seed)
         self.workers: list[SimulatedWorkers[WorkT, ResultT, LimitsT]] = []
         """the latest of each replica: serving, being started or stopped"""
@@ -158,6 +170,14 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
     def check(self) -> None:
         """Raises AssertionError where an invariant is broken."""
 
+    def load_s(self, replica: int) -> float:
+        """Seconds that the workers of a replica load after a loss."""
+        return self.rng.uniform(self._starting.shortest_s, self._starting.longest_s)
+
+    def longest_load_s(self, replica: int) -> float:
+        """Seconds that all of them load, beside those that serve."""
+        return self._starting.longest_s
+
     def put(self, at_s: float, happening: object) -> None:
         """Let something happen."""
         heapq.heappush(self._queue, (at_s, self._num_queued, happening))
@@ -166,7 +186,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
     def run_to_end(self) -> float:
         """Everything until nothing is left to happen. Returns when that is."""
         now_s = 0.0
-        for _ in range(MAX_TURNS):
+        for _ in count() if self._max_turns is None else range(self._max_turns):
             if not self._queue:
                 return now_s
             now_s = self._queue[0][0]
@@ -175,7 +195,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             self.tell(Tick(), now_s)
             self.check()
             self._queue_wake(now_s)
-        raise AssertionError(f"seed {self._seed}: no end after {MAX_TURNS} turns")
+        raise AssertionError(f"seed {self._seed}: no end after {self._max_turns} turns")
 
     def send(self, replica: int, work: WorkT, now_s: float) -> None:
         """Send work to a replica's workers, who answer in their time, if they do."""
@@ -235,6 +255,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                     self._tell_lost(replica, "its machine cannot be reached", now_s, unreachable=worker)
             case _Back(absence=absence):
                 self._machines.come_back(absence.replica, absence.worker)
+                self.put(now_s + LOOK_S, _Look(until_s=now_s + _RESTORED_WITHIN_S))
             case _Look(until_s=until_s):
                 self._look(until_s, now_s)
             case Crash() | Hang() | Slowdown() | Replacement() | ReplicaJoins() | Absence():
@@ -262,13 +283,16 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 self._machines.leave(replica, worker)
                 if self.workers[replica].without != worker:
                     self.workers[replica].is_silent = True
-                self.put(back_at_s, _Back(absence=fault))
-                self.put(now_s + LOOK_S, _Look(until_s=back_at_s + _RESTORED_WITHIN_S))
+                if isfinite(back_at_s):
+                    self.put(back_at_s, _Back(absence=fault))
+                self.put(now_s + LOOK_S, _Look(until_s=now_s + _RESTORED_WITHIN_S))
             case _:
                 assert_never(fault)
 
     def _start(self, replica: int, without: int | None, now_s: float) -> None:
         """Loading takes its time, shows progress half-way, and may fail; where a machine is gone, it does so soon."""
+        if self.num_workers(replica) == 1 and not self.starts_without_any:
+            without = None
         workers = self.make_workers(replica, now_s, without=without)
         workers.without = without
         self.workers[replica] = workers
@@ -277,7 +301,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             self.put(now_s + PROBE_S, _Unreachable(replica=replica, workers=workers, worker=unreachable))
             return
         self.num_reduced += without is not None
-        load_s = self.rng.uniform(self._starting.shortest_s, self._starting.longest_s)
+        load_s = self.load_s(replica)
         self.tell(WorkersProgressed(replica=replica), now_s)
         fails = self.rng.random() < self._starting.failure_probability
         self.put(now_s + load_s, _Loaded(replica=replica, workers=workers, fails=fails))
@@ -326,7 +350,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             self.num_restored += 1
             workers = self.make_workers(replica, now_s)
             loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
-            self.put(now_s + self._starting.longest_s, loaded)
+            self.put(now_s + self.longest_load_s(replica), loaded)
         if now_s < until_s and not self.is_over():
             self.put(now_s + LOOK_S, _Look(until_s=until_s))
 

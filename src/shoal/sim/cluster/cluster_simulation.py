@@ -1,0 +1,267 @@
+"""A planned cluster under traffic in virtual time: the same fleet as production, over workers of predicted speed.
+
+Which replica a request goes to, what every step holds, which blocks are cached, who counts as lost and is started again
+is decided by `core`, event by event, as in a server. Predicted are only seconds: of steps, messages, and of loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
+from shoal.core.fleet.fleet import ReplicaFleet
+from shoal.core.generation.admission import AdmissionConfig, EndRate, reason_to_refuse
+from shoal.core.generation.events import RequestAdded
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
+from shoal.core.recovery.recovery import RecoveryStats
+from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
+from shoal.core.speed.routing import Routing
+from shoal.errors import ShoalError
+from shoal.protocol.messages import Step, StepResult
+from shoal.sim.cluster.outcome import RequestLog, SimulationOutcome, percentiles
+from shoal.sim.cluster.predicted_workers import PredictedWorkers, SharedHead, SimulatedReplicaPlan
+from shoal.sim.faults import Fault, Starting
+from shoal.sim.invariants import check_fleet, check_state
+from shoal.sim.traffic.visit import Clients, Traffic, Visit
+from shoal.sim.virtual_shell import VirtualShell
+
+_CHECK_EVERY = 4096
+"""Turns between two checks of all invariants, which look at every block; every loss is followed by one, too."""
+_NO_STARTING = Starting(shortest_s=0.0, longest_s=0.0, failure_probability=0.0)
+"""Loading times are known of each worker."""
+
+WithoutWorker = Callable[[int, int], SimulatedReplicaPlan]
+"""What becomes of a replica that is planned anew without one of its workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterScenario:
+    """Everything that a simulation is determined by."""
+
+    replicas: tuple[SimulatedReplicaPlan, ...]
+    without_worker: WithoutWorker
+    traffic: Traffic
+    faults: Sequence[Fault] = ()
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    routing: Routing = "earliest-finish"
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request that is under way."""
+
+    arrived_s: float
+    first_s: float | None = None
+
+
+class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
+    """One run. Raises AssertionError as soon as an invariant breaks."""
+
+    starts_without_any = False
+
+    def __init__(self, scenario: ClusterScenario, on_progress: Callable[[float], None] = lambda now_s: None) -> None:
+        """`on_progress`: told the virtual time now and then."""
+        super().__init__(scenario.seed, _NO_STARTING, max_turns=None)
+        self._scenario, self._on_progress = scenario, on_progress
+        self._head = SharedHead()
+        self.workers += [self.make_workers(index, 0.0) for index in range(len(scenario.replicas))]
+        self._fleet = ReplicaFleet(
+            [one.config for one in scenario.replicas],
+            scenario.recovery,
+            [one.row_s for one in self.workers],
+            routing=scenario.routing,
+        )
+        self._visits: Iterator[Visit] = iter(())
+        self._open: dict[RequestId, _Open] = {}
+        self._num_sent = 0
+        self._log = RequestLog()
+        self._end_rate = EndRate()
+        self._num_given_up = 0
+        self._num_turns = self._num_checks = 0
+        self._must_check = False
+
+    def run(self) -> tuple[SimulationOutcome, RequestLog]:
+        """Everything until the last request has ended and nothing else is to happen."""
+        for fault in self._scenario.faults:
+            self.put(fault.at_s, fault)
+        traffic = self._scenario.traffic
+        if isinstance(traffic, Clients):
+            for _ in range(traffic.count):
+                self.put(0.0, self._next_of(traffic, 0.0))
+        else:
+            self._visits = traffic
+            self._put_next_visit()
+        self.run_to_end()
+        self._check_all()
+        return self._outcome(), self._log
+
+    def make_workers(
+        self, replica: int, now_s: float, *, num_stages: int | None = None, without: int | None = None
+    ) -> PredictedWorkers:
+        assert num_stages is None, "nobody gives a simulated replica other stages"
+        plan = self._scenario.replicas[replica]
+        if without is not None:
+            plan = self._scenario.without_worker(replica, without)
+        return PredictedWorkers(plan, self._head, self.rng, now_s)
+
+    def load_s(self, replica: int) -> float:
+        return max(self._scenario.replicas[replica].worker_load_s)
+
+    def longest_load_s(self, replica: int) -> float:
+        return self.load_s(replica)
+
+    def num_workers(self, replica: int) -> int:
+        return len(self._scenario.replicas[replica].workers)
+
+    def recovery_stats(self) -> RecoveryStats:
+        return self._fleet.stats()
+
+    def wake_s(self) -> float | None:
+        return self._fleet.wake_s()
+
+    def is_over(self) -> bool:
+        return self._fleet.death is not None
+
+    def note_stopped(self, replica: int, *, on_purpose: bool) -> None:
+        self._must_check = True
+
+    def happen(self, happening: object, now_s: float) -> None:
+        assert isinstance(happening, Visit), f"{happening} is not known"
+        self._receive(happening, now_s)
+        if not isinstance(self._scenario.traffic, Clients):
+            self._put_next_visit()
+
+    def take_answer(self, replica: int, result: StepResult, now_s: float) -> None:
+        self.tell(StepAnswered(replica=replica, result=result), now_s)
+
+    def tell(self, event: FleetEvent, now_s: float) -> None:
+        for effect in self._fleet.handle(event, now_s):
+            self._obey(effect, now_s)
+
+    def check(self) -> None:
+        self._num_turns += 1
+        if self._must_check or self._num_turns % _CHECK_EVERY == 0:
+            self._must_check = False
+            self._check_all()
+
+    def _check_all(self) -> None:
+        """Blocks are conserved, limits are kept, every open request is with exactly one replica."""
+        self._num_checks += 1
+        for replica in self._fleet.replicas:
+            check_state(replica.scheduler.state)
+        if self._fleet.death is None:
+            check_fleet(self._fleet, self._open.keys())
+
+    def _put_next_visit(self) -> None:
+        visit = next(self._visits, None)
+        if visit is not None:
+            self.put(visit.at_s, visit)
+
+    def _next_of(self, clients: Clients, now_s: float) -> Visit:
+        return Visit(at_s=now_s, prompt_tokens=clients.prompt_tokens, output_tokens=clients.output_tokens)
+
+    def _receive(self, visit: Visit, now_s: float) -> None:
+        """What a server does with a request before it decides anything about it."""
+        request = visit.request(self._num_sent)
+        self._num_sent += 1
+        self._on_progress(now_s)
+        if not self._open:
+            self._end_rate.note_start(now_s)
+        try:
+            self._fleet.check(request)
+            self._check_queue(now_s)
+        except ShoalError:
+            self._log.num_refused += 1
+            return
+        self._open[request.request_id] = _Open(now_s)
+        self.tell(RequestAdded(request=request), now_s)
+
+    def _check_queue(self, now_s: float) -> None:
+        refusal = reason_to_refuse(
+            self._scenario.admission,
+            num_new=1,
+            num_unfinished=len(self._open),
+            max_running=sum(one.scheduler.config.max_seqs for one in self._fleet.replicas if one.is_serving),
+            rate=self._end_rate,
+            now_s=now_s,
+        )
+        if refusal is not None:
+            raise refusal
+
+    def _obey(self, effect: FleetEffect, now_s: float) -> None:
+        match effect:
+            case SubmitStep(replica=replica, step=step):
+                self.send(replica, step, now_s)
+            case TokenProduced(request_id=request_id):
+                one = self._open[request_id]
+                one.first_s = now_s if one.first_s is None else one.first_s
+            case RequestFinished():
+                self._finish(effect, now_s)
+            case StopWorkers() | StartWorkers() | ReportSpeed() | ReportRecovery():
+                self.carry_out(effect, now_s)
+            case GiveUp():
+                self._num_given_up += 1
+                if self._fleet.death is not None:
+                    self._log.num_lost += len(self._open)
+                    self._open.clear()
+            case _:
+                assert_never(effect)
+
+    def _finish(self, finished: RequestFinished, now_s: float) -> None:
+        one = self._open.pop(finished.request_id)
+        self._end_rate.note_end(now_s)
+        if one.first_s is None or finished.reason not in ("length", "stop"):
+            self._log.num_lost += 1
+        else:
+            self._log.add(
+                arrived_s=one.arrived_s,
+                first_s=one.first_s,
+                ended_s=now_s,
+                num_prompt=finished.num_prompt_tokens,
+                num_output=finished.num_output_tokens,
+            )
+        traffic = self._scenario.traffic
+        if isinstance(traffic, Clients) and now_s < traffic.until_s:
+            self.put(now_s, self._next_of(traffic, now_s))
+
+    def _outcome(self) -> SimulationOutcome:
+        log, recovery = self._log, self._fleet.stats()
+        stats = [replica.scheduler.stats() for replica in self._fleet.replicas]
+        assert not self._open or self._fleet.death is not None, "a request has not ended"
+        ends = (arrived_s + e2e_s for arrived_s, e2e_s in zip(log.arrived_s, log.e2e_s, strict=True))
+        duration_s = max(ends, default=0.0)
+        return SimulationOutcome(
+            duration_s=duration_s,
+            num_requests=len(log.e2e_s),
+            num_refused=log.num_refused,
+            num_lost=log.num_lost,
+            prompt_tokens=log.prompt_tokens,
+            output_tokens=log.output_tokens,
+            ttft=percentiles(log.ttft_s),
+            tpot=percentiles(log.tpot_s),
+            e2e=percentiles(log.e2e_s),
+            busy_share=self._busy_share(duration_s),
+            num_losses=recovery.num_losses,
+            recoveries_s=recovery.recoveries_s,
+            num_given_up=self._num_given_up,
+            replayed_tokens=sum(one.replayed_tokens for one in stats),
+            num_preemptions=sum(one.num_preemptions for one in stats),
+            num_checks=self._num_checks,
+        )
+
+    def _busy_share(self, duration_s: float) -> dict[str, float]:
+        """Of each machine that the plan uses, over its workers."""
+        counts: dict[str, int] = {}
+        for replica in self._scenario.replicas:
+            for machine in replica.workers:
+                counts[machine] = counts.get(machine, 0) + 1
+        return {
+            machine: self._head.busy_s.get(machine, 0.0) / (count * duration_s) if duration_s else 0.0
+            for machine, count in counts.items()
+        }

@@ -1,0 +1,96 @@
+"""What came of a simulated stretch of time: what clients saw, how busy the machines were, what losses cost."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyPercentiles:
+    """A distribution of seconds; all 0 where nothing was seen."""
+
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationOutcome:
+    """All that a simulation tells."""
+
+    duration_s: float
+    """until the last request had ended"""
+    num_requests: int
+    """that were answered in full"""
+    num_refused: int
+    """that no server would have taken: too long, or the queue was full"""
+    num_lost: int
+    """that were taken and not answered in full"""
+    prompt_tokens: int
+    """of the answered requests"""
+    output_tokens: int
+    ttft: LatencyPercentiles
+    """from a request's arrival to its first token"""
+    tpot: LatencyPercentiles
+    """between two tokens of a request, on its average"""
+    e2e: LatencyPercentiles
+    """from arrival to the last token"""
+    busy_share: dict[str, float]
+    """for each machine, the part of the time that its workers computed"""
+    num_losses: int
+    """times that a replica lost its workers"""
+    recoveries_s: tuple[float, ...]
+    """for how long replicas had no workers, each of the latest times"""
+    num_given_up: int
+    replayed_tokens: int
+    """rows that were computed again"""
+    num_preemptions: int
+    num_checks: int
+    """times that the invariants of all replicas were checked; each held"""
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        return self.output_tokens / self.duration_s if self.duration_s else 0.0
+
+    @property
+    def requests_per_s(self) -> float:
+        return self.num_requests / self.duration_s if self.duration_s else 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestLog:
+    """What clients saw of each answered request, in columns: a simulated day has millions."""
+
+    ttft_s: array[float] = field(default_factory=lambda: array("d"))
+    tpot_s: array[float] = field(default_factory=lambda: array("d"))
+    """of requests with two tokens or more"""
+    e2e_s: array[float] = field(default_factory=lambda: array("d"))
+    arrived_s: array[float] = field(default_factory=lambda: array("d"))
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    num_refused: int = 0
+    num_lost: int = 0
+
+    def add(self, *, arrived_s: float, first_s: float, ended_s: float, num_prompt: int, num_output: int) -> None:
+        """A request has been answered in full."""
+        self.arrived_s.append(arrived_s)
+        self.ttft_s.append(first_s - arrived_s)
+        self.e2e_s.append(ended_s - arrived_s)
+        if num_output > 1:
+            self.tpot_s.append((ended_s - first_s) / (num_output - 1))
+        self.prompt_tokens += num_prompt
+        self.output_tokens += num_output
+
+
+def percentiles(seconds: Sequence[float]) -> LatencyPercentiles:
+    """Interpolated linearly between the two nearest, as NumPy does."""
+    if not len(seconds):
+        return LatencyPercentiles(p50_s=0.0, p95_s=0.0, p99_s=0.0)
+    p50_s, p95_s, p99_s = np.percentile(np.asarray(seconds, np.float64), _PERCENTILES)
+    return LatencyPercentiles(p50_s=float(p50_s), p95_s=float(p95_s), p99_s=float(p99_s))

@@ -1,0 +1,85 @@
+"""A replica's workers in virtual time that take as long as the planner predicts for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from random import Random
+
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.speed.step_times import StepShape
+from shoal.planner.predict.step_seconds import StepSeconds
+from shoal.protocol.messages import SampledToken, Step, StepResult
+from shoal.sim.faults import Network
+from shoal.sim.simulated_workers import SimulatedWorkers
+
+_SOUND = Network(repeat_probability=0.0, drop_probability=0.0, delay_s=0.0, late_probability=0.0)
+_LONE_ROW = StepShape(output_rows=1, output_context=1, prompt_rows=0, prompt_context=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedReplicaPlan:
+    """What is to be known of a replica: its limits, how fast it is, and where its workers are."""
+
+    config: SchedulerConfig
+    times: StepSeconds
+    workers: tuple[str, ...]
+    """the machine of each worker, stage by stage and rank by rank"""
+    stage_sizes: tuple[int, ...]
+    """workers of each stage"""
+    worker_load_s: tuple[float, ...]
+    """seconds from the loss of each worker until it has its weights again"""
+
+
+@dataclass(slots=True, kw_only=True)
+class SharedHead:
+    """The one process that forms the steps of all replicas, one after the other."""
+
+    free_s: float = 0.0
+    """when it has done what it was asked to"""
+    computing_until_s: float = 0.0
+    """when the latest step of any replica is computed: until then no worker is alone"""
+    busy_s: dict[str, float] = field(default_factory=dict[str, float])
+    """seconds that the workers of each machine have computed, summed"""
+
+
+class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
+    """The workers that a replica has from one start to their end."""
+
+    def __init__(self, plan: SimulatedReplicaPlan, head: SharedHead, rng: Random, now_s: float) -> None:
+        passage = plan.times.passage(_LONE_ROW, samples=1, is_alone=True)
+        super().__init__(plan.config, passage.chain_s, _SOUND, rng, now_s)
+        self._plan, self._head, self._factor = plan, head, 1.0
+        self._stage_free_s = [now_s] * len(plan.stage_sizes)
+        first = [sum(plan.stage_sizes[:stage]) for stage in range(len(plan.stage_sizes))]
+        self._machines: Sequence[Sequence[str]] = [
+            plan.workers[at : at + size] for at, size in zip(first, plan.stage_sizes, strict=True)
+        ]
+
+    def slow_down(self, factor: float) -> None:
+        self._factor *= factor
+
+    def compute(self, work: Step, now_s: float) -> tuple[StepResult, float]:
+        """Every stage runs the steps in the order in which they come, each as soon as it is free."""
+        head, num_samples = self._head, len(work.samples)
+        is_alone = head.computing_until_s <= now_s
+        passage = self._plan.times.passage(StepShape.of(work), samples=num_samples, is_alone=is_alone)
+        head.free_s = at_s = max(now_s, head.free_s) + passage.head_s
+        stage_s = tuple(seconds * self._factor for seconds in passage.stage_s)
+        for stage, (seconds, hop_s) in enumerate(zip(stage_s, (*passage.hop_s, 0.0), strict=True)):
+            self._stage_free_s[stage] = done_s = max(at_s, self._stage_free_s[stage]) + seconds
+            at_s = done_s + hop_s
+            for machine in self._machines[stage]:
+                head.busy_s[machine] = head.busy_s.get(machine, 0.0) + seconds
+        head.computing_until_s = max(head.computing_until_s, at_s)
+        result = StepResult(
+            step_id=work.step_id, generation=work.generation, tokens=_tokens(num_samples), compute_s=stage_s
+        )
+        return result, at_s
+
+
+@lru_cache(maxsize=4096)
+def _tokens(count: int) -> tuple[SampledToken, ...]:
+    """Which tokens they are makes no difference: a request ends at its length."""
+    return (SampledToken(token_id=0),) * count
