@@ -11,7 +11,7 @@ import typer
 
 from shoal.cli import bench, inspect, perplexity, plan, profile, run, serve, status, verify
 from shoal.cli import map as map_rows
-from shoal.cli.language import convert
+from shoal.cli.language import convert, simulate
 from shoal.errors import ShoalError, WorkerLost
 
 _LINE_CHARACTERS = 2000
@@ -46,6 +46,7 @@ app.command("status", epilog=status.EXAMPLE)(status.status)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
+app.command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
 app.command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)

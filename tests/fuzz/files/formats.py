@@ -31,8 +31,10 @@ from shoal.model.text.chat_template import ChatTemplate
 from shoal.model.text.tokenizer import load_tokenizer
 from shoal.offline.files.row_source import open_rows
 from shoal.planner.files.cluster_file import parse_cluster_file
+from shoal.planner.files.fault_file import parse_fault_file
 from shoal.planner.files.plan_file import read_plan, write_plan
 from shoal.protocol.stage_interface import TensorSpec
+from shoal.sim.traffic.trace_file import read_trace
 from tests.fuzz.files.gguf_form import mutate_gguf
 from tests.fuzz.files.protobufs import mutate_message
 from tests.fuzz.files.trees import mutate_tree
@@ -497,6 +499,27 @@ def read_cluster_file(path: Path) -> None:
     parse_cluster_file(path.read_text(errors="surrogateescape"), path.name).links_between()
 
 
+_FAULTS = """\
+faults:
+  - {at_s: 60, machine: server-3, kind: cable}
+  - {at_s: 80, replica: 0, worker: 1, kind: hang}
+  - {at_s: 900, machine: server-3, kind: return}
+"""
+_TRACE = b"at_s,prompt_tokens,output_tokens\n0.5,10,2\n1.25,8,1\n1.5,3000,12\n"
+
+
+def read_faults(path: Path) -> None:
+    """As `shoal simulate --faults` does."""
+    parse_fault_file(path.read_text(errors="surrogateescape"), path.name)
+
+
+def read_traffic(path: Path) -> None:
+    """As `shoal simulate --traffic` does."""
+    for number, visit in enumerate(read_trace(path)):
+        if visit.prompt_tokens < _DEPTH:
+            visit.request(number)
+
+
 FORMATS: dict[str, Format] = {
     "gguf": Format(
         good=lambda: {"model.gguf": _gguf("F32")},
@@ -524,4 +547,8 @@ FORMATS: dict[str, Format] = {
     "cluster": Format(
         good=lambda: {"machines.yaml": _CLUSTER.encode()}, change=change_yaml("machines.yaml"), read=read_cluster_file
     ),
+    "faults": Format(
+        good=lambda: {"faults.yaml": _FAULTS.encode()}, change=change_yaml("faults.yaml"), read=read_faults
+    ),
+    "trace": Format(good=lambda: {"trace.csv": _TRACE}, change=change_bytes("trace.csv"), read=read_traffic),
 }

@@ -19,6 +19,8 @@ NUM_INPUTS = {
     "parquet": 400,
     "plan": 150,
     "cluster": 300,
+    "faults": 200,
+    "trace": 300,
 }
 """Of each format; all together took a minute of processor time."""
 NUM_PARTS = 4

@@ -1,0 +1,110 @@
+"""`shoal simulate`: what a cluster would do under some traffic, without the cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli.shared import options
+
+EXAMPLE = (
+    "Examples: shoal simulate config.json --cluster machines.yaml --traffic poisson:20   |   "
+    "shoal simulate hf:org/name --cluster machines.yaml --traffic AzureLLMInferenceTrace_conv.csv --faults faults.yaml"
+    "   |   shoal simulate model.gguf --split pp=2 --traffic closed:16 --json"
+)
+
+
+def simulate(
+    context: typer.Context,
+    model: options.LanguageModel,
+    traffic: Annotated[
+        str,
+        typer.Option(
+            help="A trace (Azure LLM inference, BurstGPT, Mooncake, or at_s,prompt_tokens,output_tokens), "
+            "poisson:RATE requests a second, or closed:N clients that each wait for their answers.",
+            metavar="FILE|poisson:RATE|closed:N",
+        ),
+    ],
+    cluster: options.Cluster = None,
+    faults: Annotated[
+        Path | None,
+        typer.Option(help="YAML that says which machine is killed, hangs, is cut off or returns, and when."),
+    ] = None,
+    days: Annotated[
+        float | None,
+        typer.Option(help="For how long requests come. Default: all of a trace, ten minutes of the others."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw latencies, load and losses over time into this .png, .svg or .pdf file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of made-up arrivals; the same seed gives the same output.")] = 0,
+    split: options.Split = "auto",
+    plan: options.PlanFile = None,
+    objective: options.Objective = "throughput",
+    streams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Requests under way that --split auto plans for. Default: as many as the traffic should keep.",
+            rich_help_panel=options.PLANNING,
+            metavar="N",
+        ),
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each made-up request.", metavar="N")] = 128,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Of each made-up request.", metavar="N")] = 64,
+    precision: options.Precision = "auto",
+    link_precision: options.LinkPrecision = "auto",
+    threads: options.Threads = None,
+    max_seqs: options.MaxSeqs = 32,
+    kv_memory: options.KvMemory = None,
+    max_context: options.MaxContext = None,
+    refresh: options.Refresh = False,
+    json: options.Json = False,
+) -> None:
+    """Run the production scheduler, router and recovery in virtual time, over workers as fast as measured or described.
+
+    MODEL may be settings alone: a config.json, or the hub's hf:org/name, of which only that file is read.
+    """
+    from shoal.cli.language.launch_config import language_config
+    from shoal.cli.show.output import measuring, print_json, progress_bar
+    from shoal.cli.show.simulation_output import print_simulation, simulation_dict
+    from shoal.forecast.simulate import TrafficSpec, read_fault_file, simulate
+    from shoal.forecast.workload import expected_traffic, plan_for_traffic
+
+    spec = TrafficSpec(text=traffic, prompt_tokens=prompt_tokens, output_tokens=output_tokens, days=days, seed=seed)
+    described = read_fault_file(faults)
+    if plot is not None:
+        from shoal.cli.show.simulation_plot import check_plot
+
+        check_plot(plot)
+    expected = expected_traffic(spec)
+    config = language_config(
+        context,
+        model,
+        settings_suffice=True,
+        streams=streams or 1,
+        prompt_tokens=expected.prompt_tokens,
+        output_tokens=expected.output_tokens,
+    )
+    with measuring(quiet=json) as tell:
+        planned = plan_for_traffic(config, None if streams else expected, tell)
+    planned = replace(planned, plan=replace(planned.plan, model=model))
+    with progress_bar("simulated seconds") as update:
+        result = simulate(
+            planned,
+            spec.open(),
+            faults=described,
+            seed=seed,
+            on_progress=lambda now_s: update(int(now_s), int(spec.until_s)),
+        )
+    if plot is not None:
+        from shoal.cli.show.simulation_plot import plot_simulation
+
+        plot_simulation(result, described, plot)
+    if json:
+        print_json(simulation_dict(planned, result))
+    else:
+        print_simulation(planned, result)

@@ -1,0 +1,81 @@
+"""What `shoal simulate` prints: a plan in a line, what clients saw, how busy machines were; or one JSON object."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from shoal.cli.show.output import note, print_table
+from shoal.cli.show.plan_rows import MOST_ROWS, brief_split
+from shoal.forecast.planned_cluster import PlannedCluster
+from shoal.forecast.simulate import Simulated
+from shoal.planner.files.plan_data import plan_dict
+from shoal.sim.cluster.outcome import LatencyPercentiles
+
+_NUMBERED = re.compile(r"(.+)-\d+")
+
+
+def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
+    """All of it for a person, on stdout."""
+    plan, outcome = planned.plan, result.outcome
+    print(
+        f"{plan.model}  split {brief_split(plan.split, plan.num_workers)}  on {len(set(planned.machines))} machines\n"
+        f"{outcome.num_requests} requests in {outcome.duration_s:.1f} s: {outcome.requests_per_s:.2f} requests/s, "
+        f"{outcome.output_tokens_per_s:.1f} output tokens/s"
+    )
+    table = Table(title="what clients see", title_justify="left")
+    for column in ("", "p50", "p95", "p99"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("time to first token", *_cells(outcome.ttft, "s"))
+    table.add_row("per token", *_cells(outcome.tpot, "ms"))
+    table.add_row("end to end", *_cells(outcome.e2e, "s"))
+    print_table(table)
+    _print_machines(outcome.busy_share)
+    print(f"requests lost: {outcome.num_lost}; refused: {outcome.num_refused}; preempted: {outcome.num_preemptions}")
+    if outcome.num_losses:
+        pauses = outcome.recoveries_s
+        longest = f", the longest without workers for {max(pauses):.2f} s" if pauses else ""
+        print(
+            f"replicas lost their workers {outcome.num_losses} times{longest}; {outcome.replayed_tokens} tokens "
+            f"computed again; {outcome.num_given_up} given up"
+        )
+    if result.cost_per_million is not None:
+        print(f"cost: {result.cost_per_million:.3f} per million output tokens")
+    if outcome.num_lost:
+        note("warning: requests were lost; in `shoal simulate` that means that no replica was left for them")
+
+
+def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any]:
+    """All of it as plain data."""
+    outcome = result.outcome
+    return {
+        "plan": plan_dict(planned.plan),
+        **asdict(outcome),
+        "output_tokens_per_s": outcome.output_tokens_per_s,
+        "requests_per_s": outcome.requests_per_s,
+        "cost_per_million_output_tokens": result.cost_per_million,
+    }
+
+
+def _cells(seconds: LatencyPercentiles, unit: str) -> list[str]:
+    values = (seconds.p50_s, seconds.p95_s, seconds.p99_s)
+    return [f"{value:.3f} s" if unit == "s" else f"{value * 1e3:.2f} ms" for value in values]
+
+
+def _print_machines(busy_share: dict[str, float]) -> None:
+    """A row a machine; of many, a row a kind."""
+    kinds: dict[str, list[float]] = {}
+    for machine, share in busy_share.items():
+        numbered = _NUMBERED.fullmatch(machine)
+        kinds.setdefault(numbered[1] if numbered and len(busy_share) > MOST_ROWS else machine, []).append(share)
+    table = Table(title="how busy machines are", title_justify="left")
+    for column in ("machine", "number", "least", "mean", "most"):
+        table.add_column(column, justify="left" if column == "machine" else "right")
+    for kind, shares in kinds.items():
+        cells = (f"{value:.0%}" for value in (min(shares), fmean(shares), max(shares)))
+        table.add_row(kind, str(len(shares)), *cells)
+    print_table(table)

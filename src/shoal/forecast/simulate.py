@@ -1,0 +1,162 @@
+"""A planned cluster under some traffic: what it would do, what that costs, and what losses would do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.speed.routing import Routing
+from shoal.errors import ConfigError
+from shoal.forecast.planned_cluster import PlannedCluster
+from shoal.planner.files.fault_file import DescribedFault, parse_fault_file
+from shoal.sim.cluster.cluster_faults import faults_of
+from shoal.sim.cluster.cluster_simulation import ClusterScenario, ClusterSimulation
+from shoal.sim.cluster.outcome import RequestLog, SimulationOutcome
+from shoal.sim.traffic.trace_file import read_trace
+from shoal.sim.traffic.visit import Clients, Traffic, poisson
+
+_DAY_S = 86_400.0
+_HOUR_S = 3600.0
+_MILLION = 1e6
+_USUAL_S = 600.0
+"""For how long made-up traffic goes on unless it is said: ten minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """What a simulation tells, with the plan that it was of."""
+
+    outcome: SimulationOutcome
+    log: RequestLog
+    cost_per_million: float | None
+    """of output tokens, in the currency of the file; None: no machine has a price"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficSpec:
+    """What `--traffic` says, with the lengths that made-up requests have."""
+
+    text: str
+    """FILE | poisson:RATE | closed:N"""
+    prompt_tokens: int = 128
+    output_tokens: int = 64
+    days: float | None = None
+    """for how long requests come; None: as long as a trace goes on, or ten minutes"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.days is not None and not 0.0 < self.days < float("inf"):
+            raise ConfigError(f"--days is {self.days:g}, but must be more than 0")
+
+    @property
+    def until_s(self) -> float:
+        """When the last made-up request comes at the latest."""
+        return _USUAL_S if self.days is None else self.days * _DAY_S
+
+    @property
+    def num_clients(self) -> int | None:
+        """Of a closed loop; None: the loop is open. Raises ConfigError."""
+        kind, colon, number = self.text.partition(":")
+        if not (colon and kind == "closed"):
+            return None
+        if not number.isdecimal() or not 1 <= int(number) <= 1_000_000:
+            raise ConfigError(f"--traffic {self.text}: closed:N takes a number of clients, such as closed:16")
+        return int(number)
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Requests a second of made-up visitors; None: they are not made up. Raises ConfigError."""
+        kind, colon, number = self.text.partition(":")
+        if not (colon and kind == "poisson"):
+            return None
+        try:
+            rate = float(number)
+        except ValueError:
+            rate = 0.0
+        if not 0.0 < rate < 1e6:
+            raise ConfigError(f"--traffic {self.text}: poisson:RATE takes requests a second, such as poisson:2.5")
+        return rate
+
+    def open(self) -> Traffic:
+        """The traffic from its beginning on. Raises ConfigError."""
+        if (clients := self.num_clients) is not None:
+            return Clients(
+                count=clients,
+                prompt_tokens=self.prompt_tokens,
+                output_tokens=self.output_tokens,
+                until_s=self.until_s,
+            )
+        if (rate := self.rate_per_s) is not None:
+            return poisson(
+                rate,
+                prompt_tokens=self.prompt_tokens,
+                output_tokens=self.output_tokens,
+                until_s=self.until_s,
+                seed=self.seed,
+            )
+        path = Path(self.text).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"--traffic {self.text}: no such file; or give poisson:RATE or closed:N")
+        visits = read_trace(path)
+        return visits if self.days is None else takewhile(lambda visit: visit.at_s < self.until_s, visits)
+
+
+def read_fault_file(path: Path | None) -> Sequence[DescribedFault]:
+    """What goes wrong; None: nothing. Raises ConfigError."""
+    if path is None:
+        return ()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return parse_fault_file(text, str(path))
+
+
+def simulate(
+    cluster: PlannedCluster,
+    traffic: Traffic,
+    *,
+    faults: Sequence[DescribedFault] = (),
+    routing: Routing = "earliest-finish",
+    recovery: RecoveryConfig | None = None,
+    seed: int = 0,
+    on_progress: Callable[[float], None] = lambda now_s: None,
+) -> Simulated:
+    """Run the traffic through the cluster to its end. The same arguments give the same result.
+
+    Args:
+        cluster: what serves.
+        traffic: what comes.
+        faults: what goes wrong.
+        routing: which replica a request goes to.
+        recovery: when workers count as lost; None: as a server has it.
+        seed: of whatever is drawn.
+        on_progress: told the virtual time now and then.
+
+    Raises:
+        ConfigError: a fault names what the plan does not have, or the trace is wrong further on.
+    """
+    replicas = cluster.replicas()
+    scenario = ClusterScenario(
+        replicas=replicas,
+        without_worker=cluster.without_worker,
+        traffic=traffic,
+        faults=faults_of(faults, [one.workers for one in replicas]),
+        recovery=recovery or RecoveryConfig(),
+        routing=routing,
+        seed=seed,
+    )
+    outcome, log = ClusterSimulation(scenario, on_progress).run()
+    return Simulated(outcome=outcome, log=log, cost_per_million=_cost(cluster, outcome))
+
+
+def _cost(cluster: PlannedCluster, outcome: SimulationOutcome) -> float | None:
+    """The machines that the plan uses are paid for the whole time, busy or not."""
+    used = set(cluster.machines) & cluster.prices_per_hour.keys()
+    if not used or not outcome.output_tokens:
+        return None
+    price_per_s = sum(cluster.prices_per_hour[name] for name in used) / _HOUR_S
+    return price_per_s * outcome.duration_s / outcome.output_tokens * _MILLION

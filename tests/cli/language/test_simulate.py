@@ -1,0 +1,101 @@
+"""`shoal simulate`: a cluster that is only described, a model of which only the settings are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Shoal
+from tests.model.formats.test_settings_only import write_settings
+
+MACHINES = """
+machines:
+  - name: server
+    count: 3
+    cores: 32
+    memory: 64G
+    rates: {memory_bytes_per_s: 1.5e11, fp32_flops_per_s: 1.5e12}
+    price_per_hour: 1.5
+link: {latency_s: 1e-4, bytes_per_s: 1.25e9}
+"""
+SMALL = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "vocab_size": 1024}
+TWO_SECONDS = 2 / 86400
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_settings(tmp_path / "config.json", **SMALL)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Path:
+    path = tmp_path / "machines.yaml"
+    path.write_text(MACHINES)
+    return path
+
+
+def test_settings_are_enough(shoal: Shoal, model: Path, machines: Path) -> None:
+    command = ("simulate", model, "--cluster", machines, "--traffic", "poisson:30", "--days", TWO_SECONDS, "--json")
+    found = shoal(*command).json
+    assert found["num_requests"] == pytest.approx(60, abs=25)
+    assert (found["num_lost"], found["num_refused"]) == (0, 0)
+    assert found["output_tokens"] == 64 * found["num_requests"]
+    cost = len(found["busy_share"]) * 1.5 / 3600 * found["duration_s"] / found["output_tokens"] * 1e6
+    assert found["cost_per_million_output_tokens"] == pytest.approx(cost)
+    assert shoal(*command).json == found
+    assert shoal(*command, "--seed", 1).json != found
+
+
+def test_a_person_sees_a_table(shoal: Shoal, model: Path, machines: Path, tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults: [{at_s: 0.5, machine: server-0, kind: kill}]")
+    arguments = ("--cluster", machines, "--traffic", "closed:4", "--split", "pp=3", "--faults", faults)
+    result = shoal("simulate", model, *arguments, "--days", TWO_SECONDS)
+    assert result.status == 0, result.stderr
+    assert "split pp=" in result.stdout
+    assert "time to first token" in result.stdout
+    assert "requests lost: 0" in result.stdout
+    assert "replicas lost their workers 1 times" in result.stdout
+    assert "per million output tokens" in result.stdout
+
+
+def test_a_trace_is_planned_for_and_run(shoal: Shoal, model: Path, machines: Path) -> None:
+    trace = Path(__file__).parents[3] / "examples" / "traffic.csv"
+    found = shoal("simulate", model, "--cluster", machines, "--traffic", trace, "--json").json
+    assert found["num_requests"] == len(trace.read_text().splitlines()) - 1
+    assert found["num_lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--traffic", "poisson:x"), "poisson:RATE takes requests a second"),
+        (("--traffic", "closed:0"), "closed:N takes a number of clients"),
+        (("--traffic", "nowhere.csv"), "no such file"),
+        (("--traffic", "poisson:1", "--days", "-1"), "--days is -1"),
+        (("--traffic", "closed:1", "--split", "pp=4"), "4 workers, but the file has 3 machines"),
+        (("--traffic", "closed:1", "--plot", "x.txt"), "--plot x.txt: use a name that ends in .png"),
+        (("--traffic", "closed:1", "--cluster", "ray"), "describe its machines in a file"),
+    ],
+)
+def test_what_makes_no_sense_gets_one_line(
+    shoal: Shoal, model: Path, machines: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    cluster = () if "--cluster" in arguments else ("--cluster", machines)
+    assert said in shoal("simulate", model, *cluster, *arguments).complaint
+
+
+def test_a_fault_that_names_no_machine_of_the_plan(shoal: Shoal, model: Path, machines: Path, tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("faults: [{at_s: 0, machine: sever-0, kind: kill}]")
+    said = shoal("simulate", model, "--cluster", machines, "--traffic", "closed:1", "--faults", faults).complaint
+    assert "fault 1: the plan uses no machine sever-0 (did you mean server-0?)" in said
+
+
+def test_latencies_are_drawn(shoal: Shoal, model: Path, machines: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "out.png"
+    arguments = ("--traffic", "poisson:30", "--days", TWO_SECONDS, "--plot", picture)
+    assert shoal("simulate", model, "--cluster", machines, *arguments).status == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
