@@ -63,6 +63,22 @@ class PlanningConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DevicesConfig:
+    """What workers compute on: processors, or devices that ONNX Runtime reaches through execution providers."""
+
+    names: tuple[str, ...] = ()
+    """`cpu`, `gpu`, `PROVIDER` or `PROVIDER:INDEX`, of each worker in the order of the plan, or one for all of them;
+    `auto` alone: whatever is best, for `--split auto`. Empty: `auto` for `--split auto`, otherwise `cpu`."""
+    options: tuple[str, ...] = ()
+    """`KEY=VALUE` for the provider of every device."""
+    memory_bytes: int | None = None
+    """Bytes that a worker may take of its device's memory; None: all there are."""
+    pythons: tuple[str, ...] = ()
+    """`PATH` of the Python that runs the workers on devices, or `PROVIDER=PATH` for those of one provider; none: the
+    Python that runs the head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
     """Which model to load, and how to split it: what is asked of both kinds of models."""
 
@@ -77,6 +93,8 @@ class SplitConfig:
     """What `auto` plans for; of a graph, the latency is that of one micro-batch."""
     threads: int | None = None
     """Threads that each worker computes with; None: the machine's cores are shared evenly."""
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
+    """What workers compute on."""
     in_process: bool = True
     """Whether a lone worker computes in the calling process; a server starts a child, which it can start again and
     which leaves its loop free."""

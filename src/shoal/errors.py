@@ -13,6 +13,7 @@ ShoalError
 ├── WorkerLost             a worker died, hung past its deadline or closed its link
 │   ├── WorkerCrashed          it died of what it was computing, as far as can be seen
 │   └── MachineGone            its machine takes no connections
+├── DeviceLost             a worker's device is gone or out of memory while it computes; the worker ends with it
 ├── ShuttingDown           nothing new is taken: what would compute it is about to end
 │   └── ModelClosed            a `shoal.LLM` that was used after `close`
 └── RequestError           one request cannot be served; the engine goes on
@@ -87,6 +88,10 @@ class WorkerCrashed(WorkerLost):
 
 class MachineGone(WorkerLost):
     """A worker's machine takes no connections: nothing can be started there for now."""
+
+
+class DeviceLost(ShoalError):
+    """The device that a worker computes on is gone, or its memory does not suffice for what it computes."""
 
 
 class ShuttingDown(ShoalError):

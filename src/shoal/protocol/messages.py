@@ -13,10 +13,11 @@ from typing import NewType
 
 import msgspec
 
+from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -167,6 +168,8 @@ class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """CPU ids to pin to; empty: not pinned"""
     files: tuple[FileState, ...] = ()
     """the model's files as the head opened them; empty where the worker's machine has files of its own"""
+    device: DeviceConfig | None = None
+    """what to compute on; None: the processor"""
 
 
 class LoadStage(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=3):
@@ -194,6 +197,8 @@ class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
 
     weight_bytes: int
     load_s: float
+    note: str | None = None
+    """what a user should know of how it is computed; None: nothing"""
 
 
 class StageFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=5):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+from shoal.protocol.device_config import DeviceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +20,11 @@ class WorkerPlacement:
     """share of its cores' time that the worker is held to; None: all"""
     machine: str | None = None
     """name of the machine that the worker is planned for; None: this one"""
+    device: DeviceConfig | None = None
+    """what the worker computes on; None: the processor"""
+    python: str | None = None
+    """path of the Python that runs the worker; None: the one that runs the head"""
 
-
-def placement_of(worker: WorkerPlacement) -> WorkerPlacement:
-    """The placement alone of a worker that also holds something."""
-    return WorkerPlacement(
-        threads=worker.threads, cores=worker.cores, cpu_quota=worker.cpu_quota, machine=worker.machine
-    )
+    def placement(self) -> dict[str, Any]:
+        """Where it runs, as arguments of another worker that is to sit in the same place."""
+        return {field.name: getattr(self, field.name) for field in fields(WorkerPlacement)}

@@ -56,13 +56,7 @@ class _PlanBuilder:
             inputs=interface.inputs,
             outputs=interface.outputs,
             shards=tuple(
-                GraphShardPlan(
-                    threads=place.threads,
-                    cores=place.cores,
-                    cpu_quota=place.cpu_quota,
-                    machine=place.machine,
-                    weight_bytes=num_bytes,
-                )
+                GraphShardPlan(**place.placement(), weight_bytes=num_bytes)
                 for place, num_bytes in zip(places, shard_bytes, strict=True)
             ),
             shares=stage.shares,

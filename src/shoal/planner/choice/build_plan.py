@@ -133,10 +133,7 @@ class _PlanBuilder:
             shards.append(
                 ShardPlan(
                     part=part,
-                    threads=place.threads,
-                    cores=place.cores,
-                    cpu_quota=place.cpu_quota,
-                    machine=place.machine,
+                    **place.placement(),
                     weight_bytes=held_bytes(self._own_blocks(stage, part)),
                     kv_bytes=0,
                 )

@@ -54,5 +54,5 @@ def plan_without(
 def _moved(stage: StagePlan, to: ShardPlan) -> StagePlan:
     """The same stage of one worker in the place of another worker, which has its own cores on its own machine."""
     (shard,) = stage.shards
-    own = replace(shard, machine=to.machine, cores=to.cores, threads=to.threads, cpu_quota=to.cpu_quota)
+    own = replace(shard, **to.placement())
     return replace(stage, shards=(own,))

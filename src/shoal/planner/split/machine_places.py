@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from shoal.core.plan.graph import GraphPlan
-from shoal.core.plan.language import Plan
 from shoal.core.plan.placement import WorkerPlacement
+from shoal.core.plan.rebuilding import PlanT, with_placements
 from shoal.planner.split.cores import deal_cores
 
 
@@ -22,13 +20,7 @@ class MachineCores:
     """CPU ids that workers may use there"""
 
 
-_Place = tuple[str, int, tuple[int, ...]]
-"""machine, threads, CPU ids"""
-_PlanT = TypeVar("_PlanT", bound=Plan | GraphPlan)
-_ShardT = TypeVar("_ShardT", bound=WorkerPlacement)
-
-
-def place_on_machines(plan: _PlanT, machines: Sequence[MachineCores], threads: int | None) -> _PlanT:
+def place_on_machines(plan: PlanT, machines: Sequence[MachineCores], threads: int | None) -> PlanT:
     """Deal a plan's workers to machines, in order: neighbors share a machine as far as the machines allow.
 
     Args:
@@ -44,18 +36,8 @@ def place_on_machines(plan: _PlanT, machines: Sequence[MachineCores], threads: i
     counts = Counter(owner.name for owner in owners)
     dealt = {one.name: deal_cores(one.cores, counts[one.name], threads) for one in used}
     cores = {name: iter(pinned) for name, (_, pinned) in dealt.items()}
-    places = iter([(owner.name, dealt[owner.name][0], next(cores[owner.name])) for owner in owners])
-    replicas = [
-        replace(
-            replica,
-            stages=tuple(replace(stage, shards=tuple(_placed(stage.shards, places))) for stage in replica.stages),
-        )
-        for replica in plan.replicas
+    places = [
+        WorkerPlacement(machine=owner.name, threads=dealt[owner.name][0], cores=next(cores[owner.name]))
+        for owner in owners
     ]
-    return replace(plan, replicas=tuple(replicas))
-
-
-def _placed(shards: Sequence[_ShardT], places: Iterator[_Place]) -> Iterator[_ShardT]:
-    for shard in shards:
-        machine, threads, cores = next(places)
-        yield replace(shard, machine=machine, threads=threads, cores=cores)
+    return with_placements(plan, places)
