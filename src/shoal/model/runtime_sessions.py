@@ -14,6 +14,8 @@ from pathlib import Path
 import onnxruntime as ort
 
 from shoal.errors import ConfigError
+from shoal.model.device.opening import choose_device
+from shoal.protocol.device_config import DeviceConfig
 
 _FATAL_ONLY = 4
 """Log severity: what a user must know comes as an error, not as a line on stderr."""
@@ -53,9 +55,17 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     return options
 
 
-def start_session(model: str | Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    """A session on the CPU. Raises what ONNX Runtime raises, and prints nothing."""
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+def start_session(
+    model: str | Path | bytes, options: ort.SessionOptions, device: DeviceConfig | None = None
+) -> ort.InferenceSession:
+    """A session on the processor or on a device. Raises what ONNX Runtime raises, and prints nothing.
+
+    Raises:
+        ConfigError: the device's provider is not installed here, or has no such device.
+    """
+    chosen = () if device is None else choose_device(options, device)
+    providers = None if chosen is None else [*chosen, "CPUExecutionProvider"]
+    session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if isinstance(model, bytes):
         session._model_bytes = None  # kept for a change of providers, which is a second copy of all weights
     return session

@@ -76,6 +76,11 @@ class DecoderRunner:
         """See `Runner.weight_bytes`."""
         return self._stage.weight_bytes
 
+    @property
+    def note(self) -> str | None:
+        """See `Runner.note`."""
+        return None
+
     def join(self, wire: Wire, connector: Connector) -> float:
         """See `Runner.join`."""
         links = self._links = connector.connect(wire, self._load, stays_awake=self._load.cpu_quota is None)

@@ -71,6 +71,11 @@ class GraphRunner:
         self._computation: Computation | None = self._part if isinstance(self._part, GraphStage) else None
         on_progress(1, 1)
 
+    @property
+    def note(self) -> str | None:
+        """See `Runner.note`."""
+        return self._part.note
+
     def join(self, wire: Wire, connector: Connector) -> float:
         """See `Runner.join`."""
         self._links, self._port = connector.connect_tensors(wire, self._load)
@@ -149,11 +154,19 @@ def _open(load: LoadGraph) -> tuple[GraphStage | ShardSegments, int]:
     """The stage, or this worker's shard of it, and the bytes of its weights."""
     graph = open_graph(Path(load.model_path))
     if load.num_shards == 1:
-        stage = GraphStage(graph, load.stage, threads=load.threads)
+        stage = GraphStage(graph, load.stage, threads=load.threads, device=load.device)
         return stage, stage.weight_bytes
-    share_pool(load.threads)
+    if load.device is None:
+        share_pool(load.threads)
     model = shard_model(graph, load.stage, load.shares, load.rank).model
-    segments = ShardSegments(model, load.stage.inputs, load.stage.outputs, folder=graph.folder, threads=load.threads)
+    segments = ShardSegments(
+        model,
+        load.stage.inputs,
+        load.stage.outputs,
+        folder=graph.folder,
+        threads=load.threads,
+        device=load.device,
+    )
     return segments, segments.weight_bytes
 
 

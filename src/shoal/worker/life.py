@@ -71,7 +71,8 @@ class WorkerLife:
             os.sched_setaffinity(0, load.cores)
         started_s = time.perf_counter()
         runner = self._runner = _make_runner(load, self._control, self._note)
-        self._send(StageLoaded(weight_bytes=runner.weight_bytes, load_s=time.perf_counter() - started_s))
+        load_s = time.perf_counter() - started_s
+        self._send(StageLoaded(weight_bytes=runner.weight_bytes, load_s=load_s, note=runner.note))
         return runner
 
     def _serve(self, runner: Runner) -> None:

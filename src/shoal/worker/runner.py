@@ -22,6 +22,11 @@ class Runner(Protocol):
         """Of what is loaded."""
         ...
 
+    @property
+    def note(self) -> str | None:
+        """What a user should know of how it is computed; None: nothing."""
+        ...
+
     def join(self, wire: Wire, connector: Connector) -> float:
         """Take other neighbors. Returns seconds of a single row, 0 where that is not measured.
 

@@ -11,13 +11,17 @@ import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 
 from shoal.arrays import Array
-from shoal.errors import InvalidRequest, ModelLoadError, ShoalError
+from shoal.errors import CapacityError, InvalidRequest, ModelLoadError, ShoalError
+from shoal.model.device.failures import device_loss, is_out_of_memory
+from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.device_room import check_room, describe_room
 from shoal.model.graph.stage.ort_values import NUMPY_KINDS, to_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
 from shoal.model.graph.stage.stage_model import extract_stage, weight_bytes
 from shoal.model.runtime_sessions import session_options, start_session
-from shoal.protocol.stage_interface import StageInput, StageOutput
+from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.stage_interface import StageInput, StageInterface, StageOutput
 
 RUNTIME_ERRORS = (
     ort_state.EPFail,
@@ -51,21 +55,26 @@ class StageLike(Protocol):
 class GraphStage:
     """Runs one stage. One thread at a time."""
 
-    def __init__(self, graph: GraphFile, stage: StageLike, *, threads: int) -> None:
+    def __init__(self, graph: GraphFile, stage: StageLike, *, threads: int, device: DeviceConfig | None = None) -> None:
         """Load a stage: the file itself where the stage is all of it, an extracted model otherwise.
 
         Args:
             graph: the whole file.
             stage: which nodes, and the tensors at their border.
             threads: compute threads, >= 1.
+            device: what to compute on; None: the processor.
 
         Raises:
             ModelLoadError: ONNX Runtime cannot load it; one line.
+            ConfigError: the device is not at hand, or can compute nothing of it.
+            CapacityError: the device's memory does not hold it; says what it would hold.
         """
         taken = [taken.spec for taken in stage.inputs]
         unread = {spec.name for spec in graph.inputs} - {spec.name for spec in taken}  # the file's session wants them
         is_whole = stage.first_node == 0 and stage.last_node == graph.num_nodes and not unread
         self.weight_bytes = weight_bytes(graph, stage.first_node, stage.last_node)
+        if device is not None:
+            check_room(graph, stage.first_node, stage.last_node, device)
         model = (
             str(graph.path)
             if is_whole
@@ -73,12 +82,27 @@ class GraphStage:
                 graph, stage.first_node, stage.last_node, stage.inputs, stage.outputs
             ).SerializeToString()
         )
-        self._session = open_session(graph, model, compute_options(threads))
+        self._device = device
+        try:
+            self._session = open_session(graph, model, compute_options(threads), device)
+        except CapacityError as error:
+            raise CapacityError(self._describe_room(graph, stage, threads)) from error
+        self.note = None if device is None else check_nodes(self._session, device)
+        """what a user should know of how it is computed; None: nothing"""
         self._outputs = [output.spec for output in stage.outputs]
         self._names = [spec.name for spec in self._outputs]
         self._is_plain = all(spec.dtype in NUMPY_KINDS for spec in (*self._outputs, *taken))
         self._dtypes = {spec.name: spec.dtype for spec in taken}
         self._limit = RunLimit()
+
+    def _describe_room(self, graph: GraphFile, stage: StageLike, threads: int) -> str:
+        assert self._device is not None
+
+        def load(part: StageInterface) -> None:
+            model = extract_stage(graph, part.first_node, part.last_node, part.inputs, part.outputs)
+            open_session(graph, model.SerializeToString(), compute_options(threads), self._device)
+
+        return describe_room(graph, stage.first_node, stage.last_node, self._device, load)
 
     def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
         """Compute the stage's outputs. Inputs are read in place; those that the stage does not take are left alone.
@@ -92,7 +116,7 @@ class GraphStage:
             DeadlineExceeded: it was not done in time.
         """
         feed = {name: tensors[name] for name in self._dtypes}
-        with refusing(), self._limit.run(limit_s) as options:
+        with refusing(self._device), self._limit.run(limit_s) as options:
             if self._is_plain:
                 outputs = cast(list[Array], self._session.run(self._names, feed, options))
                 return dict(zip(self._names, outputs, strict=True))
@@ -106,18 +130,20 @@ class GraphStage:
 
 
 @contextmanager
-def refusing() -> Generator[None]:
+def refusing(device: DeviceConfig | None = None) -> Generator[None]:
     """Whatever ONNX Runtime or its binding raises while it computes is the fault of what it was given to compute.
 
     Raises:
         InvalidRequest: one line with the reason.
+        DeviceLost: it is the fault of the device.
     """
     try:
         yield
     except ShoalError:
         raise
     except Exception as error:  # ONNX Runtime raises a class of its own per status code, its binding any of Python's
-        raise InvalidRequest(runtime_reason(error) or type(error).__name__) from error
+        loss = None if device is None else device_loss(error, device)
+        raise loss or InvalidRequest(runtime_reason(error) or type(error).__name__) from error
 
 
 def compute_options(threads: int) -> ort.SessionOptions:
@@ -128,14 +154,27 @@ def compute_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def open_session(graph: GraphFile, model: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    """A session on a file or on a model made of the file's parts. Raises ModelLoadError."""
+def open_session(
+    graph: GraphFile, model: str | bytes, options: ort.SessionOptions, device: DeviceConfig | None = None
+) -> ort.InferenceSession:
+    """A session on a file or on a model made of the file's parts.
+
+    Raises:
+        ModelLoadError: ONNX Runtime cannot load it.
+        ConfigError, CapacityError: the device is not at hand, or its memory does not hold it.
+    """
     if isinstance(model, bytes):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.folder))
     try:
-        return start_session(model, options)
+        return start_session(model, options, device)
     except RUNTIME_ERRORS as error:
-        raise ModelLoadError(f"{graph.path}: ONNX Runtime cannot load it: {runtime_reason(error)}") from error
+        reason = runtime_reason(error)
+        if device is not None and is_out_of_memory(error):
+            raise CapacityError(
+                f"{device.name} has too little memory for its part of {graph.path}: {reason}"
+            ) from error
+        where = "" if device is None else f" on {device.name}"
+        raise ModelLoadError(f"{graph.path}: ONNX Runtime cannot load it{where}: {reason}") from error
 
 
 def runtime_reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -15,7 +16,10 @@ import onnxruntime as ort
 
 from shoal.arrays import F32, U8, Array
 from shoal.core.collectives import ProcessGroup
-from shoal.errors import ModelLoadError, RequestError, WorkerLost
+from shoal.core.plan.devices.providers import PROVIDERS
+from shoal.errors import CapacityError, ModelLoadError, RequestError, WorkerLost
+from shoal.model.device.failures import is_out_of_memory
+from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.value_types import output_type
 from shoal.model.graph.stage.ort_values import as_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
@@ -23,6 +27,7 @@ from shoal.model.graph.stage.segments import Gathering, GraphSegment, Reduction,
 from shoal.model.graph.stage.session import RUNTIME_ERRORS, compute_options, refusing, runtime_reason
 from shoal.model.graph.stage.stage_model import model_bytes
 from shoal.model.runtime_sessions import start_session
+from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.stage_interface import StageInput, StageOutput
 
 _AGREEMENT_TIMEOUT_S = 30.0
@@ -63,6 +68,7 @@ class ShardSegments:
         *,
         folder: Path,
         threads: int,
+        device: DeviceConfig | None = None,
     ) -> None:
         """Load all segments.
 
@@ -72,11 +78,15 @@ class ShardSegments:
             outputs: of the stage.
             folder: where the model's external data lie.
             threads: compute threads, >= 1.
+            device: what to compute on; None: the processor. What one segment hands to another stays there.
 
         Raises:
             ModelLoadError: ONNX Runtime cannot load a segment; one line.
+            ConfigError: the device is not at hand, or can compute nothing of a segment.
+            CapacityError: the device's memory does not hold the shard.
         """
         cut = cut_at_markers(model)
+        self._device = device
         self.weight_bytes = model_bytes(model)
         self._dtypes = {taken.spec.name: taken.spec.dtype for taken in inputs}
         self._outputs = [given.spec.name for given in outputs]
@@ -84,12 +94,21 @@ class ShardSegments:
         self._limit = RunLimit()
         self._segments: list[_LoadedSegment] = []
         types = {value.name: value.type for value in model.graph.input}
+        fetched = {*self._outputs, *(marker.source for marker in cut.markers)}
         for segment, marker in zip(cut.segments, (*cut.markers, None), strict=True):
-            loaded = _LoadedSegment(model, segment, types, folder=folder, threads=threads)
+            loaded = _LoadedSegment(
+                model, segment, types, folder=folder, threads=threads, device=device, fetched=fetched
+            )
             types |= loaded.output_types
             self._segments.append(loaded)
             if marker is not None:
                 types[marker.result] = _result_type(types[marker.source], marker)
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of how segments are computed; None: nothing."""
+        notes = [f"segment {index}: {one.note}" for index, one in enumerate(self._segments) if one.note]
+        return "; ".join(notes) or None
 
     def run(
         self, tensors: Mapping[str, Array], limit_s: float | None = None
@@ -110,7 +129,7 @@ class ShardSegments:
     def _run(
         self, tensors: Mapping[str, Array], options: ort.RunOptions
     ) -> Generator[Collective, None, dict[str, Array]]:
-        with refusing():
+        with refusing(self._device):
             values = {name: to_value(tensors[name], dtype) for name, dtype in self._dtypes.items()}
         for segment, marker in zip(self._segments, (*self._markers, None), strict=True):
             segment.run(values, options)
@@ -187,19 +206,32 @@ class _LoadedSegment:
         *,
         folder: Path,
         threads: int,
+        device: DeviceConfig | None,
+        fetched: AbstractSet[str],
     ) -> None:
+        """`fetched`: values that are wanted in the processor's memory."""
         self._inputs = segment.inputs
         self._outputs = segment.outputs
+        self._device = device
         self._session = None
+        self.note: str | None = None
+        binding = "cpu" if device is None else PROVIDERS[device.provider].binding
+        self._memory = ["cpu" if name in fetched else binding for name in segment.outputs]
         self.output_types: dict[str, onnx.TypeProto] = {}
         if segment.outputs:
             options = compute_options(threads)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
             try:
                 content = segment_model(model, segment, input_types).SerializeToString()
-                self._session = start_session(content, options)
+                self._session = start_session(content, options, device)
             except RUNTIME_ERRORS as error:
+                if device is not None and is_out_of_memory(error):
+                    raise CapacityError(
+                        f"{device.name} has too little memory for a shard: {runtime_reason(error)}"
+                    ) from error
                 raise ModelLoadError(f"ONNX Runtime cannot load a shard: {runtime_reason(error)}") from error
+            if device is not None:
+                self.note = check_nodes(self._session, device)
             self.output_types = {output.name: output_type(output) for output in self._session.get_outputs()}
 
     def run(self, values: dict[str, ort.OrtValue], options: ort.RunOptions) -> None:
@@ -207,11 +239,11 @@ class _LoadedSegment:
         if self._session is None:
             return
         binding = self._session.io_binding()  # one a run: values that it has handed out look into it
-        with refusing():
+        with refusing(self._device):
             for name in self._inputs:
                 binding.bind_ortvalue_input(name, values[name])
-            for name in self._outputs:
-                binding.bind_output(name)
+            for name, memory in zip(self._outputs, self._memory, strict=True):
+                binding.bind_output(name, memory)
             self._session.run_with_iobinding(binding, options)
         binding.clear_binding_inputs()
         values.update(zip(self._outputs, binding.get_outputs(), strict=True))

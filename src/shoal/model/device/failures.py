@@ -1,0 +1,46 @@
+"""Errors of a device that are not the fault of what it was given to compute: it is full, or gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from shoal.errors import DeviceLost
+from shoal.protocol.device_config import DeviceConfig
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of (?:\w+ )?memory|out_?of_?(?:device_?|host_?)?memory|failed to allocate|alloc_failed|bad_alloc"
+    r"|exceeds the max buffer size",
+    re.IGNORECASE,
+)
+"""How providers say it: CUDA, its libraries, Vulkan and D3D12 under WebGPU, ONNX Runtime's own arenas."""
+_GONE = re.compile(
+    r"device (?:is |was )?lost|device_?lost|device (?:was )?removed|CUDA (?:error|failure)|HIP (?:error|failure)"
+    r"|no CUDA-capable device|uncorrectable ECC",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a provider says that its device's memory does not suffice."""
+    return _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def device_loss(error: Exception, device: DeviceConfig) -> DeviceLost | None:
+    """What a run failed with, where the device is to blame and another worker could do it; None: the run is."""
+    if is_out_of_memory(error):
+        return DeviceLost(f"{device.name} ran out of memory: {_one_line(error)}")
+    return DeviceLost(f"{device.name} is gone: {_one_line(error)}") if _GONE.search(str(error)) else None
+
+
+def most_that_fits(total: int, fits: Callable[[int], bool]) -> int:
+    """The largest number below `total` that fits, 0 for none, where everything below one that fits does as well."""
+    low, high = 0, total
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,77 @@
+"""Sessions of ONNX Runtime on a device, and what became of the nodes that were meant for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnxruntime as ort
+
+from shoal.core.plan.devices.providers import PROVIDERS
+from shoal.errors import ConfigError
+from shoal.model.device.plugins import is_built_in, not_at_hand, plugin_devices
+from shoal.protocol.device_config import DeviceConfig
+
+_RECORD_NODES = "session.record_ep_graph_assignment_info"
+"""Session option after which the session tells which provider has which nodes."""
+_MOST_KINDS = 6
+"""Of operators that are named."""
+
+Providers = Sequence[tuple[str, dict[str, str]]]
+
+
+def choose_device(options: ort.SessionOptions, device: DeviceConfig) -> Providers | None:
+    """Say in a session's options which device it is to compute on.
+
+    Returns:
+        The providers that the session is to be given beside the options; None where they are in the options.
+
+    Raises:
+        ConfigError: the provider is not installed here, or has no such device.
+    """
+    options.add_session_config_entry(_RECORD_NODES, "1")
+    provider, given = PROVIDERS[device.provider], dict(device.options)
+    if devices := plugin_devices(device.provider):
+        if device.index >= len(devices):
+            raise ConfigError(f"{device.name}: {provider.runtime_name} has {len(devices)} devices, counted from 0")
+        options.add_provider_for_devices([devices[device.index]], {**dict(provider.plugin_options), **given})
+        return None
+    if not is_built_in(device.provider):
+        raise not_at_hand(device.provider)
+    if provider.index_option is not None:
+        given.setdefault(provider.index_option, str(device.index))
+    elif device.index:
+        raise ConfigError(f"{device.name}: {provider.runtime_name} takes the first device; choose by --provider-option")
+    if provider.memory_option is not None and device.memory_bytes is not None:
+        given.setdefault(provider.memory_option, str(device.memory_bytes))
+    return [(provider.runtime_name, given)]
+
+
+def check_nodes(session: ort.InferenceSession, device: DeviceConfig) -> str | None:
+    """What ONNX Runtime gave to the processor of a graph that was meant for a device, in words; None: nothing.
+
+    Raises:
+        ConfigError: the device has no node of it.
+    """
+    runtime_name = PROVIDERS[device.provider].runtime_name
+    if runtime_name not in session.get_providers():
+        raise ConfigError(f"{device.name}: ONNX Runtime left {runtime_name} out, and would compute on the processor")
+    nodes = _nodes_by_provider(session)
+    others = Counter(kind for provider, kinds in nodes.items() if provider != runtime_name for kind in kinds)
+    if others and not nodes.get(runtime_name):
+        raise ConfigError(f"{device.name}: {runtime_name} computes no node of this graph; the processor would")
+    if not others:
+        return None
+    kinds = [kind for kind, _ in others.most_common()]
+    named = ", ".join(kinds[:_MOST_KINDS]) + (", ..." if len(kinds) > _MOST_KINDS else "")
+    return f"{others.total()} node{'s' if others.total() > 1 else ''} on the processor: {named}"
+
+
+def _nodes_by_provider(session: ort.InferenceSession) -> dict[str, list[str]]:
+    """Kinds of the nodes that each provider has; nothing where this release does not tell."""
+    tell: Callable[[], Any] | None = getattr(session, "get_provider_graph_assignment_info", None)
+    found: dict[str, list[str]] = {}
+    for part in () if tell is None else tell():
+        found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+    return found
