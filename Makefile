@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help docs demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz sanitize lint \
-        types contracts bench clean
+        devices types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -85,6 +85,9 @@ $(PLAIN)/.installed: $(VENV)/.installed $(shell find src -name '*.py')
 test-plain: $(PLAIN)/.installed ## Run the tests of loading and of the command line with runtime dependencies only
 	SHOAL_PLAIN=1 $(PLAIN)/bin/python -m pytest $(PLAIN_TESTS)
 
+devices: $(VENV)/.dev ## Make the environments in which tests reach devices (WebGPU in software, OpenVINO), which tests make as well
+	$(BIN)/python -m tests.device_environments
+
 fuzz: $(VENV)/.dev ## Feed broken bytes to everything that reads a socket or a file (SECONDS=600)
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),600)
 
@@ -113,4 +116,4 @@ bench: $(VENV)/.demo ## Measure the splits against each other (minutes; keep the
 	$(BIN)/python benchmarks/splits.py
 
 clean: ## Remove the environments and what was built
-	rm -rf $(VENV) $(PLAIN) build site
+	rm -rf $(VENV) $(PLAIN) .venv-devices build site

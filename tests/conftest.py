@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.device_environments import SWIFTSHADER, device_python
 from tests.log_lines import replica_lines
 from tests.real_models import export_minilm
 from tests.sampling import sample_items
@@ -45,3 +46,24 @@ def told() -> Iterator[list[str]]:
     """What the test logs about losses and recoveries of replicas."""
     with replica_lines() as lines:
         yield lines
+
+
+@pytest.fixture(scope="session")
+def openvino_python() -> str:
+    """A Python whose ONNX Runtime has the plugin of OpenVINO, which computes on processors as well."""
+    try:
+        return str(device_python("openvino"))
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def webgpu_python(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A Python whose ONNX Runtime has WebGPU, which computes on Vulkan in software."""
+    if not SWIFTSHADER.exists():
+        pytest.skip(f"there is no {SWIFTSHADER}: Debian's package chromium brings it")
+    monkeypatch.setenv("VK_ICD_FILENAMES", str(SWIFTSHADER))
+    try:
+        return str(device_python("webgpu"))
+    except LookupError as error:
+        pytest.skip(str(error))

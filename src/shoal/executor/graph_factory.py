@@ -108,8 +108,9 @@ class GraphFactory:
         files = () if shard.machine else self._files
         load = graph_load_message(self._path, replica, index, rank, files=files)
         where = f" on {shard.machine}" if shard.machine else ""
+        where += f" on {shard.device.name}" if shard.device else ""
         label = f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else "") + where
-        return Place(label=label, load=load, machine=shard.machine, cpu_quota=shard.cpu_quota)
+        return Place(label=label, load=load, machine=shard.machine, python=shard.python, cpu_quota=shard.cpu_quota)
 
 
 def start_graph(

@@ -103,6 +103,7 @@ class LanguageFactory:
                         keep_weights=self._keep_weights,
                     ),
                     machine=shard.machine,
+                    python=shard.python,
                     cpu_quota=shard.cpu_quota,
                 )
                 for rank, shard in enumerate(stage.shards)
@@ -129,5 +130,7 @@ class LanguageFactory:
 def _label(replica: ReplicaPlan, index: int, rank: int) -> str:
     """What to call a worker of a replica in messages."""
     shards = replica.stages[index].shards
-    where = f" on {shards[rank].machine}" if shards[rank].machine else ""
+    shard = shards[rank]
+    where = f" on {shard.machine}" if shard.machine else ""
+    where += f" on {shard.device.name}" if shard.device else ""
     return f"stage {index}" + (f" shard {rank}" if len(shards) > 1 else "") + where

@@ -23,6 +23,8 @@ class Place:
     load: LoadMessage
     machine: str | None
     """where it runs; None: here"""
+    python: str | None = None
+    """path of the Python that runs it; None: the one that runs the head"""
     cpu_quota: float | None = None
     """share of its cores' time that it is held to; None: all"""
 

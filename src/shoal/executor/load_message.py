@@ -35,6 +35,7 @@ def load_message(
         rank=rank,
         cores=shard.cores,
         files=files,
+        device=shard.device,
         stage=StageConfig(
             first_layer=stage.first_layer,
             last_layer=stage.last_layer,
@@ -70,6 +71,7 @@ def graph_load_message(
         rank=rank,
         cores=shard.cores,
         files=files,
+        device=shard.device,
         stage=stage.interface,
         shares=stage.shares,
         threads=shard.threads,

@@ -38,7 +38,7 @@ class LocalLauncher:
         """See `WorkerLauncher.start`."""
         if place.machine is not None:
             raise ConfigError(f"machine {place.machine} is not at hand; a plan that needs it cannot be run from here")
-        worker = WorkerProcess(place.label)
+        worker = WorkerProcess(place.label, place.python)
         with ExitStack() as on_failure:
             on_failure.callback(worker.close, deadline_s=0.0)
             if place.cpu_quota is not None:

@@ -77,6 +77,8 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._trial_results: list[ResultT] = []
         self._trial_row_s = 0.0
         self._failed_worker: int | None = None
+        self.notes: dict[int, str] = {}
+        """what a user should know of how workers compute, a line each, by their places"""
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             for index, place in enumerate(self._places):
@@ -198,8 +200,10 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         match message:
             case Progress():
                 self._on_progress(1)
-            case StageLoaded():
+            case StageLoaded(note=note):
                 self._loading.discard(index)
+                if note is not None:
+                    self.notes[index] = f"{self._workers[index].name}: {note}"
             case Wired() | StepResult() | Envelope() | LinkLost() | ExpertLoad() if (
                 message.generation != self._generation
             ):

@@ -52,13 +52,13 @@ def worker_environment() -> dict[str, str]:
     return kept | _SINGLE_THREADED_BLAS
 
 
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs one of Shoal's modules in this Python.
+def module_command(module: str, *arguments: str, python: str | None = None) -> list[str]:
+    """The command that runs one of Shoal's modules in this Python, or in another that has Shoal.
 
     `python -m` alone would put the current folder in front of the module search path, so that a downloaded model's
     folder could bring its own `numpy.py`; `-P` (Python 3.11) keeps it out.
     """
-    return [sys.executable, "-P", "-m", module, *arguments]
+    return [python or sys.executable, "-P", "-m", module, *arguments]
 
 
 class Child(Protocol):
@@ -100,17 +100,35 @@ class Child(Protocol):
 class ChildProcess:
     """Implements `Child`. It dies with this process, strictly with the thread that made it, whatever happens to it."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
-        """Run a module with these arguments, handing it `fds`, which stay the caller's to close."""
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int], python: str | None = None
+    ) -> None:
+        """Run a module with these arguments, handing it `fds`, which stay the caller's to close.
+
+        Args:
+            name: for messages.
+            module: what to run.
+            arguments: of the module.
+            fds: descriptors that it inherits.
+            python: path of the Python that runs it; None: this one.
+
+        Raises:
+            ConfigError: there is no such Python.
+        """
         self.name = name
         self._num_ended_for_memory = _num_ended_for_memory()
-        self._process = subprocess.Popen(
-            module_command(module, *arguments),
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            env=worker_environment(),
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                module_command(module, *arguments, python=python),
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                env=worker_environment(),
+                start_new_session=True,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            if python is None:
+                raise
+            raise ConfigError(f"--worker-python {python}: {error.strerror}") from error
 
     @property
     def pid(self) -> int:

@@ -18,8 +18,8 @@ from shoal.protocol.messages import Wire
 class WorkerProcess(MessageWorker):
     """A child that runs `shoal.worker`."""
 
-    def __init__(self, name: str) -> None:
-        """`name`: for messages."""
+    def __init__(self, name: str, python: str | None = None) -> None:
+        """`name`: for messages; `python`: see ChildProcess. Raises ConfigError."""
         with ExitStack() as at_end, ExitStack() as on_failure:
             ours, theirs = socket.socketpair()
             on_failure.push(ours)
@@ -28,7 +28,8 @@ class WorkerProcess(MessageWorker):
             on_failure.push(our_handover)
             at_end.push(their_handover)
             fds = [theirs.fileno(), their_handover.fileno()]
-            child = ChildProcess(name, "shoal.worker", ["--control", str(fds[0]), "--handover", str(fds[1])], fds)
+            arguments = ["--control", str(fds[0]), "--handover", str(fds[1])]
+            child = ChildProcess(name, "shoal.worker", arguments, fds, python)
             on_failure.pop_all()
         our_handover.setblocking(False)
         self._handover = our_handover

@@ -1,0 +1,72 @@
+"""What this machine has to compute with: asked of a process for each Python environment."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from shoal.core.plan.devices.description import MachineDevices, ProviderDevice
+from shoal.errors import ConfigError, WorkerLost
+from shoal.executor.process.child_process import module_command, worker_environment
+from shoal.protocol.device_config import DeviceConfig
+
+_TIMEOUT_S = 120.0
+"""For all providers of an environment: the first session on a GPU may compile its kernels."""
+
+
+def find_devices(python: str | None = None) -> MachineDevices:
+    """What the machine has, and what of it an environment reaches.
+
+    Args:
+        python: the environment's Python; None: this one.
+
+    Raises:
+        ConfigError: there is no such Python, or it has no Shoal.
+        WorkerLost: a driver has ended the process that looked, or it does not come to an end.
+    """
+    command = module_command("shoal.measure.devices.here", python=python)
+    try:
+        done = subprocess.run(command, capture_output=True, env=worker_environment(), timeout=_TIMEOUT_S)
+    except (FileNotFoundError, PermissionError) as error:
+        raise ConfigError(f"--worker-python {python}: {error.strerror}") from error
+    except subprocess.TimeoutExpired:
+        raise WorkerLost(f"looking for devices took longer than {_TIMEOUT_S:.0f} s: a driver hangs") from None
+    try:
+        return msgspec.json.decode(done.stdout, type=MachineDevices)
+    except msgspec.DecodeError:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        if done.returncode < 0:
+            raise WorkerLost(f"looking for devices was ended by signal {-done.returncode}: a driver crashed") from None
+        raise ConfigError(f"{python or 'this Python'} cannot look for devices: {last[0]}") from None
+
+
+def find_all_devices(pythons: Iterable[str | None]) -> MachineDevices:
+    """The same over several environments: a device that several reach stands once for each provider.
+
+    Raises as `find_devices`.
+    """
+    found = [find_devices(python) for python in dict.fromkeys(pythons)]
+    devices: dict[str, ProviderDevice] = {}
+    for one in found:
+        for device in one.devices:
+            if device.name not in devices or devices[device.name].problem is not None:
+                devices[device.name] = device
+    return replace(found[0], devices=tuple(devices.values()))
+
+
+def usable_devices(found: MachineDevices) -> Sequence[DeviceConfig]:
+    """Devices on which a session could be opened."""
+    return [DeviceConfig(provider=one.provider, index=one.index) for one in found.devices if one.problem is None]
+
+
+def find_gpu(found: MachineDevices) -> DeviceConfig:
+    """The GPU that `--device gpu` means: the first of the preferred provider. Raises ConfigError: there is none."""
+    for one in found.devices:
+        if one.kind == "gpu" and one.problem is None:
+            return DeviceConfig(provider=one.provider, index=one.index)
+    problems = [f"{one.name}: {one.problem}" for one in found.devices if one.kind == "gpu" and one.problem is not None]
+    why = problems[0] if problems else "shoal devices lists what there is and what is missing"
+    raise ConfigError(f"--device gpu: no GPU can be used here; {why}")
