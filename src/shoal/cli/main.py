@@ -9,9 +9,10 @@ import traceback
 
 import typer
 
-from shoal.cli import bench, inspect, perplexity, plan, profile, run, serve, status, verify
+from shoal.cli import bench, inspect, perplexity, plan, run, serve, status, verify
 from shoal.cli import map as map_rows
 from shoal.cli.language import convert, simulate
+from shoal.cli.machine import devices, profile
 from shoal.errors import ShoalError, WorkerLost
 
 _LINE_CHARACTERS = 2000
@@ -47,6 +48,7 @@ app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
 app.command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
+app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
 app.command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)

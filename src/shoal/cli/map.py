@@ -70,6 +70,10 @@ def map_command(
     batch_dim: options.BatchDim = None,
     cluster: options.Cluster = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    provider_option: options.ProviderOption = None,
+    device_memory: options.DeviceMemory = None,
+    worker_python: options.WorkerPython = None,
     resume: Resume = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
@@ -86,7 +90,7 @@ def map_command(
     from shoal.cli.shared.planned import show_plan
     from shoal.cli.show.graph_plan_output import predicted_dict
     from shoal.cli.show.output import print_json
-    from shoal.config import PlanningConfig
+    from shoal.config import DevicesConfig, PlanningConfig
     from shoal.model.graph.sample.input_check import check_inputs
     from shoal.offline.map_job import MapOptions, open_map, prepare_output
     from shoal.planner.files.plan_data import graph_plan_dict
@@ -99,7 +103,7 @@ def map_command(
         plain_log(log_level)
     inputs = _only(given, inputs)
     if is_chain(model):
-        options.refuse(context, _GRAPH_ONLY, "a chain")
+        options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a chain")
         summary = _map_chain(model, inputs, output, split, threads, resume=resume, quiet=json)
         if json:
             print_json({"model": model, **_summary_dict(summary)})
@@ -113,7 +117,10 @@ def map_command(
     min_slots = _SLOTS_PER_WORKER * len(os.sched_getaffinity(0)) if is_auto else 1
     map_options = MapOptions(inputs=inputs, output=output, batch_rows=batch_size, min_slots=min_slots, resume=resume)
     prepare_output(map_options)
-    planned = plan_for_command(replace(config, split="1", planning=PlanningConfig()) if is_auto else config, quiet=json)
+    planned = plan_for_command(
+        replace(config, split="1", planning=PlanningConfig(), devices=DevicesConfig()) if is_auto else config,
+        quiet=json,
+    )
     found = planned.plan
 
     def check(tensors: Tensors) -> Tensors:

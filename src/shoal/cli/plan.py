@@ -43,6 +43,10 @@ def plan(
     precision: options.Precision = "auto",
     precision_floor: options.PrecisionFloor = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    provider_option: options.ProviderOption = None,
+    device_memory: options.DeviceMemory = None,
+    worker_python: options.WorkerPython = None,
     max_context: options.MaxContext = None,
     inputs: options.Inputs = None,
     batch_dim: options.BatchDim = None,
@@ -69,7 +73,7 @@ def plan(
         planned = plan_for_command(graph_config(context, model), given, graph, quiet=json)
         report_choice(planned, GRAPH_VIEW, output=output, explain=explain, as_json=json)
         return
-    options.refuse(context, _GRAPH_ONLY, "a language model")
+    options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import LANGUAGE_VIEW, plan_for
 

@@ -142,6 +142,10 @@ def run(
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
     threads: options.Threads = None,
+    device: options.Device = None,
+    provider_option: options.ProviderOption = None,
+    device_memory: options.DeviceMemory = None,
+    worker_python: options.WorkerPython = None,
     kv_memory: options.KvMemory = None,
     max_context: options.MaxContext = None,
     json: options.Json = False,
@@ -154,7 +158,7 @@ def run(
 
         run_graph(graph_config(context, model), inputs=inputs, output=output, as_json=json)
         return
-    options.refuse(context, _GRAPH_ONLY, "a language model")
+    options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
     if chat and (prompt is not None or json):
         raise ConfigError("--chat is a conversation on the terminal; it goes with neither --prompt nor --json")
     if not 0.0 < top_p <= 1.0:

@@ -77,6 +77,10 @@ def serve(
     split: options.Split = "auto",
     plan: options.PlanFile = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    provider_option: options.ProviderOption = None,
+    device_memory: options.DeviceMemory = None,
+    worker_python: options.WorkerPython = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="Key that clients must send as a bearer token.")
     ] = None,
@@ -258,7 +262,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         return
     if len(models) > 1:
         raise ConfigError("one server serves one language model, or any number of ONNX files")
-    options.refuse(context, _GRAPH_ONLY, "a language model")
+    options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
     from shoal.cli.language.serve import load_and_serve
 
     load_and_serve(context, models[0], server)

@@ -31,6 +31,10 @@ def verify(
     link_precision: options.LinkPrecision = "auto",
     precision: options.Precision = "auto",
     threads: options.Threads = None,
+    device: options.Device = None,
+    provider_option: options.ProviderOption = None,
+    device_memory: options.DeviceMemory = None,
+    worker_python: options.WorkerPython = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens to generate for each prompt.", rich_help_panel=options.LANGUAGE)
     ] = 32,
@@ -51,7 +55,7 @@ def verify(
 
         found = verify_graph(graph_config(context, model), inputs=inputs, quiet=json)
     else:
-        options.refuse(context, _GRAPH_ONLY, "a language model")
+        options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
         from shoal.cli.language.launch_config import language_config
         from shoal.cli.language.verify import verify_language
 

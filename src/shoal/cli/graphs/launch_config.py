@@ -40,6 +40,7 @@ def graph_config(
             cluster=options.text(said.get("cluster")),
             refresh=said.get("refresh", False),
         ),
+        devices=options.devices_config(said),
         threads=said.get("threads"),
         batch_dims=batch.dims,
         is_batched=batch.is_batched,

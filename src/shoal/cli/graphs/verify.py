@@ -40,9 +40,10 @@ def verify_graph(config: GraphLaunchConfig, *, inputs: Path | None, quiet: bool)
             return run_once(runner, plan, arrays, micro_batch=config.micro_batch)
 
     whole = run_plain(is_optimized=True)
-    comparisons = compare_outputs(whole, split)
+    has_devices = any(shard.device is not None for shard in plan.shards)
+    comparisons = compare_outputs(whole, split, has_devices=has_devices)
     if not all(one.agrees for one in comparisons):
-        comparisons = compare_outputs(whole, split, run_plain(is_optimized=False))
+        comparisons = compare_outputs(whole, split, run_plain(is_optimized=False), has_devices=has_devices)
     agrees = all(one.agrees for one in comparisons)
     outputs = [{**asdict(one), "agrees": one.agrees} for one in comparisons]
     return Agreement(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from shoal.config import parse_size
+from shoal.config import DevicesConfig, parse_size
 from shoal.errors import ConfigError
 
 LANGUAGE = "Language models"
 GRAPH = "ONNX graphs"
+DEVICES = "Devices"
 PLANNING = "Planning (--split auto)"
+
+DEVICE_OPTIONS = ("device", "provider_option", "device_memory", "worker_python")
+"""Names of the options that say what workers compute on."""
 
 LanguageModel = Annotated[
     str,
@@ -63,6 +67,37 @@ NoWeightCache = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Compute threads per worker. Default: the cores shared evenly.")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="What workers compute on: cpu, gpu, a provider of ONNX Runtime such as webgpu or cuda:1 (shoal devices "
+        "lists them), or one for each worker in the order of the plan, as in cpu,webgpu; auto: whatever is best, for "
+        "--split auto. Default: auto with --split auto, otherwise cpu.",
+        metavar="auto|cpu|gpu|PROVIDER[:INDEX],...",
+        rich_help_panel=DEVICES,
+    ),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An option for the provider of the device. Repeatable.", metavar="KEY=VALUE", rich_help_panel=DEVICES
+    ),
+]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory that a worker may take of its device, such as 4G.", metavar="BYTES", rich_help_panel=DEVICES
+    ),
+]
+WorkerPython = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="The Python of another environment with Shoal, whose ONNX Runtime has the device's provider; with "
+        "PROVIDER= for the workers of one provider. Repeatable.",
+        metavar="[PROVIDER=]PATH",
+        rich_help_panel=DEVICES,
+    ),
 ]
 MaxSeqs = Annotated[
     int, typer.Option(min=1, help="Sequences of one replica that may run at once.", rich_help_panel=LANGUAGE)
@@ -204,6 +239,17 @@ def are_exact(activations: str) -> bool:
 def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
     """`512M` as a number of bytes; None stays None. Raises ConfigError, naming the option."""
     return None if text is None else parse_size(text, option)
+
+
+def devices_config(said: Mapping[str, Any]) -> DevicesConfig:
+    """What the options of a command say of devices. Raises ConfigError."""
+    names = said.get("device")
+    return DevicesConfig(
+        names=() if names is None else tuple(names.split(",")),
+        options=tuple(said.get("provider_option") or ()),
+        memory_bytes=parse_bytes(said.get("device_memory"), "--device-memory"),
+        pythons=tuple(said.get("worker_python") or ()),
+    )
 
 
 def text(path: Path | None) -> str | None:

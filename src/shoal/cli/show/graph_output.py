@@ -23,9 +23,11 @@ def describe(spec: TensorSpec) -> str:
 def print_graph_plan(plan: GraphPlan) -> None:
     """The plan as a small table on stderr."""
     table = Table(title=f"{escape(plan.model)}  split {plan.split}  {_batch(plan)}", title_justify="left")
-    for column in ("worker", "nodes", "threads", "cores", "weights", "time", "hands on"):
+    has_devices = any(shard.device is not None for shard in plan.shards)
+    device = ("device",) if has_devices else ()
+    for column in ("worker", "nodes", "threads", "cores", *device, "weights", "time", "hands on"):
         justify = "left" if column in ("worker", "hands on") else "right"
-        table.add_column(column, justify=justify, no_wrap=column == "worker")
+        table.add_column(column, justify=justify, no_wrap=column in ("worker", "device"))
     for r, replica in enumerate(plan.replicas):
         total_s = sum(stage.compute_s or 0.0 for stage in replica.stages)
         for s, stage in enumerate(replica.stages):
@@ -35,6 +37,7 @@ def print_graph_plan(plan: GraphPlan) -> None:
                     f"{stage.first_node}-{stage.last_node - 1}",
                     str(shard.threads),
                     shard.machine or ",".join(map(str, shard.cores)) or "any",
+                    *([shard.device.name if shard.device else "cpu"] if has_devices else []),
                     f"{shard.weight_bytes / _MB:.1f} MB",
                     f"{(stage.compute_s or 0.0) / total_s:.0%}" if total_s else "",
                     "" if rank else _crossing(stage),

@@ -89,7 +89,14 @@ def _stage_kind(stage: StagePlan) -> Hashable:
 
 def _shard_kind(shard: ShardPlan) -> Hashable:
     sizes = tuple(last - first for first, last in _spans(shard.part))
-    return sizes, shard.part.experts, shard.threads, shard.cpu_quota, shard.machine and _class_of(shard.machine)
+    return (
+        sizes,
+        shard.part.experts,
+        shard.threads,
+        shard.cpu_quota,
+        shard.device,
+        shard.machine and _class_of(shard.machine),
+    )
 
 
 def _row(workers: Sequence[_Worker]) -> PlanRow:
@@ -159,6 +166,8 @@ def _where(shards: Sequence[ShardPlan]) -> str:
         cores = _numbers(core for shard in shards for core in shard.cores) or "any"
     else:
         cores = shards[0].machine or ",".join(map(str, shards[0].cores)) or "any"
+    if shards[0].device is not None:
+        cores = f"{shards[0].device.name}, {cores}"
     quota = shards[0].cpu_quota
     return cores if quota is None else f"{cores} at {quota:.0%}"
 

@@ -115,6 +115,8 @@ def launch_graph(
         started_s = time.monotonic()
         executors = start_replicas(factories, recovery)
         load_s = time.monotonic() - started_s
+        for note in (note for executor in executors for note in executor.notes.values()):
+            _logger.info(note)
         on_failure.pop_all()
     if recovery is None:
         recovery = RecoveryConfig(

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from shoal.config import GraphLaunchConfig
+from shoal.config import DevicesConfig, GraphLaunchConfig
+from shoal.core.plan.devices.workers import deal_devices
 from shoal.core.plan.graph import GraphPlan
+from shoal.core.plan.rebuilding import with_placements
 from shoal.errors import CapacityError, ConfigError, while_reading
 from shoal.executor.graph_replicas import build_replicas
+from shoal.launch.devices import devices_by_hand
 from shoal.launch.graph.auto_plan import GraphAutoPlan, choose_graph_plan
 from shoal.launch.graph.sample import GraphSample, open_sample
 from shoal.launch.graph.stored_plan import read_graph_plan
@@ -134,6 +137,8 @@ class _Planning:
         )
         if self._machines is not None:
             plan = place_on_machines(plan, self._machines.cores(), config.threads)
+        devices = devices_by_hand(config.devices)
+        plan = with_placements(plan, deal_devices(plan.shards, devices, config.devices))
         return replace(self._planned(plan, sample, whole), times=times)
 
     def automatic(self, on_progress: Progress, make_measurer: MakeMeasurer) -> PlannedGraph:
@@ -165,6 +170,8 @@ class _Planning:
     def stored(self, name: str) -> PlannedGraph:
         """The plan in a file."""
         config, graph = self._config, self._graph
+        if config.devices != DevicesConfig():
+            raise ConfigError(f"{name} says the devices; leave --device and what goes with it out")
         if config.threads is not None or config.batch_dims or not config.is_batched:
             raise ConfigError(f"{name} says the threads and the batch axes; leave --threads and --batch-dim out")
         plan = read_graph_plan(name, model=config.model, graph=graph, cores=self._cores)
@@ -179,7 +186,7 @@ class _Planning:
         auto: GraphAutoPlan[GraphSplit] | None = None,
     ) -> PlannedGraph:
         (first, *others) = plan.shards
-        is_here = self._config.in_process and not others and first.machine is None
+        is_here = self._config.in_process and not others and first.machine is None and first.device is None
         return PlannedGraph(
             graph=self._graph,
             plan=plan,
