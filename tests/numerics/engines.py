@@ -102,6 +102,9 @@ class PipelineExecutor:
     def filenos(self) -> tuple[int, ...]:
         return ()
 
+    def worker_pids(self) -> tuple[int, ...]:
+        return ()
+
     def close(self) -> None:
         self._steps.clear()
 
