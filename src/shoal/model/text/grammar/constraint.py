@@ -14,7 +14,7 @@ MAX_CONSTRAINT_BYTES = 1 << 16
 llguidance 1.9.1); the tools of a coding agent have 20 to 40 KB."""
 
 
-JSON_WHITESPACE = r"[ \n\r\t]{1,20}"
+JSON_WHITESPACE = r" |\n[ \t]{0,20}"
 """White space between the tokens of JSON is bounded: a small model that may write spaces for ever sometimes does."""
 
 
