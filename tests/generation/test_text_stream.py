@@ -59,6 +59,13 @@ def test_streamed_text_equals_the_definition_for_any_token_boundaries(
     assert stream.stopped == any(stop in text for stop in stops)
 
 
+def test_text_that_may_not_stop_passes_and_begins_no_stop_string() -> None:
+    stream = TextStream(PieceDetokenizer(["ab", "a", "bc", "ab"], ""), prepare_stops(["ab"]))
+    shown = [stream.push(token_id, may_stop=token_id > 1) for token_id in range(4)]
+    assert shown == ["ab", "a", "bc", ""]
+    assert stream.stopped
+
+
 @given(texts, stop_lists)
 def test_no_more_is_held_back_than_could_become_a_stop_string(text: str, stops: list[str]) -> None:
     finder = StopFinder(prepare_stops(stops))

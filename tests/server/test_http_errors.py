@@ -62,8 +62,14 @@ def _server_goes_on(http: httpx.Client):
         ("messages", "hello"),
         ("user", 5),
         ("ignore_eos", 1),
-        ("logit_bias", {"5": 100}),
-        ("min_tokens", 3),
+        ("logit_bias", {"-5": 1}),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"99999999": 1}),
+        ("logit_bias", [5]),
+        ("logit_bias", {str(token): 1 for token in range(2000)}),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 3),
+        ("min_tokens", -1),
     ],
 )
 def test_wrong_field_of_chat(http: httpx.Client, field: str, value: object) -> None:
@@ -101,7 +107,6 @@ def test_wrong_message(http: httpx.Client, message: object, param: str) -> None:
         ("prompt", ["a"] * 129),
         ("logprobs", True),
         ("logprobs", 21),
-        ("best_of", 3),
         ("suffix", "end"),
         ("stream_options.include_usage", 5),
     ],
@@ -117,6 +122,10 @@ def test_wrong_field_of_completions(http: httpx.Client, field: str, value: objec
 
 def test_empty_prompt(http: httpx.Client) -> None:
     check_error(http.post(COMPLETIONS, json={"prompt": ""}), 400, param="prompt")
+
+
+def test_a_bias_out_of_its_range_is_named_with_its_token(http: httpx.Client) -> None:
+    check_error(http.post(CHAT, json={"messages": MESSAGES, "logit_bias": {"5": 101}}), 400, param="logit_bias.5")
 
 
 def test_missing_field(http: httpx.Client) -> None:

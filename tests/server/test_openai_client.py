@@ -144,7 +144,16 @@ def test_every_sampling_parameter_arrives(client: openai.OpenAI, server: Running
         frequency_penalty=-0.5,
         seed=-1,
         max_completion_tokens=5,
-        extra_body={"top_k": 40, "min_p": 0.05, "stop_token_ids": [7], "cache_salt": "x", "tools": []},
+        logit_bias={"5": -100, "3": 1.5},
+        extra_body={
+            "top_k": 40,
+            "min_p": 0.05,
+            "stop_token_ids": [7],
+            "cache_salt": "x",
+            "tools": [],
+            "repetition_penalty": 1.2,
+            "min_tokens": 2,
+        },
     )
     request = server.engine.requests[-1]
     sampling = request.sampling
@@ -152,7 +161,8 @@ def test_every_sampling_parameter_arrives(client: openai.OpenAI, server: Running
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
     assert sampling.seed == (1 << 63) - 1
     assert sampling.num_logprobs is None
-    assert request.max_tokens == 5
+    assert (sampling.logit_bias, sampling.repetition_penalty) == (((3, 1.5), (5, -100.0)), 1.2)
+    assert (request.max_tokens, request.min_tokens) == (5, 2)
     assert 7 in request.stop_token_ids
 
 

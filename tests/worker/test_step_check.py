@@ -56,6 +56,7 @@ def test_a_good_step_passes() -> None:
         {"samples": sample(history=b"12345")},
         {"samples": sample(history=ints(100))},
         {"samples": sample(history=ints(-1))},
+        {"samples": sample(repeated=ints(100))},
     ],
 )
 def test_whatever_is_out_of_bounds_is_refused(changes: dict[str, object]) -> None:

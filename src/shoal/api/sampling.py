@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from shoal.api.options import check_names
 from shoal.errors import InvalidRequest
@@ -35,6 +35,14 @@ class SamplingOptions(TypedDict, total=False):
     """against tokens that were used, -2 to 2"""
     frequency_penalty: float
     """against tokens by how often they were used, -2 to 2"""
+    repetition_penalty: float
+    """against tokens that the prompt or the output has: above 1, up to 2; 1 (the default): none"""
+    repetition_window: int
+    """of how many latest tokens; 0 (the default): all"""
+    logit_bias: Mapping[int, float]
+    """what the logits of tokens are added, -100 to 100 each"""
+    min_tokens: int
+    """output tokens before which nothing ends an answer"""
     seed: int | None
     """key of the random stream; continuation i uses seed + i; None: random"""
     stop: str | Sequence[str]
@@ -75,6 +83,7 @@ def generation_spec(
     return GenerationSpec(
         prompt_ids=prompt_ids,
         max_tokens=None if wanted is None else max(1, min(wanted, max_context - len(prompt_ids))),
+        min_tokens=given.get("min_tokens", 0),
         n=given.get("n", 1),
         sampling=Sampling(
             temperature=given.get("temperature", 0.0),
@@ -83,6 +92,9 @@ def generation_spec(
             min_p=given.get("min_p", 0.0),
             presence_penalty=given.get("presence_penalty", 0.0),
             frequency_penalty=given.get("frequency_penalty", 0.0),
+            repetition_penalty=given.get("repetition_penalty", 1.0),
+            repetition_window=given.get("repetition_window", 0),
+            logit_bias=tuple(sorted(given.get("logit_bias", {}).items())),
             num_logprobs=given.get("logprobs"),
         ),
         seed=given.get("seed"),
@@ -102,8 +114,9 @@ def named_constraint(given: SamplingOptions) -> tuple[Constraint, str] | None:
     if len(names) > 1:
         raise InvalidRequest(f"{names[0]} and {names[1]} cannot both be given: an output has one form", param=names[1])
     (name,) = names
-    if given.get("ignore_eos"):
-        raise InvalidRequest(f"ignore_eos cannot go with {name}: the output ends with its form", param="ignore_eos")
+    for other in ("ignore_eos", "min_tokens"):
+        if given.get(other):
+            raise InvalidRequest(f"{other} cannot go with {name}: the output ends with its form", param=other)
     value = values[name]
     if name == "choice":
         if isinstance(value, str) or not all(isinstance(text, str) for text in value):
@@ -120,6 +133,8 @@ _MAX_COUNT = (1 << 31) - 1
 _MAX_LOGPROBS = 20
 """Source: OpenAI API reference, `top_logprobs`; a step's answer carries them for every row."""
 _MAX_TIMEOUT_S = 1e9
+_MAX_BIAS = 100.0
+"""Source: OpenAI API reference, `logit_bias`."""
 _RANGES: Mapping[str, tuple[type, float, float, bool]] = {
     "max_tokens": (int, 1, _MAX_COUNT, True),
     "temperature": (float, 0.0, 1e6, False),
@@ -128,6 +143,9 @@ _RANGES: Mapping[str, tuple[type, float, float, bool]] = {
     "min_p": (float, 0.0, 1.0, False),
     "presence_penalty": (float, -2.0, 2.0, False),
     "frequency_penalty": (float, -2.0, 2.0, False),
+    "repetition_penalty": (float, 2.0**-126, 2.0, False),
+    "repetition_window": (int, 0, _MAX_COUNT, False),
+    "min_tokens": (int, 0, _MAX_COUNT, False),
     "seed": (int, 0, NUM_SEEDS - 1, True),
     "n": (int, 1, 1024, False),
     "logprobs": (int, 0, _MAX_LOGPROBS, True),
@@ -153,8 +171,18 @@ def check_sampling(given: SamplingOptions) -> SamplingOptions:
     stops = (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
         raise InvalidRequest(f"stop is {stop!r}, but it must be a text, or a list of texts, none empty", param="stop")
+    _check_bias(values.get("logit_bias", {}))
     named_constraint(given)
     return given
+
+
+def _check_bias(biases: object) -> None:
+    pairs = list(cast(Mapping[Any, Any], biases).items()) if isinstance(biases, Mapping) else [(None, None)]
+    for token_id, bias in pairs:
+        if type(token_id) is not int or isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise InvalidRequest("logit_bias must have a number for each token's id", param="logit_bias")
+        if not -_MAX_BIAS <= bias <= _MAX_BIAS:
+            raise InvalidRequest(f"logit_bias is {bias!r}, but it must be from -100 to 100", param="logit_bias")
 
 
 _CONSTRAINTS = ("json_schema", "regex", "choice", "grammar")

@@ -32,6 +32,7 @@ _LANGUAGE_ONLY = (
     "min_p",
     "presence_penalty",
     "frequency_penalty",
+    "repetition_penalty",
     "seed",
     "precision",
     "activations",
@@ -118,6 +119,15 @@ def run(
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            min=2.0**-126,
+            max=2.0,
+            help="Above 1: makes tokens that the prompt or the answer has less likely.",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = 1.0,
     seed: Annotated[
         int,
         typer.Option(
@@ -184,6 +194,7 @@ def run(
         min_p=min_p,
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
+        repetition_penalty=repetition_penalty,
         seed=seed,
     )
     planning_s = time.perf_counter()

@@ -64,7 +64,14 @@ class FinishedChoice:
 class Choice:
     """Mutable state of one sequence. Ends with a stop token, a stop string or the engine's own decision."""
 
-    def __init__(self, index: int, text: TextStream, stop_token_ids: frozenset[int]) -> None:
+    def __init__(self, index: int, text: TextStream, stop_token_ids: frozenset[int], min_tokens: int = 0) -> None:
+        """
+        Args:
+            index: of the choice.
+            text: fresh.
+            stop_token_ids: end the sequence.
+            min_tokens: whose text holds no stop string, >= 0.
+        """
         self.index = index
         self.num_tokens = 0
         """output tokens so far, the one that stopped it included"""
@@ -73,6 +80,7 @@ class Choice:
         self.finish_reason: str | None = None
         self._text = text
         self._stop_token_ids = stop_token_ids
+        self._min_tokens = min_tokens
         self._num_shown_chars = 0
         self._fresh: list[str] = []
         self._fresh_ids: list[int] = []
@@ -94,7 +102,7 @@ class Choice:
                     token_id=output.token_id, text_offset=self._text.num_decoded_chars, logprobs=output.logprobs
                 )
             )
-        self._fresh.append(self._text.push(output.token_id))
+        self._fresh.append(self._text.push(output.token_id, may_stop=self.num_tokens > self._min_tokens))
         if self._text.stopped:
             self.finish_reason = "stop"
 

@@ -317,6 +317,7 @@ class DataPlane:
         guides: dict[RequestId, Guide] = {}
         for spec in specs:
             max_tokens = self._allowed_tokens(spec)
+            self._check_bias(spec)
             stop_token_ids, stops = self._stop_token_ids(spec), prepare_stops(spec.stop)
             for sibling in range(spec.n):
                 index = len(requests)
@@ -324,6 +325,7 @@ class DataPlane:
                     request_id=RequestId(f"{call_id}-{index}"),
                     prompt_ids=spec.prompt_ids,
                     max_tokens=max_tokens,
+                    min_tokens=spec.min_tokens,
                     targets=spec.targets,
                     sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
                     stop_token_ids=stop_token_ids,
@@ -335,7 +337,7 @@ class DataPlane:
                 text = TextStream(
                     self.tokenizer.detokenizer(spec.prompt_ids, skip_special=not spec.shows_special), stops
                 )
-                choices[request.request_id] = Choice(index, text, request.stop_token_ids)
+                choices[request.request_id] = Choice(index, text, request.stop_token_ids, spec.min_tokens)
                 timers[request.request_id] = self.metrics.timer(len(spec.prompt_ids), arrival_s, self._clock)
         return requests, choices, timers, guides
 
@@ -351,6 +353,12 @@ class DataPlane:
             raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="stop_token_ids")
         return spec.stop_token_ids if spec.ignore_eos else spec.stop_token_ids | self.tokenizer.eos_token_ids
 
+    def _check_bias(self, spec: GenerationSpec) -> None:
+        """Raises InvalidRequest where a biased token is none."""
+        vocab_size = self.tokenizer.vocab_size
+        if not all(0 <= token_id < vocab_size for token_id, _ in spec.sampling.logit_bias):
+            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="logit_bias")
+
     def _allowed_tokens(self, spec: GenerationSpec) -> int:
         """The output tokens the request may have. Raises InvalidRequest, ContextLengthExceeded."""
         num_prompt_tokens, num_context_tokens = len(spec.prompt_ids), self.max_context
@@ -363,6 +371,11 @@ class DataPlane:
                 f"{num_prompt_tokens} and {num_wanted_tokens} more were asked for: shorten the prompt or lower "
                 "max_tokens",
                 param="prompt",
+            )
+        if spec.min_tokens > num_wanted_tokens and spec.max_tokens is not None:
+            raise InvalidRequest(
+                f"min_tokens is {spec.min_tokens}, and {num_wanted_tokens} tokens at most are asked for",
+                param="min_tokens",
             )
         takes_what_is_left = spec.max_tokens is None and not spec.targets
         return num_context_tokens - num_prompt_tokens if takes_what_is_left else num_wanted_tokens

@@ -23,6 +23,8 @@ class GenerationSpec:
     prompt_ids: tuple[int, ...]
     max_tokens: int | None = None
     """output tokens at most, >= 1; None: what the context leaves"""
+    min_tokens: int = 0
+    """output tokens before which nothing ends the text, >= 0"""
     targets: tuple[int, ...] = ()
     """the output tokens to take instead of drawing them, which are scored; `max_tokens` and ends do not count then"""
     n: int = 1

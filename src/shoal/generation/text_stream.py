@@ -112,9 +112,13 @@ class TextStream:
         """The stop string that was found; None: none was."""
         return self._finder.found
 
-    def push(self, token_id: int) -> str:
-        """Take one token; the text that can be shown now."""
-        return self._find(self._detokenizer.push(token_id))
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """Take one token; the text that can be shown now. `may_stop`: look for stop strings in it, once and for all."""
+        text = self._detokenizer.push(token_id)
+        if may_stop:
+            return self._find(text)
+        self.num_decoded_chars += len(text)
+        return text
 
     def flush(self) -> str:
         """The rest of the text, now that no more tokens come."""

@@ -38,6 +38,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Subtracted once from the logit of every token already generated; in [-2, 2]."""
     frequency_penalty: float = 0.0
     """Subtracted per occurrence from the logit of every token already generated; in [-2, 2]."""
+    repetition_penalty: float = 1.0
+    """Divides the logits above 0 of tokens that the prompt or the output has, and multiplies those below; above 0."""
+    repetition_window: int = 0
+    """Of how many latest tokens those are; 0: all."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens and what their logits are added, each token once."""
     seed: int = 0
     """Key of the random stream; with the token index it determines every draw. 0 <= seed < 2**63."""
     num_logprobs: int | None = None
@@ -68,6 +74,10 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Teacher forcing: take this token instead of drawing one (perplexity, verification, echo)."""
     want_logits: bool = False
     """Also return the row's raw logits, fp32 [V] (verification)."""
+    repeated: bytes = b""
+    """int32 tokens that `sampling.repetition_penalty` is for, each once; only where it is not 1."""
+    forbidden: tuple[int, ...] = ()
+    """Tokens that may not be drawn here: those that would end an output too early."""
     allowed: bytes = b""
     """Tokens that may be drawn, a bit each, the first in the lowest bit of the first byte, and no token beyond its end;
     empty: any."""

@@ -29,15 +29,28 @@ def chain_entry(previous: int, token_id: int, position: int) -> int:
     return ((previous ^ (token_id + 1)) * _MULTIPLIER + position) & _MASK
 
 
-def draw_token(entries: array[int], sampling: Sampling, token_index: int, history: bytes, allowed: bytes = b"") -> int:
-    """The next token after a context, keyed like a real draw by seed, token index and, with penalties, the history.
+def draw_token(
+    entries: array[int],
+    sampling: Sampling,
+    token_index: int,
+    history: bytes,
+    allowed: bytes = b"",
+    forbidden: Sequence[int] = (),
+) -> int:
+    """The next token after a context, keyed like a real draw by seed, token index and what penalties are for.
 
-    `allowed`: a bit a token, see `SampleRow.allowed`; empty: any.
+    Args:
+        entries: of the context.
+        sampling: for its seed.
+        token_index: of the token within its request's output.
+        history: what penalties are for, earlier tokens as the row carries them.
+        allowed: a bit a token, see `SampleRow.allowed`; empty: any.
+        forbidden: see `SampleRow.forbidden`.
     """
     key = entries.tobytes() + sampling.seed.to_bytes(8, "little") + token_index.to_bytes(4, "little") + history
     drawn = int.from_bytes(blake2b(key, digest_size=4).digest(), "little")
     bits = int.from_bytes(allowed, "little") if allowed else (1 << VOCAB_SIZE) - 1
-    candidates = [token_id for token_id in range(VOCAB_SIZE) if bits >> token_id & 1]
+    candidates = [token_id for token_id in range(VOCAB_SIZE) if bits >> token_id & 1 and token_id not in forbidden]
     return candidates[drawn % len(candidates)]
 
 
@@ -89,8 +102,12 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> ExpectedOu
     guide = request.guide.fresh() if isinstance(request.guide, SimulatedGuide) else None
     while len(tokens) < limit:
         history = array("i", tokens).tobytes() if request.sampling.needs_history else b""
+        if request.sampling.repetition_penalty != 1.0:
+            latest = (*request.prompt_ids, *tokens)[-request.sampling.repetition_window :]
+            history += array("i", sorted(set(latest))).tobytes()
         allowed = guide.allowed(tokens) if guide is not None else b""
-        token = draw_token(entries, request.sampling, len(tokens), history, allowed)
+        forbidden = request.stop_token_ids if len(tokens) < request.min_tokens else ()
+        token = draw_token(entries, request.sampling, len(tokens), history, allowed, tuple(forbidden))
         tokens.append(token)
         if token in request.stop_token_ids:
             return ExpectedOutcome(token_ids=tuple(tokens), reason="stop")

@@ -139,7 +139,8 @@ class SimulatedReplica:
         if sample.target is not None:
             return SampledToken(token_id=sample.target)
         entries = array("Q", (self._slots[self._slot(table, p)] for p in range(position + 1)))
-        token_id = draw_token(entries, sample.sampling, sample.token_index, sample.history, sample.allowed)
+        history = sample.history + sample.repeated
+        token_id = draw_token(entries, sample.sampling, sample.token_index, history, sample.allowed, sample.forbidden)
         return SampledToken(token_id=token_id)
 
     def _slot(self, table: array[int], position: int) -> int:

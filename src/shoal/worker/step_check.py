@@ -48,6 +48,8 @@ def _check_samples(samples: Iterable[SampleRow], num_tokens: int, vocab_size: in
             raise RemoteProtocolError(f"token {sample.target} of {vocab_size} is to be taken")
         if sample.history:
             _check_ids("earlier token", sample.history, vocab_size)
+        if sample.repeated:
+            _check_ids("repeated token", sample.repeated, vocab_size)
         if sample.allowed and not any(sample.allowed[: -(-vocab_size // 8)]):
             raise RemoteProtocolError(f"row {sample.row} may draw no token")
 

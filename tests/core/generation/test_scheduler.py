@@ -89,6 +89,26 @@ def test_history_travels_only_with_penalties():
     assert histories == [[[], []], [[100], []], [[100, 101], []]]
 
 
+def test_repeated_tokens_are_of_prompt_and_output_or_of_the_latest():
+    driver = Driver(make_config())
+    whole, latest = Sampling(repetition_penalty=1.5), Sampling(repetition_penalty=1.5, repetition_window=2)
+    prompt = (9, 4, 9, 6)
+    driver.add(
+        make_request("a", prompt, sampling=whole, max_tokens=2),
+        make_request("b", prompt, sampling=latest, max_tokens=2),
+    )
+    driver.finish()
+    repeated = [[ints(sample.repeated) for sample in step.samples] for step in driver.sent]
+    assert repeated == [[[4, 6, 9], [6, 9]], [[4, 6, 9, 100], [6, 100]]]
+
+
+def test_stop_tokens_are_forbidden_until_there_are_enough_tokens():
+    driver = Driver(make_config())
+    driver.add(make_request("a", max_tokens=4, min_tokens=2, stop_token_ids=frozenset({7, 3})))
+    driver.finish()
+    assert [step.samples[0].forbidden for step in driver.sent] == [(3, 7), (3, 7), (), ()]
+
+
 def test_max_tokens_is_clipped_to_the_context():
     driver = Driver(make_config(max_context=10))
     driver.add(make_request("a", prompt=7, max_tokens=100))

@@ -11,6 +11,7 @@ import httpx
 import ollama
 import pytest
 
+from shoal.server.ollama.schemas import Options
 from tests.server.fakes import FakeEngine, ids
 from tests.server.running_server import MODEL, RunningServer, run_server
 
@@ -142,7 +143,8 @@ def test_loading_is_nothing_to_do(client: ollama.Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"options": {"repeat_penalty": 1.1}}, r"options\.repeat_penalty"),
+        ({"options": {"repeat_penalty": 0}}, r"repeat_penalty"),
+        ({"options": {"mirostat": 2}}, r"options\.mirostat"),
         ({"options": {"temprature": 1}}, r"did you mean `options\.temperature`"),
         ({"options": {"num_ctx": 100_000}}, "512 tokens of context"),
         ({"template": "x"}, "template"),
@@ -166,3 +168,19 @@ def test_another_model_and_other_endpoints(client: ollama.Client, server: Runnin
     with pytest.raises(ollama.ResponseError, match="started with"):
         client.pull(MODEL)
     assert httpx.get(f"{server.url}/api/tags").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("options", "window"),
+    [
+        ({"repeat_penalty": 1.1}, 64),
+        ({"repeat_penalty": 1.1, "repeat_last_n": 8}, 8),
+        ({"repeat_penalty": 1.1, "repeat_last_n": -1}, 0),
+        ({"repeat_penalty": 1.1, "repeat_last_n": 0}, None),
+        ({"repeat_last_n": 8}, None),
+    ],
+)
+def test_a_penalty_is_for_the_latest_tokens(options: dict[str, Any], window: int | None) -> None:
+    fields = Options.model_validate(options).fields()
+    assert fields.get("repetition_window") == window
+    assert fields.get("repetition_penalty") == (None if window is None else 1.1)

@@ -32,12 +32,12 @@ CHANGES = {
     "chat_template": "x", "continue_final_message": True,
     "documents": [{}], "function_call": {"name": "f"},
     "guided_decoding_backend": "x", "include_stop_str_in_output": True,
-    "length_penalty": 1.5, "logits_processors": ["x"], "logit_bias": {"5": 1}, "modalities": ["audio"],
+    "length_penalty": 1.5, "logits_processors": ["x"], "modalities": ["audio"],
     "n_predict": 5, "prediction": {}, "prompt_embeds": "x",
-    "repeat_penalty": 1.1, "repetition_penalty": 1.1, "return_token_ids": True,
+    "repeat_penalty": 1.1, "return_token_ids": True,
     "return_tokens_as_token_ids": True, "skip_special_tokens": False,
     "truncate_prompt_tokens": 5, "typical_p": 0.5, "web_search_options": {},
-    "min_tokens": True, "use_beam_search": 1,
+    "use_beam_search": 1,
 }  # fmt: skip
 
 

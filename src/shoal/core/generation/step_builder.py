@@ -108,12 +108,21 @@ class StepBuilder:
                 token_index=token_index,
                 sampling=request.sampling,
                 history=history,
+                repeated=_repeated(sequence, row + 1) if request.sampling.repetition_penalty != 1.0 else b"",
+                forbidden=tuple(sorted(request.stop_token_ids)) if token_index < request.min_tokens else (),
                 allowed=allowed,
                 target=request.targets[token_index] if request.targets else None,
                 want_logits=request.want_logits,
                 want_hidden=request.want_hidden,
             )
         )
+
+
+def _repeated(sequence: Sequence, num_tokens: int) -> bytes:
+    """The distinct tokens, int32, among the latest of the sequence's first `num_tokens`."""
+    window = sequence.request.sampling.repetition_window
+    first = max(0, num_tokens - window) if window else 0
+    return array("i", sorted(set(sequence.token_ids[first:num_tokens]))).tobytes()
 
 
 def _pack_block_tables(chunks: list[SequenceChunk]) -> bytes:

@@ -32,6 +32,8 @@ class Request:
     """The prompt, at least one token."""
     max_tokens: int
     """The most output tokens, >= 1."""
+    min_tokens: int = 0
+    """Output tokens before the first that may be a stop token, >= 0."""
     sampling: Sampling = field(default_factory=Sampling)
     stop_token_ids: frozenset[int] = frozenset()
     """Tokens that end the request. A stop token is counted and reported; the caller hides its text."""

@@ -30,7 +30,6 @@ _HARMLESS_OPTIONS = frozenset(
         "num_thread",
         "numa",
         "penalize_newline",
-        "repeat_last_n",
         "use_mlock",
         "use_mmap",
         "vocab_only",
@@ -39,12 +38,15 @@ _HARMLESS_OPTIONS = frozenset(
 """They say how a model is loaded, or belong to options that are refused."""
 _NEUTRAL_OPTIONS: dict[str, tuple[object, ...]] = {
     "mirostat": (0,),
-    "repeat_penalty": (1,),
     "tfs_z": (1,),
     "typical_p": (1,),
 }
 _SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Where a request is silent. Source: Ollama's Modelfile reference."""
+_REPEAT_LAST_N = 64
+"""Source: the same."""
+_TRANSLATED = {"num_ctx", "num_predict", "repeat_penalty", "repeat_last_n"}
+"""Options that OpenAI's bodies have under other names, or not at all."""
 
 
 class ApiSchema(BaseModel):
@@ -80,13 +82,22 @@ class Options(ApiSchema):
     min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+    """latest tokens that `repeat_penalty` is for; 0: none, -1: all, by default 64"""
     stop: str | list[str] | None = None
 
     def fields(self) -> dict[str, Any]:
         """Of OpenAI's bodies."""
-        own = self.model_dump(exclude_none=True, include=set(Options.model_fields) - {"num_ctx", "num_predict"})
+        own = self.model_dump(exclude_none=True, include=set(Options.model_fields) - _TRANSLATED)
         limit = {} if self.num_predict is None or self.num_predict < 0 else {"max_tokens": self.num_predict}
-        return {**_SAMPLED, **own, **limit}
+        return {**_SAMPLED, **own, **limit, **self._repetition()}
+
+    def _repetition(self) -> dict[str, Any]:
+        last = _REPEAT_LAST_N if self.repeat_last_n is None else self.repeat_last_n
+        if self.repeat_penalty is None or last == 0:
+            return {}
+        return {"repetition_penalty": self.repeat_penalty, "repetition_window": max(last, 0)}
 
 
 class ApiFunction(ApiSchema):

@@ -34,6 +34,7 @@ async def chat_specs(
     spec = GenerationSpec(
         prompt_ids=prompt_ids,
         max_tokens=body.output_tokens_limit,
+        min_tokens=body.min_tokens or 0,
         n=body.num_choices,
         sampling=body.sampling(body.num_logprobs),
         seed=body.seed,

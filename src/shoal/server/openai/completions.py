@@ -26,6 +26,7 @@ async def completion_spec(body: CompletionBody, prompt_ids: tuple[int, ...], dat
     return GenerationSpec(
         prompt_ids=prompt_ids,
         max_tokens=body.output_tokens_limit,
+        min_tokens=body.min_tokens or 0,
         n=body.num_choices,
         sampling=body.sampling(body.logprobs),
         seed=body.seed,

@@ -212,6 +212,30 @@ def test_a_penalty_moves_the_greedy_choice_and_a_negative_one_keeps_it() -> None
     assert draw(logits_V, Sampling(temperature=0.0, frequency_penalty=0.06), history=(1, 1)).token_id == 2
 
 
+def test_biases_are_added_and_repetitions_are_penalized_as_transformers_does() -> None:
+    torch = pytest.importorskip("torch")
+    logits_process = pytest.importorskip("transformers.generation.logits_process")
+    logits_V, repeated = make_logits(11), [2, 5, 9, 30]
+    sampling = Sampling(temperature=0.0, repetition_penalty=1.7, logit_bias=((5, 3.0), (7, -100.0)), num_logprobs=VOCAB)
+    biased_V = logits_V.copy()
+    biased_V[[5, 7]] += np.array([3.0, -100.0], np.float32)
+    process = logits_process.RepetitionPenaltyLogitsProcessor(1.7)
+    expected_V = process(torch.tensor([repeated]), torch.tensor(biased_V[None]))[0].numpy()
+    row = SampleRow(row=0, token_index=0, sampling=sampling, repeated=np.array(repeated, "<i4").tobytes())
+    (token,) = sample_rows(logits_V[None].copy(), [row])
+    assert token.token_id == int(expected_V.argmax())
+    assert token.logprobs is not None
+    by_id = dict(zip(token.logprobs.top_ids, token.logprobs.top_logprobs, strict=True))
+    np.testing.assert_allclose([by_id[i] for i in range(VOCAB)], np.log(softmax(expected_V)), atol=1e-4)
+
+
+def test_forbidden_tokens_are_never_drawn() -> None:
+    logits_RV = np.tile(make_logits(12), (200, 1))
+    best = int(logits_RV[0].argmax())
+    rows = [SampleRow(row=0, token_index=index, sampling=Sampling(seed=1), forbidden=(best, 0)) for index in range(200)]
+    assert not {token.token_id for token in sample_rows(logits_RV, rows)} & {best, 0}
+
+
 def test_penalties_touch_no_other_row() -> None:
     logits_RV = np.tile(make_logits(8), (2, 1))
     best = int(logits_RV[0].argmax())

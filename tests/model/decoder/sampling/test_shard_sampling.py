@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -67,6 +68,7 @@ samplings = st.builds(
     min_p=st.sampled_from([0.0, 0.0, 0.05, 0.5, 1.0]),
     presence_penalty=st.sampled_from([0.0, 1.5, -2.0]),
     frequency_penalty=st.sampled_from([0.0, 0.5]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 1.5, 0.5]),
     seed=st.integers(0, 2**63 - 1),
     num_logprobs=st.sampled_from([None, None, 0, 1, 5, 5000]),
 )
@@ -75,12 +77,17 @@ samplings = st.builds(
 @st.composite
 def sample_requests(draw: st.DrawFn, vocab_size: int) -> SampleRow:
     sampling, token_id = draw(samplings), st.integers(0, vocab_size - 1)
+    biases = draw(st.dictionaries(token_id, st.floats(-100, 100, width=32), max_size=4))
+    sampling = msgspec.structs.replace(sampling, logit_bias=tuple(biases.items()))
+    repeated = draw(st.sets(token_id, max_size=8)) if sampling.repetition_penalty != 1.0 else ()
     allowed = draw(st.just(b"") | st.sets(token_id, max_size=12).map(lambda ids: bit_mask({0, *ids})))
     history = draw(st.lists(token_id, max_size=8)) if sampling.needs_history else []
     return make_row(
         sampling,
         draw(st.integers(0, 1000)),
         history=np.array(history, "<i4").tobytes(),
+        repeated=np.array(sorted(repeated), "<i4").tobytes(),
+        forbidden=tuple(draw(st.sets(st.integers(1, max(1, vocab_size - 1)), max_size=3))) if vocab_size > 8 else (),
         target=draw(st.none() | token_id),
         allowed=allowed,
         want_logits=draw(st.booleans()),

@@ -1,8 +1,8 @@
 """Draw the next token of each row from its logits.
 
-Order: penalties, tokens that are not allowed, log-probabilities, temperature, top-k, top-p, min-p, draw. The draw's
-random number depends on nothing but (seed, token index), so a request that is computed again elsewhere goes on with the
-same tokens.
+Order: biases, penalties, tokens that are not allowed, log-probabilities, temperature, top-k, top-p, min-p, draw. The
+draw's random number depends on nothing but (seed, token index), so a request that is computed again elsewhere goes on
+with the same tokens.
 
 Shapes: R rows, V vocabulary, or one shard's part of it.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shoal.arrays import F32
+from shoal.arrays import F32, I64
 from shoal.model.decoder.sampling.candidates import candidates, largest, pick, softmax_weights
 from shoal.protocol.messages import SampledToken, SampleRow, TokenLogprobs
 
@@ -31,7 +31,7 @@ condition (13 us for 49152 tokens in the place of 340)."""
 def sample_rows(logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
     """One token for each row.
 
-    Mutates: rows of `logits_RV` whose request has penalties or may not draw any token.
+    Mutates: rows of `logits_RV` whose request has biases or penalties, or may not draw any token.
     """
     raw_R, best_R = prepare_rows(logits_RV, rows)
     return [
@@ -43,10 +43,11 @@ def sample_rows(logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]
 def prepare_rows(
     logits_RV: F32, rows: Sequence[SampleRow], first_id: int = 0
 ) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-    """Apply the penalties, and take out the tokens that are not allowed: they have the logit -inf.
+    """Apply biases and penalties, and take out the tokens that are not allowed: they have the logit -inf.
 
     Args:
-        logits_RV: of the tokens from first_id on. Mutates: rows whose request has penalties or may not draw any token.
+        logits_RV: of the tokens from first_id on.
+            Mutates: rows whose request has biases or penalties, or may not draw any token.
 
     Returns: the logits before that of rows that want them, and the index of each row's best logit after it.
     """
@@ -54,8 +55,7 @@ def prepare_rows(
     for index, row in enumerate(rows):
         if row.want_logits:
             raw_R[index] = logits_RV[index].tobytes()
-        if row.history:
-            _apply_penalties(logits_RV[index], row, first_id)
+        _change_logits(logits_RV[index], row, first_id)
         if row.allowed:
             _forbid(logits_RV[index], row.allowed, first_id)
     return raw_R, logits_RV.argmax(axis=-1)
@@ -100,6 +100,29 @@ def _sample_row(logits_V: F32, row: SampleRow, best: int, raw: bytes) -> Sampled
     if sampling.num_logprobs is not None:
         logprobs = _logprobs(logits_V, token_id, logits_V[best], sampling.num_logprobs)
     return SampledToken(token_id=token_id, logprobs=logprobs, logits=raw)
+
+
+def _change_logits(logits_V: F32, row: SampleRow, first_id: int) -> None:
+    """What a request changes in the model's own logits, before any token is forbidden."""
+    if row.sampling.logit_bias:
+        ids, biases = zip(*row.sampling.logit_bias, strict=True)
+        own, kept = _own(np.array(ids), len(logits_V), first_id)
+        logits_V[own] += np.array(biases, np.float32)[kept]
+    if row.repeated:
+        own, _ = _own(np.frombuffer(row.repeated, "<i4"), len(logits_V), first_id)
+        penalty, values = np.float32(row.sampling.repetition_penalty), logits_V[own]
+        logits_V[own] = np.where(values > 0, values / penalty, values * penalty)
+    if row.history:
+        _apply_penalties(logits_V, row, first_id)
+    if row.forbidden:
+        own, _ = _own(np.array(row.forbidden), len(logits_V), first_id)
+        logits_V[own] = -np.inf
+
+
+def _own(ids: npt.NDArray[np.integer], num_columns: int, first_id: int) -> tuple[I64, npt.NDArray[np.bool_]]:
+    """The columns of those tokens that lie in this part of the vocabulary, and which tokens they are."""
+    kept = (ids >= first_id) & (ids < first_id + num_columns)
+    return ids[kept].astype(np.int64) - first_id, kept
 
 
 def _apply_penalties(logits_V: F32, row: SampleRow, first_id: int) -> None:

@@ -37,7 +37,7 @@ def sample_shard(
 
     Args:
         logits_RV: of this shard's tokens, one at least; shards own the vocabulary in rank order.
-            Mutates: rows whose request has penalties or may not draw any token.
+            Mutates: rows whose request has biases or penalties, or may not draw any token.
         first_id: this shard's first token.
         vocab_size: tokens of all shards.
     """

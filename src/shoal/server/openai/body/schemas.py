@@ -30,6 +30,10 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 512
 """Of one stop sequence: OpenAI takes four and says nothing of their length; a line of text has a hundred."""
 MAX_STOP_TOKEN_IDS = 128
+MAX_BIASES = 1024
+"""A judgment: each travels with every step; OpenAI takes 300."""
+_MAX_TOKEN_DIGITS = 9
+"""Of a token's id: a billion tokens."""
 MAX_MESSAGES = 4096
 """Of a conversation: two thousand questions and answers. Several hundred fill a context of 128 thousand tokens."""
 MAX_CHOICES = 128
@@ -134,6 +138,15 @@ class GenerationBody(_Schema):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    """vLLM's"""
+    repetition_window: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    """of how many latest tokens; 0: all. Not OpenAI's, as Ollama's `repeat_last_n`"""
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
+        None
+    )
+    min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    """vLLM's"""
     max_tokens: _TokenLimit | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -162,8 +175,16 @@ class GenerationBody(_Schema):
 
     @model_validator(mode="after")
     def _check_constraint(self) -> GenerationBody:
-        if self.constraint is not None and self.ignore_eos:
-            raise InvalidRequest("`ignore_eos` cannot go with an output of a given form", param="ignore_eos")
+        for name in ("ignore_eos", "min_tokens"):
+            if self.constraint is not None and getattr(self, name):
+                raise InvalidRequest(f"`{name}` cannot go with an output of a given form", param=name)
+        return self
+
+    @model_validator(mode="after")
+    def _check_biases(self) -> GenerationBody:
+        for token in self.logit_bias or ():
+            if not token.isdecimal() or len(token) > _MAX_TOKEN_DIGITS:
+                raise InvalidRequest(f"`logit_bias` has {token[:20]!r}, which is no token's id", param="logit_bias")
         return self
 
     @model_validator(mode="after")
@@ -196,6 +217,9 @@ class GenerationBody(_Schema):
             min_p=self.min_p or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            repetition_window=self.repetition_window or 0,
+            logit_bias=tuple(sorted({int(token): bias for token, bias in (self.logit_bias or {}).items()}.items())),
             num_logprobs=num_logprobs,
         )
 
