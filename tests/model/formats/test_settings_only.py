@@ -13,6 +13,7 @@ from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.stage_config import ShardPart
+from tests.model.formats.huggingface.quantized.coded_files import CASES, write_quantized
 from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, make_tiny_model
 
 LLAMA_3_70B = {
@@ -62,6 +63,29 @@ def test_sizes_are_those_of_the_weights(family: str, tmp_path: Path) -> None:
         for precision in get_args(Precision):
             sizes = [[source.matrix_bytes(name, precision) for name in matrices(whole)] for source in (one, other)]
             assert sizes[0] == sizes[1]
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model("llama", tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_quantized_matrices_have_the_sizes_of_their_files(case: str, tiny_llama: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "quantized"
+    write_quantized(tiny_llama, directory, CASES[case])
+    whole, without = open_weights(directory), SettingsOnly(directory / "config.json")
+    names = [name for name in matrices(whole) if name != "layers.1.o"]  # of which no setting says that it is left out
+    for precision in get_args(Precision):
+        for name in names:
+            assert without.matrix_bytes(name, precision) == whole.matrix_bytes(name, precision), (name, precision)
+
+
+def test_modules_that_settings_leave_out_are_held_as_floats(tmp_path: Path) -> None:
+    quantization = {"quant_method": "awq", "bits": 4, "group_size": 128, "modules_to_not_convert": ["self_attn.o_proj"]}
+    source = SettingsOnly(write_settings(tmp_path / "config.json", quantization_config=quantization))
+    assert source.matrix_bytes("layers.0.o", "auto") == 4 * 8192 * 8192
+    assert source.matrix_bytes("layers.0.gate", "auto") < 8192 * 28672
 
 
 def test_a_published_model_has_its_published_size(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import form_bytes
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.packing import packing_of
-from shoal.model.formats.huggingface.config import config_from_hf, quantization_from_hf, stored_dtype
-from shoal.model.formats.huggingface.safetensors_dir import form_of
+from shoal.model.formats.huggingface.config import config_from_hf, holds_mxfp4, quantization_from_hf, stored_dtype
+from shoal.model.formats.huggingface.quantized.from_settings import QuantizedSettings
+from shoal.model.formats.huggingface.safetensors_dir import coded_form, form_of
 from shoal.model.formats.tensor_check import Shape, layer_shapes
 from shoal.model.weights import KeptRows, Packing, Precision, Range, Weight, resolve_range
 
@@ -24,7 +25,7 @@ KINDS_BY_SETTING = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.B
 class SettingsOnly:
     """Implements `WeightSource` by the shapes that a config.json asks for; its matrices have sizes and no values.
 
-    The sizes are those of a Hugging Face directory with these settings, whose files hold floats.
+    The sizes are those of a Hugging Face directory with these settings, whose files hold floats or are quantized.
 
     Raises:
         ModelLoadError: the architecture or a setting is not supported, or the file is damaged.
@@ -35,9 +36,9 @@ class SettingsOnly:
         self._path = path
         with while_reading(path):
             self._config = config_from_hf(path)
-            method = quantization_from_hf(path).get("quant_method")
-        if method is not None:
-            raise ModelLoadError(f"{path}: is of a model quantized by {method}, whose size only its weights tell")
+            settings = quantization_from_hf(path)
+            self._coded = QuantizedSettings(path, settings) if settings else None
+            self._has_mxfp4 = holds_mxfp4(path)
         self._shapes_by_kind: dict[tuple[bool, bool], dict[str, Shape]] = {}
 
     @property
@@ -60,8 +61,12 @@ class SettingsOnly:
         """What the matrix would take. See `WeightSource`."""
         num_rows, num_columns = self._shape(name)
         first, last = resolve_range(rows, num_rows)
-        form, (left, right) = form_of(Kind.F32, name, num_columns, precision, columns)
-        return form_bytes(form, Kind.F32, last - first, right - left)
+        if coded := self._coded and self._coded.matrix(name, (num_rows, num_columns)):
+            form, resolved = coded_form(coded, name, precision, columns)
+            return coded.num_bytes(form, last - first, resolved)
+        kind = Kind.MXFP4 if self._is_mxfp4(name) else Kind.F32
+        form, (left, right) = form_of(kind, name, num_columns, precision, columns)
+        return form_bytes(form, kind, last - first, right - left)
 
     def packing(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
@@ -69,8 +74,12 @@ class SettingsOnly:
         """How the native kernels would hold a matrix. See `WeightSource`."""
         num_rows, num_columns = self._shape(name)
         first, last = resolve_range(rows, num_rows)
-        form, resolved = form_of(Kind.F32, name, num_columns, precision, columns)
-        return packing_of(self._kind, form, last - first, resolved)
+        if coded := self._coded and self._coded.matrix(name, (num_rows, num_columns)):
+            form, resolved = coded_form(coded, name, precision, columns)
+            return coded.packing(form, last - first, resolved)
+        kind = Kind.MXFP4 if self._is_mxfp4(name) else self._kind
+        form, resolved = form_of(kind, name, num_columns, precision, columns)
+        return packing_of(kind, form, last - first, resolved)
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
@@ -85,6 +94,10 @@ class SettingsOnly:
     def _kind(self) -> Kind:
         """The floats that the model's weights are stored as, if its settings tell."""
         return KINDS_BY_SETTING.get(stored_dtype(self._path), Kind.F32)
+
+    def _is_mxfp4(self, name: str) -> bool:
+        """Of gpt-oss, the matrices of experts."""
+        return self._has_mxfp4 and ".experts." in name
 
     def _shape(self, name: str) -> tuple[int, int]:
         is_end = name in ("embedding", "head")

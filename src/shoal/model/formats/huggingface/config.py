@@ -70,6 +70,11 @@ def quantization_from_hf(where: Path) -> Mapping[str, Any]:
     return found if found.get("quant_method") in METHODS else {}
 
 
+def holds_mxfp4(where: Path) -> bool:
+    """Whether the experts of a model are in MXFP4, as gpt-oss's are. Raises ModelLoadError."""
+    return _quantization(read_json(_config_file(where))).get("quant_method") == "mxfp4"
+
+
 def _quantization(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Those of the model or of its text part."""
     text = raw.get("text_config")

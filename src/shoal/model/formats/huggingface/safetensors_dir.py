@@ -107,7 +107,7 @@ class SafetensorsDir:
         `WeightSource`."""
         part = self._locate(name).cut(rows)
         if coded := self._coded_of(part):
-            form, resolved = _coded_form(coded, name, precision, columns)
+            form, resolved = coded_form(coded, name, precision, columns)
             return coded.weight(form, self._numbers(part), resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
         to_weight = floats_to_weight if kind in FLOATS else columns_to_weight
@@ -141,7 +141,7 @@ class SafetensorsDir:
         """What `matrix(...).num_bytes` would be, from the headers alone."""
         part = self._locate(name).cut(rows)
         if coded := self._coded_of(part):
-            form, resolved = _coded_form(coded, name, precision, columns)
+            form, resolved = coded_form(coded, name, precision, columns)
             return coded.num_bytes(form, part.num_rows, resolved)
         kind, form, (first, last) = self._form(name, part, precision, columns)
         return form_bytes(form, kind, part.num_rows, last - first)
@@ -152,7 +152,7 @@ class SafetensorsDir:
         """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
         part = self._locate(name).cut(rows)
         if coded := self._coded_of(part):
-            form, resolved = _coded_form(coded, name, precision, columns)
+            form, resolved = coded_form(coded, name, precision, columns)
             return coded.packing(form, part.num_rows, resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
         return packing_of(kind, form, part.num_rows, resolved)
@@ -163,7 +163,7 @@ class SafetensorsDir:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
         part = self._locate(name).cut(rows)
         if coded := self._coded_of(part):
-            form, resolved = _coded_form(coded, name, precision, columns)
+            form, resolved = coded_form(coded, name, precision, columns)
             return coded.kept(form, self._numbers(part), resolved)
         kind, form, resolved = self._form(name, part, precision, columns)
         if not keeps_values(kind, form):
@@ -417,7 +417,7 @@ def floats_to_weight(rows_NB: U8, kind: Kind, form: Form, columns: Range) -> Wei
             return DenseWeight(values_NK=values_NK)
 
 
-def _coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
+def coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
     """What a quantized matrix becomes, and the columns that are wanted."""
     form = coded.form(own_precision(name, precision), is_vocabulary=name in ("embedding", "head"))
     resolved = resolve_range(columns, coded.shape[1])

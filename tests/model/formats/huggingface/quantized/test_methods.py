@@ -14,7 +14,7 @@ import pytest
 from shoal.core.plan.language import ShardPart
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.formats.open_weights import open_sizes, open_weights
+from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize, quantize_rows
 from shoal.model.shard_source import ShardSource
 from tests.model.formats.huggingface.quantized.coded_files import CASES, nf4, write_quantized
@@ -221,9 +221,3 @@ def test_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
     if native_available():
         for name, held in packed_values(source, "auto").items():
             np.testing.assert_array_equal(held, expected_of(values, name), err_msg=name)
-
-
-def test_settings_alone_do_not_say_how_much_a_quantized_model_takes(tiny, tmp_path: Path) -> None:
-    write_quantized(tiny, tmp_path / "model", CASES["awq"])
-    with pytest.raises(ModelLoadError, match="quantized by awq"):
-        open_sizes(tmp_path / "model" / "config.json")
