@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 _DETAILS = re.compile(r"replica \d+ (starts workers|takes over|story)")
 
@@ -19,15 +19,23 @@ class _Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-@contextmanager
-def replica_lines(*, details: bool = False) -> Iterator[list[str]]:
+def replica_lines(*, details: bool = False) -> AbstractContextManager[list[str]]:
     """Lines of the logger `shoal.replicas` while the block runs.
 
     `details`: also those about starts of workers, requests that move, and stories.
     """
-    handler, logger = _Lines(), logging.getLogger("shoal.replicas")
-    if not details:
-        handler.addFilter(lambda record: not _DETAILS.search(record.getMessage()))
+    return _lines("shoal.replicas", lambda line: details or not _DETAILS.search(line))
+
+
+def launch_lines() -> AbstractContextManager[list[str]]:
+    """Lines of the logger `shoal.launch` while the block runs: of plans, machines and first starts."""
+    return _lines("shoal.launch", lambda line: True)
+
+
+@contextmanager
+def _lines(name: str, wanted: Callable[[str], bool]) -> Iterator[list[str]]:
+    handler, logger = _Lines(), logging.getLogger(name)
+    handler.addFilter(lambda record: wanted(record.getMessage()))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

@@ -21,6 +21,7 @@ from shoal.launch.graph.planning import plan_graph
 from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
 from tests.executor.graphs import skip_chain, strict_reshape
+from tests.log_lines import launch_lines
 from tests.plain_runtime import plain_session
 
 WAIT_S = 30.0
@@ -148,11 +149,11 @@ def test_a_replica_does_without_a_worker_that_cannot_be_started(
     split: str, shares: list[tuple[int, ...]], chain: Path
 ) -> None:
     """One of a single worker is started as it is."""
-    told: list[str] = []
     planned = plan_graph(GraphLaunchConfig(model=str(chain), split=split, threads=1))
-    (factory,) = graph_factories(planned.graph, planned.plan.replicas, report=told.append)
+    (factory,) = graph_factories(planned.graph, planned.plan.replicas)
     x = np.random.default_rng(4).standard_normal((4, 8), np.float32)
-    _, executor = factory.start(Generation(0), 0, None)
+    with launch_lines() as told:
+        _, executor = factory.start(Generation(0), 0, None)
     try:
         executor.wait_until_loaded(WAIT_S)
         executor.submit(Batch(batch_id=BatchId(0), inputs={"x": x}))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import pytest
@@ -45,6 +45,7 @@ from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
 from tests.executor.graphs import skip_chain
 from tests.integration.running import make_requests, transcribe
+from tests.log_lines import launch_lines
 from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet
 
 Done = Callable[[ShoalError | None], None]
@@ -200,10 +201,12 @@ class FakeEngine:
 class Watch:
     """A fake engine whose machines are watched."""
 
+    lines: ClassVar[list[str]]
+    """what this test's code has logged"""
+
     def __init__(self, machines: FakeMachines, planned: PlannedModel, *, uses_new: bool = True) -> None:
         with launch(replace(planned, replans=False), launcher=launcher_for(planned)) as loaded:
             self.engine = FakeEngine(loaded.engine.stats())
-        self.lines: list[str] = []
         self.now_s = 0.0
         self.running = running_plan(planned, self.engine)
         self.joining = Joining(
@@ -211,7 +214,6 @@ class Watch:
             self.running,
             growth(planned) if uses_new else None,
             wake=lambda: None,
-            report=self.lines.append,
             clock=lambda: self.now_s,
         )
 
@@ -232,12 +234,21 @@ def planned(machines: FakeMachines, tiny_model: Path) -> Iterator[PlannedModel]:
     planned.close()
 
 
-def test_a_machine_that_joins_becomes_a_replica_that_serves(machines: FakeMachines, planned: PlannedModel) -> None:
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[list[str]]:
+    """What is logged of plans and machines."""
+    with launch_lines() as told:
+        Watch.lines = told
+        yield told
+
+
+def test_a_machine_that_joins_becomes_a_replica_that_serves(
+    machines: FakeMachines, planned: PlannedModel, lines: list[str]
+) -> None:
     requests = make_requests(6, max_tokens=8)
     with launch(replace(planned, replans=False), launcher=launcher_for(planned)) as loaded:
         running = running_plan(planned, loaded.engine)
-        lines: list[str] = []
-        joining = Joining(machines, running, growth(planned), wake=loaded.engine.wake, report=lines.append)
+        joining = Joining(machines, running, growth(planned), wake=loaded.engine.wake)
         expected = transcribe(loaded.engine, requests)
         machines.arriving = ["b"]
         joining.step()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,6 +19,7 @@ from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
 from tests.integration.running import Transcript, launcher_for, make_requests, tiny_config, transcribe
+from tests.log_lines import launch_lines
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +71,30 @@ def fake(stats: EngineStats) -> FakeEngine:
 class Watch:
     """A replanner and the clock that it looks at."""
 
+    lines: ClassVar[list[str]]
+    """what this test's code has logged"""
+
     def __init__(self, planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> None:
         self.now_s = 0.0
-        self.lines: list[str] = []
         self.watch(planned, engine)
 
     def watch(self, planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> None:
         kind = LanguagePlanKind(planned, launcher_for(planned))
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(planned.plan, kind, engine)
-        self.replanner = Replanner(running, planned.model, lambda: self.now_s, self.lines.append)
+        self.replanner = Replanner(running, planned.model, lambda: self.now_s)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now_s += 1.0
             self.replanner.look()
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[list[str]]:
+    """What is logged of plans and machines."""
+    with launch_lines() as told:
+        Watch.lines = told
+        yield told
 
 
 def test_layers_move_once_a_slowdown_has_lasted(planned: PlannedModel, fake: FakeEngine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from contextlib import ExitStack
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,6 +11,8 @@ from shoal.errors import WorkerLost
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.protocol.messages import Generation
 from shoal.router.failed_start import counted_as_failed
+
+_logger = logging.getLogger("shoal.launch")
 
 _FIRST_LOAD_TIMES = 6.0
 """Of the time after which silent workers that load again count as lost: the file may be on a slow disk, and nothing is
@@ -38,7 +40,6 @@ class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
         self,
         factory: PipelineFactory[WorkT, ResultT, LimitsT_co],
         recovery: RecoveryConfig,
-        report: Callable[[str], None],
         on_failure: ExitStack,
     ) -> None:
         """Begin.
@@ -46,13 +47,11 @@ class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
         Args:
             factory: of the replica.
             recovery: how patient to be, and how often one worker may be lost in a row.
-            report: told what went wrong, a line each.
             on_failure: closes whatever was started.
 
         Raises: as `wait`.
         """
         self._factory = factory
-        self._report = report
         self._on_failure = on_failure
         self._silence_s = _FIRST_LOAD_TIMES * recovery.load_timeout_s
         self._attempts_left = recovery.replan_after
@@ -90,4 +89,4 @@ class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
         self._attempts_left -= 1
         if not self._attempts_left:
             raise error
-        self._report(f"lost while loading, starting again: {error}")
+        _logger.info(f"lost while loading, starting again: {error}")

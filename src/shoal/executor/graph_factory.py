@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,8 @@ from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.messages import FileState, Generation
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor
 
+_logger = logging.getLogger("shoal.launch")
+
 BatchPipeline = PipelineExecutor[Batch, BatchResult]
 
 
@@ -37,7 +40,6 @@ class GraphFactory:
         launcher: WorkerLauncher,
         files: tuple[FileState, ...] = (),
         on_progress: Callable[[int], None] | None = None,
-        report: Callable[[str], None] | None = None,
         trial: BatchTrial | None = None,
     ) -> None:
         """Start nothing yet.
@@ -49,7 +51,6 @@ class GraphFactory:
             launcher: makes the workers.
             files: the graph's, as they were when it was opened.
             on_progress: called with a number of workers as they have loaded.
-            report: told where the replica is planned anew, a line each time.
             trial: what its workers compute before they count as ready; None: nothing.
         """
         self._trial = trial
@@ -59,7 +60,6 @@ class GraphFactory:
         self._name = f"replica {index}"
         self._launcher = launcher
         self._on_progress = on_progress
-        self._report = report or (lambda line: None)
         self._latest = replica
 
     @property
@@ -90,7 +90,7 @@ class GraphFactory:
             fewer = replica_without(open_graph(self._path), self._replica, worker)
         if fewer is not None:
             lost = [place.label for places in self._places(self._replica) for place in places][worker]
-            self._report(
+            _logger.info(
                 f"{self._name} is planned anew with {len(fewer.shards)} of {len(self._replica.shards)} workers: "
                 f"{lost} could not be started"
             )
@@ -144,12 +144,11 @@ def graph_factories(
     replicas: Sequence[GraphReplicaPlan],
     launcher: WorkerLauncher | None = None,
     on_progress: Callable[[int], None] | None = None,
-    report: Callable[[str], None] | None = None,
     trial: BatchTrial | None = None,
 ) -> list[GraphFactory]:
     """One a replica; `launcher`: None makes child processes on this machine. For the rest see `GraphFactory`."""
     launcher = launcher or LocalLauncher()
     return [
-        GraphFactory(graph.path, replica, index, launcher, graph.files, on_progress, report, trial)
+        GraphFactory(graph.path, replica, index, launcher, graph.files, on_progress, trial)
         for index, replica in enumerate(replicas)
     ]

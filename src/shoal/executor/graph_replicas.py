@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from shoal.core.plan.graph import GraphReplicaPlan, GraphShardPlan, GraphStagePlan, SplitReport
@@ -17,7 +16,6 @@ from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.stage_interface import StageInterface
 
-_logger = logging.getLogger("shoal.launch")
 _SILENT_LOAD_S = 100.0
 """A sixth of the time after which a silent worker counts as lost at the first start: see `FirstStart`."""
 
@@ -59,14 +57,12 @@ def build_replicas(
 def start_replicas(
     factories: Sequence[GraphFactory],
     recovery: RecoveryConfig | None = None,
-    report: Callable[[str], None] = _logger.info,
 ) -> tuple[BatchPipeline, ...]:
     """Start all workers and wait until they are loaded; those that are lost meanwhile are started again.
 
     Args:
         factories: one a replica.
         recovery: how patient to be; None: for minutes, since workers of graphs are silent while they load.
-        report: told what went wrong, a line each.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
@@ -74,7 +70,7 @@ def start_replicas(
     """
     patient = recovery or RecoveryConfig(load_timeout_s=_SILENT_LOAD_S)
     with ExitStack() as on_failure:
-        starts = [FirstStart(factory, patient, report, on_failure) for factory in factories]
+        starts = [FirstStart(factory, patient, on_failure) for factory in factories]
         executors = tuple(start.wait()[1] for start in starts)
         on_failure.pop_all()
     return executors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
@@ -15,6 +16,8 @@ from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
 from shoal.protocol.messages import ExpertLoad, Generation, Step, StepResult
 from shoal.router.executor import StepExecutor
+
+_logger = logging.getLogger("shoal.launch")
 
 StepPipeline = PipelineExecutor[Step, StepResult]
 
@@ -32,7 +35,6 @@ class LanguageFactory:
         index: int,
         launcher: WorkerLauncher,
         on_progress: Callable[[int], None] | None = None,
-        report: Callable[[str], None] | None = None,
         keep_weights: bool = True,
     ) -> None:
         """Start nothing yet.
@@ -43,7 +45,6 @@ class LanguageFactory:
             index: of this one.
             launcher: makes the workers.
             on_progress: called with a number of segments as they load.
-            report: told where the replica is planned anew, a line each time.
             keep_weights: see LoadStage.
         """
         self._keep_weights = keep_weights
@@ -53,7 +54,6 @@ class LanguageFactory:
         self._name = f"replica {index}"
         self._launcher = launcher
         self._on_progress = on_progress
-        self._report = report or (lambda line: None)
         self._latest = self._replica
         self._traffic = StepTraffic()
 
@@ -74,7 +74,7 @@ class LanguageFactory:
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
         if replica is not self._replica and without is not None:
-            self._report(self._describe_change(replica, without))
+            _logger.info(self._describe_change(replica, without))
         self._traffic = StepTraffic()
         executor = PipelineExecutor(
             self._places(replica),

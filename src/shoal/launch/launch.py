@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shoal.core.recovery.config import RecoveryConfig
@@ -16,15 +14,12 @@ from shoal.router.engine import Engine
 if TYPE_CHECKING:
     from shoal.executor.launcher import WorkerLauncher  # with the processes that it makes
 
-_logger = logging.getLogger("shoal.launch")
-
 
 def launch(
     planned: PlannedModel,
     on_progress: ProgressCallback | None = None,
     *,
     recovery: RecoveryConfig | None = None,
-    report: Callable[[str], None] | None = None,
     launcher: WorkerLauncher | None = None,
 ) -> LoadedModel:
     """Start the workers of a plan and load their stages.
@@ -33,8 +28,6 @@ def launch(
         planned: from `plan_model`.
         on_progress: called with (done, total) segments of all workers.
         recovery: when workers count as lost and how they are restarted; None: the defaults.
-        report: told what becomes of the plan, of machines and of first starts, a line each; None: the logger
-            `shoal.launch`.
         launcher: makes the workers; None: child processes on this machine.
 
     Raises:
@@ -52,7 +45,6 @@ def launch(
         planned,
         progress,
         recovery=recovery or RecoveryConfig(),
-        report=report or _logger.info,
         launcher=launcher,
     )
 

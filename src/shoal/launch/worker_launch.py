@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan  # with all that measures and searches
     from shoal.machines.placed_fleet import PlacedFleet
 
+_logger = logging.getLogger("shoal.launch")
+
 
 def launch_workers(
     planned: PlannedModel,
     progress: LoadProgress,
     *,
     recovery: RecoveryConfig,
-    report: Callable[[str], None],
     launcher: WorkerLauncher | None = None,
 ) -> LoadedModel:
     """Start the workers of a plan, wherever they are. Arguments and errors are those of `launch`.
@@ -49,7 +50,7 @@ def launch_workers(
         tokenizer: Tokenizer | None = None
         if planned.machines is not None:
             tokenizer = load_tokenizer_of(planned)
-            planned.machines.bring_model(plan, planned.model.config.num_layers, report)
+            planned.machines.bring_model(plan, planned.model.config.num_layers, _logger.info)
         launcher = launcher or _launcher(planned)
         factories = [
             LanguageFactory(
@@ -58,12 +59,11 @@ def launch_workers(
                 index,
                 launcher,
                 progress.advance,
-                report,
                 planned.keep_weights,
             )
             for index in range(len(plan.replicas))
         ]
-        starts = [FirstStart(factory, recovery, report, on_failure) for factory in factories]
+        starts = [FirstStart(factory, recovery, on_failure) for factory in factories]
         tokenizer = tokenizer or load_tokenizer_of(planned)  # while the workers begin
         started = [start.wait() for start in starts]
         engine = Engine(
@@ -74,16 +74,16 @@ def launch_workers(
             recovery=recovery,
             routing=planned.routing,
         )
-        kind = LanguagePlanKind(planned, launcher, report)
+        kind = LanguagePlanKind(planned, launcher)
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(plan, kind, engine, factories)
         if planned.replans:
-            engine.watch(Replanner(running, planned.model, time.monotonic, report).look)
+            engine.watch(Replanner(running, planned.model, time.monotonic).look)
             if planned.model.config.experts is not None:
-                engine.watch(ExpertReplanner(running, planned.model, time.monotonic, report).look)
+                engine.watch(ExpertReplanner(running, planned.model, time.monotonic).look)
         joining: Joining[ReplicaPlan] | None = None
         if planned.machines is not None:
             growth = growth_of(planned.auto) if planned.auto is not None and planned.replans else None
-            joining = Joining(planned.machines, running, growth, wake=engine.wake, report=report)
+            joining = Joining(planned.machines, running, growth, wake=engine.wake)
             engine.watch(joining.look)
             joining.start()
         on_failure.pop_all()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from shoal.planner.files.plan_check import check_plan
 from shoal.planner.split.hot_experts import row_share
 from shoal.protocol.messages import ExpertLoad, Generation
 from tests.integration.running import tiny_config
+from tests.log_lines import launch_lines
 from tests.model.tiny_models import make_tiny_model
 
 NUM_LAYERS, NUM_EXPERTS = 4, 8
@@ -89,14 +91,25 @@ class FakeRunning:
 
 
 class Watch:
+    lines: ClassVar[list[str]]
+    """what this test's code has logged"""
+
     def __init__(self, planned: PlannedModel, running: FakeRunning) -> None:
-        self.now_s, self.lines = 0.0, list[str]()
-        self.replanner = ExpertReplanner(running, planned.model, lambda: self.now_s, self.lines.append)  # type: ignore[arg-type]
+        self.now_s = 0.0
+        self.replanner = ExpertReplanner(running, planned.model, lambda: self.now_s)  # type: ignore[arg-type]
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now_s += 1.0
             self.replanner.look()
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[list[str]]:
+    """What is logged of plans and machines."""
+    with launch_lines() as told:
+        Watch.lines = told
+        yield told
 
 
 def shares(running: FakeRunning, replica: ReplicaPlan) -> tuple[float, ...]:

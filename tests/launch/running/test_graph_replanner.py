@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceRe
 from shoal.router.batch_stats import BatchStats
 from shoal.router.graph_executor import GraphReplicaFactory
 from tests.executor.graphs import skip_chain
+from tests.log_lines import launch_lines
 from tests.plain_runtime import plain_session
 
 TURN_S = 30.0
@@ -62,15 +64,17 @@ class SlowEngine:
 class Watch:
     """A replanner of a real engine, and the clock that it looks at."""
 
+    lines: ClassVar[list[str]]
+    """what this test's code has logged"""
+
     def __init__(self, planned: PlannedGraph, engine: BatchEngine, told: list[str]) -> None:
         self.told = told
         self.now_s = 0.0
-        self.lines: list[str] = []
         self.slow = SlowEngine(engine)
         graph, trial = planned.graph, BatchTrial(planned.sample, planned.plan.batch)
-        kind = GraphPlanKind(graph.path, graph.files, LocalLauncher(), trial, told.append)
+        kind = GraphPlanKind(graph.path, graph.files, LocalLauncher(), trial)
         self.running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats] = RunningPlan(planned.plan, kind, self.slow)
-        self.replanner = GraphReplanner(self.running, planned.graph, lambda: self.now_s, self.lines.append)
+        self.replanner = GraphReplanner(self.running, planned.graph, lambda: self.now_s)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -89,6 +93,14 @@ def watch(planned: PlannedGraph, told: list[str]) -> Iterator[Watch]:
     )
     with closing(engine):
         yield Watch(planned, engine, told)
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[list[str]]:
+    """What is logged of plans and machines."""
+    with launch_lines() as told:
+        Watch.lines = told
+        yield told
 
 
 def rows(index: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn, cast
 
@@ -19,6 +19,7 @@ from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.protocol.messages import Generation
 from shoal.router.engine_stats import EngineStats
+from tests.log_lines import launch_lines
 from tests.model.tiny_models import make_tiny_gguf
 
 
@@ -57,9 +58,16 @@ def machines_of(plan: Plan) -> list[str | None]:
     return [shard.machine for replica in plan.replicas for shard in replica.shards]
 
 
-def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel) -> None:
-    launcher, lines = NoLauncher(), list[str]()
-    factory = LanguageFactory(planned.model, planned.plan, 0, launcher, report=lines.append)
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged of plans."""
+    with launch_lines() as told:
+        yield told
+
+
+def test_what_could_not_be_started_is_told_and_left_out(planned: PlannedModel, lines: list[str]) -> None:
+    launcher = NoLauncher()
+    factory = LanguageFactory(planned.model, planned.plan, 0, launcher)
     running = RunningPlan(
         planned.plan, LanguagePlanKind(planned, launcher), cast(ChangeableEngine[EngineStats], NoEngine()), [factory]
     )

@@ -111,7 +111,7 @@ def launch_graph(
             planned.machines.bring_model(plan, 1, logging.getLogger("shoal.machines").info)
             launcher = launcher or planned.machines.launcher()
         launcher = launcher or LocalLauncher()
-        factories = graph_factories(planned.graph, plan.replicas, launcher, count, _logger.info, trial)
+        factories = graph_factories(planned.graph, plan.replicas, launcher, count, trial)
         started_s = time.monotonic()
         executors = start_replicas(factories, recovery)
         load_s = time.monotonic() - started_s
@@ -146,13 +146,13 @@ def _make_supervise(
 ) -> Supervise:
     """Unless it may replan, what it makes keeps nothing of the graph but its path: the weights are with the workers."""
     graph, plan, machines = planned.graph, planned.plan, planned.machines
-    kind = GraphPlanKind(graph.path, graph.files, launcher, trial, _logger.info)
+    kind = GraphPlanKind(graph.path, graph.files, launcher, trial)
     growth = planned.auto.growth if planned.auto is not None and replans else None
     kept = (graph, planned.times) if replans else None
 
     def supervise(engine: BatchEngine, clock: Callable[[], float]) -> GraphSupervisor:
         running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats] = RunningPlan(plan, kind, engine, factories)
-        replanner = None if kept is None else GraphReplanner(running, kept[0], clock, _logger.info, kept[1])
-        return GraphSupervisor(running, machines, engine, _logger.info, replanner=replanner, growth=growth)
+        replanner = None if kept is None else GraphReplanner(running, kept[0], clock, kept[1])
+        return GraphSupervisor(running, machines, engine, replanner=replanner, growth=growth)
 
     return supervise

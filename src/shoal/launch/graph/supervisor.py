@@ -13,7 +13,7 @@ from shoal.executor.traffic import BatchTrial
 from shoal.launch.running.graph_replanner import GraphReplanner
 from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
-from shoal.launch.running.running_plan import Report, RunningPlan
+from shoal.launch.running.running_plan import RunningPlan
 from shoal.machines.machines import Machines, describe_machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.planner.split.split_text import describe_shares
@@ -25,26 +25,21 @@ from shoal.router.batch_stats import BatchStats
 class GraphPlanKind:
     """Implements `PlanKind` for ONNX graphs."""
 
-    def __init__(
-        self, path: Path, files: tuple[FileState, ...], launcher: WorkerLauncher, trial: BatchTrial, report: Report
-    ) -> None:
+    def __init__(self, path: Path, files: tuple[FileState, ...], launcher: WorkerLauncher, trial: BatchTrial) -> None:
         """
         Args:
             path: of the graph's file.
             files: the graph's, as they were when it was opened.
             launcher: makes workers.
             trial: what new workers compute before they count as ready.
-            report: told where a replica is planned anew, a line each time.
         """
         self._path, self._files, self._launcher = path, files, launcher
-        self._trial, self._report = trial, report
+        self._trial = trial
 
     def factory(self, plan: GraphPlan, index: int) -> GraphFactory:
         """See `PlanKind.factory`."""
         replica = plan.replicas[index]
-        return GraphFactory(
-            self._path, replica, index, self._launcher, self._files, report=self._report, trial=self._trial
-        )
+        return GraphFactory(self._path, replica, index, self._launcher, self._files, trial=self._trial)
 
     @staticmethod
     def with_replicas(plan: GraphPlan, replicas: tuple[GraphReplicaPlan, ...]) -> GraphPlan:
@@ -61,7 +56,6 @@ class GraphSupervisor:
         running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats],
         machines: Machines | None,
         engine: BatchEngine,
-        report: Report,
         *,
         replanner: GraphReplanner | None,
         growth: Growth[PlacedGraphFleet, GraphReplicaPlan] | None,
@@ -72,7 +66,6 @@ class GraphSupervisor:
             running: the plan and its engine.
             machines: that the graph runs on; None: this one.
             engine: that runs it.
-            report: told what becomes of machines, a line each. Thread-safe.
             replanner: moves nodes where workers change speed; None: they stay.
             growth: what to do with machines that join; None: they are not to be used.
         """
@@ -82,7 +75,7 @@ class GraphSupervisor:
         self.joining: Joining[GraphReplicaPlan] | None = None
         """watches the machines; None: there is only this one"""
         if machines is not None:
-            self.joining = Joining(machines, running, growth, wake=engine.wake, report=report)
+            self.joining = Joining(machines, running, growth, wake=engine.wake)
             engine.watch(self.joining.look)
             self.joining.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.hot_experts import place_experts, row_share, slowest_shares
 from shoal.protocol.messages import ExpertLoad
 from shoal.protocol.stage_config import LayerExperts, ShardPart
+
+_logger = logging.getLogger("shoal.launch")
 
 _LEAST_ROWS = 64
 """That each expert of a layer must have had on average: fewer tell nothing of the next ones. An expert's share is then
@@ -69,10 +72,9 @@ class ExpertReplanner:
         running: RunningLanguagePlan,
         model: ModelOnDisk,
         clock: Callable[[], float],
-        report: Callable[[str], None],
     ) -> None:
         """`model`: what the running plan runs."""
-        self._running, self._model, self._clock, self._report = running, model, clock, report
+        self._running, self._model, self._clock = running, model, clock
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
         self._next_s = clock() + LOOK_S
         self._consider_s: defaultdict[int, float] = defaultdict(float)
@@ -164,12 +166,12 @@ class ExpertReplanner:
             if error is None:
                 self._bases[index] = (moved, base)
             else:
-                self._report(f"replica {index} keeps its experts: {error}")
+                _logger.info(f"replica {index} keeps its experts: {error}")
             if isinstance(error, ModelChanged):
                 self._next_s = math.inf  # others that load would fail alike
 
         copies = f" and copying {num_copies}" if num_copies else ""
-        self._report(
+        _logger.info(
             f"replica {index}: moving hot experts between shards{copies}, {gain:.0%} less time a step expected"
         )
         self._running.change(index, moved, done)

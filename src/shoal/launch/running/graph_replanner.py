@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from shoal.planner.graph_cut import CutPlace
 from shoal.planner.graph_move import Recut, recut
 from shoal.router.batch_stats import BatchStats
 
+_logger = logging.getLogger("shoal.launch")
+
 
 class GraphReplanner:
     """Looks at the engine's figures now and then. Belongs to the engine's thread."""
@@ -31,7 +34,6 @@ class GraphReplanner:
         running: RunningPlan[GraphPlan, GraphReplicaPlan, BatchStats],
         graph: GraphFile,
         clock: Callable[[], float],
-        report: Callable[[str], None],
         times: NodeTimes | None = None,
     ) -> None:
         """
@@ -39,11 +41,10 @@ class GraphReplanner:
             running: the plan and its engine.
             graph: the file that the engine runs.
             clock: monotonic seconds.
-            report: told what a person should know, a line each.
             times: of the graph's nodes, where they were measured.
         """
         self._running, self._graph = running, graph
-        self._clock, self._report, self._times = clock, report, times
+        self._clock, self._times = clock, times
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
         self._next_s = clock() + LOOK_S
 
@@ -79,11 +80,11 @@ class GraphReplanner:
         def done(error: ShoalError | None) -> None:
             watched.start_over()
             if error is not None:
-                self._report(f"replica {index} keeps its nodes: {error}")
+                _logger.info(f"replica {index} keeps its nodes: {error}")
             if isinstance(error, ModelChanged):
                 self._next_s = math.inf  # others that load would fail alike
 
-        self._report(
+        _logger.info(
             f"replica {index}: cutting at node {after} instead of {before}, {gain:.0%} less time a batch expected"
         )
         self._running.change(index, moved, done)

@@ -7,6 +7,7 @@ used under `--replan`, and only where the planner chose the split: one that was 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,8 @@ from shoal.machines.machines import Machines
 if TYPE_CHECKING:
     from shoal.planner.choice.extend import ExtendedPlan  # with all that searches
 
+_logger = logging.getLogger("shoal.launch")
+
 _EVERY_S = 5.0
 """Between two looks for machines: one question to Ray's head. Nobody waits for them."""
 _CLOSE_TIMEOUT_S = 10.0
@@ -68,7 +71,6 @@ class Joining(Generic[ReplicaT]):
         growth: Growth[Any, ReplicaT] | None,
         *,
         wake: Callable[[], None],
-        report: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Do nothing yet.
@@ -78,11 +80,10 @@ class Joining(Generic[ReplicaT]):
             running: the plan and its engine.
             growth: what to do with new machines; None: they are not to be used.
             wake: makes the engine's thread look. Thread-safe.
-            report: told what a person should know, a line each. Thread-safe.
             clock: monotonic seconds.
         """
         self._machines, self._running, self._growth = machines, running, growth
-        self._wake, self._report, self._clock = wake, report, clock
+        self._wake, self._clock = wake, clock
         self._membership = ClusterMembership(machines.troubles(), uses_new=growth is not None)
         self._lock = threading.Lock()
         """of the membership, which both threads tell of what they see"""
@@ -199,7 +200,7 @@ class Joining(Generic[ReplicaT]):
 
     def _say(self, line: str) -> None:
         if not self._is_closing.is_set():
-            self._report(line)
+            _logger.info(line)
 
     def _find_plan(self) -> None:
         """In the thread that watches."""
@@ -222,7 +223,7 @@ class Joining(Generic[ReplicaT]):
         where = ", ".join(_machines_of(found.replica))
         is_new = index == len(self._running.plan.replicas)
         what = f"replica {index} is made on {where}" if is_new else f"replica {index} is cut anew over {where}"
-        self._report(f"{what}, {gain:.0%} better expected")
+        _logger.info(f"{what}, {gain:.0%} better expected")
         self._proposed = self._to_make = found
         self._wake()
 

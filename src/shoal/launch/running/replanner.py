@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.relayer import Relayering, relayer, with_layers
 from shoal.router.engine_stats import EngineStats
 
+_logger = logging.getLogger("shoal.launch")
+
 
 class Replanner:
     """Looks at the engine's figures now and then. Belongs to the engine's thread."""
@@ -24,10 +27,9 @@ class Replanner:
         running: RunningPlan[Plan, ReplicaPlan, EngineStats],
         model: ModelOnDisk,
         clock: Callable[[], float],
-        report: Callable[[str], None],
     ) -> None:
         """`model`: what the running plan runs."""
-        self._running, self._model, self._clock, self._report = running, model, clock, report
+        self._running, self._model, self._clock = running, model, clock
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
         self._next_s = clock() + LOOK_S
 
@@ -64,11 +66,11 @@ class Replanner:
         def done(error: ShoalError | None) -> None:
             watched.start_over()
             if error is not None:
-                self._report(f"replica {index} keeps its layers: {error}")
+                _logger.info(f"replica {index} keeps its layers: {error}")
             if isinstance(error, ModelChanged):
                 self._next_s = math.inf  # others that load would fail alike
 
-        self._report(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
+        _logger.info(f"replica {index}: moving layers from {before} to {after}, {gain:.0%} less time a step expected")
         self._running.change(index, moved, done)
 
     def _fits_beside(self) -> bool:

@@ -15,7 +15,6 @@ from shoal.planner.split.split_text import describe
 
 Done = Callable[[ShoalError | None], None]
 """told None when the change is made, or why it is not"""
-Report = Callable[[str], None]
 
 ReplicaT = TypeVar("ReplicaT")
 ReplicaT_co = TypeVar("ReplicaT_co", covariant=True)
@@ -75,16 +74,14 @@ class PlanKind(Protocol[PlanT, ReplicaT]):
 class LanguagePlanKind:
     """Implements `PlanKind` for language models."""
 
-    def __init__(self, planned: PlannedModel, launcher: WorkerLauncher, report: Report | None = None) -> None:
-        """`launcher` makes workers; `report` is told where a replica is planned anew, a line each time."""
-        self._planned, self._launcher, self._report = planned, launcher, report
+    def __init__(self, planned: PlannedModel, launcher: WorkerLauncher) -> None:
+        """`launcher` makes workers."""
+        self._planned, self._launcher = planned, launcher
 
     def factory(self, plan: Plan, index: int) -> LanguageFactory:
         """See `PlanKind.factory`."""
         planned = self._planned
-        return LanguageFactory(
-            planned.model, plan, index, self._launcher, report=self._report, keep_weights=planned.keep_weights
-        )
+        return LanguageFactory(planned.model, plan, index, self._launcher, keep_weights=planned.keep_weights)
 
     @staticmethod
     def with_replicas(plan: Plan, replicas: tuple[ReplicaPlan, ...]) -> Plan:
