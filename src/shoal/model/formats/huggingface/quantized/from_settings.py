@@ -91,8 +91,7 @@ class QuantizedSettings:
             case "gptq" | "compressed-tensors", 8:
                 return "int8", "half"
             case _:
-                pass
-        self._fail(f"has {bits!r:.50} bits, which is not supported")
+                self._fail(f"has {bits!r:.50} bits, which is not supported")
 
     def _find_part_inputs(self, weights: Mapping[str, Any]) -> int | None:
         """Inputs that share a scale; None: all of a row."""
