@@ -74,7 +74,7 @@ class QuantizedSettings:
         groups = self._settings.get("config_groups")
         found = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
         if not found or not all(isinstance(one, dict) and one == found[0] for one in found):
-            self._fail("quantizes its matrices in more than one way, or in none")
+            raise self._failure("quantizes its matrices in more than one way, or in none")
         return found[0]
 
     def _find_codes(self, weights: Mapping[str, Any]) -> tuple[CodeKind, NumberKind]:
@@ -91,7 +91,7 @@ class QuantizedSettings:
             case "gptq" | "compressed-tensors", 8:
                 return "int8", "half"
             case _:
-                self._fail(f"has {bits!r:.50} bits, which is not supported")
+                raise self._failure(f"has {bits!r:.50} bits, which is not supported")
 
     def _find_part_inputs(self, weights: Mapping[str, Any]) -> int | None:
         """Inputs that share a scale; None: all of a row."""
@@ -102,7 +102,7 @@ class QuantizedSettings:
         if group is None or group == -1:
             return None
         if type(group) is not int or group < 1:
-            self._fail(f"has groups of {group!r:.50}")
+            raise self._failure(f"has groups of {group!r:.50}")
         return group
 
     def _is_left_out(self, name: str) -> bool:
@@ -113,9 +113,9 @@ class QuantizedSettings:
         module = f"model.layers.{layer}.{'mlp.' + head + '.' + last + '_proj' if head else _MODULES.get(leaf, leaf)}"
         return any(one in module for one in self._left_out)
 
-    def _fail(self, what: str) -> NoReturn:
+    def _failure(self, what: str) -> ModelLoadError:
         method = self._settings["quant_method"]
-        raise ModelLoadError(f"{self._where}: its quantization by {method} {what}; only the weights tell their size")
+        return ModelLoadError(f"{self._where}: its quantization by {method} {what}; only the weights tell their size")
 
     def _refuse(self) -> NoReturn:
         raise ModelLoadError(f"{self._where}: only the settings of a model are there, not its weights")
