@@ -74,24 +74,18 @@ class QuantizedSettings:
         groups = self._settings.get("config_groups")
         found = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
         if not found or not all(isinstance(one, dict) and one == found[0] for one in found):
-            raise self._failure("quantizes its matrices in more than one way, or in none")
+            self._fail("quantizes its matrices in more than one way, or in none")
         return found[0]
 
     def _find_codes(self, weights: Mapping[str, Any]) -> tuple[CodeKind, NumberKind]:
-        bits = weights.get("num_bits", weights.get("bits"))
-        match self._settings["quant_method"], bits:
-            case "fp8" | "fbgemm_fp8", _:
-                return "e4m3", "float"
-            case "compressed-tensors", 8 if weights.get("type") == "float":
-                return "e4m3", "bfloat"
-            case "bitsandbytes", _:
-                return ("nf4" if weights.get("load_in_4bit") else "int8"), "float"
-            case "awq" | "gptq" | "compressed-tensors", 4:
-                return "int4", "half"
-            case "gptq" | "compressed-tensors", 8:
-                return "int8", "half"
-            case _:
-                raise self._failure(f"has {bits!r:.50} bits, which is not supported")
+        method, bits = self._settings["quant_method"], weights.get("num_bits", weights.get("bits"))
+        if method == "bitsandbytes":
+            return ("nf4" if weights.get("load_in_4bit") else "int8"), "float"
+        if method in ("fp8", "fbgemm_fp8") or (weights.get("type") == "float" and bits == 8):
+            return "e4m3", "float"
+        if bits not in (4, 8) or weights.get("type", "int") != "int":
+            self._fail(f"has {bits!r:.50} bits, which is not supported")
+        return ("int4" if bits == 4 else "int8"), "half"
 
     def _find_part_inputs(self, weights: Mapping[str, Any]) -> int | None:
         """Inputs that share a scale; None: all of a row."""
@@ -102,7 +96,7 @@ class QuantizedSettings:
         if group is None or group == -1:
             return None
         if type(group) is not int or group < 1:
-            raise self._failure(f"has groups of {group!r:.50}")
+            self._fail(f"has groups of {group!r:.50}")
         return group
 
     def _is_left_out(self, name: str) -> bool:
@@ -113,9 +107,9 @@ class QuantizedSettings:
         module = f"model.layers.{layer}.{'mlp.' + head + '.' + last + '_proj' if head else _MODULES.get(leaf, leaf)}"
         return any(one in module for one in self._left_out)
 
-    def _failure(self, what: str) -> ModelLoadError:
+    def _fail(self, what: str) -> NoReturn:
         method = self._settings["quant_method"]
-        return ModelLoadError(f"{self._where}: its quantization by {method} {what}; only the weights tell their size")
+        raise ModelLoadError(f"{self._where}: its quantization by {method} {what}; only the weights tell their size")
 
     def _refuse(self) -> NoReturn:
         raise ModelLoadError(f"{self._where}: only the settings of a model are there, not its weights")
