@@ -19,6 +19,8 @@ from shoal.errors import ModelLoadError
 
 MAX_JSON_BYTES = 256 << 20
 """The largest published tokenizer.json has 33 MB, the largest index 12 MB; parsing takes about ten times the size."""
+GENAI_FILE = "genai_config.json"
+"""The settings that onnxruntime-genai's model builder writes beside an ONNX graph. Source: onnxruntime-genai, docs."""
 WITHOUT_WEIGHTS = (
     "measuring and running need the weights; without them, only `shoal plan MODEL --cluster FILE` works, where FILE "
     "describes all machines"

@@ -1,0 +1,94 @@
+"""A language model's graph in an ONNX Runtime session: tokens and past keys and values in, logits and all of them out.
+
+Shapes: B rows, T new tokens of each, P cells of the past, C = P + T, V vocabulary, H heads, D dimensions of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from shoal.arrays import F32, I32, Array
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.ort_values import as_array, to_value
+from shoal.model.graph.stage.session import compute_options, open_session, refusing
+from shoal.model.language_graph.form import (
+    IDS,
+    KEPT_LOGITS,
+    LOGITS,
+    MASK,
+    POSITIONS,
+    USES_CACHE,
+    CacheTensor,
+    LanguageGraphForm,
+    read_form,
+)
+from shoal.model.language_graph.settings import decoder_config, read_language_settings
+
+
+def describe(graph: GraphFile) -> tuple[LanguageGraphForm, DecoderConfig]:
+    """What its inputs mean, and what is known of the model. Raises ModelLoadError where it is no language model."""
+    settings = read_language_settings(graph.path)
+    form = read_form(graph.path, graph.inputs, graph.outputs, num_heads=settings.num_heads, head_dim=settings.head_dim)
+    return form, decoder_config(graph.path, settings, form)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """Results of a run."""
+
+    logits: Array
+    """[B, T, V], or [B, 1, V] of a graph that computes those of last tokens only; in the graph's own type"""
+    presents: tuple[ort.OrtValue, ...]
+    """[B, H, C, D] each, in the order of the form's caches"""
+
+
+class LanguageSession:
+    """Runs one graph. One thread at a time."""
+
+    def __init__(self, graph: GraphFile, *, threads: int) -> None:
+        """Load it. `threads` >= 1. Raises ModelLoadError."""
+        self.form, self.config = describe(graph)
+        self._session = open_session(graph, str(graph.path), compute_options(threads))
+        self._names = [LOGITS, *(cache.present for cache in self.form.caches)]
+
+    def run(self, ids_BT: I32, mask_BC: I32, positions_BT: I32, pasts: Sequence[ort.OrtValue]) -> Computed:
+        """Compute new tokens.
+
+        Args:
+            ids_BT: the tokens.
+            mask_BC: 1 for cells of the past and new tokens that are those of the row, 0 for padding.
+            positions_BT: of the tokens in their sequences.
+            pasts: [B, H, P, D] each, in the order of the form's caches; P may be 0.
+
+        Raises:
+            InvalidRequest: ONNX Runtime refuses; one line with its reason.
+        """
+        has_past = mask_BC.shape[1] > ids_BT.shape[1]
+        given = {
+            IDS: ids_BT,
+            MASK: mask_BC,
+            POSITIONS: positions_BT,
+            USES_CACHE: np.array([has_past]),
+            KEPT_LOGITS: np.array(0),
+        }
+        dtypes = self.form.dtypes
+        feed = {name: to_value(given[name].astype(dtype), dtype) for name, dtype in dtypes.items()}
+        feed |= {cache.past: past for cache, past in zip(self.form.caches, pasts, strict=True)}
+        with refusing():
+            logits, *presents = self._session.run_with_ort_values(self._names, feed)
+        return Computed(logits=as_array(logits), presents=tuple(presents))
+
+
+def no_past(caches: Sequence[CacheTensor], num_rows: int) -> list[ort.OrtValue]:
+    """The past of sequences that begin: no cells."""
+    return [to_value(np.zeros((num_rows, cache.num_heads, 0, cache.dim), cache.dtype), cache.dtype) for cache in caches]
+
+
+def as_logits(rows: Array) -> F32:
+    """A copy in fp32, which may be written to."""
+    return np.array(rows, np.float32)

@@ -1,0 +1,73 @@
+"""A stage of a language model from its files, whichever form they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from shoal.arrays import F32
+from shoal.core.collectives import SummingGroup
+from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.open_weights import open_weights
+from shoal.model.packed.kept_weights import KeptWeights
+from shoal.model.weights import WeightSource
+from shoal.protocol.messages import SampledToken, Step
+from shoal.protocol.stage_config import StageConfig
+
+
+class LanguageStage(Protocol):
+    """What a worker asks of a stage: see `model.decoder.stage.Stage`."""
+
+    vocab_size: int
+    decoder: DecoderConfig
+
+    @property
+    def weight_bytes(self) -> int:
+        """Resident bytes of weights."""
+        ...
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it takes tokens, and not hidden states."""
+        ...
+
+    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
+        """Run one step."""
+        ...
+
+    def expert_rows(self) -> list[list[int]]:
+        """Rows that chose each expert."""
+        ...
+
+
+def open_stage(
+    path: Path,
+    config: StageConfig,
+    on_progress: Callable[[int, int], None],
+    *,
+    source: WeightSource | None = None,
+    group: SummingGroup | None = None,
+    kept: KeptWeights | None = None,
+    form: ForcedForm | None = None,
+) -> LanguageStage:
+    """Load it.
+
+    Args:
+        path: of the model's files: an ONNX graph, a GGUF file, or a folder.
+        config: what to hold.
+        on_progress: called with (done, total) pieces of weights.
+        source: of the weights, where they are open already.
+        group, kept, form: see `model.decoder.stage.Stage`; they mean nothing for a graph.
+
+    Raises:
+        ModelLoadError: a weight is missing, broken or of an unknown kind.
+    """
+    if path.suffix == ".onnx":
+        from shoal.model.language_graph.stage import GraphDecoder  # with ONNX Runtime
+
+        return GraphDecoder(path, config, on_progress)
+    from shoal.model.decoder.stage import Stage
+
+    return Stage(source or open_weights(path), config, on_progress, group, kept, form)
