@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.shared import options
-from shoal.cli.shared.model_kind import is_graph
+from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def chaos(
 
 def _graph_inputs(model: str, inputs: Path | None) -> dict[str, Array] | None:
     """Rows for a graph; None: the model is a language model. Raises ConfigError."""
-    if not is_graph(model):
+    if not is_tensor_graph(model):
         if inputs is not None:
             raise ConfigError("--inputs is for ONNX graphs")
         return None

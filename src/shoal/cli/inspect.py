@@ -29,10 +29,13 @@ def inspect(model: options.Model, precision: options.Precision = "auto", json: o
 
         _show_graph(model, describe_graph(open_graph(Path(model))), as_json=json)
         return
-    from shoal.model.on_disk import find_model
+    from shoal.model.find_model import find_model
     from shoal.model.weights import parse_precision
 
     found = find_model(model)
+    if found.is_graph:
+        inspect(str(found.path), precision, json)
+        return
     _show_decoder(model, found.config, found.blocks(parse_precision(precision)), as_json=json)
 
 

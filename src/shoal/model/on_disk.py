@@ -1,4 +1,4 @@
-"""A language model's files: found and opened in one place, its sizes read once."""
+"""A language model's files, opened in one place, its sizes read once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.blocks import decoder_blocks, process_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
-from shoal.model.formats.model_path import resolve_model, resolve_settings
-from shoal.model.formats.open_weights import open_sizes, open_weights
+from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.stage_config import ShardPart
@@ -22,6 +21,9 @@ class ModelOnDisk:
 
     Only headers are read. After `close` the files are opened again when somebody asks for what is in them.
     """
+
+    is_graph = False
+    """Whether it is an ONNX graph, which is computed whole as its file has it."""
 
     def __init__(
         self, path: Path, *, name: str | None = None, open_source: Callable[[Path], WeightSource] = open_weights
@@ -37,6 +39,8 @@ class ModelOnDisk:
             ModelLoadError: a file is missing, broken or of an unknown kind.
         """
         self.path = path
+        self.text_path = path
+        """Where its tokenizer lies."""
         self.name = str(path) if name is None else name
         self.files = model_states(path)
         """The files' states as they were when the model was opened first."""
@@ -96,21 +100,10 @@ class ModelOnDisk:
             self._blocks[key] = tuple(decoder_blocks(own, precision, exact_activations=exact_activations))
         return self._blocks[key]
 
+    def process_bytes(self, *, max_step_tokens: int) -> int:
+        """What a worker's process takes beside weights and KV, for steps of so many rows at most."""
+        return process_bytes(self.config, max_step_tokens=max_step_tokens)
+
     def close(self) -> None:
         """Let go of the files. Idempotent."""
         self._source = None
-
-
-def find_model(name: str, *, sizes_suffice: bool = False) -> ModelOnDisk:
-    """The model that a user means.
-
-    Args:
-        name: a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME.
-        sizes_suffice: whether a model's settings are enough, because its weights will never be read.
-
-    Raises:
-        ModelLoadError: there is no such model, or its files are broken or of an unknown kind.
-    """
-    if sizes_suffice:
-        return ModelOnDisk(resolve_settings(name), name=name, open_source=open_sizes)
-    return ModelOnDisk(resolve_model(name), name=name)

@@ -16,9 +16,8 @@ from shoal.comm.groups.timed_group import TimedGroup
 from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.model.decoder.forced_form import ForcedForm
-from shoal.model.decoder.stage import Stage
-from shoal.model.file_states import model_states, unchanged
-from shoal.model.formats.open_weights import open_weights
+from shoal.model.file_states import states_again, unchanged
+from shoal.model.open_stage import open_stage
 from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import ExpertLoad, LoadStage, Step, StepResult, Wire
@@ -61,14 +60,14 @@ class DecoderRunner:
         self._group = TimedGroup()
         self._num_rows, self._busy_s, self._told_s = 0, 0.0, -_TELL_S
         path = Path(load.model_path)
-        with unchanged(load.files, lambda: model_states(path)):
-            self._stage = Stage(
-                open_weights(path),
+        with unchanged(load.files, lambda: states_again(path, load.files)):
+            self._stage = open_stage(
+                path,
                 load.stage,
                 on_progress,
-                self._group if load.num_shards > 1 else None,
-                kept_for(load),
-                ForcedForm.of(os.environ),
+                group=self._group if load.num_shards > 1 else None,
+                kept=kept_for(load),
+                form=ForcedForm.of(os.environ),
             )
 
     @property

@@ -10,14 +10,14 @@ import time
 
 import numpy as np
 
-from shoal.model.decoder.stage import Stage
+from shoal.model.open_stage import LanguageStage
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 
 _NUM_STEPS = 2
 """the first one warms up"""
 
 
-def measure_row(stage: Stage) -> float:
+def measure_row(stage: LanguageStage) -> float:
     """Seconds of one row at position 0, in KV block 0 and state slot 0, which must not be in use. All shards of a stage
     call it.
 

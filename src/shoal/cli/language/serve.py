@@ -68,7 +68,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
     config = language_config(context, model, in_process=False)
     options = LanguageServeOptions(
         server=server,
-        name=said["name"] or PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name.removesuffix(".gguf"),
+        name=said["name"] or _name_of(model),
         max_queue=said["max_queue"],
         request_timeout_s=said["request_timeout"],
         strict_fields=said["strict_fields"],
@@ -81,6 +81,12 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
         load_model(config, quiet=said["log_json"], recovery=recovery) as loaded,
     ):
         serve_language(loaded, sock, options)
+
+
+def _name_of(model: str) -> str:
+    """What a model is called where nobody says: as its file or folder."""
+    name = PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name
+    return name.removesuffix(".gguf").removesuffix(".onnx")
 
 
 def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions) -> None:
@@ -113,7 +119,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
         card=ModelCard(
             family=loaded.decoder.family,
-            format="safetensors" if loaded.path.is_dir() else "gguf",
+            format="safetensors" if loaded.path.is_dir() else loaded.path.suffix[1:],
             precision="+".join(sorted({stage.precision for one in loaded.plan.replicas for stage in one.stages})),
             files=model_states(loaded.path),
         ),

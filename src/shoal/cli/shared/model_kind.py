@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.errors import ConfigError
+
 CHAIN_FILE = "chain.yaml"
 """As `chain.definition` has it."""
 
@@ -11,6 +13,32 @@ CHAIN_FILE = "chain.yaml"
 def is_graph(model: str) -> bool:
     """Whether a MODEL argument names an ONNX file, by its suffix."""
     return model.lower().endswith(".onnx")
+
+
+def is_language_graph(model: str, served_as: str = "auto") -> bool:
+    """Whether it is a language model as an ONNX graph, with past keys and values: its file, or a folder that holds it.
+
+    Args:
+        model: as the user named it.
+        served_as: the option `--as`: `auto`, or `graph` for plain tensors in any case.
+
+    Raises:
+        ConfigError: `served_as` is neither.
+        ModelLoadError: it is one in a form that cannot be run.
+    """
+    if served_as not in ("auto", "graph"):
+        raise ConfigError(f"--as is auto or graph, not {served_as!r}")
+    path = Path(model)
+    if served_as == "graph" or not (is_graph(model) or path.is_dir()):
+        return False
+    from shoal.model.language_graph.detect import find_language_graph
+
+    return find_language_graph(path) is not None
+
+
+def is_tensor_graph(model: str, served_as: str = "auto") -> bool:
+    """Whether it names an ONNX file that is computed as plain tensors. Raises as `is_language_graph`."""
+    return is_graph(model) and not is_language_graph(model, served_as)
 
 
 def is_chain(model: str) -> bool:

@@ -30,6 +30,16 @@ Model = Annotated[
         "(a model inside a package)."
     ),
 ]
+ServedAs = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        help="What an ONNX graph with past keys and values is: auto (a language model, where its settings and its "
+        "tokenizer lie beside it), or graph (plain tensors).",
+        metavar="auto|graph",
+        autocompletion=lambda: ["auto", "graph"],
+    ),
+]
 Split = Annotated[
     str,
     typer.Option(

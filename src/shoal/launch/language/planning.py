@@ -12,13 +12,14 @@ from shoal.core.plan.language import Plan
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.launch.language.by_hand import plan_by_hand
+from shoal.launch.language.graph_spec import check_plannable, graph_spec
 from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
 from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.measuring import Measuring
-from shoal.model.decoder.blocks import process_bytes
-from shoal.model.on_disk import ModelOnDisk, find_model
+from shoal.model.find_model import find_model
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
@@ -79,6 +80,8 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
     model = find_model(config.model, sizes_suffice=planning.settings_suffice and _describes_all(planning.cluster))
+    if model.is_graph:
+        spec = graph_spec(config, spec, precision)
     if machines is not None:
         on_progress("whether all machines have the model")
         machines.find_model(model.path)
@@ -93,7 +96,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     plan = replace(plan, shape=model.shape)
     if config.exact_activations:
         plan = with_exact_activations(plan)
-    plan = with_process_bytes(plan, process_bytes(model.config, max_step_tokens=plan.max_step_tokens))
+    plan = with_process_bytes(plan, model.process_bytes(max_step_tokens=plan.max_step_tokens))
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
     blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
@@ -125,6 +128,7 @@ def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = la
     from shoal.launch.language.fleets import find_fleets  # and all that measures
 
     model, precision = find_model(config.model), parse_precision(config.precision)
+    check_plannable(model)
     machines = open_machines(config.planning.cluster)
     try:
         if machines is not None:

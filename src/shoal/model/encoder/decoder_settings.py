@@ -19,6 +19,8 @@ def read_decoder_settings(path: Path) -> SentenceSettings | None:
     Raises:
         ModelLoadError: its vectors are those of other tokens than the last.
     """
+    if path.suffix == ".onnx":
+        return None  # a graph hands out no hidden states
     settings = read_sentence_settings(path) if path.is_dir() else _of_gguf(path)
     if settings is not None and settings.pooling != "last":
         raise ModelLoadError(

@@ -54,6 +54,10 @@ def _checked(path: Path, model: str) -> Path:
             )
         if path.suffix == ".safetensors":
             raise ModelLoadError(f"{path} is only the weights of a model; give the directory that holds config.json")
+        if path.suffix == ".onnx":
+            raise ModelLoadError(
+                f"{path} is no language model: it has no inputs past_key_values, or no config.json beside it"
+            )
         if path.suffix != ".gguf":
             raise ModelLoadError(f"{path} is not a .gguf file; a model is {FORMS}")
         return path

@@ -14,7 +14,7 @@ from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.family_table import FAMILIES
 from shoal.model.formats.huggingface.quantized.table import METHODS, check_method
 from shoal.model.formats.huggingface.settings import Settings
-from shoal.model.formats.model_file import read_json
+from shoal.model.formats.model_file import GENAI_FILE, read_json
 
 MAX_TOKEN_ID = 2**31 - 1
 """Tokens are 32-bit numbers everywhere."""
@@ -44,8 +44,12 @@ def family_from_hf(where: Path) -> tuple[Family, DecoderConfig]:
 
 
 def eos_token_ids_from_hf(where: Path) -> tuple[int, ...]:
-    """Tokens that end a text, from config.json and generation_config.json together. Raises ModelLoadError."""
+    """Tokens that end a text, from config.json and generation_config.json together, or from genai_config.json where
+    there is no other. Raises ModelLoadError."""
     path = _config_file(where)
+    if not path.exists() and (genai := path.parent / GENAI_FILE).exists():
+        model = read_json(genai).get("model")
+        return _token_ids(genai, model if isinstance(model, dict) else {})
     generation = path.parent / "generation_config.json"
     config = read_json(path)
     text = config.get("text_config")
