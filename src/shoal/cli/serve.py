@@ -256,7 +256,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
 
         serve_command.load_and_serve_encoder(context, Path(models[0]), server)
         return
-    is_language = len(models) == 1 and is_language_graph(models[0], served_as)
+    is_language = len(models) == 1 and is_language_graph(models[0], context.params["served_as"])
     if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
         options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
         from shoal.cli.graphs import serve_command
