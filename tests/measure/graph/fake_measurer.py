@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.measure.graph.measurer import ShardTimes
+from shoal.core.plan.placement import WorkerPlacement
+from shoal.measure.graph.measurer import PlacedTimes, ShardTimes
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.model.graph.stage.session import GraphStage
@@ -19,6 +20,9 @@ class FakeMeasurer:
         self.gain = gain
         self.asked: list[str] = []
         self.sample: Tensors = {}
+        self.device_s: dict[str, float] = {}
+        """seconds of the whole graph on each device"""
+        self.notes: list[str] = []
         self._num_nodes = 0
 
     def __call__(
@@ -40,6 +44,11 @@ class FakeMeasurer:
             compute_s=compute_s,
             period_s=compute_s,
         )
+
+    def places(self, places: Sequence[WorkerPlacement]) -> PlacedTimes:
+        self.asked.append("+".join(place.device.name if place.device else "cpu" for place in places))
+        seconds = [0.01 if place.device is None else self.device_s[place.device.name] for place in places]
+        return PlacedTimes(compute_s=tuple(seconds), notes=tuple(self.notes))
 
     def shards(self, num_shards: int, threads: int) -> ShardTimes:
         self.asked.append(f"{num_shards} shards")

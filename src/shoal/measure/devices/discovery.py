@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -55,11 +55,6 @@ def find_all_devices(pythons: Iterable[str | None]) -> MachineDevices:
             if device.name not in devices or devices[device.name].problem is not None:
                 devices[device.name] = device
     return replace(found[0], devices=tuple(devices.values()))
-
-
-def usable_devices(found: MachineDevices) -> Sequence[DeviceConfig]:
-    """Devices on which a session could be opened."""
-    return [DeviceConfig(provider=one.provider, index=one.index) for one in found.devices if one.problem is None]
 
 
 def find_gpu(found: MachineDevices) -> DeviceConfig:

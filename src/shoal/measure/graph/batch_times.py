@@ -50,6 +50,21 @@ def time_batches(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: 
     )
 
 
+def time_each(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: int) -> list[float]:
+    """Seconds that each replica computes for a batch, while all are busy: unlike ones, perhaps very slow ones.
+
+    Args:
+        executors: warmed up; of no other use meanwhile; idle again afterwards.
+        inputs: of every batch.
+        depth: batches that each replica has at once.
+
+    Raises:
+        ConfigError, WorkerLost: as `time_batches`.
+    """
+    answers = _Rounds(executors, inputs, depth).run(_ENOUGH_S, 1)
+    return [statistics.median(one.compute_s) for one in answers]
+
+
 def warm_up(executors: Sequence[GraphExecutor], inputs: Tensors) -> None:
     """Let all replicas find their memory. Raises as `time_batches`."""
     _Rounds(executors, inputs, 1).run(_WARM_UP_S, _WARM_UP_BATCHES)

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from shoal.executor.graph_factory import graph_factories
+from shoal.core.plan.graph import GraphReplicaPlan, GraphShardPlan, GraphStagePlan
+from shoal.core.plan.placement import WorkerPlacement
+from shoal.executor.graph_factory import BatchPipeline, graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import build_replicas, start_replicas
 from shoal.measure.free_memory import free_memory_bytes
-from shoal.measure.graph.batch_times import quickest, time_batches, warm_up
+from shoal.measure.graph.batch_times import quickest, time_batches, time_each, warm_up
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.sample.node_times import NodeTimes, estimate_nodes, measure_nodes
 from shoal.model.graph.stage.cuts import stage_interfaces
@@ -40,11 +42,25 @@ class ShardTimes:
     """part of the weights that they share among them, 0 to 1"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedTimes:
+    """What workers in unlike places do, each with the whole graph, while all of them compute."""
+
+    compute_s: tuple[float, ...]
+    """of each"""
+    notes: tuple[str, ...]
+    """what a user should know of how they compute, a line each"""
+
+
 class GraphMeasurer(Protocol):
     """Measures one graph on inputs of one size."""
 
     def layout(self, num_workers: int, threads: int) -> LayoutSpeed:
         """So many workers with the whole graph each. Raises ConfigError, ModelLoadError, WorkerLost."""
+        ...
+
+    def places(self, places: Sequence[WorkerPlacement]) -> PlacedTimes:
+        """Workers in these places with the whole graph each. Raises as `layout`, and CapacityError."""
         ...
 
     def shards(self, num_shards: int, threads: int) -> ShardTimes:
@@ -95,6 +111,32 @@ class ReplicaMeasurer:
             period_s=busy.period_s,
         )
 
+    def places(self, places: Sequence[WorkerPlacement]) -> PlacedTimes:
+        """See `GraphMeasurer.places`."""
+        (interface,) = stage_interfaces(self._graph, ())
+        replicas = [
+            GraphReplicaPlan(
+                stages=(
+                    GraphStagePlan(
+                        first_node=interface.first_node,
+                        last_node=interface.last_node,
+                        inputs=interface.inputs,
+                        outputs=interface.outputs,
+                        shards=(GraphShardPlan(**place.placement(), weight_bytes=0),),
+                        shares=(1,),
+                        split=None,
+                        compute_s=None,
+                    ),
+                )
+            )
+            for place in places
+        ]
+        with _running(self._graph, replicas) as executors:
+            warm_up(executors, self._sample)
+            turns = [time_each(executors, self._sample, depth=_ONE_WAITS) for _ in range(_TURNS)]
+            notes = tuple(note for executor in executors for note in executor.notes.values())
+        return PlacedTimes(compute_s=tuple(map(min, zip(*turns, strict=True))), notes=notes)
+
     def shards(self, num_shards: int, threads: int) -> ShardTimes:
         """See `GraphMeasurer.shards`."""
         (whole,) = stage_interfaces(self._graph, ())
@@ -129,14 +171,19 @@ class ReplicaMeasurer:
     def _started(self, spec: SplitSpec, threads: int) -> Iterator[Sequence[GraphExecutor]]:
         """Workers that hold the whole graph in each replica, as one stage."""
         _, cores = deal_cores(self._cores, spec.num_workers, threads)
-        replicas = build_replicas(self._graph, spec, (), threads=threads, cores=cores)
-        executors = start_replicas(graph_factories(self._graph, replicas))
-        try:
+        with _running(self._graph, build_replicas(self._graph, spec, (), threads=threads, cores=cores)) as executors:
             yield executors
-        finally:
-            for executor in executors:
-                executor.close()
 
     def _num_affordable(self) -> int:
         """Copies of the weights that fit into free memory now."""
         return num_affordable(weight_bytes(self._graph, 0, self._graph.num_nodes), free_memory_bytes())
+
+
+@contextmanager
+def _running(graph: GraphFile, replicas: Sequence[GraphReplicaPlan]) -> Iterator[Sequence[BatchPipeline]]:
+    executors = start_replicas(graph_factories(graph, replicas))
+    try:
+        yield executors
+    finally:
+        for executor in executors:
+            executor.close()

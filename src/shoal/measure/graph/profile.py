@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypeVar
 
 from shoal.core.collectives import MAX_RANKS
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
 from shoal.json_cache import ProfileCache, profile_folder
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
-from shoal.measure.graph.measurer import GraphMeasurer, ShardTimes
+from shoal.measure.graph.measurer import GraphMeasurer, PlacedTimes, ShardTimes
 from shoal.measure.machine import this_machine
 from shoal.measure.measuring import Measuring
 from shoal.model.graph.file.graph_file import GraphFile
@@ -100,6 +101,29 @@ def measure_node_times(setting: GraphSetting, measurer: GraphMeasurer, measuring
     return _Kept(setting, measurer, measuring).nodes(len(setting.cores))
 
 
+def measure_places(
+    setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring, places: Sequence[WorkerPlacement]
+) -> PlacedTimes:
+    """Workers in unlike places, with the whole graph each, while all of them compute.
+
+    Args:
+        setting: what.
+        measurer: of that graph on that sample.
+        measuring: how.
+        places: of the workers.
+
+    Raises:
+        ConfigError, CapacityError, ModelLoadError, WorkerLost: as for `measure_graph`; a device is not at hand, or does
+            not hold the graph.
+    """
+    return _Kept(setting, measurer, measuring).places(places)
+
+
+def measure_whole(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> LayoutSpeed:
+    """One worker on all of a setting's cores. Arguments and errors are those of `measure_graph`."""
+    return _Kept(setting, measurer, measuring).layout(1, measuring.threads or len(setting.cores))
+
+
 def worker_counts(setting: GraphSetting, measuring: Measuring) -> Iterator[tuple[int, int]]:
     """Workers and threads of each: 1, 2, 4, ... workers, and as many as there can be. Raises ConfigError."""
     num_cores = len(setting.cores)
@@ -134,6 +158,12 @@ class _Kept:
         }
         told = f"{_count(num_workers, 'worker')} with {_count(threads, 'thread')}"
         return self._get(LayoutSpeed, key, told, lambda: self._measurer.layout(num_workers, threads))
+
+    def places(self, places: Sequence[WorkerPlacement]) -> PlacedTimes:
+        """See `GraphMeasurer.places`."""
+        key = {"what": "graph places", "places": [asdict(place) for place in places]}
+        told = " beside ".join(place.device.name if place.device else "the processor" for place in places)
+        return self._get(PlacedTimes, key, told, lambda: self._measurer.places(places))
 
     def shards(self, num_shards: int, threads: int) -> ShardTimes:
         """See `GraphMeasurer.shards`."""

@@ -20,6 +20,7 @@ links:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import product
 from math import isfinite
@@ -27,9 +28,11 @@ from math import isfinite
 import msgspec
 
 from shoal.config import parse_size
+from shoal.core.plan.devices.device_text import parse_device
 from shoal.errors import ConfigError, while_reading
 from shoal.planner.files.yaml_text import parse_yaml
 from shoal.planner.speeds.speeds import LinkSpeed
+from shoal.protocol.device_config import DeviceConfig
 
 _MAX_MACHINES = 100_000
 
@@ -48,7 +51,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One machine, or several that are alike. Either `cpus` (at hand) or `cores`, `memory` and `rates` (described)."""
+    """One machine, or several that are alike: at hand (`cpus`, or a `device` of this machine), or described (`cores`,
+    `memory` and `rates`, of its device where it has one)."""
 
     name: str
     count: int = 1
@@ -64,10 +68,24 @@ class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     price_per_hour: float | None = None
     """of one such machine, in any currency; None: its cost is not counted"""
 
+    device: str | None = None
+    """what its worker computes on, as `--device` says it; None: its processor"""
+    provider_options: Mapping[str, str] | None = None
+    """for the device's provider"""
+    python: str | None = None
+    """path of the Python that runs the worker; at hand alone"""
+
     @property
     def is_local(self) -> bool:
         """Whether it is part of the machine that Shoal runs on."""
-        return self.cpus is not None
+        return self.cpus is not None or (self.device is not None and self.rates is None)
+
+    @property
+    def device_config(self) -> DeviceConfig | None:
+        """The device, with its options and memory; None: the processor. Raises ConfigError."""
+        found = None if self.device is None else parse_device(self.device, f"machine {self.name}: device")
+        options = tuple((self.provider_options or {}).items())
+        return found and replace(found, options=options, memory_bytes=self.memory_bytes)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -178,9 +196,18 @@ def _check_machine(machine: DescribedMachine) -> None:
     price = machine.price_per_hour
     if price is not None and not (isfinite(price) and price >= 0.0):
         raise ConfigError(f"{what}: price_per_hour is {price:g}, but it must be at least 0")
+    device = machine.device_config
+    if machine.provider_options is not None and device is None:
+        raise ConfigError(f"{what}: provider_options belongs to a device")
+    if machine.python is not None and (device is None or not machine.is_local):
+        raise ConfigError(f"{what}: python belongs to a device of this machine")
     if machine.is_local:
         if machine.count != 1 or machine.cores is not None or machine.rates is not None:
-            raise ConfigError(f"{what}: cpus: is measured, so it takes no count, cores or rates")
+            raise ConfigError(f"{what}: it is at hand and measured, so it takes no count, cores or rates")
+        if machine.cpus is None and machine.cpu_quota is not None:
+            raise ConfigError(f"{what}: cpu_quota belongs to cpus:")
+        if machine.cpus is None:
+            return
         if not machine.cpus or len(set(machine.cpus)) < len(machine.cpus) or min(machine.cpus) < 0:
             raise ConfigError(f"{what}: cpus: needs different CPU ids, such as [0, 1]")
         if machine.cpu_quota is not None and not 0.0 < machine.cpu_quota <= 1.0:
