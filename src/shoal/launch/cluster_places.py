@@ -21,9 +21,13 @@ def read_cluster_file(name: str) -> ClusterFile:
 
 def places_of(machine: DescribedMachine) -> Iterator[WorkerPlacement]:
     """The workers of one entry, one a machine."""
-    if machine.cpus is not None:
-        yield WorkerPlacement(threads=len(machine.cpus), cores=machine.cpus, cpu_quota=machine.cpu_quota)
+    device = machine.device_config
+    if machine.is_local:
+        cores = machine.cpus or ()
+        yield WorkerPlacement(
+            threads=len(cores) or 1, cores=cores, cpu_quota=machine.cpu_quota, device=device, python=machine.python
+        )
         return
     for number in range(machine.count):
         name = machine.name if machine.count == 1 else f"{machine.name}-{number}"
-        yield WorkerPlacement(threads=machine.cores or 1, cores=(), machine=name)
+        yield WorkerPlacement(threads=machine.cores or 1, cores=(), machine=name, device=device)

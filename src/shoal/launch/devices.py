@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 from shoal.config import DevicesConfig
+from shoal.core.plan.devices.description import MachineDevices
 from shoal.core.plan.devices.device_text import AUTO
-from shoal.core.plan.devices.workers import chosen_devices, named_pythons
+from shoal.core.plan.devices.workers import chosen_devices, named_pythons, worker_python
 from shoal.errors import ConfigError
 from shoal.protocol.device_config import DeviceConfig
 
@@ -22,7 +24,76 @@ def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
     return chosen_devices(config, partial(_find_gpu, config))
 
 
-def _find_gpu(config: DevicesConfig) -> DeviceConfig:
-    from shoal.measure.devices.discovery import find_all_devices, find_gpu  # starts processes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedDevice:
+    """A device that `auto` may use."""
 
-    return find_gpu(find_all_devices([None, *named_pythons(config).values()]))
+    device: DeviceConfig
+    python: str | None
+    """of the environment that reaches it; None: this one"""
+    memory_bytes: int | None
+    """that weights may take; None: as much as this machine has free"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What `auto` may compute on."""
+
+    devices: tuple[OfferedDevice, ...] = ()
+    with_processor: bool = True
+
+
+def offered_devices(config: DevicesConfig) -> Offer:
+    """What `--device` allows `--split auto` to use; without it, all that works here.
+
+    Looks for devices only where this environment has a provider, or another environment is named.
+
+    Raises:
+        ConfigError: it makes no sense, or `gpu` is named and there is none.
+        WorkerLost: a driver has ended the process that looked.
+    """
+    named = chosen_devices(config, partial(_find_gpu, config))
+    if named == (None,) or not (named or config.pythons or _has_providers()):
+        return Offer()
+    found = _find_all(config)
+    devices = [device for device in named if device is not None] if named else _usable(found)
+    return Offer(
+        devices=tuple(
+            OfferedDevice(device=device, python=worker_python(config, device), memory_bytes=memory_of(found, device))
+            for device in dict.fromkeys(devices)
+        ),
+        with_processor=None in named or not named,
+    )
+
+
+def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
+    """Bytes that weights may take on a device; None: its memory is the machine's, or nobody tells."""
+    if device.memory_bytes is not None:
+        return device.memory_bytes
+    vendor = {"cuda": "nvidia", "tensorrt-rtx": "nvidia", "migraphx": "amd"}.get(device.provider)
+    sizes = [one.memory_bytes for one in found.hardware if one.kind != "npu" and vendor in (None, one.vendor)]
+    if device.provider == "webgpu" or vendor is not None:
+        return sizes[device.index] if device.index < len(sizes) else None
+    return None
+
+
+def _has_providers() -> bool:
+    from shoal.model.device.plugins import has_providers  # with ONNX Runtime
+
+    return has_providers()
+
+
+def _find_all(config: DevicesConfig) -> MachineDevices:
+    from shoal.measure.devices.discovery import find_all_devices  # starts processes
+
+    return find_all_devices([None, *named_pythons(config).values()])
+
+
+def _usable(found: MachineDevices) -> list[DeviceConfig]:
+    return [DeviceConfig(provider=one.provider, index=one.index) for one in found.devices if one.problem is None]
+
+
+def _find_gpu(config: DevicesConfig) -> DeviceConfig:
+    from shoal.measure.devices.discovery import find_gpu
+
+    return find_gpu(_find_all(config))

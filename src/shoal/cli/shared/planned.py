@@ -91,6 +91,6 @@ def note_left_out(machines: Machines | None) -> None:
 
 def note_threads(workers: Sequence[WorkerPlacement]) -> None:
     """Say which numbers of threads are likely not meant, of the workers on this machine."""
-    threads = [worker.threads for worker in workers if worker.machine is None]
+    threads = [worker.threads for worker in workers if worker.machine is None and worker.device is None]
     for warning in thread_warnings(threads, len(os.sched_getaffinity(0))):
         announce(f"warning: {warning}")

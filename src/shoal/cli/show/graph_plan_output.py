@@ -12,6 +12,7 @@ from shoal.launch.graph.auto_plan import GraphAutoPlan
 from shoal.planner.choice.compare import Alternative
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.planner.graph_choice.choice import GraphSplit
+from shoal.planner.graph_choice.device_choose import DeviceOption
 
 _MB = 1e6
 
@@ -38,6 +39,21 @@ def print_graph_explanation(auto: GraphAutoPlan[GraphSplit]) -> None:
     for alternative in auto.choice.alternatives:
         table.add_row(alternative.kind, *_cells(alternative.candidate), alternative.reason or "chosen")
     print_table(table, to_stderr=True)
+    if auto.devices:
+        _print_devices(auto)
+    for line in auto.notes:
+        note(line)
+
+
+def _print_devices(auto: GraphAutoPlan[GraphSplit]) -> None:
+    """The ways to use the devices of the machine beside the chosen one."""
+    table = Table(title=f"with and without devices, by {auto.goal.objective}", title_justify="left")
+    for column in ("workers", "split", "rows/s", "rows alone", ""):
+        table.add_column(column, justify="right" if column.startswith("rows") else "left")
+    for option in auto.devices:
+        best = None if option.choice is None else option.choice.best
+        table.add_row(option.what, *_cells(best)[:3], option.reason or "chosen")
+    print_table(table, to_stderr=True)
 
 
 def graph_choice_dict(auto: GraphAutoPlan[GraphSplit]) -> dict[str, Any]:
@@ -52,6 +68,8 @@ def graph_choice_dict(auto: GraphAutoPlan[GraphSplit]) -> dict[str, Any]:
         "bound_rows_per_s": choice.bound_rows_per_s,
         "gap": choice.gap,
         "alternatives": [_alternative(one) for one in choice.alternatives if one.candidate is not choice.best],
+        "devices": [_device_option(one) for one in auto.devices],
+        "notes": list(auto.notes),
         "planning_s": auto.planning_s,
     }
 
@@ -73,6 +91,12 @@ def _alternative(alternative: Alternative[GraphSplit]) -> dict[str, Any]:
     if alternative.candidate is None:
         return found
     return found | {"split": alternative.candidate.split, "predicted": _predicted(alternative.candidate)}
+
+
+def _device_option(option: DeviceOption) -> dict[str, Any]:
+    best = None if option.choice is None else option.choice.best
+    found = {"workers": option.what, "rejected": option.reason}
+    return found if best is None else found | {"split": best.split, "predicted": _predicted(best)}
 
 
 def _predicted(candidate: GraphSplit) -> dict[str, Any]:

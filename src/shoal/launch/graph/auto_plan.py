@@ -10,18 +10,23 @@ from typing import Generic
 from shoal.config import PlanningConfig
 from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan, PredictedRows
 from shoal.executor.graph_replicas import build_replicas
+from shoal.launch.devices import Offer
+from shoal.launch.graph.device_plan import choose_placed, measure_devices
 from shoal.launch.graph.fleet_replicas import build_fleet_replicas
 from shoal.launch.graph.fleets import MakeMeasurer, find_graph_fleet
 from shoal.launch.running.growth import Growth
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
+from shoal.measure.graph.measurer import GraphMeasurer
 from shoal.measure.graph.profile import GraphSetting, measure_graph
 from shoal.measure.measuring import Measuring
 from shoal.model.graph.identity import graph_shape
 from shoal.planner.choice.extend import ExtendedPlan
 from shoal.planner.choice.goal import Goal, make_goal
+from shoal.planner.graph_choice.candidate import GraphCandidate
 from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit, SplitT
 from shoal.planner.graph_choice.choose import choose_graph
+from shoal.planner.graph_choice.device_choose import DeviceOption
 from shoal.planner.graph_choice.fleet_candidate import FleetCandidate, GraphReplica
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from shoal.planner.graph_choice.fleet_extend import extend_graph
@@ -41,6 +46,10 @@ class GraphAutoPlan(Generic[SplitT]):
     """comparing, measuring excluded"""
     growth: Growth[PlacedGraphFleet, GraphReplicaPlan] | None = None
     """what to do with machines that join; None: none can"""
+    devices: tuple[DeviceOption, ...] = ()
+    """the ways to use the devices of this machine; empty: there are none"""
+    notes: tuple[str, ...] = ()
+    """what a user should know of how devices compute the graph, a line each"""
 
 
 def choose_graph_plan(
@@ -50,6 +59,7 @@ def choose_graph_plan(
     make_measurer: MakeMeasurer,
     measuring: Measuring,
     machines: Machines | None = None,
+    offer: Offer | None = None,
 ) -> GraphAutoPlan[GraphSplit]:
     """Plan for this machine, for those of a cluster, or for those of a file.
 
@@ -60,6 +70,7 @@ def choose_graph_plan(
         make_measurer: measures what has not been measured before.
         measuring: how.
         machines: to plan for; None: this one, or those of the file.
+        offer: the devices of this machine; None: none.
 
     Raises:
         ConfigError: the goal or the file makes no sense, or no split meets the latency target.
@@ -71,15 +82,57 @@ def choose_graph_plan(
         placed = find_graph_fleet(planning.cluster, setting, make_measurer, measuring, machines)
         plan = _on_machines(placed, setting, batch, goal)
         return plan if machines is None else replace(plan, growth=_growth(plan, placed, setting, machines, measuring))
-    speeds = measure_graph(setting, make_measurer(setting.cores), measuring)
+    measurer = make_measurer(setting.cores)
+    if offer is not None and offer.devices:
+        return _with_devices(offer, setting, batch, measurer, measuring, goal)
+    speeds = measure_graph(setting, measurer, measuring)
     started_s = time.perf_counter()
     choice = choose_graph(speeds, goal)
     planning_s = time.perf_counter() - started_s
+    return _on_processor(choice, setting, batch, goal, planning_s)
+
+
+def _on_processor(
+    choice: GraphChoice[GraphCandidate], setting: GraphSetting, batch: BatchAxes, goal: Goal, planning_s: float
+) -> GraphAutoPlan[GraphSplit]:
     best, graph = choice.best, setting.graph
     threads, cores = deal_cores(setting.cores, best.spec.num_workers, best.threads)
     replicas = build_replicas(graph, best.spec, best.boundaries, threads=threads, cores=cores, stage_s=best.stage_s)
     plan = _plan(setting, batch, best, replicas)
     return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
+
+
+def _with_devices(
+    offer: Offer,
+    setting: GraphSetting,
+    batch: BatchAxes,
+    measurer: GraphMeasurer,
+    measuring: Measuring,
+    goal: Goal,
+) -> GraphAutoPlan[GraphSplit]:
+    """Over the processor, its devices, or both."""
+    processor = choose_graph(measure_graph(setting, measurer, measuring), goal) if offer.with_processor else None
+    speeds = measure_devices(setting, measurer, measuring, offer.devices, with_processor=offer.with_processor)
+    started_s = time.perf_counter()
+    taken, placed, options = choose_placed(processor, speeds, goal)
+    planning_s = time.perf_counter() - started_s
+    if placed is None:
+        assert processor is not None
+        auto = _on_processor(processor, setting, batch, goal, planning_s)
+        return replace(auto, devices=options, notes=speeds.notes)
+    assert taken.choice is not None
+    best = taken.choice.best
+    assert isinstance(best, FleetCandidate)
+    plan = _plan(setting, batch, best, build_fleet_replicas(setting.graph, best, placed))
+    return GraphAutoPlan(
+        plan=plan,
+        choice=taken.choice,
+        rows=setting.rows,
+        goal=goal,
+        planning_s=planning_s,
+        devices=options,
+        notes=speeds.notes,
+    )
 
 
 def _on_machines(

@@ -13,8 +13,9 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.fleet import make_graph_fleet
 from shoal.measure.graph.measurer import GraphMeasurer
 from shoal.measure.graph.node_sizes import node_sizes
-from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_worker
+from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_places, measure_worker
 from shoal.measure.measuring import Measuring
+from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.planner.files.cluster_file import DescribedMachine
 from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.graph_choice.roofline import NodeSize, roofline_nodes
@@ -71,11 +72,35 @@ def graph_fleet_from_file(
     nodes = measure_node_times(setting, make_measurer(setting.cores), measuring)
     sizes = node_sizes(setting.graph, nodes, rows=setting.rows)
     classes = [
-        _measured(machine, setting, make_measurer, measuring) if machine.is_local else _described(machine, sizes)
+        _measured_device(machine, setting, make_measurer(setting.cores), nodes, measuring)
+        if machine.is_local and machine.device is not None
+        else _measured(machine, setting, make_measurer, measuring)
+        if machine.is_local
+        else _described(machine, sizes)
         for machine in cluster.machines
     ]
     fleet = make_graph_fleet(setting, nodes, classes, cluster.links_between())
     return PlacedGraphFleet(fleet=fleet, places=tuple(tuple(places_of(machine)) for machine in cluster.machines))
+
+
+def _measured_device(
+    machine: DescribedMachine,
+    setting: GraphSetting,
+    measurer: GraphMeasurer,
+    nodes: NodeTimes,
+    measuring: Measuring,
+) -> GraphWorkerClass:
+    """One worker on a device of this machine, while all others are idle. `nodes`: on the processor, in proportion."""
+    (place,) = places_of(machine)
+    (compute_s,) = measure_places(setting, measurer, measuring, [place]).compute_s
+    scale = compute_s / (sum(nodes.seconds) or 1.0)
+    return GraphWorkerClass(
+        name=machine.name,
+        count=1,
+        threads=place.threads,
+        memory_bytes=machine.memory_bytes or free_memory_bytes(),
+        node_s=tuple(scale * seconds for seconds in nodes.seconds),
+    )
 
 
 def _measured(

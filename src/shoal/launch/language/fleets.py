@@ -132,6 +132,8 @@ def _slots(cluster: ClusterFile) -> list[Slot]:
     allowed = os.sched_getaffinity(0)
     slots: list[Slot] = []
     for machine in cluster.machines:
+        if machine.is_local and machine.device is not None:
+            raise ConfigError(f"machine {machine.name}: device: of this machine is measured for ONNX graphs only")
         if machine.cpus is None:
             continue
         if missing := set(machine.cpus) - allowed:

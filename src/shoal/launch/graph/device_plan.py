@@ -1,0 +1,146 @@
+"""`--split auto` for a graph on a machine with devices: measure all, and use those that are worth it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shoal.core.plan.placement import WorkerPlacement
+from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError, WorkerLost
+from shoal.launch.devices import OfferedDevice
+from shoal.machines.placed_fleet import PlacedGraphFleet
+from shoal.measure.free_memory import free_memory_bytes
+from shoal.measure.graph.fleet import make_graph_fleet
+from shoal.measure.graph.measurer import GraphMeasurer
+from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_places, measure_whole
+from shoal.measure.measuring import Measuring
+from shoal.model.graph.sample.node_times import NodeTimes
+from shoal.planner.choice.goal import Goal
+from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
+from shoal.planner.graph_choice.device_choose import DeviceOption, OfferedFleet, choose_devices
+from shoal.planner.graph_choice.fleet import GraphWorkerClass
+from shoal.planner.graph_cut import LINK
+
+_HOPELESS = 30.0
+"""Times as slow as the processor: such a device is not measured beside it, which would take as many times as long. A
+judgment: it could add a thirtieth at most."""
+
+_LABEL = re.compile(r"replica \d+ stage \d+ on [\w-]+:\d+: ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpeeds:
+    """What was measured of the devices."""
+
+    placed: tuple[PlacedGraphFleet, ...]
+    """each device alone, then all that are worth it beside the processor, or beside each other"""
+    left_out: tuple[DeviceOption, ...]
+    """devices that cannot be used, or are hopelessly slow"""
+    notes: tuple[str, ...]
+    """what a user should know of how devices compute the graph, a line each"""
+
+
+def measure_devices(
+    setting: GraphSetting,
+    measurer: GraphMeasurer,
+    measuring: Measuring,
+    offered: Sequence[OfferedDevice],
+    *,
+    with_processor: bool,
+) -> DeviceSpeeds:
+    """Measure each device alone, then all that are worth it and the processor at once.
+
+    Args:
+        setting: the graph and a micro-batch.
+        measurer: of that graph on that sample.
+        measuring: how.
+        offered: the devices.
+        with_processor: whether the processor may compute as well.
+
+    Raises:
+        ConfigError, CapacityError, ModelLoadError, WorkerLost: measuring the processor failed.
+    """
+    threads = measuring.threads or len(setting.cores)
+    processor = WorkerPlacement(threads=threads, cores=setting.cores)
+    nodes = measure_node_times(setting, measurer, measuring)
+    whole = measure_whole(setting, measurer, measuring)
+    makes = _FleetMaker(setting, nodes, whole.message_s, {one.device.name: one.memory_bytes for one in offered})
+    alone: list[PlacedGraphFleet] = []
+    useful: list[WorkerPlacement] = []
+    left_out: list[DeviceOption] = []
+    notes: list[str] = []
+    for one in offered:
+        place = WorkerPlacement(threads=threads, cores=(), device=one.device, python=one.python)
+        try:
+            times = measure_places(setting, measurer, measuring, [place])
+        except (ConfigError, CapacityError, ModelLoadError, WorkerLost) as error:
+            left_out.append(DeviceOption(what=f"{one.device.name} alone", choice=None, reason=_brief(error)))
+            continue
+        notes += times.notes
+        alone.append(makes.fleet([place], times.compute_s))
+        if with_processor and times.compute_s[0] > _HOPELESS * whole.lone_compute_s:
+            factor = times.compute_s[0] / whole.lone_compute_s
+            reason = f"{factor:.0f} times as slow as the processor alone: it would slow the whole down"
+            left_out.append(DeviceOption(what=f"{one.device.name} beside others", choice=None, reason=reason))
+        else:
+            useful.append(place)
+    together = [*([processor] if with_processor else []), *useful]
+    if useful and len(together) > 1:
+        times = measure_places(setting, measurer, measuring, together)
+        alone.append(makes.fleet(together, times.compute_s))
+    return DeviceSpeeds(placed=tuple(alone), left_out=tuple(left_out), notes=tuple(dict.fromkeys(notes)))
+
+
+class _FleetMaker:
+    """Fleets of workers of one machine, whose nodes take as long as on the processor in proportion."""
+
+    def __init__(
+        self, setting: GraphSetting, nodes: NodeTimes, message_s: float, memory: dict[str, int | None]
+    ) -> None:
+        self._setting, self._nodes, self._message_s, self._memory = setting, nodes, message_s, memory
+
+    def fleet(self, places: Sequence[WorkerPlacement], compute_s: Sequence[float]) -> PlacedGraphFleet:
+        classes = [self._class(place, seconds) for place, seconds in zip(places, compute_s, strict=True)]
+        links = ((LINK,) * len(places),) * len(places)
+        fleet = make_graph_fleet(self._setting, self._nodes, classes, links, message_s=self._message_s)
+        fleet = replace(fleet, shard_work=lambda num_shards: None)  # unlike devices wait for each other at every sum
+        return PlacedGraphFleet(fleet=fleet, places=tuple((place,) for place in places))
+
+    def _class(self, place: WorkerPlacement, seconds: float) -> GraphWorkerClass:
+        scale = seconds / (sum(self._nodes.seconds) or 1.0)
+        name = place.device.name if place.device else "processor"
+        return GraphWorkerClass(
+            name=name,
+            count=1,
+            threads=place.threads,
+            memory_bytes=self._memory.get(name) or free_memory_bytes(),
+            node_s=tuple(scale * one for one in self._nodes.seconds),
+        )
+
+
+def choose_placed(
+    processor: GraphChoice[GraphSplit] | None, speeds: DeviceSpeeds, goal: Goal
+) -> tuple[DeviceOption, PlacedGraphFleet | None, tuple[DeviceOption, ...]]:
+    """What is taken, over which workers (None: the processor alone), and all that there was to choose from.
+
+    Raises as `choose_devices`; ConfigError where no device can be used and the processor is not to be.
+    """
+    if processor is None and not speeds.placed:
+        first = speeds.left_out[0]
+        raise ConfigError(f"no device can be used: {first.what.removesuffix(' alone')}: {first.reason}")
+    offered = [OfferedFleet(what=_what(placed), fleet=placed.fleet) for placed in speeds.placed]
+    options = choose_devices(processor, offered, goal)
+    taken = next(index for index, option in enumerate(options) if not option.reason)
+    index = taken if processor is None else taken - 1
+    return options[taken], None if index < 0 else speeds.placed[index], (*options, *speeds.left_out)
+
+
+def _what(placed: PlacedGraphFleet) -> str:
+    names = ["the processor" if name == "processor" else name for name in placed.names]
+    return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
+
+
+def _brief(error: ShoalError) -> str:
+    """Without the label of the worker that was started to measure."""
+    return _LABEL.sub("", str(error))
