@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 
 from shoal.errors import CapacityError, ConfigError
@@ -146,3 +148,32 @@ def test_the_same_input_gives_the_same_choice():
     fleet = make_fleet(make_class("fast", count=2), make_class("slow", slowness=2.5, count=2))
     first, second = decide(fleet), decide(fleet)
     assert first == second
+
+
+def tight_fleet(seed: int) -> Fleet:
+    """Ten workers in six classes, few of which hold as many layers as the others would like them to."""
+    source = Random(seed)
+    counts = [1] * 6
+    for _ in range(4):
+        counts[source.randrange(6)] += 1
+    return make_fleet(
+        *(
+            make_class(f"c{index}", count=count, slowness=source.uniform(0.5, 8), memory_mb=source.choice([12, 25, 40]))
+            for index, count in enumerate(counts)
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_stream_has_a_proven_plan(seed: int) -> None:
+    choice = choose([tight_fleet(seed)], make_model(12), Workload(streams=1), Goal(objective="throughput"), ["int8"])
+    assert choice.bound_tokens_per_s == pytest.approx(choice.best.searched_tokens_per_s)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bound_is_finite_where_prices_of_workers_are_zero(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    goal, workload = Goal(objective="throughput"), Workload(streams=1)
+    exact = choose([tight_fleet(seed)], make_model(12), workload, goal, ["int8"])
+    monkeypatch.setattr("shoal.planner.search.replicas.is_exact", lambda problem: False)
+    bounded = choose([tight_fleet(seed)], make_model(12), workload, goal, ["int8"])
+    assert exact.bound_tokens_per_s <= bounded.bound_tokens_per_s < 1e4

@@ -33,6 +33,8 @@ _COARSE = 16
 """Of the limits, one in so many is priced until that finds no more columns."""
 _ROUNDS = 60
 _SECONDS_PRICES = (0.2, 0.8)
+_EVEN_PARTS = (0.02, 0.1, 0.3, 1.0)
+"""Of prices that all workers share evenly, tried for a bound where the LP's own give none."""
 _INTEGER_GAP = 2e-3
 """How far below the LP of its own columns HiGHS may stop."""
 _NODES = 2000
@@ -147,6 +149,24 @@ def generate_columns(configuration: Configuration, rows: Sequence[int]) -> float
             bound = min(bound, max(ratio for _, ratio in outcomes) * float(market.prices @ have))
         if not any(added for added, _ in outcomes):
             break
+    return _least_bound(configuration, tables) if bound == np.inf else bound
+
+
+def _least_bound(configuration: Configuration, tables: Sequence[PriceTable]) -> float:
+    """What no plan exceeds by two arguments that need no good prices: where the LP's are 0 for all the workers of some
+    replica, which it may take more often than there are workers, they bound nothing.
+
+    No stream is quicker than through the quickest stages; and prices that are spread over all workers are not 0.
+    """
+    bound = configuration.num_streams / min(float(table.sum_s.min()) for table in tables)
+    have = np.array([*configuration.problem.counts, configuration.num_streams], np.float64)
+    prices = configuration.prices()
+    even = float(prices @ have) / float(have[:-1].sum())
+    for part in _EVEN_PARTS:
+        spread = (1 - part) * prices + part * even * np.append(np.ones(len(have) - 1), 0.0)
+        market = Market(configuration=configuration, prices=spread)
+        ratio = max(market.trade_finely(table, market.worth_of(table))[1] for table in tables)
+        bound = min(bound, ratio * float(spread @ have))
     return bound
 
 
@@ -216,6 +236,11 @@ class Market:
         if not added and rows > 1:
             added = self._refine(priced, at_most)
         return added, float(at_most.max())
+
+    def worth_of(self, table: PriceTable) -> dict[int, F64]:
+        """What `trade_finely` needs of a table that was not on a board."""
+        _, at_most = self.trade(table.thinned(_COARSE))
+        return {int(table.rows[0]): at_most}
 
     def _price(self, table: PriceTable, limits: I64) -> Priced:
         """Where a micro-batch has one row, streams are paid by the seconds that they are under way."""

@@ -14,6 +14,7 @@ from shoal.planner.search.fleet_states import count_states
 from shoal.planner.search.partition import best_partition
 from shoal.planner.search.pipeline import Pipeline, timed_pipeline
 from shoal.planner.search.problem import ReplicaProblem
+from shoal.planner.search.replica import best_replica, is_exact
 
 MAX_EXACT_STATES = 64
 """Counts of used workers up to which the search goes on until it is proven best: six workers that are all different."""
@@ -63,6 +64,9 @@ def best_replicas(problem: ReplicaProblem, num_streams: int, *, stream_counts: S
         num_streams: >= 1, of all replicas together at most; a huge number where there is no limit.
         stream_counts: what a single replica (in large fleets: a micro-batch) may have; None: `counts_to_try`.
     """
+    if num_streams == 1 and is_exact(problem):  # one stream is in one replica, and the best of these is found
+        pipelines = [one for one in [best_replica(problem, 1)] if one is not None]
+        return Replicas(pipelines=tuple(pipelines), bound_streams_per_s=sum(one.streams_per_s for one in pipelines))
     counts = counts_to_try(num_streams) if stream_counts is None else sorted(set(stream_counts))
     num_states = count_states(problem)
     if num_states <= MAX_PARTITION_STATES:
