@@ -22,6 +22,7 @@ struct LayerView {
   int block_size;
   int window;  // tokens a row sees, itself included; 0: all
   bool in_chunks;  // the window begins at its last multiple in the place of moving on with the row
+  bool sees_all;   // a row sees its sequence's whole context, what is behind it included: of encoders
   float scale;
   float softcap;  // 0: none
   KvType kv_type;
@@ -42,6 +43,7 @@ struct StepView {
   const int32_t* positions;     // [T]
   const int32_t* block_tables;  // [B, M]
   int table_width;
+  const int32_t* context_lens;  // [B]
 };
 
 // Consecutive rows of one sequence.

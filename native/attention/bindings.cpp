@@ -70,8 +70,8 @@ void set_states(StepMetadata& self, const Ints& slots, const Ints& saves, int nu
 }
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
-               int rotary_dim, float scale, int window, bool in_chunks, float softcap, float norm_epsilon, Cache keys,
-               Cache values, ConstFloats cos, ConstFloats sin, std::optional<ConstFloats> sinks,
+               int rotary_dim, float scale, int window, bool in_chunks, bool sees_all, float softcap,
+               float norm_epsilon, Cache keys, Cache values, ConstFloats cos, ConstFloats sin, std::optional<ConstFloats> sinks,
                std::optional<ConstFloats> q_norm, std::optional<ConstFloats> k_norm,
                std::optional<ConstFloats> query_scales, const std::string& isa) {
   const KvType type = kv_type(keys, values);
@@ -91,7 +91,7 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
   if (query_scales) require_shape(*query_scales, {max_context}, "query_scales must be [max_context]");
   const auto data = [](const std::optional<ConstFloats>& array) { return array ? array->data() : nullptr; };
   const LayerView view{num_heads,    num_kv_heads,  head_dim,     rotary_dim,   block_size,   window,
-                       in_chunks,    scale,         softcap,      type,         keys.data(),  values.data(),
+                       in_chunks,    sees_all,      scale,        softcap,      type,         keys.data(),  values.data(),
                        cos.data(),   sin.data(),    data(sinks),  data(q_norm), data(k_norm), norm_epsilon,
                        data(query_scales)};
   AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
@@ -131,7 +131,7 @@ void bind_attention(nb::module_& module) {
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
   nb::class_<BoundLayer>(module, "AttentionLayer")
       .def("__init__", &new_layer, "pool"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a, "scale"_a,
-           "window"_a, "in_chunks"_a = false, "softcap"_a, "norm_epsilon"_a = 0.0f, "keys"_a.noconvert(),
+           "window"_a, "in_chunks"_a = false, "sees_all"_a = false, "softcap"_a, "norm_epsilon"_a = 0.0f, "keys"_a.noconvert(),
            "values"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "sinks"_a.noconvert().none() = nb::none(),
            "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
            "query_scales"_a.noconvert().none() = nb::none(), "isa"_a = "")

@@ -33,12 +33,14 @@ struct Tile {
   int group;
   int num_rows;
   int first_position;
+  int context;   // keys that every row sees; 0: those up to its own position
   int width;     // columns of the sums
   float* q;      // [num_rows, head_dim], rotated and scaled
   float* scores; // [num_rows, kChunkKeys]
 
   int position(int row) const { return first_position + row / group; }
-  int end() const { return position(num_rows - 1) + 1; }
+  int end_seen(int row) const { return context > 0 ? context : position(row) + 1; }
+  int end() const { return end_seen(num_rows - 1); }
   int first_seen(int row) const {
     if (layer.window == 0) return 0;
     return layer.in_chunks ? position(row) / layer.window * layer.window : position(row) + 1 - layer.window;
@@ -46,7 +48,7 @@ struct Tile {
 
   // What a row sees of the chunk that begins at a key.
   Keys seen(int row, int first_key) const {
-    return {clamp(first_seen(row) - first_key, 0, kChunkKeys), clamp(position(row) + 1 - first_key, 0, kChunkKeys)};
+    return {clamp(first_seen(row) - first_key, 0, kChunkKeys), clamp(end_seen(row) - first_key, 0, kChunkKeys)};
   }
 };
 
@@ -126,8 +128,10 @@ void attend_rows(const LayerView& layer, const StepView& step, const CallView& c
                  const Memory& memory) {
   const int group = group_of(layer), rows = span.rows.num_rows * group, width = round_up(layer.head_dim);
   float* q = memory.scratch + 2 * sums_floats(rows, width);
-  const Tile tile{layer, table_of(step, span.rows), kv_head, group, rows, step.positions[span.rows.first_row],
-                  width, q, q + rows * layer.head_dim};
+  const int first_position = step.positions[span.rows.first_row];
+  const int context = layer.sees_all ? step.context_lens[span.rows.sequence] : 0;
+  const Tile tile{layer, table_of(step, span.rows), kv_head, group, rows, first_position,
+                  context, width, q, q + rows * layer.head_dim};
   load_queries(call, span.rows, tile);
   if (span.first_part != kAlone) {
     for (int segment = span.first_segment; segment < span.end_segment; ++segment)

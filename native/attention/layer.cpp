@@ -54,6 +54,7 @@ AttentionLayer::AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView
           "rotary_dim must be even and at most head_dim");
   require(view.num_heads <= kMaxExtent && view.head_dim <= kMaxExtent, "num_heads and head_dim must be at most 8192");
   require(view.window >= 0 && view.softcap >= 0.0f, "window and softcap must not be negative");
+  require(!view.sees_all || view.window == 0, "rows that see their whole context have no window");
   require((view.q_norm == nullptr) == (view.k_norm == nullptr), "q and k must both have a norm or neither");
   require(view.block_size >= 1 && view.block_size % kGroupKeys == 0, "block_size must be a positive multiple of 16");
 }
@@ -69,7 +70,7 @@ size_t AttentionLayer::scratch_floats() const {
 }
 
 double AttentionLayer::estimate_s(const StepMetadata& step) const {
-  const double flops = 4.0 * view_.head_dim * view_.num_heads * double(step.num_scores(view_.window));
+  const double flops = 4.0 * view_.head_dim * view_.num_heads * double(step.num_scores(view_.window, view_.sees_all));
   const double value_bytes = view_.kv_type == KvType::kHalf ? 2.0 : 4.0;
   const double bytes = 2.0 * value_bytes * view_.head_dim * view_.num_kv_heads * double(step.num_keys(view_.window));
   return std::max(flops / kernel_.flops_per_s, bytes / kBytesPerS);
@@ -78,7 +79,8 @@ double AttentionLayer::estimate_s(const StepMetadata& step) const {
 AttentionLayer::Work AttentionLayer::prepare(StepMetadata& step) const {
   require(step.limits() == limits_, "the step was made for another number of blocks, block size or context");
   const bool is_large = pool_->num_threads() > 1 && estimate_s(step) > kWorthWakingS;
-  const Sharing sharing{tile_tokens(), view_.window, view_.num_kv_heads, group(), is_large ? pool_->num_threads() : 1};
+  const Sharing sharing{tile_tokens(), view_.window, view_.num_kv_heads, group(), is_large ? pool_->num_threads() : 1,
+                        view_.sees_all};
   return {step.view(), &step.ranges(kAppendRows), &step.plan(sharing), is_large};
 }
 
@@ -90,13 +92,16 @@ void AttentionLayer::each(const Work& work, size_t count, const Run& run) const 
   for (size_t i = 0; i < count; ++i) item(int(i));
 }
 
-void AttentionLayer::run(const Work& work, const CallView& call) const noexcept {
+void AttentionLayer::append(const Work& work, const CallView& call) const noexcept {
+  each(work, work.appends->size(), [&](int i, float* scratch) {
+    kernel_.append(view_, work.step, call, (*work.appends)[i], {scratch, nullptr});
+  });
+}
+
+void AttentionLayer::attend(const Work& work, const CallView& call) const noexcept {
   const Plan& plan = *work.plan;
   const int heads = view_.num_kv_heads;
   float* parts = plan.num_parts > 0 ? call_parts.reserve(size_t(plan.num_parts) * part_floats()) : nullptr;
-  each(work, work.appends->size(), [&](int i, float* scratch) {
-    kernel_.append(view_, work.step, call, (*work.appends)[i], {scratch, parts});
-  });
   each(work, plan.spans.size() * heads, [&](int i, float* scratch) {
     kernel_.attend(view_, work.step, call, plan.spans[i / heads], i % heads, {scratch, parts});
   });

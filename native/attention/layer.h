@@ -32,7 +32,13 @@ class AttentionLayer {
   Work prepare(StepMetadata& step) const;
   // Rotates, appends, attends. Needs no lock of Python's. Running out of memory ends the process, for threads share the
   // call.
-  void run(const Work& work, const CallView& call) const noexcept;
+  void run(const Work& work, const CallView& call) const noexcept {
+    append(work, call);
+    attend(work, call);
+  }
+  // The halves of it: keys and values of the rows into the cache, and attention over what the cache holds by now.
+  void append(const Work& work, const CallView& call) const noexcept;
+  void attend(const Work& work, const CallView& call) const noexcept;
 
  private:
   int group() const { return view_.num_heads / view_.num_kv_heads; }

@@ -16,9 +16,12 @@ struct Sharing {
   int num_kv_heads;
   int group;        // query heads of a kv head
   int num_threads;  // 1: nothing is shared out within a row
+  bool sees_all;    // rows see their whole context
 
   bool operator<(const Sharing& other) const { return key() < other.key(); }
-  std::tuple<int, int, int, int, int> key() const { return {tile_tokens, window, num_kv_heads, group, num_threads}; }
+  std::tuple<int, int, int, int, int, bool> key() const {
+    return {tile_tokens, window, num_kv_heads, group, num_threads, sees_all};
+  }
 };
 
 // Items are spans times kv heads, most work first.
@@ -29,6 +32,7 @@ struct Plan {
 };
 
 // Cuts each range of rows along its context where it would keep one thread busy while others have nothing left.
-Plan make_plan(const std::vector<RowRange>& tiles, const std::vector<int32_t>& positions, const Sharing& sharing);
+Plan make_plan(const std::vector<RowRange>& tiles, const std::vector<int32_t>& positions,
+               const std::vector<int32_t>& context_lens, const Sharing& sharing);
 
 }  // namespace shoal

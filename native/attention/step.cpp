@@ -41,7 +41,7 @@ void StepMetadata::check_sequence(int sequence) const {
 }
 
 StepView StepMetadata::view() const {
-  return {arrays_.positions.data(), arrays_.block_tables.data(), arrays_.table_width};
+  return {arrays_.positions.data(), arrays_.block_tables.data(), arrays_.table_width, arrays_.context_lens.data()};
 }
 
 const std::vector<RowRange>& StepMetadata::ranges(int rows) {
@@ -56,12 +56,17 @@ const std::vector<RowRange>& StepMetadata::ranges(int rows) {
 
 const Plan& StepMetadata::plan(const Sharing& sharing) {
   const auto [entry, is_new] = plans_.try_emplace(sharing);
-  if (is_new) entry->second = make_plan(ranges(sharing.tile_tokens), arrays_.positions, sharing);
+  if (is_new) entry->second = make_plan(ranges(sharing.tile_tokens), arrays_.positions, arrays_.context_lens, sharing);
   return entry->second;
 }
 
-int64_t StepMetadata::num_scores(int window) const {
+int64_t StepMetadata::num_scores(int window, bool sees_all) const {
   int64_t sum = 0;
+  if (sees_all) {
+    for (int b = 0; b < num_sequences(); ++b)
+      sum += int64_t(arrays_.query_starts[b + 1] - arrays_.query_starts[b]) * arrays_.context_lens[b];
+    return sum;
+  }
   for (const int32_t position : arrays_.positions) sum += window > 0 ? std::min(position + 1, window) : position + 1;
   return sum;
 }

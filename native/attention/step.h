@@ -45,8 +45,9 @@ class StepMetadata {
   // Rows cut into ranges of at most `rows` of one sequence. Made once, like the plans. Not thread-safe.
   const std::vector<RowRange>& ranges(int rows);
   const Plan& plan(const Sharing& sharing);
-  // Sum over rows of the keys seen, and over sequences of the keys read, where a row sees at most `window` (0: all).
-  int64_t num_scores(int window) const;
+  // Sum over rows of the keys seen, and over sequences of the keys read, where a row sees at most `window` (0: all), or with
+  // `sees_all` the whole context.
+  int64_t num_scores(int window, bool sees_all) const;
   int64_t num_keys(int window) const;
 
  private:

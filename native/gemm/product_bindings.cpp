@@ -1,4 +1,4 @@
-// Products of given rows, for tests: the stage runs them itself.
+// Products of given rows: for an encoder's convolutions, and for tests. The stage runs its own.
 #include "../bindings.h"
 
 #include <nanobind/ndarray.h>
@@ -31,6 +31,8 @@ using Bias = std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig, n
 using Starts = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Pool = std::shared_ptr<ThreadPool>;
 
+constexpr int kNoActivation = -1;
+
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -58,10 +60,13 @@ void run(ThreadPool& pool, const std::string& isa, const Rows& values, bool is_e
 }
 
 void multiply(Pool pool, const BoundMatrix& matrix, Rows values, bool exact_activations, const std::string& isa,
-              Out out, Bias bias, bool adds) {
+              Out out, Bias bias, bool adds, int activation) {
   const Matrix& m = matrix.matrix;
-  const Product product{&m, nullptr, data_of(bias, m), nullptr, adds ? Finish::kAdd : Finish::kStore,
-                        Activation::kSilu, out.data(), m.num_outputs, {0, int(values.shape(0))}};
+  require(activation >= kNoActivation && activation <= int(Activation::kRelu2), "there is no such activation");
+  require(!adds || activation == kNoActivation, "what is added has no activation");
+  const Finish finish = adds ? Finish::kAdd : activation == kNoActivation ? Finish::kStore : Finish::kActivate;
+  const Product product{&m, nullptr, data_of(bias, m), nullptr, finish, Activation(std::max(activation, 0)),
+                        out.data(), m.num_outputs, {0, int(values.shape(0))}};
   run(*pool, isa, values, exact_activations, out, {product});
 }
 
@@ -98,7 +103,8 @@ void multiply_grouped(Pool pool, const std::vector<const BoundMatrix*>& matrices
 void bind_products(nb::module_& module) {
   using namespace shoal;
   module.def("multiply", &multiply, "pool"_a, "matrix"_a, "values"_a.noconvert(), "exact_activations"_a, "isa"_a,
-             "out"_a.noconvert(), "bias"_a.noconvert().none() = nb::none(), "adds"_a = false);
+             "out"_a.noconvert(), "bias"_a.noconvert().none() = nb::none(), "adds"_a = false,
+             "activation"_a = kNoActivation);
   module.def("multiply_grouped", &multiply_grouped, "pool"_a, "matrices"_a, "starts"_a.noconvert(),
              "values"_a.noconvert(), "exact_activations"_a, "isa"_a, "out"_a.noconvert());
   module.def("multiply_gated", &multiply_gated, "pool"_a, "gate"_a, "up"_a, "activation"_a, "values"_a.noconvert(),

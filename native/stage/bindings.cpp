@@ -42,6 +42,7 @@ struct BoundStageLayer {
   nb::object recurrent;
   std::vector<std::string> inputs;  // names of the matrices that a recurrence is computed from; empty: it has none
   std::string output;               // of the one behind attention or recurrence
+  nb::object cross;                 // attention over what an encoder gave
 };
 
 // Spans of [first, last) experts with the number of turns and the bits of their turns.
@@ -115,6 +116,18 @@ std::shared_ptr<const LatentLayer> latent_of(const BoundStageLayer& layer, const
   return std::make_shared<const LatentLayer>(std::move(latent));
 }
 
+std::shared_ptr<const CrossHalf> cross_of(const BoundStageLayer& layer, int hidden, int q_width, int kv_width) {
+  if (layer.cross.is_none()) return nullptr;
+  const auto matrix = [&](const char* name) { return matrix_of(layer, name); };
+  const auto vector = [&](const char* name, int size) { return vector_of(layer, name, size); };
+  return std::make_shared<const CrossHalf>(CrossHalf{
+      &nb::cast<const BoundLayer&>(layer.cross).layer,
+      matrix("cross_q"), matrix("cross_k"), matrix("cross_v"), matrix("cross_o"),
+      vector("cross_norm", hidden), vector("cross_norm_bias", hidden),
+      vector("cross_q_bias", q_width), vector("cross_k_bias", kv_width), vector("cross_v_bias", kv_width),
+      vector("cross_o_bias", hidden)});
+}
+
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const int hidden = shape.hidden_size, dim = shape.head_dim;
   const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
@@ -136,7 +149,8 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
           recurrent_of(layer),
-          shape.latent && shape.num_heads > 0 ? latent_of(layer, *shape.latent, shape.num_heads) : nullptr};
+          shape.latent && shape.num_heads > 0 ? latent_of(layer, *shape.latent, shape.num_heads) : nullptr,
+          cross_of(layer, hidden, q_width, kv_width)};
 }
 
 struct BoundStage {
@@ -183,7 +197,8 @@ void new_latent(LatentShape* self, int query_rank, int latent_dim, int plain_dim
   new (self) LatentShape{query_rank, latent_dim, plain_dim, rotary_dim, value_dim, norm_epsilon, is_interleaved};
 }
 
-void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards) {
+void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards,
+               const nb::object& memories) {
   const int hidden = self.stage.shape().hidden_size;
   require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == hidden,
           "x must be [rows of the step, hidden size]");
@@ -198,8 +213,16 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
       sum_over_shards(nb::ndarray<nb::numpy, float>(values, 2, shape, nb::none()));
     };
   }
+  StepMetadata* over_memories = memories.is_none() ? nullptr : &nb::cast<StepMetadata&>(memories);
   nb::gil_scoped_release released;
-  self.stage.run(x.data(), step, sum);
+  self.stage.run(x.data(), step, over_memories, sum);
+}
+
+void remember(BoundStage& self, const Floats& memory, StepMetadata& step) {
+  require(int64_t(memory.shape(0)) == step.num_tokens() && int64_t(memory.shape(1)) == self.stage.shape().hidden_size,
+          "memory must be [rows of the step, hidden size]");
+  nb::gil_scoped_release released;
+  self.stage.remember(memory.data(), step);
 }
 
 void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm,
@@ -229,13 +252,14 @@ void bind_stage(nb::module_& module) {
           "__init__",
           [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
              const std::vector<std::tuple<int, int, int, uint64_t>>& experts, nb::object recurrent,
-             std::vector<std::string> inputs, std::string output) {
+             std::vector<std::string> inputs, std::string output, nb::object cross) {
             new (self) BoundStageLayer{std::move(matrices), std::move(vectors),   std::move(attention),
                                        turns_of(experts),   std::move(recurrent), std::move(inputs),
-                                       std::move(output)};
+                                       std::move(output),   std::move(cross)};
           },
           "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple(),
-          "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o");
+          "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o",
+          "cross"_a.none() = nb::none());
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
@@ -250,7 +274,9 @@ void bind_stage(nb::module_& module) {
            "joins_qk_norm"_a, "parts_qk_norm"_a, "centers_norms"_a, "is_parallel"_a, "layers"_a, "experts"_a.none() = nb::none(),
            "latent"_a.none() = nb::none(), "isa"_a = "")
       .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
-      .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none())
+      .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none(),
+           "memories"_a.none() = nb::none())
+      .def("remember", &remember, "memory"_a.noconvert(), "step"_a)
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),
            "norm_bias"_a.noconvert().none(), "head"_a, "bias"_a.noconvert().none(), "scale"_a, "softcap"_a,
            "out"_a.noconvert());

@@ -82,6 +82,7 @@ void Stage::check(const StageLayer& layer) const {
   require(!shape_.is_parallel || (layer.post_attn_norm == nullptr && layer.post_mlp_norm == nullptr),
           "a parallel layer has no norms behind its halves");
   require((layer.q_norm == nullptr) == (layer.k_norm == nullptr), "q and k must both have a norm or neither");
+  if (layer.cross != nullptr) check_cross(*layer.cross);
   if (layer.recurrent != nullptr) return check_recurrent(layer);
   require((layer.attention == nullptr) == (shape_.num_heads == 0), "a layer with heads needs attention");
   if (shape_.num_heads == 0) return;
@@ -101,6 +102,19 @@ void Stage::check(const StageLayer& layer) const {
   require(has_shape(layer.o, hidden, result_width()), "o must be [hidden size, heads x head_dim]");
   require(layer.attention->qkv_width() == qkv_width() && layer.attention->out_width() == out_width(),
           "attention must have the stage's heads");
+}
+
+void Stage::check_cross(const CrossHalf& cross) const {
+  const int hidden = shape_.hidden_size, kv_width = shape_.num_kv_heads * shape_.head_dim;
+  require(!shape_.is_parallel && !shape_.latent && shape_.residual_scale == 1.0f,
+          "a layer of this kind has no attention over an encoder's output");
+  require(cross.attention != nullptr && cross.norm != nullptr, "attention over an encoder's output needs its norm");
+  require(has_shape(cross.q, out_width(), hidden) && has_shape(cross.k, kv_width, hidden) &&
+              has_shape(cross.v, kv_width, hidden) && has_shape(cross.o, hidden, out_width()),
+          "matrices over an encoder's output must have the sizes of the layer's own attention");
+  require(cross.attention->qkv_width() == qkv_width() && cross.attention->out_width() == out_width() &&
+              cross.attention->view().sees_all,
+          "attention over an encoder's output must have the stage's heads and see all of it");
 }
 
 void Stage::check_recurrent(const StageLayer& layer) const {
@@ -156,15 +170,52 @@ void Stage::norm(const float* x, const float* weight, const float* bias, int wid
   isa_.layers->norm(x, weight, shape_.norm_epsilon, width, to);
 }
 
-void Stage::run(float* x, StepMetadata& step, const SumOverShards& sum) {
+void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum) {
   require(step.num_tokens() <= shape_.max_rows, "the step has more rows than the stage was made for");
+  require(memories == nullptr || memories->num_tokens() == step.num_tokens(), "memories must have the step's rows");
   for (size_t i = 0; i < layers_.size(); ++i) {
     if (shape_.is_parallel) {
       run_parallel(i, x, step, sum);
       continue;
     }
     layers_[i].recurrent != nullptr ? recur(layers_[i], x, step, sum) : attend(layers_[i], x, step, sum);
+    if (layers_[i].cross != nullptr) {
+      require(memories != nullptr && !sum, "a layer over an encoder's output needs it, and is not sharded");
+      attend_memories(*layers_[i].cross, x, *memories);
+    }
     feed_forward(i, x, step, sum);
+  }
+}
+
+void Stage::attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories) {
+  const int num_rows = memories.num_tokens(), width = qkv_width();
+  const ActivationRows rows = norm_rows(x, nullptr, num_rows, cross.norm, cross.norm_bias, !is_dense(*cross.q));
+  const Product product{cross.q,           nullptr,    cross.q_bias, nullptr, Finish::kStore,
+                        shape_.activation, qkv_.get(), width,        {0, num_rows}};
+  run_products(*pool_, *isa_.gemm, rows, &product, 1);
+  cross.attention->attend(cross.attention->prepare(memories), {qkv_.get(), attention_.get(), width, out_width()});
+  project(*cross.o, num_rows, Finish::kAdd, cross.o_bias, x);
+}
+
+void Stage::remember(const float* memory, StepMetadata& step) {
+  const int num_rows = step.num_tokens(), width = qkv_width(), kv_width = shape_.num_kv_heads * shape_.head_dim;
+  require(num_rows <= shape_.max_rows, "an encoder's output has more rows than the stage was made for");
+  const auto takes_codes = [](const StageLayer& layer) {
+    return layer.cross != nullptr && (!is_dense(*layer.cross->k) || !is_dense(*layer.cross->v));
+  };
+  const bool has_codes = std::any_of(layers_.begin(), layers_.end(), takes_codes);
+  const ActivationRows rows = norm_rows(memory, nullptr, num_rows, nullptr, nullptr, has_codes);
+  for (const StageLayer& layer : layers_) {
+    if (layer.cross == nullptr) continue;
+    const CrossHalf& cross = *layer.cross;
+    const auto product = [&](const Matrix* matrix, const float* bias, int column) {
+      return Product{matrix,            nullptr,             bias,  nullptr, Finish::kStore,
+                     shape_.activation, qkv_.get() + column, width, {0, num_rows}};
+    };
+    const Product products[] = {product(cross.k, cross.k_bias, out_width()),
+                                product(cross.v, cross.v_bias, out_width() + kv_width)};
+    run_products(*pool_, *isa_.gemm, rows, products, 2);
+    cross.attention->append(cross.attention->prepare(step), {qkv_.get(), nullptr, width, 0});
   }
 }
 
@@ -189,7 +240,7 @@ void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOv
   } else {
     std::fill_n(delta_.get(), int64_t(num_rows) * shape_.hidden_size, 0.0f);
   }
-  if (has_heads) project(layer, num_rows, Finish::kAdd, nullptr, delta_.get());
+  if (has_heads) project(*layer.o, num_rows, Finish::kAdd, nullptr, delta_.get());
   if (sum) sum(delta_.get(), num_rows);
   add_rows(layer.o_bias, layer.mlp.down_bias, nullptr, num_rows, x);
 }
@@ -225,8 +276,8 @@ void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const S
 
 // The product of what attention has left with `o`, added to the residual stream.
 void Stage::add_projected(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum) {
-  if (adds_plainly(layer.post_attn_norm, sum)) return project(layer, num_rows, Finish::kAdd, layer.o_bias, x);
-  project(layer, num_rows, Finish::kStore, nullptr, delta_.get());
+  if (adds_plainly(layer.post_attn_norm, sum)) return project(*layer.o, num_rows, Finish::kAdd, layer.o_bias, x);
+  project(*layer.o, num_rows, Finish::kStore, nullptr, delta_.get());
   if (sum) sum(delta_.get(), num_rows);
   add_rows(layer.o_bias, nullptr, layer.post_attn_norm, num_rows, x);
 }
@@ -256,12 +307,12 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
 }
 
 // The product of attention's result with `o`.
-void Stage::project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out) {
-  const int width = layer.o->num_inputs;
+void Stage::project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out) {
+  const int width = o.num_inputs;
   const ActivationRows rows = codes_.of(attention_.get(), num_rows, width);
-  if (!is_dense(*layer.o))
+  if (!is_dense(o))
     each_rows(*pool_, num_rows, width, [&](int row) { isa_.gemm->quantize(rows, row, 1); });
-  const Product product{layer.o,           nullptr, bias, nullptr,           finish,
+  const Product product{&o,                nullptr, bias,               nullptr,       finish,
                         shape_.activation, out,     shape_.hidden_size, {0, num_rows}};
   run_products(*pool_, *isa_.gemm, rows, &product, 1);
 }

@@ -50,6 +50,15 @@ struct RecurrentHalf {
   std::vector<Input> inputs;    // products of the hidden state, which lie beside each other
 };
 
+// Attention over what an encoder has made of a sequence's audio: behind a layer's own attention, with keys and values
+// that are computed once and kept. Source: Vaswani et al., arXiv 1706.03762, section 3.2.3.
+struct CrossHalf {
+  const AttentionLayer* attention;  // its rows see all that is kept of their sequence
+  const Matrix *q, *k, *v, *o;
+  const float *norm, *norm_bias;
+  const float *q_bias, *k_bias, *v_bias, *o_bias;  // may be nullptr
+};
+
 // One layer's weights. Vectors that the model does not have are nullptr; so is `attention` in a shard without heads.
 struct StageLayer {
   const AttentionLayer* attention;
@@ -62,6 +71,7 @@ struct StageLayer {
   std::shared_ptr<const ExpertLayer> experts;  // in the place of the MLP
   std::shared_ptr<const RecurrentHalf> recurrent;
   std::shared_ptr<const LatentLayer> latent;   // in the place of q, k and v
+  std::shared_ptr<const CrossHalf> cross;      // between attention and the MLP
 };
 
 // The end of a model.
@@ -82,8 +92,11 @@ class Stage {
   Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape& shape, std::vector<StageLayer> layers);
 
   const StageShape& shape() const { return shape_; }
-  // All layers, in place. `x` [T, D]. `sum` is empty where the stage is not sharded.
-  void run(float* x, StepMetadata& step, const SumOverShards& sum);
+  // All layers, in place. `x` [T, D]. `sum` is empty where the stage is not sharded. `memories` describes the same rows
+  // over what encoders gave, where layers have a cross half; else it is nullptr.
+  void run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum);
+  // Keeps the keys and values of what an encoder gave, `memory` [rows of the step, D], for the cross half of each layer.
+  void remember(const float* memory, StepMetadata& step);
   // Rows that chose each expert [E] of a layer so far, whichever shard has it; empty where a layer has none.
   const std::vector<int64_t>& expert_rows(int layer) const { return expert_rows_.at(layer); }
   // The logits [R, vocabulary] of R rows of `x` [T, D], of which there are at most `max_rows`.
@@ -99,7 +112,9 @@ class Stage {
   void run_parallel(size_t index, float* x, StepMetadata& step, const SumOverShards& sum);
   // Attention's result, from the norm of the layer's rows.
   void attend_rows(const StageLayer& layer, const ActivationRows& rows, StepMetadata& step);
-  void project(const StageLayer& layer, int num_rows, Finish finish, const float* bias, float* out);
+  void project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out);
+  void check_cross(const CrossHalf& cross) const;
+  void attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories);
   void feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum);
   void norm_heads(const StageLayer& layer, int num_rows);
   // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them. Without a

@@ -102,8 +102,11 @@ def multiply(
     out: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32] | None = None,
     adds: bool = False,
+    activation: int = -1,
 ) -> None:
-    """For tests: out [T, N] = values [T, K] W^T + bias, or added to `out`, as a stage multiplies. Releases the GIL.
+    """out [T, N] = values [T, K] W^T + bias, behind an activation or added to `out`, as a stage multiplies.
+
+    Releases the GIL. `activation`: as of `multiply_gated`; -1: none.
 
     Raises ValueError for shapes that do not fit, or an instruction set that the processor does not have.
     """
@@ -205,6 +208,7 @@ class AttentionLayer:
         scale: float,
         window: int,
         in_chunks: bool,
+        sees_all: bool,
         softcap: float,
         norm_epsilon: float,
         keys: KV,
@@ -232,6 +236,7 @@ class StageLayer:
         recurrent: RecurrentLayer | None = None,
         inputs: Sequence[str] = (),
         output: str = "o",
+        cross: AttentionLayer | None = None,
     ) -> None:
         """
         Args:
@@ -242,6 +247,7 @@ class StageLayer:
             recurrent: None in a layer with attention, and in a shard without channels.
             inputs: matrices that a recurrence is computed from; empty: the layer has attention.
             output: matrix behind attention or recurrence.
+            cross: attention over what an encoder gave; None: the layer has none.
         """
 
 class ExpertsShape:
@@ -312,8 +318,12 @@ class Stage:
         x: npt.NDArray[np.float32],
         step: AttentionStep,
         sum_over_shards: Callable[[npt.NDArray[np.float32]], None] | None,
+        memories: StepMetadata | None = None,
     ) -> None:
-        """A `GroupSum` is run without a call of Python."""
+        """A `GroupSum` is run without a call of Python. `memories`: the same rows over what an encoder gave."""
+
+    def remember(self, memory: npt.NDArray[np.float32], step: StepMetadata) -> None:
+        """Keep the keys and values of what an encoder gave."""
 
     def logits(
         self,

@@ -39,6 +39,8 @@ class AttentionShape:
     """tokens a row sees, itself included; 0: all"""
     in_chunks: bool = False
     """whether the window begins at its last multiple in the place of moving on with the row"""
+    sees_all: bool = False
+    """whether a row sees its sequence's whole context, what is behind it included (encoders)"""
     norm_epsilon: float = 0.0
     """of the norms of rotated queries and keys"""
     softcap: float = 0.0
@@ -55,6 +57,7 @@ class AttentionShape:
             scale=config.attention_scale,
             window=config.window(layer),
             in_chunks=config.in_chunks,
+            sees_all=config.sees_all,
             norm_epsilon=config.norm_epsilon,
             softcap=config.attention_softcap,
         )

@@ -61,8 +61,11 @@ class KvStorage:
             raise ValueError(f"{num_blocks} blocks of {block_size} tokens: need blocks of a multiple of 16 tokens")
         heads, dim = config.num_kv_heads, config.head_dim
         layers = [layer for layer in range(first_layer, last_layer) if config.layer_recurrence(layer) is None]
-        self._keys = {layer: aligned_zeros((num_blocks, heads, dim, block_size), dtype) for layer in layers}
-        self._values = {layer: aligned_zeros((num_blocks, heads, block_size, dim), dtype) for layer in layers}
+        owners = layers[:1] if config.sees_all else layers  # nothing is kept for later steps there
+        keys = {layer: aligned_zeros((num_blocks, heads, dim, block_size), dtype) for layer in owners}
+        values = {layer: aligned_zeros((num_blocks, heads, block_size, dim), dtype) for layer in owners}
+        self._keys = {layer: keys[layer if layer in keys else layers[0]] for layer in layers}
+        self._values = {layer: values[layer if layer in values else layers[0]] for layer in layers}
 
     def keys(self, layer: int) -> KV:
         """Keys of a layer, counted over the whole model. Shapes: [N, H, D, S]."""
@@ -75,7 +78,8 @@ class KvStorage:
     @property
     def num_bytes(self) -> int:
         """Bytes reserved; resident memory grows towards it as blocks are used."""
-        return sum(array.nbytes for array in (*self._keys.values(), *self._values.values()))
+        arrays = {id(array): array for array in (*self._keys.values(), *self._values.values())}
+        return sum(array.nbytes for array in arrays.values())
 
     def touch(self) -> None:
         """Take all pages from the system now."""

@@ -23,10 +23,18 @@ def native_available() -> bool:
 
 
 def make_attention(
-    *, num_threads: int, num_blocks: int, block_size: int, max_context: int, native: bool | None = None, isa: str = ""
+    *,
+    num_threads: int,
+    num_blocks: int,
+    block_size: int,
+    max_context: int,
+    native: bool | None = None,
+    isa: str = "",
+    pool: _native.ThreadPool | None = None,
 ) -> Attention:
     """The attention of one worker.
 
+    `pool`: compute threads that are there already, in the place of `num_threads` new ones.
     `native` None takes the C++ kernel where it was built and NumPy otherwise; True insists; False takes NumPy.
 
     Raises: ImportError when native is True and the extension is missing, ValueError for an impossible size.
@@ -36,7 +44,7 @@ def make_attention(
     if native is None:
         native = native_available()
     if native:
-        return NativeAttention(num_threads, num_blocks, block_size, max_context, isa)
+        return NativeAttention(num_threads, num_blocks, block_size, max_context, isa, pool)
     return NumpyAttention(num_blocks, block_size, max_context)
 
 
@@ -45,12 +53,20 @@ class NativeAttention:
 
     is_native = True
 
-    def __init__(self, num_threads: int, num_blocks: int, block_size: int, max_context: int, isa: str = "") -> None:
+    def __init__(
+        self,
+        num_threads: int,
+        num_blocks: int,
+        block_size: int,
+        max_context: int,
+        isa: str = "",
+        pool: _native.ThreadPool | None = None,
+    ) -> None:
         """`isa` picks one of `_native.supported_isas()` for tests; empty takes the best."""
         from shoal import _native
 
         self._native = _native
-        self.pool = _native.ThreadPool(num_threads)
+        self.pool = _native.ThreadPool(num_threads) if pool is None else pool
         """the compute threads, which may do other work between two layers"""
         self._limits = (num_blocks, block_size, max_context)
         self._isa = isa

@@ -93,6 +93,7 @@ class NumpyLayer:
     """[max_context, R]"""
     sin: F32
     in_chunks: bool = False
+    sees_all: bool = False
     norm_epsilon: float = 0.0
     sinks: F32 | None = None
     """[num_heads]"""
@@ -112,6 +113,8 @@ class NumpyLayer:
             raise ValueError("rotary_dim must be even and at most head_dim")
         if self.window < 0 or self.softcap < 0.0:
             raise ValueError("window and softcap must not be negative")
+        if self.sees_all and self.window:
+            raise ValueError("rows that see their whole context have no window")
         self._check_arrays()
 
     def _check_arrays(self) -> None:
@@ -217,6 +220,8 @@ class NumpyLayer:
 
     def _seen(self, positions_T: I32, context: int) -> np.ndarray:
         keys_L = np.arange(context)[None, :]
+        if self.sees_all:
+            return np.ones((len(positions_T), context), np.bool_)
         distance_TL = positions_T[:, None] - keys_L
         seen_TL = distance_TL >= 0
         if self.window and self.in_chunks:
