@@ -160,6 +160,28 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """An encoder of audio: two convolutions over a log-mel spectrogram, of which the second halves the frames, learned
+    or sinusoidal positions that the file has, and layers. Source: Whisper, arXiv 2212.04356, section 2.2.
+    """
+
+    num_mels: int
+    """of a frame"""
+    layers: DecoderConfig
+    """its layers as those of a decoder without a vocabulary, whose context is all positions of a clip"""
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of its output; every clip has all of them."""
+        return self.layers.max_context
+
+    @property
+    def num_frames(self) -> int:
+        """Of a clip."""
+        return 2 * self.num_positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """Everything the graph builder, the KV storage and the planner need to know about a model."""
 
@@ -185,6 +207,8 @@ class DecoderConfig:
     tied_embeddings: bool = False
     """the head is the embedding matrix"""
     qkv_bias: bool = False
+    keys_biased: bool = True
+    """whether keys have a bias where queries and values have one (not in Whisper)"""
     o_bias: bool = False
     """after attention's output projection"""
     mlp_bias: bool = False
@@ -235,6 +259,10 @@ class DecoderConfig:
     no_rope_layers: tuple[int, ...] = ()
     """layers whose queries and keys do not rotate (SmolLM3)"""
     query_scaling: QueryScaling | None = None
+    sees_all: bool = False
+    """whether a token sees those behind it: of an encoder's layers"""
+    encoder: EncoderConfig | None = None
+    """of audio, over whose output every layer has attention of its own, between attention and MLP (Whisper)"""
     in_chunks: bool = False
     """whether a window begins at its last multiple in the place of moving on with the token (Llama 4)"""
     gates_attention: bool = False

@@ -21,7 +21,7 @@ from shoal.protocol.messages import FileState
 CHANGED = "the model's file has changed since the server started; start it again"
 _HEADER_BYTES = 1 << 16
 """Bytes at the beginning that are compared. Source: a judgment; GGUF, safetensors and ONNX begin with their header."""
-_FOLDER_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json")
+_FOLDER_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "model.bin")
 _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 """A split GGUF file. Source: llama.cpp, gguf-split, `LLAMA_SPLIT_NAME`."""
 

@@ -17,7 +17,7 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -46,6 +46,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Tokens and what their logits are added, each token once."""
     seed: int = 0
     """Key of the random stream; with the token index it determines every draw. 0 <= seed < 2**63."""
+    first_timestamp: int = 0
+    """Where above 0, this token and those behind it are times of speech: one of them is drawn where all together are
+    more likely than any other token. Source: Whisper, whisper/decoding.py, ApplyTimestampRules."""
     num_logprobs: int | None = None
     """None: no log-probabilities; n >= 0: the chosen token's and the n most likely tokens' log-probabilities."""
 
@@ -85,6 +88,16 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Return the row's hidden state behind the final norm and draw no token: for vectors of texts."""
 
 
+class Encoding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What an encoder takes of one clip, and the slot for what it gives."""
+
+    slot: int
+    num_rows: int
+    """Hidden states that the encoder gives."""
+    features: bytes
+    """fp32 [frames, mels] of a log-mel spectrogram"""
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """One iteration of a replica: prefill chunks and decode tokens in one flat batch. Sent to every worker."""
 
@@ -107,6 +120,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     state_saves: bytes = b""
     """int32 [S, 3]: sequence, how many of its rows are behind it, and the slot that its state is copied to then; in
     this order. No row is computed before all states have been read"""
+    memory_slots: bytes = b""
+    """int32 [B], of a model with an encoder: the slot that holds what it gave for the sequence; -1: none. Empty: the
+    model has none"""
+    encodings: tuple[Encoding, ...] = ()
+    """what is to be encoded before any row is computed"""
 
     @property
     def num_tokens(self) -> int:

@@ -77,6 +77,8 @@ class StageConfig:
     """longest sequence in tokens"""
     num_states: int = 0
     """slots for the state of recurrent layers; 0: the model has none"""
+    num_memories: int = 0
+    """slots for what an encoder gave for a sequence; 0: the model has none"""
     exact_activations: bool = False
     """at least 15 bits an activation in the place of 8: slower, and closer to what fp32 would say"""
     part: ShardPart | None = None

@@ -36,6 +36,8 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int) -> None:
         raise RemoteProtocolError(f"{len(step.block_tables) // 4} blocks are no table of {num_sequences} sequences")
     if len(step.state_slots) not in (0, 8 * num_sequences) or len(step.state_saves) % 12:
         raise RemoteProtocolError(f"{len(step.state_slots) // 4} state slots for {num_sequences} sequences")
+    if len(step.memory_slots) not in (0, 4 * num_sequences):
+        raise RemoteProtocolError(f"{len(step.memory_slots)} bytes of memory slots for {num_sequences} sequences")
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)
 

@@ -13,10 +13,11 @@ from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
-from shoal.model.formats.tensor_check import layer_shapes
+from shoal.model.encoder_source import EncoderSource
+from shoal.model.formats.tensor_check import CONV_TAPS, layer_shapes
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
-from shoal.protocol.stage_config import ExpertSpan
+from shoal.protocol.stage_config import BLOCK_SIZE, ExpertSpan
 
 _FP32_BYTES = 4
 PROCESS_BYTES = 20 << 20
@@ -26,6 +27,7 @@ _CODES_BYTES = 3
 """Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
 scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
 _ATTENTION_MATRICES = ("q", "k", "v", "o", "q_gate", "q_down", "latent_down", "k_up", "v_up")
+_CROSS_PREFIX = "cross_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +47,15 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activati
     layers = [layer_bytes(source, precision, layer) for layer in range(source.config.num_layers)]
     kv_type = kv_dtype(precision, exact_activations=exact_activations)
     kv_bytes = [layer_kv_bytes(source.config, layer, kv_type) for layer in range(source.config.num_layers)]
-    return _blocks(source, end_bytes(source, precision), layers, kv_bytes)
+    memory_bytes = layer_memory_bytes(source.config, kv_type)
+    return _blocks(source, end_bytes(source, precision), layers, kv_bytes, memory_bytes)
 
 
 def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
-    """Of the embedding and of the head, which may be the same: see `core.plan.language.held_bytes`."""
-    return _held_bytes(source, "embedding", precision), _held_bytes(source, "head", precision)
+    """Of the embedding, with an encoder, which is where it is; and of the head, which may be the same as the embedding:
+    see `core.plan.language.held_bytes`."""
+    embedding = _held_bytes(source, "embedding", precision) + encoder_bytes(source, precision)
+    return embedding, _held_bytes(source, "head", precision)
 
 
 def layer_kv_bytes(config: DecoderConfig, layer: int, dtype: KvType) -> int:
@@ -64,6 +69,30 @@ def layer_state_bytes(config: DecoderConfig, layer: int) -> int:
     return 0 if recurrence is None else _FP32_BYTES * recurrence.state_floats
 
 
+def layer_memory_bytes(config: DecoderConfig, dtype: KvType) -> int:
+    """Bytes that one layer keeps of what an encoder gave for a clip; 0 where there is none."""
+    if config.encoder is None:
+        return 0
+    positions = -(-config.encoder.num_positions // BLOCK_SIZE) * BLOCK_SIZE
+    return positions * kv_bytes_per_token(config, 1, dtype)
+
+
+def encoder_bytes(source: WeightSource, precision: Precision) -> int:
+    """What the first stage holds of an encoder, with the memory that it encodes in; 0 where there is none."""
+    encoder = source.config.encoder
+    if encoder is None:
+        return 0
+    own, layers = EncoderSource(source, encoder), encoder.layers
+    matrices = sum(
+        held.attention + held.mlp for held in (layer_bytes(own, precision, one) for one in range(layers.num_layers))
+    )
+    hidden, rows = layers.hidden_size, encoder.num_positions
+    convolutions = CONV_TAPS * hidden * (encoder.num_mels + hidden)
+    floats = 3 * hidden + 5 * hidden + layers.intermediate_size + 2 * hidden + 2 * hidden + CONV_TAPS * hidden
+    codes = (2 * hidden + layers.intermediate_size) * _CODES_BYTES
+    return matrices + _FP32_BYTES * (convolutions + rows * floats) + rows * codes
+
+
 def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> LayerBytes:
     """Of a layer's matrices. All of its experts are taken to be held as the first one is."""
     config = source.config
@@ -71,7 +100,7 @@ def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> Layer
     attention = mlp = first = 0
     for leaf in matrix_leaves(config, layer):
         held = _held_bytes(source, f"layers.{layer}.{leaf}", precision)
-        if leaf.rpartition(".")[2] in _ATTENTION_MATRICES:
+        if leaf.rpartition(".")[2].removeprefix(_CROSS_PREFIX) in _ATTENTION_MATRICES:
             attention += held
         elif leaf.startswith("experts."):
             first += held
@@ -138,7 +167,11 @@ def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
 
 
 def _blocks(
-    source: WeightSource, ends: Sequence[int], layers: Sequence[LayerBytes], kv_bytes: Sequence[int]
+    source: WeightSource,
+    ends: Sequence[int],
+    layers: Sequence[LayerBytes],
+    kv_bytes: Sequence[int],
+    memory_bytes: int,
 ) -> list[Block]:
     config = source.config
     hidden_bytes = config.hidden_size * _FP32_BYTES
@@ -165,7 +198,8 @@ def _blocks(
                 weight_bytes=held.attention + held.mlp,
                 flops_per_token=_layer_flops(config, layer),
                 kv_bytes_per_token=kv_bytes[layer],
-                state_bytes=layer_state_bytes(config, layer),
+                keeps_clips=memory_bytes > 0,
+                state_bytes=layer_state_bytes(config, layer) + memory_bytes,
                 output_bytes_per_token=hidden_bytes,
                 expert_bytes=held.experts,
                 expert_share=config.experts.num_chosen / config.experts.num_experts if config.experts else 1.0,
@@ -184,6 +218,8 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
     ) * config.head_dim
     if recurrence is not None:
         mixer = recurrence.in_width + recurrence.out_width
+    elif config.encoder is not None:
+        mixer += 2.0 * config.num_heads * config.head_dim  # q and o over what the encoder gave
     elif config.latent is not None:
         mixer = _latent_weights(config, config.latent) / config.hidden_size
     experts = config.layer_experts(layer)

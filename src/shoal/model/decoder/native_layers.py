@@ -16,6 +16,7 @@ from shoal.arrays import F32
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
+from shoal.model.decoder.stage_memories import StageMemories
 from shoal.model.decoder.stage_recurrence import StageRecurrence
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
@@ -37,6 +38,8 @@ class NativeLayers:
         vocab_size: int,
         on_progress: Callable[[int, int], None] | None = None,
         kept: KeptWeights | None = None,
+        pool: _native.ThreadPool | None = None,
+        unit_prefix: str = "",
     ) -> None:
         """
         Args:
@@ -46,29 +49,35 @@ class NativeLayers:
             vocab_size: tokens of the whole model.
             on_progress: called with (done, total) pieces of weights.
             kept: where packed weights are kept; None: they are packed into the process's own memory.
+            pool: the compute threads; None: threads of its own.
+            unit_prefix: tells these weights apart from others that are kept of the same model.
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
         self._num_layers = config.last_layer - config.first_layer
-        self._attention = StageAttention(source, config, form)
-        self._recurrence = StageRecurrence(config, self._attention.pool, isa=form.isa)
-        weights = PackedWeights(source, config.precision, pool=self._attention.pool, kept=kept)
+        self._attention = StageAttention(source, config, form, pool)
+        self._recurrence = StageRecurrence(config, self.pool, isa=form.isa)
+        self._memories = (
+            StageMemories(decoder, decoder.encoder, config, self.pool, isa=form.isa) if decoder.encoder else None
+        )
+        weights = PackedWeights(source, config.precision, pool=self.pool, kept=kept, unit_prefix=unit_prefix)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
-        self._embedding = weights.embedding() if is_first else None
-        self._head = weights.head() if is_last else None
+        self._embedding = weights.embedding() if is_first and vocab_size else None
+        self._head = weights.head() if is_last and vocab_size else None
         self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
         self._norm_bias = source.vector("final_norm_bias") if is_last and decoder.norm_bias else None
         self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
         self._x = np.empty((0, decoder.hidden_size), np.float32)
+        self._max_rows = max(config.max_step_tokens, HEAD_ROWS)
         self._stage = _native.Stage(
-            pool=self._attention.pool,
+            pool=self.pool,
             hidden_size=decoder.hidden_size,
             num_heads=decoder.num_heads,
             num_kv_heads=decoder.num_kv_heads,
             head_dim=decoder.head_dim,
             intermediate_size=decoder.intermediate_size,
-            max_rows=max(config.max_step_tokens, HEAD_ROWS),
+            max_rows=self._max_rows,
             norm_epsilon=decoder.norm_epsilon,
             residual_scale=decoder.residual_scale,
             activation=decoder.activation,
@@ -84,6 +93,11 @@ class NativeLayers:
         )
         self.weight_bytes = weights.num_bytes
 
+    @property
+    def pool(self) -> _native.ThreadPool:
+        """The compute threads."""
+        return self._attention.pool
+
     def expert_rows(self) -> list[list[int]]:
         """See `StageLayers`."""
         return [self._stage.expert_rows(layer) for layer in range(self._num_layers)]
@@ -92,6 +106,8 @@ class NativeLayers:
         """See `StageLayers`."""
         self._attention.touch()
         self._recurrence.touch()
+        if self._memories is not None:
+            self._memories.touch()
 
     def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
         """See `StageLayers`."""
@@ -114,9 +130,15 @@ class NativeLayers:
         """See `StageLayers`."""
         metadata = cast("_native.StepMetadata", self._attention.step(step))
         self._recurrence.describe(step, metadata)
-        self._stage.run(x_TD, metadata, sum_over_shards)
+        memories = None if self._memories is None else self._memories.step(step)
+        self._stage.run(x_TD, metadata, sum_over_shards, memories)
         self._x = x_TD
         return x_TD
+
+    def remember(self, slot: int, memory_PD: F32) -> None:
+        """See `StageLayers`."""
+        assert self._memories is not None
+        self._memories.remember(self._stage, slot, memory_PD, self._max_rows)
 
     def logits(self, rows: Sequence[int]) -> F32:
         """See `StageLayers`."""
@@ -130,7 +152,7 @@ class NativeLayers:
 
     def hidden(self, rows: Sequence[int]) -> F32:
         """See `StageLayers`."""
-        x_RD = self._x[list(rows)]
+        x_RD = self._x[np.asarray(rows)]
         if self._decoder.centers_norms:
             x_RD = x_RD - x_RD.mean(-1, keepdims=True)
         mean_square_R1 = (x_RD * x_RD).mean(-1, keepdims=True) + np.float32(self._decoder.norm_epsilon)
@@ -156,7 +178,8 @@ class NativeLayers:
             matrices = dict(weights.layer(layer))
             if recurrence is None:
                 own = cast("_native.AttentionLayer | None", next(attention, None))
-                layers.append(_native.StageLayer(matrices, vectors, own, held))
+                cross = None if self._memories is None else self._memories.layers[layer - config.first_layer]
+                layers.append(_native.StageLayer(matrices, vectors, own, held, cross=cross))
             else:
                 recurrent = self._recurrence.layer(source, layer, recurrence)
                 layers.append(

@@ -6,6 +6,7 @@ Shapes: T tokens in the step, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,11 @@ from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers, SumOverShar
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import SampledToken, SampleRow, Step
+from shoal.protocol.messages import Encoding, SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
+
+if TYPE_CHECKING:
+    from shoal.model.decoder.audio_encoder import AudioEncoder
 
 _COLLECTIVE_TIMEOUT_S = 600.0
 """How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
@@ -65,6 +69,7 @@ class Stage:
         self._positions = position_rows(source, config.num_positions) if adds_positions else None
         with compact_loading():
             self._layers = self._load(source, config, on_progress, kept, form or ForcedForm())
+        self._encoder = self._load_encoder(source, config, kept, form or ForcedForm()) if self.is_first else None
         self._x = np.zeros((config.max_step_tokens, self.decoder.hidden_size), np.float32)
 
     def _load(
@@ -83,10 +88,22 @@ class Stage:
 
         return OnnxLayers(source, config, self.vocab_size, on_progress)
 
+    def _load_encoder(
+        self, source: WeightSource, config: StageConfig, kept: KeptWeights | None, form: ForcedForm
+    ) -> AudioEncoder | None:
+        encoder = self.decoder.encoder
+        if encoder is None:
+            return None
+        from shoal.model.decoder.audio_encoder import AudioEncoder  # few models have one
+        from shoal.model.decoder.native_layers import NativeLayers
+
+        assert isinstance(self._layers, NativeLayers)
+        return AudioEncoder(source, encoder, config, form, self._layers.pool, kept)
+
     @property
     def weight_bytes(self) -> int:
         """Resident bytes of weights."""
-        return self._layers.weight_bytes
+        return self._layers.weight_bytes + (0 if self._encoder is None else self._encoder.weight_bytes)
 
     @property
     def is_first(self) -> bool:
@@ -97,6 +114,11 @@ class Stage:
     def is_last(self) -> bool:
         """Whether this stage owns the head and samples."""
         return self._config.last_layer == self.decoder.num_layers
+
+    def rows_of(self, step: Step) -> int:
+        """Hidden states that a stage hands on for a step, see `process`."""
+        encoder = self.decoder.encoder
+        return step.num_tokens + (0 if encoder is None else len(step.encodings) * encoder.num_positions)
 
     def expert_rows(self) -> list[list[int]]:
         """Of each layer, how many rows have chosen each expert so far, whichever shard holds it; none of layers without
@@ -110,10 +132,14 @@ class Stage:
     def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
         """Run one step. The first stage embeds the step's tokens, every other takes `x_TD` from its predecessor.
 
+        Where the step has clips to encode, the first stage does, and hidden states have what it gave behind them for
+        the layers of later stages: [T + clips P, D].
+
         Returns: the sampled tokens in the last stage, else the hidden states [T, D] for the next; on every shard.
         Valid until: the next `process`.
         Raises: ValueError when the step does not fit the KV cache, WorkerLost when another shard is gone.
         """
+        memories = self._remember(step, x_TD)
         rows_TD = self._x[: step.num_tokens]
         sum_over_shards = self._sum_over_shards()
         if self.is_first:
@@ -124,9 +150,36 @@ class Stage:
                 rows_TD += self._positions[np.frombuffer(step.positions, "<i4")]
         else:
             assert x_TD is not None
-            rows_TD[:] = x_TD
+            rows_TD[:] = x_TD[: step.num_tokens]
         out_TD = self._layers.run(rows_TD, step, sum_over_shards)
-        return self._sample(step.samples) if self.is_last else out_TD
+        if self.is_last:
+            return self._sample(step.samples)
+        return np.concatenate([out_TD, *memories]) if memories else out_TD
+
+    def _remember(self, step: Step, x_TD: F32 | None) -> list[F32]:
+        """What the encoder gives for each clip of the step, kept in its slot."""
+        memories: list[F32] = []
+        for index, encoding in enumerate(step.encodings):
+            memories.append(self._encode(encoding) if x_TD is None else self._arrived(x_TD, step, index))
+            self._layers.remember(encoding.slot, memories[-1])
+        return memories
+
+    def _encode(self, encoding: Encoding) -> F32:
+        if self._encoder is None or self.decoder.encoder is None:
+            raise ValueError("the model has no encoder")
+        shape = self.decoder.encoder.num_frames, self.decoder.encoder.num_mels
+        features = np.frombuffer(encoding.features, "<f4")
+        if features.size != shape[0] * shape[1]:
+            raise ValueError(f"a clip of {features.size} values is not one of {shape[0]} frames of {shape[1]} mels")
+        return self._encoder.encode(features.reshape(shape))
+
+    def _arrived(self, x_TD: F32, step: Step, index: int) -> F32:
+        """What an earlier stage's encoder gave for a clip."""
+        encoder = self.decoder.encoder
+        if encoder is None:
+            raise ValueError("the model has no encoder")
+        start = step.num_tokens + index * encoder.num_positions
+        return x_TD[start : start + encoder.num_positions]
 
     def _sum_over_shards(self) -> SumOverShards | None:
         """A shard that is measured by itself has no group: its own term is the sum."""

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class StageAttention:
     """Owns the KV cache and the compute threads of one stage. A shard without heads has neither."""
 
-    def __init__(self, source: WeightSource, config: StageConfig, form: ForcedForm) -> None:
-        """`source`: of the stage's or the shard's own weights."""
+    def __init__(
+        self, source: WeightSource, config: StageConfig, form: ForcedForm, pool: _native.ThreadPool | None = None
+    ) -> None:
+        """`source`: of the stage's or the shard's own weights. `pool`: the compute threads; None: its own."""
         decoder = source.config
         self._attention = make_attention(
             num_threads=config.threads,
@@ -32,6 +34,7 @@ class StageAttention:
             max_context=config.num_positions,
             native=form.native,
             isa=form.isa,
+            pool=pool,
         )
         self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
         """Of those layers of the stage that have attention, in order."""

@@ -54,6 +54,11 @@ class StageLayers(Protocol):
         """
         ...
 
+    def remember(self, slot: int, memory_PD: F32) -> None:
+        """Keeps what an encoder gave, [P, D], for sequences that have this slot. Raises ValueError for a slot that is
+        not there."""
+        ...
+
     def logits(self, rows: Sequence[int]) -> F32:
         """The logits [R, V] of some rows of the latest step, at most HEAD_ROWS. In the last stage only.
 

@@ -9,10 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
+from shoal.model.decoder_config import DecoderConfig, EncoderConfig, ExpertsConfig, LatentConfig
 from shoal.model.formats.tensor_part import TensorPart
 
 Shape = tuple[int, ...]
+CONV_TAPS = 3
+"""of an audio encoder's convolutions. Source: Whisper, arXiv 2212.04356, section 2.2"""
+_CROSS_NAMES = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias")
 
 
 def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
@@ -20,6 +23,8 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
 
     A model of absurdly many layers costs nothing: whoever looks for its tensors stops at the first that is missing.
     """
+    if config.encoder is not None:
+        yield from _encoder_shapes(config.encoder)
     yield "embedding", (config.vocab_size, config.hidden_size)
     if config.learned_positions:
         yield "positions", (config.max_context, config.hidden_size)
@@ -34,10 +39,27 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
         yield "head_bias", (config.vocab_size,)
 
 
+def _encoder_shapes(encoder: EncoderConfig) -> Iterator[tuple[str, Shape]]:
+    """Of an encoder of audio, by names that begin with `encoder.`"""
+    layers = encoder.layers
+    hidden = layers.hidden_size
+    for name, num_inputs in (("conv1", encoder.num_mels), ("conv2", hidden)):
+        yield f"encoder.{name}", (hidden, num_inputs, CONV_TAPS)
+        yield f"encoder.{name}_bias", (hidden,)
+    yield "encoder.positions", (layers.max_context, hidden)
+    for layer in range(layers.num_layers):
+        for name, shape in layer_shapes(layers, layer).items():
+            yield f"encoder.layers.{layer}.{name}", shape
+    yield "encoder.final_norm", (hidden,)
+    yield "encoder.final_norm_bias", (hidden,)
+
+
 def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
     experts, recurrence = config.layer_experts(layer), config.layer_recurrence(layer)
     mixer = _attention_shapes(config) if recurrence is None else dict(recurrence.shapes(config.hidden_size))
+    if config.encoder is not None:
+        mixer |= _cross_shapes(config)
     if experts is not None:
         return mixer | _norm_shapes(config) | _expert_shapes(config.hidden_size, experts, layer)
     names = ("gate", "up", "down") if config.gated_mlp else ("up", "down")
@@ -63,7 +85,9 @@ def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
     if config.gates_attention:
         shapes["q_gate"] = (q_rows, hidden)
     if config.qkv_bias:
-        shapes |= {"q_bias": (q_rows,), "k_bias": (kv_rows,), "v_bias": (kv_rows,)}
+        shapes["q_bias"] = (q_rows,)
+        shapes |= {"k_bias": (kv_rows,)} if config.keys_biased else {}
+        shapes["v_bias"] = (kv_rows,)
     if config.o_bias:
         shapes["o_bias"] = (hidden,)
     if config.attention_sinks:
@@ -73,6 +97,13 @@ def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
         widths = (q_rows, kv_rows) if is_wide else (config.head_dim, config.head_dim)
         shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
     return shapes
+
+
+def _cross_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    """Of attention over an encoder's output, which has as many heads as the layer's own."""
+    own = {name: shape for name, shape in _attention_shapes(config).items() if name in _CROSS_NAMES}
+    norms = ("cross_norm", "cross_norm_bias") if config.norm_bias else ("cross_norm",)
+    return {f"cross_{name}": shape for name, shape in own.items()} | dict.fromkeys(norms, (config.hidden_size,))
 
 
 def _latent_shapes(config: DecoderConfig, latent: LatentConfig) -> dict[str, Shape]:

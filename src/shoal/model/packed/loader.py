@@ -32,7 +32,13 @@ class PackedWeights:
     """
 
     def __init__(
-        self, source: WeightSource, precision: Precision, *, pool: ThreadPool, kept: KeptWeights | None = None
+        self,
+        source: WeightSource,
+        precision: Precision,
+        *,
+        pool: ThreadPool,
+        kept: KeptWeights | None = None,
+        unit_prefix: str = "",
     ) -> None:
         """
         Args:
@@ -40,9 +46,11 @@ class PackedWeights:
             precision: of its matrices.
             pool: packs them.
             kept: where they are kept; None: they are packed into the process's own memory.
+            unit_prefix: what the names of kept units begin with.
         """
         self._source, self._pool, self._kept = source, pool, kept
         self._precision: Precision = precision
+        self._unit_prefix = unit_prefix
         self._part = source.part if isinstance(source, ShardSource) else whole_part(source.config)
         self._vocabulary: dict[str, Matrix] = {}
         self.num_bytes = 0
@@ -91,7 +99,9 @@ class PackedWeights:
         self.num_bytes += arrangement.num_bytes
         write = partial(pack, self._source, arrangement, self._precision, self._pool)
         if self._kept is not None:
-            return matrices_in(arrangement, self._kept.weights(unit, arrangement, write, self._pool))
+            return matrices_in(
+                arrangement, self._kept.weights(f"{self._unit_prefix}{unit}", arrangement, write, self._pool)
+            )
         memory = own_memory(arrangement.num_bytes)
         write(memory)
         return matrices_in(arrangement, memory)

@@ -21,6 +21,7 @@ from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segme
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import SumOverShards
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource, in_own_memory
 from shoal.protocol.messages import Step
@@ -52,9 +53,7 @@ class OnnxLayers:
             ConfigError: the model has layers that the ONNX form does not have.
         """
         decoder = source.config
-        if decoder.recurrence is not None or decoder.latent is not None or decoder.gates_attention:
-            what = "latent attention" if decoder.latent is not None else "recurrent layers"
-            what = what if decoder.recurrence is not None or decoder.latent is not None else "gated attention"
+        if what := _without_onnx_form(decoder):
             raise ConfigError(
                 f"{decoder.family} has {what}, without an ONNX form: leave {NATIVE}=0 out, or install Shoal with its "
                 "native extension"
@@ -95,6 +94,10 @@ class OnnxLayers:
             elif marker is Marker.SUM and sum_over_shards is not None:
                 sum_over_shards(partial[:num_tokens])
         return self._buffers.x_out[:num_tokens] if self._head is None else x_TD
+
+    def remember(self, slot: int, memory_PD: F32) -> None:
+        """See `StageLayers`. Never called: models with an encoder are not computed in this form."""
+        raise NotImplementedError
 
     def logits(self, rows: Sequence[int]) -> F32:
         """See `StageLayers`."""
@@ -144,3 +147,14 @@ class OnnxLayers:
             for segment, buffers in zip(segments, bound, strict=True)
         ]
         """what follows each segment, and the term of the sum that it wrote"""
+
+
+def _without_onnx_form(decoder: DecoderConfig) -> str:
+    """What of a model has no ONNX form; empty: all of it has one."""
+    parts = {
+        "latent attention": decoder.latent is not None,
+        "recurrent layers": decoder.recurrence is not None,
+        "an encoder": decoder.encoder is not None,
+        "gated attention": decoder.gates_attention,
+    }
+    return next((what for what, is_there in parts.items() if is_there), "")

@@ -1,8 +1,8 @@
 """Draw the next token of each row from its logits.
 
-Order: biases, penalties, tokens that are not allowed, log-probabilities, temperature, top-k, top-p, min-p, draw. The
-draw's random number depends on nothing but (seed, token index), so a request that is computed again elsewhere goes on
-with the same tokens.
+Order: biases, penalties, tokens that are not allowed, times of speech before others, log-probabilities, temperature,
+top-k, top-p, min-p, draw. The draw's random number depends on nothing but (seed, token index), so a request that is
+computed again elsewhere goes on with the same tokens.
 
 Shapes: R rows, V vocabulary, or one shard's part of it.
 """
@@ -47,7 +47,7 @@ def prepare_rows(
 
     Args:
         logits_RV: of the tokens from first_id on.
-            Mutates: rows whose request has biases or penalties, or may not draw any token.
+            Mutates: rows whose request has biases or penalties, or may not draw any token, or draws times.
 
     Returns: the logits before that of rows that want them, and the index of each row's best logit after it.
     """
@@ -58,6 +58,8 @@ def prepare_rows(
         _change_logits(logits_RV[index], row, first_id)
         if row.allowed:
             _forbid(logits_RV[index], row.allowed, first_id)
+        if row.sampling.first_timestamp:
+            _prefer_times(logits_RV[index], row.sampling.first_timestamp - first_id)
     return raw_R, logits_RV.argmax(axis=-1)
 
 
@@ -141,6 +143,17 @@ def _forbid(logits_V: F32, allowed: bytes, first_id: int) -> None:
     biases = _BIASES.take(codes, axis=0).reshape(-1)[num_skipped:][: len(logits_V)]
     logits_V[: len(biases)] += biases
     logits_V[len(biases) :] = -np.inf
+
+
+def _prefer_times(logits_V: F32, first: int) -> None:
+    """Leave only times where they are together more likely than any other token. Whole vocabularies only: models with
+    times are not cut into shards."""
+    times, others = logits_V[first:], logits_V[:first]
+    best = times.max(initial=-np.inf)
+    if best == -np.inf:
+        return
+    if best + np.log(np.exp(times - best).sum()) > others.max(initial=-np.inf):
+        others[:] = -np.inf
 
 
 def _draw(logits_V: F32, row: SampleRow, best_logit: np.float32) -> int:

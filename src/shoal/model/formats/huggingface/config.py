@@ -43,6 +43,23 @@ def family_from_hf(where: Path) -> tuple[Family, DecoderConfig]:
     return family, config
 
 
+def config_from_settings(path: Path, model_type: str, family: Family, values: Mapping[str, Any]) -> DecoderConfig:
+    """What a family makes of settings that lie in no config.json. Raises as `config_from_hf`.
+
+    Args:
+        path: of the file that they come from, for errors.
+        model_type: of the model.
+        family: reads them.
+        values: by the keys of a config.json.
+    """
+    try:
+        config = family.read(_settings(path, model_type, family, values, ()))
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ModelLoadError(f"{path}: holds an impossible value ({error})") from error
+    check_config(path, config)
+    return config
+
+
 def eos_token_ids_from_hf(where: Path) -> tuple[int, ...]:
     """Tokens that end a text, from config.json and generation_config.json together, or from genai_config.json where
     there is no other. Raises ModelLoadError."""
@@ -109,12 +126,18 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
     family = _with_text_family(FAMILIES[model_type], raw)
     if quantization := _quantization(raw):
         check_method(path, quantization.get("quant_method", "unknown"), family.quantizations)
-    values = _language_settings(path, raw, family)
-    common = {family.aliases[key]: value for key, value in values.items() if key in family.aliases}
-    settings = Settings(path, model_type, {**values, **common}, family.defaults, eos_token_ids)
+    settings = _settings(path, model_type, family, _language_settings(path, raw, family), eos_token_ids)
     if settings.flag("use_bidirectional_attention"):
         raise ModelLoadError(f"{path}: 'use_bidirectional_attention' is not supported")
     return family, family.read(settings)
+
+
+def _settings(
+    path: Path, model_type: str, family: Family, values: Mapping[str, Any], eos_token_ids: tuple[int, ...]
+) -> Settings:
+    """With the family's own keys also under the common ones."""
+    common = {family.aliases[key]: value for key, value in values.items() if key in family.aliases}
+    return Settings(path, model_type, {**values, **common}, family.defaults, eos_token_ids)
 
 
 def _with_text_family(family: Family, raw: Mapping[str, Any]) -> Family:

@@ -57,6 +57,7 @@ from shoal.model.formats.huggingface.families.qwen import (
 )
 from shoal.model.formats.huggingface.families.recurrent.lfm2 import LFM2
 from shoal.model.formats.huggingface.families.recurrent.qwen_next import QWEN3_5, QWEN3_5_TEXT, QWEN3_NEXT
+from shoal.model.formats.huggingface.families.whisper import WHISPER
 
 FAMILIES: Mapping[str, Family] = {
     "llama": LLAMA,
@@ -119,4 +120,5 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_next": QWEN3_NEXT,
     "qwen3_5_text": QWEN3_5_TEXT,
     "qwen3_5": QWEN3_5,
+    "whisper": WHISPER,
 }

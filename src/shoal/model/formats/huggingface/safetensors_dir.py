@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from shoal.model.formats.gguf.blocks import (
 from shoal.model.formats.gguf.kinds import BLOCK_SIZES, Kind
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.huggingface.config import family_from_hf, quantization_from_hf
+from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.mxfp4 import (
     blocks_in_place_of,
     blocks_of,
@@ -74,6 +75,15 @@ _EXPERT = re.compile(r"experts\.(\d+)\.")
 _HEAD = re.compile(r"heads\.(\d+)\.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A model's settings and tensors, from a file of another form."""
+
+    family: Family
+    config: DecoderConfig
+    tensors: Mapping[str, Tensor]
+
+
 class SafetensorsDir:
     """Weights of a Hugging Face directory, sharded or not, read when asked for. Implements `WeightSource`.
 
@@ -82,13 +92,14 @@ class SafetensorsDir:
             of the model that config.json describes.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, opened: Opened | None = None) -> None:
+        """`opened`: what the folder holds, where that was found out in another way."""
         self._directory = directory
-        self._family, self._config = family_from_hf(directory)
-        self._tensors: dict[str, Tensor] = {}
-        for path in weight_files(directory):
+        self._family, self._config = (opened.family, opened.config) if opened else family_from_hf(directory)
+        self._tensors: dict[str, Tensor] = dict(opened.tensors) if opened else {}
+        for path in () if opened else weight_files(directory):
             self._add(path)
-        quantization = quantization_from_hf(directory)
+        quantization = {} if opened else quantization_from_hf(directory)
         self._coded: Mapping[str, CodedMatrix] = (
             find_coded(directory, quantization, self._tensors) if quantization else {}
         )
@@ -118,8 +129,8 @@ class SafetensorsDir:
         part = self._locate(name).cut(span)
         values = self._floats_of(part.tensor)
         shape = self._tensors[part.tensor].shape
-        if len(shape) == 3 and shape[1] == 1:  # a convolution's taps
-            values = values.reshape(shape[0], shape[2])
+        if len(shape) == 3:  # of a convolution
+            values = values.reshape(shape[0], -1)
         values = values[self._numbers(part)].reshape(-1)
         if part.tensor.endswith("A_log"):  # in fp64, whose exponential all machines round alike to fp32
             return -np.exp(values.astype(np.float64)).astype(np.float32)
@@ -272,8 +283,9 @@ class SafetensorsDir:
             return self._whole((self._head or self._family.head).removesuffix("weight") + "bias")
         if name in self._family.top:
             return self._whole(self._prefix + self._family.top[name])
-        _, layer, leaf = name.split(".", 2)
-        prefix = f"{self._prefix}{self._family.top['layers']}{layer}."
+        part, _, rest = name.partition("layers.")
+        layer, leaf = rest.split(".", 1)
+        prefix = f"{self._prefix}{self._family.top[f'{part}layers']}{layer}."
         if expert := _EXPERT.match(leaf):
             return self._expert_part(prefix, leaf[expert.end() :], int(expert[1]))
         if head := _HEAD.match(leaf):

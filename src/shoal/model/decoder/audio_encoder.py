@@ -1,0 +1,125 @@
+"""An encoder of audio: two convolutions, positions, and layers whose rows see each other. Native only.
+
+Shapes: F frames and P = F / 2 positions of a clip, M mels, D hidden size, C inputs of a convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from shoal import _native
+from shoal.arrays import F32
+from shoal.model.decoder.embedding import position_rows
+from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder.native_layers import NativeLayers
+from shoal.model.decoder_config import EncoderConfig
+from shoal.model.encoder_source import EncoderSource
+from shoal.model.formats.tensor_check import CONV_TAPS
+from shoal.model.packed.kept_weights import KeptWeights
+from shoal.model.packed.memory import own_memory
+from shoal.model.packed.pack import pack_weight, weight_form
+from shoal.model.weights import DenseWeight, WeightSource
+from shoal.protocol.messages import Generation, Step, StepId
+from shoal.protocol.stage_config import StageConfig
+
+_GELU = 1
+"""Source: enum Activation, native/layers/args.h"""
+
+
+class AudioEncoder:
+    """Encodes one clip after the other: each has more rows than products need to be efficient."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        encoder: EncoderConfig,
+        config: StageConfig,
+        form: ForcedForm,
+        pool: _native.ThreadPool,
+        kept: KeptWeights | None = None,
+    ) -> None:
+        """
+        Args:
+            source: of the whole model.
+            encoder: its encoder.
+            config: of the first stage of the decoder, which the encoder belongs to.
+            form: by which instruction set it must be computed.
+            pool: the compute threads.
+            kept: where packed weights are kept; None: nowhere.
+        """
+        own = EncoderSource(source, encoder)
+        self._encoder, self._pool, self._isa = encoder, pool, form.isa
+        num_positions = encoder.num_positions
+        num_blocks = -(-num_positions // config.block_size)
+        self._layers = NativeLayers(
+            own,
+            replace(
+                config,
+                first_layer=0,
+                last_layer=encoder.layers.num_layers,
+                num_blocks=num_blocks,
+                max_step_tokens=num_positions,
+                max_context=num_positions,
+            ),
+            form,
+            vocab_size=0,
+            kept=kept,
+            pool=pool,
+            unit_prefix="encoder.",
+        )
+        self._convolutions = [self._convolution(own, name) for name in ("conv1", "conv2")]
+        self._positions = position_rows(own, num_positions)
+        self._step = _whole_clip(num_positions, num_blocks)
+        self._conv1 = np.empty((encoder.num_frames, encoder.layers.hidden_size), np.float32)
+        self._x = np.empty((num_positions, encoder.layers.hidden_size), np.float32)
+        self.weight_bytes = self._layers.weight_bytes
+        """of the layers' matrices"""
+
+    def encode(self, features_FM: F32) -> F32:
+        """A clip's hidden states behind the final norm, [P, D]. Raises ValueError for features of another shape."""
+        encoder = self._encoder
+        if features_FM.shape != (encoder.num_frames, encoder.num_mels):
+            raise ValueError(f"features of the shape {features_FM.shape} are of no clip")
+        self._convolve(0, features_FM, 1, self._conv1)
+        self._convolve(1, self._conv1, 2, self._x)
+        self._x += self._positions
+        self._layers.run(self._x, self._step, None)
+        return self._layers.hidden(range(encoder.num_positions))
+
+    def _convolve(self, index: int, x_TC: F32, stride: int, out: F32) -> None:
+        """With a frame of zeros before and behind, and GELU."""
+        matrix, bias = self._convolutions[index]
+        padded = np.pad(x_TC, ((1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), CONV_TAPS * x_TC.shape[1])
+        rows = np.ascontiguousarray(windows[:: stride * x_TC.shape[1]])
+        _native.multiply(self._pool, matrix, rows, False, self._isa, out, bias, activation=_GELU)
+
+    def _convolution(self, source: EncoderSource, name: str) -> tuple[_native.Matrix, F32]:
+        """A matrix over neighboring frames, [D, taps C], and its bias."""
+        bias = source.vector(f"{name}_bias")
+        weights_DCK = source.vector(name).reshape(len(bias), -1, CONV_TAPS)
+        weight = DenseWeight(values_NK=np.ascontiguousarray(weights_DCK.transpose(0, 2, 1)).reshape(len(bias), -1))
+        form = weight_form(weight)
+        memory = own_memory(_native.layout_bytes(form))
+        pack_weight(weight, form, self._pool, memory)
+        return _native.Matrix(form, memory), bias
+
+
+def _whole_clip(num_positions: int, num_blocks: int) -> Step:
+    """All rows of one sequence, in the only blocks that there are."""
+
+    def ints(*values: int) -> bytes:
+        return np.array(values, "<i4").tobytes()
+
+    return Step(
+        step_id=StepId(0),
+        generation=Generation(0),
+        token_ids=ints(*(0,) * num_positions),
+        positions=ints(*range(num_positions)),
+        query_starts=ints(0, num_positions),
+        context_lens=ints(num_positions),
+        block_tables=ints(*range(num_blocks)),
+        samples=(),
+    )

@@ -1,0 +1,108 @@
+"""What an encoder gave, as the layers of a stage keep it: keys and values of a clip, computed once, in a slot of its
+own. Native only.
+
+Shapes: B sequences, P positions of a clip, D hidden size, M KV blocks of a clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from shoal import _native
+from shoal.arrays import F32, I32
+from shoal.model.attention.interface import AttentionShape
+from shoal.model.attention.kv_storage import KvStorage, kv_dtype
+from shoal.model.decoder_config import DecoderConfig, EncoderConfig
+from shoal.protocol.messages import Step
+from shoal.protocol.stage_config import StageConfig
+
+
+class StageMemories:
+    """Owns the slots of one stage. A sequence without a slot attends over zeros, in a further one."""
+
+    def __init__(
+        self, decoder: DecoderConfig, encoder: EncoderConfig, config: StageConfig, pool: _native.ThreadPool, *, isa: str
+    ) -> None:
+        """
+        Args:
+            decoder: of the whole model.
+            encoder: whose output is kept.
+            config: what to hold.
+            pool: the compute threads.
+            isa: instruction set to compute with; empty: the best.
+        """
+        self._num_slots, self._num_positions = config.num_memories, encoder.num_positions
+        self._block_size = config.block_size
+        self._blocks_per_slot = -(-self._num_positions // self._block_size)
+        self._kv = KvStorage(
+            decoder,
+            first_layer=config.first_layer,
+            last_layer=config.last_layer,
+            num_blocks=self._num_blocks,
+            block_size=self._block_size,
+            dtype=kv_dtype(config.precision, exact_activations=config.exact_activations),
+        )
+        unrotated = np.empty((self._num_positions, 0), np.float32)
+        self.layers = [
+            _native.AttentionLayer(
+                pool=pool,
+                **asdict(replace(AttentionShape.of(decoder, layer), rotary_dim=0, sees_all=True)),
+                keys=self._kv.keys(layer),
+                values=self._kv.values(layer),
+                cos=unrotated,
+                sin=unrotated,
+                isa=isa,
+            )
+            for layer in range(config.first_layer, config.last_layer)
+        ]
+        """Of the stage's layers, in order."""
+
+    @property
+    def _num_blocks(self) -> int:
+        return (self._num_slots + 1) * self._blocks_per_slot
+
+    def touch(self) -> None:
+        """Takes the slots' memory from the system now."""
+        self._kv.touch()
+
+    def step(self, step: Step) -> _native.StepMetadata:
+        """A step's rows over what their sequences have in their slots. Raises ValueError for a slot that is not there.
+
+        Every row counts as one of the last positions: none has a position of its own in a clip, and all see all of it.
+        """
+        slots_B = np.frombuffer(step.memory_slots, "<i4")
+        if not slots_B.size:
+            slots_B = np.full(step.num_sequences, -1, "<i4")
+        if slots_B.min() < -1 or slots_B.max() >= self._num_slots:
+            raise ValueError(f"a memory slot is not below {self._num_slots}")
+        starts = np.frombuffer(step.query_starts, "<i4")
+        ends = np.repeat(starts[1:], np.diff(starts))
+        positions = (np.arange(step.num_tokens, dtype=np.int32) - ends + np.int32(self._num_positions)).astype(np.int32)
+        return self._metadata(positions, starts, np.where(slots_B < 0, self._num_slots, slots_B))
+
+    def remember(self, stage: _native.Stage, slot: int, memory_PD: F32, max_rows: int) -> None:
+        """Compute a slot's keys and values of all layers, `max_rows` positions at once."""
+        if not 0 <= slot < self._num_slots:
+            raise ValueError(f"memory slot {slot} is not below {self._num_slots}")
+        for start in range(0, self._num_positions, max_rows):
+            rows_TD = np.ascontiguousarray(memory_PD[start : start + max_rows])
+            end = start + len(rows_TD)
+            positions, starts = np.arange(start, end, dtype=np.int32), np.array([0, len(rows_TD)], np.int32)
+            stage.remember(rows_TD, self._metadata(positions, starts, np.array([slot]), context=end))
+
+    def _metadata(
+        self, positions: I32, starts: I32, slots_B: np.ndarray, context: int | None = None
+    ) -> _native.StepMetadata:
+        contexts_B = np.full(len(slots_B), context or self._num_positions, np.int32)
+        tables_BM = slots_B[:, None] * self._blocks_per_slot + np.arange(self._blocks_per_slot)
+        return _native.StepMetadata(
+            positions,
+            np.ascontiguousarray(starts),
+            contexts_B,
+            tables_BM.astype(np.int32),
+            self._num_blocks,
+            self._block_size,
+            self._num_positions,
+        )
