@@ -121,6 +121,7 @@ def make_executor(
     exact_activations: bool = False,
     threads: int = THREADS,
     isa: str = "",
+    num_memories: int = 0,
 ) -> PipelineExecutor:
     """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares, and
     with whole experts dealt out by `expert_shares`."""
@@ -131,6 +132,7 @@ def make_executor(
         threads=threads,
         max_context=max_context,
         exact_activations=exact_activations,
+        num_memories=num_memories,
     )
     form = ForcedForm(native=native, isa=isa)
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]

@@ -140,4 +140,5 @@ class FleetReplica:
 
 def _known_tokens(added: RequestAdded) -> int:
     num_outputs = len(added.progress.outputs) if added.progress else 0
-    return len(added.request.prompt_ids) + (len(added.request.targets) or num_outputs)
+    num_encoded = added.request.clip.num_rows if added.request.clip is not None else 0
+    return len(added.request.prompt_ids) + (len(added.request.targets) or num_outputs) + num_encoded

@@ -39,10 +39,11 @@ def _earliest_finish(
 ) -> int:
     outputs = progress.outputs if progress else ()
     known_tokens = (*request.prompt_ids, *outputs)
-    digests = reusable_digests(known_tokens, candidates[0].scheduler.config.block_size)
+    clip = request.clip.key if request.clip is not None else b""
+    digests = reusable_digests(known_tokens, candidates[0].scheduler.config.block_size, clip)
     return choose_replica(
         [replica.load(now_s) for replica in candidates],
-        prompt_tokens=len(known_tokens),
+        prompt_tokens=len(known_tokens) + (request.clip.num_rows if request.clip is not None else 0),
         output_tokens=request.max_tokens - len(outputs),
-        cached_tokens=[replica.scheduler.cached_tokens(digests) for replica in candidates],
+        cached_tokens=[replica.scheduler.cached_tokens(digests, request.clip) for replica in candidates],
     )

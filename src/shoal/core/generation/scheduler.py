@@ -28,6 +28,7 @@ from shoal.core.generation.scheduler_stats import SchedulerStats, measure_load, 
 from shoal.core.generation.step_builder import SequenceChunk
 from shoal.core.generation.step_forming import form_step
 from shoal.core.sequences.request import (
+    Clip,
     FinishReason,
     Request,
     RequestFinished,
@@ -81,9 +82,12 @@ class Scheduler:
         """The work still to be done here, for `choose_replica`."""
         return measure_load(self._state, relative_speed)
 
-    def cached_tokens(self, digests: Seq[bytes]) -> int:
-        """How many leading tokens of a prompt, given by the digests of its blocks, are cached here."""
-        return len(self._state.kv.cached_blocks(digests)) * self.config.block_size
+    def cached_tokens(self, digests: Seq[bytes], clip: Clip | None = None) -> int:
+        """How many leading tokens of a prompt, given by the digests of its blocks, are cached here, and rows of
+        its clip that need not be encoded."""
+        kv = self._state.kv
+        num_encoded = clip.num_rows - kv.rows_to_encode(clip) if clip is not None else 0
+        return len(kv.cached_blocks(digests)) * self.config.block_size + num_encoded
 
     def handle(self, events: Seq[Event], now_s: float) -> list[Effect]:
         """One turn: take in everything that has happened, then form as many steps as may be in flight.

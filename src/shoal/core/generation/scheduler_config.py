@@ -36,6 +36,8 @@ class SchedulerConfig:
     """The most steps in flight: as many as the pipeline has stages, >= 1."""
     num_states: int = 0
     """Slots for the state of recurrent layers: one a sequence, the others for snapshots; 0: the model has none."""
+    num_memories: int = 0
+    """Slots for what an encoder gave, which requests over one clip share; 0: the model has none."""
     generation: int = 0
     """Generation of the workers that are there at the start, >= 0."""
 
@@ -49,6 +51,7 @@ class SchedulerConfig:
             "prefill_chunk_tokens": 1,
             "num_micro_batches": 1,
             "num_states": 0,
+            "num_memories": 0,
             "generation": 0,
         }
         for name, minimum in at_least.items():

@@ -8,6 +8,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.step_builder import StepInFlight
 from shoal.core.generation.waiting_queue import WaitingQueue
 from shoal.core.kv.kv_cache import KvCache
+from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import StateCache
 from shoal.core.sequences.request import RequestId
 from shoal.core.sequences.sequence import Sequence
@@ -116,4 +117,5 @@ def _empty_cache(config: SchedulerConfig) -> KvCache:
     states = None
     if config.num_states:
         states = StateCache(num_running=config.max_seqs, num_states=config.num_states, block_size=config.block_size)
-    return KvCache(num_blocks=config.num_blocks, block_size=config.block_size, states=states)
+    memories = MemorySlots(config.num_memories) if config.num_memories else None
+    return KvCache(num_blocks=config.num_blocks, block_size=config.block_size, states=states, memories=memories)

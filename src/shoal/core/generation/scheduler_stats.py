@@ -58,6 +58,7 @@ def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
     prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
         prefill_tokens += len(sequence.token_ids) - sequence.num_computed
+        prefill_tokens += state.kv.rows_to_encode(sequence.request.clip)
         num_decoding += not sequence.request.targets
     return ReplicaLoad(
         prefill_tokens=prefill_tokens,

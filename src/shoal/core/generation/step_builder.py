@@ -5,9 +5,10 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
+from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Generation, SampleRow, Step, StepId
+from shoal.protocol.messages import Encoding, Generation, SampleRow, Step, StepId
 
 
 class SequenceChunk(NamedTuple):
@@ -34,16 +35,31 @@ class StepInFlight:
 class StepBuilder:
     """One step under construction. Arrays are int32; the machines Shoal runs on are little-endian, as the wire is."""
 
-    __slots__ = ("_chunk_states", "_chunks", "_samples", "_states", "num_prefill", "num_tokens")
+    __slots__ = (
+        "_chunk_states",
+        "_chunks",
+        "_encodings",
+        "_memories",
+        "_samples",
+        "_states",
+        "num_prefill",
+        "num_tokens",
+    )
 
-    def __init__(self, states: StateCache | None = None) -> None:
-        """`states`: of recurrent layers; None: the model has none."""
-        self._states = states
+    def __init__(self, states: StateCache | None = None, memories: MemorySlots | None = None) -> None:
+        """`states`: of recurrent layers; None: the model has none. `memories`: of an encoder; the same."""
+        self._states, self._memories = states, memories
+        self._encodings: list[Encoding] = []
         self._chunk_states: list[ChunkStates] = []
         self._chunks: list[SequenceChunk] = []
         self._samples: list[SampleRow] = []
         self.num_tokens = 0
         self.num_prefill = 0
+
+    @property
+    def encodes(self) -> bool:
+        """Whether there is a clip to encode in the step."""
+        return bool(self._encodings)
 
     def add_decode(self, sequence: Sequence) -> None:
         """Append the one row of a decoding sequence. Mutates: its scheduled rows."""
@@ -76,6 +92,8 @@ class StepBuilder:
             samples=tuple(self._samples),
             state_slots=array("i", [slot for one in self._chunk_states for slot in (one.read, one.slot)]).tobytes(),
             state_saves=_pack_saves(self._chunk_states),
+            memory_slots=self._memory_slots(),
+            encodings=tuple(self._encodings),
         )
         return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
 
@@ -86,9 +104,18 @@ class StepBuilder:
         self._chunks.append(SequenceChunk(sequence, start, end, num_samples))
         if self._states is not None:
             self._chunk_states.append(self._states.schedule(sequence, start, end))
+        clip = sequence.request.clip
+        if self._memories is not None and clip is not None and self._memories.encode_once(clip.key):
+            encoding = Encoding(slot=sequence.memory_slot, num_rows=clip.num_rows, features=clip.features)
+            self._encodings.append(encoding)
         sequence.num_scheduled = end
         sequence.num_in_flight += 1
         self.num_tokens += num_rows
+
+    def _memory_slots(self) -> bytes:
+        if self._memories is None:
+            return b""
+        return array("i", [chunk.sequence.memory_slot for chunk in self._chunks]).tobytes()
 
     def _add_samples(self, chunk: SequenceChunk, *, row_of_start: int) -> None:
         for row in range(chunk.end - chunk.num_samples, chunk.end):

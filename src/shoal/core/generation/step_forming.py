@@ -8,6 +8,9 @@ Successive prefill chunks of one prompt may be in flight together: every stage r
 its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
 A sequence has one chunk in a step. One that is computed again goes out like a prompt, its outputs behind it.
 
+A clip that is to be encoded costs as much as a long chunk: the step that has one takes no more prompts behind it, and
+output rows of others go with each.
+
 A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
 admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
 """
@@ -23,7 +26,7 @@ from shoal.protocol.messages import Step, StepId
 
 def form_step(state: SchedulerState) -> Step | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
-    builder = StepBuilder(state.kv.states)
+    builder = StepBuilder(state.kv.states, state.kv.memories)
     suspect = state.suspects[0] if state.suspects else None
     if suspect is None or any(sequence is not suspect for sequence in state.prefilling):
         _add_decodes(state, builder)
@@ -88,7 +91,7 @@ def _preempt_youngest(state: SchedulerState) -> bool:
 def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
     budget = _prefill_budget(state, room=state.config.max_step_tokens - builder.num_tokens)
     under_way = iter(tuple(state.prefilling))
-    while budget > 0:
+    while budget > 0 and not builder.encodes:
         sequence = next(under_way, None) or _admit(state)
         if sequence is None:
             return

@@ -5,26 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from shoal.core.kv.kv_blocks import KvBlocks
+from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.prefix_index import extend_digests
 from shoal.core.kv.state_cache import StateCache
+from shoal.core.sequences.request import Clip
 from shoal.core.sequences.sequence import Sequence
 
 
 class KvCache:
     """The KV memory of one replica, as sequences use it."""
 
-    __slots__ = ("block_size", "blocks", "states")
+    __slots__ = ("block_size", "blocks", "memories", "states")
 
-    def __init__(self, *, num_blocks: int, block_size: int, states: StateCache | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        states: StateCache | None = None,
+        memories: MemorySlots | None = None,
+    ) -> None:
         self.blocks = KvBlocks(num_blocks)
         self.block_size = block_size
         self.states = states
         """Of recurrent layers; None: the model has none."""
+        self.memories = memories
+        """Of an encoder; None: the model has none."""
 
     def cached_blocks(self, digests: Seq[bytes]) -> list[int]:
         """The leading blocks that a sequence with these digests could take over."""
         found = self.blocks.index.lookup(digests)
         return found if self.states is None else found[: self.states.num_reusable(digests[: len(found)])]
+
+    def rows_to_encode(self, clip: Clip | None) -> int:
+        """Rows that an encoder has still to compute for a clip."""
+        if clip is None or self.memories is None or self.memories.is_encoded(clip.key):
+            return 0
+        return clip.num_rows
 
     def admit(self, sequence: Sequence, *, reserve: int) -> bool:
         """Give a sequence the blocks for every known token, cached ones first, or nothing where that does not fit.
@@ -40,8 +57,11 @@ class KvCache:
         blocks, block_size, states = self.blocks, self.block_size, self.states
         if blocks.num_free <= reserve or (states is not None and not states.slots.num_free):
             return False
+        clip = _clip_key(sequence)
+        if self.memories is not None and clip and not self.memories.has_room(clip):
+            return False
         num_reusable = sequence.first_sampled_row // block_size
-        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable)
+        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable, clip)
         found = blocks.index.lookup(sequence.digests[:num_reusable])
         cached = found if states is None else found[: states.num_reusable(sequence.digests[: len(found)])]
         num_new = -(-len(sequence.token_ids) // block_size) - len(cached)
@@ -56,6 +76,8 @@ class KvCache:
             self._append_block(sequence)
         if states is not None:
             states.admit(sequence, num_found=len(found), num_reused=sequence.num_registered)
+        if self.memories is not None and clip:
+            sequence.memory_slot = self.memories.take(clip)
         return True
 
     def grow(self, sequence: Sequence) -> bool:
@@ -69,7 +91,7 @@ class KvCache:
         num_full = sequence.num_computed // self.block_size
         if num_full == sequence.num_registered:
             return
-        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full)
+        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full, _clip_key(sequence))
         for i in range(sequence.num_registered, num_full):
             self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
         sequence.num_registered = num_full
@@ -83,6 +105,9 @@ class KvCache:
         sequence.block_table = []
         if self.states is not None:
             self.states.release(sequence)
+        if self.memories is not None and sequence.memory_slot >= 0:
+            self.memories.give_back(_clip_key(sequence))
+            sequence.memory_slot = -1
 
     def _append_block(self, sequence: Sequence) -> bool:
         block = self.blocks.allocate()
@@ -90,3 +115,9 @@ class KvCache:
             return False
         sequence.block_table.append(block)
         return True
+
+
+def _clip_key(sequence: Sequence) -> bytes:
+    """Of what an encoder reads for the sequence; empty: nothing."""
+    clip = sequence.request.clip
+    return b"" if clip is None else clip.key

@@ -18,7 +18,9 @@ DIGEST_BYTES = 16
 """128 bits: among 2**32 blocks the chance of any two colliding is below 2**-64 (birthday bound)."""
 
 
-def extend_digests(digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int) -> None:
+def extend_digests(
+    digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int, clip: bytes = b""
+) -> None:
     """Append the digests of the full blocks up to `num_full_blocks` that `digests` lacks.
 
     Args:
@@ -26,18 +28,19 @@ def extend_digests(digests: list[bytes], token_ids: array[int], block_size: int,
         token_ids: of the sequence.
         block_size: tokens in a block.
         num_full_blocks: blocks to have digests of.
+        clip: digest of what the sequence attends over beside its tokens; empty: nothing.
     """
-    parent = digests[-1] if digests else b""
+    parent = digests[-1] if digests else clip
     for block in range(len(digests), num_full_blocks):
         content = token_ids[block * block_size : (block + 1) * block_size].tobytes()
         parent = blake2b(parent + content, digest_size=DIGEST_BYTES).digest()
         digests.append(parent)
 
 
-def reusable_digests(prompt_ids: Sequence[int], block_size: int) -> list[bytes]:
+def reusable_digests(prompt_ids: Sequence[int], block_size: int, clip: bytes = b"") -> list[bytes]:
     """Digests of the blocks that a new request may find in an index: of all but the one with its last prompt row."""
     digests: list[bytes] = []
-    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size)
+    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size, clip)
     return digests
 
 

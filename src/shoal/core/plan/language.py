@@ -24,6 +24,8 @@ class Block:
     """Bytes of KV cache that one token of context takes in this block."""
     output_bytes_per_token: int
     """Bytes per token that cross a cut placed after this block."""
+    keeps_clips: bool = False
+    """Whether its state is what an encoder gave for a clip, in the place of a recurrent layer's."""
     state_bytes: int = 0
     """Bytes of one sequence's recurrent state, or of a snapshot of it."""
     expert_bytes: int = 0
@@ -138,6 +140,8 @@ class Plan:
     replicas: tuple[ReplicaPlan, ...]
     notes: tuple[str, ...] = ()
     """What a user should know about this plan, a line each."""
+    has_memories: bool = False
+    """Whether state slots hold what an encoder gave, in the place of recurrent layers' states."""
     exact_activations: bool = False
     """Whether activations have 15 bits instead of 8 beside quantized weights, which is slower."""
     link_precision: LinkPrecision = "fp32"

@@ -1,4 +1,4 @@
-"""How many slots for recurrent state a replica is given."""
+"""How many slots for recurrent state, or for what an encoder gave, a replica is given."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def state_notes(shard_blocks: Sequence[Sequence[Block]], num_states: int) -> tup
     if not num_states:
         return ()
     state_bytes = sum(block.state_bytes for blocks in shard_blocks for block in blocks)
+    if any(block.keeps_clips for blocks in shard_blocks for block in blocks):
+        return (f"encoder: room for {num_states} encoded clips of {state_bytes / 1e6:.2f} MB a replica",)
     return (
         f"recurrent layers: {num_states} states of {state_bytes / 1e6:.2f} MB a replica, for sequences and for "
         "beginnings of prompts that come again",

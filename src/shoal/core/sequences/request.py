@@ -24,6 +24,18 @@ class TokenGuide(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """What a request has an encoder read. It stays with the request, so that another worker can encode it again."""
+
+    key: bytes
+    """Digest of the features: requests with the same share what the encoder gave."""
+    num_rows: int
+    """Rows that the encoder computes for it."""
+    features: bytes = field(repr=False)
+    """See `Encoding`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One sequence to generate. `n` choices of an API call are n requests with different seeds."""
 
@@ -39,6 +51,8 @@ class Request:
     """Tokens that end the request. A stop token is counted and reported; the caller hides its text."""
     targets: tuple[int, ...] = ()
     """Output tokens to take instead of drawing any, at most max_tokens: teacher forcing, to score and to verify."""
+    clip: Clip | None = None
+    """Of a model with an encoder; None: the sequence attends over nothing."""
     want_logits: bool = False
     """Whether to return the raw logits of every output position, for verification."""
     want_hidden: bool = False

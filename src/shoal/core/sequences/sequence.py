@@ -27,6 +27,7 @@ class Sequence:
         "is_cancelled",
         "is_preempted",
         "max_tokens",
+        "memory_slot",
         "num_cached_tokens",
         "num_computed",
         "num_in_flight",
@@ -71,6 +72,8 @@ class Sequence:
         """Slot of the state of recurrent layers; -1: none."""
         self.state_source = -1
         """Slot that the next chunk begins with; -1: nothing."""
+        self.memory_slot = -1
+        """Slot of what an encoder gave for its clip; -1: none."""
         self.snapshot_rows: list[int] = []
         """Block ends at which snapshots are to be taken, in order."""
         self.snapshots: list[tuple[int, int]] = []
@@ -133,6 +136,6 @@ class Sequence:
         self.num_in_flight = 0
         self.num_registered = 0
         self.block_table = []
-        self.state_slot = self.state_source = -1
+        self.state_slot = self.state_source = self.memory_slot = -1
         self.snapshot_rows, self.snapshots = [], []
         self.output_snapshot = b""

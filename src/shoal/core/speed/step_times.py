@@ -47,7 +47,10 @@ class StepShape(NamedTuple):
                 output_context += context
             else:
                 prompt_context += rows * context - rows * (rows - 1) // 2
-        return cls(output_rows, output_context, step.num_tokens - output_rows, prompt_context)
+        for encoding in step.encodings:  # of which all rows see each other
+            prompt_context += encoding.num_rows**2
+        num_encoded = sum(encoding.num_rows for encoding in step.encodings)
+        return cls(output_rows, output_context, step.num_tokens - output_rows + num_encoded, prompt_context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from shoal.model.weights import Precision, parse_precision
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
 from shoal.planner.memory.plan_memory import with_exact_activations, with_process_bytes
-from shoal.planner.split.split_spec import AUTO, parse_split
+from shoal.planner.split.split_spec import AUTO, SplitSpec, parse_split
 
 if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan
@@ -76,7 +76,6 @@ def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda
 def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Callable[[str], None]) -> PlannedModel:
     """See `plan_model`."""
     planning = config.planning
-    spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
     model = find_model(config.model, sizes_suffice=planning.settings_suffice and _describes_all(planning.cluster))
@@ -85,6 +84,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     if machines is not None:
         on_progress("whether all machines have the model")
         machines.find_model(model.path)
+    spec = None if config.plan_file else _spec_for(config.split, model)
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, model)
@@ -93,7 +93,9 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         plan = auto.plan
     else:
         plan = plan_by_hand(config, spec, model, precision, machines)
-    plan = replace(plan, shape=model.shape)
+    plan = replace(plan, shape=model.shape, has_memories=model.config.encoder is not None)
+    if plan.has_memories and any(len(stage.shards) > 1 for one in plan.replicas for stage in one.stages):
+        raise ConfigError("a model with an encoder is not cut into shards: split it with dp and pp")
     if config.exact_activations:
         plan = with_exact_activations(plan)
     plan = with_process_bytes(plan, model.process_bytes(max_step_tokens=plan.max_step_tokens))
@@ -111,6 +113,14 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         machines=machines,
         keep_weights=config.keep_weights,
     )
+
+
+def _spec_for(split: str, model: ModelOnDisk) -> SplitSpec | None:
+    """The split as said; None where it is to be chosen, which for a model with an encoder nothing has been measured:
+    it is computed by one worker."""
+    if split != AUTO:
+        return parse_split(split)
+    return parse_split("1") if model.config.encoder is not None else None
 
 
 def compute_exactly(planned: PlannedModel) -> PlannedModel:
