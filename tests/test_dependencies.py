@@ -21,11 +21,12 @@ MODULES = {
 }
 """Packages whose module has another name."""
 PLACES = {
-    "chains": ("chain/", "server/oip/chains/"),
+    "chains": ("chain/", "server/oip/chains/", "server/bodies/forms.py"),
     "grpc": ("server/oip/rpc/",),
     "otel": ("server/tracing/",),
     "parquet": ("offline/files/parquet_rows.py",),
     "ray": ("machines/ray/", "comm/tls/tls_identity.py"),
+    "speech": ("speech/audio.py", "server/bodies/forms.py"),
     "torch": ("model/graph/torch_export.py",),
 }
 """Where the source may import what an extra brings."""

@@ -231,40 +231,60 @@ class DataPlane:
             InvalidRequest, CapacityError: one cannot be served.
             WorkerLost: the engine can do no more work.
         """
-        self._check_room(len(prompts))
-        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
-        arrival_s, call_id = self._clock(), uuid.uuid4().hex
-        ids = [RequestId(f"{call_id}-{index}") for index in range(len(prompts))]
+        call_id = uuid.uuid4().hex
         requests = [
-            Request(request_id=request_id, prompt_ids=prompt, max_tokens=1, want_hidden=True)
-            for request_id, prompt in zip(ids, prompts, strict=True)
+            Request(request_id=RequestId(f"{call_id}-{index}"), prompt_ids=prompt, max_tokens=1, want_hidden=True)
+            for index, prompt in enumerate(prompts)
         ]
+        produced = await self.collect(requests, timeout_s)
+        return [produced[request.request_id][0].hidden for request in requests]
+
+    async def collect(
+        self, requests: Sequence[Request], timeout_s: float | None = None
+    ) -> dict[RequestId, list[TokenProduced]]:
+        """Every token of some requests, once all have ended; all of them are admitted or none.
+
+        Args:
+            requests: whose ids nobody else has.
+            timeout_s: the most time that it may take; None: as long as any call.
+
+        Raises:
+            QueueFull, DeadlineExceeded: not now, or not in time.
+            RequestError: one could not be computed.
+            InvalidRequest, CapacityError: one cannot be served.
+            WorkerLost: the engine can do no more work.
+        """
+        self._check_room(len(requests))
+        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
+        arrival_s = self._clock()
         timers = {
-            request_id: self.metrics.timer(len(prompt), arrival_s, self._clock)
-            for request_id, prompt in zip(ids, prompts, strict=True)
+            request.request_id: self.metrics.timer(len(request.prompt_ids), arrival_s, self._clock)
+            for request in requests
         }
-        hidden: dict[RequestId, bytes] = {}
+        produced: dict[RequestId, list[TokenProduced]] = {request.request_id: [] for request in requests}
+        num_open = len(requests)
         stream = await self._submit(requests, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                while len(hidden) < len(prompts):
+                while num_open:
                     for output in await stream.take():
                         match output:
                             case TokenProduced():
-                                hidden[output.request_id] = output.hidden
+                                produced[output.request_id].append(output)
                                 self.metrics.last_token_s = self._clock()
-                                timers[output.request_id].finish("stop")
+                                timers[output.request_id].token()
                             case RequestFinished(reason="error"):
                                 raise RequestError(output.message)
                             case RequestFinished():
-                                pass
+                                num_open -= 1
+                                timers[output.request_id].finish(output.reason)
         except TimeoutError as error:
-            raise DeadlineExceeded("the vectors were not finished in time") from error
+            raise DeadlineExceeded("the answer was not finished in time") from error
         finally:
             self._engine.abandon(stream)
             for timer in timers.values():
                 timer.finish("error")
-        return [hidden[request_id] for request_id in ids]
+        return produced
 
     async def send_canary(self) -> bool:
         """Generate one token outside all accounts but `last_token_s`; whether it came. Raises WorkerLost."""

@@ -1,0 +1,76 @@
+"""Log-mel spectrograms as Whisper's encoder takes them.
+
+Shapes: S samples, F frames, B frequency bins, M mels.
+Source: Whisper, arXiv 2212.04356, section 2.2; Slaney, Auditory Toolbox, 1998, for the scale and its normalization.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from shoal.arrays import F32
+
+SAMPLE_RATE = 16_000
+"""samples a second"""
+HOP_SAMPLES = 160
+"""from one frame to the next: 10 ms"""
+_WINDOW_SAMPLES = 400
+_LINEAR_HZ = 200.0 / 3
+"""of a mel, up to 1 kHz"""
+_BREAK_HZ = 1000.0
+_LOG_STEP = np.log(6.4) / 27.0
+"""natural logarithm of the ratio of neighboring mels' frequencies, above 1 kHz"""
+_FLOOR = 1e-10
+_DYNAMIC_RANGE = 8.0
+"""Powers of ten below the loudest value, under which everything counts as this quiet."""
+
+
+def log_mel(samples_S: F32, num_mels: int, num_frames: int) -> F32:
+    """The spectrogram [F, M] of one clip.
+
+    Args:
+        samples_S: at 16 kHz, between -1 and 1; what is missing of `num_frames` is silence, what is more is left out.
+        num_mels: of a frame.
+        num_frames: of 10 ms.
+    """
+    clip = np.zeros(num_frames * HOP_SAMPLES, np.float32)
+    clip[: len(samples_S)] = samples_S[: len(clip)]
+    padded = np.pad(clip, _WINDOW_SAMPLES // 2, mode="reflect")
+    frames_FS = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW_SAMPLES)[::HOP_SAMPLES][:num_frames]
+    spectrum_FB = np.fft.rfft(frames_FS * _window())
+    power_FB = spectrum_FB.real**2 + spectrum_FB.imag**2
+    log_FM = np.log10(np.maximum(power_FB @ mel_filters(num_mels), _FLOOR))
+    log_FM = np.maximum(log_FM, log_FM.max() - _DYNAMIC_RANGE)
+    return ((log_FM + 4.0) / 4.0).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def mel_filters(num_mels: int) -> F32:
+    """Triangles over the frequency bins, each of the area of one, [B, M]."""
+    top_mel = _to_mels(SAMPLE_RATE / 2)
+    corners_hz = _to_hz(np.linspace(0.0, top_mel, num_mels + 2))
+    bins_hz = np.fft.rfftfreq(_WINDOW_SAMPLES, 1.0 / SAMPLE_RATE)[:, None]
+    rise = (bins_hz - corners_hz[:-2]) / np.diff(corners_hz)[:-1]
+    fall = (corners_hz[2:] - bins_hz) / np.diff(corners_hz)[1:]
+    triangles = np.maximum(0.0, np.minimum(rise, fall))
+    return (triangles * 2.0 / (corners_hz[2:] - corners_hz[:-2])).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _window() -> F32:
+    """Hann's, periodic."""
+    return np.hanning(_WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
+
+
+def _to_mels(hz: float) -> float:
+    if hz < _BREAK_HZ:
+        return hz / _LINEAR_HZ
+    return float(_BREAK_HZ / _LINEAR_HZ + np.log(hz / _BREAK_HZ) / _LOG_STEP)
+
+
+def _to_hz(mels: np.ndarray) -> np.ndarray:
+    break_mels = _BREAK_HZ / _LINEAR_HZ
+    above = _BREAK_HZ * np.exp(_LOG_STEP * (mels - break_mels))
+    return np.where(mels < break_mels, mels * _LINEAR_HZ, above)

@@ -1,0 +1,64 @@
+"""Which token may follow in a transcript: Whisper's rules of times, and tokens that are never said.
+
+Times come in pairs, the end of a segment and the beginning of the next, and never fall. That a time is drawn where all
+times together are more likely than any word is decided where the probabilities are (`Sampling.first_timestamp`).
+Source: openai/whisper, whisper/decoding.py: ApplyTimestampRules, SuppressBlank, SuppressTokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shoal.speech.vocabulary import SpeechVocabulary
+
+
+class TranscriptGuide:
+    """Keeps one output within the rules. Implements `TokenGuide`."""
+
+    def __init__(self, vocabulary: SpeechVocabulary, *, has_timestamps: bool, max_first_timestamp: int = 50) -> None:
+        """
+        Args:
+            vocabulary: of the model.
+            has_timestamps: whether times are drawn at all.
+            max_first_timestamp: the latest time that a transcript may begin with, in steps of 20 ms. Source: the same
+                place, `max_initial_timestamp`: 1 s.
+        """
+        self._vocabulary, self._has_timestamps = vocabulary, has_timestamps
+        self._max_first = max_first_timestamp
+        allowed = np.ones(vocabulary.num_tokens, np.bool_)
+        allowed[[token for token in vocabulary.suppressed if token < vocabulary.num_tokens]] = False
+        if not has_timestamps:
+            allowed[vocabulary.first_timestamp :] = False
+        self._allowed = allowed
+
+    def allowed(self, outputs: Sequence[int], /) -> bytes:
+        """See `TokenGuide.allowed`."""
+        allowed = self._allowed.copy()
+        if not len(outputs):
+            allowed[list(self._vocabulary.suppressed_first)] = False
+        if self._has_timestamps:
+            self._keep_times(allowed, outputs)
+        if not allowed.any():
+            allowed[self._vocabulary.end] = True
+        return np.packbits(allowed, bitorder="little").tobytes()
+
+    def _keep_times(self, allowed: np.ndarray, outputs: Sequence[int]) -> None:
+        first, end = self._vocabulary.first_timestamp, self._vocabulary.end
+        if not len(outputs):
+            allowed[:first] = False
+            allowed[first + self._max_first + 1 :] = False
+            return
+        ends_in_time = outputs[-1] >= first
+        has_pair = len(outputs) < 2 or outputs[-2] >= first
+        if ends_in_time and has_pair:
+            allowed[first:] = False
+        elif ends_in_time:
+            words = allowed[:first]
+            may_end = words[end]
+            words[:] = False
+            words[end] = may_end
+        latest = next((token for token in reversed(outputs) if token >= first), None)
+        if latest is not None:  # a segment may begin when the one before it ends, and must not be empty
+            allowed[first : latest if ends_in_time and not has_pair else latest + 1] = False

@@ -1,0 +1,268 @@
+"""From samples to a transcript: windows of a clip each, decoded by the language model's own engine.
+
+A window is two requests over one clip: one row whose logits tell the language and whether anything is said, and the
+text. Where the text is poor it is decoded again at a higher temperature. What the encoder gave is shared by all of
+them, and each of them survives a lost worker as any request does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shoal.arrays import F32
+from shoal.core.sequences.request import Clip, Request, RequestId, TokenProduced
+from shoal.errors import InvalidRequest
+from shoal.generation.data_plane import DataPlane
+from shoal.model.decoder_config import EncoderConfig
+from shoal.protocol.messages import Sampling
+from shoal.speech.features import HOP_SAMPLES, SAMPLE_RATE, log_mel
+from shoal.speech.languages import language_code
+from shoal.speech.pieces import pieces_of
+from shoal.speech.rules import TranscriptGuide
+from shoal.speech.transcript import SpeechSegment, Transcript
+from shoal.speech.vocabulary import SpeechVocabulary
+from shoal.speech.voice import SampleSpan
+from shoal.speech.window import TEMPERATURES, Decoded, read_window
+
+_MAX_SIDE_BY_SIDE = 16
+"""Windows of one call that are under way at once: as many as keep the replicas busy, and no more features in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechOptions:
+    """How one sound is transcribed."""
+
+    task: str = "transcribe"
+    """or `translate`: into English"""
+    language: str | None = None
+    """that is spoken, by its code or name; None: the model says it"""
+    prompt: str = ""
+    """text that may come before: names and how they are spelled"""
+    temperature: float = 0.0
+    """0 begins there and goes up where the text is poor; another one is kept"""
+    timeout_s: float | None = None
+    """that each window may take; None: any"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowText:
+    """What one window has said, and in which language."""
+
+    segments: Sequence[SpeechSegment]
+    language: str
+
+
+class Transcriber:
+    """Of one model that is served."""
+
+    def __init__(self, data_plane: DataPlane, encoder: EncoderConfig, vocabulary: SpeechVocabulary) -> None:
+        """
+        Args:
+            data_plane: of the model.
+            encoder: of the model.
+            vocabulary: of the model.
+        """
+        self._data_plane, self._encoder, self._vocabulary = data_plane, encoder, vocabulary
+        self._tokenizer = data_plane.tokenizer
+
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether there is more than English."""
+        return bool(self._vocabulary.languages)
+
+    async def transcribe(self, samples_S: F32, options: SpeechOptions) -> Transcript:
+        """All of a sound. Raises as `windows`."""
+        segments: list[SpeechSegment] = []
+        language = ""
+        async for window in self.windows(samples_S, options):
+            segments += window.segments
+            language = language or window.language
+        return Transcript(
+            task=options.task, language=language, duration_s=len(samples_S) / SAMPLE_RATE, segments=segments
+        )
+
+    async def windows(self, samples_S: F32, options: SpeechOptions) -> AsyncGenerator[WindowText, None]:
+        """What is said, window by window, in order, as soon as it is known.
+
+        Args:
+            samples_S: the sound, at 16 kHz.
+            options: how.
+
+        Raises:
+            InvalidRequest: the model does not know the language, or cannot translate.
+            QueueFull, DeadlineExceeded, RequestError, WorkerLost: as `DataPlane.collect`.
+        """
+        before = self._check(options)
+        clip_samples = self._encoder.num_frames * HOP_SAMPLES
+        pieces = await self._data_plane.readers.run(lambda: pieces_of(samples_S, clip_samples))
+        language = self._known_language(options)
+        if not pieces:
+            return
+        if language is None:  # the first piece says it for all
+            language, _ = await self._listen(await self._clip(samples_S, pieces[0].start, pieces[0].stop), options)
+        places = asyncio.Semaphore(_MAX_SIDE_BY_SIDE)
+        tasks = [
+            asyncio.create_task(self._piece(samples_S, piece, options, language, before, places)) for piece in pieces
+        ]
+        try:
+            for task in tasks:
+                yield WindowText(segments=await task, language=language)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _check(self, options: SpeechOptions) -> tuple[int, ...]:
+        """Tokens that each window's prompt begins with, for the text before. Raises InvalidRequest."""
+        vocabulary = self._vocabulary
+        if options.task == "translate" and (not self.is_multilingual or vocabulary.translate is None):
+            raise InvalidRequest("the model knows English only: there is nothing to translate into English", "model")
+        if not options.prompt or vocabulary.previous is None:
+            return ()
+        self._data_plane.check_length([options.prompt], "prompt")
+        ids = self._tokenizer.encode(" " + options.prompt.strip(), add_special=False)
+        kept = ids[-(self._data_plane.max_context // 2 - 1) :]
+        return vocabulary.previous, *kept
+
+    def _known_language(self, options: SpeechOptions) -> str | None:
+        """The language that need not be found out."""
+        if options.language is None:
+            return None if self.is_multilingual else "en"
+        code = language_code(options.language)
+        if self.is_multilingual:
+            self._vocabulary.language_token(code)
+        elif code != "en":
+            raise InvalidRequest(f"the model knows English only, not {options.language[:40]!r}", "language")
+        return code
+
+    async def _piece(
+        self,
+        samples_S: F32,
+        piece: SampleSpan,
+        options: SpeechOptions,
+        language: str,
+        before: tuple[int, ...],
+        places: asyncio.Semaphore,
+    ) -> list[SpeechSegment]:
+        """The segments of a piece, window by window: the next begins where the one before has understood to."""
+        segments: list[SpeechSegment] = []
+        seek = piece.start // HOP_SAMPLES
+        end = -(-piece.stop // HOP_SAMPLES)
+        while seek < end:
+            async with places:
+                num_frames = min(end - seek, self._encoder.num_frames)
+                stop = min(piece.stop, (seek + num_frames) * HOP_SAMPLES)
+                clip = await self._clip(samples_S, seek * HOP_SAMPLES, stop)
+                decoded = await self._decode(clip, options, language, before)
+            window = read_window(
+                decoded, self._vocabulary, self._tokenizer.decode, seek_frames=seek, num_frames=num_frames
+            )
+            segments += window.segments
+            seek += window.num_frames
+        return segments
+
+    async def _clip(self, samples_S: F32, start: int, stop: int) -> Clip:
+        """Features are made off the event loop."""
+        encoder = self._encoder
+
+        def make() -> Clip:
+            features = log_mel(samples_S[start:stop], encoder.num_mels, encoder.num_frames).tobytes()
+            key = hashlib.blake2b(features, digest_size=16).digest()
+            return Clip(key=key, num_rows=encoder.num_positions, features=features)
+
+        return await self._data_plane.readers.run(make)
+
+    async def _listen(self, clip: Clip, options: SpeechOptions) -> tuple[str, float]:
+        """The likeliest language, and how likely it is that nothing is said."""
+        request = self._request(clip, (self._vocabulary.start,), 1, Sampling(temperature=0.0), want_logits=True)
+        produced = (await self._data_plane.collect([request], options.timeout_s))[request.request_id]
+        return self._heard(produced)
+
+    def _heard(self, produced: Sequence[TokenProduced]) -> tuple[str, float]:
+        logits_V = np.frombuffer(produced[0].logits, "<f4").astype(np.float64)
+        languages, no_speech = self._vocabulary.languages, self._vocabulary.no_speech
+        language = max(languages, key=lambda code: logits_V[languages[code]]) if languages else "en"
+        weights_V = np.exp(logits_V - logits_V.max())
+        return language, float(weights_V[no_speech] / weights_V.sum()) if no_speech is not None else 0.0
+
+    async def _decode(self, clip: Clip, options: SpeechOptions, language: str, before: tuple[int, ...]) -> Decoded:
+        """The first decoding that is believed, or else the last."""
+        temperatures = TEMPERATURES if options.temperature == 0.0 else (options.temperature,)
+        no_speech_prob: float | None = None
+        for temperature in temperatures:
+            decoded, no_speech_prob = await self._decode_at(
+                clip, temperature, options, language, before, no_speech_prob
+            )
+            if decoded.is_believed:
+                break
+        return decoded  # pyright: ignore[reportPossiblyUnboundVariable]  there is a temperature
+
+    async def _decode_at(
+        self,
+        clip: Clip,
+        temperature: float,
+        options: SpeechOptions,
+        language: str,
+        before: tuple[int, ...],
+        no_speech_prob: float | None,
+    ) -> tuple[Decoded, float]:
+        vocabulary = self._vocabulary
+        text = self._text_request(clip, temperature, options, language, before)
+        requests = [text]
+        if no_speech_prob is None:
+            requests.append(self._request(clip, (vocabulary.start,), 1, Sampling(temperature=0.0), want_logits=True))
+        produced = await self._data_plane.collect(requests, options.timeout_s)
+        if no_speech_prob is None:
+            _, no_speech_prob = self._heard(produced[requests[1].request_id])
+        tokens = produced[text.request_id]
+        ids = tuple(token.token_id for token in tokens if token.token_id != vocabulary.end)
+        logprob = sum(token.logprobs.logprob for token in tokens if token.logprobs is not None)
+        words = [token for token in ids if token < vocabulary.first_timestamp]
+        decoded = Decoded(
+            token_ids=ids,
+            text=self._tokenizer.decode(words).strip(),
+            avg_logprob=logprob / (len(ids) + 1),
+            temperature=temperature,
+            no_speech_prob=no_speech_prob,
+        )
+        return decoded, no_speech_prob
+
+    def _text_request(
+        self, clip: Clip, temperature: float, options: SpeechOptions, language: str, before: tuple[int, ...]
+    ) -> Request:
+        vocabulary = self._vocabulary
+        prompt = [*before, vocabulary.start]
+        if vocabulary.languages:
+            task = vocabulary.translate if options.task == "translate" else vocabulary.transcribe
+            prompt += [vocabulary.language_token(language), *([task] if task is not None else [])]
+        room = self._data_plane.max_context - len(prompt)
+        sampling = Sampling(temperature=temperature, num_logprobs=0, first_timestamp=vocabulary.first_timestamp)
+        guide = TranscriptGuide(vocabulary, has_timestamps=True)
+        return self._request(clip, tuple(prompt), min(room, self._data_plane.max_context // 2), sampling, guide=guide)
+
+    def _request(
+        self,
+        clip: Clip,
+        prompt: tuple[int, ...],
+        max_tokens: int,
+        sampling: Sampling,
+        *,
+        guide: TranscriptGuide | None = None,
+        want_logits: bool = False,
+    ) -> Request:
+        return Request(
+            request_id=RequestId(f"speech-{uuid.uuid4().hex}"),
+            prompt_ids=prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            stop_token_ids=frozenset({self._vocabulary.end}),
+            clip=clip,
+            guide=guide,
+            want_logits=want_logits,
+        )

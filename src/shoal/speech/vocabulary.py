@@ -1,0 +1,114 @@
+"""What Whisper's special tokens are in one model's vocabulary, and which tokens it never says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.generation.seams import PromptTokenizer
+from shoal.model.formats.model_file import read_json
+from shoal.speech.languages import LANGUAGES
+
+POSITION_S = 0.02
+"""Seconds from one timestamp to the next, and of one of the encoder's positions."""
+_ENGLISH_VOCABULARY = 51864
+"""Tokens of the models that know English only. Source: openai/whisper, whisper/model.py, `is_multilingual`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechVocabulary:
+    """Token ids; None where the model has no such token."""
+
+    end: int
+    start: int
+    previous: int | None
+    """before the text that came before"""
+    transcribe: int | None
+    translate: int | None
+    no_speech: int | None
+    no_timestamps: int
+    languages: Mapping[str, int]
+    """by their codes; empty: the model knows English only"""
+    suppressed: tuple[int, ...]
+    """never drawn"""
+    suppressed_first: tuple[int, ...]
+    """not drawn as the first token"""
+    num_tokens: int
+    """of the model's embedding"""
+
+    @property
+    def first_timestamp(self) -> int:
+        """Of 0.00 s; all tokens from here on are times."""
+        return self.no_timestamps + 1
+
+    def language_token(self, code: str) -> int:
+        """Raises InvalidRequest for a language that the model does not know."""
+        if code not in self.languages:
+            known = ", ".join(self.languages)
+            raise InvalidRequest(f"the model does not know the language {code[:40]!r}: it knows {known}", "language")
+        return self.languages[code]
+
+
+def read_vocabulary(path: Path, tokenizer: PromptTokenizer, num_tokens: int) -> SpeechVocabulary:
+    """From a model's folder.
+
+    Args:
+        path: of the folder.
+        tokenizer: of the model.
+        num_tokens: of the model's embedding.
+
+    Raises:
+        ModelLoadError: tokens that Whisper cannot do without are not there.
+    """
+    settings = _settings(path)
+    ids = {name: tokenizer.added_token_id(f"<|{name}|>") for name in (*_NEEDED, *_OTHERS, *LANGUAGES)}
+    ids["nospeech"] = ids["nospeech"] or ids["nocaptions"]
+    needed: dict[str, int] = {}
+    for name in _NEEDED:
+        token = ids[name]
+        if token is None:
+            raise ModelLoadError(f"{path}: the tokenizer has no <|{name}|>, which a model of speech needs")
+        needed[name] = token
+    languages = {code: token for code in LANGUAGES if (token := ids[code]) is not None}
+    is_multilingual = settings.get("is_multilingual", num_tokens != _ENGLISH_VOCABULARY)
+    never = {ids[name] for name in _NEVER_SAID} - {None}
+    suppressed = {*_tokens(path, settings, "suppress_tokens", "suppress_ids"), *never, needed["notimestamps"]}
+    return SpeechVocabulary(
+        end=needed["endoftext"],
+        start=needed["startoftranscript"],
+        previous=ids["startofprev"],
+        transcribe=ids["transcribe"],
+        translate=ids["translate"],
+        no_speech=ids["nospeech"],
+        no_timestamps=needed["notimestamps"],
+        languages=languages if is_multilingual else {},
+        suppressed=tuple(sorted(token for token in suppressed if token is not None)),
+        suppressed_first=_tokens(path, settings, "begin_suppress_tokens", "suppress_ids_begin"),
+        num_tokens=num_tokens,
+    )
+
+
+_NEEDED = ("endoftext", "startoftranscript", "notimestamps")
+_OTHERS = ("startofprev", "startoflm", "transcribe", "translate", "nospeech", "nocaptions")
+_NEVER_SAID = ("startoftranscript", "startofprev", "startoflm", "transcribe", "translate", "nospeech")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Of the generation before those of the model; CTranslate2's folders have their own in the same place."""
+    files = [path / name for name in ("config.json", "generation_config.json")]
+    found = [read_json(file) for file in files if file.is_file()]
+    return {key: value for one in found for key, value in one.items() if value is not None}
+
+
+def _tokens(path: Path, settings: Mapping[str, Any], *keys: str) -> tuple[int, ...]:
+    for key in keys:
+        value = settings.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, list) or not all(isinstance(token, int) for token in value):
+            raise ModelLoadError(f"{path}: {key!r} is no list of tokens")
+        return tuple(token for token in value if token >= 0)
+    return ()
