@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shoal.errors import ShuttingDown
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.server.anthropic.errors import answer_message_exception
 from shoal.server.anthropic.routes import MESSAGES_PATH, MessagesApi
+from shoal.server.assembly import AppOptions, assemble
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.decoder_encoder import DecoderEncoder
 from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
 from shoal.server.embeddings.routes import EmbeddingApi
-from shoal.server.generation.generation_status import GenerationStatus, MachineState
+from shoal.server.generation.generation_status import MachineState
 from shoal.server.generation.metrics import ServerMetrics
-from shoal.server.http.auth import ApiKeyMiddleware
-from shoal.server.http.draining import Drain, DrainMiddleware
-from shoal.server.http.health.probes import STATUS_PATH, Probes
-from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.ollama.card import ModelCard
 from shoal.server.ollama.errors import answer_api_exception
 from shoal.server.ollama.routes import API_PATH, OllamaApi
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
-from shoal.server.openai.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
+from shoal.server.openai.errors import answer_exception
+from shoal.server.openai.models import refusing
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
+from shoal.server.speech.paths import AUDIO_PATHS
 
 _API = ("/v1", API_PATH, *(path for path in EMBEDDING_PATHS if not path.startswith("/v1/")))
 """Paths that are counted, and refused while the server drains."""
-_GUARDED = (*_API, STATUS_PATH, *TOKENIZE_PATHS)
-"""Paths that need the key, where there is one."""
 _DIALECTS = {MESSAGES_PATH: answer_message_exception, API_PATH: answer_api_exception}
 """How errors are told, by how paths begin; of all others as OpenAI does."""
 _UNKNOWN_CARD = ModelCard(family="", format="", precision="")
@@ -74,38 +68,31 @@ def create_app(
     `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
-        data_plane.start()
-        try:
-            yield
-        finally:
-            await data_plane.close()
-            bodies.close()
-
     answers = answers or AnswerForms.of(data_plane.tokenizer)
     bodies = RequestBodies()
     answerer = Answerer(data_plane, bodies, strict_fields=strict_fields)
-    drain = Drain()
-    status = GenerationStatus(data_plane, metrics, drain, plan, machines)
-    app = Starlette(
-        routes=[
-            *OpenAiApi(answerer, model_name, answers).routes(),
-            *MessagesApi(answerer, model_name, answers).routes(),
-            *ResponsesApi(answerer, model_name, answers).routes(),
-            *TokenizeApi(answerer, model_name).routes(),
-            *OllamaApi(answerer, model_name, answers, card or _UNKNOWN_CARD).routes(),
-            *_embedding_routes(data_plane, bodies, model_name, sentences, strict_fields=strict_fields),
-            *Probes(status).routes(),
-        ],
-        middleware=_guards(api_key, drain, data_plane, allowed_hosts, cors_origins),
-        exception_handlers=dict.fromkeys(HANDLED, _answer_exception),
-        lifespan=lifespan,
+    routes = [
+        *OpenAiApi(answerer, model_name, answers).routes(),
+        *MessagesApi(answerer, model_name, answers).routes(),
+        *ResponsesApi(answerer, model_name, answers).routes(),
+        *TokenizeApi(answerer, model_name).routes(),
+        *OllamaApi(answerer, model_name, answers, card or _UNKNOWN_CARD).routes(),
+        *_embedding_routes(data_plane, bodies, model_name, sentences, strict_fields=strict_fields),
+        *refusing(AUDIO_PATHS, f"The model `{model_name}` answers texts; sound is for models of speech"),
+    ]
+    options = AppOptions(
+        api_key=api_key, plan=plan, machines=machines, allowed_hosts=allowed_hosts, cors_origins=cors_origins
     )
-    app.router.redirect_slashes = False
-    app.state.backend = data_plane
-    app.state.drain = drain
-    return app
+    return assemble(
+        data_plane,
+        metrics,
+        bodies,
+        routes,
+        options,
+        counted=_API,
+        guarded=TOKENIZE_PATHS,
+        answer_error=_answer_exception,
+    )
 
 
 def _embedding_routes(
@@ -127,33 +114,3 @@ async def _answer_exception(request: Request, error: Exception) -> Response:
     path = request.url.path
     answer = next((one for prefix, one in _DIALECTS.items() if path.startswith(prefix)), answer_exception)
     return await answer(request, error)
-
-
-def _guards(
-    api_key: str | None,
-    drain: Drain,
-    data_plane: DataPlane,
-    allowed_hosts: Sequence[str] | None,
-    cors_origins: Sequence[str],
-) -> list[Middleware]:
-    def refuse(error: ShuttingDown) -> Response:
-        data_plane.metrics.count_refusal("draining")
-        return from_exception(error).response()
-
-    guards = [Middleware(DrainMiddleware, drain=drain, prefix=_API, refuse=refuse)]
-    if api_key is not None:
-        guards.insert(
-            0,
-            Middleware(ApiKeyMiddleware, api_key=api_key, prefix=_GUARDED, refuse=_refuse_key),
-        )
-    if allowed_hosts is not None:
-        guards.insert(0, Middleware(HostMiddleware, allowed=allowed_hosts, refuse=_refuse_host, origins=cors_origins))
-    return [*cors_guard(cors_origins), *guards]
-
-
-def _refuse_host(message: str) -> Response:
-    return wrong_host(message).response()
-
-
-def _refuse_key() -> Response:
-    return wrong_key().response()

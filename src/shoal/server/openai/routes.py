@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from shoal.server.openai.answerer import Answerer
@@ -17,6 +15,7 @@ from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
 from shoal.server.openai.errors import unknown_model
 from shoal.server.openai.form import Form
+from shoal.server.openai.models import ModelsApi, either_slash
 from shoal.server.openai.prompts.echo import EchoForm, echoed_specs
 from shoal.server.openai.prompts.fill_in import filling
 from shoal.server.openai.prompts.scores import ScoredForm
@@ -32,15 +31,13 @@ class OpenAiApi:
         self._data_plane = answerer.data_plane
         self._model_name = model_name
         self._forms = forms
-        self._created_s = int(time.time())
 
     def routes(self) -> list[Route]:
         """For the app's router."""
         return [
-            *_either_slash("/v1/chat/completions", self.chat, "POST"),
-            *_either_slash("/v1/completions", self.completion, "POST"),
-            *_either_slash("/v1/models", self.models, "GET"),
-            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            *either_slash("/v1/chat/completions", self.chat, "POST"),
+            *either_slash("/v1/completions", self.completion, "POST"),
+            *ModelsApi(self._model_name, self._data_plane.max_context).routes(),
         ]
 
     async def chat(self, request: Request) -> Response:
@@ -81,15 +78,6 @@ class OpenAiApi:
             specs, form = ScoredForm.of(form, specs, prompt_ids, body.prompt_logprobs, token_bytes)
         return await self._answerer.respond(request, specs, form, streams=bool(body.stream), timeout_s=body.timeout)
 
-    async def models(self, request: Request) -> Response:
-        """GET /v1/models"""
-        return JSONResponse({"object": "list", "data": [self._card()]})
-
-    async def model(self, request: Request) -> Response:
-        """GET /v1/models/{name}"""
-        self._check_model(request.path_params["name"])
-        return JSONResponse(self._card())
-
     async def _read(self, request: Request, schema: type[Body]) -> Body:
         body = await self._answerer.read(request, schema)
         self._check_model(body.model)
@@ -98,17 +86,3 @@ class OpenAiApi:
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self._model_name:
             raise unknown_model(name)
-
-    def _card(self) -> dict[str, object]:
-        return {
-            "id": self._model_name,
-            "object": "model",
-            "created": self._created_s,
-            "owned_by": "shoal",
-            "max_model_len": self._data_plane.max_context,
-        }
-
-
-def _either_slash(path: str, handler: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
-    """With and without a slash at the end, which some clients join on. Not a redirect: POSTs do not follow those."""
-    return [Route(path + end, handler, methods=[method]) for end in ("", "/")]

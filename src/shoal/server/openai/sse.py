@@ -6,8 +6,8 @@ Per token this costs one template and one write: all events of one wake go out t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -72,19 +72,12 @@ class EventStream(Response):
                 note_usage(scope, self._generation.usage)
 
     async def _send_all(self, send: Send) -> None:
-        """The status waits for the first token for a while: what goes wrong before it has a status of its own."""
-        sender = _Sender(send, self._framing, self._rhythm)
-        beat = asyncio.create_task(sender.keep_alive())
-        try:
-            async for body in self._bodies():
-                await sender.send(body)
-        except ShoalError as error:
-            if not sender.is_started:
-                raise
-            await sender.send(self._form.failure(from_exception(error)))
-        finally:
-            beat.cancel()
-        await sender.end()
+        """The form's own event tells of what goes wrong behind the status."""
+
+        def failure(error: ShoalError) -> bytes:
+            return self._form.failure(from_exception(error))
+
+        await send_pieces(self._bodies(), send, self._framing, self._rhythm, failure)
 
     async def _bodies(self) -> AsyncIterator[bytes]:
         opening = self._form.opening(self._num_choices)
@@ -97,6 +90,50 @@ class EventStream(Response):
         if len(deltas) == 1:
             return self._form.event(deltas[0])
         return b"".join([self._form.event(delta) for delta in deltas])
+
+
+async def send_pieces(
+    pieces: AsyncIterator[bytes],
+    send: Send,
+    framing: Framing,
+    rhythm: Rhythm,
+    failure: Callable[[ShoalError], bytes],
+) -> None:
+    """Send a stream. The status waits for the first piece for a while: what goes wrong before it has its own.
+
+    Args:
+        pieces: of the stream, without an end.
+        send: the connection's.
+        framing: what they are.
+        rhythm: how long the stream stays silent.
+        failure: the piece that tells of an error behind the status.
+
+    Raises:
+        ShoalError: from the pieces, before the status was sent.
+    """
+    sender = _Sender(send, framing, rhythm)
+    beat = asyncio.create_task(sender.keep_alive())
+    try:
+        async for body in pieces:
+            await sender.send(body)
+    except ShoalError as error:
+        if not sender.is_started:
+            raise
+        await sender.send(failure(error))
+    finally:
+        beat.cancel()
+    await sender.end()
+
+
+async def send_stream(pieces: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
+    """The same of server-sent events with errors as OpenAI has them; the client going away ends the pieces."""
+
+    def failure(error: ShoalError) -> bytes:
+        return b"data: " + from_exception(error).body() + b"\n\n"
+
+    async with aclosing(pieces):
+        with suppress(ClientGone):
+            await run_until_disconnect(receive, send_pieces(pieces, send, EVENTS, Rhythm(), failure))
 
 
 class _Sender:

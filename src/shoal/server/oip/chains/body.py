@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 import numpy as np
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import Headers
 
 from shoal.arrays import Array
 from shoal.chain.definition import Chain, InputKind
 from shoal.chain.values import input_of_file, plain_data
-from shoal.errors import InvalidRequest, MissingExtra
+from shoal.errors import InvalidRequest
+from shoal.server.bodies.forms import read_form
 from shoal.server.oip.inference import InferCall
 from shoal.server.oip.rest.infer_body import ParsedBody, parse_body
 
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
 """The last is what `curl -d` says of whatever it sends."""
-_MAX_PARTS = 64
-"""Of a form: a chain has a few inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,28 +91,12 @@ def _of_text(name: str, text: str) -> bytes:
 
 
 async def _from_form(chain: Chain, headers: Headers, body: bytes) -> dict[str, Any]:
-    try:
-        import python_multipart as _  # noqa: F401  Starlette's parser stands on it
-    except ModuleNotFoundError:
-        raise MissingExtra("forms need python-multipart", "chains") from None
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    limits = {"max_files": _MAX_PARTS, "max_fields": _MAX_PARTS, "max_part_size": len(body)}
-    try:
-        form: FormData = await MultiPartParser(headers, stream(), **limits).parse()
-    except MultiPartException as error:
-        raise InvalidRequest(f"not a form: {error.message}") from None
     given: dict[str, Any] = {}
-    try:
-        for name, part in form.multi_items():
-            if name in given:
-                raise InvalidRequest(f"input {name!r} is given twice", name)
-            content = await part.read() if isinstance(part, UploadFile) else part.encode()
-            given[name] = input_of_file(chain.inputs.get(name), name, bytes(content))
-    finally:
-        await form.close()
+    for name, part in await read_form(headers, body, "chains"):
+        if name in given:
+            raise InvalidRequest(f"input {name!r} is given twice", name)
+        content = part.encode() if isinstance(part, str) else part
+        given[name] = input_of_file(chain.inputs.get(name), name, content)
     return given
 
 

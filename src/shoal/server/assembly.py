@@ -1,0 +1,115 @@
+"""What every application over one data plane is made of, whatever it answers: probes, guards, errors, a lifespan."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shoal.errors import ShuttingDown
+from shoal.generation.data_plane import DataPlane
+from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.generation.generation_status import GenerationStatus, MachineState
+from shoal.server.generation.metrics import ServerMetrics
+from shoal.server.http.auth import ApiKeyMiddleware
+from shoal.server.http.draining import Drain, DrainMiddleware
+from shoal.server.http.health.probes import STATUS_PATH, Probes
+from shoal.server.http.host_check import HostMiddleware, cors_guard
+from shoal.server.openai.errors import HANDLED, from_exception, wrong_host, wrong_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppOptions:
+    """How an application is guarded, and what its probes tell."""
+
+    api_key: str | None = None
+    plan: Callable[[], Mapping[str, Any]] = dict
+    """tells `/status` how the model is split now"""
+    machines: MachineState | None = None
+    """what it runs on; None: this machine"""
+    allowed_hosts: Sequence[str] | None = None
+    """names that requests may give to the server and its pages, beside this machine's own; None: any"""
+    cors_origins: Sequence[str] = ()
+    """web pages of other hosts that may use the server, see `check_origins`"""
+
+
+def assemble(
+    data_plane: DataPlane,
+    metrics: ServerMetrics,
+    bodies: RequestBodies,
+    routes: Sequence[Route],
+    options: AppOptions,
+    *,
+    counted: Sequence[str],
+    guarded: Sequence[str] = (),
+    answer_error: Callable[[Request, Exception], Awaitable[Response]],
+) -> Starlette:
+    """An HTTP application over a data plane, which it starts and closes with its own lifespan.
+
+    Args:
+        data_plane: of the model.
+        metrics: what the data plane counts with.
+        bodies: of the requests; it closes them.
+        routes: what it answers, beside the probes.
+        options: see there.
+        counted: how paths begin that are counted, and refused while the server drains. They need the key, where there
+            is one.
+        guarded: others that need the key.
+        answer_error: in whatever form the path has.
+
+    Returns: `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        data_plane.start()
+        try:
+            yield
+        finally:
+            await data_plane.close()
+            bodies.close()
+
+    drain = Drain()
+    status = GenerationStatus(data_plane, metrics, drain, options.plan, options.machines)
+    app = Starlette(
+        routes=[*routes, *Probes(status).routes()],
+        middleware=_guards(options, drain, data_plane, tuple(counted), (*counted, STATUS_PATH, *guarded)),
+        exception_handlers=dict.fromkeys(HANDLED, answer_error),
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.backend = data_plane
+    app.state.drain = drain
+    return app
+
+
+def _guards(
+    options: AppOptions, drain: Drain, data_plane: DataPlane, counted: tuple[str, ...], guarded: tuple[str, ...]
+) -> list[Middleware]:
+    def refuse(error: ShuttingDown) -> Response:
+        data_plane.metrics.count_refusal("draining")
+        return from_exception(error).response()
+
+    allowed, origins = options.allowed_hosts, options.cors_origins
+    guards = [Middleware(DrainMiddleware, drain=drain, prefix=counted, refuse=refuse)]
+    if options.api_key is not None:
+        key = Middleware(ApiKeyMiddleware, api_key=options.api_key, prefix=guarded, refuse=_refuse_key)
+        guards.insert(0, key)
+    if allowed is not None:
+        guards.insert(0, Middleware(HostMiddleware, allowed=allowed, refuse=_refuse_host, origins=origins))
+    return [*cors_guard(origins), *guards]
+
+
+def _refuse_host(message: str) -> Response:
+    return wrong_host(message).response()
+
+
+def _refuse_key() -> Response:
+    return wrong_key().response()

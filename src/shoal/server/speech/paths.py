@@ -1,0 +1,7 @@
+"""Where speech is transcribed: also for servers of other models, which say that theirs cannot."""
+
+from __future__ import annotations
+
+TRANSCRIPTIONS_PATH = "/v1/audio/transcriptions"
+TRANSLATIONS_PATH = "/v1/audio/translations"
+AUDIO_PATHS = (TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH)

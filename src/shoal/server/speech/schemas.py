@@ -1,0 +1,124 @@
+"""The fields of a form with sound. Source: OpenAI API reference, Create transcription, Create translation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from shoal.errors import InvalidRequest
+
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+
+_KNOWN = ("file", "model", "language", "prompt", "response_format", "temperature", "stream", "timeout")
+_GRANULARITIES = ("timestamp_granularities", "timestamp_granularities[]")
+_REFUSED = {
+    "include": "log-probabilities are not told",
+    "include[]": "log-probabilities are not told",
+    "known_speaker_names": "who speaks is not told",
+    "known_speaker_names[]": "who speaks is not told",
+    "known_speaker_references": "who speaks is not told",
+    "known_speaker_references[]": "who speaks is not told",
+}
+_SWITCHES = {"true": True, "1": True, "false": False, "0": False, "": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechForm:
+    """A form that was checked."""
+
+    file: bytes
+    model: str | None
+    language: str | None
+    prompt: str
+    response_format: ResponseFormat
+    temperature: float
+    streams: bool
+    timeout_s: float | None
+
+
+def read_speech_form(
+    parts: Sequence[tuple[str, str | bytes]], *, is_translation: bool, strict_fields: bool = False
+) -> SpeechForm:
+    """Check the parts of a form.
+
+    Args:
+        parts: in order.
+        is_translation: whether it is to be translated: then the language that is spoken is not asked.
+        strict_fields: refuse fields that nobody knows.
+
+    Raises:
+        InvalidRequest: names the field that cannot be.
+    """
+    fields: dict[str, str | bytes] = {}
+    for name, value in parts:
+        if name in fields and name not in _GRANULARITIES:
+            raise InvalidRequest(f"`{name}` is given twice", name)
+        if name in _GRANULARITIES:
+            _check_granularity(name, _text(name, value))
+        _check_known(name, value, strict_fields=strict_fields)
+        fields[name] = value
+    file = fields.get("file")
+    if not isinstance(file, bytes):
+        raise InvalidRequest("`file` is missing: send a sound file as a part with a file name", "file")
+
+    def text(name: str) -> str:
+        return _text(name, fields.get(name, ""))
+
+    return SpeechForm(
+        file=file,
+        model=text("model") or None,
+        language=None if is_translation else text("language").strip() or None,
+        prompt=text("prompt"),
+        response_format=_format(text("response_format") or "json"),
+        temperature=_number("temperature", text("temperature") or "0", 0.0, 1.0),
+        streams=_switch("stream", text("stream")),
+        timeout_s=_number("timeout", text("timeout"), 0.001, 1e6) if text("timeout") else None,
+    )
+
+
+def _check_known(name: str, value: str | bytes, *, strict_fields: bool) -> None:
+    if name in _REFUSED:
+        raise InvalidRequest(f"`{name}` is not supported: {_REFUSED[name]}", name)
+    if name == "chunking_strategy":
+        if value not in ("auto", "", "null"):
+            raise InvalidRequest("`chunking_strategy` is auto: long sound is always cut where nobody speaks", name)
+        return
+    if strict_fields and name not in (*_KNOWN, *_GRANULARITIES):
+        raise InvalidRequest(f"`{name[:80]}` is no field that is known here", name[:80])
+
+
+def _check_granularity(name: str, value: str) -> None:
+    if value == "word":
+        raise InvalidRequest(f"`{name}` is segment: the times of words are not known", name)
+    if value != "segment":
+        raise InvalidRequest(f"`{name}` is segment, not {value[:40]!r}", name)
+
+
+def _text(name: str, value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        raise InvalidRequest(f"`{name}` is a text, not a file", name)
+    return value
+
+
+def _format(value: str) -> ResponseFormat:
+    known = get_args(ResponseFormat)
+    if value not in known:
+        raise InvalidRequest(f"`response_format` is one of {', '.join(known)}, not {value[:40]!r}", "response_format")
+    return cast(ResponseFormat, value)
+
+
+def _number(name: str, value: str, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not low <= number <= high:
+        raise InvalidRequest(f"`{name}` is a number from {low:g} to {high:g}, not {value[:40]!r}", name)
+    return number
+
+
+def _switch(name: str, value: str) -> bool:
+    if value.lower() not in _SWITCHES:
+        raise InvalidRequest(f"`{name}` is true or false, not {value[:40]!r}", name)
+    return _SWITCHES[value.lower()]
