@@ -134,6 +134,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     def num_sequences(self) -> int:
         return len(self.context_lens) // 4
 
+    @property
+    def num_rows(self) -> int:
+        """Hidden states that go from stage to stage: of tokens, and behind them what an encoder gave."""
+        return self.num_tokens + sum(encoding.num_rows for encoding in self.encodings)
+
 
 class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Natural-log probabilities at one output position, after penalties and among the tokens that are allowed, before

@@ -131,7 +131,7 @@ class DecoderRunner:
     def _compute(self, step: Step) -> StepResult | None:
         """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
         stage = self._stage
-        arrived = _receive_activations(self._upstream, step, stage.rows_of(step), stage.decoder.hidden_size)
+        arrived = _receive_activations(self._upstream, step, stage.decoder.hidden_size)
         started_s = time.perf_counter()
         result = stage.process(step, arrived.x_TD if arrived else None)
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
@@ -148,14 +148,14 @@ class DecoderRunner:
         return None
 
 
-def _receive_activations(upstream: Link | None, step: Step, num_rows: int, hidden_size: int) -> Activations | None:
+def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) -> Activations | None:
     """The hidden states of this very step, None in the first stage."""
     if upstream is None:
         return None
     frame = upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)
     if frame is None:
         raise WorkerLost(f"no hidden states from the previous stage within {_ACTIVATION_TIMEOUT_S:.0f} s")
-    activations = unpack_activations(frame, shape=(num_rows, hidden_size))
+    activations = unpack_activations(frame, shape=(step.num_rows, hidden_size))
     if (activations.step_id, activations.generation) != (step.step_id, step.generation):
         raise RemoteProtocolError(f"hidden states of step {activations.step_id} came for step {step.step_id}")
     return activations

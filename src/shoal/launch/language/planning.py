@@ -24,11 +24,14 @@ from shoal.model.weights import Precision, parse_precision
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
 from shoal.planner.memory.plan_memory import with_exact_activations, with_process_bytes
-from shoal.planner.split.split_spec import AUTO, SplitSpec, parse_split
+from shoal.planner.split.split_spec import AUTO, parse_split
 
 if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan
     from shoal.planner.speeds.speeds import Fleet
+
+_UNMEASURED = "1"
+"""The split that `auto` takes for a model with an encoder, of which it measures nothing: one worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +82,14 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
     model = find_model(config.model, sizes_suffice=planning.settings_suffice and _describes_all(planning.cluster))
-    if model.is_graph:
-        spec = graph_spec(config, spec, precision)
     if machines is not None:
         on_progress("whether all machines have the model")
         machines.find_model(model.path)
-    spec = None if config.plan_file else _spec_for(config.split, model)
+    spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
+    if model.is_graph:
+        spec = graph_spec(config, spec, precision)
+    elif spec is None and model.config.encoder is not None and not config.plan_file:
+        spec = parse_split(_UNMEASURED)
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, model)
@@ -113,14 +118,6 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         machines=machines,
         keep_weights=config.keep_weights,
     )
-
-
-def _spec_for(split: str, model: ModelOnDisk) -> SplitSpec | None:
-    """The split as said; None where it is to be chosen, which for a model with an encoder nothing has been measured:
-    it is computed by one worker."""
-    if split != AUTO:
-        return parse_split(split)
-    return parse_split("1") if model.config.encoder is not None else None
 
 
 def compute_exactly(planned: PlannedModel) -> PlannedModel:

@@ -115,11 +115,6 @@ class Stage:
         """Whether this stage owns the head and samples."""
         return self._config.last_layer == self.decoder.num_layers
 
-    def rows_of(self, step: Step) -> int:
-        """Hidden states that a stage hands on for a step, see `process`."""
-        encoder = self.decoder.encoder
-        return step.num_tokens + (0 if encoder is None else len(step.encodings) * encoder.num_positions)
-
     def expert_rows(self) -> list[list[int]]:
         """Of each layer, how many rows have chosen each expert so far, whichever shard holds it; none of layers without
         experts, and nothing in the ONNX form."""
