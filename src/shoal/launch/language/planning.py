@@ -79,17 +79,17 @@ def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda
 def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Callable[[str], None]) -> PlannedModel:
     """See `plan_model`."""
     planning = config.planning
+    spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
     model = find_model(config.model, sizes_suffice=planning.settings_suffice and _describes_all(planning.cluster))
-    if machines is not None:
-        on_progress("whether all machines have the model")
-        machines.find_model(model.path)
-    spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     if model.is_graph:
         spec = graph_spec(config, spec, precision)
     elif spec is None and model.config.encoder is not None and not config.plan_file:
         spec = parse_split(_UNMEASURED)
+    if machines is not None:
+        on_progress("whether all machines have the model")
+        machines.find_model(model.path)
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, model)
