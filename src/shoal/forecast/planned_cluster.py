@@ -18,7 +18,8 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.language.fleet import class_of_each, measure_fleet
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
-from shoal.model.on_disk import ModelOnDisk, find_model
+from shoal.model.find_model import find_model
+from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
 from shoal.planner.files.cluster_file import ClusterFile
 from shoal.planner.link_precision import over_links
