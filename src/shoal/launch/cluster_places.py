@@ -10,13 +10,13 @@ from shoal.errors import ConfigError
 from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, parse_cluster_file
 
 
-def read_cluster_file(name: str) -> ClusterFile:
-    """The description in a file. Raises ConfigError where there is no such file or it is wrong."""
+def read_cluster_file(name: str, *, is_whole: bool = True) -> ClusterFile:
+    """The description in a file, see `parse_cluster_file`. Raises ConfigError where there is none, or it is wrong."""
     try:
         text = Path(name).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {name}: {error}") from error
-    return parse_cluster_file(text, name)
+    return parse_cluster_file(text, name, is_whole=is_whole)
 
 
 def places_of(machine: DescribedMachine) -> Iterator[WorkerPlacement]:

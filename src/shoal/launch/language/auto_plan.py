@@ -124,6 +124,15 @@ class AutoPlanner:
             planner=self,
         )
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """That stages may have."""
+        return self._precisions
+
+    def choose_for(self, placed: PlacedFleet) -> PlanChoice:
+        """The best plan for some machines, to be looked at. Raises as `plan`."""
+        return choose([self._fleet(placed, "fp32")], self._sizes, self._workload, self._goal, self._precisions)
+
     def _for_copies(self, fleets: Sequence[PlacedFleet]) -> list[PlacedFleet]:
         """The same workers with their memory as whole copies have it, which share their weights."""
         if not self._shares_weights:

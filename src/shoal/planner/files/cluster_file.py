@@ -135,12 +135,13 @@ _NO_LINK = LinkSpeed(latency_s=float("inf"), bytes_per_s=1.0)
 """between machines of an entry that has only one of them"""
 
 
-def parse_cluster_file(text: str, name: str) -> ClusterFile:
+def parse_cluster_file(text: str, name: str, *, is_whole: bool = True) -> ClusterFile:
     """Read and check a description.
 
     Args:
         text: YAML.
         name: of the file, for messages.
+        is_whole: whether its links must reach all its machines, and no others; `check_links` does it later otherwise.
 
     Raises:
         ConfigError: what is wrong, where, and what would be right, in one line.
@@ -150,7 +151,8 @@ def parse_cluster_file(text: str, name: str) -> ClusterFile:
         try:
             cluster = msgspec.convert(content, ClusterFile, strict=False)  # YAML 1.1 reads 1e9 as a word
             _check_machines(cluster.machines)
-            _check_links(cluster)
+            if is_whole:
+                check_links(cluster)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{name}: {error}{_hint(str(error))}") from error
         except ConfigError as error:
@@ -222,7 +224,8 @@ def _check_machine(machine: DescribedMachine) -> None:
     _check_positive({f"{what}: cores": machine.cores, **{f"{what}: {name}": rate for name, rate in rates.items()}})
 
 
-def _check_links(cluster: ClusterFile) -> None:
+def check_links(cluster: ClusterFile) -> None:
+    """Raises ConfigError where a link makes no sense, or nothing says how two machines reach each other."""
     names = [machine.name for machine in cluster.machines]
     if cluster.link is not None:
         _check_link(cluster.link, "link")
