@@ -34,7 +34,7 @@ _HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class MachineOffer:
     """One more machine of a kind, and what it would do."""
 
     machine: str
@@ -78,7 +78,7 @@ class OfferComparison:
 
     present: PlanChoice | None
     """without any of them; None: the model does not fit"""
-    offers: tuple[Offer, ...]
+    offers: tuple[MachineOffer, ...]
 
     @property
     def is_by_price(self) -> bool:
@@ -90,7 +90,7 @@ class OfferComparison:
         """Without any offer."""
         return 0.0 if self.present is None else self.present.best.prediction.output_tokens_per_s
 
-    def tokens_per_price(self, offer: Offer) -> float | None:
+    def tokens_per_price(self, offer: MachineOffer) -> float | None:
         """More output tokens for each unit of its price; None: it has none."""
         if not offer.price_per_hour:
             return None
@@ -135,12 +135,12 @@ def compare_offers(
     planning = _Planning(config, model, on_progress)
     before = planning.choose(present, refresh=config.planning.refresh)
     before_per_s = 0.0 if before is None else before.best.prediction.output_tokens_per_s
-    offers: list[Offer] = []
+    offers: list[MachineOffer] = []
     for machine in offered.machines:
         choice = planning.choose(_with_offer(present, offered, machine, str(file)))
         per_s = 0.0 if choice is None else choice.best.prediction.output_tokens_per_s
         offers.append(
-            Offer(
+            MachineOffer(
                 machine=machine.name,
                 price_per_hour=machine.price_per_hour,
                 choice=choice,
@@ -152,7 +152,7 @@ def compare_offers(
         raise CapacityError("the model fits neither on the machines that there are nor with any of those offered")
     found = OfferComparison(present=before, offers=tuple(offers))
 
-    def worth(offer: Offer) -> float:
+    def worth(offer: MachineOffer) -> float:
         return found.tokens_per_price(offer) or 0.0 if found.is_by_price else offer.gain
 
     return replace(found, offers=tuple(sorted(offers, key=worth, reverse=True)))

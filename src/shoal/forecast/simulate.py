@@ -14,7 +14,7 @@ from shoal.forecast.planned_cluster import PlannedCluster
 from shoal.planner.files.fault_file import DescribedFault, parse_fault_file
 from shoal.sim.cluster.cluster_faults import faults_of
 from shoal.sim.cluster.cluster_simulation import ClusterScenario, ClusterSimulation
-from shoal.sim.cluster.outcome import RequestLog, SimulationOutcome
+from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome
 from shoal.sim.traffic.trace_file import read_trace
 from shoal.sim.traffic.visit import Clients, Traffic, poisson
 
@@ -30,7 +30,7 @@ class Simulated:
     """What a simulation tells, with the plan that it was of."""
 
     outcome: SimulationOutcome
-    log: RequestLog
+    log: AnsweredRequests
     cost_per_million: float | None
     """of output tokens, in the currency of the file; None: no machine has a price"""
 

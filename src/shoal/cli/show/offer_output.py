@@ -10,7 +10,7 @@ from rich.table import Table
 from shoal.cli.show.output import measuring, print_json, print_table
 from shoal.cli.show.plan_output import describe_candidate
 from shoal.config import LaunchConfig
-from shoal.forecast.offers import PREDICTION_ERROR, Offer, OfferComparison, compare_offers
+from shoal.forecast.offers import PREDICTION_ERROR, MachineOffer, OfferComparison, compare_offers
 
 
 def report_offers(config: LaunchConfig, file: Path, *, as_json: bool) -> None:
@@ -57,7 +57,7 @@ def offers_dict(found: OfferComparison) -> dict[str, Any]:
     }
 
 
-def _cells(found: OfferComparison, offer: Offer) -> tuple[str, ...]:
+def _cells(found: OfferComparison, offer: MachineOffer) -> tuple[str, ...]:
     if offer.choice is None:
         return ("does not fit", *("",) * 6)
     per_price = found.tokens_per_price(offer)

@@ -22,7 +22,7 @@ from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduc
 from shoal.core.speed.routing import Routing
 from shoal.errors import ShoalError
 from shoal.protocol.messages import Step, StepResult
-from shoal.sim.cluster.outcome import RequestLog, SimulationOutcome, percentiles
+from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome, percentiles
 from shoal.sim.cluster.predicted_workers import PredictedWorkers, SharedHead, SimulatedReplicaPlan
 from shoal.sim.faults import Fault, Starting
 from shoal.sim.invariants import check_fleet, check_state
@@ -80,13 +80,13 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         self._visits: Iterator[Visit] = iter(())
         self._open: dict[RequestId, _Open] = {}
         self._num_sent = self._num_put = 0
-        self._log = RequestLog()
+        self._log = AnsweredRequests()
         self._end_rate = EndRate()
         self._num_given_up = 0
         self._num_turns = self._num_checks = 0
         self._must_check = False
 
-    def run(self) -> tuple[SimulationOutcome, RequestLog]:
+    def run(self) -> tuple[SimulationOutcome, AnsweredRequests]:
         """Everything until the last request has ended and nothing else is to happen."""
         for fault in self._scenario.faults:
             self.put(fault.at_s, fault)

@@ -64,7 +64,7 @@ class SimulationOutcome:
 
 
 @dataclass(slots=True, kw_only=True)
-class RequestLog:
+class AnsweredRequests:
     """What clients saw of each answered request, in columns: a simulated day has millions."""
 
     ttft_s: array[float] = field(default_factory=lambda: array("d"))
