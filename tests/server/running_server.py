@@ -16,6 +16,7 @@ from shoal.server.generation.generation_status import MachineState
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.http.tls import TlsFiles
+from shoal.server.web.routes import PageOptions
 from tests.server.fakes import ByteTokenizer, FakeEngine
 
 MODEL = "tiny"
@@ -63,6 +64,7 @@ def run_server(
     allowed_hosts: Sequence[str] | None = None,
     cors_origins: Sequence[str] = (),
     strict_fields: bool = False,
+    page: PageOptions | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
@@ -78,6 +80,7 @@ def run_server(
         allowed_hosts=allowed_hosts,
         cors_origins=cors_origins,
         strict_fields=strict_fields,
+        page=page,
     )
     sock = bind("127.0.0.1", 0)
     url = url_of(sock, tls)

@@ -124,6 +124,11 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
     ] = 25.0,
+    no_web: Annotated[bool, typer.Option("--no-web", help="Serve no page at /.")] = False,
+    demo: Annotated[
+        bool,
+        typer.Option("--demo", help="Let whoever may use the server kill and stop its workers, from the page at /."),
+    ] = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
     no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Log no line for each request.")] = False,

@@ -32,6 +32,7 @@ from shoal.server.openai.routes import OpenAiApi
 from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
 from shoal.server.speech.paths import AUDIO_PATHS
+from shoal.server.web.routes import PageOptions
 
 _API = ("/v1", API_PATH, *(path for path in EMBEDDING_PATHS if not path.startswith("/v1/")))
 """Paths that are counted, and refused while the server drains."""
@@ -54,6 +55,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     strict_fields: bool = False,
     sentences: SentenceSettings | None = None,
+    page: PageOptions | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
@@ -65,6 +67,7 @@ def create_app(
     `cors_origins`: web pages of other hosts that may use the server, see `check_origins`.
     `strict_fields`: refuse fields of bodies that nobody knows.
     `sentences`: how the model makes vectors of texts; None: it does not.
+    `page`: the page at `/`; None: there is none.
     `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -81,7 +84,12 @@ def create_app(
         *refusing(AUDIO_PATHS, f"The model `{model_name}` answers texts; sound is for models of speech"),
     ]
     options = AppOptions(
-        api_key=api_key, plan=plan, machines=machines, allowed_hosts=allowed_hosts, cors_origins=cors_origins
+        api_key=api_key,
+        plan=plan,
+        machines=machines,
+        allowed_hosts=allowed_hosts,
+        cors_origins=cors_origins,
+        page=page,
     )
     return assemble(
         data_plane,

@@ -23,6 +23,7 @@ from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.openai.errors import HANDLED, from_exception, wrong_host, wrong_key
+from shoal.server.web.routes import PageApi, PageOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class AppOptions:
     """names that requests may give to the server and its pages, beside this machine's own; None: any"""
     cors_origins: Sequence[str] = ()
     """web pages of other hosts that may use the server, see `check_origins`"""
+    page: PageOptions | None = None
+    """the page at `/`; None: there is none"""
 
 
 def assemble(
@@ -70,16 +73,21 @@ def assemble(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         data_plane.start()
+        if page is not None:
+            page.start()
         try:
             yield
         finally:
+            if page is not None:
+                await page.close()
             await data_plane.close()
             bodies.close()
 
     drain = Drain()
     status = GenerationStatus(data_plane, metrics, drain, options.plan, options.machines)
+    page = None if options.page is None else PageApi(status, options.page, options.allowed_hosts)
     app = Starlette(
-        routes=[*routes, *Probes(status).routes()],
+        routes=[*routes, *Probes(status).routes(), *(() if page is None else page.routes())],
         middleware=_guards(options, drain, data_plane, tuple(counted), (*counted, STATUS_PATH, *guarded)),
         exception_handlers=dict.fromkeys(HANDLED, answer_error),
         lifespan=lifespan,

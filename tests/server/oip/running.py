@@ -18,6 +18,7 @@ from shoal.server.oip.app import MAX_REQUEST_BYTES, ServedEncoder, create_graph_
 from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile
 from shoal.server.oip.models.repository import ModelRepository
+from shoal.server.web.routes import PageOptions
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler, echo
 
 _INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
@@ -55,6 +56,7 @@ def run_server(
     cors_origins: Sequence[str] = (),
     encoder: ServedEncoder | None = None,
     chains: Sequence[Chain] = (),
+    page: PageOptions | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends. `load`: what to load at the start; None: everything."""
     loader = FakeLoader(makers or {"doubler": doubler})
@@ -75,6 +77,7 @@ def run_server(
         cors_origins=cors_origins,
         encoder=encoder,
         chains=[ServedChain(chain, repository) for chain in chains],
+        page=page,
     )
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

@@ -23,6 +23,7 @@ from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import ModelFile, find_models
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.seams import ServableGraph
+from shoal.server.web.routes import PageOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ def serve_graphs(
     options: GraphServeOptions,
     chains: Sequence[Chain] = (),
     encoder: EncoderFolder | None = None,
+    page: PageOptions | None = None,
 ) -> None:
     """Load every model and serve them until a signal comes.
 
@@ -65,6 +67,7 @@ def serve_graphs(
         options: where and how.
         chains: of these models.
         encoder: what the only model's graph is of; None: of something else than texts.
+        page: the page at `/`; None: there is none.
 
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
@@ -105,6 +108,7 @@ def serve_graphs(
             allowed_hosts=options.server.allowed_hosts,
             cors_origins=options.server.cors_origins,
             encoder=None if encoder is None else _served_encoder(encoder, repository, options),
+            page=page,
         )
         if options.server.tracing is not None:
             options.server.tracing.trace_calls(app)

@@ -13,7 +13,8 @@ from shoal.cli.graphs.files import read_arrays
 from shoal.cli.graphs.launch_config import graph_config
 from shoal.cli.graphs.loading import plan_for_command
 from shoal.cli.graphs.model_options import ModelOptions, options_of, parse_model_options, with_options
-from shoal.cli.graphs.samples import parse_samples, sample_file
+from shoal.cli.graphs.plan_book import GraphPlanBook
+from shoal.cli.graphs.samples import model_name, parse_samples, sample_file
 from shoal.cli.graphs.serve import GraphServeOptions, serve_graphs
 from shoal.cli.shared import options
 from shoal.cli.shared.model_kind import is_chain
@@ -79,7 +80,7 @@ def _serve(
         allow_load=said["allow_load"],
         strict_fields=said["strict_fields"],
     )
-    serve_graphs(models, loader.load, serve_options, chains, encoder)
+    serve_graphs(models, loader.load, serve_options, chains, encoder, server.page(loader.plans))
 
 
 class _Loader:
@@ -103,6 +104,8 @@ class _Loader:
         self._config = graph_config(context, "", in_process=False)
         self._name, self._replans, self._is_quiet = name, said["replan"], said["log_json"]
         self._own, self._samples = own, samples
+        self.plans = GraphPlanBook()
+        """how the models that are loaded were planned"""
 
     def options_of(self, path: Path) -> ModelOptions:
         """What a model has instead of what holds of all. Raises ConfigError."""
@@ -118,5 +121,6 @@ class _Loader:
         planned = plan_for_command(config, sample, graph, quiet=self._is_quiet)
         if planned.auto is not None and not self._is_quiet:
             print_graph_choice(planned.auto)
+        self.plans.note(self._name or model_name(path), planned.auto)
         note_left_out(planned.machines)
         return launch_graph(planned, replans=self._replans)

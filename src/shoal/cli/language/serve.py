@@ -9,7 +9,8 @@ from pathlib import PurePath
 import typer
 
 from shoal.cli.language.launch_config import language_config
-from shoal.cli.language.loading import load_model
+from shoal.cli.language.loading import load_planned, plan_for
+from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.shared.log import announce
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
@@ -28,6 +29,7 @@ from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.ollama.card import ModelCard
 from shoal.server.openai.answers import AnswerForms, check_parsers
+from shoal.server.web.routes import PageOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,11 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
         reasoning_parser=said["reasoning_parser"],
     )
     recovery = RecoveryConfig(worker_timeout_s=said["worker_timeout"])
-    with (
-        bind(server.host, server.port) as sock,
-        load_model(config, quiet=said["log_json"], recovery=recovery) as loaded,
-    ):
-        serve_language(loaded, sock, options)
+    with bind(server.host, server.port) as sock:
+        planned = plan_for(config, quiet=said["log_json"])
+        page = server.page(LanguagePlanBook(planned.auto))
+        with load_planned(planned, quiet=said["log_json"], recovery=recovery) as loaded:
+            serve_language(loaded, sock, options, page)
 
 
 def _name_of(model: str) -> str:
@@ -89,7 +91,9 @@ def _name_of(model: str) -> str:
     return name.removesuffix(".gguf").removesuffix(".onnx")
 
 
-def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions) -> None:
+def serve_language(
+    loaded: LoadedModel, sock: socket.socket, options: LanguageServeOptions, page: PageOptions | None = None
+) -> None:
     """Serve a loaded model until a signal comes. Raises WorkerLost: its workers are gone for good."""
     metrics = ServerMetrics(options.name, loaded.plan.predicted)
     metrics.expose_experts(loaded.expert_heats)
@@ -116,6 +120,7 @@ def serve_language(loaded: LoadedModel, sock: socket.socket, options: LanguageSe
         cors_origins=options.server.cors_origins,
         strict_fields=options.strict_fields,
         sentences=read_decoder_settings(loaded.path),
+        page=page,
         answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
         card=ModelCard(
             family=loaded.decoder.family,

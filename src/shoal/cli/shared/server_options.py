@@ -9,10 +9,13 @@ from pathlib import Path
 import typer
 
 from shoal.cli.shared.log import announce
+from shoal.errors import ConfigError
 from shoal.server.http.auth import read_api_key
 from shoal.server.http.host_check import check_origins, is_loopback
 from shoal.server.http.tls import TlsFiles, check_tls
 from shoal.server.tracing.tracing import Tracing
+from shoal.server.web.routes import PageOptions
+from shoal.server.web.seams import PlanBook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +37,29 @@ class ServerOptions:
     """how long open requests may take after a signal, >= 0"""
     tracing: Tracing | None = None
     """where spans go; None: nobody asks for them"""
+    has_page: bool = True
+    """whether there is a page at `/`"""
+    is_demo: bool = False
+    """whether the page can take workers away"""
+
+    def page(self, plans: PlanBook) -> PageOptions | None:
+        """Of the page; None: there is none. `plans`: how the models were planned."""
+        return PageOptions(plans=plans, is_demo=self.is_demo) if self.has_page else None
 
 
 def server_options(context: typer.Context, tracing: Tracing | None = None) -> ServerOptions:
     """What the command line says; warns where anyone may ask the server.
 
     Raises:
-        ConfigError: the certificate, its key, the file of the API key or an origin cannot be used.
+        ConfigError: the certificate, its key, the file of the API key or an origin cannot be used, or options exclude
+            each other.
     """
     said = context.params
     host, allowed_host = said["host"], said["allowed_host"]
     tls = check_tls(_path(said["tls_cert"]), _path(said["tls_key"]))
     api_key = read_api_key(said["api_key"], _path(said["api_key_file"]))
+    if said["demo"] and said["no_web"]:
+        raise ConfigError("--demo adds to the page, which --no-web leaves out: give one of them")
     if api_key is None and not is_loopback(host):
         announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
     return ServerOptions(
@@ -57,6 +71,8 @@ def server_options(context: typer.Context, tracing: Tracing | None = None) -> Se
         cors_origins=check_origins(said["cors_origin"] or ()),
         drain_timeout_s=said["drain_timeout"],
         tracing=tracing,
+        has_page=not said["no_web"],
+        is_demo=said["demo"],
     )
 
 

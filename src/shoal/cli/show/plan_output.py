@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from shoal.cli.show.links import links_between
 from shoal.cli.show.output import note, print_table
 from shoal.planner.files.plan_data import plan_dict
 
 if TYPE_CHECKING:  # what a split said by hand does without
     from shoal.launch.language.auto_plan import AutoPlan
     from shoal.planner.choice.candidate import Candidate, ChosenStage
+    from shoal.planner.choice.choose import PlanChoice
     from shoal.planner.choice.compare import Alternative
     from shoal.planner.speeds.figures import Figures
 
@@ -60,17 +62,25 @@ def print_explanation(auto: AutoPlan) -> None:
 
 def choice_dict(auto: AutoPlan) -> dict[str, Any]:
     """The choice as plain data."""
-    choice = auto.choice
     return {
         "plan": plan_dict(auto.plan),
-        "kind": choice.best.kind,
+        **chosen_dict(auto.choice),
         "objective": auto.goal.objective,
+        "planning_s": auto.planning_s,
+        "figures": asdict(auto.figures),
+        "links": links_between(auto.placed.fleet, auto.placed.places),
+    }
+
+
+def chosen_dict(choice: PlanChoice) -> dict[str, Any]:
+    """What was chosen, and from what, as plain data."""
+    return {
+        "kind": choice.best.kind,
+        "split": describe_candidate(choice.best),
         "predicted": _predicted(choice.best),
         "bound_tokens_per_s": choice.bound_tokens_per_s,
         "gap": choice.gap,
         "alternatives": [_alternative(one) for one in choice.alternatives if one.candidate is not choice.best],
-        "planning_s": auto.planning_s,
-        "figures": asdict(auto.figures),
     }
 
 

@@ -20,10 +20,11 @@ from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.build_plan import Limits, build_plan
 from shoal.planner.choice.candidate import Candidate
-from shoal.planner.choice.choose import PlanChoice, choose
+from shoal.planner.choice.choose import PlanChoice
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
+from shoal.planner.choice.what_if import PlanQuestion
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload
@@ -53,6 +54,8 @@ class AutoPlan:
     """how far what was measured of all machines can be trusted"""
     planner: AutoPlanner
     """that made it"""
+    question: PlanQuestion
+    """to which the choice is the answer"""
 
 
 class AutoPlanner:
@@ -103,15 +106,16 @@ class AutoPlanner:
         figures = figures_of(worker for one in fleets for worker in one.fleet.classes)
         fleets += self._for_copies(fleets)
         started_s = time.perf_counter()
-        chosen: tuple[LinkPrecision, PlanChoice, PlacedFleet] | None = None
+        chosen: tuple[LinkPrecision, PlanQuestion, PlanChoice, PlacedFleet] | None = None
         for link_precision in self._link_precisions:
             over = [replace(one, fleet=self._fleet(one, link_precision)) for one in fleets]
-            choice = choose([one.fleet for one in over], self._sizes, self._workload, self._goal, self._precisions)
-            if chosen is None or pays(choice.score(self._goal), chosen[1].score(self._goal)):
+            question = self._question([one.fleet for one in over])
+            choice = question.answer()
+            if chosen is None or pays(choice.score(self._goal), chosen[2].score(self._goal)):
                 index = next(index for index, one in enumerate(over) if one.fleet is choice.best.fleet)
-                chosen = (link_precision, choice, fleets[index])
+                chosen = (link_precision, question, choice, fleets[index])
         assert chosen is not None
-        link_precision, choice, placed = chosen
+        link_precision, question, choice, placed = chosen
         planning_s = time.perf_counter() - started_s
         return AutoPlan(
             plan=replace(self._build_plan(choice.best, placed), link_precision=link_precision),
@@ -122,6 +126,17 @@ class AutoPlanner:
             placed=placed,
             figures=figures,
             planner=self,
+            question=question,
+        )
+
+    def _question(self, fleets: Sequence[Fleet]) -> PlanQuestion:
+        return PlanQuestion(
+            fleets=tuple(fleets),
+            model=self._sizes,
+            workload=self._workload,
+            goal=self._goal,
+            precisions=self._precisions,
+            is_one_machine=self._machines is None and self._planning.cluster is None,
         )
 
     @property

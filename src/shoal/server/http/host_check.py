@@ -8,7 +8,7 @@ only the former, and name this machine.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -56,6 +56,28 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def is_own_page(headers: Headers, allowed: Collection[str]) -> bool:
+    """Whether a request cannot come from a page of another site, whatever address the server listens on.
+
+    Without `HostMiddleware` any name leads to the server, so a page's own name may lead there too (DNS rebinding): here
+    the server's name must be an address, this machine's own, or one of `allowed` (in lower case). Clients that are no
+    browsers send no `Origin`.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    is_known = name.lower().removesuffix(".") in allowed or is_loopback(name) or _is_address(name)
+    is_same = origin is None or origin.partition("://")[2].lower() == host.lower()
+    return is_known and is_same and headers.get("sec-fetch-site") not in ("cross-site", "same-site")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 class HostMiddleware:

@@ -29,6 +29,7 @@ from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.status import RepositoryStatus
+from shoal.server.web.routes import PageApi, PageOptions
 
 if TYPE_CHECKING:
     from shoal.server.oip.rpc.server import RpcServer
@@ -54,6 +55,7 @@ def create_graph_app(
     cors_origins: Sequence[str] = (),
     chains: Sequence[ServedChain] = (),
     encoder: ServedEncoder | None = None,
+    page: PageOptions | None = None,
 ) -> Starlette:
     """The HTTP application over a repository, and the gRPC server beside it.
 
@@ -71,6 +73,7 @@ def create_graph_app(
         cors_origins: web pages of other hosts that may use the server, see `check_origins`.
         chains: over the repository's models; closed with the app.
         encoder: what makes vectors of texts with one of the repository's models; None: nothing does.
+        page: the page at `/`; None: there is none.
 
     Raises:
         MissingExtra: gRPC is asked for and grpcio is not installed.
@@ -78,6 +81,7 @@ def create_graph_app(
     drain = Drain()
     bodies = RequestBodies(max_request_bytes)
     status = RepositoryStatus(repository, drain)
+    page_api = None if page is None else PageApi(status, page, allowed_hosts)
     calls = RepositoryCalls(repository, may_change=allow_load or api_key is not None)
     rpc = None
     if grpc_address is not None:
@@ -86,11 +90,15 @@ def create_graph_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         repository.start()
+        if page_api is not None:
+            page_api.start()
         try:
             if rpc is not None:
                 await _start(rpc, repository)
             yield
         finally:
+            if page_api is not None:
+                await page_api.close()
             if rpc is not None:
                 await rpc.stop()
             for chain in chains:
@@ -105,6 +113,7 @@ def create_graph_app(
             *(route for chain in chains for route in ChainApi(chain, bodies).routes()),
             *RestApi(repository, status, calls, bodies, partial(chain_index, chains)).routes(),
             *Probes(status).routes(),
+            *(() if page_api is None else page_api.routes()),
             *(() if encoder is None else encoder.routes(bodies)),
         ],
         middleware=_guards(api_key, drain, allowed_hosts, cors_origins),

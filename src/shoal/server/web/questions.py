@@ -1,0 +1,52 @@
+"""Bodies of the calls that only the page makes, within bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from shoal.planner.choice.what_if import Change, ChangeKind
+from shoal.planner.speeds.speeds import LinkSpeed
+
+MAX_BODY_BYTES = 1 << 14
+_Name = Annotated[str, msgspec.Meta(max_length=1024)]
+_Index = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+
+
+class WhatIfBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """POST /status/what-if"""
+
+    model: _Name
+    change: ChangeKind
+    like: _Name = ""
+    factor: Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)] = 0.5
+    latency_s: Annotated[float, msgspec.Meta(ge=0, le=10)] = 200e-6
+    bytes_per_s: Annotated[float, msgspec.Meta(ge=1e3, le=1e13)] = 117e6
+
+    def to_change(self) -> Change:
+        """As the planner takes it."""
+        link = LinkSpeed(latency_s=self.latency_s, bytes_per_s=self.bytes_per_s)
+        return Change(kind=self.change, like=self.like, factor=self.factor, link=link)
+
+
+class KillBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """POST /status/kill"""
+
+    model: _Name
+    replica: _Index
+    worker: _Index
+    """stage by stage, rank by rank"""
+    how: Annotated[str, msgspec.Meta(pattern="^(kill|stop)$")] = "kill"
+    """kill: it is gone; stop: it hangs"""
+
+
+BodyT = TypeVar("BodyT", WhatIfBody, KillBody)
+
+
+def read_body(content: bytes, schema: type[BodyT]) -> BodyT | str:
+    """The body, or what is wrong with it."""
+    try:
+        return msgspec.json.decode(content, type=schema)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"the body is not what this call takes: {error}"

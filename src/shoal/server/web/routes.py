@@ -1,0 +1,164 @@
+"""What only the page asks: how models were planned, the load of the last hour, what if, and in a demo who dies.
+
+All of it is below `/status`, which needs the key where there is one. What is live the page reads from `/status` itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal.errors import ConfigError, DeadlineExceeded, ShoalError
+from shoal.server.http.health.probes import STATUS_PATH, Status
+from shoal.server.http.host_check import is_own_page
+from shoal.server.web.demo import find_victim, strike
+from shoal.server.web.history import PERIOD_S, LoadHistory
+from shoal.server.web.page import WebPage
+from shoal.server.web.questions import MAX_BODY_BYTES, BodyT, KillBody, WhatIfBody, read_body
+from shoal.server.web.seams import PlanBook
+
+_MOST_ANSWERS = 32
+"""Answers of the planner that are kept: one for each question of a page's form."""
+
+_Answer = tuple[int, object]
+"""status and content"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageOptions:
+    """The page of a server."""
+
+    plans: PlanBook
+    is_demo: bool = False
+    """whether whoever may use the server may take workers away"""
+
+
+class PageApi:
+    """The page, and handlers of its own calls. Belongs to the server's event loop."""
+
+    def __init__(self, status: Status, options: PageOptions, allowed_hosts: Sequence[str] | None) -> None:
+        """
+        Args:
+            status: of the server.
+            options: see there.
+            allowed_hosts: names under which the server may be asked, beside this machine's own and addresses.
+        """
+        self._status, self._plans, self._is_demo = status, options.plans, options.is_demo
+        self._allowed = frozenset(name.lower() for name in allowed_hosts or ())
+        self._history = LoadHistory(status.describe)
+        self._asking = asyncio.Lock()
+        self._answers: dict[WhatIfBody, _Answer] = {}
+        """the latest answers of the planner, by status and content"""
+
+    def routes(self) -> list[Route]:
+        """For the app's router."""
+        calls = [
+            Route(f"{STATUS_PATH}/page", self.page, methods=["GET"]),
+            Route(f"{STATUS_PATH}/history", self.history, methods=["GET"]),
+            Route(f"{STATUS_PATH}/what-if", self.what_if, methods=["POST"]),
+        ]
+        if self._is_demo:
+            calls.append(Route(f"{STATUS_PATH}/kill", self.kill, methods=["POST"]))
+        return [*WebPage().routes(), *calls]
+
+    def start(self) -> None:
+        """Begin to sample the load, in the running loop."""
+        self._history.start()
+
+    async def close(self) -> None:
+        """End it. Idempotent."""
+        await self._history.close()
+
+    async def page(self, request: Request) -> Response:
+        """GET /status/page: what does not change while the server runs, and how each model was planned."""
+        names = [model["name"] for model in await self._status.describe()]
+        models = [
+            {"name": name, "choice": self._plans.choice(name), "machines": self._plans.machines(name)} for name in names
+        ]
+        return JSONResponse({"is_demo": self._is_demo, "models": models})
+
+    async def history(self, request: Request) -> Response:
+        """GET /status/history: the load of the last hour."""
+        return JSONResponse({"period_s": PERIOD_S, "models": self._history.series()})
+
+    async def what_if(self, request: Request) -> Response:
+        """POST /status/what-if: the planner's choice for other machines. One question at a time."""
+        body = await self._read(request, WhatIfBody)
+        if isinstance(body, Response):
+            return body
+        if body not in self._answers:
+            if self._asking.locked():
+                return _refused(503, "the planner works on another question: ask again in a few seconds")
+            async with self._asking:
+                answer = await _in_thread(lambda: self._answer(body))
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.pop(next(iter(self._answers)))
+            self._answers[body] = answer
+        status, content = self._answers[body]
+        return JSONResponse(content, status_code=status)
+
+    async def kill(self, request: Request) -> Response:
+        """POST /status/kill: a worker ends, or hangs."""
+        body = await self._read(request, KillBody)
+        if isinstance(body, Response):
+            return body
+        try:
+            strike(find_victim(await self._status.describe(), body), body.how)
+        except ConfigError as error:
+            return _refused(409, str(error))
+        return JSONResponse({"status": "ok"})
+
+    def _answer(self, body: WhatIfBody) -> _Answer:
+        """In a thread: status and content."""
+        try:
+            return 200, self._plans.what_if(body.model, body.to_change())
+        except DeadlineExceeded as error:
+            return 503, {"status": "unavailable", "reason": str(error)}
+        except ShoalError as error:
+            return 400, {"status": "refused", "reason": str(error)}
+
+    async def _read(self, request: Request, schema: type[BodyT]) -> BodyT | Response:
+        """The body of a call that changes something or costs something: only the page itself may send it."""
+        if not is_own_page(request.headers, self._allowed):
+            return _refused(403, "only the server's own page may ask this: pages of other sites may not")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _refused(415, "send application/json")
+        content = bytearray()
+        async for piece in request.stream():
+            content += piece
+            if len(content) > MAX_BODY_BYTES:
+                return _refused(413, f"the body may have {MAX_BODY_BYTES} bytes")
+        body = read_body(bytes(content), schema)
+        return _refused(400, body) if isinstance(body, str) else body
+
+
+async def _in_thread(work: Callable[[], _Answer]) -> _Answer:
+    """The result of work that blocks for seconds, in a thread that no end of the server waits for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Answer] = loop.create_future()
+
+    def settle(answer: _Answer) -> None:
+        if not done.done():
+            done.set_result(answer)
+
+    def run() -> None:
+        try:
+            answer = work()
+        except Exception as error:  # the outermost loop of this thread: whoever waits must hear of it
+            answer = 500, {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        with suppress(RuntimeError):  # the loop has ended first
+            loop.call_soon_threadsafe(settle, answer)
+
+    threading.Thread(target=run, name="shoal-what-if", daemon=True).start()
+    return await done
+
+
+def _refused(status: int, reason: str) -> Response:
+    return JSONResponse({"status": "refused", "reason": reason}, status_code=status)

@@ -1,0 +1,30 @@
+"""What the page needs from whoever has planned the models, as an interface that tests can fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from shoal.planner.choice.what_if import Change
+
+
+class PlanBook(Protocol):
+    """How the models of a server were planned."""
+
+    def choice(self, model: str) -> Mapping[str, Any] | None:
+        """What the plan was chosen from and what was predicted, as `shoal plan --json` has it; None: it was given."""
+        ...
+
+    def machines(self, model: str) -> tuple[str, ...]:
+        """Names of machines that `what_if` can add or take away; empty: it cannot answer for this model."""
+        ...
+
+    def what_if(self, model: str, change: Change) -> Mapping[str, Any]:
+        """The choice for other machines, in the same form. Blocks for seconds, never in the event loop.
+
+        Raises:
+            ConfigError: the question makes no sense for this model.
+            CapacityError: the model would not fit.
+            DeadlineExceeded: the search took too long.
+        """
+        ...

@@ -1,0 +1,280 @@
+/** Conversations with a language model. */
+import { signal, useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { complete, type Progress } from "./completion";
+import { begin, change, conversations, forget, openId, type Conversation, type Message, type Settings } from "./conversations";
+import { page, status } from "./live";
+import { Markdown } from "./markdown";
+import { lineOf, post } from "./server";
+import { LANGUAGE } from "./status";
+import { tellStory } from "./story";
+import { rate } from "./words";
+
+/** Between two drawings of an answer that comes: reading Markdown anew for every token would take the square of them. */
+const DRAW_MS = 100;
+const TITLE_CHARACTERS = 40;
+
+/** The answer that comes now. */
+interface Answer {
+  id: string;
+  progress: Progress;
+  stop: AbortController;
+}
+const answering = signal<Answer | null>(null);
+const problem = signal("");
+
+function models(): string[] {
+  return status.value!.models.filter((model) => model.kind === LANGUAGE).map((model) => model.name);
+}
+
+export function Chat() {
+  const open = conversations.value.find((one) => one.id === openId.value);
+  return (
+    <div class="chat">
+      <h2>Chat</h2>
+      <aside aria-label="Conversations">
+        <button onClick={() => begin(models()[0]!)}>New conversation</button>
+        <ul>
+          {conversations.value.map((one) => (
+            <li key={one.id}>
+              <button
+                class="link"
+                aria-current={one.id === openId.value ? "true" : undefined}
+                onClick={() => (openId.value = one.id)}
+              >
+                {one.title}
+              </button>
+              <button class="link" aria-label={`Delete ${one.title}`} onClick={() => forget(one.id)}>
+                ×
+              </button>
+            </li>
+          ))}
+        </ul>
+      </aside>
+      <section aria-label="Conversation">
+        {open && <SettingsForm conversation={open} />}
+        <Messages conversation={open} />
+        <Demo />
+        <Prompt conversation={open} />
+      </section>
+    </div>
+  );
+}
+
+function SettingsForm({ conversation }: { conversation: Conversation }) {
+  const { settings, id } = conversation;
+  const set = (edit: Partial<Settings>) => change(id, (one) => ({ ...one, settings: { ...one.settings, ...edit } }));
+  const number = (name: "temperature" | "top_p" | "max_tokens", min: number, max: number, step: number) => (
+    <label>
+      {name}
+      <input
+        type="number"
+        min={min}
+        max={max}
+        step={step}
+        value={settings[name]}
+        onChange={(event) => {
+          const value = event.currentTarget.valueAsNumber;
+          if (!Number.isNaN(value)) set({ [name]: Math.min(max, Math.max(min, value)) });
+        }}
+      />
+    </label>
+  );
+  return (
+    <details>
+      <summary>Settings: {settings.model}</summary>
+      <label class="wide">
+        System prompt
+        <textarea rows={2} value={settings.system} onChange={(event) => set({ system: event.currentTarget.value })} />
+      </label>
+      <div class="row">
+        <label>
+          model
+          <select value={settings.model} onChange={(event) => set({ model: event.currentTarget.value })}>
+            {[...new Set([settings.model, ...models()])].map((name) => (
+              <option key={name}>{name}</option>
+            ))}
+          </select>
+        </label>
+        {number("temperature", 0, 2, 0.1)}
+        {number("top_p", 0.01, 1, 0.01)}
+        {number("max_tokens", 1, 1_000_000, 1)}
+        <label>
+          seed
+          <input
+            inputMode="numeric"
+            pattern="\d{0,15}"
+            value={settings.seed}
+            onChange={(event) => set({ seed: event.currentTarget.value })}
+          />
+        </label>
+      </div>
+    </details>
+  );
+}
+
+function Messages({ conversation }: { conversation: Conversation | undefined }) {
+  const end = useRef<HTMLDivElement>(null);
+  const now = answering.value?.id === conversation?.id ? answering.value : null;
+  const messages = conversation?.messages ?? [];
+  useEffect(() => {
+    if (isNearEnd()) end.current?.scrollIntoView({ block: "nearest" });
+  }, [now?.progress.text.length, messages.length]);
+  return (
+    <div class="messages">
+      {messages.length === 0 && <p>Ask something. Conversations are kept in this browser and nowhere else.</p>}
+      {messages.map((message, index) => (
+        <MessageBox key={index} message={message} />
+      ))}
+      {now && (
+        <article class="assistant" aria-label="Answer that comes" aria-busy="true">
+          <Markdown text={now.progress.text} />
+          <Speed tokens={now.progress.tokens} seconds={now.progress.seconds} />
+        </article>
+      )}
+      <p role="alert" class="bad">
+        {problem.value}
+      </p>
+      <div ref={end} />
+    </div>
+  );
+}
+
+/** Whoever has scrolled up reads there. */
+function isNearEnd(): boolean {
+  const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
+  return scrollHeight - scrollTop - clientHeight < 400;
+}
+
+function MessageBox({ message }: { message: Message }) {
+  const { told } = message;
+  return (
+    <article class={message.role} aria-label={message.role === "user" ? "Question" : "Answer"}>
+      {message.role === "user" ? <p class="plain">{message.content}</p> : <Markdown text={message.content} />}
+      {told && (
+        <footer>
+          <Speed tokens={told.tokens} seconds={told.seconds} />
+          {told.end !== "stop" && <small> · {told.end}</small>}
+          {told.requestId && (
+            <button class="link" onClick={() => tellStory(told.requestId)}>
+              Story
+            </button>
+          )}
+        </footer>
+      )}
+    </article>
+  );
+}
+
+function Speed({ tokens, seconds }: { tokens: number; seconds: number }) {
+  if (tokens < 2 || seconds <= 0) return null;
+  return (
+    <small>
+      {tokens} tokens, {rate((tokens - 1) / seconds)} tokens/s
+    </small>
+  );
+}
+
+/** With `serve --demo`: a worker dies under the answer. */
+function Demo() {
+  const told = useSignal("");
+  if (!page.value?.is_demo) return null;
+  async function kill(): Promise<void> {
+    const candidates = status.value!.models.flatMap((model) =>
+      model.plan.workers
+        .filter((worker) => model.kind === LANGUAGE && model.replicas[worker.replica]?.state === "serving")
+        .map((worker) => ({ model, worker })),
+    );
+    const victim = candidates[Math.floor(Math.random() * candidates.length)];
+    if (victim === undefined) {
+      told.value = "no worker serves now";
+      return;
+    }
+    const { model, worker } = victim;
+    const own = model.plan.workers.filter((one) => one.replica === worker.replica);
+    const body = { model: model.name, replica: worker.replica, worker: own.indexOf(worker) };
+    const name = `replica ${worker.replica} stage ${worker.stage}`;
+    told.value = await post("/status/kill", body).then(() => `killed a worker: ${name}`, lineOf);
+  }
+  return (
+    <p class="row">
+      <button class="danger" onClick={kill}>
+        Kill a worker
+      </button>
+      <span role="status">{told.value}</span>
+    </p>
+  );
+}
+
+function Prompt({ conversation }: { conversation: Conversation | undefined }) {
+  const text = useSignal("");
+  function send(): void {
+    const content = text.value.trim();
+    if (!content || answering.value !== null) return;
+    text.value = "";
+    void answer(conversation?.id ?? begin(models()[0]!), content);
+  }
+  function onKeyDown(event: KeyboardEvent): void {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    send();
+  }
+  return (
+    <form
+      class="prompt"
+      onSubmit={(event) => {
+        event.preventDefault();
+        send();
+      }}
+    >
+      <label>
+        Message
+        <textarea
+          rows={3}
+          value={text.value}
+          placeholder="Enter sends, Shift+Enter begins a line"
+          onInput={(event) => (text.value = event.currentTarget.value)}
+          onKeyDown={onKeyDown}
+        />
+      </label>
+      {answering.value === null ? (
+        <button type="submit">Send</button>
+      ) : (
+        <button type="button" onClick={() => answering.value?.stop.abort()}>
+          Stop
+        </button>
+      )}
+    </form>
+  );
+}
+
+/** Put a question, and keep what comes of it: also what came before it was stopped or went wrong. */
+async function answer(id: string, content: string): Promise<void> {
+  problem.value = "";
+  change(id, (one) => ({
+    ...one,
+    title: one.messages.length ? one.title : content.slice(0, TITLE_CHARACTERS),
+    messages: [...one.messages, { role: "user", content }],
+  }));
+  const { settings, messages } = conversations.value.find((one) => one.id === id)!;
+  const stop = new AbortController();
+  let latest: Progress = { text: "", tokens: 0, seconds: 0 };
+  answering.value = { id, progress: latest, stop };
+  const timer = setInterval(() => (answering.value = { id, progress: latest, stop }), DRAW_MS);
+  const requestId = [...crypto.getRandomValues(new Uint8Array(8))].map((one) => one.toString(16).padStart(2, "0")).join("");
+  let end = "stopped";
+  try {
+    end = await complete(settings, messages, requestId, stop.signal, (progress) => (latest = progress));
+  } catch (error) {
+    if (!stop.signal.aborted) {
+      problem.value = lineOf(error);
+      end = "broken off";
+    }
+  } finally {
+    clearInterval(timer);
+    answering.value = null;
+  }
+  if (!latest.text) return;
+  const told = { tokens: latest.tokens, seconds: latest.seconds, requestId, end };
+  change(id, (one) => ({ ...one, messages: [...one.messages, { role: "assistant", content: latest.text, told }] }));
+}

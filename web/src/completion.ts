@@ -1,0 +1,85 @@
+/** One streamed answer of `/v1/chat/completions`. */
+import { call } from "./server";
+import type { Message, Settings } from "./conversations";
+
+interface Chunk {
+  choices: { delta: { content?: string | null }; finish_reason: string | null }[];
+  usage?: { completion_tokens: number } | null;
+  error?: { message: string };
+}
+
+export interface Progress {
+  text: string;
+  tokens: number;
+  /** Since the first token. */
+  seconds: number;
+}
+
+/** Streams the answer to a conversation, and says how it ended.
+ *
+ * `requestId` names the call in the server's stories. `onProgress` is told what has come so far, for each piece that the network brings. Throws what `fetch` does, also
+ * where `stop` was signaled.
+ */
+export async function complete(
+  settings: Settings,
+  messages: Message[],
+  requestId: string,
+  stop: AbortSignal,
+  onProgress: (progress: Progress) => void,
+): Promise<string> {
+  const response = await call("/v1/chat/completions", {
+    method: "POST",
+    headers: { "content-type": "application/json", "x-request-id": requestId },
+    body: JSON.stringify(bodyOf(settings, messages)),
+    signal: stop,
+  });
+  const progress: Progress = { text: "", tokens: 0, seconds: 0 };
+  let firstMs = 0;
+  let reason = "cut off";
+  for await (const chunk of chunks(response.body!)) {
+    if (chunk.error) throw new Error(chunk.error.message);
+    for (const choice of chunk.choices) {
+      if (choice.delta.content) {
+        progress.text += choice.delta.content;
+        progress.tokens += 1;
+        firstMs ||= performance.now();
+      }
+      reason = choice.finish_reason ?? reason;
+    }
+    if (firstMs) progress.seconds = (performance.now() - firstMs) / 1000;
+    if (chunk.usage) progress.tokens = chunk.usage.completion_tokens;
+    onProgress({ ...progress });
+  }
+  return reason;
+}
+
+function bodyOf(settings: Settings, messages: Message[]) {
+  const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
+  return {
+    model: settings.model,
+    messages: [...system, ...messages.map(({ role, content }) => ({ role, content }))],
+    temperature: settings.temperature,
+    top_p: settings.top_p,
+    max_tokens: settings.max_tokens,
+    ...(/^\d{1,15}$/.test(settings.seed) && { seed: Number(settings.seed) }),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+}
+
+/** Server-sent events as they come. Source: WHATWG HTML, section 9.2.6. */
+async function* chunks(body: ReadableStream<Uint8Array>): AsyncGenerator<Chunk> {
+  const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
+  let left = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (left + value).split("\n");
+    left = lines.pop()!;
+    for (const line of lines) {
+      if (!line.startsWith("data: ")) continue;
+      if (line === "data: [DONE]") return;
+      yield JSON.parse(line.slice(6)) as Chunk;
+    }
+  }
+}

@@ -1,0 +1,99 @@
+/** Load curves of the last hour. */
+import { useEffect } from "preact/hooks";
+import { status } from "./live";
+import { latest, type Series, type Values } from "./samples";
+import { LANGUAGE } from "./status";
+import { percent, rate } from "./words";
+
+const PERIOD_MS = 5000;
+const WIDTH = 600;
+const HEIGHT = 120;
+const HOUR_S = 3600;
+
+interface Curve {
+  title: string;
+  values: Values;
+  text: (value: number) => string;
+  /** Top of the axis; undefined: the largest value. */
+  most?: number;
+}
+
+export function Curves() {
+  useEffect(() => {
+    void latest.read();
+    const timer = setInterval(() => void latest.read(), PERIOD_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return (
+    <>
+      <h2>Load of the last hour</h2>
+      {latest.all().length === 0 && <p>There is no sample yet: the server takes one every five seconds.</p>}
+      {latest.all().map((series) => (
+        <section key={series.name} class="card" aria-label={`Load of ${series.name}`}>
+          <h3>{series.name}</h3>
+          <div class="curves">
+            {curvesOf(series).map((curve) => (
+              <CurveFigure key={curve.title} ages={series.age_s} curve={curve} />
+            ))}
+          </div>
+        </section>
+      ))}
+    </>
+  );
+}
+
+function curvesOf(series: Series): Curve[] {
+  const isLanguage = status.value?.models.find((model) => model.name === series.name)?.kind === LANGUAGE;
+  const whole = (value: number) => String(Math.round(value));
+  const curves: Curve[] = [
+    { title: isLanguage ? "Output tokens/s" : "Rows/s", values: series.out_per_s, text: rate },
+    { title: "Prompt tokens/s", values: series.in_per_s, text: rate },
+    { title: "Requests running", values: series.running, text: whole },
+    { title: "Requests waiting", values: series.waiting, text: whole },
+    { title: "KV memory in use", values: series.kv_usage, text: percent, most: 1 },
+    { title: "Replicas that serve", values: series.serving, text: whole },
+    { title: "Losses so far", values: series.losses, text: whole },
+  ];
+  return curves.filter((curve) => curve.values.some((value) => value !== null));
+}
+
+function CurveFigure({ ages, curve }: { ages: number[]; curve: Curve }) {
+  const known = curve.values.filter((value) => value !== null);
+  const now = known.at(-1)!;
+  const peak = Math.max(...known);
+  const most = Math.max(curve.most ?? peak, 1e-9);
+  const summary = `${curve.text(now)} now, ${curve.text(peak)} at most`;
+  return (
+    <figure>
+      <figcaption>
+        <b>{curve.title}</b> {summary}
+      </figcaption>
+      <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={`${curve.title}: ${summary}`}>
+        <line x1={0} y1={HEIGHT - 1} x2={WIDTH} y2={HEIGHT - 1} class="axis" />
+        <path d={pathOf(ages, curve.values, most)} class="curve" />
+      </svg>
+      <small class="ends">
+        <span>an hour ago</span>
+        <span>now</span>
+      </small>
+    </figure>
+  );
+}
+
+/** An SVG path with gaps where nothing is known. */
+function pathOf(ages: number[], values: Values, most: number): string {
+  let isDrawing = false;
+  return values
+    .map((value, index) => {
+      if (value === null) {
+        isDrawing = false;
+        return "";
+      }
+      const x = WIDTH * (1 - ages[index]! / HOUR_S);
+      const y = (HEIGHT - 2) * (1 - value / most) + 1;
+      const step = `${isDrawing ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+      isDrawing = true;
+      return step;
+    })
+    .join("");
+}

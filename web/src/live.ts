@@ -1,0 +1,114 @@
+/** The state of the server, polled once a second while the page is to be seen. */
+import { signal } from "@preact/signals";
+import { ask, lineOf, wantsKey } from "./server";
+import type { Model, Page, Replica, Status } from "./status";
+
+const PERIOD_MS = 1000;
+const MOST_EVENTS = 50;
+/** Steps this much slower than expected show a slow worker; the server's own threshold. */
+const SLOW = 1.75;
+
+/** Shares of time that stages have computed since the poll before, by model, replica and stage. */
+export type Shares = Record<string, number[][]>;
+
+export interface Event {
+  at: Date;
+  kind: "bad" | "good" | "note";
+  text: string;
+}
+
+export const status = signal<Status | null>(null);
+export const page = signal<Page | null>(null);
+export const shares = signal<Shares>({});
+/** Output tokens (of a graph: rows) a second since the poll before, by model. */
+export const rates = signal<Record<string, number>>({});
+/** Why the server cannot be seen now; empty: it can. */
+export const trouble = signal("");
+export const events = signal<Event[]>([]);
+
+interface Look {
+  atMs: number;
+  status: Status;
+}
+let before: Look | null = null;
+
+export function note(kind: Event["kind"], text: string): void {
+  events.value = [{ at: new Date(), kind, text }, ...events.value].slice(0, MOST_EVENTS);
+}
+
+/** Poll for as long as the page lives. */
+export async function watch(): Promise<void> {
+  for (;;) {
+    if (!document.hidden && !wantsKey.value) await look();
+    await new Promise((resolve) => setTimeout(resolve, PERIOD_MS));
+  }
+}
+
+async function look(): Promise<void> {
+  try {
+    const now: Look = { status: await ask<Status>("/status", 5000), atMs: performance.now() };
+    if (page.value === null || !sameModels(now.status, page.value)) page.value = await ask<Page>("/status/page");
+    if (trouble.value) note("good", "the server answers again");
+    trouble.value = "";
+    if (before !== null) compare(before, now);
+    before = now;
+    status.value = now.status;
+  } catch (error) {
+    if (wantsKey.value) return;
+    const reason = lineOf(error);
+    if (!trouble.value) note("bad", reason);
+    trouble.value = reason;
+    before = null;
+    page.value = null; // another server may answer next
+  }
+}
+
+function sameModels(now: Status, known: Page): boolean {
+  const names = (models: { name: string }[]) => models.map((one) => one.name).join("\n");
+  return names(now.models) === names(known.models);
+}
+
+function compare(earlier: Look, now: Look): void {
+  const elapsedS = (now.atMs - earlier.atMs) / 1000;
+  const newShares: Shares = {};
+  const newRates: Record<string, number> = {};
+  for (const model of now.status.models) {
+    const old = earlier.status.models.find((one) => one.name === model.name);
+    if (old === undefined) continue;
+    newShares[model.name] = model.replicas.map((replica, index) => busy(old.replicas[index], replica, elapsedS));
+    newRates[model.name] = Math.max(0, (done(model) - done(old)) / elapsedS);
+    model.replicas.forEach((replica, index) => tell(model, index, old.replicas[index], replica));
+  }
+  shares.value = newShares;
+  rates.value = newRates;
+}
+
+function done(model: Model): number {
+  return model.counters["generation_tokens"] ?? model.counters["rows"] ?? 0;
+}
+
+/** Of each stage; other workers count from nothing. A long step is counted when it ends, so shares are cut at 1. */
+function busy(old: Replica | undefined, now: Replica, elapsedS: number): number[] {
+  return now.stages.map((stage, index) => {
+    const earlier = old?.stages[index]?.busy_s ?? stage.busy_s;
+    return Math.min(1, Math.max(0, stage.busy_s - (earlier > stage.busy_s ? 0 : earlier)) / elapsedS);
+  });
+}
+
+function tell(model: Model, index: number, old: Replica | undefined, now: Replica): void {
+  const who = `${model.name}, replica ${index}`;
+  if (old === undefined) note("good", `${who} has joined`);
+  else if (old.state !== now.state) {
+    const isGood = now.state === "serving";
+    note(isGood ? "good" : "bad", isGood ? `${who} serves again` : `${who} has lost workers: ${now.state}`);
+  }
+  now.stages.forEach((stage, place) => {
+    const was = isSlow(old?.stages[place]?.slowdown ?? 1);
+    if (isSlow(stage.slowdown) !== was)
+      note(was ? "good" : "bad", `${who}, stage ${place} is ${was ? "as fast as usual again" : "slow"}`);
+  });
+}
+
+export function isSlow(slowdown: number): boolean {
+  return slowdown >= SLOW;
+}

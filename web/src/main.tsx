@@ -1,0 +1,155 @@
+/** The page: a bar of views, the view that the address names, and what must be seen in any of them. */
+import { render } from "preact";
+import { signal, useSignal } from "@preact/signals";
+import type { ComponentType } from "preact";
+import { Chat } from "./chat";
+import { Cluster } from "./cluster";
+import { Curves } from "./curves";
+import { TryGraph } from "./try_graph";
+import { events, status, trouble, watch } from "./live";
+import { PlanView } from "./plan";
+import { key, setKey, wantsKey } from "./server";
+import { GRAPH, LANGUAGE } from "./status";
+import { StoryDialog } from "./story";
+import { clock } from "./words";
+
+interface View {
+  title: string;
+  content: ComponentType;
+  /** Kind of model that it is for; undefined: any. */
+  kind?: string;
+}
+
+const VIEWS: Record<string, View> = {
+  cluster: { title: "Cluster", content: Cluster },
+  chat: { title: "Chat", content: Chat, kind: LANGUAGE },
+  try: { title: "Try a graph", content: TryGraph, kind: GRAPH },
+  load: { title: "Load", content: Curves },
+  plan: { title: "Plan", content: PlanView },
+};
+const FIRST = "cluster";
+const THEMES = ["system", "light", "dark"] as const;
+const THEME = "shoal-theme";
+
+const view = signal(location.hash.slice(1));
+const theme = signal(localStorage.getItem(THEME) ?? "system");
+addEventListener("hashchange", () => (view.value = location.hash.slice(1)));
+
+function Page() {
+  document.documentElement.dataset["theme"] = theme.value;
+  const kinds = new Set(status.value?.models.map((model) => model.kind));
+  const shown = Object.entries(VIEWS).filter(([, one]) => !one.kind || kinds.has(one.kind));
+  const name = shown.some(([one]) => one === view.value) ? view.value : FIRST;
+  const Content = VIEWS[name]!.content;
+  return (
+    <>
+      <a class="skip" href="#content" onClick={skip}>
+        Skip to the content
+      </a>
+      <header>
+        <h1>Shoal</h1>
+        <nav aria-label="Views">
+          {shown.map(([one, { title }]) => (
+            <a key={one} href={`#${one}`} aria-current={one === name ? "page" : undefined}>
+              {title}
+            </a>
+          ))}
+        </nav>
+        <Theme />
+      </header>
+      <Trouble />
+      <main id="content" tabIndex={-1}>
+        {wantsKey.value ? <KeyForm /> : status.value === null ? <p>Waiting for the server.</p> : <Content />}
+      </main>
+      <Events />
+      <StoryDialog />
+      <footer>
+        {status.value && <>Shoal {status.value.version} · </>}
+        <a href="/web/licenses.txt">Licenses</a>
+      </footer>
+    </>
+  );
+}
+
+/** The address names views, so the link moves the focus itself. */
+function skip(event: MouseEvent): void {
+  event.preventDefault();
+  document.getElementById("content")?.focus();
+}
+
+function Theme() {
+  function choose(event: globalThis.Event): void {
+    theme.value = (event.currentTarget as HTMLSelectElement).value;
+    localStorage.setItem(THEME, theme.value);
+  }
+  return (
+    <label class="theme">
+      Colors
+      <select value={theme.value} onChange={choose}>
+        {THEMES.map((one) => (
+          <option key={one}>{one}</option>
+        ))}
+      </select>
+    </label>
+  );
+}
+
+function Trouble() {
+  return (
+    <div role="alert">
+      {trouble.value && (
+        <p class="trouble">
+          {trouble.value}. What is shown below is from before; the page asks again every second.
+        </p>
+      )}
+    </div>
+  );
+}
+
+/** What has happened since the page was opened, told to screen readers as it comes. */
+function Events() {
+  const all = events.value;
+  return (
+    <section class="events" aria-labelledby="events-title">
+      <h2 id="events-title">What has happened</h2>
+      {all.length === 0 && <p>Nothing since this page was opened.</p>}
+      <ol aria-live="polite">
+        {all.map((event) => (
+          <li key={`${event.at.getTime()} ${event.text}`} class={event.kind}>
+            <time>{clock(event.at)}</time> {event.text}
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+function KeyForm() {
+  const typed = useSignal("");
+  const wasGiven = key.value !== "";
+  function submit(event: SubmitEvent): void {
+    event.preventDefault();
+    setKey(typed.value.trim());
+  }
+  return (
+    <form class="card key" onSubmit={submit}>
+      <h2>This server wants a key</h2>
+      {wasGiven && <p class="bad">The key that was given is not the server's.</p>}
+      <label>
+        Key (<code>--api-key</code>)
+        <input
+          type="password"
+          autocomplete="off"
+          required
+          value={typed.value}
+          onInput={(event) => (typed.value = event.currentTarget.value)}
+        />
+      </label>
+      <p>It stays in this tab and is forgotten when the tab is closed.</p>
+      <button type="submit">Use it</button>
+    </form>
+  );
+}
+
+render(<Page />, document.getElementById("app")!);
+void watch();

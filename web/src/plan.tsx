@@ -1,0 +1,237 @@
+/** How each model was planned: predicted beside measured, what else there was, and what other machines would do. */
+import { signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { page, rates, status } from "./live";
+import { call, lineOf, post } from "./server";
+import { LANGUAGE, type Choice, type Model, type PageModel, type Prediction } from "./status";
+import { latest } from "./samples";
+import { bytes, percent, rate, seconds } from "./words";
+
+const PERIOD_MS = 5000;
+
+/** Mean seconds to the first token and per token, of all requests so far. */
+const measured = signal<{ ttft_s?: number; tpot_s?: number }>({});
+
+/** Two histograms out of the text that Prometheus reads. */
+async function readMetrics(): Promise<void> {
+  const text = await call("/metrics").then((answer) => answer.text(), () => "");
+  const value = (name: string) => {
+    const found = new RegExp(`^shoal:${name}(?:\\{[^}]*\\})? (\\S+)$`, "m").exec(text);
+    return found ? Number(found[1]) : 0;
+  };
+  const mean = (name: string) => {
+    const count = value(`${name}_count`);
+    return count ? value(`${name}_sum`) / count : undefined;
+  };
+  const ttft_s = mean("time_to_first_token_seconds");
+  const tpot_s = mean("request_time_per_output_token_seconds");
+  measured.value = { ...(ttft_s && { ttft_s }), ...(tpot_s && { tpot_s }) };
+}
+
+export function PlanView() {
+  useEffect(() => {
+    void readMetrics();
+    void latest.read();
+    const timer = setInterval(() => {
+      void readMetrics();
+      void latest.read();
+    }, PERIOD_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return (
+    <>
+      <h2>Plan</h2>
+      {status.value!.models.map((model) => {
+        const known = page.value?.models.find((one) => one.name === model.name);
+        return (
+          <section key={model.name} class="card" aria-label={`Plan of ${model.name}`}>
+            <h3>
+              {model.name} <small>split {model.plan.split}</small>
+            </h3>
+            <Measured model={model} />
+            {known?.choice ? (
+              <Runners choice={known.choice} />
+            ) : (
+              <p>The split was given, so nothing else was compared. Serve with --split auto to have it chosen.</p>
+            )}
+            {known && known.machines.length > 0 && <WhatIf known={known} isLanguage={model.kind === LANGUAGE} />}
+          </section>
+        );
+      })}
+    </>
+  );
+}
+
+/** Predicted beside measured. The prediction is for a load of its own, so the best five seconds stand beside it. */
+function Measured({ model }: { model: Model }) {
+  const { predicted } = model.plan;
+  const choice = page.value?.models.find((one) => one.name === model.name)?.choice;
+  const isLanguage = model.kind === LANGUAGE;
+  const expected = predicted?.output_tokens_per_s ?? choice?.predicted.rows_per_s;
+  const best = latest.best(model.name);
+  const now = rates.value[model.name];
+  const rows: [string, string, string][] = [
+    [
+      isLanguage ? "tokens/s" : "rows/s",
+      expected === undefined ? "–" : rate(expected),
+      `${now === undefined ? "–" : rate(now)} now, ${best === undefined ? "–" : rate(best)} in the best 5 s of the hour`,
+    ],
+  ];
+  if (isLanguage) {
+    const { ttft_s, tpot_s } = measured.value;
+    const text = (value: number | undefined) => (value === undefined ? "–" : seconds(value));
+    rows.push(["first token", text(predicted?.ttft_s), `${text(ttft_s)} on average`]);
+    rows.push(["per token", text(predicted?.tpot_s), `${text(tpot_s)} on average`]);
+  }
+  return (
+    <>
+      <div class="scroll" tabIndex={0} role="region" aria-label={`Predicted and measured of ${model.name}`}>
+        <table>
+          <thead>
+            <tr>
+              <th>What</th>
+              <th>Predicted</th>
+              <th>Measured</th>
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map(([what, planned, seen]) => (
+              <tr key={what}>
+                <th scope="row">{what}</th>
+                <td>{planned}</td>
+                <td>{seen}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {predicted && (
+        <p>
+          Predicted for {predicted.streams} stream{predicted.streams === 1 ? "" : "s"} of {predicted.prompt_tokens} +{" "}
+          {predicted.output_tokens} tokens; another load measures otherwise.
+        </p>
+      )}
+    </>
+  );
+}
+
+function Runners({ choice }: { choice: Choice }) {
+  const bound = choice.bound_tokens_per_s ?? choice.bound_rows_per_s;
+  const rows = [{ kind: choice.kind, rejected: "chosen", split: choice.split, predicted: choice.predicted }];
+  return (
+    <>
+      <div class="scroll" tabIndex={0} role="region" aria-label="Plans that were compared">
+        <table>
+          <caption>The best plan of each kind{choice.objective && `, by ${choice.objective}`}</caption>
+          <thead>
+            <tr>
+              <th>Kind</th>
+              <th>Split</th>
+              <th>Rate</th>
+              <th>Alone</th>
+              <th>Largest worker</th>
+              <th>Why not</th>
+            </tr>
+          </thead>
+          <tbody>
+            {[...rows, ...choice.alternatives].map((one) => (
+              <tr key={one.kind} class={one.rejected === "chosen" ? "good" : ""}>
+                <th scope="row">{one.kind}</th>
+                <td>{one.split ?? ""}</td>
+                <Figures predicted={one.predicted} />
+                <td>{one.rejected}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      <p>
+        It waits for {choice.predicted.bottleneck}.
+        {bound !== undefined && ` No plan for these workers exceeds ${rate(bound)}/s (gap ${percent(choice.gap)}).`}
+      </p>
+    </>
+  );
+}
+
+function Figures({ predicted }: { predicted: Prediction | undefined }) {
+  const perS = predicted?.output_tokens_per_s ?? predicted?.rows_per_s;
+  const alone = predicted?.lone_request_s ?? predicted?.latency_s;
+  return (
+    <>
+      <td>{perS === undefined ? "" : `${rate(perS)}/s`}</td>
+      <td>{alone === undefined ? "" : seconds(alone)}</td>
+      <td>{predicted ? bytes(Math.max(...predicted.memory_bytes)) : ""}</td>
+    </>
+  );
+}
+
+interface Question {
+  title: string;
+  body: { change: string; like?: string; factor?: number };
+}
+
+/** The planner's answer for other machines. */
+function WhatIf({ known }: { known: PageModel; isLanguage: boolean }) {
+  const answer = useSignal<Choice | null>(null);
+  const asked = useSignal("");
+  const problem = useSignal("");
+  const isAsking = useSignal(false);
+  const questions: Question[] = known.machines.flatMap((like) => [
+    { title: `one more like ${like}`, body: { change: "add", like } },
+    ...(known.machines.length > 1 || like !== "this machine"
+      ? [{ title: `${like} one fewer`, body: { change: "remove", like } }]
+      : []),
+  ]);
+  questions.push({ title: "links half as fast", body: { change: "links", factor: 0.5 } });
+  questions.push({ title: "links ten times as fast", body: { change: "links", factor: 10 } });
+
+  async function put(question: Question): Promise<void> {
+    asked.value = question.title;
+    answer.value = null;
+    problem.value = "";
+    isAsking.value = true;
+    try {
+      answer.value = await post<Choice>("/status/what-if", { model: known.name, ...question.body });
+    } catch (error) {
+      problem.value = lineOf(error);
+    } finally {
+      isAsking.value = false;
+    }
+  }
+  return (
+    <>
+      <h4>What if there were …</h4>
+      <div class="row">
+        {questions.map((question) => (
+          <button key={question.title} disabled={isAsking.value} onClick={() => put(question)}>
+            {question.title}
+          </button>
+        ))}
+      </div>
+      <div role="status">
+        {isAsking.value && <p>The planner thinks.</p>}
+        {problem.value && (
+          <p>
+            With {asked.value}: {problem.value}
+          </p>
+        )}
+        {answer.value && (
+          <>
+            <p>
+              With {asked.value}: <b>{answer.value.kind}</b>, {answer.value.split},{" "}
+              {rate(answer.value.predicted.output_tokens_per_s ?? 0)} tokens/s{" "}
+              {compared(answer.value.predicted, known.choice?.predicted)}
+            </p>
+            <Runners choice={answer.value} />
+          </>
+        )}
+      </div>
+    </>
+  );
+}
+
+function compared(now: Prediction, before: Prediction | undefined): string {
+  if (!before?.output_tokens_per_s || !now.output_tokens_per_s) return "";
+  const more = now.output_tokens_per_s / before.output_tokens_per_s - 1;
+  return `(${more >= 0 ? "+" : "−"}${percent(Math.abs(more))} against what is predicted for the machines of now)`;
+}

@@ -1,0 +1,120 @@
+/** What `/status` says, as types. */
+
+export interface Stage {
+  step_s: number;
+  slowdown: number;
+  busy_s: number;
+}
+
+export interface Replica {
+  state: string;
+  is_reduced: boolean;
+  running: number;
+  waiting: number;
+  kv_usage: number | null;
+  stages: Stage[];
+}
+
+export interface Worker {
+  replica: number;
+  stage: number;
+  shard: number;
+  first_layer?: number;
+  last_layer?: number;
+  first_node?: number;
+  last_node?: number;
+  threads: number;
+  machine?: string | null;
+  weight_bytes: number;
+  kv_bytes?: number;
+  precision?: string;
+}
+
+export interface Predicted {
+  streams: number;
+  prompt_tokens: number;
+  output_tokens: number;
+  output_tokens_per_s: number;
+  ttft_s: number;
+  tpot_s: number;
+}
+
+export interface Plan {
+  split: string;
+  link_precision?: string;
+  max_context?: number;
+  predicted?: Predicted | null;
+  workers: Worker[];
+}
+
+export interface Model {
+  name: string;
+  kind: string;
+  plan: Plan;
+  machines?: { name: string; state: string }[];
+  replicas: Replica[];
+  counters: Record<string, number>;
+}
+
+export interface Status {
+  version: string;
+  models: Model[];
+}
+
+export interface Link {
+  from: (string | null)[];
+  to: (string | null)[];
+  latency_s: number;
+  bytes_per_s: number;
+}
+
+/** A plan's prediction: of language models in tokens, of graphs in rows. */
+export interface Prediction {
+  output_tokens_per_s?: number;
+  ttft_s?: number;
+  tpot_s?: number;
+  lone_request_s?: number;
+  rows_per_s?: number;
+  latency_s?: number;
+  memory_bytes: number[];
+  bottleneck: string;
+}
+
+export interface Choice {
+  kind: string;
+  split?: string;
+  objective?: string;
+  predicted: Prediction;
+  bound_tokens_per_s?: number;
+  bound_rows_per_s?: number;
+  gap: number;
+  alternatives: { kind: string; rejected: string; split?: string; predicted?: Prediction }[];
+  links?: Link[];
+}
+
+export interface PageModel {
+  name: string;
+  choice: Choice | null;
+  machines: string[];
+}
+
+export interface Page {
+  is_demo: boolean;
+  models: PageModel[];
+}
+
+export const LANGUAGE = "language model";
+export const GRAPH = "ONNX graph";
+
+/** How a worker is called. */
+export function nameOf(worker: Worker, isSharded: boolean): string {
+  const name = `replica ${worker.replica} stage ${worker.stage}`;
+  return isSharded ? `${name} shard ${worker.shard}` : name;
+}
+
+/** What a worker holds. */
+export function holdings(worker: Worker): string {
+  if (worker.first_layer !== undefined) return `layers ${worker.first_layer}–${worker.last_layer! - 1}`;
+  if (worker.first_node !== undefined) return `nodes ${worker.first_node}–${worker.last_node! - 1}`;
+  return "";
+}
