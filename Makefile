@@ -7,8 +7,8 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help docs demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz sanitize lint \
-        devices types contracts bench clean
+.PHONY: FORCE help docs web test-web demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz \
+        sanitize lint devices types contracts bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -111,6 +111,17 @@ $(VENV)/.docs: $(VENV)/.installed
 docs: $(VENV)/.docs ## Write docs/cli.md anew and build the documentation into site/
 	$(BIN)/python -m tools.cli_page
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# What it writes is committed, so that nobody needs Node.js to install Shoal: docs/decisions/0039-web-page.md
+web: ## Build the page of `shoal serve` from web/ (needs Node.js 20 and npm)
+	cd web && npm ci --no-audit --no-fund && npm run --silent build
+
+$(VENV)/.web: $(VENV)/.dev
+	$(PIP) install --group web
+	@touch $@
+
+test-web: $(VENV)/.web web ## Drive the page in headless Chromium (needs Debian's `chromium`, or CHROMIUM=path)
+	$(BIN)/python -m pytest tests/web
 
 bench: $(VENV)/.demo ## Measure the splits against each other (minutes; keep the machine quiet)
 	$(BIN)/python benchmarks/splits.py

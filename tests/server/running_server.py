@@ -65,6 +65,7 @@ def run_server(
     cors_origins: Sequence[str] = (),
     strict_fields: bool = False,
     page: PageOptions | None = None,
+    port: int = 0,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
@@ -82,7 +83,7 @@ def run_server(
         strict_fields=strict_fields,
         page=page,
     )
-    sock = bind("127.0.0.1", 0)
+    sock = bind("127.0.0.1", port)
     url = url_of(sock, tls)
     started: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
     server = AppServer(app, tls=tls, on_started=lambda: started.put(asyncio.get_running_loop()))

@@ -54,7 +54,6 @@ export function Chat() {
       <section aria-label="Conversation">
         {open && <SettingsForm conversation={open} />}
         <Messages conversation={open} />
-        <Demo />
         <Prompt conversation={open} />
       </section>
     </div>
@@ -64,7 +63,7 @@ export function Chat() {
 function SettingsForm({ conversation }: { conversation: Conversation }) {
   const { settings, id } = conversation;
   const set = (edit: Partial<Settings>) => change(id, (one) => ({ ...one, settings: { ...one.settings, ...edit } }));
-  const number = (name: "temperature" | "top_p" | "max_tokens", min: number, max: number, step: number) => (
+  const number = (name: "temperature" | "top_p", min: number, max: number, step: number) => (
     <label>
       {name}
       <input
@@ -77,6 +76,18 @@ function SettingsForm({ conversation }: { conversation: Conversation }) {
           const value = event.currentTarget.valueAsNumber;
           if (!Number.isNaN(value)) set({ [name]: Math.min(max, Math.max(min, value)) });
         }}
+      />
+    </label>
+  );
+  const count = (name: "max_tokens" | "seed", placeholder: string) => (
+    <label>
+      {name}
+      <input
+        inputMode="numeric"
+        pattern="\d{0,15}"
+        placeholder={placeholder}
+        value={settings[name]}
+        onChange={(event) => set({ [name]: event.currentTarget.value.trim() })}
       />
     </label>
   );
@@ -98,16 +109,8 @@ function SettingsForm({ conversation }: { conversation: Conversation }) {
         </label>
         {number("temperature", 0, 2, 0.1)}
         {number("top_p", 0.01, 1, 0.01)}
-        {number("max_tokens", 1, 1_000_000, 1)}
-        <label>
-          seed
-          <input
-            inputMode="numeric"
-            pattern="\d{0,15}"
-            value={settings.seed}
-            onChange={(event) => set({ seed: event.currentTarget.value })}
-          />
-        </label>
+        {count("max_tokens", "as many as fit")}
+        {count("seed", "any")}
       </div>
     </details>
   );
@@ -135,7 +138,7 @@ function Messages({ conversation }: { conversation: Conversation | undefined }) 
       <p role="alert" class="bad">
         {problem.value}
       </p>
-      <div ref={end} />
+      <div ref={end} class="end" />
     </div>
   );
 }
@@ -197,12 +200,12 @@ function Demo() {
     told.value = await post("/status/kill", body).then(() => `killed a worker: ${name}`, lineOf);
   }
   return (
-    <p class="row">
-      <button class="danger" onClick={kill}>
+    <>
+      <button type="button" class="danger" onClick={kill}>
         Kill a worker
       </button>
       <span role="status">{told.value}</span>
-    </p>
+    </>
   );
 }
 
@@ -221,7 +224,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
   }
   return (
     <form
-      class="prompt"
+      class="prompt row"
       onSubmit={(event) => {
         event.preventDefault();
         send();
@@ -244,6 +247,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
           Stop
         </button>
       )}
+      <Demo />
     </form>
   );
 }

@@ -60,11 +60,15 @@ function bodyOf(settings: Settings, messages: Message[]) {
     messages: [...system, ...messages.map(({ role, content }) => ({ role, content }))],
     temperature: settings.temperature,
     top_p: settings.top_p,
-    max_tokens: settings.max_tokens,
-    ...(/^\d{1,15}$/.test(settings.seed) && { seed: Number(settings.seed) }),
+    ...(isCount(settings.max_tokens) && { max_tokens: Number(settings.max_tokens) }),
+    ...(isCount(settings.seed) && { seed: Number(settings.seed) }),
     stream: true,
     stream_options: { include_usage: true },
   };
+}
+
+function isCount(text: string): boolean {
+  return /^\d{1,15}$/.test(text);
 }
 
 /** Server-sent events as they come. Source: WHATWG HTML, section 9.2.6. */

@@ -13,7 +13,8 @@ export interface Settings {
   system: string;
   temperature: number;
   top_p: number;
-  max_tokens: number;
+  /** Empty: as many as fit. */
+  max_tokens: string;
   /** Empty: drawn by the server. */
   seed: string;
 }
@@ -77,7 +78,7 @@ export function begin(model: string): string {
   const id = crypto.getRandomValues(new Uint32Array(2)).join("-");
   const last = conversations.value[0]?.settings;
   const settings = {
-    ...(last ?? { system: "", temperature: 0.7, top_p: 1, max_tokens: 1024, seed: "" }),
+    ...(last ?? { system: "", temperature: 0.7, top_p: 1, max_tokens: "", seed: "" }),
     model,
   };
   keep([{ id, title: "New conversation", settings, messages: [] }, ...conversations.value]);

@@ -8,7 +8,8 @@ import { percent, rate } from "./words";
 const PERIOD_MS = 5000;
 const WIDTH = 600;
 const HEIGHT = 120;
-const HOUR_S = 3600;
+/** Of the axis: of a server that has just started, a curve would be a speck. */
+const LEAST_SPAN_S = 300;
 
 interface Curve {
   title: string;
@@ -62,6 +63,7 @@ function CurveFigure({ ages, curve }: { ages: number[]; curve: Curve }) {
   const now = known.at(-1)!;
   const peak = Math.max(...known);
   const most = Math.max(curve.most ?? peak, 1e-9);
+  const span = Math.max(LEAST_SPAN_S, ages[0] ?? 0);
   const summary = `${curve.text(now)} now, ${curve.text(peak)} at most`;
   return (
     <figure>
@@ -70,10 +72,10 @@ function CurveFigure({ ages, curve }: { ages: number[]; curve: Curve }) {
       </figcaption>
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={`${curve.title}: ${summary}`}>
         <line x1={0} y1={HEIGHT - 1} x2={WIDTH} y2={HEIGHT - 1} class="axis" />
-        <path d={pathOf(ages, curve.values, most)} class="curve" />
+        <path d={pathOf(ages, curve.values, most, span)} class="curve" />
       </svg>
       <small class="ends">
-        <span>an hour ago</span>
+        <span>{Math.round(span / 60)} minutes ago</span>
         <span>now</span>
       </small>
     </figure>
@@ -81,7 +83,7 @@ function CurveFigure({ ages, curve }: { ages: number[]; curve: Curve }) {
 }
 
 /** An SVG path with gaps where nothing is known. */
-function pathOf(ages: number[], values: Values, most: number): string {
+function pathOf(ages: number[], values: Values, most: number, span: number): string {
   let isDrawing = false;
   return values
     .map((value, index) => {
@@ -89,7 +91,7 @@ function pathOf(ages: number[], values: Values, most: number): string {
         isDrawing = false;
         return "";
       }
-      const x = WIDTH * (1 - ages[index]! / HOUR_S);
+      const x = WIDTH * (1 - ages[index]! / span);
       const y = (HEIGHT - 2) * (1 - value / most) + 1;
       const step = `${isDrawing ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
       isDrawing = true;

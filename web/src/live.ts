@@ -101,12 +101,24 @@ function tell(model: Model, index: number, old: Replica | undefined, now: Replic
   else if (old.state !== now.state) {
     const isGood = now.state === "serving";
     note(isGood ? "good" : "bad", isGood ? `${who} serves again` : `${who} has lost workers: ${now.state}`);
+    if (!isGood && old.state === "serving") void tellWhy(model.name, index, who);
   }
   now.stages.forEach((stage, place) => {
     const was = isSlow(old?.stages[place]?.slowdown ?? 1);
     if (isSlow(stage.slowdown) !== was)
       note(was ? "good" : "bad", `${who}, stage ${place} is ${was ? "as fast as usual again" : "slow"}`);
   });
+}
+
+/** Who was lost, and how: a replica's story says it. */
+async function tellWhy(model: string, index: number, who: string): Promise<void> {
+  const loss = "stop workers";
+  const { entries } = await ask<{ entries: { model: string; effects: string[] }[] }>(`/status/story?of=${index}`).catch(
+    () => ({ entries: [] }), // the next poll tells that the server does not answer
+  );
+  const told = entries.filter((entry) => entry.model === model).flatMap((entry) => entry.effects);
+  const reason = told.findLast((effect) => effect.startsWith(loss))?.replace(/^[^:]*: /, "");
+  if (reason) note("bad", `${who}: ${reason}`);
 }
 
 export function isSlow(slowdown: number): boolean {

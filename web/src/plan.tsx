@@ -50,11 +50,11 @@ export function PlanView() {
             </h3>
             <Measured model={model} />
             {known?.choice ? (
-              <Runners choice={known.choice} />
+              <Runners choice={known.choice} of={model.name} />
             ) : (
               <p>The split was given, so nothing else was compared. Serve with --split auto to have it chosen.</p>
             )}
-            {known && known.machines.length > 0 && <WhatIf known={known} isLanguage={model.kind === LANGUAGE} />}
+            {known && known.machines.length > 0 && <WhatIf known={known} />}
           </section>
         );
       })}
@@ -115,12 +115,12 @@ function Measured({ model }: { model: Model }) {
   );
 }
 
-function Runners({ choice }: { choice: Choice }) {
+function Runners({ choice, of }: { choice: Choice; of: string }) {
   const bound = choice.bound_tokens_per_s ?? choice.bound_rows_per_s;
   const rows = [{ kind: choice.kind, rejected: "chosen", split: choice.split, predicted: choice.predicted }];
   return (
     <>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Plans that were compared">
+      <div class="scroll" tabIndex={0} role="region" aria-label={`Plans that were compared for ${of}`}>
         <table>
           <caption>The best plan of each kind{choice.objective && `, by ${choice.objective}`}</caption>
           <thead>
@@ -171,7 +171,7 @@ interface Question {
 }
 
 /** The planner's answer for other machines. */
-function WhatIf({ known }: { known: PageModel; isLanguage: boolean }) {
+function WhatIf({ known }: { known: PageModel }) {
   const answer = useSignal<Choice | null>(null);
   const asked = useSignal("");
   const problem = useSignal("");
@@ -222,7 +222,7 @@ function WhatIf({ known }: { known: PageModel; isLanguage: boolean }) {
               {rate(answer.value.predicted.output_tokens_per_s ?? 0)} tokens/s{" "}
               {compared(answer.value.predicted, known.choice?.predicted)}
             </p>
-            <Runners choice={answer.value} />
+            <Runners choice={answer.value} of={`${known.name} with ${asked.value}`} />
           </>
         )}
       </div>

@@ -5,8 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.errors import CapacityError, ConfigError
-from shoal.planner.choice.what_if import Change
+from shoal.planner.what_if import Change
 from shoal.server.web.routes import PageOptions
+
+PREDICTED = {
+    "output_tokens_per_s": 120.0,
+    "ttft_s": 0.2,
+    "tpot_s": 0.008,
+    "lone_request_s": 0.7,
+    "memory_bytes": [70_000_000, 60_000_000],
+    "bottleneck": "stage 1 of replica 0",
+}
+CHOICE = {
+    "kind": "pipeline",
+    "split": "pp=1:1 on a, b",
+    "objective": "balanced",
+    "predicted": PREDICTED,
+    "bound_tokens_per_s": 130.0,
+    "gap": 0.08,
+    "alternatives": [
+        {"kind": "single", "rejected": "12% worse by balanced", "split": "1 on a", "predicted": PREDICTED},
+        {"kind": "tensor", "rejected": "none fits, or none is better than a simpler kind"},
+    ],
+    "links": [{"from": ["a"], "to": ["b"], "latency_s": 2e-4, "bytes_per_s": 1.17e8}],
+}
 
 
 class FakePlans:
@@ -16,7 +38,7 @@ class FakePlans:
         self.asked: list[Change] = []
 
     def choice(self, model: str) -> dict[str, Any] | None:
-        return {"kind": "pipeline", "predicted": {}} if model == "tiny" else None
+        return CHOICE if model == "tiny" else None
 
     def machines(self, model: str) -> tuple[str, ...]:
         return ("a", "b") if model == "tiny" else ()
@@ -27,7 +49,7 @@ class FakePlans:
             raise ConfigError(f"no model {model!r} was planned")
         if change.kind == "remove":
             raise CapacityError("it fits nowhere")
-        return {"kind": "single", "questions": len(self.asked)}
+        return CHOICE | {"kind": "single", "questions": len(self.asked)}
 
 
 def page(*, is_demo: bool = False) -> PageOptions:

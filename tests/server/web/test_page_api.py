@@ -20,7 +20,7 @@ from shoal.server.web.demo import find_victim, strike
 from shoal.server.web.questions import MAX_BODY_BYTES, KillBody
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import run_server
-from tests.server.web.plans import page
+from tests.server.web.plans import CHOICE, page
 
 ASK = {"model": "tiny", "change": "links"}
 KILL = {"model": "tiny", "replica": 0, "worker": 0}
@@ -50,7 +50,7 @@ def model_of(*pids: int, machine: str | None = None) -> dict[str, Any]:
 def test_the_page_hears_how_models_were_planned(http: httpx.Client) -> None:
     assert http.get("/status/page").json() == {
         "is_demo": True,
-        "models": [{"name": "tiny", "choice": {"kind": "pipeline", "predicted": {}}, "machines": ["a", "b"]}],
+        "models": [{"name": "tiny", "choice": CHOICE, "machines": ["a", "b"]}],
     }
 
 
@@ -58,7 +58,7 @@ def test_the_planner_is_asked_once_for_one_question() -> None:
     options = page()
     with run_server(FakeEngine(), page=options) as running, httpx.Client(base_url=running.url) as http:
         first = http.post("/status/what-if", json=ASK)
-        assert (first.status_code, first.json()) == (200, {"kind": "single", "questions": 1})
+        assert (first.status_code, first.json()["questions"]) == (200, 1)
         assert http.post("/status/what-if", json=ASK).json() == first.json()
         assert http.post("/status/what-if", json=ASK | {"factor": 2}).json()["questions"] == 2
         refused = http.post("/status/what-if", json=ASK | {"change": "remove", "like": "a"})

@@ -7,8 +7,8 @@ from typing import Any
 from shoal.cli.show.graph_plan_output import graph_choice_dict
 from shoal.errors import ConfigError
 from shoal.launch.graph.auto_plan import GraphAutoPlan
-from shoal.planner.choice.what_if import Change
 from shoal.planner.graph_choice.choice import GraphSplit
+from shoal.planner.what_if import Change
 
 
 class GraphPlanBook:

@@ -9,7 +9,7 @@ from shoal.errors import ConfigError
 
 if TYPE_CHECKING:  # what a split said by hand does without
     from shoal.launch.language.auto_plan import AutoPlan
-    from shoal.planner.choice.what_if import Change
+    from shoal.planner.what_if import Change
 
 
 class LanguagePlanBook:

@@ -24,12 +24,12 @@ from shoal.planner.choice.choose import PlanChoice
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
-from shoal.planner.choice.what_if import PlanQuestion
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.figures import Figures, figures_of
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
+from shoal.planner.what_if import PlanQuestion
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import BLOCK_SIZE
 

@@ -14,7 +14,7 @@ import sys
 from shoal.errors import DeadlineExceeded, ShoalError
 from shoal.executor.process.child_process import module_command, worker_environment
 from shoal.planner.choice.choose import PlanChoice
-from shoal.planner.choice.what_if import Change, PlanQuestion
+from shoal.planner.what_if import Change, PlanQuestion
 
 DEADLINE_S = 20.0
 """For one question. A judgment: what somebody waits for before a page; a thousand unlike machines take longer."""

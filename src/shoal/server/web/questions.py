@@ -6,8 +6,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from shoal.planner.choice.what_if import Change, ChangeKind
 from shoal.planner.speeds.speeds import LinkSpeed
+from shoal.planner.what_if import Change, ChangeKind
 
 MAX_BODY_BYTES = 1 << 14
 _Name = Annotated[str, msgspec.Meta(max_length=1024)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from shoal.planner.choice.what_if import Change
+from shoal.planner.what_if import Change
 
 
 class PlanBook(Protocol):
