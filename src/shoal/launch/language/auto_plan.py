@@ -146,7 +146,7 @@ class AutoPlanner:
 
     def choose_for(self, placed: PlacedFleet) -> PlanChoice:
         """The best plan for some machines, to be looked at. Raises as `plan`."""
-        return choose([self._fleet(placed, "fp32")], self._sizes, self._workload, self._goal, self._precisions)
+        return self._question([self._fleet(placed, "fp32")]).answer()
 
     def _for_copies(self, fleets: Sequence[PlacedFleet]) -> list[PlacedFleet]:
         """The same workers with their memory as whole copies have it, which share their weights."""
