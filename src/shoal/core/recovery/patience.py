@@ -55,16 +55,20 @@ class Patience:
         """when it last answered, or was sent something while it owed nothing"""
         self._num_doublings = 0
         self._doubled_s = 0.0
+        self._overdue_s: float | None = None
+        """what `overdue_s` has found, until something changes; None: not known"""
 
     def start(self, row_s: float) -> None:
         """Other workers are there, which took `row_s` for a single row; 0: not known. What the old took counts on."""
         self._row_s = row_s or self._row_s
         self._out.clear()
+        self._overdue_s = None
 
     def note_sent(self, work_id: int, size: WorkSize, now_s: float) -> None:
         """A piece of work is on its way."""
         if not self._out:
             self._since_s = now_s
+            self._overdue_s = None
         self._out[work_id] = _Sent(size, self.allowance_s(size, now_s))
 
     def note_answered(self, work_id: int, compute_s: Sequence[float], now_s: float) -> None:
@@ -78,7 +82,7 @@ class Patience:
         sent = self._out.pop(work_id, None)
         if sent is None:
             return
-        self._since_s = now_s
+        self._since_s, self._overdue_s = now_s, None
         if seconds := sum(compute_s):
             self._times.setdefault(sent.size.kind, BatchTimes()).observe(sent.size.amount, seconds, now_s)
             self._known_row_cost = max(self._known_row_cost, sent.size.row_cost)
@@ -86,18 +90,22 @@ class Patience:
     def note_pause(self, pause_s: float) -> None:
         """Nobody has listened for so long."""
         self._since_s += pause_s
+        self._overdue_s = None
 
     def note_mistrust(self, now_s: float) -> None:
         """It was silent for too long and is given up for lost."""
         self._num_doublings = min(self._doublings(now_s) + 1, _MOST_DOUBLINGS)
-        self._doubled_s = now_s
+        self._doubled_s, self._overdue_s = now_s, None
 
     def overdue_s(self) -> float | None:
         """When it will have been silent for too long, if it stays so; None: it owes nothing."""
         if not self._out:
             return None
-        oldest = next(iter(self._out.values()))
-        return self._since_s + max(oldest.allowance_s, self.allowance_s(oldest.size, self._since_s))
+        if self._overdue_s is None:
+            oldest = next(iter(self._out.values()))
+            allowance_s = max(oldest.allowance_s, self.allowance_s(oldest.size, self._since_s))
+            self._overdue_s = self._since_s + allowance_s
+        return self._overdue_s
 
     def silence_s(self, now_s: float) -> float:
         """For how long it has owed an answer."""

@@ -108,9 +108,10 @@ class StageWatch:
             return self._start_over()
         if expected_s:
             self._window.append((seconds, expected_s))
-        if self.factor() <= RECOVERED_FACTOR and seconds < SLOWED_FACTOR * (expected_s or inf):
+        factor = self.factor()
+        if factor <= RECOVERED_FACTOR and seconds < SLOWED_FACTOR * (expected_s or inf):
             like.add(seconds)
-        return self._judge()
+        return self._judge(factor)
 
     def _estimate(self, kind: Likeness, seconds: float) -> float | None:
         """Expected seconds of a step of a kind that is hardly known yet; None: its own say nothing.
@@ -132,8 +133,7 @@ class StageWatch:
         self._num_strange, self.is_slow = 0, False
         return WorkerRecovered(stage=self._stage, factor=1.0)
 
-    def _judge(self) -> SpeedEvent | None:
-        factor = self.factor()
+    def _judge(self, factor: float) -> SpeedEvent | None:
         if not self.is_slow and factor >= SLOWED_FACTOR:
             self.is_slow = True
             return WorkerSlowed(stage=self._stage, factor=factor)
