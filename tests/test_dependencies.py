@@ -25,6 +25,7 @@ PLACES = {
     "grpc": ("server/oip/rpc/",),
     "otel": ("server/tracing/",),
     "parquet": ("offline/files/parquet_rows.py",),
+    "plot": ("cli/show/simulation_plot.py",),
     "ray": ("machines/ray/", "comm/tls/tls_identity.py"),
     "speech": ("speech/audio.py", "server/bodies/forms.py"),
     "torch": ("model/graph/torch_export.py",),

@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.integration.running import EXIT_S, has_ended
@@ -158,3 +161,28 @@ def _streamed(http: httpx.Client, body: dict[str, Any], strike: Callable[[], Non
             if num_events % 20 == 0:
                 strike()
     return seen
+
+
+def test_several_models_are_loaded_in_turn_and_end_with_their_server(tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.symlink_to(tiny_model)
+    options = (str(other), "--max-loaded", "1", "--port", "0", "--threads", "1", "--kv-memory", "16M", "--split", "1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "shoal.cli.main", "serve", str(tiny_model), *options], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = next(line for line in process.stderr if line.startswith("serving "))
+            name, url = tiny_model.stem, line.split()[-1]
+            assert line == f"serving {name}, other at {url}\n"
+            answers = [
+                httpx.post(f"{url}{COMPLETIONS}", json={**LONG, "model": model, "max_tokens": 8}, timeout=EXIT_S).json()
+                for model in (name, "other", name)
+            ]
+            families = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
+    assert len({answer["choices"][0]["text"] for answer in answers}) == 1
+    assert [answer["model"] for answer in answers] == [name, "other", name]
+    assert families
+    wait_until(lambda: all(not child.is_running() or child.status() == psutil.STATUS_ZOMBIE for child in families))

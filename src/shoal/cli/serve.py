@@ -39,6 +39,7 @@ _LANGUAGE_ONLY = (
     "streams",
     "link_precision",
 )
+_SEVERAL_ONLY = ("max_loaded", "idle_unload")
 _GRAPH_ONLY = (
     "grpc_port",
     "max_batch",
@@ -56,7 +57,7 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="One language model (a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, "
+            help="Language models (a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, "
             "hf:org/name, pkg:NAME), or any number of .onnx files, folders of them, and chains (YAML files, or folders "
             "with a chain.yaml).",
             metavar="MODEL...",
@@ -129,6 +130,27 @@ def serve(
         bool,
         typer.Option("--demo", help="Let whoever may use the server kill and stop its workers, from the page at /."),
     ] = False,
+    max_loaded: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of several models, those that may be loaded at once; another takes the place of the one that was "
+            "used longest ago. Default: all.",
+            metavar="N",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = None,
+    idle_unload: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Of several models, seconds without a call after which one is unloaded; the next call loads it. "
+            "Default: never.",
+            metavar="S",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = None,
+    end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
     no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Log no line for each request.")] = False,
@@ -247,6 +269,10 @@ def serve(
     from shoal.server.tracing.tracing import open_tracing
 
     dated_log(log_level, as_json=log_json, access=not no_access_log)
+    if end_with_parent:
+        from shoal.worker.parent import die_with_parent
+
+        die_with_parent()
     raise_limit()
     with open_tracing() as tracing:
         _serve(context, models, server_options(context, tracing))
@@ -269,7 +295,16 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         serve_command.load_and_serve(context, models, server)
         return
     if len(models) > 1:
-        raise ConfigError("one server serves one language model, or any number of ONNX files")
+        options.refuse(context, _GRAPH_ONLY, "language models")
+        if any(is_graph(model) or is_chain(model) for model in models):
+            raise ConfigError(
+                "one server serves language models, or ONNX graphs and chains of them: start one for each"
+            )
+        from shoal.cli.language import serve_several
+
+        serve_several.load_and_serve(context, models, server)
+        return
+    options.refuse(context, _SEVERAL_ONLY, "one model")
     options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
     from shoal.cli.language.serve import load_and_serve
 

@@ -134,6 +134,11 @@ class Residency:
         """Where a model is."""
         return self._models[name].phase
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another model may be loaded without one going for it."""
+        return sum(model.phase is not ModelPhase.ABSENT for model in self._models.values()) < self._max_loaded
+
     def num_open(self, name: str) -> int:
         """Calls that a model works on."""
         return len(self._models[name].open_calls)

@@ -6,27 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.sentence_settings import SentenceSettings
-from shoal.server.anthropic.errors import answer_message_exception
-from shoal.server.anthropic.routes import MESSAGES_PATH, MessagesApi
+from shoal.server.anthropic.routes import MessagesApi
 from shoal.server.assembly import AppOptions, assemble
 from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.dialects import API_PATHS, answer_in_dialect
 from shoal.server.embeddings.decoder_encoder import DecoderEncoder
-from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.generation.generation_status import MachineState
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.ollama.card import ModelCard
-from shoal.server.ollama.errors import answer_api_exception
-from shoal.server.ollama.routes import API_PATH, OllamaApi
+from shoal.server.ollama.routes import OllamaApi
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
-from shoal.server.openai.errors import answer_exception
 from shoal.server.openai.models import refusing
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
@@ -34,10 +29,6 @@ from shoal.server.responses.routes import ResponsesApi
 from shoal.server.speech.paths import AUDIO_PATHS
 from shoal.server.web.routes import PageOptions
 
-_API = ("/v1", API_PATH, *(path for path in EMBEDDING_PATHS if not path.startswith("/v1/")))
-"""Paths that are counted, and refused while the server drains."""
-_DIALECTS = {MESSAGES_PATH: answer_message_exception, API_PATH: answer_api_exception}
-"""How errors are told, by how paths begin; of all others as OpenAI does."""
 _UNKNOWN_CARD = ModelCard(family="", format="", precision="")
 
 
@@ -97,9 +88,9 @@ def create_app(
         bodies,
         routes,
         options,
-        counted=_API,
+        counted=API_PATHS,
         guarded=TOKENIZE_PATHS,
-        answer_error=_answer_exception,
+        answer_error=answer_in_dialect,
     )
 
 
@@ -115,10 +106,3 @@ def _embedding_routes(
         return []
     encoder = DecoderEncoder(data_plane, sentences)
     return EmbeddingApi(encoder, bodies, model_name, strict_fields=strict_fields).routes()
-
-
-async def _answer_exception(request: Request, error: Exception) -> Response:
-    """In the form of the dialect that the path belongs to."""
-    path = request.url.path
-    answer = next((one for prefix, one in _DIALECTS.items() if path.startswith(prefix)), answer_exception)
-    return await answer(request, error)

@@ -88,7 +88,7 @@ def assemble(
     page = None if options.page is None else PageApi(status, options.page, options.allowed_hosts)
     app = Starlette(
         routes=[*routes, *Probes(status).routes(), *(() if page is None else page.routes())],
-        middleware=_guards(options, drain, data_plane, tuple(counted), (*counted, STATUS_PATH, *guarded)),
+        middleware=guards(options, drain, counted, guarded, data_plane.metrics.count_refusal),
         exception_handlers=dict.fromkeys(HANDLED, answer_error),
         lifespan=lifespan,
     )
@@ -98,21 +98,35 @@ def assemble(
     return app
 
 
-def _guards(
-    options: AppOptions, drain: Drain, data_plane: DataPlane, counted: tuple[str, ...], guarded: tuple[str, ...]
+def guards(
+    options: AppOptions,
+    drain: Drain,
+    counted: Sequence[str],
+    guarded: Sequence[str],
+    count_refusal: Callable[[str], None] = lambda reason: None,
 ) -> list[Middleware]:
+    """What stands before an application, the outermost first.
+
+    Args:
+        options: see there.
+        drain: counts requests, and refuses them once it is on.
+        counted: see `assemble`.
+        guarded: likewise.
+        count_refusal: told why a call was refused.
+    """
+
     def refuse(error: ShuttingDown) -> Response:
-        data_plane.metrics.count_refusal("draining")
+        count_refusal("draining")
         return from_exception(error).response()
 
     allowed, origins = options.allowed_hosts, options.cors_origins
-    guards = [Middleware(DrainMiddleware, drain=drain, prefix=counted, refuse=refuse)]
+    inner = [Middleware(DrainMiddleware, drain=drain, prefix=tuple(counted), refuse=refuse)]
     if options.api_key is not None:
-        key = Middleware(ApiKeyMiddleware, api_key=options.api_key, prefix=guarded, refuse=_refuse_key)
-        guards.insert(0, key)
+        paths = (*counted, STATUS_PATH, *guarded)
+        inner.insert(0, Middleware(ApiKeyMiddleware, api_key=options.api_key, prefix=paths, refuse=_refuse_key))
     if allowed is not None:
-        guards.insert(0, Middleware(HostMiddleware, allowed=allowed, refuse=_refuse_host, origins=origins))
-    return [*cors_guard(origins), *guards]
+        inner.insert(0, Middleware(HostMiddleware, allowed=allowed, refuse=_refuse_host, origins=origins))
+    return [*cors_guard(origins), *inner]
 
 
 def _refuse_host(message: str) -> Response:

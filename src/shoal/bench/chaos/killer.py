@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from shoal.bench.chaos.config import ChaosConfig
-from shoal.bench.chaos.server_process import ServerProcess
+from shoal.server.switch.server_process import ServerProcess
 
 
 @dataclass(slots=True, kw_only=True)

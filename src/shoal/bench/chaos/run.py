@@ -21,9 +21,9 @@ from shoal.bench.chaos.killer import Killer
 from shoal.bench.chaos.questions import Questions
 from shoal.bench.chaos.report import AnswerComparison, ChaosReport, summarize
 from shoal.bench.chaos.resources import resources_of
-from shoal.bench.chaos.server_process import MODEL_NAME, running_server
 from shoal.bench.chaos.watcher import Watcher
 from shoal.errors import ConfigError
+from shoal.server.switch.server_process import MODEL_NAME, running_server
 
 _SCRAPE_TIMEOUT_S = 10.0
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 import httpx
 
 from shoal.bench.chaos.killer import Killer
-from shoal.bench.chaos.server_process import ServerProcess
 from shoal.errors import WorkerLost
+from shoal.server.switch.server_process import ServerProcess
 
 _PERIOD_S = 0.2
 """Between two looks: recoveries that end closer together are told by their mean."""

@@ -70,7 +70,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
     config = language_config(context, model, in_process=False)
     options = LanguageServeOptions(
         server=server,
-        name=said["name"] or _name_of(model),
+        name=said["name"] or default_name(model),
         max_queue=said["max_queue"],
         request_timeout_s=said["request_timeout"],
         strict_fields=said["strict_fields"],
@@ -85,7 +85,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
             serve_language(loaded, sock, options, page)
 
 
-def _name_of(model: str) -> str:
+def default_name(model: str) -> str:
     """What a model is called where nobody says: as its file or folder."""
     name = PurePath(model.removeprefix("pkg:").removeprefix("hf:")).name
     return name.removesuffix(".gguf").removesuffix(".onnx")

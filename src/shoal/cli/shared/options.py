@@ -280,6 +280,12 @@ def given_plan(context: typer.Context, plan: Path | None) -> str | None:
 _GIVEN = ("COMMANDLINE", "DEFAULT_MAP")
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, on the command line or by settings."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in _GIVEN
+
+
 def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:
     """Refuse options that were given, on the command line or by settings, but mean nothing for this kind of model.
 
@@ -287,6 +293,5 @@ def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:
         ConfigError: naming the first of them.
     """
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in options and source is not None and source.name in _GIVEN:
+        if parameter.name in options and is_given(context, parameter.name or ""):
             raise ConfigError(f"{parameter.opts[0]} means nothing for {kind}")

@@ -1,11 +1,12 @@
-"""The server under test: a child process, its workers, and what it says of itself."""
+"""A server as a child process, its workers, and what it says of itself."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import httpx
@@ -27,13 +28,55 @@ _LAST_WORDS = 4
 class ServerProcess:
     """`shoal serve` on a port of its own choice."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None] | None = None) -> None:
+        """
+        Args:
+            process: the server, whose stderr is a pipe.
+            on_line: told every line that it writes once it serves; None: nobody is.
+        """
         self.url = ""
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
         """the latest of what it has written"""
         self._process = process
+        self._on_line = on_line
         self._psutil = psutil.Process(process.pid)
         self._reader: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls, arguments: Sequence[str], *, api_key: str | None = None, on_line: Callable[[str], None] | None = None
+    ) -> ServerProcess:
+        """Start one, which ends with this process, and wait until it takes requests.
+
+        Args:
+            arguments: of `shoal serve`, without where it listens.
+            api_key: that its clients must send; None: none.
+            on_line: see above.
+
+        Raises:
+            WorkerLost: it has ended, or does not take requests after ten minutes.
+        """
+        command = module_command("shoal.cli.main", "serve", *arguments, "--port", "0", "--end-with-parent")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_SERVE_")}
+        environment.pop("SHOAL_API_KEY", None)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment if api_key is None else {**environment, "SHOAL_API_KEY": api_key},
+            start_new_session=True,
+        )
+        server = cls(process, on_line)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await server.wait_until_started()
+        except TimeoutError as error:
+            await server.end()
+            raise WorkerLost(f"it takes no requests after {_START_TIMEOUT_S:.0f} s") from error
+        except BaseException:
+            await server.end()
+            raise
+        return server
 
     @property
     def pid(self) -> int:
@@ -83,10 +126,15 @@ class ServerProcess:
                 self.url = found[1]
         self._reader = asyncio.create_task(self._read())
 
+    async def wait(self) -> int:
+        """Until it has ended; its exit status."""
+        return await self._process.wait()
+
     async def end(self) -> int:
         """Ask it to end, and make it; its exit status."""
-        if self._process.returncode is None:
-            self._process.terminate()
+        with suppress(ProcessLookupError):
+            if self._process.returncode is None:
+                self._process.terminate()
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await self._process.wait()
@@ -100,20 +148,17 @@ class ServerProcess:
     async def _read(self) -> None:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
-            self.lines.append(line.decode(errors="replace").strip())
+            text = line.decode(errors="replace").rstrip("\n")
+            self.lines.append(text.strip())
+            if self._on_line is not None:
+                self._on_line(text)
 
 
 @asynccontextmanager
 async def running_server(model: str, options: Sequence[str]) -> AsyncGenerator[ServerProcess, None]:
     """Serve a model while the block runs. Raises WorkerLost where it does not start."""
-    arguments = ("serve", model, "--name", MODEL_NAME, "--port", "0", "--no-access-log", *options)
-    process = await asyncio.create_subprocess_exec(
-        *module_command("shoal.cli.main", *arguments), stderr=asyncio.subprocess.PIPE
-    )
-    server = ServerProcess(process)
+    server = await ServerProcess.start([model, "--name", MODEL_NAME, "--no-access-log", *options])
     try:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            await server.wait_until_started()
         yield server
     finally:
         await server.end()

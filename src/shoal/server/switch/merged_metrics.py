@@ -1,0 +1,26 @@
+"""The metrics of several servers as one page. Source: Prometheus, text exposition format 0.0.4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def merge_metrics(pages: Iterable[str]) -> str:
+    """Each family once, with the samples of all pages beneath its help and type.
+
+    Args:
+        pages: whose families have a `# HELP` line each before their `# TYPE` and samples, as every page here has.
+    """
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for page in pages:
+        head: list[str] = []
+        samples: list[str] = []
+        for line in page.splitlines():
+            if line.startswith("# HELP "):
+                head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
+            if line.startswith("#"):
+                if line not in head:
+                    head.append(line)
+            elif line:
+                samples.append(line)
+    return "".join(f"{line}\n" for head, samples in families.values() for line in (*head, *samples))

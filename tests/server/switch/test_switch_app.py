@@ -1,0 +1,181 @@
+"""Several models behind one address: the real app and real servers of single models, over fake engines."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import anthropic
+import httpx
+import ollama
+import openai
+import pytest
+
+from shoal.errors import WorkerLost
+from shoal.server.assembly import AppOptions
+from shoal.server.http.serve import AppServer, bind, url_of
+from shoal.server.switch.app import create_switch_app
+from shoal.server.switch.switchboard import Switchboard
+from tests.server.fakes import FakeEngine
+from tests.server.running_server import MODEL, run_server
+
+KEY, SERVER_KEY = "outside", "inside"
+
+
+@dataclass
+class FakeServer:
+    """A server of one model that runs in this process. Its end is an event."""
+
+    url: str
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> int:
+        await self.ended.wait()
+        return 0
+
+    async def end(self) -> int:
+        self.ended.set()
+        return 0
+
+
+@dataclass
+class Models:
+    """What is started and what may not start."""
+
+    urls: dict[str, str]
+    started: list[str] = field(default_factory=list[str])
+    servers: list[FakeServer] = field(default_factory=list[FakeServer])
+    broken: set[str] = field(default_factory=set[str])
+
+    async def start(self, name: str) -> FakeServer:
+        self.started.append(name)
+        if name in self.broken:
+            raise WorkerLost("no memory")
+        self.servers.append(FakeServer(self.urls[name]))
+        return self.servers[-1]
+
+
+@contextmanager
+def switched(models: Models, *, max_loaded: int | None = None) -> Iterator[str]:
+    """The address while the block runs."""
+    board = Switchboard([*models.urls], models.start, max_loaded=max_loaded)
+    app = create_switch_app(board, server_key=SERVER_KEY, options=AppOptions(api_key=KEY))
+    sock = bind("127.0.0.1", 0)
+    started: queue.Queue[None] = queue.Queue()
+    server = AppServer(app, on_started=lambda: started.put(None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    url = url_of(sock)
+    thread.start()
+    try:
+        started.get(timeout=30)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert all(one.ended.is_set() for one in models.servers)
+
+
+@pytest.fixture
+def models() -> Iterator[Models]:
+    """Two servers, which both call their model by the name that the switch knows the first by."""
+    with ExitStack() as running:
+        servers = [running.enter_context(run_server(FakeEngine(), api_key=SERVER_KEY)) for _ in "ab"]
+        yield Models({MODEL: servers[0].url, "other": servers[1].url})
+
+
+def http(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+
+
+def test_real_clients_of_every_dialect_reach_their_model(models: Models) -> None:
+    with (
+        switched(models) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client,
+        anthropic.Anthropic(base_url=url, api_key=KEY) as messages,
+        ollama.Client(host=url, headers={"authorization": f"Bearer {KEY}"}) as own,
+    ):
+        answer = client.completions.create(model=MODEL, prompt="{abc}")
+        assert answer.choices[0].text == "abc"
+        chunks = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "{abc}"}], stream=True
+        )
+        assert "abc" in "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert [model.id for model in client.models.list()] == [MODEL, "other"]
+        assert client.models.retrieve("other").id == "other"
+        message = messages.messages.create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "{abc}"}])
+        assert message.content[0].type == "text"
+        assert own.generate(model=f"{MODEL}:latest", prompt="{abc}", raw=True).response == "abc"
+        assert [model.model for model in own.list().models] == [MODEL, "other"]
+        stored = client.responses.create(model=MODEL, input="{abc}")
+        assert client.responses.retrieve(stored.id).id == stored.id
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve("resp_none")
+
+
+def test_without_the_key_nothing_is_passed_on(models: Models) -> None:
+    with switched(models) as url:
+        for path in ("/v1/completions", "/tokenize", "/status"):
+            method = "GET" if path == "/status" else "POST"
+            assert httpx.request(method, url + path, json={"model": MODEL, "prompt": "x"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "named"),
+    [
+        (b'{"prompt": "x"}', 400, "say in `model`"),
+        (b'{"model": "nope"}', 404, "nope"),
+        (b'{"model": ["x"]}', 404, "x"),
+        (b"{", 400, "not JSON"),
+    ],
+)
+def test_calls_that_name_no_model_here(models: Models, content: bytes, status: int, named: str) -> None:
+    with switched(models) as url, http(url) as client:
+        answer = client.post("/v1/completions", content=content)
+        assert answer.status_code == status
+        assert named in answer.json()["error"]["message"]
+
+
+def test_one_model_takes_the_place_of_the_other(models: Models) -> None:
+    with switched(models, max_loaded=1) as url, http(url) as client:
+        states = [model["state"] for model in client.get("/v1/models").json()["data"]]
+        assert states == ["loaded", "unloaded"]
+        assert client.post("/tokenize", json={"model": "other", "prompt": "x"}).status_code == 404, "its own server's"
+        assert models.started == [MODEL, "other"]
+        states = [model["state"] for model in client.get("/v1/models").json()["data"]]
+        assert states == ["unloaded", "loaded"]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_tried_again(models: Models) -> None:
+    models.broken.add("other")
+    with switched(models) as url, http(url) as client:
+        answer = client.post("/v1/completions", json={"model": "other", "prompt": "x"})
+        assert answer.status_code == 503
+        assert "no memory" in answer.json()["error"]["message"]
+        assert client.post("/api/generate", json={"model": "other"}).json() == {
+            "error": answer.json()["error"]["message"]
+        }
+        assert models.started.count("other") == 3
+        assert client.get("/ready").status_code == 200
+
+
+def test_a_server_that_ends_by_itself_is_started_again(models: Models) -> None:
+    with switched(models) as url, http(url) as client:
+        loop_server = models.servers[0]
+        loop_server.ended.set()  # noticed by the loop at the next call at the latest
+        for _ in range(2):
+            answer = client.post("/v1/completions", json={"model": MODEL, "prompt": "{abc}"})
+            assert answer.json()["choices"][0]["text"] == "abc"
+
+
+def test_what_is_known_of_all_is_told_together(models: Models) -> None:
+    with switched(models, max_loaded=1) as url, http(url) as client:
+        told = client.get("/status").json()["models"]
+        assert told[0]["name"] == MODEL
+        assert told[1] == {"name": "other", "kind": "language model", "state": "unloaded"}
+        client.post("/v1/completions", json={"model": MODEL, "prompt": "{abc}"}, headers={"x-request-id": "mine"})
+        assert "shoal:generation_tokens_total" in client.get("/metrics").text
+        assert client.get("/status/story", params={"of": "0"}).json() == {"entries": []}
