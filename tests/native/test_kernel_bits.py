@@ -47,7 +47,7 @@ BLOCK_PRODUCTS = st.tuples(
 
 
 @pytest.mark.parametrize("target", ["amx", "amx-emulated", "amx-emulated-avx512vnni", "arm64-i8mm"])
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(products=st.lists(BLOCK_PRODUCTS, min_size=4, max_size=12))
 def test_sets_with_a_loop_of_their_own_for_many_rows(
     target: str, products: list[tuple[int, ...]], tmp_path_factory: pytest.TempPathFactory

@@ -12,7 +12,7 @@ from shoal.sim.scenario import Scenario, make_scenario
 from shoal.sim.simulation import NO_REPLICA, Report, Simulation
 
 NUM_SEEDS = 2000
-SEEDS_PER_TEST = 100
+SEEDS_PER_TEST = 50
 RESTORED_S = 13.0
 """for a machine that is back to be seen, and for a replica to be given back its workers"""
 KEPT_SEEDS = [
@@ -30,7 +30,7 @@ def run(seed: int) -> tuple[Scenario, Report]:
         raise AssertionError(f"seed {seed} (add it to kept_seeds.txt): {error}") from error
 
 
-@pytest.mark.sample(every=4)
+@pytest.mark.sample(every=8)
 @pytest.mark.parametrize("first", range(0, NUM_SEEDS, SEEDS_PER_TEST))
 def test_invariants_hold(first):
     for seed in range(first, first + SEEDS_PER_TEST):

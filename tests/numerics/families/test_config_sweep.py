@@ -49,6 +49,7 @@ CONVERTED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("case", CONVERTED)
 def test_a_gguf_is_the_same_model(tmp_path: Path, case: str) -> None:
     family, settings = CONVERTED[case]
@@ -74,6 +75,7 @@ def test_biases_of_sums_over_shards_are_added_once(tmp_path: Path, family: str) 
         np.testing.assert_allclose(logits_of(directory, shares), expected, rtol=0, atol=TOLERANCE * 10)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("seed", range(24))
 def test_random_settings(tmp_path: Path, seed: int) -> None:
     family, settings = random_config(seed)
