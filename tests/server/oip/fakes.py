@@ -157,6 +157,17 @@ def doubler() -> FakeGraph:
     return FakeGraph(_plan("doubler", (x, ids), (y, z), axes), sample, compute)
 
 
+def planes() -> FakeGraph:
+    """Gives pictures of 8 x 16 pixels, channels first, back."""
+    shape = ("batch", 3, 8, 16)
+    spec, result = (TensorSpec(name=name, dtype="float32", shape=shape) for name in ("pixels", "same"))
+    axes = BatchAxes(inputs={"pixels": 0}, outputs={"same": 0}, rows=None)
+    sample = {"pixels": np.zeros((1, 3, 8, 16), np.float32)}
+    return FakeGraph(
+        _plan("planes", (spec,), (result,), axes), sample, lambda inputs: {"same": inputs["pixels"].copy()}
+    )
+
+
 def echo(dtype: str) -> FakeGraph:
     """Gives one input of any shape back. Not batched."""
     spec = TensorSpec(name="value", dtype=dtype, shape=None)
