@@ -48,7 +48,7 @@ def test_a_picture_is_scaled_to_the_input(tab: Page, tmp_path: Path) -> None:
         assert whole.shape == (1, 3, 8, 16)
         np.testing.assert_allclose(whole[0, :, :, 0], np.repeat([[1.0], [0.0], [0.0]], 8, 1))
         np.testing.assert_allclose(whole[0, :, :, -1], np.repeat([[0.0], [1.0], [0.0]], 8, 1))
-        tab.get_by_label("Values").select_option("ImageNet")
+        tab.get_by_role("combobox", name="Values").select_option("ImageNet")
         scaled = saved(tab, run(tab, "same"))
     np.testing.assert_allclose(scaled[0, :, 0, 0], [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-5)
 
