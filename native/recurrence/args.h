@@ -48,6 +48,26 @@ struct DeltaCall {
 
 constexpr int kMaxDeltaDim = 512;  // of a head
 
+// The scan of one head. Source: Mamba-2, arXiv 2405.21060, section 3 (a scalar decay for each head and token).
+struct ScanView {
+  int head_dim;
+  int state_dim;
+};
+
+// Consecutive rows of one sequence, and the columns of one head in them.
+struct ScanCall {
+  int num_rows;
+  int64_t in_stride;
+  int64_t out_stride;
+  const float *x, *write, *read;  // in the first row: [head_dim], [state_dim] and [state_dim]
+  const float* step;              // the same, a number: before its softplus
+  float step_bias;
+  float rate;                     // negative: the state decays by e**(rate * step)
+  float skip;                     // factor on x, which is added to what is read
+  float* state;                   // [state_dim, head_dim]
+  float* out;
+};
+
 // The entry points of one instruction set.
 struct RecurrenceKernel {
   // out = c * conv(b * x). Rows of `in` are b, c and x beside each other. Source: LFM2 technical report, arXiv 2511.23404,
@@ -58,6 +78,10 @@ struct RecurrenceKernel {
   // Rows of a head: queries and keys get the length 1, the state decays, is corrected and read, and what was read gets a
   // norm and a gate.
   void (*delta_rule)(const DeltaView&, const DeltaCall&);
+  // Rows of a head: the state decays, x times its step is written into it, and it is read.
+  void (*scan)(const ScanView&, const ScanCall&);
+  // x = x * silu(gate), then x / rms(x) * weight
+  void (*gated_norm)(const float* gate, const float* weight, float epsilon, int width, float* x);
 };
 
 }  // namespace shoal

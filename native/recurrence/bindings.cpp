@@ -69,6 +69,22 @@ BoundRecurrentLayer delta_layer(std::shared_ptr<ThreadPool> pool, int num_key_he
   return bound(std::move(layer), states, {nb::cast(taps), nb::cast(rates), nb::cast(decay_biases), nb::cast(norm)});
 }
 
+BoundRecurrentLayer scan_layer(std::shared_ptr<ThreadPool> pool, int num_groups, int num_heads, int head_dim,
+                               int state_dim, const Taps& taps, const std::optional<Vector>& taps_bias,
+                               const Vector& rates, const Vector& step_biases, const Vector& skips, const Vector& norm,
+                               float epsilon, const States& states, const std::string& isa) {
+  for (const Vector& vector : {rates, step_biases, skips})
+    require(int64_t(vector.shape(0)) == num_heads, "rates, biases of steps and skips must be [heads]");
+  require(int64_t(norm.shape(0)) == int64_t(num_heads) * head_dim, "norm must be [heads x head_dim]");
+  const ScanVectors vectors{rates.data(), step_biases.data(), skips.data(), norm.data()};
+  auto layer = std::make_shared<const ScanLayer>(std::move(pool), *find_isa(isa).recurrence,
+                                                 ScanShape{num_groups, num_heads, head_dim, state_dim},
+                                                 conv_of(taps, taps_bias), vectors, epsilon, states.data(),
+                                                 num_slots(states));
+  return bound(std::move(layer), states,
+               {nb::cast(taps), kept(taps_bias), nb::cast(rates), nb::cast(step_biases), nb::cast(skips), nb::cast(norm)});
+}
+
 }  // namespace
 }  // namespace shoal
 
@@ -80,4 +96,8 @@ void bind_recurrence(nb::module_& module) {
   module.def("delta_layer", &delta_layer, nb::kw_only(), "pool"_a, "num_key_heads"_a, "num_value_heads"_a, "key_dim"_a,
              "value_dim"_a, "in_turn"_a, "taps"_a.noconvert(), "rates"_a.noconvert(), "decay_biases"_a.noconvert(),
              "norm"_a.noconvert(), "epsilon"_a, "states"_a.noconvert(), "isa"_a = "");
+  module.def("scan_layer", &scan_layer, nb::kw_only(), "pool"_a, "num_groups"_a, "num_heads"_a, "head_dim"_a,
+             "state_dim"_a, "taps"_a.noconvert(), "taps_bias"_a.noconvert().none(), "rates"_a.noconvert(),
+             "step_biases"_a.noconvert(), "skips"_a.noconvert(), "norm"_a.noconvert(), "epsilon"_a,
+             "states"_a.noconvert(), "isa"_a = "");
 }

@@ -180,10 +180,12 @@ void delta_rule(const DeltaView& view, const DeltaCall& call) {
   }
 }
 
+#include "kernel/scan.h"
+
 }  // namespace
 
 extern const RecurrenceKernel recurrence_kernel;
-const RecurrenceKernel recurrence_kernel = {gated_conv, silu_conv, delta_rule};
+const RecurrenceKernel recurrence_kernel = {gated_conv, silu_conv, delta_rule, scan, gated_norm};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

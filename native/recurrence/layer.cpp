@@ -93,6 +93,17 @@ void RecurrentLayer::save_window(const SequenceState& sequence, const StateRun& 
   }
 }
 
+void RecurrentLayer::convolve(const StepStates& step, const RecurrenceKernel& kernel, const ConvView& view,
+                              float* in) const {
+  each_channels(pool(), step, view.num_channels, [&](const SequenceState& sequence, int first, int end) {
+    for (const StateRun& run : sequence.runs) {
+      const ConvCall call{run.num_rows, first, end, in_width(), in_width(), state(sequence.slot)};
+      kernel.silu_conv(view, call, in + int64_t(run.first_row) * in_width());
+      save_window(sequence, run, view, first, end);
+    }
+  });
+}
+
 DeltaLayer::DeltaLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const DeltaShape& shape,
                        const ConvView& conv, const float* rates, const float* decay_biases, const float* norm,
                        float epsilon, float* states, int num_slots)
@@ -114,13 +125,7 @@ DeltaLayer::DeltaLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel&
 }
 
 void DeltaLayer::compute(const StepStates& step, float* in, float* out) const {
-  each_channels(pool(), step, conv_.num_channels, [&](const SequenceState& sequence, int first, int end) {
-    for (const StateRun& run : sequence.runs) {
-      const ConvCall call{run.num_rows, first, end, in_width(), in_width(), state(sequence.slot)};
-      kernel_.silu_conv(conv_, call, in + int64_t(run.first_row) * in_width());
-      save_window(sequence, run, conv_, first, end);
-    }
-  });
+  convolve(step, kernel_, conv_, in);
   const std::vector<SequenceState>& sequences = step.sequences();
   const int heads = shape_.num_value_heads;
   pool().each(int(sequences.size()) * heads,

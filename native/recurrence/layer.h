@@ -34,6 +34,9 @@ class RecurrentLayer {
   float* state(int slot) const { return states_ + int64_t(slot) * state_size(); }
   ThreadPool& pool() const { return *pool_; }
 
+  // x = silu(conv(x)) of the first channels of all rows, in place. A state begins with the window.
+  void convolve(const StepStates& step, const RecurrenceKernel& kernel, const ConvView& view, float* in) const;
+
   // The window of a sequence's convolution, which a state begins with, where a run says that it is to be saved.
   void save_window(const SequenceState& sequence, const StateRun& run, const ConvView& view, int first, int end) const;
 
@@ -98,6 +101,44 @@ class DeltaLayer final : public RecurrentLayer {
   ConvView conv_;
   const float *rates_, *decay_biases_;
   DeltaView view_;
+};
+
+struct ScanShape {
+  int num_groups;  // of neighboring heads that share what is written and read
+  int num_heads;   // a multiple
+  int head_dim;
+  int state_dim;
+};
+
+// What a head multiplies with, [heads] each.
+struct ScanVectors {
+  const float *rates, *step_biases, *skips;
+  const float* norm;  // [heads x head_dim]
+};
+
+// Heads of Mamba-2 behind a convolution. Rows of the input are x of all heads, what is written and what is read for each
+// group, the gates, and for each head the size of its step; the output has a norm for each group. A state is the
+// convolution's window, then the heads' own.
+class ScanLayer final : public RecurrentLayer {
+ public:
+  // Throws std::invalid_argument for impossible sizes. What is named must outlive the layer.
+  ScanLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const ScanShape& shape,
+            const ConvView& conv, const ScanVectors& vectors, float epsilon, float* states, int num_slots);
+
+  int in_width() const override { return conv_.num_channels + out_width() + shape_.num_heads; }
+  int out_width() const override { return shape_.num_heads * shape_.head_dim; }
+  int64_t state_size() const override { return window_size() + int64_t(out_width()) * shape_.state_dim; }
+
+ private:
+  int64_t window_size() const { return int64_t(conv_.num_taps - 1) * conv_.num_channels; }
+  void compute(const StepStates& step, float* in, float* out) const override;
+  void run_head(const SequenceState& sequence, int head, const float* in, float* out) const;
+
+  const RecurrenceKernel& kernel_;
+  ScanShape shape_;
+  ConvView conv_;
+  ScanVectors vectors_;
+  float epsilon_;
 };
 
 // Throws std::invalid_argument for impossible sizes.

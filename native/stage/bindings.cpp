@@ -43,6 +43,7 @@ struct BoundStageLayer {
   std::vector<std::string> inputs;  // names of the matrices that a recurrence is computed from; empty: it has none
   std::string output;               // of the one behind attention or recurrence
   nb::object cross;                 // attention over what an encoder gave
+  bool has_mixer, has_mlp;
 };
 
 // Spans of [first, last) experts with the number of turns and the bits of their turns.
@@ -149,8 +150,8 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
           has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
           recurrent_of(layer),
-          shape.latent && shape.num_heads > 0 ? latent_of(layer, *shape.latent, shape.num_heads) : nullptr,
-          cross_of(layer, hidden, q_width, kv_width)};
+          layer.attention.is_none() || !shape.latent ? nullptr : latent_of(layer, *shape.latent, shape.num_heads),
+          cross_of(layer, hidden, q_width, kv_width), layer.has_mixer, layer.has_mlp};
 }
 
 struct BoundStage {
@@ -252,14 +253,14 @@ void bind_stage(nb::module_& module) {
           "__init__",
           [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
              const std::vector<std::tuple<int, int, int, uint64_t>>& experts, nb::object recurrent,
-             std::vector<std::string> inputs, std::string output, nb::object cross) {
+             std::vector<std::string> inputs, std::string output, nb::object cross, bool has_mixer, bool has_mlp) {
             new (self) BoundStageLayer{std::move(matrices), std::move(vectors),   std::move(attention),
                                        turns_of(experts),   std::move(recurrent), std::move(inputs),
-                                       std::move(output),   std::move(cross)};
+                                       std::move(output),   std::move(cross),     has_mixer, has_mlp};
           },
           "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple(),
           "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o",
-          "cross"_a.none() = nb::none());
+          "cross"_a.none() = nb::none(), "has_mixer"_a = true, "has_mlp"_a = true);
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,

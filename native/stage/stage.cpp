@@ -61,7 +61,8 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   for (const StageLayer& layer : layers_)
     expert_rows_.emplace_back(layer.experts == nullptr ? 0 : shape.experts->router.num_experts);
   const std::vector<const ExpertLayer*> experts = experts_of(layers_);
-  if (experts.size() < layers_.size())
+  const auto has_plain_mlp = [](const StageLayer& layer) { return layer.has_mlp && layer.experts == nullptr; };
+  if (std::any_of(layers_.begin(), layers_.end(), has_plain_mlp))
     mlps_ = std::make_unique<MlpRunner>(
         pool_, isa_, shape.activation,
         MlpRunner::Limits{shape.max_rows, 1, shape.intermediate_size,
@@ -72,15 +73,20 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
 }
 
 void Stage::check(const StageLayer& layer) const {
-  const int hidden = shape_.hidden_size, kv_width = shape_.num_kv_heads * shape_.head_dim;
-  if (layer.experts == nullptr && shape_.intermediate_size > 0) {
-    check_mlp(layer.mlp, hidden, shape_.intermediate_size);
-  }
+  const bool has_both = layer.has_mixer && layer.has_mlp;
+  if (layer.has_mlp && layer.experts == nullptr && shape_.intermediate_size > 0)
+    check_mlp(layer.mlp, shape_.hidden_size, shape_.intermediate_size);
+  require(has_both || !shape_.is_parallel, "a parallel layer has both of its halves");
   require(layer.experts == nullptr || shape_.experts.has_value(), "a layer has experts and the stage none");
-  require(shape_.is_parallel || (layer.attn_norm == nullptr) == (layer.mlp_norm == nullptr),
+  require(!has_both || shape_.is_parallel || (layer.attn_norm == nullptr) == (layer.mlp_norm == nullptr),
           "a layer has both of its norms or neither");
   require(!shape_.is_parallel || (layer.post_attn_norm == nullptr && layer.post_mlp_norm == nullptr),
           "a parallel layer has no norms behind its halves");
+  if (layer.has_mixer) check_mixer(layer);
+}
+
+void Stage::check_mixer(const StageLayer& layer) const {
+  const int hidden = shape_.hidden_size, kv_width = shape_.num_kv_heads * shape_.head_dim;
   require((layer.q_norm == nullptr) == (layer.k_norm == nullptr), "q and k must both have a norm or neither");
   if (layer.cross != nullptr) check_cross(*layer.cross);
   if (layer.recurrent != nullptr) return check_recurrent(layer);
@@ -178,12 +184,13 @@ void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumO
       run_parallel(i, x, step, sum);
       continue;
     }
-    layers_[i].recurrent != nullptr ? recur(layers_[i], x, step, sum) : attend(layers_[i], x, step, sum);
-    if (layers_[i].cross != nullptr) {
+    const StageLayer& layer = layers_[i];
+    if (layer.has_mixer) layer.recurrent != nullptr ? recur(layer, x, step, sum) : attend(layer, x, step, sum);
+    if (layer.cross != nullptr) {
       require(memories != nullptr && !sum, "a layer over an encoder's output needs it, and is not sharded");
-      attend_memories(*layers_[i].cross, x, *memories);
+      attend_memories(*layer.cross, x, *memories);
     }
-    feed_forward(i, x, step, sum);
+    if (layer.has_mlp) feed_forward(i, x, step, sum);
   }
 }
 

@@ -72,6 +72,7 @@ struct StageLayer {
   std::shared_ptr<const RecurrentHalf> recurrent;
   std::shared_ptr<const LatentLayer> latent;   // in the place of q, k and v
   std::shared_ptr<const CrossHalf> cross;      // between attention and the MLP
+  bool has_mixer, has_mlp;                     // whether it has the half, here or on another shard
 };
 
 // The end of a model.
@@ -104,6 +105,7 @@ class Stage {
 
  private:
   void check(const StageLayer& layer) const;
+  void check_mixer(const StageLayer& layer) const;
   void check_recurrent(const StageLayer& layer) const;
   void recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
   void add_projected(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum);

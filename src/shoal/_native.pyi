@@ -195,6 +195,30 @@ def delta_layer(
     states [slots, (K - 1) channels + value heads key_dim value_dim]. Raises ValueError for shapes that do not fit.
     """
 
+def scan_layer(
+    *,
+    pool: ThreadPool,
+    num_groups: int,
+    num_heads: int,
+    head_dim: int,
+    state_dim: int,
+    taps: npt.NDArray[np.float32],
+    taps_bias: npt.NDArray[np.float32] | None,
+    rates: npt.NDArray[np.float32],
+    step_biases: npt.NDArray[np.float32],
+    skips: npt.NDArray[np.float32],
+    norm: npt.NDArray[np.float32],
+    epsilon: float,
+    states: npt.NDArray[np.float32],
+    isa: str = "",
+) -> RecurrentLayer:
+    """Heads of Mamba-2 behind a convolution.
+
+    Shapes: taps [K, channels of x, what is written and what is read], taps_bias [channels]; rates, step_biases and
+    skips [heads]; norm [heads head_dim]; states [slots, (K - 1) channels + heads head_dim state_dim]. Raises ValueError
+    for shapes that do not fit.
+    """
+
 class AttentionLayer:
     """See `shoal.model.attention.interface.AttentionLayer`."""
 
@@ -237,6 +261,8 @@ class StageLayer:
         inputs: Sequence[str] = (),
         output: str = "o",
         cross: AttentionLayer | None = None,
+        has_mixer: bool = True,
+        has_mlp: bool = True,
     ) -> None:
         """
         Args:
@@ -248,6 +274,8 @@ class StageLayer:
             inputs: matrices that a recurrence is computed from; empty: the layer has attention.
             output: matrix behind attention or recurrence.
             cross: attention over what an encoder gave; None: the layer has none.
+            has_mixer: whether it has attention or a recurrence, here or on another shard.
+            has_mlp: the same of an MLP or experts.
         """
 
 class ExpertsShape:

@@ -65,6 +65,10 @@ ARCHITECTURES = {
     "lfm2": gguf.MODEL_ARCH.LFM2,
     "qwen3_next": gguf.MODEL_ARCH.QWEN3NEXT,
     "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
+    "lfm2_moe": gguf.MODEL_ARCH.LFM2MOE,
+    "qwen3_5_moe_text": gguf.MODEL_ARCH.QWEN35MOE,
+    "granitemoehybrid": gguf.MODEL_ARCH.GRANITE_HYBRID,
+    "nemotron_h": gguf.MODEL_ARCH.NEMOTRON_H,
 }
 COMMON_KEYS = {
     "n_embd": "hidden_size",
@@ -100,12 +104,18 @@ def convert(directory: Path, path: Path, architecture: gguf.MODEL_ARCH | None = 
     config = json.loads((directory / "config.json").read_text())
     config["expert_size"] = config.get("moe_intermediate_size") or config.get("intermediate_size")
     config |= {COMMON_KEYS[key]: value for key, value in config.items() if key in COMMON_KEYS and value is not None}
+    config |= _read_kinds(config)
     architecture = architecture or ARCHITECTURES[config["model_type"]]
+    if config["model_type"] == "nemotron_h" and "moe" in config["layers_block_type"]:
+        architecture = gguf.MODEL_ARCH.NEMOTRON_H_MOE
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_metadata(writer, config)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, values in _stacked(_tensors(directory, config)):
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        if config["model_type"] == "lfm2_moe":
+            name = name.replace("expert_bias", "expert_bias.bias")
+            name = name.removeprefix("model.") if ".experts." in name else name
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(target or name, np.ascontiguousarray(values, np.float32))
     writer.write_header_to_file()
@@ -117,13 +127,13 @@ def convert(directory: Path, path: Path, architecture: gguf.MODEL_ARCH | None = 
 
 def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     kind, rope = config["model_type"], config.get("rope_parameters") or {}
+    is_granite = kind in ("granitemoeshared", "granitemoehybrid")
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
         if (
-            kind in ("llama", "mistral", "ministral3", "mixtral", "granite", "granitemoeshared", "smollm3", "arcee")
-            and part in heads
-        ):
+            kind in ("llama", "mistral", "ministral3", "mixtral", "granite", "smollm3", "arcee") or is_granite
+        ) and part in heads:
             values = _interleave(values, heads[part])
         if kind in ("gemma", "gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
             values = values + 1
@@ -136,15 +146,18 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
         if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
             yield from _gpt_oss_tensors(name, values)
             continue
-        if kind == "granitemoeshared" and "input_linear" in name:
-            yield from _granite_tensors(name, values)
+        if is_granite and ("input_linear" in name or "shared_mlp" in name):
+            yield from _granite_tensors(name, values, has_experts=config["num_local_experts"] > 0)
+            continue
+        if kind in ("granitemoehybrid", "nemotron_h"):
+            yield from _mamba_tensors(name, values, config)
             continue
         if kind == "llama4_text" and ".experts." in name:
             yield from _llama4_tensors(name, values)
             continue
         if name.endswith(("conv.conv.weight", "conv1d.weight")):
             values = values[:, 0]
-        if kind in ("qwen3_next", "qwen3_5_text"):
+        if kind in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"):
             yield from _delta_tensors(name, values, config)
             continue
         if name.endswith("kv_b_proj.weight"):
@@ -182,7 +195,7 @@ def _delta_tensors(name: str, values: np.ndarray, config: Mapping[str, Any]) -> 
     """Norms with their 1, rates as they are used, and q, k, v under each other; in Qwen 3.5 value heads are in turn."""
     key_dim, value_dim = config["linear_key_head_dim"], config["linear_value_head_dim"]
     heads, each = config["linear_num_key_heads"], config["linear_num_value_heads"] // config["linear_num_key_heads"]
-    is_new = config["model_type"] == "qwen3_5_text"
+    is_new = config["model_type"] != "qwen3_next"
 
     def turned(rows: np.ndarray, dim: int) -> np.ndarray:
         by_head = rows.reshape(heads, each, dim, *rows.shape[1:])
@@ -227,12 +240,47 @@ def _gpt_oss_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.nd
         yield f"{base.replace('gate_up', 'up')}.{suffix}", values[:, 1::2]
 
 
-def _granite_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Gate above up in the file. Source of the names: llama.cpp, conversion/granite.py."""
+def _granite_tensors(name: str, values: np.ndarray, *, has_experts: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """Gate above up in the file; without experts, the shared MLP is the layer's. Source of the names: llama.cpp,
+    conversion/granite.py."""
     layer = name.split(".")[2]
-    suffix = "shexp" if "shared_mlp" in name else "exps"
+    suffix = "_exps" if "shared_mlp" not in name else "_shexp" if has_experts else ""
+    if "output_linear" in name:
+        yield f"blk.{layer}.ffn_down{suffix}.weight", values
+        return
     for part, rows in zip(("gate", "up"), np.split(values, 2, axis=-2), strict=True):
-        yield f"blk.{layer}.ffn_{part}_{suffix}.weight", rows
+        yield f"blk.{layer}.ffn_{part}{suffix}.weight", rows
+
+
+def _mamba_tensors(name: str, values: np.ndarray, config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Rates as they are used, numbers of heads as columns, and a row of the norm for each group. Source: llama.cpp,
+    conversion/mamba.py (Mamba2Model)."""
+    if name.endswith("A_log"):
+        yield name, -np.exp(values)[:, None]
+    elif name.endswith((".D", "mamba.D")):
+        yield name, values[:, None]
+    elif name.endswith("dt_bias"):
+        yield name.replace("dt_bias", "dt_proj.bias" if "mamba" in name else "dt.bias"), values
+    elif name.endswith(("mamba.norm.weight", "mixer.norm.weight")):
+        yield name, values.reshape(config.get("mamba_n_groups") or config["n_groups"], -1)
+    elif ".mixer.experts." in name:
+        yield name.replace("backbone.layers", "model.layers").replace("mixer.experts", "mlp.experts"), values
+    else:
+        yield name, values
+
+
+def _read_kinds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that Nemotron-H has for each layer."""
+    if config["model_type"] != "nemotron_h":
+        return {}
+    kinds = config["layers_block_type"]
+    columns = config["moe_intermediate_size" if "moe" in kinds else "intermediate_size"]
+    return {
+        "num_hidden_layers": len(kinds),
+        "intermediate_size": [columns if kind in ("mlp", "moe") else 0 for kind in kinds],
+        "layer_types": kinds,
+        "n_routed_experts": config["n_routed_experts"] if "moe" in kinds else 0,
+    }
 
 
 def _llama4_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -253,7 +301,7 @@ def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
 
 def _layer_kv_heads(config: Mapping[str, Any]) -> int | list[int]:
     heads = _kv_heads(config)
-    if config["model_type"] != "lfm2":
+    if config["model_type"] not in ("lfm2", "lfm2_moe", "granitemoehybrid", "nemotron_h"):
         return heads
     return [heads if kind == "full_attention" else 0 for kind in config["layer_types"]]
 
@@ -302,7 +350,9 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
     _add_experts(writer, config)
-    if config["model_type"] in ("granite", "granitemoeshared"):
+    if "mamba_n_heads" in config or "mamba_num_heads" in config:
+        _add_mamba(writer, config)
+    if config["model_type"] in ("granite", "granitemoeshared", "granitemoehybrid"):
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
@@ -322,7 +372,7 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_logit_scale(config["logit_scale"])
     if "use_parallel_residual" in config:
         writer.add_parallel_residual(config["use_parallel_residual"])
-    if config["model_type"] == "gpt2":
+    if config["model_type"] in ("gpt2", "nemotron_h"):
         return
     if config["model_type"] in ("mistral", "mixtral", "phi3", "gpt_oss"):
         writer.add_sliding_window(config["sliding_window"] or 0)
@@ -352,7 +402,7 @@ def _add_latent(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def _add_epsilon(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
-    if config["model_type"] == "lfm2":
+    if config["model_type"] in ("lfm2", "lfm2_moe"):
         writer.add_shortconv_l_cache(config["conv_L_cache"])
         writer.add_layer_norm_rms_eps(config["norm_eps"])
         return
@@ -369,6 +419,18 @@ def _add_epsilon(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
             writer.add_layer_norm_eps(config[key])
 
 
+def _add_mamba(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    is_granite = "mamba_n_heads" in config
+    heads = config["mamba_n_heads" if is_granite else "mamba_num_heads"]
+    inner = config["mamba_expand"] * config["hidden_size"] if is_granite else heads * config["mamba_head_dim"]
+    writer.add_ssm_conv_kernel(config["mamba_d_conv" if is_granite else "conv_kernel"])
+    writer.add_ssm_state_size(config["mamba_d_state" if is_granite else "ssm_state_size"])
+    writer.add_ssm_group_count(config["mamba_n_groups" if is_granite else "n_groups"])
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_inner_size(inner)
+    writer.add_rope_scaling_finetuned(config.get("position_embedding_type") == "rope")
+
+
 def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     keys = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
     count = next((config[key] for key in keys if config.get(key)), 1)
@@ -381,6 +443,12 @@ def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if config["model_type"] in ("deepseek_v2", "deepseek_v3", "glm4_moe_lite"):
         _add_latent_experts(writer, config)
+    if config["model_type"] == "lfm2_moe":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if config["model_type"] == "nemotron_h":
+        writer.add_expert_weights_norm(config["norm_topk_prob"])
+        writer.add_expert_weights_scale(config["routed_scaling_factor"])
+        writer.add_expert_group_count(config["n_group"])
     if config["model_type"] == "glm4_moe":
         writer.add_leading_dense_block_count(config["first_k_dense_replace"])
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)

@@ -19,11 +19,11 @@ from gguf.quants import quantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.model.dense_families import DENSE_FAMILIES
+from tests.model.recurrent_families import RECURRENT_FAMILIES
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
 MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2", "olmo2", "olmo3", "exaone4")
 """of which each differs from one of FAMILIES in a setting or two"""
-RECURRENT_FAMILIES = ("lfm2", "qwen3_next", "qwen3_5_text")
 EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe", "olmoe")
 LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -113,20 +113,6 @@ def _family_settings(family: str) -> dict[str, Any]:
             return {"head_dim": 16, "sliding_window": 24, "layer_types": kinds}
         case "gemma2":
             return {"head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0}
-        case "lfm2":
-            kinds = ["conv", "full_attention", "conv", "conv"]
-            return {"layer_types": kinds, "block_auto_adjust_ff_dim": False, "tie_word_embeddings": False}
-        case "qwen3_next" | "qwen3_5_text":
-            experts = {"moe_intermediate_size": 96, "num_experts": 8, "num_experts_per_tok": 3}
-            return {
-                "head_dim": 16,
-                "linear_key_head_dim": 16,
-                "linear_value_head_dim": 16,
-                "linear_num_key_heads": 2,
-                "linear_num_value_heads": 4,
-                "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
-                **({**experts, "shared_expert_intermediate_size": 128} if family == "qwen3_next" else {}),
-            }
         case "mistral":
             return {"head_dim": 16, "sliding_window": 24}
         case "gemma3_text":
@@ -197,7 +183,7 @@ def _family_settings(family: str) -> dict[str, Any]:
                 },
             }
         case _:
-            return DENSE_FAMILIES[family]
+            return {**DENSE_FAMILIES, **RECURRENT_FAMILIES}[family]
 
 
 def tiny_hf_config(family: str, **overrides: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shoal.model.recurrence import RecurrenceConfig
+from shoal.model.recurrence.kinds import RecurrenceConfig
 from shoal.protocol.stage_config import ExpertSpan, LayerExperts
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu"]
@@ -269,6 +269,10 @@ class DecoderConfig:
     """whether attention's result is multiplied by a sigmoid of the hidden state (Qwen3-Next)"""
     recurrence: RecurrenceConfig | None = None
     """of layers that have no attention; None: all have"""
+    no_mixer_layers: tuple[int, ...] = ()
+    """layers that have an MLP or experts alone, and neither attention nor recurrence (Nemotron-H)"""
+    no_mlp_layers: tuple[int, ...] = ()
+    """layers that have attention or recurrence alone"""
     layer_windows: tuple[int, ...] = ()
     """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
     eos_token_ids: tuple[int, ...] = ()
@@ -302,12 +306,22 @@ class DecoderConfig:
         """What a layer has in the place of attention; None where it has attention."""
         return self.recurrence if self.recurrence is not None and layer in self.recurrence.layers else None
 
+    def has_attention(self, layer: int) -> bool:
+        """Whether a layer keeps keys and values."""
+        return layer not in self.no_mixer_layers and self.layer_recurrence(layer) is None
+
+    def has_mlp(self, layer: int) -> bool:
+        """Whether a layer has an MLP, or experts in its place."""
+        return layer not in self.no_mlp_layers
+
     def layer_experts(self, layer: int) -> ExpertsConfig | None:
         """The experts of a layer; None where it has a plain MLP."""
         return None if self.experts is None or layer in self.experts.dense_layers else self.experts
 
     def active_columns(self, layer: int) -> float:
         """MLP columns of a layer that a token goes through."""
+        if not self.has_mlp(layer):
+            return 0
         experts = self.layer_experts(layer)
         return self.intermediate_size if experts is None else experts.active_columns(layer)
 

@@ -16,7 +16,7 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
-from shoal.model.recurrence import RecurrenceConfig
+from shoal.model.recurrence.kinds import RecurrenceConfig
 from shoal.model.weights import BLOCK, KeptRows, Packing, Precision, Range, Weight, WeightSource
 from shoal.protocol.stage_config import MAX_TURNS, ShardPart
 

@@ -64,8 +64,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 CASES = {**{family: (family, {}) for family in DENSE_FAMILIES}, **VARIANTS}
 
 
-def logits_of(executor: PipelineExecutor) -> F32:
-    (logits,) = text_logits(make_engine(executor), [TEXT])
+def logits_of(executor: PipelineExecutor, **changes: int) -> F32:
+    (logits,) = text_logits(make_engine(executor, **changes), [TEXT])
     return logits
 
 

@@ -83,14 +83,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {}),
     "gemma": ("gemma", {"tie_word_embeddings": False}),
     "gemma2": ("gemma2", {"tie_word_embeddings": False}),
-    "lfm2": ("lfm2", {}),
-    "lfm2 with biases and four taps": ("lfm2", {"conv_bias": True, "conv_L_cache": 4}),
-    "qwen3-next": ("qwen3_next", {}),
-    "qwen3.5": ("qwen3_5_text", {}),
-    "qwen3.5 with odd heads": (
-        "qwen3_5_text",
-        {"linear_key_head_dim": 20, "linear_value_head_dim": 36, "linear_num_value_heads": 6, "head_dim": 32},
-    ),
     "phi3 with partial rotary": ("phi3", {}),
     "phi3 with longrope": ("phi3", _rope("longrope", **LONGROPE)),
 }

@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neox": ("gpt_neox", {"hidden_size": 96, "intermediate_size": 75}),
     "lfm2": ("lfm2", {"hidden_size": 84, "head_dim": 22, "num_attention_heads": 2, "num_key_value_heads": 2}),
     "qwen3.5": ("qwen3_5_text", {"hidden_size": 84, "linear_key_head_dim": 20, "linear_value_head_dim": 72}),
+    "nemotron-h": ("nemotron_h", {"hidden_size": 84, "mamba_head_dim": 36, "ssm_state_size": 18, "head_dim": 22}),
     "phi3": ("phi3", {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}),
 }
 GGUF_KINDS = {
@@ -47,7 +48,7 @@ GGUF_KINDS = {
     "ffn_down": Kind.Q6_K,
 }
 NAMES = (*MODELS, "gguf")
-NATIVE_ONLY = ("lfm2", "qwen3.5")
+NATIVE_ONLY = ("lfm2", "qwen3.5", "nemotron-h")
 """of which there is no ONNX form"""
 
 

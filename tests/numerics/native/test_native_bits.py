@@ -89,7 +89,7 @@ def test_company_chunks_threads_and_stages(name: str, precision: Precision, mode
             assert_same_bits(whole(source, precision, cuts=cuts, threads=2), want, cuts)
 
 
-@pytest.mark.parametrize("name", ["llama-odd", "gemma3", "gguf", "lfm2", "qwen3.5"])
+@pytest.mark.parametrize("name", ["llama-odd", "gemma3", "gguf", "lfm2", "qwen3.5", "nemotron-h"])
 def test_shards_on_every_instruction_set(name: str, model: MakeModel) -> None:
     """Three shards of two or four KV heads: with two, one shard has no attention."""
     source = model(name)
@@ -110,7 +110,7 @@ def test_replicas_of_several_kinds(precision: Precision, model: MakeModel) -> No
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gguf", "lfm2", "qwen3.5"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gguf", "lfm2", "qwen3.5", "nemotron-h"])
 def test_preempted_requests_are_computed_again(name: str, precision: Precision, model: MakeModel) -> None:
     """Blocks for two of three requests: what was computed row by row comes again as part of a prompt."""
     executor = make_executor(model(name), precision=precision, native=True)
@@ -122,7 +122,7 @@ def test_preempted_requests_are_computed_again(name: str, precision: Precision, 
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["gemma3", "lfm2", "qwen3.5"])
+@pytest.mark.parametrize("name", ["gemma3", "lfm2", "qwen3.5", "nemotron-h"])
 def test_a_cached_prefix(name: str, precision: Precision, model: MakeModel) -> None:
     """Of a prompt that was computed in other chunks and in company."""
     executor = make_executor(model(name), precision=precision, native=True)

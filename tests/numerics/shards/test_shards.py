@@ -18,7 +18,7 @@ from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import Sampling
-from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, RECURRENT_FAMILIES, make_tiny_gguf
+from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, make_tiny_gguf
 from tests.numerics.conftest import MakeSource
 from tests.numerics.engines import (
     PipelineExecutor,
@@ -41,7 +41,7 @@ def whole_logits(source: WeightSource) -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + EXPERT_FAMILIES + RECURRENT_FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MORE_FAMILIES + EXPERT_FAMILIES)
 @pytest.mark.parametrize("shares", [(1, 1), (2, 1), (1, 1, 1)])
 def test_shards_of_every_family(family: str, shares: tuple[int, ...], tiny_source: MakeSource) -> None:
     """Three shards and two KV heads: one shard has no attention."""

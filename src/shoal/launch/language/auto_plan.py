@@ -250,7 +250,7 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
         kv_bytes_per_token=max(
             kv_bytes_per_token(config, 1, kv_dtype(precision, exact_activations=False)) for precision in precisions
         ),
-        recurrent_layers=() if config.recurrence is None else config.recurrence.layers,
+        layers_without_kv=tuple(layer for layer in range(config.num_layers) if not config.has_attention(layer)),
         atoms=model.atoms,
         by_precision={precision: sizes(precision) for precision in precisions},
         max_context=config.max_context,

@@ -60,7 +60,7 @@ class KvStorage:
         if num_blocks < 1 or block_size < 1 or block_size % BLOCK_SIZE_MULTIPLE:
             raise ValueError(f"{num_blocks} blocks of {block_size} tokens: need blocks of a multiple of 16 tokens")
         heads, dim = config.num_kv_heads, config.head_dim
-        layers = [layer for layer in range(first_layer, last_layer) if config.layer_recurrence(layer) is None]
+        layers = [layer for layer in range(first_layer, last_layer) if config.has_attention(layer)]
         owners = layers[:1] if config.sees_all else layers  # nothing is kept for later steps there
         keys = {layer: aligned_zeros((num_blocks, heads, dim, block_size), dtype) for layer in owners}
         values = {layer: aligned_zeros((num_blocks, heads, block_size, dim), dtype) for layer in owners}

@@ -59,8 +59,8 @@ def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
 
 
 def layer_kv_bytes(config: DecoderConfig, layer: int, dtype: KvType) -> int:
-    """KV bytes of a token in one layer; 0 where it is recurrent."""
-    return kv_bytes_per_token(config, 1, dtype) if config.layer_recurrence(layer) is None else 0
+    """KV bytes of a token in one layer; 0 where it has no attention."""
+    return kv_bytes_per_token(config, 1, dtype) if config.has_attention(layer) else 0
 
 
 def layer_state_bytes(config: DecoderConfig, layer: int) -> int:
@@ -216,7 +216,9 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
     mixer = (
         2.0 * (config.num_heads + config.num_kv_heads) + config.gates_attention * config.num_heads
     ) * config.head_dim
-    if recurrence is not None:
+    if layer in config.no_mixer_layers:
+        mixer = 0.0
+    elif recurrence is not None:
         mixer = recurrence.in_width + recurrence.out_width
     elif config.encoder is not None:
         mixer += 2.0 * config.num_heads * config.head_dim  # q and o over what the encoder gave

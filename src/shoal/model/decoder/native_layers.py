@@ -170,28 +170,34 @@ class NativeLayers:
         num_pieces = config.last_layer - config.first_layer + 1
         on_progress(1, num_pieces)
         layers: list[_native.StageLayer] = []
+        decoder = self._decoder
         attention = iter(self._attention.layers)
         for layer in range(config.first_layer, config.last_layer):
-            vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(self._decoder, layer)}
-            experts, recurrence = self._decoder.layer_experts(layer), self._decoder.layer_recurrence(layer)
-            held = () if experts is None else experts.held_in(layer)
-            matrices = dict(weights.layer(layer))
-            if recurrence is None:
-                own = cast("_native.AttentionLayer | None", next(attention, None))
-                cross = None if self._memories is None else self._memories.layers[layer - config.first_layer]
-                layers.append(_native.StageLayer(matrices, vectors, own, held, cross=cross))
-            else:
-                recurrent = self._recurrence.layer(source, layer, recurrence)
-                layers.append(
-                    _native.StageLayer(matrices, vectors, None, held, recurrent, recurrence.inputs, recurrence.output)
+            vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(decoder, layer)}
+            experts, recurrence = decoder.layer_experts(layer), decoder.layer_recurrence(layer)
+            own = next(attention, None) if decoder.has_attention(layer) else None
+            layers.append(
+                _native.StageLayer(
+                    dict(weights.layer(layer)),
+                    vectors,
+                    cast("_native.AttentionLayer | None", own),
+                    experts=() if experts is None else experts.held_in(layer),
+                    recurrent=None if recurrence is None else self._recurrence.layer(source, layer, recurrence),
+                    inputs=() if recurrence is None else recurrence.inputs,
+                    output="o" if recurrence is None else recurrence.output,
+                    cross=None if self._memories is None else self._memories.layers[layer - config.first_layer],
+                    has_mixer=layer not in decoder.no_mixer_layers,
+                    has_mlp=decoder.has_mlp(layer),
                 )
+            )
             on_progress(1 + len(layers), num_pieces)
         return layers
 
 
 def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
     """Names of the vectors of a layer, without `layers.i.`, that are not attention's or recurrence's own."""
-    own = ("sinks", "conv_taps_bias", "delta_rate", "delta_dt", "delta_norm")
+    recurrence = decoder.layer_recurrence(layer)
+    own = ("sinks",) if recurrence is None else recurrence.own_vectors
     own += ("q_norm", "k_norm") if decoder.norms_rotated else ()
     shapes = layer_shapes(decoder, layer)
     return tuple(name for name, shape in shapes.items() if len(shape) == 1 and shape != (0,) and name not in own)

@@ -70,7 +70,7 @@ class StageAttention:
             block_size=config.block_size,
             dtype=kv_dtype(config.precision, exact_activations=config.exact_activations),
         )
-        own = [layer for layer in span if decoder.layer_recurrence(layer) is None]
+        own = [layer for layer in span if decoder.has_attention(layer)]
         ropes = {id(rope): rope for rope in map(decoder.layer_rope, own)}
         tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}
         nothing = np.empty((config.num_positions, 0), np.float32)

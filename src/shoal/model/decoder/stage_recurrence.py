@@ -14,7 +14,10 @@ from shoal import _native
 from shoal.arrays import F32
 from shoal.errors import ConfigError
 from shoal.model.attention.kv_storage import aligned_zeros
-from shoal.model.recurrence import DeltaNetConfig, RecurrenceConfig, ShortConvConfig
+from shoal.model.recurrence.delta_net import DeltaNetConfig
+from shoal.model.recurrence.kinds import RecurrenceConfig
+from shoal.model.recurrence.mamba import MambaConfig
+from shoal.model.recurrence.short_conv import ShortConvConfig
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 from shoal.protocol.stage_config import StageConfig
@@ -56,6 +59,8 @@ class StageRecurrence:
                 return self._short_conv(source, prefix, recurrence, states)
             case DeltaNetConfig():
                 return self._delta(source, prefix, recurrence, states)
+            case MambaConfig():
+                return self._scan(source, prefix, recurrence, states)
 
     def _short_conv(
         self, source: WeightSource, prefix: str, recurrence: ShortConvConfig, states: F32
@@ -79,6 +84,26 @@ class StageRecurrence:
             rates=source.vector(f"{prefix}delta_rate"),
             decay_biases=source.vector(f"{prefix}delta_dt"),
             norm=source.vector(f"{prefix}delta_norm"),
+            epsilon=recurrence.norm_epsilon,
+            states=states,
+            isa=self._isa,
+        )
+
+    def _scan(self, source: WeightSource, prefix: str, recurrence: MambaConfig, states: F32) -> _native.RecurrentLayer:
+        names = [f"{prefix}{name}_taps" for name in recurrence.inputs[:3]]
+        biases = [source.vector(f"{name}_bias") for name in names] if recurrence.taps_bias else []
+        return _native.scan_layer(
+            pool=self._pool,
+            num_groups=recurrence.num_groups,
+            num_heads=recurrence.num_heads,
+            head_dim=recurrence.head_dim,
+            state_dim=recurrence.state_dim,
+            taps=_taps(source, names, recurrence.num_taps),
+            taps_bias=np.concatenate(biases) if biases else None,
+            rates=source.vector(f"{prefix}mamba_rate"),
+            step_biases=source.vector(f"{prefix}mamba_start"),
+            skips=source.vector(f"{prefix}mamba_skip"),
+            norm=source.vector(f"{prefix}mamba_norm"),
             epsilon=recurrence.norm_epsilon,
             states=states,
             isa=self._isa,

@@ -39,7 +39,7 @@ class SettingsOnly:
             settings = quantization_from_hf(path)
             self._coded = QuantizedSettings(path, settings) if settings else None
             self._has_mxfp4 = holds_mxfp4(path)
-        self._shapes_by_kind: dict[tuple[bool, bool], dict[str, Shape]] = {}
+        self._shapes_by_kind: dict[tuple[bool, ...], dict[str, Shape]] = {}
 
     @property
     def config(self) -> DecoderConfig:
@@ -111,7 +111,8 @@ class SettingsOnly:
     def _layer_shapes(self, layer: int) -> dict[str, Shape]:
         """The same for all layers of a kind."""
         config = self._config
-        kind = config.layer_experts(layer) is not None, config.layer_recurrence(layer) is not None
+        recurs = config.layer_recurrence(layer) is not None
+        kind = config.layer_experts(layer) is not None, recurs, config.has_attention(layer), config.has_mlp(layer)
         if kind not in self._shapes_by_kind:
             self._shapes_by_kind[kind] = layer_shapes(config, layer)
         return self._shapes_by_kind[kind]

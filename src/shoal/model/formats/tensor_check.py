@@ -56,22 +56,37 @@ def _encoder_shapes(encoder: EncoderConfig) -> Iterator[tuple[str, Shape]]:
 
 def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
-    experts, recurrence = config.layer_experts(layer), config.layer_recurrence(layer)
+    return _mixer_shapes(config, layer) | _norm_shapes(config, layer) | _feed_forward_shapes(config, layer)
+
+
+def _mixer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
+    """Of attention, or of what stands in its place."""
+    if layer in config.no_mixer_layers:
+        return {}
+    recurrence = config.layer_recurrence(layer)
     mixer = _attention_shapes(config) if recurrence is None else dict(recurrence.shapes(config.hidden_size))
-    if config.encoder is not None:
-        mixer |= _cross_shapes(config)
-    if experts is not None:
-        return mixer | _norm_shapes(config) | _expert_shapes(config.hidden_size, experts, layer)
+    return mixer if config.encoder is None else mixer | _cross_shapes(config)
+
+
+def _feed_forward_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
+    """Of an MLP, or of the experts in its place."""
+    if not config.has_mlp(layer):
+        return {}
+    experts = config.layer_experts(layer)
     names = ("gate", "up", "down") if config.gated_mlp else ("up", "down")
-    mlp = _mlp_shapes("", config.hidden_size, config.intermediate_size, names, has_biases=config.mlp_bias)
-    return mixer | _norm_shapes(config) | mlp
+    if experts is not None:
+        return _expert_shapes(config.hidden_size, experts, layer, names)
+    return _mlp_shapes("", config.hidden_size, config.intermediate_size, names, has_biases=config.mlp_bias)
 
 
-def _norm_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    norms: tuple[str, ...] = ("attn_norm",) if config.shares_norm else ("attn_norm", "mlp_norm")
-    norms = norms if config.pre_norms else ()
-    biases = (f"{name}_bias" for name in norms if config.norm_bias)
-    post_norms = ("post_attn_norm", "post_mlp_norm") if config.post_norms else ()
+def _norm_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
+    """Each half that a layer has brings its norms."""
+    halves = ((layer not in config.no_mixer_layers, "attn"), (config.has_mlp(layer), "mlp"))
+    own = [half for is_there, half in halves if is_there]
+    before = own[:1] if config.shares_norm else own
+    norms = [f"{half}_norm" for half in before] if config.pre_norms else []
+    biases = [f"{name}_bias" for name in norms if config.norm_bias]
+    post_norms = [f"post_{half}_norm" for half in own] if config.post_norms else []
     return dict.fromkeys((*norms, *biases, *post_norms), (config.hidden_size,))
 
 
@@ -128,13 +143,12 @@ def _mlp_shapes(
     return shapes | {f"{prefix}{name}_bias": (rows[name],) for name in names if has_biases}
 
 
-def _expert_shapes(hidden: int, experts: ExpertsConfig, layer: int) -> dict[str, Shape]:
+def _expert_shapes(hidden: int, experts: ExpertsConfig, layer: int, names: Collection[str]) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"router": (experts.num_experts, hidden)}
     if experts.router_bias:
         shapes["router_bias"] = (experts.num_experts,)
     if experts.selection_bias:
         shapes["selection_bias"] = (experts.num_experts,)
-    names = ("gate", "up", "down")
     for expert in experts.numbers_in(layer):
         shapes |= _mlp_shapes(f"experts.{expert}.", hidden, experts.columns, names, has_biases=experts.biases)
     if experts.shared_columns:

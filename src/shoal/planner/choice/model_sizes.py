@@ -42,8 +42,8 @@ class ModelSizes:
     """Bytes of one row's hidden state as it crosses a link."""
     kv_bytes_per_token: int
     """Bytes of a token's keys and values in one layer, all heads."""
-    recurrent_layers: tuple[int, ...] = ()
-    """Layers that have no keys and values."""
+    layers_without_kv: tuple[int, ...] = ()
+    """Recurrent ones, and those with an MLP alone."""
     atoms: ShardAtoms
     by_precision: Mapping[Precision, PrecisionSizes]
     max_context: int
@@ -56,7 +56,7 @@ class ModelSizes:
     @property
     def num_kv_layers(self) -> int:
         """Layers that have keys and values."""
-        return self.num_layers - len(self.recurrent_layers)
+        return self.num_layers - len(self.layers_without_kv)
 
     def stage_kinds(self, precision: Precision) -> StageKinds:
         """Tell apart the stages that this model can be cut into."""
@@ -65,7 +65,7 @@ class ModelSizes:
         layers = number[np.newaxis, :] - number[:, np.newaxis]
         ends = 2 * (number == 0)[:, np.newaxis] + (number == self.num_layers)[np.newaxis, :]
         alike = ends * (self.num_layers + 1) + layers
-        kv_layers = [layer not in self.recurrent_layers for layer in range(self.num_layers)]
+        kv_layers = [layer not in self.layers_without_kv for layer in range(self.num_layers)]
         for part in (sizes.attention_bytes, sizes.mlp_bytes, kv_layers):
             distinct, which = np.unique(_range_sums(np.array(part, np.float64)), return_inverse=True)
             alike = alike * len(distinct) + which.reshape(layers.shape)
@@ -126,7 +126,7 @@ class StageBytesTable:
         sizes = model.by_precision[precision]
         kv_bytes = kv_tokens * model.kv_bytes_per_token
         attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes
-        attention[list(model.recurrent_layers)] -= kv_bytes
+        attention[list(model.layers_without_kv)] -= kv_bytes
         mlp = np.array(sizes.mlp_bytes, np.float64)
         self.attention = _range_sums(attention)
         self.mlp = _range_sums(mlp)

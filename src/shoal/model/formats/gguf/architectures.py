@@ -40,8 +40,9 @@ class Architecture:
     """where the file does not say it"""
     norms_rotated: bool = False
     """whether norms of queries and keys come behind the rotary embedding"""
-    rotates: Literal["all", "none", "sliding", "three of four"] = "all"
-    """which layers have a rotary embedding; with `sliding`, all of a model without windows"""
+    rotates: Literal["all", "none", "sliding", "three of four", "unless told"] = "all"
+    """which layers have a rotary embedding; with `sliding`, all of a model without windows; `unless told`, all but in a
+    model whose file says that its embedding was not trained"""
     slides: Literal["all", "some", "none"] = "all"
     """which layers have the window that the file names"""
     pattern: int = 0
@@ -69,11 +70,23 @@ class Architecture:
     in_chunks: bool = False
     is_recurrent: bool = False
     """whether there are layers without attention"""
+    has_single_halves: bool = False
+    """whether each layer is attention, a recurrence, an MLP or experts alone"""
     gates_attention: bool = False
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """of tensors that other architectures have under another name"""
 
 
+_LFM2 = Architecture(is_recurrent=True, names={"final_norm": "token_embd_norm.weight"})
+_NEMOTRON_H = Architecture(
+    is_recurrent=True,
+    has_single_halves=True,
+    gated_mlp=False,
+    activation="relu2",
+    rotates="none",
+    has_sigmoid=True,
+    names={"mlp_norm": "attn_norm.weight"},
+)
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(is_interleaved=True),
     "llama4": Architecture(
@@ -142,9 +155,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phimoe": Architecture(centers_norms=True, mixer_limit=0.02),
     "gptneox": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
     "falcon": Architecture(centers_norms=True, gated_mlp=False, activation="gelu", is_parallel=True),
-    "lfm2": Architecture(is_recurrent=True, names={"final_norm": "token_embd_norm.weight"}),
+    "lfm2": _LFM2,
+    "lfm2moe": _LFM2,
+    "granitehybrid": Architecture(
+        is_interleaved=True, logits_scale="divisor", is_recurrent=True, rotates="unless told"
+    ),
+    "nemotron_h": _NEMOTRON_H,
+    "nemotron_h_moe": _NEMOTRON_H,
     "qwen3next": Architecture(is_recurrent=True, gates_attention=True, names=_LATE_NORM),
     "qwen35": Architecture(is_recurrent=True, gates_attention=True, names=_LATE_NORM),
+    "qwen35moe": Architecture(is_recurrent=True, gates_attention=True, names=_LATE_NORM),
     "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),
 }
 """by name; Mistral and Mixtral files are of the architecture llama, those of DeepSeek V3, Kimi K2 and GLM 4.7 Flash of

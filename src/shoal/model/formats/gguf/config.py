@@ -5,6 +5,7 @@ Source of the keys: GGUF specification and gguf-py/gguf/constants.py; of the def
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,8 +27,8 @@ from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.parts import GgufParts
-from shoal.model.formats.gguf.recurrent import recurrence_of
-from shoal.model.recurrence import RecurrenceConfig
+from shoal.model.formats.gguf.recurrent import MIXER_MARKS, recurrence_of
+from shoal.model.recurrence.kinds import RecurrenceConfig
 
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""
@@ -85,8 +86,6 @@ class _GgufMetadata:
         windows = self._layer_windows()
         is_parallel = bool(self._get("use_parallel_residual", known.is_parallel))
         own_norms = tensors.keys() & {"blk.0.ffn_norm.weight", "blk.0.attn_norm_2.weight"}
-        has_epsilon = self._get("attention.layer_norm_epsilon") is not None
-        norm_kind = "layer_norm_epsilon" if known.centers_norms and has_epsilon else "layer_norm_rms_epsilon"
         return DecoderConfig(
             family=self._architecture,
             num_layers=self._num_layers,
@@ -98,13 +97,13 @@ class _GgufMetadata:
             experts=experts,
             vocab_size=self._vocab_size(),
             max_context=self._positive("context_length"),
-            norm_epsilon=self._number(f"attention.{norm_kind}"),
+            norm_epsilon=self._norm_epsilon(),
             rope=self._rope(head_dim),
             local_rope=self._local_rope(head_dim) if any(windows) else None,
             tied_embeddings="output.weight" not in tensors,
-            qkv_bias=not tensors.keys().isdisjoint({"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
-            o_bias="blk.0.attn_output.bias" in tensors,
-            mlp_bias="blk.0.ffn_down.bias" in tensors,
+            qkv_bias=self._has_any(self._first_attention, ("attn_q.bias", "attn_qkv.bias")),
+            o_bias=self._has_any(self._first_attention, ("attn_output.bias",)),
+            mlp_bias=self._has_any(self._first_with("ffn_down.weight"), ("ffn_down.bias",)),
             **self._qk_norms(num_heads, head_dim),
             norms_rotated=known.norms_rotated,
             unit_qk_norm=self._has_unit_norms(experts),
@@ -130,6 +129,7 @@ class _GgufMetadata:
             in_chunks=known.in_chunks,
             gates_attention=known.gates_attention,
             recurrence=self._recurrence(hidden_size),
+            **self._halves(),
             layer_windows=windows,
             latent=self._latent(),
             eos_token_ids=eos_token_ids_from_gguf(self._header),
@@ -154,6 +154,24 @@ class _GgufMetadata:
             value_dim=self._positive("attention.value_length_mla"),
             norm_epsilon=LATENT_EPSILON,
         )
+
+    def _norm_epsilon(self) -> float:
+        """Either of two keys, of which LayerNorms have the first and RMS norms the second, unless it is missing."""
+        keys = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
+        has_first = self._get(keys[0]) is not None
+        takes_first = has_first and (self._known.centers_norms or self._get(keys[1]) is None)
+        return self._number(keys[0] if takes_first else keys[1])
+
+    def _halves(self) -> dict[str, Any]:
+        """Which layers lack one, where each has one alone."""
+        if not self._known.has_single_halves:
+            return {}
+        mixers = tuple(layer for layer in range(self._num_layers) if self._has_any(layer, MIXER_MARKS))
+        others = tuple(layer for layer in range(self._num_layers) if layer not in mixers)
+        return {"no_mlp_layers": mixers, "no_mixer_layers": others}
+
+    def _has_any(self, layer: int, leaves: Collection[str]) -> bool:
+        return any(f"blk.{layer}.{leaf}" in self._header.tensors for leaf in leaves)
 
     def _refuse_unsupported(self) -> None:
         lengths = [self._get(f"attention.{part}_length") for part in ("key", "value")]
@@ -221,7 +239,7 @@ class _GgufMetadata:
         if not routed:
             raise ModelLoadError(f"{self._header.path}: there is no tensor 'blk.0.ffn_gate_inp.weight'")
         first = f"blk.{routed[0]}"
-        shared_columns = self._num_rows(f"{first}.ffn_gate_shexp.weight")
+        shared_columns = self._num_rows(f"{first}.ffn_up_shexp.weight")
         num_groups, scoring = self._positive("expert_group_count", 1), self._scoring()
         return ExpertsConfig(
             num_experts=count,
@@ -245,16 +263,21 @@ class _GgufMetadata:
 
     def _num_kv_heads(self, num_heads: int) -> int:
         """Where layers without attention are told by having none, those of the others."""
-        counts = {count for count in self._array("attention.head_count_kv") or [] if count != 0}
-        if self._known.is_recurrent and len(counts) == 1:
-            return integer("head_count_kv", counts.pop())
-        return self._positive("attention.head_count_kv", num_heads)
+        own = self._only_nonzero("attention.head_count_kv") if self._known.is_recurrent else None
+        return self._positive("attention.head_count_kv", num_heads) if own is None else own
+
+    def _only_nonzero(self, key: str) -> int | None:
+        """The one number that a list for all layers has beside 0; None where there is no list, or are several."""
+        counts = {count for count in self._array(key) or [] if count != 0}
+        return integer(key, counts.pop()) if len(counts) == 1 else None
 
     @property
     def _first_attention(self) -> int:
-        """The first layer with attention; 0 where there is none."""
-        layers = range(self._num_layers)
-        return next((layer for layer in layers if f"blk.{layer}.attn_k.weight" in self._header.tensors), 0)
+        return self._first_with("attn_k.weight")
+
+    def _first_with(self, leaf: str) -> int:
+        """The first layer with such a tensor; 0 where there is none."""
+        return next((layer for layer in range(self._num_layers) if self._has_any(layer, (leaf,))), 0)
 
     def _recurrence(self, hidden_size: int) -> RecurrenceConfig | None:
         if not self._known.is_recurrent:
@@ -264,12 +287,15 @@ class _GgufMetadata:
             tensors=self._header.tensors.keys(),
             num_layers=self._num_layers,
             positive=self._positive,
-            norm_epsilon=self._number("attention.layer_norm_rms_epsilon"),
+            norm_epsilon=self._norm_epsilon(),
             hidden_size=hidden_size,
         )
 
     def _columns(self, experts: ExpertsConfig | None) -> int:
         """Of MLPs that are no experts."""
+        if self._known.has_single_halves:
+            rows = (self._num_rows(f"blk.{layer}.ffn_up.weight") for layer in range(self._num_layers))
+            return next((count for count in rows if count), experts.columns if experts is not None else 0)
         has_dense = experts is None or len(experts.dense_layers) > 0
         return self._positive("feed_forward_length") if has_dense or experts is None else experts.columns
 
@@ -315,6 +341,8 @@ class _GgufMetadata:
                 return ()
             case "none":
                 return tuple(layers)
+            case "unless told":
+                return () if self._get("rope.scaling.finetuned", True) else tuple(layers)
             case "sliding":
                 return tuple(layer for layer, window in enumerate(windows) if not window)
             case "three of four" if self._architecture == "llama4" and not self._has_chunks():

@@ -25,7 +25,7 @@ from shoal.model.formats.gguf.blocks import (
 from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
-from shoal.model.formats.gguf.recurrent import CONVOLUTIONS, RECURRENT_NAMES, recurrent_part
+from shoal.model.formats.gguf.recurrent import CONVOLUTIONS, FLAT, RECURRENT_NAMES, recurrent_part
 from shoal.model.formats.tensor_check import check_tensors
 from shoal.model.formats.tensor_part import TensorPart, rotating_heads
 from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
@@ -267,7 +267,7 @@ class GgufFile:
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A tensor's shape; the router of a shared expert is a matrix of one row, norms of heads are vectors, and a
     convolution has the axis that its channels are alone on."""
-    if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"])):
+    if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"], *FLAT)):
         return (prod(shape),)
     if name.endswith(CONVOLUTIONS) and len(shape) == 2:
         return (shape[0], 1, shape[1])

@@ -1,7 +1,7 @@
 """Recurrent layers of a GGUF file: their settings, and where their tensors lie.
 
-Source of keys and order: llama.cpp, conversion/lfm2.py and conversion/qwen.py (Qwen3NextModel, and the order of value
-heads of _LinearAttentionVReorderBase).
+Source of keys and order: llama.cpp, conversion/lfm2.py, mamba.py (Mamba2Model) and qwen.py (Qwen3NextModel, and the
+order of value heads of _LinearAttentionVReorderBase).
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_part import TensorPart
-from shoal.model.recurrence import TAPS, DeltaNetConfig, RecurrenceConfig, ShortConvConfig
+from shoal.model.recurrence.delta_net import DeltaNetConfig
+from shoal.model.recurrence.kinds import RecurrenceConfig
+from shoal.model.recurrence.mamba import MambaConfig, joined_rows
+from shoal.model.recurrence.shapes import TAPS
+from shoal.model.recurrence.short_conv import ShortConvConfig
 
 RECURRENT_NAMES: Mapping[str, str] = {
     "conv_taps": "shortconv.conv.weight",
@@ -22,7 +26,19 @@ RECURRENT_NAMES: Mapping[str, str] = {
     "delta_dt": "ssm_dt.bias",
     "delta_norm": "ssm_norm.weight",
     "delta_out": "ssm_out.weight",
+    "mamba_rate": "ssm_a",
+    "mamba_start": "ssm_dt.bias",
+    "mamba_skip": "ssm_d",
+    "mamba_norm": "ssm_norm.weight",
+    "mamba_out": "ssm_out.weight",
+    "mamba_out_bias": "ssm_out.bias",
 }
+FLAT = ("ssm_a", "ssm_d", "ssm_norm.weight")
+"""ends of the names of vectors that Mamba-2's files have as matrices"""
+MIXER_MARKS = ("attn_q.weight", "attn_qkv.weight", "ssm_in.weight", "ssm_a", "shortconv.in_proj.weight")
+"""tensors of which every layer with attention or a recurrence has one"""
+_TURNING = ("qwen35", "qwen35moe")
+"""architectures whose value heads of different key heads follow each other"""
 CONVOLUTIONS = (RECURRENT_NAMES["conv_taps"], "ssm_conv1d.weight")
 """ends of the names of convolutions' taps, which lack the axis that their channels are alone on"""
 
@@ -49,28 +65,44 @@ def recurrence_of(
     Raises:
         ValueError: a setting that is not supported.
     """
-    mark = "shortconv.in_proj.weight" if architecture == "lfm2" else "ssm_a"
-    layers = tuple(layer for layer in range(num_layers) if f"blk.{layer}.{mark}" in tensors)
+
+    def layers_with(mark: str) -> tuple[int, ...]:
+        return tuple(layer for layer in range(num_layers) if f"blk.{layer}.{mark}" in tensors)
+
+    short = layers_with("shortconv.in_proj.weight")
+    layers = short or layers_with("ssm_a")
     if not layers:
         return None
-    num_taps = positive("shortconv.l_cache" if architecture == "lfm2" else "ssm.conv_kernel")
+    num_taps = positive("shortconv.l_cache" if short else "ssm.conv_kernel")
     if num_taps not in TAPS:
         raise ValueError(f"convolutions over {num_taps} tokens; 2 to 4 are supported")
-    if architecture == "lfm2":
+    if short:
         return ShortConvConfig(layers=layers, channels=hidden_size, num_taps=num_taps)
-    key_heads, value_heads = positive("ssm.group_count"), positive("ssm.time_step_rank")
-    inner = positive("ssm.inner_size")
-    if value_heads % key_heads or inner % value_heads:
-        raise ValueError(f"{value_heads} value heads over {inner} columns cannot share {key_heads} key heads evenly")
+    groups, heads, inner = positive("ssm.group_count"), positive("ssm.time_step_rank"), positive("ssm.inner_size")
+    if heads % groups or inner % heads:
+        raise ValueError(f"{heads} heads over {inner} columns cannot share {groups} key heads or groups evenly")
+    first = f"blk.{layers[0]}."
+    if f"{first}ssm_in.weight" in tensors:
+        return MambaConfig(
+            layers=layers,
+            num_groups=groups,
+            heads_per_group=heads // groups,
+            head_dim=inner // heads,
+            state_dim=positive("ssm.state_size"),
+            num_taps=num_taps,
+            norm_epsilon=norm_epsilon,
+            taps_bias=f"{first}ssm_conv1d.bias" in tensors,
+            biases=f"{first}ssm_in.bias" in tensors,
+        )
     return DeltaNetConfig(
         layers=layers,
-        num_key_heads=key_heads,
-        value_heads_per_key=value_heads // key_heads,
+        num_key_heads=groups,
+        value_heads_per_key=heads // groups,
         key_dim=positive("ssm.state_size"),
-        value_dim=inner // value_heads,
+        value_dim=inner // heads,
         num_taps=num_taps,
         norm_epsilon=norm_epsilon,
-        in_turn=architecture == "qwen35",
+        in_turn=architecture in _TURNING,
     )
 
 
@@ -88,8 +120,18 @@ def recurrent_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
             return TensorPart(tensor="shortconv.in_proj.weight", start=start, stop=start + recurrence.channels)
         case DeltaNetConfig():
             return _delta_part(recurrence, leaf)
+        case MambaConfig():
+            return _mamba_part(recurrence, leaf)
         case None:
             return None
+
+
+def _mamba_part(recurrence: MambaConfig, leaf: str) -> TensorPart | None:
+    rows = joined_rows(recurrence, leaf)
+    if rows is None:
+        return None
+    tensor, kind = "ssm_conv1d" if "_taps" in leaf else "ssm_in", "bias" if leaf.endswith("_bias") else "weight"
+    return TensorPart(tensor=f"{tensor}.{kind}", start=rows[0], stop=rows[1])
 
 
 def _delta_part(recurrence: DeltaNetConfig, leaf: str) -> TensorPart | None:

@@ -55,8 +55,16 @@ from shoal.model.formats.huggingface.families.qwen import (
     QWEN3_VL,
     QWEN3_VL_MOE,
 )
-from shoal.model.formats.huggingface.families.recurrent.lfm2 import LFM2
-from shoal.model.formats.huggingface.families.recurrent.qwen_next import QWEN3_5, QWEN3_5_TEXT, QWEN3_NEXT
+from shoal.model.formats.huggingface.families.recurrent.granite_hybrid import GRANITE_HYBRID
+from shoal.model.formats.huggingface.families.recurrent.lfm2 import LFM2, LFM2_MOE
+from shoal.model.formats.huggingface.families.recurrent.nemotron_h import NEMOTRON_H
+from shoal.model.formats.huggingface.families.recurrent.qwen_next import (
+    QWEN3_5,
+    QWEN3_5_MOE,
+    QWEN3_5_MOE_TEXT,
+    QWEN3_5_TEXT,
+    QWEN3_NEXT,
+)
 from shoal.model.formats.huggingface.families.whisper import WHISPER
 
 FAMILIES: Mapping[str, Family] = {
@@ -116,9 +124,14 @@ FAMILIES: Mapping[str, Family] = {
     "hunyuan_v1_dense": HUNYUAN,
     "hunyuan_v1_moe": HUNYUAN_MOE,
     "minimax_m2": MINIMAX_M2,
+    "granitemoehybrid": GRANITE_HYBRID,
+    "nemotron_h": NEMOTRON_H,
     "lfm2": LFM2,
+    "lfm2_moe": LFM2_MOE,
     "qwen3_next": QWEN3_NEXT,
     "qwen3_5_text": QWEN3_5_TEXT,
     "qwen3_5": QWEN3_5,
     "whisper": WHISPER,
+    "qwen3_5_moe_text": QWEN3_5_MOE_TEXT,
+    "qwen3_5_moe": QWEN3_5_MOE,
 }

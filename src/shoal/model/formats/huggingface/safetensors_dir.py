@@ -304,7 +304,8 @@ class SafetensorsDir:
             return self._whole(tensor)
         tensor = blocks_in_place_of(tensor, self._tensors)
         if tensor not in self._tensors:
-            return self._whole(tensor)
+            others = self._family.other_names.get(f"experts.*.{leaf}")
+            return self._whole(tensor if others is None else prefix + others.replace("*", str(expert)))
         is_joined = leaf.startswith(("gate", "up"))
         num_rows = 2 * experts.columns if is_joined else self._config.hidden_size
         if is_joined and self._family.halves_gate_up:
@@ -377,7 +378,8 @@ class SafetensorsDir:
     def _is_transposed(self, tensor: str) -> bool:
         if self._family.is_transposed:
             return len(self._tensors[tensor].shape) == 2 and self._family.top["layers"] in tensor
-        return self._family.stacks_experts and tensor.endswith(("experts.gate_up_proj", "experts.down_proj"))
+        is_stacked = self._family.stacks_experts and self._family.turns_experts
+        return is_stacked and tensor.endswith(("experts.gate_up_proj", "experts.down_proj"))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """Of the matrices in a tensor: outputs before inputs, and weights in the place of blocks."""

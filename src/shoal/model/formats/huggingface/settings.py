@@ -80,6 +80,10 @@ class Settings:
         }
         return DecoderConfig(**{**common, **changes})
 
+    def but(self, **values: Any) -> Settings:
+        """The same settings with some others in their place."""
+        return Settings(self.path, self.model_type, {**self._values, **values}, {}, self._eos_token_ids)
+
     def get(self, key: str) -> Any:
         """A value, or None."""
         return self._values.get(key)
@@ -178,21 +182,21 @@ class Settings:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
         return tuple(window if one == kind else 0 for one in types)
 
-    def layers_of_type(self, kind: str, *, others: Sequence[str], default: Sequence[str]) -> tuple[int, ...]:
-        """Layers that `layer_types` says to be of a kind. Raises ModelLoadError where it has one that is none of these.
+    def layers_of_type(self, *kinds: str, others: Sequence[str], default: Sequence[str]) -> tuple[int, ...]:
+        """Layers that `layer_types` says to be of some kinds. Raises ModelLoadError where it has another one.
 
         Args:
-            kind: whose layers are wanted.
-            others: kinds that there may be beside it.
+            kinds: whose layers are wanted.
+            others: kinds that there may be beside them.
             default: kinds of all layers, where the file does not say them.
         """
         types = self.get("layer_types")
         types = default if types is None else types
         if len(types) != self.num_layers:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {len(types)} items for {self.num_layers} layers")
-        if unknown := [one for one in types if one != kind and one not in others]:
+        if unknown := [one for one in types if one not in kinds and one not in others]:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
-        return tuple(layer for layer, one in enumerate(types) if one == kind)
+        return tuple(layer for layer, one in enumerate(types) if one in kinds)
 
     def _rope_parameters(self, layer_type: str) -> dict[str, Any]:
         """transformers 5: one dictionary, or one per kind of layer; transformers 4: `rope_theta` and `rope_scaling`.

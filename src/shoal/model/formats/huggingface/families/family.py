@@ -99,7 +99,8 @@ class Family:
     has_draft_layers: bool = False
     """whether layers beyond the model's own may follow, which predict further tokens and are left out"""
     stacks_experts: bool = False
-    """whether all experts of a layer lie in one tensor, gate and up in turn (gpt-oss); inputs before outputs, where it
-    is none of a linear layer"""
+    """whether all experts of a layer lie in one tensor, gate and up in turn (gpt-oss)"""
+    turns_experts: bool = True
+    """whether such a tensor has inputs before outputs, where it is none of a linear layer (all but Qwen 3.5)"""
     halves_gate_up: bool = False
     """whether all of such a gate stands before all of its up (Llama 4, Granite)"""

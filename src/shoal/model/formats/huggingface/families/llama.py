@@ -79,8 +79,8 @@ _MINISTRAL3_DEFAULTS = {
     "rope_theta": 1e6,
     "sliding_window": None,
 }
-_GRANITE_MOE_DEFAULTS = {**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2}
-_GRANITE_MOE_NAMES = {
+GRANITE_MOE_DEFAULTS = {**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2}
+GRANITE_MOE_NAMES = {
     **LAYER_NAMES,
     "router": "block_sparse_moe.router.layer.weight",
     "experts.*.gate": "block_sparse_moe.input_linear.weight",
@@ -240,7 +240,8 @@ def _read_smollm3(settings: Settings) -> DecoderConfig:
     )
 
 
-def _read_granite(settings: Settings) -> DecoderConfig:
+def read_granite(settings: Settings) -> DecoderConfig:
+    """A Llama with factors. Raises ModelLoadError, ValueError."""
     has_bias = settings.flag("attention_bias")
     return settings.decoder(
         qkv_bias=has_bias,
@@ -253,14 +254,15 @@ def _read_granite(settings: Settings) -> DecoderConfig:
     )
 
 
-def _read_granite_moe(settings: Settings) -> DecoderConfig:
+def read_granite_moe(settings: Settings) -> DecoderConfig:
+    """The same with experts, and an MLP beside them if the settings say so."""
     experts = ExpertsConfig(
         num_experts=settings.positive("num_local_experts"),
         num_chosen=settings.positive("num_experts_per_tok"),
         columns=settings.positive("intermediate_size"),
         shared_columns=integer("'shared_intermediate_size'", settings.get("shared_intermediate_size") or 0),
     )
-    return replace(_read_granite(settings), experts=experts, mlp_bias=False)
+    return replace(read_granite(settings), experts=experts, mlp_bias=False)
 
 
 def _read_arcee(settings: Settings) -> DecoderConfig:
@@ -285,11 +287,11 @@ LLAMA4 = replace(LLAMA4_TEXT, text_types=("llama4_text",), needless=OTHER_MODALI
 MINISTRAL = Family(read=_read_ministral, defaults=_MISTRAL_DEFAULTS)
 SEED_OSS = Family(read=_read_seed_oss, defaults=_SEED_OSS_DEFAULTS)
 SMOLLM3 = Family(read=_read_smollm3, defaults=_SMOLLM3_DEFAULTS)
-GRANITE = Family(read=_read_granite, defaults=_GRANITE_DEFAULTS)
+GRANITE = Family(read=read_granite, defaults=_GRANITE_DEFAULTS)
 GRANITE_MOE = Family(
-    read=_read_granite_moe,
-    defaults=_GRANITE_MOE_DEFAULTS,
-    names=_GRANITE_MOE_NAMES,
+    read=read_granite_moe,
+    defaults=GRANITE_MOE_DEFAULTS,
+    names=GRANITE_MOE_NAMES,
     stacks_experts=True,
     halves_gate_up=True,
 )

@@ -1,13 +1,20 @@
-"""LFM2: short gated convolutions, and attention in some layers. Source: transformers, models/lfm2."""
+"""LFM2, with and without experts: short gated convolutions, and attention in some layers.
+
+Source: transformers, models/lfm2, lfm2_moe.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, TOP_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.tensor_part import TensorPart
-from shoal.model.recurrence import TAPS, ShortConvConfig
+from shoal.model.recurrence.shapes import TAPS
+from shoal.model.recurrence.short_conv import ShortConvConfig
 
 _DEFAULTS = {
     "vocab_size": 65536,
@@ -25,6 +32,26 @@ _DEFAULTS = {
     "block_ffn_dim_multiplier": 1.0,
     "block_auto_adjust_ff_dim": True,
 }
+_MOE_DEFAULTS = {
+    "vocab_size": 65536,
+    "hidden_size": 2048,
+    "intermediate_size": 7168,
+    "moe_intermediate_size": 1792,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 128_000,
+    "norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "conv_L_cache": 3,
+    "num_dense_layers": 2,
+    "num_experts_per_tok": 4,
+    "num_experts": 32,
+    "use_expert_bias": True,
+    "routed_scaling_factor": 1.0,
+    "norm_topk_prob": True,
+}
 _CONV, _ATTENTION = "conv", "full_attention"
 _NAMES = {
     **LAYER_NAMES,
@@ -41,11 +68,38 @@ _NAMES = {
     "conv_out": "conv.out_proj.weight",
     "conv_out_bias": "conv.out_proj.bias",
 }
+_MOE_NAMES = {
+    **_NAMES,
+    "router": "feed_forward.gate.weight",
+    "selection_bias": "feed_forward.expert_bias",
+    "experts.*.gate": "feed_forward.experts.*.w1.weight",
+    "experts.*.up": "feed_forward.experts.*.w3.weight",
+    "experts.*.down": "feed_forward.experts.*.w2.weight",
+}
 _TOP = {**TOP_NAMES, "final_norm": "embedding_norm.weight"}
 _INPUTS = ("conv_b", "conv_c", "conv_x")
 
 
 def _read(settings: Settings) -> DecoderConfig:
+    return _decoder(settings, intermediate_size=_mlp_columns(settings))
+
+
+def _read_moe(settings: Settings) -> DecoderConfig:
+    num_dense = integer("'num_dense_layers'", settings.required("num_dense_layers"))
+    experts = ExpertsConfig(
+        num_experts=settings.positive("num_experts"),
+        num_chosen=settings.positive("num_experts_per_tok"),
+        columns=settings.positive("moe_intermediate_size"),
+        scoring="sigmoid",
+        is_normalized=settings.flag("norm_topk_prob"),
+        scale=settings.number("routed_scaling_factor"),
+        selection_bias=settings.flag("use_expert_bias"),
+        dense_layers=tuple(range(min(num_dense, settings.num_layers))),
+    )
+    return _decoder(settings, experts=experts)
+
+
+def _decoder(settings: Settings, **changes: Any) -> DecoderConfig:
     num_taps = settings.positive("conv_L_cache")
     if num_taps not in TAPS:
         raise ModelLoadError(
@@ -59,11 +113,11 @@ def _read(settings: Settings) -> DecoderConfig:
     )
     tied = settings.get("tie_embedding")
     return settings.decoder(
-        intermediate_size=_mlp_columns(settings),
         norm_epsilon=settings.number("norm_eps"),
         qk_norm=True,
         recurrence=recurrence if recurrence.layers else None,
         tied_embeddings=settings.flag("tie_word_embeddings") if tied is None else bool(tied),
+        **changes,
     )
 
 
@@ -97,3 +151,4 @@ def _mlp_columns(settings: Settings) -> int:
 
 
 LFM2 = Family(read=_read, defaults=_DEFAULTS, names=_NAMES, top=_TOP, part=_part)
+LFM2_MOE = Family(read=_read_moe, defaults=_MOE_DEFAULTS, names=_MOE_NAMES, top=_TOP, part=_part)

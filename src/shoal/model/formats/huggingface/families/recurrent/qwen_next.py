@@ -1,9 +1,10 @@
 """Qwen3-Next and Qwen 3.5: the gated delta rule in most layers, attention with an output gate in the others. Source:
-transformers, models/qwen3_next, models/qwen3_5."""
+transformers, models/qwen3_next, models/qwen3_5, models/qwen3_5_moe."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ModelLoadError
@@ -12,7 +13,8 @@ from shoal.model.formats.huggingface.families.family import BUFFERS, EXPERT_NAME
 from shoal.model.formats.huggingface.families.qwen import qwen_experts
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.tensor_part import TensorPart
-from shoal.model.recurrence import TAPS, DeltaNetConfig
+from shoal.model.recurrence.delta_net import DeltaNetConfig
+from shoal.model.recurrence.shapes import TAPS
 
 _ATTENTION, _DELTA = "full_attention", "linear_attention"
 _COMMON = {
@@ -50,6 +52,13 @@ _NEW_DEFAULTS = {
     "num_hidden_layers": 32,
     "num_key_value_heads": 4,
 }
+_NEW_MOE_DEFAULTS = {
+    **_NEXT_DEFAULTS,
+    "vocab_size": 248320,
+    "num_hidden_layers": 40,
+    "num_experts_per_tok": 8,
+    "num_experts": 256,
+}
 _NAMES = {
     **LAYER_NAMES,
     "delta_z": "linear_attn.in_proj_z.weight",
@@ -60,6 +69,14 @@ _NAMES = {
     "delta_norm": "linear_attn.norm.weight",
     "delta_out": "linear_attn.out_proj.weight",
 }
+
+
+_STACKED = {
+    "experts.*.gate": "mlp.experts.gate_up_proj",
+    "experts.*.up": "mlp.experts.gate_up_proj",
+    "experts.*.down": "mlp.experts.down_proj",
+}
+"""of Qwen 3.5, whose files have them stacked or one by one"""
 
 
 def _read_new(settings: Settings) -> DecoderConfig:
@@ -183,3 +200,16 @@ QWEN3_5 = Family(
     text_types=("qwen3_5_text",),
     needless=_without_drafts(OTHER_MODALITIES),
 )
+QWEN3_5_MOE_TEXT = Family(
+    read=_read_next,
+    defaults=_NEW_MOE_DEFAULTS,
+    names={**_NAMES, **EXPERT_NAMES, **_STACKED},
+    other_names={name: EXPERT_NAMES[name] for name in _STACKED},
+    part=_new_part,
+    norms_add_one=True,
+    needless=_without_drafts(BUFFERS),
+    stacks_experts=True,
+    halves_gate_up=True,
+    turns_experts=False,
+)
+QWEN3_5_MOE = replace(QWEN3_5_MOE_TEXT, text_types=("qwen3_5_moe_text",), needless=_without_drafts(OTHER_MODALITIES))

@@ -1,8 +1,4 @@
-"""Recurrent layers as data: what they are computed from, the state that they carry, and into what they can be cut.
-
-They stand in the place of attention in some layers of a model. Each kind says which matrices its inputs are products
-of, and which its output goes through: the rest of a layer is as everywhere.
-"""
+"""The gated delta rule (Qwen3-Next, Qwen 3.5)."""
 
 from __future__ import annotations
 
@@ -10,75 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 
-Shape = tuple[int, ...]
-TAPS = (2, 3, 4)
-"""tokens that a convolution may see: native/recurrence/args.h"""
-_BLOCK = 32
-"""weights of a row that share a scale: weights.py"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShortConvConfig:
-    """Layers that convolve each channel over a few tokens, gated before and after.
-
-    Names: `conv_b conv_c conv_x` (each from the hidden state), `conv_taps`, `conv_out`, and a bias of each where there
-    are biases. Source: LFM2 technical report, arXiv 2511.23404, section 2.
-    """
-
-    layers: tuple[int, ...]
-    channels: int
-    num_taps: int
-    """tokens that an output sees, its own included"""
-    biases: bool = False
-    inputs: tuple[str, ...] = ("conv_b", "conv_c", "conv_x")
-    output: str = "conv_out"
-
-    def shapes(self, hidden_size: int) -> Mapping[str, Shape]:
-        """Of a layer's tensors. Taps have three axes, as a convolution's in PyTorch."""
-        shapes: dict[str, Shape] = dict.fromkeys(self.inputs, (self.channels, hidden_size))
-        shapes["conv_taps"] = (self.channels, 1, self.num_taps)
-        shapes["conv_out"] = (hidden_size, self.channels)
-        if self.biases:
-            shapes |= {f"{name}_bias": (self.channels,) for name in (*self.inputs, "conv_taps")}
-            shapes["conv_out_bias"] = (hidden_size,)
-        return shapes
-
-    @property
-    def state_floats(self) -> int:
-        """Numbers of one layer's state of one sequence."""
-        return (self.num_taps - 1) * self.channels
-
-    @property
-    def in_width(self) -> int:
-        """Numbers of a row that the inputs are."""
-        return len(self.inputs) * self.channels
-
-    @property
-    def out_width(self) -> int:
-        """Numbers of a row that the output is made of."""
-        return self.channels
-
-    @property
-    def num_pieces(self) -> int:
-        """Parts that see nothing of each other: channels."""
-        return self.channels
-
-    @property
-    def piece_atom(self) -> int:
-        """Pieces that stay together, as a quantized output matrix asks for."""
-        return _BLOCK
-
-    def rows_of_piece(self, name: str) -> int:
-        """Rows of a tensor that belong to a piece; 0: all of it belongs to every piece."""
-        return 1 if name in (*self.inputs, "conv_taps") else 0
-
-    def columns_of_piece(self, name: str) -> int:
-        """The same of columns."""
-        return 1 if name == "conv_out" else 0
-
-    def with_pieces(self, count: int) -> ShortConvConfig:
-        """The layers of a shard, which may have no channels."""
-        return replace(self, channels=count)
+from shoal.model.recurrence.shapes import BLOCK, Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +45,11 @@ class DeltaNetConfig:
         return shapes | {"delta_norm": (self.value_dim,), "delta_out": (hidden_size, self.out_width)}
 
     @property
+    def own_vectors(self) -> tuple[str, ...]:
+        """Names of those that are no biases of its matrices."""
+        return ("delta_rate", "delta_dt", "delta_norm")
+
+    @property
     def num_channels(self) -> int:
         """Of the convolution."""
         return sum(map(self._num_rows, self.inputs[:3]))
@@ -146,7 +79,7 @@ class DeltaNetConfig:
         """Pieces that stay together, as a quantized output matrix asks for."""
         if self.in_turn and self.value_heads_per_key > 1:
             return self.num_key_heads
-        return _BLOCK // gcd(_BLOCK, self.value_heads_per_key * self.value_dim)
+        return BLOCK // gcd(BLOCK, self.value_heads_per_key * self.value_dim)
 
     def rows_of_piece(self, name: str) -> int:
         """Rows of a tensor that belong to a piece; 0: all of it belongs to every piece."""
@@ -170,6 +103,3 @@ class DeltaNetConfig:
 
     def _num_rows(self, name: str) -> int:
         return self.num_key_heads * self.rows_of_piece(name)
-
-
-RecurrenceConfig = ShortConvConfig | DeltaNetConfig

@@ -1,0 +1,122 @@
+"""Mamba-2 (Granite 4 hybrid, Nemotron-H)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import gcd
+
+from shoal.model.recurrence.shapes import BLOCK, Shape
+
+_ORDER = ("mamba_z", "mamba_x", "mamba_write", "mamba_read", "mamba_step")
+"""of what lies under each other in the one projection that files have; taps have the middle three"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MambaConfig:
+    """Layers whose heads write into a state that decays, and read from it, behind a short convolution.
+
+    Names: `mamba_x mamba_write mamba_read mamba_z mamba_step` (each from the hidden state; B, C and dt in the paper's
+    words), taps of the first three, `mamba_rate` (negative), `mamba_start` (added to the step), `mamba_skip` (D),
+    `mamba_norm` and `mamba_out`, and biases where there are some. Source: Mamba-2, arXiv 2405.21060, section 7.
+    """
+
+    layers: tuple[int, ...]
+    num_groups: int
+    """of neighboring heads, which share what is written and read, and a norm"""
+    heads_per_group: int
+    head_dim: int
+    state_dim: int
+    num_taps: int
+    norm_epsilon: float
+    taps_bias: bool = True
+    biases: bool = False
+    """of the matrices"""
+    inputs: tuple[str, ...] = ("mamba_x", "mamba_write", "mamba_read", "mamba_z", "mamba_step")
+    output: str = "mamba_out"
+
+    @property
+    def num_heads(self) -> int:
+        return self.num_groups * self.heads_per_group
+
+    def shapes(self, hidden_size: int) -> Mapping[str, Shape]:
+        """Of a layer's tensors."""
+        shapes: dict[str, Shape] = {name: (self.num_rows(name), hidden_size) for name in self.inputs}
+        shapes |= {f"{name}_taps": (self.num_rows(name), 1, self.num_taps) for name in self.inputs[:3]}
+        if self.taps_bias:
+            shapes |= {f"{name}_taps_bias": (self.num_rows(name),) for name in self.inputs[:3]}
+        if self.biases:
+            shapes |= {f"{name}_bias": (self.num_rows(name),) for name in self.inputs}
+            shapes["mamba_out_bias"] = (hidden_size,)
+        shapes |= dict.fromkeys(("mamba_rate", "mamba_start", "mamba_skip"), (self.num_heads,))
+        return shapes | {"mamba_norm": (self.out_width,), "mamba_out": (hidden_size, self.out_width)}
+
+    @property
+    def own_vectors(self) -> tuple[str, ...]:
+        """Names of those that are no biases of its matrices."""
+        biases = (f"{name}_taps_bias" for name in self.inputs[:3])
+        return ("mamba_rate", "mamba_start", "mamba_skip", "mamba_norm", *biases)
+
+    @property
+    def num_channels(self) -> int:
+        """Of the convolution."""
+        return sum(map(self.num_rows, self.inputs[:3]))
+
+    @property
+    def state_floats(self) -> int:
+        """Numbers of one layer's state of one sequence."""
+        return (self.num_taps - 1) * self.num_channels + self.out_width * self.state_dim
+
+    @property
+    def in_width(self) -> int:
+        """Numbers of a row that the inputs are."""
+        return sum(map(self.num_rows, self.inputs))
+
+    @property
+    def out_width(self) -> int:
+        """Numbers of a row that the output is made of."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def num_pieces(self) -> int:
+        """Parts that see nothing of each other: groups of heads."""
+        return self.num_groups
+
+    @property
+    def piece_atom(self) -> int:
+        """Pieces that stay together, as a quantized output matrix asks for."""
+        return BLOCK // gcd(BLOCK, self.heads_per_group * self.head_dim)
+
+    def rows_of_piece(self, name: str) -> int:
+        """Rows of a tensor that belong to a piece; 0: all of it belongs to every piece."""
+        match name.removesuffix("_taps"):
+            case "mamba_x" | "mamba_z" | "mamba_norm":
+                return self.heads_per_group * self.head_dim
+            case "mamba_write" | "mamba_read":
+                return self.state_dim
+            case "mamba_step" | "mamba_rate" | "mamba_start" | "mamba_skip":
+                return self.heads_per_group
+            case _:
+                return 0
+
+    def columns_of_piece(self, name: str) -> int:
+        """The same of columns."""
+        return self.heads_per_group * self.head_dim if name == "mamba_out" else 0
+
+    def with_pieces(self, count: int) -> MambaConfig:
+        """The layers of a shard, which may have no heads."""
+        return replace(self, num_groups=count)
+
+    def num_rows(self, name: str) -> int:
+        """Of one of the inputs, or of its taps."""
+        return self.num_groups * self.rows_of_piece(name)
+
+
+def joined_rows(recurrence: MambaConfig, leaf: str) -> tuple[int, int] | None:
+    """Rows [first, last) that an input, its bias, its taps or their bias has in a tensor of all; None for others."""
+    name = leaf.removesuffix("_bias").removesuffix("_taps")
+    order = _ORDER[1:4] if "_taps" in leaf else _ORDER
+    if name not in order:
+        return None
+    first = sum(recurrence.num_rows(before) for before in order[: order.index(name)])
+    return first, first + recurrence.num_rows(name)
