@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
@@ -20,6 +20,9 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, TokenType
 from random_blocks import random_blocks
 
+Matrix = tuple[str, GGMLQuantizationType, int, int]
+"""Name, format, rows and columns; of all experts under each other."""
+Vector = tuple[str, np.ndarray]
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _SEED = 20260101
 _FILE_TYPES = {"Q4_0": 2, "Q4_K_M": 15}
@@ -110,25 +113,52 @@ def cache_folder() -> Path:
 
 
 def write_random_model(shape: Shape, path: Path) -> None:
-    """Write the file, whole or not at all, one matrix at a time."""
+    """Write the file of a shape."""
+
+    def settings(writer: GGUFWriter) -> None:
+        _add_shape(writer, shape)
+        add_tokenizer(writer, shape.vocab)
+
+    write_random_file(path, shape.architecture, settings, _matrices(shape), _vectors(shape), experts=shape.experts)
+
+
+def write_random_file(
+    path: Path,
+    architecture: str,
+    add_settings: Callable[[GGUFWriter], None],
+    matrices: Iterable[Matrix],
+    vectors: Iterable[Vector],
+    *,
+    experts: int = 0,
+) -> None:
+    """Write a file, whole or not at all, one matrix at a time.
+
+    Args:
+        path: of the file.
+        architecture: of the model.
+        add_settings: writes all other metadata.
+        matrices: of random blocks.
+        vectors: and small matrices, as they are.
+        experts: that lie in one matrix.
+    """
     partial = path.with_suffix(".partial")
-    writer = GGUFWriter(partial, shape.architecture)
-    _add_shape(writer, shape)
-    _add_tokenizer(writer, shape.vocab)
-    for name, kind, rows, columns in _matrices(shape):
+    writer = GGUFWriter(partial, architecture)
+    add_settings(writer)
+    matrices, vectors = list(matrices), list(vectors)
+    for name, kind, rows, columns in matrices:
         block_len, num_bytes = GGML_QUANT_SIZES[kind]
         row_bytes = columns // block_len * num_bytes
-        stack = (shape.experts, rows // shape.experts) if "_exps." in name else (rows,)
+        stack = (experts, rows // experts) if "_exps." in name else (rows,)
         writer.add_tensor_info(name, (*stack, row_bytes), np.dtype(np.uint8), rows * row_bytes, kind)
-    for name, vector in _vectors(shape):
+    for name, vector in vectors:
         writer.add_tensor_info(name, vector.shape, vector.dtype, vector.nbytes)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     rng = np.random.default_rng(_SEED)
-    for _, kind, rows, columns in _matrices(shape):
+    for _, kind, rows, columns in matrices:
         writer.write_tensor_data(random_blocks(kind, rng, rows, columns))
-    for _, vector in _vectors(shape):
+    for _, vector in vectors:
         writer.write_tensor_data(vector)
     writer.close()
     partial.replace(path)
@@ -155,7 +185,7 @@ def _add_shape(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_file_type(_FILE_TYPES[shape.mix])
 
 
-def _add_tokenizer(writer: GGUFWriter, vocab: int) -> None:
+def add_tokenizer(writer: GGUFWriter, vocab: int) -> None:
     """Byte-level BPE: three special tokens, every byte, and as many pairs and then triples as there is room for."""
     letters = _byte_letters()
     pairs, triples = product(letters, letters), product(letters, letters, letters)
@@ -179,8 +209,7 @@ def _byte_letters() -> list[str]:
     return [*map(chr, visible), *(chr(256 + index) for index in range(256 - len(visible)))]
 
 
-def _matrices(shape: Shape) -> Iterator[tuple[str, GGMLQuantizationType, int, int]]:
-    """Name, format, rows and columns; of all experts under each other."""
+def _matrices(shape: Shape) -> Iterator[Matrix]:
     hidden, q_rows, kv_rows = shape.hidden, shape.head_width * shape.heads, shape.head_width * shape.kv_heads
     count, suffix = (shape.experts, "_exps") if shape.experts else (1, "")
     columns = count * shape.intermediate
@@ -212,7 +241,7 @@ def _is_finer(layer: int, num_layers: int) -> bool:
     return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 
 
-def _vectors(shape: Shape) -> Iterator[tuple[str, np.ndarray]]:
+def _vectors(shape: Shape) -> Iterator[Vector]:
     """Norms of ones and biases of zeros, and routers that send each token somewhere else."""
     norm, kv_rows, rng = np.ones(shape.hidden, np.float32), shape.head_width * shape.kv_heads, np.random.default_rng(0)
     for layer in range(shape.layers):

@@ -43,8 +43,8 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
     from shoal.cli.show.output import print_json
 
     shards = {
-        "kv_head_groups": config.num_kv_heads,
-        "query_heads_per_group": config.num_heads // config.num_kv_heads,
+        "kv_head_groups": config.num_head_groups,
+        "query_heads_per_group": config.num_heads // config.num_head_groups,
         "mlp_columns": config.intermediate_size,
         "vocabulary_rows": config.vocab_size,
     }

@@ -287,6 +287,12 @@ class DecoderConfig:
         """Inputs of attention's output projection."""
         return self.num_heads * (self.head_dim if self.latent is None else self.latent.value_dim)
 
+    @property
+    def num_head_groups(self) -> int:
+        """Groups of query heads that a shard has whole: those that read one KV head, or in latent attention, whose rows
+        every shard keeps, each by itself."""
+        return self.num_kv_heads if self.latent is None else self.num_heads
+
     def window(self, layer: int) -> int:
         """Sliding window of a layer in tokens, 0 for none."""
         return self.layer_windows[layer] if self.layer_windows else 0

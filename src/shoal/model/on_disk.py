@@ -76,7 +76,7 @@ class ModelOnDisk:
         config = self.config
         return (
             f"{config.family}, {config.num_layers} layers of {config.hidden_size}, {config.num_heads} heads in "
-            f"{config.num_kv_heads} groups, {config.intermediate_size} MLP columns, {config.vocab_size} tokens"
+            f"{config.num_head_groups} groups, {config.intermediate_size} MLP columns, {config.vocab_size} tokens"
         )
 
     def longest_context(self, asked: int | None) -> int:

@@ -1,6 +1,7 @@
 """One shard's part of a model's weights, as if it were a smaller model.
 
-Attention is cut by KV heads with the query heads that read them, the MLP by columns (or whole experts are dealt out),
+Attention is cut by KV heads with the query heads that read them, or latent attention by query heads, each shard with
+all latent rows; the MLP by columns (or whole experts are dealt out),
 embedding and head by vocabulary rows: matrices into which the hidden state goes by rows, matrices out of which it comes
 by columns. Each shard's `o` and `down` products are then partial sums of the whole ones.
 Source: Megatron-LM, arXiv 1909.08053, section 3.
@@ -26,10 +27,10 @@ VOCAB_ATOM = 32
 
 def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     """Into what a model can be cut, however its weights are quantized."""
-    group_columns = config.result_columns // config.num_kv_heads
+    group_columns = config.result_columns // config.num_head_groups
     quantizable = config.result_columns % BLOCK == 0  # otherwise `o` is dense at any precision
     return ShardAtoms(
-        num_kv_heads=config.num_kv_heads,
+        num_kv_heads=config.num_head_groups,
         kv_heads_per_atom=_heads_together(config, BLOCK // gcd(BLOCK, group_columns) if quantizable else 1),
         intermediate_size=config.share_columns,
         column_atom=BLOCK,
@@ -40,15 +41,14 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
 
 
 def _heads_together(config: DecoderConfig, quantizable: int) -> int:
-    """KV heads that must stay on one shard: all, where queries and keys have norms over all of them. Latent attention
-    has one, so that all of it is on one shard."""
+    """Groups of heads that must stay on one shard: all, where queries and keys have norms over all of them."""
     return config.num_kv_heads if config.joins_qk_norm else quantizable
 
 
 def whole_part(config: DecoderConfig) -> ShardPart:
     """Everything: the part of the only shard of a stage."""
     return ShardPart(
-        kv_heads=(0, config.num_kv_heads), columns=(0, config.share_columns), vocabulary=(0, config.vocab_size)
+        kv_heads=(0, config.num_head_groups), columns=(0, config.share_columns), vocabulary=(0, config.vocab_size)
     )
 
 
@@ -82,28 +82,28 @@ class ShardSource:
     ) -> Weight:
         """The shard's part of a matrix, or of that the rows and columns counted within the part. See `WeightSource`."""
         own_rows, own_columns = self._own_range(name, rows, columns)
-        return self._source.matrix(name, precision, rows=own_rows, columns=own_columns)
+        return self._source.matrix(self._own_name(name), precision, rows=own_rows, columns=own_columns)
 
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the header alone."""
         own_rows, own_columns = self._own_range(name, rows, columns)
-        return self._source.matrix_bytes(name, precision, rows=own_rows, columns=own_columns)
+        return self._source.matrix_bytes(self._own_name(name), precision, rows=own_rows, columns=own_columns)
 
     def packing(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Packing:
         """How the native kernels hold the shard's part of a matrix. See `WeightSource`."""
         own_rows, own_columns = self._own_range(name, rows, columns)
-        return self._source.packing(name, precision, rows=own_rows, columns=own_columns)
+        return self._source.packing(self._own_name(name), precision, rows=own_rows, columns=own_columns)
 
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> KeptRows | None:
         """The shard's part of a matrix as it lies in the file. See `WeightSource`."""
         own_rows, own_columns = self._own_range(name, rows, columns)
-        return self._source.raw_rows(name, precision, rows=own_rows, columns=own_columns)
+        return self._source.raw_rows(self._own_name(name), precision, rows=own_rows, columns=own_columns)
 
     def release_pages(self) -> None:
         """See `WeightSource`."""
@@ -122,6 +122,14 @@ class ShardSource:
 
     def _own_range(self, name: str, rows: Range | None, columns: Range | None) -> tuple[Range | None, Range | None]:
         return _within(self._rows(name), rows), _within(self._columns(name), columns)
+
+    def _own_name(self, name: str) -> str:
+        """That of the whole: matrices of single heads are counted from the shard's first one."""
+        before, heads, rest = name.rpartition(".heads.")
+        if not heads:
+            return name
+        head, _, leaf = rest.partition(".")
+        return f"{before}{heads}{self._part.kv_heads[0] + int(head)}.{leaf}"
 
     def _rows(self, name: str) -> Range | None:
         """The part's rows in the whole matrix; None: all."""
@@ -172,8 +180,8 @@ class ShardSource:
 
     @property
     def _num_groups(self) -> int:
-        """Of query heads that share a key head, of the whole."""
-        return self._source.config.num_kv_heads
+        """Of query heads that stay together, of the whole."""
+        return self._source.config.num_head_groups
 
 
 def _pieces(recurrence: RecurrenceConfig, whole: DecoderConfig, part: ShardPart) -> Range:
@@ -192,17 +200,17 @@ def same_share(columns: Range, of: int, total: int, *, atom: int = BLOCK) -> Ran
 
 
 def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
-    limits = {"kv_heads": config.num_kv_heads, "columns": config.share_columns, "vocabulary": config.vocab_size}
+    limits = {"kv_heads": config.num_head_groups, "columns": config.share_columns, "vocabulary": config.vocab_size}
     for axis, limit in limits.items():
         first, last = getattr(part, axis)
         if not 0 <= first <= last <= limit:
             raise ValueError(f"{axis} [{first}, {last}) of a shard are not within the model's {limit}")
     _check_experts(config, part)
-    num_kv_heads = part.kv_heads[1] - part.kv_heads[0]
+    num_groups = _length(part.kv_heads)
     return replace(
         config,
-        num_heads=num_kv_heads * (config.num_heads // config.num_kv_heads),
-        num_kv_heads=num_kv_heads,
+        num_heads=num_groups * (config.num_heads // config.num_head_groups),
+        num_kv_heads=num_groups if config.latent is None else min(num_groups, config.num_kv_heads),
         intermediate_size=_length(same_share(part.columns, config.share_columns, config.intermediate_size)),
         experts=None if config.experts is None else _shard_experts(config.experts, part),
         recurrence=_shard_recurrence(config, part),

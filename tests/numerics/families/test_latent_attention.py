@@ -13,7 +13,9 @@ from shoal._native import supported_isas
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import WeightSource
+from shoal.planner.split.shares import shard_parts
 from shoal.protocol.stage_config import Precision
 from tests.model.converted_gguf import convert
 from tests.model.tiny_models import make_tiny_model
@@ -103,7 +105,9 @@ def test_pipelines_chunks_and_instruction_sets_change_no_bit(source: WeightSourc
 
 @pytest.mark.parametrize(("shares", "expert_shares"), [((2, 1), None), ((1, 1, 1), (5, 2, 1))])
 def test_shards(source: WeightSource, shares: tuple[int, ...], expert_shares: tuple[int, ...] | None) -> None:
-    """One of them has attention."""
+    """Each has some of the four heads and all latent rows."""
+    parts = shard_parts(shard_atoms(source.config), shares, expert_shares=expert_shares)
+    assert all(first < last for first, last in (part.kv_heads for part in parts))
     executor = make_executor(source, shares=shares, expert_shares=expert_shares)
     np.testing.assert_allclose(logits_of(executor), logits_of(make_executor(source)), rtol=0, atol=TOLERANCE)
 
