@@ -215,7 +215,7 @@ def _delta_tensors(name: str, values: np.ndarray, config: Mapping[str, Any]) -> 
     elif part in ("in_proj_a.weight", "in_proj_b.weight"):
         yield name, turned(values, 1)
     elif part == "A_log":
-        yield name, turned(-np.exp(values), 1)
+        yield name, turned(-np.exp(values.astype(np.float64)), 1)
     elif part == "dt_bias":
         yield name.replace("dt_bias", "dt_proj.bias"), turned(values, 1)
     elif part == "out_proj.weight":
@@ -256,13 +256,15 @@ def _mamba_tensors(name: str, values: np.ndarray, config: Mapping[str, Any]) -> 
     """Rates as they are used, numbers of heads as columns, and a row of the norm for each group. Source: llama.cpp,
     conversion/mamba.py (Mamba2Model)."""
     if name.endswith("A_log"):
-        yield name, -np.exp(values)[:, None]
+        yield name, -np.exp(values.astype(np.float64))[:, None]
     elif name.endswith((".D", "mamba.D")):
         yield name, values[:, None]
     elif name.endswith("dt_bias"):
         yield name.replace("dt_bias", "dt_proj.bias" if "mamba" in name else "dt.bias"), values
     elif name.endswith(("mamba.norm.weight", "mixer.norm.weight")):
         yield name, values.reshape(config.get("mamba_n_groups") or config["n_groups"], -1)
+    elif name.endswith("conv1d.weight"):
+        yield name, values[:, 0]
     elif ".mixer.experts." in name:
         yield name.replace("backbone.layers", "model.layers").replace("mixer.experts", "mlp.experts"), values
     else:

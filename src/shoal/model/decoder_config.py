@@ -322,14 +322,16 @@ class DecoderConfig:
 
     def layer_experts(self, layer: int) -> ExpertsConfig | None:
         """The experts of a layer; None where it has a plain MLP."""
-        return None if self.experts is None or layer in self.experts.dense_layers else self.experts
+        if self.experts is None or layer in self.experts.dense_layers or not self.has_mlp(layer):
+            return None
+        return self.experts
 
     def active_columns(self, layer: int) -> float:
         """MLP columns of a layer that a token goes through."""
-        if not self.has_mlp(layer):
-            return 0
         experts = self.layer_experts(layer)
-        return self.intermediate_size if experts is None else experts.active_columns(layer)
+        if experts is not None:
+            return experts.active_columns(layer)
+        return self.intermediate_size if self.has_mlp(layer) else 0
 
     @property
     def share_columns(self) -> int:

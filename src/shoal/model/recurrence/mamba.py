@@ -8,7 +8,7 @@ from math import gcd
 
 from shoal.model.recurrence.shapes import BLOCK, Shape
 
-_ORDER = ("mamba_z", "mamba_x", "mamba_write", "mamba_read", "mamba_step")
+ORDER = ("mamba_z", "mamba_x", "mamba_write", "mamba_read", "mamba_step")
 """of what lies under each other in the one projection that files have; taps have the middle three"""
 
 
@@ -115,7 +115,7 @@ class MambaConfig:
 def joined_rows(recurrence: MambaConfig, leaf: str) -> tuple[int, int] | None:
     """Rows [first, last) that an input, its bias, its taps or their bias has in a tensor of all; None for others."""
     name = leaf.removesuffix("_bias").removesuffix("_taps")
-    order = _ORDER[1:4] if "_taps" in leaf else _ORDER
+    order = ORDER[1:4] if "_taps" in leaf else ORDER
     if name not in order:
         return None
     first = sum(recurrence.num_rows(before) for before in order[: order.index(name)])

@@ -258,7 +258,11 @@ class _GgufMetadata:
             scales_input=self._known.scales_expert_input,
             shared_columns=shared_columns,
             shared_router=f"{first}.ffn_gate_inp_shexp.weight" in tensors,
-            dense_layers=tuple(layer for layer in range(self._num_layers) if layer not in routed),
+            dense_layers=tuple(
+                layer
+                for layer in range(self._num_layers)
+                if layer not in routed and layer not in self._halves().get("no_mlp_layers", ())
+            ),
         )
 
     def _num_kv_heads(self, num_heads: int) -> int:

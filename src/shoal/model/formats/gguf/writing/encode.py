@@ -39,6 +39,8 @@ class MatrixPart:
     name: str
     order_N: I64 | None
     """None: as the source has them"""
+    columns_K: I64 | None = None
+    """the same of columns"""
 
     def ordered(self, rows: np.ndarray) -> np.ndarray:
         """Rows in the order of the file."""
@@ -68,18 +70,21 @@ def choose_kind(source: WeightSource, parts: Sequence[MatrixPart], precision: Gg
 
 def encode(source: WeightSource, part: MatrixPart, kind: Kind) -> U8:
     """The bytes [N, row_bytes] of a matrix in that kind. Raises ModelLoadError."""
-    kept = source.raw_rows(part.name, "auto")
+    kept = None if part.columns_K is not None else source.raw_rows(part.name, "auto")
     if isinstance(kept, RawRows) and kept.kind == kind:
         rows_NB = kept.rows_NB if kept.order_N is None else kept.rows_NB[kept.order_N]
         return np.ascontiguousarray(part.ordered(rows_NB))
     if isinstance(kept, BlockWeight) and kind in _exact_block_kinds(kept):
         return part.ordered(_blocks(kept, kind))
     values_NK = dequantize(source.matrix(part.name, "fp32"))
+    if part.columns_K is not None:
+        values_NK = values_NK[:, part.columns_K]
     return part.ordered(_quantized(part.name, values_NK, kind))
 
 
 def _exact_kinds(source: WeightSource, part: MatrixPart) -> Sequence[Kind]:
-    kept = source.raw_rows(part.name, "auto")
+    """Columns in another order do not keep the source's blocks."""
+    kept = None if part.columns_K is not None else source.raw_rows(part.name, "auto")
     if isinstance(kept, RawRows):
         return (Kind(kept.kind), Kind.F32)
     found = _exact_block_kinds(kept) if isinstance(kept, BlockWeight) else []

@@ -184,6 +184,7 @@ def _data(source: WeightSource, one: _Placed) -> U8:
         ]
         return np.ascontiguousarray(np.concatenate(values), "<f4").view(np.uint8)
     rows = np.concatenate([encode(source, part, one.kind) for part in tensor.parts])
+    rows = rows if tensor.order_N is None else rows[tensor.order_N]
     return rows.reshape(one.byte_shape)
 
 

@@ -7,7 +7,7 @@ Source of the keys: GGUF specification; gguf-py/gguf/constants.py; llama.cpp, co
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,17 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import plain_frequencies, scaled_frequencies
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling, RopeConfig
+from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES as KNOWN
 from shoal.model.formats.gguf.config import SIGMOID
+from shoal.model.formats.gguf.writing.recurrent import layer_keys
+from shoal.model.recurrence.delta_net import DeltaNetConfig
 
 ARCHITECTURES = {
-    **dict.fromkeys(("llama", "mistral", "mixtral"), "llama"),
+    **dict.fromkeys(("llama", "mistral", "mixtral", "ministral"), "llama"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen2vl"), "qwen2"),
+    **dict.fromkeys(("qwen3_vl", "qwen3vl"), "qwen3"),
+    **dict.fromkeys(("qwen3_vl_moe", "qwen3vlmoe"), "qwen3moe"),
     **{
         name: name for name in ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "smollm3", "seed_oss")
     },
@@ -33,15 +38,25 @@ ARCHITECTURES = {
     **{"internlm3": "llama", "ministral3": "mistral3", "olmo3": "olmo2", "ernie4_5_moe": "ernie4_5-moe"},
     **{"glm": "chatglm", "cohere": "command-r", "phi": "phi2", "gpt_neox": "gptneox", "minimax_m2": "minimax-m2"},
     **{"hunyuan_v1_dense": "hunyuan-dense", "hunyuan_v1_moe": "hunyuan-moe"},
+    **{"lfm2": "lfm2", "lfm2_moe": "lfm2moe", "qwen3_next": "qwen3next", "granitemoehybrid": "granitehybrid"},
+    **dict.fromkeys(("qwen3_5", "qwen3_5_text"), "qwen35"),
+    **dict.fromkeys(("qwen3_5_moe", "qwen3_5_moe_text"), "qwen35moe"),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"), "deepseek2"),
+    **{"nemotron_h": "nemotron_h", "nemotron_h_moe": "nemotron_h_moe"},
 }
-"""of GGUF, by the `model_type` of config.json; a GGUF file's own is its family"""
+"""of GGUF, by the `model_type` of config.json; a GGUF file's own is its family. Text parts of models for pictures are
+written as the models for text that they compute the same as."""
 _TOLERANCE = 1e-6
 """of numbers that GGUF holds in fp32"""
-_WITH_SHARED_COUNT = ("glm4moe", "ernie4_5-moe", "hunyuan-moe")
+_WITH_SHARED_COUNT = ("glm4moe", "ernie4_5-moe", "hunyuan-moe", "deepseek2")
+_WITH_WEIGHTS_KEYS = ("glm4moe", "deepseek2", "nemotron_h_moe")
+"""whose files say how the weights of a token's experts are made"""
 
 
 def architecture_of(config: DecoderConfig) -> str:
     """Raises ModelLoadError for a family that GGUF files are not written of."""
+    if config.family == "nemotron_h" and config.experts is not None:
+        return "nemotron_h_moe"
     if config.family in ARCHITECTURES.values():
         return config.family
     if config.family not in ARCHITECTURES:
@@ -68,8 +83,9 @@ def metadata_of(config: DecoderConfig, architecture: str) -> dict[str, Any]:
         f"attention.{_norm_kind(architecture)}_epsilon": float(config.norm_epsilon),
         **dict(_numbers(config, architecture)),
         **dict(_windows(config, architecture)),
-        **dict(_rope(config)),
+        **dict(_rope(config, architecture)),
         **dict(_experts(config, architecture)),
+        **dict(layer_keys(config, architecture)),
     }
 
 
@@ -101,10 +117,14 @@ def differences(meant: DecoderConfig, written: DecoderConfig) -> list[str]:
 
 
 def _without_what_counts_for_nothing(config: DecoderConfig) -> DecoderConfig:
-    """Windows that are none, and how groups of experts are ranked where there is one."""
+    """Windows that are none, how groups of experts are ranked where there is one, the order of value heads."""
     experts = config.experts
     if experts is not None and experts.num_groups == 1:
         experts = replace(experts, num_group_scores=1)
+    recurrence = config.recurrence
+    if isinstance(recurrence, DeltaNetConfig):
+        recurrence = replace(recurrence, in_turn=False)
+    config = replace(config, recurrence=recurrence)
     return replace(config, experts=experts, layer_windows=config.layer_windows if any(config.layer_windows) else ())
 
 
@@ -114,9 +134,10 @@ def _are_same(one: Any, other: Any, max_context: int) -> bool:
             return False
         (first_R, factor), (second_R, other_factor) = (scaled_frequencies(rope, max_context) for rope in (one, other))
         return np.allclose([*first_R, factor], [*second_R, other_factor], rtol=_TOLERANCE, atol=0)
-    if isinstance(one, QueryScaling) and isinstance(other, QueryScaling):
-        pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(QueryScaling))
-        return all(np.isclose(first, second, rtol=_TOLERANCE) for first, second in pairs)
+    if is_dataclass(one) and type(one) is type(other):
+        return all(
+            _are_same(getattr(one, field.name), getattr(other, field.name), max_context) for field in fields(one)
+        )
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(one, other, rtol=_TOLERANCE, atol=0))
     return one == other
@@ -127,9 +148,9 @@ def _numbers(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, fl
         yield "attn_logit_softcapping", float(config.attention_softcap)
     if config.final_softcap:
         yield "final_logit_softcapping", float(config.final_softcap)
-    if not np.isclose(config.attention_scale, config.head_dim**-0.5, rtol=_TOLERANCE):
+    if config.latent is None and not np.isclose(config.attention_scale, config.head_dim**-0.5, rtol=_TOLERANCE):
         yield "attention.scale", float(config.attention_scale)
-    if architecture in ("granite", "granitemoe"):
+    if architecture in ("granite", "granitemoe", "granitehybrid"):
         yield "embedding_scale", float(config.embedding_scale)
         yield "residual_scale", float(config.residual_scale)
     if KNOWN[architecture].logits_scale:
@@ -159,7 +180,7 @@ def _kind(rope: RopeConfig) -> str:
     return str(rope.scaling.get("rope_type", rope.scaling.get("type", "default")))
 
 
-def _rope(config: DecoderConfig) -> Iterator[tuple[str, Any]]:
+def _rope(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, Any]]:
     rope, scaling = config.rope, config.rope.scaling
     yield "rope.freq_base", float(rope.theta)
     yield "rope.dimension_count", rope.rotary_dim
@@ -176,9 +197,11 @@ def _rope(config: DecoderConfig) -> Iterator[tuple[str, Any]]:
             yield "rope.scaling.original_context_length", int(scaling["original_max_position_embeddings"])
             yield "rope.scaling.yarn_beta_fast", float(scaling.get("beta_fast") or 32)
             yield "rope.scaling.yarn_beta_slow", float(scaling.get("beta_slow") or 1)
-            yield "rope.scaling.yarn_attn_factor", float(factor)
-            if "mscale_all_dim" in scaling:
-                yield "rope.scaling.yarn_log_multiplier", float(scaling["mscale_all_dim"])
+            if architecture != "deepseek2":
+                yield "rope.scaling.yarn_attn_factor", float(factor)
+            if "mscale_all_dim" in scaling:  # of which deepseek2 has a tenth
+                share = 0.1 if architecture == "deepseek2" else 1.0
+                yield "rope.scaling.yarn_log_multiplier", share * scaling["mscale_all_dim"]
         case "longrope":
             yield "rope.scaling.original_context_length", int(scaling["original_max_position_embeddings"])
             yield "rope.scaling.attn_factor", float(factor)
@@ -203,7 +226,7 @@ def _experts(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, An
         yield "expert_shared_count", experts.shared_columns // experts.columns
     if experts.scoring == "sigmoid":
         yield "expert_gating_func", SIGMOID
-    if architecture == "glm4moe":
+    if architecture in _WITH_WEIGHTS_KEYS:
         yield "expert_weights_scale", float(experts.scale)
         yield "expert_weights_norm", experts.is_normalized
         yield "expert_group_count", experts.num_groups
@@ -218,7 +241,9 @@ def _dense_layers(num_layers: int, experts: ExpertsConfig, architecture: str) ->
             if dense == tuple(layer for layer in layers if (layer + 1) % step):
                 yield "interleave_moe_layer_step", step
                 return
-    if architecture in ("glm4moe", "ernie4_5-moe") and dense == tuple(layers[: len(dense)]):
+    if KNOWN[architecture].has_single_halves:
+        return
+    if architecture in ("glm4moe", "ernie4_5-moe", "deepseek2", "lfm2moe") and dense == tuple(layers[: len(dense)]):
         yield "leading_dense_block_count", len(dense)
         if architecture == "ernie4_5-moe":
             yield "interleave_moe_layer_step", 1

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from shoal.arrays import F32, I64
+from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES, FALCON_40B_NAMES
 from shoal.model.formats.gguf.file import BIAS_NAMES, EXPERT_NAMES, LAYER_NAMES, TOP_NAMES
+from shoal.model.formats.gguf.recurrent import FLAT, RECURRENT_NAMES
 from shoal.model.formats.gguf.writing.encode import MatrixPart
+from shoal.model.formats.gguf.writing.recurrent import joined_names, num_turns, turned
 from shoal.model.formats.tensor_check import expected_shapes
 from shoal.model.formats.tensor_part import half_split_order, rotating_heads
+from shoal.model.recurrence.mamba import MambaConfig
 
 Shape = tuple[int, ...]
 _QKV, _GATE_UP = {"attn_qkv": ("q", "k", "v")}, {"ffn_up": ("gate", "up")}
@@ -34,25 +38,33 @@ class OutTensor:
     """empty for a tensor that is no part of the source"""
     shape: Shape
     is_vector: bool
+    order_N: I64 | None = None
+    """of all rows together; None: the parts lie under each other"""
     values: F32 | None = None
 
 
 def out_tensors(config: DecoderConfig, architecture: str) -> Iterator[OutTensor]:
     """All tensors of a model, in its order."""
-    names = {**LAYER_NAMES, **BIAS_NAMES, **EXPERT_NAMES, **ARCHITECTURES[architecture].names}
+    own = ARCHITECTURES[architecture].names
+    names = {**LAYER_NAMES, **BIAS_NAMES, **EXPERT_NAMES, **RECURRENT_NAMES, **own}
+    if config.latent is not None and config.latent.query_rank:
+        names["q"] = "attn_q_b.weight"
     if architecture == "falcon" and not config.shares_norm:
         names |= FALCON_40B_NAMES
-    fused = _FUSED.get(architecture, {})
+    fused = {**_FUSED.get(architecture, {}), **joined_names(config, architecture)}
     stacks: dict[str, list[tuple[str, Shape]]] = {}
     for name, shape in expected_shapes(config):
         if name == "head" and config.tied_embeddings:
             continue
-        tensor = TOP_NAMES.get(name)
-        if tensor is None:
+        if "." not in name:
+            tensor = own.get(name, TOP_NAMES[name])
+        else:
             _, layer, leaf = name.split(".", 2)
             tensor = f"blk.{layer}.{_layer_tensor(leaf, names, fused)}"
         stacks.setdefault(tensor, []).append((name, shape))
+    places = {leaf: place for leaves in fused.values() for place, leaf in enumerate(leaves)}
     for tensor, members in stacks.items():
+        members.sort(key=lambda member: places.get(member[0].rpartition(".")[2].removesuffix("_bias"), 0))
         yield _joined(config, architecture, tensor, members)
 
 
@@ -61,26 +73,43 @@ def _layer_tensor(leaf: str, names: dict[str, str], fused: dict[str, tuple[str, 
         part = leaf.split(".")[2]
         suffix = "bias" if part.endswith("_bias") else "weight"
         return f"ffn_{part.removesuffix('_bias')}_exps.{suffix}"
+    if leaf.startswith("heads."):
+        return names[leaf.split(".")[2]]
     for tensor, leaves in fused.items():
         if leaf in leaves:
             return f"{tensor}.weight"
         if leaf.removesuffix("_bias") in leaves and leaf.endswith("_bias"):
             return f"{tensor}.bias"
+    if leaf not in names:
+        raise ModelLoadError(f"GGUF has no tensor for {leaf!r} of a layer of this architecture")
     return names[leaf]
 
 
 def _joined(config: DecoderConfig, architecture: str, tensor: str, members: list[tuple[str, Shape]]) -> OutTensor:
     first = members[0][1]
-    parts = tuple(MatrixPart(name=name, order_N=_order(config, architecture, name)) for name, _ in members)
+    parts = tuple(_part(config, architecture, name) for name, _ in members)
+    if len(first) == 3:  # taps of convolutions, which lack the axis there that their channels are alone on
+        return OutTensor(name=tensor, parts=parts, shape=(sum(one[0] for _, one in members), first[2]), is_vector=True)
     if len(first) == 1 or members[0][0].endswith("shared_router"):  # a matrix of one row is a vector there
         shape = (len(members), first[-1]) if ".experts." in members[0][0] else (sum(one[-1] for _, one in members),)
         if config.parts_qk_norm and members[0][0].endswith(("q_norm", "k_norm")):
             shape = (first[-1] // config.head_dim, config.head_dim)
+        if isinstance(config.recurrence, MambaConfig) and tensor.endswith(FLAT):
+            shape = (config.recurrence.num_groups, -1) if tensor.endswith("norm.weight") else (-1, 1)
+            shape = np.empty(first).reshape(shape).shape
         return OutTensor(name=tensor, parts=parts, shape=shape, is_vector=True)
-    if ".experts." in members[0][0]:
+    if ".experts." in members[0][0] or ".heads." in members[0][0]:
         return OutTensor(name=tensor, parts=parts, shape=(len(members), *first), is_vector=False)
     rows = sum(shape[0] for _, shape in members)
-    return OutTensor(name=tensor, parts=parts, shape=(rows, first[1]), is_vector=False)
+    turns = num_turns(config, tensor)
+    order_N = np.arange(rows).reshape(len(parts), turns, -1).swapaxes(0, 1).reshape(-1) if turns > 1 else None
+    return OutTensor(name=tensor, parts=parts, shape=(rows, first[1]), is_vector=False, order_N=order_N)
+
+
+def _part(config: DecoderConfig, architecture: str, name: str) -> MatrixPart:
+    rows_N, columns_K = turned(config, architecture, name.rpartition(".")[2])
+    order_N = _order(config, architecture, name) if rows_N is None else rows_N
+    return MatrixPart(name=name, order_N=order_N, columns_K=columns_K)
 
 
 def _order(config: DecoderConfig, architecture: str, name: str) -> I64 | None:
