@@ -54,7 +54,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm4": {},
     "ernie4_5_moe": {},
     "ministral3": {},
-    "ministral": {"sliding_window": None, "layer_types": ["full_attention"] * 4},
     "lfm2": {},
     "lfm2_moe": {},
     "qwen3_next": {},
