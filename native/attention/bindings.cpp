@@ -69,6 +69,10 @@ void set_states(StepMetadata& self, const Ints& slots, const Ints& saves, int nu
                    num_slots});
 }
 
+void set_adapters(StepMetadata& self, const Ints& adapters, int num_adapters) {
+  self.set_adapters(copy(adapters, 1, "adapters must have 1 dimension"), num_adapters);
+}
+
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, bool in_chunks, bool sees_all, float softcap,
                float norm_epsilon, Cache keys, Cache values, ConstFloats cos, ConstFloats sin, std::optional<ConstFloats> sinks,
@@ -127,6 +131,7 @@ void bind_attention(nb::module_& module) {
       .def("__init__", &new_step, "positions"_a.noconvert(), "query_starts"_a.noconvert(),
            "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "num_blocks"_a, "block_size"_a, "max_context"_a)
       .def("set_states", &set_states, "slots"_a.noconvert(), "saves"_a.noconvert(), "num_slots"_a)
+      .def("set_adapters", &set_adapters, "adapters"_a.noconvert(), "num_adapters"_a)
       .def_prop_ro("num_tokens", &StepMetadata::num_tokens)
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
   nb::class_<BoundLayer>(module, "AttentionLayer")

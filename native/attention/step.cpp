@@ -44,6 +44,24 @@ StepView StepMetadata::view() const {
   return {arrays_.positions.data(), arrays_.block_tables.data(), arrays_.table_width, arrays_.context_lens.data()};
 }
 
+void StepMetadata::set_adapters(const std::vector<int32_t>& adapters, int num_adapters) {
+  if (int(adapters.size()) != num_sequences())
+    throw std::invalid_argument("every sequence must say which adapter it has");
+  adapters_.clear();
+  for (int b = 0; b < num_sequences(); ++b) {
+    const int first = arrays_.query_starts[b], rows = arrays_.query_starts[b + 1] - first, adapter = adapters[b];
+    if (adapter < -1 || adapter >= num_adapters)
+      throw std::invalid_argument("sequence " + std::to_string(b) + ": there is no adapter " + std::to_string(adapter));
+    if (adapter < 0 || rows == 0) continue;
+    AdapterSpan* last = adapters_.empty() ? nullptr : &adapters_.back();
+    if (last != nullptr && last->adapter == adapter && last->first_row + last->num_rows == first) {
+      last->num_rows += rows;
+    } else {
+      adapters_.push_back({adapter, first, rows});
+    }
+  }
+}
+
 const std::vector<RowRange>& StepMetadata::ranges(int rows) {
   const auto [entry, is_new] = ranges_.try_emplace(rows);
   std::vector<RowRange>& found = entry->second;

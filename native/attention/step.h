@@ -30,6 +30,13 @@ struct StepArrays {
   int table_width;
 };
 
+// Neighboring rows that have the same adapter.
+struct AdapterSpan {
+  int adapter;
+  int first_row;
+  int num_rows;
+};
+
 class StepMetadata {
  public:
   // Throws std::invalid_argument for anything that would touch memory outside a sequence's own blocks.
@@ -42,6 +49,10 @@ class StepMetadata {
   // Of recurrent layers. Throws std::invalid_argument for slots that cannot be.
   void set_states(const StateArrays& states) { states_.emplace(states, arrays_.query_starts, arrays_.positions); }
   const StepStates* states() const { return states_ ? &*states_ : nullptr; }
+  // The adapter of each sequence [B], -1: none. Throws std::invalid_argument for one that there is not.
+  void set_adapters(const std::vector<int32_t>& adapters, int num_adapters);
+  // Of rows that have one, in order.
+  const std::vector<AdapterSpan>& adapters() const { return adapters_; }
   // Rows cut into ranges of at most `rows` of one sequence. Made once, like the plans. Not thread-safe.
   const std::vector<RowRange>& ranges(int rows);
   const Plan& plan(const Sharing& sharing);
@@ -57,6 +68,7 @@ class StepMetadata {
   StepArrays arrays_;
   CacheLimits limits_;
   std::optional<StepStates> states_;
+  std::vector<AdapterSpan> adapters_;
   std::map<int, std::vector<RowRange>> ranges_;
   std::map<Sharing, Plan> plans_;
 };

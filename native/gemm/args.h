@@ -30,6 +30,7 @@ enum class Finish : int32_t {
   kAdd = 1,    // out = out + (y + bias)
   kGate = 2,   // out = gated(y of the first tile + bias, y of the second + bias)
   kActivate = 3,  // out = activation(y + bias)
+  kAddScaled = 4,  // out = out + scale * y
 };
 
 // One or two tiles of outputs for some rows. The two are neighbors in one matrix or, for kGate, the same tile of two.
@@ -42,6 +43,7 @@ struct Panel {
   Activation activation;
   float* out;          // [rows, ...], at the first row and the matrix's first output
   int64_t out_stride;  // floats between two rows
+  float scale;         // kAddScaled only
 };
 
 constexpr int kPanelRows = 64;     // rows of one call at most: their sums stay in the nearest cache

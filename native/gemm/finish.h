@@ -14,6 +14,7 @@ void finish(const Panel& panel, int first_row, int num_rows, const float* sums) 
       float* to = panel.out + (first_row + r) * panel.out_stride + output;
       Lanes y = with_bias(panel, t, output, count, load(from));
       if (panel.finish == Finish::kAdd) y = add(load_some(to, count), y);
+      if (panel.finish == Finish::kAddScaled) y = fma(y, broadcast(panel.scale), load_some(to, count));
       if (panel.finish == Finish::kActivate) y = activate(panel.activation, y);
       if (panel.finish == Finish::kGate)
         y = gated(panel.activation, y, with_bias(panel, 1, output, count, load(from + kTileOutputs)));

@@ -30,7 +30,8 @@ Panel panel_of(const Product& product, int index) {
             product.finish,
             product.activation,
             product.out,
-            product.out_stride};
+            product.out_stride,
+            product.scale};
   const int tile = 2 * index, tiles = std::min(2, num_tiles(*product.matrix) - tile);
   return {{product.matrix, product.matrix},
           {tile, tiles == 2 ? tile + 1 : tile},
@@ -39,7 +40,8 @@ Panel panel_of(const Product& product, int index) {
           product.finish,
           product.activation,
           product.out,
-          product.out_stride};
+          product.out_stride,
+          product.scale};
 }
 
 // One product's share of the items: its panels, some neighbors at a time, for some of its rows.
@@ -67,7 +69,8 @@ void run_item(const GemmKernel& kernel, const ActivationRows& rows, const Produc
   const int end = std::min(first + cut.panels_per_item, panels_of(product));
   PanelScratch& scratch = thread_scratch();
   for (int panel = first; panel < end; ++panel)
-    kernel.multiply(panel_of(product, panel), rows, product.rows.first + past_rows, num_rows, scratch);
+    kernel.multiply(panel_of(product, panel), product.from == nullptr ? rows : *product.from,
+                    product.rows.first + past_rows, num_rows, scratch);
 }
 
 }  // namespace

@@ -24,6 +24,8 @@ struct Product {
   float* out;  // of row 0, whatever rows are multiplied
   int64_t out_stride;
   RowSpan rows;
+  float scale = 1.0f;                     // kAddScaled only
+  const ActivationRows* from = nullptr;   // rows of its own, in the place of those of the call
 };
 
 // Products must not write to the same outputs.

@@ -35,6 +35,8 @@ struct LayerKernel {
   void (*center)(const float* x, const float* weight, const float* bias, float epsilon, int width, float* to);
   // to = to * x
   void (*multiply)(const float* x, int width, float* to);
+  // x = activation(x)
+  void (*activate)(Activation activation, int width, float* x);
 };
 
 }  // namespace shoal

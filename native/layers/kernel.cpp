@@ -104,11 +104,16 @@ void multiply(const float* x, int width, float* to) {
     store_some(to + i, width - i, mul(load_some(to + i, width - i), load_some(x + i, width - i)));
 }
 
+void activate_row(Activation activation, int width, float* x) {
+  for (int i = 0; i < width; i += kLanes)
+    store_some(x + i, width - i, activate(activation, load_some(x + i, width - i)));
+}
+
 }  // namespace
 
 extern const LayerKernel layer_kernel;
-const LayerKernel layer_kernel = {norm,       add_row, gate,        softcap, scale,
-                                   add_scaled, softmax, sigmoid_row, center,  multiply};
+const LayerKernel layer_kernel = {norm,    add_row,     gate,   softcap,  scale,       add_scaled,
+                                   softmax, sigmoid_row, center, multiply, activate_row};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../attention/bound_layer.h"
@@ -34,6 +35,11 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+// (product, B, first rank, scale)
+using BoundAdapterPart = std::tuple<std::string, nb::object, int, float>;
+// A of products that meet the same rows, and what belongs to each.
+using BoundAdapterGroup = std::tuple<nb::object, std::vector<BoundAdapterPart>>;
+
 // A layer's weights and the Python objects that own them.
 struct BoundStageLayer {
   nb::dict matrices, vectors;
@@ -44,6 +50,7 @@ struct BoundStageLayer {
   std::string output;               // of the one behind attention or recurrence
   nb::object cross;                 // attention over what an encoder gave
   bool has_mixer, has_mlp;
+  std::vector<std::vector<BoundAdapterGroup>> adapters;  // of each, by its number
 };
 
 // Spans of [first, last) experts with the number of turns and the bits of their turns.
@@ -129,6 +136,34 @@ std::shared_ptr<const CrossHalf> cross_of(const BoundStageLayer& layer, int hidd
       vector("cross_o_bias", hidden)});
 }
 
+// Where an adapter's part belongs.
+std::pair<AdapterPlace, int> place_of(const std::string& product, bool is_gated) {
+  static const char* const kInputs[] = {"q", "k", "v", "q_gate"};
+  for (int i = 0; i < kAdapterParts; ++i)
+    if (product == kInputs[i]) return {AdapterPlace::kAttentionIn, i};
+  if (product == "o") return {AdapterPlace::kAttentionOut, 0};
+  if (product == "gate" && is_gated) return {AdapterPlace::kMlpIn, 0};
+  if (product == "up") return {AdapterPlace::kMlpIn, 1};
+  if (product == "down") return {AdapterPlace::kMlpOut, 0};
+  throw std::invalid_argument("no adapter can be added to '" + product + "'");
+}
+
+LayerAdapters adapters_of(const BoundStageLayer& layer) {
+  LayerAdapters adapters(layer.adapters.size());
+  const bool is_gated = layer.matrices.contains("gate");
+  for (size_t i = 0; i < layer.adapters.size(); ++i)
+    for (const auto& [a, parts] : layer.adapters[i])
+      for (const auto& [product, b, first, scale] : parts) {
+        const auto [place, part] = place_of(product, is_gated);
+        AdapterGroup& group = adapters[i].groups[int(place)];
+        const Matrix* own = &nb::cast<const BoundMatrix&>(a).matrix;
+        require(group.a == nullptr || group.a == own, "products that meet the same rows must share A");
+        group.a = own;
+        group.parts[part] = {&nb::cast<const BoundMatrix&>(b).matrix, first, scale};
+      }
+  return adapters;
+}
+
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
   const int hidden = shape.hidden_size, dim = shape.head_dim;
   const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
@@ -151,7 +186,8 @@ StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
           recurrent_of(layer),
           layer.attention.is_none() || !shape.latent ? nullptr : latent_of(layer, *shape.latent, shape.num_heads),
-          cross_of(layer, hidden, q_width, kv_width), layer.has_mixer, layer.has_mlp};
+          cross_of(layer, hidden, q_width, kv_width), layer.has_mixer, layer.has_mlp,
+          adapters_of(layer)};
 }
 
 struct BoundStage {
@@ -253,14 +289,17 @@ void bind_stage(nb::module_& module) {
           "__init__",
           [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
              const std::vector<std::tuple<int, int, int, uint64_t>>& experts, nb::object recurrent,
-             std::vector<std::string> inputs, std::string output, nb::object cross, bool has_mixer, bool has_mlp) {
+             std::vector<std::string> inputs, std::string output, nb::object cross, bool has_mixer, bool has_mlp,
+             std::vector<std::vector<BoundAdapterGroup>> adapters) {
             new (self) BoundStageLayer{std::move(matrices), std::move(vectors),   std::move(attention),
                                        turns_of(experts),   std::move(recurrent), std::move(inputs),
-                                       std::move(output),   std::move(cross),     has_mixer, has_mlp};
+                                       std::move(output),   std::move(cross),     has_mixer, has_mlp,
+                                       std::move(adapters)};
           },
           "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple(),
           "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o",
-          "cross"_a.none() = nb::none(), "has_mixer"_a = true, "has_mlp"_a = true);
+          "cross"_a.none() = nb::none(), "has_mixer"_a = true, "has_mlp"_a = true,
+          "adapters"_a = nb::make_tuple());
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,

@@ -46,10 +46,11 @@ MlpRunner::MlpRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activatio
   products_.reserve(2 * size_t(limits.max_mlps));
 }
 
-void MlpRunner::run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out) {
+void MlpRunner::run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out,
+                    const StepAdapters& adapters) {
   if (x.num_rows == 0 || count == 0) return;
   const int columns = mlps->mlp->down->num_inputs, width = mlps->mlp->down->num_outputs;
-  multiply_up(x, mlps, count, columns);
+  multiply_up(x, mlps, count, columns, adapters);
   const ActivationRows hidden = codes_.of(hidden_.get(), x.num_rows, columns);
   const auto has_codes = [](const MlpRows& one) { return !is_dense(*one.mlp->down); };
   if (std::any_of(mlps, mlps + count, has_codes))
@@ -60,12 +61,16 @@ void MlpRunner::run(const ActivationRows& x, const MlpRows* mlps, int count, Fin
     products_.push_back({mlp->down, nullptr, mlp->down_bias, nullptr, finish, activation_, out, width, rows});
   }
   run_products(*pool_, *isa_.gemm, hidden, products_.data(), int(products_.size()));
+  const AdapterOutput output{out, width};
+  adapters.add(AdapterPlace::kMlpOut, hidden, &output);
 }
 
 // hidden = activation(gate) * up
-void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns) {
-  const bool is_gated = mlps->mlp->gate != nullptr;
-  const bool are_together = std::none_of(mlps, mlps + count, [](const MlpRows& one) { return needs_up(*one.mlp); });
+void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns,
+                            const StepAdapters& adapters) {
+  const bool is_gated = mlps->mlp->gate != nullptr, has_adapters = adapters.has(AdapterPlace::kMlpIn);
+  const bool are_together =
+      !has_adapters && std::none_of(mlps, mlps + count, [](const MlpRows& one) { return needs_up(*one.mlp); });
   products_.clear();
   const auto add = [&](const Matrix* matrix, const Matrix* second, const float* bias, const float* second_bias,
                        Finish finish, float* to, RowSpan rows) {
@@ -74,7 +79,8 @@ void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int co
   for (int i = 0; i < count; ++i) {
     const auto& [mlp, rows] = mlps[i];
     if (!is_gated) {
-      add(mlp->up, nullptr, mlp->up_bias, nullptr, Finish::kActivate, hidden_.get(), rows);
+      const Finish finish = has_adapters ? Finish::kStore : Finish::kActivate;
+      add(mlp->up, nullptr, mlp->up_bias, nullptr, finish, hidden_.get(), rows);
     } else if (are_together) {
       add(mlp->gate, mlp->up, mlp->gate_bias, mlp->up_bias, Finish::kGate, hidden_.get(), rows);
     } else {
@@ -83,9 +89,12 @@ void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int co
     }
   }
   run_products(*pool_, *isa_.gemm, x, products_.data(), int(products_.size()));
-  if (!is_gated || are_together) return;
+  if (is_gated ? are_together : !has_adapters) return;
+  const AdapterOutput outputs[] = {{hidden_.get(), columns}, {is_gated ? up_.get() : hidden_.get(), columns}};
+  adapters.add(AdapterPlace::kMlpIn, x, outputs);
   each_rows(*pool_, x.num_rows, columns, [&](int row) {
     float* gate = hidden_.get() + int64_t(row) * columns;
+    if (!is_gated) return isa_.layers->activate(activation_, columns, gate);
     isa_.layers->gate(activation_, gate, up_.get() + int64_t(row) * columns, columns, gate);
   });
 }

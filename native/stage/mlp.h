@@ -9,6 +9,7 @@
 #include "../isa/isa.h"
 #include "../memory/buffer.h"
 #include "../threads/thread_pool.h"
+#include "adapters.h"
 
 namespace shoal {
 
@@ -39,17 +40,18 @@ class MlpRunner {
     int max_rows;
     int max_mlps;  // of one call
     int max_columns;
-    bool needs_up;  // some gate and up cannot be multiplied in one panel
+    bool needs_up;  // some gate and up cannot be multiplied in one panel, or have adapters
     bool exact_activations;
   };
   MlpRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activation activation, const Limits& limits);
 
   // out [rows, hidden size], with or without what is there already. `x` has its codes, unless everything is dense. Rows of
-  // different MLPs must not overlap. Shapes: the MLPs of one call have the same.
-  void run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out);
+  // different MLPs must not overlap. Shapes: the MLPs of one call have the same. With adapters, there is one MLP.
+  void run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out,
+           const StepAdapters& adapters = {});
 
  private:
-  void multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns);
+  void multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns, const StepAdapters& adapters);
 
   std::shared_ptr<ThreadPool> pool_;
   const Isa& isa_;

@@ -27,7 +27,15 @@ bool mlp_needs_codes(const StageLayer& layer) {
   return layer.experts != nullptr ? needs_codes(*layer.experts) : needs_codes(layer.mlp);
 }
 
-bool mlp_needs_up(const StageLayer& layer) { return layer.experts == nullptr && needs_up(layer.mlp); }
+bool has_adapters(const StageLayer& layer, AdapterPlace place) {
+  const auto has = [place](const LayerAdapter& adapter) { return adapter.groups[int(place)].a != nullptr; };
+  return std::any_of(layer.adapters.begin(), layer.adapters.end(), has);
+}
+
+bool mlp_needs_up(const StageLayer& layer) {
+  if (layer.experts != nullptr) return false;
+  return needs_up(layer.mlp) || (layer.mlp.gate != nullptr && has_adapters(layer, AdapterPlace::kMlpIn));
+}
 
 std::vector<const ExpertLayer*> experts_of(const std::vector<StageLayer>& layers) {
   std::vector<const ExpertLayer*> found;
@@ -70,9 +78,34 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   if (!experts.empty())
     experts_ = std::make_unique<ExpertsRunner>(pool_, isa_, shape.activation, *shape.experts, shape.hidden_size,
                                                shape.max_rows, shape.exact_activations, experts);
+  std::vector<const LayerAdapters*> adapters;
+  for (const StageLayer& layer : layers_)
+    if (!layer.adapters.empty()) adapters.push_back(&layer.adapters);
+  if (!adapters.empty()) adapters_ = std::make_unique<AdapterRunner>(pool_, isa_, shape.max_rows, adapters);
+}
+
+// Which products there are to add to: none of what is recurrent or an expert, and of latent attention the last.
+void Stage::check_adapters(const StageLayer& layer) const {
+  const bool has_heads = layer.attention != nullptr, has_inputs = has_heads && !shape_.latent;
+  const bool has_mlp = layer.has_mlp && layer.experts == nullptr && shape_.intermediate_size > 0;
+  const Matrix* of[kAdapterPlaces][kAdapterParts] = {
+      {has_inputs ? layer.q : nullptr, has_inputs ? layer.k : nullptr, has_inputs ? layer.v : nullptr,
+       has_inputs ? layer.q_gate : nullptr},
+      {has_heads ? layer.o : nullptr},
+      {has_mlp ? layer.mlp.gate : nullptr, has_mlp ? layer.mlp.up : nullptr},
+      {has_mlp ? layer.mlp.down : nullptr}};
+  for (const LayerAdapter& adapter : layer.adapters)
+    for (int place = 0; place < kAdapterPlaces; ++place)
+      for (int i = 0; i < kAdapterParts; ++i) {
+        const Matrix *b = adapter.groups[place].parts[i].b, *a = adapter.groups[place].a, *matrix = of[place][i];
+        require(b == nullptr || (matrix != nullptr && a != nullptr && b->num_outputs == matrix->num_outputs &&
+                                 a->num_inputs == matrix->num_inputs),
+                "an adapter must have the inputs and outputs of the product that it is added to");
+      }
 }
 
 void Stage::check(const StageLayer& layer) const {
+  check_adapters(layer);
   const bool has_both = layer.has_mixer && layer.has_mlp;
   if (layer.has_mlp && layer.experts == nullptr && shape_.intermediate_size > 0)
     check_mlp(layer.mlp, shape_.hidden_size, shape_.intermediate_size);
@@ -234,6 +267,7 @@ void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOv
   const bool has_heads = shape_.num_heads > 0, has_mlp = layer.experts != nullptr || shape_.intermediate_size > 0;
   const bool has_codes = (has_heads && qkv_needs_codes(layer)) || (has_mlp && mlp_needs_codes(layer));
   ActivationRows rows = norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, has_codes);
+  const StepAdapters adapters = adapters_of(layer, step);
   if (has_heads) attend_rows(layer, rows, step);
   if (layer.mlp_norm != nullptr)
     rows = norm_rows(x, nullptr, num_rows, layer.mlp_norm, layer.mlp_norm_bias, has_codes);
@@ -243,11 +277,11 @@ void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOv
   if (layer.experts != nullptr) {
     experts_->run(*layer.experts, rows, step.view().positions, expert_rows_[index].data(), delta_.get());
   } else if (has_mlp) {
-    mlps_->run(rows, &all, 1, Finish::kStore, delta_.get());
+    mlps_->run(rows, &all, 1, Finish::kStore, delta_.get(), adapters);
   } else {
     std::fill_n(delta_.get(), int64_t(num_rows) * shape_.hidden_size, 0.0f);
   }
-  if (has_heads) project(*layer.o, num_rows, Finish::kAdd, nullptr, delta_.get());
+  if (has_heads) project(*layer.o, num_rows, Finish::kAdd, nullptr, delta_.get(), adapters);
   if (sum) sum(delta_.get(), num_rows);
   add_rows(layer.o_bias, layer.mlp.down_bias, nullptr, num_rows, x);
 }
@@ -257,7 +291,7 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
   if (shape_.num_heads == 0) return add_sum_of_others(layer.o_bias, layer.post_attn_norm, num_rows, x, sum);
   attend_rows(
       layer, norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, qkv_needs_codes(layer)), step);
-  add_projected(layer, num_rows, x, sum);
+  add_projected(layer, step, x, sum);
 }
 
 void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum) {
@@ -278,13 +312,16 @@ void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const S
   }
   run_products(*pool_, *isa_.gemm, rows, products.data(), int(products.size()));
   recurrent.layer->run(*step.states(), qkv_.get(), attention_.get());
-  add_projected(layer, num_rows, x, sum);
+  add_projected(layer, step, x, sum);
 }
 
 // The product of what attention has left with `o`, added to the residual stream.
-void Stage::add_projected(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum) {
-  if (adds_plainly(layer.post_attn_norm, sum)) return project(*layer.o, num_rows, Finish::kAdd, layer.o_bias, x);
-  project(*layer.o, num_rows, Finish::kStore, nullptr, delta_.get());
+void Stage::add_projected(const StageLayer& layer, const StepMetadata& step, float* x, const SumOverShards& sum) {
+  const int num_rows = step.num_tokens();
+  const StepAdapters adapters = adapters_of(layer, step);
+  if (adds_plainly(layer.post_attn_norm, sum))
+    return project(*layer.o, num_rows, Finish::kAdd, layer.o_bias, x, adapters);
+  project(*layer.o, num_rows, Finish::kStore, nullptr, delta_.get(), adapters);
   if (sum) sum(delta_.get(), num_rows);
   add_rows(layer.o_bias, nullptr, layer.post_attn_norm, num_rows, x);
 }
@@ -303,6 +340,9 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
                               {layer.q_gate, nullptr, layer.q_gate_bias, nullptr, Finish::kStore, shape_.activation,
                                gates_.get(), out_width(), {0, num_rows}}};
   run_products(*pool_, *isa_.gemm, rows, products, layer.q_gate == nullptr ? 3 : 4);
+  const AdapterOutput outputs[] = {
+      {qkv, width}, {qkv + out_width(), width}, {qkv + out_width() + kv_width, width}, {gates_.get(), out_width()}};
+  adapters_of(layer, step).add(AdapterPlace::kAttentionIn, rows, outputs);
   if (layer.q_norm != nullptr) norm_heads(layer, num_rows);
   layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, out_width()});
   if (layer.q_gate == nullptr) return;
@@ -314,7 +354,8 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
 }
 
 // The product of attention's result with `o`.
-void Stage::project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out) {
+void Stage::project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out,
+                    const StepAdapters& adapters) {
   const int width = o.num_inputs;
   const ActivationRows rows = codes_.of(attention_.get(), num_rows, width);
   if (!is_dense(o))
@@ -322,6 +363,13 @@ void Stage::project(const Matrix& o, int num_rows, Finish finish, const float* b
   const Product product{&o,                nullptr, bias,               nullptr,       finish,
                         shape_.activation, out,     shape_.hidden_size, {0, num_rows}};
   run_products(*pool_, *isa_.gemm, rows, &product, 1);
+  const AdapterOutput output{out, shape_.hidden_size};
+  adapters.add(AdapterPlace::kAttentionOut, rows, &output);
+}
+
+StepAdapters Stage::adapters_of(const StageLayer& layer, const StepMetadata& step) {
+  if (step.adapters().empty() || layer.adapters.empty()) return {};
+  return {adapters_.get(), layer.adapters, step.adapters()};
 }
 
 void Stage::norm_heads(const StageLayer& layer, int num_rows) {
@@ -351,13 +399,14 @@ void Stage::feed_forward(size_t index, float* x, const StepMetadata& step, const
       norm_rows(x, nullptr, num_rows, layer.mlp_norm, layer.mlp_norm_bias, mlp_needs_codes(layer));
   Mlp mlp = layer.mlp;
   const MlpRows all{&mlp, {0, num_rows}};
+  const StepAdapters adapters = adapters_of(layer, step);
   if (layer.experts != nullptr) {
     experts_->run(*layer.experts, rows, step.view().positions, expert_rows_[index].data(), delta_.get());
   } else if (adds_plainly(layer.post_mlp_norm, sum)) {
-    return mlps_->run(rows, &all, 1, Finish::kAdd, x);
+    return mlps_->run(rows, &all, 1, Finish::kAdd, x, adapters);
   } else {
     mlp.down_bias = nullptr;  // is added to the sum
-    mlps_->run(rows, &all, 1, Finish::kStore, delta_.get());
+    mlps_->run(rows, &all, 1, Finish::kStore, delta_.get(), adapters);
   }
   if (sum) sum(delta_.get(), num_rows);
   add_rows(layer.mlp.down_bias, nullptr, layer.post_mlp_norm, num_rows, x);

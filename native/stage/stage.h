@@ -15,6 +15,7 @@
 #include "../memory/buffer.h"
 #include "../recurrence/layer.h"
 #include "../threads/thread_pool.h"
+#include "adapters.h"
 #include "experts.h"
 #include "latent.h"
 #include "mlp.h"
@@ -73,6 +74,7 @@ struct StageLayer {
   std::shared_ptr<const LatentLayer> latent;   // in the place of q, k and v
   std::shared_ptr<const CrossHalf> cross;      // between attention and the MLP
   bool has_mixer, has_mlp;                     // whether it has the half, here or on another shard
+  LayerAdapters adapters;
 };
 
 // The end of a model.
@@ -107,18 +109,21 @@ class Stage {
   void check(const StageLayer& layer) const;
   void check_mixer(const StageLayer& layer) const;
   void check_recurrent(const StageLayer& layer) const;
+  void check_adapters(const StageLayer& layer) const;
   void recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
-  void add_projected(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum);
+  void add_projected(const StageLayer& layer, const StepMetadata& step, float* x, const SumOverShards& sum);
   void attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
   // A parallel layer: both halves of it, and one sum over the shards.
   void run_parallel(size_t index, float* x, StepMetadata& step, const SumOverShards& sum);
   // Attention's result, from the norm of the layer's rows.
   void attend_rows(const StageLayer& layer, const ActivationRows& rows, StepMetadata& step);
-  void project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out);
+  void project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out,
+               const StepAdapters& adapters = {});
   void check_cross(const CrossHalf& cross) const;
   void attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories);
   void feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum);
   void norm_heads(const StageLayer& layer, int num_rows);
+  StepAdapters adapters_of(const StageLayer& layer, const StepMetadata& step);
   // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them. Without a
   // weight there is no norm.
   ActivationRows norm_rows(const float* x, const int* rows, int num_rows, const float* weight, const float* bias,
@@ -147,6 +152,7 @@ class Stage {
   std::unique_ptr<MlpRunner> mlps_;
   std::unique_ptr<ExpertsRunner> experts_;
   std::unique_ptr<LatentRunner> latent_;
+  std::unique_ptr<AdapterRunner> adapters_;
   std::vector<std::vector<int64_t>> expert_rows_;  // by layer
   Buffer<float> normed_, qkv_, attention_, gates_, delta_;
 };

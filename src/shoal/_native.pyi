@@ -155,10 +155,16 @@ class StepMetadata:
 
         Raises ValueError for slots that are not there, or of which one would be written twice.
         """
+    def set_adapters(self, adapters: npt.NDArray[np.int32], num_adapters: int) -> None:
+        """The adapter of each sequence [B], -1: none. Raises ValueError for one that there is not."""
     @property
     def num_tokens(self) -> int: ...
     @property
     def num_sequences(self) -> int: ...
+
+AdapterGroup = tuple[Matrix, Sequence[tuple[str, Matrix, int, float]]]
+"""What an adapter adds to products that meet the same rows: A of all of them, and for each its name, B, its first rank
+and its scale. See native/stage/adapters.h."""
 
 class RecurrentLayer:
     """A layer with a state for each sequence, in the place of attention."""
@@ -263,6 +269,7 @@ class StageLayer:
         cross: AttentionLayer | None = None,
         has_mixer: bool = True,
         has_mlp: bool = True,
+        adapters: Sequence[Sequence[AdapterGroup]] = (),
     ) -> None:
         """
         Args:
@@ -276,6 +283,7 @@ class StageLayer:
             cross: attention over what an encoder gave; None: the layer has none.
             has_mixer: whether it has attention or a recurrence, here or on another shard.
             has_mlp: the same of an MLP or experts.
+            adapters: of the stage, by their numbers, as far as they change the layer.
         """
 
 class ExpertsShape:
