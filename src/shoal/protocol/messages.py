@@ -125,6 +125,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     model has none"""
     encodings: tuple[Encoding, ...] = ()
     """what is to be encoded before any row is computed"""
+    adapters: bytes = b""
+    """int32 [B], number of each sequence's adapter among those of the model, -1: none; empty: no sequence has one"""
 
     @property
     def num_tokens(self) -> int:
@@ -187,6 +189,18 @@ class FileState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """of the first bytes, in hex"""
 
 
+class AdapterFile(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A low-rank adapter of a language model as it lies on this machine."""
+
+    name: str
+    """by which requests ask for it"""
+    path: str
+    """a directory that PEFT has written, or a GGUF file"""
+    files: tuple[FileState, ...]
+    is_merged: bool = False
+    """Whether it is added to the model's weights as they are loaded; then no request asks for it."""
+
+
 class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What the first message to a worker says whatever the work is: which file, and the worker's place in its
     replica."""
@@ -218,6 +232,8 @@ class LoadStage(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=3):
     """see core.plan.ShardPlan; the head sees to it, the worker must not use it up waiting"""
     keep_weights: bool = True
     """keep packed weights under the user's cache, and use those that are there"""
+    adapters: tuple[AdapterFile, ...] = ()
+    """of the model; those that are not merged have the numbers that steps name, in order"""
 
     @property
     def sources(self) -> tuple[int, ...]:

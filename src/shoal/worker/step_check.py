@@ -13,13 +13,14 @@ from shoal.errors import RemoteProtocolError
 from shoal.protocol.messages import SampleRow, Step
 
 
-def check_step(step: Step, *, max_tokens: int, vocab_size: int) -> None:
+def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: int = 0) -> None:
     """Raises RemoteProtocolError where sizes, rows or token ids are out of bounds.
 
     Args:
         step: as it came.
         max_tokens: rows of the largest flat batch.
         vocab_size: of the whole model.
+        num_adapters: that sequences may have.
     """
     arrays = {name: getattr(step, name) for name in ("token_ids", "positions", "query_starts", "context_lens")}
     for name, data in {**arrays, "block_tables": step.block_tables}.items():
@@ -38,6 +39,7 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int) -> None:
         raise RemoteProtocolError(f"{len(step.state_slots) // 4} state slots for {num_sequences} sequences")
     if len(step.memory_slots) not in (0, 4 * num_sequences):
         raise RemoteProtocolError(f"{len(step.memory_slots)} bytes of memory slots for {num_sequences} sequences")
+    _check_adapters(step, num_adapters)
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)
 
@@ -54,6 +56,14 @@ def _check_samples(samples: Iterable[SampleRow], num_tokens: int, vocab_size: in
             _check_ids("repeated token", sample.repeated, vocab_size)
         if sample.allowed and not any(sample.allowed[: -(-vocab_size // 8)]):
             raise RemoteProtocolError(f"row {sample.row} may draw no token")
+
+
+def _check_adapters(step: Step, num_adapters: int) -> None:
+    if len(step.adapters) not in (0, 4 * step.num_sequences):
+        raise RemoteProtocolError(f"{step.num_sequences} sequences have adapters in {len(step.adapters)} bytes")
+    adapters = np.frombuffer(step.adapters, "<i4")
+    if adapters.size and not -1 <= int(adapters.min()) <= int(adapters.max()) < num_adapters:
+        raise RemoteProtocolError(f"a sequence has an adapter that is none of {num_adapters}")
 
 
 def _check_ids(what: str, data: bytes, vocab_size: int) -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from shoal.core.kv.kv_blocks import KvBlocks
 from shoal.core.kv.prefix_index import PrefixIndex, extend_digests
+from shoal.core.sequences.request import Request, RequestId
 
 NUM_BLOCKS = 6
 
@@ -114,6 +115,16 @@ def test_digests_cover_everything_before_a_block():
     extend_digests(two, array("i", [9, 2, 3, 4]), 2, 2)
     assert one[0] != two[0]
     assert one[1] != two[1], "same tokens behind another beginning"
+
+
+def test_digests_cover_the_adapter():
+    tokens = array("i", range(8))
+    chains: list[list[bytes]] = [[] for _ in range(4)]
+    for adapter, digests in enumerate(chains, start=-1):
+        root = Request(request_id=RequestId("a"), prompt_ids=(1,), max_tokens=1, adapter=adapter).root
+        extend_digests(digests, tokens, 2, 1, root)
+        extend_digests(digests, tokens, 2, 4, root)
+    assert len({digest for digests in chains for digest in digests}) == 16
 
 
 def test_digests_can_be_extended_later():

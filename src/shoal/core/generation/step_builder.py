@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import ChunkStates, StateCache
+from shoal.core.sequences.request import NO_ADAPTER
 from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.messages import Encoding, Generation, SampleRow, Step, StepId
 
@@ -72,6 +73,7 @@ class StepBuilder:
 
     def build(self, step_id: StepId, generation: Generation) -> tuple[Step, StepInFlight]:
         """The step to send and the record to keep."""
+        adapters = self._sort_by_adapter()
         chunks = self._chunks
         token_ids, positions = array("i"), array("i")
         query_starts, context_lens = array("i", (0,)), array("i")
@@ -94,8 +96,19 @@ class StepBuilder:
             state_saves=_pack_saves(self._chunk_states),
             memory_slots=self._memory_slots(),
             encodings=tuple(self._encodings),
+            adapters=adapters,
         )
         return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
+
+    def _sort_by_adapter(self) -> bytes:
+        """int32 [B], or nothing where no sequence has one. Rows of one adapter are computed together."""
+        if all(chunk.sequence.request.adapter == NO_ADAPTER for chunk in self._chunks):
+            return b""
+        order = sorted(range(len(self._chunks)), key=lambda i: self._chunks[i].sequence.request.adapter)
+        self._chunks = [self._chunks[i] for i in order]
+        if self._states is not None:
+            self._chunk_states = [self._chunk_states[i] for i in order]
+        return array("i", [chunk.sequence.request.adapter for chunk in self._chunks]).tobytes()
 
     def _add(self, sequence: Sequence, num_rows: int) -> None:
         start = sequence.num_scheduled

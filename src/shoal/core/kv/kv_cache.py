@@ -61,7 +61,7 @@ class KvCache:
         if self.memories is not None and clip and not self.memories.has_room(clip):
             return False
         num_reusable = sequence.first_sampled_row // block_size
-        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable, clip)
+        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable, sequence.request.root)
         found = blocks.index.lookup(sequence.digests[:num_reusable])
         cached = found if states is None else found[: states.num_reusable(sequence.digests[: len(found)])]
         num_new = -(-len(sequence.token_ids) // block_size) - len(cached)
@@ -91,7 +91,7 @@ class KvCache:
         num_full = sequence.num_computed // self.block_size
         if num_full == sequence.num_registered:
             return
-        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full, _clip_key(sequence))
+        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full, sequence.request.root)
         for i in range(sequence.num_registered, num_full):
             self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
         sequence.num_registered = num_full

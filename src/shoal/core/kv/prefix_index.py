@@ -1,8 +1,8 @@
 """Which KV block already holds which tokens: full blocks, found by a digest chained over everything before them.
 
-A block's digest covers its own tokens and its predecessor's digest, so equal digests mean equal contexts from the first
-token on. What a token writes depends on that context alone, whether it was read or generated (decision 0026), so the
-next turn of a conversation finds the answers as well as the prompts before it.
+A block's digest covers its own tokens and its predecessor's digest, and that of the first one the adapter, so equal
+digests mean equal contexts from the first token on. What a token writes depends on that context alone, whether it was
+read or generated (decision 0026), so the next turn of a conversation finds the answers as well as earlier prompts.
 
 Source: the idea of hash-chained blocks is vLLM's automatic prefix caching; eviction is least recently used.
 """
@@ -19,7 +19,7 @@ DIGEST_BYTES = 16
 
 
 def extend_digests(
-    digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int, clip: bytes = b""
+    digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int, root: bytes = b""
 ) -> None:
     """Append the digests of the full blocks up to `num_full_blocks` that `digests` lacks.
 
@@ -28,19 +28,19 @@ def extend_digests(
         token_ids: of the sequence.
         block_size: tokens in a block.
         num_full_blocks: blocks to have digests of.
-        clip: digest of what the sequence attends over beside its tokens; empty: nothing.
+        root: what the sequence's keys and values depend on beside its tokens, see `Request.root`.
     """
-    parent = digests[-1] if digests else clip
+    parent = digests[-1] if digests else root
     for block in range(len(digests), num_full_blocks):
         content = token_ids[block * block_size : (block + 1) * block_size].tobytes()
         parent = blake2b(parent + content, digest_size=DIGEST_BYTES).digest()
         digests.append(parent)
 
 
-def reusable_digests(prompt_ids: Sequence[int], block_size: int, clip: bytes = b"") -> list[bytes]:
+def reusable_digests(prompt_ids: Sequence[int], block_size: int, root: bytes = b"") -> list[bytes]:
     """Digests of the blocks that a new request may find in an index: of all but the one with its last prompt row."""
     digests: list[bytes] = []
-    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size, clip)
+    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size, root)
     return digests
 
 

@@ -10,6 +10,8 @@ from shoal.protocol.messages import Sampling, TokenLogprobs
 
 RequestId = NewType("RequestId", str)
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+NO_ADAPTER = -1
+"""In the place of an adapter's number: the model as it is."""
 
 
 class TokenGuide(Protocol):
@@ -57,8 +59,16 @@ class Request:
     """Whether to return the raw logits of every output position, for verification."""
     want_hidden: bool = False
     """Return the hidden state of the prompt's last token behind the final norm, in the place of a token."""
+    adapter: int = NO_ADAPTER
+    """Number of the low-rank adapter that its tokens are computed with, among those of the model."""
     guide: TokenGuide | None = None
     """Keeps the output within a condition; a guide serves one request only."""
+
+    @property
+    def root(self) -> bytes:
+        """What keys and values depend on beside the tokens before them: the clip and the adapter; empty: nothing."""
+        clip = b"" if self.clip is None else self.clip.key
+        return clip if self.adapter == NO_ADAPTER else clip + self.adapter.to_bytes(4, "little")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
