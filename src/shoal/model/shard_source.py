@@ -120,6 +120,10 @@ class ShardSource:
         is_another_s = is_cut and name.endswith(".down_bias") and self._part.columns[0] > 0
         return np.zeros_like(values) if is_another_s else values
 
+    def ranges_of(self, name: str) -> tuple[Range | None, Range | None]:
+        """The part's rows and columns in a whole matrix; None: all."""
+        return self._rows(name), self._columns(name)
+
     def _own_range(self, name: str, rows: Range | None, columns: Range | None) -> tuple[Range | None, Range | None]:
         return _within(self._rows(name), rows), _within(self._columns(name), columns)
 

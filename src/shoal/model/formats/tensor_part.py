@@ -6,12 +6,16 @@ Shapes: N rows of the part.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Range, resolve_range
+
+Naming = Literal["huggingface", "gguf"]
+"""whose names the tensors of a model have"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
 from shoal.model.formats.gguf.recurrent import CONVOLUTIONS, FLAT, RECURRENT_NAMES, recurrent_part
 from shoal.model.formats.tensor_check import check_tensors
-from shoal.model.formats.tensor_part import TensorPart, rotating_heads
+from shoal.model.formats.tensor_part import Naming, TensorPart, rotating_heads
 from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
 
 TOP_NAMES = {
@@ -81,6 +81,8 @@ class GgufFile:
             tensors are not those of the model that the metadata describe.
     """
 
+    naming: Naming = "gguf"
+
     def __init__(self, path: Path) -> None:
         self._header = GgufParts(path)
         self._config = config_from_gguf(self._header)
@@ -97,7 +99,7 @@ class GgufFile:
             self._names["q"] = "attn_q_b.weight"
         if "blk.0.attn_norm_2.weight" in self._header.tensors:
             self._names |= FALCON_40B_NAMES
-        used = check_tensors(path, self._config, shape_of=shapes, locate=self._locate, is_needless=self._is_needless)
+        used = check_tensors(path, self._config, shape_of=shapes, locate=self.locate, is_needless=self._is_needless)
         for name in used:
             kind = self._header.tensors[name].kind
             if kind not in SUPPORTED:
@@ -112,14 +114,14 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Weight:
         """A matrix at that precision, or a part of it; `auto` keeps the file's own blocks. See `WeightSource`."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         resolved = resolve_range(columns, tensor.shape[-1])
         return columns_to_weight(self._rows(part), tensor.kind, self._form(name, part, precision), resolved)
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32, a copy. See `WeightSource`."""
-        part = self._locate(name).cut(span)
+        part = self.locate(name).cut(span)
         tensor = self._header.tensors[part.tensor]
         shape = _matrix_shape(part.tensor, tensor.shape)
         values = to_dense(self._header.rows(part.tensor), tensor.kind)
@@ -130,7 +132,7 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the header alone."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         form = self._form(name, part, precision)
         first, last = resolve_range(columns, tensor.shape[-1])
@@ -141,7 +143,7 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Packing:
         """How the native kernels hold a matrix. See `WeightSource`."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         resolved = resolve_range(columns, tensor.shape[-1])
         return packing_of(tensor.kind, self._form(name, part, precision), part.num_rows, resolved)
@@ -150,7 +152,7 @@ class GgufFile:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> RawRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         if not keeps_values(tensor.kind, self._form(name, part, precision)):
             return None
@@ -187,7 +189,7 @@ class GgufFile:
         start = int(numbers.min())
         return start, int(numbers.max()) + 1, numbers - start
 
-    def _locate(self, name: str) -> TensorPart:
+    def locate(self, name: str) -> TensorPart:
         """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
         if name == "head" and self._config.tied_embeddings:
             name = "embedding"

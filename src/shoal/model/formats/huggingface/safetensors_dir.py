@@ -45,7 +45,7 @@ from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, we
 from shoal.model.formats.model_file import release_pages
 from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import check_tensors
-from shoal.model.formats.tensor_part import TensorPart, rotating_heads
+from shoal.model.formats.tensor_part import Naming, TensorPart, rotating_heads
 from shoal.model.weights import (
     DenseWeight,
     KeptRows,
@@ -92,6 +92,8 @@ class SafetensorsDir:
             of the model that config.json describes.
     """
 
+    naming: Naming = "huggingface"
+
     def __init__(self, directory: Path, opened: Opened | None = None) -> None:
         """`opened`: what the folder holds, where that was found out in another way."""
         self._directory = directory
@@ -116,7 +118,7 @@ class SafetensorsDir:
     ) -> Weight:
         """A matrix at that precision, or a part of it; `auto` is fp32 where the files hold floats. See
         `WeightSource`."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
             return coded.weight(form, self._numbers(part), resolved)
@@ -126,7 +128,7 @@ class SafetensorsDir:
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """A norm weight or bias in fp32; a norm with the 1 added that the family's layers add. See `WeightSource`."""
-        part = self._locate(name).cut(span)
+        part = self.locate(name).cut(span)
         values = self._floats_of(part.tensor)
         shape = self._tensors[part.tensor].shape
         if len(shape) == 3:  # of a convolution
@@ -150,7 +152,7 @@ class SafetensorsDir:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
         """What `matrix(...).num_bytes` would be, from the headers alone."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
             return coded.num_bytes(form, part.num_rows, resolved)
@@ -161,7 +163,7 @@ class SafetensorsDir:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Packing:
         """How the native kernels hold a matrix: floats in the file's own precision. See `WeightSource`."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
             return coded.packing(form, part.num_rows, resolved)
@@ -172,7 +174,7 @@ class SafetensorsDir:
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> KeptRows | None:
         """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
-        part = self._locate(name).cut(rows)
+        part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
             return coded.kept(form, self._numbers(part), resolved)
@@ -216,7 +218,7 @@ class SafetensorsDir:
             self._directory,
             self._config,
             shape_of={name: self._shape(name) for name in self._names()},
-            locate=self._locate,
+            locate=self.locate,
             is_needless=self._is_needless,
         )
         for name in used:
@@ -272,7 +274,7 @@ class SafetensorsDir:
                 return name.removesuffix(suffix)
         raise ModelLoadError(f"{self._directory}: there is no tensor that ends in {suffix!r}")
 
-    def _locate(self, name: str) -> TensorPart:
+    def locate(self, name: str) -> TensorPart:
         """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming.
 
         A head of its own counts also where the settings tie it to the embedding: transformers ties only what is equal.

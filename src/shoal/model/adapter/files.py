@@ -1,0 +1,64 @@
+"""The adapters of a model as its workers are told of them, and opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from shoal.errors import ModelLoadError
+from shoal.model.adapter.adapter import Adapter, open_adapter
+from shoal.model.adapter.merged import MergedSource
+from shoal.model.adapter.peft import CONFIG_FILE, WEIGHTS_FILE
+from shoal.model.file_states import file_states, unchanged
+from shoal.model.weights import WeightSource
+from shoal.protocol.messages import AdapterFile, FileState
+
+
+def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFile:
+    """An adapter as it lies on the disk now. Raises ModelLoadError where a file is missing.
+
+    Args:
+        name: by which requests ask for it.
+        path: a directory that PEFT has written, or a GGUF file.
+        is_merged: whether it becomes a part of the model's weights.
+    """
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise ModelLoadError(f"adapter {name}: there is no {path}")
+    if path.is_dir() and not (path / CONFIG_FILE).exists():
+        raise ModelLoadError(f"adapter {name}: {path} has no {CONFIG_FILE}; give a directory that PEFT has written")
+    if path.is_dir() and not (path / WEIGHTS_FILE).exists():
+        raise ModelLoadError(f"adapter {name}: {path} has no {WEIGHTS_FILE}; weights are read from safetensors alone")
+    return AdapterFile(name=name, path=str(path), files=_states(path), is_merged=is_merged)
+
+
+def with_adapters(source: WeightSource, files: Sequence[AdapterFile]) -> tuple[WeightSource, list[Adapter]]:
+    """The whole model's weights with what is merged into them, and the adapters that requests may ask for.
+
+    Raises:
+        ModelLoadError: one is broken, or belongs to another model.
+        ModelChanged: one has changed since it was found.
+    """
+    with adapters_unchanged(files):
+        opened = [open_adapter(one.name, Path(one.path), source) for one in files]
+    for file, adapter in zip(files, opened, strict=True):
+        if file.is_merged:
+            source = MergedSource(source, adapter)
+    return source, [adapter for file, adapter in zip(files, opened, strict=True) if not file.is_merged]
+
+
+@contextmanager
+def adapters_unchanged(files: Sequence[AdapterFile]) -> Iterator[None]:
+    """See `unchanged`."""
+    with ExitStack() as stack:
+        for one in files:
+            path = Path(one.path)
+            stack.enter_context(unchanged(one.files, lambda path=path: _states(path)))
+        yield
+
+
+def _states(path: Path) -> tuple[FileState, ...]:
+    if path.is_dir():
+        return file_states(path, (CONFIG_FILE, WEIGHTS_FILE))
+    return file_states(path.parent, (path.name,))
