@@ -118,6 +118,10 @@ class LaunchConfig(SplitConfig):
     """Whether activations have 15 bits instead of 8 beside quantized weights, and keys and values are held in fp32."""
     keep_weights: bool = True
     """Whether packed weights are kept in the user's cache and taken from there."""
+    adapters: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Low-rank adapters that requests may ask for: directories or GGUF files, by the names that requests give."""
+    merged_adapter: str | None = None
+    """The adapter that is added to the model's weights as they are loaded; None: none is."""
     replans: bool = False
     """Whether pipelines that slow down are given other layers, and machines that join are put to use."""
     routing: str = "earliest-finish"

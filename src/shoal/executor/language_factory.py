@@ -101,6 +101,7 @@ class LanguageFactory:
                         num_layers=num_layers,
                         files=() if shard.machine else self._model.files,
                         keep_weights=self._keep_weights,
+                        adapters=self._model.adapters,
                     ),
                     machine=shard.machine,
                     python=shard.python,

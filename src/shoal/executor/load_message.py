@@ -8,7 +8,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig, prefill_chun
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.messages import PROTOCOL_VERSION, FileState, LoadStage
+from shoal.protocol.messages import PROTOCOL_VERSION, AdapterFile, FileState, LoadStage
 from shoal.protocol.stage_config import StageConfig
 
 
@@ -22,6 +22,7 @@ def load_message(
     num_layers: int,
     files: tuple[FileState, ...] = (),
     keep_weights: bool = True,
+    adapters: tuple[AdapterFile, ...] = (),
 ) -> LoadStage:
     """What one worker is told to load: shard `rank` of stage `index`. For the rest see LoadStage."""
     stage = replica.stages[index]
@@ -55,6 +56,7 @@ def load_message(
         link_precision=plan.link_precision if len(machines) > 1 else "fp32",
         cpu_quota=shard.cpu_quota,
         keep_weights=keep_weights,
+        adapters=adapters,
     )
 
 

@@ -10,6 +10,7 @@ from shoal.core.plan.language import ReplicaPlan
 from shoal.executor.in_process import InProcessExecutor
 from shoal.executor.load_message import load_message
 from shoal.launch.language.planning import PlannedModel
+from shoal.model.adapter.files import adapters_unchanged
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.file_states import states_again, unchanged
 from shoal.model.open_stage import LanguageStage, open_stage
@@ -40,15 +41,17 @@ def load_in_process(
         num_layers=model.config.num_layers,
         files=model.files,
         keep_weights=planned.keep_weights,
+        adapters=model.adapters,
     )
-    with unchanged(model.files, lambda: states_again(model.path, model.files)):
+    with unchanged(model.files, lambda: states_again(model.path, model.files)), adapters_unchanged(load.adapters):
         stage = open_stage(
             model.path,
             load.stage,
             on_progress,
-            source=None if model.is_graph else model.source,
+            source=None if model.is_graph else model.file_source,
             kept=kept_for(load),
             form=ForcedForm.of(os.environ),
+            adapters=load.adapters,
         )
     return InProcessStepExecutor(stage)
 

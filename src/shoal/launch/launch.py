@@ -61,5 +61,6 @@ def _launch_here(planned: PlannedModel, progress: LoadProgress) -> LoadedModel:
         plan=planned.plan,
         decoder=planned.model.config,
         tokenizer=tokenizer,
+        adapters=planned.model.adapter_names,
         engine=Engine([(scheduler_config(planned.plan, replica), executor)], time.monotonic),
     )

@@ -33,6 +33,8 @@ class LoadedModel(Loaded[Plan]):
     decoder: DecoderConfig
     tokenizer: Tokenizer
     engine: Engine
+    adapters: tuple[str, ...] = ()
+    """Names of those that requests may ask for, by their numbers."""
     running: RunningPlan[Plan, ReplicaPlan, EngineStats] | None = None
     """None: the plan never changes"""
     joining: Joining[ReplicaPlan] | None = None

@@ -92,6 +92,7 @@ def launch_workers(
         plan=plan,
         decoder=planned.model.config,
         tokenizer=tokenizer,
+        adapters=planned.model.adapter_names,
         engine=engine,
         running=running,
         machines=planned.machines,

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from shoal.model.formats.model_path import resolve_model, resolve_settings
 from shoal.model.formats.open_weights import open_sizes
 from shoal.model.language_graph.detect import find_language_graph
 from shoal.model.on_disk import ModelOnDisk
+from shoal.protocol.messages import AdapterFile
 
 
-def find_model(name: str, *, sizes_suffice: bool = False) -> ModelOnDisk:
+def find_model(name: str, *, sizes_suffice: bool = False, adapters: Sequence[AdapterFile] = ()) -> ModelOnDisk:
     """The model that a user means.
 
     Args:
         name: a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, or a folder that holds
             one, hf:org/name or pkg:NAME.
         sizes_suffice: whether a model's settings are enough, because its weights will never be read.
+        adapters: see `ModelOnDisk`; a graph has none.
 
     Raises:
         ModelLoadError: there is no such model, or its files are broken or of an unknown kind.
     """
     if sizes_suffice:
-        return ModelOnDisk(resolve_settings(name), name=name, open_source=open_sizes)
+        return ModelOnDisk(resolve_settings(name), name=name, open_source=open_sizes, adapters=adapters)
     local = Path(name).expanduser()
     path = local if local.suffix == ".onnx" or local.is_dir() else resolve_model(name)
     if graph := find_language_graph(path):
         from shoal.model.language_graph.on_disk import GraphOnDisk  # with onnx
 
         return GraphOnDisk(graph, name=name)
-    return ModelOnDisk(resolve_model(name), name=name)
+    return ModelOnDisk(resolve_model(name), name=name, adapters=adapters)

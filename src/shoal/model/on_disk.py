@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.model.adapter.adapter import Adapter
+from shoal.model.adapter.files import with_adapters
 from shoal.model.decoder.blocks import decoder_blocks, process_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
 from shoal.model.weights import Precision, WeightSource
+from shoal.protocol.messages import AdapterFile
 from shoal.protocol.stage_config import ShardPart
 
 
@@ -24,9 +28,16 @@ class ModelOnDisk:
 
     is_graph = False
     """Whether it is an ONNX graph, which is computed whole as its file has it."""
+    adapters: tuple[AdapterFile, ...] = ()
+    """Those that requests may ask for, and those that are merged into the weights."""
 
     def __init__(
-        self, path: Path, *, name: str | None = None, open_source: Callable[[Path], WeightSource] = open_weights
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        open_source: Callable[[Path], WeightSource] = open_weights,
+        adapters: Sequence[AdapterFile] = (),
     ) -> None:
         """Open the files.
 
@@ -34,9 +45,10 @@ class ModelOnDisk:
             path: from `resolve_model`.
             name: as the user named it; None: the path.
             open_source: reads the headers.
+            adapters: that requests may ask for, or that are merged into the weights.
 
         Raises:
-            ModelLoadError: a file is missing, broken or of an unknown kind.
+            ModelLoadError: a file is missing, broken or of an unknown kind, or an adapter belongs to another model.
         """
         self.path = path
         self.text_path = path
@@ -44,16 +56,47 @@ class ModelOnDisk:
         self.name = str(path) if name is None else name
         self.files = model_states(path)
         """The files' states as they were when the model was opened first."""
+        self.adapters = tuple(adapters)
         self._open = open_source
-        self._source: WeightSource | None = open_source(path)
+        self._opened: tuple[WeightSource, WeightSource, list[Adapter]] | None = self._open_all()
         self._blocks: dict[tuple[Precision, ShardPart, bool], tuple[Block, ...]] = {}
 
     @property
     def source(self) -> WeightSource:
-        """The opened weights."""
-        if self._source is None:
-            self._source = self._open(self.path)
-        return self._source
+        """The opened weights, with what is merged into them."""
+        return self._all[1]
+
+    @property
+    def file_source(self) -> WeightSource:
+        """The opened weights as the files have them."""
+        return self._all[0]
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Of those that requests may ask for, by their numbers."""
+        return tuple(one.name for one in self.adapters if not one.is_merged)
+
+    def adapter_bytes(self, layer: int, part: ShardPart | None = None) -> tuple[int, int]:
+        """What adapters take beside a layer's attention and beside its MLP. `part`: of a shard; None: all."""
+        file_source, _, adapters = self._all
+        own = file_source if part is None or part == self.whole else ShardSource(file_source, part)
+        held = [adapter.layer_bytes(own, layer) for adapter in adapters]
+        return sum(attention for attention, _ in held), sum(mlp for _, mlp in held)
+
+    @property
+    def total_adapter_bytes(self) -> int:
+        """What adapters take beside the whole model."""
+        return sum(sum(self.adapter_bytes(layer)) for layer in range(self.config.num_layers)) if self.adapters else 0
+
+    @property
+    def _all(self) -> tuple[WeightSource, WeightSource, list[Adapter]]:
+        if self._opened is None:
+            self._opened = self._open_all()
+        return self._opened
+
+    def _open_all(self) -> tuple[WeightSource, WeightSource, list[Adapter]]:
+        file_source = self._open(self.path)
+        return (file_source, *with_adapters(file_source, self.adapters))
 
     @property
     def config(self) -> DecoderConfig:
@@ -97,13 +140,22 @@ class ModelOnDisk:
         key = (precision, part, exact_activations)
         if key not in self._blocks:
             own = self.source if part == self.whole else ShardSource(self.source, part)
-            self._blocks[key] = tuple(decoder_blocks(own, precision, exact_activations=exact_activations))
+            self._blocks[key] = tuple(
+                replace(block, weight_bytes=block.weight_bytes + self._beside(block, part))
+                for block in decoder_blocks(own, precision, exact_activations=exact_activations)
+            )
         return self._blocks[key]
 
     def process_bytes(self, *, max_step_tokens: int) -> int:
         """What a worker's process takes beside weights and KV, for steps of so many rows at most."""
-        return process_bytes(self.config, max_step_tokens=max_step_tokens)
+        ranks = max((adapter.max_ranks for adapter in self._all[2]), default=0)
+        return process_bytes(self.config, max_step_tokens=max_step_tokens, adapter_ranks=ranks)
+
+    def _beside(self, block: Block, part: ShardPart) -> int:
+        """Bytes of adapters beside a block's own weights."""
+        _, is_layer, number = block.name.partition("layer.")
+        return sum(self.adapter_bytes(int(number), part)) if is_layer and self.adapters else 0
 
     def close(self) -> None:
         """Let go of the files. Idempotent."""
-        self._source = None
+        self._opened = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import SampledToken, Step
+from shoal.protocol.messages import AdapterFile, SampledToken, Step
 from shoal.protocol.stage_config import StageConfig
 
 
@@ -51,6 +51,7 @@ def open_stage(
     group: SummingGroup | None = None,
     kept: KeptWeights | None = None,
     form: ForcedForm | None = None,
+    adapters: Sequence[AdapterFile] = (),
 ) -> LanguageStage:
     """Load it.
 
@@ -59,7 +60,7 @@ def open_stage(
         config: what to hold.
         on_progress: called with (done, total) pieces of weights.
         source: of the weights, where they are open already.
-        group, kept, form: see `model.decoder.stage.Stage`; they mean nothing for a graph.
+        group, kept, form, adapters: see `model.decoder.stage.Stage`; they mean nothing for a graph.
 
     Raises:
         ModelLoadError: a weight is missing, broken or of an unknown kind.
@@ -70,4 +71,4 @@ def open_stage(
         return GraphDecoder(path, config, on_progress)
     from shoal.model.decoder.stage import Stage
 
-    return Stage(source or open_weights(path), config, on_progress, group, kept, form)
+    return Stage(source or open_weights(path), config, on_progress, group, kept, form, adapters)

@@ -15,6 +15,7 @@ from shoal.comm.groups.switch import measure_switch
 from shoal.comm.groups.timed_group import TimedGroup
 from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, WorkerLost
+from shoal.model.adapter.files import adapters_unchanged
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.file_states import states_again, unchanged
 from shoal.model.open_stage import open_stage
@@ -60,7 +61,7 @@ class DecoderRunner:
         self._group = TimedGroup()
         self._num_rows, self._busy_s, self._told_s = 0, 0.0, -_TELL_S
         path = Path(load.model_path)
-        with unchanged(load.files, lambda: states_again(path, load.files)):
+        with unchanged(load.files, lambda: states_again(path, load.files)), adapters_unchanged(load.adapters):
             self._stage = open_stage(
                 path,
                 load.stage,
@@ -68,6 +69,7 @@ class DecoderRunner:
                 group=self._group if load.num_shards > 1 else None,
                 kept=kept_for(load),
                 form=ForcedForm.of(os.environ),
+                adapters=load.adapters,
             )
 
     @property
@@ -96,7 +98,12 @@ class DecoderRunner:
         """See `Runner.check`."""
         if not isinstance(work, Step):
             raise RemoteProtocolError("a decoder takes no tensors")
-        check_step(work, max_tokens=self._load.stage.max_step_tokens, vocab_size=self._stage.vocab_size)
+        check_step(
+            work,
+            max_tokens=self._load.stage.max_step_tokens,
+            vocab_size=self._stage.vocab_size,
+            num_adapters=sum(not one.is_merged for one in self._load.adapters),
+        )
 
     def run(self, work: Work) -> None:
         """See `Runner.run`."""

@@ -15,7 +15,7 @@ from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.measuring import Measuring
 from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
-from shoal.model.decoder.blocks import end_bytes, layer_bytes, layer_state_bytes
+from shoal.model.decoder.blocks import LayerBytes, end_bytes, layer_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.build_plan import Limits, build_plan
@@ -233,7 +233,9 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
     num_states = num_state_slots(model.blocks(precisions[0]), max_seqs)
 
     def sizes(precision: Precision) -> PrecisionSizes:
-        layers = [layer_bytes(source, precision, layer) for layer in range(config.num_layers)]
+        layers = [
+            _with_adapters(model, layer, layer_bytes(source, precision, layer)) for layer in range(config.num_layers)
+        ]
         embedding_bytes, head_bytes = end_bytes(source, precision)
         return PrecisionSizes(
             attention_bytes=tuple(layer.attention for layer in layers),
@@ -255,6 +257,11 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
         by_precision={precision: sizes(precision) for precision in precisions},
         max_context=config.max_context,
     )
+
+
+def _with_adapters(model: ModelOnDisk, layer: int, held: LayerBytes) -> LayerBytes:
+    attention, mlp = model.adapter_bytes(layer)
+    return replace(held, attention=held.attention + attention, mlp=held.mlp + mlp)
 
 
 def _workload(planning: PlanningConfig) -> Workload:

@@ -26,6 +26,8 @@ def graph_spec(config: LaunchConfig, spec: SplitSpec | None, precision: Precisio
         raise ConfigError("--precision: a language model as an ONNX graph keeps the precision of its file")
     if config.exact_activations:
         raise ConfigError("--activations: a language model as an ONNX graph computes as its file says")
+    if config.adapters or config.merged_adapter is not None:
+        raise ConfigError("--lora: a language model as an ONNX graph has no adapters")
     if config.planning.cluster is not None:
         raise ConfigError("--cluster: a language model as an ONNX graph runs on this machine only")
     return spec or SplitSpec()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.config import LaunchConfig
@@ -18,6 +19,8 @@ from shoal.machines.machines import Machines
 from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.measuring import Measuring
+from shoal.model.adapter.adapter import MAX_ADAPTERS
+from shoal.model.adapter.files import find_adapter
 from shoal.model.find_model import find_model
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
@@ -25,6 +28,7 @@ from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
 from shoal.planner.memory.plan_memory import with_exact_activations, with_process_bytes
 from shoal.planner.split.split_spec import AUTO, parse_split
+from shoal.protocol.messages import AdapterFile
 
 if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan
@@ -78,11 +82,17 @@ def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda
 
 def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Callable[[str], None]) -> PlannedModel:
     """See `plan_model`."""
+    if config.merged_adapter is not None:
+        config = replace(config, keep_weights=False)  # what is kept belongs to the model's own files
     planning = config.planning
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
-    model = find_model(config.model, sizes_suffice=planning.settings_suffice and _describes_all(planning.cluster))
+    adapters = find_adapters(config)
+    if adapters and machines is not None:
+        raise ConfigError("adapters are computed on this machine alone: leave cluster ray out")
+    sizes_suffice = planning.settings_suffice and _describes_all(planning.cluster)
+    model = find_model(config.model, sizes_suffice=sizes_suffice, adapters=adapters)
     if model.is_graph:
         spec = graph_spec(config, spec, precision)
     elif spec is None and model.config.encoder is not None and not config.plan_file:
@@ -103,7 +113,10 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         raise ConfigError("a model with an encoder is not cut into shards: split it with dp and pp")
     if config.exact_activations:
         plan = with_exact_activations(plan)
-    plan = with_process_bytes(plan, model.process_bytes(max_step_tokens=plan.max_step_tokens))
+    beside = model.process_bytes(max_step_tokens=plan.max_step_tokens)
+    if config.keep_weights:  # copies share the model's weights, and have adapters of their own
+        beside += model.total_adapter_bytes * (len(plan.replicas) - 1) // plan.num_workers
+    plan = with_process_bytes(plan, beside)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
     blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
@@ -118,6 +131,21 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         machines=machines,
         keep_weights=config.keep_weights,
     )
+
+
+def find_adapters(config: LaunchConfig) -> tuple[AdapterFile, ...]:
+    """The adapters that were asked for, as they lie on the disk.
+
+    Raises:
+        ConfigError: there are too many.
+        ModelLoadError: one is not there.
+    """
+    if len(config.adapters) > MAX_ADAPTERS:
+        raise ConfigError(f"there are {len(config.adapters)} adapters; a model may have {MAX_ADAPTERS}")
+    found = [find_adapter(name, Path(path)) for name, path in config.adapters.items()]
+    if config.merged_adapter is not None:
+        found.append(find_adapter("merged", Path(config.merged_adapter), is_merged=True))
+    return tuple(found)
 
 
 def compute_exactly(planned: PlannedModel) -> PlannedModel:

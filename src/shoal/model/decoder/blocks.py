@@ -125,12 +125,13 @@ def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
     return packed_bytes(source, name, precision) if native_available() else source.matrix_bytes(name, precision)
 
 
-def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
+def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks: int = 0) -> int:
     """What a worker's process takes beside weights and KV: Python, learned positions, and memory that steps work on.
 
     Args:
         config: of the whole model; a shard works on no more.
         max_step_tokens: rows of the largest step.
+        adapter_ranks: the most of adapters' ranks that meet the same rows; 0: the model has no adapters.
     """
     heads = config.num_heads * config.head_dim
     qkv = heads + 2 * config.num_kv_heads * config.head_dim
@@ -147,6 +148,8 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
     if config.experts is not None:
         more_floats, more_codes = _expert_items(config.hidden_size, config.experts)
         floats, codes = floats + more_floats, codes + more_codes
+    if adapter_ranks:  # gate and up are computed apart
+        floats += adapter_ranks + config.intermediate_size
     positions = config.max_context * config.hidden_size * _FP32_BYTES if config.learned_positions else 0
     return PROCESS_BYTES + positions + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from shoal import _native
 from shoal.arrays import F32
+from shoal.model.adapter.adapter import Adapter
+from shoal.model.adapter.native_groups import NativeAdapters
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
@@ -40,6 +42,7 @@ class NativeLayers:
         kept: KeptWeights | None = None,
         pool: _native.ThreadPool | None = None,
         unit_prefix: str = "",
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """
         Args:
@@ -51,6 +54,7 @@ class NativeLayers:
             kept: where packed weights are kept; None: they are packed into the process's own memory.
             pool: the compute threads; None: threads of its own.
             unit_prefix: tells these weights apart from others that are kept of the same model.
+            adapters: that rows may have, by their numbers.
         """
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
@@ -61,6 +65,8 @@ class NativeLayers:
             StageMemories(decoder, decoder.encoder, config, self.pool, isa=form.isa) if decoder.encoder else None
         )
         weights = PackedWeights(source, config.precision, pool=self.pool, kept=kept, unit_prefix=unit_prefix)
+        self._num_adapters = len(adapters)
+        own_adapters = NativeAdapters(adapters, source, self.pool)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
         self._embedding = weights.embedding() if is_first and vocab_size else None
         self._head = weights.head() if is_last and vocab_size else None
@@ -86,12 +92,12 @@ class NativeLayers:
             parts_qk_norm=decoder.parts_qk_norm,
             centers_norms=decoder.centers_norms,
             is_parallel=decoder.is_parallel,
-            layers=self._load_layers(source, config, weights, on_progress or (lambda done, total: None)),
+            layers=self._load_layers(source, config, weights, own_adapters, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
             latent=latent_shape(decoder),
             isa=form.isa,
         )
-        self.weight_bytes = weights.num_bytes
+        self.weight_bytes = weights.num_bytes + own_adapters.num_bytes
 
     @property
     def pool(self) -> _native.ThreadPool:
@@ -130,6 +136,8 @@ class NativeLayers:
         """See `StageLayers`."""
         metadata = cast("_native.StepMetadata", self._attention.step(step))
         self._recurrence.describe(step, metadata)
+        if step.adapters:
+            metadata.set_adapters(np.frombuffer(step.adapters, "<i4"), self._num_adapters)
         memories = None if self._memories is None else self._memories.step(step)
         self._stage.run(x_TD, metadata, sum_over_shards, memories)
         self._x = x_TD
@@ -164,6 +172,7 @@ class NativeLayers:
         source: WeightSource,
         config: StageConfig,
         weights: PackedWeights,
+        adapters: NativeAdapters,
         on_progress: Callable[[int, int], None],
     ) -> list[_native.StageLayer]:
         """Embedding and head count as a piece that has been loaded before."""
@@ -188,6 +197,7 @@ class NativeLayers:
                     cross=None if self._memories is None else self._memories.layers[layer - config.first_layer],
                     has_mixer=layer not in decoder.no_mixer_layers,
                     has_mlp=decoder.has_mlp(layer),
+                    adapters=adapters.layer(layer),
                 )
             )
             on_progress(1 + len(layers), num_pieces)

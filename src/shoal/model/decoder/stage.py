@@ -12,6 +12,9 @@ import numpy as np
 
 from shoal.arrays import F32
 from shoal.core.collectives import SummingGroup
+from shoal.errors import ConfigError
+from shoal.model.adapter.adapter import Adapter
+from shoal.model.adapter.files import with_adapters
 from shoal.model.allocator import compact_loading
 from shoal.model.decoder.embedding import position_rows
 from shoal.model.decoder.forced_form import ForcedForm
@@ -22,7 +25,7 @@ from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers, SumOverShar
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Encoding, SampledToken, SampleRow, Step
+from shoal.protocol.messages import AdapterFile, Encoding, SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class Stage:
         group: SummingGroup | None = None,
         kept: KeptWeights | None = None,
         form: ForcedForm | None = None,
+        adapters: Sequence[AdapterFile] = (),
     ) -> None:
         """Reads the stage's own weights and no others.
 
@@ -57,18 +61,20 @@ class Stage:
             group: all shards of the stage, where there are several. They must run the same steps.
             kept: where packed weights are kept; None: nowhere.
             form: how its layers must be computed; None: in the best way that there is.
+            adapters: of the model: what requests may ask for, and what is merged into the weights.
         """
         self._config = config
         self._group = group
         self.vocab_size = source.config.vocab_size
         """of the whole model"""
+        source, chosen = with_adapters(source, adapters)
         source = source if config.part is None else ShardSource(source, config.part)
         self.decoder = source.config
         """with this shard's own counts of heads, columns and vocabulary rows"""
         adds_positions = self.decoder.learned_positions and self.is_first
         self._positions = position_rows(source, config.num_positions) if adds_positions else None
         with compact_loading():
-            self._layers = self._load(source, config, on_progress, kept, form or ForcedForm())
+            self._layers = self._load(source, config, on_progress, kept, form or ForcedForm(), chosen)
         self._encoder = self._load_encoder(source, config, kept, form or ForcedForm()) if self.is_first else None
         self._x = np.zeros((config.max_step_tokens, self.decoder.hidden_size), np.float32)
 
@@ -79,11 +85,14 @@ class Stage:
         on_progress: Callable[[int, int], None] | None,
         kept: KeptWeights | None,
         form: ForcedForm,
+        adapters: Sequence[Adapter],
     ) -> StageLayers:
         if form.is_native:
             from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
 
-            return NativeLayers(source, config, form, self.vocab_size, on_progress, kept)
+            return NativeLayers(source, config, form, self.vocab_size, on_progress, kept, adapters=adapters)
+        if adapters:
+            raise ConfigError("adapters are computed by the native extension alone; merge one with --merge-lora")
         from shoal.model.decoder.onnx.onnx_layers import OnnxLayers  # needs ONNX Runtime, 20 MB of a process
 
         return OnnxLayers(source, config, self.vocab_size, on_progress)

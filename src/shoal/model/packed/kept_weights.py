@@ -134,7 +134,7 @@ def kept_for(load: LoadStage) -> KeptWeights | None:
     Raises:
         ModelLoadError: the model's files cannot be read.
     """
-    if not load.keep_weights:
+    if not load.keep_weights or any(adapter.is_merged for adapter in load.adapters):
         return None
     path = Path(load.model_path)
     return KeptWeights(cache_root() / "weights", lambda: model_states(path), load.stage.precision, states=load.files)
