@@ -134,7 +134,7 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
         if (
             kind in ("llama", "mistral", "ministral3", "mixtral", "granite", "smollm3", "arcee") or is_granite
         ) and part in heads:
-            values = _interleave(values, heads[part])
+            values = interleave(values, heads[part])
         if kind in ("gemma", "gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
             values = values + 1
         if kind == "gpt2" and ".c_" in name and values.ndim == 2:
@@ -296,7 +296,8 @@ def _llama4_tensors(name: str, values: np.ndarray) -> Iterator[tuple[str, np.nda
     yield name.replace("gate_up_proj", "up_proj.weight"), up
 
 
-def _interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
+def interleave(values: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows of heads that rotate by halves, in the order in which neighbors rotate together."""
     halves = values.reshape(num_heads, 2, len(values) // num_heads // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape)
 

@@ -25,7 +25,7 @@ from shoal.model.decoder.stage import Stage
 from shoal.model.shard_source import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.shares import shard_parts
-from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
+from shoal.protocol.messages import AdapterFile, SampledToken, Sampling, Step, StepResult
 from shoal.protocol.stage_config import ShardPart, StageConfig
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
@@ -122,6 +122,7 @@ def make_executor(
     threads: int = THREADS,
     isa: str = "",
     num_memories: int = 0,
+    adapters: Sequence[AdapterFile] = (),
 ) -> PipelineExecutor:
     """A replica whose stages begin at layer 0 and at every one of `cuts`, each cut into shards of these shares, and
     with whole experts dealt out by `expert_shares`."""
@@ -137,9 +138,10 @@ def make_executor(
     form = ForcedForm(native=native, isa=isa)
     spans = [replace(whole, first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
     if len(shares) == 1:
-        return PipelineExecutor([Stage(source, span, form=form) for span in spans], whole.num_states)
+        return PipelineExecutor([Stage(source, span, form=form, adapters=adapters) for span in spans], whole.num_states)
     parts = shard_parts(shard_atoms(source.config), shares, expert_shares=expert_shares)
-    return PipelineExecutor([make_group(source, span, parts, form) for span in spans], whole.num_states)
+    groups = [make_group(source, span, parts, form, adapters=adapters) for span in spans]
+    return PipelineExecutor(groups, whole.num_states)
 
 
 def stage_config(source: WeightSource) -> StageConfig:
@@ -163,11 +165,12 @@ def make_group(
     parts: Sequence[ShardPart],
     form: ForcedForm = DEFAULT_FORM,
     groups: Sequence[SummingGroup] = (),
+    adapters: Sequence[AdapterFile] = (),
 ) -> ShardedStage:
     """The shards of a stage with these parts, which sum in threads' memory unless there are `groups`."""
     groups = groups or thread_groups(len(parts))
     stages = [
-        Stage(source, replace(config, part=part), group=group, form=form)
+        Stage(source, replace(config, part=part), group=group, form=form, adapters=adapters)
         for part, group in zip(parts, groups, strict=True)
     ]
     return ShardedStage(stages, groups)

@@ -143,11 +143,11 @@ def open_adapter(name: str, path: Path, source: WeightSource) -> Adapter:
 def adaptable_leaves(config: DecoderConfig, layer: int) -> tuple[str, ...]:
     """The matrices of a layer that an adapter can be added to."""
     attention: tuple[str, ...] = ("q", "k", "v", "o", *(("q_gate",) if config.gates_attention else ()))
-    if config.layer_recurrence(layer) is not None:
+    if not config.has_attention(layer):
         attention = ()
     elif config.latent is not None:
         attention = ("o",)
-    has_mlp = config.layer_experts(layer) is None
+    has_mlp = config.has_mlp(layer) and config.layer_experts(layer) is None
     mlp = (("gate", "up", "down") if config.gated_mlp else ("up", "down")) if has_mlp else ()
     return (*attention, *mlp)
 
