@@ -66,11 +66,12 @@ def run_server(
     strict_fields: bool = False,
     page: PageOptions | None = None,
     port: int = 0,
+    adapters: Sequence[str] = (),
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
     metrics = ServerMetrics(MODEL)
-    data_plane = DataPlane(engine, tokenizer, metrics=metrics, admission=admission)
+    data_plane = DataPlane(engine, tokenizer, metrics=metrics, admission=admission, adapters=adapters)
     app = create_app(
         data_plane,
         metrics,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from shoal.core.generation.admission import AdmissionConfig
-from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import NO_ADAPTER, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.story import StoryEntry
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestError
 from shoal.generation.choice import Choice
@@ -53,6 +53,7 @@ class DataPlane:
         tokenizer: PromptTokenizer,
         *,
         metrics: Meter,
+        adapters: Sequence[str] = (),
         admission: AdmissionConfig | None = None,
         request_timeout_s: float | None = None,
         draw_seed: Callable[[], int] = lambda: secrets.randbits(63),
@@ -64,6 +65,7 @@ class DataPlane:
             engine: does the work.
             tokenizer: of the model.
             metrics: what is counted.
+            adapters: names of those that calls may ask for, by their numbers.
             admission: how much may wait; None: the default.
             request_timeout_s: the most time that any call may take; None: any.
             draw_seed: for requests without a seed.
@@ -72,6 +74,8 @@ class DataPlane:
         """
         self.tokenizer = tokenizer
         self.metrics = metrics
+        self.adapters = tuple(adapters)
+        """names, by their numbers"""
         self.on_death: Callable[[str], None] | None = None
         """called once, in the event loop, with the reason for which the engine can do no more work"""
         self._engine = EngineThread(engine, admission or AdmissionConfig(), clock)
@@ -117,6 +121,15 @@ class DataPlane:
     async def story(self, of: str) -> list[StoryEntry]:
         """What happened lately to a replica or to a request, see `Story.find`. Raises WorkerLost."""
         return await self._engine.story(of)
+
+    def adapter_number(self, name: str | None) -> int:
+        """Of an adapter by its name; None: the model itself. Raises InvalidRequest."""
+        if name is None:
+            return NO_ADAPTER
+        if name not in self.adapters:
+            there = ", ".join(self.adapters) or "none"
+            raise InvalidRequest(f"there is no adapter {name!r}; there is {there}", param="adapter")
+        return self.adapters.index(name)
 
     def now_s(self) -> float:
         """The data plane's clock."""
@@ -349,6 +362,7 @@ class DataPlane:
                     targets=spec.targets,
                     sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
                     stop_token_ids=stop_token_ids,
+                    adapter=spec.adapter,
                     guide=spec.guides[sibling] if spec.guides else None,
                 )
                 if spec.guides:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from shoal.core.sequences.request import Output, RequestFinished, RequestId, TokenProduced
+from shoal.core.sequences.request import NO_ADAPTER, Output, RequestFinished, RequestId, TokenProduced
 from shoal.errors import DeadlineExceeded, RequestError, ShoalError, ShuttingDown, WorkerLost
 from shoal.generation.choice import Choice, ChoiceDelta
 from shoal.generation.engine_thread import EngineThread
@@ -41,6 +41,8 @@ class GenerationSpec:
     """go on past the model's own end tokens"""
     shows_special: bool = False
     """special tokens are part of the text, for those who read calls of tools from it"""
+    adapter: int = NO_ADAPTER
+    """number of the adapter that computes it"""
     guides: tuple[Guide, ...] = ()
     """keep the outputs within a constraint, one a choice; empty: they are free"""
 

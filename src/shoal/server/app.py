@@ -22,7 +22,7 @@ from shoal.server.ollama.card import ModelCard
 from shoal.server.ollama.routes import OllamaApi
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
-from shoal.server.openai.models import refusing
+from shoal.server.openai.models import ModelNames, refusing
 from shoal.server.openai.routes import OpenAiApi
 from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
@@ -50,7 +50,7 @@ def create_app(
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
-    `metrics` is what the data plane counts with.
+    `metrics` is what the data plane counts with. `model_name` is the model's own, beside those of its adapters.
     `plan` tells `/status` how the model is split now, `machines` what it runs on; None: this machine.
     `allowed_hosts`: names that requests may give to the server and its pages, beside this machine's own; None: any.
     `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
@@ -63,14 +63,15 @@ def create_app(
     """
 
     answers = answers or AnswerForms.of(data_plane.tokenizer)
+    names = ModelNames(model_name, data_plane.adapters)
     bodies = RequestBodies()
     answerer = Answerer(data_plane, bodies, strict_fields=strict_fields)
     routes = [
-        *OpenAiApi(answerer, model_name, answers).routes(),
-        *MessagesApi(answerer, model_name, answers).routes(),
-        *ResponsesApi(answerer, model_name, answers).routes(),
-        *TokenizeApi(answerer, model_name).routes(),
-        *OllamaApi(answerer, model_name, answers, card or _UNKNOWN_CARD).routes(),
+        *OpenAiApi(answerer, names, answers).routes(),
+        *MessagesApi(answerer, names, answers).routes(),
+        *ResponsesApi(answerer, names, answers).routes(),
+        *TokenizeApi(answerer, names).routes(),
+        *OllamaApi(answerer, names, answers, card or _UNKNOWN_CARD).routes(),
         *_embedding_routes(data_plane, bodies, model_name, sentences, strict_fields=strict_fields),
         *refusing(AUDIO_PATHS, f"The model `{model_name}` answers texts; sound is for models of speech"),
     ]

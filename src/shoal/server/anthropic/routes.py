@@ -11,7 +11,7 @@ from shoal.server.anthropic.schemas import CountBody, MessagesBody, chat_body
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.chat import chat_prompt, chat_specs
-from shoal.server.openai.errors import unknown_model
+from shoal.server.openai.models import ModelNames
 
 MESSAGES_PATH = "/v1/messages"
 
@@ -19,9 +19,9 @@ MESSAGES_PATH = "/v1/messages"
 class MessagesApi:
     """Handlers of /v1/messages*."""
 
-    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms) -> None:
+    def __init__(self, answerer: Answerer, names: ModelNames, forms: AnswerForms) -> None:
         self._answerer = answerer
-        self._model_name = model_name
+        self._names = names
         self._forms = forms
 
     def routes(self) -> list[Route]:
@@ -34,18 +34,14 @@ class MessagesApi:
     async def message(self, request: Request) -> Response:
         """POST /v1/messages"""
         body = await self._answerer.read(request, MessagesBody)
-        self._check_model(body)
+        model = self._names.find(body.model)
         specs, reading = await chat_specs(chat_body(body), self._answerer.data_plane, self._forms)
-        form = MessageForm(self._model_name, num_prompt_tokens=len(specs[0].prompt_ids), reading=reading)
-        return await self._answerer.respond(request, specs, form, streams=bool(body.stream))
+        form = MessageForm(model.name, num_prompt_tokens=len(specs[0].prompt_ids), reading=reading)
+        return await self._answerer.respond(request, specs, form, streams=bool(body.stream), adapter=model.adapter)
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens"""
         body = await self._answerer.read(request, CountBody)
-        self._check_model(body)
+        self._names.find(body.model)
         _, prompt_ids = await chat_prompt(chat_body(body), self._answerer.data_plane)
         return JSONResponse({"input_tokens": len(prompt_ids)})
-
-    def _check_model(self, body: CountBody) -> None:
-        if body.model != self._model_name:
-            raise unknown_model(body.model)

@@ -23,17 +23,17 @@ class ModelCard:
     """that its weights are held in"""
     files: Sequence[FileState] = ()
 
-    def details(self) -> dict[str, Any]:
-        """`details` of Ollama's answers."""
+    def details(self, parent: str | None = None) -> dict[str, Any]:
+        """`details` of Ollama's answers. `parent`: of an adapter, the model that it belongs to."""
         return {
-            "parent_model": "",
+            "parent_model": parent or "",
             "format": self.format,
             "family": self.family,
             "families": [self.family],
             "quantization_level": self.precision,
         }
 
-    def listed(self, name: str) -> dict[str, Any]:
+    def listed(self, name: str, parent: str | None = None) -> dict[str, Any]:
         """An entry of /api/tags. The digest tells two files apart; it is not that of all of their bytes."""
         digest = hashlib.sha256()
         for file in self.files:
@@ -44,7 +44,7 @@ class ModelCard:
             "modified_at": self.modified_at(),
             "size": sum(file.num_bytes for file in self.files),
             "digest": digest.hexdigest(),
-            "details": self.details(),
+            "details": self.details(parent),
         }
 
     def modified_at(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -20,7 +20,8 @@ from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms, AnswerReading
 from shoal.server.openai.chat import chat_specs
 from shoal.server.openai.completions import completion_spec, prompt_tokens
-from shoal.server.openai.errors import ApiError, unknown_model
+from shoal.server.openai.errors import ApiError
+from shoal.server.openai.models import ModelNames, NamedModel
 
 API_PATH = "/api/"
 _MANAGED = ("pull", "push", "create", "copy", "delete", "blobs/{digest}")
@@ -43,10 +44,10 @@ class ShowBody(BaseModel):
 class OllamaApi:
     """Handlers of /api/*."""
 
-    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms, card: ModelCard) -> None:
+    def __init__(self, answerer: Answerer, names: ModelNames, forms: AnswerForms, card: ModelCard) -> None:
         self._answerer = answerer
         self._data_plane = answerer.data_plane
-        self._model_name = model_name
+        self._names = names
         self._forms = forms
         self._card = card
 
@@ -64,39 +65,38 @@ class OllamaApi:
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat"""
-        body = await self._read(request, ApiChatBody)
+        body, model = await self._read(request, ApiChatBody)
         if body.is_empty:
-            return self._loaded(body, in_message)
+            return self._loaded(body, model, in_message)
         specs, reading = await chat_specs(body.chat_body(), self._data_plane, self._forms)
-        return await self._respond(request, body, specs, in_message, reading)
+        return await self._respond(request, body, model, specs, in_message, reading)
 
     async def generate(self, request: Request) -> Response:
         """POST /api/generate"""
-        body = await self._read(request, ApiGenerateBody)
+        body, model = await self._read(request, ApiGenerateBody)
         if body.is_empty:
-            return self._loaded(body, in_response)
+            return self._loaded(body, model, in_response)
         if body.is_text or not self._data_plane.tokenizer.has_chat_template:
             completion = body.completion_body()
             (prompt_ids,) = await prompt_tokens(completion.prompt, self._data_plane)
             specs = [await completion_spec(completion, prompt_ids, self._data_plane)]
-            return await self._respond(request, body, specs, in_response, None)
+            return await self._respond(request, body, model, specs, in_response, None)
         specs, reading = await chat_specs(body.chat_body(), self._data_plane, self._forms)
-        return await self._respond(request, body, specs, in_response, reading)
+        return await self._respond(request, body, model, specs, in_response, reading)
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags"""
-        return JSONResponse({"models": [self._card.listed(self._model_name)]})
+        return JSONResponse({"models": self._cards()})
 
     async def running(self, request: Request) -> Response:
         """GET /api/ps"""
-        card = self._card.listed(self._model_name)
         state = {"expires_at": _NEVER, "size_vram": 0, "context_length": self._data_plane.max_context}
-        return JSONResponse({"models": [{**card, **state}]})
+        return JSONResponse({"models": [{**card, **state} for card in self._cards()]})
 
     async def show(self, request: Request) -> Response:
         """POST /api/show"""
         body = await self._answerer.read(request, ShowBody)
-        self._check_model(body.model or body.name or "")
+        model = self._find(body.model or body.name or "")
         family = self._card.family
         tokenizer = self._data_plane.tokenizer
         capabilities = ["completion", *(["tools"] if tokenizer.has_chat_template else [])]
@@ -108,7 +108,7 @@ class OllamaApi:
                 "template": tokenizer.template_source,
                 "modelfile": "",
                 "parameters": "",
-                "details": self._card.details(),
+                "details": self._card.details(model.parent),
                 "model_info": {
                     "general.architecture": family,
                     f"{family}.context_length": self._data_plane.max_context,
@@ -126,32 +126,37 @@ class OllamaApi:
         """What other endpoints of Ollama would do."""
         raise ApiError(501, f"{request.url.path} is not there: this server has the model that it was started with")
 
-    async def _read(self, request: Request, schema: type[Body]) -> Body:
+    async def _read(self, request: Request, schema: type[Body]) -> tuple[Body, NamedModel]:
         body = await self._answerer.read(request, schema)
-        self._check_model(body.model)
+        model = self._find(body.model)
         body.check_context(self._data_plane.max_context)
-        return body
+        return body, model
 
-    def _check_model(self, name: str) -> None:
-        if name.removesuffix(":latest") != self._model_name.removesuffix(":latest"):
-            raise unknown_model(name)
+    def _find(self, name: str) -> NamedModel:
+        return self._names.find(name, suffix=":latest")
 
-    def _loaded(self, body: ApiBody, place: Place) -> Response:
+    def _cards(self) -> list[dict[str, Any]]:
+        return [self._card.listed(model.name, model.parent) for model in self._names.all]
+
+    def _loaded(self, body: ApiBody, model: NamedModel, place: Place) -> Response:
         """The answer to a request that only loads the model, or wants it gone."""
         if body.keep_alive in (0, "0", "0s"):
             raise InvalidRequest("the model stays loaded while the server runs", param="keep_alive")
-        return Response(self._form(place, None).empty("load"), media_type="application/json")
+        return Response(self._form(model, place, None).empty("load"), media_type="application/json")
 
-    def _form(self, place: Place, reading: AnswerReading | None) -> OllamaForm:
-        return OllamaForm(self._model_name, place, reading=reading, token_bytes=self._data_plane.tokenizer.token_bytes)
+    def _form(self, model: NamedModel, place: Place, reading: AnswerReading | None) -> OllamaForm:
+        return OllamaForm(model.name, place, reading=reading, token_bytes=self._data_plane.tokenizer.token_bytes)
 
     async def _respond(
         self,
         request: Request,
         body: ApiBody,
+        model: NamedModel,
         specs: Sequence[GenerationSpec],
         place: Place,
         reading: AnswerReading | None,
     ) -> Response:
-        form = self._form(place, reading)
-        return await self._answerer.respond(request, specs, form, streams=body.streams, framing=form.framing)
+        form = self._form(model, place, reading)
+        return await self._answerer.respond(
+            request, specs, form, streams=body.streams, framing=form.framing, adapter=model.adapter
+        )

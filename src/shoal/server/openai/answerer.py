@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from shoal.core.sequences.request import NO_ADAPTER
 from shoal.generation.choice import FinishedChoice
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec
@@ -56,8 +58,13 @@ class Answerer:
         streams: bool,
         framing: Framing = EVENTS,
         timeout_s: float | None = None,
+        adapter: int = NO_ADAPTER,
     ) -> Response:
-        """Generate, and answer in a form, piece by piece or as a whole. Raises as `DataPlane.generate`."""
+        """Generate, with an adapter where one is asked for, and answer in a form, piece by piece or as a whole.
+
+        Raises as `DataPlane.generate`.
+        """
+        specs = [replace(spec, adapter=adapter) for spec in specs]
         num_choices = sum(spec.n for spec in specs)
         if streams:
             generation = await self.data_plane.generate(specs, timeout_s, request_id_of(request.scope))

@@ -1,22 +1,68 @@
-"""The list of models, which is one model."""
+"""Names that requests may ask for, the model's own and those of its adapters, and the list of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shoal.core.sequences.request import NO_ADAPTER
 from shoal.server.openai.errors import ApiError, unknown_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedModel:
+    """What a request asks for."""
+
+    name: str
+    adapter: int = NO_ADAPTER
+    """its number; NO_ADAPTER: the model itself"""
+    parent: str | None = None
+    """name of the model that an adapter belongs to"""
+
+
+class ModelNames:
+    """Of one server."""
+
+    def __init__(self, model: str, adapters: Sequence[str] = ()) -> None:
+        """`adapters`: by their numbers."""
+        base = NamedModel(name=model)
+        others = [NamedModel(name=name, adapter=number, parent=model) for number, name in enumerate(adapters)]
+        self.all: tuple[NamedModel, ...] = (base, *others)
+        """the model itself first"""
+
+    @property
+    def base(self) -> NamedModel:
+        """The model itself."""
+        return self.all[0]
+
+    def find(self, name: str | None, *, suffix: str = "") -> NamedModel:
+        """What a request's `model` means; None: the model itself.
+
+        Args:
+            name: as the client says it.
+            suffix: may be left out, or said, at the end of a name.
+
+        Raises:
+            ApiError: 404, there is no such model.
+        """
+        if name is None:
+            return self.base
+        found = [one for one in self.all if one.name.removesuffix(suffix) == name.removesuffix(suffix)]
+        if not found:
+            raise unknown_model(name)
+        return found[0]
 
 
 class ModelsApi:
     """Handlers of /v1/models."""
 
-    def __init__(self, model_name: str, max_context: int) -> None:
-        self._model_name, self._max_context = model_name, max_context
+    def __init__(self, names: ModelNames, max_context: int) -> None:
+        self._names, self._max_context = names, max_context
         self._created_s = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -28,20 +74,20 @@ class ModelsApi:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        return JSONResponse({"object": "list", "data": [self._card(model) for model in self._names.all]})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}"""
-        if (name := request.path_params["name"]) != self._model_name:
-            raise unknown_model(name)
-        return JSONResponse(self._card())
+        return JSONResponse(self._card(self._names.find(request.path_params["name"])))
 
-    def _card(self) -> dict[str, object]:
+    def _card(self, model: NamedModel) -> dict[str, object]:
         return {
-            "id": self._model_name,
+            "id": model.name,
             "object": "model",
             "created": self._created_s,
             "owned_by": "shoal",
+            "root": self._names.base.name,
+            "parent": model.parent,
             "max_model_len": self._max_context,
         }
 

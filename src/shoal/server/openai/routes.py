@@ -13,9 +13,8 @@ from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.body.schemas import ChatBody, CompletionBody, GenerationBody
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
-from shoal.server.openai.errors import unknown_model
 from shoal.server.openai.form import Form
-from shoal.server.openai.models import ModelsApi, either_slash
+from shoal.server.openai.models import ModelNames, ModelsApi, NamedModel, either_slash
 from shoal.server.openai.prompts.echo import EchoForm, echoed_specs
 from shoal.server.openai.prompts.fill_in import filling
 from shoal.server.openai.prompts.scores import ScoredForm
@@ -26,10 +25,10 @@ Body = TypeVar("Body", bound=GenerationBody)
 class OpenAiApi:
     """Handlers of /v1/*."""
 
-    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms) -> None:
+    def __init__(self, answerer: Answerer, names: ModelNames, forms: AnswerForms) -> None:
         self._answerer = answerer
         self._data_plane = answerer.data_plane
-        self._model_name = model_name
+        self._names = names
         self._forms = forms
 
     def routes(self) -> list[Route]:
@@ -37,30 +36,30 @@ class OpenAiApi:
         return [
             *either_slash("/v1/chat/completions", self.chat, "POST"),
             *either_slash("/v1/completions", self.completion, "POST"),
-            *ModelsApi(self._model_name, self._data_plane.max_context).routes(),
+            *ModelsApi(self._names, self._data_plane.max_context).routes(),
         ]
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
-        body = await self._read(request, ChatBody)
+        body, model = await self._read(request, ChatBody)
         specs, reading = await chat_specs(body, self._data_plane, self._forms)
         token_bytes = self._data_plane.tokenizer.token_bytes
-        form: Form = ChatForm(
-            self._model_name, include_usage=body.include_usage, token_bytes=token_bytes, reading=reading
-        )
+        form: Form = ChatForm(model.name, include_usage=body.include_usage, token_bytes=token_bytes, reading=reading)
         if body.prompt_logprobs is not None:
             prompts = [spec.prompt_ids for spec in specs]
             specs, form = ScoredForm.of(form, specs, prompts, body.prompt_logprobs, token_bytes, has_one=True)
-        return await self._answerer.respond(request, specs, form, streams=bool(body.stream), timeout_s=body.timeout)
+        return await self._answerer.respond(
+            request, specs, form, streams=bool(body.stream), timeout_s=body.timeout, adapter=model.adapter
+        )
 
     async def completion(self, request: Request) -> Response:
         """POST /v1/completions"""
-        body = await self._read(request, CompletionBody)
+        body, model = await self._read(request, CompletionBody)
         token_bytes = self._data_plane.tokenizer.token_bytes
         if body.echo:
             specs, prompts = await echoed_specs(body, self._data_plane)
             form: Form = EchoForm(
-                self._model_name,
+                model.name,
                 prompts,
                 include_usage=body.include_usage,
                 token_bytes=token_bytes,
@@ -73,16 +72,13 @@ class OpenAiApi:
             if body.suffix:
                 specs = [await filling(spec, body.suffix, self._data_plane) for spec in specs]
                 prompt_ids = [spec.prompt_ids for spec in specs]
-            form = CompletionForm(self._model_name, include_usage=body.include_usage, token_bytes=token_bytes)
+            form = CompletionForm(model.name, include_usage=body.include_usage, token_bytes=token_bytes)
         if body.prompt_logprobs is not None:
             specs, form = ScoredForm.of(form, specs, prompt_ids, body.prompt_logprobs, token_bytes)
-        return await self._answerer.respond(request, specs, form, streams=bool(body.stream), timeout_s=body.timeout)
+        return await self._answerer.respond(
+            request, specs, form, streams=bool(body.stream), timeout_s=body.timeout, adapter=model.adapter
+        )
 
-    async def _read(self, request: Request, schema: type[Body]) -> Body:
+    async def _read(self, request: Request, schema: type[Body]) -> tuple[Body, NamedModel]:
         body = await self._answerer.read(request, schema)
-        self._check_model(body.model)
-        return body
-
-    def _check_model(self, name: str | None) -> None:
-        if name is not None and name != self._model_name:
-            raise unknown_model(name)
+        return body, self._names.find(body.model)

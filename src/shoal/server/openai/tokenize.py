@@ -15,7 +15,7 @@ from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody, ChatMessage
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS, Tool
 from shoal.server.openai.chat import chat_prompt
 from shoal.server.openai.completions import check_ids
-from shoal.server.openai.errors import unknown_model
+from shoal.server.openai.models import ModelNames
 
 TOKENIZE_PATHS = ("/tokenize", "/detokenize")
 
@@ -51,10 +51,10 @@ class DetokenizeBody(_Schema):
 class TokenizeApi:
     """Handlers of both paths."""
 
-    def __init__(self, answerer: Answerer, model_name: str) -> None:
+    def __init__(self, answerer: Answerer, names: ModelNames) -> None:
         self._answerer = answerer
         self._data_plane = answerer.data_plane
-        self._model_name = model_name
+        self._names = names
 
     def routes(self) -> list[Route]:
         """For the app's router."""
@@ -67,7 +67,7 @@ class TokenizeApi:
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
         body = await self._answerer.read(request, TokenizeBody)
-        self._check_model(body.model)
+        self._names.find(body.model)
         if body.messages is not None:
             fields = body.model_dump(include={"messages", "tools"}, exclude_none=True)
             _, token_ids = await chat_prompt(ChatBody.model_validate(fields), self._data_plane)
@@ -88,10 +88,6 @@ class TokenizeApi:
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
         body = await self._answerer.read(request, DetokenizeBody)
-        self._check_model(body.model)
+        self._names.find(body.model)
         check_ids(tuple(body.tokens), self._data_plane, "tokens")
         return JSONResponse({"prompt": self._data_plane.tokenizer.decode(body.tokens)})
-
-    def _check_model(self, name: str | None) -> None:
-        if name not in (None, self._model_name):
-            raise unknown_model(name)

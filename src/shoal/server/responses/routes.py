@@ -12,7 +12,8 @@ from starlette.routing import Route
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
 from shoal.server.openai.chat import chat_specs
-from shoal.server.openai.errors import ApiError, unknown_model
+from shoal.server.openai.errors import ApiError
+from shoal.server.openai.models import ModelNames
 from shoal.server.responses.form import ResponseForm
 from shoal.server.responses.items import answer_message
 from shoal.server.responses.schemas import Message, ResponsesBody
@@ -24,9 +25,9 @@ _PATH = "/v1/responses"
 class ResponsesApi:
     """Handlers of /v1/responses*."""
 
-    def __init__(self, answerer: Answerer, model_name: str, forms: AnswerForms) -> None:
+    def __init__(self, answerer: Answerer, names: ModelNames, forms: AnswerForms) -> None:
         self._answerer = answerer
-        self._model_name = model_name
+        self._names = names
         self._forms = forms
         self._store = ResponseStore()
 
@@ -41,8 +42,7 @@ class ResponsesApi:
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
         body = await self._answerer.read(request, ResponsesBody)
-        if body.model not in (None, self._model_name):
-            raise unknown_model(body.model)
+        model = self._names.find(body.model)
         messages: list[Message] = body.new_messages()
         if body.previous_response_id is not None:
             messages = [*self._find(body.previous_response_id).messages, *messages]
@@ -52,8 +52,8 @@ class ResponsesApi:
             if body.store is not False:
                 self._keep(response, messages)
 
-        form = ResponseForm(body, self._model_name, reading, keep)
-        return await self._answerer.respond(request, specs, form, streams=bool(body.stream))
+        form = ResponseForm(body, model.name, reading, keep)
+        return await self._answerer.respond(request, specs, form, streams=bool(body.stream), adapter=model.adapter)
 
     async def get(self, request: Request) -> Response:
         """GET /v1/responses/{id}"""

@@ -9,7 +9,7 @@ from shoal.server.assembly import AppOptions, assemble
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.openai.errors import answer_exception
-from shoal.server.openai.models import ModelsApi, refusing
+from shoal.server.openai.models import ModelNames, ModelsApi, refusing
 from shoal.server.speech.routes import SpeechApi
 from shoal.speech.transcriber import Transcriber
 
@@ -56,7 +56,7 @@ def create_speech_app(
     message = f"The model `{model_name}` transcribes speech: POST /v1/audio/transcriptions"
     routes = [
         *api.routes(),
-        *ModelsApi(model_name, data_plane.max_context).routes(),
+        *ModelsApi(ModelNames(model_name), data_plane.max_context).routes(),
         *refusing(_OTHERS, message),
     ]
     return assemble(data_plane, metrics, bodies, routes, options, counted=_API, answer_error=answer_exception)
