@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.executor.graphs import skip_chain
+from tests.model.tiny_adapters import write_adapter
 from tests.model.tiny_models import tiny_llama_tensors, write_gguf
 
+ATTENTION = ("self_attn.q_proj", "self_attn.o_proj")
 COUNTS = ("fds", "threads", "children", "memfds", "memfd_bytes")
 _CONNECTIONS_ABOUT_TO_CLOSE = 2
 """The server may not have seen yet that a client is gone: 26 descriptors were counted against 25 in two runs of six."""
@@ -49,6 +51,21 @@ def test_chaos_with_outputs_of_a_given_form(tmp_path: Path) -> None:
     report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
     assert report["kills"] >= 2
     assert report["success"] >= 12
+    assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
+    assert report["losses"] >= 1
+
+
+def test_chaos_with_adapters(tiny_model: Path, tmp_path: Path) -> None:
+    """Requests of the model and of two adapters in the same steps, which go on with what they had."""
+    shapes = {f"model.layers.{layer}.{name}": (64, 64) for layer in range(4) for name in ATTENTION}
+    adapters = [write_adapter(tmp_path / f"adapter-{seed}", shapes, seed=seed) for seed in (1, 2)]
+    loras = [word for path in adapters for word in ("--lora", f"{path.name}={path}")]
+    options = ("--split", "dp=2,pp=2", "--precision", "fp32", "--threads", "1", "--kill-every", "1")
+    load = ("--minutes", "0.08", "--clients", "4", "--requests", "6", "--output-tokens", "60", "--json")
+    command = [sys.executable, "-m", "shoal.cli.main", "bench", "chaos", str(tiny_model), *options, *loras, *load]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    assert report["kills"] >= 2
+    assert report["success"] >= 24
     assert (report["failed"], report["mismatched"], report["first_error"]) == (0, 0, None)
     assert report["losses"] >= 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from shoal.api.outputs import CompletionOutput, RequestOutput
@@ -44,6 +45,7 @@ class Call:
         constraint, name = named_constraint(self._options) or (None, "")
         guides = await self._data_plane.guides(constraint, len(self._choices), name)
         spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context, guides)
+        spec = replace(spec, adapter=self._data_plane.adapter_number(self._options.get("adapter")))
         self._generation = await self._data_plane.generate([spec], self._options.get("timeout"))
 
     async def deltas(self) -> AsyncGenerator[str]:

@@ -82,7 +82,11 @@ class LLM:
     def _own(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._data_plane = DataPlane(
-            loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
+            loaded.engine,
+            loaded.tokenizer,
+            metrics=Unmetered(),
+            adapters=loaded.adapters,
+            admission=AdmissionConfig(max_queue=_MAX_WAITING),
         )
         self._max_under_way = _AHEAD * loaded.engine.stats().max_running
         self._thread = LoopThread(partial(_at_work, loaded, self._data_plane), "LLM")
@@ -97,6 +101,11 @@ class LLM:
     def max_context(self) -> int:
         """Longest sequence, prompt and output together, in tokens."""
         return self._data_plane.max_context
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names that `adapter=` may have."""
+        return self._data_plane.adapters
 
     @property
     def has_chat_template(self) -> bool:

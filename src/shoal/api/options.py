@@ -26,6 +26,10 @@ class LaunchOptions(TypedDict, total=False):
     """`auto` (the default) keeps a quantized file's own width; `fp32`, `int8` or `int4`"""
     activations: str
     """what meets quantized weights: `int8` (the default) or `exact`"""
+    lora: Mapping[str, str | Path]
+    """LoRA adapters by the names that calls give as `adapter`: directories that PEFT has written, or GGUF files"""
+    merge_lora: str | Path | None
+    """the adapter that is added to the model's weights as they are loaded"""
     no_weight_cache: bool
     """pack weights anew and keep none under ~/.cache/shoal"""
     threads: int | None
@@ -71,6 +75,9 @@ def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = T
     plan, cluster, kv_memory = given.get("plan"), given.get("cluster"), given.get("kv_memory")
     if plan is not None and "split" in given:
         raise ConfigError("plan takes the place of split; give one of them")
+    adapters, merged = given.get("lora") or {}, given.get("merge_lora")
+    if "" in adapters:
+        raise ConfigError("lora: an adapter needs a name")
     activations = given.get("activations", "int8")
     if activations not in ("int8", "exact"):
         raise ConfigError(f"activations is {activations!r}, but it must be int8 or exact")
@@ -94,6 +101,8 @@ def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = T
         ),
         precision=given.get("precision", "auto"),
         exact_activations=activations == "exact",
+        adapters={name: str(path) for name, path in adapters.items()},
+        merged_adapter=None if merged is None else str(merged),
         keep_weights=not given.get("no_weight_cache", False),
         threads=given.get("threads"),
         max_seqs=max_seqs,

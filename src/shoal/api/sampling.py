@@ -63,6 +63,8 @@ class SamplingOptions(TypedDict, total=False):
     """the output is one of these texts"""
     grammar: str | None
     """the output follows this grammar, in Lark's form or llama.cpp's (GBNF)"""
+    adapter: str | None
+    """the name of a LoRA adapter that the model was loaded with (`lora=`); None: the model itself"""
     timeout: float | None
     """seconds that each prompt may take, its waiting included; None: any"""
 
@@ -171,6 +173,9 @@ def check_sampling(given: SamplingOptions) -> SamplingOptions:
     stops = (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
         raise InvalidRequest(f"stop is {stop!r}, but it must be a text, or a list of texts, none empty", param="stop")
+    adapter = values.get("adapter")
+    if not isinstance(adapter, str | None):
+        raise InvalidRequest(f"adapter is {adapter!r}, but it must be a name", param="adapter")
     _check_bias(values.get("logit_bias", {}))
     named_constraint(given)
     return given

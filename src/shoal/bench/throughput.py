@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from shoal.bench.generation import FinishedRequest, generate
-from shoal.core.sequences.request import Request, RequestId
+from shoal.core.sequences.request import NO_ADAPTER, Request, RequestId
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
 
@@ -47,18 +47,26 @@ def measure_throughput(
     prompt_tokens: int,
     output_tokens: int,
     seed: int = 0,
+    num_adapters: int = 0,
     on_finished: Callable[[FinishedRequest], None] | None = None,
 ) -> Throughput:
-    """Random prompts of exact length, greedy, no end token; one short warm-up round is not counted."""
+    """Random prompts of exact length, greedy, no end token; one short warm-up round is not counted. Where there are
+    adapters, requests have each of them in turn."""
     rng = random.Random(seed)
 
-    def request(name: str, num_input: int, num_output: int) -> Request:
-        prompt = tuple(rng.randrange(_FIRST_ORDINARY_TOKEN, vocab_size) for _ in range(num_input))
+    def request(kind: str, index: int, num_output: int) -> Request:
+        prompt = tuple(rng.randrange(_FIRST_ORDINARY_TOKEN, vocab_size) for _ in range(prompt_tokens))
         sampling = Sampling(temperature=0.0)
-        return Request(request_id=RequestId(name), prompt_ids=prompt, max_tokens=num_output, sampling=sampling)
+        return Request(
+            request_id=RequestId(f"{kind}-{index}"),
+            prompt_ids=prompt,
+            max_tokens=num_output,
+            sampling=sampling,
+            adapter=index % num_adapters if num_adapters else NO_ADAPTER,
+        )
 
-    generate(engine, [request(f"warm-{i}", prompt_tokens, 4) for i in range(concurrency)], concurrency=concurrency)
-    requests = [request(f"prompt-{i}", prompt_tokens, output_tokens) for i in range(num_prompts)]
+    generate(engine, [request("warm", i, 4) for i in range(concurrency)], concurrency=concurrency)
+    requests = [request("prompt", i, output_tokens) for i in range(num_prompts)]
     started_s = time.perf_counter()
     results = generate(engine, requests, concurrency=concurrency, on_finished=on_finished)
     duration_s = time.perf_counter() - started_s

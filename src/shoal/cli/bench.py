@@ -37,6 +37,8 @@ def throughput(
     ] = None,
     prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
+    lora: options.Lora = None,
+    merge_lora: options.MergeLora = None,
     precision: options.Precision = "auto",
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
@@ -74,6 +76,7 @@ def throughput(
             num_prompts=total,
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
+            num_adapters=len(loaded.adapters),
             on_finished=count,
         )
         predicted = loaded.plan.predicted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.adapters import parse_adapters
 from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.errors import ConfigError
 
@@ -22,6 +23,7 @@ def chaos(
     model: options.Model,
     split: options.Split = "dp=2",
     threads: options.Threads = None,
+    lora: options.Lora = None,
     precision: options.Precision = "auto",
     kill_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two kills.", metavar="S")] = 2.0,
     signal: Annotated[
@@ -61,17 +63,22 @@ def chaos(
         raise ConfigError(f"--signal is kill or stop, not {signal!r}")
     arrays = _graph_inputs(model, inputs)
     if arrays is not None:
-        options.refuse(context, ("precision", "guided", "prompt_tokens", "output_tokens"), "ONNX graphs")
+        options.refuse(context, ("lora", "precision", "guided", "prompt_tokens", "output_tokens"), "ONNX graphs")
     thread_options = () if threads is None else ("--threads", str(threads))
     precision_options = () if arrays is not None else ("--precision", precision)
+    adapters = parse_adapters(lora or ())
+    if guided and adapters:
+        raise ConfigError("--guided asks the model alone: leave --lora out")
+    lora_options = tuple(word for one in lora or () for word in ("--lora", one))
     config = ChaosConfig(
         model=model,
-        server_options=("--split", split, *precision_options, *thread_options),
+        server_options=("--split", split, *precision_options, *lora_options, *thread_options),
         kill_every_s=kill_every,
         signal_name=signal,
         clients=clients,
         requests=requests,
         guided=guided,
+        adapters=tuple(adapters),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         seed=seed,

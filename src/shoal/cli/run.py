@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.adapters import used_adapter
 from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.cli.shared.text_input import decoded
 from shoal.errors import ConfigError
@@ -34,6 +35,9 @@ _LANGUAGE_ONLY = (
     "frequency_penalty",
     "repetition_penalty",
     "seed",
+    "lora",
+    "merge_lora",
+    "adapter",
     "precision",
     "activations",
     "no_weight_cache",
@@ -148,6 +152,9 @@ def run(
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
     link_precision: options.LinkPrecision = "auto",
+    lora: options.Lora = None,
+    merge_lora: options.MergeLora = None,
+    adapter: options.Adapter = None,
     precision: options.Precision = "auto",
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
@@ -197,6 +204,7 @@ def run(
         frequency_penalty=frequency_penalty,
         repetition_penalty=repetition_penalty,
         seed=seed,
+        adapter=used_adapter(config.adapters, adapter),
     )
     planning_s = time.perf_counter()
     planned = plan_for(config, quiet=json)

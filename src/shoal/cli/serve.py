@@ -21,6 +21,8 @@ EXAMPLE = (
 )
 
 _LANGUAGE_ONLY = (
+    "lora",
+    "merge_lora",
     "precision",
     "activations",
     "no_weight_cache",
@@ -154,6 +156,8 @@ def serve(
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
     no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Log no line for each request.")] = False,
+    lora: options.Lora = None,
+    merge_lora: options.MergeLora = None,
     precision: options.Precision = "auto",
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,

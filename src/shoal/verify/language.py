@@ -65,9 +65,11 @@ def greedy_with_logits(
     *,
     output_tokens: int,
     concurrency: int,
+    num_adapters: int = 0,
     on_finished: Callable[[FinishedRequest], None] | None = None,
 ) -> list[FinishedRequest]:
-    """Greedy continuations of every prompt, with the logits of every position."""
+    """Greedy continuations of every prompt, with the logits of every position: without an adapter, and with each of
+    them in turn."""
     requests = [
         Request(
             request_id=RequestId(f"verify-{index}"),
@@ -75,6 +77,7 @@ def greedy_with_logits(
             max_tokens=output_tokens,
             sampling=Sampling(temperature=0.0),
             want_logits=True,
+            adapter=index % (num_adapters + 1) - 1,
         )
         for index, prompt in enumerate(prompts)
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shoal.bench.generation import FinishedRequest, generate
-from shoal.core.sequences.request import Request, RequestId
+from shoal.core.sequences.request import NO_ADAPTER, Request, RequestId
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
 from shoal.router.engine import Engine
@@ -34,9 +34,13 @@ def perplexity(
     window_tokens: int,
     max_windows: int | None = None,
     concurrency: int = 2,
+    adapter: int = NO_ADAPTER,
     on_window: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Score `token_ids` in full windows. Raises InvalidRequest when the text is shorter than one window."""
+    """Score `token_ids` in full windows, with an adapter or without.
+
+    Raises InvalidRequest when the text is shorter than one window.
+    """
     num_windows = min(len(token_ids) // window_tokens, max_windows or len(token_ids))
     if num_windows == 0:
         raise InvalidRequest(f"the text has {len(token_ids)} tokens, less than one window of {window_tokens}")
@@ -49,7 +53,7 @@ def perplexity(
             on_window(done, num_windows)
 
     requests = [
-        _window_request(index, token_ids[index * window_tokens : (index + 1) * window_tokens])
+        _window_request(index, token_ids[index * window_tokens : (index + 1) * window_tokens], adapter)
         for index in range(num_windows)
     ]
     results = generate(engine, requests, concurrency=concurrency, on_finished=count)
@@ -58,7 +62,7 @@ def perplexity(
     return Perplexity(perplexity=math.exp(-mean), num_windows=num_windows, num_targets=len(logprobs))
 
 
-def _window_request(index: int, window: Sequence[int]) -> Request:
+def _window_request(index: int, window: Sequence[int], adapter: int) -> Request:
     """All tokens but the first are forced, and their log-probabilities asked for."""
     return Request(
         request_id=RequestId(f"window-{index}"),
@@ -66,4 +70,5 @@ def _window_request(index: int, window: Sequence[int]) -> Request:
         targets=tuple(window[1:]),
         max_tokens=len(window) - 1,
         sampling=Sampling(temperature=0.0, num_logprobs=0),
+        adapter=adapter,
     )

@@ -77,7 +77,7 @@ def question_prompts(config: ChaosConfig, model: str) -> list[str]:
 
 
 def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
-    """Streamed completions, greedy and drawn with a seed in turn."""
+    """Streamed completions, greedy and drawn with a seed in turn, of the model and of each adapter in turn."""
     return [_body(config, model, index, prompt) for index, prompt in enumerate(question_prompts(config, model))]
 
 
@@ -116,7 +116,7 @@ async def ask_for_stream(
 
 def _body(config: ChaosConfig, model: str, index: int, prompt: str) -> bytes:
     fields: dict[str, Any] = {
-        "model": model,
+        "model": (model, *config.adapters)[index // 2 % (len(config.adapters) + 1)],
         "prompt": prompt,
         "max_tokens": config.output_tokens,
         "temperature": 0.0 if index % 2 == 0 else 1.0,

@@ -29,6 +29,8 @@ class ChaosConfig:
     """words of each prompt, about a token each, >= 1"""
     output_tokens: int = 24
     """of each request, >= 1"""
+    adapters: tuple[str, ...] = ()
+    """names that requests of a language model ask for in turn, beside the model's own"""
     guided: bool = False
     """ask a language model for outputs of a given form and calls of tools, up to three choices a request"""
     seed: int = 0

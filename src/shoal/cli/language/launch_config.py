@@ -9,6 +9,7 @@ import typer
 
 from shoal.api.options import LaunchOptions, launch_config
 from shoal.cli.shared import options
+from shoal.cli.shared.adapters import parse_adapters
 from shoal.config import LaunchConfig
 
 
@@ -38,6 +39,8 @@ def language_config(
     if options.given_plan(context, said.pop("plan", None)) is not None:
         said["plan"] = context.params["plan"]
         said.pop("split", None)
+    if "lora" in said:
+        said["lora"] = parse_adapters(said["lora"] or ())
     if "kv_memory" in said:
         said["kv_memory"] = options.parse_bytes(said["kv_memory"])
     options.are_exact(said.get("activations", "int8"))

@@ -16,7 +16,7 @@ from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.errors import WorkerLost
+from shoal.errors import ConfigError, WorkerLost
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
 from shoal.launch.running.expert_heat import heat_dicts
@@ -77,6 +77,8 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
         tool_parser=said["tool_parser"],
         reasoning_parser=said["reasoning_parser"],
     )
+    if options.name in config.adapters:
+        raise ConfigError(f"--lora {options.name}=...: the model has that name; give another, or the model with --name")
     recovery = RecoveryConfig(worker_timeout_s=said["worker_timeout"])
     with bind(server.host, server.port) as sock:
         planned = plan_for(config, quiet=said["log_json"])
@@ -105,6 +107,7 @@ def serve_language(
         loaded.engine,
         loaded.tokenizer,
         metrics=metrics,
+        adapters=loaded.adapters,
         admission=AdmissionConfig() if options.max_queue is None else AdmissionConfig(max_queue=options.max_queue),
         request_timeout_s=options.request_timeout_s,
         observer=spans,

@@ -92,7 +92,12 @@ def _answers(
 
         concurrency = len(loaded.plan.replicas)
         results = greedy_with_logits(
-            loaded.engine, prompts, output_tokens=output_tokens, concurrency=concurrency, on_finished=count
+            loaded.engine,
+            prompts,
+            output_tokens=output_tokens,
+            concurrency=concurrency,
+            num_adapters=len(loaded.adapters),
+            on_finished=count,
         )
         return results, plan_dict(loaded.plan)
 

@@ -75,6 +75,29 @@ NoWeightCache = Annotated[
         rich_help_panel=LANGUAGE,
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A LoRA adapter, by the name that requests ask for: a directory that PEFT has written, or a GGUF file. "
+        "Repeatable.",
+        metavar="NAME=DIR",
+        rich_help_panel=LANGUAGE,
+    ),
+]
+MergeLora = Annotated[
+    Path | None,
+    typer.Option(
+        help="Add this LoRA adapter to the model's weights as they are loaded.",
+        metavar="DIR",
+        rich_help_panel=LANGUAGE,
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        help="The adapter of --lora to compute with. Default: the only one.", metavar="NAME", rich_help_panel=LANGUAGE
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Compute threads per worker. Default: the cores shared evenly.")
 ]
