@@ -113,10 +113,12 @@ def open_adapter(name: str, path: Path, source: WeightSource) -> Adapter:
     Raises:
         ModelLoadError: a file is missing or broken, or the adapter belongs to another model, or changes what no adapter
             can be added to.
-        ConfigError: only the settings of the model are there.
+        ConfigError: only the settings of the model are there, or it is one of speech.
     """
     if not isinstance(source, NamedTensors):
         raise ConfigError(f"adapter {name}: needs a model with its weights")
+    if source.config.encoder is not None:
+        raise ConfigError(f"adapter {name}: a model of speech has no adapters here")
     with while_reading(path):
         modules = _read(path, source)
     terms: dict[str, LowRank] = {}
