@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import numpy as np
 
-from shoal.arrays import Array
-from shoal.chain.definition import Chain, FunctionStep, GraphStep, Step
+from shoal.arrays import F32, Array
+from shoal.chains.definition import Chain
+from shoal.chains.read_steps import used_by
+from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, Step
+from shoal.chains.texts import answer_prompt, encode_texts
 from shoal.errors import InvalidRequest, RequestError, ShoalError
 
 MAX_ITEMS = 4096
@@ -25,6 +28,15 @@ class StepRunner(Protocol):
 
     async def call_function(self, step: FunctionStep, values: Mapping[str, Any]) -> Sequence[Any]:
         """A function's values, one for each of the step's outputs. Raises ShoalError."""
+        ...
+
+    async def encode(self, step: EncoderStep, texts: Sequence[str], query: str | None) -> F32:
+        """Vectors [N, H] of texts, or where there is a query the scores [N] of how well they answer it. Raises
+        ShoalError."""
+        ...
+
+    async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
+        """What a language model says. Raises ShoalError."""
         ...
 
 
@@ -56,8 +68,7 @@ async def run_chain(chain: Chain, runner: StepRunner, given: Mapping[str, Any]) 
 
 
 async def _run_step(step: Step, runner: StepRunner, values: Mapping[str, asyncio.Future[Any]]) -> None:
-    names = list(step.inputs.values()) if isinstance(step, GraphStep) else list(step.inputs)
-    used = {name: await values[name] for name in names}
+    used = {name: await values[name] for name in used_by(step)}
     if step.each:
         outputs = await _run_each(step, runner, used)
     else:
@@ -90,8 +101,20 @@ async def _run_each(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> 
 
 
 async def _run_once(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> Sequence[Any]:
-    if isinstance(step, FunctionStep):
-        return await runner.call_function(step, used)
+    match step:
+        case FunctionStep():
+            return await runner.call_function(step, used)
+        case GraphStep():
+            return await _run_graph(step, runner, used)
+        case EncoderStep():
+            return await encode_texts(step, runner.encode, used)
+        case LanguageStep():
+            return [await answer_prompt(step, runner.answer, used)]
+        case _:
+            assert_never(step)
+
+
+async def _run_graph(step: GraphStep, runner: StepRunner, used: Mapping[str, Any]) -> Sequence[Any]:
     for name in step.inputs.values():
         if not isinstance(used[name], np.ndarray):
             kind = type(used[name]).__name__

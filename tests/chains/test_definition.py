@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from shoal.chain.definition import FunctionStep, GraphStep, InputKind, parse_chain, places_of, read_chain
+from shoal.chains.definition import parse_chain, places_of, read_chain
+from shoal.chains.steps import FunctionStep, GraphStep, InputKind
 from shoal.errors import ConfigError, ModelLoadError
 
 
@@ -49,7 +50,7 @@ def test_a_chain(file: Path) -> None:
     ("changes", "said"),
     [
         ({"inputs": {}}, "must name one or more"),
-        ({"inputs": {"image": "picture"}}, "one of image, bytes, text, tensor, not 'picture'"),
+        ({"inputs": {"image": "picture"}}, "one of image, bytes, text, texts, tensor, not 'picture'"),
         ({"inputs": {"an image": "image"}}, "is no name"),
         ({"steps": []}, "a list of one or more"),
         ({"s0__model": "a.gguf"}, "there is no file"),

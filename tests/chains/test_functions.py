@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from shoal.chain.definition import FunctionStep
-from shoal.chain.functions import FunctionPool
+from shoal.chains.functions import FunctionPool
+from shoal.chains.steps import FunctionStep
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestError, WorkerLost
 
 FILE = Path(__file__).with_name("functions.py")
@@ -68,6 +70,14 @@ def test_the_number_of_values(pool: FunctionPool) -> None:
 
 def test_a_call_whose_process_dies_is_made_again(pool: FunctionPool, tmp_path: Path) -> None:
     assert call(pool, "die", marks=str(tmp_path)) == ("alive",)
+
+
+def test_processes_that_die_while_they_have_nothing_to_do_are_replaced(pool: FunctionPool) -> None:
+    """For pebble, such a pool is broken for good."""
+    for _ in range(2):
+        (pid,) = call(pool, "own_pid")
+        os.kill(pid, signal.SIGKILL)
+    assert call(pool, "half", x=3.0) == (1.5,)
 
 
 def test_a_call_that_kills_every_process(pool: FunctionPool, tmp_path: Path) -> None:

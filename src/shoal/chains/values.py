@@ -6,23 +6,30 @@ from typing import Any, cast
 
 import numpy as np
 
-from shoal.chain.definition import InputKind
+from shoal.chains.steps import InputKind
 from shoal.errors import InvalidRequest
 
 
-def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | bytes:
-    """An input out of a file's content. `kind`: None: the chain has no such input, which it will say itself.
+def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | bytes | list[str]:
+    """An input out of a file's content; of texts each line is one.
 
-    Raises InvalidRequest where it is a tensor, or a text that is not UTF-8.
+    Args:
+        kind: of the input; None: the chain has no such input, which it will say itself.
+        name: of the input.
+        content: of the file.
+
+    Raises:
+        InvalidRequest: it is a tensor, or a text that is not UTF-8.
     """
     if kind is InputKind.TENSOR:
         raise InvalidRequest(f"input {name!r} is a tensor: send JSON, with `inputs`", name)
-    if kind is not InputKind.TEXT:
+    if kind not in (InputKind.TEXT, InputKind.TEXTS):
         return content
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"input {name!r} is not UTF-8: {error.reason}", name) from None
+    return text if kind is InputKind.TEXT else text.splitlines()
 
 
 def plain_data(value: Any) -> Any:

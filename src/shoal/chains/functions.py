@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shoal.chain import child
-from shoal.chain.definition import FunctionStep
+from shoal.chains import child
+from shoal.chains.steps import FunctionStep
 from shoal.errors import DeadlineExceeded, InvalidRequest, MissingExtra, RequestError, WorkerLost
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
 
 MAX_TRIES = 3
 """Of a call whose process dies: a call that kills every process is the fault of what it was given."""
@@ -29,14 +33,11 @@ class FunctionPool:
         Raises:
             MissingExtra: pebble is not installed.
         """
-        try:
-            from pebble import ProcessPool
-        except ModuleNotFoundError:
-            raise MissingExtra("functions in chains need pebble", "chains") from None
+        self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._max_tries = max_tries
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPool(max_workers=num_workers, context=context, initializer=child.prepare)
+        self._is_closed = False
+        self._pool = self._new_pool()
 
     async def call(self, step: FunctionStep, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """A function's values, one for each of the step's outputs.
@@ -62,19 +63,43 @@ class FunctionPool:
 
     def close(self) -> None:
         """Stop the processes. Calls that run end with WorkerLost. Idempotent."""
+        self._is_closed = True
         self._pool.stop()
         self._pool.join()
+
+    def _new_pool(self) -> ProcessPool:
+        """Raises MissingExtra."""
+        try:
+            from pebble import ProcessPool
+        except ModuleNotFoundError:
+            raise MissingExtra("functions in chains need pebble", "chains") from None
+        context = multiprocessing.get_context("spawn")
+        return ProcessPool(max_workers=self._num_workers, context=context, initializer=child.prepare)
+
+    def _replace(self, broken: ProcessPool) -> None:
+        """A pool breaks for good when processes of it die that have nothing to do. Raises WorkerLost where it is not
+        broken, but closed."""
+        if self._is_closed:
+            raise WorkerLost("the chain is closed")
+        if self._pool is broken:
+            broken.stop()
+            broken.join()
+            self._pool = self._new_pool()
 
     async def _call(self, file: Path, function: str, values: Mapping[str, Any], num_outputs: int) -> tuple[Any, ...]:
         from pebble import ProcessExpired
 
-        arguments = (str(file), function, dict(values), num_outputs)
+        pool, arguments = self._pool, (str(file), function, dict(values), num_outputs)
         try:
-            future = self._pool.schedule(child.call, args=arguments, timeout=self._timeout_s)
+            future = pool.schedule(child.call, args=arguments, timeout=self._timeout_s)
         except RuntimeError as error:
-            raise WorkerLost("the chain is closed") from error
+            self._replace(pool)
+            raise _Died from error
         try:
             return await asyncio.wrap_future(future)
+        except BrokenProcessPool as error:
+            self._replace(pool)
+            raise _Died from error
         except ProcessExpired as error:
             raise _Died from error
 

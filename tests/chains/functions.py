@@ -27,6 +27,11 @@ def loud(word: str) -> str:
     return word.upper()
 
 
+def own_pid() -> int:
+    """Of the process that computes it."""
+    return os.getpid()
+
+
 def wrong(x: Any) -> Any:
     """A mistake of whoever wrote it."""
     return x.nothing

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from shoal.arrays import Array
-from shoal.chain.definition import Chain, FunctionStep, parse_chain
-from shoal.chain.run import run_chain
+from shoal.chains.definition import Chain, parse_chain
+from shoal.chains.run import run_chain
+from shoal.chains.steps import FunctionStep
 from shoal.errors import InvalidRequest, RequestError, ShoalError
-from tests.chain import functions
+from tests.chains import functions
 
 
 class Runner:

@@ -1,0 +1,173 @@
+"""What a chain consists of, as its file says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import cast
+
+from shoal.chains.fields import check_keys, read_mapping, read_name, read_names, read_number, read_text
+from shoal.chains.read_steps import read_step, used_by
+from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, InputKind, LanguageStep, Step
+from shoal.errors import ConfigError
+from shoal.model.file_states import model_files
+from shoal.planner.files.yaml_text import parse_yaml
+
+CHAIN_FILE = "chain.yaml"
+_MAX_FILE_BYTES = 1 << 20
+_CHAIN_KEYS = ("name", "inputs", "steps", "outputs", "workers", "timeout")
+MAX_STEPS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Steps in an order in which every value is there before it is used."""
+
+    name: str
+    file: Path
+    """that describes it"""
+    inputs: Mapping[str, InputKind]
+    steps: tuple[Step, ...]
+    outputs: tuple[str, ...]
+    num_workers: int = 1
+    """processes for functions"""
+    timeout_s: float = 60.0
+    """the most that one call of a function may take"""
+
+    @property
+    def graphs(self) -> dict[str, Path]:
+        """Graphs by the name that they are served under: their file's."""
+        return {step.model.stem: step.model for step in self.steps if isinstance(step, GraphStep)}
+
+    @property
+    def encoders(self) -> dict[str, Path]:
+        """Graphs of encoders of texts by the name that they are served under: their folder's."""
+        return {step.model_name: step.encoder.graph for step in self.steps if isinstance(step, EncoderStep)}
+
+    @property
+    def language_steps(self) -> list[LanguageStep]:
+        """Those that have a language model answer."""
+        return [step for step in self.steps if isinstance(step, LanguageStep)]
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """All graphs that are served for it, by name."""
+        return self.graphs | self.encoders
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that it consists of: its own file, graphs, language models, and files of functions."""
+        functions = {step.file for step in self.steps if isinstance(step, FunctionStep)}
+        local = {Path(step.model) for step in self.language_steps if Path(step.model).exists()}
+        language = {file for path in local for file in model_files(path)}
+        return [self.file, *sorted(self.models.values()), *sorted(language), *sorted(functions)]
+
+
+def places_of(places: Sequence[str], chains: Sequence[Chain]) -> list[str]:
+    """Where models lie: those that were named, and the graphs of chains, each once. Raises ConfigError."""
+    found = dict.fromkeys(places)
+    paths = {Path(place).resolve() for place in places}
+    for chain in chains:
+        for model in chain.graphs.values():
+            if model.resolve() not in paths:
+                paths.add(model.resolve())
+                found[str(model)] = None
+    names = [chain.name for chain in chains]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two chains have the name {twice!r}")
+    return list(found)
+
+
+def read_chain(place: str | Path) -> Chain:
+    """Read a chain's file, or the one in a folder.
+
+    Raises:
+        ConfigError: it cannot be read, or does not describe a chain; the message names the place in it.
+    """
+    path = Path(place)
+    file = path / CHAIN_FILE if path.is_dir() else path
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_FILE_BYTES + 1)
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    if len(content) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{file} has more than {_MAX_FILE_BYTES:,} bytes, which no chain has")
+    return parse_chain(parse_yaml(text, str(file)), file)
+
+
+def parse_chain(data: object, file: Path) -> Chain:
+    """A chain from plain data; paths start from the folder of `file`. Raises ConfigError."""
+    fields = read_mapping(data, str(file))
+    check_keys(fields, _CHAIN_KEYS, str(file))
+    default = file.parent.resolve().name if file.name == CHAIN_FILE else file.stem
+    inputs = _inputs(fields.get("inputs"), file)
+    chain = Chain(
+        name=read_text(fields.get("name", default), f"{file}: name"),
+        file=file,
+        inputs=inputs,
+        steps=tuple(_steps(fields.get("steps"), file)),
+        outputs=tuple(read_names(fields.get("outputs"), f"{file}: outputs")),
+        num_workers=read_number(fields.get("workers", 1), f"{file}: workers", least=1, is_whole=True),
+        timeout_s=read_number(fields.get("timeout", 60.0), f"{file}: timeout", least=0.001),
+    )
+    _check_flow(chain, str(file))
+    return chain
+
+
+def _steps(data: object, file: Path) -> list[Step]:
+    if not isinstance(data, list) or not data:
+        raise ConfigError(f"{file}: steps must be a list of one or more")
+    items = cast(list[object], data)
+    if len(items) > MAX_STEPS:
+        raise ConfigError(f"{file}: {len(items)} steps: at most {MAX_STEPS}")
+    steps = [read_step(item, index, file) for index, item in enumerate(items)]
+    names = [step.name for step in steps]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{file}: two steps have the name {twice!r}")
+    models: dict[str, Path] = {}
+    for step in steps:
+        if isinstance(step, GraphStep | EncoderStep):
+            path = step.model if isinstance(step, GraphStep) else step.folder
+            if models.setdefault(step.model_name, path) != path:
+                raise ConfigError(f"{file}: {models[step.model_name]} and {path} have the same name: rename one")
+    return steps
+
+
+def _check_flow(chain: Chain, file: str) -> None:
+    """Every value is made once, before it is used."""
+    made = set(chain.inputs)
+    for step in chain.steps:
+        for name in used_by(step):
+            if name not in made:
+                raise ConfigError(f"{file}: step {step.name!r} uses {name!r}, {_unmade(name, made)}")
+        for name in step.outputs:
+            if name in made:
+                raise ConfigError(f"{file}: step {step.name!r} makes {name!r}, which is there already")
+            made.add(name)
+    for name in chain.outputs:
+        if name not in made:
+            raise ConfigError(f"{file}: outputs has {name!r}, {_unmade(name, made)}")
+
+
+def _unmade(name: str, made: set[str]) -> str:
+    near = get_close_matches(name, made, n=1)
+    return f"which nothing before makes; did you mean {near[0]!r}?" if near else "which nothing before makes"
+
+
+def _inputs(data: object, file: Path) -> dict[str, InputKind]:
+    place = f"{file}: inputs"
+    kinds = read_mapping(data, place)
+    if not kinds:
+        raise ConfigError(f"{place} must name one or more, such as `image: image`")
+    found: dict[str, InputKind] = {}
+    for name, kind in kinds.items():
+        try:
+            found[read_name(name, place)] = InputKind(str(kind))
+        except ValueError:
+            known = ", ".join(InputKind)
+            raise ConfigError(f"{place}.{name}: an input is one of {known}, not {kind!r}") from None
+    return found

@@ -1,0 +1,160 @@
+"""The steps of a chain's file, one form each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from shoal.chains.fields import (
+    check_keys,
+    read_mapping,
+    read_name,
+    read_names,
+    read_number,
+    read_pairs,
+    read_path,
+    read_text,
+)
+from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, Step
+from shoal.errors import ConfigError
+from shoal.model.encoder.folder import open_encoder
+
+_COMMON = ("name", "each", "outputs")
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "model": ("inputs",),
+    "call": ("inputs",),
+    "encoder": ("texts", "query", "kind", "top_n"),
+    "llm": ("prompt", "system", "raw", "sampling", "load"),
+}
+"""Which forms there are, and the keys of each beside `_COMMON`."""
+_FORMS = "`model` (an .onnx file), `call` (FILE.py:FUNCTION), `encoder` (a folder) or `llm` (a language model)"
+
+
+def read_step(data: object, index: int, file: Path) -> Step:
+    """One step; paths start from the folder of `file`. Raises ConfigError, ModelLoadError."""
+    place = f"{file}: steps[{index}]"
+    fields = read_mapping(data, place)
+    forms = [form for form in _KEYS if form in fields]
+    if len(forms) != 1:
+        check_keys(fields, [*_COMMON, *(key for form, keys in _KEYS.items() for key in (form, *keys))], place)
+        raise ConfigError(f"{place}: give {_FORMS}, one of them")
+    (form,) = forms
+    check_keys(fields, (form, *_COMMON, *_KEYS[form]), place)
+    each = frozenset(read_names(fields.get("each", []), f"{place}.each", may_be_empty=True))
+    readers: Mapping[str, Callable[[Mapping[str, Any], Path, str, frozenset[str]], Step]] = {
+        "model": _graph,
+        "call": _function,
+        "encoder": _encoder,
+        "llm": _language,
+    }
+    step = readers[form](fields, file, place, each)
+    if foreign := sorted(each - {*used_by(step)}):
+        raise ConfigError(f"{place}.each: {foreign[0]!r} is no input of this step")
+    return step
+
+
+def used_by(step: Step) -> list[str]:
+    """Values that a step uses."""
+    return list(step.inputs.values()) if isinstance(step, GraphStep) else list(step.inputs)
+
+
+def _graph(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> GraphStep:
+    model = read_path(read_text(fields["model"], f"{place}.model"), file.parent, f"{place}.model")
+    if model.suffix != ".onnx":
+        raise ConfigError(f"{place}.model: {model} is not an .onnx file")
+    return GraphStep(
+        name=read_text(fields.get("name", model.stem), f"{place}.name"),
+        model=model,
+        inputs=read_pairs(fields.get("inputs"), f"{place}.inputs"),
+        outputs=read_pairs(fields.get("outputs"), f"{place}.outputs"),
+        each=each,
+    )
+
+
+def _function(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> FunctionStep:
+    source, _, function = read_text(fields["call"], f"{place}.call").rpartition(":")
+    if not source.endswith(".py") or not function.isidentifier():
+        raise ConfigError(f"{place}.call: give FILE.py:FUNCTION, not {fields['call']!r}")
+    return FunctionStep(
+        name=read_text(fields.get("name", function), f"{place}.name"),
+        file=read_path(source, file.parent, f"{place}.call"),
+        function=function,
+        inputs=tuple(read_names(fields.get("inputs"), f"{place}.inputs")),
+        outputs=tuple(read_names(fields.get("outputs"), f"{place}.outputs")),
+        each=each,
+    )
+
+
+def _encoder(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> EncoderStep:
+    folder = file.parent / read_text(fields["encoder"], f"{place}.encoder")
+    if not folder.is_dir():
+        raise ConfigError(f"{place}.encoder: there is no folder {folder}")
+    query = read_name(fields["query"], f"{place}.query") if "query" in fields else None
+    outputs = tuple(read_names(fields.get("outputs"), f"{place}.outputs"))
+    if len(outputs) > (1 if query is None else 2):
+        what = "vectors" if query is None else "the best texts and their scores"
+        raise ConfigError(f"{place}.outputs: {outputs[-1]!r} is one too many: the step makes {what}")
+    if query is None and "top_n" in fields:
+        raise ConfigError(f"{place}.top_n: texts are ranked where there is a `query`")
+    encoder = open_encoder(folder)
+    if encoder.compares and query is None:
+        raise ConfigError(f"{place}: {folder} compares texts, so that it needs a `query`")
+    top_n = fields.get("top_n")
+    return EncoderStep(
+        name=read_text(fields.get("name", folder.resolve().name), f"{place}.name"),
+        folder=folder,
+        encoder=encoder,
+        texts=read_name(fields.get("texts"), f"{place}.texts"),
+        query=query,
+        outputs=outputs,
+        kind=read_text(fields["kind"], f"{place}.kind") if "kind" in fields else "",
+        top_n=None if top_n is None else read_number(top_n, f"{place}.top_n", least=1, is_whole=True),
+        each=each,
+    )
+
+
+def _language(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> LanguageStep:
+    model = read_text(fields["llm"], f"{place}.llm")
+    if not model.startswith(("hf:", "pkg:")):
+        path = file.parent / model
+        if not path.exists():
+            raise ConfigError(f"{place}.llm: there is no file or folder {path}")
+        model = os.path.abspath(path)
+    prompt = read_text(fields.get("prompt"), f"{place}.prompt")
+    system = read_text(fields["system"], f"{place}.system") if "system" in fields else ""
+    is_raw = fields.get("raw", False)
+    if not isinstance(is_raw, bool):
+        raise ConfigError(f"{place}.raw is true or false, not {is_raw!r}")
+    if is_raw and system:
+        raise ConfigError(f"{place}.system: is part of a conversation, but `raw` continues plain text")
+    (output, *more) = read_names(fields.get("outputs"), f"{place}.outputs")
+    if more:
+        raise ConfigError(f"{place}.outputs: {more[0]!r} is one too many: the step makes an answer")
+    named = [*_named_in(prompt, f"{place}.prompt"), *_named_in(system, f"{place}.system")]
+    return LanguageStep(
+        name=read_text(fields.get("name", Path(model.rpartition(":")[2]).stem), f"{place}.name"),
+        model=model,
+        prompt=prompt,
+        system=system,
+        inputs=tuple(dict.fromkeys(named)),
+        outputs=(output,),
+        is_raw=is_raw,
+        sampling=read_mapping(fields.get("sampling", {}), f"{place}.sampling"),
+        load=read_mapping(fields.get("load", {}), f"{place}.load"),
+        each=each,
+    )
+
+
+def _named_in(text: str, place: str) -> list[str]:
+    """The values that a text names in braces. Raises ConfigError where one is more than a name."""
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}; a brace by itself is written twice") from None
+    for _, name, form, conversion in parts:
+        if name is not None and (not name.isidentifier() or form or conversion):
+            raise ConfigError(f"{place}: {{{name}}} is no name of a value; a brace by itself is written twice")
+    return [name for _, name, _, _ in parts if name is not None]
