@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from shoal.chain.definition import parse_chain
+from shoal.chains.definition import parse_chain
 from tests.server.oip.fakes import doubler, planes
 from tests.server.oip.running import run_server
 from tests.server.web.plans import page as page_options

@@ -7,20 +7,21 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shoal.api.chain_language import LanguageModels
 from shoal.api.loop_thread import LoopThread
-from shoal.chain.definition import Chain, read_chain
+from shoal.chains.definition import Chain, read_chain
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.batching.config import BatchingConfig
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.server.oip.chains.served_chain import ServedChain
-from shoal.server.oip.models.model_files import ModelFile
+from shoal.server.oip.models.model_files import named_models
 from shoal.server.oip.models.repository import ModelRepository
 
 UNDER_WAY = 32
@@ -48,8 +49,13 @@ class LoadedChain:
             return launch_graph(plan_graph(config))
 
         self._served: list[ServedChain] = []
-        self._thread = LoopThread(partial(_in_service, chain, load, self._served), "chain")
-        self._finalizer = weakref.finalize(self, self._thread.close)
+        language = LanguageModels([chain])
+        with ExitStack() as on_failure:
+            on_failure.callback(language.close)
+            thread = LoopThread(partial(_in_service, chain, load, language, self._served), "chain")
+            on_failure.pop_all()
+        self._thread = thread
+        self._finalizer = weakref.finalize(self, _close, thread, language)
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         """The chain's outputs.
@@ -128,15 +134,23 @@ def chain(place: str | Path, *, split: str = "auto", threads: int | None = None)
     return LoadedChain(read_chain(place), split=split, threads=threads)
 
 
+def _close(thread: LoopThread, language: LanguageModels) -> None:
+    """What asks first, then what is asked."""
+    thread.close()
+    language.close()
+
+
 @asynccontextmanager
-async def _in_service(chain: Chain, load: Any, served: list[ServedChain]) -> AsyncGenerator[None, None]:
+async def _in_service(
+    chain: Chain, load: Any, language: LanguageModels, served: list[ServedChain]
+) -> AsyncGenerator[None, None]:
     """The chain over its graphs in the running loop, whose thread starts the workers and lives as long as they."""
-    files = {name: ModelFile(name=name, version="1", path=path) for name, path in chain.models.items()}
+    files = named_models(chain.models)
     repository = ModelRepository(lambda: files, load, lambda file: BatchingConfig(max_queue_rows=_MAX_WAITING))
     try:
         for name in files:
             repository.load_now(name)
-        served.append(ServedChain(chain, repository))
+        served.append(ServedChain(chain, repository, language.of(chain)))
         repository.start()
         yield
     finally:

@@ -108,6 +108,11 @@ class LLM:
         return self._data_plane.adapters
 
     @property
+    def failure(self) -> str | None:
+        """Why the model can answer no more; None while it can."""
+        return self._data_plane.failure
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the model can `chat`."""
         return self._loaded.tokenizer.has_chat_template

@@ -158,8 +158,9 @@ def _map_chain(
 ) -> MapSummary:
     """Load a chain and compute it for every file of a folder."""
     from shoal.api.chains import LoadedChain
-    from shoal.chain.definition import InputKind, read_chain
-    from shoal.chain.values import input_of_file
+    from shoal.chains.definition import read_chain
+    from shoal.chains.steps import InputKind
+    from shoal.chains.values import input_of_file
     from shoal.cli.show.output import note, progress_bar
     from shoal.errors import ConfigError
     from shoal.offline.chain_map import ChainMap

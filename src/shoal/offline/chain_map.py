@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.chain.values import plain_data
+from shoal.chains.values import plain_data
 from shoal.errors import ConfigError, RequestError
 from shoal.offline.files.fingerprint import fingerprint
 from shoal.offline.files.out_files import naming, prepare_folder, sync_file, whole_file

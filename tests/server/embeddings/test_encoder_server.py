@@ -22,8 +22,10 @@ NUM_REQUESTS = 40
 
 
 @contextmanager
-def served_encoder(folder: Path, *options: str) -> Generator[Served, None, None]:
-    command = ("serve", str(folder), "--port", "0", "--name", "tiny", "--threads", "1", "--no-access-log")
+def served_encoder(folder: Path, *options: str, name: str | None = "tiny") -> Generator[Served, None, None]:
+    """`name`: None: as the folder says."""
+    named = () if name is None else ("--name", name)
+    command = ("serve", str(folder), "--port", "0", *named, "--threads", "1", "--no-access-log")
     with subprocess.Popen(
         [sys.executable, "-m", "shoal.cli.main", *command, *options], stderr=subprocess.PIPE, text=True
     ) as process:

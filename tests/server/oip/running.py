@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.chain.definition import Chain
+from shoal.chains.definition import Chain
 from shoal.core.batching.config import BatchingConfig
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.http.tls import TlsFiles

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.chain.definition import Chain
+from shoal.api.chain_language import LanguageModels
+from shoal.chains.definition import Chain
 from shoal.cli.graphs.model_options import ModelOptions
 from shoal.cli.shared.log import announce
 from shoal.cli.shared.server_options import ServerOptions
@@ -20,7 +21,7 @@ from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.oip.app import ServedEncoder, create_graph_app, load_rpc_server
 from shoal.server.oip.chains.served_chain import ServedChain
-from shoal.server.oip.models.model_files import ModelFile, find_models
+from shoal.server.oip.models.model_files import ModelFile, find_models, named_models
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.seams import ServableGraph
 from shoal.server.web.routes import PageOptions
@@ -87,16 +88,25 @@ def serve_graphs(
 
     if options.grpc_port is not None:
         load_rpc_server()  # before models are loaded: what is missing is said at once
-    found = find_models(models, options.name)
+    encoders = named_models({name: path for chain in chains for name, path in chain.encoders.items()})
+
+    def find() -> dict[str, ModelFile]:
+        named = find_models(models, options.name)
+        if taken := next((name for name in encoders if name in named), None):
+            raise ConfigError(f"the encoder {taken!r} of a chain has the name of a model: rename its folder")
+        return named | encoders
+
+    found = find()
     if taken := next((chain.name for chain in chains if chain.name in found), None):
         raise ConfigError(f"the chain {taken!r} has the name of one of the models: give it another `name`")
-    repository = ModelRepository(lambda: find_models(models, options.name), load, batching)
+    repository = ModelRepository(find, load, batching)
     with ExitStack() as resources:
         sock = resources.enter_context(bind(options.server.host, options.server.port))
         grpc_address = None if options.grpc_port is None else _free_address(options.server.host, options.grpc_port)
         resources.callback(repository.close_now)
         _load_all(repository, sorted(found))
-        served = [ServedChain(chain, repository) for chain in chains]
+        language = resources.enter_context(LanguageModels(chains))
+        served = [ServedChain(chain, repository, language.of(chain)) for chain in chains]
         app = create_graph_app(
             repository,
             chains=served,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from shoal.chain.definition import Chain, places_of, read_chain
+from shoal.chains.definition import Chain, places_of, read_chain
 from shoal.cli.graphs.files import read_arrays
 from shoal.cli.graphs.launch_config import graph_config
 from shoal.cli.graphs.loading import plan_for_command

@@ -7,7 +7,7 @@ from pathlib import Path
 from shoal.errors import ConfigError
 
 CHAIN_FILE = "chain.yaml"
-"""As `chain.definition` has it."""
+"""As `chains.definition` has it."""
 
 
 def is_graph(model: str) -> bool:

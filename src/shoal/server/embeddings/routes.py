@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import time
 import uuid
-from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,11 +15,11 @@ from starlette.routing import Route
 
 from shoal.arrays import F32
 from shoal.errors import InvalidRequest
-from shoal.model.encoder.pooling import normalized
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.calls import answered, bounded_body
 from shoal.server.embeddings.encoder import Encoded, Encoder
 from shoal.server.embeddings.ollama_api import EMBED_PATHS, OllamaEmbedApi
+from shoal.server.embeddings.ranking import scores_of
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
 from shoal.server.embeddings.vectors import shortened
 from shoal.server.openai.body.fields import STRICT_FIELDS
@@ -94,7 +93,7 @@ class EmbeddingApi:
         """POST /v1/rerank"""
         body = await self._read(request, RerankBody)
         pairs = [(body.query, document) for document in body.documents]
-        scored = await self._scores(pairs, body.timeout)
+        scored = await scores_of(self._encoder, pairs, body.timeout)
         best = np.argsort(-scored.values, kind="stable")[: body.top_n]
         shows = bool(body.return_documents)
         results: list[dict[str, object]] = []
@@ -107,7 +106,7 @@ class EmbeddingApi:
     async def score(self, request: Request) -> Response:
         """POST /v1/score"""
         body = await self._read(request, ScoreBody)
-        scored = await self._scores(body.pairs, body.timeout)
+        scored = await scores_of(self._encoder, body.pairs, body.timeout)
         data = [{"index": index, "object": "score", "score": float(value)} for index, value in enumerate(scored.values)]
         fields = {
             "id": f"score-{uuid.uuid4().hex}",
@@ -116,19 +115,6 @@ class EmbeddingApi:
             "model": self._model_name,
         }
         return Response(_json({**fields, "data": data, "usage": _usage(scored)}), media_type="application/json")
-
-    async def _scores(self, pairs: Sequence[tuple[str, str]], timeout_s: float | None) -> Encoded:
-        """Of a model that compares, what it says; else the cosine of the vectors."""
-        if self._encoder.compares:
-            return await self._encoder.compare(pairs, timeout_s=timeout_s)
-        firsts = list(dict.fromkeys(first for first, _ in pairs))
-        queries = await self._encoder.embed(firsts, kind="query", cuts=True, timeout_s=timeout_s)
-        seconds = [second for _, second in pairs]
-        documents = await self._encoder.embed(seconds, kind="document", cuts=True, timeout_s=timeout_s)
-        places = {first: place for place, first in enumerate(firsts)}
-        queries_NH = normalized(queries.values)[[places[first] for first, _ in pairs]]
-        cosines_N = (queries_NH * normalized(documents.values)).sum(-1)
-        return Encoded(values=cosines_N, num_tokens=queries.num_tokens + documents.num_tokens)
 
     async def _read(self, request: Request, schema: type[BodyT]) -> BodyT:
         async with bounded_body(request, self._bodies) as content:

@@ -13,7 +13,7 @@ import pytest
 import tritonclient.http
 from PIL import Image
 
-from shoal.chain.definition import parse_chain
+from shoal.chains.definition import parse_chain
 from tests.server.oip.fakes import doubler
 from tests.server.oip.running import RunningServer, run_server
 

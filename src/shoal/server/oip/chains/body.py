@@ -14,8 +14,9 @@ import numpy as np
 from starlette.datastructures import Headers
 
 from shoal.arrays import Array
-from shoal.chain.definition import Chain, InputKind
-from shoal.chain.values import input_of_file, plain_data
+from shoal.chains.definition import Chain
+from shoal.chains.steps import InputKind
+from shoal.chains.values import input_of_file, plain_data
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.forms import read_form
 from shoal.server.oip.inference import InferCall
@@ -63,6 +64,10 @@ def _of_tensor(kind: InputKind | None, name: str, array: Array) -> Any:
     """An input out of a tensor: a file is a string (a data URL, or base64) or its bytes as UINT8."""
     if kind is None or kind is InputKind.TENSOR:
         return array
+    if kind is InputKind.TEXTS:
+        if array.dtype != object:
+            raise InvalidRequest(f"input {name!r} is strings (BYTES)", name)
+        return [str(text) for text in array.reshape(-1).tolist()]
     if kind is not InputKind.TEXT and array.dtype == np.uint8:
         return array.tobytes()
     if array.dtype != object or array.size != 1:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from shoal.chain.definition import InputKind
+from shoal.chains.steps import InputKind
 from shoal.errors import RequestError
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
@@ -106,7 +106,7 @@ def _described(kind: InputKind) -> dict[str, Any]:
     """As clients of the protocol see it: a file is a string, a data URL or base64."""
     if kind is InputKind.TENSOR:
         return {"datatype": "FP32", "shape": [-1]}
-    return {"datatype": "BYTES", "shape": [1], "parameters": {"kind": str(kind)}}
+    return {"datatype": "BYTES", "shape": [-1 if kind is InputKind.TEXTS else 1], "parameters": {"kind": str(kind)}}
 
 
 def _json(value: object) -> Response:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from shoal.arrays import Array
-from shoal.chain.definition import Chain, FunctionStep, InputKind
-from shoal.chain.functions import FunctionPool
-from shoal.chain.pictures import decode_picture
-from shoal.chain.run import run_chain
+from shoal.arrays import F32, Array
+from shoal.chains.definition import Chain
+from shoal.chains.functions import FunctionPool
+from shoal.chains.pictures import decode_picture
+from shoal.chains.run import run_chain
+from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageStep
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
+from shoal.server.embeddings.graph_encoder import GraphEncoder
+from shoal.server.embeddings.ranking import scores_of
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.request_counts import RequestCounts, reason_of
 
@@ -20,12 +23,42 @@ CHAIN_VERSION = "1"
 """Chains have one version."""
 
 
+class Answerer(Protocol):
+    """The language model of a step, loaded."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it can answer no more; None while it can."""
+        ...
+
+    async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
+        """What it says, from any event loop. Raises ShoalError."""
+        ...
+
+
 class ServedChain:
     """Belongs to the event loop that the repository was started in."""
 
-    def __init__(self, chain: Chain, repository: ModelRepository, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises MissingExtra where the chain has functions and pebble is not installed."""
+    def __init__(
+        self,
+        chain: Chain,
+        repository: ModelRepository,
+        answerers: Mapping[str, Answerer] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Serve nothing yet.
+
+        Args:
+            chain: what to run.
+            repository: has its graphs.
+            answerers: of the steps with a language model, by the steps' names; None: there are no such steps.
+            clock: monotonic seconds.
+
+        Raises:
+            MissingExtra: the chain has functions and pebble is not installed.
+        """
         self.chain = chain
+        self._models = _TextModels(repository, answerers or {})
         self.counts = RequestCounts()
         self._repository = repository
         self._clock = clock
@@ -40,7 +73,7 @@ class ServedChain:
                 self._repository.get(model)
         except ShoalError as error:
             return str(error)
-        return None
+        return self._models.failure
 
     async def infer(
         self, given: Mapping[str, Any], timeout_s: float | None = None, call_id: str = ""
@@ -71,7 +104,8 @@ class ServedChain:
         return outputs
 
     def close(self) -> None:
-        """Stop the functions' processes. Idempotent."""
+        """Stop the functions' processes; language models are others'. Idempotent."""
+        self._models.close()
         if self._pool is not None:
             self._pool.close()
 
@@ -80,7 +114,7 @@ class ServedChain:
         try:
             async with asyncio.timeout(timeout_s):
                 decoded = {name: await self._decode(name, given[name]) for name in self.chain.inputs}
-                return await run_chain(self.chain, _Steps(self._repository, self._pool, call_id), decoded)
+                return await run_chain(self.chain, _Steps(self._repository, self._pool, self._models, call_id), decoded)
         except TimeoutError:
             raise DeadlineExceeded(f"the chain was not done within {timeout_s:g} s") from None
 
@@ -110,12 +144,44 @@ def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[st
     return entries
 
 
-class _Steps:
-    """Implements `chain.run.StepRunner` for one request."""
+class _TextModels:
+    """Encoders of texts over the repository's graphs, made when they are first asked for, and language models."""
 
-    def __init__(self, repository: ModelRepository, pool: FunctionPool | None, call_id: str) -> None:
+    def __init__(self, repository: ModelRepository, answerers: Mapping[str, Answerer]) -> None:
+        self.answerers = answerers
+        self._repository = repository
+        self._encoders: dict[str, GraphEncoder] = {}
+
+    @property
+    def failure(self) -> str | None:
+        """Why a language model can answer no more."""
+        return next((one.failure for one in self.answerers.values() if one.failure is not None), None)
+
+    def encoder(self, step: EncoderStep) -> GraphEncoder:
+        """Raises ModelLoadError: the graph is none of an encoder; UnknownModel, ModelNotReady: it is not served."""
+        name = step.model_name
+        if name not in self._encoders:
+            plan = self._repository.get(name).plan
+            self._encoders[name] = GraphEncoder(
+                step.encoder, lambda: self._repository.get(name), plan.inputs, plan.outputs
+            )
+        return self._encoders[name]
+
+    def close(self) -> None:
+        """Begin nothing more. Idempotent."""
+        for encoder in self._encoders.values():
+            encoder.close()
+
+
+class _Steps:
+    """Implements `chains.run.StepRunner` for one request."""
+
+    def __init__(
+        self, repository: ModelRepository, pool: FunctionPool | None, models: _TextModels, call_id: str
+    ) -> None:
         self._repository = repository
         self._pool = pool
+        self._models = models
         self._call_id = call_id
 
     async def run_graph(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -126,3 +192,14 @@ class _Steps:
         """In a process of the chain."""
         assert self._pool is not None
         return await self._pool.call(step, values)
+
+    async def encode(self, step: EncoderStep, texts: Sequence[str], query: str | None) -> F32:
+        """By the encoder whose graph is served under the step's name."""
+        encoder = self._models.encoder(step)
+        if query is not None:
+            return (await scores_of(encoder, [(query, text) for text in texts])).values
+        return (await encoder.embed(texts, kind=step.kind, cuts=True)).values
+
+    async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
+        """By the step's language model."""
+        return await self._models.answerers[step.name].answer(step, prompt, system)

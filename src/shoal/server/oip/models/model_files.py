@@ -43,6 +43,11 @@ def find_models(places: Sequence[str], name: str | None = None) -> dict[str, Mod
     return found if name is None else _renamed(found, name)
 
 
+def named_models(paths: Mapping[str, Path]) -> dict[str, ModelFile]:
+    """Files that are not called as they are, by name: the graphs of encoders, whose folders have the names."""
+    return {name: ModelFile(name=name, version=_FIRST_VERSION, path=path) for name, path in paths.items()}
+
+
 def _models_at(place: Path) -> list[ModelFile]:
     if not place.is_dir():
         return [_model_of_file(place)]
@@ -68,7 +73,7 @@ def _latest_version(folder: Path) -> ModelFile | None:
 
 
 def _renamed(found: Mapping[str, ModelFile], name: str) -> dict[str, ModelFile]:
-    if len(found) > 1:
-        raise ConfigError(f"--name {name} is for one model, but there are {len(found)}: {', '.join(found)}")
+    if len(found) != 1:
+        raise ConfigError(f"--name {name} is for one model, but there are {len(found)}: {', '.join(found) or 'none'}")
     (model,) = found.values()
     return {name: ModelFile(name=name, version=model.version, path=model.path)}

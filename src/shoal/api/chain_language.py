@@ -1,0 +1,90 @@
+"""The language models of chains, each loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, cast
+
+from shoal.api.generation import LLM
+from shoal.api.options import LaunchOptions, check_names
+from shoal.api.sampling import SamplingOptions, check_sampling
+from shoal.chains.definition import Chain
+from shoal.chains.steps import LanguageStep
+from shoal.errors import ConfigError, InvalidRequest
+
+
+class LanguageModels:
+    """Those of some chains. Close them, or use them in a `with` block."""
+
+    def __init__(self, chains: Iterable[Chain]) -> None:
+        """Load every model; steps that name the same one with the same options share it.
+
+        Raises:
+            ConfigError: an option of a step makes no sense; ModelLoadError, CapacityError, WorkerLost: as `LLM`.
+        """
+        chains = list(chains)
+        for chain in chains:
+            _check(chain)
+        self._llms: dict[str, LLM] = {}
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            for step in (step for chain in chains for step in chain.language_steps):
+                key = _key(step)
+                if key not in self._llms:
+                    self._llms[key] = LLM(step.model, **cast(LaunchOptions, step.load))
+            on_failure.pop_all()
+
+    def of(self, chain: Chain) -> dict[str, ChainAnswerer]:
+        """What answers each of a chain's steps, by their names."""
+        return {step.name: ChainAnswerer(self._llms[_key(step)]) for step in chain.language_steps}
+
+    def close(self) -> None:
+        """Stop all of their workers. Idempotent."""
+        for llm in self._llms.values():
+            llm.close()
+
+    def __enter__(self) -> LanguageModels:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ChainAnswerer:
+    """Implements `server.oip.chains.served_chain.Answerer`."""
+
+    def __init__(self, llm: LLM) -> None:
+        """`llm`: another's."""
+        self._llm = llm
+
+    @property
+    def failure(self) -> str | None:
+        """Why it can answer no more."""
+        return self._llm.failure
+
+    async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
+        """See `Answerer`. Without a chat template, and where the step says so, the prompt is continued."""
+        options = cast(SamplingOptions, step.sampling)
+        if step.is_raw or not self._llm.has_chat_template:
+            return (await self._llm.agenerate(f"{system}\n{prompt}" if system else prompt, **options)).text
+        messages = [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": prompt}]
+        return (await self._llm.achat(messages, **options)).text
+
+
+def _key(step: LanguageStep) -> str:
+    return f"{step.model} {sorted(step.load.items())}"
+
+
+def _check(chain: Chain) -> None:
+    """Raises ConfigError before anything is loaded."""
+    for step in chain.language_steps:
+        place = f"{chain.file}: step {step.name!r}"
+        check_names(step.load, LaunchOptions.__annotations__, ConfigError)
+        sampling: Mapping[str, Any] = step.sampling
+        try:
+            check_sampling(cast(SamplingOptions, sampling))
+        except InvalidRequest as error:
+            raise ConfigError(f"{place}: sampling: {error}") from None
+        if sampling.get("n", 1) != 1:
+            raise ConfigError(f"{place}: sampling: n must be 1, for the step makes one answer")

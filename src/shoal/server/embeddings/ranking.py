@@ -1,0 +1,22 @@
+"""How well texts answer each other, by whatever kind of encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shoal.model.encoder.pooling import normalized
+from shoal.server.embeddings.encoder import Encoded, Encoder
+
+
+async def scores_of(encoder: Encoder, pairs: Sequence[tuple[str, str]], timeout_s: float | None = None) -> Encoded:
+    """Scores [N]: of a model that compares, what it says; else the cosine of the vectors. Raises as `Encoder.embed`."""
+    if encoder.compares:
+        return await encoder.compare(pairs, timeout_s=timeout_s)
+    firsts = list(dict.fromkeys(first for first, _ in pairs))
+    queries = await encoder.embed(firsts, kind="query", cuts=True, timeout_s=timeout_s)
+    seconds = [second for _, second in pairs]
+    documents = await encoder.embed(seconds, kind="document", cuts=True, timeout_s=timeout_s)
+    places = {first: place for place, first in enumerate(firsts)}
+    queries_NH = normalized(queries.values)[[places[first] for first, _ in pairs]]
+    cosines_N = (queries_NH * normalized(documents.values)).sum(-1)
+    return Encoded(values=cosines_N, num_tokens=queries.num_tokens + documents.num_tokens)
