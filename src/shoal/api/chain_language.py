@@ -52,7 +52,7 @@ class LanguageModels:
 
 
 class ChainAnswerer:
-    """Implements `server.oip.chains.served_chain.Answerer`."""
+    """Implements `server.oip.chains.served_chain.TextAnswerer`."""
 
     def __init__(self, llm: LLM) -> None:
         """`llm`: another's."""
@@ -64,7 +64,7 @@ class ChainAnswerer:
         return self._llm.failure
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
-        """See `Answerer`. Without a chat template, and where the step says so, the prompt is continued."""
+        """See `TextAnswerer`. Without a chat template, and where the step says so, the prompt is continued."""
         options = cast(SamplingOptions, step.sampling)
         if step.is_raw or not self._llm.has_chat_template:
             return (await self._llm.agenerate(f"{system}\n{prompt}" if system else prompt, **options)).text

@@ -23,7 +23,7 @@ CHAIN_VERSION = "1"
 """Chains have one version."""
 
 
-class Answerer(Protocol):
+class TextAnswerer(Protocol):
     """The language model of a step, loaded."""
 
     @property
@@ -43,7 +43,7 @@ class ServedChain:
         self,
         chain: Chain,
         repository: ModelRepository,
-        answerers: Mapping[str, Answerer] | None = None,
+        answerers: Mapping[str, TextAnswerer] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve nothing yet.
@@ -147,7 +147,7 @@ def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[st
 class _TextModels:
     """Encoders of texts over the repository's graphs, made when they are first asked for, and language models."""
 
-    def __init__(self, repository: ModelRepository, answerers: Mapping[str, Answerer]) -> None:
+    def __init__(self, repository: ModelRepository, answerers: Mapping[str, TextAnswerer]) -> None:
         self.answerers = answerers
         self._repository = repository
         self._encoders: dict[str, GraphEncoder] = {}
