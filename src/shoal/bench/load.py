@@ -10,7 +10,7 @@ from typing import Literal
 
 PromptKind = Literal["tokens", "text"]
 
-_WORDS = (
+WORDS = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
     "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
     "program", "question", "work", "government", "number", "night", "point",
@@ -64,4 +64,4 @@ def _prompt(load: Load, rng: random.Random) -> list[int] | str:
             first, end = load.token_id_range
             return [rng.randrange(first, end) for _ in range(load.prompt_tokens)]
         case "text":
-            return " ".join(rng.choices(_WORDS, k=load.prompt_tokens))
+            return " ".join(rng.choices(WORDS, k=load.prompt_tokens))

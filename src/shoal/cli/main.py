@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from shoal.cli import bench, inspect, perplexity, plan, run, serve, status, verify
+from shoal.cli import bench, drill, inspect, perplexity, plan, run, serve, status, verify
 from shoal.cli import map as map_rows
 from shoal.cli.language import convert, simulate
 from shoal.cli.machine import devices, profile
@@ -44,6 +44,7 @@ app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("map", epilog=map_rows.EXAMPLE)(map_rows.map_command)
 app.command("status", epilog=status.EXAMPLE)(status.status)
+app.command("drill", epilog=drill.EXAMPLE)(drill.drill)
 app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
 app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
 app.command("plan", epilog=plan.EXAMPLE)(plan.plan)

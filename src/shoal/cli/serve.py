@@ -132,6 +132,10 @@ def serve(
         bool,
         typer.Option("--demo", help="Let whoever may use the server kill and stop its workers, from the page at /."),
     ] = False,
+    allow_drill: Annotated[
+        bool,
+        typer.Option("--allow-drill", help="Let whoever may use the server take its workers away: see `shoal drill`."),
+    ] = False,
     max_loaded: Annotated[
         int | None,
         typer.Option(

@@ -23,6 +23,7 @@ from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
 from shoal.planner.files.cluster_file import ClusterFile
 from shoal.planner.link_precision import over_links
+from shoal.planner.predict.load_seconds import load_seconds
 from shoal.planner.predict.placement import place
 from shoal.planner.predict.step_seconds import StepSeconds
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
@@ -32,11 +33,6 @@ from shoal.planner.split.split_spec import AUTO, parse_split
 from shoal.sim.cluster.predicted_workers import SimulatedReplicaPlan
 
 _HIDDEN_ITEM_BYTES = 4
-_START_S = 0.6
-"""From a worker's loss until another process runs and has its links, without weights. Source: `shoal bench chaos`, idle
-between kills (docs/simulate.md)."""
-_LOAD_BYTES_PER_S = 1e9
-"""Weights that a worker maps or reads after its start. Source: the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +73,8 @@ class PlannedCluster:
             times=StepSeconds(placed, self.fleet, hidden_bytes=self.model.config.hidden_size * _HIDDEN_ITEM_BYTES),
             workers=tuple(self.machines[seat] for seat in seats),
             stage_sizes=tuple(len(stage.shards) for stage in replica.stages),
-            worker_load_s=tuple(load_seconds(shard) for shard in replica.shards),
+            worker_load_s=tuple(load_seconds(shard.weight_bytes) for shard in replica.shards),
         )
-
-
-def load_seconds(shard: ShardPlan) -> float:
-    """From a worker's loss until another one is ready in its place; the others keep their weights."""
-    return _START_S + shard.weight_bytes / _LOAD_BYTES_PER_S
 
 
 def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedCluster:

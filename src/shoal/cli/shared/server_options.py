@@ -41,10 +41,12 @@ class ServerOptions:
     """whether there is a page at `/`"""
     is_demo: bool = False
     """whether the page can take workers away"""
+    allows_drill: bool = False
+    """whether `shoal drill` can"""
 
     def page(self, plans: PlanBook) -> PageOptions | None:
         """Of the page; None: there is none. `plans`: how the models were planned."""
-        return PageOptions(plans=plans, is_demo=self.is_demo) if self.has_page else None
+        return PageOptions(plans=plans, is_demo=self.is_demo, allows_drill=self.allows_drill) if self.has_page else None
 
 
 def server_options(context: typer.Context, tracing: Tracing | None = None) -> ServerOptions:
@@ -60,6 +62,8 @@ def server_options(context: typer.Context, tracing: Tracing | None = None) -> Se
     api_key = read_api_key(said["api_key"], _path(said["api_key_file"]))
     if said["demo"] and said["no_web"]:
         raise ConfigError("--demo adds to the page, which --no-web leaves out: give one of them")
+    if said["allow_drill"] and said["no_web"]:
+        raise ConfigError("--allow-drill adds to what --no-web leaves out: give one of them")
     if api_key is None and not is_loopback(host):
         announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
     return ServerOptions(
@@ -73,6 +77,7 @@ def server_options(context: typer.Context, tracing: Tracing | None = None) -> Se
         tracing=tracing,
         has_page=not said["no_web"],
         is_demo=said["demo"],
+        allows_drill=said["allow_drill"],
     )
 
 

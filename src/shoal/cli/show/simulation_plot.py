@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, MissingExtra
 from shoal.forecast.simulate import Simulated
 from shoal.planner.files.fault_file import DescribedFault
 
@@ -24,7 +24,7 @@ def check_plot(path: Path) -> None:
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"--plot {path}: use a name that ends in {', '.join(_ENDINGS)}")
     if find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'shoal-inference[plot]'")
+        raise MissingExtra("--plot needs matplotlib", "plot")
 
 
 def plot_simulation(result: Simulated, faults: Sequence[DescribedFault], path: Path) -> None:

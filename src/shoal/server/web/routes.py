@@ -37,7 +37,9 @@ class PageOptions:
 
     plans: PlanBook
     is_demo: bool = False
-    """whether whoever may use the server may take workers away"""
+    """whether whoever may use the server may take workers away, on the page"""
+    allows_drill: bool = False
+    """the same for `shoal drill`, without a word of it on the page"""
 
 
 class PageApi:
@@ -51,6 +53,7 @@ class PageApi:
             allowed_hosts: names under which the server may be asked, beside this machine's own and addresses.
         """
         self._status, self._plans, self._is_demo = status, options.plans, options.is_demo
+        self._allows_kills = options.is_demo or options.allows_drill
         self._allowed = frozenset(name.lower() for name in allowed_hosts or ())
         self._history = LoadHistory(status.describe)
         self._asking = asyncio.Lock()
@@ -64,7 +67,7 @@ class PageApi:
             Route(f"{STATUS_PATH}/history", self.history, methods=["GET"]),
             Route(f"{STATUS_PATH}/what-if", self.what_if, methods=["POST"]),
         ]
-        if self._is_demo:
+        if self._allows_kills:
             calls.append(Route(f"{STATUS_PATH}/kill", self.kill, methods=["POST"]))
         return [*WebPage().routes(), *calls]
 
