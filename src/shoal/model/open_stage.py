@@ -24,6 +24,11 @@ class LanguageStage(Protocol):
     decoder: DecoderConfig
 
     @property
+    def note(self) -> str | None:
+        """What a user should know of how it is computed; None: nothing."""
+        ...
+
+    @property
     def weight_bytes(self) -> int:
         """Resident bytes of weights."""
         ...
@@ -60,7 +65,7 @@ def open_stage(
         config: what to hold.
         on_progress: called with (done, total) pieces of weights.
         source: of the weights, where they are open already.
-        group, kept, form, adapters: see `model.decoder.stage.Stage`; they mean nothing for a graph.
+        group, kept, form, adapters: see `model.decoder.stage.Stage`; of a graph only the form's device counts.
 
     Raises:
         ModelLoadError: a weight is missing, broken or of an unknown kind.
@@ -68,7 +73,7 @@ def open_stage(
     if path.suffix == ".onnx":
         from shoal.model.language_graph.stage import GraphDecoder  # with ONNX Runtime
 
-        return GraphDecoder(path, config, on_progress)
+        return GraphDecoder(path, config, on_progress, None if form is None else form.device)
     from shoal.model.decoder.stage import Stage
 
     return Stage(source or open_weights(path), config, on_progress, group, kept, form, adapters)

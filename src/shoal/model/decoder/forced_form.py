@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.errors import ConfigError
 from shoal.model.attention.paged_attention import native_available
+from shoal.protocol.device_config import DeviceConfig
 
 NATIVE = "SHOAL_NATIVE"
 """0: the ONNX form, which needs no compiler; 1: the native one, or an error; empty: native where that was built"""
@@ -22,6 +23,8 @@ class ForcedForm:
     """None takes the native layers where the extension is installed, False the ONNX form"""
     isa: str = ""
     """one of the instruction sets that the processor has; empty for the best"""
+    device: DeviceConfig | None = None
+    """a device that takes the place of the processor, with the ONNX form"""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> ForcedForm:

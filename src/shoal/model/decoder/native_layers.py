@@ -32,6 +32,8 @@ from shoal.protocol.stage_config import StageConfig
 class NativeLayers:
     """Implements `StageLayers`."""
 
+    note = None
+
     def __init__(
         self,
         source: WeightSource,

@@ -87,12 +87,16 @@ class Stage:
         form: ForcedForm,
         adapters: Sequence[Adapter],
     ) -> StageLayers:
-        if form.is_native:
+        if form.is_native and form.device is None:
             from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
 
             return NativeLayers(source, config, form, self.vocab_size, on_progress, kept, adapters=adapters)
         if adapters:
             raise ConfigError("adapters are computed by the native extension alone; merge one with --merge-lora")
+        if form.device is not None:
+            from shoal.model.decoder.device.device_layers import DeviceLayers  # with ONNX Runtime
+
+            return DeviceLayers(source, config, self.vocab_size, form.device, on_progress)
         from shoal.model.decoder.onnx.onnx_layers import OnnxLayers  # needs ONNX Runtime, 20 MB of a process
 
         return OnnxLayers(source, config, self.vocab_size, on_progress)
@@ -108,6 +112,11 @@ class Stage:
 
         assert isinstance(self._layers, NativeLayers)
         return AudioEncoder(source, encoder, config, form, self._layers.pool, kept)
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of how it is computed; None: nothing."""
+        return self._layers.note
 
     @property
     def weight_bytes(self) -> int:

@@ -80,13 +80,14 @@ class StageAttention:
                 self._kv.keys(layer),
                 self._kv.values(layer),
                 *((nothing, nothing) if layer in decoder.no_rope_layers else tables[id(decoder.layer_rope(layer))]),
-                _vectors(source, layer, config.num_positions),
+                attention_vectors(source, layer, config.num_positions),
             )
             for layer in own
         ]
 
 
-def _vectors(source: WeightSource, layer: int, num_positions: int) -> AttentionVectors:
+def attention_vectors(source: WeightSource, layer: int, num_positions: int) -> AttentionVectors:
+    """What a layer's attention has beside its shape, for positions up to `num_positions`."""
     decoder, prefix = source.config, f"layers.{layer}."
     q_norm = k_norm = None
     if decoder.norms_rotated:

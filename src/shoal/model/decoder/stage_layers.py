@@ -28,6 +28,11 @@ class StageLayers(Protocol):
     """The embedding, layers and head that a stage or one shard of it holds."""
 
     @property
+    def note(self) -> str | None:
+        """What a user should know of how it is computed; None: nothing."""
+        ...
+
+    @property
     def weight_bytes(self) -> int:
         """Resident bytes of weights."""
         ...

@@ -13,7 +13,9 @@ import onnxruntime as ort
 
 from shoal.arrays import F32, I32, Array
 from shoal.model.decoder_config import DecoderConfig
+from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.device_room import check_room
 from shoal.model.graph.stage.ort_values import as_array, to_value
 from shoal.model.graph.stage.session import compute_options, open_session, refusing
 from shoal.model.language_graph.form import (
@@ -28,6 +30,7 @@ from shoal.model.language_graph.form import (
     read_form,
 )
 from shoal.model.language_graph.settings import decoder_config, read_language_settings
+from shoal.protocol.device_config import DeviceConfig
 
 
 def describe(graph: GraphFile) -> tuple[LanguageGraphForm, DecoderConfig]:
@@ -50,10 +53,25 @@ class Computed:
 class LanguageSession:
     """Runs one graph. One thread at a time."""
 
-    def __init__(self, graph: GraphFile, *, threads: int) -> None:
-        """Load it. `threads` >= 1. Raises ModelLoadError."""
+    def __init__(self, graph: GraphFile, *, threads: int, device: DeviceConfig | None = None) -> None:
+        """Load it.
+
+        Args:
+            graph: the file.
+            threads: >= 1.
+            device: to compute on; None: the processor.
+
+        Raises:
+            ModelLoadError: ONNX Runtime refuses it.
+            ConfigError, CapacityError: the device is not at hand, or does not hold it.
+        """
         self.form, self.config = describe(graph)
-        self._session = open_session(graph, str(graph.path), compute_options(threads))
+        self._device = device
+        if device is not None:
+            check_room(graph, 0, graph.num_nodes, device)
+        self._session = open_session(graph, str(graph.path), compute_options(threads), device)
+        self.note = None if device is None else check_nodes(self._session, device)
+        """what a user should know of how it is computed; None: nothing"""
         self._names = [LOGITS, *(cache.present for cache in self.form.caches)]
 
     def run(self, ids_BT: I32, mask_BC: I32, positions_BT: I32, pasts: Sequence[ort.OrtValue]) -> Computed:
@@ -79,7 +97,7 @@ class LanguageSession:
         dtypes = self.form.dtypes
         feed = {name: to_value(given[name].astype(dtype), dtype) for name, dtype in dtypes.items()}
         feed |= {cache.past: past for cache, past in zip(self.form.caches, pasts, strict=True)}
-        with refusing():
+        with refusing(self._device):
             logits, *presents = self._session.run_with_ort_values(self._names, feed)
         return Computed(logits=as_array(logits), presents=tuple(presents))
 

@@ -26,6 +26,7 @@ from shoal.model.language_graph.pool import CachePool, NewTokens
 from shoal.model.language_graph.runs import RunLimits, SequencePiece, divide, pieces_of
 from shoal.model.language_graph.session import Computed, LanguageSession, as_logits, no_past
 from shoal.model.language_graph.settings import max_run_tokens
+from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.messages import SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
 
@@ -61,22 +62,31 @@ class GraphDecoder:
 
     is_first = is_last = True
 
-    def __init__(self, path: Path, config: StageConfig, on_progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: StageConfig,
+        on_progress: Callable[[int, int], None] | None = None,
+        device: DeviceConfig | None = None,
+    ) -> None:
         """Load the graph, and try what it can do.
 
         Args:
             path: the ONNX file.
             config: of the whole model.
             on_progress: told when it is loaded, as one piece for each of the plan.
+            device: to compute on; None: the processor, which keeps the caches in any case.
 
         Raises:
             ModelLoadError: it cannot be loaded, or is none of a language model.
-            ConfigError: it is to be cut.
+            ConfigError: it is to be cut, or the device is not at hand.
+            CapacityError: the device does not hold it.
         """
         if config.part is not None or config.first_layer:
             raise ConfigError(f"{path}: an ONNX graph is computed whole, not by layers or shards")
         graph = open_graph(path)
-        self._session = LanguageSession(graph, threads=config.threads)
+        self._session = LanguageSession(graph, threads=config.threads, device=device)
+        self.note = self._session.note
         form, self.decoder = self._session.form, self._session.config
         self.vocab_size = self.decoder.vocab_size
         self.weight_bytes = weight_bytes(graph, 0, graph.num_nodes)

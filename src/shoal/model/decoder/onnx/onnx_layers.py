@@ -35,6 +35,8 @@ with another beside it, which is whatever is in the buffer."""
 class OnnxLayers:
     """Implements `StageLayers`."""
 
+    note = None
+
     def __init__(
         self,
         source: WeightSource,
@@ -53,14 +55,12 @@ class OnnxLayers:
             ConfigError: the model has layers that the ONNX form does not have.
         """
         decoder = source.config
-        if what := _without_onnx_form(decoder):
-            raise ConfigError(
-                f"{decoder.family} has {what}, without an ONNX form: leave {NATIVE}=0 out, or install Shoal with its "
-                "native extension"
-            )
+        check_onnx_form(decoder, f"leave {NATIVE}=0 out, or install Shoal with its native extension")
         share_pool(config.threads)
         self.weight_bytes = 0
-        self._embedding = self._load_embedding(source, config, vocab_size) if config.first_layer == 0 else None
+        self._embedding: Embedding | None = None
+        if config.first_layer == 0:
+            self._embedding, self.weight_bytes = load_embedding(source, config, vocab_size)
         segments = self._load_segments(source, config, on_progress or (lambda done, total: None))
         self._buffers = StageBuffers(segments, decoder, config.max_step_tokens + _FEWEST_ROWS - 1)
         self._bind(segments, is_last=config.last_layer == decoder.num_layers)
@@ -112,12 +112,6 @@ class OnnxLayers:
         self.logits(rows)
         return self._buffers.hidden[: len(rows)]
 
-    def _load_embedding(self, source: WeightSource, config: StageConfig, vocab_size: int) -> Embedding:
-        matrix = in_own_memory(source.matrix("embedding", config.precision))
-        self.weight_bytes += matrix.num_bytes
-        scale = source.config.embedding_scale
-        return Embedding(matrix, scale, first_id=config.first_token_id, vocab_size=vocab_size)
-
     def _load_segments(
         self, source: WeightSource, config: StageConfig, on_progress: Callable[[int, int], None]
     ) -> list[Segment]:
@@ -149,12 +143,20 @@ class OnnxLayers:
         """what follows each segment, and the term of the sum that it wrote"""
 
 
-def _without_onnx_form(decoder: DecoderConfig) -> str:
-    """What of a model has no ONNX form; empty: all of it has one."""
+def check_onnx_form(decoder: DecoderConfig, way_out: str) -> None:
+    """Raises ConfigError where a model has layers that the ONNX form does not have; `way_out`: what to do."""
     parts = {
         "latent attention": decoder.latent is not None,
         "recurrent layers": decoder.recurrence is not None,
         "an encoder": decoder.encoder is not None,
         "gated attention": decoder.gates_attention,
     }
-    return next((what for what, is_there in parts.items() if is_there), "")
+    if what := next((what for what, is_there in parts.items() if is_there), ""):
+        raise ConfigError(f"{decoder.family} has {what}, without an ONNX form: {way_out}")
+
+
+def load_embedding(source: WeightSource, config: StageConfig, vocab_size: int) -> tuple[Embedding, int]:
+    """The embedding of a first stage, and its bytes."""
+    matrix = in_own_memory(source.matrix("embedding", config.precision))
+    scale = source.config.embedding_scale
+    return Embedding(matrix, scale, first_id=config.first_token_id, vocab_size=vocab_size), matrix.num_bytes

@@ -1,0 +1,160 @@
+"""The attention of a stage's layers on a device: their sessions, and the cache in the device's memory.
+
+Shapes: T rows, H query heads, D dimensions, O = H D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnxruntime as ort
+
+from shoal.arrays import F32, Array
+from shoal.model.attention.interface import AttentionShape, AttentionVectors
+from shoal.model.attention.paged_attention_numpy import NumpyStep
+from shoal.model.attention.rope import rope_tables
+from shoal.model.decoder.device.attention_graph import (
+    ALL_ROWS,
+    ONE_ROW,
+    append_graph,
+    attend_graph,
+    zeros_graph,
+)
+from shoal.model.decoder.device.sessions import DeviceSession
+from shoal.model.decoder.device.step_groups import RowGroup, row_groups, slots_of_rows
+from shoal.model.decoder.stage_attention import attention_vectors
+from shoal.model.weights import WeightSource
+from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.messages import Step
+from shoal.protocol.stage_config import StageConfig
+
+
+class DeviceAttention:
+    """Owns the cache."""
+
+    def __init__(self, source: WeightSource, config: StageConfig, device: DeviceConfig) -> None:
+        """Make the cache and the sessions of every kind of layer. Raises as `DeviceSession`."""
+        self._config, self._decoder, self._device = config, source.config, device
+        self._sessions: dict[Hashable, DeviceSession] = {}
+        self._tables: dict[int, tuple[F32, F32]] = {}
+        self.layers = [self._layer(source, layer) for layer in range(config.first_layer, config.last_layer)]
+
+    def step(self, step: Step) -> AttentionMetadata:
+        """Raises: ValueError when the step does not fit the cache."""
+        config = self._config
+        checked = NumpyStep(
+            np.frombuffer(step.positions, "<i4"),
+            np.frombuffer(step.query_starts, "<i4"),
+            np.frombuffer(step.context_lens, "<i4"),
+            np.frombuffer(step.block_tables, "<i4").reshape(step.num_sequences, -1),
+            config.num_blocks,
+            config.block_size,
+            config.num_positions,
+        )
+        return AttentionMetadata(checked, config.block_size)
+
+    def _layer(self, source: WeightSource, layer: int) -> DeviceLayer:
+        config, decoder = self._config, self._decoder
+        shape, vectors = AttentionShape.of(decoder, layer), attention_vectors(source, layer, config.num_positions)
+        norms = layer if vectors.q_norm is not None else None
+        num_slots, width = config.num_blocks * config.block_size, shape.num_kv_heads * shape.head_dim
+        zeros = self._session(("zeros", width), lambda: zeros_graph(num_slots, width), computes=False)
+        kind = (shape, vectors.sinks is None, vectors.query_scales is None)
+        return DeviceLayer(
+            shape=shape,
+            vectors=vectors,
+            angles=self._angles(layer) if shape.rotary_dim else None,
+            append=self._session(("append", kind, norms), lambda: append_graph(shape, vectors)),
+            attend={
+                group: self._session(("attend", kind, group), lambda group=group: attend_graph(shape, vectors, group))
+                for group in (ALL_ROWS, ONE_ROW)
+            },
+            keys=zeros.run({})["zeros"],
+            values=zeros.run({})["zeros"],
+        )
+
+    @property
+    def sessions(self) -> Iterable[DeviceSession]:
+        """Of all layers."""
+        return self._sessions.values()
+
+    def _session(self, key: Hashable, build: Callable[[], bytes], *, computes: bool = True) -> DeviceSession:
+        """Layers that are alike share theirs."""
+        if key not in self._sessions:
+            self._sessions[key] = DeviceSession("attention", build(), self._device, computes=computes)
+        return self._sessions[key]
+
+    def _angles(self, layer: int) -> tuple[F32, F32]:
+        rope = self._decoder.layer_rope(layer)
+        if id(rope) not in self._tables:
+            self._tables[id(rope)] = rope_tables(rope, self._config.max_context, self._config.num_positions)
+        return self._tables[id(rope)]
+
+
+class AttentionMetadata:
+    """What all layers share of one step."""
+
+    def __init__(self, step: NumpyStep, block_size: int) -> None:
+        self._step, self._block_size = step, block_size
+        self._masks: dict[tuple[int, AttentionShape], F32] = {}
+        self.positions_T = step.positions_T
+
+    @cached_property
+    def slots_T1(self) -> Array:
+        """Where rows are kept."""
+        return slots_of_rows(self._step, self._block_size)
+
+    @cached_property
+    def groups(self) -> tuple[RowGroup, ...]:
+        """Rows that attend together."""
+        return tuple(row_groups(self._step, self._block_size))
+
+    def mask(self, index: int, shape: AttentionShape) -> F32:
+        """Of one group, for layers of a shape."""
+        key = index, shape
+        if key not in self._masks:
+            self._masks[key] = self.groups[index].mask(shape)
+        return self._masks[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLayer:
+    """One layer's attention."""
+
+    shape: AttentionShape
+    vectors: AttentionVectors
+    angles: tuple[F32, F32] | None
+    """cosines and sines by position; None: nothing rotates"""
+    append: DeviceSession
+    attend: Mapping[str, DeviceSession]
+    """by the kind of group"""
+    keys: ort.OrtValue
+    values: ort.OrtValue
+
+    def run(self, qkv: ort.OrtValue, step: AttentionMetadata) -> ort.OrtValue | Array:
+        """[T, O], on the device.
+
+        Mutates: the cache, where the step's rows are kept.
+        Raises: DeviceLost.
+        """
+        positions = step.positions_T
+        values: dict[str, ort.OrtValue | Array] = {"qkv": qkv, "slots": step.slots_T1}
+        cache = {"keys": self.keys, "values": self.values}
+        if self.angles is not None:
+            values |= {name: table[positions][:, None] for name, table in zip(("cos", "sin"), self.angles, strict=True)}
+        if (scales := self.vectors.query_scales) is not None:
+            values["factors"] = scales[positions][:, None, None]
+        into = {"keys_out": self.keys, "values_out": self.values}
+        q = self.append.run(values | cache, into=into)["q"]
+        attention: ort.OrtValue | Array = np.zeros((len(positions), self.shape.out_width), np.float32)
+        for index, group in enumerate(step.groups):
+            own = {"q": q, "rows": group.rows_G1, "context": group.context_BL, "into": attention}
+            own["mask"] = step.mask(index, self.shape)
+            if self.vectors.sinks is not None:
+                own["sinks"] = group.sinks(self.vectors.sinks, self.shape)
+            session = self.attend[ALL_ROWS if group.is_one_sequence else ONE_ROW]
+            attention = session.run(own | cache)["attention"]
+        return attention

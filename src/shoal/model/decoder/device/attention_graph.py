@@ -1,0 +1,134 @@
+"""Attention over a paged cache in a device's memory, as ONNX graphs of plain operators, which every provider has.
+
+A step's rows are first appended: rotated, normed where the model does that, keys and values written to their slots of
+the cache. Then groups of rows attend, each in a run of its own: all rows that are the only ones of their sequence
+together, and each longer piece of a prompt by itself, so that nothing is padded but contexts.
+
+Shapes: T rows of the step, G rows of a group, B sequences of a group, L slots of context, C slots of the cache,
+H query heads, K key heads, g = H / K, D dimensions, R half the rotated ones, W = K D, O = H D.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal.model.attention.interface import AttentionShape, AttentionVectors
+from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+
+ALL_ROWS, ONE_ROW = "a piece of one sequence", "one row of each sequence"
+
+
+def append_graph(shape: AttentionShape, vectors: AttentionVectors) -> bytes:
+    """Inputs qkv [T, .], cos and sin [T, 1, R], factors [T, 1, 1], slots [T, 1], keys and values [C, W]; outputs q
+    [T, H, D], scaled, and keys_out and values_out, which may be the memory of keys and values."""
+    builder, width = GraphBuilder("append"), shape.num_kv_heads * shape.head_dim
+    qkv = builder.declare_input("qkv", np.float32, ["T", shape.qkv_width])
+    slots = builder.declare_input("slots", np.int64, ["T", 1])
+    half = shape.rotary_dim // 2
+    angles = [builder.declare_input(name, np.float32, ["T", 1, half]) for name in ("cos", "sin")] if half else []
+    q, k, v = builder.split(qkv, [shape.out_width, width, width])
+    q = _rotated(builder, _heads(builder, q, shape.num_heads, shape.head_dim), angles, shape)
+    k = _rotated(builder, _heads(builder, k, shape.num_kv_heads, shape.head_dim), angles, shape)
+    if vectors.q_norm is not None and vectors.k_norm is not None:
+        q = builder.rms_norm(q, vectors.q_norm, shape.norm_epsilon)
+        k = builder.rms_norm(k, vectors.k_norm, shape.norm_epsilon)
+    q = builder.scale(q, shape.scale)
+    if vectors.query_scales is not None:
+        q = builder.node("Mul", [q, builder.declare_input("factors", np.float32, ["T", 1, 1])])
+    builder.declare_output("q", q, ["T", shape.num_heads, shape.head_dim])
+    flat_k = builder.node("Reshape", [k, builder.constant(np.array([0, width], np.int64))])
+    for name, fresh in (("keys", flat_k), ("values", v)):
+        cache = builder.declare_input(name, np.float32, ["C", width])
+        written = builder.node("ScatterND", [cache, slots, fresh])
+        builder.declare_output(f"{name}_out", written, ["C", width])
+    return builder.serialize()
+
+
+def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str) -> bytes:
+    """Inputs q [T, H, D], keys and values [C, W], rows [G, 1], context [B, L], mask [B, 1, M, L], with M = g or, of a
+    piece of one sequence, G g; sinks [B, K, M, 1]; into [T, O]. Output attention [T, O], in which these rows are
+    written."""
+    builder, width = GraphBuilder("attend"), shape.num_kv_heads * shape.head_dim
+    num_kv, dim, group_size = shape.num_kv_heads, shape.head_dim, shape.num_heads // shape.num_kv_heads
+    q = builder.declare_input("q", np.float32, ["T", shape.num_heads, dim])
+    rows = builder.declare_input("rows", np.int64, ["G", 1])
+    context = builder.declare_input("context", np.int64, ["B", "L"])
+    mask = builder.declare_input("mask", np.float32, ["B", 1, "M", "L"])
+    flat_rows = builder.node("Squeeze", [rows, builder.constant(np.array([1], np.int64))])
+    own = builder.node("Gather", [q, flat_rows], axis=0)
+    own = _reshaped(builder, own, [0, num_kv, group_size, dim])
+    if group == ALL_ROWS:
+        own = builder.node("Transpose", [own], perm=[1, 0, 2, 3])
+        own = _reshaped(builder, own, [1, num_kv, -1, dim])
+    cached = [
+        _reshaped(builder, builder.node("Gather", [_cache(builder, name, width), context], axis=0), [0, 0, num_kv, dim])
+        for name in ("keys", "values")
+    ]
+    keys = builder.node("Transpose", [cached[0]], perm=[0, 2, 3, 1])
+    values = builder.node("Transpose", [cached[1]], perm=[0, 2, 1, 3])
+    scores = builder.node("MatMul", [own, keys])
+    if shape.softcap:
+        scores = builder.softcap(scores, shape.softcap)
+    scores = builder.node("Add", [scores, mask])
+    weights = builder.node("Softmax", [scores], axis=-1) if vectors.sinks is None else _with_sinks(builder, scores)
+    out = builder.node("MatMul", [weights, values])
+    if group == ALL_ROWS:
+        out = _reshaped(builder, out, [num_kv, -1, group_size, dim])
+        out = builder.node("Transpose", [out], perm=[1, 0, 2, 3])
+    out = _reshaped(builder, out, [-1, shape.out_width])
+    into = builder.declare_input("into", np.float32, ["T", shape.out_width])
+    builder.declare_output("attention", builder.node("ScatterND", [into, rows, out]), ["T", shape.out_width])
+    return builder.serialize()
+
+
+def zeros_graph(num_slots: int, width: int) -> bytes:
+    """Output zeros [num_slots, width]: how memory of a device is had."""
+    builder = GraphBuilder("zeros")
+    zeros = builder.node("ConstantOfShape", [builder.constant(np.array([num_slots, width], np.int64))])
+    builder.declare_output("zeros", zeros, [num_slots, width])
+    return builder.serialize()
+
+
+def gather_graph(width: int) -> bytes:
+    """Inputs x [T, width] and rows [R]; output gathered [R, width]."""
+    builder = GraphBuilder("gather")
+    x, rows = builder.input("x", width), builder.declare_input("rows", np.int64, ["R"])
+    builder.declare_output("gathered", builder.node("Gather", [x, rows], axis=0), ["R", width])
+    return builder.serialize()
+
+
+def _cache(builder: GraphBuilder, name: str, width: int) -> str:
+    return builder.declare_input(name, np.float32, ["C", width])
+
+
+def _heads(builder: GraphBuilder, x: str, num_heads: int, dim: int) -> str:
+    return _reshaped(builder, x, [0, num_heads, dim])
+
+
+def _reshaped(builder: GraphBuilder, x: str, dims: list[int]) -> str:
+    return builder.node("Reshape", [x, builder.constant(np.array(dims, np.int64))])
+
+
+def _rotated(builder: GraphBuilder, x: str, angles: list[str], shape: AttentionShape) -> str:
+    """Half-split rotation: pair i is dimensions i and i + R. Source: RoFormer, arXiv 2104.09864, equation 34."""
+    if not angles:
+        return x
+    cos, sin = angles
+    half, rest = shape.rotary_dim // 2, shape.head_dim - shape.rotary_dim
+    first, second, *others = builder.split(x, [half, half, rest] if rest else [half, half])
+    turned = [
+        builder.node("Sub", [builder.node("Mul", [first, cos]), builder.node("Mul", [second, sin])]),
+        builder.node("Add", [builder.node("Mul", [second, cos]), builder.node("Mul", [first, sin])]),
+    ]
+    return builder.node("Concat", [*turned, *others], axis=-1)
+
+
+def _with_sinks(builder: GraphBuilder, scores: str) -> str:
+    """The softmax beside a further score of each head that has no value."""
+    sinks = builder.declare_input("sinks", np.float32, ["B", "K", "M", 1])
+    last = builder.constant(np.array([-1], np.int64))
+    largest = builder.node("Max", [builder.node("ReduceMax", [scores, last], keepdims=1), sinks])
+    weights = builder.node("Exp", [builder.node("Sub", [scores, largest])])
+    total = builder.node("ReduceSum", [weights, last], keepdims=1)
+    total = builder.node("Add", [total, builder.node("Exp", [builder.node("Sub", [sinks, largest])])])
+    return builder.node("Div", [weights, total])

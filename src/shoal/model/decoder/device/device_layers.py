@@ -1,0 +1,173 @@
+"""A stage's layers on a device: the ONNX form's segments with attention between them, and a paged cache in its memory.
+
+The same blocks and tables as on processors say what belongs to whom, so that the scheduler, prefixes in common and
+pipelines over both know no difference. Between the first segment and the last everything stays on the device.
+
+Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from shoal.arrays import F32, Array
+from shoal.errors import CapacityError, ConfigError
+from shoal.model.attention.kv_storage import kv_bytes_per_token
+from shoal.model.decoder.device.attention import DeviceAttention
+from shoal.model.decoder.device.attention_graph import gather_graph
+from shoal.model.decoder.device.sessions import DeviceSession
+from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.onnx.decoder_graph import SegmentGraph, build_segments
+from shoal.model.decoder.onnx.onnx_layers import check_onnx_form, load_embedding
+from shoal.model.decoder.stage_layers import SumOverShards
+from shoal.model.runtime_sessions import share_pool
+from shoal.model.weights import WeightSource
+from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.messages import Step
+from shoal.protocol.stage_config import StageConfig
+
+
+class DeviceLayers:
+    """Implements `StageLayers`."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        config: StageConfig,
+        vocab_size: int,
+        device: DeviceConfig,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            source: of the stage's weights.
+            config: what to hold.
+            vocab_size: tokens of the whole model.
+            device: to compute on.
+            on_progress: called with (done, total) segments.
+
+        Raises:
+            ConfigError: the device is not at hand, the stage is sharded, or has layers without an ONNX form.
+            CapacityError: the device's memory does not hold the stage; says how many layers it would.
+            ModelLoadError: ONNX Runtime refuses a segment.
+        """
+        if config.part is not None:
+            raise ConfigError(f"{device.name} takes whole stages: split with pp and dp, not tp or ep, over devices")
+        check_onnx_form(source.config, "leave --device out")
+        share_pool(config.threads)
+        self._embedding: Embedding | None = None
+        self.weight_bytes = 0
+        if config.first_layer == 0:
+            self._embedding, self.weight_bytes = load_embedding(source, config, vocab_size)
+        self._config, self._decoder, self._device = config, source.config, device
+        report = on_progress or (lambda done, total: None)
+        graphs = build_segments(source, config.first_layer, config.last_layer, config.precision, exact_activations=True)
+        self._segments = self._load(graphs, report)
+        self._attention = DeviceAttention(source, config, device)
+        notes = (session.note for session in (*self._segments, *self._attention.sessions))
+        self.note = next((note for note in notes if note), None)
+        """of the first graph that there is something to say of: the others are like it"""
+        is_last = config.last_layer == source.config.num_layers
+        self._head = self._segments.pop() if is_last else None
+        self._gathers = {
+            name: DeviceSession("gather", gather_graph(width), device, computes=False)
+            for name, width in self._head_widths().items()
+        }
+        self._end: dict[str, ort.OrtValue | Array] = {}
+        """what the head takes, of the latest step"""
+
+    def expert_rows(self) -> list[list[int]]:
+        """Nobody counts: every expert computes every row."""
+        return []
+
+    def touch_kv(self) -> None:
+        """It is there from the beginning."""
+
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+        """See `StageLayers`."""
+        assert self._embedding is not None
+        x_TD[:] = self._embedding.rows(token_ids_T)
+
+    def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
+        """See `StageLayers`. Every segment but the head."""
+        attention_step = self._attention.step(step)
+        layers = iter(self._attention.layers)
+        values: dict[str, ort.OrtValue | Array] = {"x": x_TD}
+        for segment in self._segments:
+            is_end = "qkv" not in segment.outputs
+            outputs = segment.run(values, fetched=("x_out",) if is_end else ())
+            if "x_out" in outputs:
+                values["x"] = outputs["x_out"]
+            if "qkv" in outputs:
+                values["attention"] = next(layers).run(outputs["qkv"], attention_step)
+        self._end = values if self._head is not None else {}
+        return x_TD if self._head is not None else _array(values["x"])
+
+    def logits(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        return self._of_rows(rows, "logits")
+
+    def hidden(self, rows: Sequence[int]) -> F32:
+        """See `StageLayers`."""
+        return self._of_rows(rows, "hidden")
+
+    def _of_rows(self, rows: Sequence[int], output: str) -> F32:
+        assert self._head is not None
+        wanted = np.array(rows, np.int64)
+        gathered: dict[str, ort.OrtValue | Array] = {
+            name: session.run({"x": self._end[name], "rows": wanted})["gathered"]
+            for name, session in self._gathers.items()
+        }
+        return _array(self._head.run(gathered, fetched=("logits", "hidden"))[output])
+
+    def _head_widths(self) -> dict[str, int]:
+        if self._head is None:
+            return {}
+        widths = {"x": self._decoder.hidden_size, "attention": self._decoder.num_heads * self._decoder.head_dim}
+        return {name: widths[name] for name in self._head.inputs}
+
+    def _load(self, graphs: Iterator[SegmentGraph], report: Callable[[int, int], None]) -> list[DeviceSession]:
+        """Sessions of all segments, as long as they and the cache of their layers fit. Raises CapacityError."""
+        config, sessions = self._config, list[DeviceSession]()
+        num_layers = config.last_layer - config.first_layer
+        layer_kv = kv_bytes_per_token(self._decoder, 1) * config.num_blocks * config.block_size
+        allowed, held = self._device.memory_bytes, 0
+        for index, graph in enumerate(graphs):
+            held += graph.builder.weight_bytes + (layer_kv if index < num_layers else 0)
+            if allowed is not None and held > allowed:
+                raise CapacityError(self._too_small(held, graphs, index, layer_kv))
+            model = graph.builder.serialize()
+            self.weight_bytes += graph.builder.weight_bytes
+            graph.builder.clear()
+            try:
+                sessions.append(DeviceSession(graph.name, model, self._device))
+            except CapacityError as error:
+                raise CapacityError(f"{error}; {_way_out(index, num_layers)}") from error
+            report(index + 1, num_layers + 1)
+        return sessions
+
+    def _too_small(self, held: int, rest: Iterator[SegmentGraph], num_fitting: int, layer_kv: int) -> str:
+        """`held`: bytes of the first `num_fitting` segments and one more."""
+        num_layers = self._config.last_layer - self._config.first_layer
+        for index, graph in enumerate(rest, num_fitting + 1):
+            held += graph.builder.weight_bytes + (layer_kv if index < num_layers else 0)
+            graph.builder.clear()
+        return (
+            f"{self._device.name} may take {self._device.memory_bytes or 0:,} bytes, but layers "
+            f"{self._config.first_layer} to {self._config.last_layer - 1} take {held:,} with their KV cache; "
+            f"{_way_out(max(0, num_fitting - 1), num_layers)}"
+        )
+
+
+def _way_out(most: int, num_layers: int) -> str:
+    if not most:
+        return "not even one layer fits; take another device, or a smaller --kv-memory"
+    return f"{most} of these {num_layers} layers fit: --split pp={most}:{num_layers - most} with the rest elsewhere"
+
+
+def _array(value: ort.OrtValue | Array) -> F32:
+    return value if isinstance(value, np.ndarray) else value.numpy()

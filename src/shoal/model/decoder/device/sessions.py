@@ -1,0 +1,86 @@
+"""Sessions of a decoder's graphs on one device; what they hand to each other stays in its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime as ort
+
+from shoal.arrays import Array
+from shoal.core.plan.devices.providers import PROVIDERS
+from shoal.errors import CapacityError, ModelLoadError
+from shoal.model.device.failures import device_loss, is_out_of_memory
+from shoal.model.device.opening import check_nodes
+from shoal.model.runtime_sessions import session_options, start_session
+from shoal.protocol.device_config import DeviceConfig
+
+_PROCESSOR = "cpu"
+
+
+class DeviceSession:
+    """One graph."""
+
+    def __init__(self, name: str, model: bytes, device: DeviceConfig, *, computes: bool = True) -> None:
+        """Load it.
+
+        Args:
+            name: for messages.
+            model: the graph.
+            device: to compute on.
+            computes: whether there is something to compute, which the device must be able to do.
+
+        Raises:
+            ConfigError: the device is not at hand.
+            CapacityError: its memory does not hold the graph's weights.
+            ModelLoadError: ONNX Runtime refuses the graph.
+        """
+        self._device = device
+        self._memory = PROVIDERS[device.provider].binding
+        try:
+            self._session = start_session(model, session_options(), device)
+        except (CapacityError, ModelLoadError):
+            raise
+        except Exception as error:  # ONNX Runtime raises a class of its own per status code
+            kind = CapacityError if is_out_of_memory(error) else ModelLoadError
+            if isinstance(error, ValueError | RuntimeError) or type(error).__module__.startswith("onnxruntime"):
+                raise kind(f"{name} on {device.name}: {' '.join(str(error).split())[:300]}") from error
+            raise
+        self.note = check_nodes(self._session, device) if computes else None
+        """what a user should know of how it is computed; None: nothing"""
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def run(
+        self,
+        values: Mapping[str, ort.OrtValue | Array],
+        *,
+        fetched: tuple[str, ...] = (),
+        into: Mapping[str, ort.OrtValue] | None = None,
+    ) -> dict[str, ort.OrtValue]:
+        """Every output.
+
+        Args:
+            values: of the inputs, and perhaps others; arrays are brought to the device.
+            fetched: outputs that are wanted in the processor's memory.
+            into: values whose memory outputs are to be written to.
+
+        Raises:
+            DeviceLost: the device is full, or gone.
+        """
+        binding = self._session.io_binding()
+        for name in self.inputs:
+            value = values[name]
+            if isinstance(value, np.ndarray):
+                value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            if into is not None and name in into:
+                binding.bind_ortvalue_output(name, into[name])
+            else:
+                binding.bind_output(name, _PROCESSOR if name in fetched else self._memory)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise device_loss(error, self._device) or error from error
+        return dict(zip(self.outputs, binding.get_outputs(), strict=True))

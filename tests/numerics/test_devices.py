@@ -1,0 +1,129 @@
+"""Decoder stages as a device computes them: against the stages of processors, family by family.
+
+The device's graphs run on ONNX Runtime's processor provider here; tests/launch/language/test_devices.py runs them on
+devices. TOLERANCE: of the largest logit, as in families/test_families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shoal.errors import CapacityError, ConfigError, DeviceLost
+from shoal.model.decoder.device import sessions
+from shoal.model.decoder.device.attention_graph import gather_graph
+from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder.stage import Stage
+from shoal.model.runtime_sessions import start_session
+from shoal.model.weights import WeightSource
+from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.stage_config import ShardPart
+from tests.model.dense_families import DENSE_FAMILIES
+from tests.numerics.conftest import MakeSource
+from tests.numerics.engines import (
+    PipelineExecutor,
+    continuations,
+    make_engine,
+    make_executor,
+    random_tokens,
+    stage_config,
+    text_logits,
+)
+
+TEXT = random_tokens(70)
+TOLERANCE = 1e-4
+NUM_OUTPUT = 64
+DEVICE = DeviceConfig(provider="openvino")
+FAMILIES = ["llama", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_oss", "qwen3", "qwen3_moe", *DENSE_FAMILIES]
+
+
+@pytest.fixture(autouse=True)
+def _on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "start_session", lambda model, options, device: start_session(model, options))
+    monkeypatch.setattr(sessions, "check_nodes", lambda session, device: None)
+
+
+def on_device(source: WeightSource, *, cuts: Sequence[int] = (), device: DeviceConfig = DEVICE) -> PipelineExecutor:
+    """Stages that begin at layer 0 and at every one of `cuts`, on processor and device by turns, the device last."""
+    bounds = (0, *cuts, source.config.num_layers)
+    spans = [replace(stage_config(source), first_layer=first, last_layer=last) for first, last in pairwise(bounds)]
+    devices = [device if (len(spans) - index) % 2 else None for index in range(len(spans))]
+    forms = [ForcedForm(device=one) for one in devices]
+    return PipelineExecutor([Stage(source, span, form=form) for span, form in zip(spans, forms, strict=True)])
+
+
+def assert_close(got: np.ndarray, want: np.ndarray) -> None:
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * float(np.abs(want).max()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.sample(every=3)
+def test_a_family_says_what_it_says_on_processors(family: str, tiny_source: MakeSource) -> None:
+    """In chunks and from cached blocks, several sequences at once."""
+    source = tiny_source(family)
+    texts = [TEXT, random_tokens(9, seed=1), random_tokens(33, seed=2)]
+    processor, device = make_executor(source), on_device(source)
+    for got, want in zip(*(text_logits(make_engine(one), texts) for one in (device, processor)), strict=True):
+        assert_close(got, want)
+    engine = make_engine(device, prefill_chunk_tokens=23)
+    answers = continuations(engine, texts, max_tokens=NUM_OUTPUT)
+    assert continuations(engine, texts, max_tokens=NUM_OUTPUT) == answers
+    assert engine.stats().prefix_hit_tokens >= 48
+    assert answers == continuations(make_engine(processor), texts, max_tokens=NUM_OUTPUT)
+
+
+@pytest.mark.parametrize("cuts", [(2,), (1, 3)])
+def test_pipelines_over_both_compose_to_the_whole(cuts: tuple[int, ...], tiny_source: MakeSource) -> None:
+    source = tiny_source("llama")
+    (want,) = text_logits(make_engine(make_executor(source)), [TEXT])
+    (got,) = text_logits(make_engine(on_device(source, cuts=cuts)), [TEXT])
+    assert_close(got, want)
+
+
+def test_a_device_that_is_too_small_says_how_many_layers_it_would_hold(tiny_source: MakeSource) -> None:
+    source = tiny_source("llama")
+    needed = "layers 0 to 3 take ([0-9,]+) with their KV cache"
+    with pytest.raises(CapacityError, match=needed) as nothing:
+        on_device(source, device=replace(DEVICE, memory_bytes=1000))
+    assert "not even one layer fits" in str(nothing.value)
+    with pytest.raises(CapacityError, match=r"2 of these 4 layers fit: --split pp=2:2"):
+        on_device(source, device=replace(DEVICE, memory_bytes=2_400_000))
+
+
+def test_a_device_that_is_full_says_so_too(tiny_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+
+    def fill(model: Any, options: Any, device: Any) -> Any:
+        loaded.append(model)
+        if len(loaded) > 3:
+            raise RuntimeError("CUDA failure 2: out of memory")
+        return start_session(model, options)
+
+    monkeypatch.setattr(sessions, "start_session", fill)
+    with pytest.raises(CapacityError, match=r"out of memory; 3 of these 4 layers fit: --split pp=3:1"):
+        on_device(tiny_source("llama"))
+
+
+def test_a_device_that_is_lost_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = sessions.DeviceSession("gather", gather_graph(2), DEVICE)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: device lost")
+
+    monkeypatch.setattr(session._session, "run_with_iobinding", fail)
+    with pytest.raises(DeviceLost, match="openvino:0 is gone"):
+        session.run({"x": np.zeros((1, 2), np.float32), "rows": np.zeros(1, np.int64)})
+
+
+def test_what_has_no_graph_is_refused(tiny_source: MakeSource) -> None:
+    source = tiny_source("llama")
+    part = ShardPart(kv_heads=(0, 1), columns=(0, 64), vocabulary=(0, 160))
+    with pytest.raises(ConfigError, match="takes whole stages: split with pp and dp"):
+        Stage(source, replace(stage_config(source), part=part), form=ForcedForm(device=DEVICE))
+    with pytest.raises(ConfigError, match="recurrent layers, without an ONNX form: leave --device out"):
+        on_device(tiny_source("lfm2"))
