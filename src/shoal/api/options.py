@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict
 
-from shoal.config import LaunchConfig, PlanningConfig, parse_size
+from shoal.config import DevicesConfig, LaunchConfig, PlanningConfig, parse_size
 from shoal.errors import ConfigError, InvalidRequest
 
 
@@ -34,6 +34,15 @@ class LaunchOptions(TypedDict, total=False):
     """pack weights anew and keep none under ~/.cache/shoal"""
     threads: int | None
     """compute threads of a worker; None shares the machine's cores evenly"""
+    device: str | None
+    """what workers compute on: `cpu`, `gpu`, a provider such as `webgpu` or `cuda:1`, or one for each worker, as in
+    `cpu,webgpu`; None: `cpu`"""
+    provider_option: Sequence[str] | None
+    """`KEY=VALUE` for the provider of the device"""
+    device_memory: str | int | None
+    """that a worker may take of its device: bytes, or a text such as `4G`; None: all there is"""
+    worker_python: Sequence[str] | None
+    """`PATH` of the Python that runs workers on devices, or `PROVIDER=PATH` for those of one provider"""
     max_seqs: int
     """sequences of one replica that may run at once; 32 by default"""
     kv_memory: str | int | None
@@ -105,11 +114,23 @@ def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = T
         merged_adapter=None if merged is None else str(merged),
         keep_weights=not given.get("no_weight_cache", False),
         threads=given.get("threads"),
+        devices=devices_config(given),
         max_seqs=max_seqs,
         kv_memory_bytes=None if kv_memory is None else parse_size(kv_memory, "kv_memory"),
         max_context=given.get("max_context"),
         routing=given.get("routing", "earliest-finish"),
         replans=given.get("replan", False),
+    )
+
+
+def devices_config(given: Mapping[str, Any]) -> DevicesConfig:
+    """What options named `device`, `provider_option`, `device_memory` and `worker_python` say. Raises ConfigError."""
+    names, memory = given.get("device"), given.get("device_memory")
+    return DevicesConfig(
+        names=() if names is None else tuple(names.split(",")),
+        options=tuple(given.get("provider_option") or ()),
+        memory_bytes=None if memory is None else parse_size(memory, "--device-memory"),
+        pythons=tuple(given.get("worker_python") or ()),
     )
 
 

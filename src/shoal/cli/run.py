@@ -176,7 +176,7 @@ def run(
 
         run_graph(graph_config(context, model), inputs=inputs, output=output, as_json=json)
         return
-    options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
+    options.refuse(context, _GRAPH_ONLY, "a language model")
     if chat and (prompt is not None or json):
         raise ConfigError("--chat is a conversation on the terminal; it goes with neither --prompt nor --json")
     if not 0.0 < top_p <= 1.0:

@@ -303,7 +303,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         serve_command.load_and_serve(context, models, server)
         return
     if len(models) > 1:
-        options.refuse(context, _GRAPH_ONLY, "language models")
+        options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "several language models")
         if any(is_graph(model) or is_chain(model) for model in models):
             raise ConfigError(
                 "one server serves language models, or ONNX graphs and chains of them: start one for each"
@@ -313,7 +313,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         serve_several.load_and_serve(context, models, server)
         return
     options.refuse(context, _SEVERAL_ONLY, "one model")
-    options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
+    options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.cli.language.serve import load_and_serve
 
     load_and_serve(context, models[0], server)

@@ -58,7 +58,7 @@ def verify(
 
         found = verify_graph(graph_config(context, model), inputs=inputs, quiet=json)
     else:
-        options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
+        options.refuse(context, _GRAPH_ONLY, "a language model")
         from shoal.cli.language.launch_config import language_config
         from shoal.cli.language.verify import verify_language
 

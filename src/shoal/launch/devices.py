@@ -20,7 +20,9 @@ def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
         ConfigError: `auto`, which goes with `--split auto`, or what makes no sense.
     """
     if [name.strip().lower() for name in config.names] == [AUTO]:
-        raise ConfigError("--device auto goes with --split auto; beside a split, name the device of each worker")
+        raise ConfigError(
+            "--device auto goes with --split auto of an ONNX graph; otherwise name the device of each worker"
+        )
     return chosen_devices(config, partial(_find_gpu, config))
 
 

@@ -36,7 +36,7 @@ def launch(
     """
     plan = planned.plan
     progress = LoadProgress(plan, on_progress or (lambda done, total: None))
-    is_plain = not any(shard.cpu_quota or shard.machine for shard in plan.shards)
+    is_plain = not any(shard.cpu_quota or shard.machine or shard.device for shard in plan.shards)
     if plan.num_workers == 1 and planned.in_process and is_plain and launcher is None:
         return _launch_here(planned, progress)
     from shoal.launch.worker_launch import launch_workers  # and all that looks after them

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shoal.comm.groups.switch import measure_switch
@@ -68,7 +69,7 @@ class DecoderRunner:
                 on_progress,
                 group=self._group if load.num_shards > 1 else None,
                 kept=kept_for(load),
-                form=ForcedForm.of(os.environ),
+                form=replace(ForcedForm.of(os.environ), device=load.device),
                 adapters=load.adapters,
             )
 
@@ -80,7 +81,7 @@ class DecoderRunner:
     @property
     def note(self) -> str | None:
         """See `Runner.note`."""
-        return None
+        return self._stage.note
 
     def join(self, wire: Wire, connector: Connector) -> float:
         """See `Runner.join`."""

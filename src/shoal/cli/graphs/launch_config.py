@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import typer
 
+from shoal.api.options import devices_config
 from shoal.cli.shared import options
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.errors import ConfigError
@@ -40,7 +41,7 @@ def graph_config(
             cluster=options.text(said.get("cluster")),
             refresh=said.get("refresh", False),
         ),
-        devices=options.devices_config(said),
+        devices=devices_config(said),
         threads=said.get("threads"),
         batch_dims=batch.dims,
         is_batched=batch.is_batched,

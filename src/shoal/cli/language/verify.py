@@ -8,7 +8,7 @@ from shoal.bench.generation import FinishedRequest
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.shared.agreement import Agreement
 from shoal.cli.show.output import progress_bar
-from shoal.config import LaunchConfig, PlanningConfig
+from shoal.config import DevicesConfig, LaunchConfig, PlanningConfig
 from shoal.launch.language.planning import PlannedModel, compute_exactly, plan_model
 from shoal.planner.files.plan_data import plan_dict
 from shoal.verify.language import (
@@ -42,7 +42,8 @@ def verify_language(config: LaunchConfig, *, output_tokens: int, quiet: bool) ->
     """
     planned = plan_for(config, quiet=quiet, way_out="")
     is_sharded = any(len(stage.shards) > 1 for replica in planned.plan.replicas for stage in replica.stages)
-    planned = compute_exactly(planned) if is_sharded else planned
+    has_devices = any(shard.device is not None for shard in planned.plan.shards)  # which never round activations
+    planned = compute_exactly(planned) if is_sharded or has_devices else planned
     split_results, chosen = _answers(planned, output_tokens, quiet=quiet)
     whole = replace(
         config,
@@ -50,7 +51,8 @@ def verify_language(config: LaunchConfig, *, output_tokens: int, quiet: bool) ->
         plan_file=None,
         planning=PlanningConfig(),
         threads=planned.plan.replicas[0].shards[0].threads,  # a process that computes keeps its number of threads
-        exact_activations=is_sharded,
+        exact_activations=is_sharded or has_devices,
+        devices=DevicesConfig(),
     )
     whole_results, _ = _answers(plan_model(whole), output_tokens, quiet=quiet)
     tolerance = EXACT_TOLERANCE if is_sharded else LOGIT_TOLERANCE[config.precision]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from shoal.config import DevicesConfig, parse_size
+from shoal.config import parse_size
 from shoal.errors import ConfigError
 
 LANGUAGE = "Language models"
@@ -272,17 +272,6 @@ def are_exact(activations: str) -> bool:
 def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
     """`512M` as a number of bytes; None stays None. Raises ConfigError, naming the option."""
     return None if text is None else parse_size(text, option)
-
-
-def devices_config(said: Mapping[str, Any]) -> DevicesConfig:
-    """What the options of a command say of devices. Raises ConfigError."""
-    names = said.get("device")
-    return DevicesConfig(
-        names=() if names is None else tuple(names.split(",")),
-        options=tuple(said.get("provider_option") or ()),
-        memory_bytes=parse_bytes(said.get("device_memory"), "--device-memory"),
-        pythons=tuple(said.get("worker_python") or ()),
-    )
 
 
 def text(path: Path | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Protocol
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import Block, Plan, held_bytes
 from shoal.core.plan.state_room import num_state_slots
+from shoal.errors import ConfigError
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
@@ -18,6 +19,7 @@ from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
 from shoal.planner.split.split_spec import SplitSpec
+from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.stage_config import BLOCK_SIZE, ShardPart
 
 
@@ -91,3 +93,27 @@ def _memory_of(machines: RoomForWorkers, spec: SplitSpec) -> int:
 def _kv_bytes_per_token(shards: Sequence[Sequence[Block]]) -> int:
     """Bytes of KV cache that a token of context takes in one replica."""
     return sum(block.kv_bytes_per_token for blocks in shards for block in blocks)
+
+
+def spec_for_devices(
+    config: LaunchConfig, spec: SplitSpec | None, devices: Sequence[DeviceConfig | None]
+) -> SplitSpec | None:
+    """The split to spell out, where devices are named: one device without a split has the whole model.
+
+    Args:
+        config: what the user asked for.
+        spec: that was said; None: `auto`, or a stored plan.
+        devices: that were named, one for all workers or one for each; empty: none.
+
+    Raises:
+        ConfigError: several are named for `auto`, or beside a stored plan.
+    """
+    if spec is not None or not devices:
+        return spec
+    if config.plan_file is not None:
+        raise ConfigError(f"{config.plan_file} says the devices; leave --device and what goes with it out")
+    if len(devices) == 1:
+        return SplitSpec() if devices[0] is not None else None
+    raise ConfigError(
+        "--device names several devices, but not which layers each has: say --split pp=N:M, or dp=2 for whole copies"
+    )

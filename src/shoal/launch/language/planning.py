@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.config import LaunchConfig
+from shoal.core.plan.devices.workers import deal_devices
 from shoal.core.plan.language import Plan
+from shoal.core.plan.rebuilding import with_placements
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
-from shoal.launch.language.by_hand import plan_by_hand
+from shoal.launch.devices import devices_by_hand
+from shoal.launch.language.by_hand import plan_by_hand, spec_for_devices
 from shoal.launch.language.graph_spec import check_plannable, graph_spec
 from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
@@ -86,6 +89,8 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         config = replace(config, keep_weights=False)  # what is kept belongs to the model's own files
     planning = config.planning
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
+    devices = devices_by_hand(config.devices)
+    spec = spec_for_devices(config, spec, devices)
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
     adapters = find_adapters(config)
@@ -108,6 +113,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         plan = auto.plan
     else:
         plan = plan_by_hand(config, spec, model, precision, machines)
+        plan = with_placements(plan, deal_devices(plan.shards, devices, config.devices))
     plan = replace(plan, shape=model.shape, has_memories=model.config.encoder is not None)
     if plan.has_memories and any(len(stage.shards) > 1 for one in plan.replicas for stage in one.stages):
         raise ConfigError("a model with an encoder is not cut into shards: split it with dp and pp")

@@ -81,7 +81,7 @@ PROVIDERS: Mapping[str, Provider] = {
         build="onnxruntime-openvino",
         kind="cpu",
         plugin_options=(
-            ("load_config", '{"CPU":{"INFERENCE_PRECISION_HINT":"f32"}}'),
+            ("load_config", '{"CPU":{"INFERENCE_PRECISION_HINT":"f32","DYNAMIC_QUANTIZATION_GROUP_SIZE":"0"}}'),
         ),  # else 16 bits where it has them
     ),
 }

@@ -1,0 +1,129 @@
+"""Language models whose stages are on devices: OpenVINO on processors, WebGPU in software, beside plain processors."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+import shoal
+from shoal.config import DevicesConfig, LaunchConfig
+from shoal.errors import CapacityError, ConfigError
+from shoal.launch.language.by_hand import spec_for_devices
+from shoal.launch.language.planning import plan_model
+from shoal.planner.split.split_spec import SplitSpec
+from shoal.protocol.device_config import DeviceConfig
+from tests.model.language_graph.graph_files import GENAI, MERGED, NUM_TOKENS, answers_of_transformers, prompts
+from tests.model.tiny_models import make_tiny_model
+from tests.numerics.engines import random_tokens
+
+PROMPTS = [random_tokens(length, seed=length) for length in (40, 7, 21)]
+NUM_OUTPUT = 64
+GPU = DeviceConfig(provider="cuda")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> list[list[int]]:
+    with shoal.LLM(model, split="1", precision="fp32") as llm:
+        return answers(llm)
+
+
+def answers(llm: shoal.LLM, max_tokens: int = NUM_OUTPUT) -> list[list[int]]:
+    outputs = llm.generate(PROMPTS, max_tokens=max_tokens, temperature=0, ignore_eos=True)
+    return [[*output.token_ids] for output in outputs]
+
+
+@pytest.mark.parametrize(
+    ("split", "device"),
+    [("1", "openvino"), ("pp=2", "cpu,openvino"), ("pp=3:1", "openvino,cpu"), ("dp=2", "cpu,openvino")],
+)
+def test_greedy_tokens_are_those_of_a_processor(
+    split: str, device: str, model: Path, expected: list[list[int]], openvino_python: str
+) -> None:
+    options = {"split": split, "device": device, "worker_python": [openvino_python], "precision": "fp32"}
+    with shoal.LLM(model, **options) as llm:  # type: ignore[arg-type]
+        assert [shard.device and shard.device.provider for shard in llm.plan.shards].count("openvino") == 1
+        assert answers(llm) == expected
+
+
+def test_a_gpu_in_software_has_the_last_layers(model: Path, expected: list[list[int]], webgpu_python: str) -> None:
+    options = {"split": "pp=3:1", "device": "cpu,webgpu", "worker_python": [webgpu_python], "precision": "fp32"}
+    with shoal.LLM(model, **options) as llm:  # type: ignore[arg-type]
+        assert answers(llm, max_tokens=3) == [tokens[:3] for tokens in expected]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_answer_goes_on_when_the_devices_worker_dies_or_hangs(
+    stop: signal.Signals, model: Path, expected: list[list[int]], openvino_python: str
+) -> None:
+    options = {"split": "pp=2", "device": "cpu,openvino", "worker_python": [openvino_python], "precision": "fp32"}
+    with shoal.LLM(model, **options) as llm:  # type: ignore[arg-type]
+        whole = llm.generate(PROMPTS[0], max_tokens=NUM_OUTPUT, temperature=0, ignore_eos=True).text
+        pieces: list[str] = []
+        for piece in llm.stream(PROMPTS[0], max_tokens=NUM_OUTPUT, temperature=0, ignore_eos=True):
+            if not pieces:
+                os.kill(worker_of(openvino_python), stop)
+            pieces.append(piece)
+        assert "".join(pieces) == whole
+
+
+def worker_of(python: str) -> int:
+    """The process id of the only worker that another Python runs."""
+    (worker,) = [one for one in psutil.Process().children() if one.cmdline()[:1] == [python]]
+    return worker.pid
+
+
+def test_too_little_memory_names_the_bytes_and_the_layers(model: Path, openvino_python: str) -> None:
+    options = {"split": "1", "device": "openvino", "worker_python": [openvino_python], "precision": "fp32"}
+    with pytest.raises(CapacityError, match=r"may take 1,258,291 bytes, but layers 0 to 3 take [0-9,]+ with their KV"):
+        shoal.LLM(model, **options, device_memory="1.2M")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"split": "auto", "names": ("cpu", "cuda")}, "say --split pp=N:M"),
+        ({"split": "auto", "names": ("auto",)}, "--device auto goes with --split auto of an ONNX graph"),
+        ({"split": "pp=2", "names": ("cuda", "cpu", "cpu")}, "names 3 devices for 2 workers"),
+        ({"split": "tp=2", "names": ("cuda",)}, "takes whole stages: split with pp and dp"),
+        ({"split": "1", "names": ("cuda",)}, "has no CUDAExecutionProvider"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], complaint: str, model: Path) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        shoal.LLM(model, split=settings["split"], device=",".join(settings["names"]))  # type: ignore[arg-type]
+
+
+def test_one_device_without_a_split_has_the_whole_model() -> None:
+    config = LaunchConfig(model="m", split="auto")
+    assert spec_for_devices(config, None, (GPU,)) == SplitSpec()
+    assert spec_for_devices(config, None, (None,)) is None
+    assert spec_for_devices(config, None, ()) is None
+    stored = LaunchConfig(model="m", plan_file="plan.yaml", devices=DevicesConfig(names=("cuda",)))
+    with pytest.raises(ConfigError, match=r"plan\.yaml says the devices"):
+        spec_for_devices(stored, None, (GPU,))
+
+
+def test_plans_hold_devices(model: Path) -> None:
+    devices = DevicesConfig(names=("cpu", "cuda:1"), options=("a=b",), pythons=("/p",))
+    plan = plan_model(LaunchConfig(model=str(model), split="pp=2", devices=devices)).plan
+    found = [(shard.device and (shard.device.name, shard.device.options), shard.python) for shard in plan.shards]
+    assert found == [(None, None), (("cuda:1", (("a", "b"),)), "/p")]
+
+
+@pytest.mark.parametrize(("folder", "checkpoint"), [(GENAI, "qwen2"), (MERGED, "llama")])
+def test_exported_graphs_with_caches_are_computed_there_too(
+    folder: Path, checkpoint: str, openvino_python: str
+) -> None:
+    with shoal.LLM(folder, device="openvino", worker_python=[openvino_python], threads=1) as llm:
+        assert llm.plan.shards[0].device is not None
+        found = llm.generate(prompts(), max_tokens=NUM_TOKENS, temperature=0, ignore_eos=True)
+    assert [list(one.token_ids) for one in found] == answers_of_transformers(checkpoint)
