@@ -107,6 +107,10 @@ class DeviceLayers:
         self._end = values if self._head is not None else {}
         return x_TD if self._head is not None else _array(values["x"])
 
+    def remember(self, slot: int, memory_PD: F32) -> None:
+        """See `StageLayers`. Never called: models with an encoder are not computed in this form."""
+        raise NotImplementedError
+
     def logits(self, rows: Sequence[int]) -> F32:
         """See `StageLayers`."""
         return self._of_rows(rows, "logits")
