@@ -124,6 +124,8 @@ class SpeedMeter:
         self._lone_s: deque[float] = deque(maxlen=_RECENT_LONE_STEPS)
         """between sending and answer, without the stages' computing, of steps that were alone"""
         self._answered_s = 0.0
+        self._known: dict[bool, ReplicaSpeed | None] = {}
+        """what `speed` has found since the latest answer, by whether that is long ago"""
 
     @property
     def is_slow(self) -> bool:
@@ -156,6 +158,7 @@ class SpeedMeter:
         if sent is None:
             return []
         self._answered_s = now_s
+        self._known.clear()
         round_trip_s = now_s - sent.sent_s
         seconds = result.compute_s or ((round_trip_s,) if sent.is_alone else ())
         if not seconds:
@@ -178,9 +181,14 @@ class SpeedMeter:
         Steps of a pipeline overlap: prompts go through at the pace of its slowest stage, and a sequence gets a token
         each time that a step with its share of all rows has been through every stage.
         """
+        is_stale = now_s - self._answered_s > _FRESH_S
+        if is_stale not in self._known:
+            self._known[is_stale] = self._find_speed(is_stale=is_stale)
+        return self._known[is_stale]
+
+    def _find_speed(self, *, is_stale: bool) -> ReplicaSpeed | None:
         if not self._stages or not (self._is_predicted or all(stage.has_prompts for stage in self._stages)):
             return None
-        is_stale = now_s - self._answered_s > _FRESH_S
         scales = [stage.correction(is_stale=is_stale) for stage in self._stages]
         pairs = list(zip(self._stages, scales, strict=True))
         prompts, outputs = self._prompts or (_TYPICAL_PROMPTS,), self._outputs or (_TYPICAL_OUTPUTS,)
