@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shoal.errors import ConfigError
-from shoal.planner.split.cores import deal_cores
+from shoal.planner.split.cores import cores_by_node, deal_cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,21 @@ def even_layout(cores: Sequence[int], num_workers: int) -> tuple[Slot, ...]:
     return tuple(Slot(cores=own) for own in pinned)
 
 
-def local_layouts(cores: Sequence[int]) -> tuple[tuple[Slot, ...], ...]:
-    """1, 2, 4, ... workers, and as many as there are cores."""
-    counts = [1 << power for power in range(len(cores).bit_length()) if 1 << power < len(cores)]
-    return tuple(even_layout(cores, count) for count in (*counts, len(cores)))
+def local_layouts(cores: Sequence[int], nodes: Iterable[Sequence[int]] = ()) -> tuple[tuple[Slot, ...], ...]:
+    """1, 2, 4, ... workers, and as many as there are cores; on every NUMA node, where there are several: no worker has
+    cores of two, since all that it reads would come half from far away.
+
+    Args:
+        cores: CPU ids to use, ascending.
+        nodes: CPU ids of each node.
+    """
+    groups = cores_by_node(cores, nodes)
+    most = max(map(len, groups))
+    counts = [1 << power for power in range(most.bit_length()) if 1 << power < most]
+    return tuple(
+        tuple(slot for group in groups for slot in even_layout(group, min(count, len(group))))
+        for count in (*counts, most)
+    )
 
 
 def kinds_of(slots: Sequence[Slot]) -> list[Slot]:

@@ -33,6 +33,7 @@ from shoal.protocol.messages import (
     Wired,
 )
 from shoal.worker.links import Connector
+from shoal.worker.memory_nodes import prefer_near_memory
 from shoal.worker.runner import OnProgress, Runner, Work
 
 _IDLE_WAIT_S = 30.0
@@ -69,6 +70,7 @@ class WorkerLife:
             raise RemoteProtocolError(f"head speaks protocol {load.version}, this worker {PROTOCOL_VERSION}")
         if load.cores:
             os.sched_setaffinity(0, load.cores)
+            prefer_near_memory(load.cores)
         started_s = time.perf_counter()
         runner = self._runner = _make_runner(load, self._control, self._note)
         load_s = time.perf_counter() - started_s

@@ -10,7 +10,8 @@ import pytest
 from shoal.errors import ConfigError
 from shoal.measure.devices.discovery import find_all_devices, find_devices, find_gpu
 from shoal.measure.devices.hardware import find_hardware, parse_nvidia
-from shoal.measure.devices.processor import find_processor, parse_cpu_list
+from shoal.measure.devices.processor import find_processor
+from shoal.worker.memory_nodes import parse_cpu_list
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

@@ -37,10 +37,11 @@ from shoal.planner.graph_choice.choice import GraphSplit
 from shoal.planner.graph_cut import cut_stages
 from shoal.planner.memory.fit import format_bytes
 from shoal.planner.memory.graph_fit import check_copies, num_affordable
-from shoal.planner.split.cores import deal_cores
+from shoal.planner.split.cores import cores_by_node, deal_cores
 from shoal.planner.split.machine_places import place_on_machines
 from shoal.planner.split.split_spec import AUTO, SplitSpec, parse_split
 from shoal.router.graph_executor import Tensors
+from shoal.worker.memory_nodes import node_cpus
 
 Progress = Callable[[str], None]
 MakeMeasurer = Callable[[GraphFile, Tensors, Sequence[int], GraphStage | None], GraphMeasurer]
@@ -115,7 +116,9 @@ class _Planning:
         self, config: GraphLaunchConfig, graph: GraphFile, given: Tensors | None, machines: Machines | None
     ) -> None:
         self._config, self._graph, self._given, self._machines = config, graph, given, machines
-        self._cores = tuple(sorted(os.sched_getaffinity(0)))
+        cores = sorted(os.sched_getaffinity(0))
+        self._cores = tuple(core for group in cores_by_node(cores, node_cpus().values()) for core in group)
+        """node by node, so that as many workers as nodes have a node each"""
 
     def by_hand(self, spec: SplitSpec) -> PlannedGraph:
         """A split that the user has said."""

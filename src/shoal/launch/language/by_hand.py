@@ -15,12 +15,14 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.memory.plan_memory import default_kv_bytes, default_kv_tokens
+from shoal.planner.split.cores import cores_by_node
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
 from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.stage_config import BLOCK_SIZE, ShardPart
+from shoal.worker.memory_nodes import node_cpus
 
 
 class RoomForWorkers(Protocol):
@@ -75,7 +77,7 @@ def plan_by_hand(
         spec=spec,
         precision=precision,
         threads=config.threads,
-        cores=sorted(os.sched_getaffinity(0)),
+        cores=_cores(),
         kv_memory_bytes=kv_memory_bytes,
         block_size=BLOCK_SIZE,
         max_context=max_context,
@@ -93,6 +95,12 @@ def _memory_of(machines: RoomForWorkers, spec: SplitSpec) -> int:
 def _kv_bytes_per_token(shards: Sequence[Sequence[Block]]) -> int:
     """Bytes of KV cache that a token of context takes in one replica."""
     return sum(block.kv_bytes_per_token for blocks in shards for block in blocks)
+
+
+def _cores() -> list[int]:
+    """CPU ids to use, NUMA node by node: as many workers as nodes have a node each."""
+    cores = sorted(os.sched_getaffinity(0))
+    return [core for group in cores_by_node(cores, node_cpus().values()) for core in group]
 
 
 def spec_for_devices(

@@ -12,7 +12,7 @@ from shoal.errors import ConfigError
 from shoal.launch.cluster_places import places_of, read_cluster_file
 from shoal.machines.machines import Machines
 from shoal.machines.opening import RAY
-from shoal.machines.placed_fleet import PlacedFleet
+from shoal.machines.placed_fleet import PlacedFleet, Places
 from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet
 from shoal.measure.language.model_times import num_parts
 from shoal.measure.language.timed_model import layer_weights
@@ -24,6 +24,7 @@ from shoal.model.weights import Precision
 from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, Rates
 from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
+from shoal.worker.memory_nodes import node_cpus
 
 _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
 """per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
@@ -71,7 +72,7 @@ def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring:
     cores = sorted(os.sched_getaffinity(0))
     threads = measuring.threads
     if threads is None:
-        layouts = local_layouts(cores)
+        layouts = local_layouts(cores, node_cpus().values())
     elif threads > len(cores):
         raise ConfigError(f"--threads is {threads}, but there are {len(cores)} cores")
     else:
@@ -86,10 +87,18 @@ def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring:
     def fleet_of(index: int, slots: Sequence[Slot]) -> PlacedFleet:
         steps.skip_to(sum(counts[:index]))
         fleet = measure_fleet(model, precisions, slots, replace(measuring, on_progress=steps.begin))
-        places = tuple(WorkerPlacement(threads=slot.threads, cores=slot.cores) for slot in slots)
-        return PlacedFleet(fleet=fleet, places=(places,))
+        return PlacedFleet(fleet=fleet, places=_places(slots))
 
     return [fleet_of(index, slots) for index, slots in enumerate(layouts)]
+
+
+def _places(slots: Sequence[Slot]) -> Places:
+    """Where workers sit, class by class."""
+    kinds = class_of_each(slots)
+    places = [WorkerPlacement(threads=slot.threads, cores=slot.cores) for slot in slots]
+    return tuple(
+        tuple(place for place, own in zip(places, kinds, strict=True) if own == kind) for kind in sorted(set(kinds))
+    )
 
 
 def fleet_from_file(

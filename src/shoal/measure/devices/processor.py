@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from shoal.core.plan.devices.description import NumaNode, Processor
+from shoal.worker.memory_nodes import node_cpus
 
 _SYSTEM = Path("/")
 _TELLING = (
@@ -42,23 +43,13 @@ def find_processor(system: Path = _SYSTEM, allowed: Collection[int] | None = Non
 def _nodes(system: Path, usable: Collection[int]) -> tuple[NumaNode, ...]:
     """Nodes with a usable core; one of everything where Linux tells of none."""
     found: list[NumaNode] = []
-    for folder in sorted((system / "sys/devices/system/node").glob("node[0-9]*"), key=lambda one: int(one.name[4:])):
-        cpus = tuple(cpu for cpu in parse_cpu_list(_read(folder / "cpulist")) if cpu in usable)
-        total = _TOTAL.search(_read(folder / "meminfo"))
-        if cpus:
-            memory_bytes = int(total[1]) << 10 if total else 0
-            found.append(NumaNode(number=int(folder.name[4:]), cpus=cpus, memory_bytes=memory_bytes))
+    folder = system / "sys/devices/system/node"
+    for number, near in node_cpus(folder).items():
+        total = _TOTAL.search(_read(folder / f"node{number}" / "meminfo"))
+        if cpus := tuple(cpu for cpu in near if cpu in usable):
+            found.append(NumaNode(number=number, cpus=cpus, memory_bytes=int(total[1]) << 10 if total else 0))
     whole = NumaNode(number=0, cpus=tuple(sorted(usable)), memory_bytes=psutil.virtual_memory().total)
     return tuple(found) or (whole,)
-
-
-def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """`0-2,5` as CPU ids. Source: the kernel's `Documentation/admin-guide/cputopology.rst`."""
-    cpus: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        cpus.extend(range(int(first), int(last or first) + 1))
-    return tuple(cpus)
 
 
 def _read(path: Path) -> str:

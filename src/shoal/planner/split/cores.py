@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shoal.errors import ConfigError
 
@@ -27,6 +27,18 @@ def deal_cores(cores: Sequence[int], num_workers: int, threads: int | None) -> t
     if num_workers * threads > len(cores):
         return threads, [()] * num_workers
     return threads, [tuple(cores[worker * threads : (worker + 1) * threads]) for worker in range(num_workers)]
+
+
+def cores_by_node(cores: Sequence[int], nodes: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """The cores of each NUMA node, node by node; all in one group where there is one node, or a core is in none.
+
+    Args:
+        cores: CPU ids to use, ascending.
+        nodes: CPU ids of each node.
+    """
+    groups = [tuple(core for core in cores if core in set(node)) for node in nodes]
+    groups = [group for group in groups if group]
+    return groups if len(groups) > 1 and sum(map(len, groups)) == len(cores) else [tuple(cores)]
 
 
 def thread_warnings(threads: Sequence[int], num_cores: int) -> list[str]:
