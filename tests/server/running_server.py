@@ -66,16 +66,17 @@ def run_server(
     strict_fields: bool = False,
     page: PageOptions | None = None,
     port: int = 0,
+    name: str = MODEL,
     adapters: Sequence[str] = (),
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
-    metrics = ServerMetrics(MODEL)
+    metrics = ServerMetrics(name)
     data_plane = DataPlane(engine, tokenizer, metrics=metrics, admission=admission, adapters=adapters)
     app = create_app(
         data_plane,
         metrics,
-        model_name=MODEL,
+        model_name=name,
         api_key=api_key,
         plan=lambda: PLAN,
         machines=machines,

@@ -13,7 +13,8 @@ import pytest
 from shoal.core.recovery.worker_life import Phase
 from tests.server.fakes import FakeEngine, ids
 from tests.server.oip.running import run_server as run_graph_server
-from tests.server.running_server import run_server
+from tests.server.running_server import MODEL, run_server
+from tests.server.switch.test_switch_app import KEY, SERVER_KEY, Models, switched
 from tests.server.web.plans import page as page_options
 from tests.web.conftest import axe_violations
 
@@ -273,3 +274,24 @@ def test_a_graph_is_tried_with_a_file_of_an_awkward_name(tab: Page, tmp_path: Pa
         tab.get_by_role("button", name="Run").click()
         tab.get_by_role("alert").get_by_text("<b>x.txt is no picture").wait_for()
     assert tab.evaluate("window.broken") is None
+
+
+def test_a_model_that_is_not_loaded_is_shown_and_a_chat_brings_it(tab: Page) -> None:
+    with (
+        run_server(saying("here"), api_key=SERVER_KEY) as first,
+        run_server(saying("there"), api_key=SERVER_KEY, name="other") as other,
+    ):
+        models = Models({MODEL: first.url, "other": other.url})
+        with switched(models, max_loaded=1, page=page_options()) as url:
+            tab.goto(url)
+            tab.get_by_label("Key").fill(KEY)
+            tab.keyboard.press("Enter")
+            tab.get_by_role("region", name="Model other").get_by_text("a call of it brings its workers").wait_for()
+            assert axe_violations(tab) == []
+            tab.get_by_role("link", name="Chat").click()
+            tab.get_by_role("button", name="New conversation").click()
+            tab.get_by_text(f"Settings: {MODEL}").click()
+            tab.get_by_role("combobox", name="model").select_option("other")
+            ask(tab, "where?")
+            tab.get_by_role("article", name="Answer", exact=True).get_by_text("there").wait_for()
+    assert models.started == [MODEL, "other"]

@@ -3,7 +3,7 @@ import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { complete, type Progress } from "./completion";
 import { begin, change, conversations, forget, openId, type Conversation, type Message, type Settings } from "./conversations";
-import { page, status } from "./live";
+import { models, page, unloaded } from "./live";
 import { Markdown } from "./markdown";
 import { lineOf, post } from "./server";
 import { LANGUAGE } from "./status";
@@ -23,8 +23,9 @@ interface Answer {
 const answering = signal<Answer | null>(null);
 const problem = signal("");
 
-function models(): string[] {
-  return status.value!.models.filter((model) => model.kind === LANGUAGE).map((model) => model.name);
+/** Names of the models that answer chats, also of those that a call brings back. */
+function languageModels(): string[] {
+  return [...models.value, ...unloaded.value].filter((model) => model.kind === LANGUAGE).map((model) => model.name);
 }
 
 export function Chat() {
@@ -33,7 +34,7 @@ export function Chat() {
     <div class="chat">
       <h2>Chat</h2>
       <aside aria-label="Conversations">
-        <button onClick={() => begin(models()[0]!)}>New conversation</button>
+        <button onClick={() => begin(languageModels()[0]!)}>New conversation</button>
         <ul>
           {conversations.value.map((one) => (
             <li key={one.id}>
@@ -102,7 +103,7 @@ function SettingsForm({ conversation }: { conversation: Conversation }) {
         <label>
           model
           <select value={settings.model} onChange={(event) => set({ model: event.currentTarget.value })}>
-            {[...new Set([settings.model, ...models()])].map((name) => (
+            {[...new Set([settings.model, ...languageModels()])].map((name) => (
               <option key={name}>{name}</option>
             ))}
           </select>
@@ -183,7 +184,7 @@ function Demo() {
   const told = useSignal("");
   if (!page.value?.is_demo) return null;
   async function kill(): Promise<void> {
-    const candidates = status.value!.models.flatMap((model) =>
+    const candidates = models.value.flatMap((model) =>
       model.plan.workers
         .filter((worker) => model.kind === LANGUAGE && model.replicas[worker.replica]?.state === "serving")
         .map((worker) => ({ model, worker })),
@@ -215,7 +216,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
     const content = text.value.trim();
     if (!content || answering.value !== null) return;
     text.value = "";
-    void answer(conversation?.id ?? begin(models()[0]!), content);
+    void answer(conversation?.id ?? begin(languageModels()[0]!), content);
   }
   function onKeyDown(event: KeyboardEvent): void {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

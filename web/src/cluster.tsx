@@ -1,6 +1,6 @@
 /** Machines, workers and the links between them, as they are now. */
 import { useSignal } from "@preact/signals";
-import { isSlow, page, rates, shares, status } from "./live";
+import { isSlow, models, page, rates, shares, unloaded } from "./live";
 import { lineOf, post } from "./server";
 import { LANGUAGE, holdings, nameOf, type Link, type Model, type Replica, type Worker } from "./status";
 import { tellStory } from "./story";
@@ -13,9 +13,17 @@ export function Cluster() {
     <>
       <h2>Cluster</h2>
       <FindRequest />
-      {status.value!.models.length === 0 && <p>No model is loaded.</p>}
-      {status.value!.models.map((model) => (
+      {models.value.length === 0 && <p>No model is loaded.</p>}
+      {models.value.map((model) => (
         <ModelCard key={model.name} model={model} />
+      ))}
+      {unloaded.value.map((model) => (
+        <section key={model.name} class="card" aria-label={`Model ${model.name}`}>
+          <h3>
+            {model.name} <small>{model.kind}</small>
+          </h3>
+          <p>{model.state}: a call of it brings its workers.</p>
+        </section>
       ))}
     </>
   );

@@ -1,6 +1,6 @@
 /** Load curves of the last hour. */
 import { useEffect } from "preact/hooks";
-import { status } from "./live";
+import { models } from "./live";
 import { latest, type Series, type Values } from "./samples";
 import { LANGUAGE } from "./status";
 import { percent, rate } from "./words";
@@ -44,7 +44,7 @@ export function Curves() {
 }
 
 function curvesOf(series: Series): Curve[] {
-  const isLanguage = status.value?.models.find((model) => model.name === series.name)?.kind === LANGUAGE;
+  const isLanguage = models.value.find((model) => model.name === series.name)?.kind === LANGUAGE;
   const whole = (value: number) => String(Math.round(value));
   const curves: Curve[] = [
     { title: isLanguage ? "Output tokens/s" : "Rows/s", values: series.out_per_s, text: rate },

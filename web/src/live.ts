@@ -1,7 +1,7 @@
 /** The state of the server, polled once a second while the page is to be seen. */
 import { signal } from "@preact/signals";
 import { ask, lineOf, wantsKey } from "./server";
-import type { Model, Page, Replica, Status } from "./status";
+import { isLoaded, type Model, type Page, type Replica, type Status, type Unloaded } from "./status";
 
 const PERIOD_MS = 1000;
 const MOST_EVENTS = 50;
@@ -17,7 +17,10 @@ export interface Event {
   text: string;
 }
 
-export const status = signal<Status | null>(null);
+/** The server's version; empty: it has not answered yet. */
+export const version = signal("");
+export const models = signal<Model[]>([]);
+export const unloaded = signal<Unloaded[]>([]);
 export const page = signal<Page | null>(null);
 export const shares = signal<Shares>({});
 /** Output tokens (of a graph: rows) a second since the poll before, by model. */
@@ -28,7 +31,7 @@ export const events = signal<Event[]>([]);
 
 interface Look {
   atMs: number;
-  status: Status;
+  models: Model[];
 }
 let before: Look | null = null;
 
@@ -46,13 +49,16 @@ export async function watch(): Promise<void> {
 
 async function look(): Promise<void> {
   try {
-    const now: Look = { status: await ask<Status>("/status", 5000), atMs: performance.now() };
-    if (page.value === null || !sameModels(now.status, page.value)) page.value = await ask<Page>("/status/page");
+    const told = await ask<Status>("/status", 5000);
+    const now: Look = { models: told.models.filter(isLoaded), atMs: performance.now() };
+    if (page.value === null || !sameModels(told, page.value)) page.value = await ask<Page>("/status/page");
     if (trouble.value) note("good", "the server answers again");
     trouble.value = "";
     if (before !== null) compare(before, now);
     before = now;
-    status.value = now.status;
+    models.value = now.models;
+    unloaded.value = told.models.filter((model): model is Unloaded => !isLoaded(model));
+    version.value = told.version;
   } catch (error) {
     if (wantsKey.value) return;
     const reason = lineOf(error);
@@ -72,9 +78,14 @@ function compare(earlier: Look, now: Look): void {
   const elapsedS = (now.atMs - earlier.atMs) / 1000;
   const newShares: Shares = {};
   const newRates: Record<string, number> = {};
-  for (const model of now.status.models) {
-    const old = earlier.status.models.find((one) => one.name === model.name);
-    if (old === undefined) continue;
+  for (const old of earlier.models)
+    if (!now.models.some((one) => one.name === old.name)) note("note", `${old.name} is no longer loaded`);
+  for (const model of now.models) {
+    const old = earlier.models.find((one) => one.name === model.name);
+    if (old === undefined) {
+      note("good", `${model.name} is loaded`);
+      continue;
+    }
     newShares[model.name] = model.replicas.map((replica, index) => busy(old.replicas[index], replica, elapsedS));
     newRates[model.name] = Math.max(0, (done(model) - done(old)) / elapsedS);
     model.replicas.forEach((replica, index) => tell(model, index, old.replicas[index], replica));

@@ -6,7 +6,7 @@ import { Chat } from "./chat";
 import { Cluster } from "./cluster";
 import { Curves } from "./curves";
 import { TryGraph } from "./try_graph";
-import { events, status, trouble, watch } from "./live";
+import { events, models, trouble, unloaded, version, watch } from "./live";
 import { PlanView } from "./plan";
 import { key, setKey, wantsKey } from "./server";
 import { GRAPH, LANGUAGE } from "./status";
@@ -37,7 +37,7 @@ addEventListener("hashchange", () => (view.value = location.hash.slice(1)));
 
 function Page() {
   document.documentElement.dataset["theme"] = theme.value;
-  const kinds = new Set(status.value?.models.map((model) => model.kind));
+  const kinds = new Set([...models.value, ...unloaded.value].map((model) => model.kind));
   const shown = Object.entries(VIEWS).filter(([, one]) => !one.kind || kinds.has(one.kind));
   const name = shown.some(([one]) => one === view.value) ? view.value : FIRST;
   const Content = VIEWS[name]!.content;
@@ -59,12 +59,12 @@ function Page() {
       </header>
       <Trouble />
       <main id="content" tabIndex={-1}>
-        {wantsKey.value ? <KeyForm /> : status.value === null ? <p>Waiting for the server.</p> : <Content />}
+        {wantsKey.value ? <KeyForm /> : version.value === "" ? <p>Waiting for the server.</p> : <Content />}
       </main>
       <Events />
       <StoryDialog />
       <footer>
-        {status.value && <>Shoal {status.value.version} · </>}
+        {version.value && <>Shoal {version.value} · </>}
         <a href="/web/licenses.txt">Licenses</a>
       </footer>
     </>

@@ -1,7 +1,7 @@
 /** How each model was planned: predicted beside measured, what else there was, and what other machines would do. */
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { page, rates, status } from "./live";
+import { models, page, rates } from "./live";
 import { call, lineOf, post } from "./server";
 import { LANGUAGE, type Choice, type Model, type PageModel, type Prediction } from "./status";
 import { latest } from "./samples";
@@ -41,7 +41,7 @@ export function PlanView() {
   return (
     <>
       <h2>Plan</h2>
-      {status.value!.models.map((model) => {
+      {models.value.map((model) => {
         const known = page.value?.models.find((one) => one.name === model.name);
         return (
           <section key={model.name} class="card" aria-label={`Plan of ${model.name}`}>
@@ -52,7 +52,11 @@ export function PlanView() {
             {known?.choice ? (
               <Runners choice={known.choice} of={model.name} />
             ) : (
-              <p>The split was given, so nothing else was compared. Serve with --split auto to have it chosen.</p>
+              <p>
+                {model.plan.predicted
+                  ? "What it was compared with is told by shoal plan --explain."
+                  : "The split was given, so nothing else was compared. Serve with --split auto to have it chosen."}
+              </p>
             )}
             {known && known.machines.length > 0 && <WhatIf known={known} />}
           </section>

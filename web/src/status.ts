@@ -56,9 +56,20 @@ export interface Model {
   counters: Record<string, number>;
 }
 
+/** A model of a server of several that has no workers now. */
+export interface Unloaded {
+  name: string;
+  kind: string;
+  state: string;
+}
+
 export interface Status {
   version: string;
-  models: Model[];
+  models: (Model | Unloaded)[];
+}
+
+export function isLoaded(model: Model | Unloaded): model is Model {
+  return "plan" in model;
 }
 
 export interface Link {

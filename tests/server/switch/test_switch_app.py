@@ -20,8 +20,10 @@ from shoal.server.assembly import AppOptions
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.switch.app import create_switch_app
 from shoal.server.switch.switchboard import Switchboard
+from shoal.server.web.routes import PageOptions
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import MODEL, run_server
+from tests.server.web.plans import page as page_options
 
 KEY, SERVER_KEY = "outside", "inside"
 
@@ -60,10 +62,10 @@ class Models:
 
 
 @contextmanager
-def switched(models: Models, *, max_loaded: int | None = None) -> Iterator[str]:
+def switched(models: Models, *, max_loaded: int | None = None, page: PageOptions | None = None) -> Iterator[str]:
     """The address while the block runs."""
     board = Switchboard([*models.urls], models.start, max_loaded=max_loaded)
-    app = create_switch_app(board, server_key=SERVER_KEY, options=AppOptions(api_key=KEY))
+    app = create_switch_app(board, server_key=SERVER_KEY, options=AppOptions(api_key=KEY, page=page))
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[None] = queue.Queue()
     server = AppServer(app, on_started=lambda: started.put(None))
@@ -179,3 +181,13 @@ def test_what_is_known_of_all_is_told_together(models: Models) -> None:
         client.post("/v1/completions", json={"model": MODEL, "prompt": "{abc}"}, headers={"x-request-id": "mine"})
         assert "shoal:generation_tokens_total" in client.get("/metrics").text
         assert client.get("/status/story", params={"of": "0"}).json() == {"entries": []}
+
+
+def test_the_page_shows_models_that_are_loaded_and_others(models: Models) -> None:
+    with switched(models, max_loaded=1, page=page_options()) as url, http(url) as client:
+        assert "<script" in client.get("/").text
+        assert [model["name"] for model in client.get("/status/page").json()["models"]] == [MODEL, "other"]
+        wanted = {MODEL: [0.25], "other": [None]}
+        series = client.get("/status/history").json()["models"]
+        assert {one["name"]: one["kv_usage"][-1:] for one in series} == wanted
+        assert httpx.get(f"{url}/status/page").status_code == 401

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.language.serve import default_name
 from shoal.cli.shared import options
 from shoal.cli.shared.log import announce
@@ -64,7 +65,12 @@ def load_and_serve(context: typer.Context, models: Sequence[str], server: Server
 
     said = context.params
     switchboard = Switchboard([*places], start, max_loaded=said["max_loaded"], idle_s=said["idle_unload"])
-    guarded = AppOptions(api_key=server.api_key, allowed_hosts=server.allowed_hosts, cors_origins=server.cors_origins)
+    guarded = AppOptions(
+        api_key=server.api_key,
+        allowed_hosts=server.allowed_hosts,
+        cors_origins=server.cors_origins,
+        page=server.page(LanguagePlanBook(None)),  # the models' own servers know how they were planned
+    )
     app = create_switch_app(switchboard, server_key=key, options=guarded)
     if server.tracing is not None:
         server.tracing.trace_calls(app)

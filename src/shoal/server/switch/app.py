@@ -27,6 +27,7 @@ from shoal.server.openai.errors import HANDLED, ApiError, unknown_model
 from shoal.server.openai.tokenize import TOKENIZE_PATHS
 from shoal.server.switch.switch_status import SwitchStatus
 from shoal.server.switch.switchboard import ModelServer, Switchboard
+from shoal.server.web.routes import PageApi
 
 _HOP_BY_HOP = frozenset(
     {
@@ -79,14 +80,21 @@ def create_switch_app(
         try:
             if reason := await switchboard.load_all():
                 drain.leave(reason)
+            if page is not None:
+                page.start()
             yield
         finally:
+            if page is not None:
+                await page.close()
             await backend.close()
 
     backend = _Backend(switchboard, client, calls)
+    status = SwitchStatus(switchboard, client, drain)
+    page = None if options.page is None else PageApi(status, options.page, options.allowed_hosts)
     app = Starlette(
         routes=[
-            *Probes(SwitchStatus(switchboard, client, drain)).routes(),
+            *Probes(status).routes(),
+            *(() if page is None else page.routes()),
             *(Route(f"/v1/models{end}", calls.models, methods=["GET"]) for end in ("", "/")),
             Route("/v1/models/{name:path}", calls.model, methods=["GET"]),
             Route(f"{API_PATH}tags", calls.tags, methods=["GET"]),

@@ -86,7 +86,7 @@ class LoadHistory:
             del self._rings[name]
             self._before.pop(name, None)
         for model in models:
-            name, counters = model["name"], model["counters"]
+            name, counters = model["name"], model.get("counters", {})
             values = _values(model, self._before.get(name), now_s)
             self._rings.setdefault(name, _Ring()).add(now_s, values)
             self._before[name] = now_s, counters
@@ -114,7 +114,7 @@ class LoadHistory:
 
 def _values(model: Mapping[str, Any], before: tuple[float, Mapping[str, float]] | None, now_s: float) -> list[float]:
     """One sample, in the order of `FIELDS`."""
-    counters, replicas = model["counters"], model["replicas"]
+    counters, replicas = model.get("counters", {}), model.get("replicas", ())  # none: it is not loaded
     usages = [one["kv_usage"] for one in replicas if one.get("kv_usage") is not None]
     return [
         _rate("prompt_tokens", counters, before, now_s),
