@@ -36,6 +36,8 @@ def test_settings_alone_are_planned_as_a_file_or_a_folder(shoal: Shoal, settings
     for choice in (of_file, of_folder):
         del choice["planning_s"]
     assert of_file == of_folder
+    all_three = ["server-0", "server-1", "server-2"]
+    assert of_file["links"] == [{"from": all_three, "to": all_three, "latency_s": 1e-4, "bytes_per_s": 1.25e9}]
 
 
 @pytest.mark.parametrize("is_file", [True, False])

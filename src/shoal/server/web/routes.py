@@ -130,7 +130,10 @@ class PageApi:
     async def _read(self, request: Request, schema: type[BodyT]) -> BodyT | Response:
         """The body of a call that changes something or costs something: only the page itself may send it."""
         if not is_own_page(request.headers, self._allowed):
-            return _refused(403, "only the server's own page may ask this: pages of other sites may not")
+            return _refused(
+                403,
+                "only this server's own page may ask this; where the server has a name, allow it with --allowed-host",
+            )
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return _refused(415, "send application/json")
         content = bytearray()
