@@ -22,6 +22,7 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.core.recovery.replica_recovery import ReplicaRecovery
+from shoal.core.recovery.wake_times import WakeTimes
 from shoal.core.recovery.worker_life import Phase
 
 _KEPT_RECOVERIES = 1024
@@ -63,6 +64,7 @@ class Recovery:
         self._config = config or RecoveryConfig()
         self.replicas: list[ReplicaRecovery] = []
         """to look at, and to follow the work of"""
+        self._wakes = WakeTimes()
         self._num_losses = 0
         self._num_recoveries = 0
         self._recovery_s = 0.0
@@ -82,7 +84,9 @@ class Recovery:
             row_cost: of that row, see `WorkSize`.
             generation: of the workers.
         """
-        replica = ReplicaRecovery(len(self.replicas), self._config, row_s, row_cost=row_cost, generation=generation)
+        replica = ReplicaRecovery(
+            len(self.replicas), self._config, row_s, row_cost=row_cost, generation=generation, wakes=self._wakes
+        )
         self.replicas.append(replica)
         return replica
 
@@ -112,30 +116,37 @@ class Recovery:
     def note_progress(self, event: WorkersProgressed, now_s: float) -> None:
         """Workers that are being started have shown a sign of life."""
         self.replicas[event.replica].life.note_progress(now_s, event.silent, event.waiting_for)
+        self._wakes.note_change(event.replica)
 
     def note_pause(self, pause_s: float) -> None:
         """Nobody has listened to any worker for so long: that is no silence of theirs."""
         for one in self.replicas:
             one.patience.note_pause(pause_s)
             one.life.note_pause(pause_s)
+            self._wakes.note_change(one.index)
 
     def find_silent(self, heard_s: float) -> list[ReplicaLost]:
         """Replicas whose workers have been silent for too long: `lose` is to follow for each.
 
         `heard_s`: until when all that workers have said has been told.
         """
+        if not _is_past(self.wake_s(), heard_s):
+            return []
         return [one.mistrust(heard_s) for one in self.replicas if _is_past(one.overdue_s(), heard_s)]
 
     def start_due(self, now_s: float) -> list[StartWorkers]:
         """Workers whose time to be started again has come."""
+        if not _is_past(self.wake_s(), now_s):
+            return []
         due = [one for one in self.replicas if one.life.is_due(now_s)]
         for one in due:
             one.life.start(now_s)
+            self._wakes.note_change(one.index)
         return [StartWorkers(replica=one.index, generation=one.generation, without=one.life.without) for one in due]
 
     def wake_s(self) -> float | None:
         """When something is due, if nothing happens before; None: never."""
-        return min((time_s for one in self.replicas if (time_s := one.wake_s()) is not None), default=None)
+        return self._wakes.earliest_s(lambda index: self.replicas[index].wake_s())
 
     def stats(self) -> RecoveryStats:
         """A snapshot."""
