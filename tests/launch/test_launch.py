@@ -45,7 +45,7 @@ def test_an_unknown_vocabulary_is_told_before_weights_are_loaded(
 ) -> None:
     metadata = {"tokenizer.ggml.model": "abacus"}
     path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(), metadata=metadata)
-    monkeypatch.setattr("shoal.launch.in_process.Stage", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("shoal.launch.in_process.open_stage", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(ModelLoadError, match=r"m\.gguf.*'abacus'"):
         launch(plan_model(config(path)))
 

@@ -128,6 +128,14 @@ def test_a_python_that_there_is_not_is_one_line(chain: Path) -> None:
         launch(chain, "1", "openvino", pythons=("/no/python",))
 
 
+def test_a_driver_without_the_needed_device_is_one_line(
+    chain: Path, webgpu_python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VK_ICD_FILENAMES", "/nowhere.json")
+    with pytest.raises(ConfigError, match=r"webgpu:0: WebGPU finds no GPU that it can use; install the GPU's Vulkan"):
+        launch(chain, "1", "webgpu", pythons=(webgpu_python,))
+
+
 def test_auto_goes_with_auto(chain: Path) -> None:
     with pytest.raises(ConfigError, match="--device auto goes with --split auto"):
         launch(chain, "pp=2", "auto", pythons=())

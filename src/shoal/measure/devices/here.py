@@ -16,6 +16,7 @@ from shoal.core.plan.devices.providers import PROVIDERS, DeviceKind
 from shoal.errors import ConfigError
 from shoal.measure.devices.hardware import find_hardware
 from shoal.measure.devices.processor import find_processor
+from shoal.model.device.failures import unusable
 from shoal.model.device.plugins import clashing_packages, is_built_in, package_of, plugin_devices
 from shoal.model.graph.stage.session import runtime_reason
 from shoal.model.runtime_sessions import session_options, start_session
@@ -23,15 +24,6 @@ from shoal.protocol.device_config import DeviceConfig
 
 _PROBE_VERSIONS = (8, 17)
 """File format and operator set of the model that is tried: any that ONNX Runtime knows."""
-
-_KNOWN_PROBLEMS = {
-    "Failed to get a WebGPU adapter": "WebGPU finds no GPU that it can use; install the GPU's Vulkan driver (Debian: "
-    "mesa-vulkan-drivers, or NVIDIA's), or name one by VK_ICD_FILENAMES",
-    "CUDA driver version is insufficient": "the CUDA driver is older than the provider needs; update NVIDIA's driver",
-    "no CUDA-capable device": "CUDA finds no GPU; install NVIDIA's driver, so that nvidia-smi lists it",
-    "libcud": "the provider's CUDA libraries are missing; pip install 'onnxruntime-gpu[cuda,cudnn]'",
-}
-"""What providers say, and what that means for a user."""
 
 
 def main() -> int:
@@ -89,7 +81,7 @@ def _problem(device: DeviceConfig) -> str | None:
         session = start_session(model.SerializeToString(), session_options(1), device)
         (result,) = session.run(None, {"a": one, "b": one})
     except Exception as error:  # ONNX Runtime raises a class of its own per status code
-        return next((why for said, why in _KNOWN_PROBLEMS.items() if said in str(error)), runtime_reason(error))
+        return unusable(error) or runtime_reason(error)
     return None if np.asarray(result).tolist() == [2.0] else "it cannot add one and one"
 
 

@@ -20,6 +20,20 @@ _GONE = re.compile(
     re.IGNORECASE,
 )
 
+_UNUSABLE = {
+    "Failed to get a WebGPU adapter": "WebGPU finds no GPU that it can use; install the GPU's Vulkan driver (Debian: "
+    "mesa-vulkan-drivers, or NVIDIA's), or name one by VK_ICD_FILENAMES",
+    "CUDA driver version is insufficient": "the CUDA driver is older than the provider needs; update NVIDIA's driver",
+    "no CUDA-capable device": "CUDA finds no GPU; install NVIDIA's driver, so that nvidia-smi lists it",
+    "libcud": "the provider's CUDA libraries are missing; pip install 'onnxruntime-gpu[cuda,cudnn]'",
+}
+"""What providers say where nothing can be computed on a device, and what that means for a user."""
+
+
+def unusable(error: Exception) -> str | None:
+    """Why a device cannot be used at all, and the way out; None: that is not known to be so."""
+    return next((why for said, why in _UNUSABLE.items() if said in str(error)), None)
+
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a provider says that its device's memory does not suffice."""

@@ -9,9 +9,10 @@ import onnxruntime as ort
 
 from shoal.arrays import Array
 from shoal.core.plan.devices.providers import PROVIDERS
-from shoal.errors import CapacityError, ModelLoadError
-from shoal.model.device.failures import device_loss, is_out_of_memory
+from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError
+from shoal.model.device.failures import device_loss, is_out_of_memory, unusable
 from shoal.model.device.opening import check_nodes
+from shoal.model.graph.stage.session import RUNTIME_ERRORS, runtime_reason
 from shoal.model.runtime_sessions import session_options, start_session
 from shoal.protocol.device_config import DeviceConfig
 
@@ -39,13 +40,8 @@ class DeviceSession:
         self._memory = PROVIDERS[device.provider].binding
         try:
             self._session = start_session(model, session_options(), device)
-        except (CapacityError, ModelLoadError):
-            raise
-        except Exception as error:  # ONNX Runtime raises a class of its own per status code
-            kind = CapacityError if is_out_of_memory(error) else ModelLoadError
-            if isinstance(error, ValueError | RuntimeError) or type(error).__module__.startswith("onnxruntime"):
-                raise kind(f"{name} on {device.name}: {' '.join(str(error).split())[:300]}") from error
-            raise
+        except RUNTIME_ERRORS as error:
+            raise _load_error(name, device, error) from error
         self.note = check_nodes(self._session, device) if computes else None
         """what a user should know of how it is computed; None: nothing"""
         self.inputs = tuple(value.name for value in self._session.get_inputs())
@@ -84,3 +80,10 @@ class DeviceSession:
         except Exception as error:  # as above
             raise device_loss(error, self._device) or error from error
         return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+
+
+def _load_error(name: str, device: DeviceConfig, error: Exception) -> ShoalError:
+    if (why := unusable(error)) is not None:
+        return ConfigError(f"{device.name}: {why}")
+    kind = CapacityError if is_out_of_memory(error) else ModelLoadError
+    return kind(f"{name} on {device.name}: {runtime_reason(error)}")

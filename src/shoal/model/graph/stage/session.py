@@ -11,8 +11,8 @@ import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 
 from shoal.arrays import Array
-from shoal.errors import CapacityError, InvalidRequest, ModelLoadError, ShoalError
-from shoal.model.device.failures import device_loss, is_out_of_memory
+from shoal.errors import CapacityError, ConfigError, InvalidRequest, ModelLoadError, ShoalError
+from shoal.model.device.failures import device_loss, is_out_of_memory, unusable
 from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.stage.device_room import check_room, describe_room
@@ -173,6 +173,8 @@ def open_session(
             raise CapacityError(
                 f"{device.name} has too little memory for its part of {graph.path}: {reason}"
             ) from error
+        if device is not None and (why := unusable(error)) is not None:
+            raise ConfigError(f"{device.name}: {why}") from error
         where = "" if device is None else f" on {device.name}"
         raise ModelLoadError(f"{graph.path}: ONNX Runtime cannot load it{where}: {reason}") from error
 
