@@ -218,8 +218,9 @@ def test_a_server_that_is_gone_is_told_of_and_so_is_its_return(tab: Page) -> Non
 
 def test_questions_to_the_planner(tab: Page, url: str) -> None:
     tab.goto(f"{url}/#plan")
-    tab.get_by_role("button", name="a one fewer").click()
-    tab.get_by_text("With a one fewer: it fits nowhere").wait_for()
+    tab.get_by_role("button", name="one fewer of a").click()
+    tab.get_by_text("With one fewer of a: it fits nowhere").wait_for()
+    tab.get_by_role("combobox", name="Machine").select_option("b")
     tab.get_by_role("button", name="one more like b").click()
     tab.get_by_text("With one more like b: single").wait_for()
     assert axe_violations(tab) == []

@@ -4,7 +4,7 @@ import { isSlow, models, page, rates, shares, unloaded } from "./live";
 import { lineOf, post } from "./server";
 import { LANGUAGE, holdings, nameOf, type Link, type Model, type Replica, type Worker } from "./status";
 import { tellStory } from "./story";
-import { bytes, percent, rate, seconds } from "./words";
+import { bytes, counted, percent, rate, seconds } from "./words";
 
 const HERE = "this machine";
 
@@ -100,13 +100,17 @@ function Machines({ model }: { model: Model }) {
           <li key={name}>
             <b>{name}</b> {states.get(name) ?? ""}
             <br />
-            {own.length} worker{own.length === 1 ? "" : "s"}, {own.reduce((sum, one) => sum + one.threads, 0)} threads,{" "}
-            {bytes(own.reduce((sum, one) => sum + one.weight_bytes, 0))} of weights
+            {counted(own.length, "worker")}, {counted(sum(own, (one) => one.threads), "thread")},{" "}
+            {bytes(sum(own, (one) => one.weight_bytes))} of weights
           </li>
         );
       })}
     </ul>
   );
+}
+
+function sum(workers: Worker[], of: (worker: Worker) => number): number {
+  return workers.reduce((total, worker) => total + of(worker), 0);
 }
 
 interface RowProps {
@@ -210,7 +214,7 @@ function WorkerBox({ model, worker, isSharded, replica }: WorkerProps) {
         <b>{isSharded ? `shard ${worker.shard}` : `worker ${worker.replica}.${worker.stage}`}</b>
         <span>{worker.machine ?? HERE}</span>
         <span>
-          {holdings(worker)}, {worker.threads} thread{worker.threads === 1 ? "" : "s"}
+          {holdings(worker)}, {counted(worker.threads, "thread")}
         </span>
         <span>
           {bytes(worker.weight_bytes)}

@@ -180,14 +180,14 @@ function WhatIf({ known }: { known: PageModel }) {
   const asked = useSignal("");
   const problem = useSignal("");
   const isAsking = useSignal(false);
-  const questions: Question[] = known.machines.flatMap((like) => [
-    { title: `one more like ${like}`, body: { change: "add", like } },
-    ...(known.machines.length > 1 || like !== "this machine"
-      ? [{ title: `${like} one fewer`, body: { change: "remove", like } }]
-      : []),
-  ]);
-  questions.push({ title: "links half as fast", body: { change: "links", factor: 0.5 } });
-  questions.push({ title: "links ten times as fast", body: { change: "links", factor: 10 } });
+  const like = useSignal(known.machines[0]!);
+  const isLone = known.machines.length === 1;
+  const questions: Question[] = [
+    { title: `one more like ${like.value}`, body: { change: "add", like: like.value } },
+    { title: `one fewer of ${like.value}`, body: { change: "remove", like: like.value } },
+    { title: "links half as fast", body: { change: "links", factor: 0.5 } },
+    { title: "links ten times as fast", body: { change: "links", factor: 10 } },
+  ];
 
   async function put(question: Question): Promise<void> {
     asked.value = question.title;
@@ -206,6 +206,16 @@ function WhatIf({ known }: { known: PageModel }) {
     <>
       <h4>What if there were …</h4>
       <div class="row">
+        {!isLone && (
+          <label>
+            Machine
+            <select value={like.value} onChange={(event) => (like.value = event.currentTarget.value)}>
+              {known.machines.map((name) => (
+                <option key={name}>{name}</option>
+              ))}
+            </select>
+          </label>
+        )}
         {questions.map((question) => (
           <button key={question.title} disabled={isAsking.value} onClick={() => put(question)}>
             {question.title}
@@ -213,7 +223,7 @@ function WhatIf({ known }: { known: PageModel }) {
         ))}
       </div>
       <div role="status">
-        {isAsking.value && <p>The planner thinks.</p>}
+        {isAsking.value && <p>The planner searches.</p>}
         {problem.value && (
           <p>
             With {asked.value}: {problem.value}

@@ -125,7 +125,11 @@ export function nameOf(worker: Worker, isSharded: boolean): string {
 
 /** What a worker holds. */
 export function holdings(worker: Worker): string {
-  if (worker.first_layer !== undefined) return `layers ${worker.first_layer}–${worker.last_layer! - 1}`;
-  if (worker.first_node !== undefined) return `nodes ${worker.first_node}–${worker.last_node! - 1}`;
+  if (worker.first_layer !== undefined) return span("layer", worker.first_layer, worker.last_layer!);
+  if (worker.first_node !== undefined) return span("node", worker.first_node, worker.last_node!);
   return "";
+}
+
+function span(what: string, first: number, end: number): string {
+  return end - first === 1 ? `${what} ${first}` : `${what}s ${first}–${end - 1}`;
 }
