@@ -11,14 +11,29 @@ if TYPE_CHECKING:
     from shoal.api.chains import LoadedChain, chain
     from shoal.api.generation import LLM, CompletionOutput, RequestOutput
     from shoal.api.graphs import Model, load
+    from shoal.api.speech import SpeechSegment, Transcriber, Transcript
 
-__all__ = ["LLM", "CompletionOutput", "LoadedChain", "Model", "RequestOutput", "chain", "load"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "LoadedChain",
+    "Model",
+    "RequestOutput",
+    "SpeechSegment",
+    "Transcriber",
+    "Transcript",
+    "chain",
+    "load",
+]
 
 _MODULES = {
     "LoadedChain": "shoal.api.chains",
     "Model": "shoal.api.graphs",
     "chain": "shoal.api.chains",
     "load": "shoal.api.graphs",
+    "SpeechSegment": "shoal.api.speech",
+    "Transcriber": "shoal.api.speech",
+    "Transcript": "shoal.api.speech",
 }
 """of what is not in `shoal.api.generation`"""
 

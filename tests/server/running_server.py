@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.generation.data_plane import DataPlane
 from shoal.server.app import create_app
+from shoal.server.assembly import AppOptions
 from shoal.server.generation.generation_status import MachineState
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.serve import AppServer, bind, url_of
@@ -77,13 +78,15 @@ def run_server(
         data_plane,
         metrics,
         model_name=name,
-        api_key=api_key,
-        plan=lambda: PLAN,
-        machines=machines,
-        allowed_hosts=allowed_hosts,
-        cors_origins=cors_origins,
+        options=AppOptions(
+            api_key=api_key,
+            plan=lambda: PLAN,
+            machines=machines,
+            allowed_hosts=allowed_hosts,
+            cors_origins=cors_origins,
+            page=page,
+        ),
         strict_fields=strict_fields,
-        page=page,
     )
     sock = bind("127.0.0.1", port)
     url = url_of(sock, tls)

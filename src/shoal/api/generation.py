@@ -23,7 +23,7 @@ from shoal.api.text_deltas import AsyncTextDeltas, TextDeltas
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.plan.language import Plan
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.errors import InvalidRequest
+from shoal.errors import ConfigError, InvalidRequest
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.unmetered import Unmetered
 from shoal.launch.language.planning import plan_model
@@ -70,7 +70,11 @@ class LLM:
         """
         timeout_s = options.get("worker_timeout")
         recovery = RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)
-        self._own(launch(plan_model(launch_config(model, options)), recovery=recovery))
+        planned = plan_model(launch_config(model, options))
+        if planned.model.config.encoder is not None:
+            planned.close()
+            raise ConfigError(f"{model} is a model of speech: use shoal.Transcriber")
+        self._own(launch(planned, recovery=recovery))
 
     @classmethod
     def over(cls, loaded: LoadedModel) -> LLM:

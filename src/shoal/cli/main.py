@@ -13,6 +13,7 @@ from shoal.cli import bench, drill, inspect, perplexity, plan, run, serve, statu
 from shoal.cli import map as map_rows
 from shoal.cli.language import convert, simulate
 from shoal.cli.machine import devices, profile
+from shoal.cli.speech import transcribe
 from shoal.errors import ShoalError, WorkerLost
 
 _LINE_CHARACTERS = 2000
@@ -52,6 +53,7 @@ app.command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
 app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
 app.command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
 app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
+app.command("transcribe", epilog=transcribe.EXAMPLE)(transcribe.transcribe)
 app.command("convert", epilog=convert.EXAMPLE)(convert.convert)
 app.add_typer(bench.app, name="bench")
 

@@ -177,6 +177,10 @@ def run(
         run_graph(graph_config(context, model), inputs=inputs, output=output, as_json=json)
         return
     options.refuse(context, _GRAPH_ONLY, "a language model")
+    from shoal.model.formats.speech_files import is_speech_model
+
+    if is_speech_model(model):
+        raise ConfigError(f"{model} is a model of speech: shoal transcribe {model} FILE")
     if chat and (prompt is not None or json):
         raise ConfigError("--chat is a conversation on the terminal; it goes with neither --prompt nor --json")
     if not 0.0 < top_p <= 1.0:

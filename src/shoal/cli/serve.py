@@ -42,6 +42,8 @@ _LANGUAGE_ONLY = (
     "link_precision",
 )
 _SEVERAL_ONLY = ("max_loaded", "idle_unload")
+_SPEECH_ONLY = ("max_audio",)
+_NOT_OF_SPEECH = ("max_context", "precision_floor", "prompt_tokens", "output_tokens", "tool_parser", "reasoning_parser")
 _GRAPH_ONLY = (
     "grpc_port",
     "max_batch",
@@ -220,6 +222,10 @@ def serve(
     max_request: Annotated[
         str, typer.Option(help="Largest request body.", metavar="BYTES", rich_help_panel=options.GRAPH)
     ] = "64M",
+    max_audio: Annotated[
+        float,
+        typer.Option(min=1.0, help="Seconds of the longest sound that is taken.", rich_help_panel=options.SPEECH),
+    ] = 3600.0,
     allow_load: Annotated[
         bool,
         typer.Option(
@@ -269,7 +275,8 @@ def serve(
 
     A folder with an encoder of texts (sentence-transformers' form): /v1/embeddings, /v1/rerank and /v1/score.
     A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
-    /v2/models/NAME/infer, over HTTP and gRPC. Both: /health, /ready, /metrics.
+    /v2/models/NAME/infer, over HTTP and gRPC. A Whisper model: /v1/audio/transcriptions and /v1/audio/translations.
+    All: /health, /ready, /metrics.
     """
     from shoal.cli.shared.log import dated_log
     from shoal.cli.shared.server_options import server_options
@@ -290,20 +297,21 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
     from shoal.model.encoder.detect import is_encoder_folder
 
     if len(models) == 1 and is_encoder_folder(models[0]):
-        options.refuse(context, tuple(name for name in _LANGUAGE_ONLY if name != "strict_fields"), "encoders of texts")
+        others = (name for name in _LANGUAGE_ONLY if name != "strict_fields")
+        options.refuse(context, (*others, *_SPEECH_ONLY), "encoders of texts")
         from shoal.cli.graphs import serve_command
 
         serve_command.load_and_serve_encoder(context, Path(models[0]), server)
         return
     is_language = len(models) == 1 and is_language_graph(models[0], context.params["served_as"])
     if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
-        options.refuse(context, _LANGUAGE_ONLY, "ONNX graphs")
+        options.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY), "ONNX graphs")
         from shoal.cli.graphs import serve_command
 
         serve_command.load_and_serve(context, models, server)
         return
     if len(models) > 1:
-        options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "several language models")
+        options.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY, *options.DEVICE_OPTIONS), "several language models")
         if any(is_graph(model) or is_chain(model) for model in models):
             raise ConfigError(
                 "one server serves language models, or ONNX graphs and chains of them: start one for each"
@@ -313,10 +321,15 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         serve_several.load_and_serve(context, models, server)
         return
     options.refuse(context, _SEVERAL_ONLY, "one model")
-    options.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.cli.language.serve import load_and_serve
+    from shoal.model.formats.speech_files import is_speech_model
 
-    load_and_serve(context, models[0], server)
+    if is_speech := is_speech_model(models[0]):
+        of_graphs = tuple(name for name in _GRAPH_ONLY if name != "max_request")
+        options.refuse(context, (*of_graphs, *options.DEVICE_OPTIONS, *_NOT_OF_SPEECH), "a model of speech")
+    else:
+        options.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY), "a language model")
+    load_and_serve(context, models[0], server, is_speech=is_speech)
 
 
 def _is_repository(model: str) -> bool:

@@ -58,7 +58,7 @@ class WindowText:
     language: str
 
 
-class Transcriber:
+class WindowTranscriber:
     """Of one model that is served."""
 
     def __init__(self, data_plane: DataPlane, encoder: EncoderConfig, vocabulary: SpeechVocabulary) -> None:

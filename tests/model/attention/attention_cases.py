@@ -114,13 +114,14 @@ def _dense_sequence(case: Case, rows: npt.NDArray[np.float64]) -> F32:
         first = max(0, p - shape.window + 1) if shape.window else 0
         if shape.window and shape.in_chunks:
             first = p // shape.window * shape.window
+        end = len(rows) if shape.sees_all else p + 1
         for h in range(shape.num_heads):
             kv = h * shape.num_kv_heads // shape.num_heads
-            scores = k[first : p + 1, kv] @ q[p, h] * shape.scale
+            scores = k[first:end, kv] @ q[p, h] * shape.scale
             if shape.softcap:
                 scores = shape.softcap * np.tanh(scores / shape.softcap)
             weights = np.exp(scores - scores.max())
-            out[p, h] = weights @ v[first : p + 1, kv] / weights.sum()
+            out[p, h] = weights @ v[first:end, kv] / weights.sum()
     return out.reshape(len(rows), -1).astype(np.float32)
 
 

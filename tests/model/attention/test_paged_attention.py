@@ -173,6 +173,15 @@ def test_contexts_of_many_segments(name: str, window: int, in_chunks: bool) -> N
     np.testing.assert_allclose(got, dense_answer(case)[0], atol=2 * TOLERANCE)  # values of twice the size
 
 
+@every_implementation
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_rows_that_see_their_whole_context(name: str, num_threads: int) -> None:
+    case = make_case(shape_of(4, 2, 16, sees_all=True), (700, 50, 1), magnitude=2.0)
+    got = Runner(case, attention_for(case, name, num_threads)).run([(0, 0, 700), (1, 0, 50), (2, 0, 1)])
+    for rows, want in zip(got, dense_answer(case), strict=True):
+        np.testing.assert_allclose(rows, want, atol=2 * TOLERANCE)
+
+
 GOOD = {
     "positions": [3, 4, 0],
     "query_starts": [0, 2, 3],

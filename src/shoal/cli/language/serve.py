@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 import typer
+from starlette.applications import Starlette
 
+from shoal.api.options import LaunchOptions
 from shoal.cli.language.launch_config import language_config
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.shared.log import announce
+from shoal.cli.shared.options import parse_bytes
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
+from shoal.cli.speech.loading import speech_defaults, window_transcriber
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ConfigError, WorkerLost
@@ -24,11 +28,13 @@ from shoal.model.encoder.decoder_settings import read_decoder_settings
 from shoal.model.file_states import model_states
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
+from shoal.server.assembly import AppOptions
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.ollama.card import ModelCard
 from shoal.server.openai.answers import AnswerForms, check_parsers
+from shoal.server.speech.app import SpeechBounds, create_speech_app
 from shoal.server.web.routes import PageOptions
 
 
@@ -47,11 +53,13 @@ class LanguageServeOptions:
     """how the model writes calls of tools, one of `FORMAT_NAMES`"""
     reasoning_parser: str
     """how it writes what it thinks, one of `REASONING_NAMES`"""
+    speech: SpeechBounds
+    """what is taken of a client of a model of speech"""
     strict_fields: bool = False
     """refuse fields of bodies that nobody knows"""
 
 
-def load_and_serve(context: typer.Context, model: str, server: ServerOptions) -> None:
+def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *, is_speech: bool = False) -> None:
     """Load the model of `shoal serve`, and serve it until a signal comes.
 
     The address is taken before anything is loaded, and what the options say is checked before that.
@@ -60,6 +68,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
         context: of the command, for its other options.
         model: as the user named it.
         server: where to listen.
+        is_speech: whether it is a model of speech.
 
     Raises:
         ConfigError: an option makes no sense, or the address cannot be had.
@@ -67,7 +76,8 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
     """
     said = context.params
     check_parsers(said["tool_parser"], said["reasoning_parser"])
-    config = language_config(context, model, in_process=False)
+    own = speech_defaults(context) if is_speech else LaunchOptions()
+    config = language_config(context, model, in_process=False, **own)
     options = LanguageServeOptions(
         server=server,
         name=said["name"] or default_name(model),
@@ -76,6 +86,9 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions) ->
         strict_fields=said["strict_fields"],
         tool_parser=said["tool_parser"],
         reasoning_parser=said["reasoning_parser"],
+        speech=SpeechBounds(
+            max_upload_bytes=parse_bytes(said["max_request"], "--max-request") or 0, max_audio_s=said["max_audio"]
+        ),
     )
     if options.name in config.adapters:
         raise ConfigError(f"--lora {options.name}=...: the model has that name; give another, or the model with --name")
@@ -112,26 +125,7 @@ def serve_language(
         request_timeout_s=options.request_timeout_s,
         observer=spans,
     )
-    app = create_app(
-        data_plane,
-        metrics,
-        model_name=options.name,
-        api_key=options.server.api_key,
-        plan=lambda: plan_dict(loaded.running_plan) | {"experts": heat_dicts(loaded.expert_heats())},
-        machines=_ClusterState(loaded),
-        allowed_hosts=options.server.allowed_hosts,
-        cors_origins=options.server.cors_origins,
-        strict_fields=options.strict_fields,
-        sentences=read_decoder_settings(loaded.path),
-        page=page,
-        answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
-        card=ModelCard(
-            family=loaded.decoder.family,
-            format="safetensors" if loaded.path.is_dir() else loaded.path.suffix[1:],
-            precision="+".join(sorted({stage.precision for one in loaded.plan.replicas for stage in one.stages})),
-            files=model_states(loaded.path),
-        ),
-    )
+    app = _make_app(loaded, data_plane, metrics, options, page)
     if tracing is not None:
         tracing.trace_calls(app)
     drain: Drain = app.state.drain
@@ -147,6 +141,49 @@ def serve_language(
     )
     if drain.reason is not None:
         raise WorkerLost(drain.reason)
+
+
+def _make_app(
+    loaded: LoadedModel,
+    data_plane: DataPlane,
+    metrics: ServerMetrics,
+    options: LanguageServeOptions,
+    page: PageOptions | None,
+) -> Starlette:
+    """The application for the kind of model that was loaded."""
+    guards = AppOptions(
+        api_key=options.server.api_key,
+        plan=lambda: plan_dict(loaded.running_plan) | {"experts": heat_dicts(loaded.expert_heats())},
+        machines=_ClusterState(loaded),
+        allowed_hosts=options.server.allowed_hosts,
+        cors_origins=options.server.cors_origins,
+        page=page,
+    )
+    if loaded.decoder.encoder is not None:
+        return create_speech_app(
+            data_plane,
+            metrics,
+            window_transcriber(loaded, data_plane),
+            model_name=options.name,
+            options=guards,
+            bounds=options.speech,
+            strict_fields=options.strict_fields,
+        )
+    return create_app(
+        data_plane,
+        metrics,
+        model_name=options.name,
+        options=guards,
+        strict_fields=options.strict_fields,
+        sentences=read_decoder_settings(loaded.path),
+        answers=AnswerForms.of(loaded.tokenizer, options.tool_parser, options.reasoning_parser),
+        card=ModelCard(
+            family=loaded.decoder.family,
+            format="safetensors" if loaded.path.is_dir() else loaded.path.suffix[1:],
+            precision="+".join(sorted({stage.precision for one in loaded.plan.replicas for stage in one.stages})),
+            files=model_states(loaded.path),
+        ),
+    )
 
 
 class _ClusterState:

@@ -13,6 +13,7 @@ from shoal.errors import ConfigError
 
 LANGUAGE = "Language models"
 GRAPH = "ONNX graphs"
+SPEECH = "Speech"
 DEVICES = "Devices"
 PLANNING = "Planning (--split auto)"
 

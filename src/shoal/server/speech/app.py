@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from starlette.applications import Starlette
 
 from shoal.generation.data_plane import DataPlane
@@ -11,25 +13,30 @@ from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.openai.errors import answer_exception
 from shoal.server.openai.models import ModelNames, ModelsApi, refusing
 from shoal.server.speech.routes import SpeechApi
-from shoal.speech.transcriber import Transcriber
+from shoal.speech.transcriber import WindowTranscriber
 
-MAX_UPLOAD_BYTES = 64 << 20
-"""Of a request, unless it was said otherwise: above the 25 MB that OpenAI takes."""
-MAX_AUDIO_S = 3600.0
-"""The same of sound: an hour is 230 MB of samples."""
 _API = ("/v1",)
 _OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechBounds:
+    """What is taken of a client."""
+
+    max_upload_bytes: int = 64 << 20
+    """of a request; OpenAI takes 25 MB"""
+    max_audio_s: float = 3600.0
+    """of its sound; an hour is 230 MB of samples"""
 
 
 def create_speech_app(
     data_plane: DataPlane,
     metrics: ServerMetrics,
-    transcriber: Transcriber,
+    transcriber: WindowTranscriber,
     *,
     model_name: str,
     options: AppOptions,
-    max_upload_bytes: int = MAX_UPLOAD_BYTES,
-    max_audio_s: float = MAX_AUDIO_S,
+    bounds: SpeechBounds | None = None,
     strict_fields: bool = False,
 ) -> Starlette:
     """The HTTP application over a data plane, see `assemble`.
@@ -40,17 +47,17 @@ def create_speech_app(
         transcriber: over the data plane.
         model_name: that clients ask for.
         options: see there.
-        max_upload_bytes: the largest request.
-        max_audio_s: the longest sound.
+        bounds: what is taken of a client; None: the defaults.
         strict_fields: refuse fields that nobody knows.
     """
-    bodies = RequestBodies(max_upload_bytes)
+    bounds = bounds or SpeechBounds()
+    bodies = RequestBodies(bounds.max_upload_bytes)
     api = SpeechApi(
         transcriber,
         bodies,
         data_plane.readers,
         model_name,
-        max_audio_s=max_audio_s,
+        max_audio_s=bounds.max_audio_s,
         strict_fields=strict_fields,
     )
     message = f"The model `{model_name}` transcribes speech: POST /v1/audio/transcriptions"

@@ -23,7 +23,7 @@ from shoal.server.speech.paths import TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH
 from shoal.server.speech.schemas import SpeechForm, read_speech_form
 from shoal.speech.audio import decode_audio
 from shoal.speech.languages import LANGUAGES
-from shoal.speech.transcriber import SpeechOptions, Transcriber
+from shoal.speech.transcriber import SpeechOptions, WindowTranscriber
 from shoal.speech.transcript import TEXT_FORMS, Transcript, as_verbose
 
 
@@ -32,7 +32,7 @@ class SpeechApi:
 
     def __init__(
         self,
-        transcriber: Transcriber,
+        transcriber: WindowTranscriber,
         bodies: RequestBodies,
         readers: Readers,
         model_name: str,
@@ -104,7 +104,7 @@ class TranscriptStream(Response):
     Source: OpenAI API reference, `transcript.text.delta` and `transcript.text.done`.
     """
 
-    def __init__(self, transcriber: Transcriber, samples_S: F32, options: SpeechOptions) -> None:
+    def __init__(self, transcriber: WindowTranscriber, samples_S: F32, options: SpeechOptions) -> None:
         super().__init__()
         self._transcriber, self._samples_S, self._options = transcriber, samples_S, options
 

@@ -1,0 +1,197 @@
+"""Shoal from Python: a model of speech that transcribes sound."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, overload
+
+import numpy as np
+from typing_extensions import TypedDict, Unpack
+
+from shoal.api.loop_thread import LoopThread
+from shoal.api.options import LaunchOptions, check_names, launch_config
+from shoal.arrays import F32
+from shoal.core.generation.admission import AdmissionConfig
+from shoal.core.plan.language import Plan
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.errors import InvalidRequest
+from shoal.generation.data_plane import DataPlane
+from shoal.generation.unmetered import Unmetered
+from shoal.launch.language.planning import plan_model
+from shoal.launch.launch import launch
+from shoal.launch.loaded_model import LoadedModel
+from shoal.model.formats.speech_files import speech_model
+from shoal.speech.audio import decode_audio
+from shoal.speech.transcriber import SpeechOptions, WindowTranscriber
+from shoal.speech.transcript import SpeechSegment, Transcript
+from shoal.speech.vocabulary import read_vocabulary
+
+__all__ = ["SpeechSegment", "Transcriber", "Transcript"]
+
+Sound = str | Path | bytes | F32
+"""A file of sound, its bytes, or samples at 16 kHz between -1 and 1."""
+_MAX_WAITING = 1 << 20
+_MAX_SEQS = 8
+_MAX_AUDIO_S = 24 * 3600.0
+"""The longest sound: its samples are 5.5 GB."""
+
+
+class TranscribeOptions(TypedDict, total=False):
+    """How sound is transcribed."""
+
+    language: str | None
+    """that is spoken, by its code or name; None: the model says it"""
+    prompt: str
+    """text that may come before: names and how they are spelled"""
+    temperature: float
+    """0 (the default) begins there and goes up where the text is poor; another one is kept"""
+    task: Literal["transcribe", "translate"]
+    """`translate`: into English"""
+
+
+class Transcriber:
+    """A loaded model of speech. Close it, or use it in a `with` block. Thread-safe.
+
+    A worker that dies is started again, and what it was computing goes on.
+
+    Examples:
+        >>> with shoal.Transcriber("whisper-tiny.en", split="dp=2") as model:  # doctest: +SKIP
+        ...     for segment in model.transcribe("meeting.m4a").segments:
+        ...         print(segment.start_s, segment.text)
+    """
+
+    def __init__(self, model: str | Path, **options: Unpack[LaunchOptions]) -> None:
+        """Plan, start the workers and load the weights.
+
+        Args:
+            model: a folder with a Whisper model (Hugging Face's form, or CTranslate2's), `hf:org/name` or `pkg:NAME`.
+            options: see `LaunchOptions`; `max_seqs` is 8 by default.
+
+        Raises:
+            ConfigError: an option is unknown or makes no sense for this model.
+            ModelLoadError: the model is missing, broken or of another kind.
+            CapacityError: it does not fit into memory.
+            WorkerLost: workers died while they were loading, again and again.
+        """
+        timeout_s = options.get("worker_timeout")
+        recovery = RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)
+        given = LaunchOptions(**{"max_seqs": _MAX_SEQS, **options})
+        self._own(launch(plan_model(launch_config(speech_model(str(model)), given)), recovery=recovery))
+
+    @classmethod
+    def over(cls, loaded: LoadedModel) -> Transcriber:
+        """A model that was loaded by other means, which it owns from now on."""
+        one = cls.__new__(cls)
+        one._own(loaded)
+        return one
+
+    def _own(self, loaded: LoadedModel) -> None:
+        encoder = loaded.decoder.encoder
+        assert encoder is not None
+        self._loaded = loaded
+        data_plane = DataPlane(
+            loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
+        )
+        vocabulary = read_vocabulary(loaded.path, loaded.tokenizer, loaded.decoder.vocab_size)
+        self._windows = WindowTranscriber(data_plane, encoder, vocabulary)
+        self._thread = LoopThread(partial(_at_work, loaded, data_plane), "Transcriber")
+        self._finalizer = weakref.finalize(self, self._thread.close)
+
+    @property
+    def plan(self) -> Plan:
+        """Which worker runs what, as it is now."""
+        return self._loaded.running_plan
+
+    @overload
+    def transcribe(self, sounds: Sound, **options: Unpack[TranscribeOptions]) -> Transcript: ...
+    @overload
+    def transcribe(self, sounds: list[Sound], **options: Unpack[TranscribeOptions]) -> list[Transcript]: ...
+    def transcribe(
+        self, sounds: Sound | list[Sound], **options: Unpack[TranscribeOptions]
+    ) -> Transcript | list[Transcript]:
+        """What is said, with the times of each segment.
+
+        Args:
+            sounds: a file, its bytes, or samples at 16 kHz; or a list of those, which are computed together.
+            options: see `TranscribeOptions`.
+
+        Returns:
+            One transcript; for a list, a list in its order.
+
+        Raises:
+            InvalidRequest: a sound cannot be read, or the model does not know the language.
+            MissingExtra: a file is given and PyAV is not installed.
+            RequestError: three replicas in a row were lost to this sound.
+            WorkerLost: no worker is left to compute on, and none could be started again.
+            ModelClosed: the model was closed, before or meanwhile.
+        """
+        check_names(options, TranscribeOptions.__annotations__, InvalidRequest)
+        asked = SpeechOptions(**options)
+        if isinstance(sounds, list):
+            return self._thread.run(self._transcribe_all(sounds, asked))
+        return self._thread.run(self._windows.transcribe(_samples(sounds), asked))
+
+    async def atranscribe(self, sound: Sound, **options: Unpack[TranscribeOptions]) -> Transcript:
+        """`transcribe` of one sound, awaited. Cancelling the wait gives it up."""
+        check_names(options, TranscribeOptions.__annotations__, InvalidRequest)
+        samples_S = await asyncio.to_thread(_samples, sound)
+        return await self._thread.arun(self._windows.transcribe(samples_S, SpeechOptions(**options)))
+
+    def close(self) -> None:
+        """End every call, stop all workers and free what they held. Idempotent; calls that run raise ModelClosed."""
+        self._thread.close()
+        self._finalizer.detach()
+
+    def __enter__(self) -> Transcriber:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _transcribe_all(self, sounds: list[Sound], options: SpeechOptions) -> list[Transcript]:
+        async def one(sound: Sound) -> Transcript:
+            samples_S = await asyncio.to_thread(_samples, sound)
+            return await self._windows.transcribe(samples_S, options)
+
+        tasks = [asyncio.create_task(one(sound)) for sound in sounds]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _samples(sound: Sound) -> F32:
+    """Raises InvalidRequest."""
+    if isinstance(sound, np.ndarray):
+        if sound.ndim != 1 or not np.issubdtype(sound.dtype, np.floating):
+            raise InvalidRequest(f"samples are floats in one dimension, not {sound.dtype} in {sound.ndim}", "sounds")
+        return np.ascontiguousarray(sound, dtype=np.float32)
+    if isinstance(sound, bytes):
+        return decode_audio(sound, max_s=_MAX_AUDIO_S, param="sounds")
+    try:
+        data = Path(sound).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {str(sound)!r}: {error.strerror or error}", "sounds") from None
+    return decode_audio(data, max_s=_MAX_AUDIO_S, param=str(sound))
+
+
+@asynccontextmanager
+async def _at_work(loaded: LoadedModel, data_plane: DataPlane) -> AsyncGenerator[None, None]:
+    """The data plane in the running loop; nothing is left of the model at the end."""
+    with loaded:
+        data_plane.start()
+        try:
+            yield
+        finally:
+            await data_plane.close()
+            data_plane.readers.wait()

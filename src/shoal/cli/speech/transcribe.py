@@ -1,0 +1,105 @@
+"""`shoal transcribe`: sound files to text or subtitles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli.shared import options
+from shoal.errors import ConfigError
+
+EXAMPLE = (
+    "Examples: shoal transcribe whisper-tiny.en talk.mp3   |   "
+    "shoal transcribe whisper-small *.m4a --language de --format srt -o subtitles/ --split dp=2"
+)
+_FORMATS = {"text": ".txt", "srt": ".srt", "vtt": ".vtt", "json": ".json"}
+
+
+def transcribe(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder with a Whisper model (Hugging Face's form, or CTranslate2's), hf:org/name or pkg:NAME.",
+            metavar="MODEL",
+        ),
+    ],
+    sounds: Annotated[
+        list[Path], typer.Argument(help="Files of sound or film, whatever FFmpeg reads.", metavar="FILE...")
+    ],
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language that is spoken, such as de or german. Default: it is found out.",
+            rich_help_panel=options.SPEECH,
+        ),
+    ] = None,
+    translate: Annotated[
+        bool, typer.Option("--translate", help="Write English, whatever is spoken.", rich_help_panel=options.SPEECH)
+    ] = False,
+    prompt: Annotated[
+        str,
+        typer.Option(help="Text that may come before: names and how they are spelled.", rich_help_panel=options.SPEECH),
+    ] = "",
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="0 begins there and goes up where the text is poor.", rich_help_panel=options.SPEECH
+        ),
+    ] = 0.0,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="text, srt, vtt or json (with segments and times).", rich_help_panel=options.SPEECH
+        ),
+    ] = "text",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for a file each. Default: stdout.", rich_help_panel=options.SPEECH),
+    ] = None,
+    split: options.Split = "auto",
+    plan: options.PlanFile = None,
+    cluster: options.Cluster = None,
+    link_precision: options.LinkPrecision = "auto",
+    precision: options.Precision = "auto",
+    activations: options.Activations = "int8",
+    no_weight_cache: options.NoWeightCache = False,
+    threads: options.Threads = None,
+    max_seqs: options.MaxSeqs = 8,
+    kv_memory: options.KvMemory = None,
+) -> None:
+    """Write down what is said in sound files. Several files, and the pieces of long ones, are computed together."""
+    if form not in _FORMATS:
+        raise ConfigError(f"--format is one of {', '.join(_FORMATS)}, not {form!r}")
+    for sound in sounds:
+        if not sound.is_file():
+            raise ConfigError(f"there is no file {str(sound)!r}")
+    from shoal.api.speech import Transcriber
+    from shoal.cli.language.launch_config import language_config
+    from shoal.cli.language.loading import load_planned, plan_for
+    from shoal.model.formats.speech_files import speech_model
+    from shoal.speech.transcript import TEXT_FORMS, as_verbose
+
+    config = language_config(context, speech_model(model), max_seqs=max_seqs)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    with Transcriber.over(load_planned(plan_for(config, quiet=True), quiet=True)) as transcriber:
+        transcripts = transcriber.transcribe(
+            list(sounds),
+            language=language,
+            prompt=prompt,
+            temperature=temperature,
+            task="translate" if translate else "transcribe",
+        )
+    for sound, transcript in zip(sounds, transcripts, strict=True):
+        if form == "json":
+            written = json.dumps(as_verbose(transcript, transcript.language), ensure_ascii=False) + "\n"
+        else:
+            written = TEXT_FORMS[form](transcript)
+        if output is None:
+            print(written, end="")
+        else:
+            (output / f"{sound.stem}{_FORMATS[form]}").write_text(written, encoding="utf-8")

@@ -1,0 +1,36 @@
+"""Whether a model is one of speech, told by its files before anything else is read."""
+
+from __future__ import annotations
+
+from shoal.errors import ModelLoadError, ShoalError
+from shoal.model.formats.ctranslate2 import is_ctranslate2
+from shoal.model.formats.model_file import read_json
+from shoal.model.formats.model_path import resolve_model
+
+_TYPES = ("whisper",)
+_OTHER_SUFFIXES = (".gguf", ".onnx", ".yaml", ".yml", ".safetensors")
+
+
+def is_speech_model(model: str) -> bool:
+    """By the type of model in `config.json`, or by a file of CTranslate2's. A name that leads to no model is none.
+
+    Args:
+        model: as the user named it.
+    """
+    if model.lower().endswith(_OTHER_SUFFIXES):
+        return False
+    try:
+        path = resolve_model(model)
+        if not path.is_dir():
+            return False
+        return is_ctranslate2(path) or read_json(path / "config.json").get("model_type") in _TYPES
+    except (ShoalError, OSError):
+        return False
+
+
+def speech_model(model: str) -> str:
+    """The name of a model that must be one of speech. Raises ModelLoadError where it is another, or there is none."""
+    if not is_speech_model(model):
+        resolve_model(model)
+        raise ModelLoadError(f"{model} is no model of speech: give a folder with a Whisper model")
+    return model
