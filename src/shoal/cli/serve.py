@@ -316,6 +316,10 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
             raise ConfigError(
                 "one server serves language models, or ONNX graphs and chains of them: start one for each"
             )
+        from shoal.model.formats.speech_files import is_speech_model
+
+        if heard := next((model for model in models if is_speech_model(model)), None):
+            raise ConfigError(f"{heard} is a model of speech, which has a server of its own: start one for it")
         from shoal.cli.language import serve_several
 
         serve_several.load_and_serve(context, models, server)
