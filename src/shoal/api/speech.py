@@ -37,7 +37,8 @@ __all__ = ["SpeechSegment", "Transcriber", "Transcript"]
 Sound = str | Path | bytes | F32
 """A file of sound, its bytes, or samples at 16 kHz between -1 and 1."""
 _MAX_WAITING = 1 << 20
-_MAX_SEQS = 8
+MAX_SEQS = 8
+"""Requests of a replica that run at once, by default: what an encoder gave for a clip takes megabytes."""
 _MAX_AUDIO_S = 24 * 3600.0
 """The longest sound: its samples are 5.5 GB."""
 
@@ -81,7 +82,7 @@ class Transcriber:
         """
         timeout_s = options.get("worker_timeout")
         recovery = RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)
-        given = LaunchOptions(**{"max_seqs": _MAX_SEQS, **options})
+        given = LaunchOptions(**{"max_seqs": MAX_SEQS, **options})
         self._own(launch(plan_model(launch_config(speech_model(str(model)), given)), recovery=recovery))
 
     @classmethod
@@ -92,14 +93,11 @@ class Transcriber:
         return one
 
     def _own(self, loaded: LoadedModel) -> None:
-        encoder = loaded.decoder.encoder
-        assert encoder is not None
         self._loaded = loaded
         data_plane = DataPlane(
             loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
         )
-        vocabulary = read_vocabulary(loaded.path, loaded.tokenizer, loaded.decoder.vocab_size)
-        self._windows = WindowTranscriber(data_plane, encoder, vocabulary)
+        self._windows = window_transcriber(loaded, data_plane)
         self._thread = LoopThread(partial(_at_work, loaded, data_plane), "Transcriber")
         self._finalizer = weakref.finalize(self, self._thread.close)
 
@@ -168,6 +166,14 @@ class Transcriber:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def window_transcriber(loaded: LoadedModel, data_plane: DataPlane) -> WindowTranscriber:
+    """What transcribes with a loaded model of speech. Raises ModelLoadError: its tokenizer lacks Whisper's tokens."""
+    encoder = loaded.decoder.encoder
+    assert encoder is not None
+    vocabulary = read_vocabulary(loaded.path, loaded.tokenizer, loaded.decoder.vocab_size)
+    return WindowTranscriber(data_plane, encoder, vocabulary)
 
 
 def _samples(sound: Sound) -> F32:

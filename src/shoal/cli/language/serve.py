@@ -10,14 +10,14 @@ import typer
 from starlette.applications import Starlette
 
 from shoal.api.options import LaunchOptions
+from shoal.api.speech import MAX_SEQS, window_transcriber
 from shoal.cli.language.launch_config import language_config
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.shared.log import announce
-from shoal.cli.shared.options import parse_bytes
+from shoal.cli.shared.options import is_given, parse_bytes
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
-from shoal.cli.speech.loading import speech_defaults, window_transcriber
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ConfigError, WorkerLost
@@ -76,7 +76,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
     """
     said = context.params
     check_parsers(said["tool_parser"], said["reasoning_parser"])
-    own = speech_defaults(context) if is_speech else LaunchOptions()
+    own = LaunchOptions(max_seqs=MAX_SEQS) if is_speech and not is_given(context, "max_seqs") else LaunchOptions()
     config = language_config(context, model, in_process=False, **own)
     options = LanguageServeOptions(
         server=server,
