@@ -41,17 +41,18 @@ AdapterRunner::AdapterRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, i
   products_.reserve(most);
 }
 
-void AdapterRunner::add(const LayerAdapters& layer, AdapterPlace place, const std::vector<AdapterSpan>& spans,
-                        const ActivationRows& x, const AdapterOutput* outputs) {
-  products_.clear();
+void AdapterRunner::append(const LayerAdapters& layer, AdapterPlace place, const std::vector<AdapterSpan>& spans,
+                           std::vector<Product>& products) {
   for (const AdapterSpan& span : spans) {
     const AdapterGroup& group = group_of(layer, span, place);
     if (group.a != nullptr)
-      products_.push_back({group.a, nullptr, nullptr, nullptr, Finish::kStore, Activation::kSilu, low_.get(),
-                           max_ranks_, {span.first_row, span.num_rows}});
+      products.push_back({group.a, nullptr, nullptr, nullptr, Finish::kStore, Activation::kSilu, low_.get(),
+                          max_ranks_, {span.first_row, span.num_rows}});
   }
-  if (products_.empty()) return;
-  run_products(*pool_, *isa_.gemm, x, products_.data(), int(products_.size()));
+}
+
+void AdapterRunner::add(const LayerAdapters& layer, AdapterPlace place, const std::vector<AdapterSpan>& spans,
+                        const AdapterOutput* outputs) {
   products_.clear();
   low_rows_.clear();
   for (const AdapterSpan& span : spans) {
@@ -60,7 +61,7 @@ void AdapterRunner::add(const LayerAdapters& layer, AdapterPlace place, const st
       const AdapterPart& part = group.parts[i];
       if (part.b == nullptr) continue;
       ActivationRows& low = low_rows_.emplace_back();
-      low.num_rows = x.num_rows;
+      low.num_rows = span.first_row + span.num_rows;
       low.num_inputs = part.b->num_inputs;
       low.values = low_.get() + part.first;
       low.value_stride = max_ranks_;
@@ -68,7 +69,7 @@ void AdapterRunner::add(const LayerAdapters& layer, AdapterPlace place, const st
                            outputs[i].stride, {span.first_row, span.num_rows}, part.scale, &low});
     }
   }
-  run_products(*pool_, *isa_.gemm, x, products_.data(), int(products_.size()));
+  if (!products_.empty()) run_products(*pool_, *isa_.gemm, low_rows_[0], products_.data(), int(products_.size()));
 }
 
 bool StepAdapters::has(AdapterPlace place) const {
@@ -77,8 +78,12 @@ bool StepAdapters::has(AdapterPlace place) const {
          });
 }
 
-void StepAdapters::add(AdapterPlace place, const ActivationRows& x, const AdapterOutput* outputs) const {
-  if (runner_ != nullptr) runner_->add(*layer_, place, *spans_, x, outputs);
+void StepAdapters::append(AdapterPlace place, std::vector<Product>& products) const {
+  if (runner_ != nullptr) runner_->append(*layer_, place, *spans_, products);
+}
+
+void StepAdapters::add(AdapterPlace place, const AdapterOutput* outputs) const {
+  if (runner_ != nullptr) runner_->add(*layer_, place, *spans_, outputs);
 }
 
 }  // namespace shoal

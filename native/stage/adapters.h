@@ -53,9 +53,12 @@ class AdapterRunner {
   AdapterRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, int max_rows,
                 const std::vector<const LayerAdapters*>& layers);
 
-  // Adds to the outputs of a place's products, of which there is one for each part. `x` [T, K] as the products had it.
+  // Appends the products with A to those of a place, which meet the same rows and are run together with them.
+  void append(const LayerAdapters& layer, AdapterPlace place, const std::vector<AdapterSpan>& spans,
+              std::vector<Product>& products);
+  // Then adds to the outputs of the place's products, of which there is one for each part.
   void add(const LayerAdapters& layer, AdapterPlace place, const std::vector<AdapterSpan>& spans,
-           const ActivationRows& x, const AdapterOutput* outputs);
+           const AdapterOutput* outputs);
 
  private:
   std::shared_ptr<ThreadPool> pool_;
@@ -75,8 +78,9 @@ class StepAdapters {
 
   // Whether some row's adapter changes a product of the place.
   bool has(AdapterPlace place) const;
-  // See AdapterRunner::add.
-  void add(AdapterPlace place, const ActivationRows& x, const AdapterOutput* outputs) const;
+  // See AdapterRunner.
+  void append(AdapterPlace place, std::vector<Product>& products) const;
+  void add(AdapterPlace place, const AdapterOutput* outputs) const;
 
  private:
   AdapterRunner* runner_ = nullptr;

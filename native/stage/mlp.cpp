@@ -60,9 +60,10 @@ void MlpRunner::run(const ActivationRows& x, const MlpRows* mlps, int count, Fin
     const auto& [mlp, rows] = mlps[i];
     products_.push_back({mlp->down, nullptr, mlp->down_bias, nullptr, finish, activation_, out, width, rows});
   }
+  adapters.append(AdapterPlace::kMlpOut, products_);
   run_products(*pool_, *isa_.gemm, hidden, products_.data(), int(products_.size()));
   const AdapterOutput output{out, width};
-  adapters.add(AdapterPlace::kMlpOut, hidden, &output);
+  adapters.add(AdapterPlace::kMlpOut, &output);
 }
 
 // hidden = activation(gate) * up
@@ -88,10 +89,11 @@ void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int co
       add(mlp->up, nullptr, mlp->up_bias, nullptr, Finish::kStore, up_.get(), rows);
     }
   }
+  adapters.append(AdapterPlace::kMlpIn, products_);
   run_products(*pool_, *isa_.gemm, x, products_.data(), int(products_.size()));
   if (is_gated ? are_together : !has_adapters) return;
   const AdapterOutput outputs[] = {{hidden_.get(), columns}, {is_gated ? up_.get() : hidden_.get(), columns}};
-  adapters.add(AdapterPlace::kMlpIn, x, outputs);
+  adapters.add(AdapterPlace::kMlpIn, outputs);
   each_rows(*pool_, x.num_rows, columns, [&](int row) {
     float* gate = hidden_.get() + int64_t(row) * columns;
     if (!is_gated) return isa_.layers->activate(activation_, columns, gate);

@@ -335,14 +335,17 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
     return Product{matrix,       nullptr,           bias,         nullptr, Finish::kStore,
                    shape_.activation, qkv + column, width, {0, num_rows}};
   };
-  const Product products[] = {product(layer.q, layer.q_bias, 0), product(layer.k, layer.k_bias, out_width()),
-                              product(layer.v, layer.v_bias, out_width() + kv_width),
-                              {layer.q_gate, nullptr, layer.q_gate_bias, nullptr, Finish::kStore, shape_.activation,
-                               gates_.get(), out_width(), {0, num_rows}}};
-  run_products(*pool_, *isa_.gemm, rows, products, layer.q_gate == nullptr ? 3 : 4);
+  products_.assign({product(layer.q, layer.q_bias, 0), product(layer.k, layer.k_bias, out_width()),
+                    product(layer.v, layer.v_bias, out_width() + kv_width)});
+  if (layer.q_gate != nullptr)
+    products_.push_back({layer.q_gate, nullptr, layer.q_gate_bias, nullptr, Finish::kStore, shape_.activation,
+                         gates_.get(), out_width(), {0, num_rows}});
+  const StepAdapters adapters = adapters_of(layer, step);
+  adapters.append(AdapterPlace::kAttentionIn, products_);
+  run_products(*pool_, *isa_.gemm, rows, products_.data(), int(products_.size()));
   const AdapterOutput outputs[] = {
       {qkv, width}, {qkv + out_width(), width}, {qkv + out_width() + kv_width, width}, {gates_.get(), out_width()}};
-  adapters_of(layer, step).add(AdapterPlace::kAttentionIn, rows, outputs);
+  adapters.add(AdapterPlace::kAttentionIn, outputs);
   if (layer.q_norm != nullptr) norm_heads(layer, num_rows);
   layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, out_width()});
   if (layer.q_gate == nullptr) return;
@@ -360,11 +363,12 @@ void Stage::project(const Matrix& o, int num_rows, Finish finish, const float* b
   const ActivationRows rows = codes_.of(attention_.get(), num_rows, width);
   if (!is_dense(o))
     each_rows(*pool_, num_rows, width, [&](int row) { isa_.gemm->quantize(rows, row, 1); });
-  const Product product{&o,                nullptr, bias,               nullptr,       finish,
-                        shape_.activation, out,     shape_.hidden_size, {0, num_rows}};
-  run_products(*pool_, *isa_.gemm, rows, &product, 1);
+  products_.assign({Product{&o,                nullptr, bias,               nullptr,       finish,
+                            shape_.activation, out,     shape_.hidden_size, {0, num_rows}}});
+  adapters.append(AdapterPlace::kAttentionOut, products_);
+  run_products(*pool_, *isa_.gemm, rows, products_.data(), int(products_.size()));
   const AdapterOutput output{out, shape_.hidden_size};
-  adapters.add(AdapterPlace::kAttentionOut, rows, &output);
+  adapters.add(AdapterPlace::kAttentionOut, &output);
 }
 
 StepAdapters Stage::adapters_of(const StageLayer& layer, const StepMetadata& step) {

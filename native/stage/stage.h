@@ -153,6 +153,7 @@ class Stage {
   std::unique_ptr<ExpertsRunner> experts_;
   std::unique_ptr<LatentRunner> latent_;
   std::unique_ptr<AdapterRunner> adapters_;
+  std::vector<Product> products_;  // kept, so that a step allocates nothing
   std::vector<std::vector<int64_t>> expert_rows_;  // by layer
   Buffer<float> normed_, qkv_, attention_, gates_, delta_;
 };
