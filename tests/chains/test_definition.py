@@ -50,7 +50,7 @@ def test_a_chain(file: Path) -> None:
     ("changes", "said"),
     [
         ({"inputs": {}}, "must name one or more"),
-        ({"inputs": {"image": "picture"}}, "one of image, bytes, text, texts, tensor, not 'picture'"),
+        ({"inputs": {"image": "picture"}}, "one of image, audio, bytes, text, texts, tensor, not 'picture'"),
         ({"inputs": {"an image": "image"}}, "is no name"),
         ({"steps": []}, "a list of one or more"),
         ({"s0__model": "a.gguf"}, "there is no file"),

@@ -16,6 +16,8 @@ class InputKind(StrEnum):
 
     IMAGE = "image"
     """a picture file; steps get its pixels, (height, width, 3), RGB, uint8"""
+    AUDIO = "audio"
+    """a sound file; steps get its samples, (samples,), 16 kHz, one channel, float32 between -1 and 1"""
     BYTES = "bytes"
     """the bytes as they are"""
     TEXT = "text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import wave
 from collections.abc import Generator
 from typing import Any
 
@@ -29,6 +30,10 @@ def rows(image):
 def name(y):
     return f"value {y[0, 0]:g}"
 
+def heard(clip):
+    """The frequency that is loudest in a second."""
+    return np.abs(np.fft.rfft(clip[:16000])).argmax()
+
 def mixed(names):
     return {"names": names, "parts": [np.arange(2), 3.5]}
 '''
@@ -38,6 +43,7 @@ STEPS: list[dict[str, Any]] = [
     {"call": "f.py:name", "each": ["y"], "inputs": ["y"], "outputs": ["names"]},
     {"call": "f.py:mixed", "inputs": ["names"], "outputs": ["mixed"]},
 ]
+SOUND_STEPS = [{"call": "f.py:heard", "inputs": ["clip"], "outputs": ["loudest"]}]
 TEXT_STEPS = [{"call": "f.py:mixed", "inputs": ["names"], "outputs": ["mixed"]}]
 
 
@@ -55,6 +61,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningServer,
         chain("lines", {"image": "image"}, STEPS, ["names", "y", "mixed"]),
         chain("texts", {"names": "text"}, TEXT_STEPS, ["mixed", "names"]),
         chain("two", {"names": "text", "other": "bytes"}, TEXT_STEPS, ["mixed"]),
+        chain(
+            "sound",
+            {"clip": "audio"},
+            [{"call": "f.py:heard", "inputs": ["clip"], "outputs": ["loudest"]}],
+            ["loudest"],
+        ),
     ]
     with run_server({"doubler": doubler}, chains=chains, max_request_bytes=1 << 20) as running:
         yield running
@@ -106,6 +118,22 @@ def test_a_picture_in_every_form(http: httpx.Client, request_fields: dict[str, A
 def test_a_picture_without_rows(http: httpx.Client) -> None:
     answer = http.post("/lines/infer", content=picture(255), headers={"content-type": "image/png"})
     assert named(answer)["names"] == []
+
+
+def test_a_sound_file_becomes_samples(http: httpx.Client) -> None:
+    """A tone of 440 Hz in two channels at 22.05 kHz."""
+    pytest.importorskip("av")
+    tone = (np.sin(2 * np.pi * 440 * np.arange(33075) / 22050) * 20000).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(2)
+        written.setsampwidth(2)
+        written.setframerate(22050)
+        written.writeframes(np.repeat(tone, 2).tobytes())
+    heard = http.post("/sound/infer", content=file.getvalue(), headers={"content-type": "audio/wav"})
+    assert named(heard)["loudest"] == [440]
+    wrong = http.post("/sound/infer", content=b"no sound", headers={"content-type": "audio/wav"})
+    assert (wrong.status_code, "no sound file" in wrong.text) == (400, True)
 
 
 def test_triton_sends_the_bytes_of_a_file(server: RunningServer) -> None:
