@@ -21,7 +21,7 @@ MODULES = {
 }
 """Packages whose module has another name."""
 PLACES = {
-    "chains": ("chain/", "server/oip/chains/", "server/bodies/forms.py"),
+    "chains": ("chains/", "server/oip/chains/", "server/bodies/forms.py"),
     "grpc": ("server/oip/rpc/",),
     "otel": ("server/tracing/",),
     "parquet": ("offline/files/parquet_rows.py",),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.api.chains import LoadedChain, chain
+    from shoal.api.encoders import Encoder
     from shoal.api.generation import LLM, CompletionOutput, RequestOutput
     from shoal.api.graphs import Model, load
     from shoal.api.speech import SpeechSegment, Transcriber, Transcript
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "CompletionOutput",
+    "Encoder",
     "LoadedChain",
     "Model",
     "RequestOutput",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Encoder": "shoal.api.encoders",
     "LoadedChain": "shoal.api.chains",
     "Model": "shoal.api.graphs",
     "chain": "shoal.api.chains",

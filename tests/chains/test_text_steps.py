@@ -106,7 +106,7 @@ def test_what_a_chain_consists_of(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        ({**VECTORS, "encoder": "none"}, "there is no folder"),
+        ({**VECTORS, "encoder": "none"}, "there is no encoder of texts"),
         ({**VECTORS, "outputs": ["v", "w"]}, "'w' is one too many"),
         ({**VECTORS, "top_n": 2}, "where there is a `query`"),
         ({**VECTORS, "encoder": "pairs"}, "needs a `query`"),

@@ -20,6 +20,7 @@ from shoal.chains.fields import (
 )
 from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, Step
 from shoal.errors import ConfigError
+from shoal.model.encoder.find import encoder_name, find_encoder_folder
 from shoal.model.encoder.folder import open_encoder
 
 _COMMON = ("name", "each", "outputs")
@@ -89,9 +90,12 @@ def _function(fields: Mapping[str, Any], file: Path, place: str, each: frozenset
 
 
 def _encoder(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> EncoderStep:
-    folder = file.parent / read_text(fields["encoder"], f"{place}.encoder")
-    if not folder.is_dir():
-        raise ConfigError(f"{place}.encoder: there is no folder {folder}")
+    said = read_text(fields["encoder"], f"{place}.encoder")
+    where = said if said.startswith(("hf:", "pkg:")) else str(file.parent / said)
+    folder = find_encoder_folder(where)
+    if folder is None:
+        raise ConfigError(f"{place}.encoder: there is no encoder of texts at {where}")
+    model_name = encoder_name(where, folder)
     query = read_name(fields["query"], f"{place}.query") if "query" in fields else None
     outputs = tuple(read_names(fields.get("outputs"), f"{place}.outputs"))
     if len(outputs) > (1 if query is None else 2):
@@ -104,8 +108,9 @@ def _encoder(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[
         raise ConfigError(f"{place}: {folder} compares texts, so that it needs a `query`")
     top_n = fields.get("top_n")
     return EncoderStep(
-        name=read_text(fields.get("name", folder.resolve().name), f"{place}.name"),
+        name=read_text(fields.get("name", model_name), f"{place}.name"),
         folder=folder,
+        model_name=model_name,
         encoder=encoder,
         texts=read_name(fields.get("texts"), f"{place}.texts"),
         query=query,

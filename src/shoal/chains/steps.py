@@ -68,7 +68,9 @@ class EncoderStep:
 
     name: str
     folder: Path
-    """of an encoder of texts, as `shoal serve` takes it"""
+    """of an encoder of texts"""
+    model_name: str
+    """that its graph is served under"""
     encoder: EncoderFolder
     """what is in it"""
     texts: str
@@ -83,11 +85,6 @@ class EncoderStep:
     """how many of the ranked texts; None: all"""
     each: frozenset[str] = frozenset()
     """see `GraphStep.each`"""
-
-    @property
-    def model_name(self) -> str:
-        """That its graph is served under."""
-        return self.folder.resolve().name
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -294,14 +294,15 @@ def serve(
 
 
 def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> None:
-    from shoal.model.encoder.detect import is_encoder_folder
+    from shoal.model.encoder.find import encoder_name, find_encoder_folder
 
-    if len(models) == 1 and is_encoder_folder(models[0]):
+    encoder = find_encoder_folder(models[0]) if len(models) == 1 else None
+    if encoder is not None:
         others = (name for name in _LANGUAGE_ONLY if name != "strict_fields")
         options.refuse(context, (*others, *_SPEECH_ONLY), "encoders of texts")
         from shoal.cli.graphs import serve_command
 
-        serve_command.load_and_serve_encoder(context, Path(models[0]), server)
+        serve_command.load_and_serve_encoder(context, encoder, server, encoder_name(models[0], encoder))
         return
     is_language = len(models) == 1 and is_language_graph(models[0], context.params["served_as"])
     if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):

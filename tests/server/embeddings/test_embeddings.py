@@ -28,7 +28,7 @@ def vector(text: Text) -> F32:
 
 
 class LetterEncoder:
-    """Implements `Encoder`."""
+    """Implements `TextEncoder`."""
 
     def __init__(self, *, compares: bool = False) -> None:
         self.compares = compares

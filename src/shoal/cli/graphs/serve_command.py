@@ -31,11 +31,11 @@ from shoal.server.oip.models.model_files import find_models
 _MAX_QUEUE_ROWS = 4096
 
 
-def load_and_serve_encoder(context: typer.Context, folder: Path, server: ServerOptions) -> None:
-    """Load the encoder of texts in a folder, and serve it until a signal comes. Raises as `load_and_serve`."""
+def load_and_serve_encoder(context: typer.Context, folder: Path, server: ServerOptions, name: str) -> None:
+    """Load the encoder of texts in a folder, and serve it until a signal comes; `name`: where the command says none.
+    Raises as `load_and_serve`."""
     encoder = open_encoder(folder)
-    name = context.params["name"] or folder.resolve().name
-    _serve(context, [str(encoder.graph)], server, name, encoder=encoder)
+    _serve(context, [str(encoder.graph)], server, context.params["name"] or name, encoder=encoder)
 
 
 def load_and_serve(context: typer.Context, models: Sequence[str], server: ServerOptions) -> None:

@@ -17,7 +17,7 @@ from shoal.server.embeddings.encoder import Encoded, Text
 
 
 class DecoderEncoder:
-    """Implements `Encoder`."""
+    """Implements `TextEncoder`."""
 
     compares = False
 
@@ -29,7 +29,7 @@ class DecoderEncoder:
     async def embed(
         self, texts: Sequence[Text], *, kind: str = "", cuts: bool = False, timeout_s: float | None = None
     ) -> Encoded:
-        """See `Encoder`."""
+        """See `TextEncoder`."""
         prompt = self._sentences.prompt(kind)
         strings = [prompt + text for text in texts if isinstance(text, str)]
         encoded = iter(await self._data_plane.encode(strings, add_special=True, param="input"))

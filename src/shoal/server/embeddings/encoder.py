@@ -21,7 +21,7 @@ class Encoded:
     """of all texts, special ones included"""
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """A model that is served."""
 
     @property

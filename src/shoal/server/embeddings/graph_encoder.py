@@ -34,7 +34,7 @@ class ServedGraph(Protocol):
 
 
 class GraphEncoder:
-    """Implements `Encoder`."""
+    """Implements `TextEncoder`."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class GraphEncoder:
 
     @property
     def compares(self) -> bool:
-        """See `Encoder`."""
+        """See `TextEncoder`."""
         return self._folder.compares
 
     async def embed(
         self, texts: Sequence[Text], *, kind: str = "", cuts: bool = False, timeout_s: float | None = None
     ) -> Encoded:
-        """See `Encoder`."""
+        """See `TextEncoder`."""
         prompt = self._folder.sentences.prompt(kind)
         strings = [prompt + text for text in texts if isinstance(text, str)]
         encoded = iter(await self._rows(strings, cuts=cuts))
@@ -84,7 +84,7 @@ class GraphEncoder:
         return await self._encode(rows, timeout_s)
 
     async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
-        """See `Encoder`."""
+        """See `TextEncoder`."""
         encoded = await self._encode(await self._rows(pairs, cuts=True), timeout_s)
         scores_N = (1.0 / (1.0 + np.exp(-encoded.values.reshape(-1)))).astype(np.float32)
         return Encoded(values=scores_N, num_tokens=encoded.num_tokens)

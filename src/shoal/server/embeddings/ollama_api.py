@@ -13,7 +13,7 @@ from starlette.routing import Route
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.calls import answered, bounded_body
-from shoal.server.embeddings.encoder import Encoded, Encoder
+from shoal.server.embeddings.encoder import Encoded, TextEncoder
 from shoal.server.embeddings.schemas import texts_of
 from shoal.server.embeddings.vectors import shortened
 from shoal.server.ollama.errors import answer_api_exception
@@ -50,7 +50,7 @@ class OldEmbedBody(ApiSchema):
 class OllamaEmbedApi:
     """Handlers over one encoder."""
 
-    def __init__(self, encoder: Encoder, bodies: RequestBodies, model_name: str) -> None:
+    def __init__(self, encoder: TextEncoder, bodies: RequestBodies, model_name: str) -> None:
         self._encoder = encoder
         self._bodies = bodies
         self._model_name = model_name

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.model.encoder.pooling import normalized
-from shoal.server.embeddings.encoder import Encoded, Encoder
+from shoal.server.embeddings.encoder import Encoded, TextEncoder
 
 
-async def scores_of(encoder: Encoder, pairs: Sequence[tuple[str, str]], timeout_s: float | None = None) -> Encoded:
-    """Scores [N]: of a model that compares, what it says; else the cosine of the vectors. Raises as `Encoder.embed`."""
+async def scores_of(encoder: TextEncoder, pairs: Sequence[tuple[str, str]], timeout_s: float | None = None) -> Encoded:
+    """Scores [N]: of a model that compares, what it says; else the cosine of the vectors. Raises as
+    `TextEncoder.embed`."""
     if encoder.compares:
         return await encoder.compare(pairs, timeout_s=timeout_s)
     firsts = list(dict.fromkeys(first for first, _ in pairs))

@@ -17,7 +17,7 @@ from shoal.arrays import F32
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.calls import answered, bounded_body
-from shoal.server.embeddings.encoder import Encoded, Encoder
+from shoal.server.embeddings.encoder import Encoded, TextEncoder
 from shoal.server.embeddings.ollama_api import EMBED_PATHS, OllamaEmbedApi
 from shoal.server.embeddings.ranking import scores_of
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
@@ -38,7 +38,7 @@ class EmbeddingApi:
     """Handlers over one encoder."""
 
     def __init__(
-        self, encoder: Encoder, bodies: RequestBodies, model_name: str, *, strict_fields: bool = False
+        self, encoder: TextEncoder, bodies: RequestBodies, model_name: str, *, strict_fields: bool = False
     ) -> None:
         """`strict_fields`: refuse fields of bodies that nobody knows."""
         self._encoder = encoder

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from shoal.errors import ConfigError, MissingExtra
 from shoal.server.bodies.bodies import RequestBodies
-from shoal.server.embeddings.encoder import Encoder
+from shoal.server.embeddings.encoder import TextEncoder
 from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.http.auth import ApiKeyMiddleware
@@ -130,7 +130,7 @@ def create_graph_app(
 class ServedEncoder:
     """An encoder of texts and how clients find it."""
 
-    encoder: Encoder
+    encoder: TextEncoder
     model_name: str
     strict_fields: bool = False
     """refuse fields of bodies that nobody knows"""
