@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -127,3 +128,12 @@ def test_exported_graphs_with_caches_are_computed_there_too(
         assert llm.plan.shards[0].device is not None
         found = llm.generate(prompts(), max_tokens=NUM_TOKENS, temperature=0, ignore_eos=True)
     assert [list(one.token_ids) for one in found] == answers_of_transformers(checkpoint)
+
+
+def test_a_device_gets_the_layers_that_its_memory_holds(model: Path) -> None:
+    devices = DevicesConfig(names=("cuda", "cpu"), memory_bytes=300_000)
+    config = LaunchConfig(model=str(model), split="pp=2", precision="fp32", kv_memory_bytes=200_000, devices=devices)
+    (replica,) = plan_model(config).plan.replicas
+    assert [stage.num_layers for stage in replica.stages] == [1, 3]
+    said = plan_model(replace(config, split="pp=3:1")).plan.replicas[0]
+    assert [stage.num_layers for stage in said.stages] == [3, 1], "what the user says stays"

@@ -16,6 +16,7 @@ from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.memory.plan_memory import default_kv_bytes, default_kv_tokens
 from shoal.planner.split.cores import cores_by_node
+from shoal.planner.split.device_layers import layers_that_fit
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
@@ -125,3 +126,26 @@ def spec_for_devices(
     raise ConfigError(
         "--device names several devices, but not which layers each has: say --split pp=N:M, or dp=2 for whole copies"
     )
+
+
+def spec_that_fits(
+    plan: Plan, spec: SplitSpec, model: ModelOnDisk, devices: Sequence[DeviceConfig | None]
+) -> SplitSpec | None:
+    """The same pipeline with fewer layers on devices that hold fewer; None: it is as it should be.
+
+    Args:
+        plan: the split as it was spelled out.
+        spec: what was said; layers that the user has said stay as they are.
+        model: what is split.
+        devices: that were named, one for all workers or one for each; empty: none.
+
+    Raises:
+        CapacityError: the devices and processors do not hold all layers.
+    """
+    if spec.num_stages == 1 or spec.num_shards > 1 or spec.stage_layers is not None or not any(devices):
+        return None
+    each = list(devices) * plan.num_workers if len(devices) == 1 else list(devices)
+    stages = [each[stage :: spec.num_stages] for stage in range(spec.num_stages)]
+    kv_tokens = max(replica.num_blocks for replica in plan.replicas) * plan.block_size
+    layers = layers_that_fit(model.blocks(plan.precision, exact_activations=True), stages, kv_tokens)
+    return None if layers is None else replace(spec, stage_layers=layers)

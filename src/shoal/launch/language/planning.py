@@ -15,7 +15,7 @@ from shoal.core.plan.rebuilding import with_placements
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.launch.devices import devices_by_hand
-from shoal.launch.language.by_hand import plan_by_hand, spec_for_devices
+from shoal.launch.language.by_hand import plan_by_hand, spec_for_devices, spec_that_fits
 from shoal.launch.language.graph_spec import check_plannable, graph_spec
 from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
@@ -113,6 +113,8 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         plan = auto.plan
     else:
         plan = plan_by_hand(config, spec, model, precision, machines)
+        if (fitting := spec_that_fits(plan, spec, model, devices)) is not None:
+            plan = plan_by_hand(config, fitting, model, precision, machines)
         plan = with_placements(plan, deal_devices(plan.shards, devices, config.devices))
     plan = replace(plan, shape=model.shape, has_memories=model.config.encoder is not None)
     if plan.has_memories and any(len(stage.shards) > 1 for one in plan.replicas for stage in one.stages):
