@@ -82,6 +82,8 @@ struct RecurrenceKernel {
   void (*scan)(const ScanView&, const ScanCall&);
   // x = x * silu(gate), then x / rms(x) * weight
   void (*gated_norm)(const float* gate, const float* weight, float epsilon, int width, float* x);
+  // x = x * silu(gate) * weight. Returns the sum of squares before the weight.
+  float (*gated_squares)(const float* gate, const float* weight, int width, float* x);
 };
 
 }  // namespace shoal

@@ -185,7 +185,8 @@ void delta_rule(const DeltaView& view, const DeltaCall& call) {
 }  // namespace
 
 extern const RecurrenceKernel recurrence_kernel;
-const RecurrenceKernel recurrence_kernel = {gated_conv, silu_conv, delta_rule, scan, gated_norm};
+const RecurrenceKernel recurrence_kernel = {gated_conv, silu_conv, delta_rule,
+                                            scan,       gated_norm, gated_squares};
 
 }  // namespace SHOAL_ISA
 }  // namespace shoal

@@ -41,10 +41,10 @@ void each_channels(ThreadPool& pool, const StepStates& step, int num_channels,
   pool.each(int(items.size()), [&](int i) { work(*items[i].sequence, items[i].first, items[i].end); });
 }
 
-void RecurrentLayer::run(const StepStates& step, float* in, float* out) const {
+void RecurrentLayer::run(const StepStates& step, float* in, float* out, float* squares) const {
   require(step.num_slots() == num_slots_, "the step was made for another number of state slots");
   read_states(step);
-  compute(step, in, out);
+  compute(step, in, out, squares);
 }
 
 void RecurrentLayer::read_states(const StepStates& step) const {
@@ -71,7 +71,7 @@ ShortConvLayer::ShortConvLayer(std::shared_ptr<ThreadPool> pool, const Recurrenc
   check_conv(view);
 }
 
-void ShortConvLayer::compute(const StepStates& step, float* in, float* out) const {
+void ShortConvLayer::compute(const StepStates& step, float* in, float* out, float*) const {
   each_channels(pool(), step, view_.num_channels, [&](const SequenceState& sequence, int first, int end) {
     float* window = state(sequence.slot);
     for (const StateRun& run : sequence.runs) {
@@ -124,7 +124,7 @@ DeltaLayer::DeltaLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel&
           "the convolution must have the channels of queries, keys and values");
 }
 
-void DeltaLayer::compute(const StepStates& step, float* in, float* out) const {
+void DeltaLayer::compute(const StepStates& step, float* in, float* out, float*) const {
   convolve(step, kernel_, conv_, in);
   const std::vector<SequenceState>& sequences = step.sequences();
   const int heads = shape_.num_value_heads;

@@ -23,8 +23,8 @@ class RecurrentLayer {
   virtual int64_t state_size() const = 0;
 
   // All rows of a step: in [T, in width], which may be worked in, to out [T, out width]. Throws std::invalid_argument
-  // where the step was made for another number of slots.
-  void run(const StepStates& step, float* in, float* out) const;
+  // where the step was made for another number of slots. `squares` [T]: see ScanLayer, of other layers nullptr.
+  void run(const StepStates& step, float* in, float* out, float* squares) const;
 
  protected:
   // `states` [S, state size] must outlive the layer.
@@ -43,7 +43,7 @@ class RecurrentLayer {
  private:
   void read_states(const StepStates& step) const;
   // All runs of all sequences whose states have been read; copies states where runs say so.
-  virtual void compute(const StepStates& step, float* in, float* out) const = 0;
+  virtual void compute(const StepStates& step, float* in, float* out, float* squares) const = 0;
 
   std::shared_ptr<ThreadPool> pool_;
   float* states_;
@@ -62,7 +62,7 @@ class ShortConvLayer final : public RecurrentLayer {
   int64_t state_size() const override { return int64_t(view_.num_taps - 1) * view_.num_channels; }
 
  private:
-  void compute(const StepStates& step, float* in, float* out) const override;
+  void compute(const StepStates& step, float* in, float* out, float* squares) const override;
 
   const RecurrenceKernel& kernel_;
   ConvView view_;
@@ -93,7 +93,7 @@ class DeltaLayer final : public RecurrentLayer {
 
  private:
   int64_t window_size() const { return int64_t(conv_.num_taps - 1) * conv_.num_channels; }
-  void compute(const StepStates& step, float* in, float* out) const override;
+  void compute(const StepStates& step, float* in, float* out, float* squares) const override;
   void run_head(const SequenceState& sequence, int head, const float* in, float* out) const;
 
   const RecurrenceKernel& kernel_;
@@ -117,8 +117,9 @@ struct ScanVectors {
 };
 
 // Heads of Mamba-2 behind a convolution. Rows of the input are x of all heads, what is written and what is read for each
-// group, the gates, and for each head the size of its step; the output has a norm for each group. A state is the
-// convolution's window, then the heads' own.
+// group, the gates, and for each head the size of its step; the output has a norm for each group. Where other shards have
+// heads of the same group, `squares` are given: they become the sums of the squares of each row, and the output is not
+// divided. A state is the convolution's window, then the heads' own.
 class ScanLayer final : public RecurrentLayer {
  public:
   // Throws std::invalid_argument for impossible sizes. What is named must outlive the layer.
@@ -131,7 +132,7 @@ class ScanLayer final : public RecurrentLayer {
 
  private:
   int64_t window_size() const { return int64_t(conv_.num_taps - 1) * conv_.num_channels; }
-  void compute(const StepStates& step, float* in, float* out) const override;
+  void compute(const StepStates& step, float* in, float* out, float* squares) const override;
   void run_head(const SequenceState& sequence, int head, const float* in, float* out) const;
 
   const RecurrenceKernel& kernel_;

@@ -30,7 +30,7 @@ ScanLayer::ScanLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& k
           "the convolution must have the channels of x and of what is written and read");
 }
 
-void ScanLayer::compute(const StepStates& step, float* in, float* out) const {
+void ScanLayer::compute(const StepStates& step, float* in, float* out, float* squares) const {
   convolve(step, kernel_, conv_, in);
   const std::vector<SequenceState>& sequences = step.sequences();
   const int heads = shape_.num_heads, groups = shape_.num_groups, width = out_width() / groups;
@@ -40,6 +40,10 @@ void ScanLayer::compute(const StepStates& step, float* in, float* out) const {
   each_rows(pool(), last.first_row + last.num_rows, out_width(), [&](int row) {
     const float* gates = in + int64_t(row) * in_width() + conv_.num_channels;
     float* own = out + int64_t(row) * out_width();
+    if (squares != nullptr) {
+      squares[row] = kernel_.gated_squares(gates, vectors_.norm, out_width(), own);
+      return;
+    }
     for (int first = 0; first < out_width(); first += width)
       kernel_.gated_norm(gates + first, vectors_.norm + first, epsilon_, width, own + first);
   });

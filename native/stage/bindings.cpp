@@ -51,6 +51,7 @@ struct BoundStageLayer {
   nb::object cross;                 // attention over what an encoder gave
   bool has_mixer, has_mlp;
   std::vector<std::vector<BoundAdapterGroup>> adapters;  // of each, by its number
+  std::optional<std::tuple<int, float>> shared_norm;  // of a recurrence: channels and epsilon
 };
 
 // Spans of [first, last) experts with the number of turns and the bits of their turns.
@@ -103,7 +104,8 @@ std::shared_ptr<const ExpertLayer> experts_of(const BoundStageLayer& layer, cons
 std::shared_ptr<const RecurrentHalf> recurrent_of(const BoundStageLayer& layer) {
   if (layer.inputs.empty()) return nullptr;
   RecurrentHalf half{layer.recurrent.is_none() ? nullptr : nb::cast<const BoundRecurrentLayer&>(layer.recurrent).layer.get(),
-                     {}};
+                     {}, 0, 0.0f};
+  if (layer.shared_norm) std::tie(half.norm_channels, half.norm_epsilon) = *layer.shared_norm;
   for (const std::string& name : layer.inputs) {
     const Matrix* matrix = matrix_of(layer, name);
     const float* bias = matrix == nullptr ? nullptr : vector_of(layer, name + "_bias", matrix->num_outputs);
@@ -242,12 +244,11 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
   SumOverShards sum;
   if (nb::isinstance<ShardSum>(sum_over_shards)) {
     ShardSum& shards = nb::cast<ShardSum&>(sum_over_shards);
-    sum = [&shards, hidden](float* values, int num_rows) { shards.add_up(values, std::size_t(num_rows) * hidden); };
+    sum = [&shards](float* values, size_t count) { shards.add_up(values, count); };
   } else if (!sum_over_shards.is_none()) {
-    sum = [&sum_over_shards, hidden](float* values, int num_rows) {
+    sum = [&sum_over_shards](float* values, size_t count) {
       nb::gil_scoped_acquire held;
-      const size_t shape[] = {size_t(num_rows), size_t(hidden)};
-      sum_over_shards(nb::ndarray<nb::numpy, float>(values, 2, shape, nb::none()));
+      sum_over_shards(nb::ndarray<nb::numpy, float>(values, 1, &count, nb::none()));
     };
   }
   StepMetadata* over_memories = memories.is_none() ? nullptr : &nb::cast<StepMetadata&>(memories);
@@ -290,16 +291,17 @@ void bind_stage(nb::module_& module) {
           [](BoundStageLayer* self, nb::dict matrices, nb::dict vectors, nb::object attention,
              const std::vector<std::tuple<int, int, int, uint64_t>>& experts, nb::object recurrent,
              std::vector<std::string> inputs, std::string output, nb::object cross, bool has_mixer, bool has_mlp,
-             std::vector<std::vector<BoundAdapterGroup>> adapters) {
+             std::vector<std::vector<BoundAdapterGroup>> adapters,
+             std::optional<std::tuple<int, float>> shared_norm) {
             new (self) BoundStageLayer{std::move(matrices), std::move(vectors),   std::move(attention),
                                        turns_of(experts),   std::move(recurrent), std::move(inputs),
                                        std::move(output),   std::move(cross),     has_mixer, has_mlp,
-                                       std::move(adapters)};
+                                       std::move(adapters), shared_norm};
           },
           "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple(),
           "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o",
           "cross"_a.none() = nb::none(), "has_mixer"_a = true, "has_mlp"_a = true,
-          "adapters"_a = nb::make_tuple());
+          "adapters"_a = nb::make_tuple(), "shared_norm"_a.none() = nb::none());
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,

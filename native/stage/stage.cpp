@@ -1,6 +1,7 @@
 #include "stage.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "../threads/each_rows.h"
@@ -63,7 +64,7 @@ Stage::Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape&
   normed_ = allocate<float>(rows * shape.hidden_size);
   qkv_ = allocate<float>(rows * most_inputs());
   attention_ = allocate<float>(rows * most_outputs());
-  delta_ = allocate<float>(rows * shape.hidden_size);
+  delta_ = allocate<float>(rows * (shape.hidden_size + 1));
   if (std::any_of(layers_.begin(), layers_.end(), [](const StageLayer& layer) { return layer.q_gate != nullptr; }))
     gates_ = allocate<float>(rows * out_width());
   for (const StageLayer& layer : layers_)
@@ -282,7 +283,7 @@ void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOv
     std::fill_n(delta_.get(), int64_t(num_rows) * shape_.hidden_size, 0.0f);
   }
   if (has_heads) project(*layer.o, num_rows, Finish::kAdd, nullptr, delta_.get(), adapters);
-  if (sum) sum(delta_.get(), num_rows);
+  if (sum) sum_delta(num_rows, sum);
   add_rows(layer.o_bias, layer.mlp.down_bias, nullptr, num_rows, x);
 }
 
@@ -297,7 +298,13 @@ void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const 
 void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum) {
   const RecurrentHalf& recurrent = *layer.recurrent;
   const int num_rows = step.num_tokens();
-  if (recurrent.layer == nullptr) return add_sum_of_others(layer.o_bias, layer.post_attn_norm, num_rows, x, sum);
+  const bool is_divided = sum && recurrent.norm_channels > 0;
+  float* squares = is_divided ? delta_.get() + int64_t(num_rows) * shape_.hidden_size : nullptr;
+  if (recurrent.layer == nullptr) {
+    if (!is_divided) return add_sum_of_others(layer.o_bias, layer.post_attn_norm, num_rows, x, sum);
+    std::fill_n(delta_.get(), int64_t(num_rows) * (shape_.hidden_size + 1), 0.0f);
+    return add_divided(layer, num_rows, x, sum);
+  }
   require(step.states() != nullptr, "a step for recurrent layers needs state slots");
   const auto takes_codes = [](const RecurrentHalf::Input& input) { return !is_dense(*input.matrix); };
   const bool has_codes = std::any_of(recurrent.inputs.begin(), recurrent.inputs.end(), takes_codes);
@@ -311,8 +318,23 @@ void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const S
     to += input.matrix->num_outputs;
   }
   run_products(*pool_, *isa_.gemm, rows, products.data(), int(products.size()));
-  recurrent.layer->run(*step.states(), qkv_.get(), attention_.get());
-  add_projected(layer, step, x, sum);
+  recurrent.layer->run(*step.states(), qkv_.get(), attention_.get(), squares);
+  if (!is_divided) return add_projected(layer, step, x, sum);
+  project(*layer.o, num_rows, Finish::kStore, nullptr, delta_.get(), adapters_of(layer, step));
+  add_divided(layer, num_rows, x, sum);
+}
+
+// What shards have of a product whose rows a norm over the channels of all of them still divides, and then the sums of
+// squares of rows: both are added up, and the product is divided afterwards, for it is linear.
+void Stage::add_divided(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum) {
+  const int64_t width = shape_.hidden_size;
+  sum(delta_.get(), size_t(num_rows) * (width + 1));
+  const float *squares = delta_.get() + num_rows * width, channels = float(layer.recurrent->norm_channels);
+  for (int row = 0; row < num_rows; ++row) {
+    const float rms = std::sqrt(squares[row] / channels + layer.recurrent->norm_epsilon);
+    isa_.layers->scale(1.0f / rms, int(width), delta_.get() + row * width);
+  }
+  add_rows(layer.o_bias, nullptr, layer.post_attn_norm, num_rows, x);
 }
 
 // The product of what attention has left with `o`, added to the residual stream.
@@ -322,7 +344,7 @@ void Stage::add_projected(const StageLayer& layer, const StepMetadata& step, flo
   if (adds_plainly(layer.post_attn_norm, sum))
     return project(*layer.o, num_rows, Finish::kAdd, layer.o_bias, x, adapters);
   project(*layer.o, num_rows, Finish::kStore, nullptr, delta_.get(), adapters);
-  if (sum) sum(delta_.get(), num_rows);
+  if (sum) sum_delta(num_rows, sum);
   add_rows(layer.o_bias, nullptr, layer.post_attn_norm, num_rows, x);
 }
 
@@ -412,14 +434,14 @@ void Stage::feed_forward(size_t index, float* x, const StepMetadata& step, const
     mlp.down_bias = nullptr;  // is added to the sum
     mlps_->run(rows, &all, 1, Finish::kStore, delta_.get(), adapters);
   }
-  if (sum) sum(delta_.get(), num_rows);
+  if (sum) sum_delta(num_rows, sum);
   add_rows(layer.mlp.down_bias, nullptr, layer.post_mlp_norm, num_rows, x);
 }
 
 void Stage::add_sum_of_others(const float* bias, const float* post_norm, int num_rows, float* x,
                               const SumOverShards& sum) {
   std::fill_n(delta_.get(), int64_t(num_rows) * shape_.hidden_size, 0.0f);
-  sum(delta_.get(), num_rows);
+  sum_delta(num_rows, sum);
   add_rows(bias, nullptr, post_norm, num_rows, x);
 }
 

@@ -49,6 +49,9 @@ struct RecurrentHalf {
   };
   const RecurrentLayer* layer;  // nullptr in a shard without channels
   std::vector<Input> inputs;    // products of the hidden state, which lie beside each other
+  // Where positive, its output has a norm over so many channels, of which other shards have some.
+  int norm_channels;
+  float norm_epsilon;
 };
 
 // Attention over what an encoder has made of a sequence's audio: behind a layer's own attention, with keys and values
@@ -86,8 +89,8 @@ struct StageHead {
   float softcap;  // after it; 0: none
 };
 
-// Adds up [T, D] over the shards of a stage, in place. May throw.
-using SumOverShards = std::function<void(float* values, int num_rows)>;
+// Adds up values over the shards of a stage, in place. May throw.
+using SumOverShards = std::function<void(float* values, size_t count)>;
 
 class Stage {
  public:
@@ -111,6 +114,9 @@ class Stage {
   void check_recurrent(const StageLayer& layer) const;
   void check_adapters(const StageLayer& layer) const;
   void recur(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
+  void add_divided(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum);
+  // Of `delta_`, over the shards.
+  void sum_delta(int num_rows, const SumOverShards& sum) { sum(delta_.get(), size_t(num_rows) * shape_.hidden_size); }
   void add_projected(const StageLayer& layer, const StepMetadata& step, float* x, const SumOverShards& sum);
   void attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum);
   // A parallel layer: both halves of it, and one sum over the shards.

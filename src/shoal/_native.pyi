@@ -270,6 +270,7 @@ class StageLayer:
         has_mixer: bool = True,
         has_mlp: bool = True,
         adapters: Sequence[Sequence[AdapterGroup]] = (),
+        shared_norm: tuple[int, float] | None = None,
     ) -> None:
         """
         Args:
@@ -284,6 +285,7 @@ class StageLayer:
             has_mixer: whether it has attention or a recurrence, here or on another shard.
             has_mlp: the same of an MLP or experts.
             adapters: of the stage, by their numbers, as far as they change the layer.
+            shared_norm: channels and epsilon of a recurrence's norm of whose channels other shards have some.
         """
 
 class ExpertsShape:

@@ -74,14 +74,27 @@ void scan(const ScanView& view, const ScanCall& call) {
   }
 }
 
-// x = x * silu(gate), then x / rms(x) * weight
-void gated_norm(const float* gate, const float* weight, float epsilon, int width, float* x) {
+// x = x * silu(gate). Returns the sum of its squares.
+float apply_gate(const float* gate, int width, float* x) {
   for (int i = 0; i < width; i += kLanes) {
     const Lanes factor = activate(Activation::kSilu, load_some(gate + i, width - i));
     store_some(x + i, width - i, mul(load_some(x + i, width - i), factor));
   }
-  const float mean = sum_of_squares(x, width) / float(width);
+  return sum_of_squares(x, width);
+}
+
+// The same, then x / rms(x) * weight.
+void gated_norm(const float* gate, const float* weight, float epsilon, int width, float* x) {
+  const float mean = apply_gate(gate, width, x) / float(width);
   const Lanes inverse = broadcast(1.0f / __builtin_sqrtf(mean + epsilon));
   for (int i = 0; i < width; i += kLanes)
     store_some(x + i, width - i, mul(mul(load_some(x + i, width - i), inverse), load_some(weight + i, width - i)));
+}
+
+// The same without what the norm divides by.
+float gated_squares(const float* gate, const float* weight, int width, float* x) {
+  const float squares = apply_gate(gate, width, x);
+  for (int i = 0; i < width; i += kLanes)
+    store_some(x + i, width - i, mul(load_some(x + i, width - i), load_some(weight + i, width - i)));
+  return squares;
 }

@@ -140,6 +140,9 @@ class ShardSource:
         recurrence, leaf = self._source.config.recurrence, name.rpartition(".")[2]
         if recurrence is not None and (factor := recurrence.rows_of_piece(leaf)):
             return _times(_pieces(recurrence, self._source.config, self._part), factor)
+        own = self._config.recurrence
+        if own is not None and leaf.removesuffix("_taps") in own.inputs and not own.num_pieces:
+            return (0, 0)
         match name.rpartition(".")[2]:
             case "embedding" | "head":
                 return self._part.vocabulary

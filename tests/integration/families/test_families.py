@@ -25,7 +25,7 @@ from tests.integration.running import (
 )
 from tests.model.tiny_models import make_tiny_model
 
-FAMILIES = ("mixtral", "qwen3_moe", "gpt_oss", "lfm2", "qwen3_next")
+FAMILIES = ("mixtral", "qwen3_moe", "gpt_oss", "lfm2", "qwen3_next", "granitemoehybrid")
 REQUESTS = make_requests(3, max_tokens=30)
 
 
@@ -44,6 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("lfm2", "pp=2:2"),
         ("lfm2", "tp=2:1"),
         ("qwen3_next", "tp=2"),
+        ("granitemoehybrid", "tp=2:1"),
     ],
 )
 def test_a_killed_worker_changes_no_token(family: str, split: str, models: dict[str, Path]) -> None:

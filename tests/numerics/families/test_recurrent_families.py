@@ -12,6 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.recurrence.mamba import MambaConfig
+from shoal.model.shard_source import ShardSource, shard_atoms
+from shoal.planner.split.shares import shard_parts
 from tests.model.converted_gguf import convert
 from tests.model.recurrent_families import RECURRENT_FAMILIES
 from tests.model.tiny_models import make_tiny_model
@@ -75,6 +78,16 @@ def test_shards_of_a_file_whose_value_heads_are_in_turn(tmp_path: Path) -> None:
     gguf = convert(directory, tmp_path / "model.gguf")
     whole = logits_of(make_executor(open_weights(directory)))
     assert_close(logits_of(make_executor(open_weights(gguf), shares=(2, 1))), whole)
+
+
+def test_heads_of_one_group_are_dealt_out(tiny_source: MakeSource) -> None:
+    """Of four pieces of two heads, with a norm over all of them that the shards share."""
+    config = tiny_source("granitemoehybrid").config
+    parts = shard_parts(shard_atoms(config), (2, 1, 1))
+    own = [ShardSource(tiny_source("granitemoehybrid"), part).config.recurrence for part in parts]
+    shards = [recurrence for recurrence in own if isinstance(recurrence, MambaConfig)]
+    assert [shard.num_heads for shard in shards] == [4, 2, 2]
+    assert {shard.shared_norm for shard in shards} == {(128, config.norm_epsilon)}
 
 
 @pytest.mark.parametrize("family", RECURRENT_FAMILIES)

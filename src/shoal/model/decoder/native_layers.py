@@ -24,6 +24,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
+from shoal.model.recurrence.mamba import MambaConfig
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 from shoal.protocol.stage_config import StageConfig
@@ -200,6 +201,7 @@ class NativeLayers:
                     has_mixer=layer not in decoder.no_mixer_layers,
                     has_mlp=decoder.has_mlp(layer),
                     adapters=adapters.layer(layer),
+                    shared_norm=recurrence.shared_norm if isinstance(recurrence, MambaConfig) else None,
                 )
             )
             on_progress(1 + len(layers), num_pieces)

@@ -32,6 +32,8 @@ class MambaConfig:
     taps_bias: bool = True
     biases: bool = False
     """of the matrices"""
+    norm_channels: int = 0
+    """of the one group of which a shard has some heads; 0: groups are whole"""
     inputs: tuple[str, ...] = ("mamba_x", "mamba_write", "mamba_read", "mamba_z", "mamba_step")
     output: str = "mamba_out"
 
@@ -79,17 +81,50 @@ class MambaConfig:
 
     @property
     def num_pieces(self) -> int:
-        """Parts that see nothing of each other: groups of heads."""
-        return self.num_groups
+        """Parts that see nothing of each other: groups of heads, or where there is one group, heads."""
+        return self.num_groups * (self.heads_per_group if self._cuts_heads else 1)
 
     @property
     def piece_atom(self) -> int:
         """Pieces that stay together, as a quantized output matrix asks for."""
-        return BLOCK // gcd(BLOCK, self.heads_per_group * self.head_dim)
+        return BLOCK // gcd(BLOCK, self.columns_of_piece("mamba_out"))
 
     def rows_of_piece(self, name: str) -> int:
         """Rows of a tensor that belong to a piece; 0: all of it belongs to every piece."""
-        match name.removesuffix("_taps"):
+        leaf = name.removesuffix("_taps")
+        if not self._cuts_heads:
+            return self._rows_of_group(leaf)
+        return 0 if leaf in ("mamba_write", "mamba_read") else self._rows_of_group(leaf) // max(1, self.heads_per_group)
+
+    def columns_of_piece(self, name: str) -> int:
+        """The same of columns."""
+        return self.rows_of_piece("mamba_x") if name == "mamba_out" else 0
+
+    def with_pieces(self, count: int) -> MambaConfig:
+        """The layers of a shard, which may have no heads."""
+        if not self._cuts_heads:
+            return replace(self, num_groups=count)
+        if count == self.heads_per_group:
+            return self
+        return replace(
+            self, num_groups=min(1, count), heads_per_group=count, norm_channels=self.norm_channels or self.out_width
+        )
+
+    @property
+    def shared_norm(self) -> tuple[int, float] | None:
+        """Channels and epsilon of a norm of whose channels other shards have some; None: it is the shard's own."""
+        return (self.norm_channels, self.norm_epsilon) if self.norm_channels else None
+
+    def num_rows(self, name: str) -> int:
+        """Of one of the inputs, or of its taps."""
+        return self.num_groups * self._rows_of_group(name.removesuffix("_taps"))
+
+    @property
+    def _cuts_heads(self) -> bool:
+        return self.num_groups <= 1
+
+    def _rows_of_group(self, name: str) -> int:
+        match name:
             case "mamba_x" | "mamba_z" | "mamba_norm":
                 return self.heads_per_group * self.head_dim
             case "mamba_write" | "mamba_read":
@@ -98,18 +133,6 @@ class MambaConfig:
                 return self.heads_per_group
             case _:
                 return 0
-
-    def columns_of_piece(self, name: str) -> int:
-        """The same of columns."""
-        return self.heads_per_group * self.head_dim if name == "mamba_out" else 0
-
-    def with_pieces(self, count: int) -> MambaConfig:
-        """The layers of a shard, which may have no heads."""
-        return replace(self, num_groups=count)
-
-    def num_rows(self, name: str) -> int:
-        """Of one of the inputs, or of its taps."""
-        return self.num_groups * self.rows_of_piece(name)
 
 
 def joined_rows(recurrence: MambaConfig, leaf: str) -> tuple[int, int] | None:
