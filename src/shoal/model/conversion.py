@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shoal.model.adapter.files import with_adapters
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.writing.encode import GgufPrecision
@@ -16,6 +17,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.text.tokenizer_files import from_hf_directory
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
 from shoal.model.text.vocabulary.to_gguf import check_encodes_alike, tokenizer_metadata
+from shoal.protocol.messages import AdapterFile
 
 
 def convert_model(
@@ -24,17 +26,20 @@ def convert_model(
     precision: GgufPrecision,
     *,
     name: str,
+    adapters: Sequence[AdapterFile] = (),
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Counter[Kind]:
-    """Writes the model at a path from `resolve_model` as GGUF. Returns how many tensors are of each kind.
+    """Writes the model at a path from `resolve_model` as GGUF, with `adapters` merged into its weights.
+
+    Returns how many tensors are of each kind.
 
     Raises:
         ModelLoadError: it cannot be read; its family or a setting is none that GGUF files have; GGUF has no such
             tokenizer.
         ConfigError, CapacityError: see `write_gguf_file`.
     """
-    source = open_weights(path)
+    source, _ = with_adapters(open_weights(path), adapters)
     tokenizer = _tokenizer(path, source.config.vocab_size) if path.is_dir() else _tokenizer_of_gguf(path)
     return write_gguf_file(
         source, out, precision, tokenizer=tokenizer, name=name, overwrite=overwrite, progress=progress

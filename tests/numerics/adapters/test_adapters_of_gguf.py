@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from shoal.errors import ModelLoadError
+from shoal.model.adapter.files import find_adapter
+from shoal.model.conversion import convert_model
+from shoal.model.formats.gguf.writing.encode import GgufPrecision
 from tests.model.converted_gguf import convert
 from tests.model.tiny_adapters import PROJECTIONS, gguf_adapter, merged_reference, tiny_adapter
 from tests.model.tiny_models import make_tiny_model
-from tests.numerics.adapters.adapted import adapted_engine, adapted_logits
+from tests.numerics.adapters.adapted import BASE, adapted_engine, adapted_logits
 from tests.numerics.engines import random_tokens
 from tests.numerics.reference import reference_logits
 
@@ -59,3 +62,14 @@ def test_a_model_is_no_adapter(tmp_path: Path) -> None:
     file = convert(make_tiny_model("llama", tmp_path / "model"), tmp_path / "model.gguf")
     with pytest.raises(ModelLoadError, match="not those of a LoRA adapter"):
         adapted_engine(file, [file])
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("auto", TOLERANCE), ("fp16", 0.02)])
+def test_a_merged_model_as_a_file(tmp_path: Path, precision: GgufPrecision, tolerance: float) -> None:
+    model = make_tiny_model("llama", tmp_path / "model")
+    adapter = tiny_adapter(model, tmp_path / "adapter")
+    merged = [find_adapter("merged", adapter, is_merged=True)]
+    convert_model(model, tmp_path / "merged.gguf", precision, name="merged", adapters=merged)
+    text = random_tokens(60)
+    (logits,) = adapted_logits(adapted_engine(tmp_path / "merged.gguf", []), [text], [BASE])
+    assert np.abs(logits - reference_logits(merged_reference(model, adapter), text)).max() < tolerance

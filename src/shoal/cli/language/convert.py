@@ -22,12 +22,14 @@ def convert(
             "int8 (Q8_0) or int4 (Q4_1), which narrow what is wider."
         ),
     ] = "auto",
+    merge_lora: options.MergeLora = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     json: options.Json = False,
 ) -> None:
     """Write a model as a GGUF file, with its tokenizer and chat template, for families that llama.cpp has."""
     from shoal.cli.show.output import note, print_json, progress_bar
     from shoal.errors import ConfigError
+    from shoal.model.adapter.files import find_adapter
     from shoal.model.conversion import convert_model
     from shoal.model.formats.gguf.writing.encode import parse_gguf_precision
     from shoal.model.formats.model_path import resolve_model
@@ -41,6 +43,7 @@ def convert(
             out,
             parse_gguf_precision(precision),
             name=path.stem if path.is_file() else path.name,
+            adapters=() if merge_lora is None else [find_adapter("merged", merge_lora, is_merged=True)],
             overwrite=force,
             progress=update,
         )

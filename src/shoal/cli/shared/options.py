@@ -88,7 +88,7 @@ Lora = Annotated[
 MergeLora = Annotated[
     Path | None,
     typer.Option(
-        help="Add this LoRA adapter to the model's weights as they are loaded.",
+        help="Add this LoRA adapter to the model's weights as they are read.",
         metavar="DIR",
         rich_help_panel=LANGUAGE,
     ),
