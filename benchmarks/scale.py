@@ -29,7 +29,7 @@ from shoal.forecast.simulate import TrafficSpec, simulate
 _PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 _SIZES = (1, 3, 10, 30, 100, 300, 1000)
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 512, 128
-_STREAMS_A_MACHINE, _MOST_STREAMS = 16, 4096
+_STREAMS_A_MACHINE, _MOST_STREAMS = 16, 16384
 _LOAD = 0.66
 """Of the predicted throughput."""
 _DAY_S = 86_400.0
