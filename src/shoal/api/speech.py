@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,9 @@ class TranscribeOptions(TypedDict, total=False):
     """that is spoken, by its code or name; None: the model says it"""
     prompt: str
     """text that may come before: names and how they are spelled"""
-    temperature: float
-    """0 (the default) begins there and goes up where the text is poor; another one is kept"""
+    temperature: float | Sequence[float]
+    """0 (the default) begins there and goes up where the text is poor; another one is kept; several are tried one after
+    the other"""
     task: Literal["transcribe", "translate"]
     """`translate`: into English"""
 

@@ -44,10 +44,17 @@ class SpeechOptions:
     """that is spoken, by its code or name; None: the model says it"""
     prompt: str = ""
     """text that may come before: names and how they are spelled"""
-    temperature: float = 0.0
-    """0 begins there and goes up where the text is poor; another one is kept"""
+    temperature: float | Sequence[float] = 0.0
+    """0 begins there and goes up where the text is poor; another one is kept; several are tried one after the other"""
     timeout_s: float | None = None
     """that each window may take; None: any"""
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """That a window is decoded at, one after the other, until its text is believed; at least one."""
+        if not isinstance(self.temperature, int | float):
+            return tuple(self.temperature) or TEMPERATURES
+        return TEMPERATURES if self.temperature == 0.0 else (float(self.temperature),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,9 +200,8 @@ class WindowTranscriber:
 
     async def _decode(self, clip: Clip, options: SpeechOptions, language: str, before: tuple[int, ...]) -> Decoded:
         """The first decoding that is believed, or else the last."""
-        temperatures = TEMPERATURES if options.temperature == 0.0 else (options.temperature,)
         no_speech_prob: float | None = None
-        for temperature in temperatures:
+        for temperature in options.temperatures:
             decoded, no_speech_prob = await self._decode_at(
                 clip, temperature, options, language, before, no_speech_prob
             )
