@@ -304,7 +304,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
 
         serve_command.load_and_serve_encoder(context, encoder, server, encoder_name(models[0], encoder))
         return
-    is_language = len(models) == 1 and is_language_graph(models[0], context.params["served_as"])
+    is_language = all(is_language_graph(model, context.params["served_as"]) for model in models)
     if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
         options.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY), "ONNX graphs")
         from shoal.cli.graphs import serve_command
@@ -313,7 +313,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         return
     if len(models) > 1:
         options.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY, *options.DEVICE_OPTIONS), "several language models")
-        if any(is_graph(model) or is_chain(model) for model in models):
+        if not is_language and any(is_graph(model) or is_chain(model) for model in models):
             raise ConfigError(
                 "one server serves language models, or ONNX graphs and chains of them: start one for each"
             )

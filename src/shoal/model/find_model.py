@@ -27,7 +27,7 @@ def find_model(name: str, *, sizes_suffice: bool = False, adapters: Sequence[Ada
     if sizes_suffice:
         return ModelOnDisk(resolve_settings(name), name=name, open_source=open_sizes, adapters=adapters)
     local = Path(name).expanduser()
-    path = local if local.suffix == ".onnx" or local.is_dir() else resolve_model(name)
+    path = local if local.exists() else resolve_model(name)
     if graph := find_language_graph(path):
         from shoal.model.language_graph.on_disk import GraphOnDisk  # with onnx
 

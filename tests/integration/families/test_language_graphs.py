@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from itertools import islice
+from pathlib import Path
 
 import anthropic
 import httpx
@@ -20,6 +21,12 @@ from tests.integration.leaks import no_leaks
 from tests.integration.running import EXIT_S, GREEDY, PATIENT, TURN_S, Transcript, executors, kill
 from tests.integration.served import served
 from tests.model.language_graph.graph_files import GENAI, MERGED, NUM_TOKENS, answers_of_transformers, prompts
+
+
+def anonymous_bytes(pid: int) -> int:
+    """What a process has taken of memory that belongs to no file."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
 @pytest.mark.parametrize("split", ["1", "dp=2"])
@@ -41,6 +48,9 @@ def test_requests_go_on_with_the_same_tokens_when_workers_die(split: str) -> Non
                 said.take(loaded.engine.turn(TURN_S))
             kill(executors(loaded)[0].worker_pids()[0])
         said.finish(loaded.engine)
+        shard = loaded.plan.replicas[0].shards[0]
+        held = anonymous_bytes(executors(loaded)[0].worker_pids()[0])
+        assert held < shard.weight_bytes + shard.kv_bytes + shard.process_bytes < 2 * held
     assert [said.tokens[str(number)] for number in range(len(prompts()))] == answers_of_transformers("qwen2")
 
 

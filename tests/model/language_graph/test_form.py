@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from shoal.errors import ModelLoadError
@@ -85,6 +86,17 @@ def test_settings_and_tokenizer_may_lie_above_the_folder_onnx(tmp_path: Path) ->
     assert find_language_graph(tmp_path / "model") == graph
     assert settings_file(graph) == tmp_path / "model" / "config.json"
     assert text_folder(graph) == tmp_path / "model"
+
+
+def test_a_graph_of_the_hub_comes_with_its_weights_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        assert repository == "org/name"
+        assert {"model.onnx", "model.onnx_data*", "model.onnx.data*", "*.json"} <= {*allow_patterns}
+        return str(GENAI)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model = find_model("hf:org/name/model.onnx")
+    assert (model.is_graph, model.path, model.name) == (True, GENAI / "model.onnx", "hf:org/name/model.onnx")
 
 
 def test_a_graph_without_settings_is_plain_tensors(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ CHAIN_FILE = "chain.yaml"
 
 
 def is_graph(model: str) -> bool:
-    """Whether a MODEL argument names an ONNX file, by its suffix."""
-    return model.lower().endswith(".onnx")
+    """Whether a MODEL argument names an ONNX file here, by its suffix; one of the hub is a language model."""
+    return model.lower().endswith(".onnx") and not model.startswith("hf:")
 
 
 def is_language_graph(model: str, served_as: str = "auto") -> bool:

@@ -107,13 +107,15 @@ def _package_roots(name: str) -> list[Path]:
 
 def _from_hub(name: str, *, settings_only: bool = False) -> Path:
     parts = name.split("/")
-    is_file = len(parts) > 2 and name.endswith(".gguf")
+    is_file = len(parts) > 2 and name.endswith((".gguf", ".onnx"))
     if not all(parts) or (len(parts) != 2 and not is_file):
-        raise ConfigError(f"hf:{name} is neither hf:org/name nor hf:org/name/file.gguf")
+        raise ConfigError(f"hf:{name} is neither hf:org/name nor hf:org/name/file.gguf or .onnx")
     repository = "/".join(parts[:2])
     import huggingface_hub as hub
 
     try:
+        if name.endswith(".onnx"):
+            return _graph_from_hub(repository, "/".join(parts[2:]))
         if is_file:
             files = part_paths(Path(*parts[2:]))
             first, *_ = [Path(hub.hf_hub_download(repository, file.as_posix())) for file in files]
@@ -125,3 +127,11 @@ def _from_hub(name: str, *, settings_only: bool = False) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelLoadError(f"hf:{name} is not in the local cache and cannot be downloaded: {reason}") from error
     return _checked(directory, f"hf:{name}")
+
+
+def _graph_from_hub(repository: str, file: str) -> Path:
+    """One of a repository's ONNX graphs, with its weights beside it and the settings of the model."""
+    import huggingface_hub as hub
+
+    patterns = ["*.json", "*.jinja", "tokenizer.model", file, f"{file}_data*", f"{file}.data*"]
+    return Path(hub.snapshot_download(repository, allow_patterns=patterns)) / file
