@@ -28,14 +28,14 @@ def decode_audio(data: bytes, *, max_s: float, param: str = "file") -> F32:
         MissingExtra: PyAV is not installed.
     """
     try:
-        import av
+        from av.error import FFmpegError
     except ModuleNotFoundError:
         raise MissingExtra("reading sound files needs PyAV", "speech") from None
     if not data:
         raise InvalidRequest(f"`{param}` is empty: send a sound file ({FORMATS})", param=param)
     try:
         samples = _decode(data, max_s, param)
-    except (av.FFmpegError, ValueError, EOFError, MemoryError) as error:
+    except (FFmpegError, ValueError, EOFError, MemoryError) as error:
         reason = " ".join(str(error).split())[:_REASON_CHARACTERS]
         raise InvalidRequest(
             f"`{param}` is no sound file that can be read ({FORMATS}): {reason}", param=param
@@ -51,7 +51,7 @@ def _decode(data: bytes, max_s: float, param: str) -> F32:
 
     pieces: list[F32] = []
     num_samples = 0
-    with av.open(io.BytesIO(data), metadata_errors="ignore") as container:
+    with av.open(io.BytesIO(data), mode="r", metadata_errors="ignore") as container:
         if not container.streams.audio:
             raise InvalidRequest(f"`{param}` has no sound in it", param=param)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
