@@ -1,0 +1,73 @@
+"""shoal.Transcriber and `shoal transcribe` over a tiny Whisper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import shoal
+from shoal.cli.main import app
+from shoal.errors import ConfigError, InvalidRequest, ModelLoadError
+from tests.model.tiny_models import make_tiny_gguf
+from tests.model.tiny_whisper import make_tiny_whisper
+from tests.speech.sounds import sound_file, tone
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[shoal.Transcriber]:
+    with shoal.Transcriber(folder, threads=1) as model:
+        yield model
+
+
+def test_one_sound_and_several(model: shoal.Transcriber) -> None:
+    sounds = [tone(0.3), tone(0.6), tone(0.9)]
+    alone = [model.transcribe(sound, language="en") for sound in sounds]
+    together = model.transcribe(list(sounds), language="en")
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert [one.segments for one in together] == [one.segments for one in alone]
+    assert alone[2].duration_s == pytest.approx(0.9)
+    assert all(one.text for one in alone)
+
+
+def test_what_cannot_be_transcribed(model: shoal.Transcriber, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="cannot read"):
+        model.transcribe(tmp_path / "missing.wav")
+    with pytest.raises(InvalidRequest, match="one dimension"):
+        model.transcribe(np.zeros((2, 100), np.float32))
+    with pytest.raises(InvalidRequest, match="there is no option langauge"):
+        model.transcribe(tone(0.3), langauge="en")  # pyright: ignore[reportCallIssue]
+    with pytest.raises(InvalidRequest, match="klingon"):
+        model.transcribe(tone(0.3), language="klingon")
+
+
+def test_models_of_other_kinds(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="no model of speech"):
+        shoal.Transcriber(make_tiny_gguf(tmp_path))
+    with pytest.raises(ConfigError, match=r"shoal\.Transcriber"):
+        shoal.LLM(folder)
+    with pytest.raises(ConfigError, match="dp and pp"):
+        shoal.Transcriber(folder, split="tp=2")
+
+
+def test_the_command_writes_subtitles(folder: Path, tmp_path: Path, model: shoal.Transcriber) -> None:
+    pytest.importorskip("av")
+    for name, seconds in (("one", 0.6), ("two", 0.9)):
+        (tmp_path / f"{name}.wav").write_bytes(sound_file(tone(seconds)))
+    files = [str(tmp_path / "one.wav"), str(tmp_path / "two.wav")]
+    common = ["transcribe", str(folder), *files, "--language", "en", "--threads", "1"]
+    result = CliRunner().invoke(app, [*common, "--format", "srt", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"one.srt", "two.srt"}
+    result = CliRunner().invoke(app, [*common, "--format", "json"])
+    said = [json.loads(line)["text"] for line in result.stdout.splitlines()]
+    assert said == [model.transcribe(file, language="en").text for file in files]
