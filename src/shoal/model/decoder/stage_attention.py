@@ -68,7 +68,9 @@ class StageAttention:
             last_layer=span.stop,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
-            dtype=kv_dtype(config.precision, exact_activations=config.exact_activations),
+            dtype=np.float32
+            if decoder.sees_all
+            else kv_dtype(config.precision, exact_activations=config.exact_activations),
         )
         own = [layer for layer in span if decoder.has_attention(layer)]
         ropes = {id(rope): rope for rope in map(decoder.layer_rope, own)}
