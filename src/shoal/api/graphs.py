@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from shoal.api.options import DeviceOptions, check_names, devices_config
 from shoal.arrays import Array
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.plan.graph import BatchAxes, GraphPlan
@@ -142,6 +143,7 @@ def load(
     threads: int | None = None,
     batch_dims: Mapping[str, int | None] | Literal["none"] | None = None,
     micro_batch: int | None = None,
+    **devices: Unpack[DeviceOptions],
 ) -> Model:
     """Load an ONNX file, or a `torch.nn.Module`, split over workers on this machine.
 
@@ -156,6 +158,7 @@ def load(
         batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell; None for an input
             that has no rows. "none": the graph has no batch, every call goes through it as it is.
         micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
+        devices: what workers compute on, see `DeviceOptions`.
 
     Raises:
         ConfigError: the split, the threads or a batch dimension make no sense for this model.
@@ -167,6 +170,7 @@ def load(
         >>> with shoal.load("model.onnx", split="pp=2") as model:  # doctest: +SKIP
         ...     y = model(x)["output"]
     """
+    check_names(devices, DeviceOptions.__annotations__, ConfigError)
     if micro_batch is not None and micro_batch < 1:
         raise ConfigError(f"micro_batch is {micro_batch}, but must be at least 1")
 
@@ -185,6 +189,7 @@ def load(
             planning=PlanningConfig(objective=objective),
             micro_batch=micro_batch,
             threads=threads,
+            devices=devices_config(devices),
             batch_dims={} if batch_dims is None or batch_dims == "none" else batch_dims,
             is_batched=batch_dims != "none",
         )

@@ -11,7 +11,21 @@ from shoal.config import DevicesConfig, LaunchConfig, PlanningConfig, parse_size
 from shoal.errors import ConfigError, InvalidRequest
 
 
-class LaunchOptions(TypedDict, total=False):
+class DeviceOptions(TypedDict, total=False):
+    """What workers compute on: options of `shoal run` and `shoal serve` under the same names."""
+
+    device: str | None
+    """what workers compute on: `cpu`, `gpu`, a provider such as `webgpu` or `cuda:1`, or one for each worker, as in
+    `cpu,webgpu`; None: `cpu`"""
+    provider_option: Sequence[str] | None
+    """`KEY=VALUE` for the provider of the device"""
+    device_memory: str | int | None
+    """that a worker may take of its device: bytes, or a text such as `4G`; None: all there is"""
+    worker_python: Sequence[str] | None
+    """`PATH` of the Python that runs workers on devices, or `PROVIDER=PATH` for those of one provider"""
+
+
+class LaunchOptions(DeviceOptions, total=False):
     """How a model is loaded and split: the options of `shoal run` and `shoal serve` under the same names."""
 
     split: str
@@ -34,15 +48,6 @@ class LaunchOptions(TypedDict, total=False):
     """pack weights anew and keep none under ~/.cache/shoal"""
     threads: int | None
     """compute threads of a worker; None shares the machine's cores evenly"""
-    device: str | None
-    """what workers compute on: `cpu`, `gpu`, a provider such as `webgpu` or `cuda:1`, or one for each worker, as in
-    `cpu,webgpu`; None: `cpu`"""
-    provider_option: Sequence[str] | None
-    """`KEY=VALUE` for the provider of the device"""
-    device_memory: str | int | None
-    """that a worker may take of its device: bytes, or a text such as `4G`; None: all there is"""
-    worker_python: Sequence[str] | None
-    """`PATH` of the Python that runs workers on devices, or `PROVIDER=PATH` for those of one provider"""
     max_seqs: int
     """sequences of one replica that may run at once; 32 by default"""
     kv_memory: str | int | None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+import shoal
 from shoal.api.graphs import open_runner
 from shoal.config import DevicesConfig, GraphLaunchConfig
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
@@ -162,3 +163,12 @@ def widened(path: Path, width: int) -> Path:
         helper.make_node("ReduceMax", ["w"], ["y"], axes=[1], keepdims=0),
     ]
     return save_graph(path, nodes, [floats("x", "N", 1)], [floats("y", "N")], {"shape": np.array([1, width])})
+
+
+def test_callers_from_python_name_devices_as_well(chain: Path, openvino_python: str) -> None:
+    with shoal.load(chain, split="pp=2", threads=1, device="cpu,openvino", worker_python=[openvino_python]) as model:
+        assert [shard.device and shard.device.name for shard in model.plan.shards] == [None, "openvino:0"]
+        expected = plain_session(chain).run(["y"], {"x": rows(0)})[0]
+        np.testing.assert_allclose(model(rows(0))["y"], expected, atol=TOLERANCE * np.abs(expected).max())
+    with pytest.raises(ConfigError, match=r"there is no option devise: did you mean device"):
+        shoal.load(chain, devise="cpu")  # type: ignore[call-arg]
