@@ -41,10 +41,13 @@ def launch(
         return _launch_here(planned, progress)
     from shoal.launch.worker_launch import launch_workers  # and all that looks after them
 
+    recovery = recovery or RecoveryConfig()
+    if any(shard.device for shard in plan.shards):
+        recovery = recovery.for_devices()
     return launch_workers(
         planned,
         progress,
-        recovery=recovery or RecoveryConfig(),
+        recovery=recovery,
         launcher=launcher,
     )
 

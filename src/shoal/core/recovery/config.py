@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError
 
+_DEVICE_STEP_S, _DEVICE_LOAD_S = 10.0, 120.0
+"""Least patience with workers on devices: their providers compile kernels while they load, and for shapes that are new
+to them, without a word. A judgment."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryConfig:
@@ -34,6 +38,14 @@ class RecoveryConfig:
     def without_restart(self) -> RecoveryConfig:
         """The same for workers that nobody knows how to start again: the first loss is the last."""
         return replace(self, max_failures=1, crash_loop_s=0.0)
+
+    def for_devices(self) -> RecoveryConfig:
+        """The same where workers are on devices."""
+        return replace(
+            self,
+            worker_timeout_s=max(self.worker_timeout_s, _DEVICE_STEP_S),
+            load_timeout_s=max(self.load_timeout_s, _DEVICE_LOAD_S),
+        )
 
     def __post_init__(self) -> None:
         for name in ("worker_timeout_s", "load_timeout_s", "backoff_s", "settled_s"):

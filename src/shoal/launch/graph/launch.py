@@ -123,6 +123,8 @@ def launch_graph(
             load_timeout_s=max(_LOAD_TIMEOUT_S, _LOADING_TIMES_EXPECTED * load_s),
             runaway_s=_RUNAWAY_S if planned.graph.has_loops else None,
         )
+    if any(shard.device for shard in plan.shards):
+        recovery = recovery.for_devices()
     return LoadedGraph(
         plan=plan,
         executors=executors,
