@@ -165,8 +165,8 @@ void attention(const Shape& shape) {
   for (int i = 0; i < shape.num_rows; ++i) positions[i] = i;
   for (int i = 0; i < num_blocks; ++i) table[i] = num_blocks - 1 - i;
   const LayerView layer{shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, kBlock,
-                        shape.window,    false,              0.3f,           shape.softcap,    shape.kv_type,    keys.data(),
-                        values.data(),   cos.data(),         sin.data()};
+                        shape.window,    false,              false,          0.3f,             shape.softcap, shape.kv_type,
+                        keys.data(),     values.data(),      cos.data(),     sin.data()};
   const StepView step{positions.data(), table.data(), num_blocks};
   const CallView call{qkv.data(), out.data(), qkv_width, out_width};
   const Memory memory{scratch.data(), nullptr};
