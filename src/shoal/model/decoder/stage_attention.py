@@ -68,6 +68,7 @@ class StageAttention:
             last_layer=span.stop,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
+            # An encoder's is memory of one step: half precision would save nothing there.
             dtype=np.float32
             if decoder.sees_all
             else kv_dtype(config.precision, exact_activations=config.exact_activations),
