@@ -194,8 +194,9 @@ def page(points: list[Point], num_requests: int) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *map(_row, points),
         "",
-        "* **Throughput grows with the machines**; cost does not fall with their number: replicas do not help each",
-        "  other, so what decides is which machines a replica is made of, and small clusters have little choice.",
+        "* **Throughput grows with the machines**; cost hardly changes with their number: replicas do not help each",
+        "  other, so what decides is which machines a replica is made of. Where a plan leaves machines unused, the",
+        "  search has stopped at its bounds of time, below what all of them could do.",
         "* Where a row is missing, no plan holds the model.",
         "* Processor time of planning and of simulating is that of one core.",
     ]
