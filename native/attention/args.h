@@ -36,6 +36,7 @@ struct LayerView {
   const float* k_norm;
   float norm_epsilon;
   const float* query_scales;  // [max_context] a further factor on q.k by the query's position; nullptr: 1
+  bool only_reads;  // keys and values are another layer's: rows have queries and nothing else
 };
 
 // One step. Shapes as in paged_attention.py: T rows, B sequences, M table width.
@@ -66,7 +67,7 @@ constexpr int64_t kAlone = -1;
 constexpr int kExtraFloats = 16;  // of a part, beside head_dim rounded up to a multiple of kGroupKeys
 
 struct CallView {
-  const float* qkv;  // [T, (num_heads + 2 num_kv_heads) head_dim], rows qkv_stride apart
+  const float* qkv;  // [T, (num_heads + 2 num_kv_heads) head_dim], or queries alone; rows qkv_stride apart
   float* out;        // [T, num_heads head_dim], rows out_stride apart
   int64_t qkv_stride;
   int64_t out_stride;

@@ -75,7 +75,8 @@ void set_adapters(StepMetadata& self, const Ints& adapters, int num_adapters) {
 
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, bool in_chunks, bool sees_all, float softcap,
-               float norm_epsilon, Cache keys, Cache values, ConstFloats cos, ConstFloats sin, std::optional<ConstFloats> sinks,
+               float norm_epsilon, bool only_reads, Cache keys, Cache values, ConstFloats cos, ConstFloats sin,
+               std::optional<ConstFloats> sinks,
                std::optional<ConstFloats> q_norm, std::optional<ConstFloats> k_norm,
                std::optional<ConstFloats> query_scales, const std::string& isa) {
   const KvType type = kv_type(keys, values);
@@ -97,7 +98,7 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
   const LayerView view{num_heads,    num_kv_heads,  head_dim,     rotary_dim,   block_size,   window,
                        in_chunks,    sees_all,      scale,        softcap,      type,         keys.data(),  values.data(),
                        cos.data(),   sin.data(),    data(sinks),  data(q_norm), data(k_norm), norm_epsilon,
-                       data(query_scales)};
+                       data(query_scales), only_reads};
   AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
   new (self) BoundLayer{std::move(layer), std::move(keys),   std::move(values), std::move(cos), std::move(sin),
                         std::move(sinks), std::move(q_norm), std::move(k_norm), std::move(query_scales)};
@@ -136,7 +137,8 @@ void bind_attention(nb::module_& module) {
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
   nb::class_<BoundLayer>(module, "AttentionLayer")
       .def("__init__", &new_layer, "pool"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotary_dim"_a, "scale"_a,
-           "window"_a, "in_chunks"_a = false, "sees_all"_a = false, "softcap"_a, "norm_epsilon"_a = 0.0f, "keys"_a.noconvert(),
+           "window"_a, "in_chunks"_a = false, "sees_all"_a = false, "softcap"_a, "norm_epsilon"_a = 0.0f,
+           "only_reads"_a = false, "keys"_a.noconvert(),
            "values"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "sinks"_a.noconvert().none() = nb::none(),
            "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
            "query_scales"_a.noconvert().none() = nb::none(), "isa"_a = "")

@@ -93,6 +93,7 @@ void AttentionLayer::each(const Work& work, size_t count, const Run& run) const 
 }
 
 void AttentionLayer::append(const Work& work, const CallView& call) const noexcept {
+  if (view_.only_reads) return;
   each(work, work.appends->size(), [&](int i, float* scratch) {
     kernel_.append(view_, work.step, call, (*work.appends)[i], {scratch, nullptr});
   });

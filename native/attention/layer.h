@@ -18,7 +18,8 @@ class AttentionLayer {
 
   const LayerView& view() const { return view_; }
   const CacheLimits& limits() const { return limits_; }
-  int qkv_width() const { return (view_.num_heads + 2 * view_.num_kv_heads) * view_.head_dim; }
+  int qkv_width() const { return out_width() + (view_.only_reads ? 0 : 2 * kv_width()); }
+  int kv_width() const { return view_.num_kv_heads * view_.head_dim; }
   int out_width() const { return view_.num_heads * view_.head_dim; }
 
   // What `run` will do, made while the step cannot change: the cut into items, and whether threads share them. Valid as

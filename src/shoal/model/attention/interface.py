@@ -45,14 +45,17 @@ class AttentionShape:
     """of the norms of rotated queries and keys"""
     softcap: float = 0.0
     """cap * tanh(score / cap); 0: none"""
+    only_reads: bool = False
+    """whether keys and values are another layer's: rows have queries and nothing else"""
 
     @classmethod
     def of(cls, config: DecoderConfig, layer: int) -> AttentionShape:
         """The whole attention of one layer of a model."""
+        heads = config.layer_heads(layer)
         return cls(
             num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            num_kv_heads=heads.num_kv_heads,
+            head_dim=heads.head_dim,
             rotary_dim=0 if layer in config.no_rope_layers else config.layer_rope(layer).rotary_dim,
             scale=config.attention_scale,
             window=config.window(layer),
@@ -60,12 +63,13 @@ class AttentionShape:
             sees_all=config.sees_all,
             norm_epsilon=config.norm_epsilon,
             softcap=config.attention_softcap,
+            only_reads=config.kv_source(layer) != layer,
         )
 
     @property
     def qkv_width(self) -> int:
         """Columns of the fused projection: q heads, k heads, v heads."""
-        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        return (self.num_heads + (0 if self.only_reads else 2 * self.num_kv_heads)) * self.head_dim
 
     @property
     def out_width(self) -> int:

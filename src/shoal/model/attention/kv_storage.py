@@ -33,7 +33,10 @@ def kv_dtype(precision: Precision, *, exact_activations: bool) -> KvType:
 
 
 def kv_bytes_per_token(config: DecoderConfig, num_layers: int, dtype: KvType = np.float32) -> int:
-    """Bytes of KV cache that one token of context takes in `num_layers` layers, its keys and values held in `dtype`."""
+    """Bytes of KV cache that one token of context takes in `num_layers` layers, its keys and values held in `dtype`.
+
+    Layers that have other heads than most, or none, are not considered: see `decoder.blocks.layer_kv_bytes`.
+    """
     return num_layers * 2 * config.num_kv_heads * config.head_dim * np.dtype(dtype).itemsize
 
 
@@ -55,17 +58,27 @@ class KvStorage:
 
         Raises: ValueError for an impossible size, MemoryError where the system refuses it.
         """
+        if first_layer > config.last_cut and first_layer < config.num_layers:
+            raise ValueError(
+                f"no stage can begin with layer {first_layer}: it attends over keys of layers before, so that "
+                f"{config.last_cut} is the last that one can begin with"
+            )
         if not 0 <= first_layer <= last_layer <= config.num_layers:
             raise ValueError(f"layers {first_layer}:{last_layer} are not within the model's {config.num_layers}")
         if num_blocks < 1 or block_size < 1 or block_size % BLOCK_SIZE_MULTIPLE:
             raise ValueError(f"{num_blocks} blocks of {block_size} tokens: need blocks of a multiple of 16 tokens")
-        heads, dim = config.num_kv_heads, config.head_dim
         layers = [layer for layer in range(first_layer, last_layer) if config.has_attention(layer)]
         owners = layers[:1] if config.sees_all else layers  # nothing is kept for later steps there
-        keys = {layer: aligned_zeros((num_blocks, heads, dim, block_size), dtype) for layer in owners}
-        values = {layer: aligned_zeros((num_blocks, heads, block_size, dim), dtype) for layer in owners}
-        self._keys = {layer: keys[layer if layer in keys else layers[0]] for layer in layers}
-        self._values = {layer: values[layer if layer in values else layers[0]] for layer in layers}
+        self._keys: dict[int, KV] = {}
+        self._values: dict[int, KV] = {}
+        for layer in layers:
+            heads = config.layer_heads(layer)
+            if layer in owners and config.kv_source(layer) == layer:
+                shape = (num_blocks, heads.num_kv_heads)
+                self._keys[layer] = aligned_zeros((*shape, heads.head_dim, block_size), dtype)
+                self._values[layer] = aligned_zeros((*shape, block_size, heads.head_dim), dtype)
+            elif config.sees_all:
+                self._keys[layer], self._values[layer] = self._keys[layers[0]], self._values[layers[0]]
 
     def keys(self, layer: int) -> KV:
         """Keys of a layer, counted over the whole model. Shapes: [N, H, D, S]."""

@@ -95,6 +95,7 @@ class NumpyLayer:
     in_chunks: bool = False
     sees_all: bool = False
     norm_epsilon: float = 0.0
+    only_reads: bool = False
     sinks: F32 | None = None
     """[num_heads]"""
     q_norm: F32 | None = None
@@ -142,7 +143,7 @@ class NumpyLayer:
             raise TypeError("the step was made by another implementation")
         self._check_call(qkv, out, step)
         heads_THD = qkv.reshape(step.num_tokens, -1, self.head_dim)
-        num_rotated = self.num_heads + self.num_kv_heads
+        num_rotated = self.num_heads + (0 if self.only_reads else self.num_kv_heads)
         rotated_THD = self._rotate(heads_THD[:, :num_rotated], step.positions_T)
         if self.q_norm is not None and self.k_norm is not None:
             rotated_THD[:, : self.num_heads] = self._norm(rotated_THD[:, : self.num_heads], self.q_norm)
@@ -154,7 +155,7 @@ class NumpyLayer:
         bounds = step.query_starts_B1.tolist()
         for b in range(step.num_sequences):
             rows = slice(bounds[b], bounds[b + 1])
-            if rows.start < rows.stop:
+            if rows.start < rows.stop and not self.only_reads:
                 self._append(k_THD[rows], v_THD[rows], step, b)
         for b in range(step.num_sequences):
             rows = slice(bounds[b], bounds[b + 1])
@@ -166,7 +167,8 @@ class NumpyLayer:
             raise TypeError("qkv and out must be float32")
         if not (qkv.flags.c_contiguous and out.flags.c_contiguous):
             raise TypeError("qkv and out must be C-contiguous")
-        if qkv.shape != (step.num_tokens, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim):
+        own_heads = 0 if self.only_reads else 2 * self.num_kv_heads
+        if qkv.shape != (step.num_tokens, (self.num_heads + own_heads) * self.head_dim):
             raise ValueError("qkv must be [rows of the step, (num_heads + 2 num_kv_heads) head_dim]")
         if out.shape != (step.num_tokens, self.num_heads * self.head_dim):
             raise ValueError("out must be [rows of the step, num_heads head_dim]")
