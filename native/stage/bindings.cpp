@@ -52,6 +52,7 @@ struct BoundStageLayer {
   bool has_mixer, has_mlp;
   std::vector<std::vector<BoundAdapterGroup>> adapters;  // of each, by its number
   std::optional<std::tuple<int, float>> shared_norm;  // of a recurrence: channels and epsilon
+  std::optional<std::tuple<float, int>> gate_cut;  // standard deviations and columns of all shards
 };
 
 // Spans of [first, last) experts with the number of turns and the bits of their turns.
@@ -78,10 +79,12 @@ const float* vector_of(const BoundStageLayer& layer, const std::string& name, in
 }
 
 // Of one layer, with names that begin with `prefix`.
-Mlp mlp_of(const BoundStageLayer& layer, const std::string& prefix, int hidden, int columns) {
+Mlp mlp_of(const BoundStageLayer& layer, const std::string& prefix, int hidden) {
   const auto matrix = [&](const char* name) { return matrix_of(layer, prefix + name); };
+  const Matrix* down = matrix("down");
+  const int columns = down == nullptr ? 0 : down->num_inputs;
   const auto vector = [&](const char* name, int size) { return vector_of(layer, prefix + name, size); };
-  return {matrix("gate"), matrix("up"), matrix("down"),
+  return {matrix("gate"), matrix("up"), down,
           vector("gate_bias", columns), vector("up_bias", columns), vector("down_bias", hidden)};
 }
 
@@ -90,12 +93,13 @@ std::shared_ptr<const ExpertLayer> experts_of(const BoundStageLayer& layer, cons
   ExpertLayer experts{matrix_of(layer, "router"),
                       vector_of(layer, "router_bias", count),
                       vector_of(layer, "selection_bias", count),
+                      vector_of(layer, "expert_scales", count),
                       {},
                       {},
-                      mlp_of(layer, "shared_", hidden, shape.num_shared_columns),
+                      shape.num_shared_columns > 0 ? mlp_of(layer, "shared_", hidden) : Mlp{},
                       matrix_of(layer, "shared_router")};
   for (const ExpertTurns& own : layer.experts) {
-    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(own.expert) + ".", hidden, shape.num_columns));
+    experts.experts.push_back(mlp_of(layer, "experts." + std::to_string(own.expert) + ".", hidden));
     experts.own.push_back(own);
   }
   return std::make_shared<const ExpertLayer>(std::move(experts));
@@ -126,12 +130,14 @@ std::shared_ptr<const LatentLayer> latent_of(const BoundStageLayer& layer, const
   return std::make_shared<const LatentLayer>(std::move(latent));
 }
 
-std::shared_ptr<const CrossHalf> cross_of(const BoundStageLayer& layer, int hidden, int q_width, int kv_width) {
+std::shared_ptr<const CrossHalf> cross_of(const BoundStageLayer& layer, int hidden) {
   if (layer.cross.is_none()) return nullptr;
+  const AttentionLayer& attention = nb::cast<const BoundLayer&>(layer.cross).layer;
+  const int q_width = attention.out_width(), kv_width = attention.kv_width();
   const auto matrix = [&](const char* name) { return matrix_of(layer, name); };
   const auto vector = [&](const char* name, int size) { return vector_of(layer, name, size); };
   return std::make_shared<const CrossHalf>(CrossHalf{
-      &nb::cast<const BoundLayer&>(layer.cross).layer,
+      &attention,
       matrix("cross_q"), matrix("cross_k"), matrix("cross_v"), matrix("cross_o"),
       vector("cross_norm", hidden), vector("cross_norm_bias", hidden),
       vector("cross_q_bias", q_width), vector("cross_k_bias", kv_width), vector("cross_v_bias", kv_width),
@@ -166,30 +172,75 @@ LayerAdapters adapters_of(const BoundStageLayer& layer) {
   return adapters;
 }
 
+std::shared_ptr<const StreamsLayer> streams_of(const BoundStageLayer& layer, const StreamsShape& shape, int hidden) {
+  const int count = shape.num_streams;
+  return std::make_shared<const StreamsLayer>(
+      StreamsLayer{vector_of(layer, "stream_router", count * hidden), vector_of(layer, "stream_router_norm", hidden),
+                   vector_of(layer, "stream_prediction", count * count * count),
+                   vector_of(layer, "stream_correction", count * count), vector_of(layer, "stream_scale", hidden),
+                   matrix_of(layer, "residual_down"), matrix_of(layer, "residual_up"),
+                   vector_of(layer, "residual_norm", hidden)});
+}
+
+std::optional<ExpertNorms> expert_norms_of(const BoundStageLayer& layer, int hidden) {
+  if (!layer.vectors.contains("router_norm")) return std::nullopt;
+  return ExpertNorms{vector_of(layer, "router_norm", hidden), vector_of(layer, "experts_norm", hidden),
+                     vector_of(layer, "post_shared_norm", hidden), vector_of(layer, "post_experts_norm", hidden)};
+}
+
+std::optional<GateCut> gate_cut_of(const BoundStageLayer& layer) {
+  if (!layer.gate_cut) return std::nullopt;
+  return GateCut{std::get<0>(*layer.gate_cut), std::get<1>(*layer.gate_cut)};
+}
+
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape) {
-  const int hidden = shape.hidden_size, dim = shape.head_dim;
-  const int q_width = shape.num_heads * dim, kv_width = shape.num_kv_heads * dim;
+  const int hidden = shape.hidden_size;
+  const AttentionLayer* attention =
+      layer.attention.is_none() ? nullptr : &nb::cast<const BoundLayer&>(layer.attention).layer;
+  const int dim = attention == nullptr ? 0 : attention->view().head_dim;
+  const int q_width = attention == nullptr ? 0 : attention->out_width();
+  const int kv_width = attention == nullptr ? 0 : attention->kv_width();
   const bool has_wide_norms = shape.joins_qk_norm || shape.parts_qk_norm;
   const auto matrix = [&](const char* name) { return matrix_of(layer, name); };
   const auto vector = [&](const char* name, int size) { return vector_of(layer, name, size); };
-  const AttentionLayer* attention =
-      layer.attention.is_none() ? nullptr : &nb::cast<const BoundLayer&>(layer.attention).layer;
+  const auto of_heads = [&](const char* name, int size) { return attention == nullptr ? nullptr : vector(name, size); };
   const bool has_experts = layer.matrices.contains("router");
   require(!has_experts || shape.experts, "a layer has experts and the stage none");
+  const std::optional<ExpertNorms> expert_norms = expert_norms_of(layer, hidden);
+  const bool is_beside = expert_norms.has_value();
   return {attention,
           matrix("q"), matrix("k"), matrix("v"), matrix_of(layer, layer.output), matrix("q_gate"),
           vector("attn_norm", hidden), vector("mlp_norm", hidden),
-          vector("q_norm", has_wide_norms ? q_width : dim), vector("k_norm", has_wide_norms ? kv_width : dim),
-          vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
+          of_heads("q_norm", has_wide_norms ? q_width : dim), of_heads("k_norm", has_wide_norms ? kv_width : dim),
+          of_heads("v_norm", dim), vector("post_attn_norm", hidden), vector("post_mlp_norm", hidden),
           vector("attn_norm_bias", hidden), vector("mlp_norm_bias", hidden),
-          vector("q_bias", q_width), vector("k_bias", kv_width), vector("v_bias", kv_width),
-          vector_of(layer, layer.output + "_bias", hidden), vector("q_gate_bias", q_width),
-          has_experts ? Mlp{} : mlp_of(layer, "", hidden, shape.intermediate_size),
+          of_heads("q_bias", q_width), of_heads("k_bias", kv_width), of_heads("v_bias", kv_width),
+          vector_of(layer, layer.output + "_bias", hidden), of_heads("q_gate_bias", q_width),
+          vector("layer_scale", 1),
+          gate_cut_of(layer),
+          has_experts && !is_beside ? Mlp{} : mlp_of(layer, is_beside ? "shared_" : "", hidden),
           has_experts ? experts_of(layer, *shape.experts, hidden) : nullptr,
+          expert_norms,
           recurrent_of(layer),
           layer.attention.is_none() || !shape.latent ? nullptr : latent_of(layer, *shape.latent, shape.num_heads),
-          cross_of(layer, hidden, q_width, kv_width), layer.has_mixer, layer.has_mlp,
-          adapters_of(layer)};
+          cross_of(layer, hidden), layer.has_mixer, layer.has_mlp,
+          adapters_of(layer),
+          shape.streams ? streams_of(layer, *shape.streams, hidden) : nullptr,
+          shape.inputs ? std::optional<InputLayer>({matrix("input_gate"), matrix("input_projection"),
+                                                    vector("post_input_norm", hidden)})
+                       : std::nullopt};
+}
+
+// The weights beside a stage's layers, by the names of `WeightSource`.
+CarriedEnds ends_of(const BoundStageLayer& weights, const StageShape& shape) {
+  CarriedEnds ends{{}, {}, matrix_of(weights, "inputs_projection"),
+                   shape.inputs ? vector_of(weights, "inputs_norm", shape.inputs->width) : nullptr};
+  for (int stream = 1; shape.streams && stream < shape.streams->num_streams; ++stream) {
+    const std::string prefix = "streams." + std::to_string(stream) + ".";
+    if (const Matrix* spread = matrix_of(weights, prefix + "spread")) ends.spread.push_back(spread);
+    if (const Matrix* join = matrix_of(weights, prefix + "join")) ends.join.push_back(join);
+  }
+  return ends;
 }
 
 struct BoundStage {
@@ -206,20 +257,28 @@ Activation activation_of(const std::string& name) {
   throw std::invalid_argument("there is no activation named '" + name + "'");
 }
 
-void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads, int num_kv_heads,
-               int head_dim, int intermediate_size, int max_rows, float norm_epsilon, float residual_scale,
-               const std::string& activation,
-               bool exact_activations, bool joins_qk_norm, bool parts_qk_norm, bool centers_norms, bool is_parallel,
-               std::vector<BoundStageLayer> layers, std::optional<ExpertsShape> experts,
-               std::optional<LatentShape> latent, const std::string& isa) {
-  const StageShape shape{hidden_size,       num_heads, num_kv_heads, head_dim,
-                         intermediate_size, max_rows,  norm_epsilon, residual_scale,
-                         activation_of(activation), exact_activations, joins_qk_norm, parts_qk_norm,
-                         centers_norms,     is_parallel, experts, latent};
+void new_stage(BoundStage* self, std::shared_ptr<ThreadPool> pool, int hidden_size, int num_heads,
+               int intermediate_size, int max_rows, float norm_epsilon, float residual_scale,
+               const std::string& activation, bool exact_activations, bool joins_qk_norm, bool parts_qk_norm,
+               bool centers_norms, bool is_parallel, std::vector<BoundStageLayer> layers,
+               std::optional<ExpertsShape> experts, std::optional<LatentShape> latent,
+               std::optional<StreamsShape> streams, std::optional<std::tuple<int, int>> inputs, int first_layer,
+               const std::string& isa) {
+  std::optional<InputsShape> inputs_shape;
+  if (inputs) inputs_shape = InputsShape{std::get<0>(*inputs), std::get<1>(*inputs)};
+  require(first_layer >= 0 && (!inputs || first_layer + int(layers.size()) <= inputs_shape->num_layers),
+          "there must be an input for every layer");
+  const StageShape shape{hidden_size, num_heads, intermediate_size, max_rows, norm_epsilon, residual_scale,
+                         activation_of(activation), exact_activations, joins_qk_norm, parts_qk_norm, centers_norms,
+                         is_parallel, experts, latent, streams, inputs_shape, first_layer};
   std::vector<StageLayer> views;
   for (const BoundStageLayer& layer : layers) views.push_back(view_of(layer, shape));
   Stage stage(std::move(pool), find_isa(isa), shape, std::move(views));
   new (self) BoundStage{std::move(stage), std::move(layers)};
+}
+
+void new_streams(StreamsShape* self, int num_streams, int active, bool scales_output, int rank) {
+  new (self) StreamsShape{num_streams, active, scales_output, rank};
 }
 
 void new_experts(ExpertsShape* self, int num_experts, int num_chosen, int num_columns, int num_shared_columns,
@@ -236,11 +295,34 @@ void new_latent(LatentShape* self, int query_rank, int latent_dim, int plain_dim
   new (self) LatentShape{query_rank, latent_dim, plain_dim, rotary_dim, value_dim, norm_epsilon, is_interleaved};
 }
 
+void begin_stage(BoundStage& self, const BoundStageLayer& ends, const Floats& embedding,
+                 const std::optional<Floats>& looked_up, const Floats& x) {
+  const StageShape& shape = self.stage.shape();
+  const size_t rows = x.shape(0);
+  require(embedding.shape(0) == rows && int64_t(embedding.shape(1)) == shape.hidden_size,
+          "embedding must be [rows, hidden size]");
+  require(int64_t(x.shape(1)) == shape.carried_width(), "x must be [rows, carried width]");
+  const int64_t inputs = shape.carried_width() - shape.streams_width();
+  require(looked_up.has_value() == (inputs > 0) &&
+              (!looked_up || (looked_up->shape(0) == rows && int64_t(looked_up->shape(1)) == inputs)),
+          "what the table has must be [rows, layers x width]");
+  const CarriedEnds carried = ends_of(ends, shape);
+  nb::gil_scoped_release released;
+  self.stage.begin(carried, embedding.data(), looked_up ? looked_up->data() : nullptr, int(rows), x.data());
+}
+
+void finish_stage(BoundStage& self, const BoundStageLayer& ends, const Floats& x) {
+  require(int64_t(x.shape(1)) == self.stage.shape().carried_width(), "x must be [rows, carried width]");
+  const CarriedEnds carried = ends_of(ends, self.stage.shape());
+  nb::gil_scoped_release released;
+  self.stage.finish(carried, int(x.shape(0)), x.data());
+}
+
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards,
                const nb::object& memories) {
   const int hidden = self.stage.shape().hidden_size;
-  require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == hidden,
-          "x must be [rows of the step, hidden size]");
+  require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == self.stage.shape().carried_width(),
+          "x must be [rows of the step, carried width]");
   SumOverShards sum;
   if (nb::isinstance<ShardSum>(sum_over_shards)) {
     ShardSum& shards = nb::cast<ShardSum&>(sum_over_shards);
@@ -268,8 +350,9 @@ void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const V
                     const std::optional<Vector>& bias, float scale, float softcap, const Floats& out) {
   require(!norm_bias || norm_bias->shape(0) == norm.shape(0), "the norm's bias must have the hidden size");
   require(!bias || int64_t(bias->shape(0)) == matrix.matrix.num_outputs, "the bias must be [vocabulary]");
-  require(int64_t(norm.shape(0)) == self.stage.shape().hidden_size && x.shape(1) == norm.shape(0),
-          "x and norm must have the hidden size");
+  require(int64_t(norm.shape(0)) == self.stage.shape().hidden_size &&
+              int64_t(x.shape(1)) == self.stage.shape().carried_width(),
+          "x must have the carried width, and norm the hidden size");
   require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == matrix.matrix.num_outputs,
           "out must be [rows, vocabulary]");
   for (size_t i = 0; i < rows.shape(0); ++i)
@@ -292,16 +375,16 @@ void bind_stage(nb::module_& module) {
              const std::vector<std::tuple<int, int, int, uint64_t>>& experts, nb::object recurrent,
              std::vector<std::string> inputs, std::string output, nb::object cross, bool has_mixer, bool has_mlp,
              std::vector<std::vector<BoundAdapterGroup>> adapters,
-             std::optional<std::tuple<int, float>> shared_norm) {
+             std::optional<std::tuple<int, float>> shared_norm, std::optional<std::tuple<float, int>> gate_cut) {
             new (self) BoundStageLayer{std::move(matrices), std::move(vectors),   std::move(attention),
                                        turns_of(experts),   std::move(recurrent), std::move(inputs),
                                        std::move(output),   std::move(cross),     has_mixer, has_mlp,
-                                       std::move(adapters), shared_norm};
+                                       std::move(adapters), shared_norm,          gate_cut};
           },
           "matrices"_a, "vectors"_a, "attention"_a.none(), "experts"_a = nb::make_tuple(),
           "recurrent"_a.none() = nb::none(), "inputs"_a = nb::make_tuple(), "output"_a = "o",
           "cross"_a.none() = nb::none(), "has_mixer"_a = true, "has_mlp"_a = true,
-          "adapters"_a = nb::make_tuple(), "shared_norm"_a.none() = nb::none());
+          "adapters"_a = nb::make_tuple(), "shared_norm"_a.none() = nb::none(), "gate_cut"_a.none() = nb::none());
   nb::class_<ExpertsShape>(module, "ExpertsShape")
       .def("__init__", &new_experts, nb::kw_only(), "num_experts"_a, "num_chosen"_a, "num_columns"_a,
            "num_shared_columns"_a, "has_sigmoid"_a, "is_normalized"_a, "scale"_a, "num_groups"_a, "num_chosen_groups"_a,
@@ -310,11 +393,17 @@ void bind_stage(nb::module_& module) {
   nb::class_<LatentShape>(module, "LatentShape")
       .def("__init__", &new_latent, nb::kw_only(), "query_rank"_a, "latent_dim"_a, "plain_dim"_a, "rotary_dim"_a,
            "value_dim"_a, "norm_epsilon"_a, "is_interleaved"_a);
+  nb::class_<StreamsShape>(module, "StreamsShape")
+      .def("__init__", &new_streams, nb::kw_only(), "num_streams"_a, "active"_a, "scales_output"_a, "rank"_a);
   nb::class_<BoundStage>(module, "Stage")
-      .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
+      .def("__init__", &new_stage, "pool"_a, "hidden_size"_a, "num_heads"_a,
            "intermediate_size"_a, "max_rows"_a, "norm_epsilon"_a, "residual_scale"_a, "activation"_a, "exact_activations"_a,
            "joins_qk_norm"_a, "parts_qk_norm"_a, "centers_norms"_a, "is_parallel"_a, "layers"_a, "experts"_a.none() = nb::none(),
-           "latent"_a.none() = nb::none(), "isa"_a = "")
+           "latent"_a.none() = nb::none(), "streams"_a.none() = nb::none(), "inputs"_a.none() = nb::none(),
+           "first_layer"_a = 0, "isa"_a = "")
+      .def("begin", &begin_stage, "ends"_a, "embedding"_a.noconvert(), "looked_up"_a.noconvert().none(),
+           "x"_a.noconvert())
+      .def("finish", &finish_stage, "ends"_a, "x"_a.noconvert())
       .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none(),
            "memories"_a.none() = nb::none())

@@ -122,9 +122,9 @@ void ExpertsRunner::check(const ExpertLayer& layer) const {
           "a shared expert's router must be dense [1, hidden size]");
 }
 
-void ExpertsRunner::run(const ExpertLayer& layer, const ActivationRows& x, const int32_t* positions, int64_t* counts,
-                        float* out) {
-  choose(layer, x);
+void ExpertsRunner::run(const ExpertLayer& layer, const ActivationRows& x, const ActivationRows& routed,
+                        const int32_t* positions, int64_t* counts, float* out) {
+  choose(layer, routed);
   sort_rows(layer, x.num_rows, positions, counts);
   int num_sorted = 0;
   groups_.clear();
@@ -150,18 +150,21 @@ void ExpertsRunner::run(const ExpertLayer& layer, const ActivationRows& x, const
   if (shared_) add_shared(layer, x, out);
 }
 
-void ExpertsRunner::choose(const ExpertLayer& layer, const ActivationRows& x) {
+void ExpertsRunner::choose(const ExpertLayer& layer, const ActivationRows& routed) {
   const int experts = shape_.router.num_experts, chosen = shape_.router.num_chosen;
-  const RowSpan all{0, x.num_rows};
+  const RowSpan all{0, routed.num_rows};
   Product products[2] = {{layer.router, nullptr, layer.router_bias, nullptr, Finish::kStore, Activation::kSilu,
                           logits_.get(), experts, all}};
   if (layer.shared_router != nullptr)
     products[1] = {layer.shared_router, nullptr, nullptr, nullptr, Finish::kStore, Activation::kSilu,
                    shared_weights_.get(), 1, all};
-  run_products(*pool_, *isa_.gemm, x, products, layer.shared_router != nullptr ? 2 : 1);
-  each_rows(*pool_, x.num_rows, experts * chosen, [&](int row) {
+  run_products(*pool_, *isa_.gemm, routed, products, layer.shared_router != nullptr ? 2 : 1);
+  each_rows(*pool_, routed.num_rows, experts * chosen, [&](int row) {
+    int* own = chosen_.get() + row * chosen;
+    float* weights = weights_.get() + row * chosen;
     choose_experts(shape_.router, *isa_.layers, layer.selection_bias, logits_.get() + int64_t(row) * experts,
-                   ranks_.get() + int64_t(row) * experts, chosen_.get() + row * chosen, weights_.get() + row * chosen);
+                   ranks_.get() + int64_t(row) * experts, own, weights);
+    for (int i = 0; i < chosen && layer.scales != nullptr; ++i) weights[i] *= layer.scales[own[i]];
   });
 }
 

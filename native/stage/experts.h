@@ -33,6 +33,7 @@ constexpr int kMaxTurns = 64;
 struct ExpertLayer {
   const Matrix* router;  // dense [E, D]
   const float *router_bias, *selection_bias;
+  const float* scales;  // [E] further factors on the experts' weights
   std::vector<Mlp> experts;     // those that the shard holds
   std::vector<ExpertTurns> own;  // which these are, ascending
   Mlp shared;                   // only where there are shared columns
@@ -50,11 +51,13 @@ class ExpertsRunner {
 
   // out [T, D] = the sum over a row's experts, as far as they are the shard's. `x` has its codes if the layer needs them.
   // `positions` [T] of the rows in their sequences. `counts` [E] grow by the rows that chose each expert, of all shards.
-  void run(const ExpertLayer& layer, const ActivationRows& x, const int32_t* positions, int64_t* counts, float* out);
+  // `routed` are the rows that the router reads, which may be other ones.
+  void run(const ExpertLayer& layer, const ActivationRows& x, const ActivationRows& routed, const int32_t* positions,
+           int64_t* counts, float* out);
 
  private:
   void check(const ExpertLayer& layer) const;
-  void choose(const ExpertLayer& layer, const ActivationRows& x);
+  void choose(const ExpertLayer& layer, const ActivationRows& routed);
   void sort_rows(const ExpertLayer& layer, int num_rows, const int32_t* positions, int64_t* counts);
   void gather(const ExpertLayer& layer, const ActivationRows& x, const ActivationRows& sorted);
   void add_shared(const ExpertLayer& layer, const ActivationRows& x, float* out);

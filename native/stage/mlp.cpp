@@ -47,10 +47,10 @@ MlpRunner::MlpRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activatio
 }
 
 void MlpRunner::run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out,
-                    const StepAdapters& adapters) {
+                    const StepAdapters& adapters, const ChangeGates& change) {
   if (x.num_rows == 0 || count == 0) return;
   const int columns = mlps->mlp->down->num_inputs, width = mlps->mlp->down->num_outputs;
-  multiply_up(x, mlps, count, columns, adapters);
+  multiply_up(x, mlps, count, columns, adapters, change);
   const ActivationRows hidden = codes_.of(hidden_.get(), x.num_rows, columns);
   const auto has_codes = [](const MlpRows& one) { return !is_dense(*one.mlp->down); };
   if (std::any_of(mlps, mlps + count, has_codes))
@@ -68,10 +68,11 @@ void MlpRunner::run(const ActivationRows& x, const MlpRows* mlps, int count, Fin
 
 // hidden = activation(gate) * up
 void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns,
-                            const StepAdapters& adapters) {
+                            const StepAdapters& adapters, const ChangeGates& change) {
   const bool is_gated = mlps->mlp->gate != nullptr, has_adapters = adapters.has(AdapterPlace::kMlpIn);
-  const bool are_together =
-      !has_adapters && std::none_of(mlps, mlps + count, [](const MlpRows& one) { return needs_up(*one.mlp); });
+  const bool are_together = !has_adapters && !change && std::none_of(mlps, mlps + count, [](const MlpRows& one) {
+    return needs_up(*one.mlp);
+  });
   products_.clear();
   const auto add = [&](const Matrix* matrix, const Matrix* second, const float* bias, const float* second_bias,
                        Finish finish, float* to, RowSpan rows) {
@@ -94,6 +95,7 @@ void MlpRunner::multiply_up(const ActivationRows& x, const MlpRows* mlps, int co
   if (is_gated ? are_together : !has_adapters) return;
   const AdapterOutput outputs[] = {{hidden_.get(), columns}, {is_gated ? up_.get() : hidden_.get(), columns}};
   adapters.add(AdapterPlace::kMlpIn, outputs);
+  if (change) change(hidden_.get(), x.num_rows, columns);
   each_rows(*pool_, x.num_rows, columns, [&](int row) {
     float* gate = hidden_.get() + int64_t(row) * columns;
     if (!is_gated) return isa_.layers->activate(activation_, columns, gate);

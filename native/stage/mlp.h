@@ -1,6 +1,7 @@
 // MLPs: one that all rows go through, or several that have some rows each.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -34,24 +35,29 @@ bool needs_values(const Mlp& mlp);
 // Whether its gate and up cannot be multiplied in one panel.
 bool needs_up(const Mlp& mlp);
 
+// Changes the products of a gate [rows, columns] before its activation.
+using ChangeGates = std::function<void(float* gates, int num_rows, int num_columns)>;
+
 class MlpRunner {
  public:
   struct Limits {
     int max_rows;
     int max_mlps;  // of one call
     int max_columns;
-    bool needs_up;  // some gate and up cannot be multiplied in one panel, or have adapters
+    bool needs_up;  // some gate and up cannot be multiplied in one panel, have adapters, or gates are changed
     bool exact_activations;
   };
   MlpRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activation activation, const Limits& limits);
 
   // out [rows, hidden size], with or without what is there already. `x` has its codes, unless everything is dense. Rows of
-  // different MLPs must not overlap. Shapes: the MLPs of one call have the same. With adapters, there is one MLP.
+  // different MLPs must not overlap. Shapes: the MLPs of one call have the same. With adapters, there is one MLP. `change`
+  // may be empty.
   void run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out,
-           const StepAdapters& adapters = {});
+           const StepAdapters& adapters = {}, const ChangeGates& change = {});
 
  private:
-  void multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns, const StepAdapters& adapters);
+  void multiply_up(const ActivationRows& x, const MlpRows* mlps, int count, int columns, const StepAdapters& adapters,
+                   const ChangeGates& change);
 
   std::shared_ptr<ThreadPool> pool_;
   const Isa& isa_;

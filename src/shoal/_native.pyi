@@ -241,6 +241,7 @@ class AttentionLayer:
         sees_all: bool,
         softcap: float,
         norm_epsilon: float,
+        only_reads: bool,
         keys: KV,
         values: KV,
         cos: npt.NDArray[np.float32],
@@ -271,6 +272,7 @@ class StageLayer:
         has_mlp: bool = True,
         adapters: Sequence[Sequence[AdapterGroup]] = (),
         shared_norm: tuple[int, float] | None = None,
+        gate_cut: tuple[float, int] | None = None,
     ) -> None:
         """
         Args:
@@ -323,6 +325,11 @@ class LatentShape:
         is_interleaved: bool,
     ) -> None: ...
 
+class StreamsShape:
+    """See `shoal.model.layer_variants.AltUpConfig`."""
+
+    def __init__(self, *, num_streams: int, active: int, scales_output: bool, rank: int) -> None: ...
+
 class Stage:
     """The layers of a stage, or of a shard of one; see `shoal.model.decoder.native_layers`. Releases the GIL."""
 
@@ -331,8 +338,6 @@ class Stage:
         pool: ThreadPool,
         hidden_size: int,
         num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
         intermediate_size: int,
         max_rows: int,
         norm_epsilon: float,
@@ -346,8 +351,25 @@ class Stage:
         layers: Sequence[StageLayer],
         experts: ExpertsShape | None = None,
         latent: LatentShape | None = None,
+        streams: StreamsShape | None = None,
+        inputs: tuple[int, int] | None = None,
+        first_layer: int = 0,
         isa: str = "",
-    ) -> None: ...
+    ) -> None:
+        """`inputs`: values of a layer's own input, and layers of the model, where they have some."""
+
+    def begin(
+        self,
+        ends: StageLayer,
+        embedding: npt.NDArray[np.float32],
+        looked_up: npt.NDArray[np.float32] | None,
+        x: npt.NDArray[np.float32],
+    ) -> None:
+        """What rows carry, of their embedding and of what the table of layers' inputs has."""
+
+    def finish(self, ends: StageLayer, x: npt.NDArray[np.float32]) -> None:
+        """The hidden state that the head takes, in the first values of every row."""
+
     def expert_rows(self, layer: int) -> list[int]:
         """Rows that chose each expert of a layer so far, whichever shard has it; none where it has no experts."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shoal.model.layer_variants import AltUpConfig, HeadShape, LayerInputs
 from shoal.model.recurrence.kinds import RecurrenceConfig
 from shoal.protocol.stage_config import ExpertSpan, LayerExperts
 
@@ -135,6 +136,9 @@ class ExpertsConfig:
     """of the MLP that every token goes through beside its experts; 0: there is none"""
     shared_router: bool = False
     """whether the shared MLP's weight is a sigmoid of the token, else 1"""
+    has_own_norms: bool = False
+    """whether router, experts and shared MLP each read a norm of their own, and the latter two have another behind
+    them; a token's experts have a further factor each then (Gemma 4)"""
     dense_layers: tuple[int, ...] = ()
     """layers that have a plain MLP in the place of experts"""
     held: tuple[LayerExperts, ...] = ()
@@ -192,10 +196,14 @@ class DecoderConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    full_heads: HeadShape | None = None
+    """key heads of layers without a window where they differ (Gemma 4)"""
     latent: LatentConfig | None = None
     """of every layer; None: heads have keys and values of their own"""
     intermediate_size: int
     """columns of the MLP of layers without experts"""
+    layer_columns: tuple[int, ...] = ()
+    """the same per layer where they differ (Gemma 3n and 4)"""
     experts: ExpertsConfig | None = None
     vocab_size: int
     max_context: int
@@ -273,6 +281,18 @@ class DecoderConfig:
     """layers that have an MLP or experts alone, and neither attention nor recurrence (Nemotron-H)"""
     no_mlp_layers: tuple[int, ...] = ()
     """layers that have attention or recurrence alone"""
+    kv_sources: tuple[int, ...] = ()
+    """The layer whose keys and values a layer attends over: itself or an earlier one; empty: all have their own."""
+    keys_as_values: bool = False
+    """whether layers without a window take as values what becomes their keys (Gemma 4)"""
+    unit_v_norm: bool = False
+    """RMS norms without weights of value heads (Gemma 3n and 4)"""
+    layer_scales: bool = False
+    """whether a layer's output has a factor (Gemma 4)"""
+    layer_inputs: LayerInputs | None = None
+    altup: AltUpConfig | None = None
+    gate_cuts: tuple[float | None, ...] = ()
+    """Per layer: gates of its MLP are what lies above their mean by so many standard deviations, else 0 (Gemma 3n)."""
     layer_windows: tuple[int, ...] = ()
     """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
     eos_token_ids: tuple[int, ...] = ()
@@ -292,6 +312,41 @@ class DecoderConfig:
         """Groups of query heads that a shard has whole: those that read one KV head, or in latent attention, whose rows
         every shard keeps, each by itself."""
         return self.num_kv_heads if self.latent is None else self.num_heads
+
+    @property
+    def carried_width(self) -> int:
+        """Values of a row that go from stage to stage: the residual streams, and the inputs of all layers."""
+        streams = 1 if self.altup is None else self.altup.num_streams
+        inputs = 0 if self.layer_inputs is None else self.num_layers * self.layer_inputs.width
+        return streams * self.hidden_size + inputs
+
+    @property
+    def last_cut(self) -> int:
+        """The last layer that a stage may begin with: layers stay with those whose keys they attend over."""
+        shared = [source for layer, source in enumerate(self.kv_sources) if source != layer]
+        return min(shared, default=self.num_layers - 1)
+
+    def layer_heads(self, layer: int) -> HeadShape:
+        """Key heads of a layer."""
+        if self.full_heads is not None and not self.window(layer):
+            return self.full_heads
+        return HeadShape(num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
+
+    def columns(self, layer: int) -> int:
+        """Of a layer's plain MLP."""
+        return self.layer_columns[layer] if self.layer_columns else self.intermediate_size
+
+    def kv_source(self, layer: int) -> int:
+        """The layer whose keys and values a layer attends over."""
+        return self.kv_sources[layer] if self.kv_sources else layer
+
+    def has_values(self, layer: int) -> bool:
+        """Whether a layer makes values by a matrix of their own."""
+        return self.kv_source(layer) == layer and not (self.keys_as_values and not self.window(layer))
+
+    def gate_cut(self, layer: int) -> float | None:
+        """Standard deviations above the mean of a layer's gates below which they are 0; None: they stay."""
+        return self.gate_cuts[layer] if self.gate_cuts else None
 
     def window(self, layer: int) -> int:
         """Sliding window of a layer in tokens, 0 for none."""
@@ -331,7 +386,7 @@ class DecoderConfig:
         experts = self.layer_experts(layer)
         if experts is not None:
             return experts.active_columns(layer)
-        return self.intermediate_size if self.has_mlp(layer) else 0
+        return self.columns(layer) if self.has_mlp(layer) else 0
 
     @property
     def share_columns(self) -> int:

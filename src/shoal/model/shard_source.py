@@ -10,13 +10,15 @@ Source: Megatron-LM, arXiv 1909.08053, section 3.
 from __future__ import annotations
 
 from dataclasses import replace
-from math import gcd
+from fractions import Fraction
+from math import gcd, lcm
 
 import numpy as np
 
 from shoal.arrays import F32
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.layer_variants import HeadShape, LayerInputs
 from shoal.model.recurrence.kinds import RecurrenceConfig
 from shoal.model.weights import BLOCK, KeptRows, Packing, Precision, Range, Weight, WeightSource
 from shoal.protocol.stage_config import MAX_TURNS, ShardPart
@@ -27,11 +29,9 @@ VOCAB_ATOM = 32
 
 def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     """Into what a model can be cut, however its weights are quantized."""
-    group_columns = config.result_columns // config.num_head_groups
-    quantizable = config.result_columns % BLOCK == 0  # otherwise `o` is dense at any precision
     return ShardAtoms(
         num_kv_heads=config.num_head_groups,
-        kv_heads_per_atom=_heads_together(config, BLOCK // gcd(BLOCK, group_columns) if quantizable else 1),
+        kv_heads_per_atom=_heads_together(config),
         intermediate_size=config.share_columns,
         column_atom=BLOCK,
         vocab_size=config.vocab_size,
@@ -40,9 +40,25 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
     )
 
 
-def _heads_together(config: DecoderConfig, quantizable: int) -> int:
-    """Groups of heads that must stay on one shard: all, where queries and keys have norms over all of them."""
-    return config.num_kv_heads if config.joins_qk_norm else quantizable
+def _heads_together(config: DecoderConfig) -> int:
+    """Groups of heads that must stay on one shard: all, where queries and keys have norms over all of them. Where some
+    layers have fewer KV heads, those with as many as one of these.
+    """
+    if config.joins_qk_norm:
+        return config.num_kv_heads
+    together = _heads_of_whole_blocks(config.result_columns, config.num_head_groups)
+    if config.full_heads is None:
+        return together
+    of_full = _heads_of_whole_blocks(config.num_heads * config.full_heads.head_dim, config.full_heads.num_kv_heads)
+    ratio = Fraction(config.num_kv_heads * of_full, config.full_heads.num_kv_heads).numerator
+    return min(lcm(together, ratio), config.num_kv_heads)
+
+
+def _heads_of_whole_blocks(result_columns: int, num_groups: int) -> int:
+    """Groups of heads whose columns of `o` are whole quantization blocks."""
+    if result_columns % BLOCK:
+        return 1  # `o` is dense at any precision
+    return BLOCK // gcd(BLOCK, result_columns // num_groups)
 
 
 def whole_part(config: DecoderConfig) -> ShardPart:
@@ -146,18 +162,20 @@ class ShardSource:
         match name.rpartition(".")[2]:
             case "embedding" | "head":
                 return self._part.vocabulary
+            case "layer_embedding":
+                return _table_rows(self._source.config, self._part)
             case "gate" | "up" | "shared_gate" | "shared_up":
                 return self._mlp_columns(name)
             case "sinks":
                 return _times(self._part.kv_heads, self._source.config.num_heads // self._source.config.num_kv_heads)
             case "q" | "q_gate":
-                return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
+                return self._query_columns(name)
             case "q_norm" if self._config.parts_qk_norm:
-                return _times(self._part.kv_heads, self._source.config.query_columns // self._num_groups)
+                return self._query_columns(name)
             case "k_norm" if self._config.parts_qk_norm:
-                return _times(self._part.kv_heads, self._config.head_dim)
+                return self._key_columns(name)
             case "k" | "v":
-                return _times(self._part.kv_heads, self._config.head_dim)
+                return self._key_columns(name)
             case "q_down" | "latent_down" if not self._config.num_heads:
                 return (0, 0)
             case _:
@@ -169,11 +187,25 @@ class ShardSource:
             return _times(_pieces(recurrence, self._source.config, self._part), factor)
         match name.rpartition(".")[2]:
             case "o":
-                return _times(self._part.kv_heads, self._source.config.result_columns // self._num_groups)
+                return self._query_columns(name, results=True)
             case "down" | "shared_down":
                 return self._mlp_columns(name)
             case _:
                 return None
+
+    def _query_columns(self, name: str, *, results: bool = False) -> Range:
+        """The part's columns of the queries, or of the results, of the layer that a matrix belongs to."""
+        whole, heads = self._source.config, self._source.config.layer_heads(_layer_of(name))
+        if heads == whole.full_heads:
+            own = _heads_of_layer(self._part, whole, name)
+            return _times(own, whole.num_heads * heads.head_dim // heads.num_kv_heads)
+        return _times(
+            self._part.kv_heads, (whole.result_columns if results else whole.query_columns) // self._num_groups
+        )
+
+    def _key_columns(self, name: str) -> Range:
+        heads = self._source.config.layer_heads(_layer_of(name))
+        return _times(_heads_of_layer(self._part, self._source.config, name), heads.head_dim)
 
     def _mlp_columns(self, name: str) -> Range | None:
         """The part's columns of the MLP that a matrix belongs to; None: all, of an expert that is held whole."""
@@ -182,13 +214,35 @@ class ShardSource:
         if ".experts." in name:
             return None if self._part.experts else self._part.columns
         is_shared = name.rpartition(".")[2].startswith("shared_")
-        total = experts.shared_columns if experts is not None and is_shared else config.intermediate_size
+        total = experts.shared_columns if experts is not None and is_shared else config.columns(_layer_of(name))
         return same_share(self._part.columns, config.share_columns, total)
 
     @property
     def _num_groups(self) -> int:
         """Of query heads that stay together, of the whole."""
         return self._source.config.num_head_groups
+
+
+def _layer_of(name: str) -> int:
+    """The number in the name of a layer's matrix."""
+    return int(name.split(".")[1])
+
+
+def _heads_of_layer(part: ShardPart, whole: DecoderConfig, name: str) -> Range:
+    """The part's key heads of the layer that a matrix belongs to."""
+    count = whole.layer_heads(_layer_of(name)).num_kv_heads
+    return _at_share(part.kv_heads, whole.num_kv_heads, count)
+
+
+def _at_share(given: Range, of: int, total: int) -> Range:
+    return given[0] * total // of, given[1] * total // of
+
+
+def _table_rows(whole: DecoderConfig, part: ShardPart) -> Range:
+    """The part's rows of the table of layers' inputs, which may have fewer than the vocabulary."""
+    assert whole.layer_inputs is not None
+    first, last = (min(edge, whole.layer_inputs.vocab_size) for edge in part.vocabulary)
+    return first, last
 
 
 def _pieces(recurrence: RecurrenceConfig, whole: DecoderConfig, part: ShardPart) -> Range:
@@ -218,11 +272,26 @@ def _shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
         config,
         num_heads=num_groups * (config.num_heads // config.num_head_groups),
         num_kv_heads=num_groups if config.latent is None else min(num_groups, config.num_kv_heads),
+        full_heads=None if config.full_heads is None else _shard_heads(config.full_heads, config, part),
         intermediate_size=_length(same_share(part.columns, config.share_columns, config.intermediate_size)),
+        layer_columns=tuple(
+            _length(same_share(part.columns, config.share_columns, columns)) for columns in config.layer_columns
+        ),
+        layer_inputs=None if config.layer_inputs is None else _shard_inputs(config, part),
         experts=None if config.experts is None else _shard_experts(config.experts, part),
         recurrence=_shard_recurrence(config, part),
         vocab_size=part.vocabulary[1] - part.vocabulary[0],
     )
+
+
+def _shard_heads(heads: HeadShape, config: DecoderConfig, part: ShardPart) -> HeadShape:
+    own = _at_share(part.kv_heads, config.num_kv_heads, heads.num_kv_heads)
+    return replace(heads, num_kv_heads=_length(own))
+
+
+def _shard_inputs(config: DecoderConfig, part: ShardPart) -> LayerInputs:
+    assert config.layer_inputs is not None
+    return replace(config.layer_inputs, vocab_size=_length(_table_rows(config, part)))
 
 
 def _shard_experts(experts: ExpertsConfig, part: ShardPart) -> ExpertsConfig:

@@ -21,6 +21,8 @@ BLOCK = 32
 
 Range = tuple[int, int]
 """[first, last) of rows, columns or items"""
+VOCABULARY = ("embedding", "head", "layer_embedding")
+"""Matrices with a row for each token, which 4 bits would cost too much: they are held in 8 then."""
 ROUTERS = ("router", "shared_router", "delta_write", "delta_decay")
 """Matrices that are never quantized: they are small, and which experts a token goes through, or how much of a state
 stays, hangs on them."""

@@ -6,7 +6,7 @@ what processes take, for every form of weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shoal.core.plan.language import Block
@@ -14,7 +14,7 @@ from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtyp
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
 from shoal.model.encoder_source import EncoderSource
-from shoal.model.formats.tensor_check import CONV_TAPS, layer_shapes
+from shoal.model.formats.tensor_check import CONV_TAPS, Shape, first_shapes, last_shapes, layer_shapes
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.stage_config import BLOCK_SIZE, ExpertSpan
@@ -52,15 +52,22 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activati
 
 
 def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
-    """Of the embedding, with an encoder, which is where it is; and of the head, which may be the same as the embedding:
-    see `core.plan.language.held_bytes`."""
-    embedding = _held_bytes(source, "embedding", precision) + encoder_bytes(source, precision)
-    return embedding, _held_bytes(source, "head", precision)
+    """Of the embedding, with an encoder, which is where it is, and what else a first stage has; and of the head, which
+    may be the same as the embedding: see `core.plan.language.held_bytes`."""
+    beside = _matrix_bytes(source, first_shapes(source.config), precision) + encoder_bytes(source, precision)
+    return _held_bytes(source, "embedding", precision) + beside, _held_bytes(source, "head", precision)
+
+
+def _matrix_bytes(source: WeightSource, shapes: Mapping[str, Shape], precision: Precision) -> int:
+    return sum(_held_bytes(source, name, precision) for name, shape in shapes.items() if len(shape) == 2)
 
 
 def layer_kv_bytes(config: DecoderConfig, layer: int, dtype: KvType) -> int:
-    """KV bytes of a token in one layer; 0 where it has no attention."""
-    return kv_bytes_per_token(config, 1, dtype) if config.has_attention(layer) else 0
+    """KV bytes of a token in one layer; 0 where it has no attention, or attends over another layer's keys."""
+    if not config.has_attention(layer) or config.kv_source(layer) != layer:
+        return 0
+    heads = config.layer_heads(layer)
+    return kv_bytes_per_token(replace(config, num_kv_heads=heads.num_kv_heads, head_dim=heads.head_dim), 1, dtype)
 
 
 def layer_state_bytes(config: DecoderConfig, layer: int) -> int:
@@ -94,7 +101,8 @@ def encoder_bytes(source: WeightSource, precision: Precision) -> int:
 
 
 def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> LayerBytes:
-    """Of a layer's matrices. All of its experts are taken to be held as the first one is."""
+    """Of a layer's matrices, and in the last one of what is between it and the head. All of its experts are taken to be
+    held as the first one is."""
     config = source.config
     experts = config.layer_experts(layer)
     attention = mlp = first = 0
@@ -106,6 +114,8 @@ def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> Layer
             first += held
         else:
             mlp += held
+    if layer == config.num_layers - 1:
+        mlp += _matrix_bytes(source, last_shapes(config), precision)
     all_experts = first * len(experts.numbers_in(layer)) if experts is not None else 0
     return LayerBytes(attention=attention, mlp=mlp + all_experts, experts=all_experts)
 
@@ -133,9 +143,9 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks:
         max_step_tokens: rows of the largest step.
         adapter_ranks: the most of adapters' ranks that meet the same rows; 0: the model has no adapters.
     """
-    heads = config.num_heads * config.head_dim
-    qkv = heads + 2 * config.num_kv_heads * config.head_dim
-    results = config.result_columns
+    by_layer = [config.layer_heads(layer) for layer in range(config.num_layers)]
+    qkv = max((config.num_heads + 2 * heads.num_kv_heads) * heads.head_dim for heads in by_layer)
+    results = max((config.result_columns, *(config.num_heads * heads.head_dim for heads in by_layer)))
     if config.recurrence is not None:
         qkv, results = max(qkv, config.recurrence.in_width), max(results, config.recurrence.out_width)
     floats = 3 * config.hidden_size + qkv + results
@@ -144,14 +154,30 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks:
         more_floats, more_codes = _latent_items(config.num_heads, config.latent)
         floats, codes = floats + more_floats, codes + more_codes
     if config.experts is None or config.experts.dense_layers:
-        floats, codes = floats + config.intermediate_size, codes + config.intermediate_size
+        columns = max((config.intermediate_size, *config.layer_columns))
+        floats, codes = floats + columns, codes + columns
     if config.experts is not None:
         more_floats, more_codes = _expert_items(config.hidden_size, config.experts)
         floats, codes = floats + more_floats, codes + more_codes
     if adapter_ranks:  # gate and up are computed apart
         floats += adapter_ranks + config.intermediate_size
+    if config.carried_width > config.hidden_size:
+        more_floats, more_codes = _carried_items(config)
+        floats, codes = floats + more_floats, codes + more_codes
     positions = config.max_context * config.hidden_size * _FP32_BYTES if config.learned_positions else 0
     return PROCESS_BYTES + positions + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
+
+
+def _carried_items(config: DecoderConfig) -> tuple[int, int]:
+    """Numbers and codes that a row needs which carries more than a hidden state. Source: native/stage/carried."""
+    floats, codes = 3 * config.carried_width, 0
+    if config.altup is not None:
+        floats += 2 * config.hidden_size + config.altup.rank
+        codes += max(config.hidden_size, config.altup.rank)
+    if config.layer_inputs is not None:
+        floats += config.hidden_size + config.layer_inputs.width
+        codes += max(config.hidden_size, config.layer_inputs.width)
+    return floats, codes
 
 
 def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
@@ -177,7 +203,7 @@ def _blocks(
     memory_bytes: int,
 ) -> list[Block]:
     config = source.config
-    hidden_bytes = config.hidden_size * _FP32_BYTES
+    hidden_bytes = config.carried_width * _FP32_BYTES
     embedding = Block(
         name="embedding",
         weight_bytes=ends[0],
@@ -204,6 +230,7 @@ def _blocks(
                 keeps_clips=memory_bytes > 0,
                 state_bytes=layer_state_bytes(config, layer) + memory_bytes,
                 output_bytes_per_token=hidden_bytes,
+                can_begin=layer <= config.last_cut,
                 expert_bytes=held.experts,
                 expert_share=config.experts.num_chosen / config.experts.num_experts if config.experts else 1.0,
             )
@@ -215,10 +242,9 @@ def _blocks(
 
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
     """Multiply-adds of the matrices that a token goes through, twice."""
-    recurrence = config.layer_recurrence(layer)
-    mixer = (
-        2.0 * (config.num_heads + config.num_kv_heads) + config.gates_attention * config.num_heads
-    ) * config.head_dim
+    recurrence, heads = config.layer_recurrence(layer), config.layer_heads(layer)
+    num_keys = heads.num_kv_heads * ((config.kv_source(layer) == layer) + config.has_values(layer))
+    mixer = ((2.0 + config.gates_attention) * config.num_heads + num_keys) * heads.head_dim
     if layer in config.no_mixer_layers:
         mixer = 0.0
     elif recurrence is not None:
@@ -230,7 +256,9 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
     experts = config.layer_experts(layer)
     router = 0 if experts is None else experts.num_experts
     matrices = 3 if config.gated_mlp else 2
-    return 2.0 * config.hidden_size * (mixer + matrices * config.active_columns(layer) + router)
+    beside = 0 if config.layer_inputs is None else 2 * config.layer_inputs.width
+    beside += 0 if config.altup is None else 2 * config.altup.rank
+    return 2.0 * config.hidden_size * (mixer + matrices * config.active_columns(layer) + router + beside)
 
 
 def _latent_weights(config: DecoderConfig, latent: LatentConfig) -> float:

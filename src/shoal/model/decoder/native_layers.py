@@ -15,7 +15,9 @@ from shoal import _native
 from shoal.arrays import F32
 from shoal.model.adapter.adapter import Adapter
 from shoal.model.adapter.native_groups import NativeAdapters
+from shoal.model.decoder.carried_rows import CarriedRows
 from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder.own_rows import unpack_own_rows
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
 from shoal.model.decoder.stage_memories import StageMemories
@@ -25,6 +27,7 @@ from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.recurrence.mamba import MambaConfig
+from shoal.model.shard_source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 from shoal.protocol.stage_config import StageConfig
@@ -71,21 +74,20 @@ class NativeLayers:
         self._num_adapters = len(adapters)
         own_adapters = NativeAdapters(adapters, source, self.pool)
         is_first, is_last = config.first_layer == 0, config.last_layer == decoder.num_layers
+        self._carried = CarriedRows(source, config, weights)
         self._embedding = weights.embedding() if is_first and vocab_size else None
         self._head = weights.head() if is_last and vocab_size else None
         self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
         self._norm_bias = source.vector("final_norm_bias") if is_last and decoder.norm_bias else None
         self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
-        self._x = np.empty((0, decoder.hidden_size), np.float32)
+        self._x = np.empty((0, decoder.carried_width), np.float32)
         self._max_rows = max(config.max_step_tokens, HEAD_ROWS)
         self._stage = _native.Stage(
             pool=self.pool,
             hidden_size=decoder.hidden_size,
             num_heads=decoder.num_heads,
-            num_kv_heads=decoder.num_kv_heads,
-            head_dim=decoder.head_dim,
-            intermediate_size=decoder.intermediate_size,
+            intermediate_size=most_columns(decoder),
             max_rows=self._max_rows,
             norm_epsilon=decoder.norm_epsilon,
             residual_scale=decoder.residual_scale,
@@ -98,6 +100,9 @@ class NativeLayers:
             layers=self._load_layers(source, config, weights, own_adapters, on_progress or (lambda done, total: None)),
             experts=experts_shape(decoder),
             latent=latent_shape(decoder),
+            streams=streams_shape(decoder),
+            inputs=None if decoder.layer_inputs is None else (decoder.layer_inputs.width, decoder.num_layers),
+            first_layer=config.first_layer,
             isa=form.isa,
         )
         self.weight_bytes = weights.num_bytes + own_adapters.num_bytes
@@ -118,22 +123,20 @@ class NativeLayers:
         if self._memories is not None:
             self._memories.touch()
 
-    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
         """See `StageLayers`."""
-        assert self._embedding is not None
         if token_ids_T.min() < 0 or token_ids_T.max() >= self._vocab_size:
             raise ValueError(f"a token id is outside the vocabulary of {self._vocab_size}")
-        own_T = token_ids_T - np.int32(self._first_id)
-        is_own_T = (own_T >= 0) & (own_T < self._decoder.vocab_size)
-        if is_own_T.all():
-            self._embedding.unpack_rows(own_T, x_TD)
-        else:
-            rows_TD = np.empty((np.count_nonzero(is_own_T), x_TD.shape[1]), np.float32)
-            self._embedding.unpack_rows(own_T[is_own_T], rows_TD)
-            x_TD[:] = 0.0
-            x_TD[is_own_T] = rows_TD
+        has_more = self._decoder.carried_width > self._decoder.hidden_size
+        x_TD = np.empty((len(token_ids_T), self._decoder.hidden_size), np.float32) if has_more else x_TW
+        unpack_own_rows(self._embedding, token_ids_T - np.int32(self._first_id), x_TD)
         if self._decoder.embedding_scale != 1.0:
             x_TD *= np.float32(self._decoder.embedding_scale)
+        if sum_over_shards is not None:
+            sum_over_shards(x_TD)
+        if has_more:
+            looked_up_TI = self._carried.look_up(token_ids_T, sum_over_shards)
+            self._stage.begin(self._carried.weights, x_TD, looked_up_TI, x_TW)
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
         """See `StageLayers`."""
@@ -143,6 +146,8 @@ class NativeLayers:
             metadata.set_adapters(np.frombuffer(step.adapters, "<i4"), self._num_adapters)
         memories = None if self._memories is None else self._memories.step(step)
         self._stage.run(x_TD, metadata, sum_over_shards, memories)
+        if self._head is not None and self._decoder.altup is not None:
+            self._stage.finish(self._carried.weights, x_TD)
         self._x = x_TD
         return x_TD
 
@@ -163,7 +168,7 @@ class NativeLayers:
 
     def hidden(self, rows: Sequence[int]) -> F32:
         """See `StageLayers`."""
-        x_RD = self._x[np.asarray(rows)]
+        x_RD = self._x[np.asarray(rows), : self._decoder.hidden_size]
         if self._decoder.centers_norms:
             x_RD = x_RD - x_RD.mean(-1, keepdims=True)
         mean_square_R1 = (x_RD * x_RD).mean(-1, keepdims=True) + np.float32(self._decoder.norm_epsilon)
@@ -186,6 +191,9 @@ class NativeLayers:
         attention = iter(self._attention.layers)
         for layer in range(config.first_layer, config.last_layer):
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(decoder, layer)}
+            vectors |= unit_vectors(decoder, layer)
+            if "router_norm" in vectors:  # its rows are of the length that rows of so many values have
+                vectors["router_norm"] *= np.float32(decoder.hidden_size**-0.5)
             experts, recurrence = decoder.layer_experts(layer), decoder.layer_recurrence(layer)
             own = next(attention, None) if decoder.has_attention(layer) else None
             layers.append(
@@ -202,10 +210,33 @@ class NativeLayers:
                     has_mlp=decoder.has_mlp(layer),
                     adapters=adapters.layer(layer),
                     shared_norm=recurrence.shared_norm if isinstance(recurrence, MambaConfig) else None,
+                    gate_cut=gate_cut(source, layer),
                 )
             )
             on_progress(1 + len(layers), num_pieces)
         return layers
+
+
+def unit_vectors(decoder: DecoderConfig, layer: int) -> dict[str, F32]:
+    """Weights of norms that have none."""
+    has_keys = decoder.layer_recurrence(layer) is None and decoder.kv_source(layer) == layer
+    if not decoder.unit_v_norm or not has_keys:
+        return {}
+    return {"v_norm": np.ones(decoder.layer_heads(layer).head_dim, np.float32)}
+
+
+def gate_cut(source: WeightSource, layer: int) -> tuple[float, int] | None:
+    """How far above their mean, in standard deviations, gates are that are not cut off, and how many the whole model
+    has in the layer; None where none are cut off."""
+    whole = source.whole_config if isinstance(source, ShardSource) else source.config
+    deviations = whole.gate_cut(layer)
+    return None if deviations is None else (deviations, whole.columns(layer))
+
+
+def most_columns(decoder: DecoderConfig) -> int:
+    """Of any layer's plain MLP, or of one beside experts."""
+    beside = decoder.experts.shared_columns if decoder.experts is not None and decoder.experts.has_own_norms else 0
+    return max(beside, decoder.intermediate_size, *decoder.layer_columns)
 
 
 def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
@@ -226,7 +257,7 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
         num_experts=experts.num_experts,
         num_chosen=experts.num_chosen,
         num_columns=experts.columns,
-        num_shared_columns=experts.shared_columns,
+        num_shared_columns=0 if experts.has_own_norms else experts.shared_columns,
         has_sigmoid=experts.scoring == "sigmoid",
         is_normalized=experts.is_normalized,
         scale=experts.scale,
@@ -235,6 +266,16 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
         num_group_scores=experts.num_group_scores,
         scales_input=experts.scales_input,
         mixer_limit=experts.mixer_limit,
+    )
+
+
+def streams_shape(decoder: DecoderConfig) -> _native.StreamsShape | None:
+    """None where there is one residual stream."""
+    altup = decoder.altup
+    if altup is None:
+        return None
+    return _native.StreamsShape(
+        num_streams=altup.num_streams, active=altup.active, scales_output=altup.scales_output, rank=altup.rank
     )
 
 

@@ -1,6 +1,6 @@
 """One pipeline stage or one shard of it: its layers and, at the ends, embedding and head.
 
-Shapes: T tokens in the step, D hidden size.
+Shapes: T tokens in the step, D hidden size, W values that rows carry from stage to stage (D but for a few families).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Stage:
         with compact_loading():
             self._layers = self._load(source, config, on_progress, kept, form or ForcedForm(), chosen)
         self._encoder = self._load_encoder(source, config, kept, form or ForcedForm()) if self.is_first else None
-        self._x = np.zeros((config.max_step_tokens, self.decoder.hidden_size), np.float32)
+        self._x = np.zeros((config.max_step_tokens, self.decoder.carried_width), np.float32)
 
     def _load(
         self,
@@ -146,28 +146,26 @@ class Stage:
         """Run one step. The first stage embeds the step's tokens, every other takes `x_TD` from its predecessor.
 
         Where the step has clips to encode, the first stage does, and hidden states have what it gave behind them for
-        the layers of later stages: [T + clips P, D].
+        the layers of later stages: [T + clips P, W].
 
-        Returns: the sampled tokens in the last stage, else the hidden states [T, D] for the next; on every shard.
+        Returns: the sampled tokens in the last stage, else what the next one takes, [T, W]; on every shard.
         Valid until: the next `process`.
         Raises: ValueError when the step does not fit the KV cache, WorkerLost when another shard is gone.
         """
         memories = self._remember(step, x_TD)
-        rows_TD = self._x[: step.num_tokens]
+        rows_TW = self._x[: step.num_tokens]
         sum_over_shards = self._sum_over_shards()
         if self.is_first:
-            self._layers.embed(np.frombuffer(step.token_ids, "<i4"), rows_TD)
-            if sum_over_shards is not None:
-                sum_over_shards(rows_TD)
+            self._layers.embed(np.frombuffer(step.token_ids, "<i4"), rows_TW, sum_over_shards)
             if self._positions is not None:
-                rows_TD += self._positions[np.frombuffer(step.positions, "<i4")]
+                rows_TW += self._positions[np.frombuffer(step.positions, "<i4")]
         else:
             assert x_TD is not None
-            rows_TD[:] = x_TD[: step.num_tokens]
-        out_TD = self._layers.run(rows_TD, step, sum_over_shards)
+            rows_TW[:] = x_TD[: step.num_tokens]
+        out_TW = self._layers.run(rows_TW, step, sum_over_shards)
         if self.is_last:
             return self._sample(step.samples)
-        return np.concatenate([out_TD, *memories]) if memories else out_TD
+        return np.concatenate([out_TW, *memories]) if memories else out_TW
 
     def _remember(self, step: Step, x_TD: F32 | None) -> list[F32]:
         """What the encoder gives for each clip of the step, kept in its slot."""

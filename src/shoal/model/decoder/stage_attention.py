@@ -80,8 +80,8 @@ class StageAttention:
         return [
             self._attention.layer(
                 AttentionShape.of(decoder, layer),
-                self._kv.keys(layer),
-                self._kv.values(layer),
+                self._kv.keys(decoder.kv_source(layer)),
+                self._kv.values(decoder.kv_source(layer)),
                 *((nothing, nothing) if layer in decoder.no_rope_layers else tables[id(decoder.layer_rope(layer))]),
                 attention_vectors(source, layer, config.num_positions),
             )

@@ -3,7 +3,8 @@
 Two implementations: the native extension's (`native_layers`), and ONNX graphs with attention between them
 (`onnx_layers`), which run without a compiler and are the reference that the native one is tested against.
 
-Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows of the shard.
+Shapes: T tokens in the step, R sampled rows, D hidden size, W values that rows carry (D but for a few families),
+V vocabulary rows of the shard.
 """
 
 from __future__ import annotations
@@ -37,10 +38,15 @@ class StageLayers(Protocol):
         """Resident bytes of weights."""
         ...
 
-    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
-        """Writes the embedding of each token, zeros for those of other shards. In the first stage only.
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
+        """Writes the embedding of each token, whole, and what else rows carry. In the first stage only.
 
-        Raises: ValueError for an id outside the whole vocabulary.
+        Args:
+            token_ids_T: of the whole vocabulary.
+            x_TW: written to.
+            sum_over_shards: None where the stage is not sharded.
+
+        Raises: ValueError for an id outside the whole vocabulary; what `sum_over_shards` raises.
         """
         ...
 
@@ -48,11 +54,11 @@ class StageLayers(Protocol):
         """Runs all layers.
 
         Args:
-            x_TD: what the first layer takes.
+            x_TD: what the first layer takes, [T, W].
             step: the same rows.
             sum_over_shards: None where the stage is not sharded.
 
-        Returns: what the next stage takes, [T, D]; in the last stage nothing of use, `logits` goes on from there.
+        Returns: what the next stage takes, [T, W]; in the last stage nothing of use, `logits` goes on from there.
         Mutates: `x_TD`, and the KV cache's slots of the step's rows.
         Valid until: the next call.
         Raises: ValueError when the step does not fit the KV cache; what `sum_over_shards` raises.

@@ -28,12 +28,14 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
     yield "embedding", (config.vocab_size, config.hidden_size)
     if config.learned_positions:
         yield "positions", (config.max_context, config.hidden_size)
+    yield from first_shapes(config).items()
     for layer in range(config.num_layers):
         for name, shape in layer_shapes(config, layer).items():
             yield f"layers.{layer}.{name}", shape
     yield "final_norm", (config.hidden_size,)
     if config.norm_bias:
         yield "final_norm_bias", (config.hidden_size,)
+    yield from last_shapes(config).items()
     yield "head", (config.vocab_size, config.hidden_size)
     if config.head_bias:
         yield "head_bias", (config.vocab_size,)
@@ -54,9 +56,23 @@ def _encoder_shapes(encoder: EncoderConfig) -> Iterator[tuple[str, Shape]]:
     yield "encoder.final_norm_bias", (hidden,)
 
 
+def first_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    """What a model's first stage has beside its embedding and its layers."""
+    shapes = {} if config.altup is None else dict(config.altup.first_shapes(config.hidden_size))
+    if config.layer_inputs is not None:
+        shapes |= config.layer_inputs.top_shapes(config.hidden_size, config.num_layers)
+    return shapes
+
+
+def last_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    """What its last stage has before the head, without the norm."""
+    return {} if config.altup is None else dict(config.altup.last_shapes(config.hidden_size))
+
+
 def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
-    return _mixer_shapes(config, layer) | _norm_shapes(config, layer) | _feed_forward_shapes(config, layer)
+    mixer = _mixer_shapes(config, layer) | _norm_shapes(config, layer) | _variant_shapes(config)
+    return mixer | _feed_forward_shapes(config, layer)
 
 
 def _mixer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
@@ -64,7 +80,7 @@ def _mixer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     if layer in config.no_mixer_layers:
         return {}
     recurrence = config.layer_recurrence(layer)
-    mixer = _attention_shapes(config) if recurrence is None else dict(recurrence.shapes(config.hidden_size))
+    mixer = _attention_shapes(config, layer) if recurrence is None else dict(recurrence.shapes(config.hidden_size))
     return mixer if config.encoder is None else mixer | _cross_shapes(config)
 
 
@@ -76,7 +92,16 @@ def _feed_forward_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     names = ("gate", "up", "down") if config.gated_mlp else ("up", "down")
     if experts is not None:
         return _expert_shapes(config.hidden_size, experts, layer, names)
-    return _mlp_shapes("", config.hidden_size, config.intermediate_size, names, has_biases=config.mlp_bias)
+    return _mlp_shapes("", config.hidden_size, config.columns(layer), names, has_biases=config.mlp_bias)
+
+
+def _variant_shapes(config: DecoderConfig) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {"layer_scale": (1,)} if config.layer_scales else {}
+    if config.layer_inputs is not None:
+        shapes |= config.layer_inputs.shapes(config.hidden_size)
+    if config.altup is not None:
+        shapes |= config.altup.shapes(config.hidden_size)
+    return shapes
 
 
 def _norm_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
@@ -90,13 +115,15 @@ def _norm_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
     return dict.fromkeys((*norms, *biases, *post_norms), (config.hidden_size,))
 
 
-def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    hidden = config.hidden_size
-    q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, Shape] = {"q": (q_rows, hidden), "k": (kv_rows, hidden), "v": (kv_rows, hidden)}
+def _attention_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
+    hidden, heads, has_keys = config.hidden_size, config.layer_heads(layer), config.kv_source(layer) == layer
+    q_rows, kv_rows = config.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim
+    shapes: dict[str, Shape] = {"q": (q_rows, hidden)}
+    shapes |= {"k": (kv_rows, hidden)} if has_keys else {}
+    shapes |= {"v": (kv_rows, hidden)} if config.has_values(layer) else {}
     if config.latent is not None:
         shapes = _latent_shapes(config, config.latent)
-    shapes["o"] = (hidden, config.result_columns)
+    shapes["o"] = (hidden, config.result_columns if config.latent is not None else q_rows)
     if config.gates_attention:
         shapes["q_gate"] = (q_rows, hidden)
     if config.qkv_bias:
@@ -109,14 +136,14 @@ def _attention_shapes(config: DecoderConfig) -> dict[str, Shape]:
         shapes["sinks"] = (config.num_heads,)
     if config.qk_norm:
         is_wide = config.joins_qk_norm or config.parts_qk_norm
-        widths = (q_rows, kv_rows) if is_wide else (config.head_dim, config.head_dim)
-        shapes |= {"q_norm": (widths[0],), "k_norm": (widths[1],)}
+        widths = (q_rows, kv_rows) if is_wide else (heads.head_dim, heads.head_dim)
+        shapes |= {"q_norm": (widths[0],)} | ({"k_norm": (widths[1],)} if has_keys else {})
     return shapes
 
 
 def _cross_shapes(config: DecoderConfig) -> dict[str, Shape]:
     """Of attention over an encoder's output, which has as many heads as the layer's own."""
-    own = {name: shape for name, shape in _attention_shapes(config).items() if name in _CROSS_NAMES}
+    own = {name: shape for name, shape in _attention_shapes(config, 0).items() if name in _CROSS_NAMES}
     norms = ("cross_norm", "cross_norm_bias") if config.norm_bias else ("cross_norm",)
     return {f"cross_{name}": shape for name, shape in own.items()} | dict.fromkeys(norms, (config.hidden_size,))
 
@@ -155,6 +182,9 @@ def _expert_shapes(hidden: int, experts: ExpertsConfig, layer: int, names: Colle
         shapes |= _mlp_shapes("shared_", hidden, experts.shared_columns, names)
     if experts.shared_columns and experts.shared_router:
         shapes["shared_router"] = (1, hidden)
+    if experts.has_own_norms:
+        norms = ("router_norm", "experts_norm", "post_experts_norm", "post_shared_norm")
+        shapes |= dict.fromkeys(norms, (hidden,)) | {"expert_scales": (experts.num_experts,)}
     return shapes
 
 

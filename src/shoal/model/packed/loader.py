@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _DIGITS = 16
-"""Of the hash of a list of experts: two lists of one layer are told apart."""
+"""Of the hash of a list: two lists of experts of one layer, or of matrices, are told apart."""
 
 
 class PackedWeights:
@@ -87,6 +87,12 @@ class PackedWeights:
     def head(self) -> Matrix:
         """The head's rows: where it is tied, the same matrix as the embedding. Raises as `layer` does."""
         return self._of_vocabulary("embedding" if self._source.config.tied_embeddings else "head")
+
+    def beside(self, names: Sequence[str]) -> Mapping[str, Matrix]:
+        """Matrices that are neither a layer's nor the embedding or the head. Raises as `layer` does."""
+        first, last = self._part.vocabulary
+        digest = sha256(repr(list(names)).encode()).hexdigest()[:_DIGITS]
+        return self._load(f"beside-{digest}.rows-{first}-{last}", names)
 
     def _of_vocabulary(self, name: str) -> Matrix:
         if name not in self._vocabulary:

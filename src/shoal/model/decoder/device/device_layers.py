@@ -87,10 +87,10 @@ class DeviceLayers:
     def touch_kv(self) -> None:
         """It is there from the beginning."""
 
-    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
-        """See `StageLayers`."""
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
+        """See `StageLayers`. There are no other shards."""
         assert self._embedding is not None
-        x_TD[:] = self._embedding.rows(token_ids_T)
+        x_TW[:] = self._embedding.rows(token_ids_T)
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
         """See `StageLayers`. Every segment but the head."""

@@ -74,10 +74,12 @@ class OnnxLayers:
         """See `StageLayers`."""
         self._attention.touch()
 
-    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TD: F32) -> None:
+    def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
         """See `StageLayers`."""
         assert self._embedding is not None
-        x_TD[:] = self._embedding.rows(token_ids_T)
+        x_TW[:] = self._embedding.rows(token_ids_T)
+        if sum_over_shards is not None:
+            sum_over_shards(x_TW)
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
         """See `StageLayers`. Every segment but the head."""
@@ -150,6 +152,9 @@ def check_onnx_form(decoder: DecoderConfig, way_out: str) -> None:
         "recurrent layers": decoder.recurrence is not None,
         "an encoder": decoder.encoder is not None,
         "gated attention": decoder.gates_attention,
+        "several residual streams": decoder.altup is not None,
+        "inputs of layers": decoder.layer_inputs is not None,
+        "layers of unlike heads, keys or norms": decoder.unit_v_norm or decoder.full_heads is not None,
     }
     if what := next((what for what, is_there in parts.items() if is_there), ""):
         raise ConfigError(f"{decoder.family} has {what}, without an ONNX form: {way_out}")

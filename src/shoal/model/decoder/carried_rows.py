@@ -1,0 +1,72 @@
+"""What makes rows of an embedding those that go from stage to stage, where these hold more than a hidden state. Native
+only.
+
+Shapes: T tokens, D hidden size, I inputs of all layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal import _native
+from shoal.arrays import F32
+from shoal.model.decoder.own_rows import unpack_own_rows
+from shoal.model.decoder.stage_layers import SumOverShards
+from shoal.model.formats.tensor_check import first_shapes, last_shapes
+from shoal.model.packed.loader import PackedWeights
+from shoal.model.shard_source import ShardSource
+from shoal.model.weights import WeightSource
+from shoal.protocol.stage_config import StageConfig
+
+_TABLE = "layer_embedding"
+
+
+class CarriedRows:
+    """The weights of a stage beside its layers, embedding and head, and the table of layers' inputs."""
+
+    def __init__(self, source: WeightSource, config: StageConfig, packed: PackedWeights) -> None:
+        """
+        Args:
+            source: of the stage's or the shard's own weights.
+            config: what the stage holds.
+            packed: where its matrices are.
+        """
+        decoder = source.config
+        shapes = first_shapes(decoder) if config.first_layer == 0 else {}
+        shapes |= last_shapes(decoder) if config.last_layer == decoder.num_layers else {}
+        matrices = dict(packed.beside([name for name, shape in shapes.items() if len(shape) == 2])) if shapes else {}
+        self._table = matrices.pop(_TABLE, None)
+        """None: this shard has no rows of it, or the stage needs none"""
+        vectors = {name: source.vector(name) for name, shape in shapes.items() if len(shape) == 1}
+        self.weights = _native.StageLayer(matrices, vectors, None)
+        """by the names of `WeightSource`"""
+        whole = source.whole_config if isinstance(source, ShardSource) else decoder
+        self._num_rows = whole.layer_inputs.vocab_size if whole.layer_inputs is not None else 0
+        self._first_id, self._width = min(config.first_token_id, self._num_rows), decoder.hidden_size
+        inputs = shapes[_TABLE][1] if _TABLE in shapes else 0
+        self._looked_up = np.empty((config.max_step_tokens if inputs else 0, inputs), np.float32)
+
+    def look_up(self, token_ids_T: npt.NDArray[np.int32], sum_over_shards: SumOverShards | None) -> F32 | None:
+        """What the table has of each token, [T, I]; None where layers have no inputs. Tokens beyond the table have what
+        token 0 has.
+
+        Valid until: the next call.
+        """
+        if not self._num_rows:
+            return None
+        looked_up_TI = self._looked_up[: len(token_ids_T)]
+        known_T = np.where(token_ids_T < self._num_rows, token_ids_T, np.int32(0))
+        unpack_own_rows(self._table, known_T - np.int32(self._first_id), looked_up_TI)
+        if sum_over_shards is not None:
+            self._add_up(looked_up_TI, sum_over_shards)
+        return looked_up_TI
+
+    def _add_up(self, looked_up_TI: F32, sum_over_shards: SumOverShards) -> None:
+        """In pieces as wide as a hidden state, which are what shards add up."""
+        for start in range(0, looked_up_TI.shape[1], self._width):
+            columns_TD = np.zeros((len(looked_up_TI), self._width), np.float32)
+            piece = looked_up_TI[:, start : start + self._width]
+            columns_TD[:, : piece.shape[1]] = piece
+            sum_over_shards(columns_TD)
+            piece[:] = columns_TD[:, : piece.shape[1]]
