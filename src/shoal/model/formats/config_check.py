@@ -30,9 +30,11 @@ def check_config(where: Path, config: DecoderConfig) -> None:
         _check_numbers(config)
         if config.experts is not None:
             _check_experts(config.experts, config.num_layers)
-        for rope in (config.rope, config.local_rope):
+        _check_variants(config)
+        full_dim = config.head_dim if config.full_heads is None else config.full_heads.head_dim
+        for rope, head_dim in ((config.rope, full_dim), (config.local_rope, config.head_dim)):
             if rope is not None:
-                _check_rope(rope, config.head_dim)
+                _check_rope(rope, head_dim)
                 rope_tables(rope, config.max_context, num_rows=1)
     except (ValueError, ModelLoadError) as error:
         raise ModelLoadError(f"{where}: {error}") from error
@@ -80,6 +82,27 @@ def _check_counts(config: DecoderConfig) -> None:
         len(config.layer_windows) in (0, config.num_layers),
         f"{len(config.layer_windows)} sliding windows for {config.num_layers} layers",
     )
+
+
+def _check_variants(config: DecoderConfig) -> None:
+    """What layers have beside attention and an MLP."""
+    if config.full_heads is not None:
+        own, dim = config.full_heads.num_kv_heads, config.full_heads.head_dim
+        _require(
+            own > 0 and config.num_heads % own == 0, f"{config.num_heads} heads cannot share {own} key heads evenly"
+        )
+        _require(0 < dim <= MAX_EXTENT, f"heads of {dim}; between 1 and {MAX_EXTENT} are possible")
+    for name in ("layer_columns", "kv_sources", "gate_cuts"):
+        count = len(getattr(config, name))
+        _require(count in (0, config.num_layers), f"{name} has {count} items for {config.num_layers} layers")
+    for layer, source in enumerate(config.kv_sources):
+        is_whole = 0 <= source <= layer and config.kv_sources[source] == source
+        _require(is_whole, f"layer {layer} has the keys of layer {source}, which has none of its own")
+        _require(config.window(source) == config.window(layer), f"layers {source} and {layer} have unlike windows")
+    _require(all(columns > 0 for columns in config.layer_columns), "an MLP has no columns")
+    inputs = config.layer_inputs
+    _require(inputs is None or min(inputs.width, inputs.vocab_size) > 0, "layers have inputs without values")
+    _require(config.altup is None or config.altup.rank > 0, "a learned residual has no rank")
 
 
 def _check_experts(experts: ExpertsConfig, num_layers: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shoal.model.decoder_config import Activation, QueryScaling
+from shoal.model.formats.gguf.layers.variants import MLP_BESIDE_EXPERTS, VARIANT_NAMES
 
 _LATE_NORM = {"mlp_norm": "post_attention_norm.weight"}
 """the norm before the MLP has the name of one behind attention"""
@@ -73,6 +74,8 @@ class Architecture:
     has_single_halves: bool = False
     """whether each layer is attention, a recurrence, an MLP or experts alone"""
     gates_attention: bool = False
+    has_variants: bool = False
+    """whether its layers have what `layers/variants.py` reads"""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """of tensors that other architectures have under another name"""
 
@@ -122,6 +125,26 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "gemma3": Architecture(
         activation="gelu_tanh", scales_embedding=True, slides="some", pattern=6, local_rope="own base", post_norms=True
+    ),
+    "gemma3n": Architecture(
+        activation="gelu_tanh",
+        scales_embedding=True,
+        slides="some",
+        pattern=5,
+        local_rope="own base",
+        post_norms=True,
+        has_variants=True,
+        names=VARIANT_NAMES,
+    ),
+    "gemma4": Architecture(
+        activation="gelu_tanh",
+        scales_embedding=True,
+        slides="some",
+        pattern=6,
+        local_rope="own base",
+        post_norms=True,
+        has_variants=True,
+        names={**VARIANT_NAMES, **MLP_BESIDE_EXPERTS},
     ),
     "phi3": Architecture(),
     "gpt-oss": Architecture(

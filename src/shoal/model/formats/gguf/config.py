@@ -26,8 +26,9 @@ from shoal.model.formats.config_check import MAX_EXTENT, check_config, integer, 
 from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.kinds import Kind
+from shoal.model.formats.gguf.layers.recurrent import MIXER_MARKS, recurrence_of
+from shoal.model.formats.gguf.layers.variants import VariantSource, of_layer, window_head_dim, with_variants
 from shoal.model.formats.gguf.parts import GgufParts
-from shoal.model.formats.gguf.recurrent import MIXER_MARKS, recurrence_of
 from shoal.model.recurrence.kinds import RecurrenceConfig
 
 GEMMA3_LOCAL_THETA = 10000.0
@@ -82,11 +83,12 @@ class _GgufMetadata:
     def config(self) -> DecoderConfig:
         hidden_size, num_heads = self._positive("embedding_length"), self._positive("attention.head_count")
         head_dim = self._positive("attention.key_length", hidden_size // num_heads)
+        head_dim = window_head_dim(self._variants, head_dim)
         known, tensors, experts = self._known, self._header.tensors, self._experts()
         windows = self._layer_windows()
         is_parallel = bool(self._get("use_parallel_residual", known.is_parallel))
         own_norms = tensors.keys() & {"blk.0.ffn_norm.weight", "blk.0.attn_norm_2.weight"}
-        return DecoderConfig(
+        config = DecoderConfig(
             family=self._architecture,
             num_layers=self._num_layers,
             hidden_size=hidden_size,
@@ -134,6 +136,11 @@ class _GgufMetadata:
             latent=self._latent(),
             eos_token_ids=eos_token_ids_from_gguf(self._header),
         )
+        return with_variants(config, self._variants) if known.has_variants else config
+
+    @property
+    def _variants(self) -> VariantSource:
+        return VariantSource(get=self._get, array=self._array, tensors=self._header.tensors)
 
     def _latent(self) -> LatentConfig | None:
         """Attention over compressed rows, whose one key head is the file's own. Files from before 2025 have no way
@@ -266,7 +273,10 @@ class _GgufMetadata:
         )
 
     def _num_kv_heads(self, num_heads: int) -> int:
-        """Where layers without attention are told by having none, those of the others."""
+        """Where layers without attention are told by having none, those of the others; where layers have unlike heads,
+        those of the first, which has a window."""
+        if self._known.has_variants:
+            return integer("head_count_kv", of_layer(self._variants, "attention.head_count_kv", 0))
         own = self._only_nonzero("attention.head_count_kv") if self._known.is_recurrent else None
         return self._positive("attention.head_count_kv", num_heads) if own is None else own
 
@@ -296,7 +306,9 @@ class _GgufMetadata:
         )
 
     def _columns(self, experts: ExpertsConfig | None) -> int:
-        """Of MLPs that are no experts."""
+        """Of MLPs that are no experts, in the first layer that has one."""
+        if self._known.has_variants:
+            return integer("feed_forward_length", of_layer(self._variants, "feed_forward_length", 0))
         if self._known.has_single_halves:
             rows = (self._num_rows(f"blk.{layer}.ffn_up.weight") for layer in range(self._num_layers))
             return next((count for count in rows if count), experts.columns if experts is not None else 0)
@@ -381,7 +393,8 @@ class _GgufMetadata:
         if self._known.local_rope == "unscaled":
             return replace(self._rope(head_dim), scaling={})
         return RopeConfig(
-            theta=self._number("rope.freq_base_swa", GEMMA3_LOCAL_THETA), rotary_dim=self._rotary_dim(head_dim)
+            theta=self._number("rope.freq_base_swa", GEMMA3_LOCAL_THETA),
+            rotary_dim=self._positive("rope.dimension_count_swa", self._rotary_dim(head_dim)),
         )
 
     def _rotary_dim(self, head_dim: int) -> int:

@@ -23,12 +23,13 @@ from shoal.model.formats.gguf.blocks import (
     to_dense,
 )
 from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
+from shoal.model.formats.gguf.layers.recurrent import CONVOLUTIONS, FLAT, RECURRENT_NAMES, recurrent_part
+from shoal.model.formats.gguf.layers.variants import FLAT_NAMES, VARIANT_TOP_NAMES, stream_part
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
-from shoal.model.formats.gguf.recurrent import CONVOLUTIONS, FLAT, RECURRENT_NAMES, recurrent_part
 from shoal.model.formats.tensor_check import check_tensors
 from shoal.model.formats.tensor_part import Naming, TensorPart, rotating_heads
-from shoal.model.weights import Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
+from shoal.model.weights import VOCABULARY, Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range
 
 TOP_NAMES = {
     "embedding": "token_embd.weight",
@@ -37,6 +38,7 @@ TOP_NAMES = {
     "final_norm_bias": "output_norm.bias",
     "head": "output.weight",
     "head_bias": "output.bias",
+    **VARIANT_TOP_NAMES,
 }
 LAYER_NAMES = {
     "attn_norm": "attn_norm.weight",
@@ -66,6 +68,8 @@ EXPERT_NAMES = {
     "sinks": "attn_sinks.weight",
 }
 _LAYER = re.compile(r"blk\.(\d+)\.")
+_KEYS = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight")
+"""what a layer that attends over another's keys leaves unread"""
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
 }
@@ -169,7 +173,7 @@ class GgufFile:
         self._header.release_pages()
 
     def _form(self, name: str, part: TensorPart, precision: Precision) -> Form:
-        tensor, vocabulary = self._header.tensors[part.tensor], name in ("embedding", "head")
+        tensor, vocabulary = self._header.tensors[part.tensor], name in VOCABULARY
         return choose_form(
             tensor.kind, own_precision(name, precision), num_columns=tensor.shape[-1], is_vocabulary=vocabulary
         )
@@ -195,6 +199,10 @@ class GgufFile:
             name = "embedding"
         if name in TOP_NAMES:
             return self._whole(self._architecture.names.get(name, TOP_NAMES[name]))
+        if name.startswith("streams."):
+            part = stream_part(self._config, name)
+            self._whole(part.tensor)
+            return part
         _, layer, leaf = name.split(".", 2)
         prefix = f"blk.{layer}."
         if leaf.startswith("experts."):
@@ -210,6 +218,10 @@ class GgufFile:
         experts, part = self._config.experts, leaf.removesuffix("_bias")
         assert experts is not None
         tensor = f"{prefix}ffn_{part}_exps.{'weight' if leaf == part else 'bias'}"
+        fused = f"{prefix}ffn_gate_up_exps.weight"
+        if part in ("gate", "up") and fused in self._header.tensors:
+            start = (2 * expert + (part == "up")) * experts.columns
+            return TensorPart(tensor=fused, start=start, stop=start + experts.columns, stack=experts.num_experts)
         self._whole(tensor)
         num_rows = self._config.hidden_size if part == "down" else experts.columns
         return TensorPart(
@@ -262,14 +274,18 @@ class GgufFile:
         """Layers beyond the model's own predict further tokens."""
         layer = _LAYER.match(tensor)
         is_draft = layer is not None and self._config.num_layers <= int(layer[1])
+        keys = _KEYS.fullmatch(tensor)
+        is_unread = keys is not None and not is_draft and self._config.kv_source(int(keys[1])) != int(keys[1])
         has_drafts = self._header.metadata.get(f"{self._config.family}.nextn_predict_layers", 0) != 0
-        return (is_draft and has_drafts) or tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None
+        return (
+            is_unread or (is_draft and has_drafts) or tensor in ROPE_TENSORS or NEEDLESS.fullmatch(tensor) is not None
+        )
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A tensor's shape; the router of a shared expert is a matrix of one row, norms of heads are vectors, and a
     convolution has the axis that its channels are alone on."""
-    if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"], *FLAT)):
+    if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"], *FLAT, *FLAT_NAMES)):
         return (prod(shape),)
     if name.endswith(CONVOLUTIONS) and len(shape) == 2:
         return (shape[0], 1, shape[1])

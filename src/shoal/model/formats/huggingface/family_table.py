@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from shoal.model.formats.huggingface.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from shoal.model.formats.huggingface.families.family import Family
 from shoal.model.formats.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
+from shoal.model.formats.huggingface.families.gemma4 import GEMMA3N, GEMMA3N_TEXT, GEMMA4, GEMMA4_TEXT
 from shoal.model.formats.huggingface.families.glm import GLM, GLM4, GLM4_MOE
 from shoal.model.formats.huggingface.families.gpt_oss import GPT_OSS
 from shoal.model.formats.huggingface.families.layer_norm import (
@@ -94,6 +95,10 @@ FAMILIES: Mapping[str, Family] = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3_TEXT,
     "gemma3": GEMMA3,
+    "gemma3n_text": GEMMA3N_TEXT,
+    "gemma3n": GEMMA3N,
+    "gemma4_text": GEMMA4_TEXT,
+    "gemma4": GEMMA4,
     "phi3": PHI3,
     "phimoe": PHIMOE,
     "phi": PHI,

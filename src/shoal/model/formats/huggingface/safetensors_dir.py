@@ -47,6 +47,7 @@ from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import check_tensors
 from shoal.model.formats.tensor_part import Naming, TensorPart, rotating_heads
 from shoal.model.weights import (
+    VOCABULARY,
     DenseWeight,
     KeptRows,
     Packing,
@@ -62,9 +63,14 @@ ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """of the types that weights can have here"""
 KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
 NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "final_norm")
-_FLAT = ("q_norm.weight", "k_norm.weight", "e_score_correction_bias")
-"""vectors that files have as matrices: of a row for each head, or of one row"""
+_FLAT = (
+    *("q_norm.weight", "k_norm.weight", "e_score_correction_bias"),
+    *("modality_router.weight", "prediction_coefs.weight", "correction_coefs.weight"),
+)
+"""vectors that files have as matrices: of a row for each head or stream, or of one row"""
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_KEYS = re.compile(r".*layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.weight")
+"""what a layer that attends over another's keys leaves unread"""
 _FUSED = {
     **dict.fromkeys(("q", "k", "v"), "qkv"),
     **dict.fromkeys(("gate", "up"), "gate_up"),
@@ -246,7 +252,9 @@ class SafetensorsDir:
         has_blocks = self._family.stacks_experts and blocks_of(tensor) in self._tensors
         later = _LAYER.match(tensor) if self._family.has_draft_layers else None
         is_draft = later is not None and int(later[1]) >= self._config.num_layers
-        is_needless = has_blocks or is_draft or self._family.needless.fullmatch(tensor) is not None
+        keys = _KEYS.fullmatch(tensor)
+        is_unread = keys is not None and self._config.kv_source(int(keys[1])) != int(keys[1])
+        is_needless = has_blocks or is_draft or is_unread or self._family.needless.fullmatch(tensor) is not None
         return is_needless or (bool(self._coded) and self._is_of_coded(tensor))
 
     def _is_of_coded(self, tensor: str) -> bool:
@@ -435,7 +443,7 @@ def floats_to_weight(rows_NB: U8, kind: Kind, form: Form, columns: Range) -> Wei
 
 def coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
     """What a quantized matrix becomes, and the columns that are wanted."""
-    form = coded.form(own_precision(name, precision), is_vocabulary=name in ("embedding", "head"))
+    form = coded.form(own_precision(name, precision), is_vocabulary=name in VOCABULARY)
     resolved = resolve_range(columns, coded.shape[1])
     coded.check_columns(form, resolved)
     return form, resolved
@@ -443,9 +451,7 @@ def coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Ran
 
 def form_of(kind: Kind, name: str, num_columns: int, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
     """What a matrix of that kind and so many columns becomes, and the columns that are wanted."""
-    form = choose_form(
-        kind, own_precision(name, precision), num_columns=num_columns, is_vocabulary=name in ("embedding", "head")
-    )
+    form = choose_form(kind, own_precision(name, precision), num_columns=num_columns, is_vocabulary=name in VOCABULARY)
     resolved = resolve_range(columns, num_columns)
     check_columns(form, resolved)
     return form, resolved

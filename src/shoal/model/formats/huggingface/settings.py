@@ -72,7 +72,7 @@ class Settings:
             "vocab_size": self.positive("vocab_size"),
             "max_context": self.positive("max_position_embeddings"),
             "norm_epsilon": self.number("rms_norm_eps", changes.get("norm_epsilon")),
-            "rope": self.rope(),
+            "rope": changes.get("rope") or self.rope(),
             "tied_embeddings": self.flag("tie_word_embeddings"),
             "activation": self.activation("hidden_act", "silu"),
             "attention_scale": head_dim**-0.5,
@@ -141,7 +141,7 @@ class Settings:
 
     def rope(self, layer_type: str = "full_attention", *, is_partial: bool = False) -> RopeConfig:
         """The rotary embedding of a kind of layers. `is_partial`: the family may rotate a part of each head."""
-        parameters = self._rope_parameters(layer_type)
+        parameters = self.rope_parameters(layer_type)
         share = parameters.get("partial_rotary_factor", self.get("partial_rotary_factor"))
         share = 1.0 if share is None or not is_partial else number("'partial_rotary_factor'", share)
         return RopeConfig(
@@ -152,7 +152,7 @@ class Settings:
 
     def rope_number(self, key: str) -> float | None:
         """A further number of the rotary embedding; None where there is none. Raises ValueError."""
-        value = self._rope_parameters("full_attention").get(key)
+        value = self.rope_parameters("full_attention").get(key)
         return None if value is None else number(repr(key), value)
 
     def all_slide(self) -> tuple[int, ...]:
@@ -198,9 +198,14 @@ class Settings:
             raise ModelLoadError(f"{self.path}: 'layer_types' has {unknown[0]!r:.200}, which is not supported")
         return tuple(layer for layer, one in enumerate(types) if one in kinds)
 
-    def _rope_parameters(self, layer_type: str) -> dict[str, Any]:
-        """transformers 5: one dictionary, or one per kind of layer; transformers 4: `rope_theta` and `rope_scaling`.
+    def with_values(self, values: Mapping[str, Any]) -> Settings:
+        """The same with other values."""
+        return Settings(self.path, self.model_type, {**self._values, **values}, {}, self._eos_token_ids)
 
+    def rope_parameters(self, layer_type: str) -> dict[str, Any]:
+        """Of the rotary embedding of a kind of layers.
+
+        transformers 5 has one dictionary, or one per kind of layer; transformers 4 `rope_theta` and `rope_scaling`.
         In the older form a Gemma 3 model's scaling concerns its full-attention layers only.
         """
         theta = self.get("rope_theta")

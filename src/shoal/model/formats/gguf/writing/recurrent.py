@@ -1,6 +1,6 @@
 """How a GGUF file has recurrent layers, gated attention and latent attention: keys, joined tensors, orders of rows.
 
-Source: llama.cpp, conversion/lfm2.py, mamba.py, qwen.py, deepseek.py; the reverse of `formats/gguf/recurrent.py`.
+Source: llama.cpp, conversion/lfm2.py, mamba.py, qwen.py, deepseek.py; the reverse of `gguf/layers/recurrent.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES, FALCON_40B_NAMES
 from shoal.model.formats.gguf.file import BIAS_NAMES, EXPERT_NAMES, LAYER_NAMES, TOP_NAMES
-from shoal.model.formats.gguf.recurrent import FLAT, RECURRENT_NAMES
+from shoal.model.formats.gguf.layers.recurrent import FLAT, RECURRENT_NAMES
 from shoal.model.formats.gguf.writing.encode import MatrixPart
 from shoal.model.formats.gguf.writing.recurrent import joined_names, num_turns, turned
 from shoal.model.formats.tensor_check import expected_shapes

@@ -57,7 +57,8 @@ TOP_NAMES: Mapping[str, str] = {
 _BUFFERS = r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)"
 BUFFERS = re.compile(_BUFFERS)
 """that old files have beside the settings which they are made of"""
-OTHER_MODALITIES = re.compile(rf"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\..*|{_BUFFERS}")
+_OTHER_PARTS = "vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision|embed_audio"
+OTHER_MODALITIES = re.compile(rf"(model\.)?({_OTHER_PARTS})\..*|{_BUFFERS}")
 """and the parts of a multimodal model that the language model is not computed from"""
 
 
@@ -101,6 +102,6 @@ class Family:
     stacks_experts: bool = False
     """whether all experts of a layer lie in one tensor, gate and up in turn (gpt-oss)"""
     turns_experts: bool = True
-    """whether such a tensor has inputs before outputs, where it is none of a linear layer (all but Qwen 3.5)"""
+    """whether such a tensor has inputs before outputs, where it is none of a linear layer (not in Qwen 3.5, Gemma 4)"""
     halves_gate_up: bool = False
     """whether all of such a gate stands before all of its up (Llama 4, Granite)"""
