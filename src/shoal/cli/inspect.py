@@ -56,7 +56,7 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
     }
     if as_json:
         rows = [asdict(block) for block in blocks]
-        cuts = config.num_layers - 1
+        cuts = config.last_cut
         print_json(
             {"model": model, "family": config.family, **totals, "cut_points": cuts, "shards": shards, "blocks": rows}
         )
@@ -81,7 +81,9 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
     )
     console = Console()
     console.print(table)
-    console.print(f"cut points: {config.num_layers - 1}, between any two layers")
+    can_be_anywhere = config.last_cut == config.num_layers - 1
+    where = "between any two layers" if can_be_anywhere else f"before any layer up to {config.last_cut}"
+    console.print(f"cut points: {config.last_cut}, {where}")
     console.print(
         f"shards: {shards['kv_head_groups']} KV-head groups of {shards['query_heads_per_group']} query heads, "
         f"{shards['mlp_columns']} MLP columns, {shards['vocabulary_rows']} vocabulary rows"

@@ -113,4 +113,4 @@ def growth_of(auto: AutoPlan) -> Growth[PlacedFleet, ReplicaPlan]:
 def _launcher(planned: PlannedModel) -> WorkerLauncher:
     if planned.machines is not None:
         return planned.machines.launcher()
-    return LocalLauncher(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
+    return LocalLauncher(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.carried_width)

@@ -139,7 +139,7 @@ class DecoderRunner:
     def _compute(self, step: Step) -> StepResult | None:
         """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
         stage = self._stage
-        arrived = _receive_activations(self._upstream, step, stage.decoder.hidden_size)
+        arrived = _receive_activations(self._upstream, step, stage.decoder.carried_width)
         started_s = time.perf_counter()
         result = stage.process(step, arrived.x_TD if arrived else None)
         compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)

@@ -35,7 +35,7 @@ def measure_row(stage: LanguageStage) -> float:
         samples=(SampleRow(row=0, token_index=0, sampling=Sampling(temperature=0.0)),),
         state_slots=np.array([-1, 0], "<i4").tobytes(),
     )
-    x_TD = None if stage.is_first else np.zeros((1, stage.decoder.hidden_size), np.float32)
+    x_TD = None if stage.is_first else np.zeros((1, stage.decoder.carried_width), np.float32)
     seconds = 0.0
     for _ in range(_NUM_STEPS):
         started_s = time.perf_counter()

@@ -32,6 +32,8 @@ class Block:
     """The part of `weight_bytes` that belongs to experts."""
     expert_share: float = 1.0
     """The share of the experts that a token goes through, 0 to 1."""
+    can_begin: bool = True
+    """Whether a stage may begin with this block: a layer stays with those whose keys it attends over."""
     same_weights_as: str = ""
     """The block that shares these weights, which a worker with both holds once; empty: none."""
 

@@ -14,8 +14,8 @@ from shoal.launch.language.fleets import find_fleets
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.measuring import Measuring
-from shoal.model.attention.kv_storage import kv_bytes_per_token, kv_dtype
-from shoal.model.decoder.blocks import LayerBytes, end_bytes, layer_bytes, layer_state_bytes
+from shoal.model.attention.kv_storage import kv_dtype
+from shoal.model.decoder.blocks import LayerBytes, end_bytes, layer_bytes, layer_kv_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.build_plan import Limits, build_plan
@@ -248,11 +248,18 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
 
     return ModelSizes(
         name=model.name,
-        hidden_bytes=config.hidden_size * _HIDDEN_ITEM_BYTES,
+        hidden_bytes=config.carried_width * _HIDDEN_ITEM_BYTES,
         kv_bytes_per_token=max(
-            kv_bytes_per_token(config, 1, kv_dtype(precision, exact_activations=False)) for precision in precisions
+            layer_kv_bytes(config, layer, kv_dtype(precision, exact_activations=False))
+            for precision in precisions
+            for layer in range(config.num_layers)
         ),
-        layers_without_kv=tuple(layer for layer in range(config.num_layers) if not config.has_attention(layer)),
+        layers_without_kv=tuple(
+            layer
+            for layer in range(config.num_layers)
+            if not layer_kv_bytes(config, layer, kv_dtype("fp32", exact_activations=False))
+        ),
+        last_cut=config.last_cut,
         atoms=model.atoms,
         by_precision={precision: sizes(precision) for precision in precisions},
         max_context=config.max_context,

@@ -105,15 +105,16 @@ def chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, .
     stages: list[ChosenStage] = []
     for stage in pipeline.stages:
         group = costs.groups[stage.group]
-        shares = None if group.is_single else costs.shares(group, stage.first, stage.last, pipeline.rows)
+        first, last = costs.layers(stage.first, stage.last)
+        shares = None if group.is_single else costs.shares(group, first, last, pipeline.rows)
         stages.append(
             ChosenStage(
                 group=group,
-                first_layer=stage.first,
-                last_layer=stage.last,
+                first_layer=first,
+                last_layer=last,
                 shares=shares,
                 fractions=((1.0, 1.0, 1.0),) if shares is None else tuple(costs.fractions(shares)),
-                memory_bytes=costs.stage_bytes(group, stage.first, stage.last, pipeline.rows),
+                memory_bytes=costs.stage_bytes(group, first, last, pipeline.rows),
             )
         )
     return tuple(stages)

@@ -46,6 +46,8 @@ class ModelSizes:
     """Recurrent ones, and those with an MLP alone."""
     atoms: ShardAtoms
     by_precision: Mapping[Precision, PrecisionSizes]
+    last_cut: int | None = None
+    """The last layer that a stage may begin with; None: any."""
     max_context: int
     """Tokens of the longest sequence."""
 
@@ -57,6 +59,12 @@ class ModelSizes:
     def num_kv_layers(self) -> int:
         """Layers that have keys and values."""
         return self.num_layers - len(self.layers_without_kv)
+
+    @property
+    def edges(self) -> I64:
+        """The layers that a stage may begin with, ascending, and the number of all."""
+        last = self.num_layers - 1 if self.last_cut is None else self.last_cut
+        return np.array([*range(last + 1), self.num_layers], np.int64)
 
     def stage_kinds(self, precision: Precision) -> StageKinds:
         """Tell apart the stages that this model can be cut into."""

@@ -78,11 +78,16 @@ class StageCosts:
         self._tight_shares = cache(self._make_tight_shares)
         self._times = cache(self._make_times)
 
+    def layers(self, first: int, last: int) -> tuple[int, int]:
+        """The layers of a stage whose blocks of the problem are first:last."""
+        return int(self.model.edges[first]), int(self.model.edges[last])
+
     def problem(self, *, max_stages: int | None = None) -> ReplicaProblem:
-        """The problem for `planner.search`; groups have the same indexes there as in `groups`."""
+        """The problem for `planner.search`; groups have the same indexes there as in `groups`, and layers that stay
+        together are one block."""
         counts = tuple(one.count for one in self.fleet.classes)
         return ReplicaProblem(
-            num_blocks=self.model.num_layers,
+            num_blocks=len(self.model.edges) - 1,
             counts=counts,
             groups=tuple(group.used(len(counts)) for group in self.groups),
             times=self.times,
@@ -121,12 +126,14 @@ class StageCosts:
         ]
 
     def _make_times(self, rows: int) -> StageTimes:
-        work_s = np.stack([self._group_times(group, rows) for group in self.groups])
+        edges = self.model.edges
+        work_s = np.stack([self._group_times(group, rows)[np.ix_(edges, edges)] for group in self.groups])
 
         def exact_s(index: int, first: int, last: int) -> float:
             group = self.groups[index]
             if group.is_single:
                 return float(work_s[index, first, last])
+            first, last = self.layers(first, last)
             shares = self.shares(group, first, last, rows)
             if shares is None:
                 return np.inf

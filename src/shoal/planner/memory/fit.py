@@ -8,7 +8,7 @@ from itertools import pairwise
 from shoal.core.plan.language import Block, Plan
 from shoal.errors import CapacityError
 from shoal.planner.memory.plan_memory import needed_memory
-from shoal.planner.split.balance import balance_layers
+from shoal.planner.split.balance import balance_layers, last_cut
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
@@ -56,10 +56,10 @@ def count_workers_needed(
     sizes = [
         block.weight_bytes + kv_tokens * block.kv_bytes_per_token + num_states * block.state_bytes for block in blocks
     ]
-    num_layers = len(blocks) - 2
     at_least = -(-sum(sizes) // max(1, available_bytes))
-    for num_stages in range(max(1, at_least), num_layers + 1):
-        if _largest_stage(sizes, balance_layers(sizes, num_stages)) <= available_bytes:
+    last = last_cut(blocks)
+    for num_stages in range(max(1, at_least), last + 2):
+        if _largest_stage(sizes, balance_layers(sizes, num_stages, last_cut=last)) <= available_bytes:
             return num_stages
     return None
 

@@ -26,8 +26,32 @@ def stage_costs(blocks: Sequence[Block], prompt_tokens_per_output: float = PROMP
     return costs
 
 
+def last_cut(blocks: Sequence[Block]) -> int:
+    """The last layer that a stage may begin with: one that stays with those before has only such ones behind it."""
+    return max(layer for layer, block in enumerate(blocks[1:-1]) if block.can_begin)
+
+
+def check_first_layers(blocks: Sequence[Block], layers: Sequence[int]) -> None:
+    """Raises ConfigError where a stage would begin with a layer that stays with those before.
+
+    Args:
+        blocks: embedding, layers, head.
+        layers: of each stage.
+    """
+    last = last_cut(blocks)
+    if wrong := [first for first in accumulate(layers[:-1]) if first > last]:
+        raise ConfigError(
+            f"a stage cannot begin with layer {wrong[0]}, which attends over keys of layers before; {last} is the last "
+            "that one can begin with"
+        )
+
+
 def balance_layers(
-    block_costs: Sequence[float], num_stages: int, *, speeds: Sequence[float] | None = None
+    block_costs: Sequence[float],
+    num_stages: int,
+    *,
+    speeds: Sequence[float] | None = None,
+    last_cut: int | None = None,
 ) -> tuple[int, ...]:
     """Layers per stage such that the costliest stage is as cheap as possible, then all as equal as possible.
 
@@ -38,19 +62,26 @@ def balance_layers(
         block_costs: of the embedding (always on the first stage), each layer, and the head (always on the last).
         num_stages: each gets at least one layer.
         speeds: of each stage's workers, in any unit; None: all alike.
+        last_cut: the last layer that a stage may begin with; None: any.
 
     Raises:
-        ConfigError: more stages than layers.
+        ConfigError: more stages than layers, or than stages can begin with.
     """
     num_layers = len(block_costs) - 2
-    if num_stages > num_layers:
+    num_places = num_layers if last_cut is None else last_cut + 1
+    if num_stages > num_places:
+        what = (
+            f"{num_layers} layers" if num_places == num_layers else f"{num_places} layers that a stage can begin with"
+        )
         raise ConfigError(
-            f"{num_stages} pipeline stages are more than the model's {num_layers} layers; give at most pp={num_layers}"
+            f"{num_stages} pipeline stages are more than the model's {what}; give at most pp={num_places}"
         )
     before = list(accumulate(block_costs[1:-1], initial=0.0))
 
     def cost(stage: int, first: int, last: int) -> float:
         """Of a stage with the layers first:last."""
+        if first >= num_places:
+            return float("inf")
         ends = (block_costs[0] if first == 0 else 0.0) + (block_costs[-1] if last == num_layers else 0.0)
         return (before[last] - before[first] + ends) / (1.0 if speeds is None else speeds[stage])
 

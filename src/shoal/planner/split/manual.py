@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from shoal.core.plan.language import Block, Plan, ReplicaPlan, ShardPlan, StagePlan, held_bytes, stage_blocks
 from shoal.core.plan.state_room import num_state_slots, state_notes
 from shoal.errors import CapacityError, ConfigError
-from shoal.planner.split.balance import balance_layers, stage_costs
+from shoal.planner.split.balance import balance_layers, check_first_layers, last_cut, stage_costs
 from shoal.planner.split.cores import deal_cores
 from shoal.planner.split.shares import attention_notes
 from shoal.planner.split.split_spec import SplitSpec
@@ -100,11 +100,13 @@ def _layers_per_stage(shard_blocks: ShardBlocks, spec: SplitSpec) -> tuple[int, 
             [cost / share for cost in stage_costs(blocks)]
             for blocks, share in zip(shard_blocks, spec.shares, strict=True)
         ]
-        return balance_layers([max(costs) for costs in zip(*of_ranks, strict=True)], spec.num_stages)
+        costs = [max(costs) for costs in zip(*of_ranks, strict=True)]
+        return balance_layers(costs, spec.num_stages, last_cut=last_cut(shard_blocks[0]))
     num_layers = len(shard_blocks[0]) - 2
     if sum(spec.stage_layers) != num_layers:
         given = ":".join(map(str, spec.stage_layers))
         raise ConfigError(f"--split pp={given} gives {sum(spec.stage_layers)} layers, but the model has {num_layers}")
+    check_first_layers(shard_blocks[0], spec.stage_layers)
     return spec.stage_layers
 
 

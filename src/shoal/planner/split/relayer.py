@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from shoal.core.plan.language import Block, ReplicaPlan, ShardPlan, StagePlan, held_bytes, stage_blocks
-from shoal.planner.split.balance import balance_layers, observed_speeds, stage_costs
+from shoal.planner.split.balance import balance_layers, last_cut, observed_speeds, stage_costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ def relayer(blocks: Sequence[Block], layers: Sequence[int], stage_s: Sequence[fl
     """
     costs = stage_costs(blocks)
     speeds = observed_speeds(costs, layers, stage_s)
-    moved = balance_layers(costs, len(layers), speeds=speeds)
+    moved = balance_layers(costs, len(layers), speeds=speeds, last_cut=last_cut(blocks))
     per_second = observed_speeds(costs, moved, [1.0] * len(moved))
     return Relayering(layers=moved, stage_s=tuple(cost / speed for cost, speed in zip(per_second, speeds, strict=True)))
 

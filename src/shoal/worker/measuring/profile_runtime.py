@@ -133,7 +133,7 @@ class ProfileRuntime:
         step = make_step(asked, block_size=load.stage.block_size, vocab_size=stage.decoder.vocab_size)
         if stage.is_first:
             return lambda: stage.process(step)
-        shape = (step.num_tokens, stage.decoder.hidden_size)
+        shape = (step.num_tokens, stage.decoder.carried_width)
         x_TD = np.random.default_rng(0).standard_normal(shape, np.float32)
         return lambda: stage.process(step, x_TD)
 
