@@ -17,6 +17,8 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
+from tests.model.converted_gemma import GEMMA, add_gemma, gemma_tensors, own_settings
+
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "mistral": gguf.MODEL_ARCH.LLAMA,
@@ -37,6 +39,8 @@ ARCHITECTURES = {
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3n_text": gguf.MODEL_ARCH.GEMMA3N,
+    "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
     "ministral3": gguf.MODEL_ARCH.MISTRAL3,
     "llama4_text": gguf.MODEL_ARCH.LLAMA4,
     "phimoe": gguf.MODEL_ARCH.PHIMOE,
@@ -79,6 +83,7 @@ COMMON_KEYS = {
     "num_kv_heads": "num_key_value_heads",
     "ffn_hidden_size": "intermediate_size",
     "moe_topk": "num_experts_per_tok",
+    "top_k_experts": "num_experts_per_tok",
     "intermediate_size_mlp": "intermediate_size",
 }
 """of settings that a family has under another name"""
@@ -129,6 +134,9 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
     kind, rope = config["model_type"], config.get("rope_parameters") or {}
     is_granite = kind in ("granitemoeshared", "granitemoehybrid")
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}
+    if kind in GEMMA:
+        yield from gemma_tensors(load_file(directory / "model.safetensors"), config)
+        return
     for name, values in load_file(directory / "model.safetensors").items():
         part = name.split(".")[-2]
         if (
@@ -340,6 +348,10 @@ def _llama3_divisors(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
 def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     rope = config.get("rope_parameters") or {}
+    if config["model_type"] in GEMMA:
+        add_gemma(writer, config)
+        config = {**config, **own_settings(config)}
+        head_dim = config["head_dim"]
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config.get("intermediate_size") or 4 * config["hidden_size"])

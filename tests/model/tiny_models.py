@@ -25,9 +25,26 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")
 MORE_FAMILIES = ("ministral", "seed_oss", "smollm3", "granite", "gemma", "gemma2", "olmo2", "olmo3", "exaone4")
 """of which each differs from one of FAMILIES in a setting or two"""
 EXPERT_FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe", "olmoe")
-LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB_SIZE = 320
+INPUT_FAMILIES = ("gemma3n_text", "gemma4_text")
+"""whose layers have inputs of their own"""
+LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
+GEMMA_SETTINGS: dict[str, dict[str, Any]] = {
+    "gemma3n_text": {
+        "vocab_size_per_layer_input": 300,
+        "laurel_rank": 8,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.5, 0.0, 0.3, 0.0],
+    },
+    "gemma4_text": {
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "vocab_size_per_layer_input": VOCAB_SIZE,
+        "use_double_wide_mlp": True,
+        "final_logit_softcapping": 5.0,
+    },
+}
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
     "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -122,6 +139,16 @@ def _family_settings(family: str) -> dict[str, Any]:
                 "query_pre_attn_scalar": 20,
                 "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
             }
+        case "gemma3n_text" | "gemma4_text":
+            return {
+                "head_dim": 16,
+                "sliding_window": 24,
+                "layer_types": ["sliding_attention", "full_attention"] * 3,
+                "num_hidden_layers": 6,
+                "num_kv_shared_layers": 2,
+                "hidden_size_per_layer_input": 8,
+                **GEMMA_SETTINGS[family],
+            }
         case "phi3":
             return {"sliding_window": None, "partial_rotary_factor": 0.75}
         case "mixtral":
@@ -211,7 +238,7 @@ def make_tiny_model(family: str, directory: Path, *, seed: int = 0, **overrides:
                 if parameter.dim() == 1 or name.endswith("_bias"):
                     parameter.add_(torch.randn_like(parameter) * 0.1)
             for name, buffer in model.named_buffers():
-                if name.endswith("e_score_correction_bias"):
+                if name.endswith(("e_score_correction_bias", "layer_scalar")):
                     buffer.add_(torch.randn_like(buffer) * 0.1)
     model.save_pretrained(directory)
     write_tiny_tokenizer(directory)
