@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from shoal.model.formats.huggingface.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from shoal.model.formats.huggingface.families.family import Family
-from shoal.model.formats.huggingface.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
-from shoal.model.formats.huggingface.families.gemma4 import GEMMA3N, GEMMA3N_TEXT, GEMMA4, GEMMA4_TEXT
+from shoal.model.formats.huggingface.families.gemma.earlier import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
+from shoal.model.formats.huggingface.families.gemma.later import GEMMA3N, GEMMA3N_TEXT, GEMMA4, GEMMA4_TEXT
 from shoal.model.formats.huggingface.families.glm import GLM, GLM4, GLM4_MOE
 from shoal.model.formats.huggingface.families.gpt_oss import GPT_OSS
 from shoal.model.formats.huggingface.families.layer_norm import (
