@@ -552,7 +552,7 @@ void Stage::feed_beside(size_t index, float* x, const StepMetadata& step, const 
     mlps_->run(norm_rows(x, nullptr, num_rows, layer.mlp_norm, nullptr, needs_codes(layer.mlp)), &all, 1, Finish::kStore,
                delta_.get());
   }
-  if (sum) sum(delta_.get(), num_rows);
+  if (sum) sum_delta(num_rows, sum);
   norm_delta(norms.post_mlp, num_rows);
   std::copy_n(delta_.get(), int64_t(num_rows) * width, beside_.get());
   norm_rows(x, nullptr, num_rows, norms.router, nullptr, false);
@@ -560,7 +560,7 @@ void Stage::feed_beside(size_t index, float* x, const StepMetadata& step, const 
   const ActivationRows rows = norm_rows(x, nullptr, num_rows, norms.experts, nullptr, needs_codes(*layer.experts));
   const ActivationRows routed{num_rows, width, 0, routed_.get(), width, nullptr, nullptr, nullptr, {}, {}};
   experts_->run(*layer.experts, rows, routed, step.view().positions, expert_rows_[index].data(), delta_.get());
-  if (sum) sum(delta_.get(), num_rows);
+  if (sum) sum_delta(num_rows, sum);
   norm_delta(norms.post_experts, num_rows);
   add_rows(beside_.get(), layer.post_mlp_norm, num_rows, x);
 }
@@ -583,7 +583,7 @@ void Stage::sum_gates(const float* gates, int num_rows, int num_columns, const S
     for (int i = 0; i < num_columns; ++i) sums[i % 16] += term(row, gates[int64_t(row) * num_columns + i]);
     for (const float one : sums) *to += one;
   });
-  if (sum) sum(statistics_.get(), num_rows);
+  if (sum) sum(statistics_.get(), size_t(num_rows) * width);
 }
 
 void Stage::cut_gates(const GateCut& cut, float* gates, int num_rows, int num_columns, const SumOverShards& sum) {
