@@ -115,7 +115,7 @@ def most_rows_per_s(fleet: GraphFleet) -> float:
     return best[-1]
 
 
-@pytest.mark.sample(20)
+@pytest.mark.sample(every=20)
 @pytest.mark.parametrize("seed", range(200))
 def test_no_plan_for_six_machines_with_gpus_is_better(seed: int) -> None:
     """2 % for the simpler kind of split, as everywhere."""
