@@ -8,7 +8,7 @@ from typing import Any, TypedDict, cast
 
 from shoal.api.options import check_names
 from shoal.errors import InvalidRequest
-from shoal.generation.data_plane import NUM_SEEDS
+from shoal.generation.call_requests import NUM_SEEDS
 from shoal.generation.generation import GenerationSpec
 from shoal.generation.seams import Guide
 from shoal.model.text.grammar.constraint import Constraint, ConstraintKind, choice_constraint

@@ -9,13 +9,11 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.sequences.request import NO_ADAPTER, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.story import StoryEntry
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestError
-from shoal.generation.choice import Choice
+from shoal.generation.call_requests import CallRequests, ContextLengthExceeded
 from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
 from shoal.generation.output_stream import OutputStream
@@ -29,19 +27,12 @@ from shoal.generation.seams import (
     RequestObserver,
     Timer,
 )
-from shoal.generation.text_stream import TextStream, prepare_stops
 from shoal.model.text.grammar.constraint import Constraint
 from shoal.protocol.messages import Sampling
 
 SHORT_TEXT_CHARS = 4096
 """Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it
 (digits and letters in turn, SmolLM2's vocabulary, 2 cores), this takes a hundredth of a second."""
-NUM_SEEDS = 1 << 63
-"""Seeds are 0 <= seed < 2**63, see `Sampling.seed`."""
-
-
-class ContextLengthExceeded(InvalidRequest):
-    """Prompt and output together do not fit the model's context."""
 
 
 class DataPlane:
@@ -80,7 +71,7 @@ class DataPlane:
         """called once, in the event loop, with the reason for which the engine can do no more work"""
         self._engine = EngineThread(engine, admission or AdmissionConfig(), clock)
         self._request_timeout_s = request_timeout_s
-        self._draw_seed = draw_seed
+        self._requests = CallRequests(tokenizer, self._engine.max_context, draw_seed)
         self._clock = clock
         self._observer = observer
         self.readers = Readers()
@@ -218,13 +209,14 @@ class DataPlane:
         self._check_room(sum(spec.n for spec in specs))
         timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
         arrival_s = self._clock()
-        requests, choices, timers, guides = self._expand(specs, call_id, arrival_s)
+        made = self._requests.make(specs, call_id)
+        requests = [one.request for one in made]
         return Generation(
             self._engine,
             await self._submit(requests, timeout_s),
-            choices,
-            timers,
-            guides,
+            {one.request.request_id: one.choice for one in made},
+            self._timers(requests, arrival_s),
+            {one.request.request_id: one.guide for one in made if one.guide is not None},
             num_prompt_tokens=sum(len(spec.prompt_ids) for spec in specs),
             choices_per_prompt=[spec.n for spec in specs],
             arrival_s=arrival_s,
@@ -270,10 +262,7 @@ class DataPlane:
         self._check_room(len(requests))
         timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
         arrival_s = self._clock()
-        timers = {
-            request.request_id: self.metrics.timer(len(request.prompt_ids), arrival_s, self._clock)
-            for request in requests
-        }
+        timers = self._timers(requests, arrival_s)
         produced: dict[RequestId, list[TokenProduced]] = {request.request_id: [] for request in requests}
         num_open = len(requests)
         stream = await self._submit(requests, timeout_s)
@@ -314,6 +303,10 @@ class DataPlane:
             self.metrics.last_token_s = self._clock()
         return came
 
+    def _timers(self, requests: Sequence[Request], arrival_s: float) -> dict[RequestId, Timer]:
+        timer, clock = self.metrics.timer, self._clock
+        return {request.request_id: timer(len(request.prompt_ids), arrival_s, clock) for request in requests}
+
     def _check_room(self, num_requests: int) -> None:
         try:
             self._engine.check_room(num_requests)
@@ -338,81 +331,6 @@ class DataPlane:
                 return await self._engine.submit(requests)
         except TimeoutError as error:
             raise DeadlineExceeded("the engine is busy", self._engine.retry_after_s()) from error
-
-    def _expand(
-        self, specs: Sequence[GenerationSpec], call_id: str, arrival_s: float
-    ) -> tuple[list[Request], dict[RequestId, Choice], dict[RequestId, Timer], dict[RequestId, Guide]]:
-        own_id = uuid.uuid4().hex
-        call_id = f"{call_id}-{own_id[:8]}" if call_id else own_id  # clients may say the same twice
-        requests: list[Request] = []
-        choices: dict[RequestId, Choice] = {}
-        timers: dict[RequestId, Timer] = {}
-        guides: dict[RequestId, Guide] = {}
-        for spec in specs:
-            max_tokens = self._allowed_tokens(spec)
-            self._check_bias(spec)
-            stop_token_ids, stops = self._stop_token_ids(spec), prepare_stops(spec.stop)
-            for sibling in range(spec.n):
-                index = len(requests)
-                request = Request(
-                    request_id=RequestId(f"{call_id}-{index}"),
-                    prompt_ids=spec.prompt_ids,
-                    max_tokens=max_tokens,
-                    min_tokens=spec.min_tokens,
-                    targets=spec.targets,
-                    sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
-                    stop_token_ids=stop_token_ids,
-                    adapter=spec.adapter,
-                    guide=spec.guides[sibling] if spec.guides else None,
-                )
-                if spec.guides:
-                    guides[request.request_id] = spec.guides[sibling]
-                requests.append(request)
-                text = TextStream(
-                    self.tokenizer.detokenizer(spec.prompt_ids, skip_special=not spec.shows_special), stops
-                )
-                choices[request.request_id] = Choice(index, text, request.stop_token_ids, spec.min_tokens)
-                timers[request.request_id] = self.metrics.timer(len(spec.prompt_ids), arrival_s, self._clock)
-        return requests, choices, timers, guides
-
-    def _seed(self, spec: GenerationSpec, sibling: int) -> int:
-        return (self._draw_seed() if spec.seed is None else spec.seed + sibling) % NUM_SEEDS
-
-    def _stop_token_ids(self, spec: GenerationSpec) -> frozenset[int]:
-        """One set for all choices. Raises InvalidRequest where one is no token."""
-        if spec.targets:
-            return frozenset()
-        vocab_size = self.tokenizer.vocab_size
-        if not all(0 <= token_id < vocab_size for token_id in spec.stop_token_ids):
-            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="stop_token_ids")
-        return spec.stop_token_ids if spec.ignore_eos else spec.stop_token_ids | self.tokenizer.eos_token_ids
-
-    def _check_bias(self, spec: GenerationSpec) -> None:
-        """Raises InvalidRequest where a biased token is none."""
-        vocab_size = self.tokenizer.vocab_size
-        if not all(0 <= token_id < vocab_size for token_id, _ in spec.sampling.logit_bias):
-            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param="logit_bias")
-
-    def _allowed_tokens(self, spec: GenerationSpec) -> int:
-        """The output tokens the request may have. Raises InvalidRequest, ContextLengthExceeded."""
-        num_prompt_tokens, num_context_tokens = len(spec.prompt_ids), self.max_context
-        if not num_prompt_tokens:
-            raise InvalidRequest("the prompt is empty: it must have at least one token", param="prompt")
-        num_wanted_tokens = len(spec.targets) or (1 if spec.max_tokens is None else spec.max_tokens)
-        if num_prompt_tokens + num_wanted_tokens > num_context_tokens:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {num_context_tokens} tokens, but the prompt has "
-                f"{num_prompt_tokens} and {num_wanted_tokens} more were asked for: shorten the prompt or lower "
-                "max_tokens",
-                param="prompt",
-            )
-        if spec.min_tokens > num_wanted_tokens and spec.max_tokens is not None:
-            raise InvalidRequest(
-                f"min_tokens is {spec.min_tokens}, and {num_wanted_tokens} tokens at most are asked for",
-                param="min_tokens",
-            )
-        takes_what_is_left = spec.max_tokens is None and not spec.targets
-        return num_context_tokens - num_prompt_tokens if takes_what_is_left else num_wanted_tokens
 
     def _died(self, reason: str) -> None:
         if self.on_death is not None:

@@ -20,7 +20,7 @@ from shoal.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from shoal.generation.data_plane import ContextLengthExceeded
+from shoal.generation.call_requests import ContextLengthExceeded
 from shoal.server.bodies.bodies import BodyTooLarge
 from shoal.server.http.retry_after import retry_after
 
