@@ -90,9 +90,6 @@ def _joined(spans: list[SampleSpan]) -> list[SampleSpan]:
 
 @lru_cache(maxsize=1)
 def _session() -> InferenceSession:
-    import onnxruntime as ort  # few processes need it
+    from shoal.model.runtime_sessions import session_options, start_session  # few processes need ONNX Runtime
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(package_file(_MODEL)), options, providers=["CPUExecutionProvider"])
+    return start_session(package_file(_MODEL), session_options(1))

@@ -78,7 +78,8 @@ def test_an_answer_goes_on_when_the_devices_worker_dies_or_hangs(
 
 def worker_of(python: str) -> int:
     """The process id of the only worker that another Python runs."""
-    (worker,) = [one for one in psutil.Process().children() if one.cmdline()[:1] == [python]]
+    living = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+    (worker,) = [one for one in living if one.cmdline()[:1] == [python]]
     return worker.pid
 
 

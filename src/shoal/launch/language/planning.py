@@ -112,13 +112,13 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         auto = _auto_plan(config, model, precision, machines, on_progress)
         plan = auto.plan
     else:
+        _check_shards(model, spec.num_shards)
         plan = plan_by_hand(config, spec, model, precision, machines)
         if (fitting := spec_that_fits(plan, spec, model, devices)) is not None:
             plan = plan_by_hand(config, fitting, model, precision, machines)
         plan = with_placements(plan, deal_devices(plan.shards, devices, config.devices))
+    _check_shards(model, max(len(stage.shards) for one in plan.replicas for stage in one.stages))
     plan = replace(plan, shape=model.shape, has_memories=model.config.encoder is not None)
-    if plan.has_memories and any(len(stage.shards) > 1 for one in plan.replicas for stage in one.stages):
-        raise ConfigError("a model with an encoder is not cut into shards: split it with dp and pp")
     if config.exact_activations:
         plan = with_exact_activations(plan)
     beside = model.process_bytes(max_step_tokens=plan.max_step_tokens)
@@ -196,6 +196,12 @@ def _describes_all(cluster: str | None) -> bool:
     from shoal.launch.language.fleets import describes_all  # and all that measures
 
     return describes_all(cluster)
+
+
+def _check_shards(model: ModelOnDisk, num_shards: int) -> None:
+    """Raises ConfigError: the model cannot be cut into so many."""
+    if num_shards > 1 and model.config.encoder is not None:
+        raise ConfigError("a model with an encoder is not cut into shards: split it with dp and pp")
 
 
 def _stored_plan(name: str, config: LaunchConfig, model: ModelOnDisk) -> Plan:
