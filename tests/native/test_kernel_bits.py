@@ -46,7 +46,8 @@ BLOCK_PRODUCTS = st.tuples(
 )
 
 
-@pytest.mark.parametrize("target", ["amx", "amx-emulated", "amx-emulated-avx512vnni", "arm64-i8mm"])
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize("target", ["amx", "amx-emulated", "arm64-i8mm", "amx-emulated-avx512vnni"])
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(products=st.lists(BLOCK_PRODUCTS, min_size=4, max_size=12))
 def test_sets_with_a_loop_of_their_own_for_many_rows(
