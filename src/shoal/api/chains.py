@@ -14,12 +14,10 @@ from types import TracebackType
 from typing import Any
 
 from shoal.api.chain_language import LanguageModels
-from shoal.api.loop_thread import LoopThread
+from shoal.api.work.loop_thread import LoopThread
+from shoal.api.work.row_graphs import row_graph_loader
 from shoal.chains.definition import Chain, read_chain
-from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.batching.config import BatchingConfig
-from shoal.launch.graph.launch import LoadedGraph, launch_graph
-from shoal.launch.graph.planning import plan_graph
 from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.model_files import named_models
 from shoal.server.oip.models.repository import ModelRepository
@@ -40,14 +38,7 @@ class LoadedChain:
     def __init__(self, chain: Chain, *, split: str = "auto", threads: int | None = None) -> None:
         """Load every graph, as `shoal serve` does. See `chain`."""
         self.chain = chain
-
-        def load(path: Path) -> LoadedGraph:
-            planning = PlanningConfig(objective="throughput")
-            config = GraphLaunchConfig(
-                model=str(path), split=split, threads=threads, planning=planning, in_process=False
-            )
-            return launch_graph(plan_graph(config))
-
+        load = row_graph_loader(split, threads)
         self._served: list[ServedChain] = []
         language = LanguageModels([chain])
         with ExitStack() as on_failure:

@@ -13,16 +13,13 @@ from typing import overload
 
 import numpy as np
 
-from shoal.api.loop_thread import LoopThread
+from shoal.api.work.loop_thread import LoopThread
+from shoal.api.work.model_at_work import at_work, unmetered_plane
+from shoal.api.work.row_graphs import row_graph_loader
 from shoal.arrays import F32
-from shoal.config import GraphLaunchConfig, LaunchConfig, PlanningConfig
+from shoal.config import LaunchConfig
 from shoal.core.batching.config import BatchingConfig
-from shoal.core.generation.admission import AdmissionConfig
 from shoal.errors import InvalidRequest, ModelLoadError
-from shoal.generation.data_plane import DataPlane
-from shoal.generation.unmetered import Unmetered
-from shoal.launch.graph.launch import LoadedGraph, launch_graph
-from shoal.launch.graph.planning import plan_graph
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
@@ -195,18 +192,10 @@ def _language_thread(model: str, split: str, threads: int | None, found: list[Te
 async def _language_at_work(
     loaded: LoadedModel, sentences: SentenceSettings, found: list[TextEncoder]
 ) -> AsyncGenerator[None, None]:
-    """The data plane in the running loop; nothing is left of the model at the end."""
-    with loaded:
-        data_plane = DataPlane(
-            loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
-        )
-        data_plane.start()
+    data_plane = unmetered_plane(loaded)
+    async with at_work(loaded, data_plane):
         found.append(DecoderEncoder(data_plane, sentences))
-        try:
-            yield
-        finally:
-            await data_plane.close()
-            data_plane.readers.wait()
+        yield
 
 
 @asynccontextmanager
@@ -214,12 +203,7 @@ async def _graph_at_work(
     folder: EncoderFolder, split: str, threads: int | None, found: list[TextEncoder]
 ) -> AsyncGenerator[None, None]:
     """The graph's workers, started by the loop's thread, which lives as long as they."""
-
-    def load(path: Path) -> LoadedGraph:
-        planning = PlanningConfig(objective="throughput")
-        config = GraphLaunchConfig(model=str(path), split=split, threads=threads, planning=planning, in_process=False)
-        return launch_graph(plan_graph(config))
-
+    load = row_graph_loader(split, threads)
     files = named_models({_NAME: folder.graph})
     repository = ModelRepository(lambda: files, load, lambda file: BatchingConfig(max_queue_rows=_MAX_WAITING))
     try:

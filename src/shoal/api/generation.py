@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import weakref
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,25 +14,20 @@ from typing import Any, overload
 from typing_extensions import Unpack
 
 from shoal.api.call import Call, Message, Prompt, is_conversation
-from shoal.api.loop_thread import LoopThread
 from shoal.api.options import LaunchOptions, launch_config
 from shoal.api.outputs import CompletionOutput, RequestOutput
 from shoal.api.sampling import SamplingOptions, check_sampling
 from shoal.api.text_deltas import AsyncTextDeltas, TextDeltas
-from shoal.core.generation.admission import AdmissionConfig
+from shoal.api.work.loop_thread import LoopThread
+from shoal.api.work.model_at_work import at_work, recovery_of, unmetered_plane
 from shoal.core.plan.language import Plan
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ConfigError, InvalidRequest
-from shoal.generation.data_plane import DataPlane
-from shoal.generation.unmetered import Unmetered
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
 
 __all__ = ["LLM", "CompletionOutput", "RequestOutput"]
 
-_MAX_WAITING = 1 << 20
-"""Continuations that may wait, over all calls. A bound on memory: one takes about a kilobyte beside its tokens."""
 _AHEAD = 2
 """A call with many prompts keeps so many times as many under way as can run at once, so that replicas never idle."""
 
@@ -68,13 +62,11 @@ class LLM:
             CapacityError: it does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
-        timeout_s = options.get("worker_timeout")
-        recovery = RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)
         planned = plan_model(launch_config(model, options))
         if planned.model.config.encoder is not None:
             planned.close()
             raise ConfigError(f"{model} is a model of speech: use shoal.Transcriber")
-        self._own(launch(planned, recovery=recovery))
+        self._own(launch(planned, recovery=recovery_of(options)))
 
     @classmethod
     def over(cls, loaded: LoadedModel) -> LLM:
@@ -85,15 +77,9 @@ class LLM:
 
     def _own(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._data_plane = DataPlane(
-            loaded.engine,
-            loaded.tokenizer,
-            metrics=Unmetered(),
-            adapters=loaded.adapters,
-            admission=AdmissionConfig(max_queue=_MAX_WAITING),
-        )
+        self._data_plane = unmetered_plane(loaded)
         self._max_under_way = _AHEAD * loaded.engine.stats().max_running
-        self._thread = LoopThread(partial(_at_work, loaded, self._data_plane), "LLM")
+        self._thread = LoopThread(partial(at_work, loaded, self._data_plane), "LLM")
         self._finalizer = weakref.finalize(self, self._thread.close)
 
     @property
@@ -289,15 +275,3 @@ def _is_int(value: object) -> bool:
 
 def _is_list_of(value: object, is_one: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(map(is_one, value))
-
-
-@asynccontextmanager
-async def _at_work(loaded: LoadedModel, data_plane: DataPlane) -> AsyncGenerator[None, None]:
-    """The data plane in the running loop; nothing is left of the model at the end."""
-    with loaded:
-        data_plane.start()
-        try:
-            yield
-        finally:
-            await data_plane.close()
-            data_plane.readers.wait()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,15 +13,13 @@ from typing import Literal, overload
 import numpy as np
 from typing_extensions import TypedDict, Unpack
 
-from shoal.api.loop_thread import LoopThread
 from shoal.api.options import LaunchOptions, check_names, launch_config
+from shoal.api.work.loop_thread import LoopThread
+from shoal.api.work.model_at_work import at_work, recovery_of, unmetered_plane
 from shoal.arrays import F32
-from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.plan.language import Plan
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import InvalidRequest
 from shoal.generation.data_plane import DataPlane
-from shoal.generation.unmetered import Unmetered
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
@@ -36,7 +33,6 @@ __all__ = ["SpeechSegment", "Transcriber", "Transcript"]
 
 Sound = str | Path | bytes | F32
 """A file of sound, its bytes, or samples at 16 kHz between -1 and 1."""
-_MAX_WAITING = 1 << 20
 MAX_SEQS = 8
 """Requests of a replica that run at once, by default: what an encoder gave for a clip takes megabytes."""
 _MAX_AUDIO_S = 24 * 3600.0
@@ -81,10 +77,8 @@ class Transcriber:
             CapacityError: it does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
-        timeout_s = options.get("worker_timeout")
-        recovery = RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)
         given = LaunchOptions(**{"max_seqs": MAX_SEQS, **options})
-        self._own(launch(plan_model(launch_config(speech_model(str(model)), given)), recovery=recovery))
+        self._own(launch(plan_model(launch_config(speech_model(str(model)), given)), recovery=recovery_of(options)))
 
     @classmethod
     def over(cls, loaded: LoadedModel) -> Transcriber:
@@ -95,11 +89,9 @@ class Transcriber:
 
     def _own(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        data_plane = DataPlane(
-            loaded.engine, loaded.tokenizer, metrics=Unmetered(), admission=AdmissionConfig(max_queue=_MAX_WAITING)
-        )
+        data_plane = unmetered_plane(loaded)
         self._windows = window_transcriber(loaded, data_plane)
-        self._thread = LoopThread(partial(_at_work, loaded, data_plane), "Transcriber")
+        self._thread = LoopThread(partial(at_work, loaded, data_plane), "Transcriber")
         self._finalizer = weakref.finalize(self, self._thread.close)
 
     @property
@@ -190,15 +182,3 @@ def _samples(sound: Sound) -> F32:
     except OSError as error:
         raise InvalidRequest(f"cannot read {str(sound)!r}: {error.strerror or error}", "sounds") from None
     return decode_audio(data, max_s=_MAX_AUDIO_S, param=str(sound))
-
-
-@asynccontextmanager
-async def _at_work(loaded: LoadedModel, data_plane: DataPlane) -> AsyncGenerator[None, None]:
-    """The data plane in the running loop; nothing is left of the model at the end."""
-    with loaded:
-        data_plane.start()
-        try:
-            yield
-        finally:
-            await data_plane.close()
-            data_plane.readers.wait()

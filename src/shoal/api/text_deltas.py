@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 
 from shoal.api.call import Call
-from shoal.api.loop_thread import LoopThread
 from shoal.api.outputs import RequestOutput
+from shoal.api.work.loop_thread import LoopThread
 
 
 class TextDeltas(Iterator[str]):

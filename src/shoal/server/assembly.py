@@ -23,7 +23,7 @@ from shoal.server.http.draining import Drain, DrainMiddleware
 from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.openai.errors import HANDLED, from_exception, wrong_host, wrong_key
-from shoal.server.web.routes import PageApi, PageOptions
+from shoal.server.web.routes import PageApi, PageOptions, page_at_work, page_routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +73,10 @@ def assemble(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         data_plane.start()
-        if page is not None:
-            page.start()
         try:
-            yield
+            async with page_at_work(page):
+                yield
         finally:
-            if page is not None:
-                await page.close()
             await data_plane.close()
             bodies.close()
 
@@ -87,7 +84,7 @@ def assemble(
     status = GenerationStatus(data_plane, metrics, drain, options.plan, options.machines)
     page = None if options.page is None else PageApi(status, options.page, options.allowed_hosts)
     app = Starlette(
-        routes=[*routes, *Probes(status).routes(), *(() if page is None else page.routes())],
+        routes=[*routes, *Probes(status).routes(), *page_routes(page)],
         middleware=guards(options, drain, counted, guarded, data_plane.metrics.count_refusal),
         exception_handlers=dict.fromkeys(HANDLED, answer_error),
         lifespan=lifespan,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import typer
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.language.serve import default_name
 from shoal.cli.shared import options
-from shoal.cli.shared.log import announce
+from shoal.cli.shared.log import announce, write_line
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.errors import ConfigError, WorkerLost
@@ -61,7 +60,7 @@ def load_and_serve(context: typer.Context, models: Sequence[str], server: Server
 
     async def start(name: str) -> ServerProcess:
         arguments = [places[name], "--name", name, "--no-access-log", "--no-web", *given]
-        return await ServerProcess.start(arguments, api_key=key, on_line=lambda line: print(line, file=sys.stderr))
+        return await ServerProcess.start(arguments, api_key=key, on_line=write_line)
 
     said = context.params
     switchboard = Switchboard([*places], start, max_loaded=said["max_loaded"], idle_s=said["idle_unload"])

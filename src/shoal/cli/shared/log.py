@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from shoal.errors import ConfigError
@@ -48,14 +49,17 @@ def announce(text: str) -> None:
     logging.getLogger(_ANNOUNCEMENTS).info("%s", text)
 
 
+def write_line(text: str) -> None:
+    """To the stderr of the moment; what cannot be written is lost."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class _Stderr(logging.Handler):
-    """Writes to the stderr of the moment; what cannot be written is lost."""
+    """See `write_line`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            print(self.format(record), file=sys.stderr, flush=True)
-        except OSError:
-            return
+        write_line(self.format(record))
 
 
 class _TextFormatter(logging.Formatter):

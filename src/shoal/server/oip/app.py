@@ -29,7 +29,7 @@ from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.status import RepositoryStatus
-from shoal.server.web.routes import PageApi, PageOptions
+from shoal.server.web.routes import PageApi, PageOptions, page_at_work, page_routes
 
 if TYPE_CHECKING:
     from shoal.server.oip.rpc.server import RpcServer
@@ -90,15 +90,12 @@ def create_graph_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         repository.start()
-        if page_api is not None:
-            page_api.start()
         try:
             if rpc is not None:
                 await _start(rpc, repository)
-            yield
+            async with page_at_work(page_api):
+                yield
         finally:
-            if page_api is not None:
-                await page_api.close()
             if rpc is not None:
                 await rpc.stop()
             for chain in chains:
@@ -113,7 +110,7 @@ def create_graph_app(
             *(route for chain in chains for route in ChainApi(chain, bodies).routes()),
             *RestApi(repository, status, calls, bodies, partial(chain_index, chains)).routes(),
             *Probes(status).routes(),
-            *(() if page_api is None else page_api.routes()),
+            *page_routes(page_api),
             *(() if encoder is None else encoder.routes(bodies)),
         ],
         middleware=_guards(api_key, drain, allowed_hosts, cors_origins),

@@ -24,10 +24,11 @@ from shoal.server.http.health.probes import Probes, server_version
 from shoal.server.http.request_log import HEADER, request_id_of
 from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import HANDLED, ApiError, unknown_model
+from shoal.server.openai.models import either_slash
 from shoal.server.openai.tokenize import TOKENIZE_PATHS
 from shoal.server.switch.switch_status import SwitchStatus
 from shoal.server.switch.switchboard import ModelServer, Switchboard
-from shoal.server.web.routes import PageApi
+from shoal.server.web.routes import PageApi, page_at_work, page_routes
 
 _HOP_BY_HOP = frozenset(
     {
@@ -71,8 +72,11 @@ def create_switch_app(
         options: how it is guarded.
     """
     drain = Drain()
-    timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S)  # the servers themselves bound their calls
-    client = httpx.AsyncClient(timeout=timeout, headers={"authorization": f"Bearer {server_key}"}, trust_env=False)
+    client = httpx.AsyncClient(
+        timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),  # the servers themselves bound their calls
+        headers={"authorization": f"Bearer {server_key}"},
+        trust_env=False,
+    )
     calls = _Calls(switchboard, client)
 
     @asynccontextmanager
@@ -80,12 +84,9 @@ def create_switch_app(
         try:
             if reason := await switchboard.load_all():
                 drain.leave(reason)
-            if page is not None:
-                page.start()
-            yield
+            async with page_at_work(page):
+                yield
         finally:
-            if page is not None:
-                await page.close()
             await backend.close()
 
     backend = _Backend(switchboard, client, calls)
@@ -94,8 +95,8 @@ def create_switch_app(
     app = Starlette(
         routes=[
             *Probes(status).routes(),
-            *(() if page is None else page.routes()),
-            *(Route(f"/v1/models{end}", calls.models, methods=["GET"]) for end in ("", "/")),
+            *page_routes(page),
+            *either_slash("/v1/models", calls.models, "GET"),
             Route("/v1/models/{name:path}", calls.model, methods=["GET"]),
             Route(f"{API_PATH}tags", calls.tags, methods=["GET"]),
             Route(f"{API_PATH}ps", calls.running, methods=["GET"]),

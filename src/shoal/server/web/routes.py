@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -71,13 +71,14 @@ class PageApi:
             calls.append(Route(f"{STATUS_PATH}/kill", self.kill, methods=["POST"]))
         return [*WebPage().routes(), *calls]
 
-    def start(self) -> None:
-        """Begin to sample the load, in the running loop."""
+    @asynccontextmanager
+    async def at_work(self) -> AsyncGenerator[None, None]:
+        """Sample the load in the running loop, until the block ends."""
         self._history.start()
-
-    async def close(self) -> None:
-        """End it. Idempotent."""
-        await self._history.close()
+        try:
+            yield
+        finally:
+            await self._history.close()
 
     async def page(self, request: Request) -> Response:
         """GET /status/page: what does not change while the server runs, and how each model was planned."""
@@ -143,6 +144,18 @@ class PageApi:
                 return _refused(413, f"the body may have {MAX_BODY_BYTES} bytes")
         body = read_body(bytes(content), schema)
         return _refused(400, body) if isinstance(body, str) else body
+
+
+@asynccontextmanager
+async def page_at_work(page: PageApi | None) -> AsyncGenerator[None, None]:
+    """See `PageApi.at_work`; None: there is no page."""
+    async with nullcontext() if page is None else page.at_work():
+        yield
+
+
+def page_routes(page: PageApi | None) -> list[Route]:
+    """See `PageApi.routes`; None: there is no page."""
+    return [] if page is None else page.routes()
 
 
 async def _in_thread(work: Callable[[], _Answer]) -> _Answer:

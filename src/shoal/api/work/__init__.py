@@ -1,0 +1,1 @@
+"""How a loaded model is at work behind the objects of the Python interface."""
