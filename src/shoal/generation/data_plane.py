@@ -207,7 +207,7 @@ class DataPlane:
             WorkerLost: the engine can do no more work.
         """
         self._check_room(sum(spec.n for spec in specs))
-        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
+        timeout_s = self._at_most(timeout_s)
         arrival_s = self._clock()
         made = self._requests.make(specs, call_id)
         requests = [one.request for one in made]
@@ -260,7 +260,7 @@ class DataPlane:
             WorkerLost: the engine can do no more work.
         """
         self._check_room(len(requests))
-        timeout_s = min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
+        timeout_s = self._at_most(timeout_s)
         arrival_s = self._clock()
         timers = self._timers(requests, arrival_s)
         produced: dict[RequestId, list[TokenProduced]] = {request.request_id: [] for request in requests}
@@ -271,10 +271,13 @@ class DataPlane:
                 while num_open:
                     for output in await stream.take():
                         match output:
-                            case TokenProduced():
-                                produced[output.request_id].append(output)
+                            case TokenProduced(request_id=request_id):
+                                produced[request_id].append(output)
                                 self.metrics.last_token_s = self._clock()
-                                timers[output.request_id].token()
+                                if output.hidden:  # which stands in a token's place, and is none
+                                    timers[request_id].finish("stop")
+                                else:
+                                    timers[request_id].token()
                             case RequestFinished(reason="error"):
                                 raise RequestError(output.message)
                             case RequestFinished():
@@ -302,6 +305,10 @@ class DataPlane:
         if came:
             self.metrics.last_token_s = self._clock()
         return came
+
+    def _at_most(self, timeout_s: float | None) -> float | None:
+        """What a call may take that wants so much; None: as long as it likes."""
+        return min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
 
     def _timers(self, requests: Sequence[Request], arrival_s: float) -> dict[RequestId, Timer]:
         timer, clock = self.metrics.timer, self._clock

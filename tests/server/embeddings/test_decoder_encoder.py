@@ -58,6 +58,7 @@ def test_a_pipeline_of_an_embedding_model(tmp_path: Path) -> None:
         assert httpx.post(f"{server.url}/v1/embeddings", json=long).json()["error"]["param"] == "input"
         cut = httpx.post(f"{server.url}/v1/embeddings", json={**long, "truncate_prompt_tokens": -1}).json()
         assert cut["usage"]["prompt_tokens"] == 511
+        assert server.metric("generation_tokens_total") == 0, "a vector is no token"
         chat = client.completions.create(model="tiny", prompt="the tide", max_tokens=3)
         assert chat.usage is not None
 

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ from tests.server.running_server import MODEL, run_server
 from tests.server.web.plans import page as page_options
 
 KEY, SERVER_KEY = "outside", "inside"
+AUTHORIZED = {"authorization": f"Bearer {KEY}"}
+CROWD = 110
+"""more than an HTTP client has connections by default"""
 
 
 @dataclass
@@ -90,7 +94,7 @@ def models() -> Iterator[Models]:
 
 
 def http(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+    return httpx.Client(base_url=url, headers=AUTHORIZED, timeout=30)
 
 
 def test_real_clients_of_every_dialect_reach_their_model(models: Models) -> None:
@@ -98,7 +102,7 @@ def test_real_clients_of_every_dialect_reach_their_model(models: Models) -> None
         switched(models) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client,
         anthropic.Anthropic(base_url=url, api_key=KEY) as messages,
-        ollama.Client(host=url, headers={"authorization": f"Bearer {KEY}"}) as own,
+        ollama.Client(host=url, headers=AUTHORIZED) as own,
     ):
         answer = client.completions.create(model=MODEL, prompt="{abc}")
         assert answer.choices[0].text == "abc"
@@ -162,6 +166,24 @@ def test_a_model_that_cannot_be_loaded_is_told_and_tried_again(models: Models) -
         }
         assert models.started.count("other") == 3
         assert client.get("/ready").status_code == 200
+
+
+def test_a_crowd_reaches_its_model_at_once() -> None:
+    """How many calls are taken is the model's own server's to say."""
+    engine = FakeEngine(stall_after=0)
+    with ExitStack() as stack:
+        server = stack.enter_context(run_server(engine, api_key=SERVER_KEY))
+        url = stack.enter_context(switched(Models({MODEL: server.url})))
+        limits = httpx.Limits(max_connections=None)
+        client = stack.enter_context(httpx.Client(base_url=url, limits=limits, timeout=30, headers=AUTHORIZED))
+        pool = stack.enter_context(ThreadPoolExecutor(CROWD))
+        body = {"model": MODEL, "prompt": "{abc}"}
+        calls = [pool.submit(client.post, "/v1/completions", json=body) for _ in range(CROWD)]
+        reached = [engine.added.acquire(timeout=30) for _ in range(CROWD)]
+        engine.release()
+        answers = [call.result() for call in calls]
+    assert all(reached)
+    assert {answer.status_code for answer in answers} == {200}
 
 
 def test_a_server_that_ends_by_itself_is_started_again(models: Models) -> None:

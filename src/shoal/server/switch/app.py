@@ -74,6 +74,7 @@ def create_switch_app(
     drain = Drain()
     client = httpx.AsyncClient(
         timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),  # the servers themselves bound their calls
+        limits=httpx.Limits(max_connections=None),  # and how many there are
         headers={"authorization": f"Bearer {server_key}"},
         trust_env=False,
     )
