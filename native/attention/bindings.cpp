@@ -6,9 +6,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <stdexcept>
 
 #include "../isa/isa.h"
+#include "../require.h"
 #include "bound_layer.h"
 #include "layer.h"
 #include "step.h"
@@ -23,10 +23,6 @@ using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
 using Floats = BoundLayer::Floats;
 using ConstFloats = BoundLayer::ConstFloats;
 using Cache = BoundLayer::Cache;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 template <typename Array>
 void require_shape(const Array& array, std::initializer_list<int64_t> shape, const char* message) {

@@ -5,6 +5,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "../require.h"
+
 namespace shoal {
 
 namespace {
@@ -37,10 +39,6 @@ class Scratch {
 
 thread_local Scratch thread_scratch;  // of an item
 thread_local Scratch call_parts;      // of the caller; other threads write there during its call
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 }  // namespace
 

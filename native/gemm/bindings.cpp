@@ -9,8 +9,8 @@
 #include <array>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 
+#include "../require.h"
 #include "bound_matrix.h"
 #include "checksum.h"
 #include "half.h"
@@ -29,10 +29,6 @@ using Form = std::array<int32_t, 8>;
 template <typename Item, size_t Dims>
 using Array = nb::ndarray<Item, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
 using Pool = std::shared_ptr<ThreadPool>;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 Form form_of(const Matrix& m) {
   return {int32_t(m.codes), int32_t(m.scales), int32_t(m.offsets), m.zero_point,

@@ -10,11 +10,11 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../isa/isa.h"
+#include "../require.h"
 #include "bound_matrix.h"
 #include "products.h"
 #include "row_codes.h"
@@ -32,10 +32,6 @@ using Starts = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device:
 using Pool = std::shared_ptr<ThreadPool>;
 
 constexpr int kNoActivation = -1;
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 const float* data_of(const Bias& bias, const Matrix& matrix) {
   require(!bias || int64_t(bias->size()) == matrix.num_outputs, "a bias must have a value for each output");

@@ -6,9 +6,9 @@
 #include <nanobind/stl/string.h>
 
 #include <optional>
-#include <stdexcept>
 
 #include "../isa/isa.h"
+#include "../require.h"
 #include "bound_layer.h"
 #include "layer.h"
 
@@ -23,10 +23,6 @@ using Taps = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr size_t kMaxExtent = size_t(1) << 24;  // channels and slots are counted by int
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 ConvView conv_of(const Taps& taps, const std::optional<Vector>& bias) {
   require(taps.shape(0) <= kMaxTaps && taps.shape(1) <= kMaxExtent, "taps must be [2 to 4, channels]");

@@ -1,7 +1,8 @@
 #include "layer.h"
 
 #include <algorithm>
-#include <stdexcept>
+
+#include "../require.h"
 
 namespace shoal {
 
@@ -10,10 +11,6 @@ namespace {
 constexpr int kChannelAtom = 64;          // channels that stay together: four cache lines of a row
 constexpr int kItemValues = 1 << 14;      // of an item of work at least: some microseconds
 constexpr int64_t kCopyValues = 1 << 16;  // of a state that one item copies
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 int num_rows(const SequenceState& sequence) {
   return sequence.runs.back().first_row + sequence.runs.back().num_rows - sequence.runs.front().first_row;

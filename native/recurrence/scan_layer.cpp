@@ -1,18 +1,10 @@
 #include <algorithm>
-#include <stdexcept>
 
+#include "../require.h"
 #include "../threads/each_rows.h"
 #include "layer.h"
 
 namespace shoal {
-
-namespace {
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-}  // namespace
 
 ScanLayer::ScanLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const ScanShape& shape,
                      const ConvView& conv, const ScanVectors& vectors, float epsilon, float* states, int num_slots)

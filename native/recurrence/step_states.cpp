@@ -1,17 +1,10 @@
 #include "step_states.h"
 
-#include <stdexcept>
 #include <string>
 
+#include "../require.h"
+
 namespace shoal {
-
-namespace {
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-}  // namespace
 
 StepStates::StepStates(const StateArrays& arrays, const std::vector<int32_t>& query_starts,
                        const std::vector<int32_t>& positions)

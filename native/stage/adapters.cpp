@@ -1,15 +1,12 @@
 #include "adapters.h"
 
 #include <algorithm>
-#include <stdexcept>
+
+#include "../require.h"
 
 namespace shoal {
 
 namespace {
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 void check_group(const AdapterGroup& group) {
   for (const AdapterPart& part : group.parts) {

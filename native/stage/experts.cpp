@@ -2,17 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
 
+#include "../require.h"
 #include "../threads/each_rows.h"
 
 namespace shoal {
 
 namespace {
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 template <typename T>
 void copy_part(const T* from, T* to, int64_t from_row, int64_t to_row, int64_t width) {

@@ -1,17 +1,13 @@
 #include "latent.h"
 
 #include <algorithm>
-#include <stdexcept>
 
+#include "../require.h"
 #include "../threads/each_rows.h"
 
 namespace shoal {
 
 namespace {
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
   return matrix != nullptr && matrix->num_outputs == num_outputs && matrix->num_inputs == num_inputs;

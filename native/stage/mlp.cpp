@@ -1,8 +1,8 @@
 #include "mlp.h"
 
 #include <algorithm>
-#include <stdexcept>
 
+#include "../require.h"
 #include "../threads/each_rows.h"
 
 namespace shoal {
@@ -11,10 +11,6 @@ namespace {
 
 bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
   return matrix != nullptr && matrix->num_outputs == num_outputs && matrix->num_inputs == num_inputs;
-}
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
+
+#include "../require.h"
 
 namespace shoal {
 
@@ -66,10 +67,6 @@ void choose_mixed(const RouterShape& shape, const LayerKernel& kernel, const flo
     kernel.softmax(shape.num_experts, ranks);
     weights[i] = ranks[experts[i]] * shape.scale;
   }
-}
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 
+#include "../../require.h"
 #include "../../threads/each_rows.h"
 
 namespace shoal {
@@ -11,10 +11,6 @@ namespace shoal {
 namespace {
 
 constexpr float kLeastSquare = 1e-5f;  // of a stream that is brought to another's magnitude. Source: Gemma 3n
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
   return matrix != nullptr && matrix->num_outputs == num_outputs && matrix->num_inputs == num_inputs;
