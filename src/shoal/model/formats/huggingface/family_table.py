@@ -10,17 +10,9 @@ from shoal.model.formats.huggingface.families.gemma.earlier import GEMMA, GEMMA2
 from shoal.model.formats.huggingface.families.gemma.later import GEMMA3N, GEMMA3N_TEXT, GEMMA4, GEMMA4_TEXT
 from shoal.model.formats.huggingface.families.glm import GLM, GLM4, GLM4_MOE
 from shoal.model.formats.huggingface.families.gpt_oss import GPT_OSS
-from shoal.model.formats.huggingface.families.layer_norm import (
-    COHERE,
-    COHERE2,
-    FALCON,
-    GPT2,
-    GPT_NEOX,
-    NEMOTRON,
-    PHI,
-    STABLELM,
-    STARCODER2,
-)
+from shoal.model.formats.huggingface.families.layer_norm.command_r import COHERE, COHERE2
+from shoal.model.formats.huggingface.families.layer_norm.gpt import FALCON, GPT2, GPT_NEOX, PHI
+from shoal.model.formats.huggingface.families.layer_norm.starcoder import NEMOTRON, STABLELM, STARCODER2
 from shoal.model.formats.huggingface.families.llama import (
     ARCEE,
     GRANITE,

@@ -1,76 +1,17 @@
-"""Families whose norms subtract the mean: StarCoder2, StableLM, Nemotron, Command R, and the older GPT-2, GPT-NeoX,
-Falcon and Phi.
+"""GPT-2 and what came of it: GPT-NeoX, Falcon and Phi. Their norms subtract the mean.
 
-Source: transformers, models/starcoder2, stablelm, nemotron, cohere, cohere2, gpt2, gpt_neox, falcon, phi.
+Source: transformers, models/gpt2, gpt_neox, falcon, phi.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, TOP_NAMES, Family
+from shoal.model.formats.huggingface.families.layer_norm.shared import EPSILON, PLAIN
 from shoal.model.formats.huggingface.settings import Settings
 
-_PLAIN: dict[str, Any] = {"centers_norms": True, "norm_bias": True, "gated_mlp": False}
-"""LayerNorms with biases, and an MLP without a gate."""
-
-_STARCODER2_DEFAULTS = {
-    "vocab_size": 49152,
-    "hidden_size": 3072,
-    "intermediate_size": 12288,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "gelu_pytorch_tanh",
-    "use_bias": True,
-    "tie_word_embeddings": True,
-}
-_STARCODER2_NAMES = {
-    **LAYER_NAMES,
-    "up": "mlp.c_fc.weight",
-    "up_bias": "mlp.c_fc.bias",
-    "down": "mlp.c_proj.weight",
-    "down_bias": "mlp.c_proj.bias",
-}
-_STABLELM_DEFAULTS = {
-    "vocab_size": 50304,
-    "hidden_size": 2560,
-    "intermediate_size": 6912,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "partial_rotary_factor": 0.25,
-}
-_NEMOTRON_DEFAULTS = {
-    "vocab_size": 256000,
-    "hidden_size": 6144,
-    "intermediate_size": 24576,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 48,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "relu2",
-    "partial_rotary_factor": 0.5,
-}
-_COHERE_DEFAULTS = {
-    "vocab_size": 256000,
-    "hidden_size": 8192,
-    "intermediate_size": 22528,
-    "logit_scale": 0.0625,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 64,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "tie_word_embeddings": True,
-}
-_COHERE2_DEFAULTS = {**_COHERE_DEFAULTS, "rope_theta": 10000.0, "sliding_window": 4096, "sliding_window_pattern": 4}
 _GPT2_DEFAULTS = {
     "vocab_size": 50257,
     "max_position_embeddings": 1024,
@@ -210,72 +151,8 @@ _PHI_NAMES = {
     "down": "mlp.fc2.weight",
     "down_bias": "mlp.fc2.bias",
 }
-_EPSILON = {"layer_norm_eps": "rms_norm_eps"}
 _CAUSAL_MASKS = re.compile(r"(.*\.)?(attn|attention)\.(bias|masked_bias)|.*rotary_emb\.inv_freq")
 """buffers of old files"""
-
-
-def _read_starcoder2(settings: Settings) -> DecoderConfig:
-    has_bias = settings.flag("use_bias")
-    windows = settings.all_slide()
-    return settings.decoder(**_PLAIN, qkv_bias=has_bias, o_bias=has_bias, mlp_bias=has_bias, layer_windows=windows)
-
-
-def _read_stablelm(settings: Settings) -> DecoderConfig:
-    """The norms of its queries and keys lie in a tensor for each head, which is not read."""
-    settings.refuse("qk_layernorm", unless=False)
-    is_parallel = settings.flag("use_parallel_residual")
-    return settings.decoder(
-        centers_norms=True,
-        norm_bias=True,
-        rope=settings.rope(is_partial=True),
-        qkv_bias=settings.flag("use_qkv_bias"),
-        is_parallel=is_parallel,
-        shares_norm=is_parallel,
-    )
-
-
-def _read_nemotron(settings: Settings) -> DecoderConfig:
-    has_bias = settings.flag("attention_bias")
-    return settings.decoder(
-        **_PLAIN,
-        rope=settings.rope(is_partial=True),
-        qkv_bias=has_bias,
-        o_bias=has_bias,
-        mlp_bias=settings.flag("mlp_bias"),
-    )
-
-
-def _read_cohere(settings: Settings) -> DecoderConfig:
-    """Its first models were made for more than their `max_position_embeddings`."""
-    has_bias, has_norms = settings.flag("attention_bias"), settings.flag("use_qk_norm")
-    return settings.decoder(
-        max_context=settings.positive("model_max_length", settings.positive("max_position_embeddings")),
-        centers_norms=True,
-        is_parallel=True,
-        shares_norm=True,
-        qkv_bias=has_bias,
-        o_bias=has_bias,
-        qk_norm=has_norms,
-        parts_qk_norm=has_norms,
-        logits_scale=settings.number("logit_scale"),
-    )
-
-
-def _read_cohere2(settings: Settings) -> DecoderConfig:
-    """Layers that see everything have no rotary embedding."""
-    has_bias, every = settings.flag("attention_bias"), settings.positive("sliding_window_pattern")
-    windows = settings.some_slide(lambda layer: (layer + 1) % every != 0) or (0,) * settings.num_layers
-    return settings.decoder(
-        centers_norms=True,
-        is_parallel=True,
-        shares_norm=True,
-        qkv_bias=has_bias,
-        o_bias=has_bias,
-        layer_windows=windows,
-        no_rope_layers=tuple(layer for layer, window in enumerate(windows) if not window),
-        logits_scale=settings.number("logit_scale"),
-    )
 
 
 def _read_gpt2(settings: Settings) -> DecoderConfig:
@@ -283,7 +160,7 @@ def _read_gpt2(settings: Settings) -> DecoderConfig:
     settings.refuse("scale_attn_by_inverse_layer_idx", unless=False)
     settings.refuse("add_cross_attention", unless=False)
     return settings.decoder(
-        **_PLAIN,
+        **PLAIN,
         num_kv_heads=settings.positive("num_attention_heads"),
         intermediate_size=settings.positive("intermediate_size", 4 * settings.positive("hidden_size")),
         qkv_bias=True,
@@ -297,7 +174,7 @@ def _read_gpt2(settings: Settings) -> DecoderConfig:
 def _read_gpt_neox(settings: Settings) -> DecoderConfig:
     has_bias = settings.flag("attention_bias")
     return settings.decoder(
-        **_PLAIN,
+        **PLAIN,
         num_kv_heads=settings.positive("num_attention_heads"),
         rope=settings.rope(is_partial=True),
         qkv_bias=has_bias,
@@ -317,7 +194,7 @@ def _read_falcon(settings: Settings) -> DecoderConfig:
     num_heads = settings.positive("num_attention_heads")
     grouped = settings.positive("num_key_value_heads", num_heads)
     return settings.decoder(
-        **_PLAIN,
+        **PLAIN,
         num_kv_heads=grouped if is_new else 1 if settings.flag("multi_query") else num_heads,
         intermediate_size=settings.positive("intermediate_size", 4 * settings.positive("hidden_size")),
         qkv_bias=has_bias,
@@ -331,7 +208,7 @@ def _read_falcon(settings: Settings) -> DecoderConfig:
 def _read_phi(settings: Settings) -> DecoderConfig:
     settings.refuse("qk_layernorm", unless=False)
     return settings.decoder(
-        **_PLAIN,
+        **PLAIN,
         rope=settings.rope(is_partial=True),
         qkv_bias=True,
         o_bias=True,
@@ -342,18 +219,6 @@ def _read_phi(settings: Settings) -> DecoderConfig:
     )
 
 
-STARCODER2 = Family(
-    read=_read_starcoder2,
-    defaults=_STARCODER2_DEFAULTS,
-    names=_STARCODER2_NAMES,
-    aliases={"norm_epsilon": "rms_norm_eps"},
-)
-STABLELM = Family(read=_read_stablelm, defaults=_STABLELM_DEFAULTS, aliases=_EPSILON)
-NEMOTRON = Family(
-    read=_read_nemotron, defaults=_NEMOTRON_DEFAULTS, aliases={"norm_eps": "rms_norm_eps"}, norms_add_one=True
-)
-COHERE = Family(read=_read_cohere, defaults=_COHERE_DEFAULTS, aliases=_EPSILON, is_interleaved=True)
-COHERE2 = Family(read=_read_cohere2, defaults=_COHERE2_DEFAULTS, aliases=_EPSILON, is_interleaved=True)
 GPT2 = Family(
     read=_read_gpt2,
     defaults=_GPT2_DEFAULTS,
@@ -383,4 +248,4 @@ FALCON = Family(
     groups_qkv=True,
     needless=_CAUSAL_MASKS,
 )
-PHI = Family(read=_read_phi, defaults=_PHI_DEFAULTS, aliases=_EPSILON, top=_PHI_TOP, names=_PHI_NAMES)
+PHI = Family(read=_read_phi, defaults=_PHI_DEFAULTS, aliases=EPSILON, top=_PHI_TOP, names=_PHI_NAMES)
