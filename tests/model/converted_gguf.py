@@ -149,8 +149,6 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
             values = values.T
         if "query_key_value" in name:
             values = _ungroup(values, _kv_heads(config), config["num_attention_heads"])
-        if name.endswith("e_score_correction_bias"):
-            values = values.reshape(-1)
         if kind == "gpt_oss" and (".experts." in name or name.endswith(".sinks")):
             yield from _gpt_oss_tensors(name, values)
             continue
@@ -175,7 +173,7 @@ def _tensors(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, np.
             yield name.replace("kv_b", "v_b"), heads_HNL[:, plain:]
             continue
         if name.endswith("shared_expert_gate.weight"):
-            values = values[0]
+            values = values[0]  # as in files from before 2026; newer ones, as those of Qwen3-Next here, have its axis
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         yield name, values
@@ -228,8 +226,6 @@ def _delta_tensors(name: str, values: np.ndarray, config: Mapping[str, Any]) -> 
         yield name.replace("dt_bias", "dt_proj.bias"), turned(values, 1)
     elif part == "out_proj.weight":
         yield name, turned(values.T, value_dim).T
-    elif name.endswith("shared_expert_gate.weight"):
-        yield name, values[0]
     else:
         yield name, values + 1 if name.endswith("norm.weight") and part == name else values
 

@@ -167,6 +167,19 @@ def stacked_experts(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return others
 
 
+def test_experts_whose_outputs_stand_before_inputs(tmp_path: Path) -> None:
+    """As transformers writes a Qwen 3 VL that it has made itself; published files have them turned."""
+    directory = make_tiny_model("qwen3_moe", tmp_path, mlp_only_layers=[])
+    expected = reference_logits(load_reference(directory), random_tokens(NUM_PROMPT))
+    tensors = stacked_experts(load_file(directory / "model.safetensors"))
+    upright = {name: values.swapaxes(1, 2).copy() for name, values in tensors.items() if ".experts." in name}
+    save_file({**tensors, **upright}, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "model_type": "qwen3_vl_moe"}))
+    (logits,) = text_logits(make_engine(make_executor(open_weights(directory))), [random_tokens(NUM_PROMPT)])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
 def test_mxfp4_blocks_of_gpt_oss(tmp_path: Path) -> None:
     """The same weights, as blocks for us and widened for transformers."""
     meant = write_mxfp4(tmp_path / "blocks")

@@ -67,6 +67,8 @@ EXPERT_NAMES = {
     "shared_router": "ffn_gate_inp_shexp.weight",
     "sinks": "attn_sinks.weight",
 }
+_VECTORS = (LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"], EXPERT_NAMES["selection_bias"], *FLAT, *FLAT_NAMES)
+"""ends of the names of tensors whose axes are read as one"""
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _KEYS = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight")
 """what a layer that attends over another's keys leaves unread"""
@@ -284,9 +286,13 @@ class GgufFile:
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A tensor's shape; the router of a shared expert is a matrix of one row, norms of heads are vectors, and a
-    convolution has the axis that its channels are alone on."""
-    if name.endswith((LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"], *FLAT, *FLAT_NAMES)):
+    convolution has the axis that its channels are alone on.
+
+    Some converters write an axis of 1 before the others, which llama.cpp does not see: the router and a choice's bias
+    are the same with and without it.
+    """
+    if name.endswith(_VECTORS):
         return (prod(shape),)
     if name.endswith(CONVOLUTIONS) and len(shape) == 2:
         return (shape[0], 1, shape[1])
-    return (1, *shape) if name.endswith(EXPERT_NAMES["shared_router"]) else shape
+    return (1, *shape) if name.endswith(EXPERT_NAMES["shared_router"]) and len(shape) == 1 else shape

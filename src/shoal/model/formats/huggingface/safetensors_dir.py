@@ -389,7 +389,16 @@ class SafetensorsDir:
         if self._family.is_transposed:
             return len(self._tensors[tensor].shape) == 2 and self._family.top["layers"] in tensor
         is_stacked = self._family.stacks_experts and self._family.turns_experts
-        return is_stacked and tensor.endswith(("experts.gate_up_proj", "experts.down_proj"))
+        stack, _, leaf = tensor.rpartition("experts.")
+        return is_stacked and leaf in ("gate_up_proj", "down_proj") and not self._is_upright(f"{stack}experts.")
+
+    def _is_upright(self, stack: str) -> bool:
+        """Whether a layer's experts have outputs before inputs although their family's published files turn them.
+        Source: transformers 5, conversion_mapping.py: it turns experts while it loads, unless their shape fits."""
+        experts, gate_up = self._config.experts, self._tensors.get(f"{stack}gate_up_proj")
+        if experts is None or gate_up is None or 2 * experts.columns == self._config.hidden_size:
+            return False
+        return gate_up.shape[1:] == (2 * experts.columns, self._config.hidden_size)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """Of the matrices in a tensor: outputs before inputs, and weights in the place of blocks."""
