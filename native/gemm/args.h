@@ -38,6 +38,7 @@ struct Panel {
   const Matrix* matrices[2];
   int tiles[2];
   int num_tiles;
+  int tiles_ahead;         // how much farther those lie that the same thread is likely to take next; 0: unknown
   const float* biases[2];  // [N] of each matrix; nullptr: none
   Finish finish;
   Activation activation;

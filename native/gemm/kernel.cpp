@@ -38,7 +38,16 @@ struct Micro {
   const float* row_sums;        // [rows, parts of the matrix]
   int64_t sum_stride;
   float* out;                   // [rows, 32]
+  const uint8_t* ahead[2];      // packed codes of the next chunk; nullptr: none, or another call asks for them
+  int ahead_bytes;              // of a part
 };
+
+// Asks memory for the packed codes of part `p` of the next chunk: while this one is multiplied, they come near.
+inline void fetch_ahead(const Micro& u, int p) {
+  for (const uint8_t* codes : u.ahead)
+    if (codes != nullptr)
+      for (int at = 0; at < u.ahead_bytes; at += kVectorBytes) __builtin_prefetch(codes + p * u.ahead_bytes + at);
+}
 
 inline bool has_signed_codes(const Matrix& m) {
   return m.codes == Codes::kBytes || m.codes == Codes::kTableIq4 || m.codes == Codes::kTableMxfp4;
@@ -89,10 +98,14 @@ inline void micro_rows(int rows, const Micro& u) {
 
 template <typename Loop, int kParts, bool kHasOffsets, bool kIsExact>
 void all_rows(int num_rows, const int (&depth)[2], const Micro& u) {
+  const bool is_one_call = num_rows <= Loop::kRows && Loop::kTiles == 2;
+  int call = 0;
   for (int row = 0; row < num_rows; row += Loop::kRows) {
     const int rows = num_rows - row < Loop::kRows ? num_rows - row : Loop::kRows;
-    for (int t = 0; t < 2; t += Loop::kTiles) {
+    for (int t = 0; t < 2; t += Loop::kTiles, ++call) {
       Micro at = u;
+      for (int i = 0; i < 2; ++i)  // the first two calls ask for a tile each
+        if (call != i && !is_one_call) at.ahead[i] = nullptr;
       at.row_codes += row * u.code_stride;
       if (kIsExact) at.row_low_codes += row * u.code_stride;
       at.row_scales += row * u.scale_stride;
@@ -143,6 +156,15 @@ inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, 
   return starts;
 }
 
+// The packed codes that come after those of the blocks before `block`: in the same tile, or in that of the panel which
+// is likely to be multiplied next.
+inline const uint8_t* codes_ahead(const Panel& panel, int t, int block) {
+  const Matrix& m = *panel.matrices[t];
+  if (block < num_blocks(m)) return codes_at(m, panel.tiles[t], block);
+  const int tile = panel.tiles[t] + panel.tiles_ahead;
+  return panel.tiles_ahead > 0 && tile < num_tiles(m) ? codes_at(m, tile, 0) : nullptr;
+}
+
 template <typename Loop>
 void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_row, int num_rows,
                      PanelScratch& scratch) {
@@ -179,7 +201,10 @@ void multiply_blocks(const Panel& panel, const ActivationRows& rows, int first_r
             {starts[0], starts[1]},
             rows.scaled_sums[parts - 1] + at * parts,
             int64_t(rows.num_blocks) * parts,
-            scratch.out};
+            scratch.out,
+            {codes_ahead(panel, 0, block + blocks),
+             panel.num_tiles == 2 ? codes_ahead(panel, 1, block + blocks) : nullptr},
+            code_unit_bytes(first.codes) / parts};
     run(num_rows, depth, u);
   }
 }

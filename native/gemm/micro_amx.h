@@ -62,6 +62,7 @@ struct ManyRows : RowLoop {
 
   template <int M, int kParts, bool kIsExact, int kTile>
   static void dot_part(const Micro& u, int p, Sums<M>& sums) {
+    fetch_ahead(u, p);
     dot_part<M, kParts, kTile>(u, u.row_codes, p, sums);
     if constexpr (kIsExact) {
       alignas(64) Sums<M> low;

@@ -117,6 +117,7 @@ struct FewRows : RowLoop {
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) out[m] = load(u.out + m * kPanelOutputs);
     for (int p = 0; p < u.num_parts; ++p) {
+      fetch_ahead(u, p);
       const uint8_t* weights = u.codes[0] + p * groups * kVectorBytes;
       __m256i sums[M][2];
 #pragma GCC unroll 8

@@ -44,6 +44,7 @@ struct FewRows : RowLoop {
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) out[m][t] = load(u.out + m * kPanelOutputs + t * kTileOutputs);
     for (int p = 0; p < u.num_parts; ++p) {
+      fetch_ahead(u, p);
       __m512i sums[M][T];
       const uint8_t* weights[T];
 #pragma GCC unroll 8

@@ -29,6 +29,7 @@ struct FewRows : RowLoop {
     Lanes out[M];
     for (int m = 0; m < M; ++m) out[m] = load(u.out + m * kPanelOutputs);
     for (int p = 0; p < u.num_parts; ++p) {
+      fetch_ahead(u, p);
       const uint8_t* weights = u.codes[0] + p * groups * kVectorBytes;
       int32x4_t sums[M][4] = {};
       dot_groups<M>(weights, u.row_codes + p * groups * 4, u.code_stride, groups, sums);

@@ -61,6 +61,7 @@ struct ManyRows : RowLoop {
   static void micro(const Micro& u) {
     constexpr int groups = kBlockGroups / kParts;
     for (int p = 0; p < u.num_parts; ++p) {
+      fetch_ahead(u, p);
       const uint8_t* weights = u.codes[0] + p * groups * kVectorBytes;
       int32x4_t sums[(M + 1) / 2][8] = {};
       dot_groups<M>(weights, u.row_codes + p * groups * 4, u.code_stride, groups, sums);

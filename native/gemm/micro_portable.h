@@ -20,6 +20,7 @@ struct FewRows : RowLoop {
     for (int m = 0; m < M; ++m) {
       Lanes out = load(u.out + m * kPanelOutputs);
       for (int p = 0; p < u.num_parts; ++p) {
+        if (m == 0) fetch_ahead(u, p);
         const uint8_t* weights = u.codes[0] + p * groups * kVectorBytes;
         const int64_t at = m * u.code_stride + p * groups * 4;
         int32_t sums[kTileOutputs] = {};

@@ -21,11 +21,13 @@ int panels_of(const Product& product) {
   return product.finish == Finish::kGate ? tiles : (tiles + 1) / 2;
 }
 
-Panel panel_of(const Product& product, int index) {
+// `ahead`: how many panels farther the thread is likely to go on.
+Panel panel_of(const Product& product, int index, int ahead) {
   if (product.finish == Finish::kGate)
     return {{product.matrix, product.second},
             {index, index},
             2,
+            ahead,
             {product.bias, product.second_bias},
             product.finish,
             product.activation,
@@ -36,6 +38,7 @@ Panel panel_of(const Product& product, int index) {
   return {{product.matrix, product.matrix},
           {tile, tiles == 2 ? tile + 1 : tile},
           tiles,
+          2 * ahead,
           {product.bias, product.bias},
           product.finish,
           product.activation,
@@ -62,15 +65,19 @@ int items_of(const Product& product, const Cut& cut) {
   return cut.row_cuts * ((panels_of(product) + cut.panels_per_item - 1) / cut.panels_per_item);
 }
 
-void run_item(const GemmKernel& kernel, const ActivationRows& rows, const Product& product, const Cut& cut, int item) {
+void run_item(const GemmKernel& kernel, const ActivationRows& rows, const Product& product, const Cut& cut, int item,
+              int num_threads) {
   const int past_rows = item % cut.row_cuts * kPanelRows;
   const int num_rows = std::min(kPanelRows, product.rows.count - past_rows);
   const int first = item / cut.row_cuts * cut.panels_per_item;
   const int end = std::min(first + cut.panels_per_item, panels_of(product));
+  const int next_first = (item + num_threads) / cut.row_cuts * cut.panels_per_item;  // threads take turns, more or less
   PanelScratch& scratch = thread_scratch();
-  for (int panel = first; panel < end; ++panel)
-    kernel.multiply(panel_of(product, panel), product.from == nullptr ? rows : *product.from,
+  for (int panel = first; panel < end; ++panel) {
+    const int next = panel + 1 < end ? panel + 1 : next_first;
+    kernel.multiply(panel_of(product, panel, next - panel), product.from == nullptr ? rows : *product.from,
                     product.rows.first + past_rows, num_rows, scratch);
+  }
 }
 
 }  // namespace
@@ -88,7 +95,7 @@ void run_products(ThreadPool& pool, const GemmKernel& kernel, const ActivationRo
   pool.each(num_items, [&, first](int item) {
     const auto is_before = [](int one, const Cut& cut) { return one < cut.first_item; };
     const int at = int(std::upper_bound(first, first + count, item, is_before) - first) - 1;
-    run_item(kernel, rows, products[at], first[at], item - first[at].first_item);
+    run_item(kernel, rows, products[at], first[at], item - first[at].first_item, pool.num_threads());
   });
 }
 

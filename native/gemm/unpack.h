@@ -75,10 +75,15 @@ inline void unpack_block(const uint8_t* from, uint8_t shift, uint8_t* to) {
   }
 }
 
+// The packed codes of a tile from a block on.
+inline const uint8_t* codes_at(const Matrix& m, int tile, int block) {
+  return m.code_bytes + (int64_t(tile) * num_blocks(m) + block) * code_unit_bytes(m.codes);
+}
+
 template <Codes kind>
 inline void unpack_kind(const Matrix& matrix, int tile, int first_block, int count, uint8_t shift, uint8_t* to) {
   const int64_t unit = code_unit_bytes(kind);
-  const uint8_t* from = matrix.code_bytes + (int64_t(tile) * num_blocks(matrix) + first_block) * unit;
+  const uint8_t* from = codes_at(matrix, tile, first_block);
   for (int b = 0; b < count; ++b)
     unpack_block<kind>(from + b * unit, shift, to + b * kBlockGroups * kVectorBytes);
 }
