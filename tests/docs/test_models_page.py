@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shoal.model.formats.gguf.config import ARCHITECTURES
+from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.huggingface.family_table import FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

@@ -22,11 +22,12 @@ from shoal.model.formats.gguf.blocks import (
     form_bytes,
     to_dense,
 )
-from shoal.model.formats.gguf.config import ROPE_TENSORS, config_from_gguf
+from shoal.model.formats.gguf.config import config_from_gguf
 from shoal.model.formats.gguf.layers.recurrent import CONVOLUTIONS, FLAT, RECURRENT_NAMES, recurrent_part
 from shoal.model.formats.gguf.layers.variants import FLAT_NAMES, VARIANT_TOP_NAMES, stream_part
 from shoal.model.formats.gguf.packing import keeps_values, packing_of
 from shoal.model.formats.gguf.parts import GgufParts
+from shoal.model.formats.gguf.settings.rope import ROPE_TENSORS
 from shoal.model.formats.tensor_check import check_tensors
 from shoal.model.formats.tensor_part import Naming, TensorPart, rotating_heads
 from shoal.model.weights import VOCABULARY, Packing, Precision, Range, RawRows, Weight, own_precision, resolve_range

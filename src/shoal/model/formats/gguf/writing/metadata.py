@@ -17,7 +17,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import plain_frequencies, scaled_frequencies
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES as KNOWN
-from shoal.model.formats.gguf.config import SIGMOID
+from shoal.model.formats.gguf.settings.experts import SIGMOID
 from shoal.model.formats.gguf.writing.recurrent import layer_keys
 from shoal.model.recurrence.delta_net import DeltaNetConfig
 

@@ -1,0 +1,100 @@
+"""Rotary position embedding as a GGUF file has it: keys of its metadata, and three tensors beside them.
+
+Source of the keys: GGUF specification and gguf-py/gguf/constants.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from shoal.errors import ModelLoadError
+from shoal.model.decoder_config import RopeConfig
+from shoal.model.formats.config_check import number
+from shoal.model.formats.gguf.settings.keys import GgufSettings
+
+GEMMA3_LOCAL_THETA = 10000.0
+"""Source: Gemma 3 report, arXiv 2503.19786, section 2"""
+ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+"""that the metadata of rotary embedding are completed by"""
+
+
+def rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig:
+    """The rotary embedding of layers without a window, to which three tensors of Llama 3 and Phi-3 files belong.
+
+    Source: llama.cpp, llama_model::get_rope_factors: divisors of all frequencies go before lists for short and long
+    contexts, and every scaling applies beside the divisors.
+    """
+    divisors = settings.vector("rope_freqs.weight")
+    return RopeConfig(
+        theta=settings.number("rope.freq_base", 10000.0),
+        rotary_dim=_rotary_dim(settings, head_dim),
+        scaling=_rope_scaling(settings, has_divisors=divisors is not None),
+        divisors=tuple(divisors or ()),
+        magnitude=settings.number("rope.scaling.attn_factor", 1.0),
+    )
+
+
+def local_rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig | None:
+    """The rotary embedding of layers with a window; None where it is that of all layers."""
+    if not settings.known.local_rope:
+        return None
+    if settings.known.local_rope == "unscaled":
+        return replace(rope_of(settings, head_dim), scaling={})
+    return RopeConfig(
+        theta=settings.number("rope.freq_base_swa", GEMMA3_LOCAL_THETA),
+        rotary_dim=settings.positive("rope.dimension_count_swa", _rotary_dim(settings, head_dim)),
+    )
+
+
+def _rotary_dim(settings: GgufSettings, head_dim: int) -> int:
+    return settings.positive("rope.dimension_count", head_dim)
+
+
+def _rope_scaling(settings: GgufSettings, *, has_divisors: bool) -> dict[str, Any]:
+    """In Hugging Face's terms."""
+    max_context = settings.positive("context_length")
+    original = settings.positive("rope.scaling.original_context_length", max_context)
+    short, long = settings.vector("rope_factors_short.weight"), settings.vector("rope_factors_long.weight")
+    if (short is None) != (long is None):
+        raise ModelLoadError(f"{settings.header.path}: has rotary factors for short or for long contexts, not for both")
+    if short and long and not has_divisors:
+        return {
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            "factor": max_context / original,
+            "original_max_position_embeddings": original,
+            "attention_factor": 1.0,
+        }
+    kind = settings.get("rope.scaling.type", "linear")
+    factor = number("rope.scaling.factor", settings.get("rope.scaling.factor", settings.get("rope.scale_linear", 1.0)))
+    if kind == "none" or factor in (0.0, 1.0):
+        return {}
+    if kind not in ("linear", "yarn"):
+        raise ModelLoadError(f"{settings.header.path}: rope scaling {kind!r} is not supported")
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
+    if kind == "linear":
+        return scaling
+    scaling |= {"original_max_position_embeddings": original, **_yarn(settings)}
+    return {**scaling, "truncate": False} if settings.architecture == "gpt-oss" else scaling
+
+
+def _yarn(settings: GgufSettings) -> dict[str, Any]:
+    """What a file says beyond the factor.
+
+    Source: llama.cpp, convert_hf_to_gguf.py: `yarn_attn_factor` is the configuration's `attention_factor`, and
+    `yarn_log_multiplier` its `mscale_all_dim`, beside an `mscale` of 1; llama-context.cpp.
+    """
+    keys = {
+        "beta_fast": "rope.scaling.yarn_beta_fast",
+        "beta_slow": "rope.scaling.yarn_beta_slow",
+        "attention_factor": "rope.scaling.yarn_attn_factor",
+        "extrapolation_factor": "rope.scaling.yarn_ext_factor",
+        "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+    }
+    given = {ours: settings.number(theirs) for ours, theirs in keys.items() if settings.get(theirs) is not None}
+    if settings.architecture == "deepseek2":  # a tenth of it, and `mscale` is the same
+        whole = given.get("mscale_all_dim", 0.0) * 10
+        return given | {"mscale": whole, "mscale_all_dim": whole}
+    return {**given, "mscale": 1.0} if "mscale_all_dim" in given else given
