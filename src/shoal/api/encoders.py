@@ -27,9 +27,10 @@ from shoal.model.encoder.decoder_settings import read_decoder_settings
 from shoal.model.encoder.find import find_encoder_folder
 from shoal.model.encoder.folder import EncoderFolder, open_encoder
 from shoal.model.encoder.sentence_settings import SentenceSettings
-from shoal.server.embeddings.decoder_encoder import DecoderEncoder
+from shoal.model.encoder.yes_no import YesNoSettings
 from shoal.server.embeddings.encoder import TextEncoder
 from shoal.server.embeddings.graph_encoder import GraphEncoder
+from shoal.server.embeddings.language_encoder import language_encoder
 from shoal.server.embeddings.ranking import scores_of
 from shoal.server.embeddings.vectors import shortened
 from shoal.server.oip.models.model_files import named_models
@@ -172,13 +173,13 @@ class Encoder:
 
 
 def _language_thread(model: str, split: str, threads: int | None, found: list[TextEncoder]) -> LoopThread:
-    """A language model that makes vectors. Raises ModelLoadError where it does not say so."""
+    """A language model that makes vectors or ranks. Raises ModelLoadError where its files do not say so."""
     planned = plan_model(LaunchConfig(model=model, split=split, threads=threads))
     with ExitStack() as on_failure:
         on_failure.callback(planned.close)
         sentences = read_decoder_settings(planned.model.path)
         if sentences is None:
-            raise ModelLoadError(f"{model}: is no encoder of texts, and its files say nothing of vectors")
+            raise ModelLoadError(f"{model}: is no encoder of texts, and its files say nothing of vectors or ranks")
         on_failure.pop_all()
     loaded = launch(planned)
     with ExitStack() as on_failure:
@@ -190,11 +191,11 @@ def _language_thread(model: str, split: str, threads: int | None, found: list[Te
 
 @asynccontextmanager
 async def _language_at_work(
-    loaded: LoadedModel, sentences: SentenceSettings, found: list[TextEncoder]
+    loaded: LoadedModel, sentences: SentenceSettings | YesNoSettings, found: list[TextEncoder]
 ) -> AsyncGenerator[None, None]:
     data_plane = unmetered_plane(loaded)
     async with at_work(loaded, data_plane):
-        found.append(DecoderEncoder(data_plane, sentences))
+        found.append(language_encoder(data_plane, sentences))
         yield
 
 

@@ -7,11 +7,12 @@ from starlette.routing import Route
 
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.sentence_settings import SentenceSettings
+from shoal.model.encoder.yes_no import YesNoSettings
 from shoal.server.anthropic.routes import MessagesApi
 from shoal.server.assembly import AppOptions, assemble
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.dialects import API_PATHS, answer_in_dialect
-from shoal.server.embeddings.decoder_encoder import DecoderEncoder
+from shoal.server.embeddings.language_encoder import language_encoder
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.ollama.card import ModelCard
@@ -36,7 +37,7 @@ def create_app(
     answers: AnswerForms | None = None,
     card: ModelCard | None = None,
     strict_fields: bool = False,
-    sentences: SentenceSettings | None = None,
+    sentences: SentenceSettings | YesNoSettings | None = None,
 ) -> Starlette:
     """The HTTP application over a data plane, which it starts and closes with its own lifespan.
 
@@ -45,7 +46,7 @@ def create_app(
     `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
     `card`: the model as it lies on the disk; None: nothing is known of that.
     `strict_fields`: refuse fields of bodies that nobody knows.
-    `sentences`: how the model makes vectors of texts; None: it does not.
+    `sentences`: how the model makes vectors of texts or ranks them; None: it does not.
     `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
     """
 
@@ -78,11 +79,11 @@ def _embedding_routes(
     data_plane: DataPlane,
     bodies: RequestBodies,
     model_name: str,
-    sentences: SentenceSettings | None,
+    sentences: SentenceSettings | YesNoSettings | None,
     *,
     strict_fields: bool,
 ) -> list[Route]:
     if sentences is None:
         return []
-    encoder = DecoderEncoder(data_plane, sentences)
+    encoder = language_encoder(data_plane, sentences)
     return EmbeddingApi(encoder, bodies, model_name, strict_fields=strict_fields).routes()

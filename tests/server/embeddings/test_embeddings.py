@@ -45,7 +45,9 @@ class LetterEncoder:
             raise QueueFull("too much waits", 2.0)
         return Encoded(values=np.stack([vector(text) for text in texts]), num_tokens=sum(map(len, texts)))
 
-    async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
+    async def compare(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str = "", timeout_s: float | None = None
+    ) -> Encoded:
         values = np.array([0.25 if first in second else 0.125 for first, second in pairs], np.float32)
         return Encoded(values=values, num_tokens=len(pairs))
 

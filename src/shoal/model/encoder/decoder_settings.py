@@ -1,4 +1,4 @@
-"""Whether a language model makes vectors of texts, by what its files say."""
+"""Whether a language model makes vectors of texts or ranks them, by what its files say."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ from pathlib import Path
 
 from shoal.errors import ModelLoadError
 from shoal.model.encoder.sentence_settings import SentenceSettings, read_sentence_settings
+from shoal.model.encoder.yes_no import YesNoSettings, gguf_yes_no, read_yes_no
 from shoal.model.formats.gguf.header import GgufHeader
 
 _LAST = 3
-_OTHERS = {1: "mean", 2: "cls", 4: "rank"}
+_RANK = 4
+_OTHERS = {1: "mean", 2: "cls"}
 """Values of `pooling_type`. Source: llama.cpp, include/llama.h, `llama_pooling_type`."""
 
 
-def read_decoder_settings(path: Path) -> SentenceSettings | None:
-    """None: it says nothing of vectors. Of a GGUF file's models all vectors have length 1, as in llama.cpp.
+def read_decoder_settings(path: Path) -> SentenceSettings | YesNoSettings | None:
+    """None: it says nothing of vectors and ranks. Of a GGUF file's models all vectors have length 1, as in llama.cpp.
 
     Raises:
-        ModelLoadError: its vectors are those of other tokens than the last.
+        ModelLoadError: its vectors are those of other tokens than the last, or it ranks in another way than by `yes`
+            and `no`.
     """
     if path.suffix == ".onnx":
         return None  # a graph hands out no hidden states
-    settings = read_sentence_settings(path) if path.is_dir() else _of_gguf(path)
-    if settings is not None and settings.pooling != "last":
+    settings = (read_yes_no(path) or read_sentence_settings(path)) if path.is_dir() else _of_gguf(path)
+    if isinstance(settings, SentenceSettings) and settings.pooling != "last":
         raise ModelLoadError(
             f"{path}: a language model's vector of a text is that of its last token here, not by {settings.pooling}"
         )
     return settings
 
 
-def _of_gguf(path: Path) -> SentenceSettings | None:
-    metadata = GgufHeader(path).metadata
+def _of_gguf(path: Path) -> SentenceSettings | YesNoSettings | None:
+    header = GgufHeader(path)
+    metadata = header.metadata
     kind = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
     if kind in (None, 0):
         return None
+    if kind == _RANK:
+        return gguf_yes_no(header)
     if kind != _LAST:
         raise ModelLoadError(
             f"{path}: vectors by {_OTHERS.get(kind, kind)!r:.50} are not supported, only the last token's"

@@ -14,7 +14,7 @@ from shoal.config import cache_root
 from shoal.errors import ModelLoadError
 from shoal.model.encoder.bert_graph import bert_settings, build_bert
 from shoal.model.encoder.detect import given_graph
-from shoal.model.encoder.sentence_settings import SentenceSettings, read_sentence_settings
+from shoal.model.encoder.sentence_settings import LONGEST, SentenceSettings, read_sentence_settings
 from shoal.model.encoder.text_rows import TextRows
 from shoal.model.formats.model_file import read_json
 
@@ -24,8 +24,6 @@ _VERSION = 1
 """Of built graphs: raised when they are built otherwise."""
 _MOST_KEPT = 8
 """Built graphs in the cache; the oldest go."""
-_LONGEST = 1 << 20
-"""Larger limits on tokens stand for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,7 @@ def open_encoder(folder: Path) -> EncoderFolder:
 def _positions(config: Mapping[str, Any]) -> int | None:
     """Tokens of a text at most, as far as the settings say: RoBERTa's table has rows for padding, too."""
     size = config.get("max_position_embeddings")
-    if type(size) is not int or not 0 < size < _LONGEST:
+    if type(size) is not int or not 0 < size < LONGEST:
         return None
     pad_id = config.get("pad_token_id")
     is_shifted = config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet")

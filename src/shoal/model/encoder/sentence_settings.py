@@ -26,6 +26,9 @@ _MODES: Mapping[str, PoolingMode] = {
 }
 _NAMES: Mapping[str, PoolingMode] = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 _MAX_MODULES = 16
+LONGEST = 1 << 20
+"""Larger limits on tokens stand for none."""
+_KINDS = ("Transformer", "Pooling", "Normalize")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,25 +60,34 @@ def read_sentence_settings(folder: Path) -> SentenceSettings | None:
     """None: the folder says nothing about vectors of texts. Raises ModelLoadError for what is not supported."""
     if not has_sentence_settings(folder):
         return None
-    kinds = _modules(folder)
-    lengths = _optional(folder / "sentence_bert_config.json").get("max_seq_length")
-    more = _optional(folder / "config_sentence_transformers.json")
+    kinds = module_folders(folder) or {"Transformer": "", "Pooling": "1_Pooling"}
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise ModelLoadError(
+                f"{folder / _MODULES_FILE}: {kind[:100]!r} is not supported: models of a transformer, its pooling and "
+                "a scale are"
+            )
+    more = read_optional(folder / "config_sentence_transformers.json")
     prompts = {str(name): text for name, text in _object(more.get("prompts")).items() if isinstance(text, str) and text}
     name = more.get("default_prompt_name")
     return SentenceSettings(
         pooling=_pooling(folder / kinds.get("Pooling", "1_Pooling") / "config.json"),
         is_normalized="Normalize" in kinds,
-        max_tokens=lengths if type(lengths) is int and lengths > 0 else None,
+        max_tokens=longest_text(folder),
         prompts=prompts,
         default_prompt=prompts.get(name, "") if isinstance(name, str) else "",
     )
 
 
-def _modules(folder: Path) -> dict[str, str]:
-    """Folders of the steps by their kinds, in order."""
+def module_folders(folder: Path) -> dict[str, str]:
+    """Folders of the steps in `modules.json` by their kinds, in order; empty: there is no such file.
+
+    Raises:
+        ModelLoadError: it is no list of steps, or one leads out of the folder.
+    """
     path = folder / _MODULES_FILE
     if not path.is_file():
-        return {"Transformer": "", "Pooling": "1_Pooling"}
+        return {}
     try:
         steps = json.loads(bytes(map_file(path)))
     except (ValueError, RecursionError) as error:
@@ -85,16 +97,26 @@ def _modules(folder: Path) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for step in cast(list[object], steps):
         fields = _object(step)
-        kind = str(fields.get("type", "")).rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise ModelLoadError(
-                f"{path}: {kind[:100]!r} is not supported: models of a transformer, its pooling and a scale are"
-            )
         place = str(fields.get("path", ""))
         if ".." in Path(place).parts or Path(place).is_absolute():
             raise ModelLoadError(f"{path}: {place[:100]!r} leads out of the model's folder")
-        kinds[kind] = place
+        kinds[str(fields.get("type", "")).rpartition(".")[2]] = place
     return kinds
+
+
+def longest_text(folder: Path) -> int | None:
+    """Tokens of a text at most, as sentence-transformers has written them (until its version 5 in a file of its own,
+    then as the tokenizer's); None: nothing is said. Raises ModelLoadError."""
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        length = read_optional(folder / name).get(key)
+        if type(length) is int and 0 < length < LONGEST:
+            return length
+    return None
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """A file of JSON; empty: there is none. Raises ModelLoadError."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _pooling(path: Path) -> PoolingMode:
@@ -108,10 +130,6 @@ def _pooling(path: Path) -> PoolingMode:
         shown = ", ".join(map(str, modes))[:200] or "nothing"
         raise ModelLoadError(f"{path}: pooling by {shown} is not supported: cls, mean, max and the last token are")
     return cast(PoolingMode, modes[0])
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class ChatTemplate:
         Args:
             messages: of the conversation.
             tools: that may be called.
-            variables: of this template, such as `enable_thinking`.
+            variables: of this template, such as `enable_thinking`. `add_generation_prompt` is true unless they say
+                otherwise.
 
         Raises:
             InvalidRequest: the template refuses these messages, or is not done with them within its budget.
@@ -110,8 +111,8 @@ class ChatTemplate:
                 chars=min(MAX_CHARS, CHARS + (CHARS_PER_CHAR + 2 * len(messages)) * num_chars),
             )
         )
-        variables = {**(extra or {}), **self._special_tokens, "messages": messages, "tools": tools, "documents": None}
-        return self._template.render(**variables, add_generation_prompt=True)
+        given = {"messages": messages, "tools": tools, "documents": None}
+        return self._template.render({"add_generation_prompt": True, **(extra or {}), **self._special_tokens, **given})
 
 
 def num_chars_within(value: object) -> int:

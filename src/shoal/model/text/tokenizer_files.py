@@ -36,15 +36,21 @@ class TokenizerSettings:
 
 def from_hf_directory(directory: Path) -> tuple[Backend, TokenizerSettings]:
     """The tokenizer of a Hugging Face directory. Raises ModelLoadError."""
-    config_path = directory / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.exists() else {}
+    config_path, config = _hf_config(directory)
+    templates, special = read_templates(directory)
     with while_reading(config_path):
-        special = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name)}
         backend = _hf_backend(directory, config, special)
-        templates = _hf_templates(directory, config)
     eos = {*eos_token_ids_from_hf(directory), backend.token_to_id(special.get("eos_token", ""))} - {None}
     settings = TokenizerSettings(eos_token_ids=tuple(sorted(eos)), chat_templates=templates, special_tokens=special)
     return backend, settings
+
+
+def read_templates(directory: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Chat templates of a Hugging Face directory by name, and the special tokens for them. Raises ModelLoadError."""
+    config_path, config = _hf_config(directory)
+    with while_reading(config_path):
+        special = {name: _content(config[name]) for name in SPECIAL_NAMES if config.get(name)}
+        return _hf_templates(directory, config), special
 
 
 def from_gguf(path: Path) -> tuple[Backend, TokenizerSettings]:
@@ -75,6 +81,11 @@ def _gguf_settings(header: GgufHeader, backend: Backend) -> TokenizerSettings:
         chat_templates=templates,
         special_tokens={name: text for name, text in texts.items() if text is not None},
     )
+
+
+def _hf_config(directory: Path) -> tuple[Path, dict[str, Any]]:
+    path = directory / "tokenizer_config.json"
+    return path, read_json(path) if path.exists() else {}
 
 
 def _hf_backend(directory: Path, config: dict[str, Any], special: dict[str, str]) -> Backend:

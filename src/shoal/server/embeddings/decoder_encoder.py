@@ -41,7 +41,9 @@ class DecoderEncoder:
             values = normalized(values)
         return Encoded(values=values, num_tokens=sum(map(len, rows)))
 
-    async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
+    async def compare(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str = "", timeout_s: float | None = None
+    ) -> Encoded:
         """Never asked for: it does not compare."""
         raise InvalidRequest("this model does not compare texts")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.arrays import F32
+from shoal.errors import InvalidRequest
 
 Text = str | Sequence[int]
 """characters, or the tokens of a text that its client has made"""
@@ -47,11 +48,26 @@ class TextEncoder(Protocol):
         """
         ...
 
-    async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
-        """How well the second text of each pair answers the first; texts that are too long are cut. Raises as
-        `embed`."""
+    async def compare(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str = "", timeout_s: float | None = None
+    ) -> Encoded:
+        """How well the second text of each pair answers the first; texts that are too long are cut.
+
+        Args:
+            pairs: at least one.
+            instruction: what is looked for; empty: what the model looks for by itself.
+            timeout_s: the most time that it may take.
+
+        Raises:
+            InvalidRequest: the model takes no instruction; others as `embed`.
+        """
         ...
 
     def close(self) -> None:
         """Begin nothing more."""
         ...
+
+
+def no_instruction() -> InvalidRequest:
+    """The error of a model that cannot be told what to look for."""
+    return InvalidRequest("this model takes no instruction: leave it out", "instruction")

@@ -17,7 +17,7 @@ from shoal.model.encoder.folder import EncoderFolder
 from shoal.model.encoder.pooling import normalized, pool
 from shoal.model.encoder.text_rows import RowBatch, TextRow
 from shoal.router.graph_executor import Tensors
-from shoal.server.embeddings.encoder import Encoded, Text
+from shoal.server.embeddings.encoder import Encoded, Text, no_instruction
 
 QUICK_CHARS = 4096
 """Of texts that are tokenized in the event loop; longer ones in a thread."""
@@ -83,8 +83,12 @@ class GraphEncoder:
         ]
         return await self._encode(rows, timeout_s)
 
-    async def compare(self, pairs: Sequence[tuple[str, str]], *, timeout_s: float | None = None) -> Encoded:
+    async def compare(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str = "", timeout_s: float | None = None
+    ) -> Encoded:
         """See `TextEncoder`."""
+        if instruction:
+            raise no_instruction()
         encoded = await self._encode(await self._rows(pairs, cuts=True), timeout_s)
         scores_N = (1.0 / (1.0 + np.exp(-encoded.values.reshape(-1)))).astype(np.float32)
         return Encoded(values=scores_N, num_tokens=encoded.num_tokens)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.model.encoder.pooling import normalized
-from shoal.server.embeddings.encoder import Encoded, TextEncoder
+from shoal.server.embeddings.encoder import Encoded, TextEncoder, no_instruction
 
 
-async def scores_of(encoder: TextEncoder, pairs: Sequence[tuple[str, str]], timeout_s: float | None = None) -> Encoded:
+async def scores_of(
+    encoder: TextEncoder, pairs: Sequence[tuple[str, str]], timeout_s: float | None = None, instruction: str = ""
+) -> Encoded:
     """Scores [N]: of a model that compares, what it says; else the cosine of the vectors. Raises as
-    `TextEncoder.embed`."""
+    `TextEncoder.compare`."""
     if encoder.compares:
-        return await encoder.compare(pairs, timeout_s=timeout_s)
+        return await encoder.compare(pairs, instruction=instruction, timeout_s=timeout_s)
+    if instruction:
+        raise no_instruction()
     firsts = list(dict.fromkeys(first for first, _ in pairs))
     queries = await encoder.embed(firsts, kind="query", cuts=True, timeout_s=timeout_s)
     seconds = [second for _, second in pairs]

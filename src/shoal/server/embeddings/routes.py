@@ -93,7 +93,7 @@ class EmbeddingApi:
         """POST /v1/rerank"""
         body = await self._read(request, RerankBody)
         pairs = [(body.query, document) for document in body.documents]
-        scored = await scores_of(self._encoder, pairs, body.timeout)
+        scored = await scores_of(self._encoder, pairs, body.timeout, body.instruction or "")
         best = np.argsort(-scored.values, kind="stable")[: body.top_n]
         shows = bool(body.return_documents)
         results: list[dict[str, object]] = []
@@ -106,7 +106,7 @@ class EmbeddingApi:
     async def score(self, request: Request) -> Response:
         """POST /v1/score"""
         body = await self._read(request, ScoreBody)
-        scored = await scores_of(self._encoder, body.pairs, body.timeout)
+        scored = await scores_of(self._encoder, body.pairs, body.timeout, body.instruction or "")
         data = [{"index": index, "object": "score", "score": float(value)} for index, value in enumerate(scored.values)]
         fields = {
             "id": f"score-{uuid.uuid4().hex}",

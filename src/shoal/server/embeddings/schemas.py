@@ -17,6 +17,8 @@ from shoal.server.openai.body.schemas import MAX_TIMEOUT_S
 
 MAX_TEXTS = 2048
 """Source: OpenAI API reference, `input`."""
+MAX_INSTRUCTION_CHARS = 4096
+"""A sentence or two is meant. A judgment."""
 
 
 def _texts(value: object) -> object:
@@ -101,6 +103,8 @@ class RerankBody(_Schema):
     documents: _Strings
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
+    instruction: Annotated[str, Field(max_length=MAX_INSTRUCTION_CHARS)] | None = None
+    """what to look for, for models that can be told"""
 
 
 class ScoreBody(_Schema):
@@ -110,6 +114,8 @@ class ScoreBody(_Schema):
 
     text_1: _Strings
     text_2: _Strings
+    instruction: Annotated[str, Field(max_length=MAX_INSTRUCTION_CHARS)] | None = None
+    """as of `RerankBody`"""
 
     @model_validator(mode="after")
     def _check_counts(self) -> ScoreBody:

@@ -76,8 +76,9 @@ _KEYS = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight")
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
 }
-NEEDLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight")
-"""a table of the rotary embedding that old files have beside its settings"""
+NEEDLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight|cls\.output\.weight")
+"""A table of the rotary embedding that old files have beside its settings; and the head's rows of the tokens that a
+model ranks with, which files of such models have a second time."""
 
 
 class GgufFile:

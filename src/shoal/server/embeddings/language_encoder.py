@@ -1,0 +1,17 @@
+"""What a language model does with texts beside answering them: vectors, or ranks."""
+
+from __future__ import annotations
+
+from shoal.generation.data_plane import DataPlane
+from shoal.model.encoder.sentence_settings import SentenceSettings
+from shoal.model.encoder.yes_no import YesNoSettings
+from shoal.server.embeddings.decoder_encoder import DecoderEncoder
+from shoal.server.embeddings.encoder import TextEncoder
+from shoal.server.embeddings.yes_no_ranker import YesNoRanker
+
+
+def language_encoder(data_plane: DataPlane, settings: SentenceSettings | YesNoSettings) -> TextEncoder:
+    """By what `read_decoder_settings` found. Raises ModelLoadError: the settings do not fit the model."""
+    if isinstance(settings, YesNoSettings):
+        return YesNoRanker(data_plane, settings)
+    return DecoderEncoder(data_plane, settings)
