@@ -36,7 +36,7 @@ MLP_BESIDE_EXPERTS = {f"shared_{part}": f"ffn_{part}.weight" for part in ("gate"
 """where the MLP beside experts has an MLP's own names"""
 FLAT_NAMES = tuple(VARIANT_NAMES[name] for name in ("stream_router", "stream_prediction", "stream_correction"))
 """vectors that files have as matrices"""
-_STREAM_TENSORS = {"spread": "altup_proj.weight", "join": "altup_unembd_proj.weight"}
+STREAM_TENSORS = {"spread": "altup_proj.weight", "join": "altup_unembd_proj.weight"}
 
 
 def stream_part(config: DecoderConfig, name: str) -> TensorPart:
@@ -45,7 +45,7 @@ def stream_part(config: DecoderConfig, name: str) -> TensorPart:
     _, stream, leaf = name.split(".")
     size, index = config.hidden_size, int(stream) - 1
     return TensorPart(
-        tensor=_STREAM_TENSORS[leaf],
+        tensor=STREAM_TENSORS[leaf],
         start=index * size,
         stop=(index + 1) * size,
         stack=config.altup.num_streams - 1,

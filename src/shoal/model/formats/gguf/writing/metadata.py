@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,6 +31,8 @@ ARCHITECTURES = {
     },
     **{"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "glm4_moe": "glm4moe", "gpt_oss": "gpt-oss"},
     "gemma3_text": "gemma3",
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), "gemma3n"),
+    **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     **{name: name for name in ("arcee", "olmo2", "olmoe", "exaone4", "ernie4_5", "internlm2", "glm4", "cohere2")},
     **{name: name for name in ("stablelm", "starcoder2", "nemotron", "falcon", "gpt2", "phimoe", "mistral3")},
     **dict.fromkeys(("granitemoe", "granitemoeshared"), "granitemoe"),
@@ -117,14 +119,18 @@ def differences(meant: DecoderConfig, written: DecoderConfig) -> list[str]:
 
 
 def _without_what_counts_for_nothing(config: DecoderConfig) -> DecoderConfig:
-    """Windows that are none, how groups of experts are ranked where there is one, the order of value heads."""
+    """Windows that are none, how groups of experts are ranked where there is one, the order of value heads, rows of a
+    table that all are the first one."""
     experts = config.experts
     if experts is not None and experts.num_groups == 1:
         experts = replace(experts, num_group_scores=1)
     recurrence = config.recurrence
     if isinstance(recurrence, DeltaNetConfig):
         recurrence = replace(recurrence, in_turn=False)
-    config = replace(config, recurrence=recurrence)
+    inputs = config.layer_inputs
+    if inputs is not None:
+        inputs = replace(inputs, vocab_size=config.vocab_size)
+    config = replace(config, recurrence=recurrence, layer_inputs=inputs)
     return replace(config, experts=experts, layer_windows=config.layer_windows if any(config.layer_windows) else ())
 
 
@@ -138,6 +144,9 @@ def _are_same(one: Any, other: Any, max_context: int) -> bool:
         return all(
             _are_same(getattr(one, field.name), getattr(other, field.name), max_context) for field in fields(one)
         )
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        pairs = zip(cast(tuple[Any, ...], one), cast(tuple[Any, ...], other), strict=True)
+        return all(_are_same(mine, yours, max_context) for mine, yours in pairs)
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(one, other, rtol=_TOLERANCE, atol=0))
     return one == other
@@ -148,7 +157,8 @@ def _numbers(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, fl
         yield "attn_logit_softcapping", float(config.attention_softcap)
     if config.final_softcap:
         yield "final_logit_softcapping", float(config.final_softcap)
-    if config.latent is None and not np.isclose(config.attention_scale, config.head_dim**-0.5, rtol=_TOLERANCE):
+    says_scale = config.latent is None and not KNOWN[architecture].has_variants
+    if says_scale and not np.isclose(config.attention_scale, config.head_dim**-0.5, rtol=_TOLERANCE):
         yield "attention.scale", float(config.attention_scale)
     if architecture in ("granite", "granitemoe", "granitehybrid"):
         yield "embedding_scale", float(config.embedding_scale)
@@ -220,7 +230,7 @@ def _experts(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, An
     yield "expert_used_count", experts.num_chosen
     if architecture != "llama":
         yield "expert_feed_forward_length", experts.columns
-    if experts.shared_columns:
+    if experts.shared_columns and not experts.has_own_norms:
         yield "expert_shared_feed_forward_length", experts.shared_columns
     if architecture in _WITH_SHARED_COUNT:
         yield "expert_shared_count", experts.shared_columns // experts.columns

@@ -13,6 +13,7 @@ import numpy as np
 from shoal.arrays import I64
 from shoal.model.decoder_config import DecoderConfig, LatentConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES
+from shoal.model.formats.gguf.writing.variants import variant_keys
 from shoal.model.recurrence.delta_net import DeltaNetConfig
 from shoal.model.recurrence.mamba import ORDER, MambaConfig
 from shoal.model.recurrence.short_conv import ShortConvConfig
@@ -90,6 +91,8 @@ def layer_keys(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, 
         yield "rope.scaling.finetuned", not config.no_rope_layers
     if config.latent is not None:
         yield from _latent_keys(config.latent)
+    if ARCHITECTURES[architecture].has_variants:
+        yield from variant_keys(config)
     yield from _recurrent_keys(config)
 
 

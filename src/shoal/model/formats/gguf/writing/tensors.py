@@ -13,8 +13,10 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES, FALCON_40B_NAMES
 from shoal.model.formats.gguf.file import BIAS_NAMES, EXPERT_NAMES, LAYER_NAMES, TOP_NAMES
 from shoal.model.formats.gguf.layers.recurrent import FLAT, RECURRENT_NAMES
+from shoal.model.formats.gguf.layers.variants import STREAM_TENSORS
 from shoal.model.formats.gguf.writing.encode import MatrixPart
 from shoal.model.formats.gguf.writing.recurrent import joined_names, num_turns, turned
+from shoal.model.formats.gguf.writing.variants import matrix_shape, table_rows, unused_keys
 from shoal.model.formats.tensor_check import expected_shapes
 from shoal.model.formats.tensor_part import half_split_order, rotating_heads
 from shoal.model.recurrence.mamba import MambaConfig
@@ -53,15 +55,18 @@ def out_tensors(config: DecoderConfig, architecture: str) -> Iterator[OutTensor]
         names |= FALCON_40B_NAMES
     fused = {**_FUSED.get(architecture, {}), **joined_names(config, architecture)}
     stacks: dict[str, list[tuple[str, Shape]]] = {}
-    for name, shape in expected_shapes(config):
-        if name == "head" and config.tied_embeddings:
-            continue
+    shapes = dict(expected_shapes(config))
+
+    def tensor_of(name: str) -> str:
         if "." not in name:
-            tensor = own.get(name, TOP_NAMES[name])
-        else:
-            _, layer, leaf = name.split(".", 2)
-            tensor = f"blk.{layer}.{_layer_tensor(leaf, names, fused)}"
-        stacks.setdefault(tensor, []).append((name, shape))
+            return own.get(name, TOP_NAMES[name])
+        kind, number, leaf = name.split(".", 2)
+        return STREAM_TENSORS[leaf] if kind == "streams" else f"blk.{number}.{_layer_tensor(leaf, names, fused)}"
+
+    for name, shape in shapes.items():
+        if name != "head" or not config.tied_embeddings:
+            stacks.setdefault(tensor_of(name), []).append((name, shape))
+    stacks |= {tensor_of(name): [(filling, shapes[filling])] for name, filling in unused_keys(config)}
     places = {leaf: place for leaves in fused.values() for place, leaf in enumerate(leaves)}
     for tensor, members in stacks.items():
         members.sort(key=lambda member: places.get(member[0].rpartition(".")[2].removesuffix("_bias"), 0))
@@ -97,10 +102,13 @@ def _joined(config: DecoderConfig, architecture: str, tensor: str, members: list
         if isinstance(config.recurrence, MambaConfig) and tensor.endswith(FLAT):
             shape = (config.recurrence.num_groups, -1) if tensor.endswith("norm.weight") else (-1, 1)
             shape = np.empty(first).reshape(shape).shape
+        shape = matrix_shape(config, tensor, shape)
         return OutTensor(name=tensor, parts=parts, shape=shape, is_vector=True)
-    if ".experts." in members[0][0] or ".heads." in members[0][0]:
+    if ".experts." in members[0][0] or ".heads." in members[0][0] or members[0][0].startswith("streams."):
         return OutTensor(name=tensor, parts=parts, shape=(len(members), *first), is_vector=False)
-    rows = sum(shape[0] for _, shape in members)
+    rows = sum(
+        shape[0] if part.order_N is None else len(part.order_N) for part, (_, shape) in zip(parts, members, strict=True)
+    )
     turns = num_turns(config, tensor)
     order_N = np.arange(rows).reshape(len(parts), turns, -1).swapaxes(0, 1).reshape(-1) if turns > 1 else None
     return OutTensor(name=tensor, parts=parts, shape=(rows, first[1]), is_vector=False, order_N=order_N)
@@ -113,7 +121,9 @@ def _part(config: DecoderConfig, architecture: str, name: str) -> MatrixPart:
 
 
 def _order(config: DecoderConfig, architecture: str, name: str) -> I64 | None:
-    """Rows of q and k in interleaved rotary order, where the architecture has them so."""
+    """Rows of q and k in interleaved rotary order, where the architecture has them so, and of the table of inputs."""
+    if name == "layer_embedding":
+        return table_rows(config)
     heads = rotating_heads(config, name.rpartition(".")[2])
     if not ARCHITECTURES[architecture].is_interleaved or not heads:
         return None
