@@ -85,7 +85,7 @@ def create_graph_app(
     calls = RepositoryCalls(repository, may_change=allow_load or api_key is not None)
     rpc = None
     if grpc_address is not None:
-        rpc = load_rpc_server()(repository, calls, status, drain, grpc_address, api_key, bodies, tls)
+        rpc = load_rpc_server()(repository, calls, status, drain, grpc_address, api_key, bodies, tls, chains)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import queue
 import wave
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc
 import tritonclient.http
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from shoal.chains.definition import parse_chain
 from tests.server.oip.fakes import doubler
@@ -147,6 +150,83 @@ def test_triton_sends_the_bytes_of_a_file(server: RunningServer) -> None:
     assert names is not None
     assert y.tolist() == [[[20, 0, 0, 0]], [[60, 0, 0, 0]]]
     assert names.tolist() == [b"value 20", b"value 60"]
+
+
+@pytest.fixture(scope="module")
+def grpc_client(server: RunningServer) -> Generator[tritonclient.grpc.InferenceServerClient, None, None]:
+    with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client:
+        yield client
+
+
+def picture_tensor(content: bytes) -> tritonclient.grpc.InferInput:
+    given = tritonclient.grpc.InferInput("image", [len(content)], "UINT8")
+    given.set_data_from_numpy(np.frombuffer(content, np.uint8))
+    return given
+
+
+def test_triton_over_grpc(grpc_client: tritonclient.grpc.InferenceServerClient) -> None:
+    outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in ("y", "names")]
+    for file in (FILE, picture(255)):
+        result = grpc_client.infer("lines", [picture_tensor(file)], outputs=outputs, request_id="7", client_timeout=60)
+        y, names = (result.as_numpy(name) for name in ("y", "names"))
+        assert result.get_response().id == "7"
+        assert y is not None
+        assert names is not None
+        if file is FILE:
+            assert y.tolist() == [[[20, 0, 0, 0]], [[60, 0, 0, 0]]]
+        assert names.tolist() == ([b"value 20", b"value 60"] if file is FILE else [])
+    text = tritonclient.grpc.InferInput("names", [1], "BYTES")
+    text.set_data_from_numpy(np.array(["é"], object))
+    mixed = grpc_client.infer("texts", [text], model_version="1").as_numpy("mixed")
+    assert mixed is not None
+    assert mixed.tolist() == ['{"names":"é","parts":[[0,1],3.5]}'.encode()]
+
+
+def test_a_stream_over_grpc(grpc_client: tritonclient.grpc.InferenceServerClient) -> None:
+    came: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    grpc_client.start_stream(lambda result, error: came.put((result, error)))
+    try:
+        for number, content in enumerate((FILE, b"no picture")):
+            grpc_client.async_stream_infer("lines", [picture_tensor(content)], request_id=str(number))
+        result, error = came.get(timeout=60)
+        assert (error, result.as_numpy("names").tolist()) == (None, [b"value 20", b"value 60"])
+        _, error = came.get(timeout=60)
+        assert "not a picture" in error.message()
+    finally:
+        grpc_client.stop_stream()
+
+
+def test_refusals_over_grpc(grpc_client: tritonclient.grpc.InferenceServerClient) -> None:
+    unlucky, other = picture_tensor(picture(13)), tritonclient.grpc.InferRequestedOutput("z")
+    calls: list[tuple[Callable[[], Any], str, str]] = [
+        (lambda: grpc_client.infer("lines", [picture_tensor(b"no picture")]), "INVALID_ARGUMENT", "not a picture"),
+        (lambda: grpc_client.infer("lines", [unlucky], outputs=[other]), "INVALID_ARGUMENT", "no output 'z'"),
+        (lambda: grpc_client.infer("lines", []), "INVALID_ARGUMENT", "missing"),
+        (lambda: grpc_client.infer("lines", [unlucky], model_version="2"), "NOT_FOUND", "version"),
+        (lambda: grpc_client.infer("texts", [unlucky]), "INVALID_ARGUMENT", "no input 'image'"),
+        (lambda: grpc_client.get_model_config("lines"), "NOT_FOUND", "not found"),
+        (lambda: grpc_client.unload_model("lines"), "NOT_FOUND", "no such model"),
+    ]
+    for call, code, said in calls:
+        with pytest.raises(InferenceServerException) as caught:
+            call()
+        assert code in str(caught.value.status())
+        assert said in caught.value.message()
+
+
+def test_what_is_told_of_a_chain_over_grpc(grpc_client: tritonclient.grpc.InferenceServerClient) -> None:
+    metadata = grpc_client.get_model_metadata("texts", as_json=True)
+    assert metadata is not None
+    assert metadata["inputs"] == [{"name": "names", "datatype": "BYTES", "shape": ["1"]}]
+    assert grpc_client.is_model_ready("lines")
+    assert not grpc_client.is_model_ready("lines", "2")
+    assert grpc_client.is_server_ready()
+    index = grpc_client.get_model_repository_index(as_json=True)
+    assert index is not None
+    assert {"name": "texts", "version": "1", "state": "READY"} in index["models"]
+    statistics = grpc_client.get_inference_statistics("sound", as_json=True)
+    assert statistics is not None
+    assert statistics["model_stats"][0]["name"] == "sound"
 
 
 def test_texts(http: httpx.Client) -> None:

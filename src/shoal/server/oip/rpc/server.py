@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from shoal.server.http.auth import ApiKeyCheck
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import CUT_OFF_S
 from shoal.server.http.tls import TlsFiles
+from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.call_log import NamedCall, named_call
@@ -101,9 +102,10 @@ class RpcServer:
         api_key: str | None,
         bodies: RequestBodies,
         tls: TlsFiles | None = None,
+        chains: Sequence[ServedChain] = (),
     ) -> None:
         self._messages = Messages()
-        self._service = InferenceService(repository, calls, status, drain, self._messages, bodies)
+        self._service = InferenceService(repository, calls, status, drain, self._messages, bodies, chains)
         self._address = address
         self._check = ApiKeyCheck(api_key) if api_key is not None else None
         self._bodies = bodies

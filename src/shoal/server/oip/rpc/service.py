@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -10,7 +10,9 @@ import grpc.aio
 from shoal.errors import InvalidRequest, ShoalError
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.draining import Drain
-from shoal.server.oip.inference import InferCall, run_inference
+from shoal.server.oip.chains.calls import answer_of, chain_metadata, chain_statistics, inputs_of
+from shoal.server.oip.chains.served_chain import CHAIN_VERSION, ServedChain, chain_index
+from shoal.server.oip.inference import InferAnswer, InferCall, run_inference
 from shoal.server.oip.models.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.models.repository import ModelNotReady, ModelRepository, UnknownModel
 from shoal.server.oip.models.statistics import model_statistics
@@ -62,7 +64,9 @@ class InferenceService:
         drain: Drain,
         messages: Messages,
         bodies: RequestBodies,
+        chains: Sequence[ServedChain] = (),
     ) -> None:
+        self._chains = {served.chain.name: served for served in chains}
         self._calls = calls
         self._repository = repository
         self._status = status
@@ -82,6 +86,8 @@ class InferenceService:
     async def model_ready(self, request: Any, context: Context) -> Any:
         """ModelReady"""
         try:
+            if (served := self._chain(request.name, request.version)) is not None:
+                return self._messages.new("ModelReadyResponse", ready=served.failure is None)
             model = self._repository.get(request.name, request.version)
         except (UnknownModel, ModelNotReady):
             return self._messages.new("ModelReadyResponse", ready=False)
@@ -94,6 +100,8 @@ class InferenceService:
 
     async def model_metadata(self, request: Any, context: Context) -> Any:
         """ModelMetadata"""
+        if (served := self._chain(request.name, request.version)) is not None:
+            return self._messages.new("ModelMetadataResponse", **_without_parameters(chain_metadata(served.chain)))
         model = self._repository.get(request.name, request.version)
         return self._messages.new("ModelMetadataResponse", **model_metadata(model))
 
@@ -103,7 +111,7 @@ class InferenceService:
         """ModelInfer, and what ModelStreamInfer answers to one of its requests where that is no error."""
         with self._drain.request():
             given, call = await self._worked(len(request), lambda: self._call(request, context))
-            answer = await run_inference(self._repository, call, call_id)
+            answer = await self._run(call, call_id)
         num_bytes = sum(array.nbytes for array in answer.outputs.values())
         if not in_stream:
             return await self._worked(num_bytes, lambda: response_bytes(self._messages, answer))
@@ -126,6 +134,21 @@ class InferenceService:
     def _call(self, request: bytes, context: Context) -> tuple[InferRequest, InferCall]:
         given = parse_request(self._messages, request)
         return given, call_from(given, context.time_remaining())
+
+    def _chain(self, name: str, version: str) -> ServedChain | None:
+        """None: it is no chain. Raises UnknownModel: the chain has no such version."""
+        served = self._chains.get(name)
+        if served is not None and version not in ("", CHAIN_VERSION):
+            raise UnknownModel(f"chain {name!r} has no version {version!r}, only {CHAIN_VERSION}")
+        return served
+
+    async def _run(self, call: InferCall, call_id: str) -> InferAnswer:
+        """Of a chain or of a model."""
+        served = self._chain(call.model_name, call.model_version)
+        if served is None:
+            return await run_inference(self._repository, call, call_id)
+        outputs = await served.infer(inputs_of(served.chain, call), call.timeout_s, call_id)
+        return answer_of(served.chain, call, outputs)
 
     async def _worked(self, num_bytes: int, work: Callable[[], T]) -> T:
         return work() if num_bytes <= _QUICK_BYTES else await self._bodies.off_loop(work)
@@ -153,12 +176,15 @@ class InferenceService:
 
     async def model_statistics(self, request: Any, context: Context) -> Any:
         """ModelStatistics; of all models where none is named."""
+        if (served := self._chain(request.name, request.version)) is not None:
+            return self._messages.new("ModelStatisticsResponse", model_stats=[chain_statistics(served)])
         models = [self._repository.get(request.name, request.version)] if request.name else self._repository.models
         return self._messages.new("ModelStatisticsResponse", model_stats=[model_statistics(model) for model in models])
 
     async def repository_index(self, request: Any, context: Context) -> Any:
         """RepositoryIndex"""
         index = repository_index(self._repository, only_ready=request.ready)
+        index += chain_index(tuple(self._chains.values()), request.ready)
         return self._messages.new("RepositoryIndexResponse", models=index)
 
     async def repository_model_load(self, request: Any, context: Context) -> Any:
@@ -170,3 +196,9 @@ class InferenceService:
         """RepositoryModelUnload"""
         await self._calls.unload(request.model_name)
         return self._messages.new("RepositoryModelUnloadResponse")
+
+
+def _without_parameters(metadata: dict[str, Any]) -> dict[str, Any]:
+    """As the messages of gRPC have it, in which tensors have no parameters."""
+    tensors = [{key: value for key, value in tensor.items() if key != "parameters"} for tensor in metadata["inputs"]]
+    return {**metadata, "inputs": tensors}

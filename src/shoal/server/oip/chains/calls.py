@@ -1,0 +1,123 @@
+"""What both dialects do with a chain: its inputs out of tensors, its outputs as tensors, and what is told of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import numpy as np
+
+from shoal.arrays import Array
+from shoal.chains.definition import Chain
+from shoal.chains.steps import InputKind
+from shoal.chains.values import plain_data
+from shoal.errors import InvalidRequest, RequestError
+from shoal.server.oip.chains.served_chain import CHAIN_VERSION, ServedChain
+from shoal.server.oip.inference import InferAnswer, InferCall
+
+PLATFORM = "shoal_chain"
+_NS = 1_000_000_000
+
+
+def inputs_of(chain: Chain, call: InferCall) -> dict[str, Any]:
+    """Files as bytes, texts as strings, tensors as arrays. Raises InvalidRequest."""
+    for name in call.outputs:
+        if name not in chain.outputs:
+            known = ", ".join(map(repr, chain.outputs))
+            raise InvalidRequest(f"{chain.name!r} has no output {name!r}: it has {known}")
+    return {name: _of_tensor(chain.inputs.get(name), name, array) for name, array in call.inputs.items()}
+
+
+def answer_of(chain: Chain, call: InferCall, outputs: Mapping[str, Any]) -> InferAnswer:
+    """The outputs that were asked for. Raises RequestError: one cannot be written."""
+    try:
+        arrays = {name: _as_array(name, outputs[name]) for name in call.outputs or chain.outputs}
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"an output of {chain.name!r} cannot be written: {error}") from error
+    return InferAnswer(model_name=chain.name, model_version=CHAIN_VERSION, request_id=call.request_id, outputs=arrays)
+
+
+def chain_metadata(chain: Chain) -> dict[str, Any]:
+    """As clients of the protocol see it: a file is a string, a data URL or base64."""
+    return {
+        "name": chain.name,
+        "versions": [CHAIN_VERSION],
+        "platform": PLATFORM,
+        "inputs": [_described(name, kind) for name, kind in chain.inputs.items()],
+        "outputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in chain.outputs],
+    }
+
+
+def chain_statistics(served: ServedChain) -> dict[str, Any]:
+    """One element of `model_stats`. Source: Triton, "Statistics Extension"."""
+    counts = served.counts
+    failed = {"count": sum(counts.num_failed.values()), "ns": round(counts.failure_s * _NS)}
+    succeeded = {"count": counts.num_succeeded, "ns": round(counts.success_s * _NS)}
+    stats = {"name": served.chain.name, "version": CHAIN_VERSION, "inference_count": counts.num_succeeded}
+    return {**stats, "inference_stats": {"success": succeeded, "fail": failed}}
+
+
+def _described(name: str, kind: InputKind) -> dict[str, Any]:
+    if kind is InputKind.TENSOR:
+        return {"name": name, "datatype": "FP32", "shape": [-1]}
+    shape = [-1 if kind is InputKind.TEXTS else 1]
+    return {"name": name, "datatype": "BYTES", "shape": shape, "parameters": {"kind": str(kind)}}
+
+
+def _of_tensor(kind: InputKind | None, name: str, array: Array) -> Any:
+    """An input out of a tensor: a file is a string (a data URL, or base64) or its bytes as UINT8."""
+    if kind is None or kind is InputKind.TENSOR:
+        return array
+    if kind is InputKind.TEXTS:
+        if array.dtype != object:
+            raise InvalidRequest(f"input {name!r} is strings (BYTES)", name)
+        return [str(text) for text in array.reshape(-1).tolist()]
+    if kind is not InputKind.TEXT and array.dtype == np.uint8:
+        return array.tobytes()
+    if array.dtype != object or array.size != 1:
+        wanted = "one string (BYTES)" if kind is InputKind.TEXT else "one string (BYTES), or the file's bytes as UINT8"
+        raise InvalidRequest(f"input {name!r} is {wanted}", name)
+    text = cast(str, array.reshape(-1)[0])
+    return text if kind is InputKind.TEXT else _of_text(name, text)
+
+
+def _of_text(name: str, text: str) -> bytes:
+    """A file out of a data URL (RFC 2397) or base64."""
+    is_base64 = True
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma:
+            raise InvalidRequest(f"input {name!r}: a data URL has a comma before its data", name)
+        is_base64 = head.endswith(";base64")
+    elif text.startswith(("http://", "https://")):
+        raise InvalidRequest(f"input {name!r}: nothing is fetched from other servers; send the file itself", name)
+    if not is_base64:
+        return unquote_to_bytes(text)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"input {name!r} is neither a data URL nor base64: {error}", name) from None
+
+
+def _as_array(name: str, value: Any) -> Array:
+    """An output as a tensor: arrays, numbers, strings and even lists of them as they are, anything else as JSON."""
+    if isinstance(value, np.ndarray):
+        return cast(Array, value)
+    if isinstance(value, str):
+        return np.array([value], dtype=object)
+    if isinstance(value, list) and all(isinstance(item, str) for item in cast(list[object], value)):
+        return np.array(value, dtype=object)
+    if isinstance(value, bool | int | float):
+        return np.asarray([value])
+    plain = plain_data(value)
+    try:
+        array: Array = np.asarray(plain)
+        if array.dtype.kind in "biuf":
+            return array
+    except ValueError:
+        pass  # lists of different lengths
+    return np.array([msgspec.json.encode(plain).decode()], dtype=object)
