@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,14 +61,19 @@ def imported(file: Path) -> set[str]:
     return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"shoal"}
 
 
-FILES = {file.relative_to(SOURCE).as_posix(): imported(file) for file in SOURCE.rglob("*.py")}
+@cache
+def imports_of_files() -> dict[str, set[str]]:
+    """What each source file imports: parsed where a test asks, because it takes longer than a second."""
+    return {file.relative_to(SOURCE).as_posix(): imported(file) for file in SOURCE.rglob("*.py")}
+
+
 PLAIN = modules(PROJECT["dependencies"])
 EXTRAS = {name: modules(PROJECT["optional-dependencies"][name]) for name in PLACES}
 
 
 def test_every_import_is_of_a_declared_package() -> None:
     undeclared: list[str] = []
-    for file, names in FILES.items():
+    for file, names in imports_of_files().items():
         allowed = PLAIN.union(*(EXTRAS[extra] for extra, places in PLACES.items() if file.startswith(places)))
         undeclared += [f"{file} imports {name}" for name in names - allowed]
     assert undeclared == []
@@ -77,7 +83,7 @@ def test_every_import_is_of_a_declared_package() -> None:
 def test_every_declared_package_is_imported(extra: str | None) -> None:
     declared = PLAIN if extra is None else EXTRAS[extra]
     assert declared
-    assert declared <= set().union(*FILES.values())
+    assert declared <= set().union(*imports_of_files().values())
 
 
 def test_all_is_every_extra_but_the_weights_of_the_demo() -> None:
