@@ -20,6 +20,8 @@ _COMMAND_TIMEOUT_S = 120.0
 _HEALTH_CHECKS = "100"
 """that a host may miss until Ray takes it for dead and its raylet ends: tests pull cables for longer than Ray's default
 of 5 and put them back"""
+_HAS_JOINED = "Ray runtime started."
+"""what `ray start` says once Ray's head knows the host"""
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 
@@ -172,39 +174,17 @@ def _raylet(
     command = host.command(
         *start,
         *(*_RAY, "start", *join, *folder, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
-        *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats"),
+        *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats", "--include-log-monitor=false"),
     )
-    starting = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        _wait_until_joined(head or host, environment, host.address)
-        yield
-    finally:
-        _end(starting)
-
-
-def _wait_until_joined(head: Host, environment: dict[str, str], address: str) -> None:
-    """Ray itself knows when a machine is there."""
-    program = (
-        "import os, ray, time\n"
-        f"deadline_s = time.monotonic() + {_COMMAND_TIMEOUT_S}\n"
-        "while True:\n"
-        "    try:\n"
-        "        ray.init(address=os.environ['RAY_ADDRESS'], log_to_driver=False, logging_level='ERROR')\n"
-        f"        if any(node['Alive'] and node['NodeManagerAddress'] == '{address}' for node in ray.nodes()): break\n"
-        "        ray.shutdown()\n"
-        "    except Exception:\n"
-        "        if time.monotonic() > deadline_s: raise\n"
-        "    time.sleep(0.2)\n"
-    )
-    subprocess.run(
-        head.command(sys.executable, "-c", program),
-        env=environment,
-        check=True,
-        timeout=_COMMAND_TIMEOUT_S,
-        capture_output=True,
-    )
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True
+    ) as starting:
+        assert starting.stdout is not None
+        try:
+            assert any(_HAS_JOINED in line for line in starting.stdout), f"Ray did not start on {host.address}"
+            yield
+        finally:
+            _end(starting)
 
 
 def _command_of(pid: str) -> str:
@@ -215,7 +195,7 @@ def _command_of(pid: str) -> str:
         return ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     """`ray start --block` ends what it has started when it is asked to."""
     process.terminate()
     try:
