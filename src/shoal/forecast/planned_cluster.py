@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ from shoal.config import LaunchConfig
 from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan
 from shoal.errors import ConfigError
 from shoal.executor.load_message import scheduler_config
+from shoal.forecast.serving_times import serving_times
 from shoal.launch.cluster_places import places_of, read_cluster_file
 from shoal.launch.language.by_hand import plan_by_hand
 from shoal.launch.language.fleets import fleet_from_file
@@ -26,6 +28,7 @@ from shoal.planner.link_precision import over_links
 from shoal.planner.predict.load_seconds import load_seconds
 from shoal.planner.predict.placement import place
 from shoal.planner.predict.step_seconds import StepSeconds
+from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
@@ -48,6 +51,10 @@ class PlannedCluster:
     """of every worker: its name in the cluster file, or this machine's cores"""
     prices_per_hour: dict[str, float]
     """of the machines that have one"""
+    serving: ServingTimes = NO_SERVING
+    """measured where the cluster is this machine, clients included"""
+    num_cores: int | None = None
+    """that head and workers share; None: the head's are its own"""
 
     def replicas(self) -> tuple[SimulatedReplicaPlan, ...]:
         """Every replica, ready to be simulated."""
@@ -74,11 +81,14 @@ class PlannedCluster:
             workers=tuple(self.machines[seat] for seat in seats),
             stage_sizes=tuple(len(stage.shards) for stage in replica.stages),
             worker_load_s=tuple(load_seconds(shard.weight_bytes) for shard in replica.shards),
+            worker_threads=() if self.num_cores is None else tuple(shard.threads for shard in replica.shards),
         )
 
 
 def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedCluster:
     """Plan a model for the machines of a file, or for this one, and measure or estimate its workers.
+
+    Where that is this machine, what the server itself takes of it is measured as well.
 
     Args:
         config: what the user asked for; weights are not needed where all machines are described.
@@ -100,6 +110,11 @@ def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lamb
     else:
         planned = plan_model(config, on_progress)
     fleet, classes = _speeds(planned, cluster, config, on_progress)
+    serving, num_cores = NO_SERVING, None
+    if cluster is None:
+        on_progress("requests, by serving the model for some seconds")
+        serving = serving_times(config.model, fleet.turn, refresh=config.planning.refresh)
+        num_cores = len(os.sched_getaffinity(0))
     experts = planned.model.config.experts
     routing = experts and ExpertRouting(num_experts=experts.num_experts, num_chosen=experts.num_chosen)
     return PlannedCluster(
@@ -109,6 +124,8 @@ def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lamb
         worker_classes=tuple(classes),
         machines=tuple(map(_name_of, planned.plan.shards)),
         prices_per_hour={} if cluster is None else _prices(cluster),
+        serving=serving,
+        num_cores=num_cores,
     )
 
 

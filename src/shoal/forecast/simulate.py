@@ -123,6 +123,7 @@ def simulate(
     routing: Routing = "earliest-finish",
     recovery: RecoveryConfig | None = None,
     seed: int = 0,
+    clients_here: bool = False,
     on_progress: Callable[[float], None] = lambda now_s: None,
 ) -> Simulated:
     """Run the traffic through the cluster to its end. The same arguments give the same result.
@@ -134,6 +135,7 @@ def simulate(
         routing: which replica a request goes to.
         recovery: when workers count as lost; None: as a server has it.
         seed: of whatever is drawn.
+        clients_here: whether clients run on the head's machine, as those of `shoal bench serve` may.
         on_progress: told the virtual time now and then.
 
     Raises:
@@ -148,6 +150,8 @@ def simulate(
         recovery=recovery or RecoveryConfig(),
         routing=routing,
         seed=seed,
+        serving=cluster.serving if clients_here else cluster.serving.without_clients(),
+        num_cores=cluster.num_cores,
     )
     outcome, log = ClusterSimulation(scenario, on_progress).run()
     return Simulated(outcome=outcome, log=log, cost_per_million=_cost(cluster, outcome))

@@ -40,6 +40,14 @@ def simulate(
     plot: Annotated[
         Path | None, typer.Option(help="Draw latencies, load and losses over time into this .png, .svg or .pdf file.")
     ] = None,
+    clients_here: Annotated[
+        bool,
+        typer.Option(
+            "--clients-here",
+            help="Clients run on the server's machine and take its cores, as `shoal bench serve` does there. "
+            "Counts where the cluster is this machine.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of made-up arrivals; the same seed gives the same output.")] = 0,
     split: options.Split = "auto",
     plan: options.PlanFile = None,
@@ -98,6 +106,7 @@ def simulate(
             spec.open(),
             faults=described,
             seed=seed,
+            clients_here=clients_here,
             on_progress=lambda now_s: update(int(now_s), int(spec.until_s)),
         )
     if plot is not None:

@@ -21,9 +21,11 @@ from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.routing import Routing
 from shoal.errors import ShoalError
+from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
 from shoal.protocol.messages import Step, StepResult
 from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome, percentiles
-from shoal.sim.cluster.predicted_workers import PredictedWorkers, SharedHead, SimulatedReplicaPlan
+from shoal.sim.cluster.predicted_workers import PredictedWorkers, SimulatedReplicaPlan
+from shoal.sim.cluster.shared_head import SharedCores, SharedHead
 from shoal.sim.faults import Fault, Starting
 from shoal.sim.invariants import check_fleet, check_state
 from shoal.sim.traffic.visit import Clients, Traffic, Visit
@@ -50,6 +52,10 @@ class ClusterScenario:
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     routing: Routing = "earliest-finish"
     seed: int = 0
+    serving: ServingTimes = NO_SERVING
+    """what requests and tokens cost beside the model"""
+    num_cores: int | None = None
+    """of the machine on which head and workers are together; None: the head has one of its own"""
 
 
 @dataclass(slots=True)
@@ -58,6 +64,15 @@ class _Open:
 
     arrived_s: float
     first_s: float | None = None
+    latest_s: float = 0.0
+    """when its client had the latest token"""
+
+
+@dataclass(frozen=True, slots=True)
+class _TakenIn:
+    """The server has read a request."""
+
+    visit: Visit
 
 
 class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
@@ -69,7 +84,8 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         """`on_progress`: told the virtual time now and then."""
         super().__init__(scenario.seed, _NO_STARTING, max_turns=None)
         self._scenario, self._on_progress = scenario, on_progress
-        self._head = SharedHead()
+        cores = None if scenario.num_cores is None else SharedCores(scenario.num_cores)
+        self._head = SharedHead(scenario.serving, cores)
         self.workers += [self.make_workers(index, 0.0) for index in range(len(scenario.replicas))]
         self._fleet = ReplicaFleet(
             [one.config for one in scenario.replicas],
@@ -132,10 +148,13 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         self._must_check = True
 
     def happen(self, happening: object, now_s: float) -> None:
-        assert isinstance(happening, Visit), f"{happening} is not known"
-        self._receive(happening, now_s)
-        if not isinstance(self._scenario.traffic, Clients):
-            self._put_next_visit()
+        match happening:
+            case Visit():
+                self._begin(happening, now_s)
+            case _TakenIn(visit):
+                self._receive(visit, now_s)
+            case _:
+                raise AssertionError(f"{happening} is not known")
 
     def take_answer(self, replica: int, result: StepResult, now_s: float) -> None:
         self.tell(StepAnswered(replica=replica, result=result), now_s)
@@ -173,6 +192,16 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
                 Visit(at_s=now_s, prompt_tokens=clients.prompt_tokens, output_tokens=clients.output_tokens),
             )
 
+    def _begin(self, visit: Visit, now_s: float) -> None:
+        """A client sends a request."""
+        if not isinstance(self._scenario.traffic, Clients):
+            self._put_next_visit()
+        taken_in_s = self._head.take_in(now_s)
+        if taken_in_s == now_s:
+            self._receive(visit, now_s)
+        else:
+            self.put(taken_in_s, _TakenIn(visit))
+
     def _receive(self, visit: Visit, now_s: float) -> None:
         """What a server does with a request before it decides anything about it."""
         request = visit.request(self._num_sent)
@@ -186,7 +215,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         except ShoalError:
             self._log.num_refused += 1
             return
-        self._open[request.request_id] = _Open(now_s)
+        self._open[request.request_id] = _Open(visit.at_s)
         self.tell(RequestAdded(request=request), now_s)
 
     def _check_queue(self, now_s: float) -> None:
@@ -207,7 +236,8 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
                 self.send(replica, step, now_s)
             case TokenProduced(request_id=request_id):
                 one = self._open[request_id]
-                one.first_s = now_s if one.first_s is None else one.first_s
+                one.latest_s = self._head.tell(now_s)
+                one.first_s = one.latest_s if one.first_s is None else one.first_s
             case RequestFinished():
                 self._finish(effect, now_s)
             case StopWorkers() | StartWorkers() | ReportSpeed() | ReportRecovery():
@@ -229,13 +259,13 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             self._log.add(
                 arrived_s=one.arrived_s,
                 first_s=one.first_s,
-                ended_s=now_s,
+                ended_s=one.latest_s,
                 num_prompt=finished.num_prompt_tokens,
                 num_output=finished.num_output_tokens,
             )
         traffic = self._scenario.traffic
         if isinstance(traffic, Clients):
-            self._put_next_of(traffic, now_s)
+            self._put_next_of(traffic, max(now_s, one.latest_s))
 
     def _outcome(self) -> SimulationOutcome:
         log, recovery = self._log, self._fleet.stats()

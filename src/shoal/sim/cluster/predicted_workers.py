@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
@@ -11,6 +11,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.speed.step_times import StepShape
 from shoal.planner.predict.step_seconds import StepSeconds
 from shoal.protocol.messages import SampledToken, Step, StepResult
+from shoal.sim.cluster.shared_head import SharedHead
 from shoal.sim.faults import Network
 from shoal.sim.simulated_workers import SimulatedWorkers
 
@@ -30,18 +31,8 @@ class SimulatedReplicaPlan:
     """workers of each stage"""
     worker_load_s: tuple[float, ...]
     """seconds from the loss of each worker until it has its weights again"""
-
-
-@dataclass(slots=True, kw_only=True)
-class SharedHead:
-    """The one process that forms the steps of all replicas, one after the other."""
-
-    free_s: float = 0.0
-    """when it has done what it was asked to"""
-    computing_until_s: float = 0.0
-    """when the latest step of any replica is computed: until then no worker is alone"""
-    busy_s: dict[str, float] = field(default_factory=dict[str, float])
-    """seconds that the workers of each machine have computed, summed"""
+    worker_threads: tuple[int, ...] = ()
+    """of each worker, where they share the cores of the head; empty: they have cores of their own"""
 
 
 class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
@@ -56,6 +47,9 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
         self._machines: Sequence[Sequence[str]] = [
             plan.workers[at : at + size] for at, size in zip(first, plan.stage_sizes, strict=True)
         ]
+        self._stage_threads = [
+            sum(plan.worker_threads[at : at + size]) for at, size in zip(first, plan.stage_sizes, strict=True)
+        ]
 
     def slow_down(self, factor: float) -> None:
         self._factor *= factor
@@ -65,18 +59,28 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
         head, num_samples = self._head, len(work.samples)
         is_alone = head.computing_until_s <= now_s
         passage = self._plan.times.passage(StepShape.of(work), samples=num_samples, is_alone=is_alone)
-        head.free_s = at_s = max(now_s, head.free_s) + passage.head_s
-        stage_s = tuple(seconds * self._factor for seconds in passage.stage_s)
-        for stage, (seconds, hop_s) in enumerate(zip(stage_s, (*passage.hop_s, 0.0), strict=True)):
-            self._stage_free_s[stage] = done_s = max(at_s, self._stage_free_s[stage]) + seconds
+        at_s = head.send(now_s, passage.head_s)
+        stage_s: list[float] = []
+        for stage, (alone_s, hop_s) in enumerate(zip(passage.stage_s, (*passage.hop_s, 0.0), strict=True)):
+            start_s = max(at_s, self._stage_free_s[stage])
+            seconds = self._stretched(stage, start_s, alone_s * self._factor)
+            stage_s.append(seconds)
+            self._stage_free_s[stage] = done_s = start_s + seconds
             at_s = done_s + hop_s
             for machine in self._machines[stage]:
                 head.busy_s[machine] = head.busy_s.get(machine, 0.0) + seconds
         head.computing_until_s = max(head.computing_until_s, at_s)
         result = StepResult(
-            step_id=work.step_id, generation=work.generation, tokens=_tokens(num_samples), compute_s=stage_s
+            step_id=work.step_id, generation=work.generation, tokens=_tokens(num_samples), compute_s=tuple(stage_s)
         )
         return result, at_s
+
+    def _stretched(self, stage: int, start_s: float, seconds: float) -> float:
+        """What a stage takes where the head is on its machine."""
+        cores = self._head.cores
+        if cores is None or not self._plan.worker_threads:
+            return seconds
+        return cores.stretch((self, stage), start_s, seconds, self._stage_threads[stage])
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,148 @@
+"""What the server's head and a load generator cost the processor, measured by serving a model here for some seconds.
+
+Processor time and not seconds is measured: what other processes do meanwhile makes little difference to it. Loads
+differ in one thing each, so that requests, steps and tokens can be told apart.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import httpx
+import psutil
+
+from shoal.bench.load import Load
+from shoal.bench.load_generator import run_load
+from shoal.errors import WorkerLost
+from shoal.json_cache import ProfileCache, profile_folder
+from shoal.measure.machine import this_machine
+from shoal.planner.speeds.serving import ServingTimes
+from shoal.planner.speeds.speeds import Curve
+
+_NAME = "measured"
+_START_WITHIN_S, _END_WITHIN_S = 600.0, 30.0
+_PROMPT_TOKENS = 16
+_LONG_TOKENS, _MANY = 48, 8
+_NUM_SHORT, _NUM_LONG, _NUM_TOGETHER = 24, 6, 32
+"""Requests of a token each, of many tokens one after the other, and of many tokens several at once: some tenths of a
+second of the head's time for each load, a few seconds in all for a small model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Processor time during a load."""
+
+    head_s: float
+    client_s: float
+
+
+def serving_times(model: str, turn: Curve, *, refresh: bool = False) -> ServingTimes:
+    """What requests and tokens of a model cost here, measured unless it is known.
+
+    Args:
+        model: as a user names it, with weights.
+        turn: of the head for a step of so many sequences, which is counted elsewhere.
+        refresh: measure it again.
+
+    Raises:
+        WorkerLost: the server does not start.
+        ConfigError: it does not answer.
+    """
+    kept = ProfileCache(profile_folder(), ServingTimes)
+    key = {"what": "serving", "machine": asdict(this_machine()), "model": model}
+    return kept.get_or_measure(key, lambda: _measure(model, turn), refresh=refresh)
+
+
+def solve(short: Spent, long: Spent, together: Spent, turn: Curve) -> ServingTimes:
+    """Requests, steps and tokens from what three loads took: see `_measure`. None comes out negative."""
+    one_token_s = short.head_s / _NUM_SHORT
+    step_and_token_s = max(0.0, long.head_s / _NUM_LONG - one_token_s) / (_LONG_TOKENS - 1)
+    request_s = max(0.0, one_token_s - step_and_token_s)
+    in_batch_s = max(0.0, together.head_s / _NUM_TOGETHER - request_s) / _LONG_TOKENS
+    whole_step_s = max(0.0, step_and_token_s - in_batch_s) / (1 - 1 / _MANY)
+    whole_step_s = min(whole_step_s, step_and_token_s)
+    client_token_s = max(0.0, long.client_s / _NUM_LONG - short.client_s / _NUM_SHORT) / (_LONG_TOKENS - 1)
+    return ServingTimes(
+        request_s=request_s,
+        step_s=max(0.0, whole_step_s - turn.at(1.0)),
+        token_s=step_and_token_s - whole_step_s,
+        client_request_s=max(0.0, short.client_s / _NUM_SHORT - client_token_s),
+        client_token_s=client_token_s,
+    )
+
+
+def _measure(model: str, turn: Curve) -> ServingTimes:
+    """Requests of a token one by one: a request, a step and a token each. Long ones one by one: as many steps as
+    tokens. Long ones together: a step has a token of each."""
+    with _serving(model) as (url, process):
+        short = _spent(url, process, clients=1, requests=_NUM_SHORT, tokens=1)
+        long = _spent(url, process, clients=1, requests=_NUM_LONG, tokens=_LONG_TOKENS)
+        together = _spent(url, process, clients=_MANY, requests=_NUM_TOGETHER, tokens=_LONG_TOKENS)
+    return solve(short, long, together, turn)
+
+
+def _spent(url: str, head: psutil.Process, *, clients: int, requests: int, tokens: int) -> Spent:
+    load = Load(
+        base_url=url,
+        model=_NAME,
+        concurrency=clients,
+        num_prompts=requests,
+        prompt_tokens=_PROMPT_TOKENS,
+        output_tokens=tokens,
+        num_warmups=0,
+        seed=tokens,
+    )
+    before_s, own_before_s = _processor_s(head), time.process_time()
+    run_load(load)
+    return Spent(head_s=_processor_s(head) - before_s, client_s=time.process_time() - own_before_s)
+
+
+def _processor_s(process: psutil.Process) -> float:
+    """Of all its threads, none of its children."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+@contextmanager
+def _serving(model: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A server of the model with one worker. Ends it, and so its worker."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = ("--split", "1", "--name", _NAME, "--port", str(port), "--host", "127.0.0.1", "--no-access-log")
+    command = [sys.executable, "-m", "shoal", "serve", model, *options]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_ready(process, f"{url}/ready")
+            yield url, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline_s = time.monotonic() + _START_WITHIN_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            if httpx.get(url, timeout=5.0).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise WorkerLost("the server with which requests are measured did not start")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
