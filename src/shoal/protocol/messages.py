@@ -4,7 +4,8 @@ A step is described in full every time (tokens, positions, block tables, samplin
 requests, only the KV blocks themselves, so a lost worker takes no decision with it. Integer arrays travel as
 little-endian int32 bytes.
 
-Shapes: T tokens in the flat batch, B sequences, M block-table width, R rows to sample, V vocabulary, S snapshots.
+Shapes: T tokens in the flat batch, B sequences, M block-table width, R rows to sample, V vocabulary, S snapshots,
+C blocks to copy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 13
+PROTOCOL_VERSION = 14
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -127,6 +128,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """what is to be encoded before any row is computed"""
     adapters: bytes = b""
     """int32 [B], number of each sequence's adapter among those of the model, -1: none; empty: no sequence has one"""
+    block_copies: bytes = b""
+    """int32 [C, 2]: a block, and the one that its content is copied to before any row is computed; in this order"""
 
     @property
     def num_tokens(self) -> int:

@@ -20,8 +20,10 @@ def check_state(state: SchedulerState) -> None:
     """Limits are kept, blocks are conserved, no row is in flight twice."""
     config = state.config
     assert len(state.in_flight) <= config.num_micro_batches, "more steps in flight than micro-batches"
-    assert len(state.running) <= config.max_seqs, "more sequences than max_seqs"
-    assert len(state.running) + len(state.waiting) == len(state.sequences), "a sequence is in no queue or in two"
+    assert len(state.running) <= state.num_places <= config.max_seqs, "more sequences than max_seqs"
+    leads = [one for one in state.running.values() if one.lead is one]
+    assert len(leads) + len(state.waiting) == len(state.sequences), "a sequence is in no queue or in two"
+    assert len(state.running) == sum(len(lead.members) for lead in leads), "a branch runs without its lead"
     assert not (state.is_fenced and state.in_flight), "a step is in flight to lost workers"
     _check_rows_in_flight(state)
     _check_blocks(state)
@@ -191,7 +193,7 @@ class FairnessWatch:
         """
         never_admitted = [sequence for sequence in state.waiting if not sequence.was_admitted]
         self._note_waiting([sequence.request.request_id for sequence in never_admitted])
-        for younger in state.running.values():
+        for younger in {one.lead for one in state.running.values()}:
             if younger.request.request_id in self._admitted:
                 continue
             self._admitted.add(younger.request.request_id)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from shoal.core.generation.scheduler_config import SchedulerConfig, output_limit
+from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import FinishReason, Request
-from shoal.protocol.messages import Sampling
+from shoal.protocol.messages import Sampling, TokenLogprobs
 
 VOCAB_SIZE = 61
 FIRST_ENTRY = 1
@@ -52,6 +53,14 @@ def draw_token(
     bits = int.from_bytes(allowed, "little") if allowed else (1 << VOCAB_SIZE) - 1
     candidates = [token_id for token_id in range(VOCAB_SIZE) if bits >> token_id & 1 and token_id not in forbidden]
     return candidates[drawn % len(candidates)]
+
+
+def likeliest(entries: array[int], count: int, forbidden: Sequence[int] = ()) -> TokenLogprobs:
+    """The most likely tokens after a context, among those that are not forbidden. Many are equally likely."""
+    weights = blake2b(entries.tobytes(), digest_size=VOCAB_SIZE).digest()
+    ids = sorted((token for token in range(VOCAB_SIZE) if token not in forbidden), key=lambda token: -weights[token])
+    logprobs = tuple((weights[token] - 256) / 32 for token in ids[:count])
+    return TokenLogprobs(logprob=logprobs[0], top_ids=tuple(ids[:count]), top_logprobs=logprobs)
 
 
 class SimulatedGuide:
@@ -97,6 +106,8 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> ExpectedOu
     limit = output_limit(config, request)
     if request.targets:
         return ExpectedOutcome(token_ids=request.targets, reason="length")
+    if request.beams is not None:
+        return _best_by_beams(request, request.beams, limit)
     entries = chain_entries(request.prompt_ids)
     tokens: list[int] = []
     guide = request.guide.fresh() if isinstance(request.guide, SimulatedGuide) else None
@@ -113,6 +124,41 @@ def undisturbed_outcome(config: SchedulerConfig, request: Request) -> ExpectedOu
             return ExpectedOutcome(token_ids=tuple(tokens), reason="stop")
         entries.append(chain_entry(entries[-1], token, len(entries)))
     return ExpectedOutcome(token_ids=tuple(tokens), reason="length")
+
+
+def _best_by_beams(request: Request, search: BeamSearch, limit: int) -> ExpectedOutcome:
+    """A beam search that computes every hypothesis from its beginning in every round."""
+    beams: dict[tuple[int, ...], float] = {(): 0.0}
+    ended: dict[tuple[int, ...], float] = {}
+    for length in range(limit):
+        forbidden = request.stop_token_ids if length < request.min_tokens else ()
+        scores: dict[tuple[int, ...], float] = {}
+        for tokens, total in beams.items():
+            found = likeliest(chain_entries((*request.prompt_ids, *tokens)), search.num_beams + 1, tuple(forbidden))
+            pairs = sorted(zip(found.top_ids, found.top_logprobs, strict=True))
+            scores |= {(*tokens, token): total + logprob for token, logprob in pairs}
+        beams = {}
+        for tokens in sorted(scores, key=scores.__getitem__, reverse=True):
+            if tokens[-1] not in request.stop_token_ids:
+                beams[tokens] = scores[tokens]
+                if len(beams) == search.num_beams:
+                    break
+            elif len(ended) < max(1, round(search.patience * search.num_beams)):
+                ended[tokens] = scores[tokens]
+        if len(ended) >= max(1, round(search.patience * search.num_beams)):
+            break
+    for tokens, total in beams.items():
+        if len(ended) < search.num_beams:
+            ended[tokens] = total
+
+    def quality(tokens: tuple[int, ...]) -> float:
+        num_said = len(tokens) - (tokens[-1] in request.stop_token_ids)
+        if search.length_penalty is None:
+            return ended[tokens] / max(1, num_said)
+        return ended[tokens] / ((5 + num_said) / 6) ** search.length_penalty
+
+    best = max(ended, key=quality)
+    return ExpectedOutcome(token_ids=best, reason="stop" if best[-1] in request.stop_token_ids else "length")
 
 
 def chain_entries(token_ids: Sequence[int]) -> array[int]:

@@ -9,7 +9,7 @@ from random import Random
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.protocol.messages import SampledToken, SampleRow, Step, StepResult
 from shoal.sim.faults import Network
-from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token
+from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token, likeliest
 from shoal.sim.simulated_workers import SimulatedWorkers
 
 _GARBAGE = 0xDEAD
@@ -99,6 +99,7 @@ class SimulatedReplica:
         samples = {sample.row: sample for sample in step.samples}
         tokens: dict[int, SampledToken] = {}
         saves = self._read_states(step)
+        self._copy_blocks(_ints(step.block_copies))
         own_slots = _ints(step.state_slots)[1::2]
         for sequence in range(step.num_sequences):
             table = tables[sequence * width : (sequence + 1) * width]
@@ -112,6 +113,11 @@ class SimulatedReplica:
                 if row in samples:
                     tokens[row] = self._sample(table, positions[row], samples[row])
         return tuple(tokens[sample.row] for sample in step.samples)
+
+    def _copy_blocks(self, pairs: array[int]) -> None:
+        size = self._block_size
+        for source, target in zip(pairs[::2], pairs[1::2], strict=True):
+            self._slots[target * size : (target + 1) * size] = self._slots[source * size : (source + 1) * size]
 
     def _read_states(self, step: Step) -> dict[tuple[int, int], list[int]]:
         """Give every sequence its state from before the step. Returns the slots to save to, by sequence and rows."""
@@ -139,6 +145,9 @@ class SimulatedReplica:
         if sample.target is not None:
             return SampledToken(token_id=sample.target)
         entries = array("Q", (self._slots[self._slot(table, p)] for p in range(position + 1)))
+        if sample.sampling.num_logprobs:
+            found = likeliest(entries, sample.sampling.num_logprobs, sample.forbidden)
+            return SampledToken(token_id=found.top_ids[0], logprobs=found)
         history = sample.history + sample.repeated
         token_id = draw_token(entries, sample.sampling, sample.token_index, history, sample.allowed, sample.forbidden)
         return SampledToken(token_id=token_id)

@@ -39,6 +39,8 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: in
         raise RemoteProtocolError(f"{len(step.state_slots) // 4} state slots for {num_sequences} sequences")
     if len(step.memory_slots) not in (0, 4 * num_sequences):
         raise RemoteProtocolError(f"{len(step.memory_slots)} bytes of memory slots for {num_sequences} sequences")
+    if len(step.block_copies) % 8:
+        raise RemoteProtocolError(f"{len(step.block_copies)} bytes are no pairs of blocks")
     _check_adapters(step, num_adapters)
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)

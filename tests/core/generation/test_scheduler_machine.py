@@ -15,6 +15,7 @@ from shoal.core.generation.events import (
 )
 from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import Request, RequestId
 from shoal.protocol.messages import Sampling, StepResult
 from shoal.sim.invariants import FairnessWatch, Ledger, check_state, check_step
@@ -82,6 +83,30 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampling=Sampling(seed=self.num_requests, presence_penalty=penalty),
             stop_token_ids=stop,
             targets=tuple(forced),
+        )
+        self.num_requests += 1
+        self.ledger.add(request)
+        self.tell(RequestAdded(request=request))
+
+    @rule(
+        prompt_ids=st.lists(tokens, min_size=1, max_size=6),
+        max_tokens=st.integers(1, 8),
+        stop=st.frozensets(st.integers(0, 60), max_size=10),
+        min_tokens=st.integers(0, 2),
+        num_beams=st.integers(1, 4),
+        patience=st.sampled_from((0.5, 1.0, 2.0)),
+        length_penalty=st.sampled_from((None, 0.0, 1.0)),
+    )
+    def search(self, prompt_ids, max_tokens, stop, min_tokens, num_beams, patience, length_penalty):
+        beams = BeamSearch(num_beams=num_beams, patience=patience, length_penalty=length_penalty)
+        request = Request(
+            request_id=RequestId(str(self.num_requests)),
+            prompt_ids=tuple(prompt_ids),
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            sampling=Sampling(temperature=0.0, num_logprobs=beams.num_candidates),
+            stop_token_ids=stop,
+            beams=beams,
         )
         self.num_requests += 1
         self.ledger.add(request)

@@ -2,7 +2,8 @@
 
 A request's way through it: `RequestAdded` -> waiting -> admitted with KV blocks (waiting_queue.py, kv_cache.py) -> its
 prompt rows go out in one or more steps (step_forming.py) -> each `StepCompleted` brings tokens, full blocks enter the
-prefix index -> decode rows, one a step -> a reason to finish -> its blocks are given back.
+prefix index -> decode rows, one a step -> a reason to finish -> its blocks are given back. Under beam search a request
+has a sequence for each live hypothesis; its outputs are told when the best is known.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shoal.core.generation.events import (
 from shoal.core.generation.scheduler_config import SchedulerConfig, check_request, output_limit
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.scheduler_stats import SchedulerStats, measure_load, take_stats
-from shoal.core.generation.step_builder import SequenceChunk
+from shoal.core.generation.step_builder import SequenceChunk, StepInFlight
 from shoal.core.generation.step_forming import form_step
 from shoal.core.sequences.request import (
     Clip,
@@ -40,7 +41,7 @@ from shoal.core.sequences.sequence import Sequence
 from shoal.core.sequences.strikes import failure_message, is_given_up
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.errors import RemoteProtocolError, ShoalError
-from shoal.protocol.messages import Generation, SampledToken, StepResult
+from shoal.protocol.messages import Generation, SampledToken, StepResult, TokenLogprobs
 
 
 class Scheduler:
@@ -153,6 +154,10 @@ class Scheduler:
                     f"step {result.step_id} asked for {in_flight[result.step_id].num_samples} tokens, "
                     f"its answer has {len(result.tokens)}"
                 )
+            if _lacks_candidates(in_flight[result.step_id], result):
+                raise RemoteProtocolError(
+                    f"step {result.step_id} asked for the most likely tokens, its answer has none"
+                )
 
     def _add(self, request: Request, progress: RequestProgress | None, now_s: float) -> None:
         state = self._state
@@ -177,7 +182,9 @@ class Scheduler:
         sequence.resume(progress)
         if sequence.is_suspect:
             self._state.suspects.append(sequence)
-        if sequence.num_outputs >= sequence.max_tokens:
+        if sequence.beams is not None and len(sequence.beams.live[0].token_ids) >= sequence.max_tokens:
+            self._tell_best(sequence)
+        elif sequence.num_outputs >= sequence.max_tokens:
             self._finish(sequence, "length")
         else:
             self._state.waiting.put_back(sequence)
@@ -194,8 +201,8 @@ class Scheduler:
         """Every request waits to be computed again, but for those that have lost too many workers."""
         state = self._state
         if not lost.on_purpose:
-            for sequence in state.running.values():
-                sequence.num_losses += sequence.num_in_flight > 0
+            for sequence in state.sequences.values():
+                sequence.num_losses += any(member.num_in_flight for member in sequence.members)
         state.fence()
         for sequence in [one for one in state.waiting if is_given_up(one.num_losses)]:
             state.waiting.remove(sequence)
@@ -206,13 +213,15 @@ class Scheduler:
         sequence = state.sequences.get(request_id)
         if sequence is None:
             return
-        sequence.is_cancelled = True
+        for member in sequence.members:
+            member.is_cancelled = True
         if request_id not in state.running:
             state.waiting.remove(sequence)
         else:
-            state.stop_running(sequence)
-            if not sequence.num_in_flight:
-                state.kv.release(sequence)
+            for member in sequence.members:
+                state.stop_running(member)
+                if not member.num_in_flight:
+                    state.kv.release(member)
         self._finish(sequence, "cancelled")
 
     def _complete(self, result: StepResult) -> None:
@@ -238,6 +247,10 @@ class Scheduler:
         state.kv.register(sequence)
         if not tokens:
             return
+        if sequence.lead.beams is not None:
+            sequence.candidates = tokens[-1].logprobs
+            self._advance(sequence.lead)
+            return
         for token in tokens:
             self._take_token(sequence, token)
         reason = _finish_reason(sequence)
@@ -261,6 +274,39 @@ class Scheduler:
             )
         )
 
+    def _advance(self, lead: Sequence) -> None:
+        """Choose the next hypotheses of a search, if what may follow each of the present ones is known."""
+        search, progress = lead.request.beams, lead.beams
+        assert search is not None
+        assert progress is not None
+        self._clear_losses(lead)
+        candidates = [member.candidates for member in lead.members if member.candidates is not None]
+        if len(candidates) < len(progress.live):
+            return
+        lead.beams, parents = search.advance(progress, candidates, lead.request.stop_token_ids)
+        if not search.is_over(lead.beams, lead.max_tokens):
+            self._state.follow(lead, parents)
+            return
+        for member in lead.members:
+            self._state.stop_running(member)
+            self._state.kv.release(member)
+        self._tell_best(lead)
+
+    def _tell_best(self, lead: Sequence) -> None:
+        """End a search, of which nothing runs any more."""
+        search, progress = lead.request.beams, lead.beams
+        assert search is not None
+        assert progress is not None
+        best = search.best(progress, lead.request.stop_token_ids)
+        lead.beams, lead.branches = None, []
+        lead.set_outputs(best.token_ids)
+        for token_id, logprob in zip(best.token_ids, best.logprobs, strict=True):
+            told = TokenProduced(
+                request_id=lead.request.request_id, token_id=token_id, logprobs=TokenLogprobs(logprob=logprob)
+            )
+            self._outputs.append(told)
+        self._finish(lead, "stop" if best.token_ids[-1] in lead.request.stop_token_ids else "length")
+
     def _clear_losses(self, sequence: Sequence) -> None:
         """A token has come, so the sequence does not break workers."""
         if sequence.is_suspect:
@@ -276,7 +322,7 @@ class Scheduler:
                 request_id=sequence.request.request_id,
                 reason=reason,
                 num_prompt_tokens=sequence.num_prompt,
-                num_output_tokens=sequence.num_outputs,
+                num_output_tokens=sequence.num_told,
                 num_cached_tokens=sequence.num_cached_tokens,
                 message=message,
                 breaks_workers=breaks_workers,
@@ -290,6 +336,15 @@ def _finish_reason(sequence: Sequence) -> FinishReason | None:
     if not request.targets and sequence.token_ids[-1] in request.stop_token_ids:
         return "stop"
     return "length" if sequence.num_outputs >= sequence.max_tokens else None
+
+
+def _lacks_candidates(step: StepInFlight, result: StepResult) -> bool:
+    """Whether a hypothesis of a search was not told what may follow it."""
+    if all(chunk.sequence.lead.beams is None for chunk in step.chunks):
+        return False
+    searches = [chunk.sequence.lead.beams is not None for chunk in step.chunks for _ in range(chunk.num_samples)]
+    told = zip(searches, result.tokens, strict=True)
+    return any(is_search and (token.logprobs is None or not token.logprobs.top_ids) for is_search, token in told)
 
 
 def _refuse(request: Request, progress: RequestProgress | None, message: str) -> RequestFinished:

@@ -65,10 +65,10 @@ class SchedulerConfig:
                 f"max_step_tokens ({self.max_step_tokens})"
             )
 
-    @property
-    def max_sequence_tokens(self) -> int:
-        """The most tokens that one sequence can reach, prompt and output. The last output token needs no KV."""
-        return min(self.max_context, self.num_blocks * self.block_size + 1)
+    def max_sequence_tokens(self, num_places: int = 1) -> int:
+        """The most tokens that a sequence can reach, prompt and output, beside others of the same request: `num_places`
+        in all. The last output token needs no KV."""
+        return min(self.max_context, self.num_blocks // num_places * self.block_size + 1)
 
 
 def prefill_chunk(num_stages: int, max_step_tokens: int = MAX_STEP_TOKENS) -> int:
@@ -81,14 +81,14 @@ def prefill_chunk(num_stages: int, max_step_tokens: int = MAX_STEP_TOKENS) -> in
 def output_limit(config: SchedulerConfig, request: Request) -> int:
     """Output tokens after which a request ends with `length`: its max_tokens, or the room that its prompt leaves."""
     wanted = len(request.targets) or request.max_tokens
-    return min(wanted, config.max_sequence_tokens - len(request.prompt_ids))
+    return min(wanted, config.max_sequence_tokens(request.num_places) - len(request.prompt_ids))
 
 
 def check_request(config: SchedulerConfig, request: Request) -> None:
     """Refuse a request that can never be served.
 
     Raises:
-        InvalidRequest: an empty or over-long prompt, max_tokens below 1, or more targets than fit.
+        InvalidRequest: an empty or over-long prompt, max_tokens below 1, more targets than fit, or impossible beams.
         CapacityError: the KV memory cannot hold it, even with nothing else running.
     """
     num_prompt = len(request.prompt_ids)
@@ -107,8 +107,21 @@ def check_request(config: SchedulerConfig, request: Request) -> None:
             f"but the context holds {config.max_context}; shorten the prompt",
             param="prompt",
         )
-    if needed > config.max_sequence_tokens:
+    if request.beams is not None:
+        _check_beams(config, request)
+    room = config.max_sequence_tokens(request.num_places)
+    if needed > room:
         raise CapacityError(
-            f"the request needs KV memory for {needed - 1} tokens, but there is room for "
-            f"{config.num_blocks * config.block_size}; shorten the prompt or give more --kv-memory"
+            f"the request needs KV memory for {needed - 1} tokens, but there is room for {room - 1}; shorten the "
+            "prompt or give more --kv-memory"
         )
+
+
+def _check_beams(config: SchedulerConfig, request: Request) -> None:
+    if request.num_places > config.max_seqs:
+        raise InvalidRequest(
+            f"{request.num_places} beams are more than the {config.max_seqs} sequences that run at once (--max-seqs)",
+            param="beam_size",
+        )
+    if config.num_states or request.targets:
+        raise InvalidRequest("there are no beams over recurrent layers, or of outputs that are given", "beam_size")

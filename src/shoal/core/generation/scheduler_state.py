@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Seq
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.step_builder import StepInFlight
@@ -69,6 +70,11 @@ class SchedulerState:
         self.prefix_hit_tokens = 0
 
     @property
+    def num_places(self) -> int:
+        """Places for sequences that are taken: by a request under beam search all that it may need."""
+        return sum(one.request.num_places for one in self.running.values() if one.lead is one)
+
+    @property
     def num_decoding(self) -> int:
         """Running sequences past their prompt, or whose last prompt rows are in flight."""
         return len(self.running) - len(self.prefilling)
@@ -80,6 +86,43 @@ class SchedulerState:
             self.prefilling.remove(sequence)
         elif sequence in self.ready:
             self.ready.remove(sequence)
+
+    def start_running(self, lead: Sequence) -> None:
+        """A sequence and its branches have been given blocks, and their known rows are to be computed."""
+        for member in lead.members:
+            self.running[member.request.request_id] = member
+            self.prefilling.append(member)
+
+    def put_back(self, lead: Sequence) -> None:
+        """A sequence and its branches, of which nothing is in flight, give their blocks back and wait again."""
+        for member in lead.members:
+            self.stop_running(member)
+            self.kv.release(member)
+        lead.restart()
+        lead.is_preempted = True
+        self.waiting.put_back(lead)
+        self.num_preemptions += 1
+
+    def follow(self, lead: Sequence, parents: Seq[int]) -> None:
+        """Let the sequences of a request go on with its live hypotheses, whose next rows are then ready.
+
+        Args:
+            lead: whose progress has just been made.
+            parents: for each hypothesis, the member whose hypothesis it goes on from.
+        """
+        assert lead.beams is not None
+        before = lead.members
+        members = [*before, *(lead.branch(place) for place in range(len(before), len(parents)))][: len(parents)]
+        self.kv.follow(members, [before[place] for place in parents])
+        for dropped in before[len(parents) :]:
+            self.stop_running(dropped)
+            self.kv.release(dropped)
+        lead.branches = members[1:]
+        for member, hypothesis in zip(members, lead.beams.live, strict=True):
+            member.set_outputs(hypothesis.token_ids)
+            member.candidates = None
+            self.running[member.request.request_id] = member
+        self.ready.extend(members)
 
     def forget(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended here. It must be neither waiting nor running."""
@@ -106,7 +149,7 @@ class SchedulerState:
         self.kv = _empty_cache(self.config)
         for sequence in self.sequences.values():
             self.num_replays += sequence.num_scheduled > 0
-            self.replayed_tokens += sequence.num_computed
+            self.replayed_tokens += sum(member.num_computed for member in sequence.members)
             sequence.restart()
         self.waiting.replace(self.sequences.values())
         self.suspects = [sequence for sequence in self.waiting if sequence.is_suspect]

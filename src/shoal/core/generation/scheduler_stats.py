@@ -57,9 +57,9 @@ def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
     """The known rows still to be computed, and the sequences whose outputs are not known. Forced outputs are known."""
     prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
-        prefill_tokens += len(sequence.token_ids) - sequence.num_computed
+        prefill_tokens += sum(len(member.token_ids) - member.num_computed for member in sequence.members)
         prefill_tokens += state.kv.rows_to_encode(sequence.request.clip)
-        num_decoding += not sequence.request.targets
+        num_decoding += 0 if sequence.request.targets else sequence.request.num_places
     return ReplicaLoad(
         prefill_tokens=prefill_tokens,
         num_decoding=num_decoding,
@@ -71,5 +71,5 @@ def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
 
 def _is_overloaded(state: SchedulerState) -> bool:
     """Whether requests wait for a place or for memory, and not just for their turn to be computed."""
-    num_running = len(state.running)
-    return bool(state.waiting) and (num_running >= state.config.max_seqs or state.kv.blocks.num_free <= num_running)
+    is_full = state.num_places >= state.config.max_seqs
+    return bool(state.waiting) and (is_full or state.kv.blocks.num_free <= len(state.running))

@@ -39,6 +39,7 @@ class StepBuilder:
     __slots__ = (
         "_chunk_states",
         "_chunks",
+        "_copies",
         "_encodings",
         "_memories",
         "_samples",
@@ -53,6 +54,7 @@ class StepBuilder:
         self._encodings: list[Encoding] = []
         self._chunk_states: list[ChunkStates] = []
         self._chunks: list[SequenceChunk] = []
+        self._copies = array("i")
         self._samples: list[SampleRow] = []
         self.num_tokens = 0
         self.num_prefill = 0
@@ -91,6 +93,7 @@ class StepBuilder:
             query_starts=query_starts.tobytes(),
             context_lens=context_lens.tobytes(),
             block_tables=_pack_block_tables(chunks),
+            block_copies=self._copies.tobytes(),
             samples=tuple(self._samples),
             state_slots=array("i", [slot for one in self._chunk_states for slot in (one.read, one.slot)]).tobytes(),
             state_saves=_pack_saves(self._chunk_states),
@@ -117,6 +120,9 @@ class StepBuilder:
         self._chunks.append(SequenceChunk(sequence, start, end, num_samples))
         if self._states is not None:
             self._chunk_states.append(self._states.schedule(sequence, start, end))
+        if sequence.block_copy is not None:
+            self._copies.extend(sequence.block_copy)
+            sequence.block_copy = None
         clip = sequence.request.clip
         if self._memories is not None and clip is not None and self._memories.encode_once(clip.key):
             encoding = Encoding(slot=sequence.memory_slot, num_rows=clip.num_rows, features=clip.features)

@@ -11,6 +11,9 @@ A sequence has one chunk in a step. One that is computed again goes out like a p
 A clip that is to be encoded costs as much as a long chunk: the step that has one takes no more prompts behind it, and
 output rows of others go with each.
 
+Under beam search each live hypothesis is a sequence, and its next row goes out like any other; when the rows of all of
+them are back, the scheduler chooses the next ones, which share the blocks that they have in common (kv_cache.py).
+
 A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
 admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
 """
@@ -28,7 +31,7 @@ def form_step(state: SchedulerState) -> Step | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
     builder = StepBuilder(state.kv.states, state.kv.memories)
     suspect = state.suspects[0] if state.suspects else None
-    if suspect is None or any(sequence is not suspect for sequence in state.prefilling):
+    if suspect is None or any(sequence.lead is not suspect for sequence in state.prefilling):
         _add_decodes(state, builder)
         _add_prefills(state, builder)
     elif not _others_in_flight(state, suspect):
@@ -42,20 +45,23 @@ def form_step(state: SchedulerState) -> Step | None:
 
 
 def _others_in_flight(state: SchedulerState, suspect: Sequence) -> bool:
-    return any(chunk.sequence is not suspect for step in state.in_flight.values() for chunk in step.chunks)
+    return any(chunk.sequence.lead is not suspect for step in state.in_flight.values() for chunk in step.chunks)
 
 
 def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -> None:
     """The next rows of a suspect; those that run keep their blocks, as far as it leaves them any, and pause."""
     if suspect.request.request_id not in state.running and not _start_trial(state, suspect):
         return
-    if suspect in state.prefilling:
-        _add_rows(state, builder, suspect, state.config.prefill_chunk_tokens)
+    budget = state.config.prefill_chunk_tokens
+    for sequence in tuple(state.prefilling):
+        if budget > 0:
+            budget -= _add_rows(state, builder, sequence, budget)
 
 
 def _start_trial(state: SchedulerState, suspect: Sequence) -> bool:
     """Make room for a suspect, which there is at the latest when it is alone. Returns whether there is."""
-    while len(state.running) >= state.config.max_seqs or not state.kv.admit(suspect, reserve=0):
+    num_places = state.config.max_seqs - suspect.request.num_places
+    while state.num_places > num_places or not state.kv.admit_all(suspect.members, reserve=0):
         if not state.running or not _preempt_youngest(state):
             return False
     state.waiting.remove(suspect)
@@ -76,15 +82,10 @@ def _add_decodes(state: SchedulerState, builder: StepBuilder) -> None:
 
 def _preempt_youngest(state: SchedulerState) -> bool:
     """Take the blocks of the youngest running sequence. False where it is in flight, whose memory comes back later."""
-    youngest = max(state.running.values(), key=lambda sequence: sequence.arrival)
-    if youngest.num_in_flight:
+    youngest = max(state.running.values(), key=lambda sequence: sequence.arrival).lead
+    if any(member.num_in_flight for member in youngest.members):
         return False
-    state.stop_running(youngest)
-    state.kv.release(youngest)
-    youngest.restart()
-    youngest.is_preempted = True
-    state.waiting.put_back(youngest)
-    state.num_preemptions += 1
+    state.put_back(youngest)
     return True
 
 
@@ -92,9 +93,13 @@ def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
     budget = _prefill_budget(state, room=state.config.max_step_tokens - builder.num_tokens)
     under_way = iter(tuple(state.prefilling))
     while budget > 0 and not builder.encodes:
-        sequence = next(under_way, None) or _admit(state)
+        sequence = next(under_way, None)
         if sequence is None:
-            return
+            admitted = _admit(state)
+            if admitted is None:
+                return
+            under_way = iter(admitted.members)
+            continue
         budget -= _add_rows(state, builder, sequence, budget)
 
 
@@ -121,12 +126,12 @@ def _prefill_budget(state: SchedulerState, *, room: int) -> int:
 def _count_pending(state: SchedulerState, *, enough: int) -> int:
     """Prefill rows that are next in line, counted up to about `enough`."""
     num_pending = sum(sequence.num_unscheduled for sequence in state.prefilling)
-    num_places = state.config.max_seqs - len(state.running)
+    num_places = state.config.max_seqs - state.num_places
     for sequence in state.waiting:
         if num_places <= 0 or num_pending >= enough:
             break
         num_pending += len(sequence.token_ids)
-        num_places -= 1
+        num_places -= sequence.request.num_places
     return num_pending
 
 
@@ -135,17 +140,17 @@ def _admit(state: SchedulerState) -> Sequence | None:
 
     One block a running sequence stays free, or the newcomer would soon be preempted again.
     """
-    if state.suspects or len(state.running) >= state.config.max_seqs:
+    num_places = state.config.max_seqs - state.num_places
+    if state.suspects or num_places <= 0:
         return None
-    sequence = state.waiting.admit_next(state.kv, reserve=len(state.running))
+    sequence = state.waiting.admit_next(state.kv, num_places=num_places, reserve=len(state.running))
     if sequence is not None:
         _note_admission(state, sequence)
     return sequence
 
 
 def _note_admission(state: SchedulerState, sequence: Sequence) -> None:
-    state.running[sequence.request.request_id] = sequence
-    state.prefilling.append(sequence)
+    state.start_running(sequence)
     sequence.is_preempted = False
     if not sequence.was_admitted:
         sequence.was_admitted = True

@@ -48,8 +48,8 @@ class WaitingQueue:
         """Remove a sequence that was cancelled."""
         self._queue.remove(sequence)
 
-    def admit_next(self, kv: KvCache, *, reserve: int) -> Sequence | None:
-        """Take out the next sequence for which there are blocks, and give them to it.
+    def admit_next(self, kv: KvCache, *, num_places: int, reserve: int) -> Sequence | None:
+        """Take out the next sequence for which there are places and blocks, and give it (and its branches) blocks.
 
         The oldest goes first. Where it does not fit, one of the next few that fits may pass it, MAX_OVERTAKES times in
         its life; after that everybody waits until it fits, which it does at the latest when nothing else runs. Nobody
@@ -58,11 +58,11 @@ class WaitingQueue:
         if not self._queue:
             return None
         oldest = self._queue[0]
-        if kv.admit(oldest, reserve=reserve):
+        if _admit(kv, oldest, num_places, reserve):
             return self._queue.popleft()
         num_passes = 0 if oldest.is_preempted else MAX_OVERTAKES - oldest.num_overtaken
         for place in range(1, min(len(self._queue), num_passes + 1)):
-            if kv.admit(self._queue[place], reserve=reserve):
+            if _admit(kv, self._queue[place], num_places, reserve):
                 oldest.num_overtaken += 1
                 return self._take(place)
         return None
@@ -71,3 +71,7 @@ class WaitingQueue:
         sequence = self._queue[place]
         del self._queue[place]
         return sequence
+
+
+def _admit(kv: KvCache, sequence: Sequence, num_places: int, reserve: int) -> bool:
+    return sequence.request.num_places <= num_places and kv.admit_all(sequence.members, reserve=reserve)

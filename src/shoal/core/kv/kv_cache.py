@@ -80,11 +80,56 @@ class KvCache:
             sequence.memory_slot = self.memories.take(clip)
         return True
 
+    def admit_all(self, sequences: Seq[Sequence], *, reserve: int) -> bool:
+        """`admit` several, or none of them."""
+        for place, sequence in enumerate(sequences):
+            if not self.admit(sequence, reserve=reserve):
+                for admitted in sequences[:place]:
+                    self.release(admitted)
+                    admitted.forget_rows()
+                return False
+        return True
+
     def grow(self, sequence: Sequence) -> bool:
-        """Make sure that the next row has a block; False where none can be had."""
-        if sequence.num_scheduled < len(sequence.block_table) * self.block_size:
+        """Make sure that the next row has a block that nobody else writes to; False where none can be had.
+
+        Mutates: the sequence's blocks, and what the next step copies.
+        """
+        place = sequence.num_scheduled // self.block_size
+        if place == len(sequence.block_table):
+            return self._append_block(sequence)
+        shared = sequence.block_table[place]
+        if self.blocks.references(shared) == 1:
             return True
-        return self._append_block(sequence)
+        own = self.blocks.allocate()
+        if own is None:
+            return False
+        self.blocks.release(shared)
+        sequence.block_table[place] = own
+        sequence.block_copy = shared, own
+        return True
+
+    def follow(self, sequences: Seq[Sequence], parents: Seq[Sequence]) -> None:
+        """Let each sequence go on from the rows of its parent. They share blocks until one of them writes (`grow`).
+
+        Args:
+            sequences: those that have rows already are among the parents' own; what they had is given back.
+            parents: one each; all their rows are computed.
+
+        Mutates: blocks, slots and computed rows of the sequences.
+        """
+        tables = [parent.block_table.copy() for parent in parents]
+        rows = [(parent.digests.copy(), parent.num_registered, parent.num_computed) for parent in parents]
+        for block in (block for table in tables for block in table):
+            self.blocks.share(block)
+        for sequence, table, (digests, num_registered, num_computed) in zip(sequences, tables, rows, strict=True):
+            clip = _clip_key(sequence)
+            if self.memories is not None and clip and sequence.memory_slot < 0:
+                sequence.memory_slot = self.memories.take(clip)
+            for block in reversed(sequence.block_table):
+                self.blocks.release(block)
+            sequence.block_table, sequence.digests, sequence.num_registered = table, digests, num_registered
+            sequence.num_scheduled = sequence.num_computed = num_computed
 
     def register(self, sequence: Sequence) -> None:
         """Offer the blocks that are now full and computed to the prefix index."""

@@ -8,13 +8,21 @@ from shoal.core.plan.language import Block
 
 _FEWEST_SNAPSHOTS = 4
 """A conversation alone has its prompt's end, that of the answer, and a beginning that others share."""
+_FEWEST_CLIPS = 4
+"""Clips that are computed side by side, even where sequences are few: of short texts several end while one goes on."""
+_SEQUENCES_OF_CLIP = 5
+"""As many as the beams of a search, by default (speech/transcriber.py)."""
 
 
 def num_state_slots(blocks: Iterable[Block], max_seqs: int) -> int:
     """Slots of a replica: one a sequence, and as many for snapshots, but a few at least; 0 where no block is recurrent.
+    Of clips two for each search that fits, the second one to be kept for a while.
 
     Source: a judgment; memory that is never used is never taken.
     """
+    blocks = list(blocks)
+    if any(block.keeps_clips for block in blocks):
+        return 2 * max(_FEWEST_CLIPS, max_seqs // _SEQUENCES_OF_CLIP)
     return max_seqs + max(_FEWEST_SNAPSHOTS, max_seqs) if any(block.state_bytes for block in blocks) else 0
 
 

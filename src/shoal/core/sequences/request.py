@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NewType, Protocol
 
+from shoal.core.sequences.beams import BeamProgress, BeamSearch
 from shoal.protocol.messages import Sampling, TokenLogprobs
 
 RequestId = NewType("RequestId", str)
@@ -63,6 +64,14 @@ class Request:
     """Number of the low-rank adapter that its tokens are computed with, among those of the model."""
     guide: TokenGuide | None = None
     """Keeps the output within a condition; a guide serves one request only."""
+    beams: BeamSearch | None = None
+    """How the best output is looked for, which is told when it is found; its guide must not remember what it was asked
+    before. None: tokens are drawn one after the other."""
+
+    @property
+    def num_places(self) -> int:
+        """The most sequences that it is computed by at once."""
+        return 1 if self.beams is None else self.beams.num_beams
 
     @property
     def root(self) -> bytes:
@@ -83,6 +92,8 @@ class RequestProgress:
     """When the request first came, on the clock of `Scheduler.handle`."""
     num_losses: int
     """How often in a row, without a token in between, workers were lost while they computed the request."""
+    beams: BeamProgress | None = None
+    """Where the search for its output is; None: nothing is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
