@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from shoal.bench.generation import generate
+from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import Clip, Request, RequestId
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision
+from shoal.protocol.messages import Sampling
 from tests.model.tiny_whisper import (
     NUM_MELS,
     NUM_POSITIONS,
@@ -152,3 +154,38 @@ def test_a_prefix_is_never_taken_over_from_another_clip(directory: Path) -> None
         logits.append(np.frombuffer(result.logits[0], "<f4"))
     assert np.abs(logits[0] - logits[1]).max() > 0.01
     np.testing.assert_array_equal(logits[2], logits[0])
+
+
+@pytest.mark.parametrize("cuts", [(), (1, 3)])
+def test_a_beam_search_finds_what_transformers_finds(directory: Path, reference: Any, cuts: tuple[int, ...]) -> None:
+    """Several at once, through stages: hypotheses of one clip share its slot and blocks."""
+    import torch
+    from transformers import GenerationConfig, GenerationMixin
+
+    features = [features_of(seed) for seed in range(3)]
+    how = BeamSearch(num_beams=4)
+    requests = [
+        Request(
+            request_id=RequestId(f"clip-{index}"),
+            prompt_ids=TEXT[:5],
+            max_tokens=20,
+            sampling=Sampling(temperature=0.0, num_logprobs=how.num_candidates),
+            clip=clip_of(one),
+            beams=how,
+        )
+        for index, one in enumerate(features)
+    ]
+    executor = make_executor(open_weights(directory), cuts=cuts, num_memories=NUM_MEMORIES)
+    engine = make_engine(executor, num_memories=NUM_MEMORIES, max_context=128, max_seqs=12)
+    results = generate(engine, requests, concurrency=len(requests))
+    settings = GenerationConfig(num_beams=4, max_new_tokens=20, length_penalty=1.0, pad_token_id=0, do_sample=False)
+    for one, result in zip(features, results, strict=True):
+        expected = GenerationMixin.generate(
+            reference,
+            torch.tensor(one.T[None]),
+            decoder_input_ids=torch.tensor([TEXT[:5]]),
+            generation_config=settings,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        assert list(result.token_ids) == expected.sequences[0, 5:].tolist()

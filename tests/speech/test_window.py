@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shoal.speech.window import Decoded, WindowEnd, read_window
+from shoal.speech.window import Decoded, Thresholds, WindowEnd, read_window
 from tests.speech.vocabularies import FIRST, VOCABULARY
 
 
@@ -19,7 +19,7 @@ def decoded(*tokens: int, text: str = "some words", logprob: float = -0.1, no_sp
 
 
 def window(one: Decoded, num_frames: int = 100) -> WindowEnd:
-    return read_window(one, VOCABULARY, text_of, seek_frames=300, num_frames=num_frames)
+    return read_window(one, VOCABULARY, text_of, seek_frames=300, num_frames=num_frames, thresholds=Thresholds())
 
 
 def test_one_segment_ends_where_it_says() -> None:
@@ -58,12 +58,12 @@ def test_a_window_without_words_moves_on(tokens: tuple[int, ...]) -> None:
 
 def test_silence_is_left_out() -> None:
     silent = decoded(FIRST, 1, FIRST + 5, logprob=-1.5, no_speech=0.9)
-    assert silent.is_believed
+    assert Thresholds().believe(silent)
     assert window(silent) == WindowEnd(segments=(), num_frames=100)
 
 
 def test_what_is_decoded_again() -> None:
-    assert decoded(1).is_believed
-    assert not decoded(1, logprob=-1.1).is_believed
-    assert not decoded(1, text="again and " * 50).is_believed
-    assert decoded(1, logprob=-1.1, no_speech=0.7).is_believed
+    assert Thresholds().believe(decoded(1))
+    assert not Thresholds().believe(decoded(1, logprob=-1.1))
+    assert not Thresholds().believe(decoded(1, text="again and " * 50))
+    assert Thresholds().believe(decoded(1, logprob=-1.1, no_speech=0.7))

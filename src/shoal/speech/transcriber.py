@@ -1,8 +1,9 @@
 """From samples to a transcript: windows of a clip each, decoded by the language model's own engine.
 
 A window is two requests over one clip: one row whose logits tell the language and whether anything is said, and the
-text. Where the text is poor it is decoded again at a higher temperature. What the encoder gave is shared by all of
-them, and each of them survives a lost worker as any request does.
+text, for which the likeliest hypotheses are followed side by side. Where the text is poor it is decoded again at a
+higher temperature, as the best of several draws. What the encoder gave is shared by all of them, and each of them
+survives a lost worker as any request does.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from shoal.arrays import F32
+from shoal.core.sequences.beams import BeamSearch, Hypothesis
 from shoal.core.sequences.request import Clip, Request, RequestId, TokenProduced
 from shoal.errors import InvalidRequest
 from shoal.generation.data_plane import DataPlane
@@ -28,8 +30,12 @@ from shoal.speech.rules import TranscriptGuide
 from shoal.speech.transcript import SpeechSegment, Transcript
 from shoal.speech.vocabulary import SpeechVocabulary
 from shoal.speech.voice import SampleSpan
-from shoal.speech.window import TEMPERATURES, Decoded, read_window
+from shoal.speech.window import TEMPERATURES, Decoded, Thresholds, read_window
 
+BEAM_SIZE = 5
+"""of a search, as openai/whisper's command and faster-whisper have it"""
+BEST_OF = 5
+"""of draws, the same"""
 _MAX_SIDE_BY_SIDE = 16
 """Windows of one call that are under way at once: as many as keep the replicas busy, and no more features in memory."""
 
@@ -46,6 +52,17 @@ class SpeechOptions:
     """text that may come before: names and how they are spelled"""
     temperature: float | Sequence[float] = 0.0
     """0 begins there and goes up where the text is poor; another one is kept; several are tried one after the other"""
+    beam_size: int = BEAM_SIZE
+    """Hypotheses that are followed at temperature 0; 1: the likeliest token is taken every time"""
+    patience: float = 1.0
+    """A search ends when so many times `beam_size` hypotheses have ended; above 0"""
+    length_penalty: float | None = None
+    """Exponent of ((5 + tokens) / 6), by which sums of log-probabilities are divided before they are compared, 0 to 1;
+    None: they are divided by tokens"""
+    best_of: int = BEST_OF
+    """Texts that are drawn at a temperature above 0, of which the likeliest is taken"""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """of a text that is believed"""
     timeout_s: float | None = None
     """that each window may take; None: any"""
 
@@ -55,6 +72,11 @@ class SpeechOptions:
         if not isinstance(self.temperature, int | float):
             return tuple(self.temperature) or TEMPERATURES
         return TEMPERATURES if self.temperature == 0.0 else (float(self.temperature),)
+
+    @property
+    def search(self) -> BeamSearch:
+        """How texts are looked for and compared."""
+        return BeamSearch(num_beams=self.beam_size, patience=self.patience, length_penalty=self.length_penalty)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +190,12 @@ class WindowTranscriber:
                 clip = await self._clip(samples_S, seek * HOP_SAMPLES, stop)
                 decoded = await self._decode(clip, options, language, before)
             window = read_window(
-                decoded, self._vocabulary, self._tokenizer.decode, seek_frames=seek, num_frames=num_frames
+                decoded,
+                self._vocabulary,
+                self._tokenizer.decode,
+                seek_frames=seek,
+                num_frames=num_frames,
+                thresholds=options.thresholds,
             )
             segments += window.segments
             seek += window.num_frames
@@ -205,7 +232,7 @@ class WindowTranscriber:
             decoded, no_speech_prob = await self._decode_at(
                 clip, temperature, options, language, before, no_speech_prob
             )
-            if decoded.is_believed:
+            if options.thresholds.believe(decoded):
                 break
         return decoded  # pyright: ignore[reportPossiblyUnboundVariable]  there is a temperature
 
@@ -219,38 +246,56 @@ class WindowTranscriber:
         no_speech_prob: float | None,
     ) -> tuple[Decoded, float]:
         vocabulary = self._vocabulary
-        text = self._text_request(clip, temperature, options, language, before)
-        requests = [text]
+        texts = self._text_requests(clip, temperature, options, language, before)
+        requests = list(texts)
         if no_speech_prob is None:
             requests.append(self._request(clip, (vocabulary.start,), 1, Sampling(temperature=0.0), want_logits=True))
         produced = await self._data_plane.collect(requests, options.timeout_s)
         if no_speech_prob is None:
-            _, no_speech_prob = self._heard(produced[requests[1].request_id])
-        tokens = produced[text.request_id]
-        ids = tuple(token.token_id for token in tokens if token.token_id != vocabulary.end)
-        logprob = sum(token.logprobs.logprob for token in tokens if token.logprobs is not None)
+            _, no_speech_prob = self._heard(produced[requests[-1].request_id])
+        stops = frozenset({vocabulary.end})
+        said = [_hypothesis(produced[text.request_id]) for text in texts]
+        best = max(said, key=lambda one: options.search.score(one, stops))
+        ids = tuple(token for token in best.token_ids if token != vocabulary.end)
         words = [token for token in ids if token < vocabulary.first_timestamp]
         decoded = Decoded(
             token_ids=ids,
             text=self._tokenizer.decode(words).strip(),
-            avg_logprob=logprob / (len(ids) + 1),
+            avg_logprob=best.total / (len(ids) + 1),
             temperature=temperature,
             no_speech_prob=no_speech_prob,
         )
         return decoded, no_speech_prob
 
-    def _text_request(
+    def _text_requests(
         self, clip: Clip, temperature: float, options: SpeechOptions, language: str, before: tuple[int, ...]
-    ) -> Request:
+    ) -> list[Request]:
+        """One at temperature 0, else as many as are drawn."""
         vocabulary = self._vocabulary
         prompt = [*before, vocabulary.start]
         if vocabulary.languages:
             task = vocabulary.translate if options.task == "translate" else vocabulary.transcribe
             prompt += [vocabulary.language_token(language), *([task] if task is not None else [])]
         room = self._data_plane.max_context - len(prompt)
-        sampling = Sampling(temperature=temperature, num_logprobs=0, first_timestamp=vocabulary.first_timestamp)
-        guide = TranscriptGuide(vocabulary, has_timestamps=True)
-        return self._request(clip, tuple(prompt), min(room, self._data_plane.max_context // 2), sampling, guide=guide)
+        max_tokens = min(room, self._data_plane.max_context // 2)
+        beams = options.search if temperature == 0.0 and options.beam_size > 1 else None
+        num_draws = options.best_of if temperature > 0.0 else 1
+        return [
+            self._request(
+                clip,
+                tuple(prompt),
+                max_tokens,
+                Sampling(
+                    temperature=temperature,
+                    seed=seed,
+                    num_logprobs=0 if beams is None else beams.num_candidates,
+                    first_timestamp=vocabulary.first_timestamp,
+                ),
+                guide=TranscriptGuide(vocabulary, has_timestamps=True),
+                beams=beams,
+            )
+            for seed in range(num_draws)
+        ]
 
     def _request(
         self,
@@ -260,6 +305,7 @@ class WindowTranscriber:
         sampling: Sampling,
         *,
         guide: TranscriptGuide | None = None,
+        beams: BeamSearch | None = None,
         want_logits: bool = False,
     ) -> Request:
         return Request(
@@ -270,5 +316,11 @@ class WindowTranscriber:
             stop_token_ids=frozenset({self._vocabulary.end}),
             clip=clip,
             guide=guide,
+            beams=beams,
             want_logits=want_logits,
         )
+
+
+def _hypothesis(produced: Sequence[TokenProduced]) -> Hypothesis:
+    logprobs = tuple(token.logprobs.logprob for token in produced if token.logprobs is not None)
+    return Hypothesis(tuple(token.token_id for token in produced), logprobs, sum(logprobs))

@@ -12,12 +12,6 @@ from dataclasses import dataclass
 from shoal.speech.transcript import SpeechSegment
 from shoal.speech.vocabulary import POSITION_S, SpeechVocabulary
 
-MAX_COMPRESSION_RATIO = 2.4
-"""A text that can be packed tighter repeats itself, and is decoded again."""
-LEAST_LOGPROB = -1.0
-"""on average: a less likely text is decoded again"""
-MOST_NO_SPEECH = 0.6
-"""If nothing is likelier to be said than this, a text that is not likely is left out."""
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """that a window is decoded at, one after the other, until its text is believed"""
 _FRAMES_PER_POSITION = 2
@@ -40,17 +34,31 @@ class Decoded:
         data = self.text.encode()
         return len(data) / len(zlib.compress(data))
 
-    @property
-    def is_silence(self) -> bool:
-        """Whether nothing is said."""
-        return self.no_speech_prob > MOST_NO_SPEECH and self.avg_logprob <= LEAST_LOGPROB
 
-    @property
-    def is_believed(self) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """What a text must be like. None: it need not."""
+
+    compression_ratio: float | None = 2.4
+    """A text that can be packed tighter repeats itself, and is decoded again."""
+    logprob: float | None = -1.0
+    """on average: a less likely text is decoded again"""
+    no_speech: float | None = 0.6
+    """If it is likelier than this that nothing is said, a text that is not likely is left out."""
+
+    def leave_out(self, decoded: Decoded) -> bool:
+        """Whether nothing is said."""
+        if self.no_speech is None or decoded.no_speech_prob <= self.no_speech:
+            return False
+        return self.logprob is None or decoded.avg_logprob <= self.logprob
+
+    def believe(self, decoded: Decoded) -> bool:
         """Whether another temperature need not be tried."""
-        if self.is_silence:
+        if self.leave_out(decoded):
             return True
-        return self.compression_ratio <= MAX_COMPRESSION_RATIO and self.avg_logprob >= LEAST_LOGPROB
+        repeats = self.compression_ratio is not None and decoded.compression_ratio > self.compression_ratio
+        is_unlikely = self.logprob is not None and decoded.avg_logprob < self.logprob
+        return not repeats and not is_unlikely
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +77,7 @@ def read_window(
     *,
     seek_frames: int,
     num_frames: int,
+    thresholds: Thresholds,
 ) -> WindowEnd:
     """The segments of a window.
 
@@ -78,8 +87,9 @@ def read_window(
         decode: from tokens to text.
         seek_frames: where the window begins in the sound.
         num_frames: of the window that are sound and not padding.
+        thresholds: by which it is told whether anything was said.
     """
-    if decoded.is_silence:
+    if thresholds.leave_out(decoded):
         return WindowEnd(segments=(), num_frames=num_frames)
     first, tokens = vocabulary.first_timestamp, decoded.token_ids
     spans, positions = _spans(tokens, first, num_frames // _FRAMES_PER_POSITION)

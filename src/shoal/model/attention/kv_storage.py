@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from shoal.arrays import I32
 from shoal.model.attention.interface import KV
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Precision
@@ -93,6 +94,16 @@ class KvStorage:
         """Bytes reserved; resident memory grows towards it as blocks are used."""
         arrays = {id(array): array for array in (*self._keys.values(), *self._values.values())}
         return sum(array.nbytes for array in arrays.values())
+
+    def copy_blocks(self, copies_C2: I32) -> None:
+        """Copy the first block of each pair to the second, in order. Raises ValueError for one that is not there."""
+        arrays = {id(array): array for array in (*self._keys.values(), *self._values.values())}
+        num_blocks = min((len(array) for array in arrays.values()), default=0)
+        if arrays and copies_C2.size and not 0 <= copies_C2.min() <= copies_C2.max() < num_blocks:
+            raise ValueError(f"a block is copied that is none of {num_blocks}")
+        for array in arrays.values():
+            for source, target in copies_C2:
+                array[target] = array[source]
 
     def touch(self) -> None:
         """Take all pages from the system now."""

@@ -46,7 +46,9 @@ class StageAttention:
         return self._attention.pool
 
     def step(self, step: Step) -> AttentionStep:
-        """Raises: ValueError when the step does not fit the KV cache."""
+        """The step's rows, once blocks are copied for them. Raises: ValueError when it does not fit the KV cache."""
+        if step.block_copies and self.layers:
+            self._kv.copy_blocks(np.frombuffer(step.block_copies, "<i4").reshape(-1, 2))
         return self._attention.step(
             positions=np.frombuffer(step.positions, "<i4"),
             query_starts=np.frombuffer(step.query_starts, "<i4"),

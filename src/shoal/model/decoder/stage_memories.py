@@ -71,13 +71,15 @@ class StageMemories:
         """A step's rows over what their sequences have in their slots. Raises ValueError for a slot that is not there.
 
         Every row counts as one of the last positions: none has a position of its own in a clip, and all see all of it.
+        Neighbors over one slot, such as the hypotheses of a search, count as one sequence, so that its keys and values
+        are read once for many rows.
         """
         slots_B = np.frombuffer(step.memory_slots, "<i4")
         if not slots_B.size:
             slots_B = np.full(step.num_sequences, -1, "<i4")
         if slots_B.min() < -1 or slots_B.max() >= self._num_slots:
             raise ValueError(f"a memory slot is not below {self._num_slots}")
-        starts = np.frombuffer(step.query_starts, "<i4")
+        slots_B, starts = _joined(slots_B, np.frombuffer(step.query_starts, "<i4"), self._num_positions)
         ends = np.repeat(starts[1:], np.diff(starts))
         positions = (np.arange(step.num_tokens, dtype=np.int32) - ends + np.int32(self._num_positions)).astype(np.int32)
         return self._metadata(positions, starts, np.where(slots_B < 0, self._num_slots, slots_B))
@@ -106,3 +108,13 @@ class StageMemories:
             self._block_size,
             self._num_positions,
         )
+
+
+def _joined(slots_B: I32, starts_B1: I32, max_rows: int) -> tuple[I32, I32]:
+    """Slots and starts with neighbors over one slot made one, as far as no more than `max_rows` come together."""
+    kept: list[int] = []
+    for index, slot in enumerate(slots_B.tolist()):
+        is_same = kept and slots_B[kept[-1]] == slot and starts_B1[index + 1] - starts_B1[kept[-1]] <= max_rows
+        if not is_same:
+            kept.append(index)
+    return slots_B[kept], np.append(starts_B1[kept], starts_B1[-1]).astype(np.int32)

@@ -47,6 +47,8 @@ class RunLimits:
 
 def pieces_of(step: Step, *, num_blocks: int, block_size: int) -> list[SequencePiece]:
     """The sequences of a step. Raises ValueError where it does not fit the cache."""
+    if step.block_copies:
+        raise ValueError("an ONNX language model has no beam search: no blocks are copied")
     starts = np.frombuffer(step.query_starts, "<i4").tolist()
     positions = np.frombuffer(step.positions, "<i4").tolist()
     lengths = np.frombuffer(step.context_lens, "<i4").tolist()

@@ -45,6 +45,8 @@ class DeviceAttention:
     def step(self, step: Step) -> AttentionMetadata:
         """Raises: ValueError when the step does not fit the cache."""
         config = self._config
+        if step.block_copies:
+            raise ValueError("a device has no beam search: it copies no blocks")
         checked = NumpyStep(
             np.frombuffer(step.positions, "<i4"),
             np.frombuffer(step.query_starts, "<i4"),

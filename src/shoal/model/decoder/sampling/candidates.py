@@ -14,6 +14,8 @@ from shoal.protocol.messages import Sampling
 _NUCLEUS_GUESS = 512
 """Candidates sorted first when looking for the top-p nucleus; multiplied by NUCLEUS_GROWTH until it is inside."""
 NUCLEUS_GROWTH = 4
+_THRESHOLD_SPAN = 64
+"""Values of which the largest is taken when looking for few of many: one partition of 51864 values takes 400 us."""
 _PICK_CHUNK = 512
 """Weights summed at once when looking for a draw. Measured for 49152 weights on a 2-core AVX2 machine: 26 us, as long
 with 256 or 1024, where the running sum of all takes 160 us; for 151936 weights 81 us and 1070 us."""
@@ -68,9 +70,18 @@ def largest(values_V: F32, count: int) -> I64:
     if count == 0:
         return np.empty(0, np.int64)
     count = min(count, len(values_V))
-    threshold = np.partition(values_V, -count)[-count]
+    threshold = _low_threshold(values_V, count)
     ids_C = np.flatnonzero(~(values_V < threshold))
     return ids_C[np.argsort(-values_V[ids_C], kind="stable")][:count]
+
+
+def _low_threshold(values_V: F32, count: int) -> np.float32:
+    """A value that at least `count` values reach, and not many more: the smallest of the `count` largest, or, of many
+    values, the same of the largest of each span."""
+    if count * _THRESHOLD_SPAN * 2 > len(values_V):
+        return np.partition(values_V, -count)[-count]
+    tops = np.maximum.reduceat(values_V, np.arange(0, len(values_V), _THRESHOLD_SPAN))
+    return np.partition(tops, -count)[-count]
 
 
 def nucleus_size(weights_C: npt.NDArray[np.floating], mass: float) -> int:
