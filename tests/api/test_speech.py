@@ -50,6 +50,26 @@ def test_what_cannot_be_transcribed(model: shoal.Transcriber, tmp_path: Path) ->
         model.transcribe(tone(0.3), language="klingon")
 
 
+def test_five_beams_find_a_likelier_text(model: shoal.Transcriber) -> None:
+    """A search that ends when one hypothesis has ended, and one that looks on."""
+    sound = tone(0.9)
+    likelihoods = [
+        model.transcribe(sound, language="en", temperature=[0.0], beam_size=size).segments[0].avg_logprob
+        for size in (1, 5)
+    ]
+    assert likelihoods[0] < likelihoods[1] < 0
+    drawn = model.transcribe(sound, language="en", temperature=0.8, best_of=4)
+    assert drawn.text == model.transcribe(sound, language="en", temperature=0.8, best_of=4).text
+    single = model.transcribe(sound, language="en", temperature=0.8, best_of=1)
+    assert drawn.segments[0].avg_logprob > single.segments[0].avg_logprob
+
+
+def test_a_search_needs_room(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["transcribe", str(folder), __file__, "--max-seqs", "4"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--beam-size 5 needs --max-seqs 5" in str(result.exception)
+
+
 def test_models_of_other_kinds(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="no model of speech"):
         shoal.Transcriber(make_tiny_gguf(tmp_path))

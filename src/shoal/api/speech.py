@@ -28,13 +28,14 @@ from shoal.speech.audio import decode_audio
 from shoal.speech.transcriber import SpeechOptions, WindowTranscriber
 from shoal.speech.transcript import SpeechSegment, Transcript
 from shoal.speech.vocabulary import read_vocabulary
+from shoal.speech.window import Thresholds
 
-__all__ = ["SpeechSegment", "Transcriber", "Transcript"]
+__all__ = ["SpeechSegment", "Thresholds", "Transcriber", "Transcript"]
 
 Sound = str | Path | bytes | F32
 """A file of sound, its bytes, or samples at 16 kHz between -1 and 1."""
-MAX_SEQS = 8
-"""Requests of a replica that run at once, by default: what an encoder gave for a clip takes megabytes."""
+MAX_SEQS = 24
+"""Sequences of a replica that run at once, by default: four searches of five beams, and what asks for languages."""
 _MAX_AUDIO_S = 24 * 3600.0
 """The longest sound: its samples are 5.5 GB."""
 
@@ -49,6 +50,16 @@ class TranscribeOptions(TypedDict, total=False):
     temperature: float | Sequence[float]
     """0 (the default) begins there and goes up where the text is poor; another one is kept; several are tried one after
     the other"""
+    beam_size: int
+    """hypotheses that are followed at temperature 0, 5 by default; 1: the likeliest token is taken every time"""
+    patience: float
+    """a search ends when so many times `beam_size` hypotheses have ended; 1 by default"""
+    length_penalty: float | None
+    """see `SpeechOptions`; None (the default): texts are compared by their mean log-probability"""
+    best_of: int
+    """texts that are drawn at a temperature above 0, of which the likeliest is taken; 5 by default"""
+    thresholds: Thresholds
+    """of a text that is believed"""
     task: Literal["transcribe", "translate"]
     """`translate`: into English"""
 
@@ -69,7 +80,7 @@ class Transcriber:
 
         Args:
             model: a folder with a Whisper model (Hugging Face's form, or CTranslate2's), `hf:org/name` or `pkg:NAME`.
-            options: see `LaunchOptions`; `max_seqs` is 8 by default.
+            options: see `LaunchOptions`; `max_seqs` is 24 by default.
 
         Raises:
             ConfigError: an option is unknown or makes no sense for this model.

@@ -42,7 +42,7 @@ _LANGUAGE_ONLY = (
     "link_precision",
 )
 _SEVERAL_ONLY = ("max_loaded", "idle_unload")
-_SPEECH_ONLY = ("max_audio",)
+_SPEECH_ONLY = ("max_audio", "beam_size")
 _NOT_OF_SPEECH = ("max_context", "precision_floor", "prompt_tokens", "output_tokens", "tool_parser", "reasoning_parser")
 _GRAPH_ONLY = (
     "grpc_port",
@@ -226,6 +226,7 @@ def serve(
         float,
         typer.Option(min=1.0, help="Seconds of the longest sound that is taken.", rich_help_panel=options.SPEECH),
     ] = 3600.0,
+    beam_size: options.BeamSize = 5,
     allow_load: Annotated[
         bool,
         typer.Option(

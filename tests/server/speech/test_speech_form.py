@@ -6,6 +6,7 @@ import pytest
 
 from shoal.errors import InvalidRequest
 from shoal.server.speech.schemas import SpeechForm, read_speech_form
+from shoal.speech.window import Thresholds
 
 FILE = ("file", b"sound")
 
@@ -30,9 +31,36 @@ def test_a_form() -> None:
     assert read_speech_form([FILE, ("language", "de")], is_translation=True).language is None
 
 
+def test_the_fields_of_a_search() -> None:
+    plain = read()
+    assert (plain.beam_size, plain.best_of, plain.patience, plain.length_penalty) == (None, 5, 1.0, None)
+    assert plain.thresholds == Thresholds()
+    form = read(
+        ("beam_size", "3"),
+        ("best_of", "2"),
+        ("patience", "2"),
+        ("length_penalty", "0.5"),
+        ("compression_ratio_threshold", "3"),
+        ("log_prob_threshold", "-2"),
+        ("no_speech_threshold", "0.9"),
+        strict=True,
+    )
+    assert (form.beam_size, form.best_of, form.patience, form.length_penalty) == (3, 2, 2.0, 0.5)
+    assert form.thresholds == Thresholds(compression_ratio=3.0, logprob=-2.0, no_speech=0.9)
+    assert read(("logprob_threshold", "-3")).thresholds.logprob == -3.0
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("beam_size", "0"),
+        ("beam_size", "2.5"),
+        ("beam_size", "65"),
+        ("best_of", "many"),
+        ("patience", "0"),
+        ("length_penalty", "2"),
+        ("log_prob_threshold", "1"),
+        ("no_speech_threshold", "nan"),
         ("response_format", "diarized_json"),
         ("temperature", "2"),
         ("temperature", "nan"),

@@ -88,6 +88,7 @@ def test_the_language_is_found_out_and_translated(server: Served, client: openai
         (SOUNDS[0], {"model": "other"}, 404, "model"),
         (SOUNDS[0], {"language": "klingon"}, 400, "language"),
         (SOUNDS[0], {"response_format": "xml"}, 400, "response_format"),
+        (SOUNDS[0], {"beam_size": "30"}, 400, "beam_size"),
         (SOUNDS[0], {"temperature": "7", "stream": "true"}, 400, "temperature"),
         (SOUNDS[0], {"language": "klingon", "stream": "true"}, 400, "language"),
     ],

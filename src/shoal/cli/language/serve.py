@@ -15,7 +15,7 @@ from shoal.cli.language.launch_config import language_config
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.shared.log import announce
-from shoal.cli.shared.options import is_given, parse_bytes
+from shoal.cli.shared.options import check_beams, is_given, parse_bytes
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig
@@ -34,7 +34,7 @@ from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.ollama.card import ModelCard
 from shoal.server.openai.answers import AnswerForms, check_parsers
-from shoal.server.speech.app import SpeechBounds, create_speech_app
+from shoal.server.speech.app import SpeechSettings, create_speech_app
 from shoal.server.web.routes import PageOptions
 
 
@@ -53,8 +53,8 @@ class LanguageServeOptions:
     """how the model writes calls of tools, one of `FORMAT_NAMES`"""
     reasoning_parser: str
     """how it writes what it thinks, one of `REASONING_NAMES`"""
-    speech: SpeechBounds
-    """what is taken of a client of a model of speech"""
+    speech: SpeechSettings
+    """of a model of speech"""
     strict_fields: bool = False
     """refuse fields of bodies that nobody knows"""
 
@@ -78,6 +78,8 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
     check_parsers(said["tool_parser"], said["reasoning_parser"])
     own = LaunchOptions(max_seqs=MAX_SEQS) if is_speech and not is_given(context, "max_seqs") else LaunchOptions()
     config = language_config(context, model, in_process=False, **own)
+    if is_speech:
+        check_beams(said["beam_size"], config.max_seqs)
     options = LanguageServeOptions(
         server=server,
         name=said["name"] or default_name(model),
@@ -86,8 +88,10 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
         strict_fields=said["strict_fields"],
         tool_parser=said["tool_parser"],
         reasoning_parser=said["reasoning_parser"],
-        speech=SpeechBounds(
-            max_upload_bytes=parse_bytes(said["max_request"], "--max-request") or 0, max_audio_s=said["max_audio"]
+        speech=SpeechSettings(
+            max_upload_bytes=parse_bytes(said["max_request"], "--max-request") or 0,
+            max_audio_s=said["max_audio"],
+            beam_size=said["beam_size"],
         ),
     )
     if options.name in config.adapters:
@@ -166,7 +170,7 @@ def _make_app(
             window_transcriber(loaded, data_plane),
             model_name=options.name,
             options=guards,
-            bounds=options.speech,
+            settings=options.speech,
             strict_fields=options.strict_fields,
         )
     return create_app(

@@ -136,6 +136,14 @@ WorkerPython = Annotated[
 MaxSeqs = Annotated[
     int, typer.Option(min=1, help="Sequences of one replica that may run at once.", rich_help_panel=LANGUAGE)
 ]
+BeamSize = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Hypotheses of a text that are followed side by side; 1: the likeliest token is taken every time.",
+        rich_help_panel=SPEECH,
+    ),
+]
 KvMemory = Annotated[
     str | None,
     typer.Option(
@@ -273,6 +281,12 @@ def are_exact(activations: str) -> bool:
 def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
     """`512M` as a number of bytes; None stays None. Raises ConfigError, naming the option."""
     return None if text is None else parse_size(text, option)
+
+
+def check_beams(beam_size: int, max_seqs: int) -> None:
+    """Raises ConfigError: no search would ever find room."""
+    if beam_size > max_seqs:
+        raise ConfigError(f"--beam-size {beam_size} needs --max-seqs {beam_size} at least, not {max_seqs}")
 
 
 def text(path: Path | None) -> str | None:

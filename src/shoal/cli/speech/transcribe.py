@@ -50,6 +50,16 @@ def transcribe(
             min=0.0, max=1.0, help="0 begins there and goes up where the text is poor.", rich_help_panel=options.SPEECH
         ),
     ] = 0.0,
+    beam_size: options.BeamSize = 5,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Texts drawn at a temperature above 0, of which the likeliest is taken.",
+            rich_help_panel=options.SPEECH,
+        ),
+    ] = 5,
     form: Annotated[
         str,
         typer.Option(
@@ -68,7 +78,7 @@ def transcribe(
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
     threads: options.Threads = None,
-    max_seqs: options.MaxSeqs = 8,
+    max_seqs: options.MaxSeqs = 24,
     kv_memory: options.KvMemory = None,
 ) -> None:
     """Write down what is said in sound files. Several files, and the pieces of long ones, are computed together."""
@@ -77,6 +87,7 @@ def transcribe(
     for sound in sounds:
         if not sound.is_file():
             raise ConfigError(f"there is no file {str(sound)!r}")
+    options.check_beams(beam_size, max_seqs)
     from shoal.api.speech import Transcriber
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_planned, plan_for
@@ -92,6 +103,8 @@ def transcribe(
             language=language,
             prompt=prompt,
             temperature=temperature,
+            beam_size=beam_size,
+            best_of=best_of,
             task="translate" if translate else "transcribe",
         )
     for sound, transcript in zip(sounds, transcripts, strict=True):

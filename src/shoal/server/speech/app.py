@@ -13,20 +13,22 @@ from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.openai.errors import answer_exception
 from shoal.server.openai.models import ModelNames, ModelsApi, refusing
 from shoal.server.speech.routes import SpeechApi
-from shoal.speech.transcriber import WindowTranscriber
+from shoal.speech.transcriber import BEAM_SIZE, WindowTranscriber
 
 _API = ("/v1",)
 _OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechBounds:
-    """What is taken of a client."""
+class SpeechSettings:
+    """What is taken of a client, and what is done where it says nothing."""
 
     max_upload_bytes: int = 64 << 20
     """of a request; OpenAI takes 25 MB"""
     max_audio_s: float = 3600.0
     """of its sound; an hour is 230 MB of samples"""
+    beam_size: int = BEAM_SIZE
+    """of searches"""
 
 
 def create_speech_app(
@@ -36,7 +38,7 @@ def create_speech_app(
     *,
     model_name: str,
     options: AppOptions,
-    bounds: SpeechBounds | None = None,
+    settings: SpeechSettings | None = None,
     strict_fields: bool = False,
 ) -> Starlette:
     """The HTTP application over a data plane, see `assemble`.
@@ -47,17 +49,18 @@ def create_speech_app(
         transcriber: over the data plane.
         model_name: that clients ask for.
         options: see there.
-        bounds: what is taken of a client; None: the defaults.
+        settings: None: the defaults.
         strict_fields: refuse fields that nobody knows.
     """
-    bounds = bounds or SpeechBounds()
-    bodies = RequestBodies(bounds.max_upload_bytes)
+    settings = settings or SpeechSettings()
+    bodies = RequestBodies(settings.max_upload_bytes)
     api = SpeechApi(
         transcriber,
         bodies,
         data_plane.readers,
         model_name,
-        max_audio_s=bounds.max_audio_s,
+        max_audio_s=settings.max_audio_s,
+        beam_size=settings.beam_size,
         strict_fields=strict_fields,
     )
     message = f"The model `{model_name}` transcribes speech: POST /v1/audio/transcriptions"

@@ -38,6 +38,7 @@ class SpeechApi:
         model_name: str,
         *,
         max_audio_s: float,
+        beam_size: int,
         strict_fields: bool = False,
     ) -> None:
         """
@@ -47,9 +48,11 @@ class SpeechApi:
             readers: threads in which sound is decoded.
             model_name: that clients ask for.
             max_audio_s: the longest sound.
+            beam_size: of searches, where a client says nothing.
             strict_fields: refuse fields that nobody knows.
         """
         self._transcriber, self._bodies, self._readers = transcriber, bodies, readers
+        self._beam_size = beam_size
         self._model_name, self._max_audio_s, self._strict_fields = model_name, max_audio_s, strict_fields
 
     def routes(self) -> list[Route]:
@@ -78,6 +81,11 @@ class SpeechApi:
             prompt=form.prompt,
             temperature=form.temperature,
             timeout_s=form.timeout_s,
+            beam_size=form.beam_size or self._beam_size,
+            best_of=form.best_of,
+            patience=form.patience,
+            length_penalty=form.length_penalty,
+            thresholds=form.thresholds,
         )
         if form.streams:
             return TranscriptStream(self._transcriber, samples_S, options)

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from shoal.errors import InvalidRequest
+from shoal.speech.transcriber import BEST_OF
+from shoal.speech.window import Thresholds
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
-_KNOWN = ("file", "model", "language", "prompt", "response_format", "temperature", "stream", "timeout")
+_KNOWN = (
+    "file",
+    "model",
+    "language",
+    "prompt",
+    "response_format",
+    "temperature",
+    "stream",
+    "timeout",
+    "beam_size",
+    "best_of",
+    "patience",
+    "length_penalty",
+    "compression_ratio_threshold",
+    "logprob_threshold",
+    "log_prob_threshold",
+    "no_speech_threshold",
+)
+_MAX_BEAMS = 64
+"""of a search or of draws, whatever --max-seqs says"""
 _GRANULARITIES = ("timestamp_granularities", "timestamp_granularities[]")
 _REFUSED = {
     "include": "log-probabilities are not told",
@@ -35,6 +56,12 @@ class SpeechForm:
     temperature: float
     streams: bool
     timeout_s: float | None
+    beam_size: int | None
+    """None: the server's"""
+    best_of: int
+    patience: float
+    length_penalty: float | None
+    thresholds: Thresholds
 
 
 def read_speech_form(
@@ -74,6 +101,11 @@ def read_speech_form(
         temperature=_number("temperature", text("temperature") or "0", 0.0, 1.0),
         streams=_switch("stream", text("stream")),
         timeout_s=_number("timeout", text("timeout"), 0.001, 1e6) if text("timeout") else None,
+        beam_size=_count("beam_size", text("beam_size")) if text("beam_size") else None,
+        best_of=_count("best_of", text("best_of") or str(BEST_OF)),
+        patience=_number("patience", text("patience") or "1", 0.01, 10.0),
+        length_penalty=_number("length_penalty", text("length_penalty"), 0.0, 1.0) if text("length_penalty") else None,
+        thresholds=_thresholds(text),
     )
 
 
@@ -116,6 +148,25 @@ def _number(name: str, value: str, low: float, high: float) -> float:
     if not low <= number <= high:
         raise InvalidRequest(f"`{name}` is a number from {low:g} to {high:g}, not {value[:40]!r}", name)
     return number
+
+
+def _count(name: str, value: str) -> int:
+    number = _number(name, value, 1, _MAX_BEAMS)
+    if number != int(number):
+        raise InvalidRequest(f"`{name}` is a whole number, not {value[:40]!r}", name)
+    return int(number)
+
+
+def _thresholds(text: Callable[[str], str]) -> Thresholds:
+    """Under openai/whisper's names; faster-whisper writes one of them otherwise."""
+    usual = Thresholds()
+    logprob = "log_prob_threshold" if text("log_prob_threshold") else "logprob_threshold"
+    ratio, no_speech = "compression_ratio_threshold", "no_speech_threshold"
+    return Thresholds(
+        compression_ratio=_number(ratio, text(ratio) or str(usual.compression_ratio), 0.0, 1e6),
+        logprob=_number(logprob, text(logprob) or str(usual.logprob), -1e6, 0.0),
+        no_speech=_number(no_speech, text(no_speech) or str(usual.no_speech), 0.0, 1.0),
+    )
 
 
 def _switch(name: str, value: str) -> bool:
