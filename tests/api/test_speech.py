@@ -50,18 +50,16 @@ def test_what_cannot_be_transcribed(model: shoal.Transcriber, tmp_path: Path) ->
         model.transcribe(tone(0.3), language="klingon")
 
 
-def test_five_beams_find_a_likelier_text(model: shoal.Transcriber) -> None:
-    """A search that ends when one hypothesis has ended, and one that looks on."""
-    sound = tone(0.9)
-    likelihoods = [
-        model.transcribe(sound, language="en", temperature=[0.0], beam_size=size).segments[0].avg_logprob
-        for size in (1, 5)
-    ]
-    assert likelihoods[0] < likelihoods[1] < 0
-    drawn = model.transcribe(sound, language="en", temperature=0.8, best_of=4)
-    assert drawn.text == model.transcribe(sound, language="en", temperature=0.8, best_of=4).text
-    single = model.transcribe(sound, language="en", temperature=0.8, best_of=1)
-    assert drawn.segments[0].avg_logprob > single.segments[0].avg_logprob
+def test_how_texts_are_looked_for(model: shoal.Transcriber) -> None:
+    def ask(temperature: list[float], **how: int) -> shoal.Transcript:
+        return model.transcribe(tone(0.9), language="en", temperature=temperature, **how)  # pyright: ignore
+
+    texts = {size: ask([0.0], beam_size=size).text for size in (1, 5)}
+    assert texts[1] != texts[5]
+    assert ask([0.0]).text == texts[5]
+    draws = [ask([0.8], best_of=count) for count in (1, 1, 4)]
+    assert draws[0].text == draws[1].text != draws[2].text
+    assert draws[2].segments[0].avg_logprob > draws[0].segments[0].avg_logprob
 
 
 def test_a_search_needs_room(folder: Path) -> None:
