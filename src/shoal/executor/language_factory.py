@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import structs
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
@@ -14,7 +16,7 @@ from shoal.executor.traffic import StepTraffic
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
-from shoal.protocol.messages import ExpertLoad, Generation, Step, StepResult
+from shoal.protocol.messages import AdapterFile, ExpertLoad, Generation, Step, StepResult
 from shoal.router.executor import StepExecutor
 
 _logger = logging.getLogger("shoal.launch")
@@ -101,7 +103,7 @@ class LanguageFactory:
                         num_layers=num_layers,
                         files=() if shard.machine else self._model.files,
                         keep_weights=self._keep_weights,
-                        adapters=self._model.adapters,
+                        adapters=_without_states(self._model.adapters) if shard.machine else self._model.adapters,
                     ),
                     machine=shard.machine,
                     python=shard.python,
@@ -126,6 +128,11 @@ class LanguageFactory:
         plan, model = self._plan, self._model
         blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
         return plan_without(plan, self._replica, worker, blocks=blocks, whole=model.whole)
+
+
+def _without_states(adapters: Sequence[AdapterFile]) -> tuple[AdapterFile, ...]:
+    """For a machine that has files of its own."""
+    return tuple(structs.replace(adapter, files=()) for adapter in adapters)
 
 
 def _label(replica: ReplicaPlan, index: int, rank: int) -> str:

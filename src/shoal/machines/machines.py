@@ -31,12 +31,20 @@ class Machines(Protocol):
         """Of the machine that has least."""
         ...
 
-    def find_model(self, path: Path) -> None:
-        """Ask which machines have the same model at the same path. To be called first. Raises ModelLoadError."""
+    def find_model(self, path: Path, adapters: Sequence[Path] = ()) -> None:
+        """Ask which machines have the same model, and its adapters, at the same paths. To be called first.
+
+        Args:
+            path: of the model here.
+            adapters: of each the `model.adapter.files.file_to_send`.
+
+        Raises:
+            ModelLoadError: one cannot be read.
+        """
         ...
 
     def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
-        """Send those that lack the model what the plan's workers need there.
+        """Send those that lack the model or an adapter what the plan's workers need there.
 
         Args:
             plan: with a machine for every worker.

@@ -63,7 +63,7 @@ class WorkerHost(Protocol):
         ...
 
     def model_path(self, path: str) -> str:
-        """Where the model that is at that path here is on the machine."""
+        """Where the model, or the adapter, that is at that path here is on the machine."""
         ...
 
     def provide(self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:

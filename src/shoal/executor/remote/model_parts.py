@@ -1,6 +1,7 @@
 """Which files a model on this machine consists of, and which parts of them a worker needs: for every kind of model.
 
-A language model goes to other machines by layers. An ONNX graph goes whole: its nodes are in one file.
+A language model goes to other machines by layers. An ONNX graph goes whole, for its nodes are in one file, and so does
+an adapter.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from shoal.model.adapter.files import is_peft, peft_files
 from shoal.model.file_states import file_states, model_files
 from shoal.model.formats.needed_chunks import CHUNK_BYTES, needed_chunks
 from shoal.protocol.messages import FileState
@@ -18,11 +20,13 @@ Layers = tuple[int, int]
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """The files of a model by their names, relative to its folder.
+    """The files of a model, or of an adapter at its `file_to_send`, by their names, relative to its folder.
 
     Raises:
         ModelLoadError: an ONNX file cannot be read, or names weights that are not there.
     """
+    if is_peft(path):
+        return {file.name: file for file in peft_files(path) if file.is_file()}
     if path.suffix.lower() != _GRAPH_SUFFIX:
         return {file.name: file for file in model_files(path)}
     from shoal.model.graph.file.graph_file import open_graph  # and ONNX itself
@@ -39,14 +43,14 @@ def chunks_of(path: Path, files: dict[str, Path], layers: Layers, num_layers: in
     """For each file the chunks that workers with some layers need.
 
     Args:
-        path: of the model.
+        path: of the model or the adapter.
         files: from `files_of`.
-        layers: that are needed of a language model; of an ONNX graph everything is.
+        layers: that are needed of a language model; of an ONNX graph or an adapter everything is.
         num_layers: of the language model.
 
     Raises:
         ModelLoadError: a header is broken.
     """
-    if path.suffix.lower() != _GRAPH_SUFFIX:
+    if path.suffix.lower() != _GRAPH_SUFFIX and not is_peft(path):
         return needed_chunks(path, *layers, num_layers)
     return {name: list(range(-(-file.stat().st_size // CHUNK_BYTES))) for name, file in files.items()}

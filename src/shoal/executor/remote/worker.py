@@ -16,7 +16,9 @@ from shoal.executor.launcher import LoadMessage
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.deferred_link import DeferredLink
 from shoal.executor.remote.host import Admit, StartedWorker, WorkerHost
+from shoal.model.adapter.files import sent
 from shoal.protocol.codec import encode
+from shoal.protocol.messages import LoadStage
 from shoal.worker.remote_main import CONTROL_KEY
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -114,6 +116,14 @@ class RemoteChild:
         return f"was killed by signal {number}" + (" (out of memory?)" if number == signal.SIGKILL else "")
 
 
+def _as_there(load: LoadMessage, host: WorkerHost) -> LoadMessage:
+    """What a worker loads, by the paths that its machine has."""
+    if not isinstance(load, LoadStage):
+        return structs.replace(load, model_path=host.model_path(load.model_path))
+    adapters = tuple(sent(adapter, host.model_path) for adapter in load.adapters)
+    return structs.replace(load, model_path=host.model_path(load.model_path), adapters=adapters)
+
+
 class RemoteWorker(MessageWorker):
     """Its control link is there at once and carries what is sent as soon as it can."""
 
@@ -132,7 +142,7 @@ class RemoteWorker(MessageWorker):
             lambda note_progress: self._process.start(load, admit, heads, note_progress), f"start {name}"
         )
         super().__init__(self._process, self._deferred)
-        self.send(encode(structs.replace(load, model_path=host.model_path(load.model_path))))
+        self.send(encode(_as_there(load, host)))
 
     @property
     def address(self) -> Address:

@@ -23,7 +23,7 @@ from shoal.machines.opening import open_machines
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.measuring import Measuring
 from shoal.model.adapter.adapter import MAX_ADAPTERS
-from shoal.model.adapter.files import find_adapter
+from shoal.model.adapter.files import file_to_send, find_adapter
 from shoal.model.find_model import find_model
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
@@ -94,8 +94,6 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
     adapters = find_adapters(config)
-    if adapters and machines is not None:
-        raise ConfigError("adapters are computed on this machine alone: leave cluster ray out")
     sizes_suffice = planning.settings_suffice and _describes_all(planning.cluster)
     model = find_model(config.model, sizes_suffice=sizes_suffice, adapters=adapters)
     if model.is_graph:
@@ -104,7 +102,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         spec = parse_split(_UNMEASURED)
     if machines is not None:
         on_progress("whether all machines have the model")
-        machines.find_model(model.path)
+        machines.find_model(model.path, [file_to_send(one.path) for one in adapters])
     auto: AutoPlan | None = None
     if config.plan_file is not None:
         plan = _stored_plan(config.plan_file, config, model)

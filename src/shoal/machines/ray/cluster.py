@@ -132,9 +132,9 @@ class RayCluster:
         )
         return place_machines(known, new, fleets, self._links(old, new, measuring))
 
-    def find_model(self, path: Path) -> None:
+    def find_model(self, path: Path, adapters: Sequence[Path] = ()) -> None:
         """See `Machines.find_model`."""
-        self._models = ModelPlaces(path, list(self._roster.machines.values()), self.get)
+        self._models = ModelPlaces(path, list(self._roster.machines.values()), self.get, adapters)
 
     def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
         """See `Machines.bring_model`."""

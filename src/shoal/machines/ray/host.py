@@ -100,7 +100,7 @@ class RayHost:
 
     def model_path(self, path: str) -> str:
         """See `WorkerHost.model_path`."""
-        return path if self._models is None else self._models.path_on(self.name)
+        return path if self._models is None else self._models.path_on(self.name, path)
 
     def provide(self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
         """See `WorkerHost.provide`."""

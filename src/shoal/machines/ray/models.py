@@ -1,4 +1,4 @@
-"""Where each machine of a cluster has the model, and bringing it to those that have not."""
+"""Where each machine of a cluster has the model and its adapters, and bringing them to those that have not."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ _MB = 1e6
 
 
 class ModelPlaces:
-    """Of one model. `bring` may be called from several threads at once."""
+    """Of one model and what goes with it. `bring` may be called from several threads at once."""
 
-    def __init__(self, path: Path, machines: Sequence[RayMachine], get: Callable[..., Any]) -> None:
+    def __init__(
+        self, path: Path, machines: Sequence[RayMachine], get: Callable[..., Any], adapters: Sequence[Path] = ()
+    ) -> None:
         """Ask every machine whether it has the same files at the same path.
 
         Args:
             path: of the model here.
             machines: all of them.
             get: waits for an agent's answer, see `RayCluster.get`.
+            adapters: of the model, each the `file_to_send`.
 
         Raises:
             ModelLoadError: the model cannot be read.
@@ -48,17 +51,22 @@ class ModelPlaces:
         asked = [(machine, self._ask(machine)) for machine in machines]
         for machine, reference in asked:
             self._note(machine, reference)
+        self._adapters = {str(adapter): ModelPlaces(adapter, machines, get) for adapter in adapters}
 
     def add(self, machine: RayMachine) -> None:
         """One that has joined, or has come back. Raises WorkerLost."""
         self._note(machine, self._ask(machine))
+        for adapter in self._adapters.values():
+            adapter.add(machine)
 
     def lacks(self, machine: str) -> bool:
         """Whether it has the model only as far as it is brought."""
         return machine in self._stored
 
-    def path_on(self, machine: str) -> str:
-        """Where a worker on that machine finds the model."""
+    def path_on(self, machine: str, path: str | None = None) -> str:
+        """Where a worker on that machine finds the model, or the adapter whose `file_to_send` here is at `path`."""
+        if path is not None and path in self._adapters:
+            return self._adapters[path].path_on(machine)
         return self._stored.get(machine, str(self._path))
 
     def bring(
@@ -70,7 +78,8 @@ class ModelPlaces:
         is_wanted: Callable[[], bool] = lambda: True,
         note_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """See to it that a machine has some layers, with embedding and head where they begin or end the model.
+        """See to it that a machine has some layers, with embedding and head where they begin or end the model, and all
+        adapters.
 
         Args:
             machine: by name.
@@ -85,6 +94,8 @@ class ModelPlaces:
             ModelChanged: the files here or there are others than at first.
             ModelLoadError, CapacityError: the model cannot be read here or kept there.
         """
+        for adapter in self._adapters.values():
+            adapter.bring(machine, (0, num_layers), num_layers, tell, is_wanted, note_progress)
         brought = self._brought.get(machine)
         if brought is None:
             self._check_that_it_has_it(machine)

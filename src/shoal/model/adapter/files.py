@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from msgspec import structs
 
 from shoal.errors import ModelLoadError
 from shoal.model.adapter.adapter import Adapter, open_adapter
@@ -31,6 +33,27 @@ def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFi
     if path.is_dir() and not (path / WEIGHTS_FILE).exists():
         raise ModelLoadError(f"adapter {name}: {path} has no {WEIGHTS_FILE}; weights are read from safetensors alone")
     return AdapterFile(name=name, path=str(path), files=_states(path), is_merged=is_merged)
+
+
+def file_to_send(path: str) -> Path:
+    """The file by which an adapter is known where files are sent: itself, or the settings of PEFT's directory."""
+    return Path(path) / CONFIG_FILE if Path(path).is_dir() else Path(path)
+
+
+def sent(adapter: AdapterFile, where: Callable[[str], str]) -> AdapterFile:
+    """The same adapter on another machine, where `where` says for a `file_to_send` here which path it has there."""
+    found = Path(where(str(file_to_send(adapter.path))))
+    return structs.replace(adapter, path=str(found.parent if is_peft(found) else found))
+
+
+def is_peft(path: Path) -> bool:
+    """Whether a `file_to_send` stands for PEFT's directory."""
+    return path.name == CONFIG_FILE
+
+
+def peft_files(path: Path) -> tuple[Path, ...]:
+    """All files of an adapter that PEFT has written, by its `file_to_send`."""
+    return path, path.with_name(WEIGHTS_FILE)
 
 
 def with_adapters(source: WeightSource, files: Sequence[AdapterFile]) -> tuple[WeightSource, list[Adapter]]:
