@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shoal.core.residency import (
+    PATIENCE_S,
     AdmitCall,
     CallEnded,
     CallId,
@@ -102,6 +103,36 @@ def test_nobody_waits_any_more_and_nothing_is_loaded() -> None:
     assert models.handle(ended(1, "a"), 2.0) == []
 
 
+def test_calls_without_end_do_not_keep_others_from_their_model() -> None:
+    models = Residency(["a", "b"], max_loaded=1)
+    models.handle(wanted(0, "a"), 0.0)
+    models.handle(ModelLoaded(name="a"), 0.0)
+    assert models.handle(wanted(1, "b"), 1.0) == []
+    assert models.wake_s() == 1.0 + PATIENCE_S
+    assert models.handle(wanted(2, "a"), 2.0) == admitted(2)
+    assert models.handle(ended(0, "a"), 3.0) == []
+    assert models.handle(TimePassed(), 1.0 + PATIENCE_S) == []
+    assert models.wake_s() is None
+    assert models.handle(wanted(3, "a"), 12.0) == [], "b has waited for long enough"
+    assert models.handle(ended(2, "a"), 13.0) == [UnloadModel(name="a")]
+    assert models.handle(ModelUnloaded(name="a"), 14.0) == [LoadModel(name="b")]
+    assert models.handle(ModelLoaded(name="b"), 15.0) == admitted(1)
+    assert models.handle(ended(1, "b"), 16.0) == [UnloadModel(name="b")]
+    assert models.handle(ModelUnloaded(name="b"), 17.0) == [LoadModel(name="a")]
+    assert models.handle(ModelLoaded(name="a"), 18.0) == admitted(3)
+
+
+def test_a_model_is_held_no_longer_than_others_wait_for_it() -> None:
+    models = Residency(["a", "b"], max_loaded=1)
+    models.handle(wanted(0, "a"), 0.0)
+    models.handle(ModelLoaded(name="a"), 0.0)
+    models.handle(wanted(1, "b"), 1.0)
+    models.handle(TimePassed(), 20.0)
+    assert models.handle(wanted(2, "a"), 20.0) == []
+    assert models.handle(ended(1, "b"), 21.0) == admitted(2), "the client that waited has gone away"
+    assert models.handle(wanted(3, "a"), 22.0) == admitted(3)
+
+
 class ResidencyMachine(RuleBasedStateMachine):
     """Any order of calls, loads and failures: limits hold, and every call is answered in the end."""
 
@@ -158,7 +189,7 @@ class ResidencyMachine(RuleBasedStateMachine):
     def unload(self) -> None:
         self.tell(ModelUnloaded(name=self.unloading.popleft()))
 
-    @rule(seconds=st.sampled_from([0.5, 6.0]))
+    @rule(seconds=st.sampled_from([0.5, 6.0, 2 * PATIENCE_S]))
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         self.tell(TimePassed())

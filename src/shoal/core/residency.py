@@ -2,7 +2,8 @@
 
 A call wants a model. If its workers are there, it is admitted; else they are started, once there is room: when more
 models are loaded than may be at once, the one that nobody has used for longest goes first. A model that nobody uses for
-long enough goes as well. A model that has open calls never goes.
+long enough goes as well. A model that has open calls never goes; but once others have waited for a while, the model
+that has been there for longest is given no new calls, which wait, so that it comes to an end of its open ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from enum import Enum
 from typing import NewType, assert_never
 
 CallId = NewType("CallId", int)
+PATIENCE_S = 10.0
+"""That a model waits for room while others have calls without end. A judgment: several times what a small one loads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,10 @@ class _Model:
     waiting: deque[CallId] = field(default_factory=deque[CallId])
     used_s: float = 0.0
     """When the latest call ended, or the workers came."""
+    ready_s: float = 0.0
+    """When the workers came."""
+    wanted_s: float = 0.0
+    """When the call came that was the first to wait."""
 
 
 class Residency:
@@ -129,6 +136,8 @@ class Residency:
         self._idle_s = idle_s
         self._queue: deque[str] = deque()
         """Models that calls wait for and that have not begun to load, the longest wanted first."""
+        self._held: str | None = None
+        """The model that is given no new calls, which wait."""
 
     def phase(self, name: str) -> ModelPhase:
         """Where a model is."""
@@ -137,7 +146,7 @@ class Residency:
     @property
     def has_room(self) -> bool:
         """Whether another model may be loaded without one going for it."""
-        return sum(model.phase is not ModelPhase.ABSENT for model in self._models.values()) < self._max_loaded
+        return len(self._there) < self._max_loaded
 
     def num_open(self, name: str) -> int:
         """Calls that a model works on."""
@@ -145,15 +154,19 @@ class Residency:
 
     def wake_s(self) -> float | None:
         """When `TimePassed` is due at the latest; None: never, as things are."""
-        idle = [model.used_s for model in self._models.values() if self._is_idle(model)]
-        return None if self._idle_s is None or not idle else min(idle) + self._idle_s
+        times = [model.used_s + (self._idle_s or 0.0) for model in self._models.values() if self._is_idle(model)]
+        if self._idle_s is None:
+            times.clear()
+        if self._queue and self._held is None and all(one.open_calls for one in self._there):
+            times.append(self._models[self._queue[0]].wanted_s + PATIENCE_S)
+        return min(times, default=None)
 
     def handle(self, event: ResidencyEvent, now_s: float) -> list[ResidencyEffect]:
         """Take in what has happened; what to do about it, in order."""
         effects: list[ResidencyEffect] = []
         match event:
             case ModelWanted(call=call, name=name):
-                self._want(self._models[name], call, effects)
+                self._want(self._models[name], call, now_s, effects)
             case CallEnded(call=call, name=name):
                 self._end(self._models[name], call, now_s)
             case ModelLoaded(name=name):
@@ -169,14 +182,21 @@ class Residency:
                 self._unload_idle(now_s, effects)
             case _:
                 assert_never(event)
-        self._make_progress(effects)
+        self._make_progress(now_s, effects)
         return effects
 
-    def _want(self, model: _Model, call: CallId, effects: list[ResidencyEffect]) -> None:
-        if model.phase is ModelPhase.READY:
+    @property
+    def _there(self) -> list[_Model]:
+        """Those that take room."""
+        return [model for model in self._models.values() if model.phase is not ModelPhase.ABSENT]
+
+    def _want(self, model: _Model, call: CallId, now_s: float, effects: list[ResidencyEffect]) -> None:
+        if model.phase is ModelPhase.READY and model.name != self._held:
             model.open_calls.add(call)
             effects.append(AdmitCall(call=call))
             return
+        if not model.waiting:
+            model.wanted_s = now_s
         model.waiting.append(call)
         if model.phase is not ModelPhase.LOADING and model.name not in self._queue:
             self._queue.append(model.name)
@@ -191,7 +211,11 @@ class Residency:
                 self._queue.remove(model.name)
 
     def _become_ready(self, model: _Model, now_s: float, effects: list[ResidencyEffect]) -> None:
-        model.phase, model.used_s = ModelPhase.READY, now_s
+        model.phase, model.used_s, model.ready_s = ModelPhase.READY, now_s, now_s
+        self._admit(model, effects)
+
+    def _admit(self, model: _Model, effects: list[ResidencyEffect]) -> None:
+        """Those of its calls that wait."""
         effects += [AdmitCall(call=call) for call in model.waiting]
         model.open_calls |= set(model.waiting)
         model.waiting.clear()
@@ -200,6 +224,7 @@ class Residency:
         """Calls that came meanwhile are waited for anew; open ones were told by the workers' loss."""
         model.phase = ModelPhase.ABSENT
         model.open_calls.clear()
+        self._let_go(model)
         if model.waiting and model.name not in self._queue:
             self._queue.append(model.name)
 
@@ -210,24 +235,42 @@ class Residency:
             if self._is_idle(model) and now_s >= model.used_s + self._idle_s:
                 self._unload(model, effects)
 
-    def _make_progress(self, effects: list[ResidencyEffect]) -> None:
+    def _make_progress(self, now_s: float, effects: list[ResidencyEffect]) -> None:
         """Load what is wanted while there is room, and make room where there is none."""
         while self._queue:
             model = self._models[self._queue[0]]
             if model.phase is ModelPhase.UNLOADING:
                 return  # its turn comes when it is gone
-            there = [one for one in self._models.values() if one.phase is not ModelPhase.ABSENT]
-            if len(there) >= self._max_loaded:
-                leaving = sum(one.phase is ModelPhase.UNLOADING for one in there)
-                idle = [one for one in there if self._is_idle(one)]
-                if not leaving and idle:
-                    self._unload(min(idle, key=lambda one: one.used_s), effects)
+            if model.phase is ModelPhase.READY:  # nobody waits any more for whom it was held
+                self._queue.popleft()
+                self._let_go(model)
+                self._admit(model, effects)
+                continue
+            if not self.has_room:
+                self._make_room(now_s - model.wanted_s >= PATIENCE_S, effects)
                 return
             self._queue.popleft()
             model.phase = ModelPhase.LOADING
             effects.append(LoadModel(name=model.name))
 
+    def _make_room(self, is_urgent: bool, effects: list[ResidencyEffect]) -> None:
+        """Of those that are there, let one go, or see to it that one comes to an end of its calls."""
+        there = self._there
+        if any(one.phase is ModelPhase.UNLOADING for one in there):
+            return
+        if idle := [one for one in there if self._is_idle(one)]:
+            self._unload(min(idle, key=lambda one: (one.name != self._held, one.used_s)), effects)
+        elif is_urgent and self._held is None:
+            ready = [one for one in there if one.phase is ModelPhase.READY]
+            self._held = min(ready, key=lambda one: one.ready_s).name if ready else None
+
+    def _let_go(self, model: _Model) -> None:
+        """Give it new calls again, once it is there."""
+        if self._held == model.name:
+            self._held = None
+
     def _unload(self, model: _Model, effects: list[ResidencyEffect]) -> None:
+        self._let_go(model)
         model.phase = ModelPhase.UNLOADING
         effects.append(UnloadModel(name=model.name))
 

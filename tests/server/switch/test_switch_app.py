@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,12 +57,17 @@ class Models:
     started: list[str] = field(default_factory=list[str])
     servers: list[FakeServer] = field(default_factory=list[FakeServer])
     broken: set[str] = field(default_factory=set[str])
+    dying: range = range(0)
+    """which starts bring a server that takes no requests and ends"""
 
     async def start(self, name: str) -> FakeServer:
         self.started.append(name)
         if name in self.broken:
             raise WorkerLost("no memory")
         self.servers.append(FakeServer(self.urls[name]))
+        if len(self.started) - 1 in self.dying:
+            self.servers[-1].url = "http://127.0.0.1:9"
+            self.servers[-1].ended.set()
         return self.servers[-1]
 
 
@@ -193,6 +199,31 @@ def test_a_server_that_ends_by_itself_is_started_again(models: Models) -> None:
         for _ in range(2):
             answer = client.post("/v1/completions", json={"model": MODEL, "prompt": "{abc}"})
             assert answer.json()["choices"][0]["text"] == "abc"
+
+
+@pytest.mark.parametrize(("num_dead", "status"), [(1, 200), (2, 503)])
+def test_a_call_whose_server_has_just_ended_goes_to_the_next_one_once(
+    models: Models, num_dead: int, status: int
+) -> None:
+    models.dying = range(1, 1 + num_dead)
+    with switched(models, max_loaded=1) as url, http(url) as client:
+        answer = client.post("/v1/completions", json={"model": "other", "prompt": "{abc}"})
+        assert answer.status_code == (404 if status == 200 else 503), "its own server's answer, or none"
+        assert models.started == [MODEL, "other", "other"]
+
+
+def test_a_client_that_goes_away_ends_its_call() -> None:
+    engine = FakeEngine(stall_after=0)
+    with ExitStack() as stack:
+        server = stack.enter_context(run_server(engine, api_key=SERVER_KEY))
+        url = stack.enter_context(switched(Models({MODEL: server.url})))
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port)) as client:
+            body = f'{{"model": "{MODEL}", "prompt": "x"}}'
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\n"
+            client.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+            assert engine.added.acquire(timeout=30)
+        assert engine.cancel_seen.wait(30)
 
 
 def test_what_is_known_of_all_is_told_together(models: Models) -> None:

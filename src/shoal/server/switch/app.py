@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from shoal.errors import WorkerLost
 from shoal.server.assembly import AppOptions, guards
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.dialects import API_PATHS, answer_in_dialect
+from shoal.server.http.disconnect import ClientGone, DisconnectWatch
 from shoal.server.http.draining import Drain
 from shoal.server.http.health.probes import Probes, server_version
 from shoal.server.http.request_log import HEADER, request_id_of
@@ -27,7 +29,7 @@ from shoal.server.openai.errors import HANDLED, ApiError, unknown_model
 from shoal.server.openai.models import either_slash
 from shoal.server.openai.tokenize import TOKENIZE_PATHS
 from shoal.server.switch.switch_status import SwitchStatus
-from shoal.server.switch.switchboard import ModelServer, Switchboard
+from shoal.server.switch.switchboard import ModelServer, ServerEnded, Switchboard
 from shoal.server.web.routes import PageApi, page_at_work, page_routes
 
 _HOP_BY_HOP = frozenset(
@@ -48,6 +50,9 @@ _HOP_BY_HOP = frozenset(
 """Headers of a request that are of its own connection, or that this server answers for. Source: RFC 9110, 7.6.1."""
 _KEPT_OF_ANSWERS = frozenset({"cache-control", "content-type", "retry-after", "x-accel-buffering"})
 _CONNECT_TIMEOUT_S = 10.0
+_ATTEMPTS = 2
+_NOTICED_S = 5.0
+"""In which the end of a server is known that has broken a connection off."""
 _STORED = "/v1/responses/{name}"
 
 
@@ -211,20 +216,53 @@ class _Forwarded(Response):
         self._request, self._content = request, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the call."""
-        has_begun = False
-        try:
-            async with self._switchboard.use(self._name) as server, self._asked(server) as answer:
-                headers = {name: value for name, value in answer.headers.items() if name in _KEPT_OF_ANSWERS}
-                response = StreamingResponse(answer.aiter_raw(), answer.status_code, headers)
-                has_begun = True
+        """Answer the call. A client that goes away ends it, also while the model is loaded for it."""
+        response: Response = Response(status_code=400)  # nobody reads it
+        async with AsyncExitStack() as held:
+            with suppress(ClientGone):
+                try:
+                    with DisconnectWatch(receive, 0.0):
+                        answer, while_answered = await self._begun()
+                    await held.enter_async_context(while_answered)
+                    headers = {name: value for name, value in answer.headers.items() if name in _KEPT_OF_ANSWERS}
+                    response = StreamingResponse(answer.aiter_raw(), answer.status_code, headers)
+                except (WorkerLost, httpx.HTTPError) as error:
+                    lost = error if isinstance(error, WorkerLost) else self._lost()
+                    response = await answer_in_dialect(self._request, lost)
+            try:
                 await response(scope, receive, send)
-        except (WorkerLost, httpx.HTTPError) as error:
-            if has_begun:  # the client sees that the answer was cut off
+            except httpx.HTTPError as error:  # the client sees that the answer was cut off
                 raise ClientDisconnect from error
-            lost = error if isinstance(error, WorkerLost) else WorkerLost(f"the server of {self._name} has ended")
-            response = await answer_in_dialect(self._request, lost)
-            await response(scope, receive, send)
+
+    async def _begun(self) -> tuple[httpx.Response, AsyncExitStack]:
+        """An answer that has begun, and what is held until it has ended. A call whose server ends before that is given
+        to the next server, once.
+
+        Raises:
+            WorkerLost: the model cannot be loaded, or its server has ended again.
+            httpx.HTTPError: the server lives and does not answer.
+        """
+        for _ in range(_ATTEMPTS):
+            with suppress(ServerEnded):
+                async with AsyncExitStack() as held:
+                    server = await held.enter_async_context(self._switchboard.use(self._name))
+                    return await self._answer_of(server, held), held.pop_all()
+        raise self._lost()
+
+    async def _answer_of(self, server: ModelServer, held: AsyncExitStack) -> httpx.Response:
+        """An answer that has begun. Raises ServerEnded, httpx.HTTPError."""
+        try:
+            return await held.enter_async_context(self._asked(server))
+        except httpx.TransportError as error:
+            try:
+                async with asyncio.timeout(_NOTICED_S):
+                    await server.wait()
+            except TimeoutError:
+                raise error from None
+            raise ServerEnded(f"the server of {self._name} has ended") from error
+
+    def _lost(self) -> WorkerLost:
+        return WorkerLost(f"the server of {self._name} has ended")
 
     @asynccontextmanager
     async def _asked(self, server: ModelServer) -> AsyncGenerator[httpx.Response, None]:

@@ -48,6 +48,10 @@ class ModelServer(Protocol):
         ...
 
 
+class ServerEnded(WorkerLost):
+    """A model's server ended just when a call was given to it."""
+
+
 class Switchboard:
     """Belongs to the running event loop."""
 
@@ -89,6 +93,7 @@ class Switchboard:
         """The server of a model, which stays while the block runs, unless it breaks.
 
         Raises:
+            ServerEnded: it has been started, and has ended since.
             WorkerLost: it cannot be started.
         """
         call = CallId(next(self._calls))
@@ -96,7 +101,9 @@ class Switchboard:
         try:
             self._tell(ModelWanted(call=call, name=name))
             await admitted
-            yield self._servers[name]
+            if (server := self._servers.get(name)) is None:
+                raise ServerEnded(f"the server of {name} has ended")
+            yield server
         finally:
             del self._admitted[call]
             self._tell(CallEnded(call=call, name=name))

@@ -168,8 +168,9 @@ def test_triton_over_grpc(grpc_client: tritonclient.grpc.InferenceServerClient) 
     outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in ("y", "names")]
     for file in (FILE, picture(255)):
         result = grpc_client.infer("lines", [picture_tensor(file)], outputs=outputs, request_id="7", client_timeout=60)
+        assert result is not None
         y, names = (result.as_numpy(name) for name in ("y", "names"))
-        assert result.get_response().id == "7"
+        assert result.get_response().id == "7"  # pyright: ignore[reportAttributeAccessIssue]
         assert y is not None
         assert names is not None
         if file is FILE:
@@ -177,7 +178,9 @@ def test_triton_over_grpc(grpc_client: tritonclient.grpc.InferenceServerClient) 
         assert names.tolist() == ([b"value 20", b"value 60"] if file is FILE else [])
     text = tritonclient.grpc.InferInput("names", [1], "BYTES")
     text.set_data_from_numpy(np.array(["é"], object))
-    mixed = grpc_client.infer("texts", [text], model_version="1").as_numpy("mixed")
+    result = grpc_client.infer("texts", [text], model_version="1")
+    assert result is not None
+    mixed = result.as_numpy("mixed")
     assert mixed is not None
     assert mixed.tolist() == ['{"names":"é","parts":[[0,1],3.5]}'.encode()]
 
