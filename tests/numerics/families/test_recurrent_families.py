@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.recurrence.delta_net import DeltaNetConfig
 from shoal.model.recurrence.mamba import MambaConfig
 from shoal.model.shard_source import ShardSource, shard_atoms
 from shoal.planner.split.shares import shard_parts
@@ -73,11 +74,16 @@ def test_a_gguf_is_the_same_model(case: str, tmp_path: Path) -> None:
 
 
 def test_shards_of_a_file_whose_value_heads_are_in_turn(tmp_path: Path) -> None:
-    """All heads of a recurrent layer are on one shard then."""
+    """A shard has some value heads of every key head then, or none."""
     directory = make_tiny_model("qwen3_5_text", tmp_path)
     gguf = convert(directory, tmp_path / "model.gguf")
     whole = logits_of(make_executor(open_weights(directory)))
-    assert_close(logits_of(make_executor(open_weights(gguf), shares=(2, 1))), whole)
+    source = open_weights(gguf)
+    for shares, heads in (((2, 1), [2, 2]), ((1, 1), [2, 2]), ((1, 1, 1), [2, 0, 2])):
+        parts = shard_parts(shard_atoms(source.config), shares)
+        own = [ShardSource(source, part).config.recurrence for part in parts]
+        assert [one.num_value_heads for one in own if isinstance(one, DeltaNetConfig)] == heads
+        assert_close(logits_of(make_executor(source, shares=shares)), whole)
 
 
 def test_heads_of_one_group_are_dealt_out(tiny_source: MakeSource) -> None:

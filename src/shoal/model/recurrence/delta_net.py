@@ -27,8 +27,8 @@ class DeltaNetConfig:
     num_taps: int
     norm_epsilon: float
     in_turn: bool = False
-    """whether value heads of different key heads follow each other, in the place of those of one; then all of them stay
-    on one shard"""
+    """whether value heads of different key heads follow each other, in the place of those of one; a shard then has some
+    value heads of every key head, and all queries and keys"""
     inputs: tuple[str, ...] = ("delta_q", "delta_k", "delta_v", "delta_z", "delta_write", "delta_decay")
     output: str = "delta_out"
 
@@ -39,8 +39,8 @@ class DeltaNetConfig:
 
     def shapes(self, hidden_size: int) -> Mapping[str, Shape]:
         """Of a layer's tensors."""
-        shapes: dict[str, Shape] = {name: (self._num_rows(name), hidden_size) for name in self.inputs}
-        shapes |= {f"{name}_taps": (self._num_rows(name), 1, self.num_taps) for name in self.inputs[:3]}
+        shapes: dict[str, Shape] = {name: (self.num_rows(name), hidden_size) for name in self.inputs}
+        shapes |= {f"{name}_taps": (self.num_rows(name), 1, self.num_taps) for name in self.inputs[:3]}
         shapes |= dict.fromkeys(("delta_rate", "delta_dt"), (self.num_value_heads,))
         return shapes | {"delta_norm": (self.value_dim,), "delta_out": (hidden_size, self.out_width)}
 
@@ -52,7 +52,7 @@ class DeltaNetConfig:
     @property
     def num_channels(self) -> int:
         """Of the convolution."""
-        return sum(map(self._num_rows, self.inputs[:3]))
+        return sum(map(self.num_rows, self.inputs[:3]))
 
     @property
     def state_floats(self) -> int:
@@ -62,7 +62,7 @@ class DeltaNetConfig:
     @property
     def in_width(self) -> int:
         """Numbers of a row that the inputs are."""
-        return sum(map(self._num_rows, self.inputs))
+        return sum(map(self.num_rows, self.inputs))
 
     @property
     def out_width(self) -> int:
@@ -71,35 +71,47 @@ class DeltaNetConfig:
 
     @property
     def num_pieces(self) -> int:
-        """Parts that see nothing of each other: key heads with their value heads."""
-        return self.num_key_heads
+        """Parts that see nothing of each other: key heads with their value heads, or one value head of each."""
+        return self.value_heads_per_key if self.in_turn else self.num_key_heads
 
     @property
     def piece_atom(self) -> int:
         """Pieces that stay together, as a quantized output matrix asks for."""
-        if self.in_turn and self.value_heads_per_key > 1:
-            return self.num_key_heads
-        return BLOCK // gcd(BLOCK, self.value_heads_per_key * self.value_dim)
+        return BLOCK // gcd(BLOCK, self._heads_of_piece * self.value_dim)
 
     def rows_of_piece(self, name: str) -> int:
         """Rows of a tensor that belong to a piece; 0: all of it belongs to every piece."""
         match name.removesuffix("_taps"):
             case "delta_q" | "delta_k":
-                return self.key_dim
+                return 0 if self.in_turn else self.key_dim
             case "delta_v" | "delta_z":
-                return self.value_heads_per_key * self.value_dim
+                return self._heads_of_piece * self.value_dim
             case "delta_write" | "delta_decay" | "delta_rate" | "delta_dt":
-                return self.value_heads_per_key
+                return self._heads_of_piece
             case _:
                 return 0
 
     def columns_of_piece(self, name: str) -> int:
         """The same of columns."""
-        return self.value_heads_per_key * self.value_dim if name == "delta_out" else 0
+        return self._heads_of_piece * self.value_dim if name == "delta_out" else 0
 
     def with_pieces(self, count: int) -> DeltaNetConfig:
         """The layers of a shard, which may have no heads."""
-        return replace(self, num_key_heads=count)
+        if self.in_turn and count:
+            return replace(self, value_heads_per_key=count)
+        return replace(self, num_key_heads=count, value_heads_per_key=self.value_heads_per_key if count else 0)
 
-    def _num_rows(self, name: str) -> int:
-        return self.num_key_heads * self.rows_of_piece(name)
+    def num_rows(self, name: str) -> int:
+        """Of one of the inputs, or of its taps."""
+        match name.removesuffix("_taps"):
+            case "delta_q" | "delta_k":
+                return self.num_key_heads * self.key_dim
+            case "delta_v" | "delta_z":
+                return self.out_width
+            case _:
+                return self.num_value_heads
+
+    @property
+    def _heads_of_piece(self) -> int:
+        """Value heads."""
+        return self.num_key_heads if self.in_turn else self.value_heads_per_key

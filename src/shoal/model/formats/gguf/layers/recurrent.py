@@ -102,7 +102,7 @@ def recurrence_of(
         value_dim=inner // heads,
         num_taps=num_taps,
         norm_epsilon=norm_epsilon,
-        in_turn=architecture in _TURNING,
+        in_turn=architecture in _TURNING and heads > groups,
     )
 
 
@@ -139,7 +139,7 @@ def _delta_part(recurrence: DeltaNetConfig, leaf: str) -> TensorPart | None:
     what is written and decays of a key head, then of the next."""
     name, heads = leaf.removesuffix("_taps"), recurrence.num_key_heads
     if name in recurrence.inputs[:3]:
-        rows = [heads * recurrence.rows_of_piece(one) for one in recurrence.inputs[:3]]
+        rows = [recurrence.num_rows(one) for one in recurrence.inputs[:3]]
         index = recurrence.inputs.index(name)
         tensor = "attn_qkv.weight" if leaf == name else "ssm_conv1d.weight"
         return TensorPart(tensor=tensor, start=sum(rows[:index]), stop=sum(rows[: index + 1]))

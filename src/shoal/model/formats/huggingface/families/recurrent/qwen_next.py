@@ -133,8 +133,8 @@ def _new_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
         return _gated_queries(config, leaf)
     start = 0
     for before in recurrence.inputs[: recurrence.inputs.index(name)]:
-        start += recurrence.num_key_heads * recurrence.rows_of_piece(before)
-    stop = start + recurrence.num_key_heads * recurrence.rows_of_piece(name)
+        start += recurrence.num_rows(before)
+    stop = start + recurrence.num_rows(name)
     return TensorPart(tensor=tensor[leaf.removeprefix(name)], start=start, stop=stop)
 
 
