@@ -21,7 +21,7 @@ import pytest
 from shoal.core.plan.language import held_bytes
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
 from shoal.model.decoder.stage import Stage
-from shoal.model.formats.huggingface.safetensors_dir import ITEM_BYTES
+from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES
 from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import StageConfig

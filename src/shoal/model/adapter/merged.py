@@ -9,7 +9,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.blocks import columns_to_weight, form_bytes
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.packing import packing_of
-from shoal.model.formats.huggingface.safetensors_dir import form_of
+from shoal.model.formats.huggingface.matrix_forms import form_of
 from shoal.model.weights import DenseWeight, KeptRows, Packing, Precision, Range, Weight, WeightSource, resolve_range
 
 

@@ -22,8 +22,8 @@ from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 from shoal.model.encoder.detect import BERT_TYPES
 from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.model.formats.gguf.blocks import to_dense
-from shoal.model.formats.huggingface.safetensors_dir import ITEM_BYTES, KINDS
 from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, weight_files
+from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
 
 VECTORS, SCORES = "sentence_embedding", "logits"
 """Outputs: [B, H], or [B, 1] of a model that compares two texts."""

@@ -14,8 +14,8 @@ from shoal.model.formats.gguf.blocks import form_bytes
 from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.formats.gguf.packing import packing_of
 from shoal.model.formats.huggingface.config import config_from_hf, holds_mxfp4, quantization_from_hf, stored_dtype
+from shoal.model.formats.huggingface.matrix_forms import coded_form, form_of
 from shoal.model.formats.huggingface.quantized.from_settings import QuantizedSettings
-from shoal.model.formats.huggingface.safetensors_dir import coded_form, form_of
 from shoal.model.formats.tensor_check import Shape, layer_shapes
 from shoal.model.weights import KeptRows, Packing, Precision, Range, Weight, resolve_range
 
