@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from shoal.errors import ShoalError, WorkerLost
 from shoal.executor.launcher import LoadMessage, Place, Wiring, WorkerLauncher
-from shoal.executor.process.child_process import close_all, first_cause, kill_all
 from shoal.executor.process.message_worker import MessageWorker
+from shoal.executor.process.worker import close_all, first_cause, kill_all
 from shoal.executor.traffic import Traffic, Trial
 from shoal.protocol.codec import Message
 from shoal.protocol.graph_messages import Envelope

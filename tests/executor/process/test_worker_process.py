@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from shoal.errors import CapacityError, ModelLoadError, WorkerCrashed, WorkerLost
-from shoal.executor.process.child_process import ChildProcess, close_all
+from shoal.executor.process.child_process import ChildProcess
+from shoal.executor.process.worker import close_all
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.messages import Generation, Progress, StageFailed
@@ -97,7 +98,7 @@ def test_nonsense_counts_as_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closing_ends_a_worker_that_does_not_listen_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.executor.process.child_process._EXIT_GRACE_S", 0.05)
+    monkeypatch.setattr("shoal.executor.process.worker._EXIT_GRACE_S", 0.05)
     program = saying(Progress(done=1, total=1)) + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.pause()"
     with worker_that(program, monkeypatch) as worker:
         assert worker.receive(WAIT_S) is not None

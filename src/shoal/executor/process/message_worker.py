@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shoal.comm.links.link import Link
-from shoal.executor.process.child_process import Child, Worker
+from shoal.executor.process.child_process import Child
+from shoal.executor.process.worker import Worker
 from shoal.protocol.codec import Message, decode, encode
 from shoal.protocol.messages import Shutdown, StageFailed
 

@@ -12,8 +12,9 @@ from shoal.comm.groups.shm_group import create_group_memory
 from shoal.comm.links.ring_link import create_ring
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import WorkerLost
-from shoal.executor.process.child_process import ChildProcess, Worker, close_all
+from shoal.executor.process.child_process import ChildProcess
 from shoal.executor.process.cpu_quota import held
+from shoal.executor.process.worker import Worker, close_all
 from shoal.measure.slots import Slot
 from shoal.protocol.messages import Shutdown, StageFailed
 from shoal.protocol.profile_messages import (
