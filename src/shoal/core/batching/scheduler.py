@@ -8,15 +8,14 @@ request ends exactly once.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from shoal.core.batching.admission import reason_to_refuse, retry_after_s
+from shoal.core.batching.blame import after_loss, failure, find_condemned
 from shoal.core.batching.config import BatchingConfig
-from shoal.core.batching.deadlines import Deadlines
 from shoal.core.batching.events import (
-    MAX_LOSSES,
     BatchCompleted,
     BatchLimits,
     BatchRefused,
@@ -26,10 +25,10 @@ from shoal.core.batching.events import (
     InferenceCancelled,
     InferenceCompleted,
     InferenceFailed,
-    Part,
     SubmitBatch,
 )
-from shoal.core.batching.queue import BatchingQueue, Line
+from shoal.core.batching.open_requests import OpenRequests
+from shoal.core.batching.queue import Line
 from shoal.core.batching.replicas import ChosenReplica, Replica, choose_replica, share_rows
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
@@ -45,22 +44,6 @@ from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestAborted, ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
-
-
-@dataclass(slots=True, kw_only=True)
-class _Inference:
-    """A request that has not ended."""
-
-    request_id: str
-    arrival: int
-    signature: Hashable
-    row_cost: int
-    deadline_s: float | None
-    added_s: float
-    waiting_rows: int
-    """in the queue"""
-    rows_left: int
-    """not computed: waiting or in flight"""
 
 
 class BatchScheduler:
@@ -96,10 +79,7 @@ class BatchScheduler:
         self.max_rows = (axes.rows or config.max_batch) if axes.is_batched else 1
         """that one batch may have"""
         self._has_fixed_rows = not axes.is_batched or axes.rows is not None
-        self._queue = BatchingQueue()
-        self._requests: dict[str, _Inference] = {}
-        self._deadlines = Deadlines(self._waits)
-        self._next_arrival = 0
+        self._open = OpenRequests()
         self._next_batch_id = 0
         self._think_again_s: float | None = None
 
@@ -111,22 +91,22 @@ class BatchScheduler:
     @property
     def num_requests(self) -> int:
         """Unfinished ones."""
-        return len(self._requests)
+        return len(self._open)
 
     @property
     def num_waiting_requests(self) -> int:
         """Unfinished ones of which rows wait."""
-        return sum(request.waiting_rows > 0 for request in self._requests.values())
+        return self._open.num_waiting
 
     @property
     def waiting_rows(self) -> int:
         """Rows in no batch yet."""
-        return self._queue.num_rows
+        return self._open.queue.num_rows
 
     @property
     def wake_s(self) -> float | None:
         """When a `Tick` may have effects though nothing else has happened; None: never."""
-        times = (self._think_again_s, self._deadlines.first_s(), self._recovery.wake_s())
+        times = (self._think_again_s, self._open.first_deadline_s(), self._recovery.wake_s())
         return min((time_s for time_s in times if time_s is not None), default=None)
 
     def next_generation(self, index: int) -> Generation:
@@ -183,50 +163,27 @@ class BatchScheduler:
         self.replicas.append(Replica(limits.num_stages, watched))
 
     def _add(self, event: InferenceAdded, now_s: float) -> list[Effect]:
-        assert event.request_id not in self._requests, f"request id {event.request_id} is in use"
-        error = reason_to_refuse(event, self.config, self.replicas, self._queue, max_rows=self.max_rows, now_s=now_s)
+        queue = self._open.queue
+        error = reason_to_refuse(event, self.config, self.replicas, queue, max_rows=self.max_rows, now_s=now_s)
         if error is not None:
             return [InferenceFailed(request_id=event.request_id, error=error)]
-        request = _Inference(
-            request_id=event.request_id,
-            arrival=self._next_arrival,
-            signature=event.signature,
-            row_cost=event.row_cost,
-            deadline_s=event.deadline_s,
-            added_s=now_s,
-            waiting_rows=0,
-            rows_left=event.num_rows,
-        )
-        self._next_arrival += 1
-        self._requests[event.request_id] = request
-        part = Part(request_id=event.request_id, arrival=request.arrival, first_row=0, num_rows=event.num_rows)
-        self._queue.append(part, event.signature)
-        self._note_waiting(request, event.num_rows)
+        self._open.add(event, now_s)
         return []
-
-    def _note_waiting(self, request: _Inference, num_rows: int) -> None:
-        request.waiting_rows += num_rows
-        if request.deadline_s is not None:
-            self._deadlines.add(request.deadline_s, request.arrival, request.request_id)
 
     def _expire(self, now_s: float) -> list[Effect]:
         """End the requests of which rows still wait at their deadline; those wholly in flight may finish late."""
         effects: list[Effect] = []
-        while (request_id := self._deadlines.pop_expired(now_s)) is not None:
-            retry_s = retry_after_s(self.replicas, self._queue, max_rows=self.max_rows, now_s=now_s)
+        while (request_id := self._open.pop_expired(now_s)) is not None:
+            retry_s = retry_after_s(self.replicas, self._open.queue, max_rows=self.max_rows, now_s=now_s)
             effects += self._end(request_id, DeadlineExceeded("the request's time was up while it waited", retry_s))
         return effects
-
-    def _waits(self, arrival: int, request_id: str) -> bool:
-        request = self._requests.get(request_id)
-        return request is not None and request.arrival == arrival and request.waiting_rows > 0
 
     def _form_batches(self, now_s: float) -> list[Effect]:
         """Fill the replicas that have room, the oldest rows first."""
         effects: list[Effect] = []
         self._think_again_s = None
-        while self._queue:
-            line = self._queue.oldest_line()
+        while self._open.queue:
+            line = self._open.queue.oldest_line()
             choice = self._choose(line, now_s)
             if choice.replica is None:
                 self._think_again_s = choice.hold_until_s
@@ -238,7 +195,7 @@ class BatchScheduler:
         """Where the next batch of a line goes, and when."""
         is_full = line.num_rows >= self.max_rows or line.parts[0].runs_alone
         rows = min(line.num_rows, self.max_rows)
-        waiting_rows = self._queue.num_rows
+        waiting_rows = self._open.queue.num_rows
         choice = choose_replica(
             self.replicas,
             rows=rows,
@@ -249,21 +206,18 @@ class BatchScheduler:
         )
         if choice.replica is None or is_full or not choice.replica.in_flight:
             return choice
-        due_s = self._requests[line.parts[0].request_id].added_s + self.config.batch_delay_s
+        due_s = self._open[line.parts[0].request_id].added_s + self.config.batch_delay_s
         return ChosenReplica(None, due_s) if now_s < due_s else choice
 
     def _submit(self, replica: Replica, line: Line, now_s: float) -> SubmitBatch:
         limit = self.max_rows
         if not self._has_fixed_rows:
-            share = share_rows(self.replicas, replica, waiting_rows=self._queue.num_rows)
+            share = share_rows(self.replicas, replica, waiting_rows=self._open.queue.num_rows)
             limit = min(limit, share)
-        parts = self._queue.take(
-            line, limit=limit, max_rows=self.max_rows, min_cut_rows=min(self.config.min_cut_rows, self.max_rows)
-        )
-        for part in parts:
-            self._requests[part.request_id].waiting_rows -= part.num_rows
+        min_cut_rows = min(self.config.min_cut_rows, self.max_rows)
+        parts = self._open.take(line, limit=limit, max_rows=self.max_rows, min_cut_rows=min_cut_rows)
         num_rows = sum(part.num_rows for part in parts)
-        row_cost = max(self._requests[part.request_id].row_cost for part in parts)
+        row_cost = max(self._open[part.request_id].row_cost for part in parts)
         size = WorkSize(self.max_rows if self._has_fixed_rows else num_rows, row_cost)
         batch = SubmitBatch(
             replica=replica.index,
@@ -283,15 +237,8 @@ class BatchScheduler:
             return []
         changes = replica.complete(flight, completed.compute_s, now_s)
         effects: list[Effect] = [ReportSpeed(replica=replica.index, change=change) for change in changes]
-        for part in flight.batch.parts:
-            request = self._owner(part)
-            if request is None:
-                continue
-            request.rows_left -= part.num_rows
-            if not request.rows_left:
-                del self._requests[part.request_id]
-                effects.append(InferenceCompleted(request_id=part.request_id))
-        return effects
+        ended = [part.request_id for part in flight.batch.parts if self._open.complete(part)]
+        return effects + [InferenceCompleted(request_id=request_id) for request_id in ended]
 
     def _refuse(self, refused: BatchRefused, now_s: float) -> list[Effect]:
         """Fail the request that is to blame; where there are several, run each alone to find out which it is."""
@@ -300,16 +247,16 @@ class BatchScheduler:
         if flight is None:
             return []
         replica.drop(flight, now_s)
-        parts = [part for part in flight.batch.parts if self._owner(part)]
+        parts = self._open.of(flight.batch.parts)
         if len({part.request_id for part in flight.batch.parts}) > 1:
-            self._put_back([replace(part, runs_alone=True) for part in parts])
+            self._open.put_back([replace(part, runs_alone=True) for part in parts])
             return []
         return [effect for part in parts for effect in self._end(part.request_id, InvalidRequest(refused.reason))]
 
     def _make_ready(self, ready: ReplicaReady[BatchLimits], now_s: float) -> list[Effect]:
         """What running workers had that others take the place of runs again; nobody is to blame for that."""
         replica = self.replicas[ready.replica]
-        self._put_back([part for part in replica.withdraw() if self._owner(part)])
+        self._open.put_back(self._open.of(replica.withdraw()))
         replica.take_workers(ready.limits)
         return [self._recovery.become_ready(ready, now_s)]
 
@@ -322,50 +269,18 @@ class BatchScheduler:
         effects: list[Effect] = [*self._recovery.lose(lost, now_s)]
         if self.death is not None:
             return effects + self._die()
-        is_alone = len({part.arrival for part in flying}) == 1
-        parts = [part for part in flying if self._owner(part)]
-        condemned = {part.request_id for part in parts if part.is_suspect or (lost.is_crash and is_alone)}
-        self._put_back([_after_loss(part, lost) for part in parts if part.request_id not in condemned])
-        error = _failure(lost)
+        parts = self._open.of(flying)
+        condemned = find_condemned(parts, lost, was_alone=len({part.arrival for part in flying}) == 1)
+        self._open.put_back([after_loss(part, lost) for part in parts if part.request_id not in condemned])
+        error = failure(lost)
         return effects + [end for request_id in sorted(condemned) for end in self._end(request_id, error)]
 
     def _die(self) -> list[Effect]:
         error = WorkerLost(self.death or "")
-        return [effect for request_id in list(self._requests) for effect in self._end(request_id, error)]
-
-    def _put_back(self, parts: Sequence[Part]) -> None:
-        """Let rows wait again, ahead of everything that came later."""
-        for part in parts:
-            request = self._requests[part.request_id]
-            self._queue.put_back([part], request.signature)
-            self._note_waiting(request, part.num_rows)
-
-    def _owner(self, part: Part) -> _Inference | None:
-        """The request that a part is of; None where it has ended (its id may be in use again)."""
-        request = self._requests.get(part.request_id)
-        return request if request is not None and request.arrival == part.arrival else None
+        return [effect for request in self._open for effect in self._end(request.request_id, error)]
 
     def _end(self, request_id: str, error: ShoalError) -> list[Effect]:
         """End a request early; its rows in flight are ignored when they come. Unknown ids are ignored."""
-        request = self._requests.pop(request_id, None)
-        if request is None:
+        if not self._open.end(request_id):
             return []
-        if request.waiting_rows:
-            self._queue.drop(request_id, request.signature)
         return [InferenceFailed(request_id=request_id, error=error)]
-
-
-def _failure(lost: ReplicaLost) -> ShoalError:
-    """What a request ends with that is taken to be what breaks replicas."""
-    if lost.is_crash:
-        return InvalidRequest(f"the workers did not survive this request, which they had alone: {lost.reason}")
-    return WorkerLost(f"replicas were lost while they computed the request, the last time alone: {lost.reason}")
-
-
-def _after_loss(part: Part, lost: ReplicaLost) -> Part:
-    """The part as it runs again; the last time alone, so that what breaks replicas takes no other request with it.
-
-    Of those that were there at a crash one is to blame, so that each of them runs alone at once.
-    """
-    after = replace(part, num_losses=MAX_LOSSES - 1 if lost.is_crash else part.num_losses + 1)
-    return replace(after, runs_alone=after.runs_alone or after.is_suspect)
