@@ -6,10 +6,12 @@ A helper process forks once for each case, so that no case has what another has 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,17 @@ import gguf
 import numpy as np
 import pytest
 
+from shoal.config import LaunchConfig
 from shoal.core.plan.language import held_bytes
+from shoal.launch.language.planning import plan_model
 from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
 from shoal.model.decoder.stage import Stage
+from shoal.model.file_states import model_states
 from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.packed.kept_weights import KeptWeights
+from shoal.planner.memory.fit import tied_bytes
+from shoal.planner.memory.plan_memory import needed_memory
 from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import StageConfig
 from tests.model.tiny_models import VOCAB_SIZE, write_gguf
@@ -57,6 +65,7 @@ def main(folder: Path) -> None:
             lambda case=case, path=path, write=write: write(path, case["kind"], case.get("mlp_kind", case["kind"]))
         )
         print(in_a_fork(lambda case=case, path=path: measure(path, case)), flush=True)
+    print(json.dumps(measure_pipeline(folder)), flush=True)
 
 
 def in_a_fork(run: Callable[[], dict[str, float] | None]) -> str:
@@ -173,6 +182,65 @@ def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
     return {"predicted": predicted, "taken": taken, "weights": weights, "counted": stage.weight_bytes}
 
 
+def measure_pipeline(folder: Path) -> dict[str, float]:
+    """Load a model whose head is its embedding as two stages in two processes, with kept weights that both map."""
+    path = folder / "tied"
+    write_safetensors(path, "F32", "")
+    planned = plan_model(LaunchConfig(model=str(path), precision="int8", split="pp=2", max_context=512, max_seqs=1))
+    tied = tied_bytes(planned.model.blocks("int8"))
+    weights = needed_memory(planned.plan, shares_weights=True, tied_bytes=tied).weight_bytes
+    cuts = [(stage.first_layer, stage.last_layer) for stage in planned.plan.replicas[0].stages]
+    in_processes_at_once([partial(load_stage, path, folder, (0, NUM_LAYERS))])  # from now on all weights are kept
+    taken = in_processes_at_once([partial(load_stage, path, folder, cut) for cut in cuts])
+    assert len(taken) == len(cuts)
+    processes = len(cuts) * PROCESS_BYTES
+    return {"predicted": weights + processes, "taken": sum(taken) + processes, "weights": weights, "tied": tied}
+
+
+def load_stage(path: Path, folder: Path, cut: tuple[int, int]) -> Stage:
+    """A stage of a model in int8, as a worker loads it."""
+    source = open_weights(path)
+    kept = KeptWeights(folder / "kept", lambda: model_states(path), "int8")
+    config = StageConfig(
+        first_layer=cut[0],
+        last_layer=cut[1],
+        precision="int8",
+        threads=1,
+        num_blocks=1,
+        block_size=16,
+        max_step_tokens=2,
+        max_context=512,
+    )
+    return Stage(source, config, kept=kept)
+
+
+def in_processes_at_once(loads: Sequence[Callable[[], Stage]]) -> list[int]:
+    """Bytes that each process takes for what it loads while all have loaded; pages of files that several map are
+    divided among them."""
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(len(loads), timeout=60.0), context.SimpleQueue()
+
+    def own_bytes() -> int:
+        return anonymous_bytes() + resident_bytes("Pss_File")
+
+    def run(load: Callable[[], Stage]) -> None:
+        barrier.wait()
+        base = own_bytes()
+        barrier.wait()
+        stage = load()
+        barrier.wait()
+        answers.put(own_bytes() - base)
+        barrier.wait()
+        del stage
+
+    processes = [context.Process(target=run, args=(load,)) for load in loads]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [answers.get() for process in processes if process.exitcode == 0]
+
+
 def prompt_step(num_rows: int) -> Step:
     def packed(values: Any) -> bytes:
         return np.array(list(values), "<i4").tobytes()
@@ -190,10 +258,14 @@ def prompt_step(num_rows: int) -> Step:
 
 
 def anonymous_bytes() -> int:
-    """What cannot be read again from a file. Source: proc(5), smaps_rollup."""
-    (line,) = (
-        line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if line.startswith("Anonymous:")
-    )
+    """What cannot be read again from a file."""
+    return resident_bytes("Anonymous")
+
+
+def resident_bytes(kind: str) -> int:
+    """Bytes of this process. Source: proc(5), smaps_rollup."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{kind}:"))
     return int(line.split()[1]) << 10
 
 
@@ -212,6 +284,12 @@ def test_a_process_takes_what_was_predicted(index: int, measured: list[dict[str,
         name: round(num_bytes / MIB, 1) for name, num_bytes in figures.items()
     }
     assert figures["counted"] == pytest.approx(figures["weights"], rel=TOLERANCE)
+
+
+def test_a_pipeline_maps_an_embedding_that_is_its_head_once(measured: list[dict[str, float]]) -> None:
+    figures = measured[-1]
+    assert figures["taken"] == pytest.approx(figures["predicted"], rel=TOLERANCE)
+    assert figures["tied"] > 2 * TOLERANCE * figures["predicted"], "counted twice, it would be noticed"
 
 
 def test_a_worker_takes_what_is_known_before_it_loads() -> None:

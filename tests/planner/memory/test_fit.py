@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from shoal.errors import CapacityError
-from shoal.planner.memory.fit import check_memory, count_workers_needed
+from shoal.planner.memory.fit import check_memory, count_workers_needed, tied_bytes
 from shoal.planner.memory.plan_memory import needed_memory
 from tests.planner.example_blocks import make_blocks
 from tests.planner.split.test_manual import make_plan
@@ -72,3 +74,16 @@ def test_stages_and_shards_share_nothing():
     for split in ("pp=2", "tp=2"):
         plan = make_plan(split, blocks=BLOCKS)
         assert needed_memory(plan, shares_weights=True) == needed_memory(plan, shares_weights=False)
+
+
+@pytest.mark.parametrize("split", ["1", "dp=2", "pp=2", "pp=3", "dp=2,pp=2"])
+def test_a_head_that_is_the_embedding_is_mapped_once(split: str):
+    blocks = [*BLOCKS[:-1], replace(BLOCKS[-1], same_weights_as="embedding")]
+    needed = needed_memory(make_plan(split, blocks=blocks), shares_weights=True, tied_bytes=tied_bytes(blocks))
+    assert needed.weight_bytes == sum(block.weight_bytes for block in blocks[:-1])
+
+
+def test_a_head_of_its_own_is_held_beside_the_embedding():
+    assert tied_bytes(BLOCKS) == 0
+    needed = needed_memory(make_plan("pp=2", blocks=BLOCKS), shares_weights=True, tied_bytes=tied_bytes(BLOCKS))
+    assert needed.weight_bytes == sum(block.weight_bytes for block in BLOCKS)

@@ -29,7 +29,7 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int, s
     """
     if any(shard.machine for shard in plan.shards):
         return
-    needed = needed_memory(plan, shares_weights=shares_weights)
+    needed = needed_memory(plan, shares_weights=shares_weights, tied_bytes=tied_bytes(blocks))
     if needed.total <= available_bytes:
         return
     states = f"{format_bytes(needed.state_bytes)} for recurrent states, " if needed.state_bytes else ""
@@ -40,6 +40,11 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int, s
         f"{'process' if plan.num_workers == 1 else 'processes'}), but {format_bytes(available_bytes)} are free; "
         f"{_way_out(plan, blocks, available_bytes)}"
     )
+
+
+def tied_bytes(blocks: Sequence[Block]) -> int:
+    """Bytes of the embedding where the head is the same matrix; 0 where it is not. `blocks`: of the whole model."""
+    return blocks[-1].weight_bytes if blocks[-1].same_weights_as else 0
 
 
 def count_workers_needed(

@@ -3,7 +3,8 @@ a replica is given where nobody has said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from shoal.core.plan.language import Plan, StagePlan
@@ -34,25 +35,51 @@ class NeededMemory:
         return self.weight_bytes + self.kv_bytes + self.state_bytes + self.process_bytes
 
 
-def needed_memory(plan: Plan, *, shares_weights: bool) -> NeededMemory:
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a worker maps of kept weights: other workers that hold the same map the same copy."""
+
+    stage: tuple[int, int]
+    """first layer, and the one after the last"""
+    precision: str
+    part: ShardPart
+
+
+def needed_memory(plan: Plan, *, shares_weights: bool, tied_bytes: int = 0) -> NeededMemory:
     """The memory that a plan takes, as if all of its workers ran on one machine.
 
     Args:
         plan: with the bytes of every worker.
         shares_weights: whether workers that hold the same part of the same layers map one kept copy of it.
+        tied_bytes: of the embedding, where the head is the same matrix; 0: it is not.
     """
-    held: dict[tuple[int, int, str, ShardPart], int] = {}
+    held: dict[_Kept, int] = {}
     weight_bytes = 0
     for replica in plan.replicas:
         for stage in replica.stages:
             for shard in stage.shards:
                 weight_bytes += shard.weight_bytes
-                held[stage.first_layer, stage.last_layer, stage.precision, shard.part] = shard.weight_bytes
+                held[_Kept((stage.first_layer, stage.last_layer), stage.precision, shard.part)] = shard.weight_bytes
+    if shares_weights:
+        weight_bytes = sum(held.values()) - _counted_again(held.keys(), tied_bytes)
     return NeededMemory(
-        weight_bytes=sum(held.values()) if shares_weights else weight_bytes,
+        weight_bytes=weight_bytes,
         kv_bytes=sum(shard.kv_bytes for shard in plan.shards),
         state_bytes=sum(shard.state_bytes for shard in plan.shards),
         process_bytes=sum(shard.process_bytes for shard in plan.shards),
+    )
+
+
+def _counted_again(held: Collection[_Kept], tied_bytes: int) -> int:
+    """Bytes of the embedding that are counted more than once: in stages that begin the model, and in stages that end it
+    with the same matrix as their head."""
+    num_layers = max(kept.stage[1] for kept in held)
+    vocab_size = max(kept.part.vocabulary[1] for kept in held)
+    holders = Counter(
+        (kept.precision, kept.part.vocabulary) for kept in held if kept.stage[0] == 0 or kept.stage[1] == num_layers
+    )
+    return sum(
+        (count - 1) * tied_bytes * (last - first) // max(1, vocab_size) for (_, (first, last)), count in holders.items()
     )
 
 
