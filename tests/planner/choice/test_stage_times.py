@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,11 @@ from shoal.planner.predict.workload import Workload
 from tests.planner.choice.example_fleets import MB, make_class, make_fleet, make_model
 
 
-def costs_of(*memory_mb: int) -> StageCosts:
+def costs_of(*memory_mb: int, shares_kv: bool = False) -> StageCosts:
     """Of three workers, each twice as slow as the one before, and 8 layers of 10 MB."""
     classes = [make_class(f"c{i}", slowness=2.0**i, memory_mb=own_mb) for i, own_mb in enumerate(memory_mb)]
     fleet = make_fleet(*classes)
-    model = make_model()
+    model = replace(make_model(), shares_kv=shares_kv)
     return StageCosts(
         fleet=fleet,
         model=model,
@@ -80,3 +81,18 @@ def test_stages_that_no_bound_rules_out_fit_by_their_bytes() -> None:
             limits = [costs.fleet.classes[one].memory_bytes for one in group.members]
             assert all(own <= limit for own, limit in zip(own_bytes, limits, strict=True))
     assert costs.fleet.classes[0].memory_bytes == 30 * MB
+
+
+def test_every_shard_keeps_the_rows_that_all_heads_share() -> None:
+    """A shard of latent attention needs room for them, and stages that fit alone do not fit with them."""
+    latent, plain = costs_of(400, 400, 400, shares_kv=True), costs_of(400, 400, 400)
+    kv_bytes = 2 * plain.model.kv_bytes_per_token * 4 * (64 + 32)
+    for group in (one for one in plain.groups if not one.is_single):
+        counted = sum(latent.stage_bytes(group, 2, 4, 4)) - sum(plain.stage_bytes(group, 2, 4, 4))
+        shares = plain.shares(group, 2, 4, 4)
+        assert shares is not None
+        assert counted == pytest.approx((sum(heads > 0 for heads in shares.heads) - 1) * kv_bytes, abs=8)
+    group = next(one for one in plain.groups if not one.is_single)
+    most = max(plain.stage_bytes(group, 0, 8, 4)) / MB
+    tight = [costs_of(*[math.ceil(most)] * 3, shares_kv=shares) for shares in (False, True)]
+    assert [costs.shares(group, 0, 8, 4) is not None for costs in tight] == [True, False]

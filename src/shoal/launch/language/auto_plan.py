@@ -259,6 +259,7 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
             for layer in range(config.num_layers)
             if not layer_kv_bytes(config, layer, kv_dtype("fp32", exact_activations=False))
         ),
+        shares_kv=config.latent is not None,
         last_cut=config.last_cut,
         atoms=model.atoms,
         by_precision={precision: sizes(precision) for precision in precisions},

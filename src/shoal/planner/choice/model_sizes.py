@@ -44,6 +44,8 @@ class ModelSizes:
     """Bytes of a token's keys and values in one layer, all heads."""
     layers_without_kv: tuple[int, ...] = ()
     """Recurrent ones, and those with an MLP alone."""
+    shares_kv: bool = False
+    """Whether all heads attend over the same rows, as in latent attention: then each shard keeps all of them."""
     atoms: ShardAtoms
     by_precision: Mapping[Precision, PrecisionSizes]
     last_cut: int | None = None
@@ -116,33 +118,39 @@ class StageBytes:
     mlp: int
     vocabulary: int
     """Embedding and head, where the stage has them."""
+    whole: int = 0
+    """What every shard has all of: KV that all heads share."""
 
     @property
     def total(self) -> int:
         """Bytes of the whole stage on one worker."""
-        return self.attention + self.mlp + self.vocabulary
+        return self.attention + self.mlp + self.vocabulary + self.whole
 
 
 class StageBytesTable:
     """Bytes of any range of layers at one precision, for a number of tokens whose KV is kept.
 
-    `attention`, `mlp` and `vocabulary` hold those of the layers first:last at [first, last], as StageBytes has them;
-    `total` those of all three.
+    `attention`, `mlp`, `vocabulary` and `whole` hold those of the layers first:last at [first, last], as StageBytes has
+    them; `total` those of all four.
     """
 
     def __init__(self, model: ModelSizes, precision: Precision, kv_tokens: int) -> None:
         sizes = model.by_precision[precision]
         kv_bytes = kv_tokens * model.kv_bytes_per_token
-        attention = np.array(sizes.attention_bytes, np.float64) + kv_bytes
-        attention[list(model.layers_without_kv)] -= kv_bytes
+        attention = np.array(sizes.attention_bytes, np.float64)
+        kv = np.full(len(attention), kv_bytes, np.float64)
+        kv[list(model.layers_without_kv)] = 0
+        whole = kv if model.shares_kv else np.zeros_like(kv)
+        attention += kv - whole
         mlp = np.array(sizes.mlp_bytes, np.float64)
         self.attention = _range_sums(attention)
+        self.whole = _range_sums(whole)
         self.mlp = _range_sums(mlp)
         self.vocabulary = np.zeros_like(self.mlp)
         self.vocabulary[0, :] += sizes.embedding_bytes
         self.vocabulary[:, -1] += sizes.head_bytes
-        self.total = self.attention + self.mlp + self.vocabulary
-        self._largest = int(attention.max()), int(mlp.max())
+        self.total = self.attention + self.mlp + self.vocabulary + self.whole
+        self._largest = int(attention.max()), int(mlp.max()), int(whole.max())
 
     def of(self, first: int, last: int) -> StageBytes:
         """Bytes of layers first:last, with the embedding where they begin the model and the head where they end it."""
@@ -150,6 +158,7 @@ class StageBytesTable:
             attention=int(self.attention[first, last]),
             mlp=int(self.mlp[first, last]),
             vocabulary=int(self.vocabulary[first, last]),
+            whole=int(self.whole[first, last]),
         )
 
     def end_bytes(self, *, is_first: bool, is_last: bool) -> int:
@@ -158,8 +167,8 @@ class StageBytesTable:
 
     def largest(self, num_layers: int, *, vocabulary: int) -> StageBytes:
         """The most bytes that any so many layers take."""
-        attention, mlp = self._largest
-        return StageBytes(attention=num_layers * attention, mlp=num_layers * mlp, vocabulary=vocabulary)
+        attention, mlp, whole = (num_layers * largest for largest in self._largest)
+        return StageBytes(attention=attention, mlp=mlp, vocabulary=vocabulary, whole=whole)
 
 
 def _range_sums(values: F64) -> F64:

@@ -190,6 +190,7 @@ class StageCosts:
         attention, mlp, vocabulary = np.moveaxis(of_ends[kinds.ends], 2, 0)  # [K, n] of each member
         own = attention * table.attention[places][:, np.newaxis] + mlp * table.mlp[places][:, np.newaxis]
         own += vocabulary * table.vocabulary[places][:, np.newaxis]
+        own += np.where(attention > 0, table.whole[places][:, np.newaxis], 0)
         memory_bytes = [self.fleet.classes[index].memory_bytes for index in group.members]
         fits_K = (own <= memory_bytes).all(axis=1) | (kinds.num_layers <= 0)
         return fits_K, fits_K | (table.total[places] <= sum(memory_bytes))
@@ -306,7 +307,7 @@ class StageCosts:
             column_fixed_s=num_layers * work.mlp_fixed_s,
             head_bytes=-(-needed.attention // atoms.num_kv_atoms),
             column_bytes=-(-needed.mlp // atoms.num_column_atoms),
-            memory_bytes=self.fleet.classes[index].memory_bytes,
+            memory_bytes=self.fleet.classes[index].memory_bytes - needed.whole,
             vocabulary_s=head_s / num_units,
             vocabulary_fixed_s=work.head_fixed_s if has_head else 0.0,
             vocabulary_bytes=-(-needed.vocabulary // num_units),
@@ -319,6 +320,7 @@ class StageCosts:
     def _member_bytes(self, shares: GroupShares, needed: StageBytes) -> tuple[int, ...]:
         return tuple(
             round(heads * needed.attention + columns * needed.mlp + rows * needed.vocabulary)
+            + (needed.whole if heads else 0)
             for heads, columns, rows in self.fractions(shares)
         )
 
