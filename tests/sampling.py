@@ -8,8 +8,22 @@ is no part of a sweep: it gets a test of its own.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
 
 import pytest
+
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
+
+
+def in_turn(first: Sequence[FirstT], second: Sequence[SecondT]) -> list[tuple[FirstT, SecondT]]:
+    """Every pair, so ordered that the sample of every n-th has each of the first, and those of the second in turn.
+
+    n is how many there are of the second.
+    """
+    n = len(second)
+    return [(one, second[(index + shift) % n]) for index, one in enumerate(first) for shift in range(n)]
 
 
 def sample_items(items: list[pytest.Item]) -> list[pytest.Item]:

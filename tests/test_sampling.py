@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.sampling import sample_items
+from tests.sampling import in_turn, sample_items
 
 
 @dataclass
@@ -38,3 +38,9 @@ def test_every_nth_case_of_each_test_is_kept_in_order() -> None:
 def test_what_is_not_marked_is_kept_and_so_is_a_case_asked_for_alone() -> None:
     assert kept_and_left([Item(f"f.py::test[{case}]") for case in range(5)])[1] == []
     assert kept_and_left([Item("f.py::test[7]", 4)]) == (["f.py::test[7]"], [])
+
+
+def test_a_sample_of_pairs_has_both_in_turn() -> None:
+    pairs = in_turn("abc", (0, 1))
+    assert sorted(pairs) == [(letter, number) for letter in "abc" for number in (0, 1)]
+    assert pairs[::2] == [("a", 0), ("b", 1), ("c", 0)]

@@ -40,6 +40,7 @@ from tests.integration.running import (
 )
 from tests.numerics.engines import random_tokens
 from tests.plain_runtime import plain_session
+from tests.sampling import in_turn
 
 OpenRun = Callable[[str, RecoveryConfig, pytest.FixtureRequest], AbstractContextManager["Run"]]
 SPLITS = ("pp=2", "dp=2", "tp=2", "dp=2,pp=2")
@@ -284,14 +285,20 @@ POINTS = {
 GRAPH_SPLITS = ("pp=2", "dp=2")
 
 
+KINDS: tuple[tuple[str, OpenRun, str], ...] = (
+    *(("language", language_run, split) for split in SPLITS),
+    *(("graph", graph_run, split) for split in GRAPH_SPLITS),
+)
+
+
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
-    ("kind", "split"),
+    ("number", "kind", "split"),
     [
-        *(pytest.param(language_run, split, id=f"language-{split}") for split in SPLITS),
-        *(pytest.param(graph_run, split, id=f"graph-{split}") for split in GRAPH_SPLITS),
+        pytest.param(number, kind, split, id=f"{number.name}-{name}-{split}")
+        for (name, kind, split), number in in_turn(KINDS, tuple(POINTS))
     ],
 )
-@pytest.mark.parametrize("number", POINTS, ids=lambda number: signal.Signals(number).name)
 def test_requests_go_on(number: signal.Signals, kind: OpenRun, split: str, request: pytest.FixtureRequest) -> None:
     with kind(split, QUICK if number == signal.SIGSTOP else PATIENT, request) as run:
         num_fds = len(os.listdir("/proc/self/fd"))
@@ -311,9 +318,9 @@ def test_requests_go_on(number: signal.Signals, kind: OpenRun, split: str, reque
         assert len(os.listdir("/proc/self/fd")) == num_fds
 
 
-@pytest.mark.parametrize("split", ["pp=2", "tp=2"])
-@pytest.mark.parametrize("dies", [0, 1])
-def test_only_the_lost_worker_loads_again(dies: int, split: str, tiny_model: Path, expected: Transcript) -> None:
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize(("split", "dies"), in_turn(("pp=2", "tp=2"), (0, 1)))
+def test_only_the_lost_worker_loads_again(split: str, dies: int, tiny_model: Path, expected: Transcript) -> None:
     with launch_tiny(tiny_model, split=split, recovery=PATIENT) as loaded:
         run = LanguageRun(loaded, expected)
         before = run.pids()

@@ -1,19 +1,23 @@
-"""C++ programs of the tests: compiled once a run, whoever of several test processes comes first, for this processor or
-for arm64 under qemu."""
+"""C++ programs of the tests: compiled by whichever of several test processes comes first, for this processor or for
+arm64 under qemu, and kept in `build` until a source, the compiler or its options change."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SOURCES = (ROOT / "native", ROOT / "tests/native")
+PROGRAMS = ROOT / "build/test_programs"
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{ROOT / 'native'}")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
@@ -66,7 +70,6 @@ TARGETS: Mapping[str, Target] = {
 
 
 def run_program(
-    factory: pytest.TempPathFactory,
     target: str,
     source: Path,
     *,
@@ -77,7 +80,6 @@ def run_program(
     """What a program prints. Skips the test where it cannot be compiled or run.
 
     Args:
-        factory: whose folder all test processes of a run share.
         target: one of TARGETS.
         source: the file with `main`.
         more: files and options that it is compiled with.
@@ -87,20 +89,38 @@ def run_program(
     one = TARGETS[target]
     if reason := one.why_not():
         pytest.skip(reason)
-    program = _shared_folder(factory) / f"{source.stem}-{target}"
-    with program.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            command = [one.compiler, *FLAGS, *one.options, str(source), *map(str, more), "-o", f"{program}.new"]
-            subprocess.run(command, check=True, timeout=timeout_s)
-            Path(f"{program}.new").rename(program)
+    compile_it = [one.compiler, *FLAGS, *one.options, str(source), *map(str, more)]
+    program = _compiled(f"{source.stem}-{target}", compile_it, timeout_s)
     command = [*([one.emulator] if one.emulator else []), str(program), *arguments]
     return subprocess.run(command, check=True, timeout=timeout_s, capture_output=True, text=True).stdout
 
 
-def _shared_folder(factory: pytest.TempPathFactory) -> Path:
-    """One for all processes of pytest-xdist, whose own folders lie in a common one."""
-    own = factory.getbasetemp()
-    folder = (own.parent if own.name.startswith("popen-") else own) / "programs"
-    folder.mkdir(exist_ok=True)
-    return folder
+def _compiled(name: str, command: Sequence[str], timeout_s: float) -> Path:
+    """The program that a command makes; those of earlier states of the sources are removed."""
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    inputs = "\0".join([*command, _version(command[0]), _digest_of_sources()])
+    program = PROGRAMS / f"{name}.{hashlib.sha256(inputs.encode()).hexdigest()}"
+    with (PROGRAMS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            for old in set(PROGRAMS.glob(f"{name}.*")) - {PROGRAMS / f"{name}.lock"}:
+                old.unlink()
+            new = PROGRAMS / f"{name}.new"
+            subprocess.run([*command, "-o", str(new)], check=True, timeout=timeout_s)
+            new.rename(program)
+    return program
+
+
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+
+
+@cache
+def _digest_of_sources() -> str:
+    """Of every C++ file that a program may include or be compiled with."""
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for file in sorted(path for path in folder.rglob("*") if path.suffix in (".h", ".cpp")):
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -3,6 +3,7 @@ qemu included."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ NUM_FORMS, NUM_DENSE_FORMS = 18, 3
 """of matrices in random_matrix.h, the dense ones first"""
 
 
-def hashes(factory: pytest.TempPathFactory, target: str, program: str) -> dict[str, str]:
-    shown = run_program(factory, target, HERE / f"{program}.cpp")
+@cache
+def hashes(target: str, program: str) -> dict[str, str]:
+    shown = run_program(target, HERE / f"{program}.cpp")
     return dict(line.rsplit(" ", 1) for line in shown.splitlines())
 
 
@@ -30,10 +32,10 @@ def hashes(factory: pytest.TempPathFactory, target: str, program: str) -> dict[s
         *((target, "lanes_bits") for target in ("avx2", "avx512vnni", "arm64")),  # on which the others have their lanes
     ],
 )
-def test_every_instruction_set(target: str, program: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    expected = hashes(tmp_path_factory, "baseline", program)
+def test_every_instruction_set(target: str, program: str) -> None:
+    expected = hashes("baseline", program)
     assert len(expected) == len(set(expected.values())) == NUM_HASHES[program]
-    assert hashes(tmp_path_factory, target, program) == expected
+    assert hashes(target, program) == expected
 
 
 BLOCK_PRODUCTS = st.tuples(
@@ -50,14 +52,9 @@ BLOCK_PRODUCTS = st.tuples(
 @pytest.mark.parametrize("target", ["amx", "amx-emulated", "arm64-i8mm", "amx-emulated-avx512vnni"])
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(products=st.lists(BLOCK_PRODUCTS, min_size=4, max_size=12))
-def test_sets_with_a_loop_of_their_own_for_many_rows(
-    target: str, products: list[tuple[int, ...]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_sets_with_a_loop_of_their_own_for_many_rows(target: str, products: list[tuple[int, ...]]) -> None:
     """Products of any shape; the other sets are compared with NumPy in gemm/test_products.py."""
     arguments = [str(number) for product in products for number in product]
-    shown = [
-        run_program(tmp_path_factory, one, HERE / "product_bits.cpp", arguments=arguments)
-        for one in ("baseline", target)
-    ]
+    shown = [run_program(one, HERE / "product_bits.cpp", arguments=arguments) for one in ("baseline", target)]
     assert shown[0].count("\n") == len(products)
     assert shown[0] == shown[1]

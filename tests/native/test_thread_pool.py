@@ -66,8 +66,8 @@ def test_a_forked_child_computes_alone() -> None:
     subprocess.run([sys.executable, "-c", FORKING], env={**os.environ, "PYTHONPATH": path}, check=True, timeout=60)
 
 
-def test_every_item_is_run_once_whatever_the_pool_goes_through(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_item_is_run_once_whatever_the_pool_goes_through() -> None:
     """Thousands of small tasks from one and several callers, tasks within tasks, forks, short lives."""
     pool = Path(__file__).parents[2] / "native/threads/thread_pool.cpp"
     source = Path(__file__).with_name("pool_stress.cpp")
-    assert run_program(tmp_path_factory, "baseline", source, more=["-pthread", pool]) == ""
+    assert run_program("baseline", source, more=["-pthread", pool]) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +109,8 @@ def models(perceptron: Path, cnn: Path, encoder: Path) -> Mapping[str, Path]:
     return {"perceptron": perceptron, "cnn": cnn, "encoder": encoder}
 
 
-@pytest.mark.parametrize("name", ["perceptron", "cnn", "encoder"])
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize(("split", "name"), list(product(SPLITS, ("perceptron", "cnn", "encoder"))))
 def test_shards_agree_with_the_whole(shoal: Shoal, models: Mapping[str, Path], name: str, split: str) -> None:
     value = shoal("verify", models[name], "--split", split, "--threads", 1, "--json").json
     assert value["agrees"] is True

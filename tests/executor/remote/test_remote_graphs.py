@@ -30,6 +30,7 @@ from tests.executor.test_graph_local import results
 from tests.integration.leaks import no_leaks
 from tests.integration.running import PATIENT, QUICK
 from tests.plain_runtime import plain_session
+from tests.sampling import in_turn
 
 pytest.importorskip("cryptography")
 NUM_CHUNKS = 40
@@ -66,6 +67,7 @@ def rows(index: int) -> np.ndarray:
     return np.random.default_rng(index).standard_normal((3, 8), np.float32)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("split", ["1", "pp=3", "tp=2", "pp=2,tp=2", "dp=2"])
 def test_answers_are_those_of_the_whole_graph(split: str, chain: Path, host: LocalHost) -> None:
     whole = plain_session(chain)
@@ -103,8 +105,12 @@ def test_the_head_never_waits_for_a_worker_that_takes_nothing(chain: Path, host:
         np.testing.assert_allclose(results(executor, 1)[0].outputs["y"], answers[0][-5:], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
-@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2,pp=2"])
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize(
+    ("split", "number"),
+    in_turn(("pp=2", "tp=2", "dp=2,pp=2"), (signal.SIGSTOP, signal.SIGKILL)),
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_chunks_survive_a_lost_worker(split: str, number: signal.Signals, chain: Path, host: LocalHost) -> None:
     outputs: dict[int, np.ndarray] = {}
     chunks = (Chunk(index=index, inputs={"x": rows(index)}) for index in range(NUM_CHUNKS))

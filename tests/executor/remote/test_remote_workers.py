@@ -35,6 +35,7 @@ from tests.executor.remote.delay_proxy import FarHost
 from tests.integration.leaks import no_leaks
 from tests.integration.running import PATIENT, QUICK, Transcript, executors, make_requests, tiny_config, transcribe
 from tests.model.tiny_models import make_tiny_gguf
+from tests.sampling import in_turn
 
 pytest.importorskip("cryptography")
 REQUESTS = make_requests(4, max_tokens=30)
@@ -75,6 +76,7 @@ def tokens_of(transcript: Transcript, requests: list[Request]) -> list[list[int]
     return [transcript.tokens[request.request_id] for request in requests]
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("split", ["1", "pp=2", "tp=2", "dp=2", "pp=2,tp=2"])
 def test_tokens_are_those_of_the_whole_model(
     split: str, tiny_model: Path, expected: Transcript, host: LocalHost
@@ -83,8 +85,12 @@ def test_tokens_are_those_of_the_whole_model(
         assert tokens_of(transcribe(loaded.engine, REQUESTS), REQUESTS) == tokens_of(expected, REQUESTS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
-@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2,pp=2"])
+@pytest.mark.sample(every=2)
+@pytest.mark.parametrize(
+    ("split", "number"),
+    in_turn(("pp=2", "tp=2", "dp=2,pp=2"), (signal.SIGKILL, signal.SIGSTOP)),
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_requests_survive_a_lost_worker(
     split: str, number: signal.Signals, tiny_model: Path, expected: Transcript, host: LocalHost
 ) -> None:

@@ -35,6 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: make_tiny_model(family, directory / family) for family in FAMILIES}
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
     ("family", "split"),
     [
