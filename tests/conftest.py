@@ -1,8 +1,6 @@
 """What holds for every test."""
 
-import fcntl
 import gc
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 
 from tests.device_environments import SWIFTSHADER, device_python
 from tests.log_lines import replica_lines
-from tests.real_models import export_minilm
+from tests.real_models import kept_minilm
 from tests.sampling import sample_items
 
 
@@ -43,14 +41,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sentence encoder as an ONNX file, exported once a run, by whichever of its processes asks first."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which all processes of the run share
-    with (folder / "minilm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return export_minilm(folder)
+def minilm() -> Path:
+    """The sentence encoder as an ONNX file, exported by whichever process asks first."""
+    return kept_minilm()
 
 
 @pytest.fixture

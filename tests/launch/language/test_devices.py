@@ -12,6 +12,7 @@ import pytest
 
 import shoal
 from shoal.config import DevicesConfig, LaunchConfig
+from shoal.core.recovery import config as recovery
 from shoal.errors import CapacityError, ConfigError
 from shoal.launch.language.by_hand import spec_for_devices
 from shoal.launch.language.planning import plan_model
@@ -23,6 +24,8 @@ from tests.numerics.engines import random_tokens
 
 PROMPTS = [random_tokens(length, seed=length) for length in (40, 7, 21)]
 NUM_OUTPUT = 64
+HANGING_S = 2.0
+"""after which a device that says nothing hangs: no user would want to be so strict"""
 GPU = DeviceConfig(provider="cuda")
 
 
@@ -63,8 +66,13 @@ def test_a_gpu_in_software_has_the_last_layers(model: Path, expected: list[list[
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])
 def test_an_answer_goes_on_when_the_devices_worker_dies_or_hangs(
-    stop: signal.Signals, model: Path, expected: list[list[int]], openvino_python: str
+    stop: signal.Signals,
+    model: Path,
+    expected: list[list[int]],
+    openvino_python: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(recovery, "_DEVICE_STEP_S", HANGING_S)
     options = {"split": "pp=2", "device": "cpu,openvino", "worker_python": [openvino_python], "precision": "fp32"}
     with shoal.LLM(model, **options) as llm:  # type: ignore[arg-type]
         whole = llm.generate(PROMPTS[0], max_tokens=NUM_OUTPUT, temperature=0, ignore_eos=True).text
