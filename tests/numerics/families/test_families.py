@@ -167,6 +167,16 @@ def stacked_experts(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return others
 
 
+def test_a_head_that_differs_from_the_embedding_it_should_be(tmp_path: Path) -> None:
+    """transformers ties only what is equal, and so do the native layers."""
+    directory = make_tiny_model("llama", tmp_path, tie_word_embeddings=False)
+    expected = reference_logits(load_reference(directory), random_tokens(NUM_PROMPT))
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    (logits,) = text_logits(make_engine(make_executor(open_weights(directory))), [random_tokens(NUM_PROMPT)])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
 def test_experts_whose_outputs_stand_before_inputs(tmp_path: Path) -> None:
     """As transformers writes a Qwen 3 VL that it has made itself; published files have them turned."""
     directory = make_tiny_model("qwen3_moe", tmp_path, mlp_only_layers=[])

@@ -236,6 +236,9 @@ def test_a_head_of_its_own_counts_also_where_it_should_be_tied(tmp_path: Path) -
     head = np.full((320, 64), 2.0, np.float32)
     source = open_weights(_write(tmp_path, _tensors() | {"lm_head.weight": head}))
     np.testing.assert_array_equal(dequantize(source.matrix("head", "fp32")), head)
+    assert not source.config.tied_embeddings
+    embedding = _tensors()["model.embed_tokens.weight"]
+    assert open_weights(_write(tmp_path, _tensors() | {"lm_head.weight": embedding.copy()})).config.tied_embeddings
 
 
 @pytest.mark.parametrize("rows", [319, 321])

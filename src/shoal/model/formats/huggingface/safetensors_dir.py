@@ -7,7 +7,7 @@ Source: safetensors format, github.com/huggingface/safetensors, README.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -81,6 +81,7 @@ class SafetensorsDir:
         self._coded: Mapping[str, CodedMatrix] = coded
         self._map = TensorMap(directory, self._family, self._config, self._tensors, coded)
         check_directory(self._map)
+        self._config = replace(self._config, tied_embeddings=self._map.is_tied())
 
     @property
     def config(self) -> DecoderConfig:

@@ -19,6 +19,8 @@ from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_inside, map_fi
 
 MAX_HEADER_BYTES = 100_000_000
 """Source: the safetensors format's own limit"""
+_COMPARED_BYTES = 1 << 20
+"""at a time"""
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -35,6 +37,17 @@ class Tensor:
     @property
     def num_bytes(self) -> int:
         return self.stop_bytes - self.start_bytes
+
+    def is_same_as(self, other: Tensor) -> bool:
+        """Whether both hold the same bytes as the same numbers; read as far as they agree."""
+        if (self.dtype, self.shape, self.num_bytes) != (other.dtype, other.shape, other.num_bytes):
+            return False
+        starts = range(0, self.num_bytes, _COMPARED_BYTES)
+        return all(self._bytes(start) == other._bytes(start) for start in starts)
+
+    def _bytes(self, start: int) -> bytes:
+        first = self.start_bytes + start
+        return self.data[first : min(first + _COMPARED_BYTES, self.stop_bytes)]
 
     def items(self, dtype: str) -> npt.NDArray[Any]:
         """All items of it, as they lie in the file: a view."""

@@ -104,6 +104,15 @@ class TensorMap:
             return self._head_part(prefix, leaf[head.end() :], int(head[1]))
         return self._fused_part(prefix, leaf) or self._whole(self._layer_tensor(prefix, leaf), leaf)
 
+    def is_tied(self) -> bool:
+        """Whether the head is the embedding: the files have none, or the settings tie it and it holds the same."""
+        if self._head is None:
+            return True
+        head, embedding = (self.tensors.get(one) for one in (self._head, self._prefix + self.family.top["embedding"]))
+        if head is None or embedding is None or not self.config.tied_embeddings:
+            return False
+        return head.is_same_as(embedding)
+
     def _layer_tensor(self, prefix: str, leaf: str) -> str:
         tensor, other = prefix + self.family.names.get(leaf, leaf), self.family.other_names.get(leaf)
         return tensor if other is None or self.has(tensor) else prefix + other
