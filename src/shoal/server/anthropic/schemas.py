@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import Field
 
 from shoal.errors import InvalidRequest
-from shoal.server.openai.body.fields import check_extra, is_strict
+from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
@@ -41,28 +41,35 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "thread": (),
 }
 """Not implemented: any other value (null aside) is refused."""
+_TOOLSET: Mapping[str, tuple[object, ...]] = {"toolset_name": ()}
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-
-class TextBlock(_Schema):
+class TextBlock(ApiSchema):
     """Text."""
+
+    harmless = frozenset({"cache_control", "citations"})
+    prefix = "content."
 
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(_Schema):
+class ThinkingBlock(ApiSchema):
     """What the model thought in an earlier answer."""
+
+    harmless = frozenset({"signature"})
+    prefix = "content."
 
     type: Literal["thinking"]
     thinking: str
 
 
-class ToolUseBlock(_Schema):
+class ToolUseBlock(ApiSchema):
     """A call in an earlier answer."""
+
+    harmless = frozenset({"cache_control", "caller"})
+    neutral = _TOOLSET
+    prefix = "content."
 
     type: Literal["tool_use"]
     id: str
@@ -70,8 +77,12 @@ class ToolUseBlock(_Schema):
     input: dict[str, Any]
 
 
-class ToolResultBlock(_Schema):
+class ToolResultBlock(ApiSchema):
     """What a call returned."""
+
+    harmless = frozenset({"cache_control"})
+    neutral = _TOOLSET
+    prefix = "content."
 
     type: Literal["tool_result"]
     tool_use_id: str
@@ -85,15 +96,23 @@ Block = Annotated[
 ]
 
 
-class InputMessage(_Schema):
+class InputMessage(ApiSchema):
     """One turn of the conversation."""
 
     role: Literal["user", "assistant"]
     content: str | list[Block]
 
 
-class InputTool(_Schema):
+class InputTool(ApiSchema):
     """A tool that the client runs."""
+
+    harmless = frozenset({"cache_control", "eager_input_streaming"})
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "allowed_callers": (["direct"],),
+        "defer_loading": (False,),
+        "input_examples": ([],),
+    }
+    prefix = "tools."
 
     type: Literal["custom"] | None = None
     name: str
@@ -102,42 +121,49 @@ class InputTool(_Schema):
     strict: bool | None = None
 
 
-class ToolChoice(_Schema):
+class ToolChoice(ApiSchema):
     """Whether tools are to be called."""
+
+    prefix = "tool_choice."
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
 
-class Thinking(_Schema):
+class Thinking(ApiSchema):
     """Whether the model thinks first. How long it does is its own affair."""
+
+    harmless = frozenset({"budget_tokens", "display"})
+    prefix = "thinking."
 
     type: Literal["enabled", "adaptive", "disabled"]
 
 
-class OutputFormat(_Schema):
+class OutputFormat(ApiSchema):
     """What the answer must look like."""
+
+    prefix = "output_config.format."
 
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class OutputConfig(_Schema):
+class OutputConfig(ApiSchema):
     """How the answer is to be."""
+
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"task_budget": ()}
+    prefix = "output_config."
 
     format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
 
-    @model_validator(mode="after")
-    def _check_extra(self, info: ValidationInfo) -> OutputConfig:
-        known, neutral = type(self).model_fields, {"task_budget": ()}
-        check_extra(self.model_extra or {}, known, neutral, (), "output_config.", strict=is_strict(info))
-        return self
 
-
-class CountBody(_Schema):
+class CountBody(ApiSchema):
     """POST /v1/messages/count_tokens."""
+
+    neutral = _NEUTRAL
+    harmless = _IGNORED
 
     model: str
     messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -147,11 +173,6 @@ class CountBody(_Schema):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
-
-    @model_validator(mode="after")
-    def _check_extra(self, info: ValidationInfo) -> CountBody:
-        check_extra(self.model_extra or {}, type(self).model_fields, _NEUTRAL, _IGNORED, strict=is_strict(info))
-        return self
 
     def chat_fields(self) -> dict[str, Any]:
         """The same request as the fields of a chat completion. Raises InvalidRequest."""

@@ -17,7 +17,8 @@ from shoal.server.embeddings.encoder import Encoded, TextEncoder
 from shoal.server.embeddings.schemas import texts_of
 from shoal.server.embeddings.vectors import shortened
 from shoal.server.ollama.errors import answer_api_exception
-from shoal.server.ollama.schemas import ApiSchema, Options
+from shoal.server.ollama.schemas import Options
+from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.errors import unknown_model
 
 EMBED_PATHS = ("/api/embed", "/api/embeddings")

@@ -6,12 +6,13 @@ implemented is refused; what says how Ollama loads a model is ignored, for here 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import Field
 
 from shoal.errors import InvalidRequest
-from shoal.server.openai.body.fields import check_extra, is_strict
+from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.schemas import MAX_LOGPROBS, MAX_MESSAGES, ChatBody, CompletionBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
@@ -47,22 +48,6 @@ _REPEAT_LAST_N = 64
 """Source: the same."""
 _TRANSLATED = {"num_ctx", "num_predict", "repeat_penalty", "repeat_last_n"}
 """Options that OpenAI's bodies have under other names, or not at all."""
-
-
-class ApiSchema(BaseModel):
-    """What all bodies share: fields that are not implemented are refused, see `check_extra`."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-    neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
-    harmless: ClassVar[frozenset[str]] = frozenset()
-    prefix: ClassVar[str] = ""
-
-    @model_validator(mode="after")
-    def _refuse_unimplemented(self, info: ValidationInfo) -> ApiSchema:
-        kind, extra = type(self), self.model_extra or {}
-        check_extra(extra, kind.model_fields, kind.neutral, kind.harmless, kind.prefix, strict=is_strict(info))
-        return self
 
 
 class Options(ApiSchema):
@@ -106,7 +91,7 @@ class ApiFunction(ApiSchema):
     harmless = frozenset({"index"})
 
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict[str, Any])
 
 
 class ApiCall(ApiSchema):
@@ -120,7 +105,7 @@ class ApiCall(ApiSchema):
 class ApiMessage(ApiSchema):
     """One turn of the conversation."""
 
-    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"images": ([],)}
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"images": ([],)}
     harmless = frozenset({"tool_call_id"})
     prefix = "messages."
 
@@ -198,7 +183,7 @@ class ApiBody(ApiSchema):
 class ApiChatBody(ApiBody):
     """POST /api/chat."""
 
-    messages: Annotated[list[ApiMessage], Field(max_length=MAX_MESSAGES)] = []
+    messages: Annotated[list[ApiMessage], Field(max_length=MAX_MESSAGES)] = Field(default_factory=list[ApiMessage])
     tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
 
     @property
@@ -216,7 +201,14 @@ class ApiChatBody(ApiBody):
 class ApiGenerateBody(ApiBody):
     """POST /api/generate."""
 
-    neutral: ClassVar[dict[str, tuple[object, ...]]] = {"context": ([],), "images": ([],), "template": ("",)}
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "context": ([],),
+        "height": (0,),
+        "images": ([],),
+        "steps": (0,),
+        "template": ("",),
+        "width": (0,),
+    }
 
     prompt: str = ""
     suffix: str | None = None

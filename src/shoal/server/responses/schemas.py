@@ -6,11 +6,11 @@ Source: OpenAI API reference, "Create a model response". What would change the a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import Field
 
-from shoal.server.openai.body.fields import check_extra, is_strict
+from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
@@ -44,29 +44,38 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "truncation": ("disabled",),
 }
 """Not implemented: any other value (null aside) is refused."""
+_OF_ITEMS = frozenset({"id", "status"})
+_WITHOUT_WAITING: Mapping[str, tuple[object, ...]] = {"async": (False,)}
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-
-
-class TextPart(_Schema):
+class TextPart(ApiSchema):
     """Text of a message, of reasoning or of what a function returned."""
+
+    harmless = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
+    prefix = "input.content."
 
     type: Literal["input_text", "output_text", "text", "reasoning_text", "summary_text"]
     text: str
 
 
-class MessageItem(_Schema):
+class MessageItem(ApiSchema):
     """One turn of the conversation."""
+
+    harmless = _OF_ITEMS | {"phase"}
+    neutral = _WITHOUT_WAITING
+    prefix = "input."
 
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
 
 
-class CallItem(_Schema):
+class CallItem(ApiSchema):
     """A call in an earlier answer."""
+
+    harmless = _OF_ITEMS | {"caller"}
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {**_WITHOUT_WAITING, "namespace": ()}
+    prefix = "input."
 
     type: Literal["function_call"]
     call_id: str
@@ -74,16 +83,23 @@ class CallItem(_Schema):
     arguments: str
 
 
-class CallOutputItem(_Schema):
+class CallOutputItem(ApiSchema):
     """What a call returned."""
+
+    harmless = _OF_ITEMS | {"caller"}
+    neutral = _WITHOUT_WAITING
+    prefix = "input."
 
     type: Literal["function_call_output"]
     call_id: str
     output: str | list[TextPart]
 
 
-class ReasoningItem(_Schema):
+class ReasoningItem(ApiSchema):
     """What the model thought in an earlier answer."""
+
+    harmless = _OF_ITEMS | {"encrypted_content", "summary"}
+    prefix = "input."
 
     type: Literal["reasoning"]
     content: list[TextPart] | None = None
@@ -92,8 +108,16 @@ class ReasoningItem(_Schema):
 Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
 
 
-class FunctionTool(_Schema):
+class FunctionTool(ApiSchema):
     """A tool that the client runs."""
+
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        **_WITHOUT_WAITING,
+        "allowed_callers": (["direct"],),
+        "defer_loading": (False,),
+        "output_schema": (),
+    }
+    prefix = "tools."
 
     type: Literal["function"]
     name: str
@@ -107,15 +131,20 @@ class FunctionTool(_Schema):
         return {"type": "function", "function": own}
 
 
-class NamedTool(_Schema):
+class NamedTool(ApiSchema):
     """`tool_choice` that names a function."""
+
+    prefix = "tool_choice."
 
     type: Literal["function"]
     name: str
 
 
-class TextFormat(_Schema):
+class TextFormat(ApiSchema):
     """What the answer must look like."""
+
+    harmless = frozenset({"description"})
+    prefix = "text.format."
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -123,22 +152,31 @@ class TextFormat(_Schema):
     strict: bool | None = None
 
 
-class TextOptions(_Schema):
+class TextOptions(ApiSchema):
     """`text` of the body."""
+
+    prefix = "text."
 
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
 
 
-class ReasoningOptions(_Schema):
+class ReasoningOptions(ApiSchema):
     """`reasoning` of the body. Summaries are not made: the reasoning itself is shown."""
+
+    harmless = frozenset({"generate_summary"})
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"context": ("auto",), "mode": ("standard",)}
+    prefix = "reasoning."
 
     effort: str | None = None
     summary: str | None = None
 
 
-class ResponsesBody(_Schema):
+class ResponsesBody(ApiSchema):
     """POST /v1/responses."""
+
+    neutral = _NEUTRAL
+    harmless = _IGNORED
 
     model: str | None = None
     input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -154,11 +192,6 @@ class ResponsesBody(_Schema):
     stream: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
-
-    @model_validator(mode="after")
-    def _check_extra(self, info: ValidationInfo) -> ResponsesBody:
-        check_extra(self.model_extra or {}, type(self).model_fields, _NEUTRAL, _IGNORED, strict=is_strict(info))
-        return self
 
     def new_messages(self) -> list[Message]:
         """What the input adds to the conversation."""

@@ -34,6 +34,10 @@ _MAX_BEAMS = 64
 """of a search or of draws, whatever --max-seqs says"""
 _GRANULARITIES = ("timestamp_granularities", "timestamp_granularities[]")
 _REFUSED = {
+    "keywords": "words that are to be expected go into `prompt`",
+    "keywords[]": "words that are to be expected go into `prompt`",
+    "languages": "one language is told, in `language`, or found out",
+    "languages[]": "one language is told, in `language`, or found out",
     "include": "log-probabilities are not told",
     "include[]": "log-probabilities are not told",
     "known_speaker_names": "who speaks is not told",
