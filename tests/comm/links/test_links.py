@@ -159,6 +159,24 @@ def test_an_oversized_length_is_refused_before_memory_is_taken() -> None:
     link.close()
 
 
+def test_a_large_frame_in_small_pieces_is_copied_a_few_times_only() -> None:
+    """Over TLS, a piece is a record of 16 KiB; whatever has come of a frame moves each time that its buffer grows."""
+    left, right = socket.socketpair()
+    with left:
+        link, piece, num_pieces = SocketLink(right), bytes(1 << 14), 256
+        left.sendall(struct.pack("<I", num_pieces * len(piece)))
+        buffers = [link._buffer]
+        for _ in range(num_pieces - 1):
+            left.sendall(piece)
+            assert link.receive(timeout_s=0.0) is None
+            if link._buffer is not buffers[-1]:
+                buffers.append(link._buffer)
+        left.sendall(piece)
+        assert link.receive(timeout_s=_WAIT_S) == piece * num_pieces
+        link.close()
+    assert len(buffers) <= 8, "each twice the size of the one before"
+
+
 @settings(max_examples=50, deadline=None)
 @given(frames=st.lists(st.binary(max_size=300), max_size=20), cuts=st.lists(st.integers(1, 97), min_size=1))
 def test_any_chunking_of_a_stream_gives_the_same_frames(frames: list[bytes], cuts: list[int]) -> None:

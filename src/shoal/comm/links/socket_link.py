@@ -106,7 +106,8 @@ class SocketLink:
         if length > MAX_FRAME_BYTES:
             raise RemoteProtocolError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
         if available < _LENGTH.size + length:
-            self._make_room(_LENGTH.size + length)
+            if self._start or self._end == len(self._buffer):
+                self._make_room(_LENGTH.size + length)
             return None
         begin = self._start + _LENGTH.size
         self._start = begin + length
@@ -126,7 +127,8 @@ class SocketLink:
 
     def _make_room(self, frame_bytes: int) -> None:
         """Free room behind the unread bytes for the rest of a frame, or for as much again as has come of it: what a
-        peer announces takes no memory before it comes. Never grows a buffer that is lent."""
+        peer announces takes no memory before it comes. Never grows a buffer that is lent. A large frame comes in many
+        small pieces, so a buffer must be full before it grows: all of what has come of the frame is copied."""
         if self._start + frame_bytes <= len(self._buffer):
             return
         unread = self._buffer[self._start : self._end]
