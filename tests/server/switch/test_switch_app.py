@@ -16,9 +16,15 @@ import httpx
 import ollama
 import openai
 import pytest
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from shoal.errors import WorkerLost
 from shoal.server.assembly import AppOptions
+from shoal.server.http.draining import Drain
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.switch.app import create_switch_app
 from shoal.server.switch.switchboard import Switchboard
@@ -72,10 +78,8 @@ class Models:
 
 
 @contextmanager
-def switched(models: Models, *, max_loaded: int | None = None, page: PageOptions | None = None) -> Iterator[str]:
-    """The address while the block runs."""
-    board = Switchboard([*models.urls], models.start, max_loaded=max_loaded)
-    app = create_switch_app(board, server_key=SERVER_KEY, options=AppOptions(api_key=KEY, page=page))
+def running(app: Starlette) -> Iterator[str]:
+    """The address of any application while the block runs."""
     sock = bind("127.0.0.1", 0)
     started: queue.Queue[None] = queue.Queue()
     server = AppServer(app, on_started=lambda: started.put(None))
@@ -88,6 +92,14 @@ def switched(models: Models, *, max_loaded: int | None = None, page: PageOptions
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def switched(models: Models, *, max_loaded: int | None = None, page: PageOptions | None = None) -> Iterator[str]:
+    """The address while the block runs."""
+    board = Switchboard([*models.urls], models.start, max_loaded=max_loaded)
+    with running(create_switch_app(board, server_key=SERVER_KEY, options=AppOptions(api_key=KEY, page=page))) as url:
+        yield url
     assert all(one.ended.is_set() for one in models.servers)
 
 
@@ -149,6 +161,68 @@ def test_calls_that_name_no_model_here(models: Models, content: bytes, status: i
         answer = client.post("/v1/completions", content=content)
         assert answer.status_code == status
         assert named in answer.json()["error"]["message"]
+
+
+class NoBackend:
+    """Of an application with nothing behind it."""
+
+    on_death = None
+
+    async def close(self) -> None:
+        pass
+
+
+async def hear(request: Request) -> JSONResponse:
+    """In the place of a model's server: what came of a form."""
+    async with request.form() as form:
+        sound = form["file"]
+        assert isinstance(sound, UploadFile)
+        return JSONResponse({"text": f"{form['model']} {form['language']} {len(await sound.read())}"})
+
+
+@pytest.fixture
+def ears() -> Iterator[str]:
+    """A switch before a server that hears, and one that is never asked."""
+    app = Starlette(routes=[Route("/v1/audio/{task}", hear, methods=["POST"])])
+    app.state.backend, app.state.drain = NoBackend(), Drain()
+    with running(app) as url, switched(Models({"ear": url, "other": "http://127.0.0.1:9"})) as switch:
+        yield switch
+
+
+def test_sound_goes_to_the_model_that_its_form_names(ears: str) -> None:
+    """20 MB, as OpenAI's client sends them, and with the file before the name, as curl users do."""
+    sound = b"\r\n--x\r\n" * 2_500_000
+    with openai.OpenAI(base_url=f"{ears}/v1", api_key=KEY, max_retries=0) as client, http(ears) as plain:
+        heard = client.audio.transcriptions.create(model="ear", file=("a.wav", sound), language="de")
+        assert heard.text == f"ear de {len(sound)}"
+        parts = [("file", ("model", b"model=x")), ("model", (None, "ear")), ("language", (None, "fr"))]
+        assert plain.post("/v1/audio/translations", files=parts).json() == {"text": "ear fr 7"}
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "named"),
+    [
+        ({"file": ("a.wav", b"x")}, 400, "say in `model`"),
+        ({"model": (None, "nope")}, 404, "nope"),
+        ({"model": (None, "e" * 2000)}, 400, "longer than 1000 bytes"),
+        ({"model": (None, "ear"), "file": ("a.wav", bytes(65 << 20))}, 413, "larger than"),
+    ],
+)
+def test_forms_that_name_no_model_here(ears: str, files: dict[str, object], status: int, named: str) -> None:
+    with http(ears) as client:
+        answer = client.post("/v1/audio/transcriptions", files=files)  # pyright: ignore[reportArgumentType]
+        assert answer.status_code == status
+        assert named in answer.json()["error"]["message"]
+
+
+def test_bodies_that_are_no_forms(ears: str) -> None:
+    with http(ears) as client:
+        for kind, content in (("multipart/form-data", b"x"), ("multipart/form-data; boundary=x", b"nonsense")):
+            answer = client.post("/v1/audio/transcriptions", content=content, headers={"content-type": kind})
+            assert answer.status_code == 400
+            assert "not a form" in answer.json()["error"]["message"]
+        form = {"file": ("a", bytes(9 << 20)), "model": (None, "ear")}
+        assert client.post("/v1/completions", files=form).status_code == 413, "only sound may be so large"
 
 
 def test_one_model_takes_the_place_of_the_other(models: Models) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -11,6 +11,93 @@ from shoal.errors import InvalidRequest, MissingExtra
 
 MAX_PARTS = 64
 """of a form"""
+MAX_FIELD_BYTES = 1000
+"""of a part that is looked for by itself"""
+_STRIDE_BYTES = 1 << 16
+"""of a form, given to its parser at once"""
+
+
+def form_field(content_type: str, body: bytes | bytearray | memoryview, name: str, extra: str) -> str | None:
+    """The text of the first part with a name; None: there is none. What other parts hold is passed over, not copied.
+
+    Args:
+        content_type: of the form.
+        body: all of it.
+        name: of the part.
+        extra: that installs what is needed.
+
+    Raises:
+        InvalidRequest: it is no form, or the part is longer than MAX_FIELD_BYTES.
+        MissingExtra: python-multipart is not installed.
+    """
+    try:
+        from python_multipart.exceptions import FormParserError
+        from python_multipart.multipart import MultipartParser, parse_options_header
+    except ModuleNotFoundError:
+        raise MissingExtra("forms need python-multipart", extra) from None
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise InvalidRequest("not a form: it has no boundary")
+    search = _FieldSearch(name)
+    try:
+        parser = MultipartParser(boundary, search.callbacks())  # pyright: ignore[reportArgumentType]
+        for start in range(0, len(body), _STRIDE_BYTES):
+            parser.write(bytes(memoryview(body)[start : start + _STRIDE_BYTES]))
+            if search.is_done:
+                break
+    except FormParserError as error:
+        raise InvalidRequest(f"not a form: {str(error)[:200]}") from None
+    return None if search.value is None else search.value.decode("utf-8", "replace")
+
+
+class _FieldSearch:
+    """Listens to a parser of forms until it has heard one part."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+        self._header = self._header_value = b""
+        self._is_it = False
+        self.value: bytes | None = None
+        self.is_done = False
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        """For the parser."""
+        return {
+            "on_part_begin": self._begin,
+            "on_part_data": self._take,
+            "on_part_end": self._end,
+            "on_header_field": self._name_header,
+            "on_header_value": self._take_header,
+            "on_header_end": self._end_header,
+        }
+
+    def _begin(self) -> None:
+        self._header = self._header_value = b""
+        self._is_it = False
+
+    def _name_header(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _take_header(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        from python_multipart.multipart import parse_options_header
+
+        if self._header.lower() == b"content-disposition" and not self.is_done:
+            self._is_it = parse_options_header(self._header_value)[1].get(b"name") == self._name
+            self.value = b"" if self._is_it else self.value
+        self._header = self._header_value = b""
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        if self._is_it and self.value is not None:
+            self.value += data[start:end]
+            if len(self.value) > MAX_FIELD_BYTES:
+                raise InvalidRequest(f"`{self._name.decode()}` is longer than {MAX_FIELD_BYTES} bytes")
+
+    def _end(self) -> None:
+        self.is_done = self.is_done or self._is_it
+        self._is_it = False
 
 
 async def read_form(headers: Headers, body: bytes | bytearray, extra: str) -> list[tuple[str, str | bytes]]:

@@ -12,6 +12,7 @@ from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.openai.errors import answer_exception
 from shoal.server.openai.models import ModelNames, ModelsApi, refusing
+from shoal.server.speech.paths import MAX_UPLOAD_BYTES
 from shoal.server.speech.routes import SpeechApi
 from shoal.speech.transcriber import BEAM_SIZE, WindowTranscriber
 
@@ -23,8 +24,8 @@ _OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/mess
 class SpeechSettings:
     """What is taken of a client, and what is done where it says nothing."""
 
-    max_upload_bytes: int = 64 << 20
-    """of a request; OpenAI takes 25 MB"""
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    """of a request"""
     max_audio_s: float = 3600.0
     """of its sound; an hour is 230 MB of samples"""
     beam_size: int = BEAM_SIZE

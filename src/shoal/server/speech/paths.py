@@ -4,4 +4,6 @@ from __future__ import annotations
 
 TRANSCRIPTIONS_PATH = "/v1/audio/transcriptions"
 TRANSLATIONS_PATH = "/v1/audio/translations"
+MAX_UPLOAD_BYTES = 64 << 20
+"""of a request, by default; OpenAI takes 25 MB"""
 AUDIO_PATHS = (TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH)

@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from shoal.errors import WorkerLost
 from shoal.server.assembly import AppOptions, guards
-from shoal.server.bodies.bodies import RequestBodies
+from shoal.server.bodies.bodies import MAX_BODY_BYTES, RequestBodies
+from shoal.server.bodies.forms import form_field
 from shoal.server.dialects import API_PATHS, answer_in_dialect
 from shoal.server.http.disconnect import ClientGone, DisconnectWatch
 from shoal.server.http.draining import Drain
@@ -28,6 +29,7 @@ from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import HANDLED, ApiError, unknown_model
 from shoal.server.openai.models import either_slash
 from shoal.server.openai.tokenize import TOKENIZE_PATHS
+from shoal.server.speech.paths import AUDIO_PATHS, MAX_UPLOAD_BYTES
 from shoal.server.switch.switch_status import SwitchStatus
 from shoal.server.switch.switchboard import ModelServer, ServerEnded, Switchboard
 from shoal.server.web.routes import PageApi, page_at_work, page_routes
@@ -138,7 +140,7 @@ class _Calls:
 
     def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient) -> None:
         self._switchboard, self._client = switchboard, client
-        self._bodies = RequestBodies()
+        self._bodies = RequestBodies(MAX_UPLOAD_BYTES)
         self._created_s = int(time.time())
 
     def close(self) -> None:
@@ -147,8 +149,28 @@ class _Calls:
 
     async def forward(self, request: Request) -> Response:
         """Any call whose body names a model."""
-        async with self._bodies.read(request.scope, request.receive) as body:
-            return _Forwarded(self._switchboard, self._client, self._model_of(body), request, bytes(body))
+        return _Forwarding(self, request)
+
+    @asynccontextmanager
+    async def forwarded(self, request: Request) -> AsyncGenerator[_Forwarded, None]:
+        """The answer of the model that a body names; the body counts as in memory until the end of the block.
+
+        Uploads of sound may be larger than JSON; where a model's own server takes less, it says so.
+
+        Raises:
+            ApiError: it names no model that there is.
+            BodyTooLarge, InvalidRequest, QueueFull, ClientDisconnect: as `RequestBodies.read`.
+        """
+        is_upload = request.url.path.rstrip("/") in AUDIO_PATHS
+        limit_bytes = MAX_UPLOAD_BYTES if is_upload else MAX_BODY_BYTES
+        async with self._bodies.read(request.scope, request.receive, limit_bytes) as body:
+            content_type = request.headers.get("content-type", "")
+            if content_type.lower().startswith("multipart/form-data"):
+                said = await self._bodies.off_loop(lambda: form_field(content_type, body, "model", "speech"))
+                name = self._served(said)
+            else:
+                name = self._model_of(body)
+            yield _Forwarded(self._switchboard, self._client, name, request, bytes(body))
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""
@@ -190,7 +212,10 @@ class _Calls:
             named = msgspec.json.decode(body, type=_Named)
         except msgspec.DecodeError as error:
             raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
-        name = named.model if named.model is not None else named.name
+        return self._served(named.model if named.model is not None else named.name)
+
+    def _served(self, name: Any) -> str:
+        """The model of a name as a client wrote it. Raises ApiError: there is none."""
         if name is None:
             served = ", ".join(self._switchboard.names)
             raise ApiError(400, f"say in `model` which of {served} you want", param="model", code="model_missing")
@@ -203,6 +228,19 @@ class _Calls:
     def _card(self, name: str) -> dict[str, object]:
         state = self._switchboard.residency.phase(name).value
         return {"id": name, "object": "model", "created": self._created_s, "owned_by": "shoal", "state": state}
+
+
+class _Forwarding(Response):
+    """A call that is read, and then answered by a model's server."""
+
+    def __init__(self, calls: _Calls, request: Request) -> None:
+        super().__init__()
+        self._calls, self._request = calls, request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call. Raises what `_Calls.forwarded` raises."""
+        async with self._calls.forwarded(self._request) as answer:
+            await answer(scope, receive, send)
 
 
 class _Forwarded(Response):
