@@ -117,7 +117,7 @@ void finish_stage(BoundStage& self, const BoundStageLayer& ends, const Floats& x
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards,
-               const nb::object& memories) {
+               const nb::object& memories, const std::optional<Floats>& queries) {
   require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == self.stage.shape().carried_width(),
           "x must be [rows of the step, carried width]");
   SumOverShards sum;
@@ -131,8 +131,11 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
     };
   }
   StepMetadata* over_memories = memories.is_none() ? nullptr : &nb::cast<StepMetadata&>(memories);
+  if (queries)
+    require(int64_t(queries->size()) == self.stage.query_width() * step.num_tokens(),
+            "queries must be [layers x rows of the step, q width]");
   nb::gil_scoped_release released;
-  self.stage.run(x.data(), step, over_memories, sum);
+  self.stage.run(x.data(), step, over_memories, sum, queries ? queries->data() : nullptr);
 }
 
 void remember(BoundStage& self, const Floats& memory, StepMetadata& step) {
@@ -203,7 +206,7 @@ void bind_stage(nb::module_& module) {
       .def("finish", &finish_stage, "ends"_a, "x"_a.noconvert())
       .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none(),
-           "memories"_a.none() = nb::none())
+           "memories"_a.none() = nb::none(), "queries"_a.noconvert().none() = nb::none())
       .def("remember", &remember, "memory"_a.noconvert(), "step"_a)
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),
            "norm_bias"_a.noconvert().none(), "head"_a, "bias"_a.noconvert().none(), "scale"_a, "softcap"_a,

@@ -123,12 +123,16 @@ void Stage::norm(const float* x, const float* weight, const float* bias, int wid
   isa_.layers->norm(x, weight, shape_.norm_epsilon, width, to);
 }
 
-void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum) {
+void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum, float* queries) {
   const int num_rows = step.num_tokens(), width = shape_.hidden_size;
   require(num_rows <= shape_.max_rows, "the step has more rows than the stage was made for");
   require(memories == nullptr || memories->num_tokens() == num_rows, "memories must have the step's rows");
   if (!hidden_) {
-    for (size_t i = 0; i < layers_.size(); ++i) run_layer(i, x, step, memories, sum);
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      run_layer(i, x, step, memories, sum, queries);
+      if (queries != nullptr && layers_[i].cross != nullptr)
+        queries += int64_t(num_rows) * layers_[i].cross->attention->out_width();
+    }
     return;
   }
   copy_hidden(x, shape_.carried_width(), num_rows, hidden_.get(), width);
@@ -136,18 +140,25 @@ void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumO
   if (!streams_) copy_hidden(hidden_.get(), width, num_rows, x, shape_.carried_width());
 }
 
+int64_t Stage::query_width() const {
+  int64_t width = 0;
+  for (const StageLayer& layer : layers_) width += layer.cross == nullptr ? 0 : layer.cross->attention->out_width();
+  return width;
+}
+
 void Stage::copy_hidden(const float* from, int64_t from_width, int num_rows, float* to, int64_t to_width) {
   each_rows(*pool_, num_rows, shape_.hidden_size,
             [&](int row) { std::copy_n(from + row * from_width, shape_.hidden_size, to + row * to_width); });
 }
 
-void Stage::run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum) {
+void Stage::run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum,
+                      float* queries) {
   const StageLayer& layer = layers_[index];
   if (shape_.is_parallel) return run_parallel(index, x, step, sum);
   if (layer.has_mixer) layer.recurrent != nullptr ? recur(layer, x, step, sum) : attend(layer, x, step, sum);
   if (layer.cross != nullptr) {
     require(memories != nullptr && !sum, "a layer over an encoder's output needs it, and is not sharded");
-    attend_memories(*layer.cross, x, *memories);
+    attend_memories(*layer.cross, x, *memories, queries);
   }
   if (layer.has_mlp) feed_forward(index, x, step, sum);
   if (layer.scale == nullptr || hidden_) return;  // else it comes behind the layer's input

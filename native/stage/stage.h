@@ -137,9 +137,13 @@ class Stage {
   Stage(std::shared_ptr<ThreadPool> pool, const Isa& isa, const StageShape& shape, std::vector<StageLayer> layers);
 
   const StageShape& shape() const { return shape_; }
+  // Values that the cross halves of all layers ask with, of one row.
+  int64_t query_width() const;
   // All layers, in place. `x` [T, W]. `sum` is empty where the stage is not sharded. `memories` describes the same rows
   // over what encoders gave, where layers have a cross half; else it is nullptr.
-  void run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum);
+  // `queries`: takes what each cross half asks of an encoder's output, [layers, T, q width], before it is scaled; nullptr:
+  // nothing.
+  void run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum, float* queries = nullptr);
   // Keeps the keys and values of what an encoder gave, `memory` [rows of the step, D], for the cross half of each layer.
   void remember(const float* memory, StepMetadata& step);
   // Of the model's first stage: what is carried [T, W], of the embedding [T, D] and what the table of layers' inputs has of
@@ -159,7 +163,8 @@ class Stage {
   void check_recurrent(const StageLayer& layer) const;
   void check_adapters(const StageLayer& layer) const;
   // A layer, on rows [T, D].
-  void run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum);
+  void run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum,
+                 float* queries = nullptr);
   // A layer with what rows carry: `hidden` [T, D] are those that it computes.
   void run_carried(size_t index, float* x, float* hidden, StepMetadata& step, const SumOverShards& sum);
   void copy_hidden(const float* from, int64_t from_width, int num_rows, float* to, int64_t to_width);
@@ -176,7 +181,7 @@ class Stage {
   void project(const Matrix& o, int num_rows, Finish finish, const float* bias, float* out,
                const StepAdapters& adapters = {});
   void check_cross(const CrossHalf& cross) const;
-  void attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories);
+  void attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories, float* queries);
   void feed_forward(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum);
   // Experts beside an MLP, each with norms of its own.
   void feed_beside(size_t index, float* x, const StepMetadata& step, const SumOverShards& sum);

@@ -143,13 +143,16 @@ void Stage::add_divided(const StageLayer& layer, int num_rows, float* x, const S
   add_rows(layer.o_bias, nullptr, layer.post_attn_norm, num_rows, x);
 }
 
-void Stage::attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories) {
+void Stage::attend_memories(const CrossHalf& cross, float* x, StepMetadata& memories, float* queries) {
   const int num_rows = memories.num_tokens(), width = cross.attention->qkv_width();
   const ActivationRows rows = norm_rows(x, nullptr, num_rows, cross.norm, cross.norm_bias, !is_dense(*cross.q));
   const Product product{cross.q,           nullptr,    cross.q_bias, nullptr, Finish::kStore,
                         shape_.activation, qkv_.get(), width,        {0, num_rows}};
   run_products(*pool_, *isa_.gemm, rows, &product, 1);
-  cross.attention->attend(cross.attention->prepare(memories), {qkv_.get(), attention_.get(), width, cross.attention->out_width()});
+  const int q_width = cross.attention->out_width();
+  for (int row = 0; queries != nullptr && row < num_rows; ++row)
+    std::copy_n(qkv_.get() + int64_t(row) * width, q_width, queries + int64_t(row) * q_width);
+  cross.attention->attend(cross.attention->prepare(memories), {qkv_.get(), attention_.get(), width, q_width});
   project(*cross.o, num_rows, Finish::kAdd, cross.o_bias, x);
 }
 

@@ -379,8 +379,10 @@ class Stage:
         step: AttentionStep,
         sum_over_shards: Callable[[npt.NDArray[np.float32]], None] | None,
         memories: StepMetadata | None = None,
+        queries: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """A `GroupSum` is run without a call of Python. `memories`: the same rows over what an encoder gave."""
+        """A `GroupSum` is run without a call of Python. `memories`: the same rows over what an encoder gave. `queries`:
+        takes what each layer asks of that, before it is scaled, [layers * T, q width]."""
 
     def remember(self, memory: npt.NDArray[np.float32], step: StepMetadata) -> None:
         """Keep the keys and values of what an encoder gave."""

@@ -92,12 +92,14 @@ class PipelineExecutor:
     def poll(self) -> list[StepResult]:
         if not self._steps:
             return []
-        step, result = self._steps.popleft(), None
+        step, result, alignment = self._steps.popleft(), None, b""
         for stage in self._stages:
             assert not isinstance(result, tuple)
             result = stage.process(step, None if result is None else result.copy())
+            alignment += stage.alignment
         assert isinstance(result, tuple)
-        return [StepResult(step_id=step.step_id, generation=step.generation, tokens=result)]
+        ids = {"step_id": step.step_id, "generation": step.generation}
+        return [StepResult(**ids, tokens=result, alignment=alignment)]
 
     def filenos(self) -> tuple[int, ...]:
         return ()

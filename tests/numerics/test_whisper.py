@@ -6,6 +6,7 @@ Shapes: F frames, M mels, P positions, D hidden size, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from shoal.bench.generation import generate
 from shoal.core.sequences.beams import BeamSearch
-from shoal.core.sequences.request import Clip, Request, RequestId
+from shoal.core.sequences.request import Clip, ClipAttention, Request, RequestId
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision
 from shoal.protocol.messages import Sampling
@@ -189,3 +190,37 @@ def test_a_beam_search_finds_what_transformers_finds(directory: Path, reference:
             return_dict_in_generate=True,
         )
         assert list(result.token_ids) == expected.sequences[0, 5:].tolist()
+
+
+@pytest.mark.parametrize("cuts", [(), (1, 3)])
+def test_attention_over_the_clip_is_that_of_transformers(
+    directory: Path, reference: Any, cuts: tuple[int, ...]
+) -> None:
+    """Of all heads, in pieces of 16 rows, over the first positions alone."""
+    import torch
+
+    features, heads, num_positions = features_of(0), tuple((layer, head) for layer in range(4) for head in range(4)), 30
+    executor = make_executor(open_weights(directory), cuts=cuts, num_memories=NUM_MEMORIES)
+    engine = make_engine(executor, num_memories=NUM_MEMORIES, max_context=128, prefill_chunk_tokens=16)
+    request = Request(
+        request_id=RequestId("aligned"),
+        prompt_ids=TEXT[:3],
+        targets=(*TEXT[3:], 0),
+        max_tokens=len(TEXT),
+        sampling=GREEDY,
+        clip=clip_of(features),
+        attention=ClipAttention(heads=heads, num_positions=num_positions),
+    )
+    for _ in range(2):  # the second time its blocks are in the index
+        (result,) = generate(engine, [request], concurrency=1)
+        parts = [np.frombuffer(one, "<f2").reshape(len(heads), -1, num_positions) for one in result.attention]
+        with torch.no_grad():
+            output = reference(
+                input_features=torch.tensor(features.T[None]),
+                decoder_input_ids=torch.tensor([list(TEXT)]),
+                output_attentions=True,
+            )
+        whole = torch.cat([one[0] for one in output.cross_attentions])[..., :num_positions]
+        expected = (whole / whole.sum(-1, keepdim=True)).numpy()
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-3)
+        request = replace(request, request_id=RequestId("again"))

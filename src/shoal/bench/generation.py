@@ -24,6 +24,7 @@ class FinishedRequest:
     token_times_s: list[float] = field(default_factory=list[float])
     logprobs: list[float] = field(default_factory=list[float])
     logits: list[bytes] = field(default_factory=list[bytes])
+    attention: tuple[bytes, ...] = ()
     finish_reason: str = ""
 
     @property
@@ -87,6 +88,7 @@ def _take(generation: FinishedRequest, output: TokenProduced, now_s: float) -> N
         generation.logprobs.append(output.logprobs.logprob)
     if output.logits:
         generation.logits.append(output.logits)
+    generation.attention = output.attention or generation.attention
 
 
 def _finish(generation: FinishedRequest, output: RequestFinished) -> None:

@@ -69,4 +69,10 @@ def _compute(stage: LanguageStage, step: Step) -> StepResult:
     tokens = stage.process(step)
     assert isinstance(tokens, tuple)
     compute_s = time.perf_counter() - started_s
-    return StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens, compute_s=(compute_s,))
+    return StepResult(
+        step_id=step.step_id,
+        generation=step.generation,
+        tokens=tokens,
+        compute_s=(compute_s,),
+        alignment=stage.alignment,
+    )

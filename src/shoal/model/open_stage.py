@@ -34,6 +34,11 @@ class LanguageStage(Protocol):
         ...
 
     @property
+    def alignment(self) -> bytes:
+        """Of the latest step, see `StepResult.alignment`: of the heads of this stage."""
+        ...
+
+    @property
     def is_first(self) -> bool:
         """Whether it takes tokens, and not hidden states."""
         ...

@@ -37,12 +37,14 @@ Message = Step | StepResult | ExpertLoad | LoadStage | LoadGraph | Envelope | Wo
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
-_ACTIVATIONS = struct.Struct("<4sBBHqqII")
-"""magic, version, precision, number of stages behind it, step id, generation, tokens, hidden size; two times a stage
-follow, then the hidden states"""
+_ACTIVATIONS = struct.Struct("<4sBBHqqIIII")
+"""magic, version, precision, number of stages behind it, step id, generation, tokens, hidden size, bytes of attention,
+zero; two times a stage follow, then the attention, then the hidden states"""
 _MAGIC = b"SHAV"
-_ACTIVATIONS_VERSION = 3
+_ACTIVATIONS_VERSION = 4
 _MAX_STAGES = 1024
+_ALIGNMENT_BYTES = 8
+"""Hidden states begin at a multiple of it, as they do behind times."""
 
 
 def encode(message: Message) -> bytes:
@@ -73,6 +75,8 @@ class Activations:
     """seconds that each earlier stage spent on this step"""
     wait_s: tuple[float, ...]
     """of those, in collectives; as many"""
+    alignment: bytes = b""
+    """see `StepResult.alignment`: of the heads of earlier stages"""
 
 
 def pack_activations(activations: Activations, precision: LinkPrecision = "fp32") -> Sequence[memoryview | bytes]:
@@ -89,8 +93,11 @@ def pack_activations(activations: Activations, precision: LinkPrecision = "fp32"
         activations.generation,
         num_tokens,
         hidden_size,
+        len(activations.alignment),
+        0,
     )
-    return header, times, *pack_hidden(activations.x_TD, precision)
+    padding = b"\0" * (-len(activations.alignment) % _ALIGNMENT_BYTES)
+    return header, times, activations.alignment + padding, *pack_hidden(activations.x_TD, precision)
 
 
 def unpack_activations(frame: memoryview, *, shape: tuple[int, int]) -> Activations:
@@ -101,19 +108,23 @@ def unpack_activations(frame: memoryview, *, shape: tuple[int, int]) -> Activati
     """
     if len(frame) < _ACTIVATIONS.size:
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes has no header")
-    magic, version, code, num_stages, step_id, generation, num_tokens, hidden_size = _ACTIVATIONS.unpack_from(frame)
+    magic, version, code, num_stages, step_id, generation, num_tokens, hidden_size, num_extra, _ = (
+        _ACTIVATIONS.unpack_from(frame)
+    )
     if magic != _MAGIC or version != _ACTIVATIONS_VERSION:
         raise RemoteProtocolError("not an activation frame of this version")
     if (num_tokens, hidden_size) != shape:
         raise RemoteProtocolError(f"hidden states of shape {(num_tokens, hidden_size)} came, not {shape}")
     times_end = _ACTIVATIONS.size + 2 * 8 * num_stages
-    if num_stages > _MAX_STAGES or len(frame) < times_end or code >= len(LINK_PRECISIONS):
+    end = times_end + num_extra + -num_extra % _ALIGNMENT_BYTES
+    if num_stages > _MAX_STAGES or len(frame) < end or code >= len(LINK_PRECISIONS):
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes does not match its header")
     times = struct.unpack_from(f"<{2 * num_stages}d", frame, _ACTIVATIONS.size)
     return Activations(
         step_id=StepId(step_id),
         generation=Generation(generation),
-        x_TD=unpack_hidden(frame[times_end:], *shape, LINK_PRECISIONS[int(code)]),
+        alignment=bytes(frame[times_end : times_end + num_extra]),
+        x_TD=unpack_hidden(frame[end:], *shape, LINK_PRECISIONS[int(code)]),
         compute_s=times[:num_stages],
         wait_s=times[num_stages:],
     )

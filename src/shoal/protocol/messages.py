@@ -99,6 +99,24 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """fp32 [frames, mels] of a log-mel spectrogram"""
 
 
+class Alignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Some rows of which it is wanted where in a clip their layers look."""
+
+    first_row: int
+    num_rows: int
+    slot: int
+    """that holds what the encoder gave for the clip"""
+    num_positions: int
+    """leading ones of the clip, among which the attention counts: those behind are padding"""
+    heads: tuple[tuple[int, int], ...]
+    """layer and head of each, by layer"""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the answer, see `StepResult.alignment`."""
+        return 2 * len(self.heads) * self.num_rows * self.num_positions
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """One iteration of a replica: prefill chunks and decode tokens in one flat batch. Sent to every worker."""
 
@@ -130,6 +148,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """int32 [B], number of each sequence's adapter among those of the model, -1: none; empty: no sequence has one"""
     block_copies: bytes = b""
     """int32 [C, 2]: a block, and the one that its content is copied to before any row is computed; in this order"""
+    alignment: Alignment | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -177,6 +196,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     """seconds spent on the step, one per stage (waiting for the stage before it excluded)"""
     wait_s: tuple[float, ...] = ()
     """of those, seconds in collectives, waiting for other shards included; empty, or one per stage"""
+    alignment: bytes = b""
+    """fp16 [heads, rows, positions], attention of the rows that the step asked about"""
 
 
 class FileState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

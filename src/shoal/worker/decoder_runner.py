@@ -146,10 +146,11 @@ class DecoderRunner:
         wait_s = (*(arrived.wait_s if arrived else ()), self._group.take_wait_s())
         self._num_rows += step.num_tokens
         self._busy_s += compute_s[-1] - wait_s[-1]
+        alignment = (arrived.alignment if arrived else b"") + stage.alignment
         ids = {"step_id": step.step_id, "generation": step.generation}
         if isinstance(result, tuple):
-            return StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s)
-        activations = Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s)
+            return StepResult(**ids, tokens=result, compute_s=compute_s, wait_s=wait_s, alignment=alignment)
+        activations = Activations(**ids, x_TD=result, compute_s=compute_s, wait_s=wait_s, alignment=alignment)
         parts = pack_activations(activations, self._load.link_precision)
         for link in self._downstream:
             link.send(parts, timeout_s=_SEND_TIMEOUT_S)

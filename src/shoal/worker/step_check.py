@@ -41,6 +41,10 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: in
         raise RemoteProtocolError(f"{len(step.memory_slots)} bytes of memory slots for {num_sequences} sequences")
     if len(step.block_copies) % 8:
         raise RemoteProtocolError(f"{len(step.block_copies)} bytes are no pairs of blocks")
+    if (one := step.alignment) and not (one.first_row >= 0 and 1 <= one.num_rows <= step.num_tokens - one.first_row):
+        raise RemoteProtocolError(
+            f"attention is wanted of {one.num_rows} rows from {one.first_row} of {step.num_tokens}"
+        )
     _check_adapters(step, num_adapters)
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)

@@ -154,6 +154,10 @@ class Scheduler:
                     f"step {result.step_id} asked for {in_flight[result.step_id].num_samples} tokens, "
                     f"its answer has {len(result.tokens)}"
                 )
+            if len(result.alignment) != in_flight[result.step_id].num_attention_bytes:
+                raise RemoteProtocolError(
+                    f"step {result.step_id} came back with {len(result.alignment)} B of attention"
+                )
             if _lacks_candidates(in_flight[result.step_id], result):
                 raise RemoteProtocolError(
                     f"step {result.step_id} asked for the most likely tokens, its answer has none"
@@ -233,6 +237,8 @@ class Scheduler:
             return
         first = 0
         for chunk in step.chunks:
+            if chunk.sequence.request.attention is not None:
+                chunk.sequence.attention.append(result.alignment)
             self._complete_chunk(chunk, result.tokens[first : first + chunk.num_samples])
             first += chunk.num_samples
 
@@ -271,6 +277,7 @@ class Scheduler:
                 logprobs=token.logprobs,
                 logits=token.logits,
                 hidden=token.hidden,
+                attention=tuple(sequence.attention) if sequence.num_outputs == sequence.max_tokens else (),
             )
         )
 

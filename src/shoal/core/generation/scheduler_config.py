@@ -109,6 +109,8 @@ def check_request(config: SchedulerConfig, request: Request) -> None:
         )
     if request.beams is not None:
         _check_beams(config, request)
+    if request.attention is not None and (request.clip is None or not request.targets):
+        raise InvalidRequest("attention is told over a clip, of outputs that are given", param="targets")
     room = config.max_sequence_tokens(request.num_places)
     if needed > room:
         raise CapacityError(

@@ -9,7 +9,7 @@ from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.request import NO_ADAPTER
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Encoding, Generation, SampleRow, Step, StepId
+from shoal.protocol.messages import Alignment, Encoding, Generation, SampleRow, Step, StepId
 
 
 class SequenceChunk(NamedTuple):
@@ -25,10 +25,13 @@ class SequenceChunk(NamedTuple):
 class StepInFlight:
     """The record of a step that is kept until its result comes."""
 
-    __slots__ = ("chunks", "num_prefill", "num_samples")
+    __slots__ = ("chunks", "num_attention_bytes", "num_prefill", "num_samples")
 
-    def __init__(self, chunks: list[SequenceChunk], *, num_prefill: int, num_samples: int) -> None:
+    def __init__(
+        self, chunks: list[SequenceChunk], *, num_prefill: int, num_samples: int, num_attention_bytes: int
+    ) -> None:
         self.chunks = chunks
+        self.num_attention_bytes = num_attention_bytes
         self.num_prefill = num_prefill
         self.num_samples = num_samples
 
@@ -60,9 +63,9 @@ class StepBuilder:
         self.num_prefill = 0
 
     @property
-    def encodes(self) -> bool:
-        """Whether there is a clip to encode in the step."""
-        return bool(self._encodings)
+    def is_laden(self) -> bool:
+        """Whether the step encodes a clip, or tells of attention over one: more than one of those is too long."""
+        return bool(self._encodings) or any(chunk.sequence.request.attention for chunk in self._chunks)
 
     def add_decode(self, sequence: Sequence) -> None:
         """Append the one row of a decoding sequence. Mutates: its scheduled rows."""
@@ -100,8 +103,15 @@ class StepBuilder:
             memory_slots=self._memory_slots(),
             encodings=tuple(self._encodings),
             adapters=adapters,
+            alignment=_alignment(chunks),
         )
-        return step, StepInFlight(chunks, num_prefill=self.num_prefill, num_samples=len(self._samples))
+        in_flight = StepInFlight(
+            chunks,
+            num_prefill=self.num_prefill,
+            num_samples=len(self._samples),
+            num_attention_bytes=step.alignment.num_bytes if step.alignment else 0,
+        )
+        return step, in_flight
 
     def _sort_by_adapter(self) -> bytes:
         """int32 [B], or nothing where no sequence has one. Rows of one adapter are computed together."""
@@ -162,6 +172,23 @@ class StepBuilder:
                 want_hidden=request.want_hidden,
             )
         )
+
+
+def _alignment(chunks: list[SequenceChunk]) -> Alignment | None:
+    """Of the one chunk, at most, whose request wants it."""
+    first_row = 0
+    for chunk in chunks:
+        attention, num_rows = chunk.sequence.request.attention, chunk.end - chunk.start
+        if attention is not None:
+            return Alignment(
+                first_row=first_row,
+                num_rows=num_rows,
+                slot=chunk.sequence.memory_slot,
+                num_positions=attention.num_positions,
+                heads=attention.heads,
+            )
+        first_row += num_rows
+    return None
 
 
 def _repeated(sequence: Sequence, num_tokens: int) -> bytes:

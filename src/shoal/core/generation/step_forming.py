@@ -9,7 +9,7 @@ its predecessor's KV, and one long prompt fills the whole pipeline. A row whose 
 A sequence has one chunk in a step. One that is computed again goes out like a prompt, its outputs behind it.
 
 A clip that is to be encoded costs as much as a long chunk: the step that has one takes no more prompts behind it, and
-output rows of others go with each.
+output rows of others go with each. The same holds where attention over a clip is to be told.
 
 Under beam search each live hypothesis is a sequence, and its next row goes out like any other; when the rows of all of
 them are back, the scheduler chooses the next ones, which share the blocks that they have in common (kv_cache.py).
@@ -92,7 +92,7 @@ def _preempt_youngest(state: SchedulerState) -> bool:
 def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
     budget = _prefill_budget(state, room=state.config.max_step_tokens - builder.num_tokens)
     under_way = iter(tuple(state.prefilling))
-    while budget > 0 and not builder.encodes:
+    while budget > 0 and not builder.is_laden:
         sequence = next(under_way, None)
         if sequence is None:
             admitted = _admit(state)

@@ -60,7 +60,7 @@ class KvCache:
         clip = _clip_key(sequence)
         if self.memories is not None and clip and not self.memories.has_room(clip):
             return False
-        num_reusable = sequence.first_sampled_row // block_size
+        num_reusable = 0 if sequence.request.attention else sequence.first_sampled_row // block_size
         extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable, sequence.request.root)
         found = blocks.index.lookup(sequence.digests[:num_reusable])
         cached = found if states is None else found[: states.num_reusable(sequence.digests[: len(found)])]

@@ -39,6 +39,16 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipAttention:
+    """Where in its clip a request with given outputs is to say that heads look, with each of its rows."""
+
+    heads: tuple[tuple[int, int], ...]
+    """layer and head of each, by layer"""
+    num_positions: int
+    """leading ones of the clip that are sound"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One sequence to generate. `n` choices of an API call are n requests with different seeds."""
 
@@ -64,6 +74,8 @@ class Request:
     """Number of the low-rank adapter that its tokens are computed with, among those of the model."""
     guide: TokenGuide | None = None
     """Keeps the output within a condition; a guide serves one request only."""
+    attention: ClipAttention | None = None
+    """Is told with the last output; only where there are targets and a clip."""
     beams: BeamSearch | None = None
     """How the best output is looked for, which is told when it is found; its guide must not remember what it was asked
     before. None: tokens are drawn one after the other."""
@@ -105,6 +117,8 @@ class TokenProduced:
     logprobs: TokenLogprobs | None = None
     logits: bytes = b""
     hidden: bytes = b""
+    attention: tuple[bytes, ...] = ()
+    """fp16 [heads, rows, positions] of the request's rows, piece after piece, the last of which is not computed"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

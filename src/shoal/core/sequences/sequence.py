@@ -30,6 +30,7 @@ class Sequence:
         "_lead",
         "added_s",
         "arrival",
+        "attention",
         "beams",
         "block_copy",
         "block_table",
@@ -75,6 +76,8 @@ class Sequence:
         """Rows whose step has returned."""
         self.num_in_flight = 0
         """Steps in flight that hold rows of the sequence."""
+        self.attention: list[bytes] = []
+        """Of the rows that are computed, see `TokenProduced.attention`."""
         self.block_table: list[int] = []
         self.block_copy: tuple[int, int] | None = None
         """Block whose content the next step copies first, and the sequence's own that it goes to; None: nothing."""
@@ -206,6 +209,7 @@ class Sequence:
         self.num_registered = 0
         self.block_table = []
         self.block_copy = self.candidates = None
+        self.attention = []
         self.state_slot = self.state_source = self.memory_slot = -1
         self.snapshot_rows, self.snapshots = [], []
         self.output_snapshot = b""

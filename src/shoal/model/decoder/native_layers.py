@@ -82,6 +82,8 @@ class NativeLayers:
         self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
         self._x = np.empty((0, decoder.carried_width), np.float32)
+        self.alignment = b""
+        """See `StageLayers`."""
         self._max_rows = max(config.max_step_tokens, HEAD_ROWS)
         self._stage = _native.Stage(
             pool=self.pool,
@@ -145,7 +147,12 @@ class NativeLayers:
         if step.adapters:
             metadata.set_adapters(np.frombuffer(step.adapters, "<i4"), self._num_adapters)
         memories = None if self._memories is None else self._memories.step(step)
-        self._stage.run(x_TD, metadata, sum_over_shards, memories)
+        queries = None
+        if step.alignment is not None and self._memories is not None:
+            queries = self._memories.empty_queries(step.num_tokens)
+        self._stage.run(x_TD, metadata, sum_over_shards, memories, queries)
+        if queries is not None and step.alignment is not None and self._memories is not None:
+            self.alignment = self._memories.align(queries, step.alignment)
         if self._head is not None and self._decoder.altup is not None:
             self._stage.finish(self._carried.weights, x_TD)
         self._x = x_TD

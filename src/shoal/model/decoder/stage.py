@@ -76,6 +76,8 @@ class Stage:
         with compact_loading():
             self._layers = self._load(source, config, on_progress, kept, form or ForcedForm(), chosen)
         self._encoder = self._load_encoder(source, config, kept, form or ForcedForm()) if self.is_first else None
+        self.alignment = b""
+        """Of the latest step, see `StepResult.alignment`: of the heads of this stage."""
         self._x = np.zeros((config.max_step_tokens, self.decoder.carried_width), np.float32)
 
     def _load(
@@ -163,6 +165,7 @@ class Stage:
             assert x_TD is not None
             rows_TW[:] = x_TD[: step.num_tokens]
         out_TW = self._layers.run(rows_TW, step, sum_over_shards)
+        self.alignment = self._layers.alignment if step.alignment else b""
         if self.is_last:
             return self._sample(step.samples)
         return np.concatenate([out_TW, *memories]) if memories else out_TW

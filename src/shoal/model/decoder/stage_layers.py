@@ -38,6 +38,11 @@ class StageLayers(Protocol):
         """Resident bytes of weights."""
         ...
 
+    @property
+    def alignment(self) -> bytes:
+        """What the latest step asked of its layers, see `StepResult.alignment`."""
+        ...
+
     def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
         """Writes the embedding of each token, whole, and what else rows carry. In the first stage only.
 

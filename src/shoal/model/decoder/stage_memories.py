@@ -15,7 +15,7 @@ from shoal.arrays import F32, I32
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.attention.kv_storage import KvStorage, kv_dtype
 from shoal.model.decoder_config import DecoderConfig, EncoderConfig
-from shoal.protocol.messages import Step
+from shoal.protocol.messages import Alignment, Step
 from shoal.protocol.stage_config import StageConfig
 
 
@@ -35,6 +35,10 @@ class StageMemories:
         """
         self._num_slots, self._num_positions = config.num_memories, encoder.num_positions
         self._block_size = config.block_size
+        shape = AttentionShape.of(decoder, config.first_layer)
+        self._layer_span = range(config.first_layer, config.last_layer)
+        self._num_heads, self._head_dim, self._scale = shape.num_heads, shape.head_dim, np.float32(shape.scale)
+        self._group = shape.num_heads // shape.num_kv_heads
         self._blocks_per_slot = -(-self._num_positions // self._block_size)
         self._kv = KvStorage(
             decoder,
@@ -83,6 +87,37 @@ class StageMemories:
         ends = np.repeat(starts[1:], np.diff(starts))
         positions = (np.arange(step.num_tokens, dtype=np.int32) - ends + np.int32(self._num_positions)).astype(np.int32)
         return self._metadata(positions, starts, np.where(slots_B < 0, self._num_slots, slots_B))
+
+    def empty_queries(self, num_rows: int) -> F32:
+        """Room for what all layers ask with, of so many rows, [layers * T, heads * D]."""
+        return np.empty((len(self.layers) * num_rows, self._num_heads * self._head_dim), np.float32)
+
+    def align(self, queries: F32, wanted: Alignment) -> bytes:
+        """Where rows look in their clip, see `StepResult.alignment`: with those of the heads that are in this stage.
+
+        Args:
+            queries: of the step, as `empty_queries`.
+            wanted: of some of its rows.
+
+        Raises ValueError for a slot, a head or positions that there are not.
+        """
+        span, P = self._layer_span, wanted.num_positions
+        if not 0 <= wanted.slot < self._num_slots or not 1 <= P <= self._num_positions:
+            raise ValueError(f"attention over {P} positions of slot {wanted.slot}")
+        if any(layer < 0 or not 0 <= head < self._num_heads for layer, head in wanted.heads):
+            raise ValueError(f"a head is none of {self._num_heads}")
+        queries_LTHD = queries.reshape(len(self.layers), -1, self._num_heads, self._head_dim)
+        rows = slice(wanted.first_row, wanted.first_row + wanted.num_rows)
+        blocks = slice(wanted.slot * self._blocks_per_slot, (wanted.slot + 1) * self._blocks_per_slot)
+        parts: list[bytes] = []
+        for layer, head in wanted.heads:
+            if layer not in span:
+                continue
+            keys_DP = np.concatenate([*self._kv.keys(layer)[blocks, head // self._group]], axis=1)[:, :P]
+            scores_RP = queries_LTHD[layer - span.start, rows, head] @ keys_DP.astype(np.float32) * self._scale
+            weights_RP = np.exp(scores_RP - scores_RP.max(-1, keepdims=True))
+            parts.append((weights_RP / weights_RP.sum(-1, keepdims=True)).astype("<f2").tobytes())
+        return b"".join(parts)
 
     def remember(self, stage: _native.Stage, slot: int, memory_PD: F32, max_rows: int) -> None:
         """Compute a slot's keys and values of all layers, `max_rows` positions at once."""

@@ -97,6 +97,8 @@ class GraphDecoder:
             max_cells=config.num_blocks * config.block_size,
         )
         self._pool = CachePool(form.caches, num_blocks=config.num_blocks, block_size=config.block_size)
+        self.alignment = b""
+        """See `LanguageStage`: a graph has no encoder."""
         self._pasts: list[_Past] = []
         """of the latest step"""
         if on_progress is not None:

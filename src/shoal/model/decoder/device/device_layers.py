@@ -64,6 +64,7 @@ class DeviceLayers:
         if config.first_layer == 0:
             self._embedding, self.weight_bytes = load_embedding(source, config, vocab_size)
         self._config, self._decoder, self._device = config, source.config, device
+        self.alignment = b""
         report = on_progress or (lambda done, total: None)
         graphs = build_segments(source, config.first_layer, config.last_layer, config.precision, exact_activations=True)
         self._segments = self._load(graphs, report)

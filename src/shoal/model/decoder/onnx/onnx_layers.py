@@ -36,6 +36,7 @@ class OnnxLayers:
     """Implements `StageLayers`."""
 
     note = None
+    alignment = b""
 
     def __init__(
         self,
