@@ -18,4 +18,5 @@ VOCABULARY = SpeechVocabulary(
     suppressed=(3, START, TRANSCRIBE, NO_SPEECH, NO_TIMES),
     suppressed_first=(0, END),
     num_tokens=FIRST + 51,
+    alignment_heads=(),
 )

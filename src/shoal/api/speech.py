@@ -60,6 +60,8 @@ class TranscribeOptions(TypedDict, total=False):
     """texts that are drawn at a temperature above 0, of which the likeliest is taken; 5 by default"""
     thresholds: Thresholds
     """of a text that is believed"""
+    words: bool
+    """whether to find out when each word was said, see `SpeechSegment.words`"""
     task: Literal["transcribe", "translate"]
     """`translate`: into English"""
 
@@ -174,10 +176,8 @@ class Transcriber:
 
 def window_transcriber(loaded: LoadedModel, data_plane: DataPlane) -> WindowTranscriber:
     """What transcribes with a loaded model of speech. Raises ModelLoadError: its tokenizer lacks Whisper's tokens."""
-    encoder = loaded.decoder.encoder
-    assert encoder is not None
     vocabulary = read_vocabulary(loaded.path, loaded.tokenizer, loaded.decoder.vocab_size)
-    return WindowTranscriber(data_plane, encoder, vocabulary)
+    return WindowTranscriber(data_plane, loaded.decoder, vocabulary)
 
 
 def _samples(sound: Sound) -> F32:

@@ -14,6 +14,19 @@ import numpy as np
 from shoal.speech.vocabulary import SpeechVocabulary
 
 
+class WordGuide:
+    """Keeps to words and parts of them, for how likely given ones are among those. Implements `TokenGuide`."""
+
+    def __init__(self, vocabulary: SpeechVocabulary) -> None:
+        """`vocabulary`: of the model."""
+        is_word = np.array([vocabulary.is_word(token) for token in range(vocabulary.num_tokens)])
+        self._allowed = np.packbits(is_word, bitorder="little").tobytes()
+
+    def allowed(self, outputs: Sequence[int], /) -> bytes:
+        """See `TokenGuide.allowed`."""
+        return self._allowed
+
+
 class TranscriptGuide:
     """Keeps one output within the rules. Implements `TokenGuide`."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +19,20 @@ import numpy as np
 
 from shoal.arrays import F32
 from shoal.core.sequences.beams import BeamSearch, Hypothesis
-from shoal.core.sequences.request import Clip, Request, RequestId, TokenProduced
+from shoal.core.sequences.request import Clip, ClipAttention, Request, RequestId, TokenGuide, TokenProduced
 from shoal.errors import InvalidRequest
 from shoal.generation.data_plane import DataPlane
-from shoal.model.decoder_config import EncoderConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.protocol.messages import Sampling
 from shoal.speech.features import HOP_SAMPLES, SAMPLE_RATE, log_mel
 from shoal.speech.languages import language_code
 from shoal.speech.pieces import pieces_of
-from shoal.speech.rules import TranscriptGuide
+from shoal.speech.rules import TranscriptGuide, WordGuide
 from shoal.speech.transcript import SpeechSegment, Transcript
-from shoal.speech.vocabulary import SpeechVocabulary
+from shoal.speech.vocabulary import MAX_ALIGNMENT_HEADS, SpeechVocabulary
 from shoal.speech.voice import SampleSpan
 from shoal.speech.window import TEMPERATURES, Decoded, Thresholds, read_window
+from shoal.speech.words import shared_out, spoken_words
 
 BEAM_SIZE = 5
 """of a search, as openai/whisper's command and faster-whisper have it"""
@@ -63,6 +65,8 @@ class SpeechOptions:
     """Texts that are drawn at a temperature above 0, of which the likeliest is taken"""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """of a text that is believed"""
+    words: bool = False
+    """Whether to find out when each word was said"""
     timeout_s: float | None = None
     """that each window may take; None: any"""
 
@@ -90,13 +94,17 @@ class WindowText:
 class WindowTranscriber:
     """Of one model that is served."""
 
-    def __init__(self, data_plane: DataPlane, encoder: EncoderConfig, vocabulary: SpeechVocabulary) -> None:
+    def __init__(self, data_plane: DataPlane, decoder: DecoderConfig, vocabulary: SpeechVocabulary) -> None:
         """
         Args:
             data_plane: of the model.
-            encoder: of the model.
+            decoder: of the model, which has an encoder.
             vocabulary: of the model.
         """
+        encoder = decoder.encoder
+        assert encoder is not None
+        self._word_guide = WordGuide(vocabulary)
+        self._heads = vocabulary.alignment_heads or _late_heads(decoder)
         self._data_plane, self._encoder, self._vocabulary = data_plane, encoder, vocabulary
         self._tokenizer = data_plane.tokenizer
 
@@ -181,6 +189,7 @@ class WindowTranscriber:
     ) -> list[SpeechSegment]:
         """The segments of a piece, window by window: the next begins where the one before has understood to."""
         segments: list[SpeechSegment] = []
+        last_end_s = piece.start / SAMPLE_RATE
         seek = piece.start // HOP_SAMPLES
         end = -(-piece.stop // HOP_SAMPLES)
         while seek < end:
@@ -197,9 +206,57 @@ class WindowTranscriber:
                 num_frames=num_frames,
                 thresholds=options.thresholds,
             )
-            segments += window.segments
+            said = window.segments
+            if options.words and said:
+                said = await self._with_words(clip, said, options, language, num_frames, last_end_s)
+            segments += said
+            last_end_s = segments[-1].end_s if segments else last_end_s
             seek += window.num_frames
         return segments
+
+    async def _with_words(
+        self,
+        clip: Clip,
+        segments: Sequence[SpeechSegment],
+        options: SpeechOptions,
+        language: str,
+        num_frames: int,
+        last_end_s: float,
+    ) -> Sequence[SpeechSegment]:
+        """The segments of one window with their words: their text is computed once more, now with where it looks."""
+        vocabulary = self._vocabulary
+        text = [token for one in segments for token in one.token_ids if vocabulary.is_word(token)]
+        prompt = (*self._beginning(options, language), vocabulary.no_timestamps)
+        num_positions = max(1, min(num_frames, self._encoder.num_frames) // 2)
+        request = self._request(
+            clip,
+            prompt,
+            len(text) + 2,
+            Sampling(temperature=0.0, num_logprobs=0),
+            guide=self._word_guide,
+            targets=(*text, vocabulary.end, vocabulary.end),
+            attention=ClipAttention(heads=self._heads, num_positions=num_positions),
+        )
+        produced = (await self._data_plane.collect([request], options.timeout_s))[request.request_id]
+
+        def find() -> Sequence[SpeechSegment]:
+            parts = [np.frombuffer(part, "<f2") for part in produced[-1].attention]
+            attention_HRP = np.concatenate(
+                [part.reshape(len(self._heads), -1, num_positions) for part in parts], axis=1
+            ).astype(np.float32)
+            likelihoods = [math.exp(one.logprobs.logprob) for one in produced if one.logprobs is not None]
+            words = spoken_words(
+                attention_HRP,
+                text,
+                likelihoods[: len(text)],
+                self._tokenizer.decode,
+                num_before=len(prompt) - 1,
+                language=language,
+            )
+            origin_s = segments[0].seek_frames / 100
+            return shared_out(words, segments, vocabulary.is_word, origin_s=origin_s, last_end_s=last_end_s)
+
+        return await self._data_plane.readers.run(find)
 
     async def _clip(self, samples_S: F32, start: int, stop: int) -> Clip:
         """Features are made off the event loop."""
@@ -272,10 +329,7 @@ class WindowTranscriber:
     ) -> list[Request]:
         """One at temperature 0, else as many as are drawn."""
         vocabulary = self._vocabulary
-        prompt = [*before, vocabulary.start]
-        if vocabulary.languages:
-            task = vocabulary.translate if options.task == "translate" else vocabulary.transcribe
-            prompt += [vocabulary.language_token(language), *([task] if task is not None else [])]
+        prompt = [*before, *self._beginning(options, language)]
         room = self._data_plane.max_context - len(prompt)
         max_tokens = min(room, self._data_plane.max_context // 2)
         beams = options.search if temperature == 0.0 and options.beam_size > 1 else None
@@ -297,6 +351,14 @@ class WindowTranscriber:
             for seed in range(num_draws)
         ]
 
+    def _beginning(self, options: SpeechOptions, language: str) -> list[int]:
+        """Tokens that a text begins with."""
+        vocabulary = self._vocabulary
+        if not vocabulary.languages:
+            return [vocabulary.start]
+        task = vocabulary.translate if options.task == "translate" else vocabulary.transcribe
+        return [vocabulary.start, vocabulary.language_token(language), *([task] if task is not None else [])]
+
     def _request(
         self,
         clip: Clip,
@@ -304,7 +366,9 @@ class WindowTranscriber:
         max_tokens: int,
         sampling: Sampling,
         *,
-        guide: TranscriptGuide | None = None,
+        guide: TokenGuide | None = None,
+        targets: tuple[int, ...] = (),
+        attention: ClipAttention | None = None,
         beams: BeamSearch | None = None,
         want_logits: bool = False,
     ) -> Request:
@@ -316,6 +380,8 @@ class WindowTranscriber:
             stop_token_ids=frozenset({self._vocabulary.end}),
             clip=clip,
             guide=guide,
+            targets=targets,
+            attention=attention,
             beams=beams,
             want_logits=want_logits,
         )
@@ -324,3 +390,10 @@ class WindowTranscriber:
 def _hypothesis(produced: Sequence[TokenProduced]) -> Hypothesis:
     logprobs = tuple(token.logprobs.logprob for token in produced if token.logprobs is not None)
     return Hypothesis(tuple(token.token_id for token in produced), logprobs, sum(logprobs))
+
+
+def _late_heads(decoder: DecoderConfig) -> tuple[tuple[int, int], ...]:
+    """Those of the later half of the layers, for a model that does not say which of its heads follow the sound, or the
+    last of them. Source: openai/whisper, whisper/model.py, which takes all of that half."""
+    layers = range(decoder.num_layers // 2, decoder.num_layers)
+    return tuple((layer, head) for layer in layers for head in range(decoder.num_heads))[-MAX_ALIGNMENT_HEADS:]

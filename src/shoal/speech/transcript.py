@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpokenWord:
+    """A word with its punctuation."""
+
+    text: str
+    """with the space before it"""
+    start_s: float
+    """from the beginning of the sound"""
+    end_s: float
+    probability: float
+    """mean of its tokens'"""
+    num_tokens: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As OpenAI's `verbose_json` has it."""
+        return {"word": self.text.strip(), "start": round(self.start_s, 2), "end": round(self.end_s, 2)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +46,8 @@ class SpeechSegment:
     """that nothing is said in its window"""
     seek_frames: int
     """where its window begins, in frames of 10 ms"""
+    words: tuple[SpokenWord, ...] = ()
+    """where they were asked for"""
 
     def as_dict(self, number: int) -> dict[str, Any]:
         """As OpenAI's `verbose_json` has it."""
@@ -84,15 +104,21 @@ def as_vtt(transcript: Transcript) -> str:
     return "WEBVTT\n\n" + "".join(cues)
 
 
-def as_verbose(transcript: Transcript, language_name: str) -> dict[str, Any]:
-    """OpenAI's `verbose_json`, without words: their times are not known."""
-    return {
+def as_verbose(
+    transcript: Transcript, language_name: str, granularities: Collection[str] = ("segment",)
+) -> dict[str, Any]:
+    """OpenAI's `verbose_json`, with segments, words or both."""
+    whole: dict[str, Any] = {
         "task": transcript.task,
         "language": language_name,
         "duration": round(transcript.duration_s, 2),
         "text": transcript.text,
-        "segments": [segment.as_dict(number) for number, segment in enumerate(transcript.segments)],
     }
+    if "word" in granularities:
+        whole["words"] = [word.as_dict() for segment in transcript.segments for word in segment.words]
+    if "segment" in granularities:
+        whole["segments"] = [segment.as_dict(number) for number, segment in enumerate(transcript.segments)]
+    return whole
 
 
 TEXT_FORMS: Mapping[str, Callable[[Transcript], str]] = {"text": as_text, "srt": as_srt, "vtt": as_vtt}

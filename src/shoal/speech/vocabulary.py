@@ -12,6 +12,8 @@ from shoal.generation.seams import PromptTokenizer
 from shoal.model.formats.model_file import read_json
 from shoal.speech.languages import LANGUAGES
 
+MAX_ALIGNMENT_HEADS = 32
+"""Their attention travels: 0.7 MB a head for the longest text. OpenAI's models have 6 to 23."""
 POSITION_S = 0.02
 """Seconds from one timestamp to the next, and of one of the encoder's positions."""
 _ENGLISH_VOCABULARY = 51864
@@ -38,11 +40,17 @@ class SpeechVocabulary:
     """not drawn as the first token"""
     num_tokens: int
     """of the model's embedding"""
+    alignment_heads: tuple[tuple[int, int], ...]
+    """layer and head of each, by layer: those that look where in the sound a token is said; empty: it is not known"""
 
     @property
     def first_timestamp(self) -> int:
         """Of 0.00 s; all tokens from here on are times."""
         return self.no_timestamps + 1
+
+    def is_word(self, token: int) -> bool:
+        """Whether a token is text, and neither a time nor special."""
+        return token < self.start and token != self.end
 
     def language_token(self, code: str) -> int:
         """Raises InvalidRequest for a language that the model does not know."""
@@ -88,6 +96,7 @@ def read_vocabulary(path: Path, tokenizer: PromptTokenizer, num_tokens: int) -> 
         suppressed=tuple(sorted(token for token in suppressed if token is not None)),
         suppressed_first=_tokens(path, settings, "begin_suppress_tokens", "suppress_ids_begin"),
         num_tokens=num_tokens,
+        alignment_heads=_heads(path, settings.get("alignment_heads") or []),
     )
 
 
@@ -101,6 +110,15 @@ def _settings(path: Path) -> dict[str, Any]:
     files = [path / name for name in ("config.json", "generation_config.json")]
     found = [read_json(file) for file in files if file.is_file()]
     return {key: value for one in found for key, value in one.items() if value is not None}
+
+
+def _heads(path: Path, value: Any) -> tuple[tuple[int, int], ...]:
+    pairs = value if isinstance(value, list) else [value]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair) for pair in pairs):
+        raise ModelLoadError(f"{path}: 'alignment_heads' is no list of layers and heads")
+    if len(pairs) > MAX_ALIGNMENT_HEADS:
+        raise ModelLoadError(f"{path}: {len(pairs)} alignment heads are more than {MAX_ALIGNMENT_HEADS}")
+    return tuple(sorted((layer, head) for layer, head in pairs))
 
 
 def _tokens(path: Path, settings: Mapping[str, Any], *keys: str) -> tuple[int, ...]:

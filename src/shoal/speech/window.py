@@ -98,9 +98,7 @@ def read_window(
         SpeechSegment(
             start_s=origin_s + begin * POSITION_S,
             end_s=origin_s + end * POSITION_S,
-            text=decode(
-                [token for token in tokens[start:stop] if token < vocabulary.end or _is_word(token, vocabulary)]
-            ),
+            text=decode([token for token in tokens[start:stop] if vocabulary.is_word(token)]),
             token_ids=tuple(tokens[start:stop]),
             temperature=decoded.temperature,
             avg_logprob=decoded.avg_logprob,
@@ -113,10 +111,6 @@ def read_window(
     said = tuple(segment for segment in segments if segment.text.strip() and segment.end_s > segment.start_s)
     moved = positions * _FRAMES_PER_POSITION if positions else num_frames
     return WindowEnd(segments=said, num_frames=min(moved, num_frames) or num_frames)
-
-
-def _is_word(token: int, vocabulary: SpeechVocabulary) -> bool:
-    return token < vocabulary.first_timestamp and token != vocabulary.end
 
 
 def _spans(tokens: Sequence[int], first: int, num_positions: int) -> tuple[list[tuple[int, int, int, int]], int]:

@@ -66,7 +66,6 @@ def test_the_fields_of_a_search() -> None:
         ("temperature", "nan"),
         ("temperature", "warm"),
         ("stream", "perhaps"),
-        ("timestamp_granularities[]", "word"),
         ("timestamp_granularities[]", "letter"),
         ("include[]", "logprobs"),
         ("chunking_strategy", '{"type": "server_vad"}'),
@@ -78,6 +77,18 @@ def test_what_cannot_be_is_named(name: str, value: str | bytes) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read((name, value))
     assert refused.value.param == name
+
+
+def test_times_of_words_need_a_form_that_has_them() -> None:
+    words = ("timestamp_granularities[]", "word")
+    verbose = ("response_format", "verbose_json")
+    assert read(words, verbose).granularities == {"word"}
+    assert read(words, ("timestamp_granularities[]", "segment"), verbose).granularities == {"word", "segment"}
+    assert read(verbose).granularities == {"segment"}
+    for others in ((), (verbose, ("stream", "true")), (("response_format", "srt"),)):
+        with pytest.raises(InvalidRequest) as refused:
+            read(words, *others)
+        assert refused.value.param == "timestamp_granularities"
 
 
 def test_without_a_file_and_with_unknown_fields() -> None:

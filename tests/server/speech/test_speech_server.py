@@ -58,6 +58,19 @@ def test_every_form_says_the_same(client: openai.OpenAI) -> None:
     assert ask(**common, response_format="vtt").startswith("WEBVTT\n\n00:00:00.")
 
 
+def test_words_have_times(client: openai.OpenAI) -> None:
+    common = {"model": "tiny", "file": ("tone.wav", SOUNDS[2]), "language": "en", "response_format": "verbose_json"}
+    both = client.audio.transcriptions.create(**common, timestamp_granularities=["word", "segment"])
+    assert both.words
+    assert both.segments
+    starts = [word.start for word in both.words]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start <= word.end <= 0.9 for word in both.words)
+    assert "".join(word.word for word in both.words) == "".join(both.text.split())
+    alone = client.audio.transcriptions.create(**common, timestamp_granularities=["word"])
+    assert (alone.words, alone.segments) == (both.words, None)
+
+
 def test_a_stream_adds_up_to_the_text(client: openai.OpenAI) -> None:
     common = {"model": "tiny", "file": ("tone.wav", SOUNDS[2]), "language": "en"}
     events = list(client.audio.transcriptions.create(**common, stream=True))
@@ -130,10 +143,17 @@ def test_texts_stay_the_same_when_workers_die(folder: Path, split: str) -> None:
 
         def ask(place: int) -> str:
             sound = ("tone.wav", SOUNDS[place % len(SOUNDS)])
-            return client.audio.transcriptions.create(model="tiny", file=sound, language="en").text
+            whole = client.audio.transcriptions.create(
+                model="tiny",
+                file=sound,
+                language="en",
+                response_format="verbose_json",
+                timestamp_granularities=["word", "segment"],
+            )
+            return whole.model_dump_json()
 
         undisturbed = [ask(place) for place in range(len(SOUNDS))]
-        assert all(undisturbed)
+        assert all('"word":' in one for one in undisturbed)
         asked = [threads.submit(ask, place) for place in range(NUM_REQUESTS)]
         wait_until(lambda: server.metric("num_requests_running") > 0)
         kill(server.workers()[0])

@@ -66,6 +66,10 @@ def transcribe(
             "--format", help="text, srt, vtt or json (with segments and times).", rich_help_panel=options.SPEECH
         ),
     ] = "text",
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Of --format json: when each word was said.", rich_help_panel=options.SPEECH),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for a file each. Default: stdout.", rich_help_panel=options.SPEECH),
@@ -84,6 +88,8 @@ def transcribe(
     """Write down what is said in sound files. Several files, and the pieces of long ones, are computed together."""
     if form not in _FORMATS:
         raise ConfigError(f"--format is one of {', '.join(_FORMATS)}, not {form!r}")
+    if words and form != "json":
+        raise ConfigError("--words goes with --format json")
     for sound in sounds:
         if not sound.is_file():
             raise ConfigError(f"there is no file {str(sound)!r}")
@@ -105,11 +111,13 @@ def transcribe(
             temperature=temperature,
             beam_size=beam_size,
             best_of=best_of,
+            words=words,
             task="translate" if translate else "transcribe",
         )
+    granularities = ("segment", "word") if words else ("segment",)
     for sound, transcript in zip(sounds, transcripts, strict=True):
         if form == "json":
-            written = json.dumps(as_verbose(transcript, transcript.language), ensure_ascii=False) + "\n"
+            written = json.dumps(as_verbose(transcript, transcript.language, granularities), ensure_ascii=False) + "\n"
         else:
             written = TEXT_FORMS[form](transcript)
         if output is None:

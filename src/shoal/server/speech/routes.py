@@ -86,6 +86,7 @@ class SpeechApi:
             patience=form.patience,
             length_penalty=form.length_penalty,
             thresholds=form.thresholds,
+            words="word" in form.granularities,
         )
         if form.streams:
             return TranscriptStream(self._transcriber, samples_S, options)
@@ -139,6 +140,7 @@ def _written(transcript: Transcript, form: SpeechForm) -> Response:
         media_type = "text/vtt" if form.response_format == "vtt" else "text/plain"
         return PlainTextResponse(TEXT_FORMS[form.response_format](transcript), media_type=media_type)
     if form.response_format == "verbose_json":
-        return JSONResponse(as_verbose(transcript, LANGUAGES.get(transcript.language, transcript.language)))
+        language = LANGUAGES.get(transcript.language, transcript.language)
+        return JSONResponse(as_verbose(transcript, language, form.granularities))
     usage = {"type": "duration", "seconds": round(transcript.duration_s)}
     return JSONResponse({"text": transcript.text, "usage": usage})

@@ -57,6 +57,8 @@ class SpeechForm:
     language: str | None
     prompt: str
     response_format: ResponseFormat
+    granularities: frozenset[str]
+    """of `verbose_json`: segment, word or both"""
     temperature: float
     streams: bool
     timeout_s: float | None
@@ -82,11 +84,12 @@ def read_speech_form(
         InvalidRequest: names the field that cannot be.
     """
     fields: dict[str, str | bytes] = {}
+    granularities: set[str] = set()
     for name, value in parts:
         if name in fields and name not in _GRANULARITIES:
             raise InvalidRequest(f"`{name}` is given twice", name)
         if name in _GRANULARITIES:
-            _check_granularity(name, _text(name, value))
+            granularities.add(_granularity(name, _text(name, value)))
         _check_known(name, value, strict_fields=strict_fields)
         fields[name] = value
     file = fields.get("file")
@@ -96,12 +99,18 @@ def read_speech_form(
     def text(name: str) -> str:
         return _text(name, fields.get(name, ""))
 
+    if "word" in granularities and (text("response_format") != "verbose_json" or _switch("stream", text("stream"))):
+        raise InvalidRequest(
+            "times of words need `response_format` verbose_json, and no `stream`", "timestamp_granularities"
+        )
+
     return SpeechForm(
         file=file,
         model=text("model") or None,
         language=None if is_translation else text("language").strip() or None,
         prompt=text("prompt"),
         response_format=_format(text("response_format") or "json"),
+        granularities=frozenset(granularities or {"segment"}),
         temperature=_number("temperature", text("temperature") or "0", 0.0, 1.0),
         streams=_switch("stream", text("stream")),
         timeout_s=_number("timeout", text("timeout"), 0.001, 1e6) if text("timeout") else None,
@@ -124,11 +133,10 @@ def _check_known(name: str, value: str | bytes, *, strict_fields: bool) -> None:
         raise InvalidRequest(f"`{name[:80]}` is no field that is known here", name[:80])
 
 
-def _check_granularity(name: str, value: str) -> None:
-    if value == "word":
-        raise InvalidRequest(f"`{name}` is segment: the times of words are not known", name)
-    if value != "segment":
-        raise InvalidRequest(f"`{name}` is segment, not {value[:40]!r}", name)
+def _granularity(name: str, value: str) -> str:
+    if value not in ("word", "segment"):
+        raise InvalidRequest(f"`{name}` is word or segment, not {value[:40]!r}", name)
+    return value
 
 
 def _text(name: str, value: str | bytes) -> str:
