@@ -1,4 +1,4 @@
-"""The language models of chains, each loaded once."""
+"""The language models and models of speech of chains, each loaded once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any, cast
 from shoal.api.generation import LLM
 from shoal.api.options import LaunchOptions, check_names
 from shoal.api.sampling import SamplingOptions, check_sampling
+from shoal.api.speech import TranscribeOptions, Transcriber
+from shoal.arrays import F32
 from shoal.chains.definition import Chain
-from shoal.chains.steps import LanguageStep
+from shoal.chains.steps import LanguageStep, SpeechStep
 from shoal.errors import ConfigError, InvalidRequest
+from shoal.speech.transcript import Transcript
 
 
 class LanguageModels:
@@ -27,13 +30,22 @@ class LanguageModels:
         for chain in chains:
             _check(chain)
         self._llms: dict[str, LLM] = {}
+        self._transcribers: dict[str, Transcriber] = {}
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             for step in (step for chain in chains for step in chain.language_steps):
                 key = _key(step)
                 if key not in self._llms:
                     self._llms[key] = LLM(step.model, **cast(LaunchOptions, step.load))
+            for step in (step for chain in chains for step in chain.speech_steps):
+                key = _key(step)
+                if key not in self._transcribers:
+                    self._transcribers[key] = Transcriber(step.model, **cast(LaunchOptions, step.load))
             on_failure.pop_all()
+
+    def transcribers_of(self, chain: Chain) -> dict[str, ChainTranscriber]:
+        """What transcribes for each of a chain's steps, by their names."""
+        return {step.name: ChainTranscriber(self._transcribers[_key(step)]) for step in chain.speech_steps}
 
     def of(self, chain: Chain) -> dict[str, ChainAnswerer]:
         """What answers each of a chain's steps, by their names."""
@@ -41,8 +53,8 @@ class LanguageModels:
 
     def close(self) -> None:
         """Stop all of their workers. Idempotent."""
-        for llm in self._llms.values():
-            llm.close()
+        for model in (*self._llms.values(), *self._transcribers.values()):
+            model.close()
 
     def __enter__(self) -> LanguageModels:
         return self
@@ -72,12 +84,32 @@ class ChainAnswerer:
         return (await self._llm.achat(messages, **options)).text
 
 
-def _key(step: LanguageStep) -> str:
+class ChainTranscriber:
+    """Implements `server.oip.chains.served_chain.SoundTranscriber`."""
+
+    def __init__(self, transcriber: Transcriber) -> None:
+        """`transcriber`: another's."""
+        self._transcriber = transcriber
+
+    @property
+    def failure(self) -> str | None:
+        """Why it can transcribe no more."""
+        return self._transcriber.failure
+
+    async def transcribe(self, step: SpeechStep, samples_S: F32) -> Transcript:
+        """See `SoundTranscriber`."""
+        return await self._transcriber.atranscribe(samples_S, **cast(TranscribeOptions, step.options))
+
+
+def _key(step: LanguageStep | SpeechStep) -> str:
     return f"{step.model} {sorted(step.load.items())}"
 
 
 def _check(chain: Chain) -> None:
     """Raises ConfigError before anything is loaded."""
+    for step in chain.speech_steps:
+        check_names(step.load, LaunchOptions.__annotations__, ConfigError)
+        check_names(step.options, TranscribeOptions.__annotations__, ConfigError)
     for step in chain.language_steps:
         place = f"{chain.file}: step {step.name!r}"
         check_names(step.load, LaunchOptions.__annotations__, ConfigError)

@@ -141,7 +141,7 @@ async def _in_service(
     try:
         for name in files:
             repository.load_now(name)
-        served.append(ServedChain(chain, repository, language.of(chain)))
+        served.append(ServedChain(chain, repository, language.of(chain), language.transcribers_of(chain)))
         repository.start()
         yield
     finally:

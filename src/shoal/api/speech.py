@@ -102,7 +102,7 @@ class Transcriber:
 
     def _own(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        data_plane = unmetered_plane(loaded)
+        data_plane = self._data_plane = unmetered_plane(loaded)
         self._windows = window_transcriber(loaded, data_plane)
         self._thread = LoopThread(partial(at_work, loaded, data_plane), "Transcriber")
         self._finalizer = weakref.finalize(self, self._thread.close)
@@ -111,6 +111,11 @@ class Transcriber:
     def plan(self) -> Plan:
         """Which worker runs what, as it is now."""
         return self._loaded.running_plan
+
+    @property
+    def failure(self) -> str | None:
+        """Why no call can be made any more; None while it can."""
+        return self._data_plane.failure
 
     @overload
     def transcribe(self, sounds: Sound, **options: Unpack[TranscribeOptions]) -> Transcript: ...

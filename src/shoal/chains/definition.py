@@ -10,7 +10,7 @@ from typing import cast
 
 from shoal.chains.fields import check_keys, read_mapping, read_name, read_names, read_number, read_text
 from shoal.chains.read_steps import read_step, used_by
-from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, InputKind, LanguageStep, Step
+from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, InputKind, LanguageStep, SpeechStep, Step
 from shoal.errors import ConfigError
 from shoal.model.file_states import model_files
 from shoal.planner.files.yaml_text import parse_yaml
@@ -52,6 +52,11 @@ class Chain:
         return [step for step in self.steps if isinstance(step, LanguageStep)]
 
     @property
+    def speech_steps(self) -> list[SpeechStep]:
+        """Those that write down what is said."""
+        return [step for step in self.steps if isinstance(step, SpeechStep)]
+
+    @property
     def models(self) -> dict[str, Path]:
         """All graphs that are served for it, by name."""
         return self.graphs | self.encoders
@@ -60,7 +65,8 @@ class Chain:
     def files(self) -> list[Path]:
         """Everything that it consists of: its own file, graphs, language models, and files of functions."""
         functions = {step.file for step in self.steps if isinstance(step, FunctionStep)}
-        local = {Path(step.model) for step in self.language_steps if Path(step.model).exists()}
+        steps = (*self.language_steps, *self.speech_steps)
+        local = {Path(step.model) for step in steps if Path(step.model).exists()}
         language = {file for path in local for file in model_files(path)}
         return [self.file, *sorted(self.models.values()), *sorted(language), *sorted(functions)]
 

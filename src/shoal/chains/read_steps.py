@@ -18,7 +18,7 @@ from shoal.chains.fields import (
     read_path,
     read_text,
 )
-from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, Step
+from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, SpeechStep, Step
 from shoal.errors import ConfigError
 from shoal.model.encoder.find import encoder_name, find_encoder_folder
 from shoal.model.encoder.folder import open_encoder
@@ -29,9 +29,13 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "call": ("inputs",),
     "encoder": ("texts", "query", "kind", "top_n"),
     "llm": ("prompt", "system", "raw", "sampling", "load"),
+    "speech": ("audio", "options", "load"),
 }
 """Which forms there are, and the keys of each beside `_COMMON`."""
-_FORMS = "`model` (an .onnx file), `call` (FILE.py:FUNCTION), `encoder` (a folder) or `llm` (a language model)"
+_FORMS = (
+    "`model` (an .onnx file), `call` (FILE.py:FUNCTION), `encoder` (a folder), `llm` (a language model) or `speech` (a "
+    "model of speech)"
+)
 
 
 def read_step(data: object, index: int, file: Path) -> Step:
@@ -50,6 +54,7 @@ def read_step(data: object, index: int, file: Path) -> Step:
         "call": _function,
         "encoder": _encoder,
         "llm": _language,
+        "speech": _speech,
     }
     step = readers[form](fields, file, place, each)
     if foreign := sorted(each - {*used_by(step)}):
@@ -122,12 +127,7 @@ def _encoder(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[
 
 
 def _language(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> LanguageStep:
-    model = read_text(fields["llm"], f"{place}.llm")
-    if not model.startswith(("hf:", "pkg:")):
-        path = file.parent / model
-        if not path.exists():
-            raise ConfigError(f"{place}.llm: there is no file or folder {path}")
-        model = os.path.abspath(path)
+    model = _model(fields["llm"], file, f"{place}.llm")
     prompt = read_text(fields.get("prompt"), f"{place}.prompt")
     system = read_text(fields["system"], f"{place}.system") if "system" in fields else ""
     is_raw = fields.get("raw", False)
@@ -151,6 +151,33 @@ def _language(fields: Mapping[str, Any], file: Path, place: str, each: frozenset
         load=read_mapping(fields.get("load", {}), f"{place}.load"),
         each=each,
     )
+
+
+def _speech(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> SpeechStep:
+    model = _model(fields["speech"], file, f"{place}.speech")
+    outputs = tuple(read_names(fields.get("outputs"), f"{place}.outputs"))
+    if len(outputs) > 2:
+        raise ConfigError(f"{place}.outputs: {outputs[2]!r} is one too many: the step makes a text and its segments")
+    return SpeechStep(
+        name=read_text(fields.get("name", Path(model.rpartition(":")[2]).stem), f"{place}.name"),
+        model=model,
+        audio=read_name(fields.get("audio"), f"{place}.audio"),
+        outputs=outputs,
+        options=read_mapping(fields.get("options", {}), f"{place}.options"),
+        load=read_mapping(fields.get("load", {}), f"{place}.load"),
+        each=each,
+    )
+
+
+def _model(said: Any, file: Path, place: str) -> str:
+    """A model as commands take it, with its path whole."""
+    model = read_text(said, place)
+    if model.startswith(("hf:", "pkg:")):
+        return model
+    path = file.parent / model
+    if not path.exists():
+        raise ConfigError(f"{place}: there is no file or folder {path}")
+    return os.path.abspath(path)
 
 
 def _named_in(text: str, place: str) -> list[str]:

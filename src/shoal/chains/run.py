@@ -11,7 +11,7 @@ import numpy as np
 from shoal.arrays import F32, Array
 from shoal.chains.definition import Chain
 from shoal.chains.read_steps import used_by
-from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, Step
+from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, SpeechStep, Step
 from shoal.chains.texts import answer_prompt, encode_texts
 from shoal.errors import InvalidRequest, RequestError, ShoalError
 
@@ -33,6 +33,10 @@ class StepRunner(Protocol):
     async def encode(self, step: EncoderStep, texts: Sequence[str], query: str | None) -> F32:
         """Vectors [N, H] of texts, or where there is a query the scores [N] of how well they answer it. Raises
         ShoalError."""
+        ...
+
+    async def transcribe(self, step: SpeechStep, samples_S: F32) -> tuple[str, list[dict[str, Any]]]:
+        """What is said in a sound, and its segments. Raises ShoalError."""
         ...
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
@@ -110,8 +114,16 @@ async def _run_once(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> 
             return await encode_texts(step, runner.encode, used)
         case LanguageStep():
             return [await answer_prompt(step, runner.answer, used)]
+        case SpeechStep():
+            return await _transcribe(step, runner, used[step.audio])
         case _:
             assert_never(step)
+
+
+async def _transcribe(step: SpeechStep, runner: StepRunner, samples: Any) -> Sequence[Any]:
+    if not isinstance(samples, np.ndarray) or samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise RequestError(f"step {step.name!r}: {step.audio!r} must be samples, as an input of the kind `audio` has")
+    return (await runner.transcribe(step, samples.astype(np.float32, copy=False)))[: len(step.outputs)]
 
 
 async def _run_graph(step: GraphStep, runner: StepRunner, used: Mapping[str, Any]) -> Sequence[Any]:

@@ -117,4 +117,28 @@ class LanguageStep:
     """see `GraphStep.each`"""
 
 
-Step = GraphStep | FunctionStep | EncoderStep | LanguageStep
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechStep:
+    """Writes down what is said in a sound."""
+
+    name: str
+    model: str
+    """as `shoal transcribe` takes it; paths are whole"""
+    audio: str
+    """the value with samples, as an input of the kind `audio` has them"""
+    outputs: tuple[str, ...]
+    """the text, and where two are named, its segments: a list of what `verbose_json` has of each"""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """keyword arguments of `shoal.Transcriber.transcribe`"""
+    load: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """keyword arguments of `shoal.Transcriber`"""
+    each: frozenset[str] = frozenset()
+    """see `GraphStep.each`"""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Values that it uses."""
+        return (self.audio,)
+
+
+Step = GraphStep | FunctionStep | EncoderStep | LanguageStep | SpeechStep

@@ -106,7 +106,9 @@ def serve_graphs(
         resources.callback(repository.close_now)
         _load_all(repository, sorted(found))
         language = resources.enter_context(LanguageModels(chains))
-        served = [ServedChain(chain, repository, language.of(chain)) for chain in chains]
+        served = [
+            ServedChain(chain, repository, language.of(chain), language.transcribers_of(chain)) for chain in chains
+        ]
         app = create_graph_app(
             repository,
             chains=served,

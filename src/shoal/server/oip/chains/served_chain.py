@@ -12,13 +12,14 @@ from shoal.chains.definition import Chain
 from shoal.chains.functions import FunctionPool
 from shoal.chains.pictures import decode_picture
 from shoal.chains.run import run_chain
-from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageStep
+from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageStep, SpeechStep
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.server.embeddings.graph_encoder import GraphEncoder
 from shoal.server.embeddings.ranking import scores_of
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.request_counts import RequestCounts, reason_of
 from shoal.speech.audio import decode_audio
+from shoal.speech.transcript import Transcript
 
 MAX_SOUND_S = 3600.0
 """Of a sound file: its samples take 230 MB."""
@@ -39,6 +40,19 @@ class TextAnswerer(Protocol):
         ...
 
 
+class SoundTranscriber(Protocol):
+    """The model of speech of a step, loaded."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it can transcribe no more; None while it can."""
+        ...
+
+    async def transcribe(self, step: SpeechStep, samples_S: F32) -> Transcript:
+        """What is said, from any event loop. Raises ShoalError."""
+        ...
+
+
 class ServedChain:
     """Belongs to the event loop that the repository was started in."""
 
@@ -47,6 +61,7 @@ class ServedChain:
         chain: Chain,
         repository: ModelRepository,
         answerers: Mapping[str, TextAnswerer] | None = None,
+        transcribers: Mapping[str, SoundTranscriber] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve nothing yet.
@@ -55,13 +70,14 @@ class ServedChain:
             chain: what to run.
             repository: has its graphs.
             answerers: of the steps with a language model, by the steps' names; None: there are no such steps.
+            transcribers: of the steps with a model of speech, the same.
             clock: monotonic seconds.
 
         Raises:
             MissingExtra: the chain has functions and pebble is not installed.
         """
         self.chain = chain
-        self._models = _TextModels(repository, answerers or {})
+        self._models = _StepModels(repository, answerers or {}, transcribers or {})
         self.counts = RequestCounts()
         self._repository = repository
         self._clock = clock
@@ -149,18 +165,24 @@ def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[st
     return entries
 
 
-class _TextModels:
-    """Encoders of texts over the repository's graphs, made when they are first asked for, and language models."""
+class _StepModels:
+    """Encoders of texts over the repository's graphs, made when they are first asked for, and other models."""
 
-    def __init__(self, repository: ModelRepository, answerers: Mapping[str, TextAnswerer]) -> None:
-        self.answerers = answerers
+    def __init__(
+        self,
+        repository: ModelRepository,
+        answerers: Mapping[str, TextAnswerer],
+        transcribers: Mapping[str, SoundTranscriber],
+    ) -> None:
+        self.answerers, self.transcribers = answerers, transcribers
         self._repository = repository
         self._encoders: dict[str, GraphEncoder] = {}
 
     @property
     def failure(self) -> str | None:
-        """Why a language model can answer no more."""
-        return next((one.failure for one in self.answerers.values() if one.failure is not None), None)
+        """Why a model can answer no more."""
+        loaded = (*self.answerers.values(), *self.transcribers.values())
+        return next((one.failure for one in loaded if one.failure is not None), None)
 
     def encoder(self, step: EncoderStep) -> GraphEncoder:
         """Raises ModelLoadError: the graph is none of an encoder; UnknownModel, ModelNotReady: it is not served."""
@@ -182,7 +204,7 @@ class _Steps:
     """Implements `chains.run.StepRunner` for one request."""
 
     def __init__(
-        self, repository: ModelRepository, pool: FunctionPool | None, models: _TextModels, call_id: str
+        self, repository: ModelRepository, pool: FunctionPool | None, models: _StepModels, call_id: str
     ) -> None:
         self._repository = repository
         self._pool = pool
@@ -204,6 +226,11 @@ class _Steps:
         if query is not None:
             return (await scores_of(encoder, [(query, text) for text in texts])).values
         return (await encoder.embed(texts, kind=step.kind, cuts=True)).values
+
+    async def transcribe(self, step: SpeechStep, samples_S: F32) -> tuple[str, list[dict[str, Any]]]:
+        """By the step's model of speech."""
+        transcript = await self._models.transcribers[step.name].transcribe(step, samples_S)
+        return transcript.text, [segment.as_dict(number) for number, segment in enumerate(transcript.segments)]
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
         """By the step's language model."""
