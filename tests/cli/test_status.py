@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import run_server
 
 
+def shoal(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shoal.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60.0, stdin=subprocess.DEVNULL)
+
+
 def shoal_status(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "shoal.cli.main", "status", *arguments], capture_output=True, text=True, timeout=60.0
-    )
+    return shoal("status", *arguments)
+
+
+@contextmanager
+def answering(content: bytes) -> Generator[str, None, None]:
+    """The address of a server that says the same to everything."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_person_and_a_program_read_the_same() -> None:
@@ -55,3 +86,26 @@ def test_a_story_is_told_to_people_and_programs() -> None:
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "nothing is known of 7" in nothing.stderr
     assert (refused.returncode, "give ?of=" in refused.stderr) == (2, True)
+
+
+def test_models_that_are_not_loaded_are_shown_and_not_drilled() -> None:
+    model = {"name": "b", "kind": "language model", "state": "unloaded"}
+    with answering(json.dumps({"version": "1", "models": [model]}).encode()) as url:
+        shown, drilled = shoal_status(url), shoal("drill", url)
+    assert (shown.returncode, "b (language model): unloaded" in shown.stdout) == (0, True), shown.stderr
+    assert (drilled.returncode, drilled.stderr.count("\n")) == (2, 1)
+    assert "no language model that is loaded" in drilled.stderr
+
+
+def test_a_drill_that_cannot_ask_says_how_to_allow_it() -> None:
+    with run_server(FakeEngine()) as running:
+        drilled = shoal("drill", running.url)
+    assert (drilled.returncode, "--yes" in drilled.stderr) == (2, True)
+
+
+def test_another_server_is_told_in_one_line() -> None:
+    with answering(b"<html>hello") as url:
+        for command in ("status", "drill"):
+            told = shoal(command, url)
+            assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+            assert "is no Shoal server" in told.stderr

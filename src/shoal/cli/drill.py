@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ def drill(
     drill was lost.
     """
     from shoal.bench.drill.pauses import STRIKES, Strike
-    from shoal.bench.drill.run import run_drill
+    from shoal.bench.drill.run import check_drilled, run_drill
     from shoal.cli.show.drill_output import drill_dict, print_drill, print_row
     from shoal.cli.show.output import print_json
     from shoal.errors import ConfigError
@@ -48,7 +49,10 @@ def drill(
     hows: list[Strike] = [one for one in STRIKES if how in (None, one)]
     if not hows:
         raise ConfigError(f"--how is kill or stop, not {how!r}")
+    check_drilled(url, api_key)
     if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("nobody can be asked here whether workers may be taken away: say so with --yes")
         typer.confirm(f"Workers of {url} will be taken away; clients see pauses. Go on?", abort=True, err=True)
     report = run_drill(
         url,

@@ -40,17 +40,18 @@ def status(
     from shoal.cli.show.output import print_json
 
     if story is not None:
-        _tell_story(story, _ask(url, api_key, "/status/story", {"of": story}), as_json=json)
+        _tell_story(story, _ask(url, api_key, "/status/story", {"of": story}, "entries"), as_json=json)
         return
     before_s, before = time.monotonic(), _ask(url, api_key)
     time.sleep(_RATE_S)
     after_s, after = time.monotonic(), _ask(url, api_key)
     for earlier, model in zip(before["models"], after["models"], strict=False):
-        model["rates"] = {
-            name: (model["counters"][name] - earlier["counters"].get(name, 0)) / (after_s - before_s)
-            for name in _RATES
-            if name in model["counters"]
-        }
+        if "counters" in model and "counters" in earlier:  # both looks found it loaded
+            model["rates"] = {
+                name: (model["counters"][name] - earlier["counters"].get(name, 0)) / (after_s - before_s)
+                for name in _RATES
+                if name in model["counters"]
+            }
     if json:
         print_json(after)
         return
@@ -78,11 +79,12 @@ def _tell_story(of: str, told: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _ask(
-    url: str, api_key: str | None, path: str = "/status", query: Mapping[str, str] | None = None
+    url: str, api_key: str | None, path: str = "/status", query: Mapping[str, str] | None = None, part: str = "models"
 ) -> dict[str, Any]:
     """Raises WorkerLost, ConfigError."""
     import httpx
 
+    from shoal.bench.server_answer import told_by
     from shoal.errors import ConfigError, WorkerLost
 
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
@@ -92,13 +94,7 @@ def _ask(
         raise ConfigError(f"{url} is no address of a server: {error}") from error
     except httpx.HTTPError as error:
         raise WorkerLost(f"no server answers at {url}: {error}") from error
-    if response.status_code == 400:
-        raise ConfigError(response.json()["reason"])
-    if response.status_code == 401:
-        raise ConfigError(f"the server at {url} wants a key: --api-key, or SHOAL_API_KEY")
-    if response.status_code != 200:
-        raise ConfigError(f"what answers at {url} is no Shoal server of this version (status {response.status_code})")
-    return response.json()
+    return told_by(response, url, part)
 
 
 def _show(model: dict[str, Any]) -> None:
@@ -107,8 +103,11 @@ def _show(model: dict[str, Any]) -> None:
 
     from shoal.cli.show.output import print_table
 
-    plan, counters = model["plan"], model["counters"]
-    rates = ", ".join(f"{model['rates'][name]:.1f} {what}" for name, what in _RATES.items() if name in model["rates"])
+    if "plan" not in model:
+        print(f"\n{model['name']} ({model['kind']}): {model.get('state', 'not loaded')}")
+        return
+    plan, counters, known = model["plan"], model["counters"], model.get("rates", {})
+    rates = ", ".join(f"{known[name]:.1f} {what}" for name, what in _RATES.items() if name in known) or "no rates yet"
     print(f"\n{model['name']} ({model['kind']}, split {plan['split']}): {rates}")
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counters.items() if name not in _RATES))
     table = Table()

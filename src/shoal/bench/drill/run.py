@@ -24,6 +24,7 @@ from shoal.bench.drill.pauses import (
 )
 from shoal.bench.drill.streams import DrillStreams
 from shoal.bench.event_stream import parse_endpoint
+from shoal.bench.server_answer import told_by
 from shoal.errors import ConfigError, WorkerLost
 
 _TIMEOUT_S = 10.0
@@ -74,12 +75,14 @@ class DrilledServer:
 
     async def models(self) -> list[dict[str, Any]]:
         """Of `/status`. Raises ConfigError, WorkerLost."""
-        response = await self._ask("GET", "/status")
-        if response.status_code == 401:
-            raise ConfigError(f"the server at {self.url} wants a key: --api-key, or SHOAL_API_KEY")
-        if response.status_code != 200:
-            raise ConfigError(f"what answers at {self.url} is no Shoal server of this version")
-        return response.json()["models"]
+        return told_by(await self._ask("GET", "/status"), self.url, "models")["models"]
+
+    async def language_models(self) -> list[dict[str, Any]]:
+        """Those of them that are language models and loaded, one at least. Raises ConfigError, WorkerLost."""
+        found = [one for one in await self.models() if one["kind"] == "language model" and "replicas" in one]
+        if not found:
+            raise ConfigError(f"the server at {self.url} serves no language model that is loaded")
+        return found
 
     async def strike(self, target: DrillTarget, how: Strike) -> None:
         """Take a worker away. Raises ConfigError where the server does not let it be done."""
@@ -130,6 +133,19 @@ def run_drill(
         return runner.run(_run(url, every, hows, api_key, worker_timeout_s, tell))
 
 
+def check_drilled(url: str, api_key: str | None) -> None:
+    """Whether there is a server at all. Raises ConfigError, WorkerLost."""
+
+    async def check() -> None:
+        server = DrilledServer(url, api_key)
+        try:
+            await server.language_models()
+        finally:
+            await server.close()
+
+    asyncio.run(check())
+
+
 async def _run(
     url: str,
     every: bool,
@@ -140,10 +156,7 @@ async def _run(
 ) -> DrillReport:
     server = DrilledServer(url, api_key)
     try:
-        models = [one for one in await server.models() if one["kind"] == "language model"]
-        if not models:
-            raise ConfigError(f"the server at {url} serves no language model")
-        model = models[0]
+        model = (await server.language_models())[0]
         count = _STREAMS_A_REPLICA * len(model["replicas"])
         endpoint = parse_endpoint(url, "/v1/completions")
         rows: list[DrillRow] = []

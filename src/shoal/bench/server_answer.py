@@ -1,0 +1,34 @@
+"""What a server says of itself, as the commands that ask it read it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import httpx
+
+from shoal.errors import ConfigError
+
+
+def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:
+    """The JSON of an answer.
+
+    Args:
+        response: of any status.
+        url: of the server, for errors.
+        part: a list that must be in it, such as `models`.
+
+    Raises:
+        ConfigError: the server wants a key or refuses what was asked, or it is none of Shoal's.
+    """
+    if response.status_code == 401:
+        raise ConfigError(f"the server at {url} wants a key: --api-key, or SHOAL_API_KEY")
+    try:
+        told: object = response.json()
+    except ValueError:
+        told = None
+    fields = cast(dict[str, Any], told) if isinstance(told, dict) else {}
+    if response.status_code == 400 and isinstance(reason := fields.get("reason"), str):
+        raise ConfigError(reason)
+    if response.status_code != 200 or not isinstance(fields.get(part), list):
+        raise ConfigError(f"what answers at {url} is no Shoal server of this version (status {response.status_code})")
+    return fields

@@ -1,0 +1,32 @@
+"""Servers that are none of Shoal's, or not as they should be."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from shoal.bench.server_answer import told_by
+from shoal.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "said"),
+    [
+        (200, b"<html>hello", "is no Shoal server"),
+        (200, b"[]", "is no Shoal server"),
+        (200, b'{"models": 5}', "is no Shoal server"),
+        (200, b"\xff", "is no Shoal server"),
+        (500, b'{"models": []}', "is no Shoal server"),
+        (400, b"nothing", "is no Shoal server"),
+        (400, b'{"reason": "give ?of="}', "give ?of="),
+        (401, b"", "--api-key"),
+    ],
+)
+def test_what_is_no_answer(status: int, content: bytes, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        told_by(httpx.Response(status, content=content), "http://here", "models")
+    assert said in str(caught.value)
+
+
+def test_an_answer() -> None:
+    assert told_by(httpx.Response(200, content=b'{"models": [], "version": "1"}'), "", "models")["version"] == "1"
