@@ -156,11 +156,11 @@ def test_a_chunk_that_was_there_at_two_losses_runs_alone() -> None:
     first, second = (assignment.ticket for assignment in fill(queue))
     for _ in range(MAX_LOSSES - 1):
         assert queue.lose(0) == []
-        queue.restore(0)
+        queue.restore(0, 1)
         again = [assignment.ticket for assignment in queue.assign(copy_last=True)]
     assert again == [first]
     assert queue.lose(0) == [first]
-    queue.restore(0)
+    queue.restore(0, 1)
     assert [assignment.ticket for assignment in queue.assign(copy_last=True)] == [second]
     assert queue.finish(0, second)
 
@@ -232,7 +232,25 @@ class ChunkQueueMachine(RuleBasedStateMachine):
     def restore(self, data: st.DataObject) -> None:
         replica = data.draw(st.sampled_from(sorted(set(self.in_flight) - self.living)))
         self.living.add(replica)
-        self.queue.restore(replica)
+        self.widths[replica] = data.draw(st.integers(1, 3))
+        self.queue.restore(replica, self.widths[replica])
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data())
+    def replace(self, data: st.DataObject) -> None:
+        replica = data.draw(st.sampled_from(sorted(self.living)))
+        self.in_flight[replica] = []
+        self.queue.withdraw(replica)
+        self.queue.restore(replica, self.widths[replica])
+
+    @precondition(lambda self: len(self.widths) < 6)
+    @rule(width=st.integers(1, 3))
+    def join(self, width: int) -> None:
+        replica = len(self.widths)
+        self.widths.append(width)
+        self.in_flight[replica] = []
+        self.living.add(replica)
+        self.queue.join(width)
 
     @invariant()
     def no_replica_holds_more_than_its_share(self) -> None:
@@ -251,7 +269,7 @@ class ChunkQueueMachine(RuleBasedStateMachine):
         """Whatever has happened, what is left can be finished."""
         if not self.living:
             self.living.add(0)
-            self.queue.restore(0)
+            self.queue.restore(0, self.widths[0])
         self.queue.end_input()
         self.has_input = False
         while self.unfinished:
@@ -280,8 +298,17 @@ def test_chunks_that_were_there_at_a_crash_run_alone_one_after_the_other() -> No
     first, second = (assignment.ticket for assignment in fill(queue))
     queue.end_input()
     assert queue.lose(0, is_crash=True) == []
-    queue.restore(0)
+    queue.restore(0, 1)
     assert [assignment.ticket for assignment in queue.assign(copy_last=True)] == [first]
     assert queue.finish(0, first)
     assert [assignment.ticket for assignment in queue.assign(copy_last=True)] == [second]
     assert queue.lose(0, is_crash=True) == [second]
+
+
+def test_chunks_of_workers_that_others_take_the_place_of_are_not_to_blame() -> None:
+    queue = make_queue(1)
+    tickets = [assignment.ticket for assignment in fill(queue)]
+    for _ in range(MAX_LOSSES):
+        queue.withdraw(0)
+        queue.restore(0, 1)
+        assert [assignment.ticket for assignment in queue.assign(copy_last=False)] == tickets

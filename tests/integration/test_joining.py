@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +15,12 @@ from typing import ClassVar, cast
 import numpy as np
 import pytest
 
+from shoal.api.graphs import open_runner
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.placement import WorkerPlacement
+from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import CapacityError, ShoalError, WorkerLost
 from shoal.executor import launcher
@@ -37,6 +42,7 @@ from shoal.measure.measuring import Measuring
 from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
+from shoal.offline.pull import Chunk
 from shoal.planner.choice.build_plan import Limits
 from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.split.machine_places import MachineCores
@@ -59,6 +65,19 @@ class AllHere(LocalLauncher):
 
     def start(self, place: launcher.Place) -> WorkerProcess:
         return super().start(replace(place, machine=None))
+
+
+class OnMachines(AllHere):
+    """The same, as long as the machine is there."""
+
+    def __init__(self, gone: Callable[[], set[str]]) -> None:
+        super().__init__()
+        self._gone = gone
+
+    def start(self, place: launcher.Place) -> WorkerProcess:
+        if place.machine in self._gone():
+            raise WorkerLost(f"machine {place.machine} does not answer")
+        return super().start(place)
 
 
 def launcher_for(planned: PlannedModel) -> AllHere:
@@ -150,7 +169,7 @@ class FakeMachines:
         """Nobody lacks it."""
 
     def launcher(self) -> launcher.WorkerLauncher:
-        return AllHere()
+        return OnMachines(lambda: self.gone)
 
     def close(self) -> None:
         """Nothing was started there."""
@@ -310,6 +329,38 @@ def test_a_machine_that_joins_a_served_graph_becomes_a_copy_that_serves(
         np.testing.assert_allclose(again[name], y, rtol=1e-5, atol=1e-6)
     assert "joined: b" in caplog.messages
     assert any(line.startswith("replica 1 is made on b, ") for line in caplog.messages)
+
+
+def test_a_map_gives_a_replica_its_workers_back_on_a_machine_that_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    monkeypatch.setattr("shoal.launch.running.joining._EVERY_S", 0.05)
+    machines = FakeMachines("a", "b")
+    config = GraphLaunchConfig(model=str(skip_chain(tmp_path / "chain.onnx")), split="dp=2", in_process=False)
+    recovery = RecoveryConfig(max_failures=2, crash_loop_s=60.0, backoff_s=0.01)
+    with (
+        launch_graph(plan_graph(config, machines=machines), recovery=recovery) as loaded,
+        open_runner(loaded) as runner,
+    ):
+        assert [shard.machine for shard in loaded.plan.shards] == ["a", "b"]
+
+        def rows() -> Iterator[Chunk]:
+            """As many as it takes until the second replica was given up and serves again."""
+            machines.gone = {"b"}
+            os.kill(loaded.executors[1].worker_pids()[0], signal.SIGKILL)
+            for index in itertools.count():
+                phase = runner.stats().phases[1]
+                if phase is Phase.GIVEN_UP and machines.gone:
+                    machines.arriving = ["b"]
+                elif phase is Phase.SERVING and not machines.gone:
+                    return
+                yield Chunk(index=index, inputs={"x": np.full((1, 8), index, np.float32)})
+
+        results = list(runner.run(rows()))
+    assert [result.error for result in results if result.error] == []
+    assert sorted(result.index for result in results) == list(range(len(results)))
+    assert "joined: b" in lines
+    assert "replica 1 is given back its workers on b" in lines
 
 
 def test_two_that_join_at_once_are_used_one_after_the_other(machines: FakeMachines, planned: PlannedModel) -> None:

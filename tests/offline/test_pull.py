@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shoal.core.batching.events import BatchLimits
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.worker_life import Phase
 from shoal.errors import InvalidRequest, ShoalError, WorkerCrashed, WorkerLost
 from shoal.offline.pull import Chunk, ChunkResult, ChunkRunner
 from shoal.protocol.messages import Generation
@@ -265,3 +266,29 @@ def test_a_chunk_that_crashes_the_only_replica_costs_it_once() -> None:
     assert [result.index for result in results if result.error] == [2]
     assert "killed by signal 11" in next(result.error for result in results if result.error)
     assert sum("is lost" in line for line in told) <= 2
+
+
+def test_other_workers_take_the_place_of_a_replicas_own_during_a_run() -> None:
+    first, second, third = HandExecutor(double, num_prompt=2), Restarted(double, num_stages=2), Restarted(double)
+    done: list[ShoalError | None] = []
+    told: list[str] = []
+    runner = ChunkRunner([first], recovery=RECOVERY)
+
+    def look() -> None:
+        if first.num_prompt == 0 and not told:
+            told.append("looked")
+            runner.replace_replica(0, Factory(second), done.append)
+            runner.add_replica(Factory(third), done.append)
+            runner.wake()  # these have no descriptors that would
+
+    runner.watch(look, lambda: told.append("closed"))
+    with runner:
+        results = sorted(result.index for result in runner.run(chunks(12)))
+        assert runner.stats().phases == (Phase.SERVING, Phase.SERVING)
+        assert told == ["looked"]
+    assert results == list(range(12)), "what the first workers still had is computed by others"
+    assert done == [None, None]
+    assert second.batches
+    assert third.batches
+    assert first.num_closed == 1
+    assert told == ["looked", "closed"]

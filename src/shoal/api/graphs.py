@@ -26,8 +26,9 @@ from shoal.offline.run_once import run_once
 
 
 def open_runner(loaded: LoadedGraph) -> ChunkRunner:
-    """Computes chunks on the workers of a graph and starts again those that are lost; it owns them from now on."""
-    return ChunkRunner(
+    """Computes chunks on the workers of a graph and starts again those that are lost, also on machines that were gone
+    and have come back; it owns them from now on."""
+    runner = ChunkRunner(
         loaded.executors,
         factories=loaded.factories,
         recovery=loaded.recovery,
@@ -35,6 +36,8 @@ def open_runner(loaded: LoadedGraph) -> ChunkRunner:
         row_s=loaded.row_s,
         sample={**loaded.defaults, **loaded.sample},
     )
+    loaded.attend(runner)
+    return runner
 
 
 class Model:

@@ -102,25 +102,30 @@ class ChunkQueue:
             replica: which.
             is_crash: it is gone of what it was computing, as far as can be seen.
         """
-        tickets, self._in_flight[replica] = self._in_flight[replica] or [], None
-        least_losses = (MAX_LOSSES if len(tickets) == 1 else MAX_LOSSES - 1) if is_crash else 0
-        given_up: list[Ticket] = []
+        is_alone = self.num_in_flight(replica) == 1
+        least_losses = (MAX_LOSSES if is_alone else MAX_LOSSES - 1) if is_crash else 0
+        tickets = self._take_from(replica)
         for ticket in tickets:
-            if ticket not in self._holders:
-                continue
-            self._holders[ticket].remove(replica)
             self._losses[ticket] = max(self._losses.get(ticket, 0) + 1, least_losses)
-            if self._losses[ticket] >= MAX_LOSSES:
-                given_up.append(ticket)
-                self._forget(ticket)
-            elif not self._holders[ticket]:
-                bisect.insort(self._waiting, ticket)
+        given_up = [ticket for ticket in tickets if self._losses[ticket] >= MAX_LOSSES]
+        for ticket in given_up:
+            self._forget(ticket)
         return given_up
 
-    def restore(self, replica: int) -> None:
-        """A lost replica is there again, with nothing to do."""
+    def withdraw(self, replica: int) -> None:
+        """A replica's workers end because others take their place: its chunks wait again, and none is to blame."""
+        self._take_from(replica)
+
+    def restore(self, replica: int, width: int) -> None:
+        """A lost replica is there again, with nothing to do. `width`: of its workers, see `__init__`."""
         assert self._in_flight[replica] is None, "it was not lost"
         self._in_flight[replica] = []
+        self._widths[replica] = width
+
+    def join(self, width: int) -> None:
+        """There is one more replica. `width`: see `__init__`."""
+        self._in_flight.append([])
+        self._widths.append(width)
 
     def abandon(self) -> None:
         """Nobody waits for any chunk any more. Those in flight still take up room until they are answered."""
@@ -128,6 +133,16 @@ class ChunkQueue:
         self._waiting.clear()
         self._holders.clear()
         self._losses.clear()
+
+    def _take_from(self, replica: int) -> list[Ticket]:
+        """Chunks in flight on a replica that is in service no longer. Those that no other replica has wait again."""
+        in_flight, self._in_flight[replica] = self._in_flight[replica] or [], None
+        tickets = [ticket for ticket in in_flight if ticket in self._holders]
+        for ticket in tickets:
+            self._holders[ticket].remove(replica)
+            if not self._holders[ticket]:
+                bisect.insort(self._waiting, ticket)
+        return tickets
 
     def _forget(self, ticket: Ticket) -> bool:
         self._losses.pop(ticket, None)

@@ -11,10 +11,12 @@ from shoal.core.chunk_queue import MAX_LOSSES, ChunkQueue, Ticket
 from shoal.core.plan.graph import BatchAxes
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import RecoveryEffect, ReplicaJoined, ReplicaLost, ReplicaReady, WorkersProgressed
-from shoal.core.recovery.recovery import Recovery
+from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import InvalidRequest, WorkerLost
+from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
+from shoal.router.replica_workers import Replaced
 from shoal.router.rows import count_rows, row_cost
 from shoal.router.worker_set import Answered, WorkerSet
 
@@ -69,15 +71,17 @@ class ChunkRunner:
             sample: inputs of the graph that hold such a row; None: its cost is not known.
         """
         self._axes = batch
+        self._watchers: list[Callable[[], None]] = []
+        self._closers: list[Callable[[], None]] = []
         recovery = recovery or RecoveryConfig()
         if not factories:
             recovery = recovery.without_restart()
         self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock)
         self._queue = ChunkQueue([executor.num_stages for executor in executors])
         self._recovery = Recovery(recovery)
-        cost = 1 if sample is None else self._size(sample).row_cost
+        self._sample_row_cost = 1 if sample is None else self._size(sample).row_cost
         for seconds in row_s or [0.0] * len(executors):
-            self._recovery.add(seconds, row_cost=cost)
+            self._recovery.add(seconds, row_cost=self._sample_row_cost)
         self._clock = clock
         self._chunks: dict[Ticket, Chunk] = {}
         self._left_s: float | None = None
@@ -91,7 +95,46 @@ class ChunkRunner:
 
     def close(self) -> None:
         """Stop every worker. Idempotent."""
+        while self._closers:
+            self._closers.pop()()
+        self._watchers.clear()
         self._workers.close()
+
+    def watch(self, watcher: Callable[[], None], close: Callable[[], None] = lambda: None) -> None:
+        """Let someone look after the replicas.
+
+        Args:
+            watcher: called in every turn of a run, in its thread. It may replace and add replicas.
+            close: called once, before the workers are stopped.
+        """
+        self._watchers.append(watcher)
+        self._closers.append(close)
+
+    def wake(self) -> None:
+        """Make a run that waits call its watchers. Thread-safe."""
+        self._workers.wake()
+
+    def stats(self) -> RecoveryStats:
+        """A snapshot of the replicas' workers."""
+        return self._recovery.stats()
+
+    def replace_replica(self, index: int, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
+        """Start other workers for a replica, which compute once they are ready. Returns at once.
+
+        Args:
+            index: of the replica.
+            factory: for these workers and all that follow them.
+            done: told None when the new workers compute, or why they never will.
+
+        Raises:
+            ShoalError: they cannot even be started.
+        """
+        generation = Generation(self._recovery.replicas[index].generation + 1)
+        self._workers.replace(index, factory, generation, done)
+
+    def add_replica(self, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
+        """Start one more replica. Arguments and errors are those of `replace_replica`."""
+        self._workers.add(factory, done)
 
     def run(self, chunks: Iterable[Chunk], *, copy_last: bool = False) -> Generator[ChunkResult]:
         """Yield one result per chunk, in the order in which they finish.
@@ -116,6 +159,8 @@ class ChunkRunner:
             while True:
                 yield from self._collect()
                 yield from self._recover()
+                for watcher in self._watchers:
+                    watcher()
                 self._hand_out(source, copy_last=copy_last)
                 if not self._queue.has_work:
                     return
@@ -132,15 +177,17 @@ class ChunkRunner:
                 case Answered(replica=replica, result=result):
                     self._recovery.replicas[replica].note_answered(result.batch_id, result.compute_s, self._clock())
                     yield from self._take(replica, result)
-                case ReplicaReady(replica=replica):
-                    self._queue.restore(replica)
+                case ReplicaReady(replica=replica, limits=limits):
+                    self._queue.withdraw(replica)
+                    self._queue.restore(replica, limits.num_stages)
                     self._carry_out([self._recovery.become_ready(event, self._clock())])
                 case WorkersProgressed():
                     self._recovery.note_progress(event, self._clock())
                 case ReplicaLost():
                     yield from self._lose(event)
-                case ReplicaJoined():
-                    raise AssertionError("no replica was added")
+                case ReplicaJoined(limits=limits, row_s=row_s):
+                    self._queue.join(limits.num_stages)
+                    self._recovery.add(row_s, row_cost=self._sample_row_cost)
 
     def _take(self, replica: int, result: BatchResult) -> Iterator[ChunkResult]:
         """A first answer is passed on; the chunk's data is let go before the receiver sees it."""

@@ -25,18 +25,22 @@ class ReplicaWork:
     """process ids of its workers, stage by stage and rank by rank, on their machines; empty: it has none of its own"""
 
 
-class ReplicaStats(Protocol):
-    """A snapshot of the replicas."""
+class WorkerStates(Protocol):
+    """A snapshot of the replicas' workers."""
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """Of each replica's workers."""
+        """The phase that each replica's workers are in."""
         ...
 
     @property
     def reduced(self) -> Sequence[bool]:
         """For each replica, whether it does without a worker that could not be started again."""
         ...
+
+
+class ReplicaStats(WorkerStates, Protocol):
+    """A snapshot of the replicas."""
 
     @property
     def stage_s(self) -> Sequence[Sequence[float]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.replica_status import WorkerStates
 from shoal.executor.graph_factory import GraphFactory, graph_factories
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.graph_replicas import start_replicas
@@ -17,7 +18,7 @@ from shoal.executor.launcher import WorkerLauncher
 from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.graph.planning import PlannedGraph
-from shoal.launch.graph.supervisor import GraphPlanKind, GraphSupervisor
+from shoal.launch.graph.supervisor import GraphPlanKind, GraphSupervisor, WatchedRunner, take_back
 from shoal.launch.planned import Loaded
 from shoal.launch.running.graph_replanner import GraphReplanner
 from shoal.launch.running.running_plan import RunningPlan
@@ -35,6 +36,8 @@ the file may have left the page cache. Both are judgments."""
 
 Supervise = Callable[[BatchEngine, Callable[[], float]], GraphSupervisor]
 """From an engine that runs a loaded graph, and its clock, to what looks after both."""
+Attend = Callable[[WatchedRunner], None]
+"""Has the replicas that a runner computes on looked after."""
 _logger = logging.getLogger("shoal.launch")
 
 
@@ -48,6 +51,8 @@ class LoadedGraph(Loaded[GraphPlan]):
     """a small valid input"""
     supervise: Supervise
     """makes what looks after the plan, and after machines that leave, return or join, while an engine runs the graph"""
+    attend: Attend
+    """gives replicas their workers again on machines that return, while a runner of chunks runs the graph"""
     defaults: Tensors = field(default_factory=dict[str, Array])
     """of inputs that may be left out"""
     factories: Sequence[GraphReplicaFactory] = ()
@@ -96,6 +101,7 @@ def launch_graph(
             sample=planned.sample,
             defaults=defaults,
             supervise=_make_supervise(planned, LocalLauncher(), trial, (), replans=replans),
+            attend=lambda runner: None,  # nothing can be lost
         )
     loaded = 0
 
@@ -135,6 +141,7 @@ def launch_graph(
         row_s=[executor.row_s for executor in executors],
         machines=planned.machines,
         supervise=_make_supervise(planned, launcher, trial, factories, replans=replans),
+        attend=_make_attend(planned, launcher, trial, factories),
     )
 
 
@@ -158,3 +165,19 @@ def _make_supervise(
         return GraphSupervisor(running, machines, engine, replanner=replanner, growth=growth)
 
     return supervise
+
+
+def _make_attend(
+    planned: PlannedGraph, launcher: WorkerLauncher, trial: BatchTrial, factories: Sequence[GraphFactory]
+) -> Attend:
+    """What it makes keeps nothing of the graph but its path."""
+    plan, machines = planned.plan, planned.machines
+    kind = GraphPlanKind(planned.graph.path, planned.graph.files, launcher, trial)
+
+    def attend(runner: WatchedRunner) -> None:
+        if machines is not None:
+            running: RunningPlan[GraphPlan, GraphReplicaPlan, WorkerStates]
+            running = RunningPlan(plan, kind, runner, factories)
+            take_back(running, machines, runner)
+
+    return attend

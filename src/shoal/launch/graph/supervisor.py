@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
+from shoal.core.recovery.replica_status import WorkerStates
 from shoal.executor.graph_factory import GraphFactory
 from shoal.executor.launcher import WorkerLauncher
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.running.graph_replanner import GraphReplanner
 from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
-from shoal.launch.running.running_plan import RunningPlan
+from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
 from shoal.machines.machines import Machines, describe_machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.planner.split.split_text import describe_shares
@@ -46,6 +48,30 @@ class GraphPlanKind:
         """See `PlanKind.with_replicas`."""
         shares = [[stage.shares for stage in replica.stages] for replica in replicas]
         return replace(plan, replicas=replicas, split=describe_shares(shares))
+
+
+class WatchedRunner(ChangeableEngine[WorkerStates], Protocol):
+    """The part of `offline.pull.ChunkRunner` that this needs."""
+
+    def watch(self, watcher: Callable[[], None], close: Callable[[], None]) -> None:
+        """See `ChunkRunner.watch`."""
+        ...
+
+    def wake(self) -> None:
+        """See `ChunkRunner.wake`."""
+        ...
+
+
+def take_back(
+    running: RunningPlan[GraphPlan, GraphReplicaPlan, Any], machines: Machines, runner: WatchedRunner
+) -> None:
+    """Give the replicas that a runner computes on their workers again when machines return that they had lost.
+
+    Machines that are new are left alone: a job that ends seldom lasts until they are measured and planned for.
+    """
+    joining = Joining(machines, running, None, wake=runner.wake)
+    runner.watch(joining.look, joining.close)
+    joining.start()
 
 
 class GraphSupervisor:

@@ -32,7 +32,7 @@ from shoal.core.membership import (
     Restore,
 )
 from shoal.core.plan.placement import WorkerPlacement
-from shoal.core.recovery.replica_status import ReplicaStats
+from shoal.core.recovery.replica_status import WorkerStates
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import ShoalError
 from shoal.launch.running.growth import Growth
@@ -67,7 +67,7 @@ class Joining(Generic[ReplicaT]):
     def __init__(
         self,
         machines: Machines,
-        running: RunningPlan[Any, ReplicaT, ReplicaStats],
+        running: RunningPlan[Any, ReplicaT, WorkerStates],
         growth: Growth[Any, ReplicaT] | None,
         *,
         wake: Callable[[], None],
