@@ -6,8 +6,8 @@ import onnx
 
 from shoal.model.graph.row_proof.kinds import SHARED, Kind, Mixing
 from shoal.model.graph.row_proof.walk import Walk, broadcast
+from shoal.model.graph.tensor_parallel.shapes.content_rules import WIDE_TYPES
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, input_name
-from shoal.model.graph.tensor_parallel.shapes.shape_rules import WIDE_TYPES
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
 
 
