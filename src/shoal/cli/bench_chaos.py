@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 from shoal.cli.shared.adapters import parse_adapters
 from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.errors import ConfigError
@@ -63,7 +63,7 @@ def chaos(
         raise ConfigError(f"--signal is kill or stop, not {signal!r}")
     arrays = _graph_inputs(model, inputs)
     if arrays is not None:
-        options.refuse(context, ("lora", "precision", "guided", "prompt_tokens", "output_tokens"), "ONNX graphs")
+        option_values.refuse(context, ("lora", "precision", "guided", "prompt_tokens", "output_tokens"), "ONNX graphs")
     thread_options = () if threads is None else ("--threads", str(threads))
     precision_options = () if arrays is not None else ("--precision", precision)
     adapters = parse_adapters(lora or ())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 
 if TYPE_CHECKING:
     from shoal.config import GraphLaunchConfig
@@ -103,7 +103,7 @@ def map_command(
         plain_log(log_level)
     inputs = _only(given, inputs)
     if is_chain(model):
-        options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a chain")
+        option_values.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a chain")
         summary = _map_chain(model, inputs, output, split, threads, resume=resume, quiet=json)
         if json:
             print_json({"model": model, **_summary_dict(summary)})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 from shoal.cli.shared.model_kind import is_tensor_graph
 
 EXAMPLE = (
@@ -79,7 +79,7 @@ def plan(
     from shoal.cli.shared.planned import report_choice
 
     if is_tensor_graph(model):
-        options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
+        option_values.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.loading import GRAPH_VIEW, open_with_inputs, plan_for_command
 
@@ -87,7 +87,7 @@ def plan(
         planned = plan_for_command(graph_config(context, model), given, graph, quiet=json)
         report_choice(planned, GRAPH_VIEW, output=output, explain=explain, as_json=json)
         return
-    options.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
+    option_values.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import LANGUAGE_VIEW, plan_for
     from shoal.launch.language.graph_spec import check_plannable

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 from shoal.cli.shared.adapters import used_adapter
 from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.cli.shared.text_input import decoded
@@ -170,13 +170,13 @@ def run(
 ) -> None:
     """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs, and show plan, result and rates."""
     if is_tensor_graph(model, served_as):
-        options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
+        option_values.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.run import run_graph
 
         run_graph(graph_config(context, model), inputs=inputs, output=output, as_json=json)
         return
-    options.refuse(context, _GRAPH_ONLY, "a language model")
+    option_values.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.model.formats.speech_files import is_speech_model
 
     if is_speech_model(model):

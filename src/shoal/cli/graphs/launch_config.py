@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import typer
 
 from shoal.api.options import devices_config
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values
 from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.errors import ConfigError
 
@@ -34,11 +34,11 @@ def graph_config(
     return GraphLaunchConfig(
         model=model,
         split=said.get("split", "auto"),
-        plan_file=options.given_plan(context, said.get("plan")),
+        plan_file=option_values.given_plan(context, said.get("plan")),
         planning=PlanningConfig(
             objective=objective or said.get("objective", "balanced"),
             latency_slo_s=said.get("latency_slo"),
-            cluster=options.text(said.get("cluster")),
+            cluster=option_values.text(said.get("cluster")),
             refresh=said.get("refresh", False),
         ),
         devices=devices_config(said),

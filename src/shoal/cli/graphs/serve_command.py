@@ -16,7 +16,7 @@ from shoal.cli.graphs.model_options import ModelOptions, options_of, parse_model
 from shoal.cli.graphs.plan_book import GraphPlanBook
 from shoal.cli.graphs.samples import model_name, parse_samples, sample_file
 from shoal.cli.graphs.serve import GraphServeOptions, serve_graphs
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values
 from shoal.cli.shared.model_kind import is_chain
 from shoal.cli.shared.planned import note_left_out
 from shoal.cli.shared.server_options import ServerOptions
@@ -65,7 +65,7 @@ def _serve(
 ) -> None:
     said = context.params
     files = find_models(models, name)
-    if options.text(said["cluster"]) == RAY and len(files) > 1:
+    if option_values.text(said["cluster"]) == RAY and len(files) > 1:
         raise ConfigError(f"--cluster ray serves one graph, not {len(files)}: start a server for each of them")
     loader = _Loader(context, name, parse_model_options(said["model_config"], files), parse_samples(said["inputs"]))
     serve_options = GraphServeOptions(
@@ -76,7 +76,7 @@ def _serve(
         batch_delay_s=said["batch_delay"],
         model_options=loader.options_of,
         max_queue_rows=said["max_queue"] or _MAX_QUEUE_ROWS,
-        max_request_bytes=options.parse_bytes(said["max_request"], "--max-request") or 0,
+        max_request_bytes=option_values.parse_bytes(said["max_request"], "--max-request") or 0,
         allow_load=said["allow_load"],
         strict_fields=said["strict_fields"],
     )

@@ -8,7 +8,7 @@ from typing import Any, Unpack, cast
 import typer
 
 from shoal.api.options import LaunchOptions, launch_config
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values
 from shoal.cli.shared.adapters import parse_adapters
 from shoal.config import LaunchConfig
 
@@ -36,14 +36,14 @@ def language_config(
         ConfigError: an option's value makes no sense, or two options contradict each other.
     """
     said = {name: value for name, value in context.params.items() if name in LaunchOptions.__annotations__}
-    if options.given_plan(context, said.pop("plan", None)) is not None:
+    if option_values.given_plan(context, said.pop("plan", None)) is not None:
         said["plan"] = context.params["plan"]
         said.pop("split", None)
     if "lora" in said:
         said["lora"] = parse_adapters(said["lora"] or ())
     if "kv_memory" in said:
-        said["kv_memory"] = options.parse_bytes(said["kv_memory"])
-    options.are_exact(said.get("activations", "int8"))
+        said["kv_memory"] = option_values.parse_bytes(said["kv_memory"])
+    option_values.are_exact(said.get("activations", "int8"))
     given: dict[str, Any] = said | own
     config = launch_config(model, cast(LaunchOptions, given), is_rough=is_rough)
     planning = replace(config.planning, refresh=context.params.get("refresh", False), settings_suffice=settings_suffice)

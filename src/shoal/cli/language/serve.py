@@ -15,7 +15,7 @@ from shoal.cli.language.launch_config import language_config
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.shared.log import announce
-from shoal.cli.shared.options import check_beams, is_given, parse_bytes
+from shoal.cli.shared.option_values import check_beams, is_given, parse_bytes
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig

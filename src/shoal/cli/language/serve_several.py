@@ -10,7 +10,7 @@ import typer
 
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.language.serve import default_name
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values
 from shoal.cli.shared.log import announce, write_line
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
@@ -53,7 +53,7 @@ def load_and_serve(context: typer.Context, models: Sequence[str], server: Server
         ConfigError: an option makes no sense, two models have the same name, or the address cannot be had.
         WorkerLost: none of the models can be loaded.
     """
-    options.refuse(context, _OF_ONE, "several models")
+    option_values.refuse(context, _OF_ONE, "several models")
     places = _named(models)
     given = list(_forwarded(context))
     key = secrets.token_urlsafe(32)
@@ -104,7 +104,7 @@ def _forwarded(context: typer.Context) -> Iterator[str]:
     """The options of the command that a model's server is given as well."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in _OWN or not options.is_given(context, name):
+        if name in _OWN or not option_values.is_given(context, name):
             continue
         value, option = context.params[name], parameter.opts[0]
         for one in value if isinstance(value, list | tuple) else [value]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.shared import options
+from shoal.cli.shared import option_values, options
 from shoal.errors import ConfigError
 
 EXAMPLE = (
@@ -93,7 +93,7 @@ def transcribe(
     for sound in sounds:
         if not sound.is_file():
             raise ConfigError(f"there is no file {str(sound)!r}")
-    options.check_beams(beam_size, max_seqs)
+    option_values.check_beams(beam_size, max_seqs)
     from shoal.api.speech import Transcriber
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_planned, plan_for
