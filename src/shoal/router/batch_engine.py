@@ -6,8 +6,7 @@ Single-threaded: one thread or event loop calls `add`, `cancel` and `turn`; only
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from shoal.core.batching.config import BatchingConfig
@@ -38,23 +37,16 @@ from shoal.core.recovery.events import (
 from shoal.core.story import Story
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
-from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
+from shoal.router.flights import Flights
+from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
 from shoal.router.replica_workers import Replaced
-from shoal.router.rows import count_rows, join_rows, pad_rows, row_cost, signature, split_rows
+from shoal.router.rows import count_rows, row_cost, signature
 from shoal.router.story.batch_story import BatchStory
 from shoal.router.story.replica_log import ReplicaLog
 from shoal.router.worker_set import Answered, WorkerSet
 
 __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A batch that was submitted, with the requests that its parts belong to, ended ones included."""
-
-    batch: SubmitBatch
-    owners: Sequence[Inference]
 
 
 class BatchEngine:
@@ -102,7 +94,7 @@ class BatchEngine:
             sample_row_cost=1 if sample is None else row_cost(sample, batch),
         )
         self._requests: dict[str, Inference] = {}
-        self._in_flight: dict[int, _Flight] = {}
+        self._flights = Flights(batch)
         self._counts = BatchCounts()
         self._ended: list[InferenceResult] = []
         """for the next turn"""
@@ -245,17 +237,17 @@ class BatchEngine:
                 self._digest(event.replica, event.result, self._clock())
                 continue
             if isinstance(event, ReplicaReady):
-                self._forget_flights(event.replica)
+                self._flights.forget(event.replica)
             self._needs_tick = True
             self._tell(event, self._clock())
 
     def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
         outputs = result.take()
-        flight = self._in_flight.pop(result.batch_id, None)
+        flight = self._flights.pop(result.batch_id)
         if flight is None:
             return
         batch = flight.batch
-        reason = result.error or self._store(flight, outputs, sum(result.compute_s))
+        reason = result.error or self._flights.store(flight, outputs, sum(result.compute_s))
         self._needs_tick = True
         if reason is None:
             self._counts.note_batch(batch.num_rows)
@@ -263,18 +255,6 @@ class BatchEngine:
             self._tell(completed, now_s)
         else:
             self._tell(BatchRefused(replica=index, batch_id=batch.batch_id, reason=reason), now_s)
-
-    def _store(self, flight: _Flight, outputs: Mapping[str, Array], compute_s: float) -> str | None:
-        """Give the parts' outputs to their requests. Returns why that cannot be done, if so."""
-        batch = flight.batch
-        counts = [part.num_rows for part in batch.parts]
-        try:
-            parts = split_rows(outputs, self._axes, counts, self._padded_rows(batch.num_rows))
-        except InvalidRequest as error:
-            return str(error)
-        for owner, part, part_outputs in zip(flight.owners, batch.parts, parts, strict=True):
-            owner.store(part, part_outputs, compute_s=compute_s, batch_rows=batch.num_rows)
-        return None
 
     def _tick(self, now_s: float) -> None:
         """Let requests expire and batches form, if anything has changed."""
@@ -301,7 +281,7 @@ class BatchEngine:
             case InferenceFailed(request_id=request_id, error=error):
                 self._end(request_id, error, now_s)
             case StopWorkers(replica=index):
-                self._forget_flights(index)
+                self._flights.forget(index)
                 self._workers.carry_out(effect)
             case StartWorkers() | GiveUp() | ReportRecovery() | ReportSpeed():
                 self._workers.carry_out(effect)
@@ -310,24 +290,7 @@ class BatchEngine:
 
     def _submit(self, batch: SubmitBatch, now_s: float) -> None:
         owners = [self._requests[part.request_id] for part in batch.parts]
-        for owner in owners:
-            if owner.submitted_s is None:
-                owner.submitted_s = now_s
-        pieces = [owner.inputs_of(part, self._axes) for owner, part in zip(owners, batch.parts, strict=True)]
-        inputs = join_rows(pieces, self._axes)
-        ran_rows = self._padded_rows(batch.num_rows)
-        if ran_rows > batch.num_rows:
-            inputs = pad_rows(inputs, self._axes, ran_rows)
-        self._in_flight[batch.batch_id] = _Flight(batch, owners)
-        work = Batch(batch_id=BatchId(batch.batch_id), inputs=inputs, limit_s=batch.limit_s)
-        self._workers.submit(batch.replica, work)
-
-    def _padded_rows(self, num_rows: int) -> int:
-        return self._axes.rows if self._axes.rows is not None and self._axes.is_batched else num_rows
-
-    def _forget_flights(self, index: int) -> None:
-        for batch_id in [batch_id for batch_id, flight in self._in_flight.items() if flight.batch.replica == index]:
-            del self._in_flight[batch_id]
+        self._workers.submit(batch.replica, self._flights.begin(batch, owners, now_s))
 
     def _end(self, request_id: str, error: ShoalError | None, now_s: float) -> None:
         result = self._requests.pop(request_id).end(error, self._axes, now_s)
