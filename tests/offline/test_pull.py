@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,10 +175,10 @@ class Restarted(InlineExecutor):
 class Factory:
     """Hands out what was made beforehand; an error in its place is raised."""
 
-    def __init__(self, *executors: Restarted | ShoalError) -> None:
+    def __init__(self, *executors: Restarted | Started | ShoalError) -> None:
         self.executors = list(executors)
 
-    def start(self, generation: Generation, without: int | None, previous: object) -> tuple[BatchLimits, Restarted]:
+    def start(self, generation: Generation, without: int | None, previous: object) -> tuple[BatchLimits, Any]:
         executor = self.executors.pop(0)
         if isinstance(executor, ShoalError):
             raise executor
@@ -268,8 +270,24 @@ def test_a_chunk_that_crashes_the_only_replica_costs_it_once() -> None:
     assert sum("is lost" in line for line in told) <= 2
 
 
+class Started(HandExecutor):
+    """Workers that say through their descriptor that they are ready, and answer at once."""
+
+    failed_worker = silent = None
+    waiting_for = ""
+    row_s = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(double, num_prompt=100)
+        os.eventfd_write(self.filenos()[0], 1)
+
+    def poll_loading(self) -> bool:
+        os.eventfd_read(self.filenos()[0])
+        return True
+
+
 def test_other_workers_take_the_place_of_a_replicas_own_during_a_run() -> None:
-    first, second, third = HandExecutor(double, num_prompt=2), Restarted(double, num_stages=2), Restarted(double)
+    first, second, third = HandExecutor(double, num_prompt=2), Started(), Started()
     done: list[ShoalError | None] = []
     told: list[str] = []
     runner = ChunkRunner([first], recovery=RECOVERY)
@@ -279,16 +297,15 @@ def test_other_workers_take_the_place_of_a_replicas_own_during_a_run() -> None:
             told.append("looked")
             runner.replace_replica(0, Factory(second), done.append)
             runner.add_replica(Factory(third), done.append)
-            runner.wake()  # these have no descriptors that would
 
     runner.watch(look, lambda: told.append("closed"))
     with runner:
-        results = sorted(result.index for result in runner.run(chunks(12)))
+        results = sorted(result.index for result in runner.run(chunks(50)))
         assert runner.stats().phases == (Phase.SERVING, Phase.SERVING)
         assert told == ["looked"]
-    assert results == list(range(12)), "what the first workers still had is computed by others"
+    assert results == list(range(50)), "what the first workers still had is computed by others"
     assert done == [None, None]
-    assert second.batches
-    assert third.batches
-    assert first.num_closed == 1
+    assert second.num_prompt < 100
+    assert third.num_prompt < 100
+    assert [one.num_closed for one in (first, second, third)] == [1, 1, 1]
     assert told == ["looked", "closed"]
