@@ -26,7 +26,7 @@ from shoal.measure.language.fleet import measure_fleet
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import even_layout
 from shoal.model.find_model import find_model
-from shoal.model.shard_source import shard_atoms
+from shoal.model.shard.atoms import shard_atoms
 from shoal.model.weights import Precision
 from shoal.planner.predict.placement import place
 from shoal.planner.predict.predict import Prediction, predict

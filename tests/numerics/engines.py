@@ -22,7 +22,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
-from shoal.model.shard_source import shard_atoms
+from shoal.model.shard.atoms import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import AdapterFile, SampledToken, Sampling, Step, StepResult

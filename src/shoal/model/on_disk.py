@@ -14,7 +14,8 @@ from shoal.model.decoder.blocks import decoder_blocks, process_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
+from shoal.model.shard.atoms import shard_atoms, whole_part
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.messages import AdapterFile
 from shoal.protocol.stage_config import ShardPart

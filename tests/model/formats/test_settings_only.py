@@ -10,7 +10,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.formats.tensor_check import layer_shapes
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.stage_config import ShardPart
 from tests.model.formats.huggingface.quantized.coded_files import CASES, write_quantized

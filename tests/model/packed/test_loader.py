@@ -14,7 +14,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf

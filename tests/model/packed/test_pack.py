@@ -16,7 +16,7 @@ from shoal.model.formats.open_weights import open_sizes, open_weights
 from shoal.model.formats.quantization import dequantize
 from shoal.model.formats.settings_only import SettingsOnly
 from shoal.model.formats.tensor_check import layer_shapes
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import BlockWeight, DenseWeight, Packing, Precision, WeightSource
 from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model

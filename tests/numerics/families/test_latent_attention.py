@@ -13,7 +13,7 @@ from shoal._native import supported_isas
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.shard_source import shard_atoms
+from shoal.model.shard.atoms import shard_atoms
 from shoal.model.weights import WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.stage_config import Precision

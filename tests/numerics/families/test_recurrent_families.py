@@ -14,7 +14,8 @@ from shoal.errors import ModelLoadError
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.recurrence.delta_net import DeltaNetConfig
 from shoal.model.recurrence.mamba import MambaConfig
-from shoal.model.shard_source import ShardSource, shard_atoms
+from shoal.model.shard.atoms import shard_atoms
+from shoal.model.shard.source import ShardSource
 from shoal.planner.split.shares import shard_parts
 from tests.model.converted_gguf import convert
 from tests.model.recurrent_families import RECURRENT_FAMILIES

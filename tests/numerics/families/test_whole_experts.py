@@ -10,7 +10,7 @@ import pytest
 
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
-from shoal.model.shard_source import shard_atoms
+from shoal.model.shard.atoms import shard_atoms
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.stage_config import ExpertSpan, LayerExperts, ShardPart
 from tests.model.tiny_models import EXPERT_FAMILIES

@@ -14,7 +14,7 @@ from shoal.comm.groups.shm_group import SharedMemoryGroup, create_group_memory
 from shoal.comm.groups.timed_group import TimedGroup
 from shoal.errors import ConfigError
 from shoal.model.formats.open_weights import open_weights
-from shoal.model.shard_source import shard_atoms
+from shoal.model.shard.atoms import shard_atoms
 from shoal.model.weights import WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.messages import Sampling

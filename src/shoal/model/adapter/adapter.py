@@ -12,7 +12,7 @@ from shoal.model.adapter.low_rank import LowRank
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.formats.tensor_part import Naming, TensorPart
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 
 MAX_RANK = 512

@@ -15,7 +15,7 @@ from shoal.model.decoder.own_rows import unpack_own_rows
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.formats.tensor_check import first_shapes, last_shapes
 from shoal.model.packed.loader import PackedWeights
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.stage_config import StageConfig
 

@@ -27,7 +27,7 @@ from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.recurrence.mamba import MambaConfig
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import Step
 from shoal.protocol.stage_config import StageConfig

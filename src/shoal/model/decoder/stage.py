@@ -23,7 +23,7 @@ from shoal.model.decoder.sampling.sampling import sample_rows
 from shoal.model.decoder.sampling.shard_sampling import sample_shard
 from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers, SumOverShards
 from shoal.model.packed.kept_weights import KeptWeights
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import AdapterFile, Encoding, SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig

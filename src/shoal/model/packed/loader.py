@@ -14,7 +14,8 @@ from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import arrange, matrices_in, pack
-from shoal.model.shard_source import ShardSource, whole_part
+from shoal.model.shard.atoms import whole_part
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import Precision, WeightSource
 
 if TYPE_CHECKING:

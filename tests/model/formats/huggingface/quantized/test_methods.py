@@ -16,7 +16,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize, quantize_rows
-from shoal.model.shard_source import ShardSource
+from shoal.model.shard.source import ShardSource
 from tests.model.formats.huggingface.quantized.coded_files import CASES, nf4, write_quantized
 from tests.model.packed.test_pack import names_of, packed_values
 from tests.model.tiny_models import make_tiny_model

@@ -12,7 +12,8 @@ from shoal.model.decoder.blocks import decoder_blocks
 from shoal.model.decoder_config import DecoderConfig, RopeConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize
-from shoal.model.shard_source import ShardSource, shard_atoms, whole_part
+from shoal.model.shard.atoms import shard_atoms, whole_part
+from shoal.model.shard.source import ShardSource
 from shoal.model.weights import BLOCK, WeightSource
 from shoal.protocol.stage_config import ShardPart
 from tests.model.tiny_models import FAMILIES, make_tiny_gguf, make_tiny_model
