@@ -37,13 +37,13 @@ from shoal.core.recovery.events import (
 from shoal.core.story import Story
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 from shoal.router.batch_stats import BatchCounts, BatchStats
-from shoal.router.flights import Flights
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
 from shoal.router.replica_workers import Replaced
 from shoal.router.rows import count_rows, row_cost, signature
 from shoal.router.story.batch_story import BatchStory
 from shoal.router.story.replica_log import ReplicaLog
+from shoal.router.submitted_batches import SubmittedBatches
 from shoal.router.worker_set import Answered, WorkerSet
 
 __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
@@ -94,7 +94,7 @@ class BatchEngine:
             sample_row_cost=1 if sample is None else row_cost(sample, batch),
         )
         self._requests: dict[str, Inference] = {}
-        self._flights = Flights(batch)
+        self._submitted = SubmittedBatches(batch)
         self._counts = BatchCounts()
         self._ended: list[InferenceResult] = []
         """for the next turn"""
@@ -237,17 +237,17 @@ class BatchEngine:
                 self._digest(event.replica, event.result, self._clock())
                 continue
             if isinstance(event, ReplicaReady):
-                self._flights.forget(event.replica)
+                self._submitted.forget(event.replica)
             self._needs_tick = True
             self._tell(event, self._clock())
 
     def _digest(self, index: int, result: BatchResult, now_s: float) -> None:
         outputs = result.take()
-        flight = self._flights.pop(result.batch_id)
-        if flight is None:
+        submitted = self._submitted.pop(result.batch_id)
+        if submitted is None:
             return
-        batch = flight.batch
-        reason = result.error or self._flights.store(flight, outputs, sum(result.compute_s))
+        batch = submitted.batch
+        reason = result.error or self._submitted.store(submitted, outputs, sum(result.compute_s))
         self._needs_tick = True
         if reason is None:
             self._counts.note_batch(batch.num_rows)
@@ -281,7 +281,7 @@ class BatchEngine:
             case InferenceFailed(request_id=request_id, error=error):
                 self._end(request_id, error, now_s)
             case StopWorkers(replica=index):
-                self._flights.forget(index)
+                self._submitted.forget(index)
                 self._workers.carry_out(effect)
             case StartWorkers() | GiveUp() | ReportRecovery() | ReportSpeed():
                 self._workers.carry_out(effect)
@@ -290,7 +290,7 @@ class BatchEngine:
 
     def _submit(self, batch: SubmitBatch, now_s: float) -> None:
         owners = [self._requests[part.request_id] for part in batch.parts]
-        self._workers.submit(batch.replica, self._flights.begin(batch, owners, now_s))
+        self._workers.submit(batch.replica, self._submitted.begin(batch, owners, now_s))
 
     def _end(self, request_id: str, error: ShoalError | None, now_s: float) -> None:
         result = self._requests.pop(request_id).end(error, self._axes, now_s)
