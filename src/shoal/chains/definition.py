@@ -13,7 +13,7 @@ from shoal.chains.read_steps import read_step, used_by
 from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, InputKind, LanguageStep, SpeechStep, Step
 from shoal.errors import ConfigError
 from shoal.model.file_states import model_files
-from shoal.planner.files.yaml_text import parse_yaml
+from shoal.planner.files.yaml_text import read_yaml
 
 CHAIN_FILE = "chain.yaml"
 _MAX_FILE_BYTES = 1 << 20
@@ -94,15 +94,7 @@ def read_chain(place: str | Path) -> Chain:
     """
     path = Path(place)
     file = path / CHAIN_FILE if path.is_dir() else path
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_FILE_BYTES + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    if len(content) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{file} has more than {_MAX_FILE_BYTES:,} bytes, which no chain has")
-    return parse_chain(parse_yaml(text, str(file)), file)
+    return parse_chain(read_yaml(file, max_bytes=_MAX_FILE_BYTES, holder="chain"), file)
 
 
 def parse_chain(data: object, file: Path) -> Chain:

@@ -100,7 +100,7 @@ def test_what_is_given_twice_is_refused_but_for_batch_dims() -> None:
         ("max_batch: [", "is not YAML"),
         ("inputs: other.npz", "there is no file"),
         ("inputs: 3", r"inputs is the path of a \.npz file"),
-        ("# " + "x" * 70_000, "which no options of a model have"),
+        ("# " + "x" * 70_000, "which no file of options of a model has"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line_with_its_name(tmp_path: Path, text: str, message: str) -> None:

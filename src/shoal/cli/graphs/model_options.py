@@ -13,7 +13,7 @@ from shoal.cli.graphs.launch_config import parse_batch_dims
 from shoal.cli.graphs.samples import is_in_repository, model_name
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError
-from shoal.planner.files.yaml_text import parse_yaml
+from shoal.planner.files.yaml_text import read_yaml
 from shoal.planner.split.split_spec import AUTO, parse_split
 
 _FILE = "shoal.yaml"
@@ -108,15 +108,7 @@ def _file_beside(model: Path) -> Path | None:
 
 
 def _read(file: Path) -> ModelOptions:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_FILE_BYTES + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    if len(content) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{file} has more than {_MAX_FILE_BYTES:,} bytes, which no options of a model have")
-    values: Any = parse_yaml(text, str(file)) or {}
+    values: Any = read_yaml(file, max_bytes=_MAX_FILE_BYTES, holder="file of options of a model") or {}
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: give KEY: VALUE, such as max_batch: 8")
     pairs = cast(dict[Any, Any], values).items()

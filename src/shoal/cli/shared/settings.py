@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from shoal.errors import ConfigError, while_reading
+from shoal.errors import ConfigError
 
 PREFIX = "SHOAL_SERVE_"
 """Start of the names of environment variables that stand for options: SHOAL_SERVE_MAX_QUEUE for --max-queue."""
@@ -37,13 +37,9 @@ def apply_settings(context: typer.Context, file: Path | None) -> Path | None:
 
 
 def _from_file(file: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    from shoal.planner.files.yaml_text import parse_yaml  # not at every start
+    from shoal.planner.files.yaml_text import read_yaml  # not at every start
 
-    with while_reading(file, ConfigError), file.open(encoding="utf-8") as opened:
-        text = opened.read(_MAX_BYTES + 1)
-    if len(text) > _MAX_BYTES:
-        raise ConfigError(f"{file} is longer than the {_MAX_BYTES} characters of a file of options")
-    content = parse_yaml(text, str(file))
+    content = read_yaml(file, max_bytes=_MAX_BYTES, holder="file of options")
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no options: write them as NAME: VALUE, a line each")
     settings: dict[str, Any] = {}

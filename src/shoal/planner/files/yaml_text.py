@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,3 +40,25 @@ def parse_yaml(text: str, name: str) -> Any:
             raise ConfigError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
         except RecursionError as error:
             raise ConfigError(f"{name} is nested too deeply") from error
+
+
+def read_yaml(file: Path, *, max_bytes: int, holder: str) -> Any:
+    """What a small file says, as dictionaries, lists and scalars.
+
+    Args:
+        file: where it lies.
+        max_bytes: that it may have, >= 1.
+        holder: what has no more bytes, for the message: "chain", "file of options".
+
+    Raises:
+        ConfigError: it cannot be read, has more bytes or is no UTF-8, or as `parse_yaml`.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ConfigError(f"{file} has more than {max_bytes:,} bytes, which no {holder} has")
+        text = content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    return parse_yaml(text, str(file))
