@@ -33,7 +33,8 @@ from shoal.config import LaunchConfig, PlanningConfig
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
 from shoal.planner.files.fault_file import DescribedFault
 from shoal.sim.cluster.cluster_faults import faults_of
-from shoal.sim.cluster.cluster_simulation import ClusterScenario, ClusterSimulation
+from shoal.sim.cluster.cluster_scenario import ClusterScenario
+from shoal.sim.cluster.cluster_simulation import ClusterSimulation
 from shoal.sim.faults import Slowdown
 from shoal.sim.traffic.visit import Clients, Traffic, Visit
 
@@ -187,7 +188,7 @@ def simulated(case: Case, cluster: PlannedCluster, *, factor: float = 1.0) -> Ma
         "TTFT p50": outcome.ttft.p50_s,
         "TTFT p99": outcome.ttft.p99_s,
         "per token": outcome.tpot.p50_s,
-        _BUSY: outcome.duration_s * sum(outcome.busy_share.values()),
+        _BUSY: outcome.duration_s * sum(outcome.busy_share.values()) / len(cluster.plan.replicas[0].stages[0].shards),
     }
 
 

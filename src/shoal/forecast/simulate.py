@@ -13,7 +13,8 @@ from shoal.errors import ConfigError
 from shoal.forecast.planned_cluster import PlannedCluster
 from shoal.planner.files.fault_file import DescribedFault, parse_fault_file
 from shoal.sim.cluster.cluster_faults import faults_of
-from shoal.sim.cluster.cluster_simulation import ClusterScenario, ClusterSimulation
+from shoal.sim.cluster.cluster_scenario import ClusterScenario
+from shoal.sim.cluster.cluster_simulation import ClusterSimulation
 from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome
 from shoal.sim.traffic.trace_file import read_trace
 from shoal.sim.traffic.visit import Clients, Traffic, poisson

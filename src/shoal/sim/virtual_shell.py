@@ -170,6 +170,9 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
     def check(self) -> None:
         """Raises AssertionError where an invariant is broken."""
 
+    def settle(self, now_s: float) -> None:
+        """Called before anything but answers and the subclass's own happens: what is put off is to be done."""
+
     def load_s(self, replica: int) -> float:
         """Seconds that the workers of a replica load after a loss."""
         return self.rng.uniform(self._starting.shortest_s, self._starting.longest_s)
@@ -201,7 +204,11 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         """Send work to a replica's workers, who answer in their time, if they do."""
         workers = self.workers[replica]
         for at_s, result in workers.run(work, now_s):
-            self.put(at_s, _Answered(replica=replica, workers=workers, result=result))
+            self.put_answer(replica, result, at_s)
+
+    def put_answer(self, replica: int, result: ResultT, at_s: float) -> None:
+        """Let the present workers of a replica answer."""
+        self.put(at_s, _Answered(replica=replica, workers=self.workers[replica], result=result))
 
     def break_workers(self, replica: int, now_s: float, *, hangs: bool, is_crash: bool, noticed_after_s: float) -> None:
         """What a replica computes breaks it, now: its workers hang, or die, which is seen a little later."""
@@ -244,21 +251,28 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 if workers.still_says():
                     self.take_answer(replica, result, now_s)
             case _Due():
+                self.settle(now_s)
                 self._next_due_s = None
             case _Loaded():
+                self.settle(now_s)
                 self._finish_loading(happening, now_s)
             case _Broken(replica=replica, workers=workers, is_crash=is_crash):
+                self.settle(now_s)
                 if not workers.is_stopped:
                     self._tell_lost(replica, "the link is broken", now_s, is_crash=is_crash)
             case _Unreachable(replica=replica, workers=workers, worker=worker):
+                self.settle(now_s)
                 if not workers.is_stopped:
                     self._tell_lost(replica, "its machine cannot be reached", now_s, unreachable=worker)
             case _Back(absence=absence):
+                self.settle(now_s)
                 self._machines.come_back(absence.replica, absence.worker)
                 self.put(now_s + LOOK_S, _Look(until_s=now_s + _RESTORED_WITHIN_S))
             case _Look(until_s=until_s):
+                self.settle(now_s)
                 self._look(until_s, now_s)
             case Crash() | Hang() | Slowdown() | Replacement() | ReplicaJoins() | Absence():
+                self.settle(now_s)
                 self._befall(happening, now_s)
             case _:
                 self.happen(happening, now_s)

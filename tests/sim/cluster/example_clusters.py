@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shoal.core.generation.scheduler_config import SchedulerConfig, prefill_chunk
 from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PredictedStage
 from shoal.planner.predict.step_seconds import StepSeconds
-from shoal.sim.cluster.cluster_simulation import ClusterScenario
+from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.predicted_workers import SimulatedReplicaPlan
 from shoal.sim.faults import Fault
 from shoal.sim.traffic.visit import Traffic

@@ -6,7 +6,8 @@ import pytest
 
 from shoal.planner.files.fault_file import DescribedFault
 from shoal.sim.cluster.cluster_faults import NOTICED_S, faults_of
-from shoal.sim.cluster.cluster_simulation import ClusterScenario, ClusterSimulation
+from shoal.sim.cluster.cluster_scenario import ClusterScenario
+from shoal.sim.cluster.cluster_simulation import ClusterSimulation
 from shoal.sim.cluster.outcome import SimulationOutcome
 from shoal.sim.faults import Absence, Crash, Fault, Hang
 from shoal.sim.traffic.visit import Clients, Visit, poisson

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet_replica import FleetReplica
+from shoal.core.fleet.fleet_replica import FleetReplica, MakeMeter
 from shoal.core.fleet.placement import Placement
 from shoal.core.generation.events import Effect, HandOver, RequestAdded, RequestCancelled, SendStep
 from shoal.core.generation.scheduler_config import SchedulerConfig, check_request
@@ -46,6 +46,7 @@ class ReplicaFleet:
         row_s: Sequence[float] = (),
         *,
         routing: Routing = "earliest-finish",
+        make_meter: MakeMeter | None = None,
     ) -> None:
         """Start with workers everywhere.
 
@@ -54,7 +55,9 @@ class ReplicaFleet:
             recovery: None: the defaults.
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
             routing: which replica a request goes to.
+            make_meter: of a replica's speed, whenever it has other workers; None: one that learns from their answers.
         """
+        self._make_meter = make_meter
         self._recovery = Recovery(recovery)
         self.replicas: list[FleetReplica] = []
         """to look at only"""
@@ -90,9 +93,13 @@ class ReplicaFleet:
         usable = [replica for replica in self.replicas if not replica.life.is_given_up]
         if not usable:
             raise CapacityError("no replica is left to serve requests")
-        errors = [error for replica in usable if (error := _refusal(replica, request)) is not None]
-        if len(errors) == len(usable):
-            raise errors[0]
+        first_error: ShoalError | None = None
+        for replica in usable:
+            if (error := _refusal(replica, request)) is None:
+                return
+            first_error = first_error or error
+        assert first_error is not None, "there is a usable replica"
+        raise first_error
 
     def handle(self, event: FleetEvent, now_s: float) -> list[FleetEffect]:
         """Take in what has happened. Steps are formed by `Tick` only, so that requests told together run together.
@@ -146,7 +153,7 @@ class ReplicaFleet:
 
     def _add_replica(self, config: SchedulerConfig, row_s: float) -> None:
         watched = self._recovery.add(row_s, generation=config.generation)
-        self.replicas.append(FleetReplica(config, watched))
+        self.replicas.append(FleetReplica(config, watched, self._make_meter))
 
     def _candidates(self) -> list[FleetReplica]:
         """Where a request can go: to replicas that serve; if none does, to those that will."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from shoal.core.generation.events import (
@@ -19,26 +20,32 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.replica_recovery import ReplicaRecovery
 from shoal.core.recovery.worker_life import ReplicaLife
 from shoal.core.speed.replica_speed import SpeedMeter
-from shoal.core.speed.routing import ReplicaLoad
+from shoal.core.speed.routing import ReplicaLoad, ReplicaSpeed
 from shoal.core.speed.slow_workers import SpeedEvent
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.messages import Step, StepResult
+from shoal.protocol.messages import Step, StepId, StepResult
+
+MakeMeter = Callable[[int], SpeedMeter]
+"""From a replica's index to what follows its present workers."""
 
 
 class FleetReplica:
     """Changes by its methods only; everything else is to look at."""
 
-    def __init__(self, config: SchedulerConfig, recovery: ReplicaRecovery) -> None:
-        """`recovery`: of this replica."""
+    def __init__(self, config: SchedulerConfig, recovery: ReplicaRecovery, make_meter: MakeMeter | None = None) -> None:
+        """`recovery`: of this replica. `make_meter`: see `ReplicaFleet`."""
         self.index = recovery.index
         self.scheduler = Scheduler(config)
         self.inbox: list[Event] = []
         """for the scheduler's next turn"""
-        self.meter = SpeedMeter()
+        self._make_meter: MakeMeter = make_meter or _learning_meter
+        self.meter = self._make_meter(self.index)
         """of the workers that it has now"""
         self._recovery = recovery
+        self._known: tuple[ReplicaLoad, ReplicaSpeed | None, ReplicaLoad] | None = None
+        """the latest load with nothing in the inbox, and what it was made of"""
 
     @property
     def life(self) -> ReplicaLife:
@@ -52,16 +59,21 @@ class FleetReplica:
 
     def load(self, now_s: float) -> ReplicaLoad:
         """Expected work, requests that the scheduler has not seen included."""
-        load = self.scheduler.load()
+        load, speed = self.scheduler.load(), self.meter.speed(now_s)
+        known = self._known
+        if known is not None and known[0] is load and known[1] is speed and not self.inbox:
+            return known[2]
         added = [event for event in self.inbox if isinstance(event, RequestAdded)]
-        return replace(
+        found = replace(
             load,
             prefill_tokens=load.prefill_tokens + sum(map(_known_tokens, added)),
             num_decoding=load.num_decoding + sum(not event.request.targets for event in added),
-            speed=self.meter.speed(now_s),
+            speed=speed,
             is_fenced=False,
             is_slow=self.meter.is_slow,
         )
+        self._known = None if self.inbox else (load, speed, found)
+        return found
 
     def take_turn(self, now_s: float) -> list[Effect]:
         """Let the scheduler see the inbox. Raises RemoteProtocolError: the workers are to be fenced; nothing is lost
@@ -89,6 +101,12 @@ class FleetReplica:
         self.inbox.append(StepCompleted(result=result))
         return self.meter.note_answered(result, now_s)
 
+    def note_steady(self, sent: Step, step_id: StepId, size: WorkSize, now_s: float) -> None:
+        """Of steps that were taken at once (core/generation/steady_steps.py), the one before the last was answered, and
+        the last was sent. `sent`: the first of them."""
+        self._recovery.note_answered(sent.step_id, (), now_s)
+        self._recovery.note_sent(step_id, size, now_s)
+
     def lose(self, reason: str, now_s: float) -> list[Effect]:
         """Its workers are gone. Returns what remains to be told of their answers; every request waits then."""
         self.inbox.append(WorkersLost(reason=reason))
@@ -102,7 +120,7 @@ class FleetReplica:
             self.inbox.append(WorkersLost(on_purpose=True))
             effects = self._close_books(now_s)
         effects += self._renew_scheduler(config, now_s)
-        self.meter = SpeedMeter()
+        self.meter = self._make_meter(self.index)
         return effects
 
     def withdraw_all(self, now_s: float) -> list[Effect]:
@@ -136,6 +154,11 @@ class FleetReplica:
                 told.append(effect)
         self.scheduler = self.scheduler.successor(config)
         return told
+
+
+def _learning_meter(index: int) -> SpeedMeter:
+    """For any replica: one that knows nothing yet."""
+    return SpeedMeter()
 
 
 def _known_tokens(added: RequestAdded) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 from typing import Literal, cast, get_args
 
@@ -21,6 +22,8 @@ OUTPUT_WORK_TOKENS = 200
 _ALIKE = 1.25
 """Replicas whose speeds differ by less count as equally fast: measured speeds of equal machines differed by 17 %, and
 to believe it would scatter requests that come together (docs/log.md, routing)."""
+_KEPT_SPEEDS = 4
+"""Fleets whose levelled speeds are remembered: between two requests, often no replica has answered."""
 _TYPICAL_ROWS = 8
 """Sequences that decode together where speeds are compared as such."""
 
@@ -99,7 +102,7 @@ def choose_replica(
         CapacityError: every replica is fenced.
     """
     living = _living(loads)
-    speeds = _comparable_speeds(loads)
+    speeds = _comparable_speeds(tuple((load.speed, load.relative_speed) for load in loads))
 
     def finish_s(index: int) -> float:
         load, speed = loads[index], speeds[index]
@@ -129,11 +132,16 @@ def _living(loads: Sequence[ReplicaLoad]) -> list[int]:
     return living
 
 
-def _comparable_speeds(loads: Sequence[ReplicaLoad]) -> list[ReplicaSpeed]:
-    """What is not known is taken to be as fast as the fastest that is, so that it is tried and then known."""
-    known = [load.speed for load in loads if load.speed is not None]
+@lru_cache(_KEPT_SPEEDS)
+def _comparable_speeds(speeds: tuple[tuple[ReplicaSpeed | None, float], ...]) -> Sequence[ReplicaSpeed]:
+    """What is not known is taken to be as fast as the fastest that is, so that it is tried and then known.
+
+    Args:
+        speeds: of each replica, and its relative speed, see `ReplicaLoad`.
+    """
+    known = [speed for speed, _ in speeds if speed is not None]
     fastest = min(known, key=_typical_s, default=ReplicaSpeed.from_prompts(1.0))
-    return _levelled([load.speed or fastest.scaled(1.0 / load.relative_speed) for load in loads])
+    return _levelled([speed or fastest.scaled(1.0 / relative) for speed, relative in speeds])
 
 
 def _levelled(speeds: list[ReplicaSpeed]) -> list[ReplicaSpeed]:

@@ -31,6 +31,27 @@ class StepSeconds:
         """
         self._path = StagePath(replica, fleet, hidden_bytes=hidden_bytes, is_in_process=False)
         self._lines = lru_cache(_KEPT_SHAPES)(self._find_lines)
+        self._fleet = fleet
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the rows of a step alone say how long it takes: the head needs no time, and no worker is slower
+        beside others. So it is with machines that are described."""
+        fleet = self._fleet
+        has_head = fleet.message_s > 0.0 or any(fleet.turn.seconds)
+        return not has_head and all(one.alone == one.busy for one in fleet.classes)
+
+    def output_steps(self, num_rows: int, context: int, count: int) -> list[float]:
+        """Seconds of so many steps one after the other of one stage, each sequence with a row in each.
+
+        Args:
+            num_rows: of each step.
+            context: of all rows of the first step; each row of the next looks back on a token more.
+            count: of steps.
+        """
+        base, per_output, _ = self._lines(num_rows, 0, num_rows, False)
+        ((base_s,), (slope_s,)) = base.stage_s, per_output
+        return [base_s + (context + number * num_rows) * slope_s for number in range(count)]
 
     def passage(self, shape: StepShape, *, samples: int, is_alone: bool) -> Passage:
         """One step's way through the stages.

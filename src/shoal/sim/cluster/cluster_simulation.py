@@ -6,56 +6,36 @@ is decided by `core`, event by event, as in a server. Predicted are only seconds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import assert_never
 
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
 from shoal.core.fleet.fleet import ReplicaFleet
-from shoal.core.generation.admission import AdmissionConfig, EndRate, reason_to_refuse
+from shoal.core.generation.admission import EndRate, reason_to_refuse
 from shoal.core.generation.events import RequestAdded
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
-from shoal.core.speed.routing import Routing
+from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.errors import ShoalError
-from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
 from shoal.protocol.messages import Step, StepResult
-from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome, percentiles
-from shoal.sim.cluster.predicted_workers import PredictedWorkers, SimulatedReplicaPlan
+from shoal.sim.cluster.cluster_scenario import ClusterScenario
+from shoal.sim.cluster.known_speed import KnownSpeedMeter
+from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome, make_outcome
+from shoal.sim.cluster.predicted_workers import PredictedWorkers
 from shoal.sim.cluster.shared_head import SharedCores, SharedHead
-from shoal.sim.faults import Fault, Starting
+from shoal.sim.cluster.stretch import Stretch, Stretches
+from shoal.sim.faults import Starting
 from shoal.sim.invariants import check_fleet, check_state
-from shoal.sim.traffic.visit import Clients, Traffic, Visit
+from shoal.sim.traffic.visit import Clients, Visit
 from shoal.sim.virtual_shell import VirtualShell
 
 _CHECK_EVERY = 4096
 """Turns between two checks of all invariants, which look at every block; every loss is followed by one, too."""
 _NO_STARTING = Starting(shortest_s=0.0, longest_s=0.0, failure_probability=0.0)
 """Loading times are known of each worker."""
-
-WithoutWorker = Callable[[int, int], SimulatedReplicaPlan]
-"""What becomes of a replica that is planned anew without one of its workers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterScenario:
-    """Everything that a simulation is determined by."""
-
-    replicas: tuple[SimulatedReplicaPlan, ...]
-    without_worker: WithoutWorker
-    traffic: Traffic
-    faults: Sequence[Fault] = ()
-    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
-    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
-    routing: Routing = "earliest-finish"
-    seed: int = 0
-    serving: ServingTimes = NO_SERVING
-    """what requests and tokens cost beside the model"""
-    num_cores: int | None = None
-    """of the machine on which head and workers are together; None: the head has one of its own"""
 
 
 @dataclass(slots=True)
@@ -86,20 +66,24 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         self._scenario, self._on_progress = scenario, on_progress
         cores = None if scenario.num_cores is None else SharedCores(scenario.num_cores)
         self._head = SharedHead(scenario.serving, cores)
+        is_steady = scenario.is_steady
         self.workers += [self.make_workers(index, 0.0) for index in range(len(scenario.replicas))]
         self._fleet = ReplicaFleet(
             [one.config for one in scenario.replicas],
             scenario.recovery,
             [one.row_s for one in self.workers],
             routing=scenario.routing,
+            make_meter=self._known_meter if is_steady else None,
         )
+        self._may_stretch = is_steady and scenario.takes_stretches
+        self._stretches = Stretches(self._fleet.replicas, self)
         self._visits: Iterator[Visit] = iter(())
         self._open: dict[RequestId, _Open] = {}
         self._num_sent = self._num_put = 0
         self._log = AnsweredRequests()
         self._end_rate = EndRate()
         self._num_given_up = 0
-        self._num_turns = self._num_checks = 0
+        self.num_turns = self._num_checks = 0
         self._must_check = False
 
     def run(self) -> tuple[SimulationOutcome, AnsweredRequests]:
@@ -125,6 +109,12 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         if without is not None:
             plan = self._scenario.without_worker(replica, without)
         return PredictedWorkers(plan, self._head, self.rng, now_s)
+
+    def _known_meter(self, replica: int) -> SpeedMeter:
+        """Of the present workers."""
+        workers = self.workers[replica]
+        assert isinstance(workers, PredictedWorkers)
+        return KnownSpeedMeter(workers.speed)
 
     def load_s(self, replica: int) -> float:
         return max(self._scenario.replicas[replica].worker_load_s)
@@ -153,6 +143,8 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
                 self._begin(happening, now_s)
             case _TakenIn(visit):
                 self._receive(visit, now_s)
+            case Stretch():
+                self._stretches.end(happening, now_s)
             case _:
                 raise AssertionError(f"{happening} is not known")
 
@@ -164,8 +156,8 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             self._obey(effect, now_s)
 
     def check(self) -> None:
-        self._num_turns += 1
-        if self._must_check or self._num_turns % _CHECK_EVERY == 0:
+        self.num_turns += 1
+        if self._must_check or self.num_turns % _CHECK_EVERY == 0:
             self._must_check = False
             self._check_all()
 
@@ -217,6 +209,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             return
         self._open[request.request_id] = _Open(visit.at_s)
         self.tell(RequestAdded(request=request), now_s)
+        self._stretches.end_of(self._fleet.replica_of(request.request_id), now_s)
 
     def _check_queue(self, now_s: float) -> None:
         refusal = reason_to_refuse(
@@ -233,7 +226,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
     def _obey(self, effect: FleetEffect, now_s: float) -> None:
         match effect:
             case SubmitStep(replica=replica, step=step):
-                self.send(replica, step, now_s)
+                self._send_step(replica, step, now_s)
             case TokenProduced(request_id=request_id):
                 one = self._open[request_id]
                 one.latest_s = self._head.tell(now_s)
@@ -249,6 +242,16 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
                     self._open.clear()
             case _:
                 assert_never(effect)
+
+    def settle(self, now_s: float) -> None:
+        self._stretches.end_all(now_s)
+
+    def _send_step(self, replica: int, step: Step, now_s: float) -> None:
+        """With it, all that follow until something is decided."""
+        workers = self.workers[replica]
+        assert isinstance(workers, PredictedWorkers)
+        if not self._may_stretch or not self._stretches.begin(replica, workers, step, now_s):
+            self.send(replica, step, now_s)
 
     def _finish(self, finished: RequestFinished, now_s: float) -> None:
         one = self._open.pop(finished.request_id)
@@ -268,37 +271,13 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             self._put_next_of(traffic, max(now_s, one.latest_s))
 
     def _outcome(self) -> SimulationOutcome:
-        log, recovery = self._log, self._fleet.stats()
-        stats = [replica.scheduler.stats() for replica in self._fleet.replicas]
         assert not self._open or self._fleet.death is not None, "a request has not ended"
-        ends = (arrived_s + e2e_s for arrived_s, e2e_s in zip(log.arrived_s, log.e2e_s, strict=True))
-        duration_s = max(ends, default=0.0)
-        return SimulationOutcome(
-            duration_s=duration_s,
-            num_requests=len(log.e2e_s),
-            num_refused=log.num_refused,
-            num_lost=log.num_lost,
-            prompt_tokens=log.prompt_tokens,
-            output_tokens=log.output_tokens,
-            ttft=percentiles(log.ttft_s),
-            tpot=percentiles(log.tpot_s),
-            e2e=percentiles(log.e2e_s),
-            busy_share=self._busy_share(duration_s),
-            num_losses=recovery.num_losses,
-            recoveries_s=recovery.recoveries_s,
+        return make_outcome(
+            self._log,
+            self._fleet.stats(),
+            [replica.scheduler.stats() for replica in self._fleet.replicas],
+            busy_s=self._head.busy_s,
+            workers=[machine for replica in self._scenario.replicas for machine in replica.workers],
             num_given_up=self._num_given_up,
-            replayed_tokens=sum(one.replayed_tokens for one in stats),
-            num_preemptions=sum(one.num_preemptions for one in stats),
             num_checks=self._num_checks,
         )
-
-    def _busy_share(self, duration_s: float) -> dict[str, float]:
-        """Of each machine that the plan uses, over its workers."""
-        counts: dict[str, int] = {}
-        for replica in self._scenario.replicas:
-            for machine in replica.workers:
-                counts[machine] = counts.get(machine, 0) + 1
-        return {
-            machine: self._head.busy_s.get(machine, 0.0) / (count * duration_s) if duration_s else 0.0
-            for machine, count in counts.items()
-        }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from shoal.core.generation.scheduler_stats import SchedulerStats
+from shoal.core.recovery.recovery import RecoveryStats
 
 _PERCENTILES = (50, 95, 99)
 
@@ -86,6 +90,52 @@ class AnsweredRequests:
             self.tpot_s.append((ended_s - first_s) / (num_output - 1))
         self.prompt_tokens += num_prompt
         self.output_tokens += num_output
+
+
+def make_outcome(
+    log: AnsweredRequests,
+    recovery: RecoveryStats,
+    schedulers: Sequence[SchedulerStats],
+    *,
+    busy_s: Mapping[str, float],
+    workers: Sequence[str],
+    num_given_up: int,
+    num_checks: int,
+) -> SimulationOutcome:
+    """Sum everything up.
+
+    Args:
+        log: of all requests.
+        recovery: of the fleet at the end.
+        schedulers: of all replicas at the end.
+        busy_s: of each machine that computed, its workers' seconds.
+        workers: the machine of each worker.
+        num_given_up: replicas.
+        num_checks: of all invariants.
+    """
+    ends = (arrived_s + e2e_s for arrived_s, e2e_s in zip(log.arrived_s, log.e2e_s, strict=True))
+    duration_s = max(ends, default=0.0)
+    return SimulationOutcome(
+        duration_s=duration_s,
+        num_requests=len(log.e2e_s),
+        num_refused=log.num_refused,
+        num_lost=log.num_lost,
+        prompt_tokens=log.prompt_tokens,
+        output_tokens=log.output_tokens,
+        ttft=percentiles(log.ttft_s),
+        tpot=percentiles(log.tpot_s),
+        e2e=percentiles(log.e2e_s),
+        busy_share={
+            machine: busy_s.get(machine, 0.0) / (count * duration_s) if duration_s else 0.0
+            for machine, count in Counter(workers).items()
+        },
+        num_losses=recovery.num_losses,
+        recoveries_s=recovery.recoveries_s,
+        num_given_up=num_given_up,
+        replayed_tokens=sum(one.replayed_tokens for one in schedulers),
+        num_preemptions=sum(one.num_preemptions for one in schedulers),
+        num_checks=num_checks,
+    )
 
 
 def percentiles(seconds: Sequence[float]) -> LatencyPercentiles:

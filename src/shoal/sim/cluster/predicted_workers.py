@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from random import Random
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.speed.routing import ReplicaSpeed
 from shoal.core.speed.step_times import StepShape
 from shoal.planner.predict.step_seconds import StepSeconds
-from shoal.protocol.messages import SampledToken, Step, StepResult
+from shoal.protocol.messages import Generation, SampledToken, Step, StepId, StepResult
+from shoal.sim.cluster.known_speed import known_speed
 from shoal.sim.cluster.shared_head import SharedHead
 from shoal.sim.faults import Network
 from shoal.sim.simulated_workers import SimulatedWorkers
 
 _SOUND = Network(repeat_probability=0.0, drop_probability=0.0, delay_s=0.0, late_probability=0.0)
+TOKEN_ID = -(2**31)
+"""Of every simulated output: no prompt has it, so that no prompt is found in the outputs of another request."""
 _LONE_ROW = StepShape(output_rows=1, output_context=1, prompt_rows=0, prompt_context=0)
 
 
@@ -75,6 +80,34 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
         )
         return result, at_s
 
+    def compute_steadily(self, shape: StepShape, now_s: float, count: int) -> tuple[list[float], list[float]]:
+        """So many decode steps of one stage, each sent when the one before is answered. Only the first counts as sent.
+
+        Returns: when each is answered, and the seconds of each.
+        """
+        seconds = self._plan.times.output_steps(shape.output_rows, shape.output_context, count)
+        seconds = [one * self._factor for one in seconds]
+        answers_s = list(accumulate(seconds, initial=now_s))[1:]
+        self.note_computed(seconds[:1], answers_s[0])
+        return answers_s, seconds
+
+    def note_computed(self, seconds: Sequence[float], done_s: float) -> None:
+        """The only stage has computed steps, the latest of which is done at some time."""
+        self._stage_free_s[0] = done_s
+        busy_s = self._head.busy_s
+        for machine in self._machines[0]:
+            busy_s[machine] = sum(seconds, start=busy_s.get(machine, 0.0))
+
+    def answer(self, step_id: StepId, num_samples: int, generation: Generation, seconds: float) -> StepResult:
+        """To a step of one stage."""
+        tokens = _tokens(num_samples)
+        return StepResult(step_id=step_id, generation=generation, tokens=tokens, compute_s=(seconds,))
+
+    @property
+    def speed(self) -> ReplicaSpeed:
+        """What a meter would learn of them."""
+        return known_speed(self._plan.times)
+
     def _stretched(self, stage: int, start_s: float, seconds: float) -> float:
         """What a stage takes where the head is on its machine."""
         cores = self._head.cores
@@ -86,4 +119,4 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
 @lru_cache(maxsize=4096)
 def _tokens(count: int) -> tuple[SampledToken, ...]:
     """Which tokens they are makes no difference: a request ends at its length."""
-    return (SampledToken(token_id=0),) * count
+    return (SampledToken(token_id=TOKEN_ID),) * count

@@ -1,0 +1,88 @@
+"""Decode steps in which nothing is decided, taken at once.
+
+While every running request has exactly one row in the one step that is in flight, and nobody waits, all that an answer
+changes is the same for each: a token more, a row more, now and then a block. A simulation may therefore take the steps
+up to the first end of a request together. What the state is afterwards is what `Scheduler.handle` would have made of
+it, step by step, block by block (tests/core/generation/test_steady_steps.py).
+"""
+
+from __future__ import annotations
+
+from shoal.core.generation.scheduler_state import SchedulerState
+from shoal.core.generation.step_builder import SequenceChunk, StepInFlight
+from shoal.core.kv.kv_cache import KvCache
+from shoal.core.sequences.sequence import Sequence
+from shoal.protocol.messages import StepId
+
+
+def num_steady_steps(state: SchedulerState) -> int:
+    """Steps from the one in flight on, itself included, until a request ends; only the last answer has to be looked at.
+    0 where something else may be decided before: somebody waits, prompts are under way, memory may run out.
+    """
+    if len(state.in_flight) != 1 or state.config.num_micro_batches != 1 or state.is_fenced:
+        return 0
+    (step,) = state.in_flight.values()
+    is_steady = (
+        not step.num_prefill
+        and len(step.chunks) == len(state.running) == step.num_samples == len(state.sequences)
+        and state.kv.states is None
+        and state.kv.memories is None
+    )
+    if not is_steady or any(_may_end_early(chunk.sequence) for chunk in step.chunks):
+        return 0
+    count = min(chunk.sequence.max_tokens - chunk.sequence.num_outputs for chunk in step.chunks)
+    needed = sum(_num_new_blocks(state.kv, chunk.sequence, count - 1) for chunk in step.chunks)
+    return count if needed <= state.kv.blocks.num_free else 0
+
+
+def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
+    """Take `count` answers at once, each with the same token for everybody. Returns the step that is in flight then.
+
+    Mutates: `state`, which must have more than `count` steady steps.
+    """
+    ((step_id, step),) = state.in_flight.items()
+    sequences = [chunk.sequence for chunk in step.chunks]
+    for sequence in sequences:
+        sequence.token_ids.extend([token_id] * count)
+        sequence.num_outputs += count
+        sequence.num_losses = 0
+    _move_blocks(state.kv, sequences, count)
+    state.next_step_id += count
+    following = StepId(step_id + count)
+    chunks = [SequenceChunk(one, one.num_scheduled - 1, one.num_scheduled, 1) for one in sequences]
+    state.in_flight = {following: StepInFlight(chunks, num_prefill=0, num_samples=len(chunks))}
+    return following
+
+
+def _may_end_early(sequence: Sequence) -> bool:
+    """By what it writes, or because it is cancelled or on trial."""
+    request = sequence.request
+    return bool(request.stop_token_ids or request.targets or sequence.is_cancelled or sequence.is_suspect)
+
+
+def _num_new_blocks(kv: KvCache, sequence: Sequence, count: int) -> int:
+    rows = sequence.num_scheduled + count
+    return max(0, -(-rows // kv.block_size) - len(sequence.block_table))
+
+
+def _move_blocks(kv: KvCache, sequences: list[Sequence], count: int) -> None:
+    """Offer full blocks and take new ones in the order of the steps: in each, first what is full, then what is new."""
+    due: list[tuple[int, bool, int]] = []
+    for place, sequence in enumerate(sequences):
+        computed, scheduled = sequence.num_computed, sequence.num_scheduled
+        room = len(sequence.block_table) * kv.block_size
+        first_full = -computed % kv.block_size or kv.block_size
+        due += [(number, False, place) for number in range(first_full, count + 1, kv.block_size)]
+        due += [(number, True, place) for number in range(room - scheduled + 1, count + 1, kv.block_size)]
+    ends = [(one.num_computed + count, one.num_scheduled + count) for one in sequences]
+    starts = [(one.num_computed, one.num_scheduled) for one in sequences]
+    for number, is_new, place in sorted(due):
+        sequence, (computed, scheduled) = sequences[place], starts[place]
+        sequence.num_computed, sequence.num_scheduled = computed + number, scheduled + number - 1
+        if is_new:
+            has_room = kv.grow(sequence)
+            assert has_room, "memory ran out in steady steps"
+        else:
+            kv.register(sequence)
+    for sequence, (computed, scheduled) in zip(sequences, ends, strict=True):
+        sequence.num_computed, sequence.num_scheduled = computed, scheduled
