@@ -2,8 +2,8 @@
 
 `python benchmarks/simulate_day.py`; `--hours 24` is the whole day, the default is a stretch of it from which the
 processor time of a day is extrapolated. Every decision is made as a server makes it; steps in which nothing is decided
-are taken at once. Prints the processor time of a simulated day, and whether a request was lost or an invariant broke (then the
-simulation ends with an error).
+are taken at once. Prints the processor time of a simulated day, and whether a request was lost or an invariant broke
+(then the simulation ends with an error).
 
 Workload: an 8 B model at 8 bits, 128 prompt and 64 output tokens.
 """

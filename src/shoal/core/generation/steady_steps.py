@@ -25,6 +25,7 @@ def num_steady_steps(state: SchedulerState) -> int:
     is_steady = (
         not step.num_prefill
         and len(step.chunks) == len(state.running) == step.num_samples == len(state.sequences)
+        and not step.num_attention_bytes
         and state.kv.states is None
         and state.kv.memories is None
     )
@@ -50,7 +51,8 @@ def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
     state.next_step_id += count
     following = StepId(step_id + count)
     chunks = [SequenceChunk(one, one.num_scheduled - 1, one.num_scheduled, 1) for one in sequences]
-    state.in_flight = {following: StepInFlight(chunks, num_prefill=0, num_samples=len(chunks))}
+    in_flight = StepInFlight(chunks, num_prefill=0, num_samples=len(chunks), num_attention_bytes=0)
+    state.in_flight = {following: in_flight}
     return following
 
 
