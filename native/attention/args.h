@@ -45,6 +45,10 @@ struct StepView {
   const int32_t* block_tables;  // [B, M]
   int table_width;
   const int32_t* context_lens;  // [B]
+  const int32_t* ends_seen;     // [T] keys before which a row sees; nullptr: those up to its own position
+  // [T, rotary_dim / 2] of each row, in the place of the layer's by position; nullptr: the layer's
+  const float* cos;
+  const float* sin;
 };
 
 // Consecutive rows of one sequence.

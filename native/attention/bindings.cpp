@@ -69,6 +69,16 @@ void set_adapters(StepMetadata& self, const Ints& adapters, int num_adapters) {
   self.set_adapters(copy(adapters, 1, "adapters must have 1 dimension"), num_adapters);
 }
 
+void set_angles(StepMetadata& self, const ConstFloats& cos, const ConstFloats& sin) {
+  require(cos.ndim() == 2 && cos.shape(1) <= 8192, "angles must be [rows, pairs of dimensions]");
+  require_shape(sin, {int64_t(cos.shape(0)), int64_t(cos.shape(1))}, "cos and sin must have one shape");
+  self.set_angles({{cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()}, int(cos.shape(1))});
+}
+
+void set_ends_seen(StepMetadata& self, const Ints& ends) {
+  self.set_ends_seen(copy(ends, 1, "ends must have 1 dimension"));
+}
+
 void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads, int num_kv_heads, int head_dim,
                int rotary_dim, float scale, int window, bool in_chunks, bool sees_all, float softcap,
                float norm_epsilon, bool only_reads, Cache keys, Cache values, ConstFloats cos, ConstFloats sin,
@@ -129,6 +139,8 @@ void bind_attention(nb::module_& module) {
            "context_lens"_a.noconvert(), "block_tables"_a.noconvert(), "num_blocks"_a, "block_size"_a, "max_context"_a)
       .def("set_states", &set_states, "slots"_a.noconvert(), "saves"_a.noconvert(), "num_slots"_a)
       .def("set_adapters", &set_adapters, "adapters"_a.noconvert(), "num_adapters"_a)
+      .def("set_angles", &set_angles, "cos"_a.noconvert(), "sin"_a.noconvert())
+      .def("set_ends_seen", &set_ends_seen, "ends"_a.noconvert())
       .def_prop_ro("num_tokens", &StepMetadata::num_tokens)
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);
   nb::class_<BoundLayer>(module, "AttentionLayer")

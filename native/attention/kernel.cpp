@@ -34,12 +34,16 @@ struct Tile {
   int num_rows;
   int first_position;
   int context;   // keys that every row sees; 0: those up to its own position
+  const int32_t* ends_seen;  // of the rows' tokens: keys before which they see; nullptr: as `context` says
   int width;     // columns of the sums
   float* q;      // [num_rows, head_dim], rotated and scaled
   float* scores; // [num_rows, kChunkKeys]
 
   int position(int row) const { return first_position + row / group; }
-  int end_seen(int row) const { return context > 0 ? context : position(row) + 1; }
+  int end_seen(int row) const {
+    if (ends_seen != nullptr) return ends_seen[row / group];
+    return context > 0 ? context : position(row) + 1;
+  }
   int end() const { return end_seen(num_rows - 1); }
   int first_seen(int row) const {
     if (layer.window == 0) return 0;
@@ -52,14 +56,15 @@ struct Tile {
   }
 };
 
-void load_queries(const CallView& call, const RowRange& rows, const Tile& tile) {
+void load_queries(const StepView& step, const CallView& call, const RowRange& rows, const Tile& tile) {
   const int dim = tile.layer.head_dim;
   for (int r = 0; r < tile.num_rows; ++r) {
     const float* row = call.qkv + (rows.first_row + r / tile.group) * call.qkv_stride;
     const int64_t head = int64_t(tile.kv_head) * tile.group + r % tile.group;
     const int position = tile.position(r);
     const float more = tile.layer.query_scales == nullptr ? 1.0f : tile.layer.query_scales[position];
-    turn(tile.layer, row + head * dim, tile.layer.q_norm, position, tile.layer.scale * more, tile.q + r * dim);
+    const Angles angles = angles_of(tile.layer, step, rows.first_row + r / tile.group, position);
+    turn(tile.layer, row + head * dim, tile.layer.q_norm, angles, tile.layer.scale * more, tile.q + r * dim);
   }
 }
 
@@ -130,9 +135,10 @@ void attend_rows(const LayerView& layer, const StepView& step, const CallView& c
   float* q = memory.scratch + 2 * sums_floats(rows, width);
   const int first_position = step.positions[span.rows.first_row];
   const int context = layer.sees_all ? step.context_lens[span.rows.sequence] : 0;
+  const int32_t* ends_seen = step.ends_seen == nullptr ? nullptr : step.ends_seen + span.rows.first_row;
   const Tile tile{layer, table_of(step, span.rows), kv_head, group, rows, first_position,
-                  context, width, q, q + rows * layer.head_dim};
-  load_queries(call, span.rows, tile);
+                  context, ends_seen, width, q, q + rows * layer.head_dim};
+  load_queries(step, call, span.rows, tile);
   if (span.first_part != kAlone) {
     for (int segment = span.first_segment; segment < span.end_segment; ++segment)
       attend_segment<T>(tile, segment, part_of(layer, span, segment, kv_head, memory.parts));

@@ -76,6 +76,8 @@ double AttentionLayer::estimate_s(const StepMetadata& step) const {
 
 AttentionLayer::Work AttentionLayer::prepare(StepMetadata& step) const {
   require(step.limits() == limits_, "the step was made for another number of blocks, block size or context");
+  require(step.angles_width() < 0 || step.angles_width() == view_.rotary_dim / 2,
+          "the step's angles are for another number of rotating dimensions");
   const bool is_large = pool_->num_threads() > 1 && estimate_s(step) > kWorthWakingS;
   const Sharing sharing{tile_tokens(), view_.window, view_.num_kv_heads, group(), is_large ? pool_->num_threads() : 1,
                         view_.sees_all};

@@ -15,10 +15,13 @@ struct Tile {
   int64_t work;
 };
 
-Tile whole_tile(const RowRange& rows, const std::vector<int32_t>& positions, const std::vector<int32_t>& context_lens,
-                const Sharing& sharing) {
-  const int first_position = positions[rows.first_row];
-  const int end = sharing.sees_all ? context_lens[rows.sequence] : first_position + rows.num_rows;
+int end_seen(const RowRange& rows, const StepArrays& step, const Sharing& sharing) {
+  if (!step.ends_seen.empty()) return step.ends_seen[rows.first_row + rows.num_rows - 1];
+  return sharing.sees_all ? step.context_lens[rows.sequence] : step.positions[rows.first_row] + rows.num_rows;
+}
+
+Tile whole_tile(const RowRange& rows, const StepArrays& step, const Sharing& sharing) {
+  const int first_position = step.positions[rows.first_row], end = end_seen(rows, step, sharing);
   const int first = sharing.window > 0 ? std::max(0, first_position + 1 - sharing.window) : 0;
   const Span span{rows, first / kSegmentKeys, (end - 1) / kSegmentKeys + 1, kAlone};
   const int64_t num_keys = end - first;
@@ -49,12 +52,11 @@ bool fits(const Tile& tile, const Sharing& sharing, const Plan& plan) {
 
 }  // namespace
 
-Plan make_plan(const std::vector<RowRange>& ranges, const std::vector<int32_t>& positions,
-               const std::vector<int32_t>& context_lens, const Sharing& sharing) {
+Plan make_plan(const std::vector<RowRange>& ranges, const StepArrays& step, const Sharing& sharing) {
   std::vector<Tile> tiles;
   int64_t work = 0;
   for (const RowRange& range : ranges) {
-    tiles.push_back(whole_tile(range, positions, context_lens, sharing));
+    tiles.push_back(whole_tile(range, step, sharing));
     work += tiles.back().work;
   }
   std::stable_sort(tiles.begin(), tiles.end(), [](const Tile& a, const Tile& b) { return a.work > b.work; });

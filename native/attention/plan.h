@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "args.h"
+#include "step_arrays.h"
 
 namespace shoal {
 
@@ -32,7 +33,6 @@ struct Plan {
 };
 
 // Cuts each range of rows along its context where it would keep one thread busy while others have nothing left.
-Plan make_plan(const std::vector<RowRange>& tiles, const std::vector<int32_t>& positions,
-               const std::vector<int32_t>& context_lens, const Sharing& sharing);
+Plan make_plan(const std::vector<RowRange>& tiles, const StepArrays& step, const Sharing& sharing);
 
 }  // namespace shoal

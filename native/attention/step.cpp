@@ -41,7 +41,32 @@ void StepMetadata::check_sequence(int sequence) const {
 }
 
 StepView StepMetadata::view() const {
-  return {arrays_.positions.data(), arrays_.block_tables.data(), arrays_.table_width, arrays_.context_lens.data()};
+  return {arrays_.positions.data(),
+          arrays_.block_tables.data(),
+          arrays_.table_width,
+          arrays_.context_lens.data(),
+          arrays_.ends_seen.empty() ? nullptr : arrays_.ends_seen.data(),
+          angles_ ? angles_->cos.data() : nullptr,
+          angles_ ? angles_->sin.data() : nullptr};
+}
+
+void StepMetadata::set_angles(RowAngles angles) {
+  const size_t count = size_t(num_tokens()) * size_t(std::max(angles.width, 0));
+  if (angles.width < 0 || angles.cos.size() != count || angles.sin.size() != count)
+    throw std::invalid_argument("every row must have its angles");
+  angles_.emplace(std::move(angles));
+}
+
+void StepMetadata::set_ends_seen(std::vector<int32_t> ends) {
+  if (ends.size() != arrays_.positions.size() || !plans_.empty())
+    throw std::invalid_argument("every row must say what it sees, before the step is run");
+  for (int b = 0; b < num_sequences(); ++b)
+    for (int row = arrays_.query_starts[b]; row < arrays_.query_starts[b + 1]; ++row) {
+      const bool is_before_last = row > arrays_.query_starts[b] && ends[row] < ends[row - 1];
+      if (ends[row] <= arrays_.positions[row] || ends[row] > arrays_.context_lens[b] || is_before_last)
+        throw std::invalid_argument("sequence " + std::to_string(b) + ": a row sees what it cannot");
+    }
+  arrays_.ends_seen = std::move(ends);
 }
 
 void StepMetadata::set_adapters(const std::vector<int32_t>& adapters, int num_adapters) {
@@ -74,7 +99,7 @@ const std::vector<RowRange>& StepMetadata::ranges(int rows) {
 
 const Plan& StepMetadata::plan(const Sharing& sharing) {
   const auto [entry, is_new] = plans_.try_emplace(sharing);
-  if (is_new) entry->second = make_plan(ranges(sharing.tile_tokens), arrays_.positions, arrays_.context_lens, sharing);
+  if (is_new) entry->second = make_plan(ranges(sharing.tile_tokens), arrays_, sharing);
   return entry->second;
 }
 

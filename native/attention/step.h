@@ -9,6 +9,7 @@
 #include "../recurrence/step_states.h"
 #include "args.h"
 #include "plan.h"
+#include "step_arrays.h"
 
 namespace shoal {
 
@@ -22,12 +23,10 @@ struct CacheLimits {
   }
 };
 
-struct StepArrays {
-  std::vector<int32_t> positions;     // [T]
-  std::vector<int32_t> query_starts;  // [B + 1]
-  std::vector<int32_t> context_lens;  // [B]
-  std::vector<int32_t> block_tables;  // [B, table_width]
-  int table_width;
+// Angles that rows turn by in the place of those of their positions: [T, width] each.
+struct RowAngles {
+  std::vector<float> cos, sin;
+  int width;
 };
 
 // Neighboring rows that have the same adapter.
@@ -49,6 +48,13 @@ class StepMetadata {
   // Of recurrent layers. Throws std::invalid_argument for slots that cannot be.
   void set_states(const StateArrays& states) { states_.emplace(states, arrays_.query_starts, arrays_.positions); }
   const StepStates* states() const { return states_ ? &*states_ : nullptr; }
+  // Every layer turns by these angles. Throws std::invalid_argument unless there are as many as rows.
+  void set_angles(RowAngles angles);
+  // Pairs of dimensions that the angles are for; -1: layers have their own.
+  int angles_width() const { return angles_ ? angles_->width : -1; }
+  // The key before which each row sees [T]. Throws std::invalid_argument where one is not behind the row itself, is
+  // beyond its sequence's context, or is before that of the row above it.
+  void set_ends_seen(std::vector<int32_t> ends);
   // The adapter of each sequence [B], -1: none. Throws std::invalid_argument for one that there is not.
   void set_adapters(const std::vector<int32_t>& adapters, int num_adapters);
   // Of rows that have one, in order.
@@ -68,6 +74,7 @@ class StepMetadata {
   StepArrays arrays_;
   CacheLimits limits_;
   std::optional<StepStates> states_;
+  std::optional<RowAngles> angles_;
   std::vector<AdapterSpan> adapters_;
   std::map<int, std::vector<RowRange>> ranges_;
   std::map<Sharing, Plan> plans_;

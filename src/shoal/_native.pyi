@@ -157,6 +157,12 @@ class StepMetadata:
         """
     def set_adapters(self, adapters: npt.NDArray[np.int32], num_adapters: int) -> None:
         """The adapter of each sequence [B], -1: none. Raises ValueError for one that there is not."""
+    def set_angles(self, cos: npt.NDArray[np.float32], sin: npt.NDArray[np.float32]) -> None:
+        """Cosine and sine [T, rotary_dim / 2] of the angles that rows turn by in every layer, in the place of those of
+        their positions. Raises ValueError for another number of rows."""
+    def set_ends_seen(self, ends: npt.NDArray[np.int32]) -> None:
+        """The key before which each row sees [T], in the place of the one behind its own. Raises ValueError where one
+        lies not behind the row or beyond its context, or where a row sees less than the one above it."""
     @property
     def num_tokens(self) -> int: ...
     @property

@@ -1,10 +1,21 @@
 // Rotary embedding, and how keys and values enter the cache.
 
-// Half-split rotation of one head, times `scale`; pair i is dimensions i and i + half.
-inline void rotate(const LayerView& layer, const float* x, int position, float scale, float* to) {
+// Cosine and sine of the angles that a row turns by.
+struct Angles {
+  const float* cos;
+  const float* sin;
+};
+
+inline Angles angles_of(const LayerView& layer, const StepView& step, int row, int position) {
   const int half = layer.rotary_dim / 2;
-  const float* cos = layer.cos + int64_t(position) * half;
-  const float* sin = layer.sin + int64_t(position) * half;
+  if (step.cos != nullptr) return {step.cos + int64_t(row) * half, step.sin + int64_t(row) * half};
+  return {layer.cos + int64_t(position) * half, layer.sin + int64_t(position) * half};
+}
+
+// Half-split rotation of one head, times `scale`; pair i is dimensions i and i + half.
+inline void rotate(const LayerView& layer, const float* x, const Angles& angles, float scale, float* to) {
+  const int half = layer.rotary_dim / 2;
+  const float *cos = angles.cos, *sin = angles.sin;
   for (int i = 0; i < half; ++i) {
     const float first = x[i] * scale, second = x[i + half] * scale;
     to[i] = first * cos[i] - second * sin[i];
@@ -25,8 +36,9 @@ inline void norm_head(float* x, const float* weight, float epsilon, int dim, flo
 }
 
 // The rotated head, with its norm where the layer has one, times `scale`.
-inline void turn(const LayerView& layer, const float* x, const float* norm, int position, float scale, float* to) {
-  rotate(layer, x, position, norm == nullptr ? scale : 1.0f, to);
+inline void turn(const LayerView& layer, const float* x, const float* norm, const Angles& angles, float scale,
+                 float* to) {
+  rotate(layer, x, angles, norm == nullptr ? scale : 1.0f, to);
   if (norm != nullptr) norm_head(to, norm, layer.norm_epsilon, layer.head_dim, scale);
 }
 
@@ -43,13 +55,13 @@ inline void convert(const float* x, int dim, const Put& put) {
 
 template <typename T>
 void append_row(const LayerView& layer, const int32_t* table, const float* k, const float* v, int position,
-                float* rotated) {
+                const Angles& angles, float* rotated) {
   const int dim = layer.head_dim, size = layer.block_size, slot = position % size;
   for (int h = 0; h < layer.num_kv_heads; ++h) {
     const int64_t offset = block_offset(layer, table, h, position);
     T* keys = static_cast<T*>(layer.keys) + offset + slot;
     T* values = static_cast<T*>(layer.values) + offset + int64_t(slot) * dim;
-    turn(layer, k + h * dim, layer.k_norm, position, 1.0f, rotated);
+    turn(layer, k + h * dim, layer.k_norm, angles, 1.0f, rotated);
     convert<T>(rotated, dim, [&](int d, T x) { keys[int64_t(d) * size] = x; });
     convert<T>(v + h * dim, dim, [&](int d, T x) { values[d] = x; });
   }
@@ -61,6 +73,7 @@ void append_rows(const LayerView& layer, const StepView& step, const CallView& c
   for (int row = rows.first_row; row < rows.first_row + rows.num_rows; ++row) {
     const float* k = call.qkv + row * call.qkv_stride + int64_t(layer.num_heads) * layer.head_dim;
     const float* v = k + int64_t(layer.num_kv_heads) * layer.head_dim;
-    append_row<T>(layer, table_of(step, rows), k, v, step.positions[row], memory.scratch);
+    const int position = step.positions[row];
+    append_row<T>(layer, table_of(step, rows), k, v, position, angles_of(layer, step, row, position), memory.scratch);
   }
 }

@@ -138,10 +138,26 @@ class Attention(Protocol):
         """
         ...
 
-    def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> AttentionStep:
+    def step(
+        self,
+        *,
+        positions: I32,
+        query_starts: I32,
+        context_lens: I32,
+        block_tables: I32,
+        angles: tuple[F32, F32] | None = None,
+        ends_seen: I32 | None = None,
+    ) -> AttentionStep:
         """Check and copy one step's metadata; the arrays may change afterwards.
 
-        Shapes: positions [T], query_starts [B+1], context_lens [B], block_tables [B, M] (-1 beyond the last block).
+        Args:
+            positions: [T]
+            query_starts: [B+1]
+            context_lens: [B]
+            block_tables: [B, M], -1 beyond the last block.
+            angles: cosine and sine [T, R] that rows turn by in every layer; None: by their positions.
+            ends_seen: [T] the position before which each row sees; None: its own is the last that it sees.
+
         Raises: ValueError for anything that would read or write outside a sequence's own blocks.
         """
         ...

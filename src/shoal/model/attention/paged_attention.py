@@ -91,8 +91,22 @@ class NativeAttention:
             isa=self._isa,
         )
 
-    def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> _native.StepMetadata:
-        return self._native.StepMetadata(positions, query_starts, context_lens, block_tables, *self._limits)
+    def step(
+        self,
+        *,
+        positions: I32,
+        query_starts: I32,
+        context_lens: I32,
+        block_tables: I32,
+        angles: tuple[F32, F32] | None = None,
+        ends_seen: I32 | None = None,
+    ) -> _native.StepMetadata:
+        step = self._native.StepMetadata(positions, query_starts, context_lens, block_tables, *self._limits)
+        if angles is not None:
+            step.set_angles(*angles)
+        if ends_seen is not None:
+            step.set_ends_seen(ends_seen)
+        return step
 
 
 class NumpyAttention:
@@ -121,8 +135,22 @@ class NumpyAttention:
             **_arrays(vectors),
         )
 
-    def step(self, *, positions: I32, query_starts: I32, context_lens: I32, block_tables: I32) -> NumpyStep:
-        return NumpyStep(positions, query_starts, context_lens, block_tables, *self._limits)
+    def step(
+        self,
+        *,
+        positions: I32,
+        query_starts: I32,
+        context_lens: I32,
+        block_tables: I32,
+        angles: tuple[F32, F32] | None = None,
+        ends_seen: I32 | None = None,
+    ) -> NumpyStep:
+        step = NumpyStep(positions, query_starts, context_lens, block_tables, *self._limits)
+        if angles is not None:
+            step.set_angles(*angles)
+        if ends_seen is not None:
+            step.set_ends_seen(ends_seen)
+        return step
 
 
 def _arrays(vectors: AttentionVectors) -> dict[str, Any]:

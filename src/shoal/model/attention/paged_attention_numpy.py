@@ -42,6 +42,8 @@ class NumpyStep:
         self.context_lens_B = context_lens.copy()
         self.block_tables_BM = block_tables.copy()
         self.limits = (num_blocks, block_size, max_context)
+        self.angles: tuple[F32, F32] | None = None
+        self.ends_seen_T: I32 = self.positions_T + np.int32(1)
         self._check_rows()
         self._check_sequences()
 
@@ -52,6 +54,23 @@ class NumpyStep:
     @property
     def num_sequences(self) -> int:
         return self.context_lens_B.size
+
+    def set_angles(self, cos_TR: F32, sin_TR: F32) -> None:
+        """Every layer turns by these. Raises ValueError."""
+        if cos_TR.shape != sin_TR.shape or cos_TR.ndim != 2 or len(cos_TR) != self.num_tokens:
+            raise ValueError("every row must have its angles")
+        self.angles = cos_TR.copy(), sin_TR.copy()
+
+    def set_ends_seen(self, ends_T: I32) -> None:
+        """The key before which each row sees. Raises ValueError."""
+        if ends_T.shape != self.positions_T.shape:
+            raise ValueError("every row must say what it sees")
+        for b, context in enumerate(self.context_lens_B.tolist()):
+            rows = slice(int(self.query_starts_B1[b]), int(self.query_starts_B1[b + 1]))
+            ends = ends_T[rows]
+            if np.any(ends <= self.positions_T[rows]) or np.any(ends > context) or np.any(np.diff(ends) < 0):
+                raise ValueError(f"sequence {b}: a row sees what it cannot")
+        self.ends_seen_T = ends_T.copy()
 
     def _check_rows(self) -> None:
         starts = self.query_starts_B1
@@ -144,7 +163,7 @@ class NumpyLayer:
         self._check_call(qkv, out, step)
         heads_THD = qkv.reshape(step.num_tokens, -1, self.head_dim)
         num_rotated = self.num_heads + (0 if self.only_reads else self.num_kv_heads)
-        rotated_THD = self._rotate(heads_THD[:, :num_rotated], step.positions_T)
+        rotated_THD = self._rotate(heads_THD[:, :num_rotated], step)
         if self.q_norm is not None and self.k_norm is not None:
             rotated_THD[:, : self.num_heads] = self._norm(rotated_THD[:, : self.num_heads], self.q_norm)
             rotated_THD[:, self.num_heads :] = self._norm(rotated_THD[:, self.num_heads :], self.k_norm)
@@ -160,7 +179,7 @@ class NumpyLayer:
         for b in range(step.num_sequences):
             rows = slice(bounds[b], bounds[b + 1])
             if rows.start < rows.stop:
-                out_THD[rows] = self._attend(rotated_THD[rows, : self.num_heads], step.positions_T[rows], step, b)
+                out_THD[rows] = self._attend(rotated_THD[rows, : self.num_heads], rows, step, b)
 
     def _check_call(self, qkv: F32, out: F32, step: NumpyStep) -> None:
         if qkv.dtype != np.float32 or out.dtype != np.float32:
@@ -174,11 +193,14 @@ class NumpyLayer:
             raise ValueError("out must be [rows of the step, num_heads head_dim]")
         if step.limits != (self.keys.shape[0], self.keys.shape[3], self.cos.shape[0]):
             raise ValueError("the step was made for another number of blocks, block size or context")
+        if step.angles is not None and step.angles[0].shape[1] != self.rotary_dim // 2:
+            raise ValueError("the step's angles are for another number of rotating dimensions")
 
-    def _rotate(self, x_THD: F32, positions_T: I32) -> F32:
+    def _rotate(self, x_THD: F32, step: NumpyStep) -> F32:
         """Half-split rotation: pair i is dimensions i and i + R. Source: RoFormer, arXiv 2104.09864, equation 34."""
         half = self.rotary_dim // 2
-        cos_T1R, sin_T1R = self.cos[positions_T, None, :], self.sin[positions_T, None, :]
+        cos_TR, sin_TR = step.angles or (self.cos[step.positions_T], self.sin[step.positions_T])
+        cos_T1R, sin_T1R = cos_TR[:, None], sin_TR[:, None]
         first_THR, second_THR = x_THD[..., :half], x_THD[..., half : 2 * half]
         rotated_THD = x_THD.copy()
         rotated_THD[..., :half] = first_THR * cos_T1R - second_THR * sin_T1R
@@ -198,7 +220,7 @@ class NumpyLayer:
             self.keys[blocks_T, :, :, slots_T] = k_THD
             self.values[blocks_T, :, slots_T] = v_THD
 
-    def _attend(self, q_THD: F32, positions_T: I32, step: NumpyStep, b: int) -> F32:
+    def _attend(self, q_THD: F32, rows: slice, step: NumpyStep, b: int) -> F32:
         context = int(step.context_lens_B[b])
         blocks = step.block_tables_BM[b, : -(-context // self.keys.shape[3])]
         k_NHDS, v_NHSD = (array[blocks].astype(np.float32, copy=False) for array in (self.keys, self.values))
@@ -211,7 +233,7 @@ class NumpyLayer:
         ) * np.float32(self.scale)
         if self.softcap:
             scores_HTGL = np.float32(self.softcap) * np.tanh(scores_HTGL / np.float32(self.softcap))
-        seen_TL = self._seen(positions_T, context)
+        seen_TL = self._seen(step.positions_T[rows], step.ends_seen_T[rows], context)
         scores_HTGL = np.where(seen_TL[None, :, None, :], scores_HTGL, np.float32(-np.inf))
         if self.sinks is not None:
             sinks_HTG1 = np.broadcast_to(self.sinks.reshape(-1, 1, group, 1), (*scores_HTGL.shape[:-1], 1))
@@ -220,12 +242,12 @@ class NumpyLayer:
         out_HTGD = (weights_HTGL.reshape(self.num_kv_heads, -1, context) @ v_HLD).reshape(q_HTGD.shape)
         return np.ascontiguousarray(out_HTGD.transpose(1, 0, 2, 3)).reshape(q_THD.shape)
 
-    def _seen(self, positions_T: I32, context: int) -> np.ndarray:
+    def _seen(self, positions_T: I32, ends_T: I32, context: int) -> np.ndarray:
         keys_L = np.arange(context)[None, :]
         if self.sees_all:
             return np.ones((len(positions_T), context), np.bool_)
         distance_TL = positions_T[:, None] - keys_L
-        seen_TL = distance_TL >= 0
+        seen_TL = keys_L < ends_T[:, None]
         if self.window and self.in_chunks:
             return seen_TL & (keys_L >= positions_T[:, None] // self.window * self.window)
         return seen_TL & (distance_TL < self.window) if self.window else seen_TL

@@ -1,0 +1,18 @@
+// One step's rows and sequences, as they came.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace shoal {
+
+struct StepArrays {
+  std::vector<int32_t> positions;     // [T]
+  std::vector<int32_t> query_starts;  // [B + 1]
+  std::vector<int32_t> context_lens;  // [B]
+  std::vector<int32_t> block_tables;  // [B, table_width]
+  int table_width;
+  std::vector<int32_t> ends_seen{};   // [T], or none: a row sees what is before it and itself
+};
+
+}  // namespace shoal
