@@ -29,6 +29,9 @@ class RopeConfig:
     """of each frequency, beside the scaling (Llama 3 in GGUF); empty for none"""
     magnitude: float = 1.0
     """factor on cosine and sine, beside the scaling's own"""
+    axes: tuple[int, ...] = ()
+    """of each frequency, which of a row's positions turns it: 0 time, 1 height, 2 width; empty: rows have one position.
+    Source: Qwen2-VL, arXiv 2409.12191, section 2.1"""
 
 
 def score_factor(rope: RopeConfig) -> float:

@@ -18,7 +18,7 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 14
+PROTOCOL_VERSION = 15
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -117,6 +117,15 @@ class Alignment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         return 2 * len(self.heads) * self.num_rows * self.num_positions
 
 
+class PictureRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Consecutive rows of the flat batch that have vectors of their own in the place of their tokens' embeddings."""
+
+    first_row: int
+    """Index into the flat batch."""
+    vectors: bytes
+    """fp32 [rows, hidden size]"""
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     """One iteration of a replica: prefill chunks and decode tokens in one flat batch. Sent to every worker."""
 
@@ -149,6 +158,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     block_copies: bytes = b""
     """int32 [C, 2]: a block, and the one that its content is copied to before any row is computed; in this order"""
     alignment: Alignment | None = None
+    pictures: tuple[PictureRows, ...] = ()
+    turns: bytes = b""
+    """int32 [T, 3], the positions in time, height and width that each row turns by; empty: by its own position"""
+    ends_seen: bytes = b""
+    """int32 [T], the position before which each row sees; empty: its own is the last that it sees"""
 
     @property
     def num_tokens(self) -> int:

@@ -46,6 +46,7 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: in
             f"attention is wanted of {one.num_rows} rows from {one.first_row} of {step.num_tokens}"
         )
     _check_adapters(step, num_adapters)
+    _check_pictures(step)
     _check_ids("token", step.token_ids, vocab_size)
     _check_samples(step.samples, step.num_tokens, vocab_size)
 
@@ -70,6 +71,17 @@ def _check_adapters(step: Step, num_adapters: int) -> None:
     adapters = np.frombuffer(step.adapters, "<i4")
     if adapters.size and not -1 <= int(adapters.min()) <= int(adapters.max()) < num_adapters:
         raise RemoteProtocolError(f"a sequence has an adapter that is none of {num_adapters}")
+
+
+def _check_pictures(step: Step) -> None:
+    """How long vectors are is checked where they are used."""
+    if len(step.turns) not in (0, 12 * step.num_tokens) or len(step.ends_seen) not in (0, 4 * step.num_tokens):
+        raise RemoteProtocolError(
+            f"{step.num_tokens} rows turn by {len(step.turns)} bytes and see by {len(step.ends_seen)}"
+        )
+    for rows in step.pictures:
+        if not 0 <= rows.first_row < step.num_tokens:
+            raise RemoteProtocolError(f"a picture begins at row {rows.first_row} of {step.num_tokens}")
 
 
 def _check_ids(what: str, data: bytes, vocab_size: int) -> None:

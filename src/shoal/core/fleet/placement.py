@@ -39,7 +39,7 @@ def _earliest_finish(
 ) -> int:
     outputs = progress.outputs if progress else ()
     known_tokens = (*request.prompt_ids, *outputs)
-    digests = reusable_digests(known_tokens, candidates[0].scheduler.config.block_size, request.root)
+    digests = reusable_digests(known_tokens, candidates[0].scheduler.config.block_size, request.root, request.pictures)
     return choose_replica(
         [replica.load(now_s) for replica in candidates],
         prompt_tokens=len(known_tokens) + (request.clip.num_rows if request.clip is not None else 0),

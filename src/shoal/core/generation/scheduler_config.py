@@ -117,6 +117,7 @@ def check_request(config: SchedulerConfig, request: Request) -> None:
             f"the request needs KV memory for {needed - 1} tokens, but there is room for {room - 1}; shorten the "
             "prompt or give more --kv-memory"
         )
+    _check_pictures(config, request)
 
 
 def _check_beams(config: SchedulerConfig, request: Request) -> None:
@@ -127,3 +128,13 @@ def _check_beams(config: SchedulerConfig, request: Request) -> None:
         )
     if config.num_states or request.targets:
         raise InvalidRequest("there are no beams over recurrent layers, or of outputs that are given", "beam_size")
+
+
+def _check_pictures(config: SchedulerConfig, request: Request) -> None:
+    """A picture that must stay whole fits a step in which all other sequences have a row."""
+    room, pictures = config.max_step_tokens - config.max_seqs + 1, request.pictures
+    if pictures is not None and pictures.sees_whole and pictures.most_rows > room:
+        raise CapacityError(
+            f"a picture has {pictures.most_rows} rows, which must go into one step, and there is room for {room}: give "
+            "a lower --max-seqs"
+        )

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import ChunkStates, StateCache
+from shoal.core.sequences.pictures import plain_turns
 from shoal.core.sequences.request import NO_ADAPTER
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Alignment, Encoding, Generation, SampleRow, Step, StepId
+from shoal.protocol.messages import Alignment, Encoding, Generation, PictureRows, SampleRow, Step, StepId
 
 
 class SequenceChunk(NamedTuple):
@@ -104,6 +105,9 @@ class StepBuilder:
             encodings=tuple(self._encodings),
             adapters=adapters,
             alignment=_alignment(chunks),
+            pictures=_pictures(chunks),
+            turns=_turns(chunks),
+            ends_seen=_ends_seen(chunks),
         )
         in_flight = StepInFlight(
             chunks,
@@ -189,6 +193,46 @@ def _alignment(chunks: list[SequenceChunk]) -> Alignment | None:
             )
         first_row += num_rows
     return None
+
+
+def _pictures(chunks: list[SequenceChunk]) -> tuple[PictureRows, ...]:
+    """Rows of the step that have vectors of their own."""
+    found: list[PictureRows] = []
+    row_in_step = 0
+    for chunk in chunks:
+        pictures = chunk.sequence.request.pictures
+        for span in () if pictures is None else pictures.spans_within(chunk.start, chunk.end):
+            row = row_in_step + span.first_row - chunk.start
+            found.append(PictureRows(first_row=row, vectors=span.vectors))
+        row_in_step += chunk.end - chunk.start
+    return tuple(found)
+
+
+def _turns(chunks: list[SequenceChunk]) -> bytes:
+    """int32 [T, 3], or nothing where every row turns by its own position."""
+    shown = [chunk.sequence.request.pictures for chunk in chunks]
+    if not any(one is not None and one.turns is not None for one in shown):
+        return b""
+    return b"".join(
+        (plain_turns(chunk.start, chunk.end) if one is None else one.turns_of(chunk.start, chunk.end)).tobytes()
+        for chunk, one in zip(chunks, shown, strict=True)
+    )
+
+
+def _ends_seen(chunks: list[SequenceChunk]) -> bytes:
+    """int32 [T], or nothing where no row sees what is behind it."""
+    shown = [chunk.sequence.request.pictures for chunk in chunks]
+    if not any(
+        one is not None and one.sees_whole and one.keys_within(chunk.start, chunk.end)
+        for chunk, one in zip(chunks, shown, strict=True)
+    ):
+        return b""
+    return b"".join(
+        (
+            array("i", range(chunk.start + 1, chunk.end + 1)) if one is None else one.ends_of(chunk.start, chunk.end)
+        ).tobytes()
+        for chunk, one in zip(chunks, shown, strict=True)
+    )
 
 
 def _repeated(sequence: Sequence, num_tokens: int) -> bytes:

@@ -14,6 +14,8 @@ output rows of others go with each. The same holds where attention over a clip i
 Under beam search each live hypothesis is a sequence, and its next row goes out like any other; when the rows of all of
 them are back, the scheduler chooses the next ones, which share the blocks that they have in common (kv_cache.py).
 
+A picture whose rows see all of it stays whole: the chunk ends before it, or goes on to its end, however long that is.
+
 A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
 admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
 """
@@ -100,12 +102,21 @@ def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
                 return
             under_way = iter(admitted.members)
             continue
-        budget -= _add_rows(state, builder, sequence, budget)
+        num_rows = _add_rows(state, builder, sequence, budget)
+        if not num_rows:
+            return
+        budget -= num_rows
 
 
 def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, limit: int) -> int:
-    """Add known rows of one sequence that has some left, as many as one chunk may hold. Returns how many."""
-    num_rows = min(limit, sequence.num_unscheduled)
+    """Add known rows of one sequence that has some left, as many as one chunk may hold. Returns how many: none where
+    they would cut a picture that must stay whole and others leave it too little room."""
+    num_rows, pictures = min(limit, sequence.num_unscheduled), sequence.request.pictures
+    if pictures is not None:
+        room = state.config.max_step_tokens - builder.num_tokens
+        num_rows = pictures.rows_at_once(sequence.num_scheduled, num_rows, room)
+        if not num_rows:
+            return 0
     builder.add_prefill(sequence, num_rows)
     if not sequence.num_unscheduled:
         state.prefilling.remove(sequence)

@@ -61,7 +61,7 @@ class KvCache:
         if self.memories is not None and clip and not self.memories.has_room(clip):
             return False
         num_reusable = 0 if sequence.request.attention else sequence.first_sampled_row // block_size
-        extend_digests(sequence.digests, sequence.token_ids, block_size, num_reusable, sequence.request.root)
+        self._extend_digests(sequence, num_reusable)
         found = blocks.index.lookup(sequence.digests[:num_reusable])
         cached = found if states is None else found[: states.num_reusable(sequence.digests[: len(found)])]
         num_new = -(-len(sequence.token_ids) // block_size) - len(cached)
@@ -136,7 +136,7 @@ class KvCache:
         num_full = sequence.num_computed // self.block_size
         if num_full == sequence.num_registered:
             return
-        extend_digests(sequence.digests, sequence.token_ids, self.block_size, num_full, sequence.request.root)
+        self._extend_digests(sequence, num_full)
         for i in range(sequence.num_registered, num_full):
             self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
         sequence.num_registered = num_full
@@ -153,6 +153,12 @@ class KvCache:
         if self.memories is not None and sequence.memory_slot >= 0:
             self.memories.give_back(_clip_key(sequence))
             sequence.memory_slot = -1
+
+    def _extend_digests(self, sequence: Sequence, num_blocks: int) -> None:
+        request = sequence.request
+        extend_digests(
+            sequence.digests, sequence.token_ids, self.block_size, num_blocks, request.root, request.pictures
+        )
 
     def _append_block(self, sequence: Sequence) -> bool:
         block = self.blocks.allocate()

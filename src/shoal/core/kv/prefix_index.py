@@ -1,8 +1,9 @@
 """Which KV block already holds which tokens: full blocks, found by a digest chained over everything before them.
 
-A block's digest covers its own tokens and its predecessor's digest, and that of the first one the adapter, so equal
-digests mean equal contexts from the first token on. What a token writes depends on that context alone, whether it was
-read or generated (decision 0026), so the next turn of a conversation finds the answers as well as earlier prompts.
+A block's digest covers its own tokens, the keys of pictures that have rows in it and its predecessor's digest, and that
+of the first one the adapter, so equal digests mean equal contexts from the first token on. What a token writes depends
+on that context alone, whether it was read or generated (decision 0026), so the next turn of a conversation finds the
+answers as well as earlier prompts.
 
 Source: the idea of hash-chained blocks is vLLM's automatic prefix caching; eviction is least recently used.
 """
@@ -14,12 +15,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from shoal.core.sequences.pictures import Pictures
+
 DIGEST_BYTES = 16
 """128 bits: among 2**32 blocks the chance of any two colliding is below 2**-64 (birthday bound)."""
 
 
 def extend_digests(
-    digests: list[bytes], token_ids: array[int], block_size: int, num_full_blocks: int, root: bytes = b""
+    digests: list[bytes],
+    token_ids: array[int],
+    block_size: int,
+    num_full_blocks: int,
+    root: bytes = b"",
+    pictures: Pictures | None = None,
 ) -> None:
     """Append the digests of the full blocks up to `num_full_blocks` that `digests` lacks.
 
@@ -29,18 +37,22 @@ def extend_digests(
         block_size: tokens in a block.
         num_full_blocks: blocks to have digests of.
         root: what the sequence's keys and values depend on beside its tokens, see `Request.root`.
+        pictures: that have rows among these tokens.
     """
     parent = digests[-1] if digests else root
     for block in range(len(digests), num_full_blocks):
-        content = token_ids[block * block_size : (block + 1) * block_size].tobytes()
-        parent = blake2b(parent + content, digest_size=DIGEST_BYTES).digest()
+        start, stop = block * block_size, (block + 1) * block_size
+        shown = b"" if pictures is None else pictures.keys_within(start, stop)
+        parent = blake2b(parent + token_ids[start:stop].tobytes() + shown, digest_size=DIGEST_BYTES).digest()
         digests.append(parent)
 
 
-def reusable_digests(prompt_ids: Sequence[int], block_size: int, root: bytes = b"") -> list[bytes]:
+def reusable_digests(
+    prompt_ids: Sequence[int], block_size: int, root: bytes = b"", pictures: Pictures | None = None
+) -> list[bytes]:
     """Digests of the blocks that a new request may find in an index: of all but the one with its last prompt row."""
     digests: list[bytes] = []
-    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size, root)
+    extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size, root, pictures)
     return digests
 
 

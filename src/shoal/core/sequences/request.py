@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NewType, Protocol
 
 from shoal.core.sequences.beams import BeamProgress, BeamSearch
+from shoal.core.sequences.pictures import Pictures
 from shoal.protocol.messages import Sampling, TokenLogprobs
 
 RequestId = NewType("RequestId", str)
@@ -66,6 +67,8 @@ class Request:
     """Output tokens to take instead of drawing any, at most max_tokens: teacher forcing, to score and to verify."""
     clip: Clip | None = None
     """Of a model with an encoder; None: the sequence attends over nothing."""
+    pictures: Pictures | None = None
+    """Within the prompt; None: all of it is tokens."""
     want_logits: bool = False
     """Whether to return the raw logits of every output position, for verification."""
     want_hidden: bool = False

@@ -159,6 +159,7 @@ class Stage:
         sum_over_shards = self._sum_over_shards()
         if self.is_first:
             self._layers.embed(np.frombuffer(step.token_ids, "<i4"), rows_TW, sum_over_shards)
+            self._show(step, rows_TW)
             if self._positions is not None:
                 rows_TW += self._positions[np.frombuffer(step.positions, "<i4")]
         else:
@@ -169,6 +170,16 @@ class Stage:
         if self.is_last:
             return self._sample(step.samples)
         return np.concatenate([out_TW, *memories]) if memories else out_TW
+
+    def _show(self, step: Step, rows_TW: F32) -> None:
+        """Rows of pictures have their own vectors, which every shard gets whole."""
+        width = self.decoder.hidden_size
+        for rows in step.pictures:
+            vectors = np.frombuffer(rows.vectors, "<f4")
+            end = rows.first_row + vectors.size // width
+            if vectors.size % width or end > step.num_tokens or self.decoder.carried_width != width:
+                raise ValueError(f"{vectors.size} values are no rows of a picture for {width} columns")
+            rows_TW[rows.first_row : end] = vectors.reshape(-1, width)
 
     def _remember(self, step: Step, x_TD: F32 | None) -> list[F32]:
         """What the encoder gives for each clip of the step, kept in its slot."""

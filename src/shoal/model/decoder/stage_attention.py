@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shoal.arrays import F32
 from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep, AttentionVectors
 from shoal.model.attention.kv_storage import KvStorage, kv_dtype
 from shoal.model.attention.paged_attention import NativeAttention, make_attention
@@ -36,6 +37,7 @@ class StageAttention:
             isa=form.isa,
             pool=pool,
         )
+        self._rope = decoder.rope
         self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
         """Of those layers of the stage that have attention, in order."""
 
@@ -46,7 +48,10 @@ class StageAttention:
         return self._attention.pool
 
     def step(self, step: Step) -> AttentionStep:
-        """The step's rows, once blocks are copied for them. Raises: ValueError when it does not fit the KV cache."""
+        """The step's rows, once blocks are copied for them.
+
+        Raises: ValueError when it does not fit the KV cache or turns its rows as the model cannot.
+        """
         if step.block_copies and self.layers:
             self._kv.copy_blocks(np.frombuffer(step.block_copies, "<i4").reshape(-1, 2))
         return self._attention.step(
@@ -54,7 +59,19 @@ class StageAttention:
             query_starts=np.frombuffer(step.query_starts, "<i4"),
             context_lens=np.frombuffer(step.context_lens, "<i4"),
             block_tables=np.frombuffer(step.block_tables, "<i4").reshape(step.num_sequences, -1),
+            angles=self._angles(step) if step.turns and self.layers else None,
+            ends_seen=np.frombuffer(step.ends_seen, "<i4") if step.ends_seen else None,
         )
+
+    def _angles(self, step: Step) -> tuple[F32, F32]:
+        """Cosine and sine [T, R]: each frequency turns by one of a row's positions."""
+        axes_R = np.array(self._rope.axes, np.int64)
+        turns_TA = np.frombuffer(step.turns, "<i4").reshape(step.num_tokens, -1)
+        if not axes_R.size or turns_TA.min() < 0 or turns_TA.max() >= len(self._cos):
+            raise ValueError("rows turn by positions that the model has not")
+        turns_TR, pairs_R = turns_TA[:, axes_R], np.arange(len(axes_R))
+        cos_TR, sin_TR = self._cos[turns_TR, pairs_R], self._sin[turns_TR, pairs_R]
+        return np.ascontiguousarray(cos_TR), np.ascontiguousarray(sin_TR)
 
     def touch(self) -> None:
         """Takes the KV cache's memory from the system now."""
@@ -79,6 +96,7 @@ class StageAttention:
         ropes = {id(rope): rope for rope in map(decoder.layer_rope, own)}
         tables = {key: rope_tables(rope, config.max_context, config.num_positions) for key, rope in ropes.items()}
         nothing = np.empty((config.num_positions, 0), np.float32)
+        self._cos, self._sin = tables.get(id(decoder.rope), (nothing, nothing))
         return [
             self._attention.layer(
                 AttentionShape.of(decoder, layer),

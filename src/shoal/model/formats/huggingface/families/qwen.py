@@ -5,6 +5,9 @@ Source: transformers, models/qwen2, qwen3, qwen2_moe, qwen3_moe, qwen2_vl, qwen3
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
@@ -67,8 +70,32 @@ _QWEN3_VL_MOE_NAMES = {
 _MOE_NAMES = {**LAYER_NAMES, **EXPERT_NAMES}
 
 
+_SECTIONS = (16, 24, 24)
+"""Source: transformers, Qwen2_5_VLRotaryEmbedding's default"""
+
+
 def _read_qwen2(settings: Settings) -> DecoderConfig:
     return settings.decoder(qkv_bias=True, layer_windows=_last_slide(settings))
+
+
+def _read_qwen2_vl(settings: Settings) -> DecoderConfig:
+    """Neighboring frequencies turn by one axis, then by the next."""
+    config = _read_qwen2(settings)
+    shares = _sections(settings, config.rope.rotary_dim // 2)
+    axes = tuple(place % 3 for place, share in enumerate(shares) for _ in range(share))
+    return replace(config, rope=replace(config.rope, axes=axes))
+
+
+def _sections(settings: Settings, num_frequencies: int) -> list[int]:
+    """Of the frequencies, how many turn by each axis; none where nobody says it. Raises ModelLoadError."""
+    shares = settings.rope_parameters("full_attention").get("mrope_section")
+    if shares is None:
+        return list(_SECTIONS) if sum(_SECTIONS) == num_frequencies else []
+    if not isinstance(shares, list) or any(type(one) is not int or one < 0 for one in shares):
+        raise ModelLoadError(f"{settings.path}: 'mrope_section' is {shares!r:.200}, which are no counts")
+    if sum(shares) != num_frequencies:
+        raise ModelLoadError(f"{settings.path}: 'mrope_section' has {sum(shares)} of {num_frequencies} frequencies")
+    return shares
 
 
 def _read_qwen3(settings: Settings) -> DecoderConfig:
@@ -129,7 +156,7 @@ def _last_slide(settings: Settings) -> tuple[int, ...]:
 QWEN2 = Family(read=_read_qwen2, defaults=_DEFAULTS)
 QWEN3 = Family(read=_read_qwen3, defaults={**_DEFAULTS, "head_dim": 128})
 QWEN2_VL = Family(
-    read=_read_qwen2,
+    read=_read_qwen2_vl,
     defaults={**_DEFAULTS, "rms_norm_eps": 1e-5},
     text_types=("qwen2_vl_text", "qwen2_5_vl_text"),
     needless=OTHER_MODALITIES,
