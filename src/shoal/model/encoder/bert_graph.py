@@ -10,20 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from shoal.arrays import F32
 from shoal.errors import ModelLoadError
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 from shoal.model.encoder.detect import BERT_TYPES
 from shoal.model.encoder.sentence_settings import SentenceSettings
-from shoal.model.formats.gguf.blocks import to_dense
-from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, weight_files
-from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
+from shoal.model.formats.huggingface.named_tensors import NamedTensors
 
 VECTORS, SCORES = "sentence_embedding", "logits"
 """Outputs: [B, H], or [B, 1] of a model that compares two texts."""
@@ -111,13 +107,7 @@ class _Bert:
         self._folder = folder
         self._settings = settings
         self._graph = GraphBuilder(str(folder))
-        self._tensors: dict[str, Tensor] = {}
-        for path in weight_files(folder):
-            self._tensors.update(read_header(path))
-        names = [name for name in self._tensors if name.endswith(_WORDS)]
-        if len(names) != 1:
-            raise ModelLoadError(f"{folder}: expected one tensor {_WORDS}, found {len(names)}")
-        self._prefix = names[0].removesuffix(_WORDS)
+        self._tensor = NamedTensors(folder, _WORDS).read
 
     def build(self, sentences: SentenceSettings) -> bytes:
         graph, hidden = self._graph, self._settings.hidden_size
@@ -217,15 +207,3 @@ class _Bert:
         hidden, epsilon = self._settings.hidden_size, self._settings.norm_epsilon
         weight, bias = self._tensor(f"{name}.weight", hidden), self._tensor(f"{name}.bias", hidden)
         return self._graph.center_norm(x, weight, epsilon, bias)
-
-    def _tensor(self, name: str, *dims: int | None) -> F32:
-        """By its name without the model's own prefix, which heads do not have."""
-        tensor = self._tensors.get(self._prefix + name) or self._tensors.get(name)
-        if tensor is None:
-            raise ModelLoadError(f"{self._folder}: there is no tensor {name}")
-        if len(tensor.shape) != len(dims) or any(a not in (None, b) for a, b in zip(dims, tensor.shape, strict=True)):
-            raise ModelLoadError(f"{self._folder}: {name} has the shape {list(tensor.shape)}")
-        if tensor.dtype not in KINDS or tensor.num_bytes != prod(tensor.shape) * ITEM_BYTES[tensor.dtype]:
-            raise ModelLoadError(f"{self._folder}: {name} has type {tensor.dtype} and {tensor.num_bytes} bytes")
-        items = np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
-        return to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0].reshape(tensor.shape)

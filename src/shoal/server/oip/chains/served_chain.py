@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from shoal.arrays import F32, Array
 from shoal.chains.definition import Chain
 from shoal.chains.functions import FunctionPool
-from shoal.chains.pictures import decode_picture
 from shoal.chains.run import run_chain
 from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageStep, SpeechStep
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
+from shoal.model.vision.pixels import decode_picture
 from shoal.server.embeddings.graph_encoder import GraphEncoder
 from shoal.server.embeddings.ranking import scores_of
 from shoal.server.oip.models.repository import ModelRepository

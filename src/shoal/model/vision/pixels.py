@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from shoal.arrays import Array
+from shoal.arrays import F32, Array
 from shoal.errors import InvalidRequest, MissingExtra
 
 MAX_PIXELS = 64_000_000
 """Of one picture, 192 MB as pixels: twice what cameras of phones take. A file of a few KB can announce more."""
+Resample = Literal["bilinear", "bicubic"]
 
 
 def decode_picture(content: bytes, name: str) -> Array:
@@ -31,7 +34,7 @@ def decode_picture(content: bytes, name: str) -> Array:
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError:
-        raise MissingExtra("pictures need Pillow", "chains") from None
+        raise MissingExtra("pictures need Pillow", "vision") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked below
@@ -45,5 +48,21 @@ def decode_picture(content: bytes, name: str) -> Array:
         raise
     except UnidentifiedImageError:
         raise InvalidRequest(f"{name}: not a picture of any format that is known here", name) from None
+    except Image.DecompressionBombError:
+        raise InvalidRequest(f"{name}: a picture of more than {MAX_PIXELS:,} pixels", name) from None
     except Exception as error:  # Pillow's decoders raise what they like for broken files
         raise InvalidRequest(f"{name}: not a picture that can be read: {error}", name) from error
+
+
+def resize(pixels: Array, height: int, width: int, resample: Resample) -> Array:
+    """Another size, [height, width, 3] uint8, as Pillow makes it."""
+    from PIL import Image
+
+    kinds = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    return np.asarray(Image.fromarray(pixels).resize((width, height), kinds[resample]))
+
+
+def normalize(pixels: Array, factor: float, mean: Sequence[float], deviation: Sequence[float]) -> F32:
+    """(pixels * factor - mean) / deviation, by color."""
+    scaled = pixels.astype(np.float32) * np.float32(factor)
+    return (scaled - np.array(mean, np.float32)) / np.array(deviation, np.float32)

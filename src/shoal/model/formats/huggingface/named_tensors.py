@@ -1,0 +1,69 @@
+"""Tensors of a Hugging Face directory by their names, for parts of a model that are no layers of a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from shoal.arrays import F32
+from shoal.errors import ModelLoadError
+from shoal.model.formats.gguf.blocks import to_dense
+from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, weight_files
+from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
+
+
+class NamedTensors:
+    """All tensors of a directory. What each is read for says its shape."""
+
+    def __init__(self, folder: Path, ends: str) -> None:
+        """
+        Args:
+            folder: the directory.
+            ends: how the name of one tensor ends that the part must have; what stands before it is the part's prefix.
+
+        Raises:
+            ModelLoadError: there is no such tensor or several, or a file is broken.
+        """
+        self._folder = folder
+        self._tensors: dict[str, Tensor] = {}
+        for path in weight_files(folder):
+            self._tensors.update(read_header(path))
+        names = [name for name in self._tensors if name.endswith(ends)]
+        if len(names) != 1:
+            raise ModelLoadError(f"{folder}: expected one tensor {ends}, found {len(names)}")
+        self._prefix = names[0].removesuffix(ends)
+
+    def read(self, name: str, *dims: int | None) -> F32:
+        """A tensor as floats.
+
+        Args:
+            name: without the part's prefix, or with all that stands before it.
+            dims: the shape that it must have; None: any size.
+
+        Raises:
+            ModelLoadError: it is missing, of another shape or broken.
+        """
+        tensor = self._find(name)
+        if not _fits(tensor.shape, dims):
+            raise ModelLoadError(f"{self._folder}: {name} has the shape {list(tensor.shape)}")
+        if tensor.dtype not in KINDS or tensor.num_bytes != prod(tensor.shape) * ITEM_BYTES[tensor.dtype]:
+            raise ModelLoadError(f"{self._folder}: {name} has type {tensor.dtype} and {tensor.num_bytes} bytes")
+        items = np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
+        return to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0].reshape(tensor.shape)
+
+    def dtype_of(self, name: str) -> str:
+        """The type that the file has a tensor in, such as `BF16`. Raises ModelLoadError: it is missing."""
+        return self._find(name).dtype
+
+    def _find(self, name: str) -> Tensor:
+        tensor = self._tensors.get(self._prefix + name) or self._tensors.get(name)
+        if tensor is None:
+            raise ModelLoadError(f"{self._folder}: there is no tensor {name}")
+        return tensor
+
+
+def _fits(shape: Sequence[int], dims: Sequence[int | None]) -> bool:
+    return len(shape) == len(dims) and all(want in (None, size) for want, size in zip(dims, shape, strict=True))

@@ -1,0 +1,56 @@
+"""ONNX graphs that are built of a model's weights once, and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.config import cache_root
+from shoal.errors import ModelLoadError
+
+_MOST_KEPT = 8
+"""Built graphs of a kind in the cache; the oldest go."""
+
+
+def kept_graph(kind: str, folder: Path, what: str, build: Callable[[], bytes]) -> Path:
+    """The graph in the cache, by the states of the files that it is built of.
+
+    Args:
+        kind: of graph, a folder in the cache.
+        folder: of the model, with config.json and safetensors.
+        what: is built of it, and by which version of the builder.
+        build: builds it where it is not there.
+
+    Raises:
+        ModelLoadError: it cannot be built or written.
+    """
+    digest = hashlib.sha256(what.encode())
+    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
+        state = path.stat()
+        digest.update(f"\0{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ino}".encode())
+    cache = cache_root() / kind
+    kept = cache / f"{digest.hexdigest()[:32]}.onnx"
+    if not kept.is_file():
+        _write(kept, build())
+        for old in sorted(cache.glob("*.onnx"), key=lambda path: path.stat().st_mtime)[:-_MOST_KEPT]:
+            old.unlink(missing_ok=True)
+    return kept
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Beside its place and then there, so that nobody reads half of it. Raises ModelLoadError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            try:
+                file.write(content)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise ModelLoadError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,209 @@
+"""The vision part of Qwen2.5-VL: most layers attend within windows, a few over the whole picture.
+
+Source: Qwen2.5-VL, arXiv 2502.13923, section 2.1.1; transformers, models/qwen2_5_vl.
+
+A window has a fixed number of slots here, so that all windows are computed as one batch; those that the edge of the
+picture leaves empty hold zeros that nobody sees.
+
+Shapes: P patches of a picture, N slots, W windows of S = N / W slots, M vectors, D hidden size, F values of a patch,
+H heads of C columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shoal.arrays import Array
+from shoal.errors import ModelLoadError
+from shoal.model.vision.cut_picture import VECTORS, CutPicture
+from shoal.model.vision.qwen_patches import PatchCutter, angles
+from shoal.model.vision.settings import VisionSettings
+from shoal.model.vision.tower_graph import TowerGraph
+
+_EPSILON = 1e-6
+"""Of all norms. Source: transformers, Qwen2_5_VLVisionBlock"""
+_UNSEEN = np.float32(-1e9)
+"""Added to the scores of empty slots: e to its power is 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qwen25Vision:
+    """Sizes. Implements `PictureCutter`."""
+
+    cutter: PatchCutter
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    columns: int
+    """of the MLP"""
+    num_outputs: int
+    """columns of a vector"""
+    window: int
+    """squares of a window's side"""
+    whole_layers: frozenset[int]
+    """those that attend over the whole picture"""
+    theta: float
+
+    @classmethod
+    def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Qwen25Vision:
+        """As the files say. Raises ModelLoadError."""
+        cutter = PatchCutter.read(preprocessor, vision)
+        hidden, heads = vision.size("hidden_size", 3584), vision.size("num_heads", 16)
+        if hidden % (4 * heads) or vision.word("hidden_act", "silu") != "silu":
+            raise ModelLoadError(f"{vision.path}: a vision part of {heads} heads of {hidden} columns is not supported")
+        return cls(
+            cutter=cutter,
+            num_layers=vision.size("depth", 32),
+            hidden_size=hidden,
+            num_heads=heads,
+            columns=vision.size("intermediate_size", 3420),
+            num_outputs=vision.size("out_hidden_size", 3584),
+            window=max(1, vision.size("window_size", 112) // cutter.merge // cutter.patch),
+            whole_layers=vision.places("fullatt_block_indexes", (7, 15, 23, 31)),
+            theta=vision.part("rope_parameters").number("rope_theta", 10000.0),
+        )
+
+    @property
+    def num_slots(self) -> int:
+        """S"""
+        return (self.window * self.cutter.merge) ** 2
+
+    @property
+    def head_dim(self) -> int:
+        """C"""
+        return self.hidden_size // self.num_heads
+
+    def cut(self, pixels: Array) -> CutPicture:
+        """See `PictureCutter`."""
+        patches = self.cutter.cut(pixels)
+        unit = self.cutter.merge**2
+        slots_M = self._square_slots(patches.height, patches.width)
+        slots_P = (slots_M[:, None] * unit + np.arange(unit)).reshape(-1)
+        num_windows = int(slots_P.max()) // self.num_slots + 1
+        num_slots = num_windows * self.num_slots
+
+        def spread(values: Array) -> Array:
+            spread_N = np.zeros((num_slots, values.shape[1]), np.float32)
+            spread_N[slots_P] = values
+            return spread_N
+
+        cos, sin = angles(self.cutter.places(patches.height, patches.width), self.head_dim, self.theta)
+        unseen_N = np.full(num_slots, _UNSEEN, np.float32)
+        unseen_N[slots_P] = 0.0
+        back_N = np.zeros(num_slots, np.int64)
+        back_N[slots_P] = np.arange(len(slots_P))
+        inputs = {
+            "patches": spread(patches.values),
+            "cos": spread(cos),
+            "sin": spread(sin),
+            "unseen": unseen_N.reshape(num_windows, 1, 1, self.num_slots),
+            "slots": slots_P.astype(np.int64),
+            "back": back_N,
+            "order": slots_M.astype(np.int64),
+        }
+        return CutPicture(inputs=inputs, height=patches.height, width=patches.width)
+
+    def _square_slots(self, height: int, width: int) -> Array:
+        """For each square, row by row, which square it is among the slots: [M]."""
+        rows, columns = np.mgrid[:height, :width]
+        window = (rows // self.window * -(-width // self.window) + columns // self.window).reshape(-1)
+        by_window = np.argsort(window, kind="stable")
+        sizes = np.bincount(window)
+        first_of_window = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        slots = np.empty(height * width, np.int64)
+        within = np.arange(height * width) - first_of_window
+        slots[by_window] = np.repeat(np.arange(len(sizes)), sizes) * self.window**2 + within
+        return slots
+
+    def build(self, folder: Path) -> bytes:
+        """The ONNX model. Raises ModelLoadError."""
+        return _Tower(self, folder).build()
+
+
+class _Tower:
+    def __init__(self, model: Qwen25Vision, folder: Path) -> None:
+        self._model = model
+        self._graph = TowerGraph(folder, "visual.patch_embed.proj.weight")
+
+    def build(self) -> bytes:
+        graph, model = self._graph, self._model
+        half = model.head_dim // 2
+        patches = graph.declare_input("patches", np.float32, ["slots", model.cutter.num_values])
+        turns = [graph.declare_input(name, np.float32, ["slots", half]) for name in ("cos", "sin")]
+        unseen = graph.declare_input("unseen", np.float32, ["windows", 1, 1, model.num_slots])
+        slots = graph.declare_input("slots", np.int64, ["patches"])
+        back = graph.declare_input("back", np.int64, ["slots"])
+        order = graph.declare_input("order", np.int64, ["vectors"])
+        frames, side = model.cutter.frames, model.cutter.patch
+        weight = graph.tensor("visual.patch_embed.proj.weight", model.hidden_size, 3, frames, side, side)
+        matrix_FD = weight.reshape(model.hidden_size, -1).T
+        x_ND = graph.node("MatMul", [patches, graph.matrix("visual.patch_embed.proj.weight", matrix_FD)])
+        cos, sin = (graph.node("Unsqueeze", [one, graph.ints(1)]) for one in turns)
+        for layer in range(model.num_layers):
+            places = (slots, back) if layer in model.whole_layers else None
+            x_ND = self._layer(x_ND, f"visual.blocks.{layer}.", (cos, sin), unseen, places)
+        graph.declare_output(VECTORS, self._merge(x_ND, order), ["vectors", model.num_outputs])
+        return graph.serialize()
+
+    def _layer(self, x_ND: str, name: str, turns: tuple[str, str], unseen: str, places: tuple[str, str] | None) -> str:
+        """`places`: of a layer that attends over the whole picture."""
+        graph, model = self._graph, self._model
+        normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm1.weight", model.hidden_size), _EPSILON)
+        joined = graph.dense(normed, f"{name}attn.qkv", model.hidden_size, 3 * model.hidden_size)
+        query, key, value = graph.split(joined, [model.hidden_size] * 3)
+        heads = [self._turn(part, turns) for part in (query, key)] + [self._heads(value)]
+        mixed = self._over_windows(heads, unseen) if places is None else self._over_all(heads, *places)
+        attended = graph.dense(mixed, f"{name}attn.proj", model.hidden_size, model.hidden_size)
+        x_ND = graph.node("Add", [x_ND, attended])
+        normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm2.weight", model.hidden_size), _EPSILON)
+        gate, up = (
+            graph.dense(normed, f"{name}mlp.{part}_proj", model.hidden_size, model.columns) for part in ("gate", "up")
+        )
+        inner = graph.gated("silu", gate, up)
+        return graph.node("Add", [x_ND, graph.dense(inner, f"{name}mlp.down_proj", model.columns, model.hidden_size)])
+
+    def _heads(self, x_ND: str) -> str:
+        """[N, H, C]"""
+        return self._graph.reshape(x_ND, (0, self._model.num_heads, self._model.head_dim))
+
+    def _turn(self, x_ND: str, turns: tuple[str, str]) -> str:
+        """Half-split rotation: pair i is columns i and i + C / 2."""
+        graph, half = self._graph, self._model.head_dim // 2
+        cos, sin = turns
+        first, second = graph.split(self._heads(x_ND), [half, half])
+
+        def product(part: str, factor: str) -> str:
+            return graph.node("Mul", [part, factor])
+
+        turned = graph.node("Sub", [product(first, cos), product(second, sin)])
+        other = graph.node("Add", [product(second, cos), product(first, sin)])
+        return graph.node("Concat", [turned, other], axis=-1)
+
+    def _over_windows(self, heads: list[str], unseen: str) -> str:
+        graph, model = self._graph, self._model
+        shape = (-1, model.num_slots, model.num_heads, model.head_dim)
+        query, key, value = (graph.reshape(one, shape) for one in heads)
+        query = graph.scale(graph.swap(query, (0, 2, 1, 3)), model.head_dim**-0.5)
+        scores = graph.node("MatMul", [query, graph.swap(key, (0, 2, 3, 1))])
+        weights = graph.node("Softmax", [graph.node("Add", [scores, unseen])], axis=-1)
+        mixed = graph.node("MatMul", [weights, graph.swap(value, (0, 2, 1, 3))])
+        return graph.reshape(graph.swap(mixed, (0, 2, 1, 3)), (-1, model.hidden_size))
+
+    def _over_all(self, heads: list[str], slots: str, back: str) -> str:
+        graph, model = self._graph, self._model
+        shape = (1, -1, model.hidden_size)
+        rows = [graph.reshape(graph.node("Gather", [one, slots]), shape) for one in heads]
+        mixed = graph.attention(rows[0], rows[1], rows[2], model.num_heads, model.head_dim**-0.5)
+        return graph.node("Gather", [graph.reshape(mixed, (-1, model.hidden_size)), back])
+
+    def _merge(self, x_ND: str, order: str) -> str:
+        """One vector of each square."""
+        graph, model = self._graph, self._model
+        width = model.hidden_size * model.cutter.merge**2
+        normed = graph.rms_norm(x_ND, graph.tensor("visual.merger.ln_q.weight", model.hidden_size), _EPSILON)
+        inner = graph.dense(graph.reshape(normed, (-1, width)), "visual.merger.mlp.0", width, width)
+        out = graph.dense(graph.activation("gelu", inner), "visual.merger.mlp.2", width, model.num_outputs)
+        return graph.node("Gather", [out, order])
