@@ -37,13 +37,18 @@ _LANGUAGE_ONLY = (
     "strict_fields",
     "tool_parser",
     "reasoning_parser",
+    "vision_split",
+    "allow_remote_media",
     "worker_timeout",
     "streams",
     "link_precision",
 )
 _SEVERAL_ONLY = ("max_loaded", "idle_unload")
 _SPEECH_ONLY = ("max_audio", "beam_size")
-_NOT_OF_SPEECH = ("max_context", "precision_floor", "prompt_tokens", "output_tokens", "tool_parser", "reasoning_parser")
+_NOT_OF_SPEECH = (
+    *("max_context", "precision_floor", "prompt_tokens", "output_tokens", "tool_parser", "reasoning_parser"),
+    *("vision_split", "allow_remote_media"),
+)
 _GRAPH_ONLY = (
     "grpc_port",
     "max_batch",
@@ -254,6 +259,22 @@ def serve(
             rich_help_panel=options.GRAPH,
         ),
     ] = None,
+    vision_split: Annotated[
+        str,
+        typer.Option(
+            help="Split of the vision part of a model that sees, in workers of its own: `1`, `dp=2`, `pp=2`, ...",
+            metavar="SPLIT",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = "1",
+    allow_remote_media: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote-media",
+            help="Fetch pictures that requests name by http(s) URLs, from wherever this machine can reach.",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = False,
     objective: options.Objective = "balanced",
     streams: options.Streams = 8,
     prompt_tokens: options.PromptTokens = 128,

@@ -71,6 +71,7 @@ class CallRequests:
                     sampling=msgspec.structs.replace(spec.sampling, seed=self._seed(spec, sibling)),
                     stop_token_ids=stop_token_ids,
                     adapter=spec.adapter,
+                    pictures=spec.pictures,
                     guide=spec.guides[sibling] if spec.guides else None,
                 )
                 made.append(self._with_choice(request, spec, stops, len(made), sibling))

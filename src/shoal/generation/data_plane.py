@@ -23,6 +23,7 @@ from shoal.generation.seams import (
     GenerationStats,
     Guide,
     Meter,
+    PicturePrompts,
     PromptTokenizer,
     RequestObserver,
     Timer,
@@ -74,6 +75,8 @@ class DataPlane:
         self._requests = CallRequests(tokenizer, self._engine.max_context, draw_seed)
         self._clock = clock
         self._observer = observer
+        self.pictures: PicturePrompts[Any] | None = None
+        """of a model that sees; None: it takes texts alone. It starts and ends with the data plane"""
         self.readers = Readers()
         """threads for what a call's own size makes long"""
 
@@ -99,9 +102,13 @@ class DataPlane:
     def start(self) -> None:
         """Start the engine's thread for the running event loop."""
         self._engine.start(on_death=self._died)
+        if self.pictures is not None:
+            self.pictures.start()
 
     async def close(self) -> None:
         """Stop the engine. Requests that are still open end with an error."""
+        if self.pictures is not None:
+            await self.pictures.close()
         await self._engine.close()
         self.readers.close()
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from shoal.core.sequences.pictures import Pictures
 from shoal.core.sequences.request import NO_ADAPTER, Output, RequestFinished, RequestId, TokenProduced
 from shoal.errors import DeadlineExceeded, RequestError, ShoalError, ShuttingDown, WorkerLost
 from shoal.generation.choice import Choice, ChoiceDelta
@@ -43,6 +44,8 @@ class GenerationSpec:
     """special tokens are part of the text, for those who read calls of tools from it"""
     adapter: int = NO_ADAPTER
     """number of the adapter that computes it"""
+    pictures: Pictures | None = None
+    """within the prompt"""
     guides: tuple[Guide, ...] = ()
     """keep the outputs within a constraint, one a choice; empty: they are free"""
 

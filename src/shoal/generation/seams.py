@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from shoal.core.recovery.replica_status import ReplicaStats
+from shoal.core.sequences.pictures import Pictures
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
 from shoal.core.story import Story
 from shoal.model.text.grammar.constraint import Constraint
@@ -247,4 +248,45 @@ class PromptTokenizer(Protocol):
 
     def detokenizer(self, context: Sequence[int] = ..., /, *, skip_special: bool = ...) -> StreamDetokenizer:
         """A fresh one for a sequence that goes on after `context`."""
+        ...
+
+
+class PlacedPictures(Protocol):
+    """A prompt with room for its pictures, which are cut and not computed yet."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """All of its rows."""
+        ...
+
+
+PlacedT = TypeVar("PlacedT", bound=PlacedPictures)
+
+
+class PicturePrompts(Protocol[PlacedT]):
+    """What a model makes of prompts with pictures."""
+
+    def start(self) -> None:
+        """Begin to work, in the running event loop."""
+        ...
+
+    async def close(self) -> None:
+        """Stop all workers of its own."""
+        ...
+
+    async def place(self, prompt: str, urls: Sequence[str]) -> PlacedT:
+        """A prompt's tokens with room for its pictures, read off the event loop.
+
+        Args:
+            prompt: of the chat template, which has marked where each picture is.
+            urls: of the pictures, in order.
+
+        Raises:
+            InvalidRequest, ContextLengthExceeded: a picture cannot be read, or all do not fit.
+            QueueFull: too many wait to be read.
+        """
+        ...
+
+    async def compute(self, placed: PlacedT, /) -> Pictures:
+        """The vectors of its pictures. Raises ShoalError."""
         ...

@@ -25,6 +25,8 @@ from shoal.server.openai.tokenize import TOKENIZE_PATHS, TokenizeApi
 from shoal.server.responses.routes import ResponsesApi
 from shoal.server.speech.paths import AUDIO_PATHS
 
+MAX_PICTURES_BYTES = 64 << 20
+"""Of a body that may have pictures, in base64: one of the largest size, or twenty of a phone's camera."""
 _UNKNOWN_CARD = ModelCard(family="", format="", precision="")
 
 
@@ -52,7 +54,7 @@ def create_app(
 
     answers = answers or AnswerForms.of(data_plane.tokenizer)
     names = ModelNames(model_name, data_plane.adapters)
-    bodies = RequestBodies()
+    bodies = RequestBodies() if data_plane.pictures is None else RequestBodies(MAX_PICTURES_BYTES)
     answerer = Answerer(data_plane, bodies, strict_fields=strict_fields)
     routes = [
         *OpenAiApi(answerer, names, answers).routes(),

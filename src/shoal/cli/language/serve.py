@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import typer
@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from shoal.api.options import LaunchOptions
 from shoal.api.speech import MAX_SEQS, window_transcriber
+from shoal.api.work.vision_tower import VisionOptions, attach_vision
 from shoal.cli.language.launch_config import language_config
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
@@ -57,6 +58,8 @@ class LanguageServeOptions:
     """of a model of speech"""
     strict_fields: bool = False
     """refuse fields of bodies that nobody knows"""
+    vision: VisionOptions = field(default_factory=VisionOptions)
+    """of a model that sees"""
 
 
 def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *, is_speech: bool = False) -> None:
@@ -86,6 +89,12 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
         max_queue=said["max_queue"],
         request_timeout_s=said["request_timeout"],
         strict_fields=said["strict_fields"],
+        vision=VisionOptions(
+            split=said["vision_split"],
+            threads=said["threads"],
+            allows_remote=said["allow_remote_media"],
+            recovery=RecoveryConfig(worker_timeout_s=said["worker_timeout"]),
+        ),
         tool_parser=said["tool_parser"],
         reasoning_parser=said["reasoning_parser"],
         speech=SpeechSettings(
@@ -129,6 +138,7 @@ def serve_language(
         request_timeout_s=options.request_timeout_s,
         observer=spans,
     )
+    attach_vision(data_plane, loaded, options.vision)
     app = _make_app(loaded, data_plane, metrics, options, page)
     if tracing is not None:
         tracing.trace_calls(app)

@@ -43,5 +43,5 @@ class MessagesApi:
         """POST /v1/messages/count_tokens"""
         body = await self._answerer.read(request, CountBody)
         self._names.find(body.model)
-        _, prompt_ids = await chat_prompt(chat_body(body), self._answerer.data_plane)
+        prompt_ids = (await chat_prompt(chat_body(body), self._answerer.data_plane)).ids
         return JSONResponse({"input_tokens": len(prompt_ids)})

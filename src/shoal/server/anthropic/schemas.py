@@ -6,7 +6,7 @@ Source: Anthropic API reference, "Create a Message". What would change the answe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -54,6 +54,32 @@ class TextBlock(ApiSchema):
     text: str
 
 
+class PictureSource(ApiSchema):
+    """A picture's file, or where it is."""
+
+    prefix = "content.source."
+
+    type: Literal["base64", "url"]
+    media_type: Annotated[str, Field(pattern=r"^image/[\w.+-]{1,40}$")] | None = None
+    data: str = ""
+    url: str = ""
+
+    @property
+    def as_url(self) -> str:
+        """The same as OpenAI's."""
+        return self.url if self.type == "url" else f"data:{self.media_type or 'image/png'};base64,{self.data}"
+
+
+class PictureBlock(ApiSchema):
+    """A picture."""
+
+    harmless = frozenset({"cache_control"})
+    prefix = "content."
+
+    type: Literal["image"]
+    source: PictureSource
+
+
 class ThinkingBlock(ApiSchema):
     """What the model thought in an earlier answer."""
 
@@ -86,12 +112,12 @@ class ToolResultBlock(ApiSchema):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] = ""
+    content: str | list[Annotated[TextBlock | PictureBlock, Field(discriminator="type")]] = ""
     is_error: bool | None = None
 
 
 Block = Annotated[
-    TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
+    TextBlock | PictureBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock,
     Field(discriminator="type"),
 ]
 
@@ -228,15 +254,27 @@ def _turns(message: InputMessage) -> Iterator[dict[str, Any]]:
     blocks = message.content
     for block in blocks:
         if isinstance(block, ToolResultBlock):
-            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _joined(block.content)}
-    texts = [block for block in blocks if isinstance(block, TextBlock)]
-    fields: dict[str, Any] = {"role": message.role, "content": _joined(texts)}
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _content(block.content)}
+    shown = [block for block in blocks if isinstance(block, TextBlock | PictureBlock)]
+    fields: dict[str, Any] = {"role": message.role, "content": _content(shown)}
     if calls := [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]:
         fields["tool_calls"] = calls
     if thoughts := [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]:
         fields["reasoning_content"] = "".join(thoughts)
-    if texts or len(fields) > 2:
+    if shown or len(fields) > 2:
         yield fields
+
+
+def _content(content: str | Sequence[TextBlock | PictureBlock]) -> str | list[dict[str, Any]]:
+    """A text, or parts of which one is a picture."""
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "text", "text": block.text}
+        if isinstance(block, TextBlock)
+        else {"type": "image_url", "image_url": {"url": block.source.as_url}}
+        for block in content
+    ]
 
 
 def _joined(content: str | list[TextBlock] | None) -> str:

@@ -102,22 +102,35 @@ class ApiCall(ApiSchema):
     function: ApiFunction
 
 
+MAX_IMAGES = 64
+"""Of a message; how many a request may have is said elsewhere."""
+
+
+def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:
+    """A text, or a text behind pictures, as OpenAI's."""
+    if not images:
+        return text
+    urls = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in images]
+    return [*urls, {"type": "text", "text": text}]
+
+
 class ApiMessage(ApiSchema):
     """One turn of the conversation."""
 
-    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"images": ([],)}
     harmless = frozenset({"tool_call_id"})
     prefix = "messages."
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
+    images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = None
+    """files of pictures in base64, which come before the text"""
     thinking: str | None = None
     tool_calls: Annotated[list[ApiCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_name: str | None = None
 
     def chat_fields(self) -> dict[str, Any]:
         """As OpenAI's."""
-        fields: dict[str, Any] = {"role": self.role, "content": self.content or ""}
+        fields: dict[str, Any] = {"role": self.role, "content": _content(self.content or "", self.images)}
         if self.thinking:
             fields["reasoning_content"] = self.thinking
         if self.tool_name:
@@ -204,13 +217,13 @@ class ApiGenerateBody(ApiBody):
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "context": ([],),
         "height": (0,),
-        "images": ([],),
         "steps": (0,),
         "template": ("",),
         "width": (0,),
     }
 
     prompt: str = ""
+    images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = None
     suffix: str | None = None
     system: str | None = None
     raw: bool | None = None
@@ -220,6 +233,12 @@ class ApiGenerateBody(ApiBody):
         """Whether it only asks for the model to be loaded."""
         return not self.prompt
 
+    @model_validator(mode="after")
+    def _check_images(self) -> ApiGenerateBody:
+        if self.images and self.is_text:
+            raise InvalidRequest("images are part of a question: leave out `raw` and `suffix`", param="images")
+        return self
+
     @property
     def is_text(self) -> bool:
         """Whether the prompt is text to go on with, and not a question."""
@@ -228,7 +247,7 @@ class ApiGenerateBody(ApiBody):
     def chat_body(self) -> ChatBody:
         """The same request as OpenAI's, the prompt as the user's question. Raises InvalidRequest, ValidationError."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return self._chat_body({"messages": [*system, {"role": "user", "content": self.prompt}]})
+        return self._chat_body({"messages": [*system, {"role": "user", "content": _content(self.prompt, self.images)}]})
 
     def completion_body(self) -> CompletionBody:
         """The same request as OpenAI's, the prompt as it is. Raises InvalidRequest, ValidationError."""

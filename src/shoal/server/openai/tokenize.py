@@ -70,7 +70,7 @@ class TokenizeApi:
         self._names.find(body.model)
         if body.messages is not None:
             fields = body.model_dump(include={"messages", "tools"}, exclude_none=True)
-            _, token_ids = await chat_prompt(ChatBody.model_validate(fields), self._data_plane)
+            token_ids = (await chat_prompt(ChatBody.model_validate(fields), self._data_plane)).ids
         else:
             (token_ids,) = await self._data_plane.encode(
                 [body.prompt or ""], add_special=body.add_special_tokens is not False

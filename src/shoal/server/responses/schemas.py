@@ -58,6 +58,17 @@ class TextPart(ApiSchema):
     text: str
 
 
+class PicturePart(ApiSchema):
+    """A picture of a message."""
+
+    harmless = frozenset({"detail", "prompt_cache_breakpoint"})
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"file_id": ()}
+    prefix = "input.content."
+
+    type: Literal["input_image"]
+    image_url: str
+
+
 class MessageItem(ApiSchema):
     """One turn of the conversation."""
 
@@ -67,7 +78,7 @@ class MessageItem(ApiSchema):
 
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[Annotated[TextPart | PicturePart, Field(discriminator="type")]]
 
 
 class CallItem(ApiSchema):
@@ -235,7 +246,7 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
             case MessageItem(role="assistant"):
                 _answer(messages)["content"] += _joined(item.content)
             case MessageItem():
-                messages.append({"role": item.role, "content": _joined(item.content)})
+                messages.append({"role": item.role, "content": _content(item.content)})
             case CallItem():
                 function = {"name": item.name, "arguments": item.arguments}
                 call = {"id": item.call_id, "type": "function", "function": function}
@@ -255,5 +266,19 @@ def _answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
     return messages[-1]
 
 
-def _joined(content: str | list[TextPart]) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+def _content(content: str | Sequence[TextPart | PicturePart]) -> str | list[dict[str, Any]]:
+    """A text, or parts as those of a chat."""
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {"type": "image_url", "image_url": {"url": part.image_url}}
+        for part in content
+    ]
+
+
+def _joined(content: str | Sequence[TextPart | PicturePart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.text for part in content if isinstance(part, TextPart))

@@ -1,0 +1,112 @@
+"""The vision part of a language model that is served or loaded: a graph in workers of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from shoal.arrays import Array
+from shoal.config import GraphLaunchConfig
+from shoal.core.batching.config import BatchingConfig
+from shoal.core.recovery.config import RecoveryConfig
+from shoal.errors import ConfigError
+from shoal.generation.data_plane import DataPlane
+from shoal.launch.graph.launch import launch_graph
+from shoal.launch.graph.planning import plan_graph
+from shoal.launch.loaded_model import LoadedModel
+from shoal.model.vision.cut_picture import VisionModel
+from shoal.model.vision.open_vision import open_vision, sees_pictures
+from shoal.server.oip.models.model_files import ModelFile
+from shoal.server.oip.models.served_model import ServedModel
+from shoal.vision.prompts import PicturePrompts
+
+_NAME = "vision"
+_DRAIN_TIMEOUT_S = 5.0
+_logger = logging.getLogger("shoal.launch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionOptions:
+    """How the vision part of a model is computed."""
+
+    split: str = "1"
+    """see `shoal.load`; a picture is computed by one replica"""
+    threads: int | None = None
+    """compute threads of a worker; None shares the machine's cores evenly"""
+    allows_remote: bool = False
+    """whether pictures may be fetched from other servers"""
+    recovery: RecoveryConfig | None = None
+    """when its workers count as lost and how they are started again; None: the defaults"""
+
+
+class TowerAtWork:
+    """Implements `vision.prompts.Tower`. Its workers are there from the beginning."""
+
+    def __init__(self, model: VisionModel, options: VisionOptions) -> None:
+        """
+        Raises:
+            ConfigError, CapacityError, ModelLoadError, WorkerLost: as `plan_graph` and `launch_graph`.
+        """
+        config = GraphLaunchConfig(
+            model=str(model.graph), split=options.split, threads=options.threads, is_batched=False, in_process=False
+        )
+        loaded = launch_graph(plan_graph(config, given=model.sample()), recovery=options.recovery)
+        file = ModelFile(name=_NAME, version="1", path=model.graph)
+        self._served = ServedModel(file, loaded, BatchingConfig())
+
+    def start(self) -> None:
+        """See `Tower.start`."""
+        self._served.start(lambda reason: _logger.error("no picture can be computed any more: %s", reason))
+
+    async def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """See `Tower.infer`."""
+        return await self._served.infer(inputs)
+
+    async def close(self) -> None:
+        """See `Tower.close`."""
+        await self._served.drain(_DRAIN_TIMEOUT_S)
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """The same at once, for one that is not started or does nothing any more."""
+        self._served.stop("the model was closed")
+        self._served.close()
+
+
+def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOptions) -> None:
+    """Start the vision part of a loaded model that has one; the data plane takes pictures then.
+
+    Args:
+        data_plane: of the model. It is not started yet.
+        loaded: the model.
+        options: how.
+
+    Raises:
+        As `TowerAtWork`; ConfigError where the model's files do not say how its rows turn.
+    """
+    if not sees_pictures(loaded.path):
+        return
+    if any(shard.device for shard in loaded.plan.shards):
+        _logger.warning("pictures are not taken: layers on a device get tokens alone")
+        return
+    if find_spec("PIL") is None:
+        _logger.warning("pictures are not taken: Pillow is not installed (the extra `vision`)")
+        return
+    model = open_vision(loaded.path)
+    if model.has_axes and not loaded.decoder.rope.axes:
+        raise ConfigError(f"{loaded.path}: config.json does not say which frequencies turn by height and width")
+    tower = TowerAtWork(model, options)
+    try:
+        data_plane.pictures = PicturePrompts(
+            data_plane,
+            model,
+            tower,
+            hidden_size=loaded.decoder.hidden_size,
+            allows_remote=options.allows_remote,
+        )
+    except BaseException:
+        tower.stop()
+        raise

@@ -1,0 +1,63 @@
+"""Where pictures lie in a prompt, and how its rows turn."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shoal.errors import InvalidRequest
+from shoal.model.vision.cut_picture import CutPicture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLayout:
+    """A prompt with room for the vectors of its pictures."""
+
+    prompt_ids: tuple[int, ...]
+    """with a placeholder for every vector"""
+    first_rows: tuple[int, ...]
+    """of each picture"""
+
+
+def lay_out(prompt_ids: Sequence[int], placeholder: int, pictures: Sequence[CutPicture]) -> PromptLayout:
+    """Give every picture its rows. `prompt_ids` has one placeholder a picture. Raises InvalidRequest otherwise."""
+    places = [place for place, token in enumerate(prompt_ids) if token == placeholder]
+    if len(places) != len(pictures):
+        raise InvalidRequest(
+            f"the prompt has places for {len(places)} pictures, and there are {len(pictures)}: leave the model's own "
+            "words for pictures out of texts",
+            param="messages",
+        )
+    laid: list[int] = []
+    first_rows: list[int] = []
+    done = 0
+    for place, picture in zip(places, pictures, strict=True):
+        laid.extend(prompt_ids[done:place])
+        first_rows.append(len(laid))
+        laid.extend([placeholder] * picture.num_rows)
+        done = place + 1
+    laid.extend(prompt_ids[done:])
+    return PromptLayout(prompt_ids=tuple(laid), first_rows=tuple(first_rows))
+
+
+def turns_of(layout: PromptLayout, pictures: Sequence[CutPicture]) -> tuple[array[int], int]:
+    """The positions in time, height and width that each row turns by, and how far ahead of their own positions rows
+    behind the prompt turn.
+
+    A picture is one moment, and rows behind it go on from its longer side. Source: Qwen2-VL, arXiv 2409.12191, section
+    2.1.
+    """
+    turns = array("i")
+    row = turn = 0
+    for first_row, picture in zip(layout.first_rows, pictures, strict=True):
+        turns.extend(position for position in range(turn, turn + first_row - row) for _ in range(3))
+        turn += first_row - row
+        for height in range(picture.height):
+            for width in range(picture.width):
+                turns.extend((turn, turn + height, turn + width))
+        turn += max(picture.height, picture.width)
+        row = first_row + picture.num_rows
+    rest = len(layout.prompt_ids) - row
+    turns.extend(position for position in range(turn, turn + rest) for _ in range(3))
+    return turns, turn + rest - len(layout.prompt_ids)

@@ -1,0 +1,136 @@
+"""Prompts with pictures: from what a client sends to rows of a request.
+
+The vision part is a graph in workers of its own. What it gives goes with the request, so that workers of the language
+model that are started again get it again (docs/decisions/0044-pictures.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from shoal.arrays import Array
+from shoal.core.sequences.pictures import Picture, Pictures
+from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.generation.call_requests import ContextLengthExceeded
+from shoal.generation.data_plane import DataPlane
+from shoal.model.vision.cut_picture import VECTORS, CutPicture, VisionModel
+from shoal.model.vision.pixels import decode_picture
+from shoal.vision.kept_vectors import KeptVectors
+from shoal.vision.layout import PromptLayout, lay_out, turns_of
+from shoal.vision.sources import read_source
+
+MAX_PICTURES = 32
+"""Of one request."""
+
+
+class Tower(Protocol):
+    """The vision part at work."""
+
+    def start(self) -> None:
+        """Begin to compute, in the running event loop."""
+        ...
+
+    async def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The outputs of its graph. Raises ShoalError."""
+        ...
+
+    async def close(self) -> None:
+        """Stop its workers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedPictures:
+    """A prompt and its pictures, of which nothing is computed yet. Implements `generation.seams.PlacedPictures`."""
+
+    layout: PromptLayout
+    cut: tuple[CutPicture, ...]
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """See `generation.seams.PlacedPictures`."""
+        return self.layout.prompt_ids
+
+
+class PicturePrompts:
+    """Implements `generation.seams.PicturePrompts` for one model."""
+
+    def __init__(
+        self, data_plane: DataPlane, model: VisionModel, tower: Tower, *, hidden_size: int, allows_remote: bool = False
+    ) -> None:
+        """
+        Args:
+            data_plane: of the language model.
+            model: its vision part.
+            tower: that computes it.
+            hidden_size: columns of the language model's rows.
+            allows_remote: whether pictures may be fetched from other servers.
+
+        Raises:
+            ModelLoadError: the tokenizer lacks the token that stands for a picture.
+        """
+        placeholder = data_plane.tokenizer.special_token_id(model.placeholder)
+        if placeholder is None:
+            raise ModelLoadError(f"the tokenizer has no token {model.placeholder}, which stands for pictures")
+        self._data_plane, self._model, self._tower = data_plane, model, tower
+        self._placeholder, self._hidden_size, self._allows_remote = placeholder, hidden_size, allows_remote
+        self._kept = KeptVectors()
+
+    def start(self) -> None:
+        """See `Tower.start`."""
+        self._tower.start()
+
+    async def close(self) -> None:
+        """See `Tower.close`."""
+        await self._tower.close()
+
+    async def place(self, prompt: str, urls: Sequence[str]) -> PlacedPictures:
+        """See `generation.seams.PicturePrompts.place`."""
+        if len(urls) > MAX_PICTURES:
+            raise InvalidRequest(f"{len(urls)} pictures; at most {MAX_PICTURES}", param="messages")
+        before, behind = self._model.around
+        one = f"{before}{self._model.placeholder}{behind}"
+        if one != self._model.mark:
+            prompt = prompt.replace(self._model.mark, one)
+        (prompt_ids,) = await self._data_plane.encode([prompt], add_special=False, param="messages")
+        cut = [await self._data_plane.readers.run(lambda url=url: self._cut(url)) for url in urls]
+        num_rows = len(prompt_ids) + sum(picture.num_rows - 1 for picture in cut)
+        if num_rows >= self._data_plane.max_context:
+            raise ContextLengthExceeded(
+                f"This model's maximum context length is {self._data_plane.max_context} tokens, but the prompt with "
+                f"its pictures has {num_rows}: send fewer or smaller ones",
+                param="messages",
+            )
+        return PlacedPictures(layout=lay_out(prompt_ids, self._placeholder, cut), cut=tuple(cut))
+
+    async def compute(self, placed: PlacedPictures) -> Pictures:
+        """See `generation.seams.PicturePrompts.compute`."""
+        pictures: list[Picture] = []
+        for first_row, cut in zip(placed.layout.first_rows, placed.cut, strict=True):
+            key = await self._data_plane.readers.run(cut.key)
+            vectors = await self._vectors(key, cut)
+            pictures.append(Picture(key=key, first_row=first_row, num_rows=cut.num_rows, vectors=vectors))
+        turns, ahead = turns_of(placed.layout, placed.cut) if self._model.has_axes else (None, 0)
+        return Pictures(pictures=tuple(pictures), turns=turns, ahead=ahead, sees_whole=self._model.sees_whole)
+
+    def _cut(self, url: str) -> CutPicture:
+        content = read_source(url, allows_remote=self._allows_remote)
+        try:
+            return self._model.cutter.cut(decode_picture(content, "a picture"))
+        except InvalidRequest as error:
+            raise InvalidRequest(str(error), param="messages") from error
+
+    async def _vectors(self, key: bytes, cut: CutPicture) -> bytes:
+        """fp32 [rows, hidden size]"""
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        vectors = (await self._tower.infer(cut.inputs))[VECTORS]
+        assert vectors.shape == (cut.num_rows, self._hidden_size), "the vision part is of another model"
+        packed = np.ascontiguousarray(vectors, "<f4").tobytes()
+        self._kept.put(key, packed)
+        return packed

@@ -1,0 +1,81 @@
+"""Where a picture of a request comes from: inside of it, or from another server where that is allowed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import re
+import urllib.error
+import urllib.request
+
+from shoal.errors import InvalidRequest
+
+MAX_PICTURE_BYTES = 32 << 20
+"""Of one picture's file: those of cameras have a third of it."""
+_FETCH_TIMEOUT_S = 10.0
+"""Between two pieces of an answer. A judgment: whoever asks is waiting."""
+_DATA = re.compile(
+    r"data:(?:image/[\w.+-]{1,40})?(?:;[\w-]{1,20}=[\w.+-]{1,40}){0,4};base64,", re.ASCII | re.IGNORECASE
+)
+
+
+def read_source(url: str, *, allows_remote: bool) -> bytes:
+    """A picture's file. May take seconds, for one from elsewhere.
+
+    Args:
+        url: `data:image/...;base64,...`, or http(s).
+        allows_remote: whether pictures may be fetched.
+
+    Raises:
+        InvalidRequest: another kind of URL, no base64, too large, or it cannot be had.
+    """
+    if url[:5].lower() == "data:":
+        return _decode_data(url)
+    scheme = url.partition(":")[0].lower()[:20]
+    if scheme not in ("http", "https"):
+        raise _refused("a picture's URL must begin with `data:image/...;base64,`, or http(s) where that is allowed")
+    if not allows_remote:
+        raise _refused("pictures are not fetched from other servers here: send a data URL (--allow-remote-media)")
+    return _fetch(url)
+
+
+def _decode_data(url: str) -> bytes:
+    head = _DATA.match(url)
+    if head is None:
+        raise _refused("a data URL of a picture must begin with `data:image/...;base64,`")
+    if (len(url) - head.end()) * 3 // 4 > MAX_PICTURE_BYTES:
+        raise _too_large()
+    try:
+        return base64.b64decode(url[head.end() :].encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise _refused("a picture's data URL holds no valid base64") from None
+
+
+def _fetch(url: str) -> bytes:
+    """Only over HTTP, whatever it is sent on to."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    try:
+        with opener.open(url, timeout=_FETCH_TIMEOUT_S) as answer:
+            content = answer.read(MAX_PICTURE_BYTES + 1)
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        raise _refused(f"a picture cannot be fetched: {error!s:.200}") from None
+    if len(content) > MAX_PICTURE_BYTES:
+        raise _too_large()
+    return content
+
+
+def _too_large() -> InvalidRequest:
+    return _refused(f"a picture's file has more than {MAX_PICTURE_BYTES >> 20} MB")
+
+
+def _refused(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="messages")

@@ -1,0 +1,212 @@
+"""`shoal serve` of models that see: clients of every dialect send pictures, workers die, what is wrong is refused."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import ollama
+import openai
+import psutil
+import pytest
+from tokenizers import Tokenizer
+
+from tests.integration.served import Served, served
+from tests.model.tiny_models import VOCAB_SIZE
+from tests.model.tiny_vision import MAKERS, data_url, make_tiny_vision, picture, picture_file
+from tests.numerics.picture_models import SeenPrompt
+
+NUM_OUTPUT = 48
+TEXT = "What swims there?"
+TIMEOUT_S = 120.0
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SeenPrompt:
+    directory = make_tiny_vision(request.param, tmp_path_factory.mktemp(request.param))
+    return SeenPrompt(directory, VOCAB_SIZE + 1, request.param)
+
+
+@pytest.fixture(scope="module")
+def expected(seen: SeenPrompt) -> str:
+    """transformers' greedy answer to `QUESTION`, as the tokenizer writes it."""
+    return reference_answer(seen)
+
+
+@pytest.fixture(scope="module")
+def server(seen: SeenPrompt) -> Iterator[Served]:
+    with served(seen.directory, "--split", "1", "--vision-split", "1") as running:
+        yield running
+
+
+def question(*seeds: int) -> list[dict[str, Any]]:
+    """Two pictures and a text, as OpenAI's chats have them."""
+    shown = [{"type": "image_url", "image_url": {"url": data_url(picture(seed))}} for seed in seeds or (0, 1)]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": TEXT}]}]
+
+
+def reference_answer(seen: SeenPrompt) -> str:
+    """Prompt and answer through transformers alone: its processor's pixels, its positions, its greedy choice."""
+    tokenizer = Tokenizer.from_file(str(seen.directory / "tokenizer.json"))
+    text = seen.reference_prompt(TEXT, 2)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    counts = iter(seen.reference_counts((0, 1)))
+    prompt = [one for token in ids for one in ([token] * next(counts) if token == seen.placeholder else [token])]
+    answer: list[int] = []
+    for _ in range(NUM_OUTPUT):
+        answer.append(int(seen.expected(prompt, answer)[-1].argmax()))
+    return tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def ask(server: Served, messages: list[dict[str, Any]], **more: Any) -> str:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
+    answer = client.chat.completions.create(
+        model="tiny", messages=messages, temperature=0, max_tokens=NUM_OUTPUT, extra_body={"ignore_eos": True}, **more
+    )
+    return answer.choices[0].message.content
+
+
+def test_openai_chats_answer_as_transformers(server: Served, expected: str) -> None:
+    assert ask(server, question()) == expected
+    assert ask(server, question()) == expected, "the second time from kept vectors and cached blocks"
+
+
+def test_other_dialects_answer_the_same(server: Served) -> None:
+    """With the model's own end, which some of their bodies cannot ignore."""
+    options: dict[str, Any] = {"model": "tiny", "temperature": 0}
+    chat = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
+    whole = chat.chat.completions.create(messages=question(), max_tokens=12, **options)
+    expected = whole.choices[0].message.content
+    files = [picture_file(picture(seed)) for seed in (0, 1)]
+    blocks: list[Any] = [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": _base64(file)}}
+        for file in files
+    ]
+    claude = anthropic.Anthropic(base_url=server.url, api_key="none", timeout=TIMEOUT_S, max_retries=0)
+    turn: Any = {"role": "user", "content": [*blocks, {"type": "text", "text": TEXT}]}
+    message = claude.messages.create(messages=[turn], max_tokens=12, model="tiny", extra_body={"temperature": 0})
+    assert [getattr(block, "text", None) for block in message.content] == [expected]
+    counted = claude.messages.count_tokens(model="tiny", messages=[turn])
+    assert whole.usage is not None
+    assert counted.input_tokens == whole.usage.prompt_tokens
+    shown: list[Any] = [{"type": "input_image", "image_url": data_url(picture(seed))} for seed in (0, 1)]
+    content: list[Any] = [*shown, {"type": "input_text", "text": TEXT}]
+    response = chat.responses.create(input=[{"role": "user", "content": content}], max_output_tokens=12, **options)
+    assert response.output_text == expected
+    local = ollama.Client(server.url, timeout=TIMEOUT_S)
+    told = local.chat(
+        "tiny",
+        messages=[{"role": "user", "content": TEXT, "images": files}],
+        options={"temperature": 0, "num_predict": 12},
+    )
+    assert told.message.content == expected
+
+
+@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2"])
+def test_killed_workers_change_no_word(split: str, seen: SeenPrompt, expected: str) -> None:
+    """One of the language model and that of the vision part, while an answer comes."""
+    with served(seen.directory, "--split", split) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
+        before = server.workers()
+        stream = client.chat.completions.create(
+            model="tiny",
+            messages=question(),
+            temperature=0,
+            max_tokens=NUM_OUTPUT,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        pieces = [next(stream).choices[0].delta.content or ""]
+        for pid in (before[0], before[-1]):
+            with_handle = psutil.Process(pid)
+            os.kill(pid, signal.SIGKILL)
+            with_handle.wait(TIMEOUT_S)
+        pieces += [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert "".join(pieces) == expected
+        fresh = question(2, 1)
+        assert ask(server, fresh) == ask(server, fresh), "the vision part works again"
+
+
+def test_what_is_no_picture_is_refused(server: Served) -> None:
+    def refusal(url: str) -> str:
+        part = {"type": "image_url", "image_url": {"url": url}}
+        body = {"model": "tiny", "messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=TIMEOUT_S)
+        assert answer.status_code == 400
+        return answer.json()["error"]["message"]
+
+    assert "truncated" in refusal("data:image/png;base64," + _base64(picture_file(picture(0))[:200]))
+    assert "not a picture" in refusal("data:image/png;base64,aGVsbG8=")
+    assert "no valid base64" in refusal("data:image/png;base64,a===b")
+    assert "--allow-remote-media" in refusal("http://127.0.0.1:9/fish.png")
+    assert "must begin with" in refusal("file:///etc/hostname")
+    assert "must begin with" in refusal("data:text/html;base64,aGVsbG8=")
+    bomb = picture_file(_blank(9000, 9000))
+    assert len(bomb) < 1 << 20
+    assert "at most 64,000,000" in refusal("data:image/png;base64," + _base64(bomb))
+    message = {"role": "user", "content": [*question()[0]["content"], {"type": "text", "text": MARK[0]}]}
+    with pytest.raises(openai.BadRequestError, match="places for 3 pictures, and there are 2"):
+        ask(server, [message])
+    with pytest.raises(openai.BadRequestError, match="at most 32"):
+        ask(server, question(*[0] * 33))
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        ask(server, question(*[0] * 32))
+
+
+MARK = ("<|image_pad|>",)
+
+
+def test_pictures_from_elsewhere_where_that_is_allowed(seen: SeenPrompt, expected: str) -> None:
+    files = {f"/{seed}.png": picture_file(picture(seed)) for seed in (0, 1)}
+
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            file = files.get(self.path)
+            self.send_response(404 if file is None else 200)
+            self.end_headers()
+            self.wfile.write(file or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Files) as elsewhere:
+        thread = threading.Thread(target=elsewhere.serve_forever)
+        thread.start()
+        place = f"http://127.0.0.1:{elsewhere.server_port}"
+        try:
+            with served(seen.directory, "--split", "1", "--allow-remote-media") as server:
+                shown = [{"type": "image_url", "image_url": {"url": f"{place}/{seed}.png"}} for seed in (0, 1)]
+                text = {"type": "text", "text": TEXT}
+                assert ask(server, [{"role": "user", "content": [*shown, text]}]) == expected
+                missing = {"type": "image_url", "image_url": {"url": f"{place}/none.png"}}
+                with pytest.raises(openai.BadRequestError, match="cannot be fetched"):
+                    ask(server, [{"role": "user", "content": [missing, text]}])
+        finally:
+            elsewhere.shutdown()
+            thread.join()
+
+
+def test_a_model_of_texts_takes_no_pictures(tmp_path: Path) -> None:
+    from tests.model.tiny_models import make_tiny_model
+
+    model = make_tiny_model("llama", tmp_path)
+    with served(model, "--split", "1") as server, pytest.raises(openai.BadRequestError, match="takes text only"):
+        ask(server, question())
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _blank(height: int, width: int) -> Any:
+    import numpy as np
+
+    return np.zeros((height, width, 3), np.uint8)
